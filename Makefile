@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check lint format clean
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Torch first and by itself: a plain install of the others would take the newest one with gigabytes of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(STAMP) ## create .venv and install the pinned dependencies
+
+demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cores) and print the table
+	$(BIN)/python -m sr_lab experiment=demo
+
+test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
+	$(BIN)/python -m pytest --numprocesses 2
+
+test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
+	$(BIN)/python -m pytest --numprocesses 2 -m slow
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test ## the whole gate
+
+clean: ## remove what was built
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

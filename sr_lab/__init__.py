@@ -1,0 +1,3 @@
+"""Experiment framework for lightweight single-image super-resolution."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,82 @@
+"""``python -m sr_lab``: compose, choose the task, say what went wrong in one sentence.
+
+Nothing heavy is imported here, so that ``--help`` answers at once.
+"""
+
+import itertools
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from sr_lab import config as configuration
+from sr_lab.errors import ConfigError
+from sr_lab.identity import register_resolvers
+
+_queue: list[Path] = []  # folders of jobs that wait for a process of their own
+_done: list[Path] = []  # folders of jobs of a multirun that ran here
+
+
+@hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")
+def _job(composed: DictConfig) -> None:
+    """One job: run it; or, in a multirun on this machine, write it down for a process of its own."""
+    from sr_lab import sweep, tasks
+
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    config = configuration.load(composed, overrides, hydra_config.runtime.choices)
+    folder = Path(hydra_config.runtime.output_dir)
+    # Hydra's other launchers (joblib, submitit) have given the job a process already.
+    multirun = hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_.endswith(
+        "BasicLauncher"
+    )
+    if multirun and config.task == "train":
+        _queue.append(sweep.enqueue(config, folder))
+        return
+    tasks.run(config, folder, overrides)
+    if multirun:
+        _done.append(folder)
+
+
+def _refuse_foreign_hydra_settings(arguments: list[str]) -> None:
+    """A configuration from elsewhere describes a run; steering Hydra would run code before any check."""
+    options = dict(itertools.pairwise(arguments))
+    folder = next(
+        (options[name] for name in ("--config-path", "-cp", "--config-dir", "-cd") if name in options), None
+    )
+    if folder is None:
+        return
+    for file in sorted(Path(folder).glob("*.yaml")):
+        found = [key for key in ("hydra", "defaults") if key in OmegaConf.load(file)]
+        if found:
+            raise ConfigError(
+                f"{file}: sets '{found[0]}', which only the project's own files may; remove it from the file"
+            )
+
+
+def main() -> int:
+    """Run the command line; 0 done, 1 a job failed, 2 the user's mistake."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
+    try:
+        _refuse_foreign_hydra_settings(sys.argv[1:])
+        register_resolvers()
+        _job()
+        if _queue or _done:
+            from sr_lab import sweep
+
+            return sweep.run(_queue) if _queue else sweep.finish(_done)
+    except Exception as error:
+        sentence = configuration.explain(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 - the command line's own voice
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

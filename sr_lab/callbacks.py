@@ -1,0 +1,350 @@
+"""What watches a training: the record, the progress bar, example pictures, checkpoints written whole."""
+
+import csv
+import io
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from sr_lab.lit_module import Measured, SRModule
+from sr_lab.run_folder import RunFolder, write_atomically
+
+
+class Speed(lightning.Callback):
+    """Measures samples per second and the share of time spent waiting for data; read by the others."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new span of measuring."""
+        self._start = self._idle_since = time.perf_counter()
+        self._waited = self._excluded = 0.0
+        self._batches = 0
+
+    @property
+    def samples_per_s(self) -> float:
+        """Over the present span, validation left out."""
+        return self._batches * self.batch_size / max(self._elapsed, 1e-9)
+
+    @property
+    def data_wait(self) -> float:
+        """Share 0..1 of the present span in which no step was running, validation left out."""
+        return self._waited / max(self._elapsed, 1e-9)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._start - self._excluded
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start counting."""
+        self.reset()
+
+    def on_train_batch_start(self, *_: object) -> None:
+        """A batch has come."""
+        self._waited += time.perf_counter() - self._idle_since
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """The wait for the next batch begins."""
+        self._batches += 1
+        self._idle_since = time.perf_counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Validation is neither training nor waiting."""
+        self._validation_since = time.perf_counter()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave validation out of the span."""
+        self._excluded += time.perf_counter() - self._validation_since
+        self._idle_since = time.perf_counter()
+
+
+class Record(lightning.Callback):
+    """Writes ``metrics.csv``, flushed row by row, and hands the same rows to the dashboards.
+
+    Lightning's own CSV logger deletes the file when a run is resumed; this one drops the rows after the resumed
+    step and appends. Losses stay on the device until a row is due, so that no step waits for one.
+
+    Args:
+        path: The file.
+        speed: Measures samples per second.
+        interval: Steps between two rows.
+    """
+
+    def __init__(self, path: Path, speed: Speed, *, interval: int) -> None:
+        self.path = path
+        self.speed = speed
+        self.interval = interval
+        self._losses: list[Tensor] = []
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Open the file; a resumed run goes on where its checkpoint stands."""
+        assert isinstance(pl_module, SRModule)
+        per_set = (f"val/{name}/{metric}" for name in pl_module.val_sets for metric in ("psnr_y", "ssim_y"))
+        self.columns = [
+            *("step", "time", "train/loss", "learning_rate", "samples_per_s", "data_wait", "val/psnr_y"),
+            *per_set,
+        ]
+        if trainer.is_global_zero:
+            kept = []
+            if self.path.is_file():
+                with self.path.open(newline="") as file:
+                    kept = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(kept)
+            write_atomically(self.path, text.getvalue())
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Mapping[str, Tensor],  # type: ignore[override]
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Keep the loss; write a row every ``interval`` steps."""
+        self._losses.append(outputs["loss"].detach())
+        step = trainer.global_step
+        due = (step % self.interval == 0 or step == trainer.max_steps) and len(self._losses) > 0
+        if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            loss = torch.stack(self._losses).mean().item()
+            self._losses.clear()
+            rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+            row = {"train/loss": loss, "learning_rate": rate}
+            self._write(
+                trainer, row | {"samples_per_s": self.speed.samples_per_s, "data_wait": self.speed.data_wait}
+            )
+            self.speed.reset()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write a row with the validation's figures."""
+        if not trainer.sanity_checking:
+            values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            self._write(trainer, values)
+
+    def _write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        with self.path.open("a", newline="") as file:
+            row = {"step": trainer.global_step, "time": round(time.time(), 3)} | values
+            csv.DictWriter(file, self.columns, restval="").writerow(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+
+
+class TrainingProgress(ProgressBar):
+    """One bar over all steps, with loss, PSNR, samples per second and the share of time waiting for data.
+
+    Silent where nobody watches: in a pipe, in CI.
+
+    Args:
+        speed: Measures samples per second.
+    """
+
+    def __init__(self, speed: Speed) -> None:
+        super().__init__()
+        self.speed = speed
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._drawn = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draw the bar."""
+        if not self.console.is_terminal or not trainer.is_global_zero:
+            return
+        self._psnr = "-"
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TextColumn("loss {task.fields[loss]}  val PSNR {task.fields[psnr]}"),
+            TextColumn("{task.fields[speed]:.0f} samples/s  data {task.fields[wait]:.0%}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._bar.add_task(
+            "",
+            total=trainer.max_steps,
+            completed=trainer.global_step,
+            loss="-",
+            psnr="-",
+            speed=0.0,
+            wait=0.0,
+        )
+        self._bar.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Mapping[str, Tensor],  # type: ignore[override]
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Move on; the loss is fetched from the device twice a second at most."""
+        now = time.perf_counter()
+        if self._bar is None or now - self._drawn < 0.5:
+            return
+        self._drawn = now
+        self._bar.update(
+            self._task,
+            completed=trainer.global_step,
+            loss=f"{outputs['loss'].item():.4f}",
+            psnr=self._psnr,
+            speed=self.speed.samples_per_s,
+            wait=self.speed.data_wait,
+        )
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Show the newest validation PSNR."""
+        if "val/psnr_y" in trainer.callback_metrics:
+            self._psnr = f"{float(trainer.callback_metrics['val/psnr_y']):.2f} dB"
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave the full bar on the screen."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step, psnr=self._psnr)
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def disable(self) -> None:
+        """Lightning's switch for ranks other than zero."""
+
+    def print(self, *args: object, **kwargs: object) -> None:
+        """Print above the bar."""
+        self.console.print(*args)
+
+
+class ValidateAtEnd(lightning.Callback):
+    """Validates, and so saves, at the last step too, when the interval does not divide the steps."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        """Lightning validates before it obeys ``should_stop``."""
+        if trainer.global_step >= trainer.max_steps > 0:
+            trainer.should_stop = True
+
+
+class ExampleImages(lightning.Callback):
+    """Saves one strip a test set: LR, bicubic, SR, HR and the error, a crop of the first image's middle.
+
+    Args:
+        folder: Where the PNG files go.
+        size: Side of the crop in HR pixels.
+    """
+
+    def __init__(self, folder: Path, *, size: int = 160) -> None:
+        self.folder = folder
+        self.size = size
+
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Measured,  # type: ignore[override]
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save the strip of a set's first image."""
+        if batch_idx or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, SRModule)
+        result = outputs["result"]
+        strip = self._strip(outputs, batch["hr"].float() / 255, pl_module.scale)
+        pixels = (strip.clamp(0, 1) * 255 + 0.5).floor().byte().permute(1, 2, 0).cpu().numpy()
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
+        buffer = io.BytesIO()
+        picture = Image.fromarray(pixels)
+        picture.save(buffer, "PNG")
+        write_atomically(self.folder / f"{result.set_name}_{result.image}.png", buffer.getvalue())
+        caption = f"LR, bicubic {result.bicubic_psnr_y:.2f} dB, SR {result.psnr_y:.2f} dB, HR, error x4"
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(
+                    f"examples/{result.set_name}", [picture], caption=[f"{result.image}: {caption}"]
+                )
+
+    def _strip(self, outputs: Measured, hr: Tensor, scale: int) -> Tensor:
+        """``(C, S, 5 S + gutters)`` in [0, 1]."""
+        lr = outputs["lr"].repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+        sr = outputs["sr"].float()
+        if sr.shape[1] == 1:
+            hr = hr.mean(dim=1, keepdim=True)
+        error = (sr.clamp(0, 1) - hr).abs() * 4  # mean errors are about 0.02: invisible unless enlarged
+        height, width = hr.shape[-2:]
+        side = min(self.size, height, width) // scale * scale
+        top, left = ((height - side) // 2 // scale * scale, (width - side) // 2 // scale * scale)
+        panes = [
+            image.to(hr)[0, :, top : top + side, left : left + side]
+            for image in (lr, outputs["bicubic"], sr, hr, error)
+        ]
+        gutter = torch.ones_like(panes[0][:, :, :2])
+        return torch.cat([part for pane in panes for part in (pane, gutter)][:-1], dim=2)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, flushes it to the disk and renames it.
+
+    Lightning's own writer goes through the temporary folder; when that is another file system, a kill during
+    the final copy destroys the old checkpoint too.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Save atomically."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+
+
+def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> list[lightning.Callback]:
+    """Callbacks of every run; the speed comes first, since the others read it."""
+    speed = Speed(batch_size)
+    return [
+        speed,
+        Record(folder.record, speed, interval=row_interval),
+        TrainingProgress(speed),
+        ExampleImages(folder.images),
+    ]

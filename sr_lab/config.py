@@ -1,0 +1,405 @@
+"""From composed YAML to checked, typed values.
+
+Hydra composes, this file validates, and only typed values go further: below ``tasks/`` nothing sees a
+DictConfig.
+"""
+
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sr_lab import targets
+from sr_lab.errors import ConfigError, SRLabError
+
+Node: TypeAlias = dict[str, object]
+
+PACKAGE = Path(__file__).resolve().parent
+
+# Values of a run that the code passes to a target itself.
+_SUPPLIED = {
+    "model": (),
+    "optimizer": ("params",),
+    "schedule.scheduler": ("optimizer",),
+    "upsampler.factory": ("num_feat", "num_out_ch", "scale"),
+    "strategy.apply": ("model",),
+    "logger.*": ("save_dir", "name", "id", "group", "resume", "config"),
+    "trainer": ("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision",
+                "val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler",
+                "num_sanity_val_steps", "enable_model_summary"),
+}  # fmt: skip
+
+
+def conf_dir() -> Path:
+    """The configuration files: beside the code in an installed wheel, one folder up in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+class _Strict(BaseModel):
+    """Unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Paths(_Strict):
+    """Where things lie; never part of a run's identity."""
+
+    data_dir: str
+    output_dir: str
+    cache_dir: str
+
+
+class Validation(_Strict):
+    """How often, and on what, a training is validated."""
+
+    interval: int = Field(gt=0)
+    count: int = Field(gt=0)
+    sets: list[str]
+
+
+class Budget(_Strict):
+    """Upper limits that a budget puts on the recipe; ``null`` leaves the recipe alone."""
+
+    name: str
+    max_steps: int | None = Field(gt=0)
+    max_batch_size: int | None = Field(gt=0)
+    max_lr_patch_size: int | None = Field(gt=0)
+    max_validation_interval: int | None = Field(gt=0)
+    max_validation_count: int | None = Field(gt=0)
+
+
+class Upsampler(_Strict):
+    """``factory`` is null for the network's own tail."""
+
+    name: str
+    factory: Node | None
+
+
+class Strategy(_Strict):
+    """``apply`` is null for the network as it is."""
+
+    name: str
+    apply: Node | None
+
+
+class Schedule(_Strict):
+    """Learning-rate schedule; ``interval`` says what its numbers count."""
+
+    interval: Literal["step", "epoch"]
+    scheduler: Node
+
+
+class Benchmark(_Strict):
+    """Test sets and the protocol that measures them."""
+
+    sets: list[str] = Field(min_length=1)
+    protocol: str
+
+
+class Trainer(BaseModel):
+    """Our own options; every other key is an argument of ``lightning.Trainer``."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    accelerator: str
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
+    accumulate_grad_batches: int = Field(gt=0)
+    channels_last: bool
+    compile: bool
+
+    def arguments(self) -> Node:
+        """What goes to ``lightning.Trainer``."""
+        ours = {"precision", "channels_last", "compile"}
+        return {"accelerator": self.accelerator, "accumulate_grad_batches": self.accumulate_grad_batches} | {
+            key: value for key, value in (self.model_extra or {}).items() if key not in ours
+        }
+
+
+class Config(_Strict):
+    """What every task is given; the fields are the groups and keys of ``conf/config.yaml``."""
+
+    task: str
+    model: Node
+    upsampler: Upsampler
+    strategy: Strategy
+    schedule: Schedule
+    dataset: Node
+    benchmark: Benchmark
+    degradation: Node
+    loss: Node
+    optimizer: Node
+    budget: Budget
+    trainer: Trainer
+    callbacks: Node = {}
+    logger: Node = {}
+
+    scale: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    experiment_name: str = Field(pattern=r"^[A-Za-z0-9][\w.+/-]*$")
+    run_name: str | None
+    steps: int = Field(gt=0)
+    steps_per_epoch: float = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    ema_decay: float | None = Field(gt=0, lt=1)
+    num_workers: int = Field(ge=0)
+    validation: Validation
+    paths: Paths
+    allow: list[str]
+
+
+class TrainConfig(Config):
+    """``task=train``."""
+
+    init_ckpt: str | None
+    resume: Literal["auto", "never"]
+
+
+class EvaluateConfig(Config):
+    """``task=evaluate``."""
+
+    ckpt: str | None
+    explain: bool
+
+    def with_network(self, stored: Mapping[str, object], source: str) -> "EvaluateConfig":
+        """The same with the network of a checkpoint, which is judged like one that a user names.
+
+        Args:
+            stored: ``model``, ``upsampler``, ``strategy`` and ``scale``.
+            source: The checkpoint, for error messages.
+
+        Raises:
+            ConfigError: The stored network may not be built.
+        """
+        try:
+            config = EvaluateConfig.model_validate_json(
+                json.dumps(self.model_dump() | dict(stored)), strict=True
+            )
+        except (ValidationError, TypeError) as error:
+            raise ConfigError(
+                f"ckpt: '{source}' does not say which network it holds; give its state dict"
+            ) from error
+        trusted = targets.trusted_packages(self.allow)
+        for slot in ("model", "upsampler.factory", "strategy.apply"):
+            for name, node in _slot_nodes(config.model_dump(), slot):
+                targets.check(name, node, trusted=trusted, supplied=_SUPPLIED[slot], kind=targets.KINDS[slot])
+        return config
+
+
+class ComplexityConfig(Config):
+    """``task=complexity``."""
+
+
+class ReportConfig(Config):
+    """``task=report``."""
+
+    runs: str
+
+
+SCHEMAS: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "complexity": ComplexityConfig,
+    "report": ReportConfig,
+}
+
+
+def load(
+    composed: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, str] | None = None
+) -> Config:
+    """Validate a composed configuration before anything is built.
+
+    Args:
+        composed: What Hydra composed; its ``hydra`` node is ignored.
+        overrides: The overrides of the command line, which name the run and may trust packages.
+        choices: Option taken of each group (``hydra.runtime.choices``).
+
+    Raises:
+        ConfigError: One sentence that names the place, the value, what is allowed and the nearest match.
+    """
+    node = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    OmegaConf.set_struct(node, False)
+    _apply_budget(node)
+    if node.get("run_name", None) is None:
+        node.run_name = run_name(node, overrides, choices or {})
+    try:
+        values = typing.cast(Node, OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
+    schema = SCHEMAS.get(str(values.get("task")))
+    if schema is None:
+        raise ConfigError(f"task: there is no task {values.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
+    _check_targets(values, overrides)
+    try:
+        return schema.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, schema)) from error
+
+
+def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first problem of a pydantic error, in our form."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        owner: type[BaseModel] = schema
+        for part in problem["loc"][:-1]:
+            owner = typing.cast(type[BaseModel], owner.model_fields[str(part)].annotation)
+        known = list(owner.model_fields)
+        near = targets.did_you_mean(str(problem["loc"][-1]), known)
+        return f"{place}: there is no such setting; allowed: {', '.join(sorted(known))}{near}"
+    if problem["type"] == "missing":
+        return f"{place}: is missing; set {place}=..."
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{place}: {message}, got {problem['input']!r}"
+
+
+def _check_targets(values: Node, overrides: Sequence[str]) -> None:
+    allow = values.get("allow") or []
+    # A file cannot widen what is trusted: only the command line and the environment can.
+    if allow and not any(override.lstrip("+").startswith("allow=") for override in overrides):
+        raise ConfigError(
+            f"allow: is set in a file, got {allow}; "
+            "packages are trusted on the command line (allow=[...]) or in SR_LAB_ALLOW only"
+        )
+    trusted = targets.trusted_packages(typing.cast("list[str]", allow))
+    for slot, kind in targets.KINDS.items():
+        for name, node in _slot_nodes(values, slot):
+            if slot == "trainer" and isinstance(node, Mapping):
+                node = {
+                    key: value
+                    for key, value in node.items()
+                    if key not in ("channels_last", "compile", "precision")
+                }
+            targets.check(name, node, trusted=trusted, supplied=_SUPPLIED.get(slot, ()), kind=kind)
+
+
+def _slot_nodes(values: Node, slot: str) -> list[tuple[str, object]]:
+    """Configured nodes of a slot with their places; empty slots (``factory: null``) are left out."""
+    group, _, rest = slot.partition(".")
+    node = values.get(group)
+    if node is None and group in ("callbacks", "logger"):
+        return []
+    if not rest:
+        return [(slot, node)]
+    if not isinstance(node, Mapping):
+        raise ConfigError(
+            f"{group}: must be a group of settings, got {node!r}; choose an option with {group}=<name>"
+        )
+    if rest == "*":
+        return [(f"{group}.{name}", child) for name, child in node.items()]
+    return [(slot, node[rest])] if node.get(rest) is not None else []
+
+
+def _apply_budget(node: DictConfig) -> None:
+    """Put the budget's limits on the recipe, in place; doing it twice changes nothing.
+
+    A shortened training runs its whole schedule: an epoch is shortened with it.
+    """
+    budget = node.get("budget")
+    if not isinstance(budget, DictConfig):
+        raise ConfigError(
+            f"budget: must be a group of settings, got {budget!r}; choose an option with budget=<name>"
+        )
+    if budget.get("name") == "auto":
+        from sr_lab.devices import has_gpu  # imports torch: only a run needs it
+
+        name = "paper" if has_gpu(str(OmegaConf.select(node, "trainer.accelerator"))) else "short"
+        chosen = OmegaConf.load(conf_dir() / "budget" / f"{name}.yaml")
+        node.budget = OmegaConf.merge(chosen, {"name": f"{name} (auto)"})
+        budget = node.budget
+    limits = {
+        "max_batch_size": "batch_size",
+        "max_lr_patch_size": "dataset.lr_patch_size",
+        "max_validation_interval": "validation.interval",
+        "max_validation_count": "validation.count",
+    }
+    for limit, place in limits.items():
+        value, most = OmegaConf.select(node, place), budget.get(limit)
+        if isinstance(value, int) and isinstance(most, int):
+            OmegaConf.update(node, place, min(value, most))
+    steps, most = node.get("steps"), budget.get("max_steps")
+    if isinstance(steps, int) and isinstance(most, int) and most < steps:
+        node.steps = most
+        node.steps_per_epoch = float(node.steps_per_epoch) * most / steps
+
+
+# Overrides that change no number, or that stand elsewhere in the folder's path.
+_NEVER_NAMED = {
+    *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
+    *("num_workers", "validation", "benchmark", "allow", "resume", "ckpt", "runs", "explain", "hydra"),
+}
+
+
+def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
+    """``<model>_x<scale>`` and whatever else the command line varied, e.g. ``imdn_x4_deconv_seed=1``."""
+    model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
+    parts = [model, f"x{node.get('scale')}"]
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        top = key.split(".")[0].split("@")[0]
+        if (
+            key in ("model", "scale")
+            or top in _NEVER_NAMED
+            or (top == "trainer" and key != "trainer.precision")
+        ):
+            continue
+        parts.append(value if key in choices else f"{key.rpartition('.')[2]}={value}")
+    return re.sub(r"[^\w.,=+-]+", "-", "_".join(parts))[:100]
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration, from which the run can be started again."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(exclude={"allow"}) | {"allow": []}))
+
+
+def explain(error: Exception) -> str | None:
+    """Hydra's and OmegaConf's own errors as one sentence; ours as they are; ``None`` for anything else."""
+    from hydra.errors import HydraException
+
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, SRLabError):
+            return str(link)
+    if not isinstance(error, (HydraException, OmegaConfBaseException)) and "group override" not in str(error):
+        return None
+    text = next((str(link) for link in chain if str(link)), type(error).__name__)
+    missing = re.search(r"Could not find '([^']*)'\s+Available options in '([^']*)':\s*(.*)", text, re.DOTALL)
+    if missing:
+        group, options = missing[2], missing[3].split()
+        given = missing[1].removeprefix(f"{group}/")
+        near = targets.did_you_mean(given, options)
+        return f"{group}: there is no option '{given}'; allowed: {', '.join(options)}{near}"
+    no_group = re.search(r"Could not override '([^']*)'", text)
+    if no_group:
+        return _unknown_key(no_group[1])
+    return " ".join(text.split())
+
+
+def _unknown_key(key: str) -> str:
+    """A key of the command line that the composed configuration does not have."""
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+    top, _, rest = key.partition(".")
+    keys = sorted(
+        {*groups, *(str(name) for name in OmegaConf.load(conf_dir() / "config.yaml") if name != "defaults")}
+    )
+    if not rest:
+        near = targets.did_you_mean(key, keys)
+        return f"{key}: there is no such group or setting; allowed: {', '.join(keys)}{near}"
+    known: set[str] = set()
+    for path in [conf_dir() / "config.yaml", *(conf_dir() / top).glob("*.yaml")]:
+        loaded = OmegaConf.load(path)
+        found = OmegaConf.select(loaded, top) if path.name == "config.yaml" else loaded
+        if isinstance(found, DictConfig):
+            known.update(str(name) for name in found if name not in ("defaults", "_target_"))
+    near = targets.did_you_mean(rest, known) if known else targets.did_you_mean(top, keys)
+    return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"

@@ -1,0 +1,97 @@
+"""Test sets: whole images, with the LR image that the protocol asks for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sr_lab.datasets.images import is_grey, list_images, read_image
+from sr_lab.datasets.sample import benchmark_photographs
+from sr_lab.errors import ConfigError, DataError
+from sr_lab.ops.metrics import SSIM_WINDOW
+from sr_lab.ops.resize import mod_crop
+from sr_lab.protocol import Protocol
+
+
+class BenchmarkImage(TypedDict):
+    """One image: ``lr`` float32 ``(3 or 1, h, w)`` in [0, 1], ``hr`` uint8 ``(3, scale * h, scale * w)``."""
+
+    lr: Tensor
+    hr: Tensor
+    name: str
+    grey: bool
+
+
+class BenchmarkSet(Dataset[BenchmarkImage]):
+    """A test set under one protocol; every image is read and shrunk when it is asked for.
+
+    Args:
+        name: Name in tables and metrics, e.g. ``Set5``.
+        files: HR images, e.g. of `benchmark_files`.
+        scale: Factor of reduction.
+        protocol: Makes the LR image; `Protocol.measure` takes ``hr`` and ``grey``.
+        limit: Use the first so many images only; ``None`` uses all.
+
+    Raises:
+        ConfigError: ``limit`` is below 1.
+        DataError: There are no files; on access, an image is broken or too small to be measured.
+    """
+
+    def __init__(
+        self, *, name: str, files: Sequence[Path], scale: int, protocol: Protocol, limit: int | None = None
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise ConfigError(f"benchmark {name}: limit must be at least 1, got {limit}")
+        if not files:
+            raise DataError(f"benchmark {name}: has no images; name a folder with HR images")
+        self.name = name
+        self.files = list(files)[:limit]
+        self.scale = scale
+        self.protocol = protocol
+
+    @classmethod
+    def of(cls, name: str, *, data_dir: str | Path, scale: int, protocol: Protocol) -> "BenchmarkSet":
+        """The set of this name, see `benchmark_files`."""
+        return cls(name=name, files=benchmark_files(data_dir, name), scale=scale, protocol=protocol)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> BenchmarkImage:
+        file = self.files[index]
+        hr = mod_crop(torch.from_numpy(read_image(file)).permute(2, 0, 1), self.scale).contiguous()
+        need = SSIM_WINDOW + 2 * self.protocol.crop_border(self.scale)
+        if min(hr.shape[-2:]) < need:
+            raise DataError(
+                f"benchmark {self.name}: {file} is {hr.shape[-2]}x{hr.shape[-1]} when cropped to multiples "
+                f"of scale={self.scale}; measuring needs {need}x{need}, remove the image"
+            )
+        grey = is_grey(file)
+        lr = self.protocol.make_lr(hr.unsqueeze(0), self.scale, grey=grey).squeeze(0)
+        return {"lr": lr, "hr": hr, "name": file.stem, "grey": grey}
+
+
+def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
+    """HR images of a test set: ``<data_dir>/benchmarks/<name>/HR``, or scikit-image's for ``sample``.
+
+    Args:
+        data_dir: ``paths.data_dir``.
+        name: Folder of the set, e.g. ``Set5``.
+
+    Returns:
+        Paths, sorted by name.
+
+    Raises:
+        DataError: The folder is missing or has no image.
+    """
+    if name == "sample":
+        return benchmark_photographs()
+    folder = Path(data_dir) / "benchmarks" / name / "HR"
+    if not folder.is_dir():
+        raise DataError(
+            f"benchmark {name}: there is no folder {folder}; put its HR images there or set paths.data_dir"
+        )
+    return list_images(folder)

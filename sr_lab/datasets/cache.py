@@ -1,0 +1,203 @@
+"""Decoded images as memory-mapped files, made once and shared by every run and worker.
+
+A 2040x1356 PNG takes about 56 ms to decode; a patch is copied out of its decoded map in some 0.02 ms.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from sr_lab.errors import DataError
+
+_FORMAT = 1  # part of every key: raise it when decoding, resizing or the layout changes
+_WORKERS = min(8, os.cpu_count() or 1)  # Pillow and torch release the GIL; each holds one image in memory
+_LEFTOVER_AGE = 3600.0  # seconds after which a temporary file belongs to a process that was killed
+
+
+class Record(NamedTuple):
+    """What is known of a cached image: its size and the SHA-256 of ``HxWx3`` and its pixels in HWC order."""
+
+    height: int
+    width: int
+    sha256: str
+
+
+class ImageCache:
+    """One image for each of a list of files, kept as ``.npy`` in a folder.
+
+    An entry is found again by the path, size and modification time of its file. Every image is written beside
+    its place and renamed, so that an interrupted build goes on where it stopped and two processes that build
+    at once do no harm.
+
+    Args:
+        folder: Where the images are kept; made when needed. One folder for each way of making images.
+        files: The files that the images are made from.
+
+    Note:
+        Images are stored as ``(3, H, W)``: a patch then lands in an NCHW batch row by row, 5 times as fast as
+        from ``(H, W, 3)``.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        self.folder = folder
+        self.files = list(files)
+        self.records: list[Record] = []
+        self._names: list[str] = []
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getstate__(self) -> dict[str, object]:
+        # Workers map the files themselves; pickling a map would copy its pixels.
+        return {**self.__dict__, "_maps": {}}
+
+    def build(self, make: Callable[[int], NDArray[np.uint8]], *, title: str) -> None:
+        """Make the images that are not there yet, several at a time, and open the cache.
+
+        Args:
+            make: Image ``(3, H, W)`` of the file with this index; called from threads.
+            title: Said beside the progress bar, which is shown on a terminal only.
+
+        Raises:
+            DataError: A file is missing, ``make`` refuses it, or the cache cannot be written.
+        """
+        if self._load():
+            return
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(self.folder)
+        console = Console(stderr=True)
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            finished = pool.map(lambda index: self._make(index, make), range(len(self)))
+            self.records = list(
+                track(finished, title, len(self), console=console, disable=not console.is_terminal)
+            )
+        text = json.dumps(dict(zip(self._names, self.records, strict=True)), indent=1)
+        _write(self._manifest(), lambda file: file.write(text.encode()))
+
+    def open(self) -> None:
+        """Open a finished cache; does nothing if it is open.
+
+        Raises:
+            DataError: The cache was not built here, or a file has changed since.
+        """
+        if not self.records and not self._load():
+            raise DataError(
+                f"cache: {self.folder} does not hold all {len(self)} images; "
+                "call prepare() first, on every machine that has its own paths.cache_dir"
+            )
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Pixels ``(3, H, W)`` of an image, memory-mapped; the cache is open."""
+        pixels = self._maps.get(index)
+        if pixels is None:
+            pixels = self._maps[index] = self._map(index)
+        return pixels
+
+    def _map(self, index: int) -> NDArray[np.uint8]:
+        height, width, _ = self.records[index]
+        path = self.folder / self._names[index]
+        # torch lets go of the file descriptor; numpy keeps one for each map, too many for thousands of files.
+        content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        return content[-3 * height * width :].view(3, height, width).numpy()
+
+    def _load(self) -> bool:
+        """Read the manifest; whether it is there and so is every image."""
+        self._names = [_cache_name(file) for file in self.files]
+        try:
+            manifest: dict[str, tuple[int, int, str]] = json.loads(self._manifest().read_bytes())
+            records = [Record(*manifest[name]) for name in self._names]
+            for name, record in zip(self._names, records, strict=True):
+                if (self.folder / name).stat().st_size <= 3 * record.height * record.width:
+                    return False
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # build() makes what is missing
+        self.records = records
+        return True
+
+    def _manifest(self) -> Path:
+        return self.folder / f"manifest-{_sha256(chr(10).join(self._names).encode())[:16]}.json"
+
+    def _make(self, index: int, make: Callable[[int], NDArray[np.uint8]]) -> Record:
+        path = self.folder / self._names[index]
+        pixels = _read(path)
+        if pixels is None:
+            pixels = make(index)
+            _write(path, lambda file: np.save(file, np.ascontiguousarray(pixels)))
+        _, height, width = pixels.shape
+        text = f"{height}x{width}x3".encode()
+        return Record(height, width, _sha256(text + pixels.transpose(1, 2, 0).tobytes()))
+
+
+def in_parallel(function: Callable[[Path], object], files: Sequence[Path]) -> None:
+    """Call a function for every file, several at a time; the first error is raised."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for _ in pool.map(function, files):
+            pass
+
+
+def _cache_name(file: Path) -> str:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise DataError(f"cache: cannot read {file}: {error.strerror}; put it back") from error
+    key = json.dumps([_FORMAT, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    return f"{file.stem[:40]}-{_sha256(key.encode())[:16]}.npy"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path) -> NDArray[np.uint8] | None:
+    """An image that an earlier build has finished."""
+    try:
+        pixels: NDArray[np.uint8] = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return pixels
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it is either there and whole, or not there."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with _writing(path), temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        with _writing(path):
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cache: cannot write {path}: {error.strerror}; "
+            "free space there or set paths.cache_dir to another folder"
+        ) from error
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".*.tmp"):
+        if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+            path.unlink(missing_ok=True)

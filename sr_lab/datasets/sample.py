@@ -1,0 +1,64 @@
+"""Photographs that come with scikit-image: enough to try everything without a download."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from sr_lab.datasets.patches import Degradation, PatchDataset
+from sr_lab.errors import DataError
+
+_TRAIN = ("coffee.png", "motorcycle_left.png", "retina.jpg", "hubble_deep_field.jpg", "ihc.png")
+_VAL = ("rocket.jpg",)
+_TEST = ("astronaut.png", "chelsea.png")
+
+
+class SamplePhotographs(PatchDataset):
+    """Five photographs to train on and one to validate; far too few for figures that mean something.
+
+    Args:
+        scale: See `PatchDataset`, as all that follow.
+        lr_patch_size: Side of the LR patch.
+        degradation: Makes LR from HR.
+        cache_dir: Folder for decoded images.
+        seed: Seed of the stream.
+        augment: Draw flips and transpositions.
+
+    Raises:
+        DataError: The installed scikit-image has not these photographs.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        lr_patch_size: int = 48,
+        degradation: Degradation,
+        cache_dir: str,
+        seed: int = 0,
+        augment: bool = True,
+    ) -> None:
+        super().__init__(
+            files=_photographs(_TRAIN),
+            val_files=_photographs(_VAL),
+            scale=scale,
+            lr_patch_size=lr_patch_size,
+            degradation=degradation,
+            cache_dir=cache_dir,
+            seed=seed,
+            augment=augment,
+        )
+
+
+def benchmark_photographs() -> list[Path]:
+    """The two photographs of the benchmark ``sample``, none of them trained on."""
+    return _photographs(_TEST)
+
+
+def _photographs(names: tuple[str, ...]) -> list[Path]:
+    spec = find_spec("skimage")  # finds the package without importing it, which takes a while
+    if spec is None or spec.origin is None:
+        raise DataError("dataset: the sample photographs come with scikit-image; install scikit-image")
+    files = [Path(spec.origin).parent / "data" / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"dataset: the installed scikit-image has no {file}; reinstall scikit-image")
+    return files

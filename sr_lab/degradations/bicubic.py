@@ -1,0 +1,31 @@
+"""The standard degradation of the field: MATLAB's bicubic ``imresize`` of the 8-bit image."""
+
+from torch import Tensor, nn
+
+from sr_lab.ops.resize import Border, downscale_uint8
+
+
+class BicubicDegradation(nn.Module):
+    """Shrink 8-bit images as MATLAB does, rounded after each axis.
+
+    Args:
+        scale: Factor of reduction.
+        border: What lies outside the image, see `sr_lab.ops.resize.imresize`.
+
+    Shape:
+        hr uint8 ``(N, 3, rH, rW)`` -> lr uint8 ``(N, 3, H, W)``, r = ``scale``.
+    """
+
+    def __init__(self, *, scale: int, border: Border = "symmetric") -> None:
+        super().__init__()
+        self.scale = scale
+        self.border = border
+
+    @property
+    def name(self) -> str:
+        """What the LR images depend on besides the scale; part of the name of their cache."""
+        return f"bicubic-{self.border}"
+
+    def forward(self, hr: Tensor) -> Tensor:
+        """Make the LR images."""
+        return downscale_uint8(hr, scale=self.scale, border=self.border)

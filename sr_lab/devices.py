@@ -1,0 +1,75 @@
+"""Which device, which precision: decided by what the card can do, never by what torch can emulate."""
+
+import os
+
+import torch
+
+from sr_lab.errors import ConfigError
+
+
+def has_gpu(accelerator: str) -> bool:
+    """Whether a run with this ``trainer.accelerator`` would use a GPU."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """``auto`` as the precision that the first GPU computes natively.
+
+    bf16 needs compute capability 8.0 (Ampere); ``torch.cuda.is_bf16_supported()`` counts emulation and is true
+    on a V100. Below 8.0 fp16 with a gradient scaler is used, on a CPU plain float32.
+    """
+    if precision != "auto":
+        return precision
+    if not has_gpu(accelerator):
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+
+
+def check_gpu(accelerator: str) -> None:
+    """Refuse a GPU that the installed torch has no kernels for.
+
+    Raises:
+        ConfigError: With the install command that fits the card.
+    """
+    if not has_gpu(accelerator):
+        return
+    major, minor = torch.cuda.get_device_capability()
+    compiled = torch.cuda.get_arch_list()
+    if _runs_on(major, minor, compiled):
+        return
+    # CUDA 13 dropped Volta and older; the last builds for them are those of CUDA 12.6, up to torch 2.14.
+    fits = "cu126" if major < 8 else "cu130"
+    raise ConfigError(
+        f"trainer: torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} "
+        f"(sm_{major}{minor}), only for {', '.join(compiled)}; install a build that has them: "
+        f"pip install 'torch<2.15' --index-url https://download.pytorch.org/whl/{fits}, or take trainer=cpu"
+    )
+
+
+def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
+    """Binary code runs on its own major version from its minor on; PTX (``compute_``) on anything newer."""
+    for entry in compiled:
+        kind, _, digits = entry.partition("_")
+        digits = digits.rstrip("af")
+        if not digits.isdigit():
+            continue
+        built = (int(digits[:-1]), int(digits[-1]))
+        if kind == "sm" and built[0] == major and built[1] <= minor:
+            return True
+        if kind == "compute" and built <= (major, minor):
+            return True
+    return False
+
+
+def rank() -> int:
+    """Number of this process among those of the run, before torch.distributed has started."""
+    return int(
+        next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
+    )
+
+
+def device_name() -> str:
+    """What the run computed on, for the record."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"

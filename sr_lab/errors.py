@@ -1,0 +1,17 @@
+"""A user's mistake in one sentence: where, what is wrong, what was given, what is allowed, what to do."""
+
+
+class SRLabError(ValueError):
+    """A mistake that the user can mend; the command line prints it without a traceback and exits with 2."""
+
+
+class ConfigError(SRLabError):
+    """A setting is unknown, has the wrong type, or does not fit another one."""
+
+
+class DataError(SRLabError):
+    """An image or a folder of images is missing, broken, too small, or does not match its partner."""
+
+
+class CheckpointError(SRLabError):
+    """A checkpoint cannot be opened safely, or does not fit the network."""

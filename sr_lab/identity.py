@@ -1,0 +1,101 @@
+"""What a run is called: by what changes its numbers, so that repeating a run resumes it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from sr_lab import config as configuration
+from sr_lab import targets
+from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, TrainConfig
+from sr_lab.errors import ConfigError
+
+# What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
+_TRAINING = (
+    *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
+    *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay", "budget"),
+)
+_TRAINER = ("gradient_clip_val", "gradient_clip_algorithm", "deterministic")
+_MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
+
+
+def identity(config: Config) -> Node:
+    """Everything that changes the numbers of a run, as plain values.
+
+    Raises:
+        ConfigError: ``init_ckpt`` or ``ckpt`` names no file.
+        DataError: The training images are not there.
+    """
+    if not isinstance(config, TrainConfig):
+        values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
+        if isinstance(config, EvaluateConfig):
+            values["ckpt"] = _content("ckpt", config.ckpt)
+        return values
+    # Torch and the dataset's class are needed from here on, and only for a training.
+    from sr_lab.devices import resolve_precision
+
+    dataset = targets.build(config.dataset)
+    values = config.model_dump(include=set(_TRAINING))
+    values["dataset"] = {key: value for key, value in config.dataset.items() if not key.endswith("_dir")}
+    values["manifest"] = dataset.manifest()
+    values["trainer"] = {key: config.trainer.arguments().get(key) for key in _TRAINER}
+    values["precision"] = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
+    return values
+
+
+def hash8(values: Node) -> str:
+    """Eight hex digits of a plain dictionary, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _content(key: str, path: str | None) -> str | None:
+    """SHA-256 of a checkpoint: its name says nothing about its weights."""
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    if file.is_dir():
+        file = file / "checkpoints" / "best.ckpt"
+    if not file.is_file():
+        raise ConfigError(f"{key}: there is no file '{file}'; give a checkpoint file or a run folder")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def folder_name(config: Config) -> str:
+    """``<run_name>-<hash8>``."""
+    return f"{config.run_name}-{hash8(identity(config))}"
+
+
+def _load(root: DictConfig) -> Config:
+    """The configuration inside Hydra's own, which is the root that a resolver sees."""
+    return configuration.load(root, list(root.hydra.overrides.task), root.hydra.runtime.choices)
+
+
+def run_dir(*, _root_: DictConfig) -> str:
+    """Resolver of ``hydra.run.dir``: one folder for Hydra, every rank and a resumed run."""
+    config = _load(_root_)
+    if isinstance(config, ReportConfig):
+        return config.runs
+    return str(Path(sweep_dir(_root_=_root_)) / folder_name(config))
+
+
+def sweep_dir(*, _root_: DictConfig) -> str:
+    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment lie side by side."""
+    name = str(_root_.experiment_name)
+    # The default name is the default task's; other tasks write beside it, not into it.
+    task = str(_root_.task)
+    if name == "train" and task != "train":
+        name = task
+    return str(Path(_root_.paths.output_dir).expanduser() / name)
+
+
+def run_folder(*, _root_: DictConfig) -> str:
+    """Resolver of ``hydra.sweep.subdir``."""
+    return folder_name(_load(_root_))
+
+
+def register_resolvers() -> None:
+    """Make the names known to ``conf/config.yaml``."""
+    for resolver in (run_dir, sweep_dir, run_folder):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

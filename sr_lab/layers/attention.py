@@ -1,0 +1,147 @@
+"""Attention over channels (CCA), over positions (ESA) and over both (MSWA), shared by several papers."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.bsconv import BSConv
+
+
+class CCA(nn.Module):
+    """Contrast-aware channel attention (IMDN, Hui et al., ACM MM 2019; OSFFNet, Fig. 3).
+
+    Each channel is described by its mean plus its contrast (standard deviation) over the whole image; two 1x1
+    convolutions turn that into one weight per channel.
+
+    Args:
+        num_feat: Channels in and out (C).
+        reduction: C is squeezed to C // reduction between the two convolutions.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: If the squeeze leaves no channel.
+    """
+
+    def __init__(self, num_feat: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        if num_feat < reduction:
+            raise ConfigError(
+                f"CCA: num_feat={num_feat} leaves no channel at reduction={reduction}; "
+                f"allowed: num_feat of at least {reduction}; widen the network or lower the reduction"
+            )
+        num_squeezed = num_feat // reduction
+        self.excite = nn.Sequential(
+            nn.Conv2d(num_feat, num_squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(num_squeezed, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def weights(self, x: Tensor) -> Tensor:
+        """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""
+        # Sums over an image need float32 whatever the precision of the network.
+        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)  # (N, C, 1, 1)
+        # The published form has no epsilon, and an infinite gradient on a constant map. The smallest normal
+        # number makes that gradient zero and moves the value by 1e-19 at most.
+        contrast = variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        weights: Tensor = self.excite((mean + contrast).to(x.dtype))
+        return weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels."""
+        return x * self.weights(x)
+
+
+class ESA(nn.Module):
+    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020) in BSRN's form: its 3x3 are BSConvs.
+
+    A strided convolution and a wide max pooling shrink the map about sixfold, so the convolutions that
+    follow see far and cost little; most of the cost is in the three 1x1 convolutions at full size.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_squeezed: Channels inside (f).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
+
+    Raises:
+        ConfigError: In ``forward``, if the map is smaller than ``min_size``.
+
+    Note:
+        OSFFNet's Fig. 4 draws fewer layers; its parameter counts fit this form (4064 at C = 64, f = 16).
+    """
+
+    # A 3x3 of stride 2 without padding must leave the 7 pixels of the pooling.
+    min_size: ClassVar[int] = 15
+
+    def __init__(self, num_feat: int, *, num_squeezed: int = 16) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
+        self.shrink = nn.Sequential(
+            BSConv(num_squeezed, num_squeezed, stride=2, padding=0),
+            nn.MaxPool2d(7, stride=3),
+        )
+        self.context = nn.Sequential(
+            BSConv(num_squeezed, num_squeezed),
+            nn.GELU(),
+            BSConv(num_squeezed, num_squeezed),
+            nn.GELU(),
+            BSConv(num_squeezed, num_squeezed),
+        )
+        self.skip = nn.Conv2d(num_squeezed, num_squeezed, 1)
+        self.excite = nn.Sequential(nn.Conv2d(num_squeezed, num_feat, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the positions."""
+        height, width = x.shape[-2:]
+        if min(height, width) < self.min_size:
+            raise ConfigError(
+                f"ESA: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
+                f"got {height}x{width}; enlarge the image or the patch"
+            )
+        squeezed = self.squeeze(x)  # (N, f, H, W)
+        context = self.context(self.shrink(squeezed))  # (N, f, about H/6, about W/6)
+        context = F.interpolate(context, size=(height, width), mode="bilinear", align_corners=False)
+        weights: Tensor = self.excite(context + self.skip(squeezed))  # (N, C, H, W)
+        return x * weights
+
+
+class MSWA(nn.Module):
+    """Multi-scale weight allocation (IMFM, Sec. 2.2 and 2.3): a weight per channel and position.
+
+    ``c_0 = x``, ``c_i = (x + mean over a k_i x k_i window of c_{i-1}) / 2``, weights
+    ``sigmoid(Conv1x1(c_n))``. Only the 1x1 has parameters; the rest is n passes over the map.
+
+    Args:
+        num_feat: Channels (m).
+        window_sizes: Widths k_i of the windows in pixels, odd; empty gives plain pixel attention.
+
+    Shape:
+        ``(N, m, H, W)`` -> weights of the same shape in (0, 1).
+
+    Note:
+        Inferred: the paper gives no formula. The printed 21.8K parameters of all attention leave room for
+        the 1x1 alone, so the scales must be free of parameters; the windows of 3 and 5 are a guess. A window
+        at the border averages the pixels inside the image only.
+    """
+
+    def __init__(self, num_feat: int, *, window_sizes: Sequence[int] = (3, 5)) -> None:
+        super().__init__()
+        self.pools = nn.ModuleList(
+            nn.AvgPool2d(k, stride=1, padding=k // 2, count_include_pad=False) for k in window_sizes
+        )
+        self.conv = nn.Conv2d(num_feat, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average over growing windows, then weigh."""
+        context = x
+        for pool in self.pools:
+            context = (x + pool(context)) / 2
+        return torch.sigmoid(self.conv(context))

@@ -1,0 +1,182 @@
+"""Training and measuring of one network, as a LightningModule."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict, cast
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from sr_lab.data_module import EvalBatch
+from sr_lab.datasets.patches import PatchBatch
+from sr_lab.metrics.image_quality import MeanOverImages
+from sr_lab.ops.dihedral import dihedral
+from sr_lab.protocol import NetworkColour, Protocol
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image of a test set, measured by the protocol (dB on Y unless the protocol says RGB)."""
+
+    set_name: str
+    image: str
+    psnr_y: float
+    ssim_y: float
+    bicubic_psnr_y: float
+    bicubic_ssim_y: float
+
+
+class Measured(TypedDict):
+    """What a test step hands to callbacks: images in [0, 1], ``(1, C, H, W)``."""
+
+    lr: Tensor
+    bicubic: Tensor
+    sr: Tensor
+    result: ImageResult
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Measure in float32 without TF32: cuDNN's is on by default and moves PSNR."""
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+
+
+class SRModule(lightning.LightningModule):
+    """Optimises a network on patches and measures it on whole images.
+
+    Args:
+        network: ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``.
+        scale: Enlargement r.
+        protocol: How images are measured.
+        val_sets: Names of the validation sets, in the order of their loaders.
+        test_sets: Names of the test sets, in the order of their loaders.
+        loss: ``(sr, hr) -> scalar``; only a training needs it.
+        make_optimizer: Called with the parameters; only a training needs it.
+        make_scheduler: Called with the optimizer; only a training needs it.
+        steps_per_unit: Optimizer steps after which the scheduler moves on by one.
+        record: Plain values stored in every checkpoint, enough to build the network again.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        scale: int,
+        protocol: Protocol,
+        val_sets: Sequence[str] = (),
+        test_sets: Sequence[str] = (),
+        loss: nn.Module | None = None,
+        make_optimizer: Callable[..., Optimizer] | None = None,
+        make_scheduler: Callable[..., LRScheduler] | None = None,
+        steps_per_unit: float = 1.0,
+        record: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.scale = scale
+        self.protocol = protocol
+        self.val_sets = tuple(val_sets)
+        self.test_sets = tuple(test_sets)
+        self.loss = loss
+        self.make_optimizer = make_optimizer
+        self.make_scheduler = make_scheduler
+        self.steps_per_unit = steps_per_unit
+        self.record = dict(record or {})
+        self.results: list[ImageResult] = []
+        # One pair of metrics a set: torchmetrics reduces their sums and counts over ranks.
+        self.val_metrics = nn.ModuleList(
+            nn.ModuleList((MeanOverImages(), MeanOverImages())) for _ in self.val_sets
+        )
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``."""
+        sr: Tensor = self.network(lr)
+        return sr
+
+    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
+        """Loss of one batch of uint8 patches, flipped and made float on the device."""
+        lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
+        hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
+        assert self.loss is not None
+        loss: Tensor = self.loss(self.network(lr), hr)
+        return loss
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Measure one image; nothing is exchanged between ranks here."""
+        psnr, ssim = self.protocol.measure(
+            self.restore(batch["lr"], grey=batch["grey"]), batch["hr"], self.scale, grey=batch["grey"]
+        )
+        self._val_metrics()[dataloader_idx][0].update(psnr)
+        self._val_metrics()[dataloader_idx][1].update(ssim)
+
+    def _val_metrics(self) -> list[tuple[MeanOverImages, MeanOverImages]]:
+        """PSNR and SSIM of each validation set."""
+        return cast("list[tuple[MeanOverImages, MeanOverImages]]", self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/<Set>/psnr_y`` and their mean ``val/psnr_y``, by which checkpoints are chosen."""
+        values: dict[str, Tensor] = {}
+        for name, (psnr, ssim) in zip(self.val_sets, self._val_metrics(), strict=True):
+            values[f"val/{name}/psnr_y"] = psnr.compute()
+            values[f"val/{name}/ssim_y"] = ssim.compute()
+            psnr.reset()
+            ssim.reset()
+        psnrs = [value for key, value in values.items() if key.endswith("psnr_y")]
+        values["val/psnr_y"] = torch.stack(psnrs).mean()
+        # compute() is the same on every rank; float32 because some accelerators have no float64
+        self.log_dict(
+            {key: value.float() for key, value in values.items()}, logger=False, rank_zero_only=False
+        )
+
+    def on_test_start(self) -> None:
+        """Forget an earlier test's results."""
+        self.results = []
+
+    def test_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Measured:
+        """Measure one image, and bicubic enlargement beside it."""
+        sr = self.restore(batch["lr"], grey=batch["grey"])
+        bicubic = self.protocol.bicubic(batch["lr"], self.scale)
+        psnr, ssim = self.protocol.measure(sr, batch["hr"], self.scale, grey=batch["grey"])
+        base_psnr, base_ssim = self.protocol.measure(bicubic, batch["hr"], self.scale, grey=batch["grey"])
+        result = ImageResult(
+            self.test_sets[dataloader_idx],
+            batch["name"],
+            *(v.item() for v in (psnr, ssim, base_psnr, base_ssim)),
+        )
+        self.results.append(result)
+        return {"lr": batch["lr"], "bicubic": bicubic, "sr": sr, "result": result}
+
+    def restore(self, lr: Tensor, *, grey: bool = False) -> Tensor:
+        """SR image of one LR image, in float32 whatever the training's precision."""
+        colour: NetworkColour = getattr(self.network, "colour", "rgb")
+        with exact_float32(), torch.autocast(lr.device.type, enabled=False):
+            sr: Tensor = self.network(self.protocol.network_input(lr, colour, grey=grey).float())
+        return sr
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Optimizer and scheduler; the scheduler is asked after every step, see ``lr_scheduler_step``."""
+        assert self.make_optimizer is not None
+        assert self.make_scheduler is not None
+        optimizer = self.make_optimizer(self.network.parameters())
+        scheduler = self.make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: LRScheduler, metric: object) -> None:
+        """Move the schedule to where ``global_step`` is; a unit need not be a whole number of steps."""
+        unit = int(self.global_step / self.steps_per_unit)
+        while scheduler.last_epoch < unit:
+            scheduler.step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Store what builds the network again, as plain values that ``weights_only`` loading accepts."""
+        checkpoint["sr_lab"] = self.record

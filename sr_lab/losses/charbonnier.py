@@ -1,0 +1,30 @@
+"""Charbonnier loss."""
+
+import torch
+from torch import Tensor, nn
+
+
+class CharbonnierLoss(nn.Module):
+    """Mean of ``sqrt((sr - hr)^2 + eps^2)`` (LapSRN, Lai et al., CVPR 2017, Sec. 3.2).
+
+    L1 that is smooth at zero. The penalty is Charbonnier's (ICIP 1994).
+
+    Args:
+        eps: Difference below which the loss bends from L1 to L2, in image units (1 is white).
+
+    Shape:
+        sr and hr ``(N, C, H, W)`` -> a scalar of at least ``eps``.
+
+    Note:
+        LapSRN sums over pixels and averages over images; here it is the mean over both, so that the size of a
+        patch does not change the loss.
+    """
+
+    def __init__(self, eps: float = 1e-3) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Compare two batches of images of the same shape."""
+        difference = (sr - hr).float()  # eps^2 vanishes beside a difference in half precision
+        return torch.sqrt(difference.square() + self.eps**2).mean()

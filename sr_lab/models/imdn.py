@@ -1,0 +1,149 @@
+"""IMDN: Lightweight Image SR with Information Multi-distillation Network (Hui et al., ACM MM 2019)."""
+
+import re
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.layers.attention import CCA
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class IMDN(nn.Module):
+    """Information multi-distillation network, as its authors' code builds it (github.com/Zheng222/IMDN).
+
+    Cost: at x4 40.9 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk.
+        num_block: Number of IMDBs.
+        distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
+        cca_reduction: Squeeze of the channel attention.
+        image_skip: Adds the bicubically enlarged lr to the output, so that a short training starts near
+            bicubic instead of near black. Not in the paper. Its kernel is torch's antialiased one (a = -0.5,
+            MATLAB's), not torch's default (a = -0.75).
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Note:
+        The paper's text was not available; the source is the authors' code, whose checkpoints load.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 64,
+        num_block: int = 6,
+        distillation_rate: float = 0.25,
+        cca_reduction: int = 16,
+        image_skip: bool = False,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.image_skip = image_skip
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(
+            IMDB(num_feat, distillation_rate=distillation_rate, cca_reduction=cca_reduction)
+            for _ in range(num_block)
+        )
+        self.fusion = nn.Sequential(
+            nn.Conv2d(num_block * num_feat, num_feat, 1),
+            nn.LeakyReLU(0.05, inplace=True),
+            nn.Conv2d(num_feat, num_feat, 3, padding=1),
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: the outputs of all blocks are fused, then the tail."""
+        shallow = self.head(lr)  # (N, C, H, W)
+        feat = shallow
+        stages = []
+        for block in self.body:
+            feat = block(feat)
+            stages.append(feat)
+        fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
+        sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
+        if self.image_skip:
+            # In float32: torch has no kernel for it in half precision on the CPU.
+            image = F.interpolate(lr.float(), scale_factor=self.scale, mode="bicubic", antialias=True)
+            sr = sr + image.to(lr.dtype)
+        return sr
+
+
+class IMDB(nn.Module):
+    """Information multi-distillation block: three steps keep a share of the channels, the rest goes on.
+
+    Args:
+        num_feat: Channels in and out (C).
+        distillation_rate: Share of C that each step keeps.
+        cca_reduction: Squeeze of the channel attention.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, distillation_rate: float, cca_reduction: int) -> None:
+        super().__init__()
+        num_kept = int(num_feat * distillation_rate)
+        num_rest = num_feat - num_kept
+        self.split_sizes = (num_kept, num_rest)
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.conv2 = nn.Conv2d(num_rest, num_feat, 3, padding=1)
+        self.conv3 = nn.Conv2d(num_rest, num_feat, 3, padding=1)
+        self.conv4 = nn.Conv2d(num_rest, num_kept, 3, padding=1)
+        self.act = nn.LeakyReLU(0.05, inplace=True)
+        self.cca = CCA(4 * num_kept, reduction=cca_reduction)
+        self.fusion = nn.Conv2d(4 * num_kept, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distil three times, fuse what was kept."""
+        kept1, rest = self.act(self.conv1(x)).split(self.split_sizes, dim=1)
+        kept2, rest = self.act(self.conv2(rest)).split(self.split_sizes, dim=1)
+        kept3, rest = self.act(self.conv3(rest)).split(self.split_sizes, dim=1)
+        kept4 = self.conv4(rest)  # no activation
+        distilled = torch.cat((kept1, kept2, kept3, kept4), dim=1)  # (N, 4 * num_kept, H, W)
+        out: Tensor = self.fusion(self.cca(distilled)) + x
+        return out
+
+
+# The authors' names and ours. Their blocks count from 1.
+_OFFICIAL_KEYS = (
+    (r"^fea_conv\.", "head."),
+    (r"^IMDB(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"^(body\.\d+)\.c([1-4])\.", r"\1.conv\2."),
+    (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
+    (r"\.cca\.conv_du\.", ".cca.excite."),
+    (r"^c\.0\.", "fusion.0."),
+    (r"^LR_conv\.", "fusion.2."),
+    (r"^upsampler\.", "tail."),
+)
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the weights of an official checkpoint.
+
+    Args:
+        state: Tensors under the authors' names, without a ``module.`` prefix.
+
+    Returns:
+        The same tensors under the names of ``IMDN``.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _OFFICIAL_KEYS:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed

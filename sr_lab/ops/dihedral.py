@@ -1,0 +1,29 @@
+"""The eight symmetries of a square, the augmentation of this field."""
+
+import torch
+from torch import Tensor
+
+
+def dihedral(images: Tensor, codes: Tensor) -> Tensor:
+    """Flip and transpose every image of a batch by its own code, without waiting for the device.
+
+    Args:
+        images: Square images ``(N, C, H, H)`` of any dtype.
+        codes: Integers ``(N,)`` in 0..7 on the same device: bit 0 flips left and right, bit 1 flips top and
+            bottom, bit 2 then transposes. The same code does the same to LR and HR.
+
+    Returns:
+        A new tensor of the shape of ``images``; code 0 leaves an image as it is.
+
+    Raises:
+        ValueError: The images are not square, or there is not one code for each.
+    """
+    if images.ndim != 4 or images.shape[-1] != images.shape[-2] or codes.shape != images.shape[:1]:
+        raise ValueError(
+            f"dihedral: expects square images (N, C, H, H) and codes (N,), "
+            f"got {tuple(images.shape)} and {tuple(codes.shape)}"
+        )
+    codes = codes.view(-1, 1, 1, 1)
+    images = torch.where((codes & 1).bool(), images.flip(-1), images)
+    images = torch.where((codes & 2).bool(), images.flip(-2), images)
+    return torch.where((codes & 4).bool(), images.transpose(-2, -1), images)

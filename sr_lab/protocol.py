@@ -1,0 +1,265 @@
+"""How a paper measures: where the LR image comes from, which values are compared, what is cut away.
+
+Three protocols are in use, and the second decimal of a published PSNR depends on which.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor
+
+from sr_lab.errors import ConfigError
+from sr_lab.ops.color import rgb_to_y
+from sr_lab.ops.metrics import psnr, quantise, ssim
+from sr_lab.ops.resize import Border, downscale_uint8, imresize, mod_crop
+
+NetworkColour: TypeAlias = Literal["rgb", "y", "any"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One way to make the LR image and to measure the result.
+
+    Args:
+        name: Word on the command line and in the head of a table.
+        colour: Measure on luma (``y``) or on all three channels (``rgb``).
+        luma_range: BT.601 ``studio`` range, 16..235, as papers do, or ``full`` range, 0..255.
+        round_luma: Round luma to whole grey levels before measuring.
+        quantise: Clip and round an RGB result to 8 bits before measuring. A network that returns luma has no
+            RGB result: its luma is clipped, and rounded if ``round_luma`` says so too.
+        crop: Pixels dropped at every edge: ``scale``, or a number.
+        lr_source: The bicubic LR image is made from 8-bit RGB and rounded after each axis (``uint8``), from
+            RGB in double precision and rounded once (``double``), or from rounded luma and kept in floating
+            point, one channel (``luma``).
+        border: What `imresize` sees outside the HR image.
+        grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
+            0..255 are the luma (``luma``). The former gains 1.32 dB in the studio range.
+
+    Raises:
+        ConfigError: A field has a value that is not listed, or RGB shall be measured on a luma LR.
+    """
+
+    name: str
+    colour: Literal["y", "rgb"] = "y"
+    luma_range: Literal["studio", "full"] = "studio"
+    round_luma: bool = False
+    quantise: bool = True
+    crop: Literal["scale"] | int = "scale"
+    lr_source: Literal["uint8", "double", "luma"] = "uint8"
+    border: Border = "symmetric"
+    grey: Literal["rgb", "luma"] = "rgb"
+
+    def __post_init__(self) -> None:
+        for field, allowed in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise ConfigError(
+                    f"protocol {self.name}: unknown {field}={value!r}; allowed: {', '.join(allowed)}"
+                )
+        if self.crop != "scale" and (not isinstance(self.crop, int) or self.crop < 0):
+            raise ConfigError(
+                f"protocol {self.name}: crop={self.crop!r}; allowed: scale, or a number from 0 up"
+            )
+        if self.colour == "rgb" and self.lr_source == "luma":
+            raise ConfigError(
+                f"protocol {self.name}: colour=rgb needs an RGB result, got lr_source=luma; "
+                "allowed: lr_source=uint8 or double"
+            )
+
+    def crop_border(self, scale: int) -> int:
+        """Pixels dropped at every edge at this scale."""
+        return scale if self.crop == "scale" else self.crop
+
+    def describe(self, scale: int) -> str:
+        """One sentence for the head of a table."""
+        lr_from = {
+            "uint8": "8-bit RGB, rounded after each axis",
+            "double": "RGB in double precision, rounded once",
+            "luma": "rounded luma, kept in floating point",
+        }[self.lr_source]
+        rounded = "rounded" if self.round_luma else "unrounded"
+        values = f"{rounded} {self.luma_range}-range BT.601 luma" if self.colour == "y" else "RGB"
+        result = "8-bit" if self.quantise else "unquantised"
+        grey = "RGB with equal channels" if self.grey == "rgb" else "luma 0..255"
+        return (
+            f"{self.name}: x{scale} LR by MATLAB's bicubic imresize ({self.border} border) from {lr_from}; "
+            f"PSNR and SSIM on {values} of the {result} result, {self.crop_border(scale)} pixels cropped at "
+            f"every edge; files with one channel count as {grey}."
+        )
+
+    def check_network(self, colour: NetworkColour) -> None:
+        """Refuse a network that this protocol cannot feed or measure.
+
+        Args:
+            colour: What the network takes and returns: ``rgb``, ``y``, or ``any`` (follows the protocol).
+
+        Raises:
+            ConfigError: An RGB network and a protocol whose LR image is luma, or a luma network and a
+                protocol that measures RGB.
+        """
+        if colour == "rgb" and self.lr_source == "luma":
+            raise ConfigError(
+                f"protocol {self.name} has a luma LR image, got an RGB network; "
+                "allowed: rgb_uint8, rgb_double"
+            )
+        if colour == "y" and self.colour == "rgb":
+            raise ConfigError(
+                f"protocol {self.name} measures RGB, got a network that restores luma only; "
+                f"allowed: {', '.join(PROTOCOLS)}"
+            )
+
+    def make_lr(self, hr: Tensor, scale: int, *, grey: bool = False) -> Tensor:
+        """Make the LR images from whole HR images.
+
+        Args:
+            hr: uint8 ``(N, 3, H, W)``; cropped at the right and bottom to multiples of ``scale`` first.
+            scale: Factor of reduction.
+            grey: The images come from files with one channel.
+
+        Returns:
+            float32 ``(N, 3, H // scale, W // scale)`` with values k / 255, or one channel of luma, in [0, 1]
+            apart from the overshoot of the cubic kernel, where ``lr_source`` is ``luma``.
+        """
+        hr = mod_crop(hr, scale)
+        if self.lr_source == "uint8":
+            return downscale_uint8(hr, scale=scale, border=self.border).float() / 255
+        if self.lr_source == "double":
+            # On 0..255, where ties are exact, rather than on [0, 1], where they depend on the platform.
+            lr = imresize(hr.double(), denominator=scale, border=self.border)
+            return ((lr + 0.5).floor().clamp(0, 255) / 255).float()
+        luma = quantise(self._luma(hr.double() / 255, grey))
+        return imresize(luma, denominator=scale, border=self.border).float()
+
+    def network_input(self, lr: Tensor, colour: NetworkColour, *, grey: bool = False) -> Tensor:
+        """The LR images as a network takes them.
+
+        Args:
+            lr: What `make_lr` returned.
+            colour: See `check_network`.
+            grey: The images come from files with one channel.
+
+        Returns:
+            ``lr``, or its luma ``(N, 1, h, w)`` for a luma network.
+
+        Raises:
+            ConfigError: The network does not fit (`check_network`).
+        """
+        self.check_network(colour)
+        return self._luma(lr, grey) if colour == "y" and lr.shape[1] == 3 else lr
+
+    def bicubic(self, lr: Tensor, scale: int) -> Tensor:
+        """Enlarge what `make_lr` returned the way it was made: the bicubic row of a table.
+
+        Args:
+            lr: What `make_lr` returned, ``(N, C, h, w)``.
+            scale: Factor of enlargement.
+
+        Returns:
+            ``(N, C, scale * h, scale * w)``. An 8-bit LR image is rounded after each axis, as MATLAB does for
+            uint8; the others stay in floating point.
+        """
+        if self.lr_source != "uint8":
+            return imresize(lr, numerator=scale, border=self.border)
+        levels = (lr.double() * 255).round()
+        sr = imresize(levels, numerator=scale, border=self.border, round_each_axis=True)
+        return (sr / 255).to(lr.dtype)
+
+    def measure(self, sr: Tensor, hr: Tensor, scale: int, *, grey: bool = False) -> tuple[Tensor, Tensor]:
+        """PSNR in dB and SSIM of each image.
+
+        Args:
+            sr: Results ``(N, 3 or 1, H', W')`` in [0, 1], not clamped; one channel is luma. H' and W' are
+                those of ``hr`` cropped to multiples of ``scale``.
+            hr: uint8 ``(N, 3, H, W)``.
+            scale: Factor of the network.
+            grey: The images come from files with one channel.
+
+        Returns:
+            Two tensors ``(N,)`` in float64.
+
+        Raises:
+            ConfigError: Luma results and a protocol that measures RGB.
+            ValueError: The sizes differ, or the crop leaves too few pixels.
+        """
+        target = mod_crop(hr, scale).double() / 255
+        sr = sr.double()
+        is_luma = sr.shape[1] == 1
+        if is_luma:
+            self.check_network("y")
+        if self.quantise:
+            sr = sr.clamp(0, 1) if is_luma and not self.round_luma else quantise(sr)
+        if self.colour == "y":
+            target = self._luma(target, grey)
+            sr = sr if is_luma else self._luma(sr, grey)
+            if self.round_luma:
+                target = quantise(target)
+                sr = sr if is_luma else quantise(sr)
+        crop_border = self.crop_border(scale)
+        return psnr(sr, target, crop_border=crop_border), ssim(sr, target, crop_border=crop_border)
+
+    def _luma(self, rgb: Tensor, grey: bool) -> Tensor:
+        # The full-range luma of three equal channels is their value, which is what a grey file holds.
+        return rgb_to_y(rgb, full_range=self.luma_range == "full" or (grey and self.grey == "luma"))
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "colour": ("y", "rgb"),
+    "luma_range": ("studio", "full"),
+    "lr_source": ("uint8", "double", "luma"),
+    "border": get_args(Border),
+    "grey": ("rgb", "luma"),
+}
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        # IMDN, PAN, RLFN, LBNet, A2F
+        Protocol(name="rgb_uint8"),
+        # BSRN, and networks trained on BasicSR's images
+        Protocol(name="rgb_double", lr_source="double"),
+        # The published bicubic rows, SRCNN, VDSR, FSRCNN
+        Protocol(name="classic_y", lr_source="luma", round_luma=True, grey="luma"),
+    )
+}
+
+
+def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple[str, Protocol]]:
+    """The other conventions in use, to show what a figure of each would read.
+
+    Args:
+        protocol: The protocol that counts.
+        colour: The network's colour; conventions that do not fit it are left out.
+
+    Returns:
+        Pairs of what is different and the protocol, the given one first.
+    """
+    other_border: Border = "replicate" if protocol.border == "symmetric" else "symmetric"
+    changed = [("as measured", protocol)]
+    if protocol.colour == "y":
+        if protocol.lr_source != "luma":
+            changed.append(("RGB instead of Y", replace(protocol, colour="rgb")))
+        changed.append(("full-range Y", replace(protocol, luma_range="full")))
+        rounding = "Y not rounded" if protocol.round_luma else "Y rounded"
+        changed.append((rounding, replace(protocol, round_luma=not protocol.round_luma)))
+        changed.append(("LR from luma", replace(protocol, lr_source="luma")))
+        changed.append(("grey files as luma", replace(protocol, grey="luma")))
+        changed.append(("grey files as RGB", replace(protocol, grey="rgb")))
+    else:
+        changed.append(("Y instead of RGB", replace(protocol, colour="y")))
+    changed += [
+        ("no border crop", replace(protocol, crop=0)),
+        ("result not quantised", replace(protocol, quantise=False)),
+        ("LR from 8-bit RGB", replace(protocol, lr_source="uint8")),
+        ("LR from double RGB", replace(protocol, lr_source="double")),
+        (f"LR with {other_border} border", replace(protocol, border=other_border)),
+    ]
+    different = [(label, other) for label, other in changed[1:] if other != protocol]
+    return changed[:1] + [(label, other) for label, other in different if _fits(other, colour)]
+
+
+def _fits(protocol: Protocol, colour: NetworkColour) -> bool:
+    try:
+        protocol.check_network(colour)
+    except ConfigError:
+        return False
+    return True

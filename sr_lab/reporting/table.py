@@ -1,0 +1,121 @@
+"""Runs as one table: on the terminal, in Markdown, in CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sr_lab.reporting.runs import Run
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """A number rounded half up, as papers round; ``-`` where it is missing."""
+    if value is None:
+        return "-"
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP))
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
+
+
+def head(runs: Sequence[Run]) -> list[str]:
+    """What must be known to read the numbers: protocol, budget, where they were made."""
+    lines = []
+    for title, key in (("protocol", "protocol_says"), ("budget", "budget"), ("device", "device")):
+        said = list(dict.fromkeys(str(run.values[key]) for run in runs if key in run.values))
+        lines += [f"{title}: {' | '.join(said)}"] if said else []
+    commits = dict.fromkeys(
+        f"{str(run.values['commit'])[:8]}{' with local changes' if run.values.get('dirty') else ''}"
+        for run in runs
+        if run.values.get("commit")
+    )
+    lines += [f"commit: {' | '.join(commits)}"] if commits else []
+    if len({run.values["budget"] for run in runs if "budget" in run.values}) > 1:
+        lines.append("warning: budgets differ between rows")
+    return lines
+
+
+def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Column titles and text cells; bicubic stands above the first network of each scale."""
+    sets = list(dict.fromkeys(name for run in runs for name in run.sets))
+    columns = ["run", "scale", "params [K]", "multi-adds [G]"]
+    if any("multi_adds_paper" in run.values for run in runs):
+        columns.append("paper [G]")
+    columns += [f"{name} {metric}" for name in sets for metric in ("PSNR", "SSIM")]
+    timed = any("wall_time_s" in run.values for run in runs)
+    columns += ["time [s]"] if timed else []
+    cells, baselines = [], set()
+    for run in sorted(runs, key=lambda run: run.scale):
+        if run.problem:
+            cells.append([run.name, "-", run.problem] + [""] * (len(columns) - 3))
+            continue
+        if sets and run.scale not in baselines:
+            baselines.add(run.scale)
+            cells.append(_row("bicubic", run, "bicubic", sets, columns, cost=False))
+        cells.append(_row(run.name, run, "test", sets, columns, cost=True))
+    return columns, cells
+
+
+def _row(
+    name: str, run: Run, prefix: str, sets: Sequence[str], columns: Sequence[str], *, cost: bool
+) -> list[str]:
+    cells = [name, f"x{run.scale}"]
+    for column, key, unit, decimals in (
+        ("params [K]", "num_params", 1e3, 1),
+        ("multi-adds [G]", "multi_adds", 1e9, 1),
+        ("paper [G]", "multi_adds_paper", 1e9, 1),
+    ):
+        if column in columns:
+            cells.append(fixed(_scaled(run.number(key), unit), decimals) if cost else "-")
+    for set_name in sets:
+        cells.append(fixed(run.number(f"{prefix}/{set_name}/psnr_y"), 2))
+        cells.append(fixed(run.number(f"{prefix}/{set_name}/ssim_y"), 4))
+    if "time [s]" in columns:
+        cells.append(fixed(run.number("wall_time_s"), 0) if cost else "-")
+    return cells
+
+
+def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
+    """Print head and table; numbers are never squeezed, however narrow the terminal."""
+    console = console or Console(highlight=False)
+    for line in head(runs):
+        console.print(escape(line), soft_wrap=True)
+    columns, cells = rows(runs)
+    table = Table()
+    for index, column in enumerate(columns):
+        title = column if index == 0 else escape(column).replace(" ", "\n", 1)
+        table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*map(escape, row))
+    console.print(table, width=console.measure(table, options=console.options.update(width=1000)).maximum, crop=False)
+
+
+def to_markdown(runs: Sequence[Run]) -> str:
+    """Head and table in Markdown."""
+    columns, cells = rows(runs)
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [columns, *cells]]
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
+    rule = "|" + "|".join(["---", *["---:"] * (len(columns) - 1)]) + "|"
+    return "\n".join([*(f"{line}  " for line in head(runs)), "", lines[0], rule, *lines[1:]]) + "\n"
+
+
+def to_csv(runs: Sequence[Run]) -> str:
+    """Every figure of every run, unrounded, for other programs; images are left out."""
+    keys = list(
+        dict.fromkeys(
+            k for run in runs for k, v in run.values.items() if isinstance(v, (str, int, float, bool))
+        )
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["folder", "problem", *keys], restval="", extrasaction="ignore")
+    writer.writeheader()
+    for run in runs:
+        writer.writerow({"folder": run.path.name, "problem": run.problem} | run.values)
+    return text.getvalue()

@@ -1,0 +1,142 @@
+"""What training and evaluating share: the network, the sets, the results."""
+
+import datetime
+import importlib.metadata
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from rich.console import Console
+from torch import distributed, nn
+
+from sr_lab import targets
+from sr_lab.config import PACKAGE, Config
+from sr_lab.datasets.benchmark import BenchmarkSet, benchmark_files
+from sr_lab.devices import device_name
+from sr_lab.errors import ConfigError
+from sr_lab.lit_module import ImageResult
+from sr_lab.ops.complexity import multi_adds, num_params
+from sr_lab.protocol import PROTOCOLS, Protocol
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def build_network(config: Config) -> nn.Module:
+    """The network with its strategy."""
+    network: nn.Module = targets.build(config.model)
+    if config.strategy.apply is not None:
+        network = targets.build(config.strategy.apply)(network)
+    return network
+
+
+def protocol_of(config: Config) -> Protocol:
+    """The protocol that the benchmark names.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    name = config.benchmark.protocol
+    if name not in PROTOCOLS:
+        near = targets.did_you_mean(name, PROTOCOLS)
+        raise ConfigError(f"benchmark.protocol: there is no '{name}'; allowed: {', '.join(PROTOCOLS)}{near}")
+    return PROTOCOLS[name]
+
+
+def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet:
+    """A test set by its name, whose folder is looked for now."""
+    files = benchmark_files(Path(config.paths.data_dir).expanduser(), name)
+    return BenchmarkSet(name=name, files=files, scale=config.scale, protocol=protocol)
+
+
+def gather(results: list[ImageResult]) -> list[ImageResult]:
+    """Every rank's images, in the order of a single process."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return results
+    per_rank: list[list[ImageResult]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(per_rank, results)
+    sets = list(dict.fromkeys(result.set_name for part in per_rank for result in part))
+    return sorted(
+        (result for part in per_rank for result in part), key=lambda r: (sets.index(r.set_name), r.image)
+    )
+
+
+def means(results: Iterable[ImageResult]) -> dict[str, float]:
+    """``test/<Set>/psnr_y`` and so on: means over images, never pooled over pixels."""
+    by_set: dict[str, list[ImageResult]] = {}
+    for result in results:
+        by_set.setdefault(result.set_name, []).append(result)
+    values = {}
+    for name, images in by_set.items():
+        values[f"test/{name}/psnr_y"] = statistics.fmean(r.psnr_y for r in images)
+        values[f"test/{name}/ssim_y"] = statistics.fmean(r.ssim_y for r in images)
+        values[f"bicubic/{name}/psnr_y"] = statistics.fmean(r.bicubic_psnr_y for r in images)
+        values[f"bicubic/{name}/ssim_y"] = statistics.fmean(r.bicubic_ssim_y for r in images)
+    return values
+
+
+def cost(network: nn.Module, scale: int) -> dict[str, int]:
+    """``num_params``, and ``multi_adds`` at a 1280x720 output: all, and as the network's paper counts."""
+    return {
+        "num_params": num_params(network),
+        "multi_adds": multi_adds(network, scale=scale, rule="all"),
+        "multi_adds_paper": multi_adds(network, scale=scale, rule=getattr(network, "multi_adds_rule", "all")),
+    }
+
+
+def provenance(config: Config, folder: Path) -> dict[str, object]:
+    """Where the numbers come from."""
+    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+    return {
+        "task": config.task,
+        "experiment": config.experiment_name,
+        "run": config.run_name,
+        "hash": folder.name.rpartition("-")[2],
+        "model": str(config.model["_target_"]).rpartition(".")[2],
+        "upsampler": config.upsampler.name,
+        "strategy": config.strategy.name,
+        "scale": config.scale,
+        "seed": config.seed,
+        "budget": config.budget.name,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "device": device_name(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in our checkout; ``None`` where we are installed."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def measured(results: Sequence[ImageResult], protocol: Protocol, scale: int) -> dict[str, object]:
+    """The part of ``metrics.json`` that a test gives."""
+    return {
+        "protocol": protocol.name,
+        "protocol_says": protocol.describe(scale),
+        **means(results),
+        "images": [asdict(result) for result in results],
+    }
+
+
+def in_multirun() -> bool:
+    """Whether the job is one of several, whose table comes at the end."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def channels_last(module: lightning.LightningModule) -> None:
+    """Let the network compute in channels-last; inputs follow the weights."""
+    module.to(memory_format=torch.channels_last)

@@ -1,0 +1,49 @@
+"""Transposed convolution as a tail."""
+
+from torch import Tensor, nn
+
+from sr_lab.errors import ConfigError
+
+
+class DeconvUpsampler(nn.Module):
+    """One transposed convolution from features to image (deconvolution, as in IMFM's Table 3).
+
+    Kernel 2r - 1, stride r, padding r // 2; the output padding makes the size exact at every scale. Its work
+    is at LR size.
+
+    Args:
+        num_feat: Channels in.
+        num_out_ch: Channels of the image, 3 or 1.
+        scale: Upscaling factor r, a whole number of at least 1.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
+
+    Raises:
+        ConfigError: If ``scale`` is below 1.
+
+    Note:
+        Inferred: the paper does not give the kernel; 7 at x4 comes nearest to its printed count.
+    """
+
+    def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
+        super().__init__()
+        if scale < 1:
+            raise ConfigError(
+                f"upsampler=deconv: cannot enlarge by scale={scale}; allowed: whole numbers of at least 1"
+            )
+        kernel_size = 2 * scale - 1
+        padding = scale // 2
+        self.deconv = nn.ConvTranspose2d(
+            num_feat,
+            num_out_ch,
+            kernel_size,
+            stride=scale,
+            padding=padding,
+            output_padding=scale + 2 * padding - kernel_size,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge the features to an image."""
+        sr: Tensor = self.deconv(x)
+        return sr

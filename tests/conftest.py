@@ -1,0 +1,35 @@
+"""Reference data that the repository does not carry: found through SR_LAB_DATA and SR_LAB_WEIGHTS, skipped without."""
+
+import os
+from pathlib import Path
+
+import hydra
+import pytest
+
+from sr_lab.config import Config, conf_dir, load
+from sr_lab.identity import register_resolvers
+
+
+def _reference(variable: str) -> Path:
+    folder = os.environ.get(variable, "")
+    if not Path(folder).is_dir() or not folder:
+        pytest.skip(f"needs reference data: set {variable}")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    return _reference("SR_LAB_DATA")
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    return _reference("SR_LAB_WEIGHTS")
+
+
+def compose(*overrides: str) -> Config:
+    """Compose and validate what the command line would."""
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", list(overrides), return_hydra_config=True)
+    return load(composed, overrides, composed.hydra.runtime.choices)

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import CCA, ESA, MSWA
+from sr_lab.layers.bsconv import ERB, BSConv
+from sr_lab.ops.complexity import num_params
+
+
+def test_bsconv_has_one_bias_on_its_depthwise_part():
+    assert num_params(BSConv(24, 64)) == 24 * 64 + 64 * 9 + 64
+    assert num_params(BSConv(64, 64, 1)) == 64 * 64 + 64 + 64
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
+def test_bsconv_keeps_the_size(kernel_size):
+    assert BSConv(3, 8, kernel_size)(torch.rand(1, 3, 5, 9)).shape == (1, 8, 5, 9)
+
+
+def test_bsconv_is_the_convolution_with_a_blueprint_kernel():
+    conv = BSConv(3, 5)
+    kernel = (
+        conv.pointwise.weight * conv.depthwise.weight
+    )  # (5, 3, 1, 1) * (5, 1, 3, 3), Haase and Amthor, Eq. 4
+    x = torch.rand(1, 3, 6, 7)
+    expected = torch.nn.functional.conv2d(x, kernel, conv.depthwise.bias, padding=1)
+    torch.testing.assert_close(conv(x), expected)
+
+
+def test_erb_without_its_convolution_is_its_activation():
+    block = ERB(4, 3)
+    torch.nn.init.zeros_(block.conv.depthwise.weight)
+    torch.nn.init.zeros_(block.conv.depthwise.bias)
+    x = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(block(x), torch.nn.functional.gelu(x))
+
+
+def published_cca(cca, x):
+    """IMDN's code: the population standard deviation by its definition, no epsilon."""
+    mean = x.sum(3, keepdim=True).sum(2, keepdim=True) / (x.size(2) * x.size(3))
+    variance = (x - mean).pow(2).sum(3, keepdim=True).sum(2, keepdim=True) / (x.size(2) * x.size(3))
+    return x * cca.excite(mean + variance.pow(0.5))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("contrast", [1.0, 1e-4, 0.0], ids=["image", "faint", "constant"])
+def test_cca_is_the_published_one(mode, contrast):
+    torch.manual_seed(0)
+    cca = CCA(64).train(mode == "train")
+    x = 0.5 + contrast * torch.randn(2, 64, 12, 10)
+    torch.testing.assert_close(cca(x), published_cca(cca, x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.0])
+def test_cca_has_finite_gradients_on_a_constant_patch(value):
+    cca = CCA(16)
+    x = torch.full((1, 16, 8, 8), value, requires_grad=True)
+    cca(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_cca_statistics_are_taken_in_float32():
+    cca = CCA(16)
+    x = 300 + torch.randn(1, 16, 64, 64)  # the sum of squares leaves the range of float16
+    expected = cca.weights(x.half().float())
+    torch.testing.assert_close(cca.half().weights(x.half()).float(), expected, atol=2e-3, rtol=0)
+
+
+def test_cca_counts_580_parameters():
+    assert num_params(CCA(64)) == 64 * 4 + 4 + 4 * 64 + 64 == 580
+
+
+def test_cca_refuses_a_squeeze_to_nothing():
+    with pytest.raises(ConfigError, match="num_feat=8 leaves no channel at reduction=16"):
+        CCA(8)
+
+
+def test_esa_counts_4064_parameters():
+    bsconv = 16 * 16 + 16 * 9 + 16
+    assert num_params(ESA(64)) == (64 * 16 + 16) + (16 * 16 + 16) + 4 * bsconv + (16 * 64 + 64) == 4064
+
+
+def test_esa_keeps_the_size_and_names_its_minimum():
+    esa = ESA(16)
+    assert esa(torch.rand(1, 16, 15, 32)).shape == (1, 16, 15, 32)
+    with pytest.raises(ConfigError, match="at least 15x15 pixels, got 14x32"):
+        esa(torch.rand(1, 16, 14, 32))
+
+
+def test_mswa_averages_inside_the_image_only():
+    mswa = MSWA(1)
+    torch.nn.init.ones_(mswa.conv.weight)
+    torch.nn.init.zeros_(mswa.conv.bias)
+    x = torch.full((1, 1, 6, 6), 0.7)
+    torch.testing.assert_close(mswa(x), torch.sigmoid(x))
+
+
+def test_mswa_without_windows_is_pixel_attention():
+    mswa = MSWA(4, window_sizes=())
+    x = torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(mswa(x), torch.sigmoid(mswa.conv(x)))
+
+
+def test_mswa_counts_its_1x1_only():
+    assert num_params(MSWA(24)) == 24 * 24 + 24

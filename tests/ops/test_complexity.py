@@ -1,0 +1,84 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sr_lab.models.bicubic import Bicubic
+from sr_lab.ops.complexity import multi_adds, num_params
+
+POSITIONS = 640 * 360  # LR at x2
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(3, 4, 1)
+
+    def forward(self, lr):
+        tokens = F.adaptive_avg_pool2d(self.head(lr), 5).flatten(2).mT  # (N, 25, 4)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, groups=1)
+        self.norm = nn.LayerNorm(8)
+        self.linear = nn.Linear(8, 16)
+
+    def forward(self, lr):
+        return self.linear(self.norm(self.conv(lr).permute(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("model", "scale", "rule", "expected"),
+    [
+        (nn.Conv2d(3, 8, 3, padding=1), 2, "conv", 3 * 8 * 9 * POSITIONS),
+        (nn.Conv2d(3, 8, 3, padding=1), 2, "all", 3 * 8 * 9 * POSITIONS),
+        (nn.Conv2d(3, 8, 3, padding=1), 2, "torchinfo", (3 * 8 * 9 + 8) * POSITIONS),
+        (nn.Conv2d(3, 6, 3, padding=1, groups=3), 2, "conv", 6 * 9 * POSITIONS),
+        (nn.Conv2d(3, 8, 1), 3, "conv", 3 * 8 * 426 * 240),
+        (nn.ConvTranspose2d(3, 2, 2, stride=2), 2, "conv", 3 * 2 * 4 * POSITIONS),
+        (nn.ConvTranspose2d(3, 2, 2, stride=2), 2, "torchinfo", (3 * 2 * 4 + 2) * 4 * POSITIONS),
+        (ChannelsLast(), 2, "all", (3 * 8 * 9 + 8 * 16) * POSITIONS),
+        (ChannelsLast(), 2, "conv", 3 * 8 * 9 * POSITIONS),
+        (ChannelsLast(), 2, "torchinfo", (3 * 8 * 9 + 8) * POSITIONS + 2 * 8 + (8 * 16 + 16)),
+        (Attention(), 2, "all", 3 * 4 * POSITIONS + 2 * 25 * 25 * 4),
+        (Attention(), 2, "conv", 3 * 4 * POSITIONS),
+    ],
+)
+def test_count_by_hand(model, scale, rule, expected):
+    assert multi_adds(model, scale=scale, rule=rule) == expected
+
+
+def test_a_layer_called_twice_counts_twice_but_is_stored_once():
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(conv, conv)
+    assert num_params(model) == 3 * 3 * 9 + 3
+    for rule in ("all", "conv", "torchinfo"):
+        assert multi_adds(model, scale=2, rule=rule) == 2 * multi_adds(conv, scale=2, rule=rule)
+
+
+def test_a_luma_network_is_counted_on_one_channel():
+    model = nn.Conv2d(1, 8, 3, padding=1)
+    model.colour = "y"
+    assert multi_adds(model, scale=2, rule="conv") == 8 * 9 * POSITIONS
+
+
+@pytest.mark.parametrize("rule", ["all", "conv", "torchinfo"])
+def test_bicubic_costs_nothing(rule):
+    model = Bicubic(scale=4)
+    assert num_params(model) == 0
+    assert multi_adds(model, scale=4, rule=rule) == 0
+
+
+def test_counting_leaves_the_model_as_it_is():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    before = copy.deepcopy(model.state_dict())
+    multi_adds(model, scale=2, rule="torchinfo")
+    multi_adds(model, scale=2, rule="all")
+    assert model.training
+    assert not any(layer._forward_hooks for layer in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,44 @@
+"""IMDN (Hui et al., ACM MM 2019): its printed sizes, and the skip that it does not have."""
+
+import pytest
+import torch
+
+from sr_lab.models.imdn import IMDN
+from sr_lab.ops.complexity import multi_adds, num_params
+from sr_lab.ops.resize import imresize
+
+
+@pytest.mark.parametrize(
+    ("scale", "params", "multi_adds_g"), [(2, 694_404, 158.8), (3, 703_059, 71.5), (4, 715_176, 40.9)]
+)
+def test_size_is_the_printed_one(scale, params, multi_adds_g):
+    net = IMDN(scale=scale)
+    counted = multi_adds(net, scale=scale, rule="conv") / 1e9
+    if scale == 3:
+        counted *= 427 / 426  # the paper rounds the LR width 1280 / 3 up, we down (71.3 G)
+    assert num_params(net) == params
+    assert counted == pytest.approx(multi_adds_g, abs=0.05)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_image_skip_adds_matlabs_bicubic(scale):
+    net = IMDN(scale=scale, num_feat=16, num_block=1, image_skip=True)
+    torch.nn.init.zeros_(net.tail[0].weight)
+    torch.nn.init.zeros_(net.tail[0].bias)
+    lr = torch.rand(1, 3, 9, 11)
+    inner = (..., slice(2 * scale, -2 * scale), slice(2 * scale, -2 * scale))  # the borders differ
+    torch.testing.assert_close(net(lr)[inner], imresize(lr, numerator=scale)[inner], atol=1e-5, rtol=0)
+
+
+def test_image_skip_has_no_parameters():
+    assert num_params(IMDN(scale=2, image_skip=True)) == 694_404
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_image_skip_works_in_half_precision(dtype):
+    net = IMDN(scale=2, num_feat=16, num_block=1, image_skip=True).eval()
+    lr = torch.rand(1, 3, 9, 11)
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=dtype):
+            assert net(lr).isfinite().all()
+        assert net.to(dtype)(lr.to(dtype)).dtype == dtype

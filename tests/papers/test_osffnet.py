@@ -1,0 +1,158 @@
+"""OSFFNet (Wang and Zhang, AAAI 2024): the sizes that it prints in Tables 1 to 4, and its equations."""
+
+import pytest
+import torch
+
+from sr_lab.errors import ConfigError
+from sr_lab.models.imdn import IMDN
+from sr_lab.models.osffnet import AEFD, DRF, OSFFNet
+from sr_lab.ops.complexity import multi_adds, num_params
+
+OFF = {"oisi": False, "sfgc": False, "mfdf": False}
+NO_ATTENTION = {"esa": False, "cca": False}
+
+
+def assert_printed(net, *, scale, rule, params_k, multi_adds_g):
+    """Half a unit of the last printed digit."""
+    assert num_params(net) / 1e3 == pytest.approx(params_k, abs=0.5)
+    assert multi_adds(net, scale=scale, rule=rule) / 1e9 == pytest.approx(multi_adds_g, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("scale", "params_k", "multi_adds_g"), [(2, 516, 83.2), (3, 524, 37.8), (4, 537, 22.0)]
+)
+def test_table_1(scale, params_k, multi_adds_g):
+    net = OSFFNet(scale=scale)
+    assert_printed(net, scale=scale, rule="torchinfo", params_k=params_k, multi_adds_g=multi_adds_g)
+
+
+@pytest.mark.parametrize(
+    ("code", "params_k", "multi_adds_g"),
+    [
+        ("000", 486, 19.4),
+        ("100", 488, 19.5),
+        ("010", 486, 19.4),
+        ("001", 535, 21.9),
+        ("110", 488, 19.5),
+        ("101", 536, 22.0),
+        ("011", 535, 21.9),
+        ("111", 537, 22.0),
+    ],
+)
+def test_table_2(code, params_k, multi_adds_g):
+    parts = {name: digit == "1" for name, digit in zip(OFF, code, strict=True)}
+    net = OSFFNet(scale=4, **parts)
+    assert_printed(net, scale=4, rule="torchinfo", params_k=params_k, multi_adds_g=multi_adds_g)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule", "params_k", "multi_adds_g"),
+    [
+        ({}, "conv", 715, 40.9),  # copied from IMDN's paper
+        ({"num_feat": 68}, "conv", 805, 46.0),
+        ({"num_block": 7}, "torchinfo", 823, 47.2),  # 47.1 by convolution weights alone
+    ],
+    ids=["w/o", "channel-extended", "depth-extended"],
+)
+def test_table_3_without_osff(settings, rule, params_k, multi_adds_g):
+    net = IMDN(scale=4, **settings)
+    assert_printed(net, scale=4, rule=rule, params_k=params_k, multi_adds_g=multi_adds_g)
+
+
+@pytest.mark.parametrize(
+    ("attention", "params_k", "multi_adds_g"),
+    [
+        (NO_ATTENTION, 499, 20.7),
+        ({"cca": False}, 532, 22.0),
+        ({"esa": False}, 504, 20.7),
+        ({}, 537, 22.0),
+    ],
+    ids=["w/oAtt", "ESA", "CCA", "OSFFNet"],
+)
+def test_table_4(attention, params_k, multi_adds_g):
+    net = OSFFNet(scale=4, **attention)
+    assert_printed(net, scale=4, rule="torchinfo", params_k=params_k, multi_adds_g=multi_adds_g)
+
+
+@pytest.mark.parametrize(
+    ("settings", "params"),
+    [
+        ({"scale": 2}, 515_731),
+        ({"scale": 3}, 524_386),
+        ({"scale": 4}, 536_503),
+        ({"scale": 4, **OFF}, 486_480),
+        ({"scale": 4, **NO_ATTENTION}, 499_351),
+    ],
+    ids=["x2", "x3", "x4", "000", "w/oAtt"],
+)
+def test_parameters_to_the_unit(settings, params):
+    assert num_params(OSFFNet(**settings)) == params
+
+
+def test_honest_count_has_the_linear_layers_too():
+    assert multi_adds(OSFFNet(scale=4), scale=4, rule="all") / 1e9 == pytest.approx(29.3, abs=0.05)
+
+
+def test_kernel_formula_of_equation_6_does_not_give_the_printed_size():
+    net = OSFFNet(scale=4, drf_kernels=[2 * (k // 2) + 1 for k in range(1, 9)])
+    assert num_params(net) / 1e3 == pytest.approx(541.6, abs=0.05)  # printed: 537
+
+
+def test_both_readings_of_equation_6_cost_the_same():
+    product, gate = OSFFNet(scale=4), OSFFNet(scale=4, drf="gate")
+    assert num_params(gate) == num_params(product)
+    assert multi_adds(gate, scale=4, rule="all") == multi_adds(product, scale=4, rule="all")
+
+
+def test_lambda_of_zero_is_a_network_without_sfgc():
+    plain = OSFFNet(scale=2, num_feat=16, num_block=3, sfgc=False).eval()
+    weighed = OSFFNet(scale=2, num_feat=16, num_block=3, lambda_init=0.0).eval()
+    assert weighed.load_state_dict(plain.state_dict(), strict=False).missing_keys == ["lambdas"]
+    lr = torch.rand(1, 3, 15, 17)
+    with torch.no_grad():
+        torch.testing.assert_close(weighed(lr), plain(lr))
+        torch.nn.init.ones_(weighed.lambdas)
+        assert not torch.allclose(weighed(lr), plain(lr))
+
+
+def test_equation_6_multiplies_by_a_feature_map_or_by_its_weights():
+    product, gate = DRF(16, 3, join="product"), DRF(16, 3, join="gate")
+    gate.load_state_dict(product.state_dict())
+    x = torch.randn(1, 16, 8, 9)
+    torch.testing.assert_close(product(x), gate(x) * x)
+
+
+def test_equation_9_adds_the_normalised_input():
+    block = AEFD(16)
+    for layer in (block.fusion, block.ffn.mlp[-1]):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    x = 3 + 2 * torch.randn(2, 16, 20, 20)
+    torch.testing.assert_close(block(x), block.norm(x))
+
+
+def test_network_without_esa_takes_any_size():
+    net = OSFFNet(scale=2, num_feat=16, num_block=1, esa=False).eval()
+    assert net.min_size == 1
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 1, 3)).shape == (1, 3, 2, 6)
+
+
+@pytest.mark.parametrize("scale", [1, 8, 16])
+def test_other_scales_can_be_built(scale):
+    net = OSFFNet(scale=scale, num_feat=16, num_block=1).eval()
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 15, 16)).shape == (1, 3, 15 * scale, 16 * scale)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_block": 9}, "num_block=9 stages, got drf_kernels="),
+        ({"drf_kernels": (1, 2), "num_block": 2}, r"odd .* got drf_kernels=\(1, 2\)"),
+        ({"drf": "sum"}, "got drf=sum; allowed: product, gate"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        OSFFNet(scale=2, **settings)

@@ -351,6 +351,8 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
             or (top == "trainer" and key != "trainer.precision")
         ):
             continue
+        if key.endswith(("_dir", "_ckpt")):
+            value = Path(value).name
         parts.append(value if key in choices else f"{key.rpartition('.')[2]}={value}")
     return re.sub(r"[^\w.,=+-]+", "-", "_".join(parts))[:100]
 
@@ -401,5 +403,7 @@ def _unknown_key(key: str) -> str:
         found = OmegaConf.select(loaded, top) if path.name == "config.yaml" else loaded
         if isinstance(found, DictConfig):
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
+    if rest in known:
+        return f"{key}: the chosen option of '{top}' has no such setting, another one has; choose that, or drop it"
     near = targets.did_you_mean(rest, known) if known else targets.did_you_mean(top, keys)
     return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"

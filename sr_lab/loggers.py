@@ -2,8 +2,9 @@
 
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -23,13 +24,16 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
         assert isinstance(node, Mapping)
         arguments: dict[str, object] = {"save_dir": str(folder.path)}
         if str(node["_target_"]).endswith("WandbLogger"):
-            os.environ.setdefault("WANDB_SILENT", "true")
+            # Our own lines say where the run lies; W&B's would stand between the rows of a sweep.
+            settings = wandb.Settings(silent=True, console="off")
+            wandb.termsetup(settings, None)
             arguments |= {
                 "name": config.run_name,
                 "id": folder.path.name,
                 "group": config.experiment_name,
                 "resume": "allow",
                 "config": config.model_dump(exclude={"paths", "allow"}),
+                "settings": settings,
                 "offline": node.get("offline", not _has_wandb_key()),
             }
         elif "name" not in node:
@@ -51,13 +55,13 @@ def _has_wandb_key() -> bool:
 
 
 @rank_zero_only
-def close_loggers(loggers: Sequence[Logger], values: Mapping[str, object] | None = None) -> None:
+def close_wandb(values: Mapping[str, object] | None = None) -> None:
     """Put the results of ``metrics.json`` in the summary, if there are any, and end the W&B run.
 
     A process holds one W&B run at a time: one that is left open would swallow the next job's rows.
     """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            if values is not None:
-                logger.experiment.summary.update({key: v for key, v in values.items() if key != "images"})
-            logger.experiment.finish()
+    if wandb.run is None:
+        return
+    if values is not None:
+        wandb.run.summary.update({key: value for key, value in values.items() if key != "images"})
+    wandb.finish(exit_code=0 if values is not None else 1)

@@ -18,6 +18,7 @@ from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
 from sr_lab.run_folder import RunFolder
 
+IN_SWEEP = "SR_LAB_IN_SWEEP"  # set for jobs, whose table comes at the end
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -49,7 +50,7 @@ def run(queue: Sequence[Path]) -> int:
     failed = []
     for number, folder in enumerate(queue, start=1):
         _console.print(f"[{number}/{len(queue)}] {folder.name}", markup=False)
-        if subprocess.run(command(folder), check=False).returncode != 0:
+        if subprocess.run(command(folder), env=os.environ | {IN_SWEEP: "1"}, check=False).returncode != 0:
             failed.append(folder)
             _console.print(f"  failed: {_reason(folder)}", markup=False)
     return finish(queue, failed)

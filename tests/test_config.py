@@ -11,7 +11,7 @@ SMOKE = ("trainer=cpu", "budget=smoke")
 
 def sentence(*overrides: str) -> str:
     """What the command line says of a mistake."""
-    with pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught:
+    with pytest.raises((ConfigError, HydraException, OmegaConfBaseException, ValueError)) as caught:
         compose(*SMOKE, *overrides)
     said = configuration.explain(caught.value)
     assert said is not None

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -192,12 +192,13 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"cache: cannot write {path}: {error.strerror}; "
+            f"cache: cannot write {path}: {error.strerror or error}; "
             "free space there or set paths.cache_dir to another folder"
         ) from error
 
 
 def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process has removed or renamed it
+            if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
+                path.unlink()

@@ -52,8 +52,8 @@ class FolderDataset(PatchDataset):
             held_out = max(1, len(files) // 20) if val_count is None else val_count
             if held_out >= len(files):
                 raise DataError(
-                    f"dataset: {len(files)} image(s) in {', '.join(map(str, hr_dirs))} leave none to train on "
-                    f"when {held_out} validate; add images or set dataset.val_dir"
+                    f"dataset: {len(files)} image(s) in {', '.join(map(str, hr_dirs))} leave none to "
+                    f"train on when {held_out} validate; add images or set dataset.val_dir"
                 )
             files, val_files = files[:-held_out], files[-held_out:]
         else:

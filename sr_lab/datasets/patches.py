@@ -22,6 +22,8 @@ from sr_lab.ops.resize import mod_crop
 class Degradation(Protocol):
     """Makes LR images; the same for the same HR image, since they are cached."""
 
+    scale: int
+
     @property
     def name(self) -> str:
         """What the LR images depend on besides the scale."""
@@ -51,13 +53,13 @@ class PatchBatch(TypedDict):
 class PatchDataset(Dataset[Patch]):
     """Endless stream of patches, addressed by the number of the sample.
 
-    ``len()`` is the number of training images, one pass; any number from 0 up is valid (`draw`). The flips are
-    only drawn here: `sr_lab.ops.dihedral.dihedral` applies ``dihedral`` to ``lr`` and ``hr`` on the device.
+    ``len()`` is the number of training images, one pass; any number from 0 up is valid (`draw`). The flips
+    are only drawn here: `sr_lab.ops.dihedral.dihedral` applies them to ``lr`` and ``hr`` on the device.
 
     Args:
         files: HR images to train on.
         val_files: Images held out for validation; not part of the stream.
-        lr_files: LR image of each of ``files``; ``None`` makes them with ``degradation``, from the whole image.
+        lr_files: LR image of each of ``files``; ``None`` makes it of the whole image with ``degradation``.
         scale: Size of HR over size of LR.
         lr_patch_size: Side of the LR patch p; the HR patch has ``scale`` times as much.
         degradation: Makes LR from HR.
@@ -66,7 +68,7 @@ class PatchDataset(Dataset[Patch]):
         augment: Draw flips and transpositions; otherwise every code is 0.
 
     Raises:
-        ConfigError: ``scale`` or ``lr_patch_size`` is below 1.
+        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, or ``degradation`` has another scale.
     """
 
     def __init__(
@@ -85,6 +87,11 @@ class PatchDataset(Dataset[Patch]):
         if scale < 1 or lr_patch_size < 1:
             raise ConfigError(
                 f"dataset: scale and lr_patch_size must be at least 1, got {scale} and {lr_patch_size}"
+            )
+        if degradation.scale != scale:
+            raise ConfigError(
+                f"degradation: its scale is {degradation.scale}, that of the dataset is {scale}; "
+                "set scale=... alone, both follow from it"
             )
         self.files = list(files)
         self.val_files = list(val_files)
@@ -159,7 +166,7 @@ class PatchDataset(Dataset[Patch]):
         else:
             lr_files = self.lr_files
             self._lr.build(lambda index: _planes(lr_files[index]), title="Decoding LR images")
-        self._check_lr()
+            self._check_lr(lr_files)
 
     def manifest(self) -> str:
         """SHA-256 over names and sizes of all files, part of a run's identity; paths do not matter."""
@@ -174,8 +181,13 @@ class PatchDataset(Dataset[Patch]):
         self._lr_widths = np.array([record.width for record in self._lr.records], dtype=np.int64)
 
     def _degrade(self, index: int) -> NDArray[np.uint8]:
-        hr = torch.from_numpy(self._hr.image(index)).unsqueeze(0)
-        return self.degradation(mod_crop(hr, self.scale)).squeeze(0).numpy()
+        hr = mod_crop(torch.from_numpy(self._hr.image(index)).unsqueeze(0), self.scale)
+        lr = self.degradation(hr)
+        assert lr.shape[-2:] == (
+            hr.shape[-2] // self.scale,
+            hr.shape[-1] // self.scale,
+        )  # before it is cached
+        return lr.squeeze(0).numpy()
 
     def _check_hr(self) -> None:
         need = self.scale * self.lr_patch_size
@@ -187,14 +199,15 @@ class PatchDataset(Dataset[Patch]):
                     "remove the image or lower dataset.lr_patch_size"
                 )
 
-    def _check_lr(self) -> None:
-        for index, (hr, lr) in enumerate(zip(self._hr.records, self._lr.records, strict=True)):
-            wanted = (hr.height // self.scale, hr.width // self.scale)
-            if (lr.height, lr.width) != wanted:
+    def _check_lr(self, lr_files: Sequence[Path]) -> None:
+        for hr_file, lr_file, hr, lr in zip(
+            self.files, lr_files, self._hr.records, self._lr.records, strict=True
+        ):
+            height, width = hr.height // self.scale, hr.width // self.scale
+            if (lr.height, lr.width) != (height, width):
                 raise DataError(
-                    f"dataset: the LR image {self._lr.files[index]} is {lr.height}x{lr.width}, but its HR "
-                    f"image {self.files[index]} is {hr.height}x{hr.width}; at scale={self.scale} the LR image "
-                    f"must be {wanted[0]}x{wanted[1]}"
+                    f"dataset: the LR image {lr_file} is {lr.height}x{lr.width}, but {hr_file} is "
+                    f"{hr.height}x{hr.width}; at scale={self.scale} the LR image must be {height}x{width}"
                 )
 
 

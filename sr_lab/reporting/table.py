@@ -85,8 +85,6 @@ def _row(
 def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
     """Print head and table; numbers are never squeezed, however narrow the terminal."""
     console = console or Console(highlight=False)
-    for line in head(runs):
-        console.print(escape(line), soft_wrap=True)
     columns, cells = rows(runs)
     table = Table()
     for index, column in enumerate(columns):
@@ -94,7 +92,12 @@ def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
         table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
     for row in cells:
         table.add_row(*map(escape, row))
-    console.print(table, width=console.measure(table, options=console.options.update(width=1000)).maximum, crop=False)
+    console.width = max(
+        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
+    )
+    for line in head(runs):
+        console.print(escape(line), soft_wrap=True)
+    console.print(table)
 
 
 def to_markdown(runs: Sequence[Run]) -> str:

@@ -1,6 +1,8 @@
 """One task, one file: ``sr_lab/tasks/<name>.py`` with a function ``run``."""
 
 import importlib
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,4 +17,13 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
         folder: The run's folder; for ``report`` the folder of runs.
         overrides: Overrides of the command line.
     """
+    _quiet_libraries()
     importlib.import_module(f"sr_lab.tasks.{config.task}").run(config, folder, overrides)
+
+
+def _quiet_libraries() -> None:
+    """Lightning's tips and its own progress lines, and warnings that its code causes in torch."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import os
 import platform
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ from hydra.types import RunMode
 from rich.console import Console
 from torch import distributed, nn
 
-from sr_lab import targets
+from sr_lab import sweep, targets
 from sr_lab.config import PACKAGE, Config
 from sr_lab.datasets.benchmark import BenchmarkSet, benchmark_files
 from sr_lab.devices import device_name
@@ -103,7 +104,6 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         "strategy": config.strategy.name,
         "scale": config.scale,
         "seed": config.seed,
-        "budget": config.budget.name,
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
         "versions": {"python": platform.python_version()}
@@ -134,7 +134,9 @@ def measured(results: Sequence[ImageResult], protocol: Protocol, scale: int) -> 
 
 def in_multirun() -> bool:
     """Whether the job is one of several, whose table comes at the end."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return sweep.IN_SWEEP in os.environ or (
+        HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    )
 
 
 def channels_last(module: lightning.LightningModule) -> None:

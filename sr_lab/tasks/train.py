@@ -18,7 +18,7 @@ from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.devices import check_gpu, rank, resolve_precision
 from sr_lab.lit_module import SRModule
-from sr_lab.loggers import build_loggers, close_loggers
+from sr_lab.loggers import build_loggers, close_wandb
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
@@ -37,7 +37,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
     run_folder = RunFolder(folder.resolve())
     if run_folder.metrics.is_file() and config.resume == "auto":
         common.console.print(f"finished already: {folder} (resume=never trains it again)")
-        print_table([read_run(run_folder.path)])
+        _show(run_folder)
         return
     if rank() != 0:
         _train(config, run_folder)
@@ -45,8 +45,13 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
     with run_folder.attempt():
         run_folder.write_config(to_yaml(config))
         _train(config, run_folder)
-    print_table([read_run(run_folder.path)])
-    common.console.print(f"run folder: {folder}")
+    _show(run_folder)
+
+
+def _show(folder: RunFolder) -> None:
+    if not common.in_multirun():
+        print_table([read_run(folder.path)])
+        common.console.print(f"run folder: {folder.path}")
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> None:
@@ -83,6 +88,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
         trainer = _trainer(config, folder, loggers, checkpoint)
         last = folder.checkpoints / "last.ckpt"
         resumed = config.resume == "auto" and last.is_file()
+        if resumed:
+            common.console.print(f"goes on from {last}")
         trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
         trainer.test(
             module, datamodule=data, ckpt_path=checkpoint.best_model_path, weights_only=True, verbose=False
@@ -91,15 +98,15 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
         if rank() == 0:
             values = (
                 common.provenance(config, folder.path)
-                | {"steps": config.steps, "precision": _precision(config)}
+                | {"budget": config.budget.name, "steps": config.steps, "precision": _precision(config)}
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(module.network, config.scale)
                 | common.measured(results, protocol, config.scale)
             )
-            close_loggers(loggers, values)
+            close_wandb(values)
             folder.write_metrics(values)
     finally:
-        close_loggers(loggers)
+        close_wandb()
 
 
 def _precision(config: TrainConfig) -> str:

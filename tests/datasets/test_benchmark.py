@@ -1,0 +1,98 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sr_lab.datasets.benchmark import BenchmarkSet, benchmark_files
+from sr_lab.datasets.images import is_grey, read_image
+from sr_lab.errors import ConfigError, DataError
+from sr_lab.protocol import PROTOCOLS
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """``<tmp_path>/benchmarks/Two/HR`` with a colour and a grey image."""
+    path = tmp_path / "benchmarks" / "Two" / "HR"
+    path.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 46, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path / "colour.png")
+    Image.fromarray(pixels[..., 0]).save(path / "grey.png")
+    return path
+
+
+def two(tmp_path, protocol="rgb_uint8", scale=4, **settings):
+    files = benchmark_files(tmp_path, "Two")
+    return BenchmarkSet(name="Two", files=files, scale=scale, protocol=PROTOCOLS[protocol], **settings)
+
+
+@pytest.mark.parametrize(("protocol", "channels"), [("rgb_uint8", 3), ("rgb_double", 3), ("classic_y", 1)])
+def test_an_item_is_what_the_protocol_measures(folder, tmp_path, protocol, channels):
+    item = two(tmp_path, protocol)[0]
+    assert item["name"] == "colour"
+    assert item["hr"].dtype == torch.uint8
+    assert item["hr"].shape == (3, 40, 44)
+    assert item["lr"].dtype == torch.float32
+    assert item["lr"].shape == (channels, 10, 11)
+    sr = PROTOCOLS[protocol].bicubic(item["lr"][None], 4)
+    values = PROTOCOLS[protocol].measure(sr, item["hr"][None], 4, grey=item["grey"])
+    assert all(value.isfinite().all() for value in values)
+
+
+def test_grey_files_are_told_and_count_as_the_protocol_says(folder, tmp_path):
+    images = two(tmp_path, "classic_y", scale=2)
+    assert [images[index]["grey"] for index in range(2)] == [False, True]
+    hr = images[1]["hr"][None]
+    assert torch.equal(images[1]["lr"][None], PROTOCOLS["classic_y"].make_lr(hr, 2, grey=True))
+
+
+def test_the_limit_takes_the_first_images(folder, tmp_path):
+    assert len(two(tmp_path)) == 2
+    assert [item["name"] for item in two(tmp_path, limit=1)] == ["colour"]
+    with pytest.raises(ConfigError, match="benchmark Two: limit must be at least 1, got 0"):
+        two(tmp_path, limit=0)
+
+
+def test_a_set_is_found_by_its_name(folder, tmp_path):
+    images = BenchmarkSet.of("Two", data_dir=tmp_path, scale=2, protocol=PROTOCOLS["rgb_uint8"])
+    assert (images.name, len(images)) == ("Two", 2)
+
+
+def test_a_missing_set_names_the_folder_and_the_setting(tmp_path):
+    message = f"benchmark Set5: there is no folder {tmp_path}/benchmarks/Set5/HR; .* set paths.data_dir"
+    with pytest.raises(DataError, match=message):
+        benchmark_files(tmp_path, "Set5")
+
+
+def test_a_set_without_images_is_refused():
+    with pytest.raises(DataError, match="benchmark Two: has no images"):
+        BenchmarkSet(name="Two", files=[], scale=2, protocol=PROTOCOLS["rgb_uint8"])
+
+
+def test_an_image_too_small_to_measure_is_named(folder, tmp_path):
+    Image.new("RGB", (40, 18)).save(folder / "a.png")
+    with pytest.raises(
+        DataError, match=r"a.png is 16x40 when cropped to multiples of scale=4; measuring needs 19x19"
+    ):
+        two(tmp_path)[0]
+    assert two(tmp_path, scale=3)[0]["hr"].shape == (3, 18, 39)  # 17x17 are enough
+
+
+def test_the_sample_set_needs_no_data():
+    images = BenchmarkSet.of("sample", data_dir="/nowhere", scale=4, protocol=PROTOCOLS["rgb_uint8"])
+    assert [images.files[index].stem for index in range(2)] == ["astronaut", "chelsea"]
+    assert images[1]["lr"].shape == (3, 75, 112)
+
+
+@pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14)])
+def test_the_pixels_are_those_of_the_published_sets(data_dir, name, count):
+    listed = (data_dir / "benchmark_pixels.csv").read_text().splitlines()
+    hashes = {line.split(",")[1]: line.split(",")[-1] for line in listed if line.startswith(f"{name},")}
+    files = benchmark_files(data_dir, name)
+    assert len(files) == len(hashes) == count
+    for file in files:
+        pixels = read_image(file)
+        pixels = pixels[..., :1] if is_grey(file) else pixels
+        text = "x".join(map(str, pixels.shape)).encode()
+        assert hashlib.sha256(text + pixels.tobytes()).hexdigest() == hashes[file.name], file

@@ -76,8 +76,8 @@ class Speed(lightning.Callback):
 class Record(lightning.Callback):
     """Writes ``metrics.csv``, flushed row by row, and hands the same rows to the dashboards.
 
-    Lightning's own CSV logger deletes the file when a run is resumed; this one drops the rows after the resumed
-    step and appends. Losses stay on the device until a row is due, so that no step waits for one.
+    Lightning's own CSV logger deletes the file when a run is resumed; this one drops the rows after the
+    resumed step and appends. Losses stay on the device until a row is due, so that no step waits for one.
 
     Args:
         path: The file.
@@ -251,15 +251,17 @@ class ValidateAtEnd(lightning.Callback):
 
 
 class ExampleImages(lightning.Callback):
-    """Saves one strip a test set: LR, bicubic, SR, HR and the error, a crop of the first image's middle.
+    """Saves strips of LR, bicubic, SR, HR and error: the middle of the first images of each test set.
 
     Args:
         folder: Where the PNG files go.
+        count: Images of a set.
         size: Side of the crop in HR pixels.
     """
 
-    def __init__(self, folder: Path, *, size: int = 160) -> None:
+    def __init__(self, folder: Path, *, count: int = 3, size: int = 160) -> None:
         self.folder = folder
+        self.count = count
         self.size = size
 
     def on_test_batch_end(
@@ -271,8 +273,8 @@ class ExampleImages(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Save the strip of a set's first image."""
-        if batch_idx or not trainer.is_global_zero:
+        """Save the strip of one of a set's first images."""
+        if batch_idx >= self.count or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, SRModule)
         result = outputs["result"]
@@ -287,9 +289,7 @@ class ExampleImages(lightning.Callback):
         caption = f"LR, bicubic {result.bicubic_psnr_y:.2f} dB, SR {result.psnr_y:.2f} dB, HR, error x4"
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image(
-                    f"examples/{result.set_name}", [picture], caption=[f"{result.image}: {caption}"]
-                )
+                logger.log_image(f"examples/{result.set_name}/{result.image}", [picture], caption=[caption])
 
     def _strip(self, outputs: Measured, hr: Tensor, scale: int) -> Tensor:
         """``(C, S, 5 S + gutters)`` in [0, 1]."""

@@ -404,6 +404,6 @@ def _unknown_key(key: str) -> str:
         if isinstance(found, DictConfig):
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
     if rest in known:
-        return f"{key}: the chosen option of '{top}' has no such setting, another one has; choose that, or drop it"
+        return f"{key}: the chosen option of '{top}' has no such setting, another has; choose that or drop it"
     near = targets.did_you_mean(rest, known) if known else targets.did_you_mean(top, keys)
     return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"

@@ -15,8 +15,8 @@ def has_gpu(accelerator: str) -> bool:
 def resolve_precision(precision: str, accelerator: str) -> str:
     """``auto`` as the precision that the first GPU computes natively.
 
-    bf16 needs compute capability 8.0 (Ampere); ``torch.cuda.is_bf16_supported()`` counts emulation and is true
-    on a V100. Below 8.0 fp16 with a gradient scaler is used, on a CPU plain float32.
+    bf16 needs compute capability 8.0 (Ampere); ``torch.cuda.is_bf16_supported()`` counts emulation and is
+    true on a V100. Below 8.0 fp16 with a gradient scaler is used, on a CPU plain float32.
     """
     if precision != "auto":
         return precision

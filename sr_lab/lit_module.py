@@ -160,7 +160,8 @@ class SRModule(lightning.LightningModule):
         """SR image of one LR image, in float32 whatever the training's precision."""
         colour: NetworkColour = getattr(self.network, "colour", "rgb")
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
-            sr: Tensor = self.network(self.protocol.network_input(lr, colour, grey=grey).float())
+            # forward() passes torch.compile by, which would compile anew for the size of every image.
+            sr: Tensor = self.network.forward(self.protocol.network_input(lr, colour, grey=grey).float())
         return sr
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

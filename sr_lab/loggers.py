@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from sr_lab import targets
 from sr_lab.config import Config

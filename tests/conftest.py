@@ -1,4 +1,4 @@
-"""Reference data that the repository does not carry: found through SR_LAB_DATA and SR_LAB_WEIGHTS, skipped without."""
+"""Reference data that the repository does not carry, and what many tests compose."""
 
 import os
 from pathlib import Path
@@ -33,3 +33,12 @@ def compose(*overrides: str) -> Config:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", list(overrides), return_hydra_config=True)
     return load(composed, overrides, composed.hydra.runtime.choices)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests wanted reference data that is not here."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    missing = [report for report in skipped if "needs reference data" in str(report.longrepr)]
+    terminalreporter.write_line(
+        f"{len(missing)} skipped for want of reference data (SR_LAB_DATA, SR_LAB_WEIGHTS)"
+    )

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -29,7 +31,7 @@ def test_every_option_of_every_group_is_valid(group: str):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model=osfnet", r"model: there is no option 'osfnet'; allowed: .*osffnet.*; did you mean 'osffnet'?"),
+        ("model=osfnet", "model: there is no option 'osfnet'; allowed: .*; did you mean 'osffnet'?"),
         ("modle=imdn", r"modle: there is no such group or setting; .*; did you mean 'model'?"),
         ("model.num_feats=3", "model.num_feats: there is no such setting in 'model'"),
         ("+model.num_feats=3", "OSFFNet has no such setting; .*; did you mean 'num_feat'?"),
@@ -55,7 +57,7 @@ def test_every_option_of_every_group_is_valid(group: str):
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(override: str, said: str):
-    assert pytest.importorskip("re").search(said, sentence(override)), sentence(override)
+    assert re.search(said, sentence(override))
 
 
 def test_a_typo_inside_a_yaml_is_found(tmp_path, monkeypatch):
@@ -98,7 +100,7 @@ def test_a_written_configuration_reads_back_as_itself():
         ((), "osffnet_x4"),
         (("model=imdn", "scale=2"), "imdn_x2"),
         (("model=imdn", "upsampler=deconv", "seed=1"), "imdn_x4_deconv_seed=1"),
-        (("+model.num_block=3", "paths.data_dir=/x", "logger=none", "num_workers=0"), "osffnet_x4_num_block=3"),
+        (("+model.num_block=3", "paths.data_dir=/x", "num_workers=0"), "osffnet_x4_num_block=3"),
         (("+model.drf_kernels=[1,3]",), "osffnet_x4_drf_kernels=-1,3-"),
     ],
 )

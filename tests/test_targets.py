@@ -32,6 +32,10 @@ ATTACKS = [
 ]
 
 
+def check_loss(node: dict[str, object]) -> None:
+    targets.check("loss", node, trusted=targets.TRUSTED, kind="torch.nn.Module")
+
+
 @pytest.mark.parametrize("slot", sorted(targets.KINDS))
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_is_refused_in_every_slot(attack: str, slot: str):
@@ -43,34 +47,32 @@ def test_an_attack_is_refused_in_every_slot(attack: str, slot: str):
 def test_an_attack_inside_an_argument_is_refused(attack: str):
     node = {"_target_": "torch.nn.L1Loss", "reduction": {"_target_": attack, "_partial_": True}}
     with pytest.raises(ConfigError, match=r"loss\.reduction\._target_"):
-        targets.check("loss", node, trusted=targets.TRUSTED, kind="torch.nn.Module")
+        check_loss(node)
 
 
 @pytest.mark.parametrize("attack", ATTACKS[:4])
 def test_an_attack_inside_a_list_is_refused(attack: str):
     node = {"_target_": "torch.nn.L1Loss", "reduction": [[{"_target_": attack}]]}
     with pytest.raises(ConfigError, match=r"loss\.reduction\[0\]\[0\]\._target_"):
-        targets.check("loss", node, trusted=targets.TRUSTED, kind="torch.nn.Module")
+        check_loss(node)
 
 
 @pytest.mark.parametrize("key", ["_args_", "_recursive_", "_convert_"])
 def test_hydras_other_keys_are_refused(key: str):
     with pytest.raises(ConfigError, match=key):
-        targets.check(
-            "loss", {"_target_": "torch.nn.L1Loss", key: []}, trusted=targets.TRUSTED, kind="torch.nn.Module"
-        )
+        check_loss({"_target_": "torch.nn.L1Loss", key: []})
 
 
 def test_an_untrusted_package_is_not_even_imported(tmp_path, monkeypatch):
     (tmp_path / "evil_package.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=r"not in a trusted package.*allow=\[evil_package\]"):
-        targets.check("loss", {"_target_": "evil_package.Loss"}, trusted=targets.TRUSTED, kind="torch.nn.Module")
+        check_loss({"_target_": "evil_package.Loss"})
     assert "evil_package" not in sys.modules
 
 
 def test_a_class_of_another_kind_is_refused():
-    with pytest.raises(ConfigError, match=r"optimizer\._target_: 'torch.nn.L1Loss' is not a torch.optim.Optimizer"):
+    with pytest.raises(ConfigError, match=r"optimizer\._target_: 'torch.nn.L1Loss' is not a torch"):
         compose("trainer=cpu", "optimizer._target_=torch.nn.L1Loss", "~optimizer.lr")
 
 
@@ -90,11 +92,8 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
 
 
 def test_a_class_that_only_passes_through_a_trusted_package_is_refused():
-    # reachable as torch...Sequence, but defined elsewhere
-    with pytest.raises(ConfigError, match="not trusted|is not a class"):
-        targets.check(
-            "loss", {"_target_": "torch.nn.modules.module.OrderedDict"}, trusted=targets.TRUSTED, kind="torch.nn.Module"
-        )
+    with pytest.raises(ConfigError, match="is defined in 'collections', which is not trusted"):
+        check_loss({"_target_": "torch.nn.modules.module.OrderedDict"})
 
 
 def test_what_the_code_passes_itself_cannot_be_configured():

@@ -43,7 +43,9 @@ def test_an_installed_wheel_answers_from_elsewhere(wheel: Path, tmp_path: Path):
 
     def answer(*arguments: str) -> str:
         command = [sys.executable, "-m", "sr_lab", *arguments]
-        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True
+        )
         return done.stdout
 
     where = [sys.executable, "-c", "import sr_lab; print(sr_lab.__file__)"]

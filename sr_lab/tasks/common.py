@@ -19,7 +19,7 @@ from torch import distributed, nn
 
 from sr_lab import sweep, targets
 from sr_lab.config import PACKAGE, Config
-from sr_lab.datasets.benchmark import BenchmarkSet, benchmark_files
+from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import device_name
 from sr_lab.errors import ConfigError
 from sr_lab.lit_module import ImageResult
@@ -52,8 +52,8 @@ def protocol_of(config: Config) -> Protocol:
 
 def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet:
     """A test set by its name, whose folder is looked for now."""
-    files = benchmark_files(Path(config.paths.data_dir).expanduser(), name)
-    return BenchmarkSet(name=name, files=files, scale=config.scale, protocol=protocol)
+    data_dir = Path(config.paths.data_dir).expanduser()
+    return BenchmarkSet.of(name, data_dir=data_dir, scale=config.scale, protocol=protocol)
 
 
 def gather(results: list[ImageResult]) -> list[ImageResult]:

@@ -112,7 +112,7 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)], ids=["grey", "rgb"])
 def test_16_bit_keep_their_high_byte(tmp_path, colour_type, channels):
-    values = np.array([[0x00FF, 0x0180], [0x7FFF, 0xFFFF]])
+    values = np.array([[0x00FF, 0x0180], [0x8000, 0xFFFF]])
     pixels = np.repeat(values[..., None], channels, axis=2)
     path = save_png16(tmp_path / "a.png", pixels, colour_type)
     assert (read_image(path) == (values >> 8)[..., None]).all()

@@ -1,0 +1,50 @@
+"""Every command that README shows is run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def _commands() -> list[str]:
+    (block,) = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return block.strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reader")
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_a_command_of_the_readme_does_what_it_says(
+    command: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SR_LAB_CACHE": str(folder / "cache")}
+    arguments = shlex.split(command)[1:]
+    if "ckpt=IMDN_x4.pth" in arguments:
+        environment["SR_LAB_DATA"] = str(request.getfixturevalue("data_dir"))
+        weights = request.getfixturevalue("weights_dir") / "IMDN" / "IMDN_x4.pth"
+        arguments[arguments.index("ckpt=IMDN_x4.pth")] = f"ckpt={weights}"
+    elif "--help" not in command and "task=" not in command:
+        arguments += ["budget=smoke", "trainer=cpu"]  # the reader has minutes
+    if "-m" in arguments[2:]:
+        arguments += ["+model.num_block=1"]
+    if "task=report" in command and not (folder / "outputs").exists():
+        pytest.skip("reports on what the commands above have trained")
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if "--help" not in command:
+        assert "params" in done.stdout
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 200

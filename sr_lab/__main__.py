@@ -19,6 +19,7 @@ from sr_lab.identity import register_resolvers
 
 _queue: list[Path] = []  # folders of jobs that wait for a process of their own
 _done: list[Path] = []  # folders of jobs of a multirun that ran here
+_errors: list[Exception] = []
 
 
 @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")
@@ -28,18 +29,22 @@ def _job(composed: DictConfig) -> None:
 
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    config = configuration.load(composed, overrides, hydra_config.runtime.choices)
     folder = Path(hydra_config.runtime.output_dir)
     # Hydra's other launchers (joblib, submitit) have given the job a process already.
-    multirun = hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_.endswith(
-        "BasicLauncher"
-    )
-    if multirun and config.task == "train":
-        _queue.append(sweep.enqueue(config, folder))
-        return
-    tasks.run(config, folder, overrides)
-    if multirun:
-        _done.append(folder)
+    ours = hydra_config.launcher._target_.endswith("BasicLauncher")
+    multirun = ours and hydra_config.mode == RunMode.MULTIRUN
+    try:
+        config = configuration.load(composed, overrides, hydra_config.runtime.choices)
+        if multirun and config.task == "train":
+            _queue.append(sweep.enqueue(config, folder))
+            return
+        tasks.run(config, folder, overrides)
+        if multirun:
+            _done.append(folder)
+    except Exception as error:
+        if not ours:
+            raise
+        _errors.append(error)  # raised by Hydra it would come out twice
 
 
 def _refuse_foreign_hydra_settings(arguments: list[str]) -> None:
@@ -65,6 +70,8 @@ def main() -> int:
         _refuse_foreign_hydra_settings(sys.argv[1:])
         register_resolvers()
         _job()
+        if _errors:
+            raise _errors[0]
         if _queue or _done:
             from sr_lab import sweep
 

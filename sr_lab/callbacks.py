@@ -2,14 +2,11 @@
 
 import csv
 import io
-import os
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
@@ -19,8 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sr_lab import files
 from sr_lab.lit_module import Measured, SRModule
-from sr_lab.run_folder import RunFolder, write_atomically
+from sr_lab.ops.color import rgb_to_y
+from sr_lab.run_folder import RunFolder
 
 
 class Speed(lightning.Callback):
@@ -108,7 +107,7 @@ class Record(lightning.Callback):
             writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
-            write_atomically(self.path, text.getvalue())
+            files.write(self.path, text.getvalue())
 
     def on_train_batch_end(
         self,
@@ -279,13 +278,12 @@ class ExampleImages(lightning.Callback):
         assert isinstance(pl_module, SRModule)
         result = outputs["result"]
         strip = self._strip(outputs, batch["hr"].float() / 255, pl_module.scale)
-        pixels = (strip.clamp(0, 1) * 255 + 0.5).floor().byte().permute(1, 2, 0).cpu().numpy()
-        if pixels.shape[2] == 1:
-            pixels = np.repeat(pixels, 3, axis=2)
+        levels = (strip.clamp(0, 1) * 255 + 0.5).floor().byte()
+        pixels = levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()  # luma as grey
         buffer = io.BytesIO()
         picture = Image.fromarray(pixels)
         picture.save(buffer, "PNG")
-        write_atomically(self.folder / f"{result.set_name}_{result.image}.png", buffer.getvalue())
+        files.write(self.folder / f"{result.set_name}_{result.image}.png", buffer.getvalue())
         caption = f"LR, bicubic {result.bicubic_psnr_y:.2f} dB, SR {result.psnr_y:.2f} dB, HR, error x4"
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -294,17 +292,14 @@ class ExampleImages(lightning.Callback):
     def _strip(self, outputs: Measured, hr: Tensor, scale: int) -> Tensor:
         """``(C, S, 5 S + gutters)`` in [0, 1]."""
         lr = outputs["lr"].repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-        sr = outputs["sr"].float()
-        if sr.shape[1] == 1:
-            hr = hr.mean(dim=1, keepdim=True)
-        error = (sr.clamp(0, 1) - hr).abs() * 4  # mean errors are about 0.02: invisible unless enlarged
+        images = [image.to(hr) for image in (lr, outputs["bicubic"], outputs["sr"], hr)]
+        if min(image.shape[1] for image in images) == 1:  # one of them is luma
+            images = [rgb_to_y(image) if image.shape[1] == 3 else image for image in images]
+        error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # about 0.02: invisible unless enlarged
         height, width = hr.shape[-2:]
         side = min(self.size, height, width) // scale * scale
         top, left = ((height - side) // 2 // scale * scale, (width - side) // 2 // scale * scale)
-        panes = [
-            image.to(hr)[0, :, top : top + side, left : left + side]
-            for image in (lr, outputs["bicubic"], sr, hr, error)
-        ]
+        panes = [image[0, :, top : top + side, left : left + side] for image in (*images, error)]
         gutter = torch.ones_like(panes[0][:, :, :2])
         return torch.cat([part for pane in panes for part in (pane, gutter)][:-1], dim=2)
 
@@ -322,21 +317,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """Save atomically."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
+        with files.replacing(target) as file:
+            torch.save(checkpoint, file)
 
 
 def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> list[lightning.Callback]:

@@ -72,7 +72,7 @@ def open_checkpoint(path: str) -> Checkpoint:
             "save it again as a plain state dict or as safetensors"
         ) from error
     record = content.get("sr_lab") if isinstance(content, dict) else None
-    if isinstance(record, dict):
+    if isinstance(record, dict) and isinstance(content.get("state_dict"), dict):
         prefix = "network."
         state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
         return Checkpoint(file, state, record)

@@ -339,7 +339,7 @@ _NEVER_NAMED = {
 
 
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
-    """``<model>_x<scale>`` and whatever else the command line varied, e.g. ``imdn_x4_deconv_seed=1``."""
+    """``<model>_x<scale>`` and whatever else the command line varied, e.g. ``imdn_x4_deconv_seed-1``."""
     model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
     parts = [model, f"x{node.get('scale')}"]
     for override in overrides:
@@ -353,8 +353,9 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
             continue
         if key.endswith(("_dir", "_ckpt")):
             value = Path(value).name
-        parts.append(value if key in choices else f"{key.rpartition('.')[2]}={value}")
-    return re.sub(r"[^\w.,=+-]+", "-", "_".join(parts))[:100]
+        parts.append(value if key in choices else f"{key.rpartition('.')[2]}-{value}")
+    # Nothing that Hydra's grammar would take apart in ckpt=<run folder>.
+    return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
 
 
 def to_yaml(config: Config) -> str:
@@ -375,7 +376,7 @@ def explain(error: Exception) -> str | None:
     if not isinstance(error, (HydraException, OmegaConfBaseException)) and "group override" not in str(error):
         return None
     text = next((str(link) for link in chain if str(link)), type(error).__name__)
-    missing = re.search(r"Could not find '([^']*)'\s+Available options in '([^']*)':\s*(.*)", text, re.DOTALL)
+    missing = re.search(r"Could not find '([^']*)'\s+Available options in '([^']*)':((?:\n\t\S+)*)", text)
     if missing:
         group, options = missing[2], missing[3].split()
         given = missing[1].removeprefix(f"{group}/")

@@ -14,7 +14,7 @@ from sr_lab.errors import ConfigError
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
 _TRAINING = (
     *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
-    *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay", "budget"),
+    *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
 )
 _TRAINER = ("gradient_clip_val", "gradient_clip_algorithm", "deterministic")
 _MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
@@ -38,6 +38,7 @@ def identity(config: Config) -> Node:
     dataset = targets.build(config.dataset)
     values = config.model_dump(include=set(_TRAINING))
     values["dataset"] = {key: value for key, value in config.dataset.items() if not key.endswith("_dir")}
+    values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` and what it stands for are one run
     values["manifest"] = dataset.manifest()
     values["trainer"] = {key: config.trainer.arguments().get(key) for key in _TRAINER}
     values["precision"] = resolve_precision(config.trainer.precision, config.trainer.accelerator)

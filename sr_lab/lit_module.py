@@ -174,7 +174,7 @@ class SRModule(lightning.LightningModule):
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: object) -> None:
         """Move the schedule to where ``global_step`` is; a unit need not be a whole number of steps."""
-        unit = int(self.global_step / self.steps_per_unit)
+        unit = int(self.global_step / self.steps_per_unit + 1e-9)  # 6 / 0.006 is 999.9999999999999
         while scheduler.last_epoch < unit:
             scheduler.step()
 

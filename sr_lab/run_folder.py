@@ -8,29 +8,13 @@ checkpoints/{last,best}.ckpt   images/   wandb/
 import contextlib
 import fcntl
 import json
-import os
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sr_lab import files
 from sr_lab.errors import ConfigError
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside the target, flush, rename: a reader sees the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -78,11 +62,11 @@ class RunFolder:
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, from which the run can be started again."""
-        write_atomically(self.config, text)
+        files.write(self.config, text)
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
         """Write ``metrics.json``: the run's last act."""
-        write_atomically(self.metrics, json.dumps(values, indent=2) + "\n")
+        files.write(self.metrics, json.dumps(values, indent=2) + "\n")
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
@@ -103,5 +87,5 @@ class RunFolder:
             try:
                 yield
             except BaseException:
-                write_atomically(self.failed, traceback.format_exc())
+                files.write(self.failed, traceback.format_exc())
                 raise

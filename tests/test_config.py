@@ -99,9 +99,9 @@ def test_a_written_configuration_reads_back_as_itself():
     [
         ((), "osffnet_x4"),
         (("model=imdn", "scale=2"), "imdn_x2"),
-        (("model=imdn", "upsampler=deconv", "seed=1"), "imdn_x4_deconv_seed=1"),
-        (("+model.num_block=3", "paths.data_dir=/x", "num_workers=0"), "osffnet_x4_num_block=3"),
-        (("+model.drf_kernels=[1,3]",), "osffnet_x4_drf_kernels=-1,3-"),
+        (("model=imdn", "upsampler=deconv", "seed=1"), "imdn_x4_deconv_seed-1"),
+        (("+model.num_block=3", "paths.data_dir=/x", "num_workers=0"), "osffnet_x4_num_block-3"),
+        (("+model.drf_kernels=[1,3]",), "osffnet_x4_drf_kernels--1-3"),
     ],
 )
 def test_a_run_is_named_by_what_was_varied(overrides: tuple[str, ...], name: str):

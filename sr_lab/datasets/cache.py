@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from sr_lab.errors import DataError
+from sr_lab.files import replacing
 
 _FORMAT = 1  # part of every key: raise it when decoding, resizing or the layout changes
 _WORKERS = min(8, os.cpu_count() or 1)  # Pillow and torch release the GIL; each holds one image in memory
@@ -173,17 +173,8 @@ def _read(path: Path) -> NDArray[np.uint8] | None:
 
 
 def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is either there and whole, or not there."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with _writing(path), temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        with _writing(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _writing(path), replacing(path) as file:
+        fill(file)
 
 
 @contextmanager

@@ -56,8 +56,8 @@ def read_run(path: Path) -> Run:
     if values is not None:
         return Run(path, values)
     if folder.failed.is_file():
-        last = folder.failed.read_text().strip().splitlines()[-1]
-        return Run(path, problem=f"failed: {last}")
+        lines = folder.failed.read_text().split("\n")
+        return Run(path, problem=f"failed: {next((line for line in reversed(lines) if line.strip()), '')}")
     return Run(path, problem="unfinished")
 
 
@@ -70,7 +70,9 @@ def find_runs(root: Path) -> list[Run]:
     marks = ("metrics.json", "failed.txt", "config.yaml")
     if any((root / mark).is_file() for mark in marks):
         return [read_run(root)]
-    found = sorted({path.parent for mark in marks for path in root.rglob(mark)} if root.is_dir() else set())
+    paths = [path for mark in marks for path in root.rglob(mark)] if root.is_dir() else []
+    # W&B keeps a config.yaml of its own inside a run folder.
+    found = sorted({path.parent for path in paths if "wandb" not in path.relative_to(root).parts})
     if not found:
         raise ConfigError(f"runs: no run folder in '{root}'; give a folder that a training has written")
     return [read_run(path) for path in found]

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sr_lab import files
 from sr_lab.config import ReportConfig
 from sr_lab.reporting.runs import find_runs
 from sr_lab.reporting.table import print_table, to_csv, to_markdown
-from sr_lab.run_folder import write_atomically
 
 
 def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Write ``table.md`` and ``table.csv`` into the folder of runs and print the table."""
     root = Path(config.runs)
     runs = find_runs(root)
-    write_atomically(root / "table.md", to_markdown(runs))
-    write_atomically(root / "table.csv", to_csv(runs))
+    files.write(root / "table.md", to_markdown(runs))
+    files.write(root / "table.csv", to_csv(runs))
     print_table(runs)

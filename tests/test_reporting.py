@@ -1,0 +1,218 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sr_lab.errors import ConfigError
+from sr_lab.reporting.runs import Run, find_runs, read_run
+from sr_lab.reporting.table import fixed, head, print_table, rows, to_csv, to_markdown
+
+
+def values(name: str, scale: int = 4, **more: object) -> dict[str, object]:
+    """What ``metrics.json`` of a finished training holds, shortened."""
+    return {
+        "run": name,
+        "scale": scale,
+        "budget": "smoke",
+        "num_params": 715_176,
+        "multi_adds": 40_900_000_000,
+        "protocol_says": "rgb_uint8: as papers do.",
+        "test/Set5/psnr_y": 32.205,
+        "test/Set5/ssim_y": 0.89484,
+        "bicubic/Set5/psnr_y": 28.429,
+        "bicubic/Set5/ssim_y": 0.81114,
+        "images": [{"image": "baby", "psnr_y": 33.0}],
+    } | more
+
+
+def run(name: str, scale: int = 4, **more: object) -> Run:
+    return Run(Path(f"{name}-0123abcd"), values(name, scale, **more))
+
+
+def write(folder: Path, **content: str) -> Path:
+    """A run folder with these files."""
+    folder.mkdir(parents=True)
+    for name, text in content.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (2.345, 2, "2.35"),  # the float is below 2.345; papers round what they print
+        (2.5, 0, "3"),
+        (0.00005, 4, "0.0001"),
+        (-2.345, 2, "-2.35"),
+        (32.2, 2, "32.20"),
+        (1e-7, 4, "0.0000"),
+        (None, 2, "-"),
+        (float("inf"), 2, "inf"),
+        (float("nan"), 2, "nan"),
+    ],
+)
+def test_numbers_are_rounded_half_up(value, decimals, text):
+    assert fixed(value, decimals) == text
+
+
+def test_a_row_has_name_scale_cost_and_the_figures_of_each_set():
+    columns, cells = rows([run("imdn_x4")])
+    assert columns == ["run", "scale", "params [K]", "multi-adds [G]", "Set5 PSNR", "Set5 SSIM"]
+    assert cells[1] == ["imdn_x4", "x4", "715.2", "40.9", "32.21", "0.8948"]
+
+
+def test_bicubic_stands_once_above_the_runs_of_a_scale():
+    _, cells = rows([run("a", 4), run("b", 4), run("c", 2)])
+    assert [row[:2] for row in cells] == [
+        *(["bicubic", "x2"], ["c", "x2"], ["bicubic", "x4"], ["a", "x4"], ["b", "x4"])
+    ]
+    assert cells[0] == ["bicubic", "x2", "-", "-", "28.43", "0.8111"]
+
+
+def test_a_set_that_a_run_did_not_measure_is_a_dash():
+    other = run("b", **{"test/Set14/psnr_y": 28.5, "test/Set14/ssim_y": 0.78})
+    columns, cells = rows([run("a"), other])
+    assert columns[-2:] == ["Set14 PSNR", "Set14 SSIM"]
+    assert cells[1][-2:] == ["-", "-"]
+    assert cells[2][-2:] == ["28.50", "0.7800"]
+
+
+def test_bicubic_is_shown_for_a_set_that_only_a_later_run_measured():
+    other = run("b", **{"test/Set14/psnr_y": 28.5, "bicubic/Set14/psnr_y": 26.0, "bicubic/Set14/ssim_y": 0.7})
+    _, cells = rows([run("a"), other])
+    assert cells[0][-2:] == ["26.00", "0.7000"]
+
+
+def test_the_papers_counting_and_the_time_have_columns_where_they_are_known():
+    columns, cells = rows([run("a", multi_adds_paper=40_800_000_000, wall_time_s=59.6), run("b")])
+    assert (columns[4], columns[-1]) == ("paper [G]", "time [s]")
+    assert [(row[4], row[-1]) for row in cells] == [("-", "-"), ("40.8", "60"), ("-", "-")]
+
+
+def test_failed_and_unfinished_runs_have_a_row_as_wide_as_the_others():
+    columns, cells = rows([run("a"), Run(Path("b-1"), problem="failed: too bad"), Run(Path("c-2"), problem="x")])
+    assert ["b", "-", "failed: too bad", "", "", ""] in cells
+    assert {len(row) for row in cells} == {len(columns)}
+
+
+def test_runs_without_any_measurement_make_a_table():
+    counted = {key: value for key, value in values("a").items() if "/" not in key}
+    columns, cells = rows([Run(Path("a"), counted)])
+    assert (len(columns), len(cells)) == (4, 1)
+
+
+def test_the_head_says_protocol_budget_device_and_commit():
+    made = {"device": "CPU, 1 threads", "commit": "0123456789abcdef", "dirty": True}
+    assert head([run("a", **made), run("b", **made)]) == [
+        "protocol: rgb_uint8: as papers do.",
+        "budget: smoke",
+        "device: CPU, 1 threads",
+        "commit: 01234567 with local changes",
+    ]
+
+
+def test_the_head_warns_when_budgets_differ():
+    assert "warning: budgets differ between rows" in head([run("a"), run("b", budget="paper")])
+    assert not any("warning" in line for line in head([run("a"), run("b")]))
+
+
+def test_markdown_is_a_table_with_a_rule_of_the_same_width():
+    lines = [line for line in to_markdown([run("a")]).splitlines() if line.startswith("|")]
+    assert lines[0] == "| run | scale | params [K] | multi-adds [G] | Set5 PSNR | Set5 SSIM |"
+    assert lines[1] == "|---|---:|---:|---:|---:|---:|"
+    assert lines[3] == "| a | x4 | 715.2 | 40.9 | 32.21 | 0.8948 |"
+
+
+def test_markdown_escapes_what_would_end_a_cell():
+    text = to_markdown([Run(Path("a-1"), problem="failed: expected x | y")])
+    assert r"| failed: expected x \| y |" in text
+
+
+def test_csv_gives_every_figure_back_unrounded():
+    (row,) = csv.DictReader(io.StringIO(to_csv([run("a,b")])))
+    assert (row["run"], row["folder"]) == ("a,b", "a,b-0123abcd")
+    assert float(row["test/Set5/psnr_y"]) == 32.205
+    assert "images" not in row
+
+
+def test_csv_has_a_row_for_a_failed_run():
+    ok, failed = csv.DictReader(io.StringIO(to_csv([run("a"), Run(Path("b-1"), problem="failed: no")])))
+    assert (ok["problem"], failed["problem"], failed["run"]) == ("", "failed: no", "")
+
+
+def test_numbers_are_never_squeezed_on_a_narrow_terminal():
+    narrow = Console(file=io.StringIO(), width=40)
+    print_table([run("a_run_with_a_very_long_name_seed=1")], narrow)
+    shown = narrow.file.getvalue()
+    assert "…" not in shown
+    for text in ("a_run_with_a_very_long_name_seed=1", "715.2", "32.21", "0.8948"):
+        assert text in shown
+
+
+def test_names_are_no_markup_on_the_terminal():
+    console = Console(file=io.StringIO(), width=200)
+    print_table([run("kernels=[red]")], console)
+    assert "kernels=[red]" in console.file.getvalue()
+
+
+def test_a_finished_run_is_read(tmp_path):
+    folder = write(tmp_path / "a-1", metrics_json=json.dumps(values("a")))
+    read = read_run(folder)
+    assert (read.name, read.scale, read.sets, read.problem) == ("a", 4, ["Set5"], "")
+
+
+def test_a_failed_run_says_why(tmp_path):
+    folder = write(tmp_path / "a_seed=1-12", failed_txt="Traceback\n  line\nValueError: too bad\n")
+    read = read_run(folder)
+    assert (read.name, read.problem) == ("a_seed=1", "failed: ValueError: too bad")
+
+
+def test_a_run_that_has_only_begun_is_unfinished(tmp_path):
+    assert read_run(write(tmp_path / "a-1", config_yaml="")).problem == "unfinished"
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]"])
+def test_a_damaged_result_is_a_problem_of_its_run_only(tmp_path, text):
+    assert "metrics.json cannot be read" in read_run(write(tmp_path / "a-1", metrics_json=text)).problem
+
+
+def test_an_empty_traceback_is_still_a_failure(tmp_path):
+    assert read_run(write(tmp_path / "a-1", failed_txt="")).problem.startswith("failed")
+
+
+def test_runs_are_found_below_a_folder_in_the_order_of_their_names(tmp_path):
+    write(tmp_path / "b-1", metrics_json=json.dumps(values("b")))
+    write(tmp_path / "a-1", config_yaml="")
+    write(tmp_path / "deep" / "c-1", failed_txt="x")
+    assert [found.path.name for found in find_runs(tmp_path)] == ["a-1", "b-1", "c-1"]
+
+
+def test_a_run_folder_is_found_as_itself(tmp_path):
+    write(tmp_path / "b-1", metrics_json=json.dumps(values("b")))
+    assert [found.path for found in find_runs(tmp_path / "b-1")] == [tmp_path / "b-1"]
+
+
+def test_what_a_dashboard_writes_inside_a_run_is_no_run(tmp_path):
+    folder = write(tmp_path / "a-1", metrics_json=json.dumps(values("a")))
+    write(folder / "wandb" / "run-1" / "files", config_yaml="")
+    assert [found.path.name for found in find_runs(tmp_path)] == ["a-1"]
+
+
+@pytest.mark.parametrize("name", ["empty", "nowhere"])
+def test_a_folder_without_runs_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=f"runs: no run folder in '.*{name}'"):
+        find_runs(tmp_path / name)
+
+
+def test_reporting_needs_no_torch():
+    code = (
+        "import sys; sys.modules.update(torch=None, lightning=None, hydra=None)\n"
+        "import sr_lab.reporting.runs, sr_lab.reporting.table, sr_lab.run_folder"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -64,7 +64,7 @@ def _refuse_foreign_hydra_settings(arguments: list[str]) -> None:
 
 
 def main() -> int:
-    """Run the command line; 0 done, 1 a job failed, 2 the user's mistake."""
+    """Run the command line; 0 done, 1 a job failed, 2 the user's mistake, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
         _refuse_foreign_hydra_settings(sys.argv[1:])
@@ -76,6 +76,9 @@ def main() -> int:
             from sr_lab import sweep
 
             return sweep.run(_queue) if _queue else sweep.finish(_done)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+        return 130
     except Exception as error:
         sentence = configuration.explain(error)
         if sentence is None:

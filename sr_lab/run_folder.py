@@ -86,6 +86,6 @@ class RunFolder:
             self.failed.unlink(missing_ok=True)
             try:
                 yield
-            except BaseException:
+            except Exception:  # not Ctrl-C: an interrupted run has not failed
                 files.write(self.failed, traceback.format_exc())
                 raise

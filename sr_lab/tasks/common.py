@@ -22,6 +22,7 @@ from sr_lab.config import PACKAGE, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import device_name
 from sr_lab.errors import ConfigError
+from sr_lab.identity import identity
 from sr_lab.lit_module import ImageResult
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.protocol import PROTOCOLS, Protocol
@@ -99,6 +100,7 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         "experiment": config.experiment_name,
         "run": config.run_name,
         "hash": folder.name.rpartition("-")[2],
+        "identity": identity(config),
         "model": str(config.model["_target_"]).rpartition(".")[2],
         "upsampler": config.upsampler.name,
         "strategy": config.strategy.name,

@@ -92,7 +92,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
             common.console.print(f"goes on from {last}")
         trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
         trainer.test(
-            module, datamodule=data, ckpt_path=checkpoint.best_model_path, weights_only=True, verbose=False
+            module,
+            datamodule=data,
+            ckpt_path=folder.checkpoints / "best.ckpt",
+            weights_only=True,
+            verbose=False,
         )
         results = common.gather(module.results)
         if rank() == 0:

@@ -1,0 +1,146 @@
+import pytest
+import torch
+
+from sr_lab import devices
+from sr_lab.errors import ConfigError
+
+# torch.cuda.get_arch_list() of torch 2.13's builds for x86-64.
+CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretend to have a GPU of a compute capability, and a build of torch."""
+
+    def pretend(major: int, minor: int, compiled: list[str] = CU130, name: str = "Some GPU") -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, minor))
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: compiled)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+        # true for a V100, since it counts emulation: nothing may depend on it
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+
+    return pretend
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        pytest.param((7, 0), "16-mixed", id="V100"),
+        pytest.param((7, 5), "16-mixed", id="T4"),
+        pytest.param((8, 0), "bf16-mixed", id="A100"),
+        pytest.param((8, 9), "bf16-mixed", id="RTX 40"),
+        pytest.param((9, 0), "bf16-mixed", id="H200"),
+        pytest.param((12, 0), "bf16-mixed", id="RTX 50"),
+    ],
+)
+def test_the_automatic_precision_is_what_the_card_computes_natively(gpu, capability, precision):
+    gpu(*capability)
+    assert devices.resolve_precision("auto", "auto") == precision
+
+
+def test_the_automatic_precision_is_float32_without_a_gpu(no_gpu):
+    assert devices.resolve_precision("auto", "auto") == "32-true"
+
+
+def test_the_automatic_precision_is_float32_on_the_cpu_of_a_machine_with_a_gpu(gpu):
+    gpu(9, 0)
+    assert devices.resolve_precision("auto", "cpu") == "32-true"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_a_precision_that_is_named_is_taken(gpu, precision):
+    gpu(7, 0)
+    assert devices.resolve_precision(precision, "auto") == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "cu126", "cu130"),
+    [
+        pytest.param((6, 1), True, False, id="GTX 10"),
+        pytest.param((7, 0), True, False, id="V100"),
+        pytest.param((7, 5), True, True, id="T4"),
+        pytest.param((8, 0), True, True, id="A100"),
+        pytest.param((8, 6), True, True, id="RTX 30"),
+        pytest.param((8, 9), True, True, id="RTX 40"),
+        pytest.param((9, 0), True, True, id="H200"),
+        pytest.param((10, 0), False, True, id="B200"),
+        pytest.param((12, 0), False, True, id="RTX 50"),
+    ],
+)
+def test_which_card_runs_on_which_build(gpu, capability, cu126, cu130):
+    for compiled, runs in ((CU126, cu126), (CU130, cu130)):
+        gpu(*capability, compiled)
+        if runs:
+            devices.check_gpu("auto")
+        else:
+            with pytest.raises(ConfigError):
+                devices.check_gpu("auto")
+
+
+def test_binary_code_does_not_run_on_an_older_minor_version(gpu):
+    gpu(8, 0, ["sm_86"])
+    with pytest.raises(ConfigError):
+        devices.check_gpu("auto")
+
+
+@pytest.mark.parametrize(("entry", "runs"), [("compute_90", True), ("compute_120", False), ("sm_90", False)])
+def test_intermediate_code_runs_on_anything_newer(gpu, entry, runs):
+    gpu(10, 0, [entry])
+    if runs:
+        devices.check_gpu("auto")
+    else:
+        with pytest.raises(ConfigError):
+            devices.check_gpu("auto")
+
+
+def test_a_v100_is_refused_with_the_install_command_that_fits(gpu):
+    gpu(7, 0, CU130, "Tesla V100-SXM2-32GB")
+    with pytest.raises(ConfigError) as caught:
+        devices.check_gpu("auto")
+    said = str(caught.value)
+    assert "no kernels for Tesla V100-SXM2-32GB (sm_70), only for sm_75, sm_80" in said
+    assert "pip install 'torch<2.15' --index-url https://download.pytorch.org/whl/cu126" in said
+    assert said.endswith("or take trainer=cpu")
+
+
+def test_a_new_card_is_sent_to_the_new_builds(gpu):
+    gpu(12, 0, CU126)
+    with pytest.raises(ConfigError, match=r"--index-url https://download.pytorch.org/whl/cu130"):
+        devices.check_gpu("auto")
+
+
+def test_a_card_that_is_not_used_is_not_refused(gpu):
+    gpu(7, 0, CU130)
+    devices.check_gpu("cpu")
+
+
+def test_a_machine_without_a_gpu_is_not_refused(no_gpu):
+    devices.check_gpu("auto")
+
+
+@pytest.mark.parametrize(
+    ("variables", "number"),
+    [({}, 0), ({"LOCAL_RANK": "1"}, 1), ({"RANK": "5", "LOCAL_RANK": "1"}, 5), ({"SLURM_PROCID": "3"}, 3)],
+)
+def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, number):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert devices.rank() == number
+
+
+def test_the_device_has_a_name(gpu):
+    gpu(9, 0, name="NVIDIA H200")
+    assert devices.device_name() == "NVIDIA H200"
+
+
+def test_the_cpu_is_named_with_its_threads(no_gpu):
+    assert devices.device_name() == f"CPU, {torch.get_num_threads()} threads"

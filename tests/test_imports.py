@@ -16,7 +16,7 @@ FLOORS = {
     "errors": 0,
     "types": 0,
     "files": 0,
-    "devices": 0,
+    "devices": 1,
     "ops": 1,
     "layers": 1,
     "schedules": 1,
@@ -42,7 +42,12 @@ FLOORS = {
 CONFIGURATION = ("config", "targets", "identity", "loggers")
 FILES = ("run_folder", "reporting")
 # Rooms of one floor, the first of which uses the second.
-NEIGHBOURS = {("datasets", "protocol"), ("callbacks", "lit_module"), ("lit_module", "data_module")}
+NEIGHBOURS = {
+    ("datasets", "protocol"),
+    ("callbacks", "lit_module"),
+    ("lit_module", "data_module"),
+    ("tasks", "sweep"),
+}
 HYDRA = {"__main__", "config", "targets", "identity", "tasks", "sweep"}
 
 

@@ -53,8 +53,10 @@ def read_run(path: Path) -> Run:
         values = folder.read_metrics()
     except (json.JSONDecodeError, OSError) as error:
         return Run(path, problem=f"metrics.json cannot be read: {error}")
-    if values is not None:
+    if isinstance(values, dict):
         return Run(path, values)
+    if values is not None:
+        return Run(path, problem="metrics.json cannot be read: it holds no object")
     if folder.failed.is_file():
         lines = folder.failed.read_text().split("\n")
         return Run(path, problem=f"failed: {next((line for line in reversed(lines) if line.strip()), '')}")

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -56,11 +57,21 @@ def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
         if run.problem:
             cells.append([run.name, "-", run.problem] + [""] * (len(columns) - 3))
             continue
-        if sets and run.scale not in baselines:
-            baselines.add(run.scale)
-            cells.append(_row("bicubic", run, "bicubic", sets, columns, cost=False))
+        kind = (run.scale, run.values.get("protocol"))
+        if sets and kind not in baselines:
+            baselines.add(kind)
+            cells.append(_row("bicubic", _baseline(runs, *kind), "bicubic", sets, columns, cost=False))
         cells.append(_row(run.name, run, "test", sets, columns, cost=True))
     return columns, cells
+
+
+def _baseline(runs: Sequence[Run], scale: int, protocol: object) -> Run:
+    """Bicubic's figures on every set that any run measured at this scale by this protocol."""
+    values: dict[str, object] = {"scale": scale}
+    for run in runs:
+        if run.scale == scale and run.values.get("protocol") == protocol:
+            values |= {key: value for key, value in run.values.items() if key.startswith("bicubic/")}
+    return Run(Path("bicubic"), values)
 
 
 def _row(

@@ -44,7 +44,7 @@ def test_the_demo_beats_bicubic(tmp_path: Path) -> None:
 def test_a_network_learns_with_every_upsampler(tmp_path: Path, upsampler: str) -> None:
     small = ("+model.num_feat=24", "+model.num_block=2", "learning_rate=2e-3", "steps=300", "budget=short")
     values = train(tmp_path, "model=imdn", f"upsampler={upsampler}", *small)
-    # 300 small steps do not reach bicubic without an image skip; a network that does not learn stays near 9 dB.
+    # 300 small steps do not reach bicubic without an image skip; not learning at all is near 9 dB.
     assert values["test/sample/psnr_y"] > 24
 
 

@@ -1,0 +1,177 @@
+"""Behaviour of our dependencies that decides numbers: when one of them changes, the failure explains itself."""
+
+import math
+from pathlib import Path
+
+import hydra
+import kornia
+import lightning
+import numpy as np
+import pytest
+import torch
+from hydra.errors import ConfigCompositionException
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from skimage.metrics import structural_similarity
+from torch.nn import functional as F
+from torch.utils.data import DistributedSampler
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from sr_lab.config import conf_dir
+from sr_lab.identity import register_resolvers
+from sr_lab.ops.color import rgb_to_y
+from sr_lab.ops.metrics import psnr, ssim
+from tests import tiny
+
+
+def test_kornias_luma_is_full_range_and_costs_1_3219_db():
+    torch.manual_seed(0)
+    sr, hr = torch.rand(2, 1, 3, 16, 16, dtype=torch.float64)
+    ours = psnr(rgb_to_y(sr), rgb_to_y(hr), crop_border=0)
+    theirs = psnr(kornia.color.rgb_to_y(sr), kornia.color.rgb_to_y(hr), crop_border=0)
+    # kornia's weights have three decimals, BT.601's in the studio range come from MATLAB
+    assert (ours - theirs).item() == pytest.approx(20 * math.log10(255 / 219), abs=5e-3)
+
+
+def test_kornias_white_is_1_and_ours_235():
+    white = torch.ones(1, 3, 1, 1)
+    assert kornia.color.rgb_to_y(white).item() == pytest.approx(1.0, abs=1e-6)
+    assert rgb_to_y(white).item() * 255 == pytest.approx(235.0, abs=1e-3)
+
+
+def test_torchmetrics_pools_the_squared_error_of_a_set():
+    hr = torch.zeros(2, 1, 4, 4)
+    sr = torch.stack([torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 0.01)])  # 20 dB and 40 dB
+    pooled = PeakSignalNoiseRatio(data_range=1.0)(sr, hr).item()
+    assert psnr(sr, hr, crop_border=0).mean().item() == pytest.approx(30.0, abs=1e-4)
+    assert pooled == pytest.approx(-10 * math.log10((0.01 + 0.0001) / 2), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def smooth_pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """An image and a noisy copy, ``(1, 1, 40, 44)`` in float64."""
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(44.0), indexing="ij")
+    hr = (0.5 + 0.3 * torch.sin(rows / 4) * torch.cos(columns / 5)).double()[None, None]
+    noise = torch.randn(hr.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (hr + 0.05 * noise).clamp(0, 1), hr
+
+
+def reference(sr: torch.Tensor, hr: torch.Tensor) -> float:
+    """scikit-image's SSIM over the windows that lie inside the image."""
+    _, local = structural_similarity(
+        *(image[0, 0].numpy() for image in (sr, hr)),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+        full=True,
+    )
+    return float(np.mean(local[5:-5, 5:-5]))
+
+
+def test_kornias_valid_ssim_is_scikit_images(smooth_pair):
+    theirs = kornia.metrics.ssim(*smooth_pair, window_size=11, padding="valid").mean().item()
+    assert theirs == pytest.approx(reference(*smooth_pair), abs=1e-8)
+    assert ssim(*smooth_pair, crop_border=0).item() == pytest.approx(theirs, abs=1e-8)
+
+
+def test_torchmetrics_ssim_is_another_number(smooth_pair):
+    theirs = StructuralSimilarityIndexMeasure(data_range=1.0)(*smooth_pair).item()
+    assert abs(theirs - reference(*smooth_pair)) > 1e-4
+
+
+def test_torch_rounds_halves_to_even():
+    assert torch.tensor([0.5, 1.5, 2.5]).round().tolist() == [0.0, 2.0, 2.0]
+
+
+def keys_kernel(x: float, a: float) -> float:
+    """Cubic kernel of Keys (1981)."""
+    x = abs(x)
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+@pytest.mark.parametrize(("antialias", "a"), [(False, -0.75), (True, -0.5)])
+def test_torchs_bicubic_kernel_is_matlabs_only_with_antialiasing(antialias, a):
+    impulse = torch.zeros(1, 1, 1, 9, dtype=torch.float64)
+    impulse[..., 4] = 1
+    enlarged = F.interpolate(impulse, size=(1, 18), mode="bicubic", antialias=antialias)[0, 0, 0]
+    # pixel k of the enlarged row lies at (k + 0.5) / 2 - 0.5 of the small one
+    expected = [keys_kernel((k + 0.5) / 2 - 0.5 - 4, a) for k in range(18)]
+    assert enlarged.tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_torchs_counter_counts_attention_on_the_meta_device():
+    query = torch.empty(1, 2, 10, 8, device="meta")  # 2 heads, 10 positions, 8 channels
+    with FlopCounterMode(display=False) as counter:
+        F.scaled_dot_product_attention(query, query, query)
+    assert counter.get_total_flops() == 2 * (2 * 2 * 10 * 10 * 8)  # two products, two for a multiply-add
+
+
+def test_the_default_distributed_sampler_counts_an_image_twice():
+    indices = [i for rank in range(2) for i in DistributedSampler(range(5), 2, rank, shuffle=False)]
+    assert sorted(indices) == [0, 0, 1, 2, 3, 4]
+
+
+def test_lightnings_unpadded_sampler_fails_for_a_rank_without_an_image():
+    with pytest.raises(AssertionError):
+        UnrepeatedDistributedSampler(range(2), num_replicas=3, rank=2, shuffle=False)
+
+
+def test_a_checkpoint_with_a_dictconfig_does_not_open_with_weights_only(tmp_path):
+    torch.save({"hyper_parameters": OmegaConf.create({"scale": 2})}, tmp_path / "a.ckpt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(tmp_path / "a.ckpt", weights_only=True)
+
+
+@pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
+@pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
+def test_lightnings_average_is_in_the_state_dict_and_the_raw_weights_beside_it(tmp_path):
+    class Save(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_: object) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
+
+    tiny.trainer(
+        tmp_path, max_steps=2, limit_val_batches=0, callbacks=[EMAWeightAveraging(decay=0.75), Save()]
+    ).fit(tiny.sr_module(learning_rate=0.1), tiny.data())
+    first, second = (torch.load(tmp_path / f"{step}.ckpt", weights_only=True) for step in (1, 2))
+    name = "network.head.weight"
+    raw = second["current_model_state"][name]
+    torch.testing.assert_close(second["state_dict"][name], 0.75 * first["state_dict"][name] + 0.25 * raw)
+    assert not torch.equal(second["state_dict"][name], raw)
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty")
+def test_lightnings_csv_logger_deletes_the_record_of_a_resumed_run(tmp_path):
+    for step in (1, 2):
+        logger = CSVLogger(tmp_path, name="", version="")
+        logger.log_metrics({"loss": 1.0}, step=step)
+        logger.save()
+    text = next(Path(tmp_path).rglob("metrics.csv")).read_text()
+    assert [line.split(",")[-1] for line in text.splitlines()] == ["step", "2"]
+
+
+def composed(*overrides: str):
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
+
+
+def test_hydra_cannot_set_a_group_to_null():
+    with pytest.raises((ConfigCompositionException, ValueError)):
+        composed("upsampler=null")
+
+
+def test_hydra_takes_an_unknown_argument_silently():
+    assert composed("+loss.typo=3").loss.typo == 3
+
+
+def test_omegaconf_cannot_index_whole_numbers():
+    table = OmegaConf.create({"scale": 2, "table": {2: "a"}, "chosen": "${table[${scale}]}"})
+    with pytest.raises(OmegaConfBaseException):
+        _ = table.chosen

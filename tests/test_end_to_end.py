@@ -1,0 +1,359 @@
+"""The command line from outside: each test looks at what a user would find on the disk and on the screen."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sr_lab.models.imdn import IMDN
+from tests import tiny
+from tests.command_line import SMOKE, run_folder, side_by_side, sr_lab
+
+QUIET = (*SMOKE, "logger=none", "num_workers=0")
+
+# Kills the process after the fourth of six steps; the last checkpoint is that of the third.
+KILL = """
+import os, signal
+import lightning
+
+class AtStepFour(lightning.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def metrics(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def figures(folder: Path) -> dict[str, object]:
+    """What a test measured."""
+    return {key: value for key, value in metrics(folder).items() if "/" in key or key == "images"}
+
+
+def record(folder: Path) -> list[dict[str, str]]:
+    """``metrics.csv`` without what a clock decides."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("time", "samples_per_s", "data_wait")} for row in rows]
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict[str, object]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Weights and the optimizer's state are equal bit by bit."""
+    for name in ("best", "last"):
+        first, second = checkpoint(one, name), checkpoint(other, name)
+        for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+            torch.testing.assert_close(first[key], second[key], rtol=0, atol=0)
+        assert first["global_step"] == second["global_step"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("end_to_end")
+
+
+@pytest.fixture(scope="module")
+def trainings(place):
+    """One run with everything on, one that only has the same seed, and one that is killed in between."""
+    (place / "killed").mkdir()
+    (place / "killed" / "kill.py").write_text(KILL)
+    first, again, _, killed = side_by_side(
+        [
+            (place / "first", SMOKE),
+            (place / "again", QUIET),
+            (place / "other_seed", (*QUIET, "seed=1")),
+            (place / "killed", (*QUIET, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")),
+        ]
+    )
+    assert first.returncode == 0, first.stderr
+    assert again.returncode == 0, again.stderr
+    assert killed.returncode == -9, killed.stderr
+    return first
+
+
+@pytest.fixture(scope="module")
+def first(place, trainings) -> Path:
+    """Run folder of the run with everything on."""
+    return run_folder(place / "first")
+
+
+@pytest.fixture(scope="module")
+def afterwards(place, first):
+    """What is asked once a run is finished: train it again, measure its checkpoint, resume the killed one."""
+    stamps = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+    again, evaluated, named, resumed, reported = side_by_side(
+        [
+            (place / "first", SMOKE),
+            (place / "evaluate", ("task=evaluate", "trainer=cpu", f"ckpt='{first}'")),
+            (place / "evaluate", ("task=evaluate", "trainer=cpu", "model=imdn", f"ckpt='{first}'")),
+            (place / "killed", QUIET),
+            (place / "first", ("task=report", "runs=outputs/train")),
+        ]
+    )
+    return {
+        "again": again,
+        "evaluated": evaluated,
+        "named": named,
+        "resumed": resumed,
+        "reported": reported,
+        "changed": [path for path in stamps if path.stat().st_mtime_ns != stamps[path]],
+    }
+
+
+def test_a_run_folder_is_complete(first):
+    for name in (
+        *("config.yaml", "metrics.json", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+        *("images/sample_astronaut.png", "images/sample_chelsea.png"),
+    ):
+        assert (first / name).is_file(), name
+    assert not (first / "failed.txt").exists()
+
+
+def test_a_run_leaves_no_temporary_file(first):
+    hidden = {path.name for path in first.rglob(".*") if "wandb" not in path.parts}
+    assert hidden <= {".lock"}
+
+
+def test_a_run_is_told_in_a_table(trainings):
+    shown = trainings.stdout
+    assert "6 steps, batch 2, budget smoke; the full recipe is budget=paper" in shown
+    for text in ("protocol: rgb_uint8", "budget: smoke", "bicubic", "imdn_x4", "16.6", "29.16"):
+        assert text in shown
+
+
+def test_a_run_in_a_pipe_is_quiet(trainings):
+    assert trainings.stderr == ""
+    assert "\x1b" not in trainings.stdout
+    assert "Tip" not in trainings.stdout
+
+
+def test_results_say_where_they_come_from(first):
+    values = metrics(first)
+    expected = {"task": "train", "model": "IMDN", "upsampler": "native", "scale": 4, "seed": 0, "steps": 6}
+    assert {key: values[key] for key in expected} == expected
+    assert values["precision"] == "32-true"
+    assert values["hash"] == first.name.rpartition("-")[2]
+    assert (values["num_params"], values["budget"]) == (16_565, "smoke")
+    assert values["versions"]["torch"] == torch.__version__
+    assert values["wall_time_s"] > 0
+
+
+def test_results_hold_each_set_each_image_and_bicubic_beside_them(first):
+    values = metrics(first)
+    assert [image["image"] for image in values["images"]] == ["astronaut", "chelsea"]
+    for metric in ("psnr_y", "ssim_y"):
+        for row in ("test", "bicubic"):
+            prefix = "" if row == "test" else "bicubic_"
+            mean = sum(image[f"{prefix}{metric}"] for image in values["images"]) / 2
+            assert values[f"{row}/sample/{metric}"] == pytest.approx(mean, abs=1e-12)
+
+
+def test_the_best_checkpoint_opens_without_running_code(first):
+    stored = checkpoint(first, "best")["sr_lab"]
+    assert stored["model"]["_target_"] == "sr_lab.models.imdn.IMDN"
+    assert stored["scale"] == 4
+
+
+def test_the_record_has_the_steps_and_the_validations(first):
+    rows = record(first)
+    assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2", "3", "4", "5", "6"]
+    assert [row["step"] for row in rows if row["val/psnr_y"]] == ["3", "6"]
+
+
+def test_the_best_checkpoint_is_the_one_with_the_highest_validation(first):
+    best = max((row for row in record(first) if row["val/psnr_y"]), key=lambda row: float(row["val/psnr_y"]))
+    assert checkpoint(first, "best")["global_step"] == int(best["step"])
+
+
+def test_a_finished_run_is_not_trained_again(afterwards):
+    assert afterwards["again"].returncode == 0
+    assert "finished already" in afterwards["again"].stdout
+    assert afterwards["changed"] == []
+
+
+def test_evaluating_a_run_gives_exactly_its_figures(place, first, afterwards):
+    assert afterwards["evaluated"].returncode == 0, afterwards["evaluated"].stderr
+    assert figures(run_folder(place / "evaluate")) == figures(first)
+
+
+def test_naming_a_network_beside_a_checkpoint_of_ours_is_refused(afterwards):
+    refused = afterwards["named"]
+    assert refused.returncode == 2
+    assert "model=imdn" in refused.stderr
+    assert "says itself which network it holds (IMDN x4); drop the override" in refused.stderr
+
+
+def test_a_report_writes_the_table_beside_the_runs(place, afterwards):
+    assert afterwards["reported"].returncode == 0, afterwards["reported"].stderr
+    assert "imdn_x4" in afterwards["reported"].stdout
+    assert "| bicubic | x4 |" in (place / "first" / "outputs" / "train" / "table.md").read_text()
+    (row,) = csv.DictReader((place / "first" / "outputs" / "train" / "table.csv").open(newline=""))
+    assert float(row["bicubic/sample/psnr_y"]) == pytest.approx(29.1558, abs=1e-4)
+
+
+def test_two_runs_with_one_seed_are_equal_bit_by_bit(place, first):
+    again = run_folder(place / "again")
+    assert_same_weights(first, again)
+    assert figures(again) == figures(first)
+    assert record(again) == record(first)
+
+
+def test_another_seed_is_another_run(place, first):
+    other = run_folder(place / "other_seed")
+    assert figures(other)["images"] != figures(first)["images"]
+    assert other.name != first.name
+
+
+def test_the_same_run_has_the_same_folder_anywhere(place, first):
+    assert run_folder(place / "again").name == first.name == run_folder(place / "killed").name
+
+
+def test_a_killed_run_goes_on_to_the_end_of_the_uninterrupted_one(place, first, afterwards):
+    assert afterwards["resumed"].returncode == 0, afterwards["resumed"].stderr
+    assert "goes on from" in afterwards["resumed"].stdout
+    killed = run_folder(place / "killed")
+    assert_same_weights(killed, first)
+    assert figures(killed) == figures(first)
+    assert record(killed) == record(first)
+
+
+def test_the_dashboard_has_the_results_in_its_summary(first):
+    wandb = shutil.which("wandb", path=str(Path(shutil.which("python")).parent)) or "wandb"
+    done = subprocess.run(
+        [wandb, "leet", "inspect", "--summary", "--json", str(first / "wandb")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    offline = json.loads(done.stdout)
+    expected = {key: value for key, value in metrics(first).items() if key != "images"}
+    told = {key: offline["summary"].get(key) for key in expected}
+    assert told == expected
+    assert (offline["state"], offline["run_id"]) == ("finished", first.name)
+    assert {"val/psnr_y", "train/loss", "learning_rate"} <= set(offline["summary"])
+    assert offline["config"]["model"]["num_feat"] == 16
+    assert any(key.startswith("examples/sample") for key in offline["summary"])
+
+
+@pytest.fixture(scope="module")
+def averaged(place):
+    """A run with averaged weights, and the evaluation of its checkpoint."""
+    trained = sr_lab(place / "ema", *QUIET, "ema_decay=0.5")
+    assert trained.returncode == 0, trained.stderr
+    evaluated = sr_lab(
+        place / "ema_evaluate", "task=evaluate", "trainer=cpu", f"ckpt='{run_folder(place / 'ema')}'"
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    return run_folder(place / "ema"), run_folder(place / "ema_evaluate")
+
+
+def test_averaged_weights_are_what_is_tested_and_kept(averaged, first):
+    trained, evaluated = averaged
+    assert figures(evaluated) == figures(trained)
+    assert figures(trained) != figures(first)
+
+
+@pytest.fixture(scope="module")
+def sweep(place):
+    """Two jobs, the first of which cannot be built: 8 channels are too few for IMDN's attention."""
+    arguments = [word for word in QUIET if "num_feat" not in word]
+    return sr_lab(place / "sweep", "-m", *arguments, "+model.num_feat=8,16")
+
+
+def test_a_sweep_keeps_going_after_a_failure_and_says_so(place, sweep):
+    assert sweep.returncode == 1
+    folders = sorted((place / "sweep" / "outputs" / "train").glob("*/config.yaml"))
+    done = {path.parent.name.split("_num_block")[0][-2:]: path.parent for path in folders}
+    assert len(folders) == 2
+    finished = [folder for folder in done.values() if (folder / "metrics.json").is_file()]
+    failed = [folder for folder in done.values() if (folder / "failed.txt").is_file()]
+    assert (len(finished), len(failed)) == (1, 1)
+
+
+def test_a_sweep_names_the_failure_and_where_to_read_why(sweep):
+    (line,) = [line for line in sweep.stdout.splitlines() if line.startswith("failed: ")]
+    assert "CCA: num_feat=8 leaves no channel" in line
+    assert "failed.txt" in line
+
+
+def test_a_sweep_ends_with_one_table_of_all_jobs(sweep):
+    table = sweep.stdout[sweep.stdout.index("budget: smoke") :]
+    assert len(re.findall(r"│ imdn_x4", table)) == 2
+    assert len(re.findall(r"│ bicubic", table)) == 1
+
+
+def test_a_job_of_a_sweep_is_the_run_of_the_single_command(place, first, sweep):
+    (finished,) = (place / "sweep" / "outputs" / "train").glob("*/metrics.json")
+    assert finished.parent.name.rpartition("-")[2] == first.name.rpartition("-")[2]
+    assert figures(finished.parent) == figures(first)
+
+
+MISTAKES = {
+    "option": (("model=imnd",), r"model: there is no option 'imnd'; allowed: bicubic, .*; did you mean 'imdn'\?"),
+    "argument": (("+model.num_feats=3",), r"model.num_feats: IMDN has no such setting; .*'num_feat'\?"),
+    "data": (
+        ("benchmark=set5", "paths.data_dir=nowhere"),
+        r"benchmark Set5: there is no folder nowhere/benchmarks/Set5/HR; .* set paths.data_dir",
+    ),
+    "network": (("+model.distillation_rate=1.5", "logger=none"), r"IMD.*distillation_rate"),
+    "no checkpoint": (("task=evaluate",), r"ckpt: IMDN has weights and none are given; set ckpt="),
+    "report": (("task=report", "runs=nowhere"), r"runs: no run folder in 'nowhere'"),
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(place):
+    jobs = [(place / "mistakes", (*SMOKE, *overrides)) for overrides, _ in MISTAKES.values()]
+    return dict(zip(MISTAKES, side_by_side(jobs), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_with_one_line_and_code_2(mistakes, name):
+    done = mistakes[name]
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(f"error: {MISTAKES[name][1]}.*", line)
+
+
+class OnePair(tiny.Patches):
+    """The same pair for ever."""
+
+    def __init__(self, images: tiny.Images) -> None:
+        super().__init__()
+        self.item = images[0]
+
+    def __getitems__(self, samples) -> dict[str, Tensor]:
+        lr = (self.item["lr"][None] * 255).round().byte()
+        return {"lr": lr, "hr": self.item["hr"][None], "name": ["a"], "dihedral": torch.zeros(1).byte()}
+
+
+@pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
+@pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
+def test_twenty_steps_on_one_pair_come_out_above_bicubic(tmp_path):
+    images = tiny.Images("A", 1, height=48, width=48)
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    squares = ((rows // 7 + columns // 5) % 2 * 153 + 51).byte()
+    images.hr = [torch.stack([squares, squares.flip(0), squares.flip(1)])]
+    torch.manual_seed(0)
+    module = tiny.sr_module(
+        network=IMDN(scale=2, num_feat=16, num_block=1, image_skip=True),
+        test=[images],
+        make_optimizer=lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
+    )
+    trainer = tiny.trainer(tmp_path, max_steps=20, limit_val_batches=0)
+    data = tiny.data(train=OnePair(images), batch_size=1, test=[images])
+    trainer.fit(module, data)
+    trainer.test(module, datamodule=data, verbose=False)
+    (result,) = module.results
+    assert result.psnr_y > result.bicubic_psnr_y + 0.3

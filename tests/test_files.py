@@ -1,0 +1,55 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from sr_lab import files
+
+
+def test_a_write_replaces_the_whole_file(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    files.write(path, "a long first content")
+    files.write(path, "short")
+    assert path.read_text() == "short"
+
+
+def test_bytes_are_written_as_they_are(tmp_path):
+    files.write(tmp_path / "a.png", b"\x89\r\n")
+    assert (tmp_path / "a.png").read_bytes() == b"\x89\r\n"
+
+
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    files.write(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        files.write(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    steps = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (steps.append("flushed"), fsync(handle)))
+
+    def renamed(source, target) -> None:
+        steps.append((Path(source).read_text(), Path(source).parent == tmp_path))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", renamed)
+    files.write(tmp_path / "a.txt", "content")
+    assert steps == ["flushed", ("content", True), "flushed"]  # the content, then the rename
+
+
+def test_files_can_be_read_by_whom_the_umask_lets(tmp_path):
+    old = os.umask(0o022)
+    try:
+        files.write(tmp_path / "a.txt", "content")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644

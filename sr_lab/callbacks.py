@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from sr_lab import files
+from sr_lab.errors import ConfigError
 from sr_lab.lit_module import Measured, SRModule
 from sr_lab.ops.color import rgb_to_y
 from sr_lab.run_folder import RunFolder
@@ -124,6 +126,11 @@ class Record(lightning.Callback):
         if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             loss = torch.stack(self._losses).mean().item()
             self._losses.clear()
+            if not math.isfinite(loss):
+                raise ConfigError(
+                    f"training: the loss is {loss} near step {step}; the last checkpoint is from before; "
+                    "lower learning_rate or set trainer.gradient_clip_val"
+                )
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             row = {"train/loss": loss, "learning_rate": rate}
             self._write(

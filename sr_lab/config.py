@@ -142,8 +142,8 @@ class Config(_Strict):
 
     scale: int = Field(ge=1)
     seed: int = Field(ge=0)
-    experiment_name: str = Field(pattern=r"^[A-Za-z0-9][\w.+/-]*$")
-    run_name: str | None
+    experiment_name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
+    run_name: str = Field(pattern=r"^\w[\w.-]*$")
     steps: int = Field(gt=0)
     steps_per_epoch: float = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -224,6 +224,10 @@ def load(
     Raises:
         ConfigError: One sentence that names the place, the value, what is allowed and the nearest match.
     """
+    for override in overrides:
+        group, _, options = override.lstrip("+").partition("=")
+        if options.startswith("[") and (conf_dir() / group).is_dir():  # Hydra would merge them
+            raise ConfigError(f"{group}: takes one option, got {options}; for a sweep write -m {group}=a,b")
     node = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     OmegaConf.set_struct(node, False)
     _apply_budget(node)

@@ -18,7 +18,7 @@ import hydra
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, SRLabError
 
 Node: typing.TypeAlias = Mapping[str, object]
 
@@ -215,7 +215,20 @@ def build(node: Node, **arguments: object) -> typing.Any:  # noqa: ANN401 - the 
     Args:
         node: Configuration that ``check`` has let through.
         arguments: What the code passes itself.
+
+    Raises:
+        ConfigError: Its constructor refuses the settings.
     """
     # As a factory first: instantiate() would take an argument named `config` for its own.
     factory = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
-    return functools.partial(factory, **arguments) if node.get("_partial_", False) else factory(**arguments)
+    if node.get("_partial_", False):
+        return functools.partial(factory, **arguments)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return factory(**arguments)
+    except SRLabError:
+        raise
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{node['_target_']}: cannot be built: {reason}; change its settings") from error

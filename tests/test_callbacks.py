@@ -35,7 +35,9 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def train(folder: Path, steps: int, *, interval: int = 1, ckpt: Path | None = None, **settings: object) -> Path:
+def train(
+    folder: Path, steps: int, *, interval: int = 1, ckpt: Path | None = None, **settings: object
+) -> Path:
     """Train with a validation every two steps and a row every ``interval``; returns the record."""
     images = tiny.Images("A", 1)
     speed = Speed(batch_size=2)
@@ -83,9 +85,7 @@ def test_a_loss_in_the_record_is_the_mean_since_the_last_row(tmp_path):
     (tmp_path / "both").mkdir()
     each = [float(row["train/loss"]) for row in rows(train(tmp_path / "each", 4)) if row["train/loss"]]
     both = [
-        float(row["train/loss"])
-        for row in rows(train(tmp_path / "both", 4, interval=2))
-        if row["train/loss"]
+        float(row["train/loss"]) for row in rows(train(tmp_path / "both", 4, interval=2)) if row["train/loss"]
     ]
     assert both == pytest.approx([(each[0] + each[1]) / 2, (each[2] + each[3]) / 2])
 
@@ -100,7 +100,9 @@ def test_the_last_step_has_a_row_when_the_interval_does_not_divide_the_steps(tmp
 
 
 def without_clock(record: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [{k: v for k, v in row.items() if k not in ("time", "samples_per_s", "data_wait")} for row in record]
+    return [
+        {k: v for k, v in row.items() if k not in ("time", "samples_per_s", "data_wait")} for row in record
+    ]
 
 
 def test_a_resumed_record_is_that_of_an_uninterrupted_run(tmp_path):
@@ -108,7 +110,9 @@ def test_a_resumed_record_is_that_of_an_uninterrupted_run(tmp_path):
         (tmp_path / name).mkdir()
     whole = rows(train(tmp_path / "whole", 6))
     train(tmp_path / "parts", 2)
-    train(tmp_path / "parts", 4, ckpt=tmp_path / "parts" / "2.ckpt")  # died after step 4, its checkpoint is at 2
+    train(
+        tmp_path / "parts", 4, ckpt=tmp_path / "parts" / "2.ckpt"
+    )  # died after step 4, its checkpoint is at 2
     parts = rows(train(tmp_path / "parts", 6, ckpt=tmp_path / "parts" / "2.ckpt"))
     assert without_clock(parts) == without_clock(whole)
 
@@ -141,16 +145,16 @@ def test_rows_are_on_disk_when_the_run_dies(tmp_path):
 
 
 def test_dashboards_get_the_rows_of_the_record(tmp_path):
-    class Memory(lightning.pytorch.loggers.logger.DummyLogger):
-        logged: list[tuple[int, dict[str, float]]] = []
+    logged: list[tuple[int, dict[str, float]]] = []
 
+    class Memory(lightning.pytorch.loggers.logger.DummyLogger):
         def log_metrics(self, metrics, step=None) -> None:
-            self.logged.append((step, dict(metrics)))
+            logged.append((step, dict(metrics)))
 
     record = rows(train(tmp_path, 2, logger=Memory()))
     ours = [(int(row["step"]), {k: float(v) for k, v in row.items() if v}) for row in record]
-    assert [step for step, _ in Memory.logged] == [step for step, _ in ours]
-    for (_, sent), (_, row) in zip(Memory.logged, ours, strict=True):
+    assert [step for step, _ in logged] == [step for step, _ in ours]
+    for (_, sent), (_, row) in zip(logged, ours, strict=True):
         assert sent == pytest.approx({k: v for k, v in row.items() if k not in ("step", "time")})
 
 
@@ -322,13 +326,18 @@ def test_the_last_step_is_validated_when_the_interval_does_not_divide_the_steps(
     images = tiny.Images("A", 1)
     speed = Speed(batch_size=2)
     record = Record(tmp_path / "metrics.csv", speed, interval=1)
-    tiny.trainer(
-        tmp_path, max_steps=5, val_check_interval=2, callbacks=[speed, record, ValidateAtEnd()]
-    ).fit(tiny.sr_module(val=[images]), tiny.data(val=[images]))
+    tiny.trainer(tmp_path, max_steps=5, val_check_interval=2, callbacks=[speed, record, ValidateAtEnd()]).fit(
+        tiny.sr_module(val=[images]), tiny.data(val=[images])
+    )
     validated = [row["step"] for row in rows(tmp_path / "metrics.csv") if row["val/psnr_y"]]
     assert validated == ["2", "4", "5"]
 
 
 def test_every_run_is_watched_by_these(tmp_path):
-    names = [type(callback).__name__ for callback in watchers(RunFolder(tmp_path), batch_size=1, row_interval=1)]
-    assert names == ["Speed", "Record", "TrainingProgress", "ExampleImages"]
+    callbacks = watchers(RunFolder(tmp_path), batch_size=1, row_interval=1)
+    assert [type(callback).__name__ for callback in callbacks] == [
+        "Speed",
+        "Record",
+        "TrainingProgress",
+        "ExampleImages",
+    ]

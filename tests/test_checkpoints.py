@@ -114,10 +114,12 @@ def official(network: IMDN) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"params": {f"module.{k}": v for k, v in s.items()}}])
-def test_an_official_checkpoint_loads_under_our_names(tmp_path, wrap):
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapper", [None, "params"])
+def test_an_official_checkpoint_loads_under_our_names(tmp_path, wrapper, prefix):
     theirs, network = (IMDN(scale=2, num_feat=16, num_block=1) for _ in range(2))
-    torch.save(wrap(official(theirs)), tmp_path / "IMDN.pth")
+    state = {f"{prefix}{name}": value for name, value in official(theirs).items()}
+    torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "IMDN.pth")
     load_weights(network, open_checkpoint(str(tmp_path / "IMDN.pth")))
     assert equal(theirs.state_dict(), network)
 
@@ -141,7 +143,7 @@ def test_a_weight_too_much_is_named(tmp_path):
 
 def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path):
     checkpoint = opened(tmp_path, TinyNet(scale=3).state_dict())
-    with pytest.raises(CheckpointError, match=r"2 of another shape \(head.weight \(27, 3, 3, 3\) for \(12, 3"):
+    with pytest.raises(CheckpointError, match=r"of another shape \(head.weight \(27, 3, 3, 3\) for \(12"):
         load_weights(TinyNet(), checkpoint)
 
 

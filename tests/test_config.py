@@ -52,6 +52,8 @@ def test_every_option_of_every_group_is_valid(group: str):
         ("dataset=folder", "dataset.hr_dir: has no value and needs one"),
         ("experiment_name=../../x", "experiment_name: string should match pattern"),
         ("model=imdn,osffnet", "model"),
+        ("model=[imdn,osffnet]", r"model: takes one option, got \[imdn,osffnet\]; .* -m model=a,b"),
+        ("run_name=../../x", "run_name: string should match pattern"),
         ("budget=3", "group override must be a string"),
         ("callbacks=early_stoping", "did you mean 'early_stopping'?"),
     ],

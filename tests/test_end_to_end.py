@@ -3,17 +3,20 @@
 import csv
 import json
 import re
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from sr_lab.errors import ConfigError
 from sr_lab.models.imdn import IMDN
+from sr_lab.tasks import evaluate
 from tests import tiny
 from tests.command_line import SMOKE, run_folder, side_by_side, sr_lab
+from tests.conftest import compose
 
 QUIET = (*SMOKE, "logger=none", "num_workers=0")
 
@@ -68,11 +71,10 @@ def trainings(place):
     """One run with everything on, one that only has the same seed, and one that is killed in between."""
     (place / "killed").mkdir()
     (place / "killed" / "kill.py").write_text(KILL)
-    first, again, _, killed = side_by_side(
+    first, again, killed = side_by_side(
         [
             (place / "first", SMOKE),
             (place / "again", QUIET),
-            (place / "other_seed", (*QUIET, "seed=1")),
             (place / "killed", (*QUIET, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")),
         ]
     )
@@ -198,7 +200,7 @@ def test_a_report_writes_the_table_beside_the_runs(place, afterwards):
     assert afterwards["reported"].returncode == 0, afterwards["reported"].stderr
     assert "imdn_x4" in afterwards["reported"].stdout
     assert "| bicubic | x4 |" in (place / "first" / "outputs" / "train" / "table.md").read_text()
-    (row,) = csv.DictReader((place / "first" / "outputs" / "train" / "table.csv").open(newline=""))
+    (row,) = csv.DictReader((place / "first" / "outputs" / "train" / "table.csv").read_text().splitlines())
     assert float(row["bicubic/sample/psnr_y"]) == pytest.approx(29.1558, abs=1e-4)
 
 
@@ -207,12 +209,6 @@ def test_two_runs_with_one_seed_are_equal_bit_by_bit(place, first):
     assert_same_weights(first, again)
     assert figures(again) == figures(first)
     assert record(again) == record(first)
-
-
-def test_another_seed_is_another_run(place, first):
-    other = run_folder(place / "other_seed")
-    assert figures(other)["images"] != figures(first)["images"]
-    assert other.name != first.name
 
 
 def test_the_same_run_has_the_same_folder_anywhere(place, first):
@@ -229,9 +225,8 @@ def test_a_killed_run_goes_on_to_the_end_of_the_uninterrupted_one(place, first, 
 
 
 def test_the_dashboard_has_the_results_in_its_summary(first):
-    wandb = shutil.which("wandb", path=str(Path(shutil.which("python")).parent)) or "wandb"
     done = subprocess.run(
-        [wandb, "leet", "inspect", "--summary", "--json", str(first / "wandb")],
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(first / "wandb")],
         check=True,
         capture_output=True,
         text=True,
@@ -273,12 +268,11 @@ def sweep(place):
 
 def test_a_sweep_keeps_going_after_a_failure_and_says_so(place, sweep):
     assert sweep.returncode == 1
-    folders = sorted((place / "sweep" / "outputs" / "train").glob("*/config.yaml"))
-    done = {path.parent.name.split("_num_block")[0][-2:]: path.parent for path in folders}
-    assert len(folders) == 2
-    finished = [folder for folder in done.values() if (folder / "metrics.json").is_file()]
-    failed = [folder for folder in done.values() if (folder / "failed.txt").is_file()]
-    assert (len(finished), len(failed)) == (1, 1)
+    outputs = place / "sweep" / "outputs" / "train"
+    (failed,) = outputs.glob("*/failed.txt")
+    (finished,) = outputs.glob("*/metrics.json")
+    assert "num_feat-8" in failed.parent.name
+    assert "num_feat-16" in finished.parent.name
 
 
 def test_a_sweep_names_the_failure_and_where_to_read_why(sweep):
@@ -300,14 +294,16 @@ def test_a_job_of_a_sweep_is_the_run_of_the_single_command(place, first, sweep):
 
 
 MISTAKES = {
-    "option": (("model=imnd",), r"model: there is no option 'imnd'; allowed: bicubic, .*; did you mean 'imdn'\?"),
+    "option": (
+        ("model=imnd",),
+        r"model: there is no option 'imnd'; allowed: bicubic, .*; did you mean 'imdn'\?",
+    ),
     "argument": (("+model.num_feats=3",), r"model.num_feats: IMDN has no such setting; .*'num_feat'\?"),
     "data": (
         ("benchmark=set5", "paths.data_dir=nowhere"),
         r"benchmark Set5: there is no folder nowhere/benchmarks/Set5/HR; .* set paths.data_dir",
     ),
     "network": (("+model.distillation_rate=1.5", "logger=none"), r"IMD.*distillation_rate"),
-    "no checkpoint": (("task=evaluate",), r"ckpt: IMDN has weights and none are given; set ckpt="),
     "report": (("task=report", "runs=nowhere"), r"runs: no run folder in 'nowhere'"),
 }
 
@@ -324,6 +320,12 @@ def test_a_mistake_ends_with_one_line_and_code_2(mistakes, name):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(f"error: {MISTAKES[name][1]}.*", line)
+
+
+def test_a_network_with_weights_is_not_measured_without_a_checkpoint(tmp_path):
+    config = compose("task=evaluate", "trainer=cpu", "model=imdn")
+    with pytest.raises(ConfigError, match="ckpt: IMDN has weights and none are given; set ckpt="):
+        evaluate.run(config, tmp_path, [])
 
 
 class OnePair(tiny.Patches):

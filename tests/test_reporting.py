@@ -95,7 +95,8 @@ def test_the_papers_counting_and_the_time_have_columns_where_they_are_known():
 
 
 def test_failed_and_unfinished_runs_have_a_row_as_wide_as_the_others():
-    columns, cells = rows([run("a"), Run(Path("b-1"), problem="failed: too bad"), Run(Path("c-2"), problem="x")])
+    failed, unfinished = Run(Path("b-1"), problem="failed: too bad"), Run(Path("c-2"), problem="unfinished")
+    columns, cells = rows([run("a"), failed, unfinished])
     assert ["b", "-", "failed: too bad", "", "", ""] in cells
     assert {len(row) for row in cells} == {len(columns)}
 

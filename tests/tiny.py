@@ -90,7 +90,11 @@ def trainer(folder: object, **settings: object) -> lightning.Trainer:
 
 
 def sr_module(
-    *, val: Sequence[Images] = (), test: Sequence[Images] = (), learning_rate: float = 1e-3, **settings: object
+    *,
+    val: Sequence[Images] = (),
+    test: Sequence[Images] = (),
+    learning_rate: float = 1e-3,
+    **settings: object,
 ) -> SRModule:
     """A module on ``TinyNet``, ready to train with a constant learning rate."""
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -93,11 +94,19 @@ class IMDB(nn.Module):
 
     Shape:
         ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: The rate keeps no channel, or all.
     """
 
     def __init__(self, num_feat: int, *, distillation_rate: float, cca_reduction: int) -> None:
         super().__init__()
         num_kept = int(num_feat * distillation_rate)
+        if not 0 < num_kept < num_feat:
+            raise ConfigError(
+                f"IMDN: distillation_rate={distillation_rate} keeps {num_kept} of {num_feat} channels; "
+                "allowed: a rate in (0, 1) that keeps at least one and leaves at least one"
+            )
         num_rest = num_feat - num_kept
         self.split_sizes = (num_kept, num_rest)
         self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from sr_lab import targets
 from sr_lab.callbacks import DurableCheckpointIO, ValidateAtEnd, watchers
-from sr_lab.checkpoints import open_checkpoint, take_over
+from sr_lab.checkpoints import load_weights, open_checkpoint, take_over
 from sr_lab.config import TrainConfig, to_yaml
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
@@ -91,13 +91,9 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
         if resumed:
             common.console.print(f"goes on from {last}")
         trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
-        trainer.test(
-            module,
-            datamodule=data,
-            ckpt_path=folder.checkpoints / "best.ckpt",
-            weights_only=True,
-            verbose=False,
-        )
+        # Not through the Trainer's ckpt_path: the averaging callback would put the raw weights back.
+        load_weights(module.network, open_checkpoint(str(folder.checkpoints / "best.ckpt")))
+        trainer.test(module, datamodule=data, verbose=False)
         results = common.gather(module.results)
         if rank() == 0:
             values = (

@@ -3,18 +3,19 @@
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
-import itertools
+import functools
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sr_lab import config as configuration
-from sr_lab.errors import ConfigError
 from sr_lab.identity import register_resolvers
 
 _queue: list[Path] = []  # folders of jobs that wait for a process of their own
@@ -47,27 +48,27 @@ def _job(composed: DictConfig) -> None:
         _errors.append(error)  # raised by Hydra it would come out twice
 
 
-def _refuse_foreign_hydra_settings(arguments: list[str]) -> None:
-    """A configuration from elsewhere describes a run; steering Hydra would run code before any check."""
-    options = dict(itertools.pairwise(arguments))
-    folder = next(
-        (options[name] for name in ("--config-path", "-cp", "--config-dir", "-cd") if name in options), None
-    )
-    if folder is None:
-        return
-    for file in sorted(Path(folder).glob("*.yaml")):
-        found = [key for key in ("hydra", "defaults") if key in OmegaConf.load(file)]
-        if found:
-            raise ConfigError(
-                f"{file}: sets '{found[0]}', which only the project's own files may; remove it from the file"
-            )
+def _guard_hydra() -> None:
+    """Judge Hydra's own settings between composing and using them.
+
+    Hydra builds callbacks and logging before it calls us, and any file on its search path can name them.
+    """
+    compose = ConfigLoaderImpl.load_configuration
+
+    @functools.wraps(compose)
+    def judged(*arguments: Any, **settings: Any) -> DictConfig:  # noqa: ANN401 - whatever Hydra passes
+        composed = compose(*arguments, **settings)
+        configuration.check_hydra(composed.hydra)
+        return composed
+
+    ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign]
 
 
 def main() -> int:
     """Run the command line; 0 done, 1 a job failed, 2 the user's mistake, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
-        _refuse_foreign_hydra_settings(sys.argv[1:])
+        _guard_hydra()
         register_resolvers()
         _job()
         if _errors:
@@ -76,6 +77,8 @@ def main() -> int:
             from sr_lab import sweep
 
             return sweep.run(_queue) if _queue else sweep.finish(_done)
+    except BrokenPipeError:  # the reader has seen enough: `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
         return 130

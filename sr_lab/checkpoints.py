@@ -66,15 +66,16 @@ def open_checkpoint(path: str) -> Checkpoint:
             return Checkpoint(file, safetensors.torch.load_file(file), None)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways, and each means the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Torch's own words would advise weights_only=False.
         raise CheckpointError(
-            f"ckpt: '{file}' is damaged or would have to run code to open, which is refused ({reason}); "
-            "save it again as a plain state dict or as safetensors"
+            f"ckpt: '{file}' is damaged or would have to run code to open, which is refused "
+            f"({type(error).__name__}); save it again as a plain state dict or as safetensors"
         ) from error
     record = content.get("sr_lab") if isinstance(content, dict) else None
     if isinstance(record, dict) and isinstance(content.get("state_dict"), dict):
         prefix = "network."
-        state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+        named = {str(key): value for key, value in content["state_dict"].items()}
+        state = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
         return Checkpoint(file, state, record)
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

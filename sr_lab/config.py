@@ -143,7 +143,7 @@ class Config(_Strict):
     scale: int = Field(ge=1)
     seed: int = Field(ge=0)
     experiment_name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
-    run_name: str = Field(pattern=r"^\w[\w.-]*$")
+    run_name: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
     steps: int = Field(gt=0)
     steps_per_epoch: float = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -360,6 +360,53 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
         parts.append(value if key in choices else f"{key.rpartition('.')[2]}-{value}")
     # Nothing that Hydra's grammar would take apart in ckpt=<run folder>.
     return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
+
+
+def check_hydra(node: DictConfig) -> None:
+    """Refuse settings of Hydra itself that run code before a run is validated.
+
+    Args:
+        node: The composed ``hydra`` node.
+
+    Raises:
+        ConfigError: Callbacks, environment variables, a launcher or sweeper that is no plugin of Hydra, or
+            logging that names a factory.
+    """
+    for key in ("callbacks", "job.env_set"):
+        if OmegaConf.select(node, key):
+            raise ConfigError(
+                f"hydra.{key}: is not allowed, since it acts before a run is checked; remove it"
+            )
+    for key in ("launcher", "sweeper"):
+        target = str(OmegaConf.select(node, f"{key}._target_"))
+        if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+            raise ConfigError(
+                f"hydra.{key}._target_: '{target}' is no plugin of Hydra; choose hydra/{key}=<option>"
+            )
+    for key in ("job_logging", "hydra_logging"):
+        _check_logging(
+            f"hydra.{key}", OmegaConf.to_container(node[key]) if node.get(key) is not None else None
+        )
+
+
+def _check_logging(place: str, value: object) -> None:
+    """logging.config builds whatever class or factory it is given."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            if key == "()" or (key == "class" and not re.fullmatch(r"logging\.(handlers\.)?\w+", str(child))):
+                raise ConfigError(
+                    f"{place}.{key}: {child!r} is not allowed; use the handlers of Python's logging"
+                )
+            _check_logging(f"{place}.{key}", child)
+    elif isinstance(value, list):
+        for child in value:
+            _check_logging(place, child)
+    elif (
+        isinstance(value, str)
+        and value.startswith(("ext://", "cfg://"))
+        and not value.startswith("ext://sys.std")
+    ):
+        raise ConfigError(f"{place}: {value!r} is not allowed; use ext://sys.stdout or ext://sys.stderr")
 
 
 def to_yaml(config: Config) -> str:

@@ -16,7 +16,25 @@ _TRAINING = (
     *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
     *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
 )
-_TRAINER = ("gradient_clip_val", "gradient_clip_algorithm", "deterministic")
+_NEUTRAL_TRAINER = {
+    *(
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "strategy",
+        "sync_batchnorm",
+        "accumulate_grad_batches",
+        "benchmark",
+    ),
+    *(
+        "detect_anomaly",
+        "profiler",
+        "log_every_n_steps",
+        "enable_progress_bar",
+        "inference_mode",
+        "barebones",
+    ),
+}
 _MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
 
 
@@ -40,7 +58,7 @@ def identity(config: Config) -> Node:
     values["dataset"] = {key: value for key, value in config.dataset.items() if not key.endswith("_dir")}
     values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` and what it stands for are one run
     values["manifest"] = dataset.manifest()
-    values["trainer"] = {key: config.trainer.arguments().get(key) for key in _TRAINER}
+    values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
     values["precision"] = resolve_precision(config.trainer.precision, config.trainer.accelerator)
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
     return values

@@ -8,6 +8,7 @@ checkpoints/{last,best}.ckpt   images/   wandb/
 import contextlib
 import fcntl
 import json
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,16 @@ class RunFolder:
     def images(self) -> Path:
         """Example pictures."""
         return self.path / "images"
+
+    def clear(self, *, results_only: bool) -> None:
+        """Remove an earlier attempt's results, and unless ``results_only`` what it could be resumed from.
+
+        An attempt that fails must not leave the numbers of the one before it.
+        """
+        self.metrics.unlink(missing_ok=True)
+        if not results_only:
+            self.record.unlink(missing_ok=True)
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def read_metrics(self) -> dict[str, object] | None:
         """Results of a finished run, ``None`` of an unfinished one."""

@@ -15,8 +15,9 @@ import typing
 from collections.abc import Iterable, Mapping
 
 import hydra
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
+from pydantic_core import SchemaError
 
 from sr_lab.errors import ConfigError, SRLabError
 
@@ -133,9 +134,12 @@ def _parameters(target: type) -> dict[str, inspect.Parameter]:
 def _check_type(slot: str, value: object, annotation: object) -> None:
     """Compare a plain value with its annotation; what is no plain type is left to the class."""
     try:
-        adapter: TypeAdapter[object] = TypeAdapter(annotation)  # type: ignore[arg-type]
+        adapter: TypeAdapter[object] = TypeAdapter(
+            annotation,  # type: ignore[arg-type]
+            config=ConfigDict(arbitrary_types_allowed=True),
+        )
         text = json.dumps(value)
-    except (PydanticSchemaGenerationError, PydanticUserError, TypeError, NameError):
+    except (PydanticSchemaGenerationError, PydanticUserError, SchemaError, TypeError, NameError):
         return
     try:
         # In JSON mode a list is a tuple and an int a float, but "3" is no int.

@@ -43,6 +43,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         _train(config, run_folder)
         return
     with run_folder.attempt():
+        run_folder.clear(results_only=config.resume == "auto")
         run_folder.write_config(to_yaml(config))
         _train(config, run_folder)
     _show(run_folder)

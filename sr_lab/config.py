@@ -424,6 +424,8 @@ def explain(error: Exception) -> str | None:
     for link in chain:
         if isinstance(link, SRLabError):
             return str(link)
+    if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
+        return f"cannot use '{error.filename}': {error.strerror}; choose another folder below paths"
     if not isinstance(error, (HydraException, OmegaConfBaseException)) and "group override" not in str(error):
         return None
     text = next((str(link) for link in chain if str(link)), type(error).__name__)

@@ -1,24 +1,25 @@
 """Training stream, validation images and test images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypedDict
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sr_lab.datasets.patches import PatchBatch, PatchDataset
 from sr_lab.errors import ConfigError
 
 
 class EvalBatch(TypedDict):
-    """One image: ``lr (1, C, H, W)`` in [0, 1], ``hr (1, 3, rH, rW)`` uint8."""
+    """One image: ``lr (1, C, H, W)`` in [0, 1], ``hr (1, 3, rH, rW)`` uint8; whether this rank counts it."""
 
     lr: Tensor
     hr: Tensor
     name: str
     grey: bool
+    counted: bool
 
 
 class EvalSet(Protocol):
@@ -59,18 +60,29 @@ class StreamSampler(Sampler[list[int]]):
             start += self.world * self.batch_size
 
 
-class RankSampler(Sampler[int]):
-    """Every index once over all ranks, nothing padded: ``rank, rank + world, ...``."""
+class RankShare(Dataset[Mapping[str, object]]):
+    """One rank's images of a set: ``rank, rank + world, ...``, nothing padded.
 
-    def __init__(self, data: Sized, *, rank: int, world: int) -> None:
-        self.indices = range(rank, len(data), world)
+    A rank that has none gets the first one, not to be counted: Lightning leaves out a loop without images,
+    and the other ranks would wait for it for ever.
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield this rank's indices."""
-        return iter(self.indices)
+    Args:
+        images: The whole set.
+        rank: This process.
+        world: Number of processes.
+    """
+
+    def __init__(self, images: EvalSet, *, rank: int, world: int) -> None:
+        self.images = images
+        self.indices = range(rank, len(images), world)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return max(1, len(self.indices))
+
+    def __getitem__(self, index: int) -> Mapping[str, object]:
+        """Image ``index`` of this rank's."""
+        counted = len(self.indices) > 0
+        return {**self.images[self.indices[index] if counted else 0], "counted": counted}
 
 
 class SRDataModule(lightning.LightningDataModule):
@@ -140,8 +152,8 @@ class SRDataModule(lightning.LightningDataModule):
 
     def _images(self, images: EvalSet) -> DataLoader[EvalBatch]:
         assert self.trainer is not None
-        sampler = RankSampler(images, rank=self.trainer.global_rank, world=self.trainer.world_size)
-        return DataLoader(images, batch_size=1, sampler=sampler, collate_fn=_one_image)  # type: ignore[arg-type]
+        share = RankShare(images, rank=self.trainer.global_rank, world=self.trainer.world_size)
+        return DataLoader(share, batch_size=1, collate_fn=_one_image)  # type: ignore[arg-type]
 
 
 def _as_it_is(batch: PatchBatch) -> PatchBatch:
@@ -155,4 +167,10 @@ def _one_image(items: list[Mapping[str, object]]) -> EvalBatch:
     lr, hr = item["lr"], item["hr"]
     assert isinstance(lr, Tensor)
     assert isinstance(hr, Tensor)
-    return {"lr": lr[None], "hr": hr[None], "name": str(item["name"]), "grey": bool(item["grey"])}
+    return {
+        "lr": lr[None],
+        "hr": hr[None],
+        "name": str(item["name"]),
+        "grey": bool(item["grey"]),
+        "counted": bool(item["counted"]),
+    }

@@ -113,6 +113,8 @@ class SRModule(lightning.LightningModule):
 
     def validation_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure one image; nothing is exchanged between ranks here."""
+        if not batch["counted"]:
+            return
         psnr, ssim = self.protocol.measure(
             self.restore(batch["lr"], grey=batch["grey"]), batch["hr"], self.scale, grey=batch["grey"]
         )
@@ -142,8 +144,10 @@ class SRModule(lightning.LightningModule):
         """Forget an earlier test's results."""
         self.results = []
 
-    def test_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Measured:
+    def test_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Measured | None:
         """Measure one image, and bicubic enlargement beside it."""
+        if not batch["counted"]:
+            return None
         sr = self.restore(batch["lr"], grey=batch["grey"])
         bicubic = self.protocol.bicubic(batch["lr"], self.scale)
         psnr, ssim = self.protocol.measure(sr, batch["hr"], self.scale, grey=batch["grey"])

@@ -164,6 +164,8 @@ def check(
     Raises:
         ConfigError: Untrusted package, wrong kind, unknown argument, wrong type, missing argument.
     """
+    if kind and not isinstance(node, Mapping):
+        raise ConfigError(f"{slot}: must be a group of settings with a _target_, got {node!r}")
     if isinstance(node, list):
         for index, item in enumerate(node):
             check(f"{slot}[{index}]", item, trusted=trusted)

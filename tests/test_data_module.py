@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from sr_lab.data_module import RankSampler, StreamSampler
+from sr_lab.data_module import RankShare, StreamSampler
 from sr_lab.errors import ConfigError
 from tests import tiny
 
@@ -57,15 +57,15 @@ def test_where_a_stream_starts_is_asked_when_it_is_iterated():
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
 def test_every_image_is_measured_once_however_many_ranks(world):
-    counted = [index for rank in range(world) for index in RankSampler(range(5), rank=rank, world=world)]
-    assert sorted(counted) == [0, 1, 2, 3, 4]
+    shares = [RankShare(tiny.Images("A", 5), rank=rank, world=world) for rank in range(world)]
+    items = [share[number] for share in shares for number in range(len(share))]
+    assert sorted(item["name"] for item in items if item["counted"]) == [f"image{k}" for k in range(5)]
 
 
-@pytest.mark.parametrize("world", [1, 2, 7])
-def test_a_rank_knows_how_many_images_it_has(world):
-    for rank in range(world):
-        sampler = RankSampler(range(5), rank=rank, world=world)
-        assert len(sampler) == len(list(sampler))
+def test_a_rank_without_images_takes_part_in_the_loop():
+    share = RankShare(tiny.Images("A", 2), rank=4, world=5)
+    assert len(share) == 1
+    assert share[0]["counted"] is False
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(5, 2), (1, 2), (6, 4)])

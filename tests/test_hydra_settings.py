@@ -6,7 +6,6 @@ import pytest
 
 from tests.command_line import sr_lab
 
-
 RUN = "_target_: torch.utils.collect_env.run\ncommand: touch {mark}\n"
 SEARCHPATH, CONFIG_DIR = "hydra.searchpath=[file://{0}]", "--config-dir={0}"
 IN_CALLBACKS = f"# @package hydra.callbacks.x\n{RUN}"

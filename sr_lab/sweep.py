@@ -50,7 +50,10 @@ def run(queue: Sequence[Path]) -> int:
     failed = []
     for number, folder in enumerate(queue, start=1):
         _console.print(f"[{number}/{len(queue)}] {folder.name}", markup=False)
-        if subprocess.run(command(folder), env=os.environ | {IN_SWEEP: "1"}, check=False).returncode != 0:
+        code = subprocess.run(command(folder), env=os.environ | {IN_SWEEP: "1"}, check=False).returncode
+        if code == 130:  # Ctrl-C, which the job was sent too
+            raise KeyboardInterrupt
+        if code != 0:
             failed.append(folder)
             _console.print(f"  failed: {_reason(folder)}", markup=False)
     return finish(queue, failed)

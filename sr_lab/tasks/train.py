@@ -106,6 +106,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
             )
             close_wandb(values)
             folder.write_metrics(values)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     finally:
         close_wandb()
 

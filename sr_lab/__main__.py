@@ -16,18 +16,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sr_lab import config as configuration
+from sr_lab import sweep, tasks
 from sr_lab.identity import register_resolvers
 
 _queue: list[Path] = []  # folders of jobs that wait for a process of their own
 _done: list[Path] = []  # folders of jobs of a multirun that ran here
 _errors: list[Exception] = []
+_judged: list[bool] = []  # Hydra's settings were looked at
 
 
 @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")
 def _job(composed: DictConfig) -> None:
     """One job: run it; or, in a multirun on this machine, write it down for a process of its own."""
-    from sr_lab import sweep, tasks
-
+    assert _judged, "this version of Hydra composes by another way than the one that is guarded"
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     folder = Path(hydra_config.runtime.output_dir)
@@ -56,12 +57,15 @@ def _guard_hydra() -> None:
     compose = ConfigLoaderImpl.load_configuration
 
     @functools.wraps(compose)
-    def judged(*arguments: Any, **settings: Any) -> DictConfig:  # noqa: ANN401 - whatever Hydra passes
-        composed = compose(*arguments, **settings)
-        configuration.check_hydra(composed.hydra)
+    def judged(
+        loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any, **named: Any
+    ) -> DictConfig:
+        composed = compose(loader, config_name, overrides, *rest, **named)
+        configuration.check_hydra(composed.hydra, overrides)
+        _judged.append(True)
         return composed
 
-    ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign, assignment]
 
 
 def main() -> int:
@@ -71,12 +75,12 @@ def main() -> int:
         _guard_hydra()
         register_resolvers()
         _job()
-        if _errors:
+        if _done:
+            sweep.finish(_done)
+        if _errors:  # of a training sweep none is started while one is wrong
             raise _errors[0]
-        if _queue or _done:
-            from sr_lab import sweep
-
-            return sweep.run(_queue) if _queue else sweep.finish(_done)
+        if _queue:
+            return sweep.run(_queue)
     except BrokenPipeError:  # the reader has seen enough: `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -35,7 +35,7 @@ class Checkpoint:
     record: dict[str, object] | None
 
 
-def resolve(path: str) -> Path:
+def resolve(path: str, key: str = "ckpt") -> Path:
     """The file that a path means; of a run folder the best checkpoint, else the last.
 
     Raises:
@@ -47,20 +47,24 @@ def resolve(path: str) -> Path:
             if (given / "checkpoints" / name).is_file():
                 return given / "checkpoints" / name
         raise CheckpointError(
-            f"ckpt: '{given}' holds no checkpoints/best.ckpt or last.ckpt; give a run folder or a file"
+            f"{key}: '{given}' holds no checkpoints/best.ckpt or last.ckpt; give a run folder or a file"
         )
     if not given.is_file():
-        raise CheckpointError(f"ckpt: there is no file '{given}'; give a checkpoint file or a run folder")
+        raise CheckpointError(f"{key}: there is no file '{given}'; give a checkpoint file or a run folder")
     return given
 
 
-def open_checkpoint(path: str) -> Checkpoint:
+def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
     """Read a checkpoint without running anything in it.
+
+    Args:
+        path: Run folder or file.
+        key: The setting that names it, for error messages.
 
     Raises:
         CheckpointError: The file is missing, damaged, would have to run code, or holds no weights.
     """
-    file = resolve(path)
+    file = resolve(path, key)
     try:
         if file.suffix == ".safetensors":
             return Checkpoint(file, safetensors.torch.load_file(file), None)
@@ -68,7 +72,7 @@ def open_checkpoint(path: str) -> Checkpoint:
     except Exception as error:  # damaged files fail in many ways, and each means the same to the user
         # Torch's own words would advise weights_only=False.
         raise CheckpointError(
-            f"ckpt: '{file}' is damaged or would have to run code to open, which is refused "
+            f"{key}: '{file}' is damaged or would have to run code to open, which is refused "
             f"({type(error).__name__}); save it again as a plain state dict or as safetensors"
         ) from error
     record = content.get("sr_lab") if isinstance(content, dict) else None
@@ -85,7 +89,7 @@ def open_checkpoint(path: str) -> Checkpoint:
         or not content
         or not all(isinstance(v, Tensor) for v in content.values())
     ):
-        raise CheckpointError(f"ckpt: '{file}' holds no state dict of weights; give a file that does")
+        raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
     return Checkpoint(file, {str(k).removeprefix("module."): v for k, v in content.items()}, None)
 
 
@@ -101,7 +105,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     """Load every weight, exactly.
 
     Raises:
-        CheckpointError: What is missing, what is too much, what has another shape.
+        CheckpointError: What is missing, what is too much, what has another shape or is no number.
     """
     state, own = _named_as_ours(network, checkpoint.state), network.state_dict()
     missing = [name for name in own if name not in state]
@@ -111,9 +115,15 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    no_numbers = [name for name in own if name in state and _is_no_number(state[name], own[name])]
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("too much", extra), ("of another shape", misshapen))
+        for what, names in (
+            ("missing", missing),
+            ("too much", extra),
+            ("of another shape", misshapen),
+            ("no number", no_numbers),
+        )
         if names
     ]
     if problems:
@@ -122,6 +132,12 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
             "set model and scale to those of the checkpoint"
         )
     network.load_state_dict(state)
+
+
+def _is_no_number(value: Tensor, own: Tensor) -> bool:
+    """NaN, infinite, complex, or whole where a fraction belongs: copying it would go through in silence."""
+    kinds_differ = value.is_complex() or value.is_floating_point() != own.is_floating_point()
+    return kinds_differ or not bool(torch.isfinite(value).all())
 
 
 def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:

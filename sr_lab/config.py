@@ -32,7 +32,10 @@ _SUPPLIED = {
     "logger.*": ("save_dir", "name", "id", "group", "resume", "config"),
     "trainer": ("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision",
                 "val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler",
-                "num_sanity_val_steps", "enable_model_summary"),
+                "num_sanity_val_steps", "enable_model_summary",
+                # a training is shortened by its budget, which the table tells
+                "fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches",
+                "overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
 }  # fmt: skip
 
 
@@ -103,6 +106,9 @@ class Benchmark(_Strict):
     protocol: str
 
 
+_OURS = {"precision", "channels_last", "compile"}  # of trainer: not Lightning's, or not as they are
+
+
 class Trainer(BaseModel):
     """Our own options; every other key is an argument of ``lightning.Trainer``."""
 
@@ -111,15 +117,13 @@ class Trainer(BaseModel):
     accelerator: str
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
     accumulate_grad_batches: int = Field(gt=0)
+    gradient_clip_val: float | None = Field(gt=0)
     channels_last: bool
     compile: bool
 
     def arguments(self) -> Node:
-        """What goes to ``lightning.Trainer``."""
-        ours = {"precision", "channels_last", "compile"}
-        return {"accelerator": self.accelerator, "accumulate_grad_batches": self.accumulate_grad_batches} | {
-            key: value for key, value in (self.model_extra or {}).items() if key not in ours
-        }
+        """What goes to ``lightning.Trainer``; precision is resolved first."""
+        return self.model_dump(exclude=_OURS)
 
 
 class Config(_Strict):
@@ -140,7 +144,7 @@ class Config(_Strict):
     callbacks: Node = {}
     logger: Node = {}
 
-    scale: int = Field(ge=1)
+    scale: int = Field(ge=2)
     seed: int = Field(ge=0)
     experiment_name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     run_name: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
@@ -186,7 +190,9 @@ class EvaluateConfig(Config):
             raise ConfigError(
                 f"ckpt: '{source}' does not say which network it holds; give its state dict"
             ) from error
-        trusted = targets.trusted_packages(self.allow)
+        # Of a file only our own networks are built, unless the user trusts another package.
+        packages = targets.trusted_packages(self.allow)
+        trusted = tuple(name for name in packages if name == "sr_lab" or name not in targets.TRUSTED)
         for slot in ("model", "upsampler.factory", "strategy.apply"):
             for name, node in _slot_nodes(config.model_dump(), slot):
                 targets.check(name, node, trusted=trusted, supplied=_SUPPLIED[slot], kind=targets.KINDS[slot])
@@ -241,11 +247,12 @@ def load(
     schema = SCHEMAS.get(str(values.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {values.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
-    _check_targets(values, overrides)
     try:
-        return schema.model_validate_json(json.dumps(values), strict=True)
+        config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(error, schema)) from error
+    _check_targets(values, overrides)
+    return config
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
@@ -277,11 +284,7 @@ def _check_targets(values: Node, overrides: Sequence[str]) -> None:
     for slot, kind in targets.KINDS.items():
         for name, node in _slot_nodes(values, slot):
             if slot == "trainer" and isinstance(node, Mapping):
-                node = {
-                    key: value
-                    for key, value in node.items()
-                    if key not in ("channels_last", "compile", "precision")
-                }
+                node = {key: value for key, value in node.items() if key not in _OURS}
             targets.check(name, node, trusted=trusted, supplied=_SUPPLIED.get(slot, ()), kind=kind)
 
 
@@ -362,11 +365,12 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
     return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
 
 
-def check_hydra(node: DictConfig) -> None:
+def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse settings of Hydra itself that run code before a run is validated.
 
     Args:
         node: The composed ``hydra`` node.
+        overrides: What the command line says.
 
     Raises:
         ConfigError: Callbacks, environment variables, a launcher or sweeper that is no plugin of Hydra, or
@@ -377,6 +381,8 @@ def check_hydra(node: DictConfig) -> None:
             raise ConfigError(
                 f"hydra.{key}: is not allowed, since it acts before a run is checked; remove it"
             )
+    if not set(node.overrides.task) <= set(overrides):  # what the command line said decides whom we trust
+        raise ConfigError("hydra.overrides: is not allowed in a file; remove it")
     for key in ("launcher", "sweeper"):
         target = str(OmegaConf.select(node, f"{key}._target_"))
         if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
@@ -426,7 +432,9 @@ def explain(error: Exception) -> str | None:
             return str(link)
     if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
         return f"cannot use '{error.filename}': {error.strerror}; choose another folder below paths"
-    if not isinstance(error, (HydraException, OmegaConfBaseException)) and "group override" not in str(error):
+    if "Config group override must be a string" in str(error):
+        return "a group takes the name of one of its options, got something else; --help lists the options"
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     text = next((str(link) for link in chain if str(link)), type(error).__name__)
     missing = re.search(r"Could not find '([^']*)'\s+Available options in '([^']*)':((?:\n\t\S+)*)", text)

@@ -68,8 +68,8 @@ def rank() -> int:
     )
 
 
-def device_name() -> str:
-    """What the run computed on, for the record."""
-    if torch.cuda.is_available():
+def device_name(accelerator: str) -> str:
+    """What a run with this ``trainer.accelerator`` computes on, for the record."""
+    if has_gpu(accelerator):
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"

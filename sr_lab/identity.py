@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from sr_lab import config as configuration
 from sr_lab import targets
 from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, TrainConfig
-from sr_lab.errors import ConfigError
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
 _TRAINING = (
@@ -73,17 +72,17 @@ def _content(key: str, path: str | None) -> str | None:
     """SHA-256 of a checkpoint: its name says nothing about its weights."""
     if path is None:
         return None
-    file = Path(path).expanduser()
-    if file.is_dir():
-        file = file / "checkpoints" / "best.ckpt"
-    if not file.is_file():
-        raise ConfigError(f"{key}: there is no file '{file}'; give a checkpoint file or a run folder")
+    from sr_lab.checkpoints import resolve  # imports torch
+
+    file = resolve(path, key)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def folder_name(config: Config) -> str:
-    """``<run_name>-<hash8>``."""
-    return f"{config.run_name}-{hash8(identity(config))}"
+def folder_name(config: Config, parent: Path) -> str:
+    """``<run_name>-<hash8>``; the same run under another name keeps the folder that it has."""
+    digest = hash8(identity(config))
+    existing = sorted(parent.glob(f"*-{digest}"))
+    return existing[0].name if existing else f"{config.run_name}-{digest}"
 
 
 def _load(root: DictConfig) -> Config:
@@ -96,7 +95,8 @@ def run_dir(*, _root_: DictConfig) -> str:
     config = _load(_root_)
     if isinstance(config, ReportConfig):
         return config.runs
-    return str(Path(sweep_dir(_root_=_root_)) / folder_name(config))
+    parent = Path(sweep_dir(_root_=_root_))
+    return str(parent / folder_name(config, parent))
 
 
 def sweep_dir(*, _root_: DictConfig) -> str:
@@ -111,7 +111,7 @@ def sweep_dir(*, _root_: DictConfig) -> str:
 
 def run_folder(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.sweep.subdir``."""
-    return folder_name(_load(_root_))
+    return folder_name(_load(_root_), Path(sweep_dir(_root_=_root_)))
 
 
 def register_resolvers() -> None:

@@ -88,7 +88,7 @@ def _resolve(slot: str, path: object, kinds: tuple[str, ...], trusted: tuple[str
     if path.split(".")[0] not in trusted:
         raise ConfigError(
             f"{slot}._target_: '{path}' is not in a trusted package; allowed: {', '.join(trusted)}; "
-            f"to trust a package of yours add allow=[{path.split('.')[0]}] on the command line"
+            "if it is yours and you trust it, name the package in allow=[...] on the command line"
         )
     try:
         found = _locate(path)
@@ -215,7 +215,21 @@ def _holds_target(value: object) -> bool:
     return isinstance(value, list) and any(map(_holds_target, value))
 
 
-def build(node: Node, **arguments: object) -> typing.Any:  # noqa: ANN401 - the Hydra border: the slot's kind says what
+def _make(
+    name: str, factory: typing.Callable[..., object], /, *values: object, **arguments: object
+) -> object:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return factory(*values, **arguments)
+    except SRLabError:
+        raise
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{name}: cannot be built: {reason}; change its settings") from error
+
+
+def build(node: Node, **arguments: object) -> typing.Any:
     """Instantiate a checked node; ``_partial_`` nodes give a factory.
 
     Args:
@@ -227,14 +241,5 @@ def build(node: Node, **arguments: object) -> typing.Any:  # noqa: ANN401 - the 
     """
     # As a factory first: instantiate() would take an argument named `config` for its own.
     factory = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
-    if node.get("_partial_", False):
-        return functools.partial(factory, **arguments)
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    try:
-        return factory(**arguments)
-    except SRLabError:
-        raise
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{node['_target_']}: cannot be built: {reason}; change its settings") from error
+    make = functools.partial(_make, str(node["_target_"]), factory, **arguments)
+    return make if node.get("_partial_", False) else make()

@@ -139,8 +139,8 @@ def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, numb
 
 def test_the_device_has_a_name(gpu):
     gpu(9, 0, name="NVIDIA H200")
-    assert devices.device_name() == "NVIDIA H200"
+    assert devices.device_name("auto") == "NVIDIA H200"
 
 
 def test_the_cpu_is_named_with_its_threads(no_gpu):
-    assert devices.device_name() == f"CPU, {torch.get_num_threads()} threads"
+    assert devices.device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"

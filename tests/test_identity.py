@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sr_lab.config import conf_dir
-from sr_lab.errors import ConfigError
+from sr_lab.errors import SRLabError
 from sr_lab.identity import folder_name, hash8, identity, register_resolvers
 from tests.conftest import compose
 
@@ -106,7 +106,7 @@ def test_the_hash_changes_with_the_content_of_a_checkpoint_and_not_with_its_name
 
 
 def test_a_missing_checkpoint_is_told(tmp_path):
-    with pytest.raises(ConfigError, match=r"init_ckpt: there is no file '.*nowhere.pth'"):
+    with pytest.raises(SRLabError, match=r"init_ckpt: there is no file '.*nowhere.pth'"):
         hash_of(f"init_ckpt='{tmp_path}/nowhere.pth'")
 
 
@@ -133,8 +133,8 @@ def test_the_order_of_keys_does_not_matter():
     assert hash8({"a": 1, "b": {"c": 2, "d": 3}}) == hash8({"b": {"d": 3, "c": 2}, "a": 1})
 
 
-def test_the_folder_is_called_by_name_and_hash(base):
-    assert folder_name(compose(*BASE)) == f"imdn_x4_short-{base}"
+def test_the_folder_is_called_by_name_and_hash(tmp_path, base):
+    assert folder_name(compose(*BASE), tmp_path) == f"imdn_x4_short-{base}"
 
 
 def run_dir(*overrides: str) -> str:
@@ -155,3 +155,8 @@ def test_another_task_writes_beside_the_trainings():
 
 def test_a_report_is_written_where_the_runs_are():
     assert run_dir("task=report", "runs=/some/runs") == "/some/runs"
+
+
+def test_a_run_under_another_name_keeps_its_folder(tmp_path, base):
+    (tmp_path / f"first_name-{base}").mkdir()
+    assert folder_name(compose(*BASE, "run_name=second_name"), tmp_path) == f"first_name-{base}"

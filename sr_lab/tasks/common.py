@@ -110,7 +110,7 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         "dirty": bool(_git("status", "--porcelain")),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
-        "device": device_name(),
+        "device": device_name(config.trainer.accelerator),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

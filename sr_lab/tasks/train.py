@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from sr_lab import targets
 from sr_lab.callbacks import DurableCheckpointIO, ValidateAtEnd, watchers
@@ -17,6 +18,7 @@ from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.devices import check_gpu, rank, resolve_precision
+from sr_lab.errors import ConfigError
 from sr_lab.lit_module import SRModule
 from sr_lab.loggers import build_loggers, close_wandb
 from sr_lab.protocol import Protocol
@@ -63,11 +65,12 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
     # Everything that can be missing is looked for before the first step.
     test_sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     dataset: PatchDataset = targets.build(config.dataset)
+    val_sets = _validation_sets(config, dataset, protocol)
+    module = _module(config, protocol, val_sets, test_sets)
+    _check_fit(module.network, dataset, protocol)
     if rank() == 0:
         _say_budget(config)
         dataset.prepare()
-    val_sets = _validation_sets(config, dataset, protocol)
-    module = _module(config, protocol, val_sets, test_sets)
     data = SRDataModule(
         train=dataset,
         val=val_sets,
@@ -112,6 +115,19 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
         close_wandb()
 
 
+def _check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> None:
+    """Refuse what would fail, or do nothing, only after the work has begun."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"model: {type(network).__name__} has nothing to train; take task=evaluate")
+    smallest = getattr(network, "min_size", 1)
+    if dataset.lr_patch_size < smallest:
+        raise ConfigError(
+            f"dataset.lr_patch_size: {type(network).__name__} needs at least {smallest}, "
+            f"got {dataset.lr_patch_size}; enlarge it"
+        )
+    protocol.check_network(getattr(network, "colour", "rgb"))
+
+
 def _precision(config: TrainConfig) -> str:
     return resolve_precision(config.trainer.precision, config.trainer.accelerator)
 
@@ -142,7 +158,7 @@ def _module(
 ) -> SRModule:
     network = common.build_network(config)
     if config.init_ckpt is not None:
-        left = take_over(network, open_checkpoint(config.init_ckpt))
+        left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
         names = f", left as they are: {', '.join(left)}" if left else ""
         common.console.print(f"weights from {config.init_ckpt}: {len(left)} do not fit{names}")
     module = SRModule(

@@ -22,7 +22,7 @@ class SubpixelUpsampler(nn.Sequential):
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Raises:
-        ConfigError: If ``scale`` is below 1.
+        ConfigError: If ``scale`` or ``mid_ch`` is below 1.
 
     Note:
         The counts of IMFM's Table 3 fit ``mid_ch=4``; the paper does not describe its sub-pixel tail.
@@ -33,6 +33,8 @@ class SubpixelUpsampler(nn.Sequential):
             raise ConfigError(
                 f"upsampler=subpixel: cannot enlarge by scale={scale}; allowed: whole numbers of at least 1"
             )
+        if mid_ch is not None and mid_ch < 1:
+            raise ConfigError(f"upsampler=subpixel: mid_ch must be at least 1 or null, got {mid_ch}")
         num_shuffled = num_out_ch if mid_ch is None else mid_ch
         super().__init__(nn.Conv2d(num_feat, num_shuffled * scale**2, 3, padding=1), nn.PixelShuffle(scale))
         if mid_ch is not None:

@@ -1,6 +1,7 @@
 """``python -m sr_lab`` in a process and a folder of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,15 +17,22 @@ def sr_lab(folder: Path, *arguments: str, **environment: str) -> "subprocess.Com
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
     ours = {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
-    return subprocess.run(
-        [sys.executable, "-m", "sr_lab", *arguments],
+    command = [sys.executable, "-m", "sr_lab", *arguments]
+    with subprocess.Popen(
+        command,
         cwd=folder,
         env=inherited | ours | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=240,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=240)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes too: DDP ranks wait for each other
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def side_by_side(jobs: Sequence[tuple[Path, tuple[str, ...]]]) -> "list[subprocess.CompletedProcess[str]]":

@@ -20,10 +20,10 @@ demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cor
 	$(BIN)/python -m sr_lab experiment=demo
 
 test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
-	$(BIN)/python -m pytest --numprocesses 2 -m slow
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

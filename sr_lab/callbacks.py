@@ -111,6 +111,10 @@ class Record(lightning.Callback):
             writer.writerows(kept)
             files.write(self.path, text.getvalue())
 
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        """Keep the rate of this step: at its end the schedule has moved on."""
+        self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -124,15 +128,15 @@ class Record(lightning.Callback):
         step = trainer.global_step
         due = (step % self.interval == 0 or step == trainer.max_steps) and len(self._losses) > 0
         if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            loss = torch.stack(self._losses).mean().item()
+            own = torch.stack(self._losses).mean()
+            loss = float(trainer.strategy.reduce(own, reduce_op="mean"))  # every rank comes here
             self._losses.clear()
             if not math.isfinite(loss):
                 raise ConfigError(
                     f"training: the loss is {loss} near step {step}; the last checkpoint is from before; "
                     "lower learning_rate or set trainer.gradient_clip_val"
                 )
-            rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-            row = {"train/loss": loss, "learning_rate": rate}
+            row = {"train/loss": loss, "learning_rate": self._learning_rate}
             self._write(
                 trainer, row | {"samples_per_s": self.speed.samples_per_s, "data_wait": self.speed.data_wait}
             )

@@ -121,7 +121,7 @@ class SRDataModule(lightning.LightningDataModule):
         assert self.train is not None
         trainer, world = self.trainer, self.trainer.world_size
         per_rank, remainder = divmod(self.batch_size, world * self.accumulate)
-        if remainder or not per_rank:
+        if remainder:
             raise ConfigError(
                 "batch_size: is the total and must divide by devices x accumulated batches, "
                 f"got {self.batch_size} for {world} x {self.accumulate}; "

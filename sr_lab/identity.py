@@ -14,6 +14,7 @@ from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, TrainConfi
 _TRAINING = (
     *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
     *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
+    "validation",  # chooses the best checkpoint
 )
 _NEUTRAL_TRAINER = {
     *(

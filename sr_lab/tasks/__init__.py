@@ -26,4 +26,5 @@ def _quiet_libraries() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True`.*")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")

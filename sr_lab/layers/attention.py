@@ -1,7 +1,7 @@
-"""Attention over channels (CCA), over positions (ESA) and over both (MSWA), shared by several papers."""
+"""Attention over channels (CCA, WSILB-V), positions (ESA) and both (MSWA), shared by several papers."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,22 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.bsconv import BSConv
+
+
+def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation of each channel over the whole image, in float32.
+
+    Args:
+        x: Features ``(N, C, H, W)``.
+
+    Returns:
+        Mean and deviation, ``(N, C, 1, 1)`` each.
+    """
+    # Sums over an image need float32 whatever the precision of the network.
+    variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+    # The published forms have no epsilon, and an infinite gradient on a constant map. The smallest normal
+    # number makes that gradient zero and moves the value by 1e-19 at most.
+    return mean, variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
 
 class CCA(nn.Module):
@@ -45,11 +61,7 @@ class CCA(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""
-        # Sums over an image need float32 whatever the precision of the network.
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)  # (N, C, 1, 1)
-        # The published form has no epsilon, and an infinite gradient on a constant map. The smallest normal
-        # number makes that gradient zero and moves the value by 1e-19 at most.
-        contrast = variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        mean, contrast = mean_and_contrast(x)
         weights: Tensor = self.excite((mean + contrast).to(x.dtype))
         return weights
 
@@ -58,8 +70,42 @@ class CCA(nn.Module):
         return x * self.weights(x)
 
 
+class WSILBV(nn.Module):
+    """WSILB-V, weight-sharing information lossless attention block, variant (MREN, Sec. 3.4).
+
+    Each channel is described by its mean plus its contrast (standard deviation), and by its maximum, over the
+    whole image; the same two 1x1 convolutions turn either description into a number, and the sigmoid of
+    their sum is the channel's weight.
+
+    Args:
+        num_feat: Channels in and out (C), squeezed to C // 4 (at least 1) between the two convolutions.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        Stated: two 1x1 convolutions that squeeze and recover, where WSILB has one. From WSILB as the authors'
+        PMDN code has it: the two descriptions. Fitted to the printed counts: C // 4. Inferred: no activation
+        between the convolutions.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        num_squeezed = max(1, num_feat // 4)
+        self.excite = nn.Sequential(
+            nn.Conv2d(num_feat, num_squeezed, 1), nn.Conv2d(num_squeezed, num_feat, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels."""
+        mean, contrast = mean_and_contrast(x)
+        peak = x.amax(dim=(2, 3), keepdim=True)
+        logits = self.excite((mean + contrast).to(x.dtype)) + self.excite(peak)  # (N, C, 1, 1)
+        return x * torch.sigmoid(logits)
+
+
 class ESA(nn.Module):
-    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020) in BSRN's form: its 3x3 are BSConvs.
+    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in BSRN's or in RFDN's form.
 
     A strided convolution and a wide max pooling shrink the map about sixfold, so the convolutions that
     follow see far and cost little; most of the cost is in the three 1x1 convolutions at full size.
@@ -67,6 +113,7 @@ class ESA(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         num_squeezed: Channels inside (f).
+        form: ``bsrn`` has BSConvs for its 3x3 and GELU, ``rfdn`` plain convolutions and ReLU.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
@@ -81,19 +128,23 @@ class ESA(nn.Module):
     # A 3x3 of stride 2 without padding must leave the 7 pixels of the pooling.
     min_size: ClassVar[int] = 15
 
-    def __init__(self, num_feat: int, *, num_squeezed: int = 16) -> None:
+    def __init__(
+        self, num_feat: int, *, num_squeezed: int = 16, form: Literal["bsrn", "rfdn"] = "bsrn"
+    ) -> None:
         super().__init__()
+        conv: type[BSConv | nn.Conv2d] = BSConv if form == "bsrn" else nn.Conv2d
+        act = nn.GELU if form == "bsrn" else nn.ReLU
         self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
         self.shrink = nn.Sequential(
-            BSConv(num_squeezed, num_squeezed, stride=2, padding=0),
+            conv(num_squeezed, num_squeezed, 3, stride=2, padding=0),
             nn.MaxPool2d(7, stride=3),
         )
         self.context = nn.Sequential(
-            BSConv(num_squeezed, num_squeezed),
-            nn.GELU(),
-            BSConv(num_squeezed, num_squeezed),
-            nn.GELU(),
-            BSConv(num_squeezed, num_squeezed),
+            conv(num_squeezed, num_squeezed, 3, padding=1),
+            act(),
+            conv(num_squeezed, num_squeezed, 3, padding=1),
+            act(),
+            conv(num_squeezed, num_squeezed, 3, padding=1),
         )
         self.skip = nn.Conv2d(num_squeezed, num_squeezed, 1)
         self.excite = nn.Sequential(nn.Conv2d(num_squeezed, num_feat, 1), nn.Sigmoid())

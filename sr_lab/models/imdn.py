@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_lab.errors import ConfigError
-from sr_lab.layers.attention import CCA
+from sr_lab.layers.distillation import IMDB
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -82,50 +81,6 @@ class IMDN(nn.Module):
             image = F.interpolate(lr.float(), scale_factor=self.scale, mode="bicubic", antialias=True)
             sr = sr + image.to(lr.dtype)
         return sr
-
-
-class IMDB(nn.Module):
-    """Information multi-distillation block: three steps keep a share of the channels, the rest goes on.
-
-    Args:
-        num_feat: Channels in and out (C).
-        distillation_rate: Share of C that each step keeps.
-        cca_reduction: Squeeze of the channel attention.
-
-    Shape:
-        ``(N, C, H, W)`` -> the same.
-
-    Raises:
-        ConfigError: The rate keeps no channel, or all.
-    """
-
-    def __init__(self, num_feat: int, *, distillation_rate: float, cca_reduction: int) -> None:
-        super().__init__()
-        num_kept = int(num_feat * distillation_rate)
-        if not 0 < num_kept < num_feat:
-            raise ConfigError(
-                f"IMDN: distillation_rate={distillation_rate} keeps {num_kept} of {num_feat} channels; "
-                "allowed: a rate in (0, 1) that keeps at least one and leaves at least one"
-            )
-        num_rest = num_feat - num_kept
-        self.split_sizes = (num_kept, num_rest)
-        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.conv2 = nn.Conv2d(num_rest, num_feat, 3, padding=1)
-        self.conv3 = nn.Conv2d(num_rest, num_feat, 3, padding=1)
-        self.conv4 = nn.Conv2d(num_rest, num_kept, 3, padding=1)
-        self.act = nn.LeakyReLU(0.05, inplace=True)
-        self.cca = CCA(4 * num_kept, reduction=cca_reduction)
-        self.fusion = nn.Conv2d(4 * num_kept, num_feat, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Distil three times, fuse what was kept."""
-        kept1, rest = self.act(self.conv1(x)).split(self.split_sizes, dim=1)
-        kept2, rest = self.act(self.conv2(rest)).split(self.split_sizes, dim=1)
-        kept3, rest = self.act(self.conv3(rest)).split(self.split_sizes, dim=1)
-        kept4 = self.conv4(rest)  # no activation
-        distilled = torch.cat((kept1, kept2, kept3, kept4), dim=1)  # (N, 4 * num_kept, H, W)
-        out: Tensor = self.fusion(self.cca(distilled)) + x
-        return out
 
 
 # The authors' names and ours. Their blocks count from 1.

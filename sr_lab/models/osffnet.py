@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import ERB, BSConv
+from sr_lab.layers.osff import make_drfs
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -26,7 +26,7 @@ class OSFFNet(nn.Module):
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4, and shows 16.
         num_feat: Width of the trunk (C), at least 16.
-        num_block: Number of AEFDs (N), at most one per entry of ``drf_kernels``.
+        num_block: Number of AEFDs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
         num_copies: Copies of the image that are stacked (O).
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; a shorter network takes the first
             ``num_block``.
@@ -75,11 +75,6 @@ class OSFFNet(nn.Module):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__()
-        if not 1 <= num_block <= len(drf_kernels) or any(size % 2 == 0 for size in drf_kernels):
-            raise ConfigError(
-                f"OSFFNet: needs an odd DRF kernel size for each of num_block={num_block} stages, "
-                f"got drf_kernels={tuple(drf_kernels)}"
-            )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if esa else 1
         self.num_copies = num_copies if oisi else 1
@@ -88,8 +83,10 @@ class OSFFNet(nn.Module):
         self.sfgc = sfgc and num_block > 1  # the first block sees F_s itself
         if self.sfgc:
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
-        self.drfs = nn.ModuleList(
-            DRF(num_feat, drf_kernels[k], join=drf) if mfdf else nn.Identity() for k in range(num_block)
+        self.drfs = (
+            make_drfs(num_feat, num_block, drf_kernels, join=drf)
+            if mfdf
+            else nn.ModuleList(nn.Identity() for _ in range(num_block))
         )
         self.fusion = nn.Sequential(  # H_Fusion
             nn.Conv2d(num_block * num_feat, num_feat, 1), nn.GELU(), BSConv(num_feat, num_feat)
@@ -109,42 +106,6 @@ class OSFFNet(nn.Module):
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W), Eq. 4
         sr: Tensor = self.tail(fused + shallow)  # Eq. 5
         return sr
-
-
-class DRF(nn.Module):
-    """Dynamic receptive field module (OSFFNet, Eq. 6): ``ERB(x) * CCA(x)``.
-
-    Args:
-        num_feat: Channels in and out (C).
-        kernel_size: Kernel d of the ERB.
-        join: ``product`` is Eq. 6 to the letter, the product of two feature maps; ``gate`` multiplies by
-            CCA's channel weights alone. Both cost the same.
-
-    Shape:
-        ``(N, C, H, W)`` -> the same.
-
-    Raises:
-        ConfigError: If ``join`` is neither.
-
-    Note:
-        Inferred: that Eq. 6 is meant to the letter. Eq. 9, where H_CCA gives a feature map, speaks for it.
-    """
-
-    def __init__(self, num_feat: int, kernel_size: int, *, join: Literal["product", "gate"]) -> None:
-        super().__init__()
-        if join not in ("product", "gate"):
-            raise ConfigError(
-                f"OSFFNet: no such way to join the branches of a DRF, got drf={join}; allowed: product, gate"
-            )
-        self.erb = ERB(num_feat, kernel_size)
-        self.cca = CCA(num_feat)
-        self.join = join
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Eq. 6."""
-        attention = self.cca(x) if self.join == "product" else self.cca.weights(x)
-        out: Tensor = self.erb(x) * attention
-        return out
 
 
 class AEFD(nn.Module):

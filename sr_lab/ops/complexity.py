@@ -1,15 +1,18 @@
-"""How large a network is and what one 1280x720 image costs it, by three ways of counting."""
+"""How large a network is and what one 1280x720 image costs it, by four ways of counting."""
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-Rule = Literal["all", "torchinfo", "conv"]
+Rule = Literal["all", "torchinfo", "conv", "op_counter"]
 
 _HR_WIDTH, _HR_HEIGHT = 1280, 720
+_OP_COUNTER_SIZE = 192  # LR pixels
 
 
 def num_params(model: nn.Module) -> int:
@@ -29,7 +32,10 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule) -> int:
         rule: ``all``: every convolution, linear layer and attention product. ``conv``: convolution weights
             times positions (of the input, where transposed), nothing else. ``torchinfo``: convolution
             weights and biases times output positions, the parameters of any other layer once, as torchinfo's
-            ``total_mult_adds``.
+            ``total_mult_adds``. ``op_counter``: MREN's own, on another image: 192x192 LR pixels at any scale.
+            A convolution counts input channels per group times (kernel positions, and one more for a bias)
+            for each output value; a sigmoid counts 3 for each value, a mean or maximum over the image 1 for
+            each input value.
 
     Returns:
         The count; 0 for a model without parameters, since no rule counts an interpolation.
@@ -41,6 +47,8 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule) -> int:
     lr = torch.empty(1, channels, _HR_HEIGHT // scale, _HR_WIDTH // scale, device="meta")
     if rule == "torchinfo":
         return _torchinfo_count(model, lr)
+    if rule == "op_counter":
+        return _op_counter_count(model, channels)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(lr)
     flops: dict[object, int] = counter.get_flop_counts()["Global"]  # two for each multiply-add
@@ -64,3 +72,41 @@ def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
     with torch.no_grad():
         model(lr)
     return total
+
+
+def _op_counter_count(model: nn.Module, channels: int) -> int:
+    """What an early pytorch-OpCounter counts, by the operators that run rather than by the layers."""
+    aten = torch.ops.aten
+    formulas = {
+        aten.convolution: _op_counter_convolution,
+        aten.sigmoid: _three_per_value,
+        aten.silu: _three_per_value,
+        aten.mean: _one_per_value,
+        aten.var_mean: _one_per_value,  # the counter knows the pooling, not the deviation
+        aten.amax: _one_per_value,
+    }
+    lr = torch.empty(1, channels, _OP_COUNTER_SIZE, _OP_COUNTER_SIZE, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        model(lr)
+    counts: dict[object, int] = counter.get_flop_counts()["Global"]
+    return sum(counts.get(operator, 0) for operator in formulas)
+
+
+def _op_counter_convolution(
+    x: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    *settings: object,
+    out_shape: Sequence[int],
+) -> int:
+    groups = settings[-1]
+    assert isinstance(groups, int)
+    return math.prod(out_shape) * x[1] // groups * (math.prod(weight[2:]) + (bias is not None))
+
+
+def _three_per_value(x: Sequence[int], *_settings: object, **_keywords: object) -> int:
+    return 3 * math.prod(x)
+
+
+def _one_per_value(x: Sequence[int], *_settings: object, **_keywords: object) -> int:
+    return math.prod(x)

@@ -1,5 +1,7 @@
 """The upsampling module of IMFM."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +23,8 @@ class MWAUM(nn.Module):
         num_out_ch: Channels of the image, 3 or 1.
         scale: Upscaling factor r: 2, 3, 4, 8 or 16.
         num_up_feat: Channels inside (u).
+        attention: Whether the stages weigh their features (IMFM's ablation of MSWAM goes without).
+        window_sizes: Windows of the attention, see ``MSWA``.
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
@@ -33,7 +37,16 @@ class MWAUM(nn.Module):
         PAN), fitted to the printed counts.
     """
 
-    def __init__(self, *, num_feat: int, num_out_ch: int, scale: int, num_up_feat: int = 24) -> None:
+    def __init__(
+        self,
+        *,
+        num_feat: int,
+        num_out_ch: int,
+        scale: int,
+        num_up_feat: int = 24,
+        attention: bool = True,
+        window_sizes: Sequence[int] = (3, 5),
+    ) -> None:
         super().__init__()
         if scale not in _STAGES:
             raise ConfigError(
@@ -43,7 +56,9 @@ class MWAUM(nn.Module):
         widths = [num_feat] + [num_up_feat] * len(_STAGES[scale])
         self.stages = nn.Sequential(
             *(
-                MWAUMStage(num_in_ch, num_up_feat, factor=factor)
+                MWAUMStage(
+                    num_in_ch, num_up_feat, factor=factor, attention=attention, window_sizes=window_sizes
+                )
                 for num_in_ch, factor in zip(widths, _STAGES[scale], strict=False)
             )
         )
@@ -62,6 +77,8 @@ class MWAUMStage(nn.Module):
         num_in_ch: Channels in.
         num_feat: Channels out.
         factor: Enlargement of this stage.
+        attention: Whether the features are weighed.
+        window_sizes: Windows of the attention, see ``MSWA``.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_feat, factor * H, factor * W)``.
@@ -70,11 +87,19 @@ class MWAUMStage(nn.Module):
         Inferred: LeakyReLU of slope 0.2, as in PAN.
     """
 
-    def __init__(self, num_in_ch: int, num_feat: int, *, factor: int) -> None:
+    def __init__(
+        self,
+        num_in_ch: int,
+        num_feat: int,
+        *,
+        factor: int,
+        attention: bool = True,
+        window_sizes: Sequence[int] = (3, 5),
+    ) -> None:
         super().__init__()
         self.factor = factor
         self.conv1 = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
-        self.attention = MSWA(num_feat)
+        self.attention = MSWA(num_feat, window_sizes=window_sizes) if attention else None
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
@@ -82,6 +107,7 @@ class MWAUMStage(nn.Module):
         """Interpolate, convolve, attend, convolve."""
         x = F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
         x = self.conv1(x)
-        x = self.act(x * self.attention(x))
-        out: Tensor = self.act(self.conv2(x))
+        if self.attention is not None:
+            x = x * self.attention(x)
+        out: Tensor = self.act(self.conv2(self.act(x)))
         return out

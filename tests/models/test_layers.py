@@ -4,6 +4,7 @@ import torch
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA, MSWA
 from sr_lab.layers.bsconv import ERB, BSConv
+from sr_lab.layers.distillation import IMDB, RFDB
 from sr_lab.ops.complexity import num_params
 
 
@@ -80,6 +81,12 @@ def test_esa_counts_4064_parameters():
     assert num_params(ESA(64)) == (64 * 16 + 16) + (16 * 16 + 16) + 4 * bsconv + (16 * 64 + 64) == 4064
 
 
+def test_esa_in_rfdns_form_counts_2960_parameters():
+    conv3x3 = 8 * 8 * 9 + 8
+    esa = ESA(32, num_squeezed=8, form="rfdn")
+    assert num_params(esa) == (32 * 8 + 8) + 4 * conv3x3 + (8 * 8 + 8) + (8 * 32 + 32) == 2960
+
+
 def test_esa_keeps_the_size_and_names_its_minimum():
     esa = ESA(16)
     assert esa(torch.rand(1, 16, 15, 32)).shape == (1, 16, 15, 32)
@@ -103,3 +110,10 @@ def test_mswa_without_windows_is_pixel_attention():
 
 def test_mswa_counts_its_1x1_only():
     assert num_params(MSWA(24)) == 24 * 24 + 24
+
+
+@pytest.mark.parametrize(("block", "params"), [(IMDB, 26_090), (RFDB, 38_992)])
+def test_distillation_blocks_keep_the_size(block, params):
+    net = block(32)
+    assert num_params(net) == params
+    assert net(torch.rand(1, 32, 15, 17)).shape == (1, 32, 15, 17)

@@ -25,7 +25,7 @@ def model_class(model):
     return hydra.utils.get_class(OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_)
 
 
-def build(model, *, scale=2, upsampler="native"):
+def build(model, *, scale=2, upsampler="native", **settings):
     config = OmegaConf.create(
         {
             "scale": scale,
@@ -34,7 +34,7 @@ def build(model, *, scale=2, upsampler="native"):
         }
     )
     accepted = inspect.signature(model_class(model)).parameters
-    shrunken = {name: value for name, value in SHRUNKEN.items() if name in accepted}
+    shrunken = {name: value for name, value in (SHRUNKEN | settings).items() if name in accepted}
     torch.manual_seed(0)
     return hydra.utils.instantiate(config.model, **shrunken)
 
@@ -56,6 +56,11 @@ def images(net, *, number=1):
     channels = 1 if net.colour == "y" else 3
     generator = torch.Generator().manual_seed(1)
     return torch.rand(number, channels, height, height + 4, generator=generator)
+
+
+def assert_same(sr, expected, *, atol):
+    """Equal up to ``atol``, in units of the output where random weights take that beyond an image's range."""
+    torch.testing.assert_close(sr, expected, atol=atol * max(1, expected.abs().max().item()), rtol=0)
 
 
 @every_model
@@ -98,15 +103,15 @@ def test_mixed_precision_stays_near_float32(model, dtype):
         expected = net(lr)
         with torch.autocast("cpu", dtype=dtype):
             sr = net(lr)
-    torch.testing.assert_close(sr.float(), expected, atol=0.02, rtol=0)
+    assert_same(sr.float(), expected, atol=0.02)
 
 
 @every_model
 def test_compiled_graph_gives_the_same(model):
-    net = build(model).eval()
+    net = build(model, num_block=1).eval()  # tracing takes a time per layer
     lr = images(net)
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(net, backend="aot_eager")(lr), net(lr))
+        assert_same(torch.compile(net, backend="aot_eager")(lr), net(lr), atol=1e-5)
 
 
 @every_model
@@ -116,7 +121,7 @@ def test_channels_last_gives_the_same(model):
     with torch.no_grad():
         expected = net(lr)
         sr = net.to(memory_format=torch.channels_last)(lr.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(sr, expected, atol=1e-5, rtol=0)
+    assert_same(sr, expected, atol=1e-5)
 
 
 @every_model
@@ -132,7 +137,7 @@ def test_an_image_does_not_see_its_batch(model):
     net = build(model).eval()
     lr = images(net, number=3)
     with torch.no_grad():
-        torch.testing.assert_close(net(lr.flip(0)).flip(0), net(lr), atol=1e-6, rtol=0)
+        assert_same(net(lr.flip(0)).flip(0), net(lr), atol=1e-6)
 
 
 @every_model

@@ -5,9 +5,10 @@ from sr_lab.errors import ConfigError
 from sr_lab.ops.complexity import num_params
 from sr_lab.upsamplers.deconv import DeconvUpsampler
 from sr_lab.upsamplers.mwaum import MWAUM
+from sr_lab.upsamplers.rbwa import RBWAUpsampler
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
-UPSAMPLERS = [SubpixelUpsampler, DeconvUpsampler, MWAUM]
+UPSAMPLERS = [SubpixelUpsampler, DeconvUpsampler, MWAUM, RBWAUpsampler]
 
 
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
@@ -20,7 +21,15 @@ def test_size_is_exact(upsampler, scale, num_out_ch):
 
 @pytest.mark.parametrize(
     ("upsampler", "scale"),
-    [(SubpixelUpsampler, 0), (DeconvUpsampler, 0), (MWAUM, 1), (MWAUM, 5), (MWAUM, 6)],
+    [
+        (SubpixelUpsampler, 0),
+        (DeconvUpsampler, 0),
+        (MWAUM, 1),
+        (MWAUM, 5),
+        (MWAUM, 6),
+        (RBWAUpsampler, 1),
+        (RBWAUpsampler, 6),
+    ],
 )
 def test_impossible_scale_is_refused(upsampler, scale):
     with pytest.raises(ConfigError, match=f"scale={scale}; allowed"):
@@ -73,3 +82,33 @@ def test_tails_are_in_the_order_of_imfm_table_3():
         )
     )
     assert (mwaum - subpixel, subpixel - deconv) == (2_924, 17_332)
+
+
+def rbwa_params(num_in_ch, num_out_ch):
+    squeezed = num_out_ch // 4
+    attention = 2 * num_out_ch * squeezed + squeezed + num_out_ch
+    return (num_in_ch * 9 + 1) * num_out_ch + attention + (num_out_ch * 9 + 1) * num_out_ch
+
+
+@pytest.mark.parametrize("num_feat", [60, 84], ids=["MREN", "MREN-L"])
+def test_rbwa_counts_its_stages(num_feat):
+    first, second = rbwa_params(num_feat, num_feat), rbwa_params(num_feat, num_feat // 2)
+    third = rbwa_params(num_feat // 2, num_feat // 4)
+    for scale, stages, last in ((2, first, 1), (3, first + second, 2), (4, first + second, 2)):
+        tail = RBWAUpsampler(num_feat=num_feat, num_out_ch=3, scale=scale)
+        assert num_params(tail) == stages + (num_feat // last * 9 + 1) * 3
+    tail = RBWAUpsampler(num_feat=num_feat, num_out_ch=3, scale=8)
+    assert num_params(tail) == first + second + third + (num_feat // 4 * 9 + 1) * 3
+
+
+def test_rbwa_interpolates_bilinearly_before_it_convolves():
+    tail = RBWAUpsampler(num_feat=1, num_out_ch=1, scale=2)
+    stage = tail.stages[0]
+    for layer in (stage.conv1, stage.conv2, tail.last):
+        torch.nn.init.zeros_(layer.bias)
+        torch.nn.init.dirac_(layer.weight)
+    torch.nn.init.zeros_(stage.attention.excite[1].weight)
+    torch.nn.init.zeros_(stage.attention.excite[1].bias)  # the sigmoid gives 1/2
+    stage.act = torch.nn.Identity()
+    row = tail(torch.tensor([[[[0.0, 8.0]]]]))[0, 0, 0]
+    assert row.tolist() == [0, 1, 3, 4]

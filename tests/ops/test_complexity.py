@@ -82,3 +82,29 @@ def test_counting_leaves_the_model_as_it_is():
     assert model.training
     assert not any(layer._forward_hooks for layer in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Gated(nn.Module):
+    """One of each operator that the rule ``op_counter`` knows, and one that it does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1, groups=3)
+        self.plain = nn.Conv2d(6, 4, 1, bias=False)
+
+    def forward(self, lr):
+        x = F.gelu(self.plain(F.silu(self.conv(lr))))
+        variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True)
+        return x * torch.sigmoid(variance + mean + x.amax(dim=(2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_op_counter_counts_by_hand_on_its_own_image(scale):
+    silu, pools, sigmoid = 3 * 6, 2 * 4, 3 * 4
+    expected = (6 * (9 + 1) + 4 * 6 + silu + pools) * 192 * 192 + sigmoid
+    assert multi_adds(Gated(), scale=scale, rule="op_counter") == expected
+
+
+def test_op_counter_takes_a_transposed_convolution_at_its_output():
+    deconv = nn.ConvTranspose2d(3, 2, 2, stride=2)
+    assert multi_adds(deconv, scale=2, rule="op_counter") == 2 * 3 * (4 + 1) * 384 * 384

@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.osff import DRF
 from sr_lab.models.imdn import IMDN
-from sr_lab.models.osffnet import AEFD, DRF, OSFFNet
+from sr_lab.models.imdn_osff import IMDNWithOSFF
+from sr_lab.models.osffnet import AEFD, OSFFNet
 from sr_lab.ops.complexity import multi_adds, num_params
+from tests.conftest import compose
 
 OFF = {"oisi": False, "sfgc": False, "mfdf": False}
 NO_ATTENTION = {"esa": False, "cca": False}
@@ -57,6 +60,38 @@ def test_table_2(code, params_k, multi_adds_g):
 def test_table_3_without_osff(settings, rule, params_k, multi_adds_g):
     net = IMDN(scale=4, **settings)
     assert_printed(net, scale=4, rule=rule, params_k=params_k, multi_adds_g=multi_adds_g)
+
+
+@pytest.mark.parametrize(
+    ("scale", "params_k", "multi_adds_g"), [(2, 739, 168.8), (3, 748, 75.8), (4, 760, 43.4)]
+)
+def test_table_3_with_osff(scale, params_k, multi_adds_g):
+    net = IMDNWithOSFF(scale=scale)
+    assert_printed(net, scale=scale, rule="torchinfo", params_k=params_k, multi_adds_g=multi_adds_g)
+
+
+@pytest.mark.parametrize(("scale", "params"), [(2, 739_425), (3, 748_080), (4, 760_197)])
+def test_osff_on_imdn_to_the_unit(scale, params):
+    assert num_params(IMDNWithOSFF(scale=scale)) == params
+
+
+def test_printed_multi_adds_of_osff_on_imdn_have_the_biases_in_them():
+    net = IMDNWithOSFF(scale=4)
+    assert multi_adds(net, scale=4, rule="all") / 1e9 == pytest.approx(43.26, abs=0.005)  # printed: 43.4
+
+
+def test_imdn_with_all_of_osff_off_is_imdn():
+    plain, osff = IMDN(scale=2, num_block=3), IMDNWithOSFF(scale=2, num_block=3, **OFF)
+    osff.load_state_dict(plain.state_dict(), strict=True)
+    lr = torch.rand(1, 3, 9, 11)
+    with torch.no_grad():
+        assert torch.equal(osff(lr), plain(lr))
+
+
+@pytest.mark.parametrize(("part", "params"), [("oisi", 12_096), ("sfgc", 5), ("mfdf", 32_920)])
+def test_each_part_of_osff_can_stand_alone_on_imdn(part, params):
+    alone = IMDNWithOSFF(scale=4, **(OFF | {part: True}))
+    assert num_params(alone) - num_params(IMDN(scale=4)) == params
 
 
 @pytest.mark.parametrize(
@@ -156,3 +191,13 @@ def test_other_scales_can_be_built(scale):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         OSFFNet(scale=2, **settings)
+
+
+@pytest.mark.parametrize("model", ["osffnet", "imdn_osff"])
+def test_recipe(model):
+    config = compose("experiment=osffnet/train", "trainer=cpu", "budget=paper", f"model={model}")
+    assert config.model["_target_"].startswith(f"sr_lab.models.{model}.")
+    assert (config.dataset["lr_patch_size"], config.batch_size, config.steps) == (64, 64, 500_000)
+    assert len(config.dataset["hr_dir"]) == 2
+    assert (config.learning_rate, config.optimizer["lr"]) == (1e-4, 1e-4)
+    assert (config.schedule.scheduler["T_max"], config.schedule.scheduler["eta_min"]) == (500_000, 1e-7)

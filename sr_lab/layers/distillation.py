@@ -1,0 +1,91 @@
+"""Distillation blocks: each step keeps a share of the features aside and refines the rest."""
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import CCA, ESA
+
+
+class IMDB(nn.Module):
+    """Information multi-distillation block (IMDN, Hui et al., ACM MM 2019): split, keep, refine the rest.
+
+    Args:
+        num_feat: Channels in and out (C).
+        distillation_rate: Share of C that each step keeps.
+        cca_reduction: Squeeze of the channel attention.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: The rate keeps no channel, or all.
+    """
+
+    def __init__(self, num_feat: int, *, distillation_rate: float = 0.25, cca_reduction: int = 16) -> None:
+        super().__init__()
+        num_kept = int(num_feat * distillation_rate)
+        if not 0 < num_kept < num_feat:
+            raise ConfigError(
+                f"IMDB: distillation_rate={distillation_rate} keeps {num_kept} of {num_feat} channels; "
+                "allowed: a rate in (0, 1) that keeps at least one and leaves at least one"
+            )
+        num_rest = num_feat - num_kept
+        self.split_sizes = (num_kept, num_rest)
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.conv2 = nn.Conv2d(num_rest, num_feat, 3, padding=1)
+        self.conv3 = nn.Conv2d(num_rest, num_feat, 3, padding=1)
+        self.conv4 = nn.Conv2d(num_rest, num_kept, 3, padding=1)
+        self.act = nn.LeakyReLU(0.05, inplace=True)
+        self.cca = CCA(4 * num_kept, reduction=cca_reduction)
+        self.fusion = nn.Conv2d(4 * num_kept, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distil three times, fuse what was kept."""
+        kept1, rest = self.act(self.conv1(x)).split(self.split_sizes, dim=1)
+        kept2, rest = self.act(self.conv2(rest)).split(self.split_sizes, dim=1)
+        kept3, rest = self.act(self.conv3(rest)).split(self.split_sizes, dim=1)
+        kept4 = self.conv4(rest)  # no activation
+        distilled = torch.cat((kept1, kept2, kept3, kept4), dim=1)  # (N, 4 * num_kept, H, W)
+        out: Tensor = self.fusion(self.cca(distilled)) + x
+        return out
+
+
+class RFDB(nn.Module):
+    """Residual feature distillation block (RFDN, Liu et al., ECCVW 2020), as its authors' code builds it.
+
+    Three steps each keep half the channels through a 1x1 convolution and refine all of them.
+
+    Args:
+        num_feat: Channels in and out (C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+
+    Note:
+        The authors' code has no residual around the block, only those of the refinements.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        num_kept = num_feat // 2
+        self.distil1 = nn.Conv2d(num_feat, num_kept, 1)
+        self.distil2 = nn.Conv2d(num_feat, num_kept, 1)
+        self.distil3 = nn.Conv2d(num_feat, num_kept, 1)
+        self.distil4 = nn.Conv2d(num_feat, num_kept, 3, padding=1)
+        self.refine1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.refine2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.refine3 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.act = nn.LeakyReLU(0.05, inplace=True)
+        self.fusion = nn.Conv2d(4 * num_kept, num_feat, 1)
+        self.esa = ESA(num_feat, num_squeezed=num_feat // 4, form="rfdn")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distil three times, fuse what was kept, weigh the positions."""
+        refined1 = self.act(self.refine1(x) + x)
+        refined2 = self.act(self.refine2(refined1) + refined1)
+        refined3 = self.act(self.refine3(refined2) + refined2)
+        kept = (self.distil1(x), self.distil2(refined1), self.distil3(refined2), self.distil4(refined3))
+        distilled = self.act(torch.cat(kept, dim=1))  # (N, 4 * num_kept, H, W)
+        out: Tensor = self.esa(self.fusion(distilled))
+        return out

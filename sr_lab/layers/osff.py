@@ -1,0 +1,71 @@
+"""What the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024) adds to a network, shared by its hosts."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import CCA
+from sr_lab.layers.bsconv import ERB
+
+
+class DRF(nn.Module):
+    """Dynamic receptive field module (OSFFNet, Eq. 6): ``ERB(x) * CCA(x)``.
+
+    Args:
+        num_feat: Channels in and out (C).
+        kernel_size: Kernel d of the ERB.
+        join: ``product`` is Eq. 6 to the letter, the product of two feature maps; ``gate`` multiplies by
+            CCA's channel weights alone. Both cost the same.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: If ``join`` is neither.
+
+    Note:
+        Inferred: that Eq. 6 is meant to the letter. Eq. 9, where H_CCA gives a feature map, speaks for it.
+    """
+
+    def __init__(self, num_feat: int, kernel_size: int, *, join: Literal["product", "gate"]) -> None:
+        super().__init__()
+        if join not in ("product", "gate"):
+            raise ConfigError(
+                f"OSFF: no such way to join the branches of a DRF, got drf={join}; allowed: product, gate"
+            )
+        self.erb = ERB(num_feat, kernel_size)
+        self.cca = CCA(num_feat)
+        self.join = join
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Eq. 6."""
+        attention = self.cca(x) if self.join == "product" else self.cca.weights(x)
+        out: Tensor = self.erb(x) * attention
+        return out
+
+
+def make_drfs(
+    num_feat: int, num_block: int, kernel_sizes: Sequence[int], *, join: Literal["product", "gate"]
+) -> nn.ModuleList:
+    """A DRF for each block of a network (MFDF).
+
+    Args:
+        num_feat: Channels of the blocks (C).
+        num_block: Number of blocks, which take the first ``num_block`` kernels.
+        kernel_sizes: Kernel of each block's DRF (D_s), odd.
+        join: How a DRF joins its two branches, see ``DRF``.
+
+    Returns:
+        ``num_block`` DRFs.
+
+    Raises:
+        ConfigError: If a kernel is even or missing, or ``join`` is unknown.
+    """
+    if not 1 <= num_block <= len(kernel_sizes) or any(size % 2 == 0 for size in kernel_sizes):
+        raise ConfigError(
+            f"OSFF: needs an odd DRF kernel size for each of num_block={num_block} stages, "
+            f"got drf_kernels={tuple(kernel_sizes)}"
+        )
+    return nn.ModuleList(DRF(num_feat, size, join=join) for size in kernel_sizes[:num_block])

@@ -1,0 +1,625 @@
+"""EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024)."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import ESA, mean_and_contrast
+from sr_lab.layers.distillation import IMDB, RFDB
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class EFRDN(nn.Module):
+    """Efficient feature reuse distillation network (EFRDN, Fig. 1, Eqs. 1 to 9).
+
+    Four distillation modules, then two transformers over 3x3 patches; in either part every layer sees the sum
+    of all features before it, and a second tail enlarges the shallow features.
+
+    Cost: at x4 293 G multiply-adds: convolutions 28.1 G (the 27.9 G that the paper prints), the transformers'
+    linear layers 25.7 G and their attention products 239 G. The last grow with the square of the image, so
+    that a large image is cheaper in tiles; memory grows with its area only.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk, a multiple of 8 of at least 16.
+        num_block: Number of distillation modules.
+        num_transformer: Number of efficient transformers.
+        block: The distillation module: the paper's ACDM, or the IMDB or RFDB of Table 2.
+        parameter_sharing: Whether module k has the weights of module k - 2; ``None``: for ACDMs only, as
+            the counts of Table 2 want.
+        acrb: Asymmetric convolutions on what an ACDM distils (Table 3); ``conv`` puts one 3x3 in their place.
+        fflb: Lattice blocks in the ACDMs (Table 3).
+        mscc: Self-calibrated convolutions at the end of an ACDM (Table 3).
+        gcrb: Group convolutions in the two branches of an FFLB (Table 4); its EFFB keeps them.
+        effb: Feature fusion at the end of an FFLB (Table 4).
+        cc: Combination coefficients of an FFLB (Table 4); off, plain sums.
+        cnn_dc: Dense connections between the distillation modules (Table 5).
+        transformer_dc: Dense connections between the transformers (Table 5).
+        effb_mode: Third GCRB of an EFFB, see ``EFFB``.
+        num_head: Heads of the attention.
+        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        attention_reduction: Squeeze of the tokens before queries, keys and values are made.
+        mlp_ratio: Width inside the transformer's MLP, in widths of a token.
+        rgb_range: Value of white inside the network.
+        upsampler: Factory for both tails; ``None`` builds the paper's sub-pixel tails (Eq. 8).
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lattice blocks or RFDBs.
+
+    Raises:
+        ConfigError: If a width or a choice is impossible, or a part of the ACDM is switched off in a network
+            of other blocks; in ``forward``, if lr is too small.
+
+    Note:
+        The text "concatenates" what its equations sum: summed here. The inner sum of Eq. 2 repeats one term:
+        read as all F_An. The 768 K that the paper prints for x2 and x3 are those of x4. Inferred: the mean
+        shift and a range of 255, as in LBNet of the same group; that dense connections, where off, leave a
+        plain chain with F_S added at its end.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size: int = ESA.min_size  # of the published network; 1 without ESA
+    rgb_mean: Tensor
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 32,
+        num_block: int = 4,
+        num_transformer: int = 2,
+        block: Literal["acdm", "imdb", "rfdb"] = "acdm",
+        parameter_sharing: bool | None = None,
+        acrb: bool | Literal["conv"] = True,
+        fflb: bool = True,
+        mscc: bool = True,
+        gcrb: bool = True,
+        effb: bool = True,
+        cc: bool = True,
+        cnn_dc: bool = True,
+        transformer_dc: bool = True,
+        effb_mode: Literal["tied", "three", "two"] = "tied",
+        num_head: int = 8,
+        num_segment: int = 4,
+        attention_reduction: int = 4,
+        mlp_ratio: float = 1.0,
+        rgb_range: float = 255.0,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if num_feat < 16 or num_feat % 8 != 0:
+            raise ConfigError(f"EFRDN: num_feat has to be a multiple of 8 of at least 16, got {num_feat}")
+        if num_block < 1:
+            raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
+        if block not in ("acdm", "imdb", "rfdb"):
+            raise ConfigError(f"EFRDN: has no such block, got block={block}; allowed: acdm, imdb, rfdb")
+        if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
+            raise ConfigError(
+                f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
+                "none; drop them or take block=acdm"
+            )
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.min_size = ESA.min_size if block == "rfdb" or (block == "acdm" and fflb) else 1
+        self.cnn_dc = cnn_dc
+        self.transformer_dc = transformer_dc
+        self.rgb_range = rgb_range
+        mean = torch.tensor((0.4488, 0.4371, 0.4040)).view(1, 3, 1, 1)  # of DIV2K
+        self.register_buffer("rgb_mean", mean, persistent=False)
+
+        def make_block() -> nn.Module:
+            if block == "imdb":
+                return IMDB(num_feat)
+            if block == "rfdb":
+                return RFDB(num_feat)
+            lattice = {"gcrb": gcrb, "effb": effb, "cc": cc}
+            return ACDM(num_feat, acrb=acrb, fflb=fflb, mscc=mscc, effb_mode=effb_mode, **lattice)
+
+        sharing = block == "acdm" if parameter_sharing is None else parameter_sharing
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)  # G_S
+        self.body = nn.ModuleList(make_block() for _ in range(min(num_block, 2) if sharing else num_block))
+        self.convs = nn.ModuleList(nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_block))
+        self.transformers = nn.ModuleList(
+            ET(
+                num_feat,
+                num_head=num_head,
+                num_segment=num_segment,
+                reduction=attention_reduction,
+                mlp_ratio=mlp_ratio,
+            )
+            for _ in range(num_transformer)
+        )
+        self.transformer_convs = nn.ModuleList(
+            nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_transformer)
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_r,1
+        self.shallow_tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_r,2
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr, Eqs. 1 to 8."""
+        shallow = self.head((lr - self.rgb_mean) * self.rgb_range)  # F_S (N, C, H, W), Eq. 1
+        feat = total = shallow
+        for k, conv in enumerate(self.convs):
+            feat = self.body[k % len(self.body)](feat)
+            feat = conv(feat + total if self.cnn_dc else feat)  # F_Ak, Eq. 2
+            total = total + feat if self.cnn_dc else feat  # C_out in the end, Eq. 3
+        for transformer, conv in zip(self.transformers, self.transformer_convs, strict=True):
+            feat = conv(transformer(total))  # T_out, Eqs. 4 and 6
+            total = total + feat if self.transformer_dc else feat  # T_add, Eqs. 5 and 7
+        sr: Tensor = self.tail(total + shallow) + self.shallow_tail(shallow)  # (N, 3, rH, rW), Eq. 8
+        return sr / self.rgb_range + self.rgb_mean
+
+
+class ACDM(nn.Module):
+    """Asymmetric convolution distillation module (EFRDN, Fig. 1, Eqs. 17 to 27).
+
+    Three steps each split a quarter of the channels off and refine the rest.
+
+    Args:
+        num_feat: Channels in and out (C).
+        acrb, fflb, mscc, gcrb, effb, cc, effb_mode: See ``EFRDN``.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        The counts fit IMDN's quarter, a last refinement of 3C/4 channels and no residual but the outer one.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        *,
+        acrb: bool | Literal["conv"] = True,
+        fflb: bool = True,
+        mscc: bool = True,
+        gcrb: bool = True,
+        effb: bool = True,
+        cc: bool = True,
+        effb_mode: Literal["tied", "three", "two"] = "tied",
+    ) -> None:
+        super().__init__()
+        num_kept = num_feat // 4
+        num_rest = num_feat - num_kept
+        self.split_sizes = [num_rest, num_kept]
+
+        def refine() -> nn.Module:
+            conv = nn.Conv2d(num_rest, num_feat, 3, padding=1)
+            if not fflb:
+                return conv
+            return nn.Sequential(conv, FFLB(num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode))
+
+        self.distil = nn.ModuleList(_distil(num_kept, acrb) for _ in range(3))
+        self.refine = nn.ModuleList(refine() for _ in range(3))
+        self.last = nn.Conv2d(num_feat, num_rest, 3, padding=1)  # G_conv4
+        self.fusion = nn.Conv2d(3 * num_kept + num_rest, num_feat, 3, padding=1)
+        self.mscc = MSCC(num_feat) if mscc else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Eqs. 17 to 27."""
+        remain = x
+        kept = []
+        for distil, refine in zip(self.distil, self.refine, strict=True):
+            remain, split = torch.split(remain, self.split_sizes, dim=1)
+            kept.append(distil(split))  # X_distill, Eqs. 18, 21 and 24
+            remain = refine(remain)  # X_remain, Eqs. 19, 22 and 25
+        fused = self.fusion(torch.cat((*kept, self.last(remain)), dim=1))  # (N, 3C/2, H, W) -> (N, C, H, W)
+        out: Tensor = x + self.mscc(fused)  # Eq. 27
+        return out
+
+
+def _distil(num_feat: int, acrb: bool | Literal["conv"]) -> nn.Module:
+    """What an ACDM does to the features that it keeps, by the rows of Table 3."""
+    if acrb is True:
+        return ACRB(num_feat)
+    if acrb is False:
+        return nn.Identity()
+    if acrb == "conv":
+        return nn.Conv2d(num_feat, num_feat, 3, padding=1)
+    raise ConfigError(f"EFRDN: no such distillation, got acrb={acrb}; allowed: true, false, conv")
+
+
+class ACRB(nn.Module):
+    """Asymmetric convolution residual block (EFRDN, Fig. 3).
+
+    ``x + act(BN(conv1x3(x) + conv3x3(x) + conv3x1(x)))``
+
+    Args:
+        num_feat: Channels in and out (C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        Inferred: one batch norm, behind the sum; only Table 3 names it. LeakyReLU of slope 0.05.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.row = nn.Conv2d(num_feat, num_feat, (1, 3), padding=(0, 1))
+        self.square = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.column = nn.Conv2d(num_feat, num_feat, (3, 1), padding=(1, 0))
+        self.norm = nn.BatchNorm2d(num_feat)
+        self.act = nn.LeakyReLU(0.05, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Three kernels side by side around one residual."""
+        out: Tensor = x + self.act(self.norm(self.row(x) + self.square(x) + self.column(x)))
+        return out
+
+
+class FFLB(nn.Module):
+    """Feature fusion lattice block (EFRDN, Fig. 1, Eqs. 10 to 16): two butterflies, then a fusion.
+
+    Args:
+        num_feat: Channels in and out (C).
+        gcrb, effb, cc, effb_mode: See ``EFRDN``.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+
+    Note:
+        X_in of Eq. 11 is read as E_in. Inferred: S_1 and S_2 are scalars that start at 1. One MLP per
+        coefficient, or two MLPs for half the coefficients, cost the same: the printed counts fit both.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        *,
+        gcrb: bool = True,
+        effb: bool = True,
+        cc: bool = True,
+        effb_mode: Literal["tied", "three", "two"] = "tied",
+    ) -> None:
+        super().__init__()
+
+        def branch() -> nn.Module:
+            esa = ESA(num_feat, num_squeezed=num_feat // 4, form="rfdn")
+            return nn.Sequential(GCRB(num_feat), esa) if gcrb else esa
+
+        def coefficient() -> nn.Module:
+            return CC(num_feat) if cc else nn.Identity()
+
+        self.branch1 = branch()
+        self.a1, self.b1 = coefficient(), coefficient()
+        self.branch2 = branch()
+        self.a2, self.b2 = coefficient(), coefficient()
+        self.s1 = nn.Parameter(torch.ones(()))
+        self.s2 = nn.Parameter(torch.ones(()))
+        self.effb = EFFB(num_feat, mode=effb_mode) if effb else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Eqs. 10 to 16."""
+        lower = self.branch1(x)  # l_{i-1}, Eq. 10
+        upper = x + self.b1(lower)  # U_{i-1}, Eq. 11
+        lower = lower + self.a1(x)  # L_{i-1}, Eq. 12
+        inner = self.branch2(upper)  # u_i, Eq. 13
+        upper = inner + self.b2(lower)  # U_i, Eq. 14
+        lower = lower + self.a2(inner)  # L_i, Eq. 15
+        out: Tensor = x + self.effb(self.s1 * upper + self.s2 * lower)  # Eq. 16
+        return out
+
+
+class CC(nn.Module):
+    """Combination coefficient (LatticeNet, Luo et al., TPAMI 2023; EFRDN, Fig. 4): weighs the channels.
+
+    ``x * (MLP(mean of x) + MLP(standard deviation of x)) / 2``
+
+    Args:
+        num_feat: Channels in and out (C), at least 16.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        The counts fit one MLP for both statistics. Inferred: the population's standard deviation.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat // 16, 1),
+            nn.ReLU(),
+            nn.Conv2d(num_feat // 16, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels."""
+        statistics = torch.cat(mean_and_contrast(x)).to(x.dtype)  # (2N, C, 1, 1)
+        by_mean, by_contrast = self.mlp(statistics).chunk(2)
+        out: Tensor = x * ((by_mean + by_contrast) / 2)
+        return out
+
+
+class GCRB(nn.Module):
+    """Group convolution residual block (EFRDN, Fig. 1): 1x1 to C/4, depthwise 3x3, 1x1 back.
+
+    Args:
+        num_feat: Channels in and out (C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        The counts of Table 4 want 1x1 convolutions in two groups, without bias before the batch norms.
+        Inferred: LeakyReLU of slope 0.05.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        num_squeezed = num_feat // 4
+        self.layers = nn.Sequential(
+            nn.Conv2d(num_feat, num_squeezed, 1, groups=2, bias=False),
+            nn.BatchNorm2d(num_squeezed),
+            nn.LeakyReLU(0.05, inplace=True),
+            nn.Conv2d(num_squeezed, num_squeezed, 3, padding=1, groups=num_squeezed, bias=False),
+            nn.BatchNorm2d(num_squeezed),
+            nn.LeakyReLU(0.05, inplace=True),
+            nn.Conv2d(num_squeezed, num_feat, 1, groups=2, bias=False),
+            nn.BatchNorm2d(num_feat),
+            nn.LeakyReLU(0.05, inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Three convolutions around one residual."""
+        out: Tensor = x + self.layers(x)
+        return out
+
+
+class EFFB(nn.Module):
+    """Enhanced feature fusion block (EFRDN, Fig. 1): chained GCRBs, fused and self-calibrated twice.
+
+    Args:
+        num_feat: Channels in and out (C).
+        mode: Third GCRB: ``tied`` uses the second's weights again, ``three`` has its own, ``two`` leaves it
+            out and takes the second's output in its place.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: If ``mode`` is none of them.
+
+    Note:
+        The text has three GCRBs, the printed counts room for the weights of two. Inferred: the chain, the sum
+        with the third output, convolutions in four groups behind an interleaving of their inputs.
+    """
+
+    def __init__(self, num_feat: int, *, mode: Literal["tied", "three", "two"] = "tied") -> None:
+        super().__init__()
+        if mode not in ("tied", "three", "two"):
+            raise ConfigError(f"EFRDN: no such third GCRB, got effb_mode={mode}; allowed: tied, three, two")
+        self.tied = mode == "tied"
+        self.gcrb1 = GCRB(num_feat)
+        self.gcrb2 = GCRB(num_feat)
+        self.gcrb3 = GCRB(num_feat) if mode == "three" else nn.Identity()
+        self.fusion1 = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1, groups=4)
+        self.scsa = SelfCalibrated(num_feat, SpatialAttention())
+        self.fusion2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, groups=4)
+        self.scca = SelfCalibrated(num_feat, ChannelAttention(num_feat // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Extract, fuse the first two, add the third, fuse again."""
+        first = self.gcrb1(x)
+        second = self.gcrb2(first)
+        third = self.gcrb2(second) if self.tied else self.gcrb3(second)
+        fused = self.scsa(self.fusion1(_interleave(first, second)))
+        out: Tensor = self.scca(self.fusion2(fused + third))
+        return out
+
+
+class MSCC(nn.Module):
+    """Multiple self-calibrated convolutions (EFRDN, Fig. 3): SCSA, then SCCA twice, plus the input.
+
+    Args:
+        num_feat: Channels in and out (C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        Inferred: how the last unit "weights" the output; it is one more SCCA here.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.units = nn.Sequential(
+            SelfCalibrated(num_feat, SpatialAttention()),
+            SelfCalibrated(num_feat, ChannelAttention(num_feat // 2)),
+            SelfCalibrated(num_feat, ChannelAttention(num_feat // 2)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Three units around one residual."""
+        out: Tensor = x + self.units(x)
+        return out
+
+
+class SelfCalibrated(nn.Module):
+    """Self-calibrated convolution with spatial or channel attention (EFRDN, Fig. 2: SCSA, SCCA).
+
+    Half of the channels is weighed, the other half convolved; a 3x3 merges them, and the input is added.
+
+    Args:
+        num_feat: Channels in and out (C).
+        attention: Weighs the C/2 channels of the left half.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        Table 3 leaves no room for a full 3x3 of C channels. Inferred: both convolutions in four groups, the
+        halves interleaved before the merge, since they would never mix otherwise.
+    """
+
+    def __init__(self, num_feat: int, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+        self.conv = nn.Conv2d(num_feat // 2, num_feat // 2, 3, padding=1, groups=4)
+        self.merge = nn.Conv2d(num_feat, num_feat, 3, padding=1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Calibrate the left half, convolve the right one, merge."""
+        left, right = x.chunk(2, dim=1)
+        out: Tensor = x + self.merge(_interleave(self.attention(left), self.conv(right)))
+        return out
+
+
+def _interleave(left: Tensor, right: Tensor) -> Tensor:
+    """Channels in turn, so that a group of the next convolution has as many of one as of the other."""
+    return torch.stack((left, right), dim=2).flatten(1, 2)
+
+
+class SpatialAttention(nn.Module):
+    """A weight per position from the mean and the maximum over the channels, through a 7x7 convolution.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the positions."""
+        described = torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
+        return x * torch.sigmoid(self.conv(described))  # (N, 1, H, W)
+
+
+class ChannelAttention(nn.Module):
+    """A weight per channel from its mean over the image, through two 1x1 convolutions.
+
+    Args:
+        num_feat: Channels in and out (C), squeezed to C/4 in between.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.excite = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat // 4, 1),
+            nn.ReLU(),
+            nn.Conv2d(num_feat // 4, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels."""
+        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)  # a sum over the image: in float32
+        out: Tensor = x * self.excite(mean)
+        return out
+
+
+class ET(nn.Module):
+    """Efficient transformer (EFRDN, Fig. 4, Eqs. 28 and 29) over overlapping 3x3 patches.
+
+    Every position is a token of its 3x3 neighbourhood; what comes out is summed where patches overlap.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_head, num_segment, reduction: See ``EMHA``.
+        mlp_ratio: Width inside the MLP, in widths of a token (9C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        The paper gives no sizes. Table 2 fixes their sum at 224 K parameters, and the defaults meet it
+        without biases. Inferred: how that sum is made up. ESRT's own sizes (reduction 2, ratio 1/4) give
+        188 K.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        *,
+        num_head: int = 8,
+        num_segment: int = 4,
+        reduction: int = 4,
+        mlp_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        num_token_ch = 9 * num_feat
+        num_hidden = int(num_token_ch * mlp_ratio)
+        self.norm1 = nn.LayerNorm(num_token_ch)
+        self.attention = EMHA(num_token_ch, num_head=num_head, num_segment=num_segment, reduction=reduction)
+        self.norm2 = nn.LayerNorm(num_token_ch)
+        self.mlp = nn.Sequential(
+            nn.Linear(num_token_ch, num_hidden, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(num_hidden, num_token_ch, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Eqs. 28 and 29 between unfolding and folding."""
+        size = x.shape[-2:]
+        tokens = F.unfold(x, 3, padding=1).transpose(1, 2)  # (N, HW, 9C)
+        tokens = tokens + self.attention(self.norm1(tokens))  # Eq. 28
+        tokens = tokens + self.mlp(self.norm2(tokens))  # Eq. 29
+        return F.fold(tokens.transpose(1, 2), size, 3, padding=1)  # (N, C, H, W)
+
+
+class EMHA(nn.Module):
+    """Efficient multi-head attention (ESRT, Lu et al., CVPRW 2022; EFRDN, Eq. 30).
+
+    The tokens are cut into segments of equal length, the last one shorter where they do not divide, and each
+    segment attends to itself. Fused kernels never hold the matrix of all pairs.
+
+    Args:
+        num_feat: Width of a token (D).
+        num_head: Heads; each has ``D // (reduction * num_head)`` channels.
+        num_segment: Number of segments.
+        reduction: Squeeze of the tokens.
+
+    Shape:
+        ``(N, L, D)`` -> the same.
+
+    Raises:
+        ConfigError: If the heads get no channel.
+
+    Note:
+        Inferred: four segments, as in ESRT; LBNet has 16.
+    """
+
+    def __init__(self, num_feat: int, *, num_head: int, num_segment: int, reduction: int) -> None:
+        super().__init__()
+        self.num_head = num_head
+        self.num_segment = num_segment
+        self.num_head_ch = num_feat // (reduction * num_head)
+        if self.num_head_ch < 1:
+            raise ConfigError(
+                f"EFRDN: num_head={num_head} at attention_reduction={reduction} leaves no channel of "
+                f"{num_feat} to a head; lower one of them"
+            )
+        num_inner = num_head * self.num_head_ch
+        self.reduce = nn.Linear(num_feat, num_inner, bias=False)
+        self.qkv = nn.Linear(num_inner, 3 * num_inner, bias=False)
+        self.proj = nn.Linear(num_inner, num_feat, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Eq. 30 in every head of every segment."""
+        qkv = self.qkv(self.reduce(x)).unflatten(-1, (3, self.num_head, self.num_head_ch))
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, N, heads, L, channels)
+        if not qkv.is_meta:
+            # Fused kernels on CUDA want a multiple of 8 channels, and those on the CPU are faster with it.
+            # Zeros change no product; where operators are counted they would be counted too.
+            qkv = F.pad(qkv, (0, -self.num_head_ch % 8))
+        length = -(-x.shape[1] // self.num_segment)  # rounded up
+        parts = []
+        for segment in qkv.split(length, dim=3):
+            query, key, value = segment.unbind()
+            parts.append(F.scaled_dot_product_attention(query, key, value, scale=self.num_head_ch**-0.5))
+        attended = torch.cat(parts, dim=2)[..., : self.num_head_ch]  # (N, heads, L, channels)
+        attended = attended.transpose(1, 2).flatten(2)  # (N, L, heads * channels)
+        out: Tensor = self.proj(attended)
+        return out

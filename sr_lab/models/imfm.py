@@ -1,0 +1,267 @@
+"""IMFM: lightweight SR by progressive feature fusion ("Improve Multi-scale Fine-grained Model")."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import MSWA
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.mwaum import MWAUM
+
+
+class IMFM(nn.Module):
+    """Progressive feature fusion network (IMFM, Fig. 1, Eqs. 1 to 4).
+
+    Blocks of parallel paths that hand their result on to the next path, an upsampler with pixel attention,
+    and the bilinearly enlarged image added to the result.
+
+    Cost: at x4 46.5 G multiply-adds: blocks 32.4 G, upsampler 14.0 G, of which 10.7 G at output size. The
+    paths of a block wait for each other: 14 convolutions of 3x3 one after the other in each block, on few
+    channels, and 14 average poolings that no count shows. On a CPU the poolings take 40 % of the time;
+    channels-last makes the whole 1.7 times as fast.
+
+    Args:
+        scale: Upscaling factor r: 2, 3 or 4 as in the paper, 8 or 16.
+        num_feat: Width of the trunk.
+        num_block: Number of PABs (n).
+        num_path: Paths of a PAB (s).
+        num_path_feat: Channels of a path (m); ``None`` takes half of ``num_feat``.
+        num_cam_feat: Channels inside a CAM.
+        pab: Progressive attention blocks; off, each block is a residual chain of 3x3 convolutions.
+        mswam: Multi-scale weights, in the paths of the PABs and in the paper's own upsampler.
+        cam: Coordinate attention in the PABs; needs ``pab``.
+        window_sizes: Windows of the multi-scale weights in pixels, odd; empty gives plain pixel attention.
+        cam_act: Activation delta of Eq. 9.
+        upsampler: Factory for the tail; ``None`` builds the paper's MWAUM (Eq. 3).
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If ``cam`` is wanted without ``pab``, or ``cam_act`` is unknown.
+
+    Note:
+        The paper states the components, the 40 channels and Eqs. 1 to 13, and no other size. Inferred from
+        the printed counts, one layout among others that fit them as well: n = 7, s = 8, m = 20, PABs without
+        biases but for their attentions, a chain of 6 convolutions without PAB. It has 598.375 K parameters
+        at x4, the paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print; read as
+        MWAUM(F_n + F_0).
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 40,
+        num_block: int = 7,
+        num_path: int = 8,
+        num_path_feat: int | None = None,
+        num_cam_feat: int = 8,
+        pab: bool = True,
+        mswam: bool = True,
+        cam: bool = True,
+        window_sizes: Sequence[int] = (3, 5),
+        cam_act: Literal["h_swish", "h_sigmoid"] = "h_swish",
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if cam and not pab:
+            raise ConfigError(
+                "IMFM: cam=true stands inside a PAB, got pab=false; allowed: cam=false, or pab=true"
+            )
+        own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
+        make_tail = own_tail if upsampler is None else upsampler
+        self.scale = scale
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(
+            PAB(
+                num_feat,
+                num_path=num_path,
+                num_path_feat=num_feat // 2 if num_path_feat is None else num_path_feat,
+                window_sizes=window_sizes if mswam else None,
+                cam=CAM(num_feat, num_squeezed=num_cam_feat, act=cam_act) if cam else None,
+            )
+            if pab
+            else PlainBlock(num_feat)
+            for _ in range(num_block)
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr, Eqs. 1 to 4."""
+        shallow = self.head(lr)  # F_0 (N, C, H, W), Eq. 1
+        feat = shallow
+        for block in self.body:
+            feat = block(feat)  # F_k, Eq. 2
+        upsampled: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW), Eq. 3
+        image = F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return upsampled + image  # Eq. 4
+
+
+class PAB(nn.Module):
+    """Progressive attention block (IMFM, Sec. 2.3, Eq. 6): parallel paths, each of which sees the last one.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_path: Number of paths (s).
+        num_path_feat: Channels of a path (m).
+        window_sizes: Windows of the weights in the paths, see ``MSWAM``.
+        cam: Coordinate attention behind the paths; ``None`` goes without.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        Eq. 6 prints ``x_1 + y_{i-1}`` for the later paths, read as ``x_i + y_{i-1}``, and the text ``m < s``,
+        read as m < C. Inferred: LeakyReLU of slope 0.2 (PAN's) after the split and after each path, no
+        biases, the place of the CAM (its input comes "after passing through a 1x1 convolution").
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        *,
+        num_path: int,
+        num_path_feat: int,
+        window_sizes: Sequence[int] | None,
+        cam: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.num_path = num_path
+        # The 1x1 convolutions to the paths, in one.
+        self.split = nn.Conv2d(num_feat, num_path * num_path_feat, 1, bias=False)
+        self.paths = nn.ModuleList(
+            MSWAM(num_path_feat, window_sizes=window_sizes) for _ in range(num_path - 1)
+        )
+        self.act = nn.LeakyReLU(0.2, inplace=True)
+        self.fusion = nn.Conv2d(num_path * num_path_feat, num_feat, 1, bias=False)
+        self.cam = nn.Identity() if cam is None else cam
+        self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Eq. 6, then fuse."""
+        first, *subsets = self.act(self.split(x)).chunk(self.num_path, dim=1)  # s of (N, m, H, W)
+        outputs = [first]  # y_1 = x_1, which no other path sees
+        for i, (path, subset) in enumerate(zip(self.paths, subsets, strict=True)):
+            outputs.append(self.act(path(subset if i == 0 else subset + outputs[-1])))
+        fused = self.cam(self.fusion(torch.cat(outputs, dim=1)))  # (N, s * m, H, W) -> (N, C, H, W)
+        out: Tensor = self.last(fused) + x
+        return out
+
+
+class MSWAM(nn.Module):
+    """Multi-scale weight allocation module (IMFM, Sec. 2.2 and 2.3) in a path of a PAB.
+
+    Two 3x3 convolutions; what stands between them is weighed by the module's input, seen at several scales.
+
+    Args:
+        num_feat: Channels in and out (m).
+        window_sizes: Windows of the weights in pixels, see ``MSWA``; ``None`` leaves the convolutions alone.
+
+    Shape:
+        ``(N, m, H, W)`` -> the same.
+
+    Note:
+        Inferred: the paper describes the module in words only, see ``MSWA``.
+    """
+
+    def __init__(self, num_feat: int, *, window_sizes: Sequence[int] | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
+        self.attention = None if window_sizes is None else MSWA(num_feat, window_sizes=window_sizes)
+        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, weigh, convolve."""
+        feat = self.conv1(x)
+        if self.attention is not None:
+            feat = feat * self.attention(x)
+        out: Tensor = self.conv2(feat)
+        return out
+
+
+class CAM(nn.Module):
+    """Coordinate attention (IMFM, Fig. 2, Eqs. 7 to 12): Hou et al., CVPR 2021, without normalisation.
+
+    A weight per channel and row times a weight per channel and column. All but two passes over the map work
+    on H + W positions.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_squeezed: Channels between the convolutions.
+        act: Activation delta of Eq. 9.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: If ``act`` is unknown.
+
+    Note:
+        The text calls delta "H Sigmoid", Fig. 2 "H_swish"; the latter is the original's and the default.
+        Inferred: 8 channels inside, the original's max(8, C / 32).
+    """
+
+    def __init__(
+        self, num_feat: int, *, num_squeezed: int = 8, act: Literal["h_swish", "h_sigmoid"] = "h_swish"
+    ) -> None:
+        super().__init__()
+        if act not in ("h_swish", "h_sigmoid"):
+            raise ConfigError(
+                f"IMFM: no such activation in coordinate attention, got cam_act={act}; "
+                "allowed: h_swish, h_sigmoid"
+            )
+        self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
+        self.act = nn.Hardswish() if act == "h_swish" else nn.Hardsigmoid()
+        self.excite_rows = nn.Conv2d(num_squeezed, num_feat, 1)
+        self.excite_columns = nn.Conv2d(num_squeezed, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh rows and columns."""
+        height, width = x.shape[-2:]
+        # Sums over an image need float32 whatever the precision of the network.
+        rows = x.mean(dim=3, keepdim=True, dtype=torch.float32)  # (N, C, H, 1), Eq. 7
+        columns = x.mean(dim=2, keepdim=True, dtype=torch.float32).transpose(2, 3)  # (N, C, W, 1), Eq. 8
+        both = torch.cat((rows, columns), dim=2).to(x.dtype)  # (N, C, H + W, 1)
+        rows, columns = self.act(self.squeeze(both)).split((height, width), dim=2)  # Eq. 9
+        row_weights = self.excite_rows(rows).sigmoid()  # (N, C, H, 1), Eq. 10
+        column_weights = self.excite_columns(columns).sigmoid().transpose(2, 3)  # (N, C, 1, W), Eq. 11
+        out: Tensor = x * row_weights * column_weights  # Eq. 12
+        return out
+
+
+class PlainBlock(nn.Module):
+    """What stands for a PAB in the paper's basic model: a residual chain of 3x3 convolutions.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_conv: Number of convolutions.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        Stated: "a 3x3 convolutional sequence" of the same width. Inferred: 6 convolutions with biases, which
+        give the printed differences; LeakyReLU between them; the residual.
+    """
+
+    def __init__(self, num_feat: int, *, num_conv: int = 6) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(num_feat, num_feat, 3, padding=1)]
+        for _ in range(num_conv - 1):
+            layers += [nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(num_feat, num_feat, 3, padding=1)]
+        self.chain = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The chain around its residual."""
+        out: Tensor = self.chain(x) + x
+        return out

@@ -1,0 +1,313 @@
+"""MREN: Spatial-Channel Adaptive Coordination of Multilevel Refinement Enhancement Network (Cai et al.)."""
+
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import WSILBV
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.rbwa import RBWAUpsampler
+
+SCACBMode: TypeAlias = Literal["full", "scnc", "osa", "oca"]
+Exchange: TypeAlias = Literal["running", "final"]
+Message: TypeAlias = Literal["raw", "fused"]
+
+
+class MREN(nn.Module):
+    """Multilevel refinement enhancement network (MREN, Fig. 1, Eqs. 1 to 4); MREN-L is ``num_feat=84``.
+
+    Cost: at x4 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
+    and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are those of the tail:
+    num_feat channels at x2, half as many at x3 and x4, at output size.
+
+    Args:
+        scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk (C), at least 6; the paper has 60.
+        num_block: Number of MREBs (n); Table 1 has 3 to 8.
+        scacb: Parts of the SCACBs (Table 3), see ``SCACB``.
+        scacb_exchange: Which maps the two parts of a SCACB exchange, see ``SCACB``.
+        communication_weight: Share of the previous attention map in a DRACB's own (W), 0 to 1 in Table 2; 0
+            is a DRACB without jump connection (Table 4).
+        dracb_sigmoid: Whether a DRACB weighs its map by the sigmoid of itself (Table 4).
+        dracb_message: Which map a DRACB hands on, see ``DRACB``.
+        upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If ``num_feat`` is below 6, or a choice is unknown.
+
+    Note:
+        Inferred: where the GELUs stand, and the residuals of SCACB and MREB, as in RFDN. The bicubic skip of
+        Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10 are fitted to the
+        printed counts, MREN-L's too.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["op_counter"]] = "op_counter"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 60,
+        num_block: int = 6,
+        scacb: SCACBMode = "full",
+        scacb_exchange: Exchange = "running",
+        communication_weight: float = 0.2,
+        dracb_sigmoid: bool = True,
+        dracb_message: Message = "raw",
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if num_feat < 6:
+            raise ConfigError(f"MREN: a SCACB needs num_feat of at least 6, got num_feat={num_feat}")
+        make_tail = RBWAUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(
+            MREB(
+                num_feat,
+                scacb=scacb,
+                scacb_exchange=scacb_exchange,
+                communication_weight=communication_weight,
+                dracb_sigmoid=dracb_sigmoid,
+                dracb_message=dracb_message,
+            )
+            for _ in range(num_block)
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr, Eqs. 1 to 4."""
+        shallow = self.head(lr)  # F_0 (N, C, H, W), Eq. 1
+        feat = shallow
+        for block in self.body:
+            feat = block(feat)  # F_k, Eq. 2
+        sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW), Eq. 3
+        # In float32: half precision would round the image to its own few bits before the interpolation.
+        image = F.interpolate(lr.float(), scale_factor=self.scale, mode="bicubic", align_corners=False)
+        return sr + image.to(lr.dtype)  # Eq. 4
+
+
+class MREB(nn.Module):
+    """Multilevel refinement enhancement block (MREN, Fig. 4, Sec. 3.4).
+
+    RFDN's distillation: three SCACBs refine the features, and a DRACB distils a quarter of the channels
+    before the first and after each. 8.3 K of its 34.0 K parameters are in each SCACB.
+
+    Args:
+        num_feat: Channels in and out (C).
+        scacb: Parts of the SCACBs.
+        scacb_exchange: Which maps their parts exchange.
+        communication_weight: W of the DRACBs.
+        dracb_sigmoid: Whether the DRACBs have their sigmoid.
+        dracb_message: Which map a DRACB hands on.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Note:
+        Fitted to the printed counts: three SCACBs, four DRACBs of C // 4 channels. Inferred: the residual,
+        and that no message crosses from one MREB to the next.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        *,
+        scacb: SCACBMode,
+        scacb_exchange: Exchange,
+        communication_weight: float,
+        dracb_sigmoid: bool,
+        dracb_message: Message,
+    ) -> None:
+        super().__init__()
+        num_distilled = num_feat // 4
+        self.scacbs = nn.ModuleList(SCACB(num_feat, mode=scacb, exchange=scacb_exchange) for _ in range(3))
+        self.dracbs = nn.ModuleList(
+            DRACB(
+                num_feat,
+                num_distilled,
+                communication_weight=communication_weight,
+                sigmoid=dracb_sigmoid,
+                message=dracb_message,
+            )
+            for _ in range(4)
+        )
+        self.fusion = nn.Conv2d(4 * num_distilled, num_feat, 1)
+        self.attention = WSILBV(num_feat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine and distil three times, fuse what was distilled, weigh the channels."""
+        distilled, message = self.dracbs[0](x, None)
+        kept, refined = [distilled], x
+        for scacb, dracb in zip(self.scacbs, self.dracbs[1:], strict=True):
+            refined = scacb(refined)
+            distilled, message = dracb(refined, message)
+            kept.append(distilled)
+        fused = self.fusion(torch.cat(kept, dim=1))  # (N, 4 * (C // 4), H, W) -> (N, C, H, W)
+        out: Tensor = self.attention(fused) + x
+        return out
+
+
+class DRACB(nn.Module):
+    """Double refinement attention communication block (MREN, Fig. 3, Eqs. 5 and 6).
+
+    A 1x1 convolution gives a map that is features and attention at once: ``F' = W * F_{l-1} + F_l``, then
+    ``F' * sigmoid(F')``. Only the convolution has parameters.
+
+    Args:
+        num_feat: Channels in.
+        num_distilled: Channels out.
+        communication_weight: W; at 0 the previous map is not looked at.
+        sigmoid: Whether Eq. 6 is there; off, F' is the output.
+        message: What the next block gets as F_{l-1}: this block's own map F_l (``raw``) or F' (``fused``).
+
+    Shape:
+        ``(N, num_feat, H, W)`` and the previous map ``(N, num_distilled, H, W)``, ``None`` for the first
+        block -> output and message, both ``(N, num_distilled, H, W)``.
+
+    Raises:
+        ConfigError: If ``message`` is neither.
+
+    Note:
+        Inferred: ``raw``. Eq. 5 calls F_{l-1} "generated" by the previous block and F' "fused".
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        num_distilled: int,
+        *,
+        communication_weight: float,
+        sigmoid: bool,
+        message: Message,
+    ) -> None:
+        super().__init__()
+        if message not in ("raw", "fused"):
+            raise ConfigError(
+                f"MREN: unknown map to hand on, got dracb_message={message}; allowed: raw, fused"
+            )
+        self.conv = nn.Conv2d(num_feat, num_distilled, 1)
+        self.communication_weight = communication_weight
+        self.sigmoid = sigmoid
+        self.message = message
+
+    def forward(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Distil, hear the previous block, weigh by itself."""
+        own = self.conv(x)  # F_l
+        fused = own
+        if previous is not None and self.communication_weight != 0:
+            fused = torch.add(own, previous, alpha=self.communication_weight)  # F', Eq. 5
+        out = F.silu(fused) if self.sigmoid else fused  # Eq. 6: silu(F') = F' * sigmoid(F')
+        return out, own if self.message == "raw" else fused
+
+
+class SCACB(nn.Module):
+    """Space-channel adaptive coordination block (MREN, Fig. 2, Sec. 3.2).
+
+    Squeezed to C // 6 channels, the features go through a spatial part (depthwise convolutions) and a channel
+    part (ordinary ones); each sees 1x1, 3x3 and 5x5 pixels on three levels, which a 1x1 convolution
+    aggregates. At each level the parts exchange their maps. The 1x1 convolutions have 6.2 K of the 8.3 K
+    parameters; the rest of the time goes into many small maps.
+
+    Args:
+        num_feat: Channels in and out (C).
+        mode: ``full``: both parts, with exchange. ``scnc``: both, without exchange. ``osa`` and ``oca``: the
+            spatial or the channel part alone, twice as wide and without aggregation (Table 3).
+        exchange: With ``full``: the sums replace the maps at once, so that the third level is built on the
+            second's sum (``running``), or only where they are concatenated (``final``).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: If ``mode`` or ``exchange`` is unknown.
+
+    Note:
+        The exchange gives both parts the same map c_i + s_i, so one is kept: the parts differ in how they
+        make and aggregate it. Fitted to the printed counts: a 5x5 is a 3x3 on top of the 3x3, the spatial
+        part has a depthwise 1x1, and the forms of ``osa`` and ``oca``. Inferred: the shared squeeze, the
+        residual, ``running``.
+    """
+
+    def __init__(self, num_feat: int, *, mode: SCACBMode = "full", exchange: Exchange = "running") -> None:
+        super().__init__()
+        if mode not in ("full", "scnc", "osa", "oca"):
+            raise ConfigError(f"MREN: unknown parts, got scacb={mode}; allowed: full, scnc, osa, oca")
+        if exchange not in ("running", "final"):
+            raise ConfigError(f"MREN: got scacb_exchange={exchange}; allowed: running, final")
+        num_levels = 6 * (num_feat // 6)  # channels of all levels of all parts
+        two_parts = mode in ("full", "scnc")
+        num_squeezed = num_levels // 6 if two_parts else num_levels // 3
+        self.mode = mode
+        self.exchange = exchange
+        self.squeeze = nn.Sequential(nn.Conv2d(num_feat, num_squeezed, 1), nn.GELU())
+        if mode != "oca":
+            self.spatial = Levels(num_squeezed, groups=num_squeezed)
+        if mode != "osa":
+            self.channel = Levels(num_squeezed, groups=1)
+        self.aggregate = nn.Sequential()
+        if two_parts:
+            # Both aggregations in one convolution: they read the same three maps, or each its own three.
+            num_in_ch, groups = (num_levels // 2, 1) if mode == "full" else (num_levels, 2)
+            self.aggregate.extend((nn.Conv2d(num_in_ch, num_levels, 1, groups=groups), nn.GELU()))
+        self.expand = nn.Conv2d(num_levels, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Squeeze, look on three levels, aggregate, expand."""
+        squeezed = self.squeeze(x)  # (N, q, H, W)
+        if self.mode == "full":
+            levels = self._exchange(squeezed)
+        elif self.mode == "scnc":
+            levels = (*self.spatial(squeezed), *self.channel(squeezed))
+        else:
+            levels = (self.spatial if self.mode == "osa" else self.channel)(squeezed)
+        aggregated = self.aggregate(torch.cat(levels, dim=1))  # (N, 3q or 6q, H, W) -> (N, 6q, H, W)
+        out: Tensor = self.expand(aggregated) + x
+        return out
+
+    def _exchange(self, squeezed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three levels ``(N, q, H, W)`` of both parts after the exchange."""
+        if self.exchange == "final":
+            maps = zip(self.spatial(squeezed), self.channel(squeezed), strict=True)
+            first, second, third = (spatial + channel for spatial, channel in maps)
+            return first, second, third
+        first = self.spatial.level1(squeezed) + self.channel.level1(squeezed)
+        second = self.spatial.level2(squeezed) + self.channel.level2(squeezed)
+        third = self.spatial.level3(second) + self.channel.level3(second)
+        return first, second, third
+
+
+class Levels(nn.Module):
+    """One part of a SCACB (MREN, Fig. 2): the features as seen through 1x1, 3x3 and 5x5 pixels.
+
+    Args:
+        num_feat: Channels in, and of each level (q).
+        groups: 1 for the channel part, ``num_feat`` for the spatial part.
+
+    Shape:
+        ``(N, q, H, W)`` -> three of the same.
+    """
+
+    def __init__(self, num_feat: int, *, groups: int) -> None:
+        super().__init__()
+
+        def level(kernel_size: int) -> nn.Sequential:
+            conv = nn.Conv2d(num_feat, num_feat, kernel_size, padding=kernel_size // 2, groups=groups)
+            return nn.Sequential(conv, nn.GELU())
+
+        self.level1 = level(1)
+        self.level2 = level(3)
+        self.level3 = level(3)  # on top of level 2: 5x5 pixels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three levels, without exchange."""
+        second = self.level2(x)
+        return self.level1(x), second, self.level3(second)

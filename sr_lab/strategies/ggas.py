@@ -1,0 +1,100 @@
+"""Global-guided attention strategy (GGAS; "Two Strategies for Lightweight Image SR", Sec. 2.2)."""
+
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from sr_lab.strategies.host import attach, body_of, num_feat_of
+
+
+class GAB(nn.Module):
+    """Global attention block (Fig. 3b): depthwise convolution, batch norm, ReLU, 1x1 convolution, sigmoid.
+
+    Its cost is that of one 7x7 depthwise and one 1x1 convolution for the whole network.
+
+    Args:
+        num_feat: Channels of F_0 (C).
+        kernel_size: K of the depthwise convolution, odd.
+
+    Shape:
+        F_0 ``(N, C, H, W)`` -> the attention map GA, the same shape, in (0, 1).
+    """
+
+    def __init__(self, num_feat: int, *, kernel_size: int = 7) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.depthwise = nn.Conv2d(num_feat, num_feat, kernel_size, padding=padding, groups=num_feat)
+        self.norm: nn.Module = nn.BatchNorm2d(num_feat)
+        self.act = nn.ReLU(inplace=True)
+        self.pointwise = nn.Conv2d(num_feat, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Eq. 2."""
+        attention: Tensor = self.pointwise(self.act(self.norm(self.depthwise(x)))).sigmoid()
+        return attention
+
+    def fold(self) -> None:
+        """Put the batch norm into the convolution, for inference: C^2 + (K^2 + 2) C parameters (Eq. 6)."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.depthwise = fuse_conv_bn_eval(self.depthwise.eval(), self.norm.eval())
+            self.norm = nn.Identity()
+
+
+class GGAS(nn.Module):
+    """Gates the output of every block of a host with one map of its shallow features (Eq. 3).
+
+    The host is watched by hooks, so its parameters keep their names. The map lives from the host's head to
+    its tail.
+
+    Args:
+        num_feat: Channels of the host's shallow features F_0.
+        kernel_size: Kernel of the attention block.
+
+    Note:
+        Inferred: a gated output is what the next block and every later concatenation see.
+    """
+
+    def __init__(self, num_feat: int, *, kernel_size: int = 7) -> None:
+        super().__init__()
+        self.gab = GAB(num_feat, kernel_size=kernel_size)
+        self._attention: Tensor | None = None
+
+    def watch(self, host: nn.Module) -> None:
+        """Hang the hooks: bound methods, which a deepcopy of the host binds to its own copy."""
+        head, tail = host.get_submodule("head"), host.get_submodule("tail")
+        head.register_forward_hook(self._look)
+        for block in dict.fromkeys(body_of(host)):  # a block with tied weights stands there twice
+            block.register_forward_hook(self._gate)
+        tail.register_forward_pre_hook(self._forget)
+
+    def _look(self, head: nn.Module, inputs: tuple[Tensor, ...], shallow: Tensor) -> None:
+        self._attention = self.gab(shallow)
+
+    def _gate(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert self._attention is not None
+        return output * self._attention
+
+    def _forget(self, tail: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._attention = None
+
+    def fold(self) -> None:
+        """See `GAB.fold`."""
+        self.gab.fold()
+
+
+def apply(model: nn.Module, *, kernel_size: int = 7) -> nn.Module:
+    """Give a host the strategy.
+
+    Args:
+        model: A network with ``head`` (its output is F_0), ``body`` (the blocks that are gated) and ``tail``.
+        kernel_size: K of the attention block; the paper uses 7.
+
+    Returns:
+        The same network, with ``model.strategy.ggas``.
+
+    Raises:
+        ConfigError: The network has no such parts, or a strategy already.
+    """
+    strategy = GGAS(num_feat_of(model), kernel_size=kernel_size)
+    attach(model, "ggas", strategy)
+    strategy.watch(model)
+    return model

@@ -1,0 +1,10 @@
+"""Both strategies of "Two Strategies for Lightweight Image SR" at once."""
+
+from torch import nn
+
+from sr_lab.strategies import cwss, ggas
+
+
+def apply(model: nn.Module, *, kernel_size: int = 7, init: float = 0.9) -> nn.Module:
+    """Give a host GGAS and CWSS, see `sr_lab.strategies.ggas.apply` and `sr_lab.strategies.cwss.apply`."""
+    return cwss.apply(ggas.apply(model, kernel_size=kernel_size), init=init)

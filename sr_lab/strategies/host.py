@@ -1,0 +1,55 @@
+"""What a strategy asks of its host, and where its parameters live."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch._dynamo
+from torch import nn
+
+from sr_lab.errors import ConfigError
+
+
+def _part(model: nn.Module, name: str) -> nn.Module:
+    part = getattr(model, name, None)
+    if not isinstance(part, nn.Module):
+        raise ConfigError(
+            f"strategy: {type(model).__name__} has no {name}, which a strategy needs; "
+            "allowed: networks with head, body and tail; take strategy=none"
+        )
+    return part
+
+
+def body_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a host, in the order of their use."""
+    return list(cast(Iterable[nn.Module], _part(model, "body")))
+
+
+def residual_units_of(model: nn.Module) -> list[nn.Module]:
+    """The modules whose input CWSS scales: ``residual_units``, else the body; tied ones once."""
+    units = cast("Iterable[nn.Module] | None", getattr(model, "residual_units", None))
+    return list(dict.fromkeys(body_of(model) if units is None else units))
+
+
+def num_feat_of(model: nn.Module) -> int:
+    """Channels of the shallow features: what the head's last convolution puts out."""
+    convolutions = [part for part in _part(model, "head").modules() if isinstance(part, nn.Conv2d)]
+    return convolutions[-1].out_channels
+
+
+def attach(model: nn.Module, name: str, strategy: nn.Module) -> None:
+    """Register a strategy as ``model.strategy.<name>``.
+
+    Raises:
+        ConfigError: The model has it already, or lacks head, body or tail.
+    """
+    for part in ("head", "body", "tail"):
+        _part(model, part)
+    # By default compiled code is reused for another network of the same class without a look at its hooks, so
+    # a host with this strategy could silently run as the host without it.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    if not hasattr(model, "strategy"):
+        model.strategy = nn.ModuleDict()
+    strategies = cast(nn.ModuleDict, model.strategy)
+    if name in strategies:
+        raise ConfigError(f"strategy: {type(model).__name__} has {name} already; apply it once")
+    strategies[name] = strategy

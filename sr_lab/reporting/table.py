@@ -49,6 +49,8 @@ def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     columns = ["run", "scale", "params [K]", "multi-adds [G]"]
     if any("multi_adds_paper" in run.values for run in runs):
         columns.append("paper [G]")
+    if any("cpu_s_per_megapixel" in run.values for run in runs):
+        columns.append("CPU [s/MP]")
     columns += [f"{name} {metric}" for name in sets for metric in ("PSNR", "SSIM")]
     timed = any("wall_time_s" in run.values for run in runs)
     columns += ["time [s]"] if timed else []
@@ -82,6 +84,7 @@ def _row(
         ("params [K]", "num_params", 1e3, 1),
         ("multi-adds [G]", "multi_adds", 1e9, 1),
         ("paper [G]", "multi_adds_paper", 1e9, 1),
+        ("CPU [s/MP]", "cpu_s_per_megapixel", 1, 2),
     ):
         if column in columns:
             cells.append(fixed(_scaled(run.number(key), unit), decimals) if cost else "-")

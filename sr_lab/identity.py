@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from sr_lab import config as configuration
 from sr_lab import targets
 from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, TrainConfig
+from sr_lab.errors import ConfigError
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
 _TRAINING = (
@@ -115,7 +116,17 @@ def run_folder(*, _root_: DictConfig) -> str:
     return folder_name(_load(_root_), Path(sweep_dir(_root_=_root_)))
 
 
+def lr_side(hr_side: int, scale: int) -> int:
+    """Resolver for recipes that state the HR patch: its side in LR pixels."""
+    if hr_side % scale:
+        raise ConfigError(
+            f"dataset.lr_patch_size: the recipe's HR patch of {hr_side} does not divide by scale={scale}; "
+            "set dataset.lr_patch_size"
+        )
+    return hr_side // scale
+
+
 def register_resolvers() -> None:
-    """Make the names known to ``conf/config.yaml``."""
-    for resolver in (run_dir, sweep_dir, run_folder):
+    """Make the names known to ``conf/``."""
+    for resolver in (run_dir, sweep_dir, run_folder, lr_side):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -34,6 +34,12 @@ def image(seed: int = 0) -> Tensor:
     return torch.rand(2, 3, 16, 20, generator=torch.Generator().manual_seed(seed))
 
 
+def forget_everything(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+
+
 def by_hand(model: nn.Module, lr: Tensor) -> Tensor:
     """IMDN with whichever strategies it has, written out (Eqs. 3 and 8)."""
     strategies = model.strategy
@@ -103,11 +109,9 @@ def test_a_copy_made_after_a_step_is_on_its_own(apply: Apply, host: Callable[[],
     model = apply(host())
     model(image()).sum().backward()
     copied = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    assert copied(image()).abs().max() > 0
-    torch.testing.assert_close(copied(image()), copied(image()), rtol=0, atol=0)
+    expected = model.eval()(image())
+    forget_everything(model)
+    torch.testing.assert_close(copied(image()), expected, rtol=0, atol=0)
 
 
 @STRATEGIES
@@ -140,12 +144,12 @@ def test_it_can_be_exported(apply: Apply):
 @STRATEGIES
 def test_the_average_of_the_weights_follows(apply: Apply, host: Callable[[], nn.Module]):
     model = apply(host())
-    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
     model(image()).sum().backward()
     averaged.update_parameters(model)
-    averaged.eval()
-    model.eval()
-    torch.testing.assert_close(averaged(image()), model(image()), rtol=0, atol=1e-6)
+    expected = model.eval()(image())
+    forget_everything(model)
+    torch.testing.assert_close(averaged.eval()(image()), expected, rtol=0, atol=1e-6)
 
 
 def test_a_strategy_is_applied_once():
@@ -157,3 +161,19 @@ def test_a_strategy_is_applied_once():
 def test_a_network_without_blocks_is_refused(apply: Apply):
     with pytest.raises(ConfigError, match=r"Bicubic has no (body|head).*strategy=none"):
         apply(Bicubic(scale=2))
+
+
+def test_no_attention_map_outlives_a_forward_that_failed():
+    model = ggas.apply(osffnet())
+    with pytest.raises(ConfigError, match="at least 15x15"):
+        model(torch.rand(1, 3, 8, 8))
+    copy.deepcopy(model)
+
+
+def test_scaling_reaches_what_osffnet_computes():
+    model = cwss.apply(osffnet()).eval()
+    before = model(image())
+    with torch.no_grad():
+        for scale in model.strategy["cwss"].scales:
+            scale.alpha.mul_(0.5)
+    assert (model(image()) - before).abs().max() > 1e-4

@@ -93,6 +93,11 @@ class OSFFNet(nn.Module):
         )
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_rec
 
+    @property
+    def residual_units(self) -> list[nn.Module]:
+        """The ERBs of the blocks: an AEFD itself begins with a batch norm, which undoes any scaling."""
+        return [getattr(block, name) for block in self.body for name in ("refine1", "refine2", "refine3")]
+
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr, Eqs. 1 to 5."""
         shallow = self.head(torch.cat([lr] * self.num_copies, dim=1))  # F_s (N, C, H, W), Eq. 1

@@ -65,6 +65,8 @@ class GGAS(nn.Module):
         for block in dict.fromkeys(body_of(host)):  # a block with tied weights stands there twice
             block.register_forward_hook(self._gate)
         tail.register_forward_pre_hook(self._forget)
+        # A forward that fails on its way must not leave a map either: a deepcopy would refuse its graph.
+        host.register_forward_hook(self._forget, always_call=True)
 
     def _look(self, head: nn.Module, inputs: tuple[Tensor, ...], shallow: Tensor) -> None:
         self._attention = self.gab(shallow)
@@ -73,7 +75,7 @@ class GGAS(nn.Module):
         assert self._attention is not None
         return output * self._attention
 
-    def _forget(self, tail: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _forget(self, *_: object) -> None:
         self._attention = None
 
     def fold(self) -> None:

@@ -17,7 +17,7 @@ from sr_lab.config import TrainConfig, to_yaml
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset
-from sr_lab.devices import check_gpu, rank, resolve_precision
+from sr_lab.devices import check_gpu, has_gpu, rank, resolve_precision
 from sr_lab.errors import ConfigError
 from sr_lab.lit_module import SRModule
 from sr_lab.loggers import build_loggers, close_wandb
@@ -196,8 +196,12 @@ def _trainer(
     ]
     if config.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+    arguments = config.trainer.arguments()
+    if arguments.get("sync_batchnorm") and not has_gpu(config.trainer.accelerator):
+        common.console.print("batch norm: statistics are per process, since only GPUs can share them")
+        arguments["sync_batchnorm"] = False
     trainer: lightning.Trainer = targets.build(
-        config.trainer.arguments(),
+        arguments,
         precision=_precision(config),
         max_steps=config.steps,
         max_epochs=-1,

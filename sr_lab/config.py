@@ -346,7 +346,17 @@ _NEVER_NAMED = {
 
 
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
-    """``<model>_x<scale>`` and whatever else the command line varied, e.g. ``imdn_x4_deconv_seed-1``."""
+    """``<model>_x<scale>`` and whatever else the command line varied, e.g. ``imdn_x4_deconv_seed-1``.
+
+    A measured checkpoint goes by its own name, that of its run folder or file.
+    """
+    if node.get("ckpt") is not None:
+        path = Path(str(node.ckpt))
+        run = path.parents[1] if path.parent.name == "checkpoints" else path
+        name = re.sub(
+            r"-[0-9a-f]{8}$", "", run.name if run.suffix not in (".ckpt", ".pth", ".pt") else run.stem
+        )
+        return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or "checkpoint"
     model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
     parts = [model, f"x{node.get('scale')}"]
     for override in overrides:

@@ -109,3 +109,15 @@ def test_a_written_configuration_reads_back_as_itself():
 def test_a_run_is_named_by_what_was_varied(overrides: tuple[str, ...], name: str):
     config = compose("trainer=cpu", *overrides)
     assert config.run_name == name
+
+
+@pytest.mark.parametrize(
+    ("ckpt", "name"),
+    [
+        ("weights/IMDN_x4.pth", "IMDN_x4"),
+        ("outputs/train/imdn_x4_seed-1-0a1b2c3d", "imdn_x4_seed-1"),
+        ("outputs/train/imdn_x4-0a1b2c3d/checkpoints/best.ckpt", "imdn_x4"),
+    ],
+)
+def test_a_measured_checkpoint_goes_by_its_own_name(ckpt: str, name: str):
+    assert compose("trainer=cpu", "task=evaluate", f"ckpt={ckpt}").run_name == name

@@ -78,8 +78,12 @@ def test_both_together_add_the_sum(host, num_feat, units):
 def test_every_host_runs_with_both_and_every_factor_learns(host, num_feat, units):
     torch.manual_seed(0)
     net = ggas_cwss.apply(host(scale=2, num_block=2))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 1e-12  # else a factor that a batch norm undoes has a small gradient, not none
     net(torch.rand(2, 3, 15, 17)).square().mean().backward()
-    assert all(scale.alpha.grad.abs().sum() > 0 for scale in net.strategy["cwss"].scales)
+    reference = next(net.head.parameters()).grad.abs().mean()
+    assert all(scale.alpha.grad.abs().mean() > 1e-4 * reference for scale in net.strategy["cwss"].scales)
     assert net.strategy["ggas"].gab.pointwise.weight.grad.abs().sum() > 0
 
 

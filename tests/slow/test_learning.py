@@ -15,18 +15,28 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-SMALL = {"num_feat": 32, "num_block": 2}
-SMALL_OF: dict[str, dict[str, int]] = {}
+# Of these, a network takes what its constructor knows.
+SMALL = {"num_feat": 32, "num_block": 1, "num_path": 3, "num_transformer": 1}
 SHORT = (
     "steps=300",
-    "batch_size=8",
+    "batch_size=16",
     "dataset.lr_patch_size=24",
+    # At 2e-3, with two or three blocks, the networks without an image skip end 0.1 to 0.6 dB below bicubic.
     "learning_rate=5e-3",
-    "trainer.gradient_clip_val=1",  # what makes so high a rate safe
+    "trainer.gradient_clip_val=1",  # a guard at so high a rate
     "validation={interval: 300, count: 1}",
     "budget=paper",
     "num_workers=0",
 )
+# Half the batch where attention or a tail at output size would take minutes.
+SHORT_OF = {
+    "efrdn": ("++model.num_feat=16", "batch_size=8"),
+    "imdn_osff": ("++model.num_feat=48",),
+    # Its own rate as well: a paper's image skip is a head start that 5e-3 mostly loses (29.2 dB, not 29.5).
+    "imfm": ("++model.num_feat=16", "++model.num_path=4", "batch_size=8", "learning_rate=2e-3"),
+    "mren": ("++model.num_feat=16", "batch_size=8"),
+    "mren_l": ("++model.num_feat=24", "batch_size=8"),
+}
 
 
 def train(folder: Path, *overrides: str) -> dict[str, float]:
@@ -60,21 +70,21 @@ def test_the_demo_beats_bicubic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_small_network_beats_bicubic_in_300_steps(tmp_path: Path, model: str) -> None:
+def test_300_steps_take_a_small_network_above_bicubic(tmp_path: Path, model: str) -> None:
     network = hydra.utils.get_class(OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_)
     accepted = inspect.signature(network).parameters
-    small = {name: value for name, value in (SMALL | SMALL_OF.get(model, {})).items() if name in accepted}
-    if not any(True for _ in network(scale=4, **small).parameters()):
+    small = {name: value for name, value in SMALL.items() if name in accepted}
+    if not list(network(scale=4, **small).parameters()):
         pytest.skip("has nothing to train")
-    values = train(tmp_path, f"model={model}", *SHORT, *(f"++model.{k}={v}" for k, v in small.items()))
-    ours, bicubic = values["test/sample/psnr_y"], values["bicubic/sample/psnr_y"]
-    print(f"{model}: {ours:.3f} dB, bicubic {bicubic:.3f} dB")  # noqa: T201
-    assert ours > bicubic
+    sizes = [f"++model.{name}={value}" for name, value in small.items()]
+    values = train(tmp_path, f"model={model}", *sizes, *SHORT, *SHORT_OF.get(model, ()))
+    print(model, values["test/sample/psnr_y"], "dB, bicubic", values["bicubic/sample/psnr_y"])  # noqa: T201
+    assert values["test/sample/psnr_y"] > values["bicubic/sample/psnr_y"]
 
 
 @pytest.mark.parametrize("upsampler", ["native", "subpixel", "deconv", "mwaum"])
 def test_a_network_learns_with_every_upsampler(tmp_path: Path, upsampler: str) -> None:
     small = ("+model.num_feat=24", "+model.num_block=2", "learning_rate=2e-3", "steps=300", "budget=short")
     values = train(tmp_path, "model=imdn", f"upsampler={upsampler}", *small)
-    # 300 small steps do not reach bicubic without an image skip; not learning at all is near 9 dB.
+    # Plain steps at the demo's rate stay below bicubic; not learning at all is near 9 dB.
     assert values["test/sample/psnr_y"] > 24

@@ -32,7 +32,7 @@ SHORT = (
 SHORT_OF = {
     "efrdn": ("++model.num_feat=16", "batch_size=8"),
     "imdn_osff": ("++model.num_feat=48",),
-    # Its own rate as well: a paper's image skip is a head start that 5e-3 mostly loses (29.2 dB, not 29.5).
+    # Measured: 29.52 dB like this, 29.21 dB with three paths at 5e-3, bicubic 29.16 dB.
     "imfm": ("++model.num_feat=16", "++model.num_path=4", "batch_size=8", "learning_rate=2e-3"),
     "mren": ("++model.num_feat=16", "batch_size=8"),
     "mren_l": ("++model.num_feat=24", "batch_size=8"),

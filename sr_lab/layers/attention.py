@@ -119,7 +119,7 @@ class ESA(nn.Module):
         ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
 
     Raises:
-        ConfigError: In ``forward``, if the map is smaller than ``min_size``.
+        ConfigError: If ``form`` is unknown; in ``forward``, if the map is smaller than ``min_size``.
 
     Note:
         OSFFNet's Fig. 4 draws fewer layers; its parameter counts fit this form (4064 at C = 64, f = 16).
@@ -132,6 +132,8 @@ class ESA(nn.Module):
         self, num_feat: int, *, num_squeezed: int = 16, form: Literal["bsrn", "rfdn"] = "bsrn"
     ) -> None:
         super().__init__()
+        if form not in ("bsrn", "rfdn"):
+            raise ConfigError(f"ESA: has no such form, got form={form}; allowed: bsrn, rfdn")
         conv: type[BSConv | nn.Conv2d] = BSConv if form == "bsrn" else nn.Conv2d
         act = nn.GELU if form == "bsrn" else nn.ReLU
         self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
@@ -181,10 +183,15 @@ class MSWA(nn.Module):
         Inferred: the paper gives no formula. The printed 21.8K parameters of all attention leave room for
         the 1x1 alone, so the scales must be free of parameters; the windows of 3 and 5 are a guess. A window
         at the border averages the pixels inside the image only.
+
+    Raises:
+        ConfigError: If a window is even.
     """
 
     def __init__(self, num_feat: int, *, window_sizes: Sequence[int] = (3, 5)) -> None:
         super().__init__()
+        if any(size < 1 or size % 2 == 0 for size in window_sizes):
+            raise ConfigError(f"MSWA: window_sizes must be odd, got {tuple(window_sizes)}")
         self.pools = nn.ModuleList(
             nn.AvgPool2d(k, stride=1, padding=k // 2, count_include_pad=False) for k in window_sizes
         )

@@ -1,5 +1,6 @@
 """EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024)."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal
 
 import torch
@@ -52,14 +53,15 @@ class EFRDN(nn.Module):
         lattice blocks or RFDBs.
 
     Raises:
-        ConfigError: If a width or a choice is impossible, or a part of the ACDM is switched off in a network
-            of other blocks; in ``forward``, if lr is too small.
+        ConfigError: If a width or a choice is impossible, or a switch is set of a part that is not there; in
+            ``forward``, if lr is too small.
 
     Note:
         The text "concatenates" what its equations sum: summed here. The inner sum of Eq. 2 repeats one term:
         read as all F_An. The 768 K that the paper prints for x2 and x3 are those of x4. Inferred: the mean
         shift and a range of 255, as in LBNet of the same group; that dense connections, where off, leave a
-        plain chain with F_S added at its end.
+        plain chain with F_S added at its end. Behind the transformers autocast is off, and sr has the weights'
+        type: features there pass what float16 holds, so that ``.half()`` overflows; ``.bfloat16()`` does not.
     """
 
     colour: ClassVar[str] = "rgb"
@@ -97,12 +99,26 @@ class EFRDN(nn.Module):
             raise ConfigError(f"EFRDN: num_feat has to be a multiple of 8 of at least 16, got {num_feat}")
         if num_block < 1:
             raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
+        if effb_mode not in ("tied", "three", "two"):
+            raise ConfigError(
+                f"EFRDN: no such third GCRB, got effb_mode={effb_mode}; allowed: tied, three, two"
+            )
+        if not fflb and not (gcrb and effb and cc):
+            raise ConfigError(
+                f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
+                f"effb={effb}, cc={cc}; drop them or take fflb=true"
+            )
         if block not in ("acdm", "imdb", "rfdb"):
             raise ConfigError(f"EFRDN: has no such block, got block={block}; allowed: acdm, imdb, rfdb")
         if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
             raise ConfigError(
                 f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
                 "none; drop them or take block=acdm"
+            )
+        if effb_mode != "tied" and not (block == "acdm" and fflb and effb):
+            raise ConfigError(
+                f"EFRDN: effb_mode is a choice of the EFFB, and a network with block={block}, fflb={fflb}, "
+                f"effb={effb} has none, got effb_mode={effb_mode}; drop it or put the EFFB back"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if block == "rfdb" or (block == "acdm" and fflb) else 1
@@ -149,10 +165,19 @@ class EFRDN(nn.Module):
             feat = conv(feat + total if self.cnn_dc else feat)  # F_Ak, Eq. 2
             total = total + feat if self.cnn_dc else feat  # C_out in the end, Eq. 3
         for transformer, conv in zip(self.transformers, self.transformer_convs, strict=True):
-            feat = conv(transformer(total))  # T_out, Eqs. 4 and 6
-            total = total + feat if self.transformer_dc else feat  # T_add, Eqs. 5 and 7
-        sr: Tensor = self.tail(total + shallow) + self.shallow_tail(shallow)  # (N, 3, rH, rW), Eq. 8
+            feat = transformer(total)
+            with _at_full_precision(lr):
+                feat = conv(feat)  # T_out, Eqs. 4 and 6
+                total = total + feat if self.transformer_dc else feat  # T_add, Eqs. 5 and 7
+        with _at_full_precision(lr):
+            total, shallow = total.to(self.head.weight.dtype), shallow.to(self.head.weight.dtype)
+            sr: Tensor = self.tail(total + shallow) + self.shallow_tail(shallow)  # (N, 3, rH, rW), Eq. 8
         return sr / self.rgb_range + self.rgb_mean
+
+
+def _at_full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off: two transformers that each sum nine patches pass what float16 holds."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class ACDM(nn.Module):
@@ -531,7 +556,7 @@ class ET(nn.Module):
         mlp_ratio: Width inside the MLP, in widths of a token (9C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same, in the weights' type.
 
     Note:
         The paper gives no sizes. Table 2 fixes their sum at 224 K parameters, and the defaults meet it
@@ -566,6 +591,8 @@ class ET(nn.Module):
         tokens = F.unfold(x, 3, padding=1).transpose(1, 2)  # (N, HW, 9C)
         tokens = tokens + self.attention(self.norm1(tokens))  # Eq. 28
         tokens = tokens + self.mlp(self.norm2(tokens))  # Eq. 29
+        # Under autocast the sum of nine patches needs the precision of the weights.
+        tokens = tokens.to(self.norm1.weight.dtype)
         return F.fold(tokens.transpose(1, 2), size, 3, padding=1)  # (N, C, H, W)
 
 

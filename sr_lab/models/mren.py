@@ -20,8 +20,8 @@ class MREN(nn.Module):
     """Multilevel refinement enhancement network (MREN, Fig. 1, Eqs. 1 to 4); MREN-L is ``num_feat=84``.
 
     Cost: at x4 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
-    and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are those of the tail:
-    num_feat channels at x2, half as many at x3 and x4, at output size.
+    and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are those of the tail,
+    which interpolates before it convolves: num_feat channels at output size.
 
     Args:
         scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper has 2, 3 and 4.

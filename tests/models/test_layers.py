@@ -117,3 +117,13 @@ def test_distillation_blocks_keep_the_size(block, params):
     net = block(32)
     assert num_params(net) == params
     assert net(torch.rand(1, 32, 15, 17)).shape == (1, 32, 15, 17)
+
+
+def test_esa_has_two_forms():
+    with pytest.raises(ConfigError, match="got form=typo; allowed: bsrn, rfdn"):
+        ESA(16, form="typo")
+
+
+def test_windows_are_odd():
+    with pytest.raises(ConfigError, match="window_sizes must be odd, got \\(2,\\)"):
+        MSWA(8, window_sizes=(2,))

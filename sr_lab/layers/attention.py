@@ -179,13 +179,13 @@ class MSWA(nn.Module):
     Shape:
         ``(N, m, H, W)`` -> weights of the same shape in (0, 1).
 
+    Raises:
+        ConfigError: If a window is even or below 1.
+
     Note:
         Inferred: the paper gives no formula. The printed 21.8K parameters of all attention leave room for
         the 1x1 alone, so the scales must be free of parameters; the windows of 3 and 5 are a guess. A window
         at the border averages the pixels inside the image only.
-
-    Raises:
-        ConfigError: If a window is even.
     """
 
     def __init__(self, num_feat: int, *, window_sizes: Sequence[int] = (3, 5)) -> None:

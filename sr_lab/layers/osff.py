@@ -47,7 +47,12 @@ class DRF(nn.Module):
 
 
 def make_drfs(
-    num_feat: int, num_block: int, kernel_sizes: Sequence[int], *, join: Literal["product", "gate"]
+    num_feat: int,
+    num_block: int,
+    kernel_sizes: Sequence[int],
+    *,
+    join: Literal["product", "gate"],
+    mfdf: bool,
 ) -> nn.ModuleList:
     """A DRF for each block of a network (MFDF).
 
@@ -56,13 +61,18 @@ def make_drfs(
         num_block: Number of blocks, which take the first ``num_block`` kernels.
         kernel_sizes: Kernel of each block's DRF (D_s), odd.
         join: How a DRF joins its two branches, see ``DRF``.
+        mfdf: Whether the DRFs are there; off, the features of each block go on as they are.
 
     Returns:
-        ``num_block`` DRFs.
+        ``num_block`` DRFs, or as many identities.
 
     Raises:
-        ConfigError: If a kernel is even or missing, or ``join`` is unknown.
+        ConfigError: If a kernel is even or missing, or ``join`` is unknown, or not ``product`` without DRFs.
     """
+    if not mfdf:
+        if join != "product":
+            raise ConfigError(f"OSFF: mfdf=false has no DRFs, got drf={join}; drop it or take mfdf=true")
+        return nn.ModuleList(nn.Identity() for _ in range(num_block))
     if not 1 <= num_block <= len(kernel_sizes) or any(size % 2 == 0 for size in kernel_sizes):
         raise ConfigError(
             f"OSFF: needs an odd DRF kernel size for each of num_block={num_block} stages, "

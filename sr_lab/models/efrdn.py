@@ -60,8 +60,9 @@ class EFRDN(nn.Module):
         The text "concatenates" what its equations sum: summed here. The inner sum of Eq. 2 repeats one term:
         read as all F_An. The 768 K that the paper prints for x2 and x3 are those of x4. Inferred: the mean
         shift and a range of 255, as in LBNet of the same group; that dense connections, where off, leave a
-        plain chain with F_S added at its end. Behind the transformers autocast is off, and sr has the weights'
-        type: features there pass what float16 holds, so that ``.half()`` overflows; ``.bfloat16()`` does not.
+        plain chain with F_S added at its end. Behind the transformers autocast is off, and sr has the type of
+        the weights: features there pass what float16 holds, so that ``.half()`` overflows; ``.bfloat16()``
+        does not.
     """
 
     colour: ClassVar[str] = "rgb"

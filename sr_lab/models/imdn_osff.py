@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB
 from sr_lab.layers.osff import make_drfs
 from sr_lab.types import UpsamplerFactory
@@ -27,12 +28,12 @@ class IMDNWithOSFF(nn.Module):
         num_block: Number of IMDBs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
         distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
         cca_reduction: Squeeze of the channel attention in the IMDBs.
-        num_copies: Copies of the image that are stacked (O).
+        num_copies: Copies of the image that are stacked (O), at least 1.
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; the first ``num_block`` are taken.
         oisi: Original image stacked initialization; off, the head sees one image.
         sfgc: Shallow feature global connection; off, a block sees the previous one only.
         mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
-        drf: How a DRF joins its two branches, see ``sr_lab.layers.osff.DRF``.
+        drf: How a DRF joins its two branches, see ``sr_lab.layers.osff.DRF``; needs ``mfdf``.
         lambda_init: First value of the num_block - 1 weights lambda of Eq. 2.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail of both papers.
 
@@ -40,7 +41,8 @@ class IMDNWithOSFF(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If a kernel is even or missing, or ``drf`` is unknown.
+        ConfigError: If a kernel is even or missing, ``drf`` is unknown or chosen without ``mfdf``, or
+            ``num_copies`` is below 1.
 
     Note:
         The paper prints sizes and no layers. They fit IMDN's own head, a plain convolution, on 24 channels
@@ -70,6 +72,8 @@ class IMDNWithOSFF(nn.Module):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__()
+        if num_copies < 1:
+            raise ConfigError(f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more")
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.num_copies = num_copies if oisi else 1
         self.head = nn.Conv2d(3 * self.num_copies, num_feat, 3, padding=1)
@@ -80,11 +84,7 @@ class IMDNWithOSFF(nn.Module):
         self.sfgc = sfgc and num_block > 1  # the first block sees F_s itself
         if self.sfgc:
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
-        self.drfs = (
-            make_drfs(num_feat, num_block, drf_kernels, join=drf)
-            if mfdf
-            else nn.ModuleList(nn.Identity() for _ in range(num_block))
-        )
+        self.drfs = make_drfs(num_feat, num_block, drf_kernels, join=drf, mfdf=mfdf)
         self.fusion = nn.Sequential(
             nn.Conv2d(num_block * num_feat, num_feat, 1),
             nn.LeakyReLU(0.05, inplace=True),

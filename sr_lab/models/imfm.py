@@ -29,13 +29,16 @@ class IMFM(nn.Module):
         scale: Upscaling factor r: 2, 3 or 4 as in the paper, 8 or 16.
         num_feat: Width of the trunk.
         num_block: Number of PABs (n).
-        num_path: Paths of a PAB (s).
+        num_path: Paths of a PAB (s), at least 1; needs ``pab``, as does ``num_path_feat``.
         num_path_feat: Channels of a path (m); ``None`` takes half of ``num_feat``.
-        num_cam_feat: Channels inside a CAM.
+        num_cam_feat: Channels inside a CAM; needs ``cam``, as does ``cam_act``.
         pab: Progressive attention blocks; off, each block is a residual chain of 3x3 convolutions.
-        mswam: Multi-scale weights, in the paths of the PABs and in the paper's own upsampler.
+        mswam: Multi-scale weights, in the paths of the PABs and in the tail of ``upsampler=None``. A MWAUM
+            that is given as ``upsampler`` keeps its own: without ``mswam`` that is 577,795 parameters at x4,
+            not 576,595.
         cam: Coordinate attention in the PABs; needs ``pab``.
         window_sizes: Windows of the multi-scale weights in pixels, odd; empty gives plain pixel attention.
+            Needs ``mswam``.
         cam_act: Activation delta of Eq. 9.
         upsampler: Factory for the tail; ``None`` builds the paper's MWAUM (Eq. 3).
 
@@ -43,7 +46,8 @@ class IMFM(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``cam`` is wanted without ``pab``, or ``cam_act`` is unknown.
+        ConfigError: If ``num_path`` is below 1, a window is even, ``cam_act`` is unknown, or a setting is
+            about a part that is switched off.
 
     Note:
         The paper states the components, the 40 channels and Eqs. 1 to 13, and no other size. Inferred from
@@ -77,6 +81,23 @@ class IMFM(nn.Module):
         if cam and not pab:
             raise ConfigError(
                 "IMFM: cam=true stands inside a PAB, got pab=false; allowed: cam=false, or pab=true"
+            )
+        if num_path < 1:
+            raise ConfigError(f"IMFM: a PAB needs a path, got num_path={num_path}; allowed: 1 or more")
+        if not pab and (num_path, num_path_feat) != (8, None):
+            raise ConfigError(
+                f"IMFM: pab=false has no paths, got num_path={num_path}, num_path_feat={num_path_feat}; "
+                "drop them or take pab=true"
+            )
+        if not mswam and tuple(window_sizes) != (3, 5):
+            raise ConfigError(
+                f"IMFM: mswam=false has no windows, got window_sizes={tuple(window_sizes)}; "
+                "drop them or take mswam=true"
+            )
+        if not cam and (num_cam_feat, cam_act) != (8, "h_swish"):
+            raise ConfigError(
+                f"IMFM: cam=false has no CAM, got num_cam_feat={num_cam_feat}, cam_act={cam_act}; "
+                "drop them or take cam=true"
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
         make_tail = own_tail if upsampler is None else upsampler

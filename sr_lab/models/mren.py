@@ -21,7 +21,7 @@ class MREN(nn.Module):
 
     Cost: at x4 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
     and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are those of the tail,
-    which interpolates before it convolves: num_feat channels at output size.
+    which interpolates before it convolves: num_feat channels at output size, at x2, x3 and x4.
 
     Args:
         scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper has 2, 3 and 4.
@@ -29,8 +29,8 @@ class MREN(nn.Module):
         num_block: Number of MREBs (n); Table 1 has 3 to 8.
         scacb: Parts of the SCACBs (Table 3), see ``SCACB``.
         scacb_exchange: Which maps the two parts of a SCACB exchange, see ``SCACB``.
-        communication_weight: Share of the previous attention map in a DRACB's own (W), 0 to 1 in Table 2; 0
-            is a DRACB without jump connection (Table 4).
+        communication_weight: Share of the previous attention map in a DRACB's own (W), 0 to 1 as in Table 2;
+            0 is a DRACB without jump connection (Table 4).
         dracb_sigmoid: Whether a DRACB weighs its map by the sigmoid of itself (Table 4).
         dracb_message: Which map a DRACB hands on, see ``DRACB``.
         upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
@@ -39,7 +39,8 @@ class MREN(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is below 6, or a choice is unknown.
+        ConfigError: If ``num_feat`` is below 6, W is outside 0 to 1, or a choice is unknown or about a part
+            that is not there.
 
     Note:
         Inferred: where the GELUs stand, and the residuals of SCACB and MREB, as in RFDN. The bicubic skip of
@@ -165,16 +166,17 @@ class DRACB(nn.Module):
     Args:
         num_feat: Channels in.
         num_distilled: Channels out.
-        communication_weight: W; at 0 the previous map is not looked at.
+        communication_weight: W, 0 to 1; at 0 the previous map is not looked at.
         sigmoid: Whether Eq. 6 is there; off, F' is the output.
-        message: What the next block gets as F_{l-1}: this block's own map F_l (``raw``) or F' (``fused``).
+        message: What the next block gets as F_{l-1}: this block's own map F_l (``raw``) or F' (``fused``,
+            which W = 0 does not have).
 
     Shape:
         ``(N, num_feat, H, W)`` and the previous map ``(N, num_distilled, H, W)``, ``None`` for the first
         block -> output and message, both ``(N, num_distilled, H, W)``.
 
     Raises:
-        ConfigError: If ``message`` is neither.
+        ConfigError: If W is outside 0 to 1, or ``message`` is unknown, or not ``raw`` at W = 0.
 
     Note:
         Inferred: ``raw``. Eq. 5 calls F_{l-1} "generated" by the previous block and F' "fused".
@@ -193,6 +195,16 @@ class DRACB(nn.Module):
         if message not in ("raw", "fused"):
             raise ConfigError(
                 f"MREN: unknown map to hand on, got dracb_message={message}; allowed: raw, fused"
+            )
+        if not 0 <= communication_weight <= 1:
+            raise ConfigError(
+                "MREN: no such share of the previous map, got "
+                f"communication_weight={communication_weight}; allowed: 0 to 1"
+            )
+        if communication_weight == 0 and message != "raw":
+            raise ConfigError(
+                "MREN: at communication_weight=0 no block looks at what the previous one hands on, got "
+                f"dracb_message={message}; allowed: raw, or a communication_weight above 0"
             )
         self.conv = nn.Conv2d(num_feat, num_distilled, 1)
         self.communication_weight = communication_weight
@@ -221,14 +233,14 @@ class SCACB(nn.Module):
         num_feat: Channels in and out (C).
         mode: ``full``: both parts, with exchange. ``scnc``: both, without exchange. ``osa`` and ``oca``: the
             spatial or the channel part alone, twice as wide and without aggregation (Table 3).
-        exchange: With ``full``: the sums replace the maps at once, so that the third level is built on the
-            second's sum (``running``), or only where they are concatenated (``final``).
+        exchange: The sums replace the maps at once, so that the third level is built on the second's sum
+            (``running``), or only where they are concatenated (``final``, with ``full`` only).
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: If ``mode`` or ``exchange`` is unknown.
+        ConfigError: If ``mode`` or ``exchange`` is unknown, or ``final`` has no exchange to be about.
 
     Note:
         The exchange gives both parts the same map c_i + s_i, so one is kept: the parts differ in how they
@@ -243,6 +255,11 @@ class SCACB(nn.Module):
             raise ConfigError(f"MREN: unknown parts, got scacb={mode}; allowed: full, scnc, osa, oca")
         if exchange not in ("running", "final"):
             raise ConfigError(f"MREN: got scacb_exchange={exchange}; allowed: running, final")
+        if mode != "full" and exchange != "running":
+            raise ConfigError(
+                f"MREN: with scacb={mode} no maps are exchanged, got scacb_exchange={exchange}; "
+                "allowed: running, or scacb=full"
+            )
         num_levels = 6 * (num_feat // 6)  # channels of all levels of all parts
         two_parts = mode in ("full", "scnc")
         num_squeezed = num_levels // 6 if two_parts else num_levels // 3

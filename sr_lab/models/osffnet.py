@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import ERB, BSConv
 from sr_lab.layers.osff import make_drfs
@@ -27,7 +28,7 @@ class OSFFNet(nn.Module):
         scale: Upscaling factor r; the paper has 2, 3 and 4, and shows 16.
         num_feat: Width of the trunk (C), at least 16.
         num_block: Number of AEFDs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
-        num_copies: Copies of the image that are stacked (O).
+        num_copies: Copies of the image that are stacked (O), at least 1.
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; a shorter network takes the first
             ``num_block``.
         oisi: Original image stacked initialization; off, the head sees one image.
@@ -35,7 +36,7 @@ class OSFFNet(nn.Module):
         mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
         esa: Spatial attention in the AEFDs (Table 4).
         cca: Channel attention in the AEFDs (Table 4); the DRFs keep theirs.
-        drf: How a DRF joins its two branches, see ``DRF``.
+        drf: How a DRF joins its two branches, see ``DRF``; needs ``mfdf``.
         lambda_init: First value of the num_block - 1 weights lambda of Eq. 2.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail (Eq. 5).
 
@@ -44,8 +45,8 @@ class OSFFNet(nn.Module):
         ``esa``.
 
     Raises:
-        ConfigError: If a kernel is even or missing, or ``drf`` is unknown; in ``forward``, if lr is too
-            small.
+        ConfigError: If a kernel is even or missing, ``drf`` is unknown or chosen without ``mfdf``, or
+            ``num_copies`` is below 1; in ``forward``, if lr is too small.
 
     Note:
         Eq. 6's d = 2 * floor(k / 2) + 1 contradicts the listed D_s = (1, 1, 3, 3, 5, 5, 7, 7), and the
@@ -75,6 +76,8 @@ class OSFFNet(nn.Module):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__()
+        if num_copies < 1:
+            raise ConfigError(f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more")
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if esa else 1
         self.num_copies = num_copies if oisi else 1
@@ -83,11 +86,7 @@ class OSFFNet(nn.Module):
         self.sfgc = sfgc and num_block > 1  # the first block sees F_s itself
         if self.sfgc:
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
-        self.drfs = (
-            make_drfs(num_feat, num_block, drf_kernels, join=drf)
-            if mfdf
-            else nn.ModuleList(nn.Identity() for _ in range(num_block))
-        )
+        self.drfs = make_drfs(num_feat, num_block, drf_kernels, join=drf, mfdf=mfdf)
         self.fusion = nn.Sequential(  # H_Fusion
             nn.Conv2d(num_block * num_feat, num_feat, 1), nn.GELU(), BSConv(num_feat, num_feat)
         )

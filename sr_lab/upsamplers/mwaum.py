@@ -30,7 +30,7 @@ class MWAUM(nn.Module):
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Raises:
-        ConfigError: If ``scale`` is none of those.
+        ConfigError: If ``scale`` is none of those, or a window is even.
 
     Note:
         Stated: attention and interpolation between two convolutions. Inferred: the stages and u = 24 (as

@@ -10,6 +10,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.models.imfm import CAM, IMFM, PAB
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.upsamplers.deconv import DeconvUpsampler
+from sr_lab.upsamplers.mwaum import MWAUM
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 from tests.conftest import compose
 
@@ -35,7 +36,7 @@ ROWS = (
 def test_table_3_is_reached_within_half_a_percent(upsampler, params, printed_k, off):
     net = IMFM(scale=4, upsampler=upsampler)
     assert num_params(net) == params
-    assert params / 1e3 / printed_k - 1 == pytest.approx(off, abs=1e-4)
+    assert num_params(net) / 1e3 / printed_k - 1 == pytest.approx(off, abs=1e-4)
 
 
 def test_table_4_contradicts_table_3():
@@ -65,6 +66,11 @@ def test_pab_saves_what_is_printed_but_for_0_4_thousand_parameters():
 def test_mswam_costs_what_is_printed():
     without, with_mswam = IMFM(scale=4, **ROWS[1]), IMFM(scale=4, **ROWS[2])
     assert (num_params(with_mswam) - num_params(without)) / 1e3 == pytest.approx(21.8, abs=0.05)
+
+
+@pytest.mark.parametrize(("upsampler", "params"), [(None, 576_595), (MWAUM, 577_795)], ids=["own", "given"])
+def test_a_given_tail_keeps_its_attention_without_mswam(upsampler, params):
+    assert num_params(IMFM(scale=4, mswam=False, upsampler=upsampler)) == params
 
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 587_359), (3, 587_359), (4, 598_375)])
@@ -160,9 +166,26 @@ def test_weights_of_half_precision_work_too(dtype):
     [
         ({"pab": False}, "got pab=false; allowed: cam=false, or pab=true"),
         ({"cam_act": "relu"}, "got cam_act=relu; allowed: h_swish, h_sigmoid"),
+        ({"num_path": 0}, "got num_path=0; allowed: 1 or more"),
+        ({"window_sizes": [3, 4]}, r"must be odd, got \(3, 4\)"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        IMFM(scale=2, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pab": False, "cam": False, "num_path": 4}, "pab=false has no paths, got num_path=4"),
+        ({"pab": False, "cam": False, "num_path_feat": 9}, "pab=false has no paths, .* num_path_feat=9"),
+        ({"mswam": False, "window_sizes": [3]}, r"mswam=false has no windows, got window_sizes=\(3,\)"),
+        ({"cam": False, "cam_act": "relu"}, "cam=false has no CAM, .* cam_act=relu"),
+        ({"cam": False, "num_cam_feat": 5}, "cam=false has no CAM, got num_cam_feat=5"),
+    ],
+)
+def test_a_switch_that_would_change_nothing_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         IMFM(scale=2, **settings)
 

@@ -186,11 +186,15 @@ def test_other_scales_can_be_built(scale):
         ({"num_block": 9}, "num_block=9 stages, got drf_kernels="),
         ({"drf_kernels": (1, 2), "num_block": 2}, r"odd .* got drf_kernels=\(1, 2\)"),
         ({"drf": "sum"}, "got drf=sum; allowed: product, gate"),
+        ({"drf": "sum", "mfdf": False}, "mfdf=false has no DRFs, got drf=sum"),
+        ({"drf": "gate", "mfdf": False}, "mfdf=false has no DRFs, got drf=gate"),
+        ({"num_copies": 0}, "got num_copies=0; allowed: 1 or more"),
     ],
 )
-def test_impossible_settings_are_refused(settings, message):
+@pytest.mark.parametrize("network", [OSFFNet, IMDNWithOSFF])
+def test_impossible_settings_are_refused(network, settings, message):
     with pytest.raises(ConfigError, match=message):
-        OSFFNet(scale=2, **settings)
+        network(scale=2, **settings)
 
 
 @pytest.mark.parametrize("model", ["osffnet", "imdn_osff"])

@@ -73,7 +73,9 @@ class IMDNWithOSFF(nn.Module):
     ) -> None:
         super().__init__()
         if num_copies < 1:
-            raise ConfigError(f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more")
+            raise ConfigError(
+                f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"
+            )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.num_copies = num_copies if oisi else 1
         self.head = nn.Conv2d(3 * self.num_copies, num_feat, 3, padding=1)

@@ -77,7 +77,9 @@ class OSFFNet(nn.Module):
     ) -> None:
         super().__init__()
         if num_copies < 1:
-            raise ConfigError(f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more")
+            raise ConfigError(
+                f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"
+            )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if esa else 1
         self.num_copies = num_copies if oisi else 1

@@ -234,7 +234,7 @@ def bicubic_row(data_dir, name, protocol, scale):
 )
 def test_published_bicubic_rows_are_reproduced(data_dir, name, scale, expected_psnr, expected_ssim):
     psnr_y, ssim_y = bicubic_row(data_dir, name, CLASSIC_Y, scale)
-    # Set14 x4 comes out at 0.7019 for the printed 0.7027. An 8-bit LR image and an unrounded result would give
+    # Set14 x4 comes out at 0.7019 for the printed 0.7027. An 8-bit LR and an unrounded result would give
     # 0.7022, but move Set5's six figures, which come out to the last digit, by up to 0.008 dB.
     tolerance = 8.5e-4 if (name, scale) == ("Set14", 4) else 6e-4
     assert psnr_y == pytest.approx(expected_psnr, abs=0.01)

@@ -251,7 +251,7 @@ def load(
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(error, schema)) from error
-    _check_targets(values, overrides)
+    _check_targets(config, overrides)
     return config
 
 
@@ -272,34 +272,27 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
     return f"{place}: {message}, got {problem['input']!r}"
 
 
-def _check_targets(values: Node, overrides: Sequence[str]) -> None:
-    allow = values.get("allow") or []
+def _check_targets(config: Config, overrides: Sequence[str]) -> None:
     # A file cannot widen what is trusted: only the command line and the environment can.
-    if allow and not any(override.lstrip("+").startswith("allow=") for override in overrides):
+    if config.allow and not any(override.lstrip("+").startswith("allow=") for override in overrides):
         raise ConfigError(
-            f"allow: is set in a file, got {allow}; "
+            f"allow: is set in a file, got {config.allow}; "
             "packages are trusted on the command line (allow=[...]) or in SR_LAB_ALLOW only"
         )
-    trusted = targets.trusted_packages(typing.cast("list[str]", allow))
+    trusted = targets.trusted_packages(config.allow)
+    values = config.model_dump() | {"trainer": config.trainer.arguments()}
     for slot, kind in targets.KINDS.items():
         for name, node in _slot_nodes(values, slot):
-            if slot == "trainer" and isinstance(node, Mapping):
-                node = {key: value for key, value in node.items() if key not in _OURS}
             targets.check(name, node, trusted=trusted, supplied=_SUPPLIED.get(slot, ()), kind=kind)
 
 
 def _slot_nodes(values: Node, slot: str) -> list[tuple[str, object]]:
     """Configured nodes of a slot with their places; empty slots (``factory: null``) are left out."""
     group, _, rest = slot.partition(".")
-    node = values.get(group)
-    if node is None and group in ("callbacks", "logger"):
-        return []
+    node = values[group]
     if not rest:
         return [(slot, node)]
-    if not isinstance(node, Mapping):
-        raise ConfigError(
-            f"{group}: must be a group of settings, got {node!r}; choose an option with {group}=<name>"
-        )
+    assert isinstance(node, Mapping)  # the schema says so
     if rest == "*":
         return [(f"{group}.{name}", child) for name, child in node.items()]
     return [(slot, node[rest])] if node.get(rest) is not None else []

@@ -17,25 +17,9 @@ _TRAINING = (
     *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
     "validation",  # chooses the best checkpoint
 )
-_NEUTRAL_TRAINER = {
-    *(
-        "accelerator",
-        "devices",
-        "num_nodes",
-        "strategy",
-        "sync_batchnorm",
-        "accumulate_grad_batches",
-        "benchmark",
-    ),
-    *(
-        "detect_anomaly",
-        "profiler",
-        "log_every_n_steps",
-        "enable_progress_bar",
-        "inference_mode",
-        "barebones",
-    ),
-}
+_NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark"} | {
+    "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
+}  # fmt: skip
 _MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
 
 

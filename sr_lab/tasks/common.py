@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import lightning
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from rich.console import Console
@@ -139,8 +137,3 @@ def in_multirun() -> bool:
     return sweep.IN_SWEEP in os.environ or (
         HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     )
-
-
-def channels_last(module: lightning.LightningModule) -> None:
-    """Let the network compute in channels-last; inputs follow the weights."""
-    module.to(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -54,7 +55,8 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
 def _show(folder: RunFolder) -> None:
     if not common.in_multirun():
         print_table([read_run(folder.path)])
-        common.console.print(f"run folder: {folder.path}")
+        inside = folder.path.is_relative_to(Path.cwd())
+        common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
 
 
 def _train(config: TrainConfig, folder: RunFolder) -> None:
@@ -174,7 +176,7 @@ def _module(
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
     if config.trainer.channels_last:
-        common.channels_last(module)
+        module.to(memory_format=torch.channels_last)  # inputs follow the weights
     if config.trainer.compile:
         network.compile()  # in place: the state dict keeps its names
     return module

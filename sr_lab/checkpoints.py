@@ -98,7 +98,7 @@ def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str,
     if set(state) == set(network.state_dict()):
         return dict(state)
     from_official = getattr(importlib.import_module(type(network).__module__), "from_official", None)
-    return dict(state) if from_official is None else dict(from_official(dict(state)))
+    return dict(state) if from_official is None else dict(from_official(state, scale=network.scale))
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.folding import fold
 from sr_lab.models.bicubic import Bicubic
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.osffnet import OSFFNet
@@ -66,7 +67,7 @@ def test_a_strategy_adds_what_the_paper_says(apply: Apply, added: int):
 @pytest.mark.parametrize(("apply", "thousands"), [(ggas.apply, 722.536), (ggas_cwss.apply, 722.920)])
 def test_folded_for_inference_imdn_has_the_printed_count(apply: Apply, thousands: float):
     model = apply(IMDN(scale=4))
-    model.strategy["ggas"].fold()
+    fold(model)
     assert sum(p.numel() for p in model.parameters()) / 1000 == thousands
 
 
@@ -83,7 +84,7 @@ def test_folding_keeps_the_output(host: Callable[[], nn.Module]):
         model(image(seed))  # running statistics that are not those of the start
     model.eval()
     before = model(image())
-    model.strategy["ggas"].fold()
+    fold(model)
     torch.testing.assert_close(model(image()), before, rtol=0, atol=1e-5)
 
 

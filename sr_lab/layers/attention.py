@@ -1,4 +1,4 @@
-"""Attention over channels (CCA, WSILB-V), positions (ESA) and both (MSWA), shared by several papers."""
+"""Attention over channels (CA, CCA, WSILB-V), positions (SA, ESA) and both (MSWA), shared by papers."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -27,6 +27,53 @@ def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
 
+def _squeezed(attention: str, num_feat: int, reduction: int) -> int:
+    """Channels between the two convolutions of a channel attention."""
+    if num_feat < reduction:
+        raise ConfigError(
+            f"{attention}: num_feat={num_feat} leaves no channel at reduction={reduction}; "
+            f"allowed: num_feat of at least {reduction}; widen the network or lower the reduction"
+        )
+    return num_feat // reduction
+
+
+class CA(nn.Module):
+    """Channel attention (SENet, Hu et al., CVPR 2018; RCAN, Zhang et al., ECCV 2018).
+
+    A weight per channel from its mean over the image, through two 1x1 convolutions.
+
+    Args:
+        num_feat: Channels in and out (C).
+        reduction: C is squeezed to C // reduction between the two convolutions.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+
+    Raises:
+        ConfigError: If the squeeze leaves no channel.
+    """
+
+    def __init__(self, num_feat: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        num_squeezed = _squeezed("CA", num_feat, reduction)
+        self.excite = nn.Sequential(
+            nn.Conv2d(num_feat, num_squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(num_squeezed, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def weights(self, x: Tensor) -> Tensor:
+        """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""
+        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)  # a sum over the image: in float32
+        weights: Tensor = self.excite(mean)
+        return weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels."""
+        return x * self.weights(x)
+
+
 class CCA(nn.Module):
     """Contrast-aware channel attention (IMDN, Hui et al., ACM MM 2019; OSFFNet, Fig. 3).
 
@@ -46,12 +93,7 @@ class CCA(nn.Module):
 
     def __init__(self, num_feat: int, *, reduction: int = 16) -> None:
         super().__init__()
-        if num_feat < reduction:
-            raise ConfigError(
-                f"CCA: num_feat={num_feat} leaves no channel at reduction={reduction}; "
-                f"allowed: num_feat of at least {reduction}; widen the network or lower the reduction"
-            )
-        num_squeezed = num_feat // reduction
+        num_squeezed = _squeezed("CCA", num_feat, reduction)
         self.excite = nn.Sequential(
             nn.Conv2d(num_feat, num_squeezed, 1),
             nn.ReLU(),
@@ -104,8 +146,27 @@ class WSILBV(nn.Module):
         return x * torch.sigmoid(logits)
 
 
+class SA(nn.Module):
+    """Spatial attention (CBAM, Woo et al., ECCV 2018): a weight per position.
+
+    The mean and the maximum over the channels go through a 7x7 convolution.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the positions."""
+        described = torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
+        return x * torch.sigmoid(self.conv(described))  # (N, 1, H, W)
+
+
 class ESA(nn.Module):
-    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in BSRN's or in RFDN's form.
+    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in the form of BSRN, RFDN or RLFN.
 
     A strided convolution and a wide max pooling shrink the map about sixfold, so the convolutions that
     follow see far and cost little; most of the cost is in the three 1x1 convolutions at full size.
@@ -113,7 +174,8 @@ class ESA(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         num_squeezed: Channels inside (f).
-        form: ``bsrn`` has BSConvs for its 3x3 and GELU, ``rfdn`` plain convolutions and ReLU.
+        form: ``bsrn`` has BSConvs for its 3x3 and GELU, ``rfdn`` plain convolutions and ReLU, ``rlfn`` one
+            convolution after the pooling where the others have three.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
@@ -129,11 +191,11 @@ class ESA(nn.Module):
     min_size: ClassVar[int] = 15
 
     def __init__(
-        self, num_feat: int, *, num_squeezed: int = 16, form: Literal["bsrn", "rfdn"] = "bsrn"
+        self, num_feat: int, *, num_squeezed: int = 16, form: Literal["bsrn", "rfdn", "rlfn"] = "bsrn"
     ) -> None:
         super().__init__()
-        if form not in ("bsrn", "rfdn"):
-            raise ConfigError(f"ESA: has no such form, got form={form}; allowed: bsrn, rfdn")
+        if form not in ("bsrn", "rfdn", "rlfn"):
+            raise ConfigError(f"ESA: has no such form, got form={form}; allowed: bsrn, rfdn, rlfn")
         conv: type[BSConv | nn.Conv2d] = BSConv if form == "bsrn" else nn.Conv2d
         act = nn.GELU if form == "bsrn" else nn.ReLU
         self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
@@ -141,13 +203,10 @@ class ESA(nn.Module):
             conv(num_squeezed, num_squeezed, 3, stride=2, padding=0),
             nn.MaxPool2d(7, stride=3),
         )
-        self.context = nn.Sequential(
-            conv(num_squeezed, num_squeezed, 3, padding=1),
-            act(),
-            conv(num_squeezed, num_squeezed, 3, padding=1),
-            act(),
-            conv(num_squeezed, num_squeezed, 3, padding=1),
-        )
+        self.context = nn.Sequential(conv(num_squeezed, num_squeezed, 3, padding=1))
+        if form != "rlfn":
+            for _ in range(2):
+                self.context.extend([act(), conv(num_squeezed, num_squeezed, 3, padding=1)])
         self.skip = nn.Conv2d(num_squeezed, num_squeezed, 1)
         self.excite = nn.Sequential(nn.Conv2d(num_squeezed, num_feat, 1), nn.Sigmoid())
 

@@ -4,9 +4,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sr_lab.errors import ConfigError
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.native import native_only
 
 
 class Bicubic(nn.Module):
@@ -29,11 +29,7 @@ class Bicubic(nn.Module):
 
     def __init__(self, *, scale: int, upsampler: UpsamplerFactory | None = None) -> None:
         super().__init__()
-        if upsampler is not None:
-            raise ConfigError(
-                "model=bicubic: has no tail that an upsampler could replace; "
-                "allowed: upsampler=native; drop the override"
-            )
+        native_only("bicubic", upsampler)
         self.scale = scale
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.attention import ESA, mean_and_contrast
+from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -427,9 +427,9 @@ class EFFB(nn.Module):
         self.gcrb2 = GCRB(num_feat)
         self.gcrb3 = GCRB(num_feat) if mode == "three" else nn.Identity()
         self.fusion1 = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1, groups=4)
-        self.scsa = SelfCalibrated(num_feat, SpatialAttention())
+        self.scsa = SelfCalibrated(num_feat, SA())
         self.fusion2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, groups=4)
-        self.scca = SelfCalibrated(num_feat, ChannelAttention(num_feat // 2))
+        self.scca = SelfCalibrated(num_feat, CA(num_feat // 2, reduction=4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Extract, fuse the first two, add the third, fuse again."""
@@ -457,9 +457,9 @@ class MSCC(nn.Module):
     def __init__(self, num_feat: int) -> None:
         super().__init__()
         self.units = nn.Sequential(
-            SelfCalibrated(num_feat, SpatialAttention()),
-            SelfCalibrated(num_feat, ChannelAttention(num_feat // 2)),
-            SelfCalibrated(num_feat, ChannelAttention(num_feat // 2)),
+            SelfCalibrated(num_feat, SA()),
+            SelfCalibrated(num_feat, CA(num_feat // 2, reduction=4)),
+            SelfCalibrated(num_feat, CA(num_feat // 2, reduction=4)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -501,49 +501,6 @@ class SelfCalibrated(nn.Module):
 def _interleave(left: Tensor, right: Tensor) -> Tensor:
     """Channels in turn, so that a group of the next convolution has as many of one as of the other."""
     return torch.stack((left, right), dim=2).flatten(1, 2)
-
-
-class SpatialAttention(nn.Module):
-    """A weight per position from the mean and the maximum over the channels, through a 7x7 convolution.
-
-    Shape:
-        ``(N, C, H, W)`` -> the same.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Weigh the positions."""
-        described = torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
-        return x * torch.sigmoid(self.conv(described))  # (N, 1, H, W)
-
-
-class ChannelAttention(nn.Module):
-    """A weight per channel from its mean over the image, through two 1x1 convolutions.
-
-    Args:
-        num_feat: Channels in and out (C), squeezed to C/4 in between.
-
-    Shape:
-        ``(N, C, H, W)`` -> the same.
-    """
-
-    def __init__(self, num_feat: int) -> None:
-        super().__init__()
-        self.excite = nn.Sequential(
-            nn.Conv2d(num_feat, num_feat // 4, 1),
-            nn.ReLU(),
-            nn.Conv2d(num_feat // 4, num_feat, 1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels."""
-        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)  # a sum over the image: in float32
-        out: Tensor = x * self.excite(mean)
-        return out
 
 
 class ET(nn.Module):

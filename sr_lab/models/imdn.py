@@ -1,13 +1,14 @@
 """IMDN: Lightweight Image SR with Information Multi-distillation Network (Hui et al., ACM MM 2019)."""
 
-import re
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sr_lab.layers.distillation import IMDB
+from sr_lab.layers.image import enlarged
+from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -77,14 +78,12 @@ class IMDN(nn.Module):
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
         sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
         if self.image_skip:
-            # In float32: torch has no kernel for it in half precision on the CPU.
-            image = F.interpolate(lr.float(), scale_factor=self.scale, mode="bicubic", antialias=True)
-            sr = sr + image.to(lr.dtype)
+            sr = sr + enlarged(lr, self.scale, antialias=True)
         return sr
 
 
 # The authors' names and ours. Their blocks count from 1.
-_OFFICIAL_KEYS = (
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
     (r"^fea_conv\.", "head."),
     (r"^IMDB(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
     (r"^(body\.\d+)\.c([1-4])\.", r"\1.conv\2."),
@@ -96,18 +95,14 @@ _OFFICIAL_KEYS = (
 )
 
 
-def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the weights of an official checkpoint.
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/Zheng222/IMDN.
 
     Args:
         state: Tensors under the authors' names, without a ``module.`` prefix.
+        scale: Upscaling factor of the network; the names do not depend on it.
 
     Returns:
         The same tensors under the names of ``IMDN``.
     """
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _OFFICIAL_KEYS:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
+    return rename(state, _OFFICIAL_KEYS)

@@ -78,10 +78,6 @@ class GGAS(nn.Module):
     def _forget(self, *_: object) -> None:
         self._attention = None
 
-    def fold(self) -> None:
-        """See `GAB.fold`."""
-        self.gab.fold()
-
 
 def apply(model: nn.Module, *, kernel_size: int = 7) -> nn.Module:
     """Give a host the strategy.

@@ -25,9 +25,19 @@ def body_of(model: nn.Module) -> list[nn.Module]:
 
 
 def residual_units_of(model: nn.Module) -> list[nn.Module]:
-    """The modules whose input CWSS scales: ``residual_units``, else the body; tied ones once."""
-    units = cast("Iterable[nn.Module] | None", getattr(model, "residual_units", None))
-    return list(dict.fromkeys(body_of(model) if units is None else units))
+    """The modules whose input CWSS scales: ``residual_units``, else the body; tied ones once.
+
+    Raises:
+        ConfigError: The network says that it has none.
+    """
+    own = cast("Iterable[nn.Module] | None", getattr(model, "residual_units", None))
+    units = list(dict.fromkeys(body_of(model) if own is None else own))
+    if not units:
+        raise ConfigError(
+            f"strategy: {type(model).__name__} has no residual unit whose input could be scaled; "
+            "allowed: strategy=none or ggas"
+        )
+    return units
 
 
 def num_feat_of(model: nn.Module) -> int:

@@ -15,7 +15,7 @@ from sr_lab.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
 UPSAMPLERS = sorted(path.stem for path in (CONF / "upsampler").glob("*.yaml"))
-SHRUNKEN = {"num_feat": 16, "num_block": 2}
+SHRUNKEN = {"num_feat": 16, "num_block": 2, "num_group": 2}
 
 
 def distinct_models():

@@ -6,9 +6,10 @@ from sr_lab.ops.complexity import num_params
 from sr_lab.upsamplers.deconv import DeconvUpsampler
 from sr_lab.upsamplers.mwaum import MWAUM
 from sr_lab.upsamplers.rbwa import RBWAUpsampler
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
-UPSAMPLERS = [SubpixelUpsampler, DeconvUpsampler, MWAUM, RBWAUpsampler]
+UPSAMPLERS = [SubpixelUpsampler, DeconvUpsampler, MWAUM, RBWAUpsampler, StepwiseUpsampler]
 
 
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
@@ -29,6 +30,8 @@ def test_size_is_exact(upsampler, scale, num_out_ch):
         (MWAUM, 6),
         (RBWAUpsampler, 1),
         (RBWAUpsampler, 6),
+        (StepwiseUpsampler, 0),
+        (StepwiseUpsampler, 6),
     ],
 )
 def test_impossible_scale_is_refused(upsampler, scale):
@@ -112,3 +115,15 @@ def test_rbwa_interpolates_bilinearly_before_it_convolves():
     stage.act = torch.nn.Identity()
     row = tail(torch.tensor([[[[0.0, 8.0]]]]))[0, 0, 0]
     assert row.tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(("scale", "factors"), [(2, [4]), (3, [9]), (4, [4, 4])])
+def test_stepwise_counts_edsr_s_convolutions(scale, factors):
+    tail = StepwiseUpsampler(num_feat=64, num_out_ch=3, scale=scale)
+    assert num_params(tail) == sum((64 * 9 + 1) * 64 * factor for factor in factors) + (64 * 9 + 1) * 3
+
+
+def test_stepwise_may_be_grouped_with_relu_before_the_shuffle():
+    tail = StepwiseUpsampler(num_feat=64, num_out_ch=3, scale=2, groups=4, act=True)
+    assert num_params(tail) == (16 * 9 + 1) * 256 + (64 * 9 + 1) * 3
+    assert [type(layer).__name__ for layer in tail] == ["Conv2d", "ReLU", "PixelShuffle", "Conv2d"]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sr_lab.layers.folding import fold
 from sr_lab.models.efrdn import EFRDN
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.imdn_osff import IMDNWithOSFF
@@ -22,18 +23,13 @@ HOSTS = pytest.mark.parametrize(
 )
 
 
-def folded(net):
-    net.strategy["ggas"].fold()
-    return net
-
-
 @pytest.mark.parametrize(
     ("build", "printed"),
     [
         (lambda net: net, 715),
-        (lambda net: folded(ggas.apply(net)), 722),
+        (lambda net: fold(ggas.apply(net)), 722),
         (cwss.apply, 715),
-        (lambda net: folded(ggas_cwss.apply(net)), 722),
+        (lambda net: fold(ggas_cwss.apply(net)), 722),
     ],
     ids=["IMDN", "+ GGAS", "+ CWSS", "+ both"],
 )
@@ -60,7 +56,7 @@ def test_equations_5_and_6_on_every_host(host, num_feat, units, kernel_size):
     plain = num_params(host(scale=4))
     net = ggas.apply(host(scale=4), kernel_size=kernel_size)
     assert num_params(net) - plain == num_feat**2 + (kernel_size**2 + 4) * num_feat
-    assert num_params(folded(net)) - plain == num_feat**2 + (kernel_size**2 + 2) * num_feat
+    assert num_params(fold(net)) - plain == num_feat**2 + (kernel_size**2 + 2) * num_feat
 
 
 @HOSTS
@@ -70,7 +66,7 @@ def test_cwss_adds_one_factor_for_each_channel_of_each_residual_unit(host, num_f
 
 @HOSTS
 def test_both_together_add_the_sum(host, num_feat, units):
-    net = folded(ggas_cwss.apply(host(scale=4)))
+    net = fold(ggas_cwss.apply(host(scale=4)))
     assert num_params(net) - num_params(host(scale=4)) == num_feat**2 + 51 * num_feat + units * num_feat
 
 

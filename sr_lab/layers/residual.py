@@ -1,0 +1,27 @@
+"""Residual blocks of plain convolutions."""
+
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """EDSR's residual block (Lim et al., CVPRW 2017): ``x + res_scale * Conv(ReLU(Conv(x)))``.
+
+    Args:
+        num_feat: Channels in and out.
+        res_scale: Factor of the residual; 1 in the baseline, 0.1 in the full EDSR.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, res_scale: float = 1.0) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.res_scale = res_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two convolutions around an identity."""
+        residual: Tensor = self.conv2(self.act(self.conv1(x)))
+        return x + residual * self.res_scale if self.res_scale != 1 else x + residual

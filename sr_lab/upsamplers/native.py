@@ -1,0 +1,21 @@
+"""Networks whose last layers no tail can replace."""
+
+from sr_lab.errors import ConfigError
+from sr_lab.types import UpsamplerFactory
+
+
+def native_only(model: str, upsampler: UpsamplerFactory | None) -> None:
+    """Refuse a tail for a network that has none to replace.
+
+    Args:
+        model: The network's option, for the message.
+        upsampler: What the configuration names; ``None`` for ``upsampler=native``.
+
+    Raises:
+        ConfigError: If ``upsampler`` is given.
+    """
+    if upsampler is not None:
+        raise ConfigError(
+            f"model={model}: has no tail that an upsampler could replace; "
+            "allowed: upsampler=native; drop the override"
+        )

@@ -1,6 +1,8 @@
 """Which device, which precision: decided by what the card can do, never by what torch can emulate."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -73,3 +75,14 @@ def device_name(accelerator: str) -> str:
     if has_gpu(accelerator):
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Measure in float32 without TF32: cuDNN's is on by default and moves PSNR."""
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul

@@ -1,7 +1,6 @@
 """Training and measuring of one network, as a LightningModule."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
@@ -14,7 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sr_lab.data_module import EvalBatch
 from sr_lab.datasets.patches import PatchBatch
+from sr_lab.devices import exact_float32
 from sr_lab.metrics.image_quality import MeanOverImages
+from sr_lab.ops.color import rgb_to_y
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import NetworkColour, Protocol
 
@@ -38,17 +39,6 @@ class Measured(TypedDict):
     bicubic: Tensor
     sr: Tensor
     result: ImageResult
-
-
-@contextlib.contextmanager
-def exact_float32() -> Iterator[None]:
-    """Measure in float32 without TF32: cuDNN's is on by default and moves PSNR."""
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
 
 
 class SRModule(lightning.LightningModule):
@@ -104,9 +94,11 @@ class SRModule(lightning.LightningModule):
         return sr
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
-        """Loss of one batch of uint8 patches, flipped and made float on the device."""
+        """Loss of one batch of uint8 patches, flipped and made float on the device, of luma if need be."""
         lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
         hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
+        if getattr(self.network, "colour", "rgb") == "y":
+            lr, hr = rgb_to_y(lr), rgb_to_y(hr)
         assert self.loss is not None
         loss: Tensor = self.loss(self.network(lr), hr)
         return loss

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr_lab.lit_module import exact_float32
+from sr_lab.devices import exact_float32
 from tests import tiny
 
 pytestmark = [

@@ -10,6 +10,7 @@ from sr_lab.layers.folding import fold
 from sr_lab.models.bicubic import Bicubic
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.osffnet import OSFFNet
+from sr_lab.models.srcnn import SRCNN
 from sr_lab.strategies import cwss, ggas, ggas_cwss
 
 Apply = Callable[[nn.Module], nn.Module]
@@ -182,3 +183,9 @@ def test_scaling_reaches_what_osffnet_computes():
         for scale in model.strategy["cwss"].scales:
             scale.alpha.mul_(0.5)
     assert (model(image()) - before).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("apply", [ggas.apply, cwss.apply])
+def test_a_network_with_an_empty_body_is_refused(apply: Apply):
+    with pytest.raises(ConfigError, match="SRCNN has no"):
+        apply(SRCNN(scale=2))

@@ -1,6 +1,7 @@
-"""Attention over channels (CA, CCA, WSILB-V), positions (SA, ESA) and both (MSWA), shared by papers."""
+"""Attention over channels (CA, CCA, WSILB-V), positions (SA, ESA) and both (PA, MSWA), shared by papers."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -166,7 +167,7 @@ class SA(nn.Module):
 
 
 class ESA(nn.Module):
-    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in the form of BSRN, RFDN or RLFN.
+    """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in the form of RFDN, RLFN, BSRN or BSRN-S.
 
     A strided convolution and a wide max pooling shrink the map about sixfold, so the convolutions that
     follow see far and cost little; most of the cost is in the three 1x1 convolutions at full size.
@@ -175,7 +176,8 @@ class ESA(nn.Module):
         num_feat: Channels in and out (C).
         num_squeezed: Channels inside (f).
         form: ``bsrn`` has BSConvs for its 3x3 and GELU, ``rfdn`` plain convolutions and ReLU, ``rlfn`` one
-            convolution after the pooling where the others have three.
+            convolution after the pooling where the others have three. ``bsrn_s`` is ``bsrn`` with a plain
+            strided convolution and a bias in either half of a BSConv.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
@@ -191,16 +193,22 @@ class ESA(nn.Module):
     min_size: ClassVar[int] = 15
 
     def __init__(
-        self, num_feat: int, *, num_squeezed: int = 16, form: Literal["bsrn", "rfdn", "rlfn"] = "bsrn"
+        self,
+        num_feat: int,
+        *,
+        num_squeezed: int = 16,
+        form: Literal["bsrn", "rfdn", "rlfn", "bsrn_s"] = "bsrn",
     ) -> None:
         super().__init__()
-        if form not in ("bsrn", "rfdn", "rlfn"):
-            raise ConfigError(f"ESA: has no such form, got form={form}; allowed: bsrn, rfdn, rlfn")
-        conv: type[BSConv | nn.Conv2d] = BSConv if form == "bsrn" else nn.Conv2d
-        act = nn.GELU if form == "bsrn" else nn.ReLU
+        if form not in ("bsrn", "rfdn", "rlfn", "bsrn_s"):
+            raise ConfigError(f"ESA: has no such form, got form={form}; allowed: bsrn, rfdn, rlfn, bsrn_s")
+        separable = form in ("bsrn", "bsrn_s")
+        conv = partial(BSConv, pointwise_bias=form == "bsrn_s") if separable else nn.Conv2d
+        strided: type[BSConv | nn.Conv2d] = BSConv if form == "bsrn" else nn.Conv2d
+        act = nn.GELU if separable else nn.ReLU
         self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
         self.shrink = nn.Sequential(
-            conv(num_squeezed, num_squeezed, 3, stride=2, padding=0),
+            strided(num_squeezed, num_squeezed, 3, stride=2, padding=0),
             nn.MaxPool2d(7, stride=3),
         )
         self.context = nn.Sequential(conv(num_squeezed, num_squeezed, 3, padding=1))
@@ -223,6 +231,25 @@ class ESA(nn.Module):
         context = F.interpolate(context, size=(height, width), mode="bilinear", align_corners=False)
         weights: Tensor = self.excite(context + self.skip(squeezed))  # (N, C, H, W)
         return x * weights
+
+
+class PA(nn.Module):
+    """Pixel attention (PAN, Zhao et al., ECCVW 2020): a 1x1 convolution weighs each channel and position.
+
+    Args:
+        num_feat: Channels in and out (C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(num_feat, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh every value."""
+        return x * torch.sigmoid(self.conv(x))
 
 
 class MSWA(nn.Module):

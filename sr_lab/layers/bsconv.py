@@ -15,6 +15,7 @@ class BSConv(nn.Module):
         kernel_size: k of the depthwise part, odd.
         stride: Step of the depthwise part, in pixels.
         padding: Zeros at each edge, in pixels; ``None`` keeps the size at stride 1 (k // 2).
+        pointwise_bias: Gives the 1x1 a bias too, as BSRN-S does.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)`` at stride 1 and the default padding.
@@ -32,10 +33,11 @@ class BSConv(nn.Module):
         *,
         stride: int = 1,
         padding: int | None = None,
+        pointwise_bias: bool = False,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
-        self.pointwise = nn.Conv2d(num_in_ch, num_out_ch, 1, bias=False)
+        self.pointwise = nn.Conv2d(num_in_ch, num_out_ch, 1, bias=pointwise_bias)
         self.depthwise = nn.Conv2d(
             num_out_ch, num_out_ch, kernel_size, stride=stride, padding=padding, groups=num_out_ch
         )

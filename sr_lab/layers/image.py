@@ -1,11 +1,14 @@
 """What networks do with the image itself: shift and stretch its range, enlarge it beside the features."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sr_lab.layers.precision import at_full_precision
 
 # Mean of DIV2K's training images, in [0, 1]; the constants of EDSR, CARN and RCAN.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -38,6 +41,54 @@ class ImageRange(nn.Module):
     def restore(self, image: Tensor) -> Tensor:
         """From the network's range back to [0, 1]."""
         return image / self.gain + self.mean
+
+
+class MeanShift(nn.Conv2d):
+    """DIV2K's mean taken off or put on, as a 1x1 convolution that training may change.
+
+    RCAN's code sets ``requires_grad`` of the module, which freezes nothing; so do the codes that took it over
+    (LBNet, FDIWN), and their checkpoints hold trained values.
+
+    Args:
+        sign: -1 takes it off, 1 puts it on.
+
+    Shape:
+        ``(N, 3, H, W)`` in 0..255 -> the same, at full precision.
+    """
+
+    def __init__(self, *, sign: int) -> None:
+        super().__init__(3, 3, 1)
+        nn.init.dirac_(self.weight)
+        assert self.bias is not None
+        with torch.no_grad():
+            self.bias.copy_(sign * 255 * torch.tensor(DIV2K_MEAN))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Shift, without autocast: half precision would round 8-bit values."""
+        with at_full_precision(image):
+            return super().forward(image.to(self.weight.dtype))
+
+
+def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str, Tensor]:
+    """Drop the frozen 1x1 convolutions in which authors keep DIV2K's mean, since `ImageRange` has it.
+
+    Args:
+        state: Weights under the authors' names, ``sub_mean.*`` and ``add_mean.*`` among them.
+        gain: Range of the authors' images: 1 or 255.
+
+    Returns:
+        The rest, and shifts that are not DIV2K's: those would change the result, so they are left to be
+        refused.
+    """
+    mean = torch.tensor(DIV2K_MEAN)
+    fixed = {"weight": torch.eye(3).view(3, 3, 1, 1), "sub.bias": -gain * mean, "add.bias": gain * mean}
+    rest = {}
+    for name, tensor in state.items():
+        found = re.fullmatch(r"(sub|add)_mean\.(?:shifter\.)?(weight|bias)", name)
+        expected = fixed.get(found[2], fixed.get(f"{found[1]}.{found[2]}")) if found else None
+        if expected is None or expected.shape != tensor.shape or not tensor.allclose(expected, atol=1e-3):
+            rest[name] = tensor
+    return rest
 
 
 def enlarged(

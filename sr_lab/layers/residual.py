@@ -9,19 +9,24 @@ class ResidualBlock(nn.Module):
     Args:
         num_feat: Channels in and out.
         res_scale: Factor of the residual; 1 in the baseline, 0.1 in the full EDSR.
+        attention: Weighs the residual before it is added, as in RCAN's RCAB; a module that several blocks
+            are given is one set of weights for all of them. ``None``: none.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same.
     """
 
-    def __init__(self, num_feat: int, *, res_scale: float = 1.0) -> None:
+    def __init__(self, num_feat: int, *, res_scale: float = 1.0, attention: nn.Module | None = None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.act = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.attention = attention
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Two convolutions around an identity."""
         residual: Tensor = self.conv2(self.act(self.conv1(x)))
+        if self.attention is not None:
+            residual = self.attention(residual)
         return x + residual * self.res_scale if self.res_scale != 1 else x + residual

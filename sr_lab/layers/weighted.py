@@ -1,5 +1,8 @@
 """Weight-normalised convolutions and learned factors (WDSR, AWSRN, A2F, LAPAR, MAFFSRN)."""
 
+from collections.abc import Sequence
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -39,3 +42,131 @@ class LearnedScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``scale * x``."""
         return x * self.scale
+
+
+class AWRU(nn.Module):
+    """Adaptive weighted residual unit (AWSRN, Wang et al., arXiv:1904.02358, Sec. 3.2).
+
+    Residual and identity each have a learned factor; the residual is two weight-normalised 3x3 convolutions
+    around a ReLU.
+
+    Args:
+        num_feat: Channels in and out.
+        num_mid_feat: Channels between the convolutions: 128 in AWSRN, ``num_feat`` in LAPAR.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, num_mid_feat: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            wn_conv(num_feat, num_mid_feat), nn.ReLU(inplace=True), wn_conv(num_mid_feat, num_feat)
+        )
+        self.res_scale = LearnedScale()
+        self.x_scale = LearnedScale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the two and add them."""
+        out: Tensor = self.res_scale(self.residual(x)) + self.x_scale(x)
+        return out
+
+
+class LFB(nn.Module):
+    """Local fusion block (AWSRN, Sec. 3.2): a chain of AWRUs, all of whose outputs are fused.
+
+    Args:
+        num_feat: Channels in and out.
+        num_mid_feat: Channels inside the AWRUs.
+        num_unit: Number of AWRUs.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, num_mid_feat: int, num_unit: int = 4) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(AWRU(num_feat, num_mid_feat=num_mid_feat) for _ in range(num_unit))
+        self.fusion = wn_conv(num_unit * num_feat, num_feat)
+        self.res_scale = LearnedScale()
+        self.x_scale = LearnedScale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The fused chain and the input, each weighed."""
+        feat = x
+        stages = []
+        for unit in self.units:
+            feat = unit(feat)
+            stages.append(feat)
+        fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_unit * C, H, W) -> (N, C, H, W)
+        out: Tensor = self.res_scale(fused) + self.x_scale(x)
+        return out
+
+
+class AWMS(nn.Module):
+    """Adaptive weighted multi-scale convolution (AWSRN, Sec. 3.3).
+
+    Weight-normalised convolutions of several sizes side by side; the sum of their results, each with a
+    learned factor that starts at one over their number.
+
+    Args:
+        num_in_ch: Channels in.
+        num_out_ch: Channels out.
+        kernel_sizes: Size of each convolution, odd.
+
+    Shape:
+        ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
+    """
+
+    def __init__(self, num_in_ch: int, num_out_ch: int, *, kernel_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(wn_conv(num_in_ch, num_out_ch, size) for size in kernel_sizes)
+        self.scales = nn.ModuleList(LearnedScale(1 / len(kernel_sizes)) for _ in kernel_sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, weigh, add."""
+        branches = (scale(conv(x)) for conv, scale in zip(self.convs, self.scales, strict=True))
+        out: Tensor = reduce(torch.add, branches)
+        return out
+
+
+class AWMSUpsampler(nn.Sequential):
+    """Tail of AWSRN and MAFFSRN: AWMS to num_out_ch * r^2 channels, then PixelShuffle.
+
+    All its work is at LR size, but a 9x9 convolution costs nine times a 3x3.
+
+    Args:
+        num_feat: Channels in.
+        num_out_ch: Channels of the image.
+        scale: Upscaling factor r.
+        kernel_sizes: Sizes of the AWMS: four in AWSRN, 3 and 5 in MAFFSRN.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
+
+    Note:
+        The authors shuffle each branch before they add, which gives the same.
+    """
+
+    def __init__(
+        self, *, num_feat: int, num_out_ch: int, scale: int, kernel_sizes: Sequence[int] = (3, 5, 7, 9)
+    ) -> None:
+        super().__init__(
+            AWMS(num_feat, num_out_ch * scale**2, kernel_sizes=kernel_sizes), nn.PixelShuffle(scale)
+        )
+
+
+class WNSubpixelUpsampler(nn.Sequential):
+    """Weight-normalised Conv3x3, then PixelShuffle: A2F's tail, and the image skip of A2F and AWSRN.
+
+    Args:
+        num_feat: Channels in; 3 where it enlarges the image itself.
+        num_out_ch: Channels of the image.
+        scale: Upscaling factor r.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
+    """
+
+    def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
+        super().__init__(wn_conv(num_feat, num_out_ch * scale**2), nn.PixelShuffle(scale))

@@ -1,15 +1,16 @@
 """EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024)."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
+from sr_lab.layers.image import DIV2K_MEAN
+from sr_lab.layers.precision import at_full_precision
+from sr_lab.layers.transformer import ET
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -58,11 +59,13 @@ class EFRDN(nn.Module):
 
     Note:
         The text "concatenates" what its equations sum: summed here. The inner sum of Eq. 2 repeats one term:
-        read as all F_An. The 768 K that the paper prints for x2 and x3 are those of x4. Inferred: the mean
-        shift and a range of 255, as in LBNet of the same group; that dense connections, where off, leave a
-        plain chain with F_S added at its end. Behind the transformers autocast is off, and sr has the type of
-        the weights: features there pass what float16 holds, so that ``.half()`` overflows; ``.bfloat16()``
-        does not.
+        read as all F_An. The 768 K that the paper prints for x2 and x3 are those of x4. The transformers'
+        sizes are not given; Table 2 fixes their sum at 224 K parameters each, and the defaults meet it
+        without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: how that sum is made up;
+        four segments, as in ESRT; the mean shift and a range of 255, as in LBNet of the same group; that
+        dense connections, where off, leave a plain chain with F_S added at its end. Behind the transformers
+        autocast is off, and sr has the type of the weights: features there pass what float16 holds, so that
+        ``.half()`` overflows; ``.bfloat16()`` does not.
     """
 
     colour: ClassVar[str] = "rgb"
@@ -126,7 +129,7 @@ class EFRDN(nn.Module):
         self.cnn_dc = cnn_dc
         self.transformer_dc = transformer_dc
         self.rgb_range = rgb_range
-        mean = torch.tensor((0.4488, 0.4371, 0.4040)).view(1, 3, 1, 1)  # of DIV2K
+        mean = torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1)
         self.register_buffer("rgb_mean", mean, persistent=False)
 
         def make_block() -> nn.Module:
@@ -167,18 +170,13 @@ class EFRDN(nn.Module):
             total = total + feat if self.cnn_dc else feat  # C_out in the end, Eq. 3
         for transformer, conv in zip(self.transformers, self.transformer_convs, strict=True):
             feat = transformer(total)
-            with _at_full_precision(lr):
+            with at_full_precision(lr):
                 feat = conv(feat)  # T_out, Eqs. 4 and 6
                 total = total + feat if self.transformer_dc else feat  # T_add, Eqs. 5 and 7
-        with _at_full_precision(lr):
+        with at_full_precision(lr):
             total, shallow = total.to(self.head.weight.dtype), shallow.to(self.head.weight.dtype)
             sr: Tensor = self.tail(total + shallow) + self.shallow_tail(shallow)  # (N, 3, rH, rW), Eq. 8
         return sr / self.rgb_range + self.rgb_mean
-
-
-def _at_full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast off: two transformers that each sum nine patches pass what float16 holds."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class ACDM(nn.Module):
@@ -501,110 +499,3 @@ class SelfCalibrated(nn.Module):
 def _interleave(left: Tensor, right: Tensor) -> Tensor:
     """Channels in turn, so that a group of the next convolution has as many of one as of the other."""
     return torch.stack((left, right), dim=2).flatten(1, 2)
-
-
-class ET(nn.Module):
-    """Efficient transformer (EFRDN, Fig. 4, Eqs. 28 and 29) over overlapping 3x3 patches.
-
-    Every position is a token of its 3x3 neighbourhood; what comes out is summed where patches overlap.
-
-    Args:
-        num_feat: Channels in and out (C).
-        num_head, num_segment, reduction: See ``EMHA``.
-        mlp_ratio: Width inside the MLP, in widths of a token (9C).
-
-    Shape:
-        ``(N, C, H, W)`` -> the same, in the weights' type.
-
-    Note:
-        The paper gives no sizes. Table 2 fixes their sum at 224 K parameters, and the defaults meet it
-        without biases. Inferred: how that sum is made up. ESRT's own sizes (reduction 2, ratio 1/4) give
-        188 K.
-    """
-
-    def __init__(
-        self,
-        num_feat: int,
-        *,
-        num_head: int = 8,
-        num_segment: int = 4,
-        reduction: int = 4,
-        mlp_ratio: float = 1.0,
-    ) -> None:
-        super().__init__()
-        num_token_ch = 9 * num_feat
-        num_hidden = int(num_token_ch * mlp_ratio)
-        self.norm1 = nn.LayerNorm(num_token_ch)
-        self.attention = EMHA(num_token_ch, num_head=num_head, num_segment=num_segment, reduction=reduction)
-        self.norm2 = nn.LayerNorm(num_token_ch)
-        self.mlp = nn.Sequential(
-            nn.Linear(num_token_ch, num_hidden, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Linear(num_hidden, num_token_ch, bias=False),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Eqs. 28 and 29 between unfolding and folding."""
-        size = x.shape[-2:]
-        tokens = F.unfold(x, 3, padding=1).transpose(1, 2)  # (N, HW, 9C)
-        tokens = tokens + self.attention(self.norm1(tokens))  # Eq. 28
-        tokens = tokens + self.mlp(self.norm2(tokens))  # Eq. 29
-        # Under autocast the sum of nine patches needs the precision of the weights.
-        tokens = tokens.to(self.norm1.weight.dtype)
-        return F.fold(tokens.transpose(1, 2), size, 3, padding=1)  # (N, C, H, W)
-
-
-class EMHA(nn.Module):
-    """Efficient multi-head attention (ESRT, Lu et al., CVPRW 2022; EFRDN, Eq. 30).
-
-    The tokens are cut into segments of equal length, the last one shorter where they do not divide, and each
-    segment attends to itself. Fused kernels never hold the matrix of all pairs.
-
-    Args:
-        num_feat: Width of a token (D).
-        num_head: Heads; each has ``D // (reduction * num_head)`` channels.
-        num_segment: Number of segments.
-        reduction: Squeeze of the tokens.
-
-    Shape:
-        ``(N, L, D)`` -> the same.
-
-    Raises:
-        ConfigError: If the heads get no channel.
-
-    Note:
-        Inferred: four segments, as in ESRT; LBNet has 16.
-    """
-
-    def __init__(self, num_feat: int, *, num_head: int, num_segment: int, reduction: int) -> None:
-        super().__init__()
-        self.num_head = num_head
-        self.num_segment = num_segment
-        self.num_head_ch = num_feat // (reduction * num_head)
-        if self.num_head_ch < 1:
-            raise ConfigError(
-                f"EFRDN: num_head={num_head} at attention_reduction={reduction} leaves no channel of "
-                f"{num_feat} to a head; lower one of them"
-            )
-        num_inner = num_head * self.num_head_ch
-        self.reduce = nn.Linear(num_feat, num_inner, bias=False)
-        self.qkv = nn.Linear(num_inner, 3 * num_inner, bias=False)
-        self.proj = nn.Linear(num_inner, num_feat, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Eq. 30 in every head of every segment."""
-        qkv = self.qkv(self.reduce(x)).unflatten(-1, (3, self.num_head, self.num_head_ch))
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, N, heads, L, channels)
-        if not qkv.is_meta:
-            # Fused kernels on CUDA want a multiple of 8 channels, and those on the CPU are faster with it.
-            # Zeros change no product; where operators are counted they would be counted too.
-            qkv = F.pad(qkv, (0, -self.num_head_ch % 8))
-        length = -(-x.shape[1] // self.num_segment)  # rounded up
-        parts = []
-        for segment in qkv.split(length, dim=3):
-            query, key, value = segment.unbind()
-            parts.append(F.scaled_dot_product_attention(query, key, value, scale=self.num_head_ch**-0.5))
-        attended = torch.cat(parts, dim=2)[..., : self.num_head_ch]  # (N, heads, L, channels)
-        attended = attended.transpose(1, 2).flatten(2)  # (N, L, heads * channels)
-        out: Tensor = self.proj(attended)
-        return out

@@ -20,8 +20,18 @@ def _part(model: nn.Module, name: str) -> nn.Module:
 
 
 def body_of(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a host, in the order of their use."""
-    return list(cast(Iterable[nn.Module], _part(model, "body")))
+    """The blocks of a host, in the order of their use.
+
+    Raises:
+        ConfigError: There is no body, or nothing in it.
+    """
+    blocks = list(cast(Iterable[nn.Module], _part(model, "body")))
+    if not blocks:
+        raise ConfigError(
+            f"strategy: {type(model).__name__} has no block that could be gated or scaled; "
+            "allowed: strategy=none"
+        )
+    return blocks
 
 
 def residual_units_of(model: nn.Module) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA, MSWA
 from sr_lab.layers.bsconv import ERB, BSConv
 from sr_lab.layers.distillation import IMDB, RFDB
+from sr_lab.layers.image import DIV2K_MEAN, ImageRange, MeanShift, without_mean_shift
 from sr_lab.ops.complexity import num_params
 
 
@@ -127,3 +128,23 @@ def test_esa_has_two_forms():
 def test_windows_are_odd():
     with pytest.raises(ConfigError, match="window_sizes must be odd, got \\(2,\\)"):
         MSWA(8, window_sizes=(2,))
+
+
+@pytest.mark.parametrize("gain", [1, 255])
+def test_a_frozen_mean_shift_is_what_image_range_does(gain):
+    mean = gain * torch.tensor(DIV2K_MEAN)
+    identity = torch.eye(3).view(3, 3, 1, 1)
+    state = {"sub_mean.weight": identity, "sub_mean.bias": -mean, "add_mean.shifter.bias": mean}
+    assert set(without_mean_shift(state | {"head.weight": identity}, gain=gain)) == {"head.weight"}
+
+
+def test_a_trained_mean_shift_is_not_dropped():
+    state = {"sub_mean.weight": 0.9 * torch.eye(3).view(3, 3, 1, 1), "add_mean.bias": torch.zeros(3)}
+    assert set(without_mean_shift(state, gain=255)) == set(state)
+
+
+def test_image_range_goes_there_and_back():
+    image, shift = torch.rand(2, 3, 4, 5), ImageRange(gain=255)
+    assert torch.allclose(shift.restore(shift(image)), image, atol=1e-6)
+    assert torch.allclose(shift(image), MeanShift(sign=-1)(image * 255), atol=1e-4)
+    assert shift.state_dict() == {}

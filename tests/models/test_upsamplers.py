@@ -5,11 +5,12 @@ from sr_lab.errors import ConfigError
 from sr_lab.ops.complexity import num_params
 from sr_lab.upsamplers.deconv import DeconvUpsampler
 from sr_lab.upsamplers.mwaum import MWAUM
+from sr_lab.upsamplers.pa import PAUpsampler
 from sr_lab.upsamplers.rbwa import RBWAUpsampler
 from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
-UPSAMPLERS = [SubpixelUpsampler, DeconvUpsampler, MWAUM, RBWAUpsampler, StepwiseUpsampler]
+UPSAMPLERS = [SubpixelUpsampler, DeconvUpsampler, MWAUM, RBWAUpsampler, StepwiseUpsampler, PAUpsampler]
 
 
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
@@ -32,6 +33,8 @@ def test_size_is_exact(upsampler, scale, num_out_ch):
         (RBWAUpsampler, 6),
         (StepwiseUpsampler, 0),
         (StepwiseUpsampler, 6),
+        (PAUpsampler, 0),
+        (PAUpsampler, 6),
     ],
 )
 def test_impossible_scale_is_refused(upsampler, scale):

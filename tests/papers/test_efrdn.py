@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.models.efrdn import CC, EFFB, EFRDN, EMHA, ET, FFLB, GCRB, SelfCalibrated
+from sr_lab.layers.transformer import EMHA, ET
+from sr_lab.models.efrdn import CC, EFFB, EFRDN, FFLB, GCRB, SelfCalibrated
 from sr_lab.ops.complexity import multi_adds, num_params
 
 NO_DENSE = {"cnn_dc": False, "transformer_dc": False}

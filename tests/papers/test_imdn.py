@@ -1,11 +1,14 @@
-"""IMDN (Hui et al., ACM MM 2019): its printed sizes, and the skip that it does not have."""
+"""IMDN (Hui et al., ACM MM 2019): printed sizes, the light variant, and the skip that it does not have."""
 
 import pytest
 import torch
 
+from sr_lab.errors import ConfigError
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.ops.resize import imresize
+from sr_lab.tasks.common import build_network
+from tests.conftest import compose
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,23 @@ def test_image_skip_works_in_half_precision(dtype):
         with torch.autocast("cpu", dtype=dtype):
             assert net(lr).isfinite().all()
         assert net.to(dtype)(lr.to(dtype)).dtype == dtype
+
+
+def test_the_light_variant_is_an_option_and_an_argument():
+    option = build_network(compose("trainer=cpu", "model=imdn_rtc", "scale=2"))
+    argument = build_network(compose("trainer=cpu", "model=imdn", "+model.variant=rtc", "scale=2"))
+    assert num_params(option) == 20_190
+    assert num_params(argument) == num_params(IMDN(scale=2, variant="rtc"))  # as wide as IMDN
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "as"}, "got variant=as; allowed: imdn, rtc"),
+        ({"variant": "rtc", "cca_reduction": 4}, "has no channel attention, got cca_reduction=4"),
+    ],
+    ids=["unknown variant", "attention that is not there"],
+)
+def test_a_setting_that_would_change_nothing_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        IMDN(scale=2, **settings)

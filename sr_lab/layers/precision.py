@@ -1,0 +1,11 @@
+"""Where a network must not compute in half precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def at_full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off on the device of ``x``."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

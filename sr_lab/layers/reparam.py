@@ -1,0 +1,149 @@
+"""Convolutions that are trained as several branches and run as one (ECBSR, RepRFN, FMEN, SPAN)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Edge: TypeAlias = Literal["sobel_x", "sobel_y", "laplacian"]
+
+
+class RepConv(nn.Module):
+    """Base of the blocks that are trained as a sum of branches and run as one 3x3 convolution.
+
+    A subclass builds its branches, says in ``branches`` what they compute, and in ``merged`` which single
+    convolution that is. ``fold`` puts the latter in the place of the former.
+
+    Shape:
+        ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
+
+    Note:
+        A 1x1 convolution before a 3x3 one is padded here itself, by zeros: its bias then stands around its
+        output, as where authors write the bias there, and the merged convolution pads by zeros again.
+    """
+
+    folded: nn.Conv2d | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folded = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The branches, or the convolution that they were folded into."""
+        out: Tensor = self.branches(x) if self.folded is None else self.folded(x)
+        return out
+
+    def branches(self, x: Tensor) -> Tensor:
+        """What is trained."""
+        raise NotImplementedError
+
+    def merged(self) -> "Kernel":
+        """The convolution that the branches add up to."""
+        raise NotImplementedError
+
+    def fold(self) -> None:
+        """Replace the branches by one convolution of the same output, for inference."""
+        if self.folded is None:
+            folded = self.merged().conv(like=next(self.parameters()))
+            for name, _ in list(self.named_children()):
+                delattr(self, name)
+            self.folded = folded
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A 3x3 convolution in numbers, float64: sums of many branches keep their last digits.
+
+    Args:
+        weight: ``(num_out_ch, num_in_ch, 3, 3)``.
+        bias: ``(num_out_ch,)``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Self:
+        """A convolution of 3x3 or less; a smaller kernel stands in the middle."""
+        weight = conv.weight.detach().double()
+        height, width = ((3 - size) // 2 for size in weight.shape[2:])
+        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
+        return cls(F.pad(weight, (width, width, height, height)), bias)
+
+    @classmethod
+    def pointwise(cls, weight: Tensor, bias: Tensor) -> Self:
+        """A 1x1 convolution of a matrix ``(num_out_ch, num_in_ch)``."""
+        return cls(F.pad(weight.detach().double()[:, :, None, None], (1, 1, 1, 1)), bias.detach().double())
+
+    def identity(self) -> Self:
+        """The convolution that changes nothing, for as many channels as this one puts out."""
+        matrix = torch.eye(len(self.bias), device=self.bias.device)
+        return self.pointwise(matrix, torch.zeros_like(self.bias))
+
+    def __add__(self, other: Self) -> Self:
+        """Two convolutions of one input, summed."""
+        return type(self)(self.weight + other.weight, self.bias + other.bias)
+
+    def after(self, pointwise: Self) -> Self:
+        """This one on the output of a 1x1 convolution that was padded by zeros."""
+        weight = torch.einsum("omhw,mi->oihw", self.weight, pointwise.weight[:, :, 1, 1])
+        return type(self)(weight, self.bias + self.weight.sum((2, 3)) @ pointwise.bias)
+
+    def before(self, pointwise: Self) -> Self:
+        """A 1x1 convolution on the output of this one."""
+        matrix = pointwise.weight[:, :, 1, 1]
+        weight = torch.einsum("om,mihw->oihw", matrix, self.weight)
+        return type(self)(weight, matrix @ self.bias + pointwise.bias)
+
+    def conv(self, *, like: Tensor) -> nn.Conv2d:
+        """The layer, on the device and in the precision of ``like``."""
+        num_out_ch, num_in_ch = self.weight.shape[:2]
+        conv = nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1, device=like.device, dtype=like.dtype)
+        with torch.no_grad():
+            conv.weight.copy_(self.weight)
+            if conv.bias is not None:
+                conv.bias.copy_(self.bias)
+        return conv
+
+
+class EdgeConv(nn.Module):
+    """Edge branch of an ECB (ECBSR, Zhang et al., ACM MM 2021): Conv1x1, then an edge filter per channel.
+
+    The filter is fixed but for its strength, one learned factor for each channel.
+
+    Args:
+        num_in_ch: Channels in.
+        num_out_ch: Channels out.
+        edge: Which filter.
+
+    Shape:
+        ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
+    """
+
+    FILTERS: ClassVar[dict[Edge, tuple[tuple[float, float, float], ...]]] = {
+        "sobel_x": ((1, 0, -1), (2, 0, -2), (1, 0, -1)),
+        "sobel_y": ((1, 2, 1), (0, 0, 0), (-1, -2, -1)),
+        "laplacian": ((0, 1, 0), (1, -4, 1), (0, 1, 0)),
+    }
+    filter: Tensor
+
+    def __init__(self, num_in_ch: int, num_out_ch: int, *, edge: Edge) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(num_in_ch, num_out_ch, 1, padding=1)
+        self.strength = nn.Parameter(1e-3 * torch.randn(num_out_ch, 1, 1, 1))
+        self.bias = nn.Parameter(1e-3 * torch.randn(num_out_ch))
+        self.register_buffer("filter", torch.tensor(self.FILTERS[edge])[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The edges of a mixture of the channels."""
+        mixed = self.conv(x)  # (N, num_out_ch, H + 2, W + 2)
+        return F.conv2d(mixed, self.strength * self.filter, self.bias, groups=len(self.bias))
+
+    def merged(self) -> Kernel:
+        """The convolution that both layers are."""
+        mix = Kernel.of(self.conv)
+        filters = self.strength.detach().double() * self.filter  # (num_out_ch, 1, 3, 3)
+        weight = mix.weight[:, :, 1:2, 1:2] * filters
+        return Kernel(weight, self.bias.detach().double() + filters.sum((1, 2, 3)) * mix.bias)

@@ -1,0 +1,172 @@
+"""The transformer over 3x3 patches of ESRT, LBNet and EFRDN, and what any attention here is computed with."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
+    """``softmax(scale * query key^T + bias) value`` by fused kernels, which never hold all pairs.
+
+    Args:
+        query: ``(N, heads, L, channels)``.
+        key: The same shape.
+        value: The same shape.
+        scale: Factor of the products.
+        bias: Added to the products, of a shape that broadcasts to ``(N, heads, L, L)``.
+
+    Returns:
+        ``(N, heads, L, channels)``.
+    """
+    num_channels = query.shape[-1]
+    if not query.is_meta:
+        # Fused kernels on CUDA want a multiple of 8 channels, and those on the CPU are faster with it.
+        # Zeros change no product; where operators are counted they would be counted too.
+        padding = (0, -num_channels % 8)
+        query, key, value = (F.pad(part, padding) for part in (query, key, value))
+    if bias is not None:
+        bias = bias.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, bias, scale=scale)[..., :num_channels]
+
+
+class ET(nn.Module):
+    """Efficient transformer (ESRT, Lu et al., CVPRW 2022) over overlapping 3x3 patches.
+
+    Every position is a token of its 3x3 neighbourhood; what comes out is summed where patches overlap.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_head, num_segment, round_up, reduction, scale_before_squeeze: See ``EMHA``.
+        mlp_ratio: Width inside the MLP, in widths of a token (9C).
+        bias: Whether the layers that put tokens out have biases: the attention's last and the MLP's both.
+        num_repeat: How often the tokens pass the same weights.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same, in the weights' type.
+
+    Note:
+        ESRT has a reduction of 2, an MLP of a quarter and biases, LBNet the same and three repeats; the
+        defaults are what EFRDN's counts want.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        *,
+        num_head: int = 8,
+        num_segment: int = 4,
+        round_up: bool = True,
+        reduction: int = 4,
+        scale_before_squeeze: bool = False,
+        mlp_ratio: float = 1.0,
+        bias: bool = False,
+        num_repeat: int = 1,
+    ) -> None:
+        super().__init__()
+        num_token_ch = 9 * num_feat
+        num_hidden = int(num_token_ch * mlp_ratio)
+        self.num_repeat = num_repeat
+        self.norm1 = nn.LayerNorm(num_token_ch)
+        self.attention = EMHA(
+            num_token_ch,
+            num_head=num_head,
+            num_segment=num_segment,
+            round_up=round_up,
+            reduction=reduction,
+            scale_before_squeeze=scale_before_squeeze,
+            bias=bias,
+        )
+        self.norm2 = nn.LayerNorm(num_token_ch)
+        self.mlp = nn.Sequential(
+            nn.Linear(num_token_ch, num_hidden, bias=bias),
+            nn.ReLU(inplace=True),
+            nn.Linear(num_hidden, num_token_ch, bias=bias),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attention and MLP between unfolding and folding."""
+        size = x.shape[-2:]
+        tokens = F.unfold(x, 3, padding=1).transpose(1, 2)  # (N, HW, 9C)
+        for _ in range(self.num_repeat):
+            tokens = tokens + self.attention(self.norm1(tokens))  # Eq. 28 of EFRDN
+            tokens = tokens + self.mlp(self.norm2(tokens))  # Eq. 29 of EFRDN
+        # Under autocast the sum of nine patches needs the precision of the weights.
+        tokens = tokens.to(self.norm1.weight.dtype)
+        return F.fold(tokens.transpose(1, 2), size, 3, padding=1)  # (N, C, H, W)
+
+
+class EMHA(nn.Module):
+    """Efficient multi-head attention (ESRT, Lu et al., CVPRW 2022; EFRDN, Eq. 30).
+
+    The tokens are cut into segments of equal length, and each segment attends to itself; where the length
+    does not divide, the rest is one more segment.
+
+    Args:
+        num_feat: Width of a token (D).
+        num_head: Heads; each has ``D // (reduction * num_head)`` channels.
+        num_segment: Number of segments.
+        round_up: Whether the length of a segment is rounded up, so that the last of the segments is the
+            shorter, or down (but to 1 at least), so that the rest comes on top of their number.
+        reduction: Squeeze of the tokens.
+        scale_before_squeeze: Divides the products by the root of ``D // num_head``, as ESRT's and LBNet's
+            code do, rather than by that of the channels that a head has.
+        bias: Whether the last layer has one; the others have none.
+
+    Shape:
+        ``(N, L, D)`` -> the same.
+
+    Raises:
+        ConfigError: If the heads get no channel.
+
+    Note:
+        The code of ESRT has 4 segments, that of LBNet 16, and both round down.
+    """
+
+    def __init__(
+        self,
+        num_feat: int,
+        *,
+        num_head: int,
+        num_segment: int,
+        reduction: int,
+        round_up: bool = True,
+        scale_before_squeeze: bool = False,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_head = num_head
+        self.num_segment = num_segment
+        self.round_up = round_up
+        self.num_head_ch = num_feat // (reduction * num_head)
+        if self.num_head_ch < 1:
+            raise ConfigError(
+                f"EMHA: num_head={num_head} at attention_reduction={reduction} leaves no channel of "
+                f"{num_feat} to a head; lower one of them"
+            )
+        self.scale = (num_feat // num_head if scale_before_squeeze else self.num_head_ch) ** -0.5
+        num_inner = num_head * self.num_head_ch
+        self.reduce = nn.Linear(num_feat, num_inner, bias=False)
+        self.qkv = nn.Linear(num_inner, 3 * num_inner, bias=False)
+        self.proj = nn.Linear(num_inner, num_feat, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attention in every head of every segment."""
+        qkv = self.qkv(self.reduce(x))  # (N, L, 3 * heads * channels)
+        num_token = x.shape[1]
+        length = -(-num_token // self.num_segment) if self.round_up else num_token // self.num_segment
+        length = max(1, length)
+        whole = num_token - num_token % length
+        segments = qkv[:, :whole].reshape(-1, length, qkv.shape[-1])  # those of equal length as one batch
+        attended = self._attended(segments).reshape(x.shape[0], whole, -1)
+        if whole < num_token:
+            attended = torch.cat((attended, self._attended(qkv[:, whole:])), dim=1)
+        out: Tensor = self.proj(attended)
+        return out
+
+    def _attended(self, qkv: Tensor) -> Tensor:
+        """``(segments, L, 3 * heads * channels)`` -> ``(segments, L, heads * channels)``."""
+        parts = qkv.reshape(*qkv.shape[:2], 3, self.num_head, self.num_head_ch).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.unbind()  # (segments, heads, L, channels) each
+        return attend(query, key, value, scale=self.scale).transpose(1, 2).flatten(2)

@@ -1,0 +1,121 @@
+"""A2F: Lightweight SISR Network with Attentive Auxiliary Feature Learning (Wang et al., ACCV 2020)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.layers.attention import CA
+from sr_lab.layers.image import ImageRange
+from sr_lab.layers.weighted import LearnedScale, WNSubpixelUpsampler, wn_conv
+from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+
+
+class A2F(nn.Module):
+    """Attentive auxiliary feature network, as its authors' code builds it (github.com/wxxxxxxh/A2F-SR).
+
+    Every block also receives what a 1x1 convolution and a channel attention make of all features so far; the
+    image itself reaches the output through one convolution.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk; 16 in A2F-SD.
+        num_block: Number of blocks: 12 in A2F-M, in A2F-S 4, in A2F-SD 8, in A2F-L 16.
+        num_mid_feat: Channels inside the residuals of the blocks.
+        upsampler: Factory for the tail; ``None`` builds the paper's weight-normalised sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Note:
+        Everything is from the authors' code and settings, whose checkpoints load.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 32,
+        num_block: int = 12,
+        num_mid_feat: int = 128,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = WNSubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.range = ImageRange(gain=2.0)
+        self.head = wn_conv(3, num_feat)
+        self.body = nn.ModuleList(
+            AAFBlock(num_feat, num_mid_feat=num_mid_feat, num_state=k + 1) for k in range(num_block)
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.skip = WNSubpixelUpsampler(num_feat=3, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: what the blocks make of it, and the image itself."""
+        image = self.range(lr)
+        states = [self.head(image)]  # (N, C, H, W)
+        for block in self.body:
+            states.append(block(states[-1], torch.cat(states, dim=1)))
+        return self.range.restore(self.tail(states[-1]) + self.skip(image))  # (N, 3, rH, rW)
+
+
+class AAFBlock(nn.Module):
+    """Attentive auxiliary feature block (A2F): identity, residual and auxiliary features, each weighed.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_mid_feat: Channels between the two convolutions of the residual.
+        num_state: Number of earlier features (S), the block's own input among them.
+
+    Shape:
+        x ``(N, C, H, W)`` and states ``(N, S * C, H, W)`` -> ``(N, C, H, W)``.
+    """
+
+    def __init__(self, num_feat: int, *, num_mid_feat: int, num_state: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            wn_conv(num_feat, num_mid_feat), nn.ReLU(inplace=True), wn_conv(num_mid_feat, num_feat)
+        )
+        self.fusion = nn.Conv2d(num_state * num_feat, num_feat, 1, bias=False)
+        self.attention = CA(num_feat, reduction=1)
+        self.x_scale = LearnedScale()
+        self.res_scale = LearnedScale()
+        self.aux_scale = LearnedScale()
+
+    def forward(self, x: Tensor, states: Tensor) -> Tensor:
+        """Add the three."""
+        auxiliary = self.attention(self.fusion(states))
+        out: Tensor = self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
+        return out
+
+
+# The authors' names and ours; one of theirs is misspelt.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^head\.0\.", "head."),
+    (r"^(body\.\d+)\.body\.", r"\1.residual."),
+    (r"^(x|res)_scale_list\.(\d+)\.", r"body.\2.\1_scale."),
+    (r"^auxilary_scale_list\.(\d+)\.", r"body.\1.aux_scale."),
+    (r"^fusion_conv_list\.(\d+)\.0\.", r"body.\1.fusion."),
+    (r"^fusion_conv_list\.(\d+)\.1\.conv_du\.", r"body.\1.attention.excite."),
+    *WEIGHT_NORM,
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/wxxxxxxh/A2F-SR.
+
+    Args:
+        state: Tensors under the authors' names, without a ``module.`` prefix.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``A2F``.
+    """
+    return rename(state, _OFFICIAL_KEYS)

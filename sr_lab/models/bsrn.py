@@ -1,0 +1,186 @@
+"""BSRN: Blueprint Separable Residual Network for Efficient Image SR (Li et al., CVPRW 2022)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import CCA, ESA
+from sr_lab.layers.bsconv import BSConv
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+_NUM_COPIES = 4
+
+
+class BSRN(nn.Module):
+    """Blueprint separable residual network, as its authors' code builds it (github.com/xiaom233/BSRN).
+
+    RFDN on blueprint separable convolutions, with the image stacked four times in front of the head. The
+    defaults are BSRN; BSRN-S, first in model complexity at NTIRE 2022, has ``form="bsrn_s"``, ``num_feat=48``
+    and ``num_block=5``.
+
+    Cost: at x4 19.4 G multiply-adds, 15.6 G of them in the blocks; BSRN-S 8.5 G.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk, at least 16 with ``form="bsrn"``.
+        num_block: Number of ESDBs.
+        form: ``bsrn``, or ``bsrn_s`` for the blocks and convolutions of BSRN-S, see ``ESDB``.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15.
+
+    Raises:
+        ConfigError: If ``form`` is unknown, or ``num_feat`` too small for the channel attention; in
+            ``forward``, if lr is too small.
+
+    Note:
+        From the authors' code, whose checkpoints of BSRN load: everything.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = ESA.min_size
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 64,
+        num_block: int = 8,
+        form: Literal["bsrn", "bsrn_s"] = "bsrn",
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in ("bsrn", "bsrn_s"):
+            raise ConfigError(f"BSRN: has no such form, got form={form}; allowed: bsrn, bsrn_s")
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        pointwise_bias = form == "bsrn_s"
+        self.scale = scale
+        self.head = BSConv(3 * _NUM_COPIES, num_feat, pointwise_bias=pointwise_bias)
+        self.body = nn.ModuleList(ESDB(num_feat, form=form) for _ in range(num_block))
+        self.fusion = nn.Sequential(
+            nn.Conv2d(num_block * num_feat, num_feat, 1),
+            nn.GELU(),
+            BSConv(num_feat, num_feat, pointwise_bias=pointwise_bias),
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: the outputs of all blocks are fused, then the tail."""
+        shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
+        feat = shallow
+        stages = []
+        for block in self.body:
+            feat = block(feat)
+            stages.append(feat)
+        fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
+        sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
+        return sr
+
+
+class ESDB(nn.Module):
+    """Efficient separable distillation block (BSRN): an RFDB on BSConvs, with two attentions.
+
+    Args:
+        num_feat: Channels in and out (C).
+        form: ``bsrn`` weighs the channels by a CCA; ``bsrn_s`` by a ``ChannelScale``, and gives its BSConvs a
+            bias in each half.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+    """
+
+    def __init__(self, num_feat: int, *, form: Literal["bsrn", "bsrn_s"]) -> None:
+        super().__init__()
+        num_kept = num_feat // 2
+        pointwise_bias = form == "bsrn_s"
+        self.distil1 = nn.Conv2d(num_feat, num_kept, 1)
+        self.distil2 = nn.Conv2d(num_feat, num_kept, 1)
+        self.distil3 = nn.Conv2d(num_feat, num_kept, 1)
+        self.distil4 = BSConv(num_feat, num_kept, pointwise_bias=pointwise_bias)
+        self.refine1 = BSConv(num_feat, num_feat, pointwise_bias=pointwise_bias)
+        self.refine2 = BSConv(num_feat, num_feat, pointwise_bias=pointwise_bias)
+        self.refine3 = BSConv(num_feat, num_feat, pointwise_bias=pointwise_bias)
+        self.act = nn.GELU()
+        self.fusion = nn.Conv2d(4 * num_kept, num_feat, 1)
+        self.esa = ESA(num_feat, num_squeezed=num_feat // 4, form=form)
+        self.cca = CCA(num_feat) if form == "bsrn" else ChannelScale(num_feat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distil three times, fuse what was kept, weigh positions and channels."""
+        refined1 = self.act(self.refine1(x) + x)
+        refined2 = self.act(self.refine2(refined1) + refined1)
+        refined3 = self.act(self.refine3(refined2) + refined2)
+        kept = (self.distil1(x), self.distil2(refined1), self.distil3(refined2), self.distil4(refined3))
+        distilled = self.act(torch.cat(kept, dim=1))  # (N, 4 * num_kept, H, W)
+        out: Tensor = self.cca(self.esa(self.fusion(distilled))) + x
+        return out
+
+
+class ChannelScale(nn.Module):
+    """One learned factor for each channel, then a 1x1 convolution: BSRN-S's place-holder of a CCA.
+
+    Args:
+        num_feat: Channels in and out (C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, num_feat, 1, 1).normal_(1, 0.2))
+        self.conv = nn.Conv2d(num_feat, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels, then mix them."""
+        out: Tensor = self.conv(x * self.weight)
+        return out
+
+
+# The authors' names and ours. Their blocks count from 1.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"\.pw\.", ".pointwise."),
+    (r"\.dw\.", ".depthwise."),
+    (r"^fea_conv\.", "head."),
+    (r"^B(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"^(body\.\d+)\.c([1-3])_d\.", r"\1.distil\2."),
+    (r"^(body\.\d+)\.c([1-3])_r\.", r"\1.refine\2."),
+    (r"^(body\.\d+)\.c4\.", r"\1.distil4."),
+    (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
+    (r"\.esa\.conv1\.", ".esa.squeeze."),
+    (r"\.esa\.conv2\.", ".esa.shrink.0."),
+    (r"\.esa\.conv_max\.", ".esa.context.0."),
+    (r"\.esa\.conv3\.", ".esa.context.2."),
+    (r"\.esa\.conv3_\.", ".esa.context.4."),
+    (r"\.esa\.conv_f\.", ".esa.skip."),
+    (r"\.esa\.conv4\.", ".esa.excite.0."),
+    (r"\.cca\.conv_du\.", ".cca.excite."),
+    (r"\.cw$", ".cca.weight"),
+    (r"\.conv_out\.", ".cca.conv."),
+    (r"^c1\.", "fusion.0."),
+    (r"^c2\.", "fusion.2."),
+    (r"^upsampler\.upsampleOneStep\.", "tail."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/xiaom233/BSRN.
+
+    BSRN-S's linear layers over the channels become 1x1 convolutions.
+
+    Args:
+        state: Tensors under the authors' names.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``BSRN``.
+    """
+    renamed = rename(state, _OFFICIAL_KEYS)
+    return {name: value[..., None, None] if value.ndim == 2 else value for name, value in renamed.items()}

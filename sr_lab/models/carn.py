@@ -1,0 +1,186 @@
+"""CARN: Fast, Accurate, and Lightweight SR with Cascading Residual Network (Ahn et al., ECCV 2018)."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.image import ImageRange, without_mean_shift
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler, steps_to
+
+
+class CARN(nn.Module):
+    """Cascading residual network, as its authors' code builds it (github.com/nmhkahn/CARN-pytorch).
+
+    Blocks cascade, and so do the residual units inside a block: after each, a 1x1 convolution fuses
+    everything so far. The defaults are CARN; CARN-M has ``groups=4`` and ``recursive=True``.
+
+    Cost: at x4 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
+    32.5 G.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk.
+        num_block: Number of cascading blocks.
+        groups: Makes the units efficient residual blocks, whose 3x3 convolutions, and the paper's tail, have
+            this many groups; ``None``: plain units and tail.
+        recursive: Whether the three units of a cascading block share their weights.
+        upsampler: Factory for the tail; ``None`` builds the paper's: EDSR's with a ReLU before each shuffle.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If ``groups`` does not divide ``num_feat``.
+
+    Note:
+        The paper counts one network for all scales, with three tails: 1592 K for CARN. This one has the tail
+        of its scale only. From the authors' code: the groups in CARN-M's tail, where an earlier version of it
+        had 1x1 convolutions.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 64,
+        num_block: int = 3,
+        groups: int | None = None,
+        recursive: bool = False,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if groups is not None and (groups < 1 or num_feat % groups):
+            raise ConfigError(
+                f"CARN: cannot split num_feat={num_feat} channels into groups={groups}; "
+                "allowed: a divisor of num_feat, or null for plain units"
+            )
+        make_tail = (
+            partial(StepwiseUpsampler, act=True, groups=groups or 1) if upsampler is None else upsampler
+        )
+        self.scale = scale
+        self.image_range = ImageRange()
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(
+            CascadingBlock(num_feat, groups=groups, recursive=recursive) for _ in range(num_block)
+        )
+        self.fusions = _make_fusions(num_feat, num_block)
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    @property
+    def residual_units(self) -> list[nn.Module]:
+        """The residual units of all blocks."""
+        return [unit for block in self.body for unit in block.get_submodule("units").children()]
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: the cascade of blocks, then the tail; there is no long skip."""
+        shallow = self.head(self.image_range(lr))  # (N, C, H, W)
+        sr: Tensor = self.tail(_cascade(shallow, self.body, self.fusions))  # (N, 3, rH, rW)
+        return self.image_range.restore(sr)
+
+
+class CascadingBlock(nn.Module):
+    """Cascading block: three residual units, each followed by a fusion of everything so far.
+
+    Args:
+        num_feat: Channels in and out.
+        groups: See ``CARN``.
+        recursive: Whether the three units are one.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, groups: int | None, recursive: bool) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            ResidualUnit(num_feat, groups=groups) for _ in range(1 if recursive else 3)
+        )
+        self.fusions = _make_fusions(num_feat, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The cascade of the units."""
+        uses = len(self.fusions) // len(self.units)  # three of a shared unit
+        return _cascade(x, list(self.units) * uses, self.fusions)
+
+
+class ResidualUnit(nn.Module):
+    """Residual block with an activation behind the sum; with groups the paper's efficient residual block.
+
+    Args:
+        num_feat: Channels in and out.
+        groups: Groups of both 3x3 convolutions, which a 1x1 then mixes; ``None``: full convolutions, no 1x1.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, groups: int | None) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat, 3, padding=1, groups=groups or 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(num_feat, num_feat, 3, padding=1, groups=groups or 1),
+        )
+        if groups is not None:
+            self.residual.extend([nn.ReLU(inplace=True), nn.Conv2d(num_feat, num_feat, 1)])
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``ReLU(x + residual(x))``."""
+        out: Tensor = self.act(x + self.residual(x))
+        return out
+
+
+def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
+    """The 1x1 convolutions of a cascade; the k-th sees its input and the outputs of k blocks."""
+    return nn.ModuleList(
+        nn.Sequential(nn.Conv2d((k + 1) * num_feat, num_feat, 1), nn.ReLU(inplace=True))
+        for k in range(1, number + 1)
+    )
+
+
+def _cascade(x: Tensor, blocks: Iterable[nn.Module], fusions: nn.ModuleList) -> Tensor:
+    """Each block sees the last fusion, each fusion the input and all blocks before it."""
+    stages = out = x
+    for block, fusion in zip(blocks, fusions, strict=True):
+        stages = torch.cat((stages, block(out)), dim=1)
+        out = fusion(stages)
+    return out
+
+
+# The authors' names and ours. They count from 1, and name blocks and the units inside them alike.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^entry\.", "head."),
+    (r"^c(\d+)\.body\.", lambda match: f"fusions.{int(match[1]) - 1}."),
+    (r"^b(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"(?<=\d)\.c(\d+)\.body\.", lambda match: f".fusions.{int(match[1]) - 1}."),
+    (r"(?<=\d)\.b(\d+)\.body\.", lambda match: f".units.{int(match[1]) - 1}.residual."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/nmhkahn/CARN-pytorch, CARN or CARN-M.
+
+    Args:
+        state: Tensors under the authors' names, of a network for one scale or for all.
+        scale: Upscaling factor of the network: of a network for all scales this one's tail is kept.
+
+    Returns:
+        The tensors under the names of ``CARN``, without the frozen mean shifts and the other tails.
+    """
+    tail: tuple[KeyRule, ...] = (
+        (rf"^upsample\.up({scale})?\.body\.", "tail."),
+        (r"^upsample\.", None),
+        (r"^exit\.", f"tail.{3 * len(steps_to(scale))}."),
+    )
+    return rename(without_mean_shift(state, gain=1), (*_OFFICIAL_KEYS, *tail))

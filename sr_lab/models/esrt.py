@@ -1,0 +1,268 @@
+"""ESRT: Transformer for Single Image Super-Resolution (Lu et al., CVPRW 2022)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import CA
+from sr_lab.layers.precision import at_full_precision
+from sr_lab.layers.transformer import ET
+from sr_lab.layers.weighted import LearnedScale
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
+
+
+class ESRT(nn.Module):
+    """Efficient SR transformer, as its authors' code builds it (github.com/luissen/ESRT).
+
+    A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches;
+    a second tail enlarges the shallow features.
+
+    Cost: at x4 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
+    transformer, whose attention products grow with the square of the image.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk (C), even.
+        num_block: Number of HPBs.
+        num_head: Heads of the attention.
+        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        attention_reduction: Squeeze of the tokens before queries, keys and values are made.
+        upsampler: Factory for both tails; ``None`` builds the paper's, EDSR's.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 2.
+
+    Raises:
+        ConfigError: If the channel attentions or the heads get no channel; in ``forward``, if lr is too
+            small.
+
+    Note:
+        The source is the authors' code. A learned scale in each of its ARFBs has no effect: left out, so that
+        there are 12 parameters fewer. Its second tail ends in a ReLU and, natively, has no last bias.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 2  # of the pooling in an HPB
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 32,
+        num_block: int = 3,
+        num_head: int = 8,
+        num_segment: int = 4,
+        attention_reduction: int = 2,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = StepwiseUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(HPB(num_feat) for _ in range(num_block))
+        self.fusion = nn.Conv2d(num_block * num_feat, num_feat, 3, padding=1)
+        self.transformer = ET(
+            num_feat,
+            num_head=num_head,
+            num_segment=num_segment,
+            round_up=False,
+            reduction=attention_reduction,
+            scale_before_squeeze=True,
+            mlp_ratio=0.25,
+            bias=True,
+        )
+        self.transformer_conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.shallow_scale = LearnedScale()
+        self.deep_scale = LearnedScale()
+        self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.shallow_tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        if upsampler is None and isinstance(self.shallow_tail, nn.Sequential):
+            self.shallow_tail[-1].register_parameter("bias", None)  # as the authors have it
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: CNN backbone, transformer, two tails."""
+        height, width = lr.shape[-2:]
+        if min(height, width) < self.min_size:
+            raise ConfigError(
+                f"ESRT: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
+                f"got {height}x{width}; enlarge the image or the patch"
+            )
+        shallow = self.head(lr)  # (N, C, H, W)
+        feat = shallow
+        stages = []
+        for block in self.body:
+            feat = block(feat)
+            stages.append(feat)
+        feat = self.transformer(
+            self.fusion(torch.cat(stages, dim=1))
+        )  # (N, num_block * C, H, W) -> (N, C, H, W)
+        with at_full_precision(lr):
+            feat = self.transformer_conv(feat)
+        feat = self.last(self.shallow_scale(shallow) + self.deep_scale(feat))
+        sr: Tensor = self.tail(feat) + F.relu(self.shallow_tail(shallow))  # (N, 3, rH, rW)
+        return sr
+
+
+class HPB(nn.Module):
+    """High preserving block: the low frequencies are refined at half size, the high ones beside them.
+
+    Args:
+        num_feat: Channels in and out (C), even.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same; H and W of at least 2.
+
+    Note:
+        From the authors' code: one ARFB refines the low frequencies five times.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.encoder = ARFB(num_feat)
+        self.low = ARFB(num_feat)
+        self.high = ARFB(num_feat)
+        self.fusion = nn.Sequential(
+            nn.Conv2d(2 * num_feat, num_feat, 1, bias=False),
+            nn.ReLU(inplace=True),
+            CA(num_feat),
+            ARFB(num_feat),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Split by frequency (HFM), refine, fuse."""
+        encoded = self.encoder(x)
+        low = F.avg_pool2d(encoded, 2)  # (N, C, H // 2, W // 2)
+        high = encoded - _resized(low, x)
+        for _ in range(5):
+            low = self.low(low)
+        fused = torch.cat((_resized(low, x), self.high(high)), dim=1)  # (N, 2C, H, W)
+        out: Tensor = x + self.fusion(fused)
+        return out
+
+
+def _resized(low: Tensor, x: Tensor) -> Tensor:
+    """``low`` at the size of ``x``."""
+    return F.interpolate(low, size=x.shape[-2:], mode="bilinear", align_corners=True)
+
+
+class ARFB(nn.Module):
+    """Adaptive residual feature block: two residual units, joined, weighed and convolved.
+
+    Args:
+        num_feat: Channels in and out (C), even.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.unit1 = ResidualUnit(num_feat)
+        self.unit2 = ResidualUnit(num_feat)
+        self.scale1 = LearnedScale()
+        self.scale2 = LearnedScale()
+        self.fusion = nn.Sequential(
+            nn.Conv2d(2 * num_feat, num_feat, 1, bias=False),
+            nn.ReLU(inplace=True),
+            CA(num_feat),
+            nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False),
+            nn.ReLU(inplace=True),
+        )
+        self.identity_scale = LearnedScale()
+        self.residual_scale = LearnedScale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both units' outputs, the later first, around a scaled residual."""
+        first = self.unit1(x)
+        second = self.unit2(first)
+        joined = torch.cat((self.scale2(second), self.scale1(first)), dim=1)  # (N, 2C, H, W)
+        out: Tensor = self.identity_scale(x) + self.residual_scale(self.fusion(joined))
+        return out
+
+
+class ResidualUnit(nn.Module):
+    """Residual unit (RU): a 3x3 to half the channels, PReLU, a 3x3 back, around a scaled residual.
+
+    Args:
+        num_feat: Channels in and out (C), even.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(num_feat, num_feat // 2, 3, padding=1)
+        self.act = nn.PReLU(num_feat // 2)
+        self.expand = nn.Conv2d(num_feat // 2, num_feat, 3, padding=1)
+        self.identity_scale = LearnedScale()
+        self.residual_scale = LearnedScale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two convolutions around one residual."""
+        out: Tensor = self.identity_scale(x) + self.residual_scale(self.expand(self.act(self.reduce(x))))
+        return out
+
+
+# The authors' names and ours. Their "alise" (1x1 or 3x3 behind a join) means another layer at each level.
+_ARFB = r"^(body\.\d+\.(?:encoder|low|high|fusion\.3)\.)"
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^head\.0\.", "head."),
+    (r"^reduce\.", "last."),
+    (r"^body\.0\.reduce\.", "fusion."),
+    (r"^body\.0\.alise\.", "transformer_conv."),
+    (r"^body\.0\.weight1\.", "shallow_scale."),
+    (r"^body\.0\.weight2\.", "deep_scale."),
+    (r"^body\.0\.attention\.", "transformer."),
+    (r"\.atten\.(reduce|qkv|proj)\.", r".attention.\1."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.2."),
+    (r"^body\.0\.encoder([1-9])\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"^(body\.\d+)\.alise2\.conv\.", r"\1.fusion.0."),
+    (r"^(body\.\d+)\.att\.", r"\1.fusion.2."),
+    (r"^(body\.\d+)\.alise\.", r"\1.fusion.3."),
+    (r"^(body\.\d+)\.decoder_(low|high)\.", r"\1.\2."),
+    (_ARFB + r"weight1\.", None),  # without effect
+    (_ARFB + r"weight2\.", r"\1scale2."),
+    (_ARFB + r"weight3\.", r"\1scale1."),
+    (_ARFB + r"weight4\.", r"\1identity_scale."),
+    (_ARFB + r"weight5\.", r"\1residual_scale."),
+    (_ARFB + r"layer([12])\.conv\.", r"\1unit\2.reduce."),
+    (_ARFB + r"layer([12])\.conv1\.", r"\1unit\2.expand."),
+    (_ARFB + r"layer([12])\.relu\.", r"\1unit\2.act."),
+    (_ARFB + r"layer([12])\.weight1\.", r"\1unit\2.identity_scale."),
+    (_ARFB + r"layer([12])\.weight2\.", r"\1unit\2.residual_scale."),
+    (_ARFB + r"alise\.conv\.", r"\1fusion.0."),
+    (_ARFB + r"atten\.", r"\1fusion.2."),
+    (_ARFB + r"layer4\.conv\.", r"\1fusion.3."),
+    (r"\.conv_du\.", ".excite."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/luissen/ESRT.
+
+    Args:
+        state: Tensors under the authors' names, without a ``module.`` prefix.
+        scale: Upscaling factor of the network, which numbers the last convolution of its tails.
+
+    Returns:
+        The same tensors under the names of ``ESRT``, without the scales that have no effect.
+    """
+    # Theirs nests the steps: tail.0.{0,2} and tail.1, up.0.{0,2} and up.1.conv; ours is one sequence.
+    last = 2 if scale == 3 else 2 * (scale.bit_length() - 1)
+    tails: tuple[KeyRule, ...] = (
+        (r"^tail\.0\.(\d)\.", r"tail.\1."),
+        (r"^tail\.1\.", f"tail.{last}."),
+        (r"^up\.0\.(\d)\.", r"shallow_tail.\1."),
+        (r"^up\.1\.conv\.", f"shallow_tail.{last}."),
+    )
+    return rename(state, (*tails, *_OFFICIAL_KEYS))

@@ -1,0 +1,384 @@
+"""FDIWN: Feature Distillation Interaction Weighting Network for Lightweight SR (Gao et al., AAAI 2022)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import mean_and_contrast
+from sr_lab.layers.image import MeanShift
+from sr_lab.layers.weighted import LearnedScale, wn_conv
+from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class FDIWN(nn.Module):
+    """Feature distillation interaction weighting network, as its authors' code builds it.
+
+    The first group runs twice, then the others, in order, twice; each run sees the sum of all runs before it.
+    A second path takes the image straight to the output through two convolutions.
+
+    Cost: at x4 71.2 G multiply-adds. The 28.4 G that the paper prints leave the weight-normalised
+    convolutions out.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk, a multiple of 8.
+        num_block: Number of groups with weights of their own (FSWG).
+        upsampler: Factory for the tail of the features; ``None`` builds the paper's sub-pixel tail. The
+            second path keeps its own.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If ``num_feat`` is no multiple of 8.
+
+    Note:
+        From the authors' code (github.com/IVIPLab/FDIWN), which has one file per scale: x4 has wider units
+        and a narrower tail than x2 and x3, and its second path takes the shifted image, theirs the raw one.
+        The mean shifts were meant to be frozen there but are trained, so here they are weights. How another
+        number of groups takes turns is our continuation.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+
+    def __init__(
+        self, *, scale: int, num_feat: int = 24, num_block: int = 3, upsampler: UpsamplerFactory | None = None
+    ) -> None:
+        super().__init__()
+        if num_feat < 8 or num_feat % 8:
+            raise ConfigError(
+                f"model=fdiwn: its units divide the channels by 8, got num_feat={num_feat}; "
+                "allowed: multiples of 8"
+            )
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        large = scale >= 4
+        expansions = (2.5, 4.5, 2.25) if large else (2.0, 4.0, 2.0)
+        num_tail_feat = num_feat * (4 if large else 8) // 3
+        self.scale = scale
+        self.raw_skip = not large
+        self.sub_mean = MeanShift(sign=-1)
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(FSWG(num_feat, expansions=expansions) for _ in range(num_block))
+        self.fusion = nn.Conv2d(num_feat, num_tail_feat, 3, padding=1, bias=False)
+        self.tail = make_tail(num_feat=num_tail_feat, num_out_ch=3, scale=scale)
+        self.skip = nn.Sequential(
+            nn.Conv2d(3, num_tail_feat, 3, padding=1),
+            SubpixelUpsampler(num_feat=num_tail_feat, num_out_ch=3, scale=scale),
+        )
+        self.add_mean = MeanShift(sign=1)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: the groups, their tail, the second path."""
+        image = lr * 255
+        shifted = self.sub_mean(image)
+        first, *others = self.body
+        feat = first(self.head(shifted))  # (N, C, H, W)
+        for group in (first, *others, *others):
+            feat = feat + group(feat)
+        sr = self.tail(self.fusion(feat)) + self.skip(image if self.raw_skip else shifted)  # (N, 3, rH, rW)
+        restored: Tensor = self.add_mean(sr) / 255
+        return restored
+
+
+class FSWG(nn.Module):
+    """Feature shuffle weighted group: three WDIBs, joined by grouped convolutions on shuffled channels.
+
+    Args:
+        num_feat: Channels in and out (C).
+        expansions: Widths inside the wide units, see ``WDIB``.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, expansions: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.block1 = WDIB(num_feat, expansions=expansions)
+        self.block2 = WDIB(num_feat, expansions=expansions)
+        self.block3 = WDIB(num_feat, expansions=expansions)
+        self.conv = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
+        self.shuffle = nn.ChannelShuffle(4)
+        self.mix1 = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1, groups=4, bias=False)
+        self.mix2 = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1, groups=4, bias=False)
+        self.residual = WIRW(num_feat, expansion=expansions[0])
+        self.scale_mixed = LearnedScale(0.5)
+        self.scale_residual = LearnedScale(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Three blocks, their mixture, a weighted residual."""
+        first = self.block1(x)
+        second = self.block2(first)
+        third = self.block3(second + self.conv(first))
+        mixed = self.mix1(self.shuffle(torch.cat((first, second), dim=1)))  # (N, C, H, W)
+        mixed = self.mix2(self.shuffle(torch.cat((mixed, third), dim=1)))
+        out: Tensor = self.scale_mixed(mixed + third) + self.scale_residual(self.residual(x))
+        return out
+
+
+class WDIB(nn.Module):
+    """Wide-residual distillation interaction block.
+
+    Two branches, each a wide unit whose second half is widened again, exchange their features as in a lattice
+    block; the first halves then gate the branches.
+
+    Args:
+        num_feat: Channels in and out (C), even.
+        expansions: Width inside the units in widths of their input: of a WIRW, of the WCRW that widens, of
+            the WCRW that fuses.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, expansions: tuple[float, float, float]) -> None:
+        super().__init__()
+        half = num_feat // 2
+        identical, widening, fusing = expansions
+        self.enter_a = WIRW(num_feat, expansion=identical)
+        self.enter_b = WIRW(num_feat, expansion=identical)
+        self.widen_a = WCRW(half, num_feat, num_narrow=half, expansion=widening)
+        self.widen_b = WCRW(half, num_feat, num_narrow=half, expansion=widening)
+        self.cc_a1 = CC(num_feat)
+        self.cc_x = CC(num_feat)
+        self.cc_a2 = CC(num_feat)
+        self.cc_b = CC(num_feat)
+        self.gate_a = nn.Conv2d(half, num_feat, 3, padding=1, bias=False)
+        self.gate_b = nn.Conv2d(half, num_feat, 3, padding=1, bias=False)
+        self.leave_a = WIRW(num_feat, expansion=identical)
+        self.leave_b = WIRW(num_feat, expansion=identical)
+        self.scf = SCF(num_feat, expansion=fusing)
+        self.attention = ShuffleAttention(num_feat)
+        self.act = nn.LeakyReLU(0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Branch a, branch b, their fusion."""
+        kept_a, rest = self.act(self.enter_a(x)).chunk(2, dim=1)  # (N, C / 2, H, W) each
+        wide = self.widen_a(rest)  # (N, C, H, W)
+        b = x + self.cc_a1(wide) * wide
+        a = wide + self.cc_x(x) * x
+        kept_b, rest = self.act(self.enter_b(b)).chunk(2, dim=1)
+        wide = self.widen_b(rest)
+        b = wide + self.cc_a2(a) * a
+        a = a + self.cc_b(wide) * wide
+        a = a * torch.sigmoid(self.gate_a(kept_a))
+        b = b * torch.sigmoid(self.gate_b(kept_b))
+        out: Tensor = self.attention(self.scf(self.leave_a(a), self.leave_b(b)) + x)
+        return out
+
+
+class WCRW(nn.Module):
+    """Wide convolutional residual weighting unit: wide residual beside a Conv3x3, a learned factor for each.
+
+    Args:
+        num_in_ch: Channels in.
+        num_out_ch: Channels out.
+        num_narrow: Channels before the 3x3 of the wide residual.
+        expansion: Width after its first 1x1, in widths of the input.
+
+    Shape:
+        ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
+    """
+
+    def __init__(self, num_in_ch: int, num_out_ch: int, *, num_narrow: int, expansion: float) -> None:
+        super().__init__()
+        num_wide = int(num_in_ch * expansion)
+        self.wide = nn.Sequential(
+            wn_conv(num_in_ch, num_wide, 1),
+            nn.ReLU(inplace=True),
+            wn_conv(num_wide, num_narrow, 1),
+            wn_conv(num_narrow, num_out_ch, 3),
+            ShuffleAttention(num_out_ch),
+        )
+        self.skip: nn.Module = nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1)
+        self.scale_wide = LearnedScale()
+        self.scale_skip = LearnedScale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Wide residual and skip, weighted."""
+        out: Tensor = self.scale_wide(self.wide(x)) + self.scale_skip(self.skip(x))
+        return out
+
+
+class WIRW(WCRW):
+    """Wide identical residual weighting unit: a WCRW of one width, with the identity for its Conv3x3.
+
+    Args:
+        num_feat: Channels in and out (C).
+        expansion: Width after the first 1x1, in widths of the input.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, expansion: float) -> None:
+        super().__init__(num_feat, num_feat, num_narrow=num_feat // 2, expansion=expansion)
+        self.skip = nn.Identity()
+
+
+class CC(nn.Module):
+    """Combination coefficients of LatticeNet (Luo et al., ECCV 2020) in the form of FDIWN's code.
+
+    Two squeezes, of each channel's mean and of its deviation, are averaged. The ReLU before the sigmoid keeps
+    every coefficient in [0.5, 1).
+
+    Args:
+        num_feat: Channels (C), squeezed to C // 8.
+
+    Shape:
+        ``(N, C, H, W)`` -> ``(N, C, 1, 1)``.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.of_mean = self._excitation(num_feat)
+        self.of_deviation = self._excitation(num_feat)
+
+    @staticmethod
+    def _excitation(num_feat: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(num_feat, num_feat // 8, 1),
+            nn.ReLU(),
+            nn.Conv2d(num_feat // 8, num_feat, 1),
+            nn.ReLU(),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Coefficients of the channels of x."""
+        mean, deviation = mean_and_contrast(x)
+        coefficients: Tensor = self.of_mean(mean.to(x.dtype)) + self.of_deviation(deviation.to(x.dtype))
+        return coefficients / 2
+
+
+class SCF(nn.Module):
+    """Self-calibration fusion of the two branches of a WDIB.
+
+    Args:
+        num_feat: Channels of either branch (C).
+        expansion: Width inside the WCRW, in widths of its input (2C).
+
+    Shape:
+        Twice ``(N, C, H, W)`` -> ``(N, C, H, W)``.
+    """
+
+    def __init__(self, num_feat: int, *, expansion: float) -> None:
+        super().__init__()
+        self.scale_a = LearnedScale()
+        self.scale_b = LearnedScale()
+        self.wcrw = WCRW(2 * num_feat, num_feat, num_narrow=num_feat, expansion=expansion)
+        self.gate = nn.Conv2d(2 * num_feat, num_feat, 1, bias=False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The fused branches, and b through a gate that sees both."""
+        joined = torch.cat((self.scale_a(a), self.scale_b(b)), dim=1)  # (N, 2C, H, W)
+        out: Tensor = self.wcrw(joined) + torch.sigmoid(self.gate(joined)) * b
+        return out
+
+
+class ShuffleAttention(nn.Module):
+    """Shuffle attention (SA-Net, Zhang and Yang, ICASSP 2021).
+
+    In each group of channels one half is weighed by its means, the other, position by position, by itself
+    after a normalisation over the image; a shuffle then mixes the halves.
+
+    Args:
+        num_feat: Channels (C), even.
+        groups: Groups at most; the largest number that halves and divides C is taken.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, groups: int = 6) -> None:
+        super().__init__()
+        self.groups = next(g for g in range(groups, 0, -1) if num_feat % (2 * g) == 0)
+        num_half = num_feat // (2 * self.groups)
+        self.channel_weight = nn.Parameter(torch.zeros(1, num_half, 1, 1))
+        self.channel_bias = nn.Parameter(torch.ones(1, num_half, 1, 1))
+        self.position_weight = nn.Parameter(torch.zeros(1, num_half, 1, 1))
+        self.position_bias = nn.Parameter(torch.ones(1, num_half, 1, 1))
+        self.norm = nn.GroupNorm(num_half, num_half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh channels and positions, shuffle."""
+        groups = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])  # (N * groups, C / groups, H, W)
+        by_channel, by_position = groups.chunk(2, dim=1)
+        mean = by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)  # over an image: in float32
+        by_channel = by_channel * torch.sigmoid(self.channel_weight * mean + self.channel_bias)
+        normed = self.position_weight * self.norm(by_position) + self.position_bias
+        by_position = by_position * torch.sigmoid(normed)
+        out = torch.cat((by_channel, by_position), dim=1).reshape(x.shape)
+        return F.channel_shuffle(out, 2)
+
+
+_WIDE_UNIT: tuple[KeyRule, ...] = (
+    (r"\.(enter_[ab]|leave_[ab]|widen_[ab]|wcrw|residual)\.body\.", r".\1.wide."),
+    (r"\.(enter_[ab]|leave_[ab]|widen_[ab]|wcrw|residual)\.SAlayer\.", r".\1.wide.4."),
+    (r"\.(widen_[ab]|wcrw)\.conv\.", r".\1.skip."),
+    (r"\.res_scale\.", ".scale_wide."),
+    (r"\.x_scale\.", ".scale_skip."),
+)
+
+# The authors' names and ours. Their groups and blocks count from 1, and gate 1 is that of their branch b.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^Sub_mean\.", "sub_mean."),
+    (r"^Add_mean\.", "add_mean."),
+    (r"^Li(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"^conv1\.", "fusion."),
+    (r"^UP1\.", "tail."),
+    (r"^conv2\.", "skip.0."),
+    (r"^UP2\.", "skip.1."),
+    (r"^(body\.\d+)\.MY([123])\.", r"\1.block\2."),
+    (r"^(body\.\d+)\.conv([12])\.", r"\1.mix\2."),
+    (r"^(body\.\d+)\.rb1\.", r"\1.residual."),
+    (r"^(body\.\d+)\.scale_x\.", r"\1.scale_mixed."),
+    (r"^(body\.\d+)\.scale_res\.", r"\1.scale_residual."),
+    (r"\.srb1\.", ".enter_a."),
+    (r"\.srb2\.", ".enter_b."),
+    (r"\.srb3\.", ".leave_a."),
+    (r"\.srb4\.", ".leave_b."),
+    (r"\.rb1\.", ".widen_a."),
+    (r"\.rb2\.", ".widen_b."),
+    (r"\.A1_coffconv\.", ".cc_a1."),
+    (r"\.B1_coffconv\.", ".cc_x."),
+    (r"\.A2_coffconv\.", ".cc_a2."),
+    (r"\.B2_coffconv\.", ".cc_b."),
+    (r"\.upper_branch\.1\.", ".of_mean.0."),
+    (r"\.upper_branch\.3\.", ".of_mean.2."),
+    (r"\.lower_branch\.", ".of_deviation."),
+    (r"\.conv_distilled1\.", ".gate_b."),
+    (r"\.conv_distilled2\.", ".gate_a."),
+    (r"\.scale_x1\.", ".scf.scale_a."),
+    (r"\.scale_x2\.", ".scf.scale_b."),
+    (r"\.fuse1\.", ".scf.wcrw."),
+    (r"\.fuse2\.", ".scf.gate."),
+    *_WIDE_UNIT,
+    (r"\.SAlayer\.", ".attention."),
+    (r"\.cweight$", ".channel_weight"),
+    (r"\.cbias$", ".channel_bias"),
+    (r"\.sweight$", ".position_weight"),
+    (r"\.sbias$", ".position_bias"),
+    (r"\.gn\.", ".norm."),
+    *WEIGHT_NORM,
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/IVIPLab/FDIWN.
+
+    Args:
+        state: Tensors under the authors' names.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``FDIWN``; the mean shifts stay, since training moved them.
+    """
+    return rename(state, _OFFICIAL_KEYS)

@@ -1,0 +1,242 @@
+"""FMEN: Fast and Memory-Efficient Network Towards Efficient Image SR (Du et al., CVPRW 2022)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.image import ImageRange
+from sr_lab.layers.reparam import Kernel, RepConv
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class FMEN(nn.Module):
+    """Fast and memory-efficient network (github.com/NJU-Jet/FMEN): pairs of an ERB and an HFAB in a chain.
+
+    Folded it has one residual, around everything, and no concatenation, so little has to stay in memory.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk.
+        num_block: Number of pairs of an ERB and an HFAB.
+        num_mid_feat: Channels inside the HFABs, more than 4: the one that warms up has 4 less.
+        num_erb: ERBs inside each HFAB.
+        num_warmup_erb: ERBs inside the HFAB that warms up.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If ``num_mid_feat`` leaves the HFAB that warms up without channels.
+
+    Note:
+        The authors' code has the layers and the sizes of the NTIRE variant, 50 channels in 4 pairs of one
+        ERB. The defaults, those of the paper's larger network, are inferred: of the sizes with the same
+        number of ERBs in every HFAB and the code's 16 channels there, they alone have the printed 748 / 757
+        / 769 K (cut off, not rounded) and 172.0 / 77.2 / 44.2 G. It works in 0..255, as in that code.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 66,
+        num_block: int = 6,
+        num_mid_feat: int = 16,
+        num_erb: int = 2,
+        num_warmup_erb: int = 2,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if num_mid_feat <= 4:
+            raise ConfigError(
+                f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the HFAB that warms up; "
+                "allowed: 5 or more"
+            )
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.warmup = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat, 3, padding=1),
+            HFAB(num_feat, num_mid_feat=num_mid_feat - 4, num_erb=num_warmup_erb),
+        )
+        self.body = nn.ModuleList(
+            nn.Sequential(ERB(num_feat), HFAB(num_feat, num_mid_feat=num_mid_feat, num_erb=num_erb))
+            for _ in range(num_block)
+        )
+        self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: warm up, the pairs, then the tail."""
+        shallow = self.head(self.range(lr))  # (N, C, H, W)
+        feat = self.warmup(shallow)
+        for block in self.body:
+            feat = block(feat)
+        sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
+        return self.range.restore(sr)
+
+
+class HFAB(nn.Module):
+    """High-frequency attention block: a weight per channel and position, from a narrow chain of ERBs.
+
+    Args:
+        num_feat: Channels in and out.
+        num_mid_feat: Channels of the chain.
+        num_erb: Length of the chain.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, num_mid_feat: int, num_erb: int) -> None:
+        super().__init__()
+        self.squeeze = NormConv(num_feat, num_mid_feat)
+        self.erbs = nn.Sequential(*(ERB(num_mid_feat) for _ in range(num_erb)))
+        self.excite = NormConv(num_mid_feat, num_feat, norm_out=True)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the features."""
+        attention = self.act(self.erbs(self.act(self.squeeze(x))))
+        return x * torch.sigmoid(self.excite(attention))
+
+
+class NormConv(RepConv):
+    """A 3x3 convolution behind a batch norm, and before another if asked, which fold into it.
+
+    Args:
+        num_in_ch: Channels in.
+        num_out_ch: Channels out.
+        norm_out: Adds the batch norm of the output.
+
+    Shape:
+        ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
+    """
+
+    def __init__(self, num_in_ch: int, num_out_ch: int, *, norm_out: bool = False) -> None:
+        super().__init__()
+        self.norm_in = nn.BatchNorm2d(num_in_ch)
+        self.conv = nn.Conv2d(num_in_ch, num_out_ch, 3)
+        self.norm_out = nn.BatchNorm2d(num_out_ch) if norm_out else None
+
+    def branches(self, x: Tensor) -> Tensor:
+        """Normalise, pad, convolve, normalise."""
+        normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
+        # The border is what the norm makes of zeros in inference, in training too.
+        _, shift = _affine(self.norm_in)
+        border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
+        out: Tensor = self.conv(normed + border * shift[:, None, None])
+        return out if self.norm_out is None else self.norm_out(out)
+
+    def merged(self) -> Kernel:
+        """The norms as 1x1 convolutions around the other."""
+        kernel = Kernel.of(self.conv).after(_as_kernel(self.norm_in))
+        return kernel if self.norm_out is None else kernel.before(_as_kernel(self.norm_out))
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and summand of each channel in inference."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return factor, norm.bias - norm.running_mean * factor
+
+
+def _as_kernel(norm: nn.BatchNorm2d) -> Kernel:
+    factor, shift = _affine(norm)
+    return Kernel.pointwise(factor.diag(), shift)
+
+
+class ERB(nn.Sequential):
+    """Enhanced residual block: two RRRBs with a LeakyReLU between them.
+
+    Args:
+        num_feat: Channels in and out.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__(RRRB(num_feat), nn.LeakyReLU(0.1, inplace=True), RRRB(num_feat))
+
+
+class RRRB(RepConv):
+    """Residual in residual re-parameterizable block: a 3x3 convolution in a wider space, and two identities.
+
+    Args:
+        num_feat: Channels in and out; twice as many inside.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(num_feat, 2 * num_feat, 1, padding=1)
+        self.conv = nn.Conv2d(2 * num_feat, 2 * num_feat, 3)
+        self.reduce = nn.Conv2d(2 * num_feat, num_feat, 1)
+
+    def branches(self, x: Tensor) -> Tensor:
+        """Expand, convolve within a residual, reduce, within another."""
+        expanded = self.expand(x)  # (N, 2C, H + 2, W + 2)
+        out: Tensor = self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
+        return out + x
+
+    def merged(self) -> Kernel:
+        """The chain with its identities."""
+        kernel = Kernel.of(self.conv)
+        kernel = (kernel + kernel.identity()).after(Kernel.of(self.expand)).before(Kernel.of(self.reduce))
+        return kernel + kernel.identity()
+
+
+# The authors' names and ours. Their folded network keeps the names of the convolutions beside a norm.
+_NORM_KEYS: tuple[KeyRule, ...] = (
+    (r"\.bn1\.", ".squeeze.norm_in."),
+    (r"\.bn2\.", ".excite.norm_in."),
+    (r"\.bn3\.", ".excite.norm_out."),
+    (r"\.squeeze\.(weight|bias)$", r".squeeze.conv.\1"),
+    (r"\.excitate\.", ".excite.conv."),
+)
+_FOLDED_KEYS: tuple[KeyRule, ...] = (
+    (r"\.squeeze\.(weight|bias)$", r".squeeze.folded.\1"),
+    (r"\.excitate\.", ".excite.folded."),
+)
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^lr_conv\.", "last."),
+    (r"^ERBs\.(\d+)\.", r"body.\1.0."),
+    (r"^HFABs\.(\d+)\.", r"body.\1.1."),
+    (r"\.convs\.(\d+)\.", r".erbs.\1."),
+    (r"\.conv1\.(?=\w+_conv\.)", ".0."),
+    (r"\.conv2\.(?=\w+_conv\.)", ".2."),
+    (r"\.rep_conv\.", ".folded."),
+    (r"\.expand_conv\.", ".expand."),
+    (r"\.fea_conv\.", ".conv."),
+    (r"\.reduce_conv\.", ".reduce."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/NJU-Jet/FMEN.
+
+    Args:
+        state: Tensors under the authors' names, of their ``TRAIN_FMEN`` or their ``TEST_FMEN``.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``FMEN``, folded if they are of a ``TEST_FMEN``.
+    """
+    folded = any(".rep_conv." in name for name in state)
+    return rename(state, (_FOLDED_KEYS if folded else _NORM_KEYS) + _OFFICIAL_KEYS)

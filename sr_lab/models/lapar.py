@@ -1,0 +1,168 @@
+"""LAPAR: Linearly-Assembled Pixel-Adaptive Regression Network for SISR (Li et al., NeurIPS 2020)."""
+
+import math
+from collections.abc import Mapping
+from itertools import combinations
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.image import ImageRange, enlarged
+from sr_lab.layers.weighted import AWMS, LFB, wn_conv
+from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.native import native_only
+
+
+class LAPAR(nn.Module):
+    """Filters the bicubically enlarged image, each pixel with its own mix of 72 fixed filters.
+
+    The network sees lr and tells the coefficients of the mix.
+
+    Cost: at x4 93.7 G multiply-adds of convolutions, 59.7 G of them at output size. As in the printed 94 G,
+    mixing the filters and filtering are left out.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the network: 32 in LAPAR-A, in LAPAR-B 24, in LAPAR-C 16.
+        num_block: Number of LFBs: 4 in LAPAR-A, in LAPAR-B 3, in LAPAR-C 2.
+        upsampler: Must be ``None``: no tail takes features to an image here.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 2.
+
+    Raises:
+        ConfigError: If ``upsampler`` is given; in ``forward``, if lr is too small.
+
+    Note:
+        From the authors' code (dvlab-research/Simple-SR), whose checkpoints load and bring their own filters.
+        See ``gaussian_dictionary`` for those of a new network.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 2  # reflection at the border of the enlarged image
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    dictionary: Tensor
+
+    def __init__(
+        self, *, scale: int, num_feat: int = 32, num_block: int = 4, upsampler: UpsamplerFactory | None = None
+    ) -> None:
+        native_only("lapar", upsampler)
+        super().__init__()
+        self.scale = scale
+        self.register_buffer("dictionary", gaussian_dictionary())  # in the state dict: see the note above
+        self.range = ImageRange()
+        self.head = nn.Sequential(wn_conv(3, num_feat), nn.ReLU(inplace=True))
+        self.body = nn.ModuleList(LFB(num_feat, num_mid_feat=num_feat) for _ in range(num_block))
+        self.tail = nn.Sequential(
+            wn_conv(num_feat, num_feat * scale**2),
+            nn.ReLU(inplace=True),
+            nn.PixelShuffle(scale),
+            AWMS(num_feat, num_feat, kernel_sizes=(3, 5)),
+            wn_conv(num_feat, num_feat),
+            nn.ReLU(inplace=True),
+            wn_conv(num_feat, len(self.dictionary)),
+        )
+
+    @property
+    def residual_units(self) -> list[nn.Module]:
+        """The AWRUs of the blocks."""
+        return [unit for block in self.body for unit in block.get_submodule("units").children()]
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Coefficients, a filter for each pixel from them, and the filtered image."""
+        height, width = lr.shape[-2:]
+        if min(height, width) < self.min_size:
+            raise ConfigError(
+                f"LAPAR: its filters need an LR image of at least {self.min_size}x{self.min_size} pixels, "
+                f"got {height}x{width}; enlarge the image or the patch"
+            )
+        feat = self.head(self.range(lr))  # (N, C, H, W)
+        for block in self.body:
+            feat = block(feat)
+        coefficients = self.tail(feat)  # (N, 72, rH, rW)
+        # One filter from 72 before it meets the image: a third of the work, and no 72 filtered images.
+        filters = self.dictionary.flatten(1).t() @ coefficients.flatten(2)  # (N, 25, rH * rW)
+        return _filtered(enlarged(lr, self.scale), filters.unflatten(2, coefficients.shape[2:]))
+
+
+def _filtered(image: Tensor, filters: Tensor) -> Tensor:
+    """An image filtered with another filter at each pixel, the same for all its channels.
+
+    Args:
+        image: ``(N, 3, H, W)``, reflected at its border.
+        filters: ``(N, k * k, H, W)``, row by row.
+
+    Returns:
+        ``(N, 3, H, W)``.
+    """
+    size = math.isqrt(filters.shape[1])
+    height, width = image.shape[-2:]
+    padded = F.pad(image, [size // 2] * 4, mode="reflect")
+    out = torch.zeros_like(image)
+    for k in range(size**2):
+        top, left = divmod(k, size)
+        out = out + filters[:, k : k + 1] * padded[..., top : top + height, left : left + width]
+    return out
+
+
+def gaussian_dictionary() -> Tensor:
+    """LAPAR's fixed filters: 24 anisotropic Gaussians and 48 differences of two of them.
+
+    Returns:
+        ``(72, 1, 5, 5)``; a Gaussian's values sum to 1, a difference's to 0.
+
+    Note:
+        Stated: anisotropic Gaussians and differences of Gaussians; 72 of 5x5 in the authors' code. Chosen
+        here: how many of each, and their widths, angles and elongations, for the authors ship values alone.
+        The choice costs no expressiveness: filters made of centred Gaussians are symmetric about their
+        centre, and these 72 span all such filters of 5x5, which is 13 dimensions.
+    """
+    angles = (torch.arange(8) * math.pi / 8).view(-1, 1, 1)
+    offsets = torch.arange(-2.0, 3.0)
+    y, x = offsets.view(-1, 1), offsets
+    along = x * angles.cos() + y * angles.sin()  # (8, 5, 5)
+    across = y * angles.cos() - x * angles.sin()
+
+    def gaussians(sigma: float, elongation: float) -> Tensor:
+        bells = torch.exp(-(along.square() / elongation + across.square() * elongation) / (2 * sigma**2))
+        return bells / bells.sum(dim=(1, 2), keepdim=True)
+
+    sigmas = (0.5, 1.0, 2.0)
+    filters = [gaussians(sigma, 2.0) for sigma in sigmas]
+    for elongation in (2.0, 4.0):
+        filters += [gaussians(a, elongation) - gaussians(b, elongation) for a, b in combinations(sigmas, 2)]
+    return torch.cat(filters).unsqueeze(1)
+
+
+# The authors' names and ours.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^w_conv\.rgb_mean$", None),
+    (r"^decom_conv\.weight$", "dictionary"),
+    (r"^w_conv\.(head|body)\.", r"\1."),
+    (r"^(body\.\d+)\.b(\d)\.body\.", r"\1.units.\2.residual."),
+    (r"^(body\.\d+)\.b(\d)\.", r"\1.units.\2."),
+    (r"^(body\.\d+)\.reduction\.", r"\1.fusion."),
+    (r"^w_conv\.up\.0\.", "tail.0."),
+    (r"^w_conv\.tail\.tail_k(\d)\.", lambda match: f"tail.3.convs.{(int(match[1]) - 3) // 2}."),
+    (r"^w_conv\.tail\.scale_k(\d)\.", lambda match: f"tail.3.scales.{(int(match[1]) - 3) // 2}."),
+    (r"^w_conv\.tail\.fuse\.", "tail.4."),
+    (r"^w_conv\.tail\.w_conv\.", "tail.6."),
+    *WEIGHT_NORM,
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/dvlab-research/Simple-SR.
+
+    Args:
+        state: Tensors under the authors' names, without a ``module.`` prefix.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``LAPAR``, the filters among them.
+    """
+    return rename(state, _OFFICIAL_KEYS)

@@ -1,0 +1,205 @@
+"""LatticeNet: Towards Lightweight Image Super-resolution with Lattice Block (Luo et al., ECCV 2020)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.layers.attention import mean_and_contrast
+from sr_lab.layers.image import MeanShift
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class LatticeNet(nn.Module):
+    """Lattice network: a chain of lattice blocks, joined backwards, from the last to the first.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk, at least 4.
+        num_block: Number of lattice blocks.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Note:
+        From the code whose checkpoints load (github.com/ymff0592/super-resolution). Its file with the mean
+        shifts is missing; RCAN's, on which it builds, meant to freeze them but trains them, so here they are
+        weights, and the published counts include them.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self, *, scale: int, num_feat: int = 64, num_block: int = 4, upsampler: UpsamplerFactory | None = None
+    ) -> None:
+        super().__init__()
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.sub_mean = MeanShift(sign=-1)
+        self.head = nn.Sequential(  # no activation between
+            nn.Conv2d(3, num_feat, 3, padding=1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        )
+        self.body = nn.ModuleList(LB(num_feat) for _ in range(num_block))
+        self.fusion = nn.ModuleList(BFM(num_feat) for _ in range(num_block - 1))
+        self.refine = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.add_mean = MeanShift(sign=1)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: blocks, backward fusion, tail."""
+        shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
+        feat = shallow
+        stages = []
+        for block in self.body:
+            feat = block(feat)
+            stages.append(feat)
+        fused = stages.pop()
+        for fusion in self.fusion:
+            fused = fusion(fused, stages.pop())
+        sr: Tensor = self.add_mean(self.tail(self.refine(fused + shallow)))  # (N, 3, rH, rW)
+        return sr / 255
+
+
+class LB(nn.Module):
+    """Lattice block: two butterflies that combine two residual units with learned coefficients.
+
+    Args:
+        num_feat: Channels in and out (C).
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.unit1 = _residual_unit(num_feat)
+        self.cc_unit1 = CC(num_feat)
+        self.cc_x = CC(num_feat)
+        self.unit2 = _residual_unit(num_feat)
+        self.cc_q = CC(num_feat)
+        self.cc_unit2 = CC(num_feat)
+        self.fusion = nn.Conv2d(2 * num_feat, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Analysis, then synthesis."""
+        unit = self.unit1(x)
+        p = x + self.cc_unit1(unit) * unit
+        q = unit + self.cc_x(x) * x
+        unit = self.unit2(p)
+        p = unit + self.cc_q(q) * q
+        q = q + self.cc_unit2(unit) * unit
+        out: Tensor = self.fusion(torch.cat((p, q), dim=1))  # (N, 2C, H, W) -> (N, C, H, W)
+        return out
+
+
+def _residual_unit(num_feat: int) -> nn.Sequential:
+    """Three convolutions, C to 3/4 C and back, each with its activation."""
+    num_squeezed = num_feat - num_feat // 4
+    layers: list[nn.Module] = []
+    for num_in_ch, num_out_ch in (
+        (num_feat, num_squeezed),
+        (num_squeezed, num_squeezed),
+        (num_squeezed, num_feat),
+    ):
+        layers += [nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1), nn.LeakyReLU(0.05, inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class CC(nn.Module):
+    """Combination coefficients: a weight per channel from its mean, another from its deviation, averaged.
+
+    Args:
+        num_feat: Channels (C), squeezed to C // 16, at least 1.
+
+    Shape:
+        ``(N, C, H, W)`` -> ``(N, C, 1, 1)``.
+
+    Note:
+        The deviation is the unbiased one.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.of_mean = self._excitation(num_feat)
+        self.of_deviation = self._excitation(num_feat)
+
+    @staticmethod
+    def _excitation(num_feat: int) -> nn.Sequential:
+        num_squeezed = max(1, num_feat // 16)
+        return nn.Sequential(
+            nn.Conv2d(num_feat, num_squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(num_squeezed, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Coefficients of the channels of x."""
+        mean, deviation = mean_and_contrast(x)
+        num_positions = x.shape[-2] * x.shape[-1]
+        unbiased = deviation * (num_positions / max(1, num_positions - 1)) ** 0.5
+        coefficients: Tensor = self.of_mean(mean.to(x.dtype)) + self.of_deviation(unbiased.to(x.dtype))
+        return coefficients / 2
+
+
+class BFM(nn.Module):
+    """A step of the backward fusion: deep and shallower features, halved each, side by side.
+
+    Args:
+        num_feat: Channels of either input and of the output (C).
+
+    Shape:
+        Twice ``(N, C, H, W)`` -> ``(N, C, H, W)``.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.deep = nn.Conv2d(num_feat, num_feat - num_feat // 2, 1)
+        self.shallower = nn.Conv2d(num_feat, num_feat // 2, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, deep: Tensor, shallower: Tensor) -> Tensor:
+        """Halve and join."""
+        out: Tensor = self.act(torch.cat((self.deep(deep), self.shallower(shallower)), dim=1))
+        return out
+
+
+# The authors' names and ours. Their blocks and fusions count from 1.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^conv1\.", "head.0."),
+    (r"^conv2\.", "head.1."),
+    (r"^tail\.0\.", "refine."),
+    (r"^tail\.1\.", "tail.0."),
+    (r"^body_unit(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"^(body\.\d+)\.conv_block0\.", r"\1.unit1."),
+    (r"^(body\.\d+)\.conv_block1\.", r"\1.unit2."),
+    (r"\.fea_ca1\.", ".cc_unit1."),
+    (r"\.x_ca1\.", ".cc_x."),
+    (r"\.fea_ca2\.", ".cc_q."),
+    (r"\.x_ca2\.", ".cc_unit2."),
+    (r"\.conv_mean\.", ".of_mean."),
+    (r"\.conv_std\.", ".of_deviation."),
+    (r"\.compress\.", ".fusion."),
+    (r"^T_tdm(\d+)\.0\.", lambda match: f"fusion.{int(match[1]) - 1}.deep."),
+    (r"^L_tdm(\d+)\.0\.", lambda match: f"fusion.{int(match[1]) - 1}.shallower."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/ymff0592/super-resolution.
+
+    Args:
+        state: Tensors under its names.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``LatticeNet``; the mean shifts stay, since training may have
+        moved them.
+    """
+    return rename(state, _OFFICIAL_KEYS)

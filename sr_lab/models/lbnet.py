@@ -1,0 +1,211 @@
+"""LBNet: Lightweight Bimodal Network via Symmetric CNN and Recursive Transformer (Gao et al., IJCAI 2022)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.layers.attention import CA, SA
+from sr_lab.layers.image import MeanShift
+from sr_lab.layers.precision import at_full_precision
+from sr_lab.layers.transformer import ET
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class LBNet(nn.Module):
+    """Lightweight bimodal network, as its authors' code builds it (github.com/IVIPLab/LBNet).
+
+    The same fusion modules see the image twice, the second time with the weighed features of the first; then
+    two recursive transformers.
+
+    Cost: at x4 462 G multiply-adds: the convolutions' 38.9 G, which is what the paper prints, and those of
+    the transformers, whose attention products grow with the square of the image.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk (C), even; 18 in LBNet-T.
+        num_block: Number of LFFMs, each used twice.
+        num_transformer: Number of recursive transformers.
+        num_head: Heads of the attention; 6 in LBNet-T.
+        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        attention_reduction: Squeeze of the tokens before queries, keys and values are made; LBNet-T has none.
+        num_repeat: How often a transformer's tokens pass the same weights.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If the channel attentions or the heads get no channel.
+
+    Note:
+        The source is the authors' code, whose checkpoints load. Its mean shifts were meant to be frozen but
+        are trained (24 parameters, which the printed counts include). The segments' length is rounded down,
+        so that a result depends on the size of the image. Behind the transformers autocast is off, and sr has
+        the type of the weights: features there may pass what float16 holds.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 32,
+        num_block: int = 3,
+        num_transformer: int = 2,
+        num_head: int = 8,
+        num_segment: int = 16,
+        attention_reduction: int = 2,
+        num_repeat: int = 3,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.sub_mean = MeanShift(sign=-1)
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(LFFM(num_feat) for _ in range(num_block))
+        self.attentions = nn.ModuleList(CA(num_feat) for _ in range(num_block))
+        self.fusion = nn.Conv2d(2 * num_block * num_feat, num_feat, 1)
+        self.transformers = nn.ModuleList(
+            ET(
+                num_feat,
+                num_head=num_head,
+                num_segment=num_segment,
+                round_up=False,
+                reduction=attention_reduction,
+                scale_before_squeeze=True,
+                mlp_ratio=0.25,
+                bias=True,
+                num_repeat=num_repeat,
+            )
+            for _ in range(num_transformer)
+        )
+        self.transformer_convs = nn.ModuleList(
+            nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_transformer)
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.add_mean = MeanShift(sign=1)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: symmetric CNN, recursive transformers, tail."""
+        shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
+        feat = shallow
+        stages = []
+        for block in self.body:
+            feat = block(feat)
+            stages.append(feat)
+        for block, attention, first in zip(self.body, self.attentions, tuple(stages), strict=True):
+            feat = block(feat + attention(first))
+            stages.append(feat)
+        feat = self.fusion(torch.cat(stages, dim=1))  # (N, 2 * num_block * C, H, W) -> (N, C, H, W)
+        for transformer, conv in zip(self.transformers, self.transformer_convs, strict=True):
+            feat = transformer(feat)
+            with at_full_precision(lr):
+                feat = conv(feat)
+        with at_full_precision(lr):
+            sr = self.tail((feat + shallow).to(self.head.weight.dtype))  # (N, 3, rH, rW)
+            out: Tensor = self.add_mean(sr) / 255
+        return out
+
+
+class LFFM(nn.Module):
+    """Local feature fusion module: three FRDABs, densely connected by 1x1 convolutions, around one residual.
+
+    Args:
+        num_feat: Channels in and out (C), even.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(FRDAB(num_feat) for _ in range(3))
+        self.fusions = nn.ModuleList(
+            nn.Conv2d(num_map * num_feat, num_feat, 1, groups=groups)
+            for num_map, groups in ((2, 2), (3, 2), (4, 1))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every fusion sees the input and the outputs of all blocks so far."""
+        feat = x
+        maps = [x]
+        for block, fusion in zip(self.blocks, self.fusions, strict=True):
+            maps.append(block(feat))
+            feat = fusion(torch.cat(maps, dim=1))  # (N, 2C, 3C or 4C, H, W) -> (N, C, H, W)
+        return x + feat
+
+
+class FRDAB(nn.Module):
+    """Feature refinement dual-attention block: channel and spatial attention side by side, summed.
+
+    Args:
+        num_feat: Channels in and out (C), even.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        num_half = num_feat // 2
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 1)
+        self.conv2 = nn.Conv2d(num_feat, num_half, 3, padding=1)
+        self.conv3 = nn.Conv2d(num_feat, num_half, 3, padding=1)
+        self.conv4 = nn.Conv2d(2 * num_feat, num_feat, 3, padding=1)
+        self.conv5 = nn.Conv2d(num_half, num_half, 3, padding=1)
+        self.conv6 = nn.Conv2d(2 * num_feat, num_feat, 1)
+        self.ca = CA(2 * num_feat)
+        self.sa = SA()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two halves beside the whole, refined, weighed, merged."""
+        whole = self.act(self.conv1(x))  # (N, C, H, W)
+        left = self.act(self.conv2(whole))  # (N, C/2, H, W)
+        right = self.act(self.conv3(whole))
+        refined = self.act(
+            self.conv4(torch.cat((whole, left, right), dim=1))
+        )  # (N, 2C, H, W) -> (N, C, H, W)
+        joined = torch.cat((left, self.conv5(right), refined), dim=1)  # (N, 2C, H, W)
+        out: Tensor = x + self.conv6(self.ca(joined) + self.sa(joined))
+        return out
+
+
+# The authors' names and ours. Theirs count from 1, but their first transformer has no number.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^r(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"^(body\.\d+)\.b([1-3])\.", lambda match: f"{match[1]}.blocks.{int(match[2]) - 1}."),
+    (r"^(body\.\d+)\.c([1-3])\.", lambda match: f"{match[1]}.fusions.{int(match[2]) - 1}."),
+    (r"(\.blocks\.\d)\.c([1-6])\.", r"\1.conv\2."),
+    (r"(\.blocks\.\d)\.se\.", r"\1.ca."),
+    (r"\.sa\.conv1\.", ".sa.conv."),
+    (r"^se(\d+)\.", lambda match: f"attentions.{int(match[1]) - 1}."),
+    (r"\.conv_du\.", ".excite."),
+    (r"^attention(\d*)\.", lambda match: f"transformers.{int(match[1] or 1) - 1}."),
+    (r"\.atten\.", ".attention."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.2."),
+    (r"^c1\.", "fusion."),
+    (r"^c([2-9])\.", lambda match: f"transformer_convs.{int(match[1]) - 2}."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/IVIPLab/LBNet.
+
+    Args:
+        state: Tensors under the authors' names, without a ``module.`` prefix.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``LBNet``.
+    """
+    return rename(state, _OFFICIAL_KEYS)

@@ -1,0 +1,171 @@
+"""MemNet: A Persistent Memory Network for Image Restoration (Tai et al., ICCV 2017)."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.ops.resize import imresize
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.native import native_only
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class MemNet(nn.Module):
+    """Memory network: recursions of one residual unit, and gates that decide what of all states is kept.
+
+    Cost: at x4 168.0 G multiply-adds; as ``original``, at output size, 2.66 T at any scale.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk.
+        num_block: Number of memory blocks (M).
+        num_recursion: Times that a block applies its residual unit (R), at least 1.
+        form: ``lr_space`` is the RGB host of "Two Strategies for Lightweight Image SR" (its Table 2): LR-size
+            features, a feature skip and a sub-pixel tail; ``original`` works on the enlarged luma.
+        upsampler: Factory for the tail; ``None`` builds that of the form; ``original`` has none to replace.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
+
+    Raises:
+        ConfigError: If ``form`` is unknown, ``num_recursion`` is below 1, or ``upsampler`` is given to the
+            ``original``.
+
+    Note:
+        ``lr_space`` has the printed counts exactly: batch norms tied like the convolutions, no biases inside.
+        ``original`` is taken from the authors' prototxt: biases, and batch norms of each recursion's own
+        around the tied convolutions. Its printed 677K are the weights of the convolutions alone. Not built:
+        the outputs of the earlier blocks with which the authors train and average.
+    """
+
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    colour: str = "rgb"  # of the default form
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 64,
+        num_block: int = 6,
+        num_recursion: int = 6,
+        form: Literal["lr_space", "original"] = "lr_space",
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in ("lr_space", "original"):
+            raise ConfigError(f"MemNet: has no such form, got form={form}; allowed: lr_space, original")
+        if num_recursion < 1:
+            raise ConfigError(
+                f"MemNet: a block applies its residual unit, got num_recursion={num_recursion}; "
+                "allowed: 1 or more"
+            )
+        self.original = form == "original"
+        self.scale = scale
+        self.head: nn.Module
+        self.tail: nn.Module
+        if self.original:
+            native_only("memnet_original", upsampler)
+            self.colour = "y"
+            self.head = _bn_relu_conv(1, num_feat, 3, bias=True)
+            self.tail = _bn_relu_conv(num_feat, 1, 3, bias=True)
+        else:
+            make_tail = SubpixelUpsampler if upsampler is None else upsampler
+            self.colour = "rgb"
+            self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+            self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.body = nn.ModuleList(
+            MemoryBlock(
+                num_feat,
+                num_recursion=num_recursion,
+                num_long=k + 1,
+                num_norm=num_recursion if self.original else 1,
+                bias=self.original,
+            )
+            for k in range(num_block)
+        )
+
+    @property
+    def residual_units(self) -> list[nn.Module]:
+        """The tied unit of each memory block."""
+        return [block.get_submodule("unit") for block in self.body]
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: every block sees what all earlier ones kept."""
+        image = imresize(lr, numerator=self.scale) if self.original else lr
+        memories = [self.head(image)]  # B_0 (N, C, H, W), of the enlarged image if original
+        for block in self.body:
+            memories.append(block(memories[-1], memories))
+        if self.original:
+            residual: Tensor = self.tail(memories[-1])
+            return image + residual
+        sr: Tensor = self.tail(memories[-1] + memories[0])  # (N, C, H, W) -> (N, 3, rH, rW)
+        return sr
+
+
+class MemoryBlock(nn.Module):
+    """Recursions of one residual unit, then a 1x1 gate over all their outputs and all earlier memories.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_recursion: Times that the unit is applied (R).
+        num_long: Memories that the gate sees beside the recursions: of the head and of each earlier block.
+        num_norm: See ``ResidualUnit``.
+        bias: Whether the convolutions have biases.
+
+    Shape:
+        x ``(N, C, H, W)``, memories ``num_long`` of that shape -> the same.
+    """
+
+    def __init__(
+        self, num_feat: int, *, num_recursion: int, num_long: int, num_norm: int, bias: bool
+    ) -> None:
+        super().__init__()
+        self.num_recursion = num_recursion
+        self.unit = ResidualUnit(num_feat, num_norm=num_norm, bias=bias)
+        self.gate = _bn_relu_conv((num_recursion + num_long) * num_feat, num_feat, 1, bias=bias)
+
+    def forward(self, x: Tensor, memories: Sequence[Tensor]) -> Tensor:
+        """Short-term memories first, then the long-term ones."""
+        short = []
+        for recursion in range(self.num_recursion):
+            x = self.unit(x, recursion)
+            short.append(x)
+        kept: Tensor = self.gate(torch.cat((*short, *memories), dim=1))
+        return kept
+
+
+class ResidualUnit(nn.Module):
+    """Pre-activation residual unit, ``x + Conv(ReLU(BN(Conv(ReLU(BN(x))))))``.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_norm: 1 ties the batch norms of all recursions; their number gives each its own.
+        bias: Whether the convolutions have biases.
+
+    Shape:
+        x ``(N, C, H, W)`` and the number of the recursion, from 0 -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, num_norm: int, bias: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.ModuleList(nn.BatchNorm2d(num_feat) for _ in range(num_norm))
+        self.conv1 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=bias)
+        self.norm2 = nn.ModuleList(nn.BatchNorm2d(num_feat) for _ in range(num_norm))
+        self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor, recursion: int) -> Tensor:
+        """One recursion."""
+        k = recursion % len(self.norm1)
+        feat = self.conv1(F.relu(self.norm1[k](x)))
+        residual: Tensor = self.conv2(F.relu(self.norm2[k](feat)))
+        return x + residual
+
+
+def _bn_relu_conv(num_in_ch: int, num_out_ch: int, kernel_size: int, *, bias: bool) -> nn.Sequential:
+    conv = nn.Conv2d(num_in_ch, num_out_ch, kernel_size, padding=kernel_size // 2, bias=bias)
+    return nn.Sequential(nn.BatchNorm2d(num_in_ch), nn.ReLU(inplace=True), conv)

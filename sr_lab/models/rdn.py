@@ -1,0 +1,134 @@
+"""RDN: Residual Dense Network for Image SR (Zhang et al., CVPR 2018)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler, steps_to
+
+
+class RDN(nn.Module):
+    """Residual dense network: every convolution of a block sees all before it, the end sees all blocks.
+
+    Cost: at x4 1.31 T multiply-adds. The dense blocks hold many feature maps at once, so that training takes
+    several times the memory of an equally wide EDSR.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Channels between the blocks (G_0).
+        num_block: Number of residual dense blocks (D); the paper also shows 20.
+        num_layer: Convolutions in a block (C); 6 in the paper's other network.
+        growth: Channels that each of them adds (G); 32 in the paper's other network.
+        upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Note:
+        From the authors' Torch7 code (github.com/yulunzhang/RDN): a tail of G_0 channels throughout. Its
+        network works on 0..255 around DIV2K's mean; this one, as the PyTorch ports whose checkpoints load, on
+        the image itself.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 64,
+        num_block: int = 16,
+        num_layer: int = 8,
+        growth: int = 64,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = StepwiseUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.entry = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.head = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(RDB(num_feat, num_layer=num_layer, growth=growth) for _ in range(num_block))
+        self.fusion = nn.Sequential(
+            nn.Conv2d(num_block * num_feat, num_feat, 1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: the outputs of all blocks are fused, the skip starts at the first convolution."""
+        entered = self.entry(lr)  # F_-1 (N, G_0, H, W)
+        feat = self.head(entered)  # F_0
+        stages = []
+        for block in self.body:
+            feat = block(feat)
+            stages.append(feat)
+        fused = self.fusion(torch.cat(stages, dim=1))  # F_GF, from (N, D * G_0, H, W)
+        sr: Tensor = self.tail(fused + entered)  # (N, 3, rH, rW)
+        return sr
+
+
+class RDB(nn.Module):
+    """Residual dense block: densely connected convolutions, a 1x1 that fuses them, a skip.
+
+    Args:
+        num_feat: Channels in and out (G_0).
+        num_layer: Number of dense convolutions (C).
+        growth: Channels that each adds (G).
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, num_layer: int, growth: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(num_feat + k * growth, growth, 3, padding=1) for k in range(num_layer)
+        )
+        self.act = nn.ReLU(inplace=True)
+        self.fusion = nn.Conv2d(num_feat + num_layer * growth, num_feat, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Collect features, fuse them, add."""
+        dense = x
+        for conv in self.convs:
+            dense = torch.cat((dense, self.act(conv(dense))), dim=1)
+        fused: Tensor = self.fusion(dense)  # (N, G_0 + C * G, H, W) -> (N, G_0, H, W)
+        return x + fused
+
+
+# The names of the two ports and ours: github.com/yjn870/RDN-pytorch, and EDSR-PyTorch's with capitals.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^(sfe|SFENet)1\.", "entry."),
+    (r"^(sfe|SFENet)2\.", "head."),
+    (r"^(rdbs|RDBs)\.", "body."),
+    (r"^(body\.\d+)\.layers\.(\d+)\.conv\.", r"\1.convs.\2."),
+    (r"^(body\.\d+)\.convs\.(\d+)\.conv\.0\.", r"\1.convs.\2."),
+    (r"^(body\.\d+)\.(lff|LFF)\.", r"\1.fusion."),
+    (r"^(gff|GFF)\.", "fusion."),
+    (r"^(upscale|UPNet)\.", "tail."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of yjn870/RDN-pytorch, or of EDSR-PyTorch's RDN.
+
+    Args:
+        state: Tensors under the names of either port, without a ``module.`` prefix.
+        scale: Upscaling factor of the network, which tells where its tail ends.
+
+    Returns:
+        The tensors under the names of ``RDN``. EDSR-PyTorch's network works on 0..255: the factor goes into
+        its first and its last convolution.
+    """
+    last = f"tail.{2 * len(steps_to(scale))}."
+    renamed = rename(state, (*_OFFICIAL_KEYS, (r"^output\.", last)))
+    if "SFENet1.weight" in state:
+        for name, factor in (("entry.weight", 255), (f"{last}weight", 1 / 255), (f"{last}bias", 1 / 255)):
+            if name in renamed:
+                renamed[name] = renamed[name] * factor
+    return renamed

@@ -1,0 +1,133 @@
+"""RLFN: Residual Local Feature Network for Efficient Super-Resolution (Kong et al., CVPRW 2022)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from sr_lab.layers.attention import ESA
+from sr_lab.layers.image import ImageRange
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class RLFN(nn.Module):
+    """Residual local feature network, as its authors' code builds it (github.com/bytedance/RLFN).
+
+    RFDN without distillation and without fusion of the stages, for its speed. The defaults are RLFN; RLFN-S
+    has ``num_feat=48``; the network that won NTIRE 2022 has ``num_feat=46``, ``num_mid_feat=48`` and
+    ``num_block=4``.
+
+    Cost: at x4 29.8 G multiply-adds, 27.0 G of them in the blocks; RLFN-S 25.6 G.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2 and 4.
+        num_feat: Width of the trunk.
+        num_mid_feat: Width inside the RLFBs; ``None``: ``num_feat``.
+        num_block: Number of RLFBs.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15.
+
+    Raises:
+        ConfigError: In ``forward``, if lr is too small.
+
+    Note:
+        From the authors' code: everything, 0..255 from the test script of the challenge's network. Inferred:
+        that RLFN and RLFN-S work on the same range.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = ESA.min_size
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 52,
+        num_mid_feat: int | None = None,
+        num_block: int = 6,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(
+            RLFB(num_feat, num_mid_feat=num_feat if num_mid_feat is None else num_mid_feat)
+            for _ in range(num_block)
+        )
+        self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: a residual in feature space, then the tail."""
+        shallow = self.head(self.image_range(lr))  # (N, C, H, W)
+        feat = shallow
+        for block in self.body:
+            feat = block(feat)
+        sr: Tensor = self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
+        return sr
+
+
+class RLFB(nn.Module):
+    """Residual local feature block (RLFN): three convolutions, a residual, spatial attention.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_mid_feat: Channels between the convolutions.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+    """
+
+    def __init__(self, num_feat: int, *, num_mid_feat: int) -> None:
+        super().__init__()
+        self.refine = nn.Sequential(
+            nn.Conv2d(num_feat, num_mid_feat, 3, padding=1),
+            nn.LeakyReLU(0.05, inplace=True),
+            nn.Conv2d(num_mid_feat, num_mid_feat, 3, padding=1),
+            nn.LeakyReLU(0.05, inplace=True),
+            nn.Conv2d(num_mid_feat, num_feat, 3, padding=1),
+            nn.LeakyReLU(0.05, inplace=True),
+        )
+        self.fusion = nn.Conv2d(num_feat, num_feat, 1)
+        self.esa = ESA(num_feat, form="rlfn")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine, then weigh the positions."""
+        out: Tensor = self.esa(self.fusion(self.refine(x) + x))
+        return out
+
+
+# The authors' names and ours. Their blocks count from 1.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^conv_1\.", "head."),
+    (r"^block_(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
+    (r"\.c([1-3])_r\.", lambda match: f".refine.{2 * int(match[1]) - 2}."),
+    (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
+    (r"\.esa\.conv1\.", ".esa.squeeze."),
+    (r"\.esa\.conv2\.", ".esa.shrink.0."),
+    (r"\.esa\.conv3\.", ".esa.context.0."),
+    (r"\.esa\.conv_f\.", ".esa.skip."),
+    (r"\.esa\.conv4\.", ".esa.excite.0."),
+    (r"^conv_2\.", "fusion."),
+    (r"^upsampler\.", "tail."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/bytedance/RLFN.
+
+    Args:
+        state: Tensors under the authors' names.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``RLFN``.
+    """
+    return rename(state, _OFFICIAL_KEYS)

@@ -1,0 +1,162 @@
+"""SAFMN: Spatially-Adaptive Feature Modulation for Efficient Image SR (Sun et al., ICCV 2023)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class SAFMN(nn.Module):
+    """Spatially-adaptive feature modulation network, as its authors' code builds it (sunny2109/SAFMN).
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk, a multiple of 4; 128 in the large network.
+        num_block: Number of feature mixing modules; 16 in the large network.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 8.
+
+    Raises:
+        ConfigError: If ``num_feat`` is no multiple of 4; in ``forward``, if lr is too small.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 8
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 36,
+        num_block: int = 8,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.body = nn.ModuleList(FMM(num_feat) for _ in range(num_block))
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: a chain of modules within one residual, then the tail."""
+        shallow = self.head(lr)  # (N, C, H, W)
+        feat = shallow
+        for block in self.body:
+            feat = block(feat)
+        sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW)
+        return sr
+
+
+class FMM(nn.Module):
+    """Feature mixing module: SAFM, then a convolutional channel mixer, each behind a norm within a residual.
+
+    Args:
+        num_feat: Channels in and out; the mixer has twice as many inside.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same; H and W of at least 8.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(num_feat, eps=1e-6)
+        self.safm = SAFM(num_feat)
+        self.norm2 = ChannelNorm(num_feat, eps=1e-6)
+        self.ccm = nn.Sequential(
+            nn.Conv2d(num_feat, 2 * num_feat, 3, padding=1), nn.GELU(), nn.Conv2d(2 * num_feat, num_feat, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Modulate, then mix."""
+        x = x + self.safm(self.norm1(x))
+        out: Tensor = x + self.ccm(self.norm2(x))
+        return out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last axis, with the channels there."""
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SAFM(nn.Module):
+    """Spatially-adaptive feature modulation: weights from four sizes of the map, each for its channels.
+
+    Args:
+        num_feat: Channels in and out, a multiple of 4.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same; H and W of at least 8.
+
+    Raises:
+        ConfigError: If ``num_feat`` is no multiple of 4; in ``forward``, if the map is too small.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        if num_feat % 4:
+            raise ConfigError(
+                f"SAFM: cannot share num_feat={num_feat} channels among 4 sizes; allowed: multiples of 4"
+            )
+        width = num_feat // 4
+        self.levels = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, groups=width) for _ in range(4))
+        self.fusion = nn.Sequential(nn.Conv2d(num_feat, num_feat, 1), nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the features by what smaller copies of them show."""
+        height, width = x.shape[-2:]
+        if min(height, width) < 8:
+            raise ConfigError(
+                f"SAFM: its third halving needs an LR image of at least 8x8 pixels, got {height}x{width}; "
+                "enlarge the image or the patch"
+            )
+        parts = []
+        for halvings, (part, conv) in enumerate(zip(x.chunk(4, dim=1), self.levels, strict=True)):
+            if halvings == 0:
+                parts.append(conv(part))
+            else:
+                smaller = conv(F.adaptive_max_pool2d(part, (height >> halvings, width >> halvings)))
+                parts.append(F.interpolate(smaller, size=(height, width), mode="nearest"))
+        weights: Tensor = self.fusion(torch.cat(parts, dim=1))  # (N, C, H, W)
+        return weights * x
+
+
+# The authors' names and ours.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^to_feat\.", "head."),
+    (r"^feats\.", "body."),
+    (r"^to_img\.", "tail."),
+    (r"\.safm\.mfr\.", ".safm.levels."),
+    (r"\.safm\.aggr\.", ".safm.fusion.0."),
+    (r"\.ccm\.ccm\.", ".ccm."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/sunny2109/SAFMN.
+
+    Args:
+        state: Tensors under the authors' names.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``SAFMN``.
+    """
+    return rename(state, _OFFICIAL_KEYS)

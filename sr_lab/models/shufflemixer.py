@@ -1,0 +1,208 @@
+"""ShuffleMixer: An Efficient ConvNet for Image Super-Resolution (Sun et al., NeurIPS 2022)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.image import enlarged
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+
+_GROUPS = 8  # of the channel shuffle
+
+
+class ShuffleMixer(nn.Module):
+    """ShuffleMixer, as its authors' code builds it (github.com/sunny2109/ShuffleMixer).
+
+    Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on enlarged features.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk, a multiple of 8; 32 in the tiny network.
+        num_block: Number of feature mixing blocks.
+        kernel_size: Kernel of the depthwise convolutions, odd; 3 in the tiny network.
+        upsampler: Factory for the tail; ``None`` builds the paper's.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If ``num_feat`` is no multiple of 8, or ``kernel_size`` is even.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 64,
+        num_block: int = 5,
+        kernel_size: int = 7,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if num_feat % _GROUPS:
+            raise ConfigError(
+                f"ShuffleMixer: cannot shuffle num_feat={num_feat} channels in {_GROUPS} groups; "
+                f"allowed: multiples of {_GROUPS}"
+            )
+        if kernel_size % 2 == 0:
+            raise ConfigError(f"ShuffleMixer: kernel_size must be odd, got {kernel_size}")
+        make_tail = ShuffleMixerUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.head = nn.Conv2d(3, num_feat, 3, padding=1, bias=False)
+        self.body = nn.ModuleList(FMB(num_feat, kernel_size) for _ in range(num_block))
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: a chain of blocks and the tail, beside the bilinear enlargement."""
+        feat = self.head(lr)  # (N, C, H, W)
+        for block in self.body:
+            feat = block(feat)
+        residual: Tensor = self.tail(feat)  # (N, 3, rH, rW)
+        return residual + enlarged(lr, self.scale, mode="bilinear")
+
+
+class FMB(nn.Module):
+    """Feature mixing block: two shuffle mixer layers, then a fused MBConv, each within a residual.
+
+    Args:
+        num_feat: Channels in and out; the MBConv has 16 more inside.
+        kernel_size: Kernel of the depthwise convolutions.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, kernel_size: int) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(*(ShuffleMixerLayer(num_feat, kernel_size) for _ in range(2)))
+        self.conv = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat + 16, 3, padding=1),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(num_feat + 16, num_feat, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix, then convolve."""
+        x = x + self.mix(x)
+        out: Tensor = x + self.conv(x)
+        return out
+
+
+class ShuffleMixerLayer(nn.Module):
+    """Shuffle mixer layer: channels mixed at each position, positions of each channel, channels again.
+
+    Args:
+        num_feat: Channels in and out, a multiple of 8.
+        kernel_size: Kernel of the depthwise convolution, which alone has no residual.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, kernel_size: int) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(num_feat, bias=False)
+        self.mlp1 = SplitMLP(num_feat)
+        self.depthwise = nn.Conv2d(num_feat, num_feat, kernel_size, padding=kernel_size // 2, groups=num_feat)
+        self.norm2 = ChannelNorm(num_feat, bias=False)
+        self.mlp2 = SplitMLP(num_feat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels, positions, channels."""
+        x = self.depthwise(x + self.mlp1(self.norm1(x)))
+        out: Tensor = x + self.mlp2(self.norm2(x))
+        return out
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last axis, with the channels there."""
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SplitMLP(nn.Module):
+    """An MLP at each position for half of the channels, then a shuffle that deals all of them out anew.
+
+    Args:
+        num_feat: Channels in and out, a multiple of 8; the MLP has as many inside.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        half = num_feat // 2
+        self.mlp = nn.Sequential(
+            nn.Conv2d(half, num_feat, 1), nn.SiLU(inplace=True), nn.Conv2d(num_feat, half, 1)
+        )
+        self.shuffle = nn.ChannelShuffle(_GROUPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Split, mix, shuffle."""
+        mixed, kept = x.chunk(2, dim=1)
+        out: Tensor = self.shuffle(torch.cat((self.mlp(mixed), kept), dim=1))
+        return out
+
+
+class ShuffleMixerUpsampler(nn.Sequential):
+    """The tail of ShuffleMixer: [Conv1x1, PixelShuffle, SiLU] once, twice at x4, then a Conv3x3.
+
+    Args:
+        num_feat: Channels in, and after every step.
+        num_out_ch: Channels of the image.
+        scale: Upscaling factor r; only x4 goes in steps of 2.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
+    """
+
+    def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
+        layers: list[nn.Module] = []
+        for step in (2, 2) if scale == 4 else (scale,):
+            layers += [
+                nn.Conv2d(num_feat, num_feat * step**2, 1),
+                nn.PixelShuffle(step),
+                nn.SiLU(inplace=True),
+            ]
+        super().__init__(*layers, nn.Conv2d(num_feat, num_out_ch, 3, padding=1))
+
+
+# The authors' names and ours, without the tail: which layer its last convolution is depends on the scale.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^to_feat\.", "head."),
+    (r"^blocks\.", "body."),
+    (r"^(body\.\d+)\.net\.", r"\1.mix."),
+    (r"\.spatial\.", ".depthwise."),
+    (r"\.(norm[12])\.body\.", r".\1."),
+    (r"\.(mlp[12])\.fc\.", r".\1.mlp."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/sunny2109/ShuffleMixer.
+
+    Args:
+        state: Tensors under the authors' names.
+        scale: Upscaling factor of the network.
+
+    Returns:
+        The same tensors under the names of ``ShuffleMixer``.
+    """
+    last = 6 if scale == 4 else 3
+    tail: tuple[KeyRule, ...] = ((r"^tail\.(?!\d)", f"tail.{last}."), (r"^upsapling\.", "tail."))  # sic
+    return rename(state, tail + _OFFICIAL_KEYS)

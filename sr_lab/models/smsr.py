@@ -1,0 +1,205 @@
+"""SMSR: Exploring Sparsity in Image Super-Resolution for Efficient Inference (Wang et al., CVPR 2021)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.attention import CA
+from sr_lab.layers.image import ImageRange, enlarged, without_mean_shift
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class SMSR(nn.Module):
+    """Sparse mask network: masks mark the channels that are computed only where the image needs it.
+
+    Training draws soft masks with Gumbel noise from torch's generator. Evaluation takes hard ones, without
+    noise, and computes densely what the authors' sparse kernels give: the same image, none of their saving.
+
+    Cost: at x4 89.0 G multiply-adds, since dense and sparse channels are convolved apart; sparse kernels need
+    two thirds of that at most, and less the more the masks leave out.
+
+    Args:
+        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        num_feat: Width of the trunk, at least 16.
+        num_block: Number of SMMs.
+        tau: Temperature of the soft masks, above 0.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Raises:
+        ConfigError: If ``tau`` is not above 0.
+
+    Note:
+        From the authors' code (github.com/The-Learning-And-Vision-Atelier-LAVA/SMSR), which takes even sizes
+        only; an odd one is rounded up inside the mask branch. Left out is the loss that makes the masks
+        sparse (0.1 times their mean): only the image leaves the network. Their trainer means to anneal tau
+        from 1 to 0.4, but calls a method that no module has, so that it stays at 1. The printed counts leave
+        the weights of the channel masks out (2560).
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 64,
+        num_block: int = 5,
+        tau: float = 1.0,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if tau <= 0:
+            raise ConfigError(
+                f"model=smsr: a temperature is above 0, got tau={tau}; allowed: above 0, e.g. 1"
+            )
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.range = ImageRange(gain=255)
+        self.head = nn.Sequential(
+            nn.Conv2d(3, num_feat, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(num_feat, num_feat, 3, padding=1),
+        )
+        self.body = nn.ModuleList(SMM(num_feat, tau=tau) for _ in range(num_block))
+        self.fusion = nn.Sequential(
+            nn.Conv2d(num_block * num_feat, num_feat, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(num_feat, num_feat, 3, padding=1),
+        )
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: the outputs of all modules are fused, then the tail beside the enlarged image."""
+        image = self.range(lr)
+        shallow = self.head(image)  # (N, C, H, W)
+        feat = shallow
+        stages = []
+        for block in self.body:
+            feat = block(feat)
+            stages.append(feat)
+        fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
+        sr: Tensor = self.tail(fused + shallow) + enlarged(image, self.scale)  # (N, 3, rH, rW)
+        return self.range.restore(sr)
+
+
+class SMM(nn.Module):
+    """Sparse mask module: a mask of positions from the features, convolutions under it, channel attention.
+
+    Args:
+        num_feat: Channels in and out (C).
+        tau: Temperature of the soft masks.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int, *, tau: float) -> None:
+        super().__init__()
+        self.tau = tau
+        num_mask_feat = num_feat // 4
+        self.mask = nn.Sequential(
+            nn.Conv2d(num_feat, num_mask_feat, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AvgPool2d(2, ceil_mode=True),
+            nn.Conv2d(num_mask_feat, num_mask_feat, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(num_mask_feat, 2, 3, stride=2, padding=1, output_padding=1),
+        )
+        self.smb = SMB(num_feat, tau=tau)
+        self.ca = CA(num_feat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mask, masked convolutions, attention, residual."""
+        height, width = x.shape[-2:]
+        logits = self.mask(x)[..., :height, :width].float()  # (N, 2, H, W)
+        if self.training:
+            positions = F.gumbel_softmax(logits, tau=self.tau, dim=1)[:, 1:]
+        else:
+            positions = (logits[:, 1:] > logits[:, :1]).float()
+        out: Tensor = self.ca(self.smb(x, positions.to(x.dtype))) + x
+        return out
+
+
+class SMB(nn.Module):
+    """Sparse masked convolutions: four 3x3, all of whose outputs are collected.
+
+    Each layer has a mask of its own over the channels: a dense channel is computed everywhere, a sparse one
+    at the marked positions only; what comes from sparse channels counts there only.
+
+    Args:
+        num_feat: Channels in and out (C).
+        num_conv: Number of 3x3 convolutions.
+        tau: Temperature of the soft masks.
+
+    Shape:
+        Features ``(N, C, H, W)`` and marks of positions ``(N, 1, H, W)`` in [0, 1] -> features of the same
+        size.
+    """
+
+    def __init__(self, num_feat: int, *, num_conv: int = 4, tau: float) -> None:
+        super().__init__()
+        self.tau = tau
+        self.channel_logits = nn.Parameter(torch.rand(1, num_feat, num_conv, 2))  # dense, sparse
+        self.convs = nn.ModuleList(
+            nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False) for _ in range(num_conv)
+        )
+        self.act = nn.ReLU()
+        self.collect = nn.Conv2d(num_conv * num_feat, num_feat, 1)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The convolutions in turn, each with dense and sparse channels apart."""
+        if self.training:
+            channels = F.gumbel_softmax(self.channel_logits, tau=self.tau, dim=-1)
+        else:
+            channels = self.channel_logits.softmax(dim=-1).round()
+        masks = [(mask[..., :1], mask[..., 1:]) for mask in channels.to(x.dtype).unsqueeze(3).unbind(dim=2)]
+        feat = x
+        stages = []
+        for k, conv in enumerate(self.convs):
+            dense, sparse = masks[k]  # (1, C, 1, 1)
+            computed = dense + sparse * positions  # (N, C, H, W)
+            if k == 0:
+                feat = conv(feat) * computed
+            else:
+                dense_in, sparse_in = masks[k - 1]
+                from_sparse = conv(feat * sparse_in) * (dense + sparse) * positions
+                feat = conv(feat * dense_in) * computed + from_sparse
+            feat = self.act(feat)
+            stages.append(feat)
+        out: Tensor = self.collect(torch.cat(stages, dim=1))  # (N, num_conv * C, H, W) -> (N, C, H, W)
+        return out
+
+
+# The authors' names and ours.
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"^collect\.", "fusion."),
+    (r"^(body\.\d+)\.spa_mask\.", r"\1.mask."),
+    (r"^(body\.\d+)\.body\.ch_mask$", r"\1.smb.channel_logits"),
+    (r"^(body\.\d+)\.body\.body\.", r"\1.smb.convs."),
+    (r"^(body\.\d+)\.body\.collect\.", r"\1.smb.collect."),
+    (r"\.ca\.conv_du\.", ".ca.excite."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/The-Learning-And-Vision-Atelier-LAVA/SMSR.
+
+    Args:
+        state: Tensors under the authors' names.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``SMSR``, without the mean shifts.
+    """
+    return rename(without_mean_shift(state, gain=255), _OFFICIAL_KEYS)

@@ -1,0 +1,161 @@
+"""SPAN: Swift Parameter-free Attention Network for Efficient SR (Wan et al., CVPRW 2024)."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.layers.image import ImageRange
+from sr_lab.layers.reparam import Kernel, RepConv
+from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.types import UpsamplerFactory
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+class SPAN(nn.Module):
+    """Swift parameter-free attention network, as its authors' code builds it (github.com/hongyuanyu/SPAN).
+
+    Args:
+        scale: Upscaling factor r.
+        num_feat: Width of the trunk; 52 in the larger network.
+        num_block: Number of SPABs.
+        upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
+
+    Shape:
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
+
+    Note:
+        From the authors' code: the image goes in as (lr - mean) * 255, what comes out is in [0, 1] as it is.
+        The features that the last block lends to the fusion have its activation, since that works in place.
+    """
+
+    colour: ClassVar[str] = "rgb"
+    min_size: ClassVar[int] = 1
+    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        num_feat: int = 48,
+        num_block: int = 6,
+        upsampler: UpsamplerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        self.scale = scale
+        self.range = ImageRange(gain=255)
+        self.head = Conv3XC(3, num_feat)
+        self.body = nn.ModuleList(SPAB(num_feat) for _ in range(num_block))
+        self.last = Conv3XC(num_feat, num_feat)
+        self.fusion = nn.Conv2d(4 * num_feat, num_feat, 1)
+        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge lr: the features of the head, the first and the last block are fused, then the tail."""
+        shallow = self.head(self.range(lr))  # (N, C, H, W)
+        feat = shallow
+        outputs: list[Tensor] = []
+        middles: list[Tensor] = []
+        for block in self.body:
+            feat = block(feat, middles)
+            outputs.append(feat)
+        stages = (shallow, self.last(feat), outputs[0], middles[-1])
+        fused = self.fusion(torch.cat(stages, dim=1))  # (N, 4C, H, W) -> (N, C, H, W)
+        sr: Tensor = self.tail(fused)  # (N, 3, rH, rW)
+        return sr
+
+
+class SPAB(nn.Module):
+    """Swift parameter-free attention block: three convolutions whose output is its own attention.
+
+    Args:
+        num_feat: Channels in and out.
+
+    Shape:
+        ``(N, num_feat, H, W)`` -> the same.
+    """
+
+    def __init__(self, num_feat: int) -> None:
+        super().__init__()
+        self.conv1 = Conv3XC(num_feat, num_feat)
+        self.conv2 = Conv3XC(num_feat, num_feat)
+        self.conv3 = Conv3XC(num_feat, num_feat)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor, middles: list[Tensor] | None = None) -> Tensor:
+        """The residual, weighed by an odd function of what was added to it.
+
+        Args:
+            x: Features.
+            middles: Takes the features behind the first convolution, which the network wants from its last
+                block.
+        """
+        middle = self.act(self.conv1(x))
+        if middles is not None:
+            middles.append(middle)
+        refined = self.conv3(self.act(self.conv2(middle)))
+        out: Tensor = (refined + x) * (torch.sigmoid(refined) - 0.5)
+        return out
+
+
+class Conv3XC(RepConv):
+    """A 3x3 convolution, trained twice as wide between two 1x1 ones, beside a 1x1 skip.
+
+    Args:
+        num_in_ch: Channels in.
+        num_out_ch: Channels out.
+
+    Shape:
+        ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
+    """
+
+    def __init__(self, num_in_ch: int, num_out_ch: int) -> None:
+        super().__init__()
+        self.skip = nn.Conv2d(num_in_ch, num_out_ch, 1)
+        self.expand = nn.Conv2d(num_in_ch, 2 * num_in_ch, 1, padding=1)
+        self.conv = nn.Conv2d(2 * num_in_ch, 2 * num_out_ch, 3)
+        self.reduce = nn.Conv2d(2 * num_out_ch, num_out_ch, 1)
+
+    def branches(self, x: Tensor) -> Tensor:
+        """The chain beside the skip."""
+        out: Tensor = self.reduce(self.conv(self.expand(x))) + self.skip(x)
+        return out
+
+    def merged(self) -> Kernel:
+        """Both in one kernel."""
+        chain = Kernel.of(self.conv).after(Kernel.of(self.expand)).before(Kernel.of(self.reduce))
+        return chain + Kernel.of(self.skip)
+
+
+# The authors' names and ours. Their blocks count from 1.
+_TRAINED_KEYS: tuple[KeyRule, ...] = (
+    (r"\.eval_conv\.", None),  # folded anew at every inference
+    (r"\.sk\.", ".skip."),
+    (r"\.conv\.0\.", ".expand."),
+    (r"\.conv\.1\.", ".conv."),
+    (r"\.conv\.2\.", ".reduce."),
+)
+_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
+    (r"\.eval_conv\.", ".folded."),
+    (r"^conv_1\.", "head."),
+    (r"^block_(\d+)\.c([1-3])_r\.", lambda match: f"body.{int(match[1]) - 1}.conv{match[2]}."),
+    (r"^conv_2\.", "last."),
+    (r"^conv_cat\.", "fusion."),
+    (r"^upsampler\.", "tail."),
+)
+
+
+def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
+    """Renames the weights of a checkpoint of github.com/hongyuanyu/SPAN.
+
+    Args:
+        state: Tensors under the authors' names, of the trained network, or of its ``eval_conv`` alone.
+        scale: Upscaling factor of the network; the names do not depend on it.
+
+    Returns:
+        The same tensors under the names of ``SPAN``, folded if the trained branches are not there.
+    """
+    trained = any(".sk." in name for name in state)
+    return rename(state, (_TRAINED_KEYS if trained else ()) + _OFFICIAL_KEYS)

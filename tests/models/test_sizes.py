@@ -1,0 +1,53 @@
+"""Every network has the parameters that its paper or its authors' code has: one table, sizes.csv."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from sr_lab import catalogue
+from sr_lab.catalogue import Entry
+from sr_lab.layers.folding import fold
+from sr_lab.ops.complexity import num_params
+
+with (Path(__file__).parent / "sizes.csv").open(newline="") as file:
+    SIZES = list(csv.DictReader(file, strict=True))
+
+
+def plain(value):
+    """A setting as the command line reads it."""
+    if value in ("true", "false"):
+        return value == "true"
+    return int(value) if value.isdigit() else value
+
+
+def name(row):
+    return "-".join(filter(None, (row["option"], row["settings"], f"x{row['scale']}", row["printed"])))
+
+
+every_size = pytest.mark.parametrize("row", SIZES, ids=name)
+
+
+@every_size
+def test_a_network_has_exactly_these_parameters(row):
+    settings = dict(setting.split("=") for setting in row["settings"].split(";") if setting)
+    with torch.device("meta"):
+        net = Entry(row["option"], int(row["scale"])).build(**{k: plain(v) for k, v in settings.items()})
+    assert num_params(fold(net.eval())) == int(row["params"])
+
+
+@every_size
+def test_the_printed_count_is_reached_or_the_gap_is_explained(row):
+    """Papers round or cut: less than one in the last digit they print."""
+    if not row["printed"]:
+        assert row["source"] == "authors' code"
+        return
+    number, unit = row["printed"][:-1], {"K": 1e3, "M": 1e6}[row["printed"][-1]]
+    last_digit = 10.0 ** -len(number.partition(".")[2])
+    reached = abs(int(row["params"]) / unit - float(number)) < last_digit
+    assert reached == (row["gap"] == "")
+
+
+def test_every_network_stands_in_the_table():
+    assert {row["option"] for row in SIZES} == set(catalogue.options()) - {"bicubic"}

@@ -1,0 +1,42 @@
+"""ECBSR: the fold, and a name of its authors with two meanings."""
+
+import copy
+
+import pytest
+import torch
+
+from sr_lab.layers.folding import fold
+from sr_lab.models.ecbsr import ECB, ECBSR, from_official
+
+
+@pytest.mark.parametrize("identity", [False, True])
+def test_an_ecb_folds_into_one_convolution_up_to_its_border(identity):
+    block = ECB(6, 6, identity=identity)
+    for edge in (block.sobel_x, block.sobel_y, block.laplacian):
+        torch.nn.init.normal_(edge.strength)
+        torch.nn.init.normal_(edge.bias)
+    x = torch.randn(2, 6, 4, 5)
+    expected = block(x)
+    block.fold()
+    torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+    assert [name for name, _ in block.named_parameters()] == ["folded.weight", "folded.bias"]
+    block.fold()  # once is enough
+    assert [name for name, _ in block.named_parameters()] == ["folded.weight", "folded.bias"]
+
+
+def test_the_network_folds_into_a_plain_chain():
+    net = ECBSR(scale=2, num_feat=8, num_block=2).eval()
+    lr = torch.rand(1, 1, 7, 9)
+    torch.testing.assert_close(fold(copy.deepcopy(net))(lr), net(lr), atol=1e-5, rtol=0)
+
+
+def test_the_3x3_of_a_file_is_a_branch_or_all_that_is_left():
+    weight = torch.zeros(1)
+    folded = {f"backbone.{stage}.conv3x3.weight": weight for stage in range(3)}
+    trained = folded | {f"backbone.{stage}.conv1x1_3x3.k0": weight for stage in range(3)}
+    assert list(from_official(folded, scale=2)) == [
+        "head.0.folded.weight",
+        "body.0.0.folded.weight",
+        "tail.0.folded.weight",
+    ]
+    assert "body.0.0.conv.weight" in from_official(trained, scale=2)

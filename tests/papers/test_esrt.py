@@ -1,0 +1,50 @@
+"""ESRT (Lu et al., CVPRW 2022): what repeats in its blocks, its second tail, its authors' names."""
+
+import torch
+
+from sr_lab.models.esrt import ESRT, HPB, from_official
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
+
+
+def test_one_block_refines_the_low_frequencies_five_times():
+    block = HPB(16).eval()
+    sizes = []
+    block.low.register_forward_hook(lambda _, inputs, output: sizes.append(tuple(output.shape[-2:])))
+    with torch.no_grad():
+        block(torch.rand(1, 16, 7, 8))
+    assert sizes == 5 * [(3, 4)]
+
+
+def test_second_tail_adds_nothing_negative_and_has_no_last_bias():
+    net = ESRT(scale=4, num_feat=16).eval()
+    assert net.shallow_tail[-1].bias is None
+    assert net.tail[-1].bias is not None
+    lr = torch.rand(1, 3, 6, 7)
+    seen = []
+    net.tail.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    with torch.no_grad():
+        assert (net(lr) - seen[0] >= 0).all()
+
+
+def test_another_tail_keeps_its_bias():
+    net = ESRT(scale=2, num_feat=16, upsampler=StepwiseUpsampler)
+    assert net.shallow_tail[-1].bias is not None
+
+
+def test_scales_without_effect_are_dropped_and_others_kept():
+    unit = "body.0.encoder2.decoder_low."
+    names = [f"{unit}weight{k}.scale" for k in (1, 2, 3, 4, 5)] + [f"{unit}layer1.weight1.scale"]
+    assert list(from_official({name: torch.ones(1) for name in names}, scale=2)) == [
+        "body.1.low.scale2.scale",
+        "body.1.low.scale1.scale",
+        "body.1.low.identity_scale.scale",
+        "body.1.low.residual_scale.scale",
+        "body.1.low.unit1.identity_scale.scale",
+    ]
+
+
+def test_last_convolutions_are_numbered_by_the_scale():
+    names = ["tail.0.0.weight", "tail.1.weight", "up.1.conv.weight"]
+    for scale, last in ((2, 2), (3, 2), (4, 4)):
+        renamed = from_official({name: torch.ones(1) for name in names}, scale=scale)
+        assert list(renamed) == ["tail.0.weight", f"tail.{last}.weight", f"shallow_tail.{last}.weight"]

@@ -1,0 +1,44 @@
+"""LAPAR (Li et al., NeurIPS 2020): its printed cost, its fixed filters, and how they meet the image."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sr_lab.layers.image import enlarged
+from sr_lab.models.lapar import LAPAR, from_official, gaussian_dictionary
+from sr_lab.ops.complexity import multi_adds
+
+
+@pytest.mark.parametrize(("scale", "printed_g"), [(2, 171.0), (3, 114.0), (4, 94.0)])
+def test_cost_is_the_printed_one(scale, printed_g):
+    assert multi_adds(LAPAR(scale=scale), scale=scale, rule="conv") / 1e9 == pytest.approx(
+        printed_g, rel=0.006
+    )
+
+
+def test_filters_span_what_centred_gaussians_can():
+    filters = gaussian_dictionary()
+    assert filters.shape == (72, 1, 5, 5)
+    torch.testing.assert_close(filters.flip(2, 3), filters)
+    assert torch.linalg.matrix_rank(filters.flatten(1).double(), rtol=1e-4) == 13  # all symmetric ones of 5x5
+    torch.testing.assert_close(filters.sum(dim=(1, 2, 3)), torch.tensor([1.0] * 24 + [0.0] * 48))
+
+
+def test_mixing_filters_first_is_filtering_first_and_mixing_then():
+    net = LAPAR(scale=2, num_feat=16, num_block=1).eval()
+    lr = torch.rand(2, 3, 7, 9)
+    coefficients = []
+    net.tail.register_forward_hook(lambda tail, inputs, output: coefficients.append(output))
+    with torch.no_grad():
+        sr = net(lr)
+    padded = F.pad(enlarged(lr, 2), (2, 2, 2, 2), mode="reflect")
+    filtered = F.conv2d(padded.reshape(6, 1, 18, 22), net.dictionary).view(2, 3, 72, 14, 18)
+    torch.testing.assert_close(sr, (coefficients[0].unsqueeze(1) * filtered).sum(dim=2))
+
+
+def test_filters_are_fixed_but_those_of_a_checkpoint_count():
+    net = LAPAR(scale=2, num_feat=16, num_block=1)
+    assert "dictionary" not in dict(net.named_parameters())
+    assert "dictionary" in net.state_dict()
+    renamed = from_official({"decom_conv.weight": torch.ones(1), "w_conv.rgb_mean": torch.ones(1)}, scale=2)
+    assert renamed == {"dictionary": torch.ones(1)}

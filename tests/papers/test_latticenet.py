@@ -1,0 +1,28 @@
+"""LatticeNet (Luo et al., ECCV 2020): its coefficients and its printed cost."""
+
+import pytest
+import torch
+
+from sr_lab.models.latticenet import CC, LatticeNet, from_official
+from sr_lab.ops.complexity import multi_adds
+
+
+@pytest.mark.parametrize(("scale", "printed_g"), [(2, 169.5), (3, 76.3), (4, 43.6)])
+def test_cost_is_the_printed_one(scale, printed_g):
+    cost = multi_adds(LatticeNet(scale=scale), scale=scale, rule="conv")
+    assert cost / 1e9 == pytest.approx(printed_g, rel=0.003)
+
+
+def test_coefficients_see_the_unbiased_deviation():
+    coefficients = CC(16)
+    seen = []
+    coefficients.of_deviation.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.randn(2, 16, 2, 3)
+    coefficients(x)
+    torch.testing.assert_close(seen[0], torch.std(x, dim=(2, 3), keepdim=True))
+
+
+def test_mean_shifts_of_a_checkpoint_count():
+    state = {"sub_mean.weight": torch.rand(3, 3, 1, 1), "add_mean.bias": torch.rand(3)}
+    assert from_official(state, scale=2).keys() == state.keys()
+    assert state.keys() < dict(LatticeNet(scale=2, num_feat=16).named_parameters()).keys()

@@ -1,0 +1,72 @@
+"""MemNet (Tai et al., ICCV 2017): its recursions and memories, its two forms, and Table 2 of Du et al."""
+
+import pytest
+import torch
+from torch import nn
+
+from sr_lab.errors import ConfigError
+from sr_lab.layers.folding import fold
+from sr_lab.models.memnet import MemNet
+from sr_lab.ops.complexity import num_params
+from sr_lab.strategies import cwss, ggas, ggas_cwss
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+@pytest.mark.parametrize(
+    ("build", "printed"),
+    [
+        (lambda net: net, 714),
+        (lambda net: fold(ggas.apply(net)), 721),
+        (cwss.apply, 714),
+        (lambda net: fold(ggas_cwss.apply(net)), 721),
+    ],
+    ids=["MemNet", "+ GGAS", "+ CWSS", "+ both"],
+)
+def test_table_2_prints_whole_thousands_of_the_folded_host(build, printed):
+    assert num_params(build(MemNet(scale=4))) // 1000 == printed
+
+
+def test_the_printed_677_thousand_are_the_weights_of_the_originals_convolutions():
+    net = MemNet(scale=2, form="original")
+    assert sum(conv.weight.numel() for conv in net.modules() if isinstance(conv, nn.Conv2d)) == 676_992
+
+
+@pytest.mark.parametrize("form", ["lr_space", "original"])
+def test_one_unit_serves_all_recursions_and_only_the_original_normalises_each_by_itself(form):
+    net = MemNet(scale=2, num_feat=4, num_block=2, num_recursion=3, form=form)
+    calls = dict.fromkeys(net.residual_units, 0)
+    norms = set()
+    for unit in net.residual_units:
+        unit.register_forward_hook(lambda unit, *_: calls.update({unit: calls[unit] + 1}))
+        for norm in unit.norm1:
+            norm.register_forward_hook(lambda norm, *_: norms.add(norm))
+    net(torch.rand(1, 1 if form == "original" else 3, 6, 5))
+    assert list(calls.values()) == [3, 3]
+    assert len(norms) == (6 if form == "original" else 2)
+
+
+def test_what_ggas_gates_is_what_later_blocks_remember():
+    net = ggas.apply(MemNet(scale=2, num_feat=4, num_block=3))
+    with torch.no_grad():
+        net.strategy["ggas"].gab.pointwise.bias.fill_(-1000)  # the gate is shut
+    seen = []
+    net.body[2].register_forward_pre_hook(lambda block, inputs: seen.extend(inputs[1]))
+    net(torch.rand(1, 3, 6, 5))
+    assert [memory.abs().max().item() > 0 for memory in seen] == [True, False, False]
+
+
+def test_the_original_has_no_tail_to_replace():
+    with pytest.raises(ConfigError, match="model=memnet_original: has no tail"):
+        MemNet(scale=2, form="original", upsampler=SubpixelUpsampler)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"form": "rgb"}, "MemNet: has no such form, got form=rgb; allowed: lr_space, original"),
+        ({"num_recursion": 0}, "got num_recursion=0; allowed: 1 or more"),
+    ],
+)
+def test_what_it_cannot_be_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        MemNet(scale=2, **settings)

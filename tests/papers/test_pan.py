@@ -1,0 +1,50 @@
+"""PAN and A2N (Zhao et al., ECCVW 2020; Chen et al., 2021): the tail that they share, and the image skip."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.models import a2n, pan
+from sr_lab.upsamplers.pa import PAUpsampler
+from sr_lab.upsamplers.subpixel import SubpixelUpsampler
+
+
+@pytest.mark.parametrize("network", [pan.PAN, a2n.A2N])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_any_tail_adds_to_the_bilinear_image(network, scale):
+    net = network(scale=scale, num_feat=16, num_block=1, upsampler=SubpixelUpsampler)
+    torch.nn.init.zeros_(net.tail[0].weight)
+    torch.nn.init.zeros_(net.tail[0].bias)
+    lr = torch.rand(1, 3, 9, 11)
+    expected = F.interpolate(lr, scale_factor=scale, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(net(lr), expected)
+
+
+@pytest.mark.parametrize(("scale", "stages"), [(2, 1), (3, 1), (4, 2)])
+@pytest.mark.parametrize("module", [pan, a2n])
+def test_the_authors_names_of_the_tail_lead_to_its_weights(module, scale, stages):
+    names = [f"{name}{k}" for k in range(1, stages + 1) for name in ("upconv", "HRconv")] + ["conv_last"]
+    names += [f"att{k}.conv" for k in range(1, stages + 1)]
+    state = {f"{name}.{kind}": torch.zeros(1) for name in names for kind in ("weight", "bias")}
+    tail = PAUpsampler(num_feat=16, num_out_ch=3, scale=scale)
+    assert set(module.from_official(state, scale=scale)) == {f"tail.{name}" for name in tail.state_dict()}
+
+
+def test_weights_of_the_two_branches_of_an_a2b_add_up_to_one():
+    block = a2n.A2B(16, plain_kernel_size=1)
+    block.attended = block.plain
+    x = torch.randn(2, 16, 5, 6)
+    torch.testing.assert_close(block(x), block.fusion(block.act(block.plain(block.act(block.entry(x))))) + x)
+
+
+@pytest.mark.parametrize("scale", [1, 5, 6])
+def test_the_tail_refuses_scales_that_its_stages_do_not_reach(scale):
+    with pytest.raises(ConfigError, match=f"no steps lead to scale={scale}; allowed: 3, or a power of 2"):
+        pan.PAN(scale=scale)
+
+
+@pytest.mark.parametrize(("num_feat", "kernel"), [(2, 3), (16, 2)], ids=["too few channels", "even kernel"])
+def test_an_a2b_that_cannot_be_built_is_refused(num_feat, kernel):
+    with pytest.raises(ConfigError, match=f"got num_feat={num_feat}, plain_kernel_size={kernel}; allowed"):
+        a2n.A2N(scale=2, num_feat=num_feat, plain_kernel_size=kernel)

@@ -19,6 +19,9 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo
 
+# Two tests at a time; on two cores a second thread for each would make small networks a hundred times slower.
+test test-slow: export OMP_NUM_THREADS ?= 1
+
 test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 

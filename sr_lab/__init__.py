@@ -1,3 +1,22 @@
-"""Experiment framework for lightweight single-image super-resolution."""
+"""Experiment framework for lightweight single-image super-resolution.
+
+model = sr_lab.load("IMDN_x4.pth")
+sr_lab.upscale("photo.png", model).save("large.png")
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sr_lab.api import load, upscale
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "upscale"]
+
+
+def __getattr__(name: str) -> object:
+    """Import torch with the first use of the interface, not with the package."""
+    if name in ("load", "upscale"):
+        from sr_lab import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'sr_lab' has no attribute '{name}'")

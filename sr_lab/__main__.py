@@ -20,7 +20,7 @@ from sr_lab import sweep, tasks
 from sr_lab.identity import register_resolvers
 
 _queue: list[Path] = []  # folders of jobs that wait for a process of their own
-_done: list[Path] = []  # folders of jobs of a multirun that ran here
+_done: dict[Path, configuration.Config] = {}  # jobs of a multirun that ran here
 _errors: list[Exception] = []
 _judged: list[bool] = []  # Hydra's settings were looked at
 
@@ -42,7 +42,7 @@ def _job(composed: DictConfig) -> None:
             return
         tasks.run(config, folder, overrides)
         if multirun:
-            _done.append(folder)
+            _done[folder] = config
     except Exception as error:
         if not ours:
             raise
@@ -76,7 +76,7 @@ def main() -> int:
         register_resolvers()
         _job()
         if _done:
-            sweep.finish(_done)
+            tasks.finish(list(_done.values())[-1], list(_done))
         if _errors:  # of a training sweep none is started while one is wrong
             raise _errors[0]
         if _queue:

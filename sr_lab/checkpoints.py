@@ -4,16 +4,19 @@ Nothing that is opened here can run code: pickles go through ``weights_only`` an
 more.
 """
 
+import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
+import scipy.io
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import CheckpointError
+from sr_lab.layers.folding import fold
 
 # Levels that authors put around their state dicts, in the order in which they are looked for.
 _WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
@@ -68,6 +71,8 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
     try:
         if file.suffix == ".safetensors":
             return Checkpoint(file, safetensors.torch.load_file(file), None)
+        if file.suffix == ".mat":
+            return Checkpoint(file, _matlab_state(file), None)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways, and each means the same to the user
         # Torch's own words would advise weights_only=False.
@@ -93,6 +98,16 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
     return Checkpoint(file, {str(k).removeprefix("module."): v for k, v in content.items()}, None)
 
 
+def _matlab_state(file: Path) -> dict[str, Tensor]:
+    """The cell arrays of a MATLAB struct ``model`` as ``<field>.<index>``, e.g. VDSR's ``weight.0``."""
+    model = scipy.io.loadmat(file)["model"]
+    return {
+        f"{field}.{index}": torch.from_numpy(array.copy())
+        for field in model.dtype.names
+        for index, array in enumerate(model[field].item().ravel())
+    }
+
+
 def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under our names; the table at the end of the network's file maps its authors'."""
     if set(state) == set(network.state_dict()):
@@ -101,34 +116,59 @@ def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str,
     return dict(state) if from_official is None else dict(from_official(state, scale=network.scale))
 
 
+def _folded(network: nn.Module) -> nn.Module | None:
+    """A folded copy, or ``None`` of a network that has nothing to fold."""
+    if any(hasattr(module, "fold") for module in network.modules()):
+        return fold(copy.deepcopy(network))
+    return None
+
+
+def fits(network: nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether names and shapes are those of a network, folded or not; it may be on the meta device."""
+    state = {name: value.shape for name, value in _named_as_ours(network, checkpoint.state).items()}
+    if state == {name: value.shape for name, value in network.state_dict().items()}:
+        return True
+    folded = _folded(network)
+    return folded is not None and state == {name: v.shape for name, v in folded.state_dict().items()}
+
+
+def shares_names(network: nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether most of a network's weights, folded or not, are in a checkpoint by their names."""
+    state = _named_as_ours(network, checkpoint.state).keys()
+    forms = [form.state_dict().keys() for form in (network, _folded(network)) if form is not None]
+    return any(2 * len(state & names) > len(names) for names in forms)
+
+
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load every weight, exactly.
+    """Load every weight, exactly; into the folded network if the file holds that.
 
     Raises:
         CheckpointError: What is missing, what is too much, what has another shape or is no number.
     """
-    state, own = _named_as_ours(network, checkpoint.state), network.state_dict()
-    missing = [name for name in own if name not in state]
-    extra = [name for name in state if name not in own]
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    no_numbers = [name for name in own if name in state and _is_no_number(state[name], own[name])]
-    problems = [
+    state = _named_as_ours(network, checkpoint.state)
+    folded = _folded(network)
+    if folded is not None and state.keys() == folded.state_dict().keys():  # as some authors publish theirs
+        fold(network)
+    own = network.state_dict()
+    common = [name for name in own if name in state]
+    problems = {
+        "missing": [name for name in own if name not in state],
+        "too much": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in common
+            if state[name].shape != own[name].shape
+        ],
+        "no number": [name for name in common if _is_no_number(state[name], own[name])],
+    }
+    said = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (
-            ("missing", missing),
-            ("too much", extra),
-            ("of another shape", misshapen),
-            ("no number", no_numbers),
-        )
+        for what, names in problems.items()
         if names
     ]
-    if problems:
+    if said:
         raise CheckpointError(
-            f"ckpt: '{checkpoint.path}' does not fit {type(network).__name__}: {'; '.join(problems)}; "
+            f"ckpt: '{checkpoint.path}' does not fit {type(network).__name__}: {'; '.join(said)}; "
             "set model and scale to those of the checkpoint"
         )
     network.load_state_dict(state)

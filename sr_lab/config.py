@@ -190,17 +190,15 @@ class EvaluateConfig(Config):
             raise ConfigError(
                 f"ckpt: '{source}' does not say which network it holds; give its state dict"
             ) from error
-        # Of a file only our own networks are built, unless the user trusts another package.
-        packages = targets.trusted_packages(self.allow)
-        trusted = tuple(name for name in packages if name == "sr_lab" or name not in targets.TRUSTED)
-        for slot in ("model", "upsampler.factory", "strategy.apply"):
-            for name, node in _slot_nodes(config.model_dump(), slot):
-                targets.check(name, node, trusted=trusted, supplied=_SUPPLIED[slot], kind=targets.KINDS[slot])
+        check_stored_network(config.model_dump(), self.allow)
         return config
 
 
 class ComplexityConfig(Config):
     """``task=complexity``."""
+
+    psnr_set: str
+    runs: str | None
 
 
 class ReportConfig(Config):
@@ -416,6 +414,23 @@ def _check_logging(place: str, value: object) -> None:
         and not value.startswith("ext://sys.std")
     ):
         raise ConfigError(f"{place}: {value!r} is not allowed; use ext://sys.stdout or ext://sys.stderr")
+
+
+def check_stored_network(values: Node, allow: Sequence[str] = ()) -> None:
+    """Judge the network that a checkpoint names: only ours are built, unless the user trusts a package.
+
+    Args:
+        values: ``model``, ``upsampler`` and ``strategy``, as in a configuration.
+        allow: Packages that the command line trusts.
+
+    Raises:
+        ConfigError: The network may not be built.
+    """
+    packages = targets.trusted_packages(allow)
+    trusted = tuple(name for name in packages if name == "sr_lab" or name not in targets.TRUSTED)
+    for slot in ("model", "upsampler.factory", "strategy.apply"):
+        for name, node in _slot_nodes(values, slot):
+            targets.check(name, node, trusted=trusted, supplied=_SUPPLIED[slot], kind=targets.KINDS[slot])
 
 
 def to_yaml(config: Config) -> str:

@@ -296,7 +296,7 @@ def test_a_job_of_a_sweep_is_the_run_of_the_single_command(place, first, sweep):
 MISTAKES = {
     "option": (
         ("model=imnd",),
-        r"model: there is no option 'imnd'; allowed: bicubic, .*; did you mean 'imdn'\?",
+        r"model: there is no option 'imnd'; allowed: a2f, .*; did you mean 'imdn'\?",
     ),
     "argument": (("+model.num_feats=3",), r"model.num_feats: IMDN has no such setting; .*'num_feat'\?"),
     "data": (

@@ -14,7 +14,7 @@ RECIPES = sorted(
     path.relative_to(conf_dir() / "experiment").with_suffix("").as_posix()
     for path in (conf_dir() / "experiment").rglob("*.yaml")
 )
-COLUMNS = ["table", "row", "scale", "set", "metric", "value"]
+COLUMNS = ["table", "row", "model", "scale", "set", "metric", "value"]
 # Empty: a figure of the network alone. Average: over the sets, Table 6 of EFRDN.
 SETS = {"", "Set5", "Set14", "B100", "Urban100", "Manga109", "DIV2K", "Average"}
 
@@ -60,3 +60,9 @@ def test_no_figure_stands_twice(table):
 @every_table
 def test_sets_have_the_names_of_the_field(table):
     assert {row["set"] for row in rows(table)} <= SETS
+
+
+@every_table
+def test_a_row_names_its_network_or_says_that_there_is_none(table):
+    options = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    assert {row["model"] for row in rows(table)} <= options | {"not implemented"}

@@ -31,3 +31,35 @@ def rgb_to_y(rgb: Tensor, *, full_range: bool = False) -> Tensor:
     offset = 0.0 if full_range else 16.0
     luma = (weights[0] * red + weights[1] * green + weights[2] * blue + offset) / 255
     return luma.unsqueeze(-3)
+
+
+# Rows Y, Cb, Cr; columns R, G, B, all in [0, 1]: ITU-R BT.601 in the studio range, Cb and Cr around 128.
+_TO_YCBCR = (
+    (65.481, 128.553, 24.966),
+    (-37.797, -74.203, 112.0),
+    (112.0, -93.786, -18.214),
+)
+_OFFSET = (16.0, 128.0, 128.0)
+
+
+def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
+    """Luma and chroma of RGB images as MATLAB's ``rgb2ycbcr`` gives them, unrounded.
+
+    Args:
+        rgb: Floating images ``(N, 3, H, W)`` in [0, 1].
+
+    Returns:
+        ``(N, 3, H, W)``: Y in [16/255, 235/255], Cb and Cr in [16/255, 240/255].
+    """
+    matrix = torch.tensor(_TO_YCBCR, dtype=torch.float64).to(rgb) / 255
+    return torch.einsum("yc,nchw->nyhw", matrix, rgb) + _offset(rgb)
+
+
+def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
+    """The inverse of `rgb_to_ycbcr`; values outside the gamut of RGB leave [0, 1]."""
+    inverse = (torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255).inverse().to(ycbcr)
+    return torch.einsum("cy,nyhw->nchw", inverse, ycbcr - _offset(ycbcr))
+
+
+def _offset(like: Tensor) -> Tensor:
+    return torch.tensor(_OFFSET, dtype=torch.float64).to(like).view(1, 3, 1, 1) / 255

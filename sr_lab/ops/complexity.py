@@ -2,16 +2,20 @@
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Literal
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 Rule = Literal["all", "torchinfo", "conv", "op_counter"]
 
-_HR_WIDTH, _HR_HEIGHT = 1280, 720
+HR_SIZE = (1280, 720)  # width and height of the image at the output
 _OP_COUNTER_SIZE = 192  # LR pixels
 
 
@@ -43,17 +47,100 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule) -> int:
     if num_params(model) == 0:
         return 0
     model = copy.deepcopy(model).to("meta").eval()
-    channels = 1 if getattr(model, "colour", "rgb") == "y" else 3
-    lr = torch.empty(1, channels, _HR_HEIGHT // scale, _HR_WIDTH // scale, device="meta")
+    lr = lr_image(model, scale, "meta")
     if rule == "torchinfo":
         return _torchinfo_count(model, lr)
     if rule == "op_counter":
-        return _op_counter_count(model, channels)
+        return _op_counter_count(model, lr.shape[1])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(lr)
     flops: dict[object, int] = counter.get_flop_counts()["Global"]  # two for each multiply-add
     counted = sum(flops.values()) if rule == "all" else flops.get(torch.ops.aten.convolution, 0)
     return counted // 2
+
+
+def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
+    """Values that the convolutions put out for one image.
+
+    The count of the AIM and NTIRE challenges on efficient super-resolution, which follows the run time on a
+    GPU more closely than multiply-adds do.
+
+    Args:
+        model: As for `multi_adds`.
+        scale: Upscaling factor of ``model``.
+        hr_size: Width and height of the image at the output.
+
+    Returns:
+        The count; 0 for a model without parameters.
+    """
+    if num_params(model) == 0:
+        return 0
+    model = copy.deepcopy(model).to("meta").eval()
+    values_out: dict[Any, Callable[..., int]] = {torch.ops.aten.convolution: _values_out}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=values_out) as counter:
+        model(lr_image(model, scale, "meta", hr_size))
+    counts: dict[object, int] = counter.get_flop_counts()["Global"]
+    return counts[torch.ops.aten.convolution]
+
+
+def peak_memory(model: nn.Module, *, scale: int) -> int:
+    """Bytes alive at once while one image of 1280x720 pixels at the output is made, in float32.
+
+    Weights and intermediate results, as eager PyTorch keeps them on the CPU; what a kernel needs inside
+    itself is not known here. Nothing is computed: the sizes are followed through fake tensors.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    weights: int = sum(value.nbytes for value in [*model.parameters(), *model.buffers()])
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _LiveMemory() as memory:
+        model(lr_image(model, scale, "cpu"))
+    return int(weights + memory.peak)
+
+
+class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows which storages are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        identifier = storage._cdata
+        if identifier in self._known:  # a view, or in place
+            return
+        self._known.add(identifier)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, identifier, storage.nbytes())
+
+    def _forget(self, identifier: int, size: int) -> None:
+        self._known.discard(identifier)
+        self.live -= size
+
+
+def lr_image(model: nn.Module, scale: int, device: str, hr_size: tuple[int, int] = HR_SIZE) -> Tensor:
+    """An LR image of undefined values, ``(1, C, h, w)``, that a model makes one of ``hr_size`` from."""
+    channels = 1 if getattr(model, "colour", "rgb") == "y" else 3
+    width, height = hr_size
+    return torch.empty(1, channels, height // scale, width // scale, device=device)
+
+
+def _values_out(*_inputs: object, out_shape: Sequence[int], **_settings: object) -> int:
+    return math.prod(out_shape)
 
 
 def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:

@@ -43,14 +43,30 @@ def head(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
+# Column, key of metrics.json, unit, decimals; the first two are always there.
+_SIZES = (("params [K]", "num_params", 1e3, 1), ("multi-adds [G]", "multi_adds", 1e9, 1))
+_COSTS = (
+    ("paper [G]", "multi_adds_paper", 1e9, 1),
+    ("acts [M]", "activations", 1e6, 1),
+    ("memory [MiB]", "peak_memory_bytes", 2**20, 0),
+    ("CPU [s/MP]", "cpu_s_per_megapixel", 1, 2),
+    ("GPU [ms]", "gpu_ms", 1, 2),
+    ("GPU memory [MiB]", "gpu_peak_memory_bytes", 2**20, 0),
+)
+
+
+def _with_quartiles(run: Run, key: str, unit: float, decimals: int) -> str:
+    """A figure, with its quartiles where it was measured several times."""
+    text = fixed(_scaled(run.number(key), unit), decimals)
+    quartiles = [fixed(_scaled(run.number(f"{key}_{q}"), unit), decimals) for q in ("q1", "q3")]
+    return text if "-" in quartiles else f"{text} ({' to '.join(quartiles)})"
+
+
 def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Column titles and text cells; bicubic stands above the first network of each scale."""
     sets = list(dict.fromkeys(name for run in runs for name in run.sets))
     columns = ["run", "scale", "params [K]", "multi-adds [G]"]
-    if any("multi_adds_paper" in run.values for run in runs):
-        columns.append("paper [G]")
-    if any("cpu_s_per_megapixel" in run.values for run in runs):
-        columns.append("CPU [s/MP]")
+    columns += [column for column, key, *_ in _COSTS if any(key in run.values for run in runs)]
     columns += [f"{name} {metric}" for name in sets for metric in ("PSNR", "SSIM")]
     timed = any("wall_time_s" in run.values for run in runs)
     columns += ["time [s]"] if timed else []
@@ -80,14 +96,9 @@ def _row(
     name: str, run: Run, prefix: str, sets: Sequence[str], columns: Sequence[str], *, cost: bool
 ) -> list[str]:
     cells = [name, f"x{run.scale}"]
-    for column, key, unit, decimals in (
-        ("params [K]", "num_params", 1e3, 1),
-        ("multi-adds [G]", "multi_adds", 1e9, 1),
-        ("paper [G]", "multi_adds_paper", 1e9, 1),
-        ("CPU [s/MP]", "cpu_s_per_megapixel", 1, 2),
-    ):
+    for column, key, unit, decimals in (*_SIZES, *_COSTS):
         if column in columns:
-            cells.append(fixed(_scaled(run.number(key), unit), decimals) if cost else "-")
+            cells.append(_with_quartiles(run, key, unit, decimals) if cost else "-")
     for set_name in sets:
         cells.append(fixed(run.number(f"{prefix}/{set_name}/psnr_y"), 2))
         cells.append(fixed(run.number(f"{prefix}/{set_name}/ssim_y"), 4))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from sr_lab import sweep
 from sr_lab.config import Config
 
 
@@ -28,3 +29,17 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True`.*")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
+
+
+def finish(config: Config, folders: Sequence[Path]) -> None:
+    """End a multirun whose jobs ran here: the task's own ``collect``, or a table.
+
+    Args:
+        config: Configuration of the last job.
+        folders: Run folders of the jobs that went well.
+    """
+    task = importlib.import_module(f"sr_lab.tasks.{config.task}")
+    if hasattr(task, "collect"):
+        task.collect(config, folders)
+    else:
+        sweep.finish(folders)

@@ -1,5 +1,6 @@
 """What training and evaluating share: the network, the sets, the results."""
 
+import copy
 import datetime
 import importlib.metadata
 import os
@@ -15,14 +16,16 @@ from hydra.types import RunMode
 from rich.console import Console
 from torch import distributed, nn
 
-from sr_lab import sweep, targets
+from sr_lab import catalogue, sweep, targets
+from sr_lab.checkpoints import Checkpoint, load_weights
 from sr_lab.config import PACKAGE, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import device_name
-from sr_lab.errors import ConfigError
+from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.identity import identity
+from sr_lab.layers.folding import fold
 from sr_lab.lit_module import ImageResult
-from sr_lab.ops.complexity import multi_adds, num_params
+from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
 from sr_lab.protocol import PROTOCOLS, Protocol
 
 console = Console(highlight=False, soft_wrap=True)
@@ -34,6 +37,20 @@ def build_network(config: Config) -> nn.Module:
     if config.strategy.apply is not None:
         network = targets.build(config.strategy.apply)(network)
     return network
+
+
+def load(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into the network that the user named.
+
+    Raises:
+        CheckpointError: It does not fit: what is missing, what is too much, and which network would fit.
+    """
+    try:
+        load_weights(network, checkpoint)
+    except CheckpointError as error:
+        fitting = catalogue.fitting(checkpoint)
+        names = " or ".join(map(str, fitting)) or "no network of conf/model has these weights"
+        raise CheckpointError(f"{error} ({names})") from error
 
 
 def protocol_of(config: Config) -> Protocol:
@@ -82,12 +99,22 @@ def means(results: Iterable[ImageResult]) -> dict[str, float]:
 
 
 def cost(network: nn.Module, scale: int) -> dict[str, int]:
-    """``num_params``, and ``multi_adds`` at a 1280x720 output: all, and as the network's paper counts."""
-    return {
-        "num_params": num_params(network),
-        "multi_adds": multi_adds(network, scale=scale, rule="all"),
-        "multi_adds_paper": multi_adds(network, scale=scale, rule=getattr(network, "multi_adds_rule", "all")),
+    """What the folded network, which runs in the end, costs at a 1280x720 output.
+
+    ``num_params``, ``multi_adds`` (all, and as the network's paper counts), ``activations`` and
+    ``peak_memory_bytes``; also ``num_params_training`` where training takes more than running.
+    """
+    folded = fold(copy.deepcopy(network).eval())
+    counts = {
+        "num_params": num_params(folded),
+        "multi_adds": multi_adds(folded, scale=scale, rule="all"),
+        "multi_adds_paper": multi_adds(folded, scale=scale, rule=getattr(network, "multi_adds_rule", "all")),
+        "activations": activations(folded, scale=scale),
+        "peak_memory_bytes": peak_memory(folded, scale=scale),
     }
+    if num_params(network) != num_params(folded):
+        counts["num_params_training"] = num_params(network)
+    return counts
 
 
 def provenance(config: Config, folder: Path) -> dict[str, object]:

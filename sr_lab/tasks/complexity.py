@@ -1,43 +1,125 @@
-"""``task=complexity``: parameters, multiply-adds at a 1280x720 output, and what they cost a CPU."""
+"""``task=complexity``: what a network costs: parameters, multiply-adds, activations, memory, time."""
 
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from torch import nn
-from torch.utils.benchmark import Timer
 
+from sr_lab import files
 from sr_lab.config import ComplexityConfig, to_yaml
-from sr_lab.reporting.runs import read_run
-from sr_lab.reporting.table import print_table
+from sr_lab.devices import check_gpu, has_gpu
+from sr_lab.ops.complexity import HR_SIZE, lr_image
+from sr_lab.reporting.published import psnr
+from sr_lab.reporting.runs import Run, find_runs, read_run
+from sr_lab.reporting.table import print_table, to_csv
+from sr_lab.reporting.tradeoff import Point, draw
 from sr_lab.run_folder import RunFolder
 from sr_lab.tasks import common
 
-_MEGAPIXELS = 640 * 360 / 1e6  # a quarter of 1280x720, so that the largest network takes seconds
-
-
-def cpu_seconds(network: nn.Module, scale: int) -> float:
-    """Median time of an eager float32 forward pass on the CPU, in seconds per megapixel of output.
-
-    Compare figures of one run of this task only: they depend on the machine, its threads and its load.
-    """
-    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
-    lr = torch.rand(1, channels, 360 // scale, 640 // scale)
-    with torch.inference_mode():
-        timer = Timer("network(lr)", globals={"network": network.cpu().eval(), "lr": lr})
-        return timer.blocked_autorange(min_run_time=1.0).median / _MEGAPIXELS
+_CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so that the largest network takes seconds
 
 
 def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Count, and write the counts where a table finds them."""
+    """Count and measure, and write the figures where a table finds them."""
+    check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
     with run_folder.attempt():
         run_folder.write_config(to_yaml(config))
-        network = common.build_network(config)
+        network = common.build_network(config).eval()
+        measured = cpu_time(network, config.scale)
+        if has_gpu(config.trainer.accelerator):
+            measured |= gpu_time(network, config.scale)
         run_folder.write_metrics(
             common.provenance(config, folder)
+            | {"option": HydraConfig.get().runtime.choices.get("model")}
             | common.cost(network, config.scale)
-            | {"cpu_s_per_megapixel": cpu_seconds(network, config.scale)}
+            | measured
         )
     if not common.in_multirun():
         print_table([read_run(folder)])
+
+
+def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
+    """Table, csv and pictures of several networks, beside their run folders."""
+    counted, place = [read_run(folder) for folder in folders], folders[0].parent
+    print_table(counted)
+    files.write(place / "complexity.csv", to_csv(counted))
+    common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
+    trained = find_runs(Path(config.runs)) if config.runs is not None else []
+    for scale in sorted({run.scale for run in counted if not run.problem}):
+        of_scale = [run for run in counted if run.scale == scale]
+        points = [point for run in of_scale for point in _points(run, trained, config.psnr_set)]
+        if points:
+            picture = place / f"complexity_x{scale}.png"
+            files.write(picture, draw(points, title=f"x{scale}", set_name=config.psnr_set))
+            common.console.print(f"picture: {picture}", markup=False)
+
+
+def _points(run: Run, trained: Sequence[Run], set_name: str) -> list[Point]:
+    """Where a network lies, by the papers' figure and by runs of the same network."""
+    printed = psnr(str(run.values.get("option")), run.scale, set_name)
+    reached = [
+        other.number(f"test/{set_name}/psnr_y") for other in trained if _network(other) == _network(run)
+    ]
+    return [
+        Point(run.name, run.number("num_params") or 0, run.number("multi_adds") or 0, value, is_ours)
+        for value, is_ours in [(printed, False), *((value, True) for value in reached)]
+        if value is not None and run.number("multi_adds")
+    ]
+
+
+def _network(run: Run) -> object:
+    identity = run.values.get("identity")
+    parts = ("model", "upsampler", "strategy", "scale")
+    return [identity.get(part) for part in parts] if isinstance(identity, dict) else None
+
+
+def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:
+    """Time of an eager float32 forward pass on the CPU, in seconds per megapixel of output.
+
+    Compare figures of one run of this task only: they depend on the machine, its threads and its load.
+    """
+    lr = lr_image(network, scale, "cpu", _CPU_SIZE).uniform_()
+    seconds = _times(lambda: network(lr))
+    megapixels = _CPU_SIZE[0] * _CPU_SIZE[1] / 1e6
+    return _quartiles("cpu_s_per_megapixel", [second / megapixels for second in seconds])
+
+
+def gpu_time(network: nn.Module, scale: int) -> dict[str, float]:
+    """Milliseconds and peak memory of an eager float32 forward pass to 1280x720 on the GPU."""
+    network = network.cuda()
+    lr = lr_image(network, scale, "cuda").uniform_()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = _times(lambda: network(lr), synchronise=torch.cuda.synchronize)
+    memory = torch.cuda.max_memory_allocated()
+    network.cpu()
+    return _quartiles("gpu_ms", [second * 1e3 for second in seconds]) | {"gpu_peak_memory_bytes": memory}
+
+
+@torch.inference_mode()
+def _times(
+    forward: Callable[[], object],
+    *,
+    synchronise: Callable[[], object] = lambda: None,
+    min_runs: int = 5,
+    min_seconds: float = 1.0,
+) -> list[float]:
+    """Seconds of each of several passes, after one to warm up."""
+    forward()
+    synchronise()
+    seconds: list[float] = []
+    while len(seconds) < min_runs or sum(seconds) < min_seconds:
+        started = time.perf_counter()
+        forward()
+        synchronise()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _quartiles(key: str, values: Sequence[float]) -> dict[str, float]:
+    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return {key: median, f"{key}_q1": q1, f"{key}_q3": q3}

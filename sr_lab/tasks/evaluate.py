@@ -10,14 +10,14 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from sr_lab import targets
+from sr_lab import catalogue, targets
 from sr_lab.callbacks import ExampleImages
-from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
+from sr_lab.checkpoints import Checkpoint, open_checkpoint
 from sr_lab.config import EvaluateConfig, to_yaml
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import check_gpu
-from sr_lab.errors import ConfigError
+from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.lit_module import ImageResult, SRModule
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
@@ -35,9 +35,11 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         checkpoint = open_checkpoint(config.ckpt) if config.ckpt is not None else None
         if checkpoint is not None and checkpoint.record is not None:
             config = _as_stored(config, checkpoint, overrides)
+        elif checkpoint is not None and not _named(overrides).keys() & {"model", "upsampler", "strategy"}:
+            config = _as_found(config, checkpoint, overrides)
         network = common.build_network(config)
         if checkpoint is not None:
-            load_weights(network, checkpoint)
+            common.load(network, checkpoint)
         elif any(True for _ in network.parameters()):
             raise ConfigError(
                 f"ckpt: {type(network).__name__} has weights and none are given; "
@@ -68,8 +70,7 @@ def _as_stored(config: EvaluateConfig, checkpoint: Checkpoint, overrides: Sequen
     """
     assert checkpoint.record is not None
     stored = {key: checkpoint.record.get(key) for key in ("model", "upsampler", "strategy", "scale")}
-    for override in overrides:
-        group = override.lstrip("+~").partition("=")[0].split(".")[0]
+    for group, override in _named(overrides).items():
         if group in stored:
             raise ConfigError(
                 f"{override}: '{checkpoint.path}' says itself which network it holds "
@@ -77,6 +78,42 @@ def _as_stored(config: EvaluateConfig, checkpoint: Checkpoint, overrides: Sequen
             )
     # What a file names is judged like what a user types.
     return config.with_network(stored, str(checkpoint.path))
+
+
+def _as_found(config: EvaluateConfig, checkpoint: Checkpoint, overrides: Sequence[str]) -> EvaluateConfig:
+    """The configuration with the network that an official checkpoint fits.
+
+    Raises:
+        CheckpointError: It fits none, several, or none at the scale of the command line.
+    """
+    fitting = catalogue.fitting(checkpoint)
+    entries = [entry for entry in fitting if entry.scale == config.scale or "scale" not in _named(overrides)]
+    if len(entries) > 1:
+        raise CheckpointError(
+            f"ckpt: '{checkpoint.path}' fits more than one network; choose {' or '.join(map(str, entries))}"
+        )
+    if not entries:
+        names = (
+            " or ".join(map(str, fitting))
+            or "none of conf/model; name it with model=<option> and its settings"
+        )
+        raise CheckpointError(
+            f"ckpt: '{checkpoint.path}' fits no network at scale={config.scale}; fitting: {names}"
+        )
+    entry = entries[0]
+    common.console.print(f"'{checkpoint.path}' holds {entry.option} x{entry.scale}", markup=False)
+    found = {
+        "model": entry.node(),
+        "upsampler": {"name": "native", "factory": None},
+        "strategy": {"name": "none", "apply": None},
+        "scale": entry.scale,
+    }
+    return config.with_network(found, str(checkpoint.path))
+
+
+def _named(overrides: Sequence[str]) -> dict[str, str]:
+    """Groups and settings that the command line names, and the override that does."""
+    return {override.lstrip("+~").partition("=")[0].split(".")[0]: override for override in overrides}
 
 
 def _network_of(stored: dict[str, object]) -> str:

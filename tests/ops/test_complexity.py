@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sr_lab.models.bicubic import Bicubic
-from sr_lab.ops.complexity import multi_adds, num_params
+from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
 
 POSITIONS = 640 * 360  # LR at x2
 
@@ -108,3 +108,61 @@ def test_op_counter_counts_by_hand_on_its_own_image(scale):
 def test_op_counter_takes_a_transposed_convolution_at_its_output():
     deconv = nn.ConvTranspose2d(3, 2, 2, stride=2)
     assert multi_adds(deconv, scale=2, rule="op_counter") == 2 * 3 * (4 + 1) * 384 * 384
+
+
+def test_activations_are_what_convolutions_put_out():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.ConvTranspose2d(8, 2, 2, stride=2))
+    assert activations(model, scale=2) == (8 + 4 * 2) * POSITIONS
+
+
+def test_activations_of_an_image_of_another_size():
+    assert activations(nn.Conv2d(3, 5, 1), scale=2, hr_size=(20, 10)) == 5 * 10 * 5
+
+
+def test_a_model_without_parameters_has_no_activations():
+    assert activations(Bicubic(scale=2), scale=2) == 0
+
+
+class Keeps(nn.Module):
+    """1 + 1 channels from 1, by way of what the tests below count."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.unused = nn.Parameter(torch.zeros(10))
+
+    def forward(self, lr):
+        grey = lr[:, :1]  # a view
+        if self.way == "view":
+            return grey
+        if self.way == "in place":
+            return lr.mul_(2).relu_()
+        if self.way == "chain":  # the first of the three is gone when the third comes
+            return ((lr + 1) + 1) + 1
+        kept = [lr + 1, lr + 2]
+        return torch.cat(kept, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("way", "images"), [("view", 1), ("in place", 1), ("chain", 3), ("two and their sum", 1 + 2 + 2)]
+)
+def test_peak_memory_by_hand(way, images):
+    image = 3 * POSITIONS * 4  # float32
+    assert peak_memory(Keeps(way), scale=2) == images * image + 10 * 4
+
+
+def test_peak_memory_computes_nothing_and_leaves_the_model_alone():
+    model = nn.Conv2d(3, 8, 3, padding=1)
+    before = copy.deepcopy(model.state_dict())
+    assert peak_memory(model, scale=2) == (3 + 8) * POSITIONS * 4 + (3 * 8 * 9 + 8) * 4
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not isinstance(model.weight, torch._subclasses.FakeTensor)
+
+
+def test_attention_does_not_hold_the_matrix_of_all_pairs():
+    class Attends(nn.Module):
+        def forward(self, lr):
+            tokens = lr.flatten(2)[..., :4096].mT.contiguous()[:, None]  # (N, heads, 4096, 3)
+            return F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    assert peak_memory(Attends(), scale=2) < 4096 * 4096 * 4 / 4

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from omegaconf import OmegaConf
+
+from tests.models.test_models import build, distinct_models, images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CONF = Path(__file__).parents[2] / "conf"
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+# The papers' own; of the networks that they compare with, each fits one batch.
+MODELS = ["efrdn", "imdn", "imdn_osff", "imfm", "mren", "mren_l", "osffnet"]
 # Of these, a network takes what its constructor knows.
 SMALL = {"num_feat": 32, "num_block": 1, "num_path": 3, "num_transformer": 1}
 SHORT = (
@@ -74,12 +78,29 @@ def test_300_steps_take_a_small_network_above_bicubic(tmp_path: Path, model: str
     network = hydra.utils.get_class(OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_)
     accepted = inspect.signature(network).parameters
     small = {name: value for name, value in SMALL.items() if name in accepted}
-    if not list(network(scale=4, **small).parameters()):
-        pytest.skip("has nothing to train")
     sizes = [f"++model.{name}={value}" for name, value in small.items()]
     values = train(tmp_path, f"model={model}", *sizes, *SHORT, *SHORT_OF.get(model, ()))
     print(model, values["test/sample/psnr_y"], "dB, bicubic", values["bicubic/sample/psnr_y"])  # noqa: T201
     assert values["test/sample/psnr_y"] > values["bicubic/sample/psnr_y"]
+
+
+@pytest.mark.parametrize("model", distinct_models())
+def test_a_network_fits_one_batch(model: str) -> None:
+    net = build(model)
+    if not list(net.parameters()):
+        pytest.skip("has nothing to train")
+    lr = images(net, number=4)
+    hr = torch.nn.functional.interpolate(lr, scale_factor=2, mode="bicubic").roll(1, dims=-1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(150):
+        loss = torch.nn.functional.l1_loss(net(lr), hr)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    print(model, losses[0], losses[-1])  # noqa: T201
+    assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.parametrize("upsampler", ["native", "subpixel", "deconv", "mwaum"])

@@ -1,0 +1,170 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import sr_lab
+from sr_lab.errors import CheckpointError, ConfigError, DataError
+from sr_lab.inference import enlarge
+from sr_lab.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from sr_lab.ops.resize import imresize
+from tests.test_checkpoints import ours
+from tests.tiny import TinyNet
+
+
+class Repeat(nn.Module):
+    """Nearest neighbour: what comes out is known."""
+
+    scale = 2
+
+    def __init__(self, colour="rgb"):
+        super().__init__()
+        self.colour = colour
+
+    def forward(self, lr):
+        assert not self.training
+        assert lr.shape[1] == {"rgb": 3, "y": 1}[self.colour]
+        return lr.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def test_a_name_gives_a_network_with_fresh_weights():
+    net = sr_lab.load("imdn", scale=2)
+    assert (type(net).__name__, net.scale, net.training) == ("IMDN", 2, False)
+
+
+def test_a_name_needs_a_scale():
+    with pytest.raises(
+        ConfigError, match=r"load: a network needs its scale, got 'imdn'; pass scale=2, 3 or 4"
+    ):
+        sr_lab.load("imdn")
+
+
+def test_an_official_checkpoint_is_recognised(weights_dir):
+    net = sr_lab.load(weights_dir / "IMDN" / "IMDN_x3.pth")
+    assert (type(net).__name__, net.scale) == ("IMDN", 3)
+
+
+def test_a_checkpoint_of_several_scales_needs_one(weights_dir):
+    with pytest.raises(CheckpointError, match="fitting model=carn_m scale=2, model=carn_m scale=3"):
+        sr_lab.load(weights_dir / "CARN-M" / "carn_m.pth")
+    assert sr_lab.load(weights_dir / "CARN-M" / "carn_m.pth", scale=3).scale == 3
+
+
+def test_the_wrong_scale_of_an_official_checkpoint_is_refused(weights_dir):
+    with pytest.raises(CheckpointError, match="got scale=4 and fitting model=imdn scale=3"):
+        sr_lab.load(weights_dir / "IMDN" / "IMDN_x3.pth", scale=4)
+
+
+def test_a_checkpoint_may_not_name_a_class_of_a_stranger(tmp_path):
+    path = ours(tmp_path / "a.ckpt", TinyNet())  # its record names somewhere.Net
+    with pytest.raises(ConfigError, match=r"'somewhere.Net' is not in a trusted package"):
+        sr_lab.load(path)
+
+
+def test_a_missing_file_is_refused():
+    with pytest.raises(CheckpointError, match=r"load: there is no file 'nowhere.pth'"):
+        sr_lab.load("nowhere.pth")
+
+
+def test_an_array_comes_back_as_an_array(pixels):
+    sr = sr_lab.upscale(pixels, Repeat())
+    assert sr.dtype == np.uint8
+    assert np.array_equal(sr, pixels.repeat(2, 0).repeat(2, 1))
+
+
+def test_sixteen_bit_stay_sixteen_bit(pixels):
+    deep = pixels.astype(np.uint16) * 257 - pixels % 2
+    assert np.array_equal(sr_lab.upscale(deep, Repeat()), deep.repeat(2, 0).repeat(2, 1))
+
+
+def test_floats_and_grey_arrays_keep_their_form(pixels):
+    grey = pixels[..., 0] / 255
+    sr = sr_lab.upscale(grey, Repeat())
+    assert (sr.dtype, sr.shape) == (np.float64, (12, 16))
+    assert np.abs(sr - grey.repeat(2, 0).repeat(2, 1)).max() < 1e-6
+
+
+def test_a_file_gives_a_picture(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    sr = sr_lab.upscale(tmp_path / "small.png", Repeat())
+    assert np.array_equal(np.asarray(sr), pixels.repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("L", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("I;16", "I;16")])
+def test_the_mode_of_a_picture(pixels, mode, expected):
+    image = Image.fromarray(pixels)
+    image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
+    sr = sr_lab.upscale(image, Repeat())
+    assert (sr.mode, sr.size) == (expected, (16, 12))
+
+
+def test_transparency_is_kept(pixels):
+    image = Image.fromarray(pixels).convert("RGBA")
+    image.putalpha(100)
+    sr = sr_lab.upscale(image, Repeat())
+    assert (sr.mode, sr.getchannel("A").getextrema()) == ("RGBA", (100, 100))
+
+
+def test_tensors_keep_their_axes_and_type():
+    assert sr_lab.upscale(torch.rand(3, 4, 5), Repeat()).shape == (3, 8, 10)
+    assert sr_lab.upscale(torch.rand(2, 1, 4, 5, dtype=torch.float64), Repeat()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), np.int32), torch.zeros(4, 4), 3]
+)
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(DataError, match=r"upscale: cannot enlarge .*; allowed: "):
+        sr_lab.upscale(image, Repeat())
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(DataError, match=r"upscale: cannot read '.*a.png'.*; give an image file"):
+        sr_lab.upscale(tmp_path / "a.png", Repeat())
+
+
+def test_a_luma_network_leaves_chroma_to_bicubic():
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 6, 8) * 0.2 + 0.4
+    ycbcr = rgb_to_ycbcr(enlarge(Repeat("y"), image))
+    expected = rgb_to_ycbcr(image)
+    assert torch.allclose(
+        ycbcr[:, :1], expected[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3), atol=1e-6
+    )
+    assert torch.allclose(ycbcr[:, 1:], imresize(expected[:, 1:], numerator=2), atol=1e-6)
+
+
+def test_a_grey_image_goes_through_a_luma_network():
+    grey = torch.rand(1, 1, 4, 4)
+    expected = grey.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(enlarge(Repeat("y"), grey), expected, atol=1e-6)
+
+
+def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
+    torch.manual_seed(0)
+    rgb = torch.rand(2, 3, 5, 6, dtype=torch.float64)
+    assert torch.allclose(rgb_to_ycbcr(rgb)[:, :1], rgb_to_y(rgb), atol=1e-12)
+    assert torch.allclose(ycbcr_to_rgb(rgb_to_ycbcr(rgb)), rgb, atol=1e-12)
+
+
+def test_a_training_network_goes_on_training():
+    net = Repeat().train()
+    enlarge(net, torch.rand(1, 3, 4, 4))
+    assert net.training
+
+
+def test_only_what_is_there_can_be_imported():
+    code = "import sr_lab; print(sr_lab.__all__); sr_lab.lode"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "['__version__', 'load', 'upscale']" in done.stdout
+    assert "module 'sr_lab' has no attribute 'lode'" in done.stderr

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lint format clean
+.PHONY: help setup demo test test-slow table check lint format clean
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -27,6 +27,9 @@ test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
 
 test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
+
+table: $(STAMP) ## write README's results from experiments/*/results.csv
+	$(BIN)/python -m sr_lab.reporting.readme
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

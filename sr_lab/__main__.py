@@ -19,7 +19,7 @@ from sr_lab import config as configuration
 from sr_lab import sweep, tasks
 from sr_lab.identity import register_resolvers
 
-_queue: list[Path] = []  # folders of jobs that wait for a process of their own
+_queue: list[sweep.Job] = []  # jobs that wait for a process of their own
 _done: dict[Path, configuration.Config] = {}  # jobs of a multirun that ran here
 _errors: list[Exception] = []
 _judged: list[bool] = []  # Hydra's settings were looked at
@@ -37,8 +37,8 @@ def _job(composed: DictConfig) -> None:
     multirun = ours and hydra_config.mode == RunMode.MULTIRUN
     try:
         config = configuration.load(composed, overrides, hydra_config.runtime.choices)
-        if multirun and config.task == "train":
-            _queue.append(sweep.enqueue(config, folder))
+        if multirun and isinstance(config, configuration.TrainConfig):
+            _queue.append(sweep.enqueue(config, folder, overrides))
             return
         tasks.run(config, folder, overrides)
         if multirun:
@@ -72,6 +72,7 @@ def main() -> int:
     """Run the command line; 0 done, 1 a job failed, 2 the user's mistake, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
+        sweep.end_with_sweep()
         _guard_hydra()
         register_resolvers()
         _job()
@@ -84,7 +85,8 @@ def main() -> int:
     except BrokenPipeError:  # the reader has seen enough: `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+        if sweep.IN_SWEEP not in os.environ:  # there the sweep says so, once
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
         return 130
     except Exception as error:
         sentence = configuration.explain(error)

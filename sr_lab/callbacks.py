@@ -21,6 +21,7 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.lit_module import Measured, SRModule
 from sr_lab.ops.color import rgb_to_y
+from sr_lab.reporting import pictures
 from sr_lab.run_folder import RunFolder
 
 
@@ -261,18 +262,23 @@ class ValidateAtEnd(lightning.Callback):
 
 
 class ExampleImages(lightning.Callback):
-    """Saves strips of LR, bicubic, SR, HR and error: the middle of the first images of each test set.
+    """Saves what the first images of each test set came out as: a report needs neither data nor network.
+
+    A strip of LR, bicubic, SR, HR and error of the middle, for a glance; and these images whole
+    (``reporting.pictures`` says where), of a small set all.
 
     Args:
         folder: Where the PNG files go.
         count: Images of a set.
-        size: Side of the crop in HR pixels.
+        size: Side of the strip's crop in HR pixels.
+        small_set: A set of up to so many images is kept whole.
     """
 
-    def __init__(self, folder: Path, *, count: int = 3, size: int = 160) -> None:
+    def __init__(self, folder: Path, *, count: int = 3, size: int = 160, small_set: int = 5) -> None:
         self.folder = folder
         self.count = count
         self.size = size
+        self.small_set = small_set
 
     def on_test_batch_end(
         self,
@@ -283,22 +289,38 @@ class ExampleImages(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Save the strip of one of a set's first images."""
-        if batch_idx >= self.count or not trainer.is_global_zero:
+        """Save the pictures of one of a set's first images."""
+        if outputs is None or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, SRModule)
-        result = outputs["result"]
-        strip = self._strip(outputs, batch["hr"].float() / 255, pl_module.scale)
-        levels = (strip.clamp(0, 1) * 255 + 0.5).floor().byte()
-        pixels = levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()  # luma as grey
-        buffer = io.BytesIO()
-        picture = Image.fromarray(pixels)
-        picture.save(buffer, "PNG")
-        files.write(self.folder / f"{result.set_name}_{result.image}.png", buffer.getvalue())
+        result, hr = outputs["result"], batch["hr"].float() / 255
+        of_set = trainer.num_test_batches[dataloader_idx : dataloader_idx + 1]
+        if batch_idx < self.count or (of_set and of_set[0] <= self.small_set):
+            images: dict[pictures.Kind, Tensor] = {
+                "lr": outputs["lr"],
+                "bicubic": outputs["bicubic"],
+                "sr": outputs["sr"],
+                "hr": hr,
+            }
+            for kind, image in images.items():
+                self._save(image[0], pictures.place(self.folder, result.set_name, result.image, kind))
+        if batch_idx >= self.count:
+            return
+        strip = self._strip(outputs, hr, pl_module.scale)
+        picture = self._save(strip, self.folder / f"{result.set_name}_{result.image}.png")
         caption = f"LR, bicubic {result.bicubic_psnr_y:.2f} dB, SR {result.psnr_y:.2f} dB, HR, error x4"
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(f"examples/{result.set_name}/{result.image}", [picture], caption=[caption])
+
+    def _save(self, image: Tensor, path: Path) -> Image.Image:
+        """Write ``(C, H, W)`` in [0, 1] as PNG, quantised as it is measured, luma as grey."""
+        levels = (image.detach().clamp(0, 1) * 255 + 0.5).floor().byte()
+        picture = Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        files.write(path, buffer.getvalue())
+        return picture
 
     def _strip(self, outputs: Measured, hr: Tensor, scale: int) -> Tensor:
         """``(C, S, 5 S + gutters)`` in [0, 1]."""

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -106,6 +109,20 @@ class Benchmark(_Strict):
     protocol: str
 
 
+class Table(_Strict):
+    """The table of a paper, as ``experiments/<paper>/expected.csv`` calls it."""
+
+    paper: str
+    name: str
+
+
+class Sweep(_Strict):
+    """How the jobs of a multirun are run; never part of a run's identity."""
+
+    jobs: int = Field(gt=0)
+    retry_failed: bool
+
+
 _OURS = {"precision", "channels_last", "compile"}  # of trainer: not Lightning's, or not as they are
 
 
@@ -148,6 +165,11 @@ class Config(_Strict):
     seed: int = Field(ge=0)
     experiment_name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     run_name: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
+    rows: dict[str, list[str]] = {}
+    row: int | None = None
+    row_label: str | None = None  # of a job: the row that it is, whose overrides it has already
+    table: Table | None = None
+    sweep: Sweep = Sweep(jobs=1, retry_failed=False)
     steps: int = Field(gt=0)
     steps_per_epoch: float = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -201,10 +223,21 @@ class ComplexityConfig(Config):
     runs: str | None
 
 
-class ReportConfig(Config):
-    """``task=report``."""
+class _ReadingConfig(Config):
+    """A task that reads run folders and builds nothing."""
 
     runs: str
+
+
+class ReportConfig(_ReadingConfig):
+    """``task=report``."""
+
+    baseline: str | None = None
+    write_results: bool = False
+
+
+class StatusConfig(_ReadingConfig):
+    """``task=status``."""
 
 
 SCHEMAS: dict[str, type[Config]] = {
@@ -212,6 +245,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "complexity": ComplexityConfig,
     "report": ReportConfig,
+    "status": StatusConfig,
 }
 
 
@@ -228,29 +262,84 @@ def load(
     Raises:
         ConfigError: One sentence that names the place, the value, what is allowed and the nearest match.
     """
-    for override in overrides:
+    composed, choices, row_overrides = _with_row(composed, overrides, choices or {})
+    for override in [*row_overrides, *overrides]:
         group, _, options = override.lstrip("+").partition("=")
         if options.startswith("[") and (conf_dir() / group).is_dir():  # Hydra would merge them
             raise ConfigError(f"{group}: takes one option, got {options}; for a sweep write -m {group}=a,b")
     node = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     OmegaConf.set_struct(node, False)
-    _apply_budget(node)
+    schema = SCHEMAS.get(str(node.get("task")))
+    if schema is None:
+        raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
+    builds = not issubclass(schema, _ReadingConfig)  # judging what is never built would load torch
+    if builds:
+        _apply_budget(node)
     if node.get("run_name", None) is None:
-        node.run_name = run_name(node, overrides, choices or {})
+        node.run_name = run_name(node, overrides, choices)
     try:
         values = typing.cast(Node, OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
-    schema = SCHEMAS.get(str(values.get("task")))
-    if schema is None:
-        raise ConfigError(f"task: there is no task {values.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(error, schema)) from error
-    _check_targets(config, overrides)
+    if builds:
+        _check_targets(config, overrides)
     return config
+
+
+def _key(override: str) -> str:
+    """``model.num_feat`` of ``+model.num_feat=8``; the group of a group's override."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+# Settings that a row may not change: they choose the row, act before a run is checked, or say whom we trust.
+_NOT_OF_A_ROW = {
+    *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow")
+}
+
+
+def _with_row(
+    composed: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]
+) -> tuple[DictConfig, Mapping[str, str], list[str]]:
+    """The composition of a job that is a row of ``rows``: composed again with the overrides of its row.
+
+    They stand before those of the command line, which therefore wins.
+
+    Returns:
+        The composition, in which ``row_label`` has taken the place of ``row`` and ``rows``; the option taken
+        of each group; the overrides of the row.
+    """
+    position = composed.get("row")
+    if position is None:
+        return composed, choices, []
+    rows = OmegaConf.to_container(composed.rows, resolve=False) if composed.get("rows") else {}
+    if not isinstance(rows, dict) or not all(isinstance(row, list) for row in rows.values()):
+        raise ConfigError("rows: must be lists of overrides, each under its label, got something else")
+    if not rows:
+        raise ConfigError(f"row: got {position!r}, and there are no rows; choose an experiment that has some")
+    if not isinstance(position, int) or not 0 <= position < len(rows):
+        labels = ", ".join(f"{number} ({label})" for number, label in enumerate(rows))
+        raise ConfigError(f"row: must be a position in rows, got {position!r}; allowed: {labels}")
+    label, row = list(rows.items())[position]
+    given = {_key(override) for override in overrides}
+    for override in row:
+        if not isinstance(override, str) or re.split(r"[./]", _key(override))[0] in _NOT_OF_A_ROW:
+            raise ConfigError(f"rows.{label}: {override!r} is no setting of a row; remove it")
+    kept = [override for override in row if _key(override) not in given]
+    own = [override for override in overrides if _key(override) != "row"]
+    hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
+    places = [override for override in hydra_node.overrides.hydra if _key(override) == "hydra.searchpath"]
+    try:
+        again = hydra.compose(hydra_node.job.config_name, [*places, *kept, *own], return_hydra_config=True)
+    except HydraException as error:
+        raise ConfigError(f"rows.{label}: {explain(error)}") from error
+    OmegaConf.set_struct(again, False)
+    again.row, again.rows, again.row_label = None, {}, str(label)
+    return again, again.hydra.runtime.choices, kept
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
@@ -332,6 +421,7 @@ def _apply_budget(node: DictConfig) -> None:
 # Overrides that change no number, or that stand elsewhere in the folder's path.
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
+    *("row", "rows", "table", "sweep"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "ckpt", "runs", "explain", "hydra"),
 }
 
@@ -350,6 +440,8 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
         return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or "checkpoint"
     model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
     parts = [model, f"x{node.get('scale')}"]
+    if node.get("row_label") is not None:
+        parts.append(re.sub(r"[^\w.-]+", "-", node.row_label).strip("-") or "row")
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         top = key.split(".")[0].split("@")[0]
@@ -440,8 +532,6 @@ def to_yaml(config: Config) -> str:
 
 def explain(error: Exception) -> str | None:
     """Hydra's and OmegaConf's own errors as one sentence; ours as they are; ``None`` for anything else."""
-    from hydra.errors import HydraException
-
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_lab import config as configuration
 from sr_lab import targets
-from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, TrainConfig
+from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, StatusConfig, TrainConfig
 from sr_lab.errors import ConfigError
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
@@ -79,7 +79,7 @@ def _load(root: DictConfig) -> Config:
 def run_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.run.dir``: one folder for Hydra, every rank and a resumed run."""
     config = _load(_root_)
-    if isinstance(config, ReportConfig):
+    if isinstance(config, (ReportConfig, StatusConfig)):
         return config.runs
     parent = Path(sweep_dir(_root_=_root_))
     return str(parent / folder_name(config, parent))
@@ -100,6 +100,17 @@ def run_folder(*, _root_: DictConfig) -> str:
     return folder_name(_load(_root_), Path(sweep_dir(_root_=_root_)))
 
 
+def rows(*, _root_: DictConfig) -> str:
+    """Resolver for the axis of a sweep over all rows: their positions, ``0,1,2``.
+
+    Raises:
+        ConfigError: There are no rows.
+    """
+    if not _root_.rows:
+        raise ConfigError("rows: there are none to sweep over; give {label: [overrides]}")
+    return ",".join(str(position) for position in range(len(_root_.rows)))
+
+
 def lr_side(hr_side: int, scale: int) -> int:
     """Resolver for recipes that state the HR patch: its side in LR pixels."""
     if hr_side % scale:
@@ -112,5 +123,5 @@ def lr_side(hr_side: int, scale: int) -> int:
 
 def register_resolvers() -> None:
     """Make the names known to ``conf/``."""
-    for resolver in (run_dir, sweep_dir, run_folder, lr_side):
+    for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -2,20 +2,28 @@
 
 config.yaml   resolved configuration            metrics.json  results, written last
 metrics.csv   the record, flushed row by row    failed.txt    traceback of a run that died
+log.txt      output of a job of several at a time
 checkpoints/{last,best}.ckpt   images/   wandb/
+
+Beside the run folders of a sweep lies ``sweep.json``, the list of its jobs.
 """
 
 import contextlib
+import csv
 import fcntl
 import json
 import shutil
+import time
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Literal, TypeAlias
 
 from sr_lab import files
 from sr_lab.errors import ConfigError
+
+State: TypeAlias = Literal["finished", "running", "failed", "interrupted", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,16 @@ class RunFolder:
         return self.path / "failed.txt"
 
     @property
+    def log(self) -> Path:
+        """What the job said, if it was one of several at a time."""
+        return self.path / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process at work; holds the time at which the last attempt began."""
+        return self.path / ".lock"
+
+    @property
     def checkpoints(self) -> Path:
         """``last.ckpt`` and ``best.ckpt``."""
         return self.path / "checkpoints"
@@ -63,6 +81,31 @@ class RunFolder:
         if not results_only:
             self.record.unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def state(self) -> State:
+        """``waiting`` before the first attempt, ``interrupted`` after one that came to no end."""
+        if self._is_locked():
+            return "running"
+        if self.metrics.is_file():
+            return "finished"
+        if self.failed.is_file():
+            return "failed"
+        return "interrupted" if self.lock.exists() else "waiting"
+
+    def since(self) -> float | None:
+        """When the last attempt began, in seconds since the epoch; ``None`` before the first."""
+        try:
+            return float(self.lock.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def progress(self) -> dict[str, str]:
+        """The newest figure of each column of the record: ``step``, ``train/loss``, ``val/psnr_y``, ..."""
+        newest: dict[str, str] = {}
+        with contextlib.suppress(FileNotFoundError), self.record.open(newline="") as file:
+            for row in csv.DictReader(file):
+                newest |= {key: value for key, value in row.items() if key and value}
+        return newest
 
     def read_metrics(self) -> dict[str, object] | None:
         """Results of a finished run, ``None`` of an unfinished one."""
@@ -87,16 +130,74 @@ class RunFolder:
             ConfigError: Another process is at work in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with self.lock.open("a") as lock:
+            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # whoever asks for the state holds it, too
                 raise ConfigError(
                     f"{self.path}: another process is at work on this run; wait for it, or change the seed"
-                ) from None
+                )
+            lock.truncate(0)
+            lock.write(f"{time.time()}\n")
+            lock.flush()
             self.failed.unlink(missing_ok=True)
             try:
                 yield
             except Exception:  # not Ctrl-C: an interrupted run has not failed
                 files.write(self.failed, traceback.format_exc())
                 raise
+
+    def _is_locked(self) -> bool:
+        try:
+            with self.lock.open() as lock:
+                return not _locked(lock, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
+
+
+def _locked(file: IO[str], kind: int, *, attempts: int = 1) -> bool:
+    """Take a lock that the file's closing gives back; ``False`` if another process keeps it."""
+    for attempt in range(attempts):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1 if attempt + 1 < attempts else 0)
+        else:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A job in the index of a sweep.
+
+    Args:
+        folder: Name of the run folder, which lies beside the index.
+        label: The row that the job is, if it is one.
+        overrides: The command line that the job stands for.
+    """
+
+    folder: str
+    label: str | None
+    overrides: list[str]
+
+
+def read_index(parent: Path) -> list[Listed]:
+    """The jobs of the sweeps that wrote into ``parent``, in their order; none if there was no sweep."""
+    path = parent / "sweep.json"
+    try:
+        return [Listed(**job) for job in json.loads(path.read_text())["jobs"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); remove it, the next sweep writes it") from error
+
+
+def write_index(parent: Path, jobs: Sequence[Listed]) -> None:
+    """Write ``sweep.json``: these jobs, and those of earlier sweeps whose folders are still there."""
+    told = {(job.folder, job.label) for job in jobs}
+    kept = [
+        job
+        for job in read_index(parent)
+        if (job.folder, job.label) not in told and (parent / job.folder).is_dir()
+    ]
+    values = {"version": 1, "jobs": [asdict(job) for job in [*kept, *jobs]]}
+    files.write(parent / "sweep.json", json.dumps(values, indent=2) + "\n")

@@ -39,7 +39,7 @@ def compose(*overrides: str) -> Config:
     register_resolvers()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", list(overrides), return_hydra_config=True)
-    return load(composed, overrides, composed.hydra.runtime.choices)
+        return load(composed, overrides, composed.hydra.runtime.choices)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

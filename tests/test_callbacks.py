@@ -20,6 +20,7 @@ from sr_lab.callbacks import (
     watchers,
 )
 from sr_lab.lit_module import ImageResult, Measured
+from sr_lab.reporting import pictures
 from sr_lab.run_folder import RunFolder
 from tests import tiny
 
@@ -267,6 +268,24 @@ def test_a_crop_larger_than_the_image_is_cut_to_a_multiple_of_the_scale(tmp_path
     assert len(panes(tmp_path / "Set_photo.png", 22)) == 5
 
 
+@pytest.mark.parametrize(("kind", "factor"), [("lr", 1), ("bicubic", 1), ("sr", 1), ("hr", 255)])
+def test_the_first_images_are_kept_whole_as_they_were_measured(tmp_path, kind, factor):
+    kept = example(tmp_path)
+    shown = np.asarray(Image.open(pictures.place(tmp_path, "Set", "photo", kind)))
+    height, width = kept[kind].shape[-2:]
+    assert shown.shape == (height, width, 3)
+    assert np.array_equal(shown, (kept[kind][0].float() / factor * 255 + 0.5).byte().permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(("count", "kept"), [(5, 5), (6, 1)])
+def test_a_small_set_is_kept_whole(tmp_path, count, kept):
+    images = tiny.Images("A", count)
+    tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", count=1, size=8)]).test(
+        tiny.sr_module(test=[images]), datamodule=tiny.data(test=[images]), verbose=False
+    )
+    assert len(list((tmp_path / "images" / "A").glob("*.sr.png"))) == kept
+
+
 def test_a_network_that_restores_luma_has_a_strip_too(tmp_path):
     example(tmp_path, channels=1)
     assert (tmp_path / "Set_photo.png").is_file()
@@ -278,7 +297,7 @@ def test_the_first_images_of_each_set_are_shown(tmp_path, count, shown):
     tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", count=count, size=8)]).test(
         tiny.sr_module(test=sets), datamodule=tiny.data(test=sets), verbose=False
     )
-    names = sorted(file.name for file in (tmp_path / "images").iterdir())
+    names = sorted(file.name for file in (tmp_path / "images").glob("*.png"))
     assert names == [f"{name[0]}_image{name[1]}.png" for name in shown]
 
 

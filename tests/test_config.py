@@ -23,7 +23,11 @@ def sentence(*overrides: str) -> str:
 
 @pytest.mark.parametrize("group", sorted(p.name for p in configuration.conf_dir().iterdir() if p.is_dir()))
 def test_every_option_of_every_group_is_valid(group: str):
-    needs = {"report": ("runs=outputs",), "folder": ("dataset.hr_dir=somewhere",)}
+    needs = {
+        "report": ("runs=outputs",),
+        "status": ("runs=outputs",),
+        "folder": ("dataset.hr_dir=somewhere",),
+    }
     for option in (configuration.conf_dir() / group).glob("*.yaml"):
         compose(*SMOKE, f"{group}={option.stem}", *needs.get(option.stem, ()))
 

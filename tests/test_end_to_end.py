@@ -200,7 +200,7 @@ def test_a_report_writes_the_table_beside_the_runs(place, afterwards):
     assert afterwards["reported"].returncode == 0, afterwards["reported"].stderr
     assert "imdn_x4" in afterwards["reported"].stdout
     assert "| bicubic | x4 |" in (place / "first" / "outputs" / "train" / "table.md").read_text()
-    (row,) = csv.DictReader((place / "first" / "outputs" / "train" / "table.csv").read_text().splitlines())
+    (row,) = csv.DictReader((place / "first" / "outputs" / "train" / "runs.csv").read_text().splitlines())
     assert float(row["bicubic/sample/psnr_y"]) == pytest.approx(29.1558, abs=1e-4)
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import Run, find_runs, read_run
-from sr_lab.reporting.table import fixed, head, print_table, rows, to_csv, to_markdown
+from sr_lab.reporting.table import fixed, head, print_table, rows, to_csv
+from sr_lab.run_folder import Listed, write_index
 
 
 def values(name: str, scale: int = 4, **more: object) -> dict[str, object]:
@@ -122,23 +123,22 @@ def test_the_head_warns_when_budgets_differ():
     assert not any("warning" in line for line in head([run("a"), run("b")]))
 
 
-def test_markdown_is_a_table_with_a_rule_of_the_same_width():
-    lines = [line for line in to_markdown([run("a")]).splitlines() if line.startswith("|")]
-    assert lines[0] == "| run | scale | params [K] | multi-adds [G] | Set5 PSNR | Set5 SSIM |"
-    assert lines[1] == "|---|---:|---:|---:|---:|---:|"
-    assert lines[3] == "| a | x4 | 715.2 | 40.9 | 32.21 | 0.8948 |"
-
-
-def test_markdown_escapes_what_would_end_a_cell():
-    text = to_markdown([Run(Path("a-1"), problem="failed: expected x | y")])
-    assert r"| failed: expected x \| y |" in text
-
-
 def test_csv_gives_every_figure_back_unrounded():
     (row,) = csv.DictReader(io.StringIO(to_csv([run("a,b")])))
     assert (row["run"], row["folder"]) == ("a,b", "a,b-0123abcd")
     assert float(row["test/Set5/psnr_y"]) == 32.205
     assert "images" not in row
+
+
+def test_csv_holds_no_formula():
+    (row,) = csv.DictReader(io.StringIO(to_csv([run("=cmd|' /C calc'!A0", gain=-0.5)])))
+    assert (row["run"], row["gain"]) == ("'=cmd|' /C calc'!A0", "-0.5")
+
+
+def test_the_head_says_seeds_and_warns_when_protocols_differ():
+    lines = head([run("a", seed=1, protocol="rgb_uint8"), run("b", seed=0, protocol="classic_y")])
+    assert "seeds: 0, 1" in lines
+    assert "warning: protocols differ between rows" in lines
 
 
 def test_csv_has_a_row_for_a_failed_run():
@@ -171,6 +171,29 @@ def test_a_failed_run_says_why(tmp_path):
     folder = write(tmp_path / "a_seed=1-12", failed_txt="Traceback\n  line\nValueError: too bad\n")
     read = read_run(folder)
     assert (read.name, read.problem) == ("a_seed=1", "failed: ValueError: too bad")
+
+
+def test_a_sentence_of_ours_stands_without_the_name_of_its_class(tmp_path):
+    folder = write(tmp_path / "a-1", failed_txt="Traceback\nsr_lab.errors.DataError: benchmark: no\n")
+    assert read_run(folder).problem == "failed: benchmark: no"
+
+
+def test_a_failed_run_of_a_sweep_says_which_row_it_is(tmp_path):
+    settings = "scale: 4\nseed: 2\nrow_label: '101'\ntable: {paper: osffnet, name: table2}\n"
+    read = read_run(write(tmp_path / "a-1", failed_txt="Error: no", config_yaml=settings))
+    assert (read.labels, read.table, read.scale, read.seed) == (("101",), ("osffnet", "table2"), 4, 2)
+
+
+def test_rows_that_are_one_and_the_same_run_are_all_told(tmp_path):
+    settings = "row_label: plain\ntable: {paper: osffnet, name: table2}\n"
+    write(tmp_path / "a-1", config_yaml=settings)
+    write_index(tmp_path, [Listed("a-1", "plain", []), Listed("a-1", "full", []), Listed("b-2", "other", [])])
+    assert read_run(tmp_path / "a-1").labels == ("plain", "full")
+
+
+def test_a_damaged_configuration_is_no_reason_to_fail(tmp_path):
+    read = read_run(write(tmp_path / "a-1", config_yaml="{", metrics_json=json.dumps(values("a"))))
+    assert (read.problem, read.settings) == ("", {})
 
 
 def test_a_run_that_has_only_begun_is_unfinished(tmp_path):
@@ -214,6 +237,6 @@ def test_a_folder_without_runs_is_refused(tmp_path, name):
 def test_reporting_needs_no_torch():
     code = (
         "import sys; sys.modules.update(torch=None, lightning=None, hydra=None)\n"
-        "import sr_lab.reporting.runs, sr_lab.reporting.table, sr_lab.run_folder"
+        "import sr_lab.reporting.results, sr_lab.reporting.latex, sr_lab.reporting.readme, sr_lab.run_folder"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

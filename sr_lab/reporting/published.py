@@ -22,6 +22,7 @@ class Figure:
         set_name: Test set, empty for a figure of the network alone.
         metric: ``psnr_y``, ``ssim_y``, ``num_params_k``, ``multi_adds_g`` and so on.
         value: The figure.
+        text: The figure as printed, digit for digit.
     """
 
     paper: str
@@ -32,6 +33,12 @@ class Figure:
     set_name: str
     metric: str
     value: float
+    text: str = ""
+
+    @property
+    def decimals(self) -> int:
+        """How many are printed."""
+        return len(self.text.partition(".")[2])
 
 
 def experiments_dir() -> Path:
@@ -50,8 +57,13 @@ def figures() -> tuple[Figure, ...]:
                 scale = int(row["scale"]) if row["scale"] else None
                 value = float(row["value"])
                 names = (path.parent.name, row["table"], row["row"], row["model"])
-                found.append(Figure(*names, scale, row["set"], row["metric"], value))
+                found.append(Figure(*names, scale, row["set"], row["metric"], value, row["value"]))
     return tuple(found)
+
+
+def table(paper: str, name: str) -> tuple[Figure, ...]:
+    """The figures of one table, in their order; none where nothing is printed."""
+    return tuple(figure for figure in figures() if (figure.paper, figure.table) == (paper, name))
 
 
 def psnr(model: str, scale: int, set_name: str) -> float | None:

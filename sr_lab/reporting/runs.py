@@ -1,11 +1,15 @@
 """Run folders as rows; needs no torch."""
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from sr_lab.errors import ConfigError
-from sr_lab.run_folder import RunFolder
+from sr_lab.run_folder import RunFolder, read_index
 
 
 @dataclass(frozen=True)
@@ -16,22 +20,44 @@ class Run:
         path: The run folder.
         values: Contents of ``metrics.json``, empty if the run is not finished.
         problem: ``""``, or one line: failed and why, or unfinished.
+        settings: Contents of ``config.yaml``, which an unfinished run has, too.
+        labels: The rows of a paper's table that the run is; none for other runs.
     """
 
     path: Path
     values: dict[str, object] = field(default_factory=dict)
     problem: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What the table calls the run."""
         return str(self.values.get("run") or self.path.name.rpartition("-")[0] or self.path.name)
 
+    def _said(self, key: str) -> object:
+        """A result, or the setting of a run that has none."""
+        return self.values.get(key, self.settings.get(key))
+
     @property
     def scale(self) -> int:
         """Enlargement; 0 if the run never said."""
-        value = self.values.get("scale", 0)
+        value = self._said("scale")
         return value if isinstance(value, int) else 0
+
+    @property
+    def seed(self) -> int | None:
+        """Seed; ``None`` if the run never said."""
+        value = self._said("seed")
+        return value if isinstance(value, int) else None
+
+    @property
+    def table(self) -> tuple[str, str] | None:
+        """Paper and name of the table that the run belongs to."""
+        value = self._said("table")
+        if not isinstance(value, dict) or not {"paper", "name"} <= value.keys():
+            return None
+        return str(value["paper"]), str(value["name"])
 
     @property
     def sets(self) -> list[str]:
@@ -49,18 +75,37 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read one run folder, finished or not."""
     folder = RunFolder(path)
+    settings, values, problem = _settings(folder), None, ""
     try:
         values = folder.read_metrics()
     except (json.JSONDecodeError, OSError) as error:
-        return Run(path, problem=f"metrics.json cannot be read: {error}")
-    if isinstance(values, dict):
-        return Run(path, values)
-    if values is not None:
-        return Run(path, problem="metrics.json cannot be read: it holds no object")
-    if folder.failed.is_file():
-        lines = folder.failed.read_text().split("\n")
-        return Run(path, problem=f"failed: {next((line for line in reversed(lines) if line.strip()), '')}")
-    return Run(path, problem="unfinished")
+        problem = f"metrics.json cannot be read: {error}"
+    if values is not None and not isinstance(values, dict):
+        values, problem = None, "metrics.json cannot be read: it holds no object"
+    if values is None and not problem:
+        problem = "unfinished"
+        if folder.failed.is_file():
+            lines = folder.failed.read_text().split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "")
+            problem = "failed: " + re.sub(r"^sr_lab[.]errors[.]\w+: ", "", last)
+    labels = _labels(path, (values or {}).get("row", settings.get("row_label")))
+    return Run(path, values or {}, problem, settings, labels)
+
+
+def _settings(folder: RunFolder) -> Mapping[str, object]:
+    try:
+        settings = yaml.load(folder.config.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _labels(path: Path, own: object) -> tuple[str, ...]:
+    """Rows of a table may be one and the same run; which they are stands in the list of the sweep."""
+    if own is None:
+        return ()
+    listed = [job.label for job in read_index(path.parent) if job.folder == path.name]
+    return tuple(dict.fromkeys(str(label) for label in [own, *listed] if label is not None))
 
 
 def find_runs(root: Path) -> list[Run]:

@@ -1,25 +1,17 @@
-"""Runs as one table: on the terminal, in Markdown, in CSV."""
+"""Runs as one plain table, and any table on the terminal."""
 
-import csv
-import io
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from sr_lab.reporting.csv_text import csv_text
+from sr_lab.reporting.grid import Grid, lines, titles
+from sr_lab.reporting.grid import fixed as fixed
 from sr_lab.reporting.runs import Run
-
-
-def fixed(value: float | None, decimals: int) -> str:
-    """A number rounded half up, as papers round; ``-`` where it is missing."""
-    if value is None:
-        return "-"
-    if value != value or value in (float("inf"), float("-inf")):
-        return str(value)
-    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP))
 
 
 def _scaled(value: float | None, unit: float) -> float | None:
@@ -38,14 +30,17 @@ def head(runs: Sequence[Run]) -> list[str]:
         if run.values.get("commit")
     )
     lines += [f"commit: {' | '.join(commits)}"] if commits else []
-    if len({run.values["budget"] for run in runs if "budget" in run.values}) > 1:
-        lines.append("warning: budgets differ between rows")
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
+    lines += [f"seeds: {', '.join(map(str, seeds))}"] if seeds else []
+    for title, key in (("budgets", "budget"), ("protocols", "protocol")):
+        if len({run.values[key] for run in runs if key in run.values}) > 1:
+            lines.append(f"warning: {title} differ between rows")
     return lines
 
 
 # Column, key of metrics.json, unit, decimals; the first two are always there.
 _SIZES = (("params [K]", "num_params", 1e3, 1), ("multi-adds [G]", "multi_adds", 1e9, 1))
-_COSTS = (
+COSTS = (
     ("paper [G]", "multi_adds_paper", 1e9, 1),
     ("acts [M]", "activations", 1e6, 1),
     ("memory [MiB]", "peak_memory_bytes", 2**20, 0),
@@ -66,7 +61,7 @@ def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Column titles and text cells; bicubic stands above the first network of each scale."""
     sets = list(dict.fromkeys(name for run in runs for name in run.sets))
     columns = ["run", "scale", "params [K]", "multi-adds [G]"]
-    columns += [column for column, key, *_ in _COSTS if any(key in run.values for run in runs)]
+    columns += [column for column, key, *_ in COSTS if any(key in run.values for run in runs)]
     columns += [f"{name} {metric}" for name in sets for metric in ("PSNR", "SSIM")]
     timed = any("wall_time_s" in run.values for run in runs)
     columns += ["time [s]"] if timed else []
@@ -96,7 +91,7 @@ def _row(
     name: str, run: Run, prefix: str, sets: Sequence[str], columns: Sequence[str], *, cost: bool
 ) -> list[str]:
     cells = [name, f"x{run.scale}"]
-    for column, key, unit, decimals in (*_SIZES, *_COSTS):
+    for column, key, unit, decimals in (*_SIZES, *COSTS):
         if column in columns:
             cells.append(_with_quartiles(run, key, unit, decimals) if cost else "-")
     for set_name in sets:
@@ -108,30 +103,44 @@ def _row(
 
 
 def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
-    """Print head and table; numbers are never squeezed, however narrow the terminal."""
-    console = console or Console(highlight=False)
+    """Print head and table of runs as they are, one row each."""
     columns, cells = rows(runs)
+    table = _table(columns)
+    for row in cells:
+        table.add_row(*map(escape, row))
+    _print(table, head(runs), console)
+
+
+def print_grid(grid: Grid, console: Console | None = None) -> None:
+    """Print a table, ours beside the paper's; best bold, second underlined."""
+    table = _table(titles(grid))
+    styles = {0: "", 1: "bold", 2: "underline"}
+    for line in lines(grid):
+        cells = [Text(text, styles[rank]) for text, rank in zip(line.texts, line.ranks, strict=True)]
+        style = "" if line.kind == "row" else "dim"
+        table.add_row(*cells, style=style, end_section=line.ends_block)
+    console = _print(table, [grid.title, *grid.head], console)
+    for note in grid.notes():
+        console.print(Text(note), soft_wrap=True)
+
+
+def _table(columns: Sequence[str]) -> Table:
     table = Table()
     for index, column in enumerate(columns):
         title = column if index == 0 else escape(column).replace(" ", "\n", 1)
         table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in cells:
-        table.add_row(*map(escape, row))
-    console.width = max(
-        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
-    )
-    for line in head(runs):
-        console.print(escape(line), soft_wrap=True)
+    return table
+
+
+def _print(table: Table, lines: Sequence[str], console: Console | None) -> Console:
+    """Numbers are never squeezed, however narrow the terminal."""
+    console = console or Console(highlight=False)
+    widest = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, widest)
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
     console.print(table)
-
-
-def to_markdown(runs: Sequence[Run]) -> str:
-    """Head and table in Markdown."""
-    columns, cells = rows(runs)
-    escaped = [[cell.replace("|", r"\|") for cell in row] for row in [columns, *cells]]
-    lines = [f"| {' | '.join(row)} |" for row in escaped]
-    rule = "|" + "|".join(["---", *["---:"] * (len(columns) - 1)]) + "|"
-    return "\n".join([*(f"{line}  " for line in head(runs)), "", lines[0], rule, *lines[1:]]) + "\n"
+    return console
 
 
 def to_csv(runs: Sequence[Run]) -> str:
@@ -141,9 +150,5 @@ def to_csv(runs: Sequence[Run]) -> str:
             k for run in runs for k, v in run.values.items() if isinstance(v, (str, int, float, bool))
         )
     )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["folder", "problem", *keys], restval="", extrasaction="ignore")
-    writer.writeheader()
-    for run in runs:
-        writer.writerow({"folder": run.path.name, "problem": run.problem} | run.values)
-    return text.getvalue()
+    written = [{"folder": run.path.name, "problem": run.problem} | run.values for run in runs]
+    return csv_text(["folder", "problem", *keys], written)

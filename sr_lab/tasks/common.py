@@ -137,6 +137,8 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         | {name: importlib.metadata.version(name) for name in packages},
         "device": device_name(config.trainer.accelerator),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **({"table": config.table.model_dump()} if config.table is not None else {}),
+        **({"row": config.row_label} if config.row_label is not None else {}),
     }
 
 

@@ -13,6 +13,7 @@ from sr_lab import files
 from sr_lab.config import ComplexityConfig, to_yaml
 from sr_lab.devices import check_gpu, has_gpu
 from sr_lab.ops.complexity import HR_SIZE, lr_image
+from sr_lab.reporting.experiment import print_experiment
 from sr_lab.reporting.published import psnr
 from sr_lab.reporting.runs import Run, find_runs, read_run
 from sr_lab.reporting.table import print_table, to_csv
@@ -46,7 +47,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     """Table, csv and pictures of several networks, beside their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
-    print_table(counted)
+    print_experiment(folders) if counted[0].table is not None else print_table(counted)
     files.write(place / "complexity.csv", to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
     trained = find_runs(Path(config.runs)) if config.runs is not None else []

@@ -1,18 +1,32 @@
-"""``task=report``: finished runs to one table, on the terminal and beside the runs."""
+"""``task=report``: runs to one table, on the terminal and, in every form, beside the runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from sr_lab import files
 from sr_lab.config import ReportConfig
+from sr_lab.reporting import page
+from sr_lab.reporting.experiment import experiment_grid, print_runs
+from sr_lab.reporting.latex import to_latex
+from sr_lab.reporting.markdown import to_markdown
+from sr_lab.reporting.results import to_csv, write_results
 from sr_lab.reporting.runs import find_runs
-from sr_lab.reporting.table import print_table, to_csv, to_markdown
+from sr_lab.reporting.table import to_csv as runs_to_csv
+from sr_lab.tasks import common
 
 
 def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Write ``table.md`` and ``table.csv`` into the folder of runs and print the table."""
+    """Write the table as Markdown, CSV, LaTeX and a page into the folder of runs, and print it."""
     root = Path(config.runs)
     runs = find_runs(root)
-    files.write(root / "table.md", to_markdown(runs))
-    files.write(root / "table.csv", to_csv(runs))
-    print_table(runs)
+    grid = experiment_grid(runs, baseline=config.baseline)
+    files.write(root / "table.md", to_markdown(grid))
+    files.write(root / "table.csv", to_csv(grid))
+    files.write(root / "table.tex", to_latex(grid))
+    files.write(root / "table_paired.tex", to_latex(grid, paired=True))
+    files.write(root / "runs.csv", runs_to_csv(runs))
+    page.write(root / "report.html", grid, runs)
+    print_runs(runs, grid)
+    common.console.print(f"report: {root / 'report.html'}", markup=False)
+    for path in write_results(runs) if config.write_results else ():
+        common.console.print(f"results: {path}", markup=False)

@@ -1,0 +1,168 @@
+r"""A table in LaTeX, as papers print it: ``booktabs``, ``multirow``; best bold, second underlined."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, fixed
+
+_NEEDS = "booktabs,multirow,graphicx,amssymb,pifont"
+_SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "\n": " ",
+}
+_TITLES = {"params": r"\#Params", "multi-adds": r"\#Multi-Adds"}
+_MARKS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+_MIN_SEEDS = 3  # from which a standard deviation is printed
+
+
+def escape(text: str) -> str:
+    """A text that LaTeX prints as it is."""
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+def to_latex(grid: Grid, *, paired: bool = False) -> str:
+    r"""A ``table*``; needs booktabs, multirow, graphicx, amssymb and pifont.
+
+    Columns that the paper's table does not have are left out. Rows that were not measured beside rows that
+    were stand with the paper's figures, a dagger, and no rank.
+
+    Args:
+        grid: The table.
+        paired: PSNR and SSIM in one cell, each marked by itself, and units behind the numbers (EFRDN,
+            Table 1); else a column for each number (OSFFNet, Table 1).
+    """
+    shown = [index for index, column in enumerate(grid.columns) if not column.is_extra]
+    columns = [grid.columns[index] for index in shown]
+    rows = [replace(row, cells=tuple(row.cells[index] for index in shown)) for row in grid.rows]
+    cited = any(row.is_ours and not row.problem for row in rows)
+    slots = _slots(columns, paired)
+    lead = 2 if grid.has_blocks else 1
+    caption = f"{escape(grid.title)}. Best figures are bold, second best are underlined."
+    if cited and any(row.problem and row.has_paper for row in rows):
+        caption += r" $^\dagger$: as printed in the paper, not ranked."
+    if marked := [row.against for row in rows if row.mark]:
+        caption += rf" $^{{*}}$: differs from {escape(marked[0])}, $p < 0.05$ (Wilcoxon, Holm)."
+    body = []
+    for _, block in groupby(rows, key=lambda row: row.block):
+        members = sorted(block, key=lambda row: row.is_own)  # ours last
+        body.append(
+            [
+                _row(row, columns, slots, paired, len(members) if position == 0 else 0, rows)
+                for position, row in enumerate(members)
+            ]
+        )
+    # A column that holds texts is set left, like the names.
+    align = "".join("l" if _is_text(rows, slot) else "c" for slot in slots)
+    return "\n".join(
+        [
+            rf"% \usepackage{{{_NEEDS}}}",
+            *(f"% {' '.join(line.split())}" for line in grid.head),
+            r"\begin{table*}[t]",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{l{'c' * (lead - 1)}{align}}}",
+            r"\toprule",
+            *_head(columns, slots, lead, paired),
+            r"\midrule",
+            *"\n\\midrule\n".join("\n".join(block) for block in body).splitlines(),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _slots(columns: Sequence[Column], paired: bool) -> list[tuple[int, ...]]:
+    """Which columns stand together in one of LaTeX's."""
+    slots: list[tuple[int, ...]] = []
+    for index, column in enumerate(columns):
+        before = columns[index - 1] if index else None
+        is_pair = before is not None and before.group == column.group != ""
+        if paired and is_pair and before is not None and (before.title, column.title) == ("PSNR", "SSIM"):
+            slots[-1] = (index - 1, index)
+        else:
+            slots.append((index,))
+    return slots
+
+
+def _is_text(rows: Sequence[GridRow], slot: tuple[int, ...]) -> bool:
+    return all(row.cells[slot[0]].text and row.cells[slot[0]].value is None for row in rows)
+
+
+def _head(columns: Sequence[Column], slots: Sequence[tuple[int, ...]], lead: int, paired: bool) -> list[str]:
+    """One line, or two with the sets above their columns."""
+    titles = ["/".join(_title(columns[index], paired) for index in slot) for slot in slots]
+    groups = [(group, list(own)) for group, own in groupby(slots, key=lambda slot: columns[slot[0]].group)]
+    names = ["Method", "Scale"][:lead]
+    if not any(group for group, _ in groups):
+        return [" & ".join([*names, *titles]) + r" \\"]
+    upper = [rf"\multirow{{2}}{{*}}{{{name}}}" for name in names]
+    lower, rules, place = [""] * lead, [], lead
+    for group, own in groups:
+        of_group = titles[place - lead : place - lead + len(own)]
+        if group:
+            name = escape(group)
+            upper.append(rf"\multicolumn{{{len(own)}}}{{c}}{{{name}}}")
+            rules.append(rf"\cmidrule(lr){{{place + 1}-{place + len(own)}}}")
+            lower += of_group
+        else:
+            upper += [rf"\multirow{{2}}{{*}}{{{title}}}" for title in of_group]
+            lower += [""] * len(own)
+        place += len(own)
+    return [" & ".join(upper) + r" \\", "".join(rules), " & ".join(lower) + r" \\"]
+
+
+def _title(column: Column, paired: bool) -> str:
+    title = _TITLES.get(column.title, escape(column.title))
+    return f"{title} [{escape(column.unit)}]" if column.unit and not paired else title
+
+
+def _row(
+    row: GridRow,
+    columns: Sequence[Column],
+    slots: Sequence[tuple[int, ...]],
+    paired: bool,
+    span: int,
+    rows: Sequence[GridRow],
+) -> str:
+    texts = [
+        _cell(replace(cell, value=cell.paper) if row.problem else cell, column, paired)
+        for cell, column in zip(row.cells, columns, strict=True)
+    ]
+    cells = ["/".join(texts[index] for index in slot) for slot in slots]
+    missing = "--" if paired else "-"
+    cells = [missing if not cell.strip("/-") else cell for cell in cells]
+    times = rf"$\times${escape(row.block[1:])}"
+    scale = [rf"\multirow{{{span}}}{{*}}{{{times}}}" if span else ""]
+    name = _name(row, rows)
+    return " & ".join([name, *(scale if any(other.block for other in rows) else []), *cells]) + r" \\"
+
+
+def _name(row: GridRow, rows: Sequence[GridRow]) -> str:
+    labels = [other.label for other in rows if not other.is_reference]
+    name = escape(row.label)
+    if not row.is_reference and all(re.fullmatch("[01]{2,}", label) for label in labels):
+        signs = {"0": r"\ding{55}", "1": r"\checkmark"}
+        name = r"\,".join(signs[digit] for digit in row.label)
+    name = rf"\textbf{{{name}}}" if row.is_own else name
+    if row.problem and row.has_paper and any(other.is_ours and not other.problem for other in rows):
+        name += r"$^\dagger$"
+    return name + (r"$^{*}$" if row.mark else "")
+
+
+def _cell(cell: Cell, column: Column, paired: bool) -> str:
+    text = cell.shown(column, min_count=_MIN_SEEDS)
+    if paired and cell.value is not None and column.unit:
+        if not cell.text and column.decimals == 0:
+            text = f"{int(fixed(cell.value, 0)):,}"
+        text = f"{text}{column.unit}"
+    return _MARKS[cell.rank].format(escape(text))

@@ -1,0 +1,398 @@
+"use strict";
+// Sorting, copying, and the viewer. The page says everything without this script.
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
+
+  // Tables: a click on a head sorts the rows of each block; what is missing stays last.
+  for (const table of document.querySelectorAll(".sortable")) {
+    const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+    heads.forEach((head, index) => {
+      const button = make("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const first = head.dataset.kind === "text" ? "ascending" : "descending";
+        const order = head.getAttribute("aria-sort") !== first ? first
+          : first === "ascending" ? "descending" : "ascending";
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", order);
+        const sign = order === "ascending" ? 1 : -1;
+        const key = (row) => {
+          const cell = row.cells[index];
+          if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+          const text = cell.textContent.trim();
+          return text === "" || text === "-" ? null : isNaN(text) ? text : Number(text);
+        };
+        for (const body of table.tBodies) {
+          const rows = [...body.querySelectorAll("tr.row")].map((row) => [key(row), row]);
+          rows.sort(([a], [b]) => {
+            if (a === null || b === null) return (a === null) - (b === null);
+            if (typeof a === "number" && typeof b === "number") return sign * (a - b);
+            return sign * String(a).localeCompare(String(b), undefined, { numeric: true });
+          });
+          body.append(...rows.map(([, row]) => row));
+        }
+      });
+    });
+  }
+
+  // Commands: a button that copies.
+  for (const command of document.querySelectorAll(".command")) {
+    const button = make("button", "Copy");
+    button.type = "button";
+    button.addEventListener("click", async () => {
+      const code = command.querySelector("code");
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+      } catch {  // no permission: select it, so that the reader can
+        getSelection().selectAllChildren(code);
+        document.execCommand("copy");
+      }
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    });
+    command.append(button);
+  }
+
+  const articles = [...document.querySelectorAll("#gallery article")];
+  if (articles.length === 0) return;
+
+  // The viewer: x and y are the HR pixel in the middle of every pane.
+  const ERROR = "error map";
+  const albums = articles.map((article) => ({
+    key: `${article.dataset.set}/${article.dataset.image}@${article.dataset.scale}`,
+    title: `${article.dataset.set} · ${article.dataset.image} ×${article.dataset.scale}`,
+    width: Number(article.dataset.width),
+    height: Number(article.dataset.height),
+    shots: new Map([...article.querySelectorAll("figure")].map((figure) => [figure.dataset.name, {
+      image: figure.querySelector("img"),
+      kind: figure.dataset.kind,
+      psnr: Number(figure.dataset.psnr ?? NaN),
+      ssim: Number(figure.dataset.ssim ?? NaN),
+      score: figure.dataset.score ?? "",
+    }])),
+  }));
+  const state = { album: albums[0], a: "", b: "", x: 0, y: 0, zoom: 1, split: 50, solo: "" };
+  const pane = byId("pane");
+  const names = () => [...state.album.shots.keys(), ERROR];
+  const other = (side) => {
+    const name = side === "a" ? state.b : state.a;
+    const shot = state.album.shots.get(name);
+    return shot?.kind === "sr" ? name : names()[1];
+  };
+
+  // Cividis at five points; errors are 0 to 10 % of the range.
+  const MAP = [[0, 32, 77], [67, 78, 108], [124, 123, 120], [188, 174, 108], [255, 234, 70]];
+  const errors = new Map();
+  const pixels = async (image, width, height) => {
+    await image.decode();
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0);
+    return [canvas, context, context.getImageData(0, 0, width, height)];
+  };
+  const copyOf = (source) => Object.assign(new Image(), { src: source });
+  const errorOf = async (album, name) => {
+    const key = `${album.key}\n${name}`;
+    if (!errors.has(key)) {
+      const hr = [...album.shots.values()].find((shot) => shot.kind === "hr");
+      const [, , truth] = await pixels(copyOf(hr.image.src), album.width, album.height);
+      const [canvas, context, own] = await pixels(copyOf(album.shots.get(name).image.src), album.width, album.height);
+      for (let i = 0; i < own.data.length; i += 4) {
+        let sum = 0;
+        for (let c = 0; c < 3; c++) sum += Math.abs(own.data[i + c] - truth.data[i + c]);
+        const place = Math.min(1, sum / 3 / 25.5) * 4;
+        const low = Math.min(3, Math.floor(place));
+        for (let c = 0; c < 3; c++) own.data[i + c] = MAP[low][c] + (place - low) * (MAP[low + 1][c] - MAP[low][c]);
+      }
+      context.putImageData(own, 0, 0);
+      errors.set(key, canvas.toDataURL());
+    }
+    return errors.get(key);
+  };
+
+  const show = (image, name, side) => {
+    const { album } = state;
+    const wanted = `${album.key}\n${name}\n${name === ERROR ? other(side) : ""}`;
+    if (image.dataset.shown === wanted) return;
+    image.dataset.shown = wanted;
+    if (name !== ERROR) {
+      image.src = album.shots.get(name).image.src;
+      return;
+    }
+    errorOf(album, other(side)).then((source) => { if (image.dataset.shown === wanted) image.src = source; });
+  };
+  const place = (image, name, box) => {
+    const { x, y, zoom, album } = state;
+    image.style.width = `${album.width * zoom}px`;
+    image.style.height = `${album.height * zoom}px`;
+    image.style.left = `${Math.round(box.clientWidth / 2 - x * zoom)}px`;
+    image.style.top = `${Math.round(box.clientHeight / 2 - y * zoom)}px`;
+    image.classList.toggle("pixels", zoom >= 1 || album.shots.get(name)?.kind === "lr");
+  };
+  const label = (element, side) => {
+    const name = state[side];
+    element.replaceChildren(name === ERROR ? `${ERROR} of ${other(side)}` : name);
+    const score = state.album.shots.get(name === ERROR ? other(side) : name).score;
+    if (score) element.append(make("small", score));
+  };
+  const gain = (album) => {
+    const [left, right] = [album.shots.get(state.a), album.shots.get(state.b)];
+    return left && right ? right.psnr - left.psnr : NaN;
+  };
+  const signed = (value, digits) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+
+  const fillImages = () => {
+    const order = [...albums];
+    if (!order.some((album) => isNaN(gain(album)))) order.sort((one, two) => gain(two) - gain(one));
+    byId("image").replaceChildren(...order.map((album) => {
+      const difference = gain(album);
+      const option = make("option", album.title + (isNaN(difference) ? "" : `   (${signed(difference, 2)} dB)`));
+      option.value = album.key;
+      option.selected = album === state.album;
+      return option;
+    }));
+  };
+  const fillMethods = () => {
+    for (const side of ["a", "b"]) {
+      byId(side).replaceChildren(...names().map((name) => {
+        const option = make("option", name);
+        option.value = name;
+        option.selected = name === state[side];
+        return option;
+      }));
+    }
+    byId("strip").replaceChildren(...names().map((name) => {
+      const button = make("button");
+      button.type = "button";
+      button.dataset.name = name;
+      const box = make("div");
+      box.className = "pane";
+      const image = new Image();
+      image.alt = "";
+      image.draggable = false;
+      box.append(image);
+      button.append(box, name);
+      const score = state.album.shots.get(name)?.score;
+      if (score) button.append(make("small", score));
+      drag(box);
+      button.addEventListener("click", (event) => {
+        if (moved) return;
+        choose(event.shiftKey ? "a" : "b", name);
+      });
+      return button;
+    }));
+  };
+
+  const draw = () => {
+    show(byId("left"), state.a, "a");
+    show(byId("right"), state.b, "b");
+    place(byId("left"), state.a, pane);
+    place(byId("right"), state.b, pane);
+    const split = state.solo === "a" ? 100 : state.solo === "b" ? 0 : state.split;
+    byId("over").style.clipPath = `inset(0 0 0 ${split}%)`;
+    byId("split").style.left = `${split}%`;
+    byId("split").hidden = state.solo !== "";
+    byId("slider").value = split;
+    byId("tag-a").hidden = state.solo === "b";
+    byId("tag-b").hidden = state.solo === "a";
+    label(byId("tag-a"), "a");
+    label(byId("tag-b"), "b");
+    byId("level").textContent = state.zoom >= 1 ? `×${state.zoom}` : `${Math.round(100 * state.zoom)} %`;
+    const [left, right] = [state.album.shots.get(state.a), state.album.shots.get(state.b)];
+    byId("gain").textContent = left?.score && right?.score
+      ? `${state.b} minus ${state.a}: ${signed(right.psnr - left.psnr, 2)} dB, SSIM ${signed(right.ssim - left.ssim, 4)}`
+      : " ";
+    for (const button of byId("strip").children) {
+      const { name } = button.dataset;
+      const image = button.querySelector("img");
+      show(image, name, "a");
+      place(image, name, image.parentElement);
+      button.setAttribute("aria-pressed", String(name === state.b || name === state.a));
+    }
+    remember();
+  };
+
+  let timer = 0;
+  let written = "";
+  const remember = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      const { album, a, b, x, y, zoom, split } = state;
+      const values = { img: album.key, a, b, x: x.toFixed(1), y: y.toFixed(1), z: zoom.toFixed(3), s: split };
+      written = `#${new URLSearchParams(values)}`;
+      history.replaceState(null, "", written);
+    }, 200);
+  };
+  const recall = () => {
+    const values = new URLSearchParams(location.hash.slice(1));
+    const album = albums.find(({ key }) => key === values.get("img"));
+    if (!album) return false;
+    state.album = album;
+    for (const side of ["a", "b"]) if (names().includes(values.get(side))) state[side] = values.get(side);
+    const number = (key, low, high, fallback) => {
+      const value = parseFloat(values.get(key));
+      return isFinite(value) ? Math.min(high, Math.max(low, value)) : fallback;
+    };
+    const zoom = number("z", 1 / 16, 32, 1);
+    state.zoom = zoom >= 1 ? Math.round(zoom) : zoom;
+    state.x = number("x", 0, album.width, album.width / 2);
+    state.y = number("y", 0, album.height, album.height / 2);
+    state.split = number("s", 0, 100, 50);
+    return true;
+  };
+
+  const fit = () => {
+    const { width, height } = state.album;
+    const room = Math.min(pane.clientWidth / width, pane.clientHeight / height);
+    state.zoom = room >= 1 ? Math.floor(room) : room;
+    state.x = width / 2;
+    state.y = height / 2;
+    draw();
+  };
+  const move = (x, y) => {
+    state.x = Math.min(state.album.width, Math.max(0, x));
+    state.y = Math.min(state.album.height, Math.max(0, y));
+    draw();
+  };
+  // Zooms by one level; the pixel under the pointer, given from the middle of the pane, stays where it is.
+  const step = (direction, dx = 0, dy = 0) => {
+    const { zoom } = state;
+    const next = direction > 0
+      ? (zoom >= 1 ? zoom + 1 : 1 / Math.max(1, Math.ceil(1 / zoom - 1e-6) - 1))
+      : (zoom > 1 ? zoom - 1 : 1 / (Math.floor(1 / zoom + 1e-6) + 1));
+    state.zoom = Math.min(32, Math.max(1 / 16, next));
+    move(state.x + dx / zoom - dx / state.zoom, state.y + dy / zoom - dy / state.zoom);
+  };
+  const select = (album) => {
+    state.album = album;
+    if (!names().includes(state.a)) state.a = names()[1];
+    if (!names().includes(state.b)) state.b = names()[2];
+    fillMethods();
+    fillImages();
+    fit();
+  };
+  const choose = (side, name) => {
+    state[side] = name;
+    byId(side).value = name;
+    fillImages();
+    draw();
+  };
+  const turn = (by) => {
+    const list = byId("image");
+    list.selectedIndex = (list.selectedIndex + by + list.length) % list.length;
+    select(albums.find(({ key }) => key === list.value));
+  };
+
+  // One finger or the mouse moves, two fingers zoom.
+  let moved = false;
+  const drag = (box) => {
+    const points = new Map();
+    let onSplit = false;
+    let spread = 0;
+    const distance = () => {
+      const [one, two] = [...points.values()];
+      return Math.hypot(one.x - two.x, one.y - two.y);
+    };
+    box.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      moved = false;
+      onSplit = event.target.id === "split";
+      points.set(event.pointerId, { x: event.clientX, y: event.clientY });
+      if (points.size === 2) spread = distance();
+    });
+    box.addEventListener("pointermove", (event) => {
+      const before = points.get(event.pointerId);
+      if (!before) return;
+      const [dx, dy] = [event.clientX - before.x, event.clientY - before.y];
+      if (!moved && Math.hypot(dx, dy) < 3) return;
+      if (!moved) box.setPointerCapture(event.pointerId);
+      moved = true;
+      points.set(event.pointerId, { x: event.clientX, y: event.clientY });
+      if (points.size === 2) {
+        const ratio = distance() / spread;
+        if (ratio > 1.25 || ratio < 0.8) {
+          spread = distance();
+          step(ratio > 1 ? 1 : -1);
+        }
+      } else if (onSplit) {
+        const frame = box.getBoundingClientRect();
+        state.split = Math.min(100, Math.max(0, 100 * (event.clientX - frame.left) / frame.width));
+        draw();
+      } else {
+        move(state.x - dx / state.zoom, state.y - dy / state.zoom);
+      }
+    });
+    for (const end of ["pointerup", "pointercancel"]) {
+      box.addEventListener(end, (event) => points.delete(event.pointerId));
+    }
+  };
+  drag(pane);
+  const fromMiddle = (event) => {
+    const frame = pane.getBoundingClientRect();
+    return [event.clientX - frame.left - frame.width / 2, event.clientY - frame.top - frame.height / 2];
+  };
+  pane.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.metaKey && document.activeElement !== pane) return;  // else the page scrolls
+    event.preventDefault();
+    step(event.deltaY < 0 ? 1 : -1, ...fromMiddle(event));
+  }, { passive: false });
+  pane.addEventListener("dblclick", (event) => step(event.shiftKey ? -1 : 1, ...fromMiddle(event)));
+
+  byId("image").addEventListener("change", (event) => select(albums.find(({ key }) => key === event.target.value)));
+  for (const side of ["a", "b"]) byId(side).addEventListener("change", (event) => choose(side, event.target.value));
+  byId("slider").addEventListener("input", (event) => {
+    state.split = Number(event.target.value);
+    state.solo = "";
+    draw();
+  });
+  byId("in").addEventListener("click", () => step(1));
+  byId("out").addEventListener("click", () => step(-1));
+  byId("fit").addEventListener("click", fit);
+  addEventListener("resize", draw);
+  addEventListener("hashchange", () => {
+    if (location.hash === written || !recall()) return;
+    fillMethods();
+    fillImages();
+    draw();
+  });
+
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const inside = byId("viewer").contains(event.target);
+    if (event.target.closest("select, input") || (event.target.closest("button, a") && event.key === " ")) return;
+    const digit = /^Digit([1-9])$/.exec(event.code);
+    if (event.key === "ArrowLeft" && !event.target.closest(".scroll")) turn(-1);
+    else if (event.key === "ArrowRight" && !event.target.closest(".scroll")) turn(1);
+    else if (event.key === " " && (inside || visible())) {
+      state.solo = state.solo === "a" ? "b" : "a";
+      draw();
+    } else if (event.key === "Escape") {
+      state.solo = "";
+      draw();
+    } else if (event.key === "z" || event.key === "Z") fit();
+    else if (event.key === "+" || event.key === "=") step(1);
+    else if (event.key === "-") step(-1);
+    else if (digit && names()[digit[1] - 1]) choose(event.shiftKey ? "a" : "b", names()[digit[1] - 1]);
+    else return;
+    event.preventDefault();
+  });
+  const visible = () => {
+    const { top, bottom } = pane.getBoundingClientRect();
+    return bottom > 0 && top < innerHeight;
+  };
+
+  byId("viewer").hidden = false;
+  byId("gallery").hidden = true;
+  state.a = names()[1];
+  // The best run beside bicubic, to begin with.
+  const runs = [...state.album.shots].filter(([, shot]) => shot.kind === "sr").slice(1);
+  state.b = runs.reduce((best, run) => (run[1].psnr > best[1].psnr ? run : best))[0];
+  if (recall()) {
+    fillMethods();
+    fillImages();
+    draw();
+  } else select(state.album);
+})();

@@ -1,0 +1,377 @@
+"""The report as one HTML file: opens without a network, without a server, and without JavaScript.
+
+``page.html`` is its skeleton, ``page.css`` its look, ``page.js`` the sorting and the viewer. What users named
+goes in by Jinja2, which escapes it; the content policy lets nothing run or load but what stands in the page.
+"""
+
+import base64
+import hashlib
+import io
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from sr_lab import files
+from sr_lab.reporting import crops, curves, pictures, tradeoff
+from sr_lab.reporting.grid import Cell, Column, Grid, fixed, signed
+from sr_lab.reporting.pictures import Picture
+from sr_lab.reporting.runs import Run
+from sr_lab.reporting.settings import flat, varied
+
+MAX_BYTES = 24_000_000  # of pictures in one page: what a phone still opens
+_SIDES = (None, 768, 512, 384, 256, 192, 128)  # of the crops, largest first; None is the whole image
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One method's picture of an image, as the page shows it.
+
+    Args:
+        name: The method.
+        kind: ``lr``, ``sr`` or ``hr``.
+        source: PNG as a data URI.
+        psnr: In dB, ``nan`` for none.
+        ssim: ``nan`` for none.
+    """
+
+    name: str
+    kind: str
+    source: str
+    psnr: float = math.nan
+    ssim: float = math.nan
+
+    @property
+    def score(self) -> str:
+        """PSNR and SSIM as papers print them."""
+        return "" if math.isnan(self.psnr) else f"{fixed(self.psnr, 2)} dB / {fixed(self.ssim, 4)}"
+
+
+@dataclass(frozen=True)
+class Album:
+    """Every method's picture of one image.
+
+    Args:
+        picture: The image.
+        width: Of what is shown, in HR pixels.
+        height: Of what is shown.
+        shots: LR, bicubic, the runs, HR.
+    """
+
+    picture: Picture
+    width: int
+    height: int
+    shots: tuple[Shot, ...]
+
+
+def write(path: Path, grid: Grid, runs: Sequence[Run]) -> None:
+    """Write the page.
+
+    Args:
+        path: The file, e.g. ``report.html``.
+        grid: The table.
+        runs: The runs that it is made of: their curves, pictures, settings and origin.
+    """
+    files.write(path, render(grid, runs, root=path.parent))
+
+
+def render(grid: Grid, runs: Sequence[Run], *, root: Path, max_bytes: int = MAX_BYTES) -> str:
+    """The page.
+
+    Args:
+        grid: The table.
+        runs: Its runs.
+        root: The folder of runs, for the command that makes the page again.
+        max_bytes: What its pictures may take; beyond it crops of them are shown, and then fewer.
+    """
+    found = pictures.find(runs)
+    figures = _crop_figures(found)
+    taken = sum(len(source) for _, source in figures)
+    albums, said = _albums(found, max_bytes - taken)
+    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
+    policy = {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": _hash(style),
+        "script-src": _hash(script),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    facts, remarks, warnings = _head(grid, runs)
+    return environment.from_string((_HERE / "page.html").read_text()).render(
+        policy="; ".join(f"{name} {value}" for name, value in policy.items()),
+        style=Markup(style),
+        script=Markup(script),
+        grid=grid,
+        groups=_groups(grid.columns),
+        facts=facts,
+        remarks=remarks,
+        warnings=warnings,
+        has_paper=any(row.has_paper for row in grid.rows),
+        cell=_Shown,
+        curves=Markup(curves.draw(runs)),
+        scatters=[(title, Markup(picture)) for title, picture in _scatters(runs)],
+        crop_figures=figures,
+        albums=albums,
+        pictures_said=said,
+        settings=_settings(runs),
+        origins=_origins(runs),
+        versions=_versions(runs),
+        commands=_commands(runs, root),
+    )
+
+
+def _hash(text: str) -> str:
+    """What a content policy calls this style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+# The head
+
+
+def _head(grid: Grid, runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """Facts, other lines, and what is said in red."""
+    facts: list[tuple[str, str]] = []
+    remarks, warnings = [], []
+    for line in grid.head:
+        name, colon, text = line.partition(": ")
+        if name == "warning":
+            warnings.append(text)
+        elif colon and len(name) < 20:
+            facts.append((name, text))
+        else:
+            remarks.append(line)
+    budgets = list(dict.fromkeys(str(run.values["budget"]) for run in runs if "budget" in run.values))
+    if len(budgets) > 1 and not any("budget" in text for text in warnings):
+        warnings.append(f"budgets differ between rows: {', '.join(budgets)}")
+    if budgets and "budget" not in dict(facts):
+        facts.append(("budget", ", ".join(budgets)))
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
+    if seeds and "seeds" not in dict(facts):
+        facts.append(("seeds", ", ".join(map(str, seeds))))
+    return facts, remarks, warnings
+
+
+# The table
+
+
+def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """What spans several columns, and how many; empty if nothing does."""
+    if not any(column.group for column in columns):
+        return []
+    groups: list[tuple[str, int]] = []
+    for column in columns:
+        if groups and groups[-1][0] == column.group:
+            groups[-1] = (column.group, groups[-1][1] + 1)
+        else:
+            groups.append((column.group, 1))
+    return groups
+
+
+class _Shown:
+    """A cell as the page shows it: ours large, below it the paper's and the difference.
+
+    Args:
+        cell: The cell.
+        column: Its column.
+    """
+
+    def __init__(self, cell: Cell, column: Column) -> None:
+        self.is_number = not cell.text and (cell.value is not None or cell.paper is not None)
+        self.is_paper = not cell.text and cell.value is None and cell.paper is not None
+        self.text = fixed(cell.paper, column.decimals) if self.is_paper else cell.shown(column)
+        self.paper = "" if self.is_paper or cell.paper is None else fixed(cell.paper, column.decimals)
+        self.difference = "" if cell.text else signed(cell.difference, column.decimals)
+        value = cell.paper if self.is_paper else cell.value
+        self.value = "" if value is None or cell.text else repr(value)
+        self.rank = {1: "best", 2: "second"}.get(cell.rank, "")
+        gain = signed(cell.gain, column.decimals)
+        said = (
+            f"{gain} against the baseline row" if gain else "",
+            f"mean of {cell.count} seeds" if cell.count > 1 else "",
+            "printed in the paper, not measured here" if self.is_paper else "",
+            cell.note,
+        )
+        self.note = "; ".join(part for part in said if part)
+
+
+# Pictures
+
+
+def _scatters(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """One picture of quality and cost for each scale, on the largest of the usual sets that was measured."""
+    made = []
+    for scale in sorted({run.scale for run in runs if run.sets}):
+        of_scale = [run for run in runs if run.scale == scale]
+        sets = [name for run in of_scale for name in run.sets]
+        usual = [name for name in ("Urban100", "B100", "Manga109", "Set14", "Set5") if name in sets]
+        set_name = (usual or sets)[0]
+        points = [
+            tradeoff.Point(name, run.number("num_params") or 0, multi_adds, psnr, is_measured=True)
+            for run, name in zip(of_scale, pictures.names(of_scale), strict=True)
+            if (multi_adds := run.number("multi_adds"))
+            and (psnr := run.number(f"test/{set_name}/psnr_y"))
+            and math.isfinite(psnr)
+        ]
+        if points:
+            shown = tradeoff.around(points, scale=scale, set_name=set_name)
+            salt = f"scatter{scale}"
+            made.append(
+                (f"{_TIMES}{scale}, {set_name}", tradeoff.draw_svg(shown, set_name=set_name, salt=salt))
+            )
+    return made
+
+
+def _crop_figures(found: Sequence[Picture]) -> list[tuple[str, str]]:
+    """For each set and scale the zoomed crop of the image on which the methods' PSNR differ most."""
+    by_set: dict[tuple[str, int], list[Picture]] = {}
+    for picture in found:
+        by_set.setdefault((picture.set_name, picture.scale), []).append(picture)
+    made = []
+    for (set_name, scale), of_set in by_set.items():
+        picture = max(of_set, key=_spread)
+        title = f"{picture.image} from {set_name}, {_TIMES}{scale}"
+        made.append((title, _data_uri(crops.draw(picture).png)))
+    return made
+
+
+def _spread(picture: Picture) -> float:
+    values = [result.score.psnr for result in picture.results if math.isfinite(result.score.psnr)]
+    return max(values, default=0.0) - min(values, default=0.0)
+
+
+def _albums(found: Sequence[Picture], max_bytes: int) -> tuple[list[Album], str]:
+    """The pictures that fit, and a sentence on what did not.
+
+    Whole images if they fit; else crops of their middles, as large as they fit; else fewer of the smallest.
+    """
+    albums: list[Album] = []
+    side: int | None = None
+    for side in _SIDES:
+        albums, room = [], max_bytes
+        for picture in found:
+            album = _album(picture, side)
+            room -= sum(len(shot.source) for shot in album.shots)
+            if room < 0:
+                break
+            albums.append(album)
+        if room >= 0:
+            break
+    said = []
+    if side is not None and albums:
+        said.append(f"Middles of {side} pixels are shown instead of whole images")
+    if len(albums) < len(found):
+        said.append(f"{len(found) - len(albums)} of {len(found)} images are left out")
+    return albums, f"{', and '.join(said)}, to keep the page small." if said else ""
+
+
+def _album(picture: Picture, side: int | None) -> Album:
+    scale = picture.scale
+    with Image.open(picture.hr) as hr:
+        width, height = hr.size
+    box = None
+    if side is not None and max(width, height) > side:
+        wide, high = (min(side, length) // scale * scale for length in (width, height))
+        left, top = ((width - wide) // 2 // scale * scale, (height - high) // 2 // scale * scale)
+        box, width, height = (left, top, left + wide, top + high), wide, high
+    small = None if box is None else (box[0] // scale, box[1] // scale, box[2] // scale, box[3] // scale)
+    shots = [
+        Shot("LR, nearest", "lr", _source(picture.lr, small)),
+        *(Shot(r.name, "sr", _source(r.file, box), r.score.psnr, r.score.ssim) for r in picture.results),
+        Shot("HR", "hr", _source(picture.hr, box)),
+    ]
+    return Album(picture, width, height, tuple(shots))
+
+
+def _source(path: Path, box: tuple[int, int, int, int] | None) -> str:
+    if box is None:
+        return _data_uri(path.read_bytes())
+    content = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.crop(box).save(content, "PNG")
+    return _data_uri(content.getvalue())
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+# Settings, origin, commands
+
+
+def _settings(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """What was set differently: names of the settings, and for each run their values."""
+    own = [
+        flat(run) | {key: str(value) for key, value in (("scale", run.scale), ("seed", run.seed))}
+        for run in runs
+    ]
+    differing = varied(own)
+    rows = [
+        (name, [settings.get(key, "-") for key in differing])
+        for name, settings in zip(pictures.names(runs), own, strict=True)
+    ]
+    return differing, rows
+
+
+def _origins(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Where each run's numbers come from."""
+    return [
+        {
+            "run": name,
+            "folder": run.path.name,
+            "commit": str(run.values.get("commit") or "-")[:8]
+            + (" with local changes" if run.values.get("dirty") else ""),
+            "device": str(run.values.get("device", "-")),
+            "date": str(run.values.get("date", "-"))[:16].replace("T", " "),
+            "time": "-" if (seconds := run.number("wall_time_s")) is None else _duration(seconds),
+            "problem": run.problem,
+        }
+        for run, name in zip(runs, pictures.names(runs), strict=True)
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    )
+
+
+def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Packages and the versions that were in use."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        versions = run.values.get("versions")
+        for name, version in versions.items() if isinstance(versions, Mapping) else ():
+            found.setdefault(str(name), {})[str(version)] = None
+    return [(name, " | ".join(versions)) for name, versions in found.items()]
+
+
+def _commands(runs: Sequence[Run], root: Path) -> list[tuple[str, str]]:
+    """What to type to get all this again."""
+    commands: list[tuple[str, str]] = []
+    commits = {str(run.values["commit"]) for run in runs if run.values.get("commit")}
+    if len(commits) == 1:
+        commands.append(("The code", f"git checkout {shlex.quote(commits.pop())}"))
+    tables = dict.fromkeys(str(run.values.get("experiment")) for run in runs if run.table and not run.problem)
+    commands += [
+        ("The whole table", f"python -m sr_lab {shlex.quote(f'experiment={name}')}") for name in tables
+    ]
+    commands.append(("This page", f"python -m sr_lab task=report {shlex.quote(f'runs={root}')}"))
+    for run, name in zip(runs, pictures.names(runs), strict=True):
+        folder = (
+            shlex.quote(str(run.path)) if run.path.is_absolute() else f'"$PWD"/{shlex.quote(str(run.path))}'
+        )
+        commands.append((name, f"python -m sr_lab --config-path {folder} --config-name config"))
+    return commands

@@ -1,0 +1,140 @@
+"""The pictures that a run leaves behind, from which a report is made without the data. Needs no torch.
+
+images/<Set>/<image>.{lr,bicubic,sr,hr}.png     whole images, of a few images of each set
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sr_lab.reporting.runs import Run
+from sr_lab.run_folder import RunFolder
+
+Kind: TypeAlias = Literal["lr", "bicubic", "sr", "hr"]
+Pixels: TypeAlias = NDArray[np.uint8]
+
+
+def safe(name: str) -> str:
+    """A file name for any name: what is odd in it becomes ``_``, and a hash keeps two such names apart."""
+    plain = re.sub(r"[^A-Za-z0-9_+=,-]", "_", name)
+    if plain == name and 0 < len(name) <= 100:
+        return name
+    return f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def place(images: Path, set_name: str, image: str, kind: Kind) -> Path:
+    """Where a run keeps a picture.
+
+    Args:
+        images: The run folder's ``images``.
+        set_name: Test set.
+        image: Name of the image, any text.
+        kind: Which of the four.
+    """
+    return images / safe(set_name) / f"{safe(image)}.{kind}.png"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a picture was measured as: dB and SSIM of the whole image by the run's protocol."""
+
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method's enlargement of an image.
+
+    Args:
+        name: What the method is called.
+        file: The picture.
+        score: How near it is to the HR image.
+    """
+
+    name: str
+    file: Path
+    score: Score
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of a test set with every method's enlargement.
+
+    Args:
+        set_name: Test set.
+        image: Name of the image.
+        scale: Enlargement.
+        lr: File of the LR image.
+        hr: File of the HR image.
+        results: Bicubic first, then the runs.
+    """
+
+    set_name: str
+    image: str
+    scale: int
+    lr: Path
+    hr: Path
+    results: tuple[Result, ...]
+
+
+def load(path: Path) -> Pixels:
+    """``(H, W, 3)``; luma as grey."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """A short name for each run, no two alike: the row's label if it has one, and what tells it apart."""
+    found = [" = ".join(run.labels) or run.name for run in runs]
+    ways: tuple[Callable[[Run], str], ...] = (
+        lambda run: f"x{run.scale}",
+        lambda run: f"seed {run.seed}",
+        lambda run: run.path.name,
+        lambda run: str(run.path),
+    )
+    for more in ways:
+        alike = {name for name in found if found.count(name) > 1}
+        for name in alike:
+            places = [index for index, other in enumerate(found) if other == name]
+            told = [more(runs[index]) for index in places]
+            if len(set(told)) > 1:
+                for index, text in zip(places, told, strict=True):
+                    found[index] = f"{name} ({text})"
+    return found
+
+
+def find(runs: Sequence[Run]) -> list[Picture]:
+    """Every image of which a run has kept its pictures, sets and images in the order of the test."""
+    found: dict[tuple[str, str, int], Picture] = {}
+    for run, name in zip(runs, names(runs), strict=True):
+        images = run.values.get("images")
+        for values in images if isinstance(images, list) else []:
+            if not isinstance(values, dict):
+                continue
+            set_name, image = str(values.get("set_name")), str(values.get("image"))
+            lr, bicubic, sr, hr = (
+                place(RunFolder(run.path).images, set_name, image, kind)
+                for kind in ("lr", "bicubic", "sr", "hr")
+            )
+            if not all(file.is_file() for file in (lr, bicubic, sr, hr)):
+                continue
+            key = (set_name, image, run.scale)
+            baseline = Result("bicubic", bicubic, _score(values, "bicubic_"))
+            known = found.get(key, Picture(set_name, image, run.scale, lr, hr, (baseline,)))
+            results = (*known.results, Result(name, sr, _score(values, "")))
+            found[key] = Picture(set_name, image, run.scale, known.lr, known.hr, results)
+    sets = list(dict.fromkeys(key[0] for key in found))
+    return sorted(found.values(), key=lambda picture: (sets.index(picture.set_name), picture.scale))
+
+
+def _score(values: dict[str, object], prefix: str) -> Score:
+    psnr, ssim = (values.get(f"{prefix}{metric}") for metric in ("psnr_y", "ssim_y"))
+    return Score(*(float(v) if isinstance(v, (int, float)) else float("nan") for v in (psnr, ssim)))

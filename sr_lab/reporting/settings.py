@@ -1,0 +1,86 @@
+"""What was set for a run, as flat names and texts, and what varies between runs."""
+
+from collections.abc import Mapping, Sequence
+
+from sr_lab.reporting.runs import Run
+
+# What tells rows apart: not the seed, which they are averaged over, nor the scale, which parts blocks.
+_GROUPS = (
+    "task",
+    *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
+    *(
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "ema_decay",
+        "init_ckpt",
+        "ckpt",
+        "budget",
+        "validation",
+        "benchmark",
+    ),
+)
+# The node that a group's settings are in.
+_INNER = {"upsampler": "factory", "strategy": "apply", "schedule": "scheduler"}
+
+
+def flat(run: Run) -> dict[str, str]:
+    """Settings of a run: ``model: IMDN``, ``model.num_feat: 64``, ``upsampler: deconv``, ...
+
+    Taken from config.yaml, which a failed run has, too; else from the identity in metrics.json.
+    """
+    identity = run.values.get("identity")
+    source = run.settings or (identity if isinstance(identity, Mapping) else {})
+    found: dict[str, str] = {}
+    for group in _GROUPS:
+        value = source.get(group)
+        if group == "budget":
+            name = value.get("name") if isinstance(value, Mapping) else None
+            found |= {"budget": str(name).removesuffix(" (auto)")} if name else {}
+        elif isinstance(value, Mapping):
+            _add_group(found, group, value)
+        elif value is not None:
+            found[group] = _text(value)
+    trainer = source.get("trainer")
+    precision = trainer.get("precision") if isinstance(trainer, Mapping) else source.get("precision")
+    return found | ({"precision": str(precision)} if precision is not None else {})
+
+
+def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names of what differs; a group's inner settings are compared only where the group is the same."""
+    names = dict.fromkeys(name for own in settings for name in own)
+    found = []
+    for name in names:
+        group = name.partition(".")[0]
+        values: dict[str | None, set[str | None]] = {}
+        for own in settings:
+            values.setdefault(own.get(group) if "." in name else None, set()).add(own.get(name))
+        if any(len(same) > 1 for same in values.values()):
+            found.append(name)
+    return found
+
+
+def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) -> None:
+    inner = node.get(_INNER.get(group, ""))
+    if "name" in node and group in _INNER:
+        found[group] = str(node["name"])
+    body = inner if isinstance(inner, Mapping) else {} if group in ("upsampler", "strategy") else node
+    outer = {} if body is node else {key: node[key] for key in node if key not in (_INNER[group], "name")}
+    for key, value in {**outer, **body}.items():
+        # The tail is told by the group upsampler, the scale by the block; paths change nothing.
+        if not key.endswith("_dir") and not (group == "model" and key in ("scale", "upsampler")):
+            _add(found, group, key, value)
+
+
+def _add(found: dict[str, str], place: str, key: str, value: object) -> None:
+    if key == "_target_":
+        found.setdefault(place, str(value).rpartition(".")[2])
+    elif isinstance(value, Mapping):
+        for inner, child in value.items():
+            _add(found, f"{place}.{key}", inner, child)
+    else:
+        found[f"{place}.{key}"] = _text(value)
+
+
+def _text(value: object) -> str:
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

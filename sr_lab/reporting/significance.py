@@ -1,0 +1,75 @@
+"""Whether rows differ by more than chance: Wilcoxon's signed-rank test on the same images, Holm-corrected."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from sr_lab.reporting.grid import Significance
+from sr_lab.reporting.runs import Run
+
+MIN_IMAGES = 6  # below, no outcome can reach p < 0.05
+ALL_SETS = "all sets"
+
+Images = Mapping[tuple[str, str], float]
+
+
+def per_image(runs: Sequence[Run], key: str = "psnr_y") -> dict[tuple[str, str], float]:
+    """(set, image) -> PSNR, a mean over the seeds that have the image."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        images = run.values.get("images")
+        for image in images if isinstance(images, list) else []:
+            psnr = image.get(key)
+            if isinstance(psnr, (int, float)) and math.isfinite(psnr):
+                found.setdefault((str(image.get("set_name", "")), str(image["image"])), []).append(psnr)
+    return {image: statistics.fmean(values) for image, values in found.items()}
+
+
+def signed_rank(differences: Sequence[float]) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; zero differences take part in the ranking (Pratt).
+
+    1 where nothing differs.
+    """
+    from scipy.stats import wilcoxon  # takes a second to load
+
+    # An image that both restore to the same bytes has one PSNR, but for the last bits.
+    rounded = [round(difference, 9) for difference in differences]
+    return float(wilcoxon(rounded, zero_method="pratt").pvalue) if any(rounded) else 1.0
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values corrected by Holm's step-down method, in the order given."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    corrected, largest = [0.0] * len(values), 0.0
+    for position, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - position) * values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def compare(rows: Sequence[Images], baseline: Images) -> list[tuple[Significance, ...]]:
+    """Each row against the baseline: all sets together, then each set that both have.
+
+    Args:
+        rows: Per-image PSNR of each row, see `per_image`.
+        baseline: The same of the baseline row.
+    """
+    sets = dict.fromkeys(set_name for set_name, _ in baseline)
+    names = [ALL_SETS, *(sets if len(sets) > 1 else ())]
+    found: list[list[Significance]] = [[] for _ in rows]
+    for name in names:
+        tests = [_test(name, row, baseline) for row in rows]
+        values = iter(holm([test.p for test in tests if test.p is not None]))
+        for index, test in enumerate(tests):
+            if test.p is not None:
+                found[index].append(Significance(name, test.count, test.p, next(values)))
+            elif test.count or name == ALL_SETS:
+                found[index].append(test)
+    return [tuple(tests) for tests in found]
+
+
+def _test(name: str, row: Images, baseline: Images) -> Significance:
+    common = [image for image in baseline if image in row and name in (ALL_SETS, image[0])]
+    if len(common) < MIN_IMAGES:
+        return Significance(name, len(common), problem="too few images")
+    return Significance(name, len(common), signed_rank([row[image] - baseline[image] for image in common]))

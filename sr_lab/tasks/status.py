@@ -1,0 +1,103 @@
+"""``task=status``: how far the jobs of a sweep are, read from their folders alone; needs no torch."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sr_lab.config import StatusConfig
+from sr_lab.errors import ConfigError
+from sr_lab.reporting.runs import find_runs
+from sr_lab.run_folder import Listed, RunFolder, State, read_index
+from sr_lab.sweep import reason
+
+_COLOURS: dict[State, str] = {
+    "finished": "green",
+    "running": "cyan",
+    "failed": "red",
+    "interrupted": "yellow",
+    "waiting": "default",
+}
+# Column of the record, what the table calls it, its format.
+_FIGURES = (
+    ("train/loss", "loss", ".4g"),
+    ("val/psnr_y", "val PSNR", ".2f"),
+    ("samples_per_s", "samples/s", ".3g"),
+)
+
+
+def run(config: StatusConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Print every job below the folder of runs, and how many there are of each state."""
+    root = Path(config.runs)
+    jobs = find_jobs(root)
+    states = [run_folder.state() for run_folder, _ in jobs]
+    table = Table()
+    rowed = any(listed is not None and listed.label is not None for _, listed in jobs)
+    for title in ("job", *(("row",) if rowed else ()), "state", "step", "begun", "newest"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("state", "step", "begun"))
+    for (run_folder, listed), state in zip(jobs, states, strict=True):
+        name = run_folder.path.relative_to(root) if run_folder.path != root else run_folder.path.name
+        label = (listed.label or "" if listed is not None else "",) if rowed else ()
+        coloured = f"[{_COLOURS[state]}]{state}[/]"
+        table.add_row(
+            escape(str(name)), *map(escape, label), coloured, *map(escape, _cells(run_folder, state))
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:  # one line a job, for other programs
+        needed = console.measure(table, options=console.options.update(width=1000)).maximum
+        console.width = max(console.width, needed)
+    console.print(table)
+    counts = Counter(states)
+    told = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
+    console.print(f"{len(jobs)} jobs: {told}")
+
+
+def find_jobs(root: Path) -> list[tuple[RunFolder, Listed | None]]:
+    """The jobs at or below ``root``, those of a sweep in its order, with what its index says of them.
+
+    Raises:
+        ConfigError: There is no run, nor a sweep that planned one.
+    """
+    parents = [root, *sorted(path.parent for path in root.rglob("sweep.json") if path.parent != root)]
+    listed = {parent / job.folder: job for parent in [root.parent, *parents] for job in read_index(parent)}
+    planned = [path for path in listed if path.is_relative_to(root)]
+    try:
+        found = [run.path for run in find_runs(root)]
+    except ConfigError:
+        if not planned:
+            raise
+        found = []
+    return [(RunFolder(path), listed.get(path)) for path in dict.fromkeys([*planned, *found])]
+
+
+def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
+    """Step of steps, since when, and the newest figures or the reason of a failure."""
+    progress, total, since = folder.progress(), _steps(folder), folder.since()
+    step = f"{progress.get('step', 0)}/{total}" if total else progress.get("step", "")
+    newest = ", ".join(
+        f"{title} {float(progress[key]):{spec}}" for key, title, spec in _FIGURES if key in progress
+    )
+    if state == "failed":
+        newest = reason(folder)
+    return step if state != "waiting" else "", _ago(since) if since is not None else "", newest
+
+
+def _steps(folder: RunFolder) -> int | None:
+    if not folder.config.is_file():
+        return None
+    loaded = OmegaConf.load(folder.config)
+    steps = loaded.get("steps") if isinstance(loaded, DictConfig) else None
+    return steps if isinstance(steps, int) else None
+
+
+def _ago(since: float) -> str:
+    seconds = max(0, int(time.time() - since))
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit} {name} ago"
+    return f"{seconds} s ago"

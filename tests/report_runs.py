@@ -1,0 +1,66 @@
+"""Run folders of finished, failed and unfinished runs, as a training leaves them."""
+
+import json
+from pathlib import Path
+
+from sr_lab.reporting.runs import Run, read_run
+
+FIVE = ("Set5", "Set14", "B100", "Urban100", "Manga109")
+
+
+def values(label: str | None, psnr: float, **more: object) -> dict[str, object]:
+    """``metrics.json`` of a finished row of OSFFNet's Table 2, shortened."""
+    sets = more.pop("sets", ("Set5",))
+    count = more.pop("count", 8)  # images of each set
+    found: dict[str, object] = {
+        "run": f"osffnet_x4_{label}",
+        "experiment": "osffnet/table2_osff",
+        "model": "OSFFNet",
+        "scale": 4,
+        "seed": 0,
+        "budget": "paper",
+        "protocol": "rgb_uint8",
+        "protocol_says": "rgb_uint8: as papers do.",
+        "device": "CPU, 1 threads",
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "date": "2026-01-01T00:00:00+00:00",
+        "num_params": 536_500,
+        "multi_adds": 29_300_000_000,
+        "multi_adds_paper": 22_040_000_000,
+    }
+    if label is not None:
+        found |= {"table": {"paper": "osffnet", "name": "table2"}, "row": label}
+    found |= more
+    images = []
+    for name in sets:
+        found |= {f"test/{name}/psnr_y": psnr, f"test/{name}/ssim_y": 0.89}
+        found |= {f"bicubic/{name}/psnr_y": 28.429, f"bicubic/{name}/ssim_y": 0.81114}
+        images += [
+            # Each image lies a little more above or below the mean: no two differences are equal.
+            {"set_name": name, "image": f"{i}", "psnr_y": psnr * (1 + (i - count / 2) / 1000)}
+            | {"ssim_y": 0.89, "bicubic_psnr_y": 28.0 + i / 100, "bicubic_ssim_y": 0.8}
+            for i in range(count)
+        ]
+    return found | {"images": images}
+
+
+def finished(label: str | None, psnr: float, **more: object) -> Run:
+    """A run as it is read from a folder."""
+    held = values(label, psnr, **more)
+    budget = {"budget": {"name": held["budget"]}}
+    labels = () if label is None else (label,)
+    name = f"{held['run']}-{held['seed']:08x}"
+    return Run(Path(name), held, settings={"model": {"_target_": "OSFFNet"}} | budget, labels=labels)
+
+
+def folder(root: Path, name: str, *, failed: str = "", settings: str = "", **content: object) -> Run:
+    """A run folder on disk, read."""
+    path = root / name
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(settings)
+    if content:
+        (path / "metrics.json").write_text(json.dumps(content))
+    if failed:
+        (path / "failed.txt").write_text(failed)
+    return read_run(path)

@@ -1,0 +1,113 @@
+"""A table in one shape: rounding, marks, its lines as text, Markdown."""
+
+import pytest
+
+from sr_lab.reporting.experiment import published_grid
+from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, lines, mark_best, signed, titles
+from sr_lab.reporting.markdown import to_markdown
+
+PSNR = Column("PSNR", "Set5", decimals=2, higher_is_better=True)
+
+
+def row(*numbers: float | None, **more: object) -> GridRow:
+    return GridRow(str(more.pop("label", numbers)), tuple(Cell(value=number) for number in numbers), **more)
+
+
+def ranks(*rows: GridRow, column: Column = PSNR) -> list[int]:
+    return [own.cells[0].rank for own in mark_best([column], rows)]
+
+
+def grid(*rows: GridRow, columns: tuple[Column, ...] = (PSNR,)) -> Grid:
+    return Grid("a table", ("budget: paper",), columns, rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.031, "+0.03"), (-0.031, "-0.03"), (0.004, "0.00"), (-0.004, "0.00"), (None, ""), (12.0, "+12.00")],
+)
+def test_a_difference_has_a_sign_unless_it_rounds_to_zero(value, text):
+    assert signed(value, 2) == text
+
+
+def test_equal_bests_are_all_best_and_the_next_distinct_value_is_second_wherever_it_occurs():
+    assert ranks(row(30.84), row(30.79), row(30.84), row(30.79), row(30.5)) == [1, 2, 1, 2, 0]
+
+
+def test_compared_is_what_is_printed():
+    assert ranks(row(30.844), row(30.836), row(30.834)) == [1, 1, 2]
+
+
+def test_the_lowest_is_best_where_lower_is_better():
+    assert ranks(row(3.0), row(1.0), row(2.0), column=Column("time", higher_is_better=False)) == [0, 1, 2]
+
+
+def test_a_column_without_a_direction_has_no_marks():
+    assert ranks(row(3.0), row(1.0), column=Column("params")) == [0, 0]
+
+
+def test_bicubic_missing_and_failed_rows_are_not_ranked():
+    rows = [row(40.0, is_reference=True), row(None), row(41.0, problem="failed: no"), row(30.0), row(29.0)]
+    assert ranks(*rows) == [0, 0, 0, 1, 2]
+
+
+def test_a_row_alone_is_not_the_best():
+    assert ranks(row(40.0, is_reference=True), row(30.0)) == [0, 0]
+
+
+def test_printed_rows_are_not_ranked_among_measured_ones():
+    assert ranks(row(40.0, is_ours=False), row(30.0), row(29.0)) == [0, 1, 2]
+
+
+def test_no_number_is_the_best_of_none():
+    assert ranks(row(float("nan")), row(30.0), row(29.0)) == [0, 1, 2]
+
+
+def test_a_standard_deviation_stands_behind_its_mean_from_two_seeds_on():
+    assert Cell(value=32.2, std=0.021, count=2).shown(PSNR) == "32.20 ± 0.02"
+    assert Cell(value=32.2, std=0.021, count=2).shown(PSNR, min_count=3) == "32.20"
+    assert Cell(value=32.2, std=0.0, count=3).shown(PSNR) == "32.20"
+
+
+def test_the_papers_figure_and_the_difference_stand_below_ours():
+    ours = GridRow("111", (Cell(value=32.204, paper=32.25, rank=1),), "x4")
+    told = [(line.texts, line.kind) for line in lines(grid(ours))]
+    assert told == [
+        (["111", "x4", "32.20"], "row"),
+        (["  paper", "x4", "32.25"], "paper"),
+        (["  difference", "x4", "-0.05"], "difference"),
+    ]
+    assert titles(grid(ours)) == ["row", "scale", "Set5 PSNR"]
+
+
+@pytest.mark.parametrize("problem", ["not implemented", "not run", "failed"])
+def test_a_row_without_figures_says_why_and_what_the_paper_prints(problem):
+    missing = GridRow(
+        "HNCT", (Cell(paper=38.08),), problem=f"{problem}: because" * (problem == "failed") or problem
+    )
+    (line,) = lines(grid(missing))
+    assert (line.texts, line.kind) == ([f"HNCT (paper; {problem})", "38.08"], "paper")
+
+
+def test_why_a_row_failed_stands_below_the_table():
+    failed = row(None, label="101", problem="failed: too bad", block="x4")
+    assert grid(failed).notes() == ["101 x4: failed: too bad"]
+    assert "101 x4: failed: too bad" in to_markdown(grid(failed))
+
+
+def test_markdown_is_a_table_with_a_rule_of_the_same_width():
+    text = to_markdown(
+        grid(GridRow("a", (Cell(value=32.2, rank=1),)), GridRow("b", (Cell(value=32.1, rank=2),)))
+    )
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert table == ["| row | Set5 PSNR |", "|---|---:|", "| a | **32.20** |", "| b | <u>32.10</u> |"]
+
+
+def test_markdown_escapes_what_would_be_markup():
+    text = to_markdown(grid(row(1.0, label="x|y <img src=x> [a](b) *z*")))
+    assert r"| x\|y \<img src=x\> [a]\(b) \*z\* |" in text
+
+
+@pytest.mark.parametrize(("table", "rows"), [("table1", 31), ("table2", 8)])
+def test_every_row_of_a_printed_table_is_in_markdown(table, rows):
+    text = to_markdown(published_grid("osffnet", table))
+    assert sum(line.startswith("|") for line in text.splitlines()) == rows + 2

@@ -1,0 +1,51 @@
+"""``task=report`` over run folders."""
+
+import csv
+
+import pytest
+
+from sr_lab.reporting import results
+from sr_lab.tasks import report
+from tests.conftest import compose
+from tests.report_runs import folder, values
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Two rows of OSFFNet's Table 2."""
+    for label, psnr in (("000", 31.9), ("111", 32.2)):
+        folder(tmp_path, f"osffnet_x4_{label}-0123abcd", **values(label, psnr))
+    return tmp_path
+
+
+def run(place, *overrides):
+    report.run(compose("task=report", f"runs='{place}'", *overrides), place, [])
+
+
+def test_the_table_is_printed_and_lies_beside_the_runs_in_every_form(place, capsys):
+    run(place)
+    assert {path.name for path in place.iterdir() if path.is_file()} == {
+        *("table.md", "table.csv", "table.tex", "table_paired.tex", "runs.csv", "report.html")
+    }
+    shown = capsys.readouterr().out
+    assert "difference" in shown
+    assert "report.html" in shown
+    assert "results.csv" not in shown
+
+
+def test_the_baseline_is_the_one_named(place):
+    run(place, "baseline='111'")
+    lines = csv.DictReader((place / "table.csv").read_text().splitlines())
+    assert {line["baseline"] for line in lines if line["row"] == "000"} == {"111"}
+
+
+def test_results_of_the_paper_are_written_when_asked(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "experiments_dir", lambda: tmp_path / "papers")
+    run(place, "write_results=true")
+    (line,) = [
+        line
+        for line in results.read_results(tmp_path / "papers" / "osffnet" / "results.csv")
+        if (line["row"], line["metric"]) == ("111", "psnr_y")
+    ]
+    assert float(line["value"]) == 32.2
+    assert "results.csv" in capsys.readouterr().out

@@ -1,0 +1,149 @@
+"""results.csv of the papers, README's table, the table as CSV."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from sr_lab.errors import ConfigError
+from sr_lab.reporting import published, readme
+from sr_lab.reporting.csv_text import csv_text, harmless, original
+from sr_lab.reporting.experiment import experiment_grid
+from sr_lab.reporting.results import COLUMNS, read_results, to_csv, write_results
+from tests.report_runs import FIVE, finished
+
+TABLE_1 = {"paper": "osffnet", "name": "table1"}
+
+
+def found(root: Path, **like: str) -> list[dict[str, str]]:
+    lines = read_results(root / "osffnet" / "results.csv")
+    return [line for line in lines if like.items() <= line.items()]
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1"])
+def test_a_formula_is_made_a_text_and_comes_back(text):
+    assert harmless(text) == f"'{text}"
+    assert original(str(harmless(text))) == text
+
+
+@pytest.mark.parametrize("text", ["OSFFNet", "'quoted'", "1-2", ""])
+def test_other_texts_stay_as_they_are(text):
+    assert harmless(text) == text == original(text)
+
+
+def test_negative_numbers_stay_numbers():
+    assert csv_text(["a", "b"], [{"a": -0.5, "b": None}]) == "a,b\n-0.5,\n"
+
+
+def test_the_table_as_csv_holds_every_number_unrounded():
+    runs = [finished("000", 31.9), finished("111", 32.123456789), finished("111", 32.2, seed=1)]
+    lines = list(csv.DictReader(io.StringIO(to_csv(experiment_grid(runs)))))
+    (line,) = [own for own in lines if (own["row"], own["set"], own["column"]) == ("111", "Set5", "PSNR")]
+    mean = (32.123456789 + 32.2) / 2
+    assert float(line["value"]) == pytest.approx(mean, abs=1e-12)
+    assert float(line["std"]) == pytest.approx(abs(32.123456789 - 32.2) / 2**0.5, abs=1e-12)
+    assert (line["n"], line["paper"], line["rank"], line["baseline"]) == ("2", "32.25", "1", "000")
+    assert float(line["difference"]) == pytest.approx(mean - 32.25, abs=1e-12)
+    assert float(line["baseline_difference"]) == pytest.approx(mean - 31.9, abs=1e-12)
+    assert float(line["p_holm"]) == pytest.approx(2 / 2**8)
+
+
+def test_the_table_as_csv_has_every_row_with_its_problem():
+    lines = list(csv.DictReader(io.StringIO(to_csv(experiment_grid([finished("=1+1", 32.2)])))))
+    assert {own["of"] for own in lines} == {"bicubic", "ours", "paper"}
+    assert {own["problem"] for own in lines if own["of"] == "paper"} == {"not run"}
+    assert "'=1+1" in {own["row"] for own in lines}
+
+
+def test_results_are_written_with_where_they_come_from(tmp_path):
+    runs = [finished("111", 32.0, budget="paper (auto)"), finished("111", 32.5, seed=1, dirty=True)]
+    runs[1].values["budget"] = "paper (auto)"
+    (path,) = write_results([*runs, finished(None, 1.0)], tmp_path)
+    assert path == tmp_path / "osffnet" / "results.csv"
+    (line,) = found(tmp_path, row="111", set="Set5", metric="psnr_y")
+    assert (line["table"], line["model"], line["scale"], line["paper"]) == ("table2", "osffnet", "4", "32.25")
+    assert (float(line["value"]), line["n"], line["budget"]) == (32.25, "2", "paper")
+    assert line["commit"] == "0123456789abcdef|0123456789abcdef+"
+    assert line["run"] == "osffnet_x4_111-00000000|osffnet_x4_111-00000001"
+    assert (line["hardware"], line["date"]) == ("CPU, 1 threads", "2026-01-01T00:00:00+00:00")
+    assert float(found(tmp_path, metric="num_params_k")[0]["value"]) == 536.5
+
+
+def test_results_are_merged_and_the_same_figure_is_replaced(tmp_path):
+    write_results([finished("000", 31.0), finished("111", 32.0)], tmp_path)
+    write_results([finished("111", 32.5), finished("111", 29.0, budget="smoke", seed=3)], tmp_path)
+    values = {
+        (line["row"].partition(" ")[0], line["budget"]): float(line["value"])
+        for line in found(tmp_path, metric="psnr_y")
+    }
+    assert values == {("000", "paper"): 31.0, ("111", "paper"): 32.5, ("111", "smoke"): 29.0}
+    assert [path.name for path in (tmp_path / "osffnet").iterdir()] == ["results.csv"]
+
+
+def test_writing_the_same_again_changes_no_byte(tmp_path):
+    (path,) = write_results([finished("000", 31.0), finished("111", 32.0)], tmp_path)
+    before = path.read_bytes()
+    write_results([finished("111", 32.0), finished("000", 31.0)], tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_runs_of_no_table_have_no_results(tmp_path):
+    with pytest.raises(ConfigError, match="write_results: no run here is a finished row of a paper's table"):
+        write_results([finished(None, 32.0)], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_other_columns_is_left_alone(tmp_path):
+    path = tmp_path / "osffnet" / "results.csv"
+    path.parent.mkdir()
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="has other columns"):
+        write_results([finished("111", 32.0)], tmp_path)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_the_readme_says_when_nothing_was_trained(tmp_path):
+    assert readme.section(tmp_path) == "Nothing has been trained at a paper's full budget yet."
+    write_results([finished("OSFFNet", 32.0, table=TABLE_1, budget="smoke")], tmp_path)
+    assert readme.section(tmp_path) == "Nothing has been trained at a paper's full budget yet."
+
+
+def test_the_readme_shows_the_papers_own_network_beside_the_print(tmp_path):
+    runs = [finished("OSFFNet", 32.0 + seed, table=TABLE_1, seed=seed, sets=FIVE) for seed in range(2)]
+    write_results([*runs, finished("111", 32.0)], tmp_path)
+    lines = readme.section(tmp_path).splitlines()
+    assert [line for line in lines if line.startswith("| OSFFNet")] == [
+        r"| OSFFNet x4, osffnet table1 | 32.50 ± 0.71 / 0.8900 (32.39 / 0.8976) | "
+        "32.50 ± 0.71 / 0.8900 (28.75 / 0.7852) | 32.50 ± 0.71 / 0.8900 (27.66 / 0.7393) | "
+        "32.50 ± 0.71 / 0.8900 (26.36 / 0.7950) | 32.50 ± 0.71 / 0.8900 (30.84 / 0.9125) | "
+        "2 | 01234567 | CPU, 1 threads |"
+    ]
+    assert lines[-1] == "Further rows of the papers' tables: 1 in `experiments/osffnet/results.csv`."
+
+
+def test_the_readme_is_filled_between_its_markers(tmp_path):
+    text = f"above\n{readme.BEGIN}\nold\n{readme.END}\nbelow\n"
+    assert readme.filled(text, tmp_path) == (
+        f"above\n{readme.BEGIN}\n{readme.section(tmp_path)}\n{readme.END}\nbelow\n"
+    )
+    with pytest.raises(ConfigError, match=r"README.md: needs one '<!-- results -->'"):
+        readme.filled("nothing", tmp_path)
+
+
+def test_the_readme_agrees_with_the_results():
+    root = published.experiments_dir()
+    text = (root.parent / "README.md").read_text()
+    assert readme.filled(text, root) == text, "run: make table"
+
+
+def test_every_results_file_can_be_read_and_names_rows_of_its_paper():
+    for path in published.experiments_dir().glob("*/results.csv"):
+        tables = {figure.table for figure in published.figures() if figure.paper == path.parent.name}
+        assert {line["table"] for line in read_results(path)} <= tables
+
+
+def test_the_columns_are_those_that_everyone_relies_on():
+    assert ",".join(COLUMNS) == (
+        "table,row,model,scale,set,metric,value,std,n,paper,run,commit,hardware,date,budget"
+    )

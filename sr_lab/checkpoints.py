@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from sr_lab.errors import CheckpointError
 from sr_lab.layers.folding import fold
 
-# Levels that authors put around their state dicts, in the order in which they are looked for, and what they
-# put before every name: averaged weights are the published ones.
+# Levels that authors put around their state dicts, in the order in which they are looked for: averaged
+# weights are the published ones.
 _WRAPPERS = ("params_ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "generator.", "net.", "net_g.")
+# What DataParallel and torch.compile put before every name, and what trainers do; but a network's own names
+# may begin like the latter (IMDN-RTC's do).
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_TRAINER_PREFIXES = ("model.", "network.", "generator.", "net.", "net_g.")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
         or not all(isinstance(v, Tensor) for v in content.values())
     ):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
-    return Checkpoint(file, _without_prefix({str(name): value for name, value in content.items()}), None)
+    state = {str(name): value for name, value in content.items()}
+    return Checkpoint(file, _without_prefix(state, _WRAPPER_PREFIXES), None)
 
 
 def _read(file: Path, key: str) -> Any:
@@ -111,9 +115,10 @@ def _read(file: Path, key: str) -> Any:
         ) from error
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what stands before every name: DataParallel, torch.compile and trainers put it there."""
-    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
+def _without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Without what stands before every name."""
+    state = dict(state)
+    while prefix := next((p for p in prefixes if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
@@ -137,10 +142,14 @@ def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
 
 def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under our names; the table at the end of the network's file maps its authors'."""
-    if set(state) == set(network.state_dict()):
+    own = network.state_dict().keys()
+    if state.keys() == own:
         return dict(state)
+    readings = [dict(state), _without_prefix(state, _WRAPPER_PREFIXES + _TRAINER_PREFIXES)]
     from_official = getattr(importlib.import_module(type(network).__module__), "from_official", None)
-    return dict(state) if from_official is None else dict(from_official(state, scale=network.scale))
+    if from_official is not None:
+        readings += [from_official(reading, scale=network.scale) for reading in readings]
+    return max(readings, key=lambda reading: len(reading.keys() & own))
 
 
 def _folded(network: nn.Module) -> nn.Module | None:

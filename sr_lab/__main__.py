@@ -75,7 +75,10 @@ def main() -> int:
         sweep.end_with_sweep()
         _guard_hydra()
         register_resolvers()
-        _job()
+        try:
+            _job()
+        except Exception as error:  # of composing a job; those before it are done
+            _errors.append(error)
         if _done:
             tasks.finish(list(_done.values())[-1], list(_done))
         if _errors:  # of a training sweep none is started while one is wrong

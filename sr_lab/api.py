@@ -1,5 +1,6 @@
 """The way in from Python: ``sr_lab.load`` and ``sr_lab.upscale``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar, cast, overload
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from sr_lab import catalogue, targets
 from sr_lab.catalogue import Entry
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
-from sr_lab.config import Node, check_stored_network
-from sr_lab.errors import CheckpointError, ConfigError, DataError
+from sr_lab.config import StoredNetwork
+from sr_lab.datasets.images import FORMATS
+from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference import enlarge
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
@@ -25,50 +27,42 @@ def load(path_or_name: str | Path, *, scale: int | None = None) -> nn.Module:
     Args:
         path_or_name: A run folder, a checkpoint of ours, a safetensors file or an author's own checkpoint,
             whose network and scale are found out; or the name of a network (``imdn``), which comes with
-            fresh weights.
+            fresh weights. Where a folder has the name of a network, write ``./imdn`` for the folder.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; ``colour`` says which channels.
 
     Raises:
-        CheckpointError: The file is missing, unsafe, damaged, or of a network that is not ours.
-        ConfigError: A name without scale, or a scale that the checkpoint does not have.
+        CheckpointError: The file is missing, unsafe, damaged, of a network that is not ours, or of another
+            scale.
+        ConfigError: An unknown name, a name without scale, or a scale that a checkpoint of ours denies.
     """
-    if str(path_or_name) in catalogue.options():
+    name = str(path_or_name)
+    if scale is not None and (not isinstance(scale, int) or scale < 2):
+        raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
+    if name in catalogue.options() or ("/" not in name and "." not in name and not Path(name).exists()):
         if scale is None:
-            raise ConfigError(f"load: a network needs its scale, got '{path_or_name}'; pass scale=2, 3 or 4")
-        return Entry(str(path_or_name), scale).build().eval()
-    checkpoint = open_checkpoint(str(path_or_name), "load")
-    network = _stored(checkpoint, scale) if checkpoint.record is not None else _found(checkpoint, scale)
+            raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
+        return Entry(name, scale).build().eval()
+    checkpoint = open_checkpoint(name, "load")
+    if checkpoint.record is not None:
+        network = _stored(checkpoint, checkpoint.record, scale)
+    else:
+        network = catalogue.recognised(checkpoint, scale, key="load").build()
     load_weights(network, checkpoint)
     return network.eval()
 
 
-def _stored(checkpoint: Checkpoint, scale: int | None) -> nn.Module:
+def _stored(checkpoint: Checkpoint, record: Mapping[str, object], scale: int | None) -> nn.Module:
     """The network that a checkpoint of ours says it holds."""
-    record = cast(Node, checkpoint.record)
-    if scale not in (None, record.get("scale")):
-        raise ConfigError(
-            f"load: '{checkpoint.path}' is for scale={record.get('scale')}, got scale={scale}; drop it"
-        )
-    check_stored_network(record)
-    network: nn.Module = targets.build(cast(Node, record["model"]))
-    apply = cast("Node | None", cast(Node, record["strategy"]).get("apply"))
-    return network if apply is None else cast(nn.Module, targets.build(apply)(network))
-
-
-def _found(checkpoint: Checkpoint, scale: int | None) -> nn.Module:
-    """The network whose weights fit."""
-    fitting = catalogue.fitting(checkpoint)
-    entries = [entry for entry in fitting if scale in (None, entry.scale)]
-    if len(entries) != 1:
-        names = ", ".join(map(str, fitting)) or "none"
-        raise CheckpointError(
-            f"load: '{checkpoint.path}' must fit one network, got scale={scale} and fitting {names}; "
-            "pass the scale, or build the network and load its state dict"
-        )
-    return entries[0].build()
+    stored = StoredNetwork.read(record, str(checkpoint.path))
+    if scale not in (None, stored.scale):
+        raise ConfigError(f"load: '{checkpoint.path}' is for scale={stored.scale}, got scale={scale}")
+    network: nn.Module = targets.build(stored.model)
+    if stored.strategy.apply is not None:
+        network = targets.build(stored.strategy.apply)(network)
+    return network
 
 
 @overload
@@ -91,9 +85,11 @@ def upscale(image: object, model: nn.Module) -> object:
     Raises:
         DataError: The image is none of these.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"upscale: model must be a network, got {type(model).__name__}; load it first")
     if isinstance(image, (str, Path)):
         try:
-            with Image.open(image) as opened:
+            with Image.open(image, formats=FORMATS) as opened:
                 return _pillow(ImageOps.exif_transpose(opened), model)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"upscale: cannot read '{image}': {error}; give an image file") from error
@@ -103,7 +99,8 @@ def upscale(image: object, model: nn.Module) -> object:
         return _array(image, model)
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim in (3, 4):
         batch = image if image.ndim == 4 else image[None]
-        if batch.shape[1] in (1, 3):
+        if batch.shape[1] in (1, 3) and batch.numel():
+            _check_range(batch.amin().item(), batch.amax().item())
             sr = enlarge(model, batch).to(image.dtype)
             return sr if image.ndim == 4 else sr[0]
     what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
@@ -113,32 +110,53 @@ def upscale(image: object, model: nn.Module) -> object:
     )
 
 
+def _check_range(lowest: float, highest: float) -> None:
+    """Refuse floating values that are no image in [0, 1]; NaN fails every comparison."""
+    if not (lowest >= -1e-3 and highest <= 1 + 1e-3):
+        raise DataError(
+            f"upscale: floating images have values in [0, 1], got {lowest:g} to {highest:g}; "
+            "divide 8-bit values by 255"
+        )
+
+
 def _array(image: NDArray[np.generic], model: nn.Module) -> NDArray[np.generic]:
     peaks = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
     floating = np.issubdtype(image.dtype, np.floating)
-    if (
-        not (floating or image.dtype in peaks)
-        or image.ndim not in (2, 3)
-        or image.shape[2:] not in ((), (3,))
-    ):
+    is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
+    if not is_image or not (floating or image.dtype in peaks):
         raise DataError(
             f"upscale: cannot enlarge an array of {image.dtype} with shape {image.shape}; "
             "allowed: (H, W) or (H, W, 3) of uint8, uint16 or floats in [0, 1]"
         )
     peak = 1 if floating else peaks[image.dtype]
-    pixels = torch.from_numpy(np.atleast_3d(image).astype(np.float64)).permute(2, 0, 1)[None] / peak
+    values = np.atleast_3d(image).astype(np.float64)
+    if floating:
+        _check_range(values.min(), values.max())
+    pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / peak
     sr = enlarge(model, pixels)[0].permute(1, 2, 0).double().numpy()
     sr = sr if floating else np.floor(sr * peak + 0.5)
     return cast("NDArray[np.generic]", sr.astype(image.dtype).reshape(*sr.shape[:2], *image.shape[2:]))
 
 
+# Modes that become RGB without losing more than a printer's ink; "I" and "F" have no known range.
+_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
 def _pillow(image: Image.Image, model: nn.Module) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model))
+    if image.mode not in _MODES:
+        raise DataError(
+            f"upscale: cannot enlarge a Pillow image of mode {image.mode}, whose range is unknown; "
+            f"allowed: {', '.join(_MODES)}, I;16; or pass an array"
+        )
+    grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        sr = _pillow(layer.convert("RGB"), model)
+        sr = _pillow(layer.convert("L" if grey else "RGB"), model)
         sr.putalpha(layer.getchannel("A").resize(sr.size, Image.Resampling.BICUBIC))
-        return sr
-    mode = "L" if image.mode in ("1", "L") else "RGB"
-    return Image.fromarray(_array(np.asarray(image.convert(mode)), model))
+    else:
+        sr = Image.fromarray(_array(np.asarray(image.convert("L" if grey else "RGB")), model))
+    if image.mode != "CMYK" and "icc_profile" in image.info:  # what the colours mean
+        sr.info["icc_profile"] = image.info["icc_profile"]
+    return sr

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from sr_lab import targets
-from sr_lab.checkpoints import Checkpoint, fits, shares_names
+from sr_lab.checkpoints import Checkpoint, fits, load_weights, shared_names
 from sr_lab.config import Node, conf_dir
-from sr_lab.errors import ConfigError
+from sr_lab.errors import CheckpointError, ConfigError
 
 SCALES = (2, 3, 4)
 
@@ -79,6 +79,47 @@ def fitting(checkpoint: Checkpoint) -> list[Entry]:
             network = _on_meta(entry)
             if fits(network, checkpoint):
                 found.append(entry)
-            elif not shares_names(network, checkpoint):  # nor will it at another scale
+            elif shared_names(network, checkpoint) < 0.5:  # nor will it at another scale
                 break
     return found
+
+
+def nearest(checkpoint: Checkpoint) -> Entry | None:
+    """The network that a checkpoint has most names of, to say what keeps it from fitting."""
+    entries = [Entry(option, scale) for option in options() for scale in SCALES]
+    likeness = {entry: shared_names(_on_meta(entry), checkpoint) for entry in entries}
+    best = max(entries, key=lambda entry: likeness[entry])
+    return best if likeness[best] > 0 else None
+
+
+def recognised(checkpoint: Checkpoint, scale: int | None, *, key: str) -> Entry:
+    """The one network whose weights a checkpoint holds.
+
+    Args:
+        checkpoint: A file that does not say itself what it holds.
+        scale: The scale that the user wants, ``None`` for that of the file.
+        key: The setting that names the file, for error messages.
+
+    Raises:
+        CheckpointError: It fits none, and what is missing or too much; or it fits several.
+    """
+    fitting_any = fitting(checkpoint)
+    entries = [entry for entry in fitting_any if scale in (None, entry.scale)]
+    if len(entries) == 1:
+        return entries[0]
+    names = " or ".join(map(str, fitting_any))
+    if len(entries) > 1:
+        raise CheckpointError(f"{key}: '{checkpoint.path}' fits more than one network; choose {names}")
+    if fitting_any:
+        raise CheckpointError(f"{key}: '{checkpoint.path}' does not fit scale={scale}; choose {names}")
+    close = nearest(checkpoint)
+    if close is None:
+        raise CheckpointError(
+            f"{key}: '{checkpoint.path}' fits no network of conf/model, and none has a weight of these names "
+            f"({', '.join(list(checkpoint.state)[:3])}, ...); build the network and load them yourself"
+        )
+    try:
+        load_weights(close.build(), checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (the nearest is {close}; no network fits)") from error
+    raise AssertionError("a checkpoint that loads fits")

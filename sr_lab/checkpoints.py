@@ -6,9 +6,11 @@ more.
 
 import copy
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import scipy.io
@@ -18,8 +20,13 @@ from torch import Tensor, nn
 from sr_lab.errors import CheckpointError
 from sr_lab.layers.folding import fold
 
-# Levels that authors put around their state dicts, in the order in which they are looked for.
-_WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+# Levels that authors put around their state dicts, in the order in which they are looked for: averaged
+# weights are the published ones.
+_WRAPPERS = ("params_ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
+# What DataParallel and torch.compile put before every name, and what trainers do; but a network's own names
+# may begin like the latter (IMDN-RTC's do).
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_TRAINER_PREFIXES = ("model.", "network.", "generator.", "net.", "net_g.")
 
 
 @dataclass(frozen=True)
@@ -68,39 +75,64 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
         CheckpointError: The file is missing, damaged, would have to run code, or holds no weights.
     """
     file = resolve(path, key)
-    try:
-        if file.suffix == ".safetensors":
-            return Checkpoint(file, safetensors.torch.load_file(file), None)
-        if file.suffix == ".mat":
-            return Checkpoint(file, _matlab_state(file), None)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail in many ways, and each means the same to the user
-        # Torch's own words would advise weights_only=False.
-        raise CheckpointError(
-            f"{key}: '{file}' is damaged or would have to run code to open, which is refused "
-            f"({type(error).__name__}); save it again as a plain state dict or as safetensors"
-        ) from error
+    content = _read(file, key)
     record = content.get("sr_lab") if isinstance(content, dict) else None
     if isinstance(record, dict) and isinstance(content.get("state_dict"), dict):
         prefix = "network."
         named = {str(key): value for key, value in content["state_dict"].items()}
         state = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
         return Checkpoint(file, state, record)
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
+    while isinstance(content, dict):
+        wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
+        if wrapper is None:
+            break
+        content = content[wrapper]
     if (
         not isinstance(content, dict)
         or not content
         or not all(isinstance(v, Tensor) for v in content.values())
     ):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
-    return Checkpoint(file, {str(k).removeprefix("module."): v for k, v in content.items()}, None)
+    state = {str(name): value for name, value in content.items()}
+    return Checkpoint(file, _without_prefix(state, _WRAPPER_PREFIXES), None)
 
 
-def _matlab_state(file: Path) -> dict[str, Tensor]:
+def _read(file: Path, key: str) -> Any:
+    """What is in a file, whichever of the formats it has."""
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        if file.suffix == ".mat":
+            return _matlab_state(file, key)
+        with warnings.catch_warnings(action="ignore"):  # torch's own words would advise weights_only=False
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged files fail in many ways, and each means the same to the user
+        raise CheckpointError(
+            f"{key}: '{file}' is damaged or would have to run code to open, which is refused "
+            f"({type(error).__name__}); save it again as a plain state dict or as safetensors"
+        ) from error
+
+
+def _without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Without what stands before every name."""
+    state = dict(state)
+    while prefix := next((p for p in prefixes if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
     """The cell arrays of a MATLAB struct ``model`` as ``<field>.<index>``, e.g. VDSR's ``weight.0``."""
-    model = scipy.io.loadmat(file)["model"]
+    content = scipy.io.loadmat(file)
+    model = content.get("model")
+    if model is None or not model.dtype.names:
+        names = ", ".join(name for name in content if not name.startswith("__"))
+        raise CheckpointError(
+            f"{key}: '{file}' has no struct 'model' of cell arrays, got {names}; "
+            "allowed in MATLAB's format: VDSR's, with its weight and bias; save others as a state dict"
+        )
     return {
         f"{field}.{index}": torch.from_numpy(array.copy())
         for field in model.dtype.names
@@ -110,10 +142,14 @@ def _matlab_state(file: Path) -> dict[str, Tensor]:
 
 def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under our names; the table at the end of the network's file maps its authors'."""
-    if set(state) == set(network.state_dict()):
+    own = network.state_dict().keys()
+    if state.keys() == own:
         return dict(state)
+    readings = [dict(state), _without_prefix(state, _WRAPPER_PREFIXES + _TRAINER_PREFIXES)]
     from_official = getattr(importlib.import_module(type(network).__module__), "from_official", None)
-    return dict(state) if from_official is None else dict(from_official(state, scale=network.scale))
+    if from_official is not None:
+        readings += [from_official(reading, scale=network.scale) for reading in readings]
+    return max(readings, key=lambda reading: len(reading.keys() & own))
 
 
 def _folded(network: nn.Module) -> nn.Module | None:
@@ -132,11 +168,11 @@ def fits(network: nn.Module, checkpoint: Checkpoint) -> bool:
     return folded is not None and state == {name: v.shape for name, v in folded.state_dict().items()}
 
 
-def shares_names(network: nn.Module, checkpoint: Checkpoint) -> bool:
-    """Whether most of a network's weights, folded or not, are in a checkpoint by their names."""
+def shared_names(network: nn.Module, checkpoint: Checkpoint) -> float:
+    """Share of a network's weights, folded or not, that are in a checkpoint by their names, 0 to 1."""
     state = _named_as_ours(network, checkpoint.state).keys()
     forms = [form.state_dict().keys() for form in (network, _folded(network)) if form is not None]
-    return any(2 * len(state & names) > len(names) for names in forms)
+    return max(len(state & names) / max(1, len(names)) for names in forms)
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:

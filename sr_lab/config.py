@@ -204,16 +204,43 @@ class EvaluateConfig(Config):
         Raises:
             ConfigError: The stored network may not be built.
         """
+        network = StoredNetwork.read(stored, source, self.allow)
+        return self.model_copy(update={name: getattr(network, name) for name in StoredNetwork.model_fields})
+
+
+class StoredNetwork(_Strict):
+    """What a checkpoint of ours says of its network; judged like what a user names."""
+
+    model: Node
+    upsampler: Upsampler
+    strategy: Strategy
+    scale: int = Field(ge=2)
+
+    @classmethod
+    def read(cls, record: Mapping[str, object], source: str, allow: Sequence[str] = ()) -> "StoredNetwork":
+        """The part of a record that names a network.
+
+        Args:
+            record: What the checkpoint stores.
+            source: The checkpoint, for error messages.
+            allow: Packages that the command line trusts, beside ours.
+
+        Raises:
+            ConfigError: The record is not whole, or the network may not be built.
+        """
         try:
-            config = EvaluateConfig.model_validate_json(
-                json.dumps(self.model_dump() | dict(stored)), strict=True
-            )
+            values = json.dumps({name: record.get(name) for name in cls.model_fields})
+            stored = cls.model_validate_json(values, strict=True)
         except (ValidationError, TypeError) as error:
             raise ConfigError(
-                f"ckpt: '{source}' does not say which network it holds; give its state dict"
+                f"'{source}' does not say which network it holds; give its state dict"
             ) from error
-        check_stored_network(config.model_dump(), self.allow)
-        return config
+        packages = targets.trusted_packages(allow)
+        trusted = tuple(name for name in packages if name == "sr_lab" or name not in targets.TRUSTED)
+        for slot in ("model", "upsampler.factory", "strategy.apply"):
+            for name, node in _slot_nodes(stored.model_dump(), slot):
+                targets.check(name, node, trusted=trusted, supplied=_SUPPLIED[slot], kind=targets.KINDS[slot])
+        return stored
 
 
 class ComplexityConfig(Config):
@@ -435,7 +462,9 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
         path = Path(str(node.ckpt))
         run = path.parents[1] if path.parent.name == "checkpoints" else path
         name = re.sub(
-            r"-[0-9a-f]{8}$", "", run.name if run.suffix not in (".ckpt", ".pth", ".pt") else run.stem
+            r"-[0-9a-f]{8}$",
+            "",
+            run.name if run.suffix not in (".ckpt", ".pth", ".pt", ".mat", ".safetensors") else run.stem,
         )
         return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or "checkpoint"
     model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
@@ -506,23 +535,6 @@ def _check_logging(place: str, value: object) -> None:
         and not value.startswith("ext://sys.std")
     ):
         raise ConfigError(f"{place}: {value!r} is not allowed; use ext://sys.stdout or ext://sys.stderr")
-
-
-def check_stored_network(values: Node, allow: Sequence[str] = ()) -> None:
-    """Judge the network that a checkpoint names: only ours are built, unless the user trusts a package.
-
-    Args:
-        values: ``model``, ``upsampler`` and ``strategy``, as in a configuration.
-        allow: Packages that the command line trusts.
-
-    Raises:
-        ConfigError: The network may not be built.
-    """
-    packages = targets.trusted_packages(allow)
-    trusted = tuple(name for name in packages if name == "sr_lab" or name not in targets.TRUSTED)
-    for slot in ("model", "upsampler.factory", "strategy.apply"):
-        for name, node in _slot_nodes(values, slot):
-            targets.check(name, node, trusted=trusted, supplied=_SUPPLIED[slot], kind=targets.KINDS[slot])
 
 
 def to_yaml(config: Config) -> str:

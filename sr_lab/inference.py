@@ -10,9 +10,9 @@ from sr_lab.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def enlarge(network: nn.Module, image: Tensor) -> Tensor:
-    """Enlarge images in float32, in evaluation mode, on the device of the network.
+    """Enlarge images in evaluation mode, on the device and in the precision of the network.
 
     A network for luma restores luma and leaves chroma to MATLAB's bicubic ``imresize``, as its papers do. A
     grey image goes through a colour network with three equal channels, and its luma comes back.
@@ -24,16 +24,17 @@ def enlarge(network: nn.Module, image: Tensor) -> Tensor:
     Returns:
         ``(N, 3 or 1, rH, rW)`` in float32, clipped to [0, 1], on the device of ``image``.
     """
-    device = next((parameter.device for parameter in network.parameters()), image.device)
-    lr = image.to(device, torch.float32)
-    training = network.training
+    weight = next(network.parameters(), image)
+    lr = image.to(weight.device, weight.dtype if weight.is_floating_point() else torch.float32)
+    training = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        with exact_float32(), torch.autocast(device.type, enabled=False):
+        with exact_float32(), torch.autocast(lr.device.type, enabled=False):
             sr = _enlarge(network, lr)
     finally:
-        network.train(training)
-    return sr.clamp(0, 1).to(image.device)
+        for module, was in training.items():
+            module.training = was
+    return sr.float().clamp(0, 1).to(image.device)
 
 
 def _enlarge(network: nn.Module, lr: Tensor) -> Tensor:

@@ -54,13 +54,16 @@ def test_an_official_checkpoint_is_recognised(weights_dir):
 
 
 def test_a_checkpoint_of_several_scales_needs_one(weights_dir):
-    with pytest.raises(CheckpointError, match="fitting model=carn_m scale=2, model=carn_m scale=3"):
+    with pytest.raises(
+        CheckpointError,
+        match="choose model=carn_m scale=2 or model=carn_m scale=3",
+    ):
         sr_lab.load(weights_dir / "CARN-M" / "carn_m.pth")
     assert sr_lab.load(weights_dir / "CARN-M" / "carn_m.pth", scale=3).scale == 3
 
 
 def test_the_wrong_scale_of_an_official_checkpoint_is_refused(weights_dir):
-    with pytest.raises(CheckpointError, match="got scale=4 and fitting model=imdn scale=3"):
+    with pytest.raises(CheckpointError, match=r"does not fit scale=4; choose model=imdn scale=3"):
         sr_lab.load(weights_dir / "IMDN" / "IMDN_x3.pth", scale=4)
 
 
@@ -161,6 +164,56 @@ def test_a_training_network_goes_on_training():
     net = Repeat().train()
     enlarge(net, torch.rand(1, 3, 4, 4))
     assert net.training
+
+
+@pytest.mark.parametrize("value", [255.0, -0.5, np.nan])
+def test_floats_outside_of_an_image_are_refused(value):
+    image = np.full((4, 4, 3), 0.5)
+    image[0, 0, 0] = value
+    for given in (image, torch.from_numpy(image).permute(2, 0, 1)):
+        with pytest.raises(DataError, match=r"values in \[0, 1\], got .*; divide 8-bit values by 255"):
+            sr_lab.upscale(given, Repeat())
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_a_picture_of_unknown_range_is_refused(mode):
+    with pytest.raises(DataError, match=f"mode {mode}, whose range is unknown"):
+        sr_lab.upscale(Image.new(mode, (4, 4)), Repeat())
+
+
+def test_a_picture_keeps_its_colour_profile_and_grey_its_transparency(pixels):
+    image = Image.fromarray(pixels)
+    image.info["icc_profile"] = b"profile"
+    assert sr_lab.upscale(image, Repeat()).info["icc_profile"] == b"profile"
+    assert sr_lab.upscale(Image.new("LA", (4, 4), (10, 20)), Repeat()).mode == "LA"
+
+
+def test_a_path_for_a_model_is_refused(pixels):
+    with pytest.raises(ConfigError, match="model must be a network, got str; load it first"):
+        sr_lab.upscale(pixels, "IMDN_x4.pth")
+
+
+def test_a_network_in_half_precision_runs():
+    net = nn.Conv2d(3, 3, 1).half()
+    assert enlarge(net, torch.rand(1, 3, 4, 4)).dtype == torch.float32
+
+
+def test_frozen_parts_stay_in_evaluation_and_the_result_can_be_learned_from():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train()
+    net[1].eval()
+    sr = enlarge(net, torch.rand(1, 3, 4, 4))
+    assert (net.training, net[0].training, net[1].training) == (True, True, False)
+    (sr * torch.ones(1, requires_grad=True)).sum().backward()
+
+
+def test_a_name_near_a_network_says_which():
+    with pytest.raises(ConfigError, match=r"there is no option 'osfnet'.*did you mean 'osffnet'"):
+        sr_lab.load("osfnet", scale=4)
+
+
+def test_a_scale_that_is_no_number_is_refused():
+    with pytest.raises(ConfigError, match="scale must be a whole number of at least 2, got '4'"):
+        sr_lab.load("imdn", scale="4")
 
 
 def test_only_what_is_there_can_be_imported():

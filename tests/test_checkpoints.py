@@ -3,15 +3,24 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import scipy.io
 import torch
 from torch import nn
 
+from sr_lab import catalogue
 from sr_lab.checkpoints import load_weights, open_checkpoint, resolve, take_over
-from sr_lab.errors import CheckpointError
+from sr_lab.config import StoredNetwork
+from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.layers.image import DIV2K_MEAN, without_mean_shift
 from sr_lab.models.imdn import IMDN
 from tests.tiny import TinyNet, sr_module, trainer
 
-RECORD = {"model": {"_target_": "somewhere.Net"}, "upsampler": {}, "strategy": {}, "scale": 2}
+RECORD = {
+    "model": {"_target_": "somewhere.Net"},
+    "upsampler": {"name": "native", "factory": None},
+    "strategy": {"name": "none", "apply": None},
+    "scale": 2,
+}
 
 
 def equal(state: dict[str, torch.Tensor], network: nn.Module) -> bool:
@@ -235,3 +244,52 @@ def test_official_weights_are_taken_over_too(tmp_path):
 def test_weights_that_fit_nowhere_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"init_ckpt: no weight of '.*' fits TinyNet"):
         take_over(TinyNet(), opened(tmp_path, {"other": torch.ones(1)}))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"model": {"state_dict": s}}, lambda s: {"params_ema": s}]
+)
+def test_wrappers_and_prefixes_of_any_depth_are_undone(tmp_path, prefix, wrap):
+    net = IMDN(scale=2, num_feat=16, num_block=1)
+    state = {prefix + name: value for name, value in official(net).items()}
+    checkpoint = opened(tmp_path, wrap(state))
+    load_weights(IMDN(scale=2, num_feat=16, num_block=1), checkpoint)
+
+
+def test_safetensors_with_a_prefix_open_too(tmp_path):
+    net = TinyNet()
+    state = {f"module.{name}": value for name, value in net.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    assert equal(open_checkpoint(str(tmp_path / "a.safetensors")).state, net)
+
+
+def test_a_matlab_file_of_another_layout_is_named(tmp_path):
+    scipy.io.savemat(tmp_path / "srcnn.mat", {"weights_conv1": [[1.0]]})
+    with pytest.raises(CheckpointError, match="no struct 'model' of cell arrays, got weights_conv1"):
+        open_checkpoint(str(tmp_path / "srcnn.mat"))
+
+
+def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
+    """Its frozen mean shift is compared with ours."""
+    state = {"sub_mean.bias": (-255 * torch.tensor(DIV2K_MEAN)).half(), "head.weight": torch.ones(1).half()}
+    assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
+
+
+def test_weights_of_no_network_say_what_the_nearest_lacks(tmp_path):
+    state = IMDN(scale=2).state_dict()
+    del state["head.bias"]
+    with pytest.raises(CheckpointError, match=r"IMDN: 1 missing \(head.bias\).*nearest is model=imdn"):
+        catalogue.recognised(opened(tmp_path, state), None, key="ckpt")
+
+
+def test_weights_under_unknown_names_are_refused(tmp_path):
+    checkpoint = opened(tmp_path, {"unheard.of": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"none has a weight of these names \(unheard.of"):
+        catalogue.recognised(checkpoint, None, key="ckpt")
+
+
+@pytest.mark.parametrize("record", [{**RECORD, "strategy": "none"}, {"model": RECORD["model"], "scale": 2}])
+def test_a_record_that_is_not_whole_is_refused(tmp_path, record):
+    with pytest.raises(ConfigError, match="does not say which network it holds; give its state dict"):
+        StoredNetwork.read(record, "a.ckpt")

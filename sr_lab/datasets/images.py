@@ -11,7 +11,7 @@ from sr_lab.errors import DataError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # a larger image is taken for a decompression bomb: the limit at which Pillow warns
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 
 
@@ -68,7 +68,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         DataError: The file is missing, broken, truncated, animated, too large or has values beyond 16 bit.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _check(path, image)
             ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image)
@@ -85,7 +85,7 @@ def is_grey(path: str | Path) -> bool:
         DataError: The file is missing or is no image.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.mode in _GREY_MODES
     except Exception as error:  # as in `read_image`
         raise DataError(f"images: cannot read {path}: {error}; replace or remove the file") from error

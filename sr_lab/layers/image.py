@@ -86,7 +86,11 @@ def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str,
     for name, tensor in state.items():
         found = re.fullmatch(r"(sub|add)_mean\.(?:shifter\.)?(weight|bias)", name)
         expected = fixed.get(found[2], fixed.get(f"{found[1]}.{found[2]}")) if found else None
-        if expected is None or expected.shape != tensor.shape or not tensor.allclose(expected, atol=1e-3):
+        if (
+            expected is None
+            or expected.shape != tensor.shape
+            or not tensor.to(expected).allclose(expected, rtol=1e-3, atol=1e-3)
+        ):
             rest[name] = tensor
     return rest
 

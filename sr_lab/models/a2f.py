@@ -49,7 +49,7 @@ class A2F(nn.Module):
         super().__init__()
         make_tail = WNSubpixelUpsampler if upsampler is None else upsampler
         self.scale = scale
-        self.range = ImageRange(gain=2.0)
+        self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
             AAFBlock(num_feat, num_mid_feat=num_mid_feat, num_state=k + 1) for k in range(num_block)
@@ -59,11 +59,11 @@ class A2F(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr: what the blocks make of it, and the image itself."""
-        image = self.range(lr)
+        image = self.image_range(lr)
         states = [self.head(image)]  # (N, C, H, W)
         for block in self.body:
             states.append(block(states[-1], torch.cat(states, dim=1)))
-        return self.range.restore(self.tail(states[-1]) + self.skip(image))  # (N, 3, rH, rW)
+        return self.image_range.restore(self.tail(states[-1]) + self.skip(image))  # (N, 3, rH, rW)
 
 
 class AAFBlock(nn.Module):

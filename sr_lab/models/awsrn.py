@@ -51,7 +51,7 @@ class AWSRN(nn.Module):
         super().__init__()
         make_tail = AWMSUpsampler if upsampler is None else upsampler
         self.scale = scale
-        self.range = ImageRange(gain=2.0)
+        self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
             LFB(num_feat, num_mid_feat=num_mid_feat, num_unit=num_unit) for _ in range(num_block)
@@ -66,11 +66,11 @@ class AWSRN(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr: what the blocks make of it, and the image itself."""
-        image = self.range(lr)
+        image = self.image_range(lr)
         feat = self.head(image)  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
-        return self.range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)
+        return self.image_range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)
 
 
 # The authors' names and ours. Their AWMS names its branches by kernel size: 3, 5, 7, 9.

@@ -29,7 +29,7 @@ class Bicubic(nn.Module):
 
     def __init__(self, *, scale: int, upsampler: UpsamplerFactory | None = None) -> None:
         super().__init__()
-        native_only("bicubic", upsampler)
+        native_only("bicubic interpolation", upsampler)
         self.scale = scale
 
     def forward(self, lr: Tensor) -> Tensor:

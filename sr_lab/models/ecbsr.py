@@ -51,7 +51,7 @@ class ECBSR(nn.Module):
         super().__init__()
         make_tail = partial(ECBUpsampler, identity=identity) if upsampler is None else upsampler
         self.scale = scale
-        self.range = ImageRange(mean=(0.0,), gain=255)
+        self.image_range = ImageRange(mean=(0.0,), gain=255)
         self.head = nn.Sequential(ECB(1, num_feat, identity=identity), nn.PReLU(num_feat))
         self.body = nn.ModuleList(
             nn.Sequential(ECB(num_feat, num_feat, identity=identity), nn.PReLU(num_feat))
@@ -61,10 +61,10 @@ class ECBSR(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr: one block after the other, and the image beside them."""
-        feat = self.head(self.range(lr))  # (N, C, H, W)
+        feat = self.head(self.image_range(lr))  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
-        residual: Tensor = self.range.restore(self.tail(feat))  # (N, 1, rH, rW)
+        residual: Tensor = self.image_range.restore(self.tail(feat))  # (N, 1, rH, rW)
         return residual + enlarged(lr, self.scale, mode="nearest")
 
 

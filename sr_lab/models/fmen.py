@@ -65,7 +65,7 @@ class FMEN(nn.Module):
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.scale = scale
-        self.range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
+        self.image_range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.warmup = nn.Sequential(
             nn.Conv2d(num_feat, num_feat, 3, padding=1),
@@ -80,12 +80,12 @@ class FMEN(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr: warm up, the pairs, then the tail."""
-        shallow = self.head(self.range(lr))  # (N, C, H, W)
+        shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = self.warmup(shallow)
         for block in self.body:
             feat = block(feat)
         sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
-        return self.range.restore(sr)
+        return self.image_range.restore(sr)
 
 
 class HFAB(nn.Module):

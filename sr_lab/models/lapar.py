@@ -50,11 +50,11 @@ class LAPAR(nn.Module):
     def __init__(
         self, *, scale: int, num_feat: int = 32, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
-        native_only("lapar", upsampler)
+        native_only("LAPAR", upsampler)
         super().__init__()
         self.scale = scale
         self.register_buffer("dictionary", gaussian_dictionary())  # in the state dict: see the note above
-        self.range = ImageRange()
+        self.image_range = ImageRange()
         self.head = nn.Sequential(wn_conv(3, num_feat), nn.ReLU(inplace=True))
         self.body = nn.ModuleList(LFB(num_feat, num_mid_feat=num_feat) for _ in range(num_block))
         self.tail = nn.Sequential(
@@ -80,7 +80,7 @@ class LAPAR(nn.Module):
                 f"LAPAR: its filters need an LR image of at least {self.min_size}x{self.min_size} pixels, "
                 f"got {height}x{width}; enlarge the image or the patch"
             )
-        feat = self.head(self.range(lr))  # (N, C, H, W)
+        feat = self.head(self.image_range(lr))  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
         coefficients = self.tail(feat)  # (N, 72, rH, rW)

@@ -69,7 +69,7 @@ class MemNet(nn.Module):
         self.head: nn.Module
         self.tail: nn.Module
         if self.original:
-            native_only("memnet_original", upsampler)
+            native_only("the original MemNet", upsampler)
             self.colour = "y"
             self.head = _bn_relu_conv(1, num_feat, 3, bias=True)
             self.tail = _bn_relu_conv(num_feat, 1, 3, bias=True)

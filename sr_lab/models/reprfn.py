@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sr_lab.layers.attention import ESA
 from sr_lab.layers.reparam import EdgeConv, Kernel, RepConv
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import ESA_KEYS, KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -146,11 +146,8 @@ _OFFICIAL_KEYS: tuple[KeyRule, ...] = (
     (r"\.k0$", ".conv.weight"),
     (r"\.b0$", ".conv.bias"),
     (r"\.scale$", ".strength"),
-    (r"\.esa\.conv1\.", ".esa.squeeze."),
-    (r"\.esa\.conv2\.", ".esa.shrink.0."),
     (r"\.esa\.conv3\.", ".esa.context.0."),
-    (r"\.esa\.conv4\.", ".esa.excite.0."),
-    (r"\.esa\.conv_f\.", ".esa.skip."),
+    *ESA_KEYS,
 )
 
 

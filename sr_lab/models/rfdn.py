@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sr_lab.layers.attention import ESA
 from sr_lab.layers.distillation import RFDB
 from sr_lab.layers.image import ImageRange
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import ESA_KEYS, KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -94,13 +94,7 @@ _OFFICIAL_KEYS: tuple[KeyRule, ...] = (
     (r"^(body\.\d+)\.c([1-3])_r\.", r"\1.refine\2."),
     (r"^(body\.\d+)\.c4\.", r"\1.distil4."),
     (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
-    (r"\.esa\.conv1\.", ".esa.squeeze."),
-    (r"\.esa\.conv2\.", ".esa.shrink.0."),
-    (r"\.esa\.conv_max\.", ".esa.context.0."),
-    (r"\.esa\.conv3\.", ".esa.context.2."),
-    (r"\.esa\.conv3_\.", ".esa.context.4."),
-    (r"\.esa\.conv_f\.", ".esa.skip."),
-    (r"\.esa\.conv4\.", ".esa.excite.0."),
+    *ESA_KEYS,
     (r"^c\.0\.", "fusion.0."),
     (r"^LR_conv\.", "fusion.2."),
     (r"^upsampler\.", "tail."),

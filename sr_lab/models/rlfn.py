@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sr_lab.layers.attention import ESA
 from sr_lab.layers.image import ImageRange
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import ESA_KEYS, KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -110,11 +110,8 @@ _OFFICIAL_KEYS: tuple[KeyRule, ...] = (
     (r"^block_(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
     (r"\.c([1-3])_r\.", lambda match: f".refine.{2 * int(match[1]) - 2}."),
     (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
-    (r"\.esa\.conv1\.", ".esa.squeeze."),
-    (r"\.esa\.conv2\.", ".esa.shrink.0."),
     (r"\.esa\.conv3\.", ".esa.context.0."),
-    (r"\.esa\.conv_f\.", ".esa.skip."),
-    (r"\.esa\.conv4\.", ".esa.excite.0."),
+    *ESA_KEYS,
     (r"^conv_2\.", "fusion."),
     (r"^upsampler\.", "tail."),
 )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import enlarged
+from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 
@@ -120,18 +121,6 @@ class ShuffleMixerLayer(nn.Module):
         x = self.depthwise(x + self.mlp1(self.norm1(x)))
         out: Tensor = x + self.mlp2(self.norm2(x))
         return out
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each position.
-
-    Shape:
-        ``(N, C, H, W)`` -> the same.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise the last axis, with the channels there."""
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class SplitMLP(nn.Module):

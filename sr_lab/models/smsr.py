@@ -39,10 +39,11 @@ class SMSR(nn.Module):
 
     Note:
         From the authors' code (github.com/The-Learning-And-Vision-Atelier-LAVA/SMSR), which takes even sizes
-        only; an odd one is rounded up inside the mask branch. Left out is the loss that makes the masks
-        sparse (0.1 times their mean): only the image leaves the network. Their trainer means to anneal tau
-        from 1 to 0.4, but calls a method that no module has, so that it stays at 1. The printed counts leave
-        the weights of the channel masks out (2560).
+        only; an odd one is rounded up inside the mask branch. What goes into a layer is weighed by the mask
+        of the layer before it, as in their inference; their training takes the layer's own. Left out is the
+        loss that makes the masks sparse (0.1 times their mean): only the image leaves the network. Their
+        trainer means to anneal tau from 1 to 0.4, but calls a method that no module has, so that it stays
+        at 1. The printed counts leave the weights of the channel masks out (2560).
     """
 
     colour: ClassVar[str] = "rgb"
@@ -65,7 +66,7 @@ class SMSR(nn.Module):
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.scale = scale
-        self.range = ImageRange(gain=255)
+        self.image_range = ImageRange(gain=255)
         self.head = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -81,7 +82,7 @@ class SMSR(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr: the outputs of all modules are fused, then the tail beside the enlarged image."""
-        image = self.range(lr)
+        image = self.image_range(lr)
         shallow = self.head(image)  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -90,7 +91,7 @@ class SMSR(nn.Module):
             stages.append(feat)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
         sr: Tensor = self.tail(fused + shallow) + enlarged(image, self.scale)  # (N, 3, rH, rW)
-        return self.range.restore(sr)
+        return self.image_range.restore(sr)
 
 
 class SMM(nn.Module):

@@ -45,7 +45,7 @@ class SPAN(nn.Module):
         super().__init__()
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.scale = scale
-        self.range = ImageRange(gain=255)
+        self.image_range = ImageRange(gain=255)
         self.head = Conv3XC(3, num_feat)
         self.body = nn.ModuleList(SPAB(num_feat) for _ in range(num_block))
         self.last = Conv3XC(num_feat, num_feat)
@@ -54,7 +54,7 @@ class SPAN(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr: the features of the head, the first and the last block are fused, then the tail."""
-        shallow = self.head(self.range(lr))  # (N, C, H, W)
+        shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         outputs: list[Tensor] = []
         middles: list[Tensor] = []

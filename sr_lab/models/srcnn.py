@@ -53,7 +53,7 @@ class SRCNN(nn.Module):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__()
-        native_only("srcnn", upsampler)
+        native_only("SRCNN", upsampler)
         if len(kernel_sizes) != 3 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigError(
                 f"SRCNN: has three convolutions, got kernel_sizes={tuple(kernel_sizes)}; "

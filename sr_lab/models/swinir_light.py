@@ -76,7 +76,7 @@ class SwinIRLight(nn.Module):
         rates = [drop_path * index / max(1, num_layers - 1) for index in range(num_layers)]
         self.scale = scale
         self.window_size = window_size
-        self.range = ImageRange()
+        self.image_range = ImageRange()
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.first_norm = nn.LayerNorm(num_feat)
         self.body = nn.ModuleList(
@@ -100,12 +100,12 @@ class SwinIRLight(nn.Module):
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge lr, mirrored to whole windows."""
         height, width = lr.shape[-2:]
-        shallow = self.head(self.range(_mirrored(lr, self.window_size)))  # (N, C, H, W)
+        shallow = self.head(self.image_range(_mirrored(lr, self.window_size)))  # (N, C, H, W)
         feat = _normed(self.first_norm, shallow)
         for block in self.body:
             feat = block(feat)
         deep = self.last(_normed(self.last_norm, feat)) + shallow
-        sr: Tensor = self.range.restore(self.tail(deep))  # (N, 3, rH, rW)
+        sr: Tensor = self.image_range.restore(self.tail(deep))  # (N, 3, rH, rW)
         return sr[..., : self.scale * height, : self.scale * width]
 
 

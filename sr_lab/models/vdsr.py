@@ -51,7 +51,7 @@ class VDSR(nn.Module):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__()
-        native_only("vdsr", upsampler)
+        native_only("VDSR", upsampler)
         self.scale = scale
         self.head = _conv_relu(1, num_feat)
         self.body = nn.ModuleList(_conv_relu(num_feat, num_feat) for _ in range(num_block))

@@ -80,7 +80,7 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=values_out) as counter:
         model(lr_image(model, scale, "meta", hr_size))
     counts: dict[object, int] = counter.get_flop_counts()["Global"]
-    return counts[torch.ops.aten.convolution]
+    return counts.get(torch.ops.aten.convolution, 0)
 
 
 def peak_memory(model: nn.Module, *, scale: int) -> int:

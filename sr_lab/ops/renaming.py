@@ -15,6 +15,17 @@ WEIGHT_NORM: tuple[KeyRule, ...] = (
     (r"\.weight_v$", ".parametrizations.weight.original1"),
 )
 
+# Enhanced spatial attention, as RFDN and the networks after it name it.
+ESA_KEYS: tuple[KeyRule, ...] = (
+    (r"\.esa\.conv1\.", ".esa.squeeze."),
+    (r"\.esa\.conv2\.", ".esa.shrink.0."),
+    (r"\.esa\.conv_max\.", ".esa.context.0."),
+    (r"\.esa\.conv3\.", ".esa.context.2."),
+    (r"\.esa\.conv3_\.", ".esa.context.4."),
+    (r"\.esa\.conv_f\.", ".esa.skip."),
+    (r"\.esa\.conv4\.", ".esa.excite.0."),
+)
+
 
 def rename(state: Mapping[str, Tensor], rules: Iterable[KeyRule]) -> dict[str, Tensor]:
     """Apply every rule to every name, in their order.

@@ -67,7 +67,7 @@ def table(paper: str, name: str) -> tuple[Figure, ...]:
 
 
 def psnr(model: str, scale: int, set_name: str) -> float | None:
-    """The PSNR in dB that most papers print for a network as published; ``None`` where none does.
+    """The PSNR in dB that most papers print for a network, of equally many the highest, if any does.
 
     Args:
         model: What ``model=`` takes.
@@ -80,7 +80,7 @@ def psnr(model: str, scale: int, set_name: str) -> float | None:
         if (figure.model, figure.scale, figure.set_name) == (model, scale, set_name)
         and figure.metric == "psnr_y"
     ]
-    return max(values, key=values.count) if values else None
+    return max(values, key=lambda value: (values.count(value), value)) if values else None
 
 
 @functools.cache

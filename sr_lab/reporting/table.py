@@ -24,6 +24,8 @@ def head(runs: Sequence[Run]) -> list[str]:
     for title, key in (("protocol", "protocol_says"), ("budget", "budget"), ("device", "device")):
         said = list(dict.fromkeys(str(run.values[key]) for run in runs if key in run.values))
         lines += [f"{title}: {' | '.join(said)}"] if said else []
+    if any("cpu_s_per_megapixel" in run.values for run in runs):
+        lines.append("CPU: eager float32 passes to 640x360 pixels, median (quartiles); all else at 1280x720")
     commits = dict.fromkeys(
         f"{str(run.values['commit'])[:8]}{' with local changes' if run.values.get('dirty') else ''}"
         for run in runs

@@ -11,7 +11,8 @@ from torch import nn
 
 from sr_lab import files
 from sr_lab.config import ComplexityConfig, to_yaml
-from sr_lab.devices import check_gpu, has_gpu
+from sr_lab.devices import check_gpu, exact_float32, has_gpu
+from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import HR_SIZE, lr_image
 from sr_lab.reporting.experiment import print_experiment
 from sr_lab.reporting.published import psnr
@@ -31,14 +32,15 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
     with run_folder.attempt():
         run_folder.write_config(to_yaml(config))
         network = common.build_network(config).eval()
-        measured = cpu_time(network, config.scale)
+        counted = common.cost(network, config.scale)
+        fold(network)  # what runs in the end is timed
+        cost: dict[str, float] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
-            measured |= gpu_time(network, config.scale)
+            cost |= gpu_time(network, config.scale)
         run_folder.write_metrics(
             common.provenance(config, folder)
             | {"option": HydraConfig.get().runtime.choices.get("model")}
-            | common.cost(network, config.scale)
-            | measured
+            | cost
         )
     if not common.in_multirun():
         print_table([read_run(folder)])
@@ -50,6 +52,8 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     print_experiment(folders) if counted[0].table is not None else print_table(counted)
     files.write(place / "complexity.csv", to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
+    for old in place.glob("complexity_x*.png"):
+        old.unlink()
     trained = find_runs(Path(config.runs)) if config.runs is not None else []
     for scale in sorted({run.scale for run in counted if not run.problem}):
         of_scale = [run for run in counted if run.scale == scale]
@@ -58,6 +62,12 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
             picture = place / f"complexity_x{scale}.png"
             files.write(picture, draw(points, title=f"x{scale}", set_name=config.psnr_set))
             common.console.print(f"picture: {picture}", markup=False)
+        left_out = [run.name for run in of_scale if not any(point.name == run.name for point in points)]
+        if left_out:
+            common.console.print(
+                f"not in the picture, for want of a printed PSNR on {config.psnr_set}: {', '.join(left_out)}",
+                markup=False,
+            )
 
 
 def _points(run: Run, trained: Sequence[Run], set_name: str) -> list[Point]:
@@ -80,13 +90,14 @@ def _network(run: Run) -> object:
 
 
 def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:
-    """Time of an eager float32 forward pass on the CPU, in seconds per megapixel of output.
+    """Time of an eager float32 forward pass to 640x360 on the CPU, in seconds per megapixel of output.
 
-    Compare figures of one run of this task only: they depend on the machine, its threads and its load.
+    Attention over the whole image costs more per megapixel of a larger one. Compare
+    figures of one run of this task only: they depend on the machine, its threads and its load.
     """
     lr = lr_image(network, scale, "cpu", _CPU_SIZE).uniform_()
     seconds = _times(lambda: network(lr))
-    megapixels = _CPU_SIZE[0] * _CPU_SIZE[1] / 1e6
+    megapixels = lr.shape[2] * lr.shape[3] * scale**2 / 1e6
     return _quartiles("cpu_s_per_megapixel", [second / megapixels for second in seconds])
 
 
@@ -109,16 +120,17 @@ def _times(
     min_runs: int = 5,
     min_seconds: float = 1.0,
 ) -> list[float]:
-    """Seconds of each of several passes, after one to warm up."""
-    forward()
-    synchronise()
+    """Seconds of each of several passes, after some to warm up."""
     seconds: list[float] = []
-    while len(seconds) < min_runs or sum(seconds) < min_seconds:
-        started = time.perf_counter()
-        forward()
-        synchronise()
-        seconds.append(time.perf_counter() - started)
-    return seconds
+    warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses its kernels and raises its clock
+    with exact_float32():
+        while len(seconds) < warm_up + min_runs or sum(seconds[warm_up:]) < min_seconds:
+            synchronise()
+            started = time.perf_counter()
+            forward()
+            synchronise()
+            seconds.append(time.perf_counter() - started)
+    return seconds[warm_up:]
 
 
 def _quartiles(key: str, values: Sequence[float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from sr_lab.config import EvaluateConfig, to_yaml
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import check_gpu
-from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.errors import ConfigError
 from sr_lab.lit_module import ImageResult, SRModule
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
@@ -35,7 +35,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         checkpoint = open_checkpoint(config.ckpt) if config.ckpt is not None else None
         if checkpoint is not None and checkpoint.record is not None:
             config = _as_stored(config, checkpoint, overrides)
-        elif checkpoint is not None and not _named(overrides).keys() & {"model", "upsampler", "strategy"}:
+        elif checkpoint is not None and not _named(overrides).keys() & {"model", "upsampler"}:
             config = _as_found(config, checkpoint, overrides)
         network = common.build_network(config)
         if checkpoint is not None:
@@ -86,26 +86,13 @@ def _as_found(config: EvaluateConfig, checkpoint: Checkpoint, overrides: Sequenc
     Raises:
         CheckpointError: It fits none, several, or none at the scale of the command line.
     """
-    fitting = catalogue.fitting(checkpoint)
-    entries = [entry for entry in fitting if entry.scale == config.scale or "scale" not in _named(overrides)]
-    if len(entries) > 1:
-        raise CheckpointError(
-            f"ckpt: '{checkpoint.path}' fits more than one network; choose {' or '.join(map(str, entries))}"
-        )
-    if not entries:
-        names = (
-            " or ".join(map(str, fitting))
-            or "none of conf/model; name it with model=<option> and its settings"
-        )
-        raise CheckpointError(
-            f"ckpt: '{checkpoint.path}' fits no network at scale={config.scale}; fitting: {names}"
-        )
-    entry = entries[0]
+    wanted = config.scale if "scale" in _named(overrides) else None
+    entry = catalogue.recognised(checkpoint, wanted, key="ckpt")
     common.console.print(f"'{checkpoint.path}' holds {entry.option} x{entry.scale}", markup=False)
     found = {
         "model": entry.node(),
         "upsampler": {"name": "native", "factory": None},
-        "strategy": {"name": "none", "apply": None},
+        "strategy": config.strategy.model_dump(),
         "scale": entry.scale,
     }
     return config.with_network(found, str(checkpoint.path))

@@ -8,7 +8,7 @@ def native_only(model: str, upsampler: UpsamplerFactory | None) -> None:
     """Refuse a tail for a network that has none to replace.
 
     Args:
-        model: The network's option, for the message.
+        model: The network, for the message.
         upsampler: What the configuration names; ``None`` for ``upsampler=native``.
 
     Raises:
@@ -16,6 +16,6 @@ def native_only(model: str, upsampler: UpsamplerFactory | None) -> None:
     """
     if upsampler is not None:
         raise ConfigError(
-            f"model={model}: has no tail that an upsampler could replace; "
+            f"upsampler: {model} has no tail that it could replace; "
             "allowed: upsampler=native; drop the override"
         )

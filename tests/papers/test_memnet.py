@@ -56,7 +56,7 @@ def test_what_ggas_gates_is_what_later_blocks_remember():
 
 
 def test_the_original_has_no_tail_to_replace():
-    with pytest.raises(ConfigError, match="model=memnet_original: has no tail"):
+    with pytest.raises(ConfigError, match="upsampler: the original MemNet has no tail"):
         MemNet(scale=2, form="original", upsampler=SubpixelUpsampler)
 
 

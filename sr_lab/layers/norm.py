@@ -1,0 +1,15 @@
+"""Normalisation."""
+
+from torch import Tensor, nn
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each position.
+
+    Shape:
+        ``(N, C, H, W)`` -> the same.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last axis, with the channels there."""
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -1,5 +1,6 @@
 """Convolutions that are trained as several branches and run as one (ECBSR, RepRFN, FMEN, SPAN)."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, TypeAlias
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 Edge: TypeAlias = Literal["sobel_x", "sobel_y", "laplacian"]
 
 
-class RepConv(nn.Module):
+class RepConv(nn.Module, ABC):
     """Base of the blocks that are trained as a sum of branches and run as one 3x3 convolution.
 
     A subclass builds its branches, says in ``branches`` what they compute, and in ``merged`` which single
@@ -35,13 +36,13 @@ class RepConv(nn.Module):
         out: Tensor = self.branches(x) if self.folded is None else self.folded(x)
         return out
 
+    @abstractmethod
     def branches(self, x: Tensor) -> Tensor:
         """What is trained."""
-        raise NotImplementedError
 
+    @abstractmethod
     def merged(self) -> "Kernel":
         """The convolution that the branches add up to."""
-        raise NotImplementedError
 
     def fold(self) -> None:
         """Replace the branches by one convolution of the same output, for inference."""

@@ -47,6 +47,13 @@ def test_zero_differences_count_against_significance():
     assert signed_rank([*better, 0.0, 0.0, 0.0, 0.0]) >= signed_rank(better)
 
 
+def test_zero_differences_take_the_lowest_ranks_and_are_left_out_of_the_sum():
+    differences = [0.0, 0.0, -0.1, 0.2, 0.3, 0.4, -0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]  # ranks 3 to 13
+    # 2^11 signs; the negative ones sum to 3 + 7. Sums of 10 or less: {}, {3} to {10}, {3, 4} to {3, 7},
+    # {4, 5}, {4, 6}: 15, twice.
+    assert signed_rank(differences) == pytest.approx(30 / 2**11)
+
+
 def test_what_differs_in_the_last_bits_is_zero():
     assert signed_rank([1e-14, -1e-14, 0.0, 0.0, 0.0, 1e-13]) == 1.0
 

@@ -250,8 +250,25 @@ class ComplexityConfig(Config):
     runs: str | None
 
 
-class _ReadingConfig(Config):
-    """A task that reads run folders and builds nothing."""
+class PrepareConfig(Config):
+    """``task=prepare``."""
+
+    mirror: str | None
+    decode: bool
+
+
+class _BuildingNothing(Config):
+    """A task that reads files and builds nothing."""
+
+
+class DoctorConfig(_BuildingNothing):
+    """``task=doctor``."""
+
+    folder: str
+
+
+class _ReadingConfig(_BuildingNothing):
+    """A task that reads run folders."""
 
     runs: str
 
@@ -271,6 +288,8 @@ SCHEMAS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "complexity": ComplexityConfig,
+    "prepare": PrepareConfig,
+    "doctor": DoctorConfig,
     "report": ReportConfig,
     "status": StatusConfig,
 }
@@ -299,7 +318,7 @@ def load(
     schema = SCHEMAS.get(str(node.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
-    builds = not issubclass(schema, _ReadingConfig)  # judging what is never built would load torch
+    builds = not issubclass(schema, _BuildingNothing)  # judging what is never built would load torch
     if builds:
         _apply_budget(node)
     if node.get("run_name", None) is None:
@@ -448,7 +467,7 @@ def _apply_budget(node: DictConfig) -> None:
 # Overrides that change no number, or that stand elsewhere in the folder's path.
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
-    *("row", "rows", "table", "sweep"),
+    *("row", "rows", "table", "sweep", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "ckpt", "runs", "explain", "hydra"),
 }
 

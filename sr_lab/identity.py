@@ -8,7 +8,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_lab import config as configuration
 from sr_lab import targets
-from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, StatusConfig, TrainConfig
+from sr_lab.config import (
+    Config,
+    DoctorConfig,
+    EvaluateConfig,
+    Node,
+    PrepareConfig,
+    ReportConfig,
+    StatusConfig,
+    TrainConfig,
+)
 from sr_lab.errors import ConfigError
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
@@ -81,6 +90,8 @@ def run_dir(*, _root_: DictConfig) -> str:
     config = _load(_root_)
     if isinstance(config, (ReportConfig, StatusConfig)):
         return config.runs
+    if isinstance(config, (PrepareConfig, DoctorConfig)):
+        return "."  # they write no run folder
     parent = Path(sweep_dir(_root_=_root_))
     return str(parent / folder_name(config, parent))
 

@@ -1,0 +1,167 @@
+"""Which image folders lie below a folder, and what their place says: set, HR or LR, scale, whose tree.
+
+Trees differ in names only: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
+(``Set5/GTmod12``, ``Set5/LRbicx4``, ``DIV2K_train_HR_sub``), SelfExSR's
+(``Set5/image_SRF_4/img_001_SRF_4_HR.png``) and those of archives on Hugging Face (``Set5_HR``,
+``Set5_LR_x4``).
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sr_lab.datasets.images import EXTENSIONS
+from sr_lab.datasets.registry import IMAGE_SETS, ImageSet
+
+_SETS = {name.lower(): name for name in ("Set5", "Set14", "B100", "Urban100", "Manga109")} | dict.fromkeys(
+    ("bsd100", "bsds100", "cbsd100"), "B100"
+)
+_NAME = f"({'|'.join(_SETS)})"
+# Tails of a path; the first that fits decides.
+_HR = (
+    ("ours", rf"/benchmarks/{_NAME}/HR"),
+    ("EDSR", rf"/benchmark/{_NAME}/HR"),
+    ("BasicSR", rf"/{_NAME}/(GTmod\d+)"),
+    ("SelfExSR", rf"/{_NAME}/image_SRF_(\d)"),
+    ("Hugging Face", rf"/{_NAME}_HR"),
+    ("other", rf"/{_NAME}(?:/(?:HR|GT|original))?"),
+)
+_TRAINING = re.compile(r"/(DIV2K_train|DIV2K_valid|Flickr2K)_HR(_sub)?$")
+_LR = (
+    ("BasicSR", r"(?P<base>.*)/LRbicx(?P<scale>\d)"),
+    ("BasicSR", r"(?P<base>.*)_LR_(?P<how>\w+)/X(?P<scale>\d)_sub"),
+    ("EDSR", r"(?P<base>.*)_LR_(?P<how>[a-z]+)[/_]X(?P<scale>\d)"),
+    ("Hugging Face", r"(?P<base>.*)_LR_x(?P<scale>\d)"),
+    ("EDSR", r"(?P<base>.*)/LR(?P<how>\w*)/X(?P<scale>\d)"),
+)
+_UNREAD = {".lmdb": "LMDB", ".parquet": "Parquet", ".arrow": "Arrow"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that holds images.
+
+    Args:
+        folder: The folder.
+        files: Its images, sorted by name.
+        tree: Whose layout it follows; ``other`` where nothing but the set is known, ``photos`` not even that.
+        role: What the images are.
+        set_name: The test set that the folder is named after.
+        training: The training set that it is named after.
+        cut: Multiple that this layout crops HR images to, 1 where it keeps them whole.
+        scale: Of LR images.
+        hr_folder: Where the HR images of LR images should be.
+        bicubic: Whether LR images claim to be bicubic.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    tree: str = "photos"
+    role: Literal["HR", "LR", "HR pieces", "photos"] = "photos"
+    set_name: str | None = None
+    training: ImageSet | None = None
+    cut: int = 1
+    scale: int | None = None
+    hr_folder: Path | None = None
+    bicubic: bool = True
+
+
+def places(root: Path) -> Iterator[Place]:
+    """Every image folder at or below ``root``, links followed, hidden folders skipped."""
+    for folder, names in _walk(root):
+        images = tuple(folder / name for name in names if Path(name).suffix.lower() in EXTENSIONS)
+        if images:
+            yield from _placed(folder, images)
+
+
+def unread(root: Path) -> list[tuple[Path, str]]:
+    """What holds images in a form that nothing here reads, and what it is: databases and packed archives."""
+    found = []
+    for folder, names in _walk(root):
+        if folder.suffix in _UNREAD:
+            found.append((folder, _UNREAD[folder.suffix]))
+        for name in names:
+            if Path(name).suffix in _UNREAD:
+                found.append((folder / name, _UNREAD[Path(name).suffix]))
+            elif re.search(r"\.(zip|tar|tar\.gz|tgz)$", name):
+                found.append((folder / name, "an archive"))
+    return found
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    seen: set[Path] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if real in seen:  # a link back up
+            below.clear()
+            continue
+        seen.add(real)
+        yield Path(folder), sorted(name for name in names if not name.startswith("."))
+
+
+def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
+    path = folder.absolute().as_posix()
+    if (found := re.search(r"/image_SRF_(\d)$", path)) is not None:
+        yield from _selfexsr(folder, images, int(found[1]))
+        return
+    for tree, tail in _LR:
+        if (found := re.fullmatch(tail, path, re.IGNORECASE)) is not None:
+            how = found.groupdict().get("how") or "bicubic"
+            yield Place(
+                folder,
+                images,
+                tree,
+                "LR",
+                scale=int(found["scale"]),
+                hr_folder=_hr_folder(tree, found["base"], pieces=path.endswith("_sub")),
+                bicubic=not re.search("unknown|mild|wild|difficult", how, re.IGNORECASE),
+            )
+            return
+    if (found := _TRAINING.search(path)) is not None:
+        known = next(one for one in IMAGE_SETS if one.folder.endswith(f"{found[1]}_HR"))
+        role: Literal["HR", "HR pieces"] = "HR pieces" if found[2] else "HR"
+        yield Place(folder, images, "BasicSR" if found[2] else "EDSR", role, training=known)
+        return
+    for tree, tail in _HR:
+        if (found := re.search(f"{tail}$", path, re.IGNORECASE)) is not None:
+            cut = re.search(r"GTmod(\d+)$", path)
+            yield Place(
+                folder,
+                images,
+                tree,
+                "HR",
+                set_name=_SETS[found[1].lower()],
+                cut=int(cut[1]) if cut is not None else 1,
+            )
+            return
+    yield Place(folder, images)
+
+
+def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Place]:
+    """HR and LR side by side, told by the ends of their names; results of other methods are left out."""
+    set_name = _SETS.get(folder.parent.name.lower())
+    hr = tuple(image for image in images if image.stem.endswith("_HR"))
+    lr = tuple(image for image in images if image.stem.endswith("_LR"))
+    if hr:
+        yield Place(folder, hr, "SelfExSR", "HR", set_name=set_name, cut=scale)
+    if lr:
+        yield Place(folder, lr, "SelfExSR", "LR", scale=scale, hr_folder=folder)
+
+
+def _hr_folder(tree: str, base: str, *, pieces: bool) -> Path:
+    """Partner of an LR folder: beside it, or under the same name with HR."""
+    candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), Path(f"{base}_HR"), Path(base) / "HR"]
+    if tree == "BasicSR" and not pieces:
+        candidates = [*sorted(Path(base).glob("GTmod*")), Path(base) / "HR", *candidates]
+    return next((folder for folder in candidates if folder.is_dir()), candidates[0])
+
+
+def partner(lr: Path, scale: int) -> str:
+    """Stem of the HR image of an LR image: ``0001`` of ``0001x4``, ``img_1_HR`` of ``img_1_LR``."""
+    if lr.stem.endswith("_LR"):
+        return f"{lr.stem[:-3]}_HR"
+    return re.sub(rf"(?<=.)_?x{scale}$", "", lr.stem, flags=re.IGNORECASE)

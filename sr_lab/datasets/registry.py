@@ -1,0 +1,140 @@
+"""Where the image sets of the field can be had, and how a download is known to be the right one.
+
+No figure here is ours: the comment beside it names who published it. Where nobody published a digest, the
+pixels decide (`sr_lab.datasets.facts`); where there are none either, the digest of the first download is
+written down and every later one must equal it (`sr_lab.datasets.download.Digests`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Archive(NamedTuple):
+    """One file to download, the same bytes at each of its addresses.
+
+    Args:
+        urls: Where it is, asked in this order.
+        members: Regular expression that the path of a wanted image inside it matches as a whole.
+        digest: ``sha256:...`` or ``md5:...`` as published; ``None`` where nobody published one.
+        size: Length in bytes as published.
+    """
+
+    urls: tuple[str, ...]
+    members: str
+    digest: str | None = None
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """File name, that of the first address."""
+        return self.urls[0].rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that belong into one folder.
+
+    Args:
+        name: As papers print it.
+        folder: Where the data sets and benchmarks of ``conf/`` read it, below ``paths.data_dir``.
+        count: How many images it has.
+        archives: What it can be taken from, tried in this order.
+        numbers: Names of the images where they are numbers: the first number and how many digits.
+        by_hand: Why nobody may offer it for download, and where to ask.
+    """
+
+    name: str
+    folder: str
+    count: int
+    archives: tuple[Archive, ...] = ()
+    numbers: tuple[int, int] | None = None
+    by_hand: str = ""
+
+
+# SHA-256 and length: tensorflow/datasets, tensorflow_datasets/url_checksums/div2k.txt.
+# Mirrors hold the archives of the same names: huggingface.co/datasets/goodfellowliu/DIV2K.
+def _div2k(part: str, digest: str, size: int) -> tuple[Archive, ...]:
+    hosts = (
+        "https://data.vision.ee.ethz.ch/cvl/DIV2K",
+        "https://huggingface.co/datasets/goodfellowliu/DIV2K/resolve/main",
+    )
+    urls = tuple(f"{host}/{part}.zip" for host in hosts)
+    return (Archive(urls, rf"{part}/\d{{4}}\.png", f"sha256:{digest}", size),)
+
+
+# Addresses and MD5: Coloquinte/torchSR, torchsr/datasets/flickr2k.py and benchmarks.py (the archives of EDSR,
+# Lim et al., CVPRW 2017). cv.snu.ac.kr publishes no digest.
+_EDSR = "https://cv.snu.ac.kr/research/EDSR"
+
+# Address: deepinv/deepinv, deepinv/datasets/flickr2k.py; HR images only, no published digest of the archive.
+_FLICKR2K_HF = "https://huggingface.co/datasets/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip"
+
+
+def _benchmark(name: str, theirs: str, count: int, digest: str | None = None) -> ImageSet:
+    # Addresses of the second: deepinv/deepinv, deepinv/datasets/{set5hr,set14hr,cbsd100,urban100}.py.
+    hugging_face = f"https://huggingface.co/datasets/eugenesiow/{theirs}/resolve/main/data/{theirs}_HR.tar.gz"
+    image = r"[^/]+\.(png|bmp|jpg)"
+    archives = (
+        Archive(
+            (f"{_EDSR}/benchmark.tar",),
+            f"benchmark/{name}/HR/{image}",
+            "md5:4ace41d33c2384b97e6b320cd0afd6ba",
+        ),
+        Archive((hugging_face,), f"(.*/)?{theirs}_HR/{image}", digest),
+    )
+    return ImageSet(name, f"benchmarks/{name}/HR", count, archives)
+
+
+IMAGE_SETS = (
+    ImageSet(
+        "DIV2K (train)",
+        "DIV2K/DIV2K_train_HR",
+        800,
+        _div2k(
+            "DIV2K_train_HR", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335", 3530603713
+        ),
+        numbers=(1, 4),
+    ),
+    ImageSet(
+        "DIV2K (validation)",
+        "DIV2K/DIV2K_valid_HR",
+        100,
+        _div2k(
+            "DIV2K_valid_HR", "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc", 448993893
+        ),
+        numbers=(801, 4),
+    ),
+    ImageSet(
+        "Flickr2K",
+        "Flickr2K/Flickr2K_HR",
+        2650,
+        (
+            Archive(
+                (f"{_EDSR}/Flickr2K.tar",),
+                r"Flickr2K/Flickr2K_HR/\d{6}\.png",
+                "md5:5d3f39443d5e9489bff8963f8f26cb03",
+            ),
+            Archive((_FLICKR2K_HF,), r"Flickr2K/(Flickr2K_HR/)?\d{6}\.png"),
+        ),
+        numbers=(1, 6),
+    ),
+    _benchmark("Set5", "Set5", 5),
+    _benchmark("Set14", "Set14", 14),
+    _benchmark("B100", "BSD100", 100),
+    # MD5: deepinv/deepinv, examples (download_and_extract_archive of Urban100_HR.tar.gz).
+    _benchmark("Urban100", "Urban100", 100, "md5:65d9d84a34b72c6f7ca1e26a12df1e4c"),
+    ImageSet(
+        "Manga109",
+        "benchmarks/Manga109/HR",
+        109,
+        by_hand="its terms forbid passing it on; ask its authors (http://www.manga109.org/en/download.html)",
+    ),
+)
+
+
+def named(folders: Iterable[str | Path], data_dir: Path) -> list[ImageSet]:
+    """The sets that belong into these folders."""
+    wanted = {Path(folder).expanduser().absolute() for folder in folders}
+    return [known for known in IMAGE_SETS if (data_dir / known.folder).absolute() in wanted]

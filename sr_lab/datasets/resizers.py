@@ -1,0 +1,102 @@
+"""Which bicubic an LR image was made with: MATLAB's in its three forms, or another library's."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from sr_lab.datasets.images import read_image
+from sr_lab.ops.resize import downscale_uint8, imresize, mod_crop
+
+MATLAB = "MATLAB's bicubic"
+_NEAR = 40.0  # dB between an image and a resize that two libraries make with other roundings
+_AHEAD = 3.0  # dB by which another resize must be nearer than MATLAB's to be named
+
+
+class Origin(NamedTuple):
+    """How an LR image was made.
+
+    Args:
+        name: The nearest resize.
+        exact: Whether it gives the same pixels.
+        psnr: Distance to MATLAB's bicubic in dB, over all channels; ``inf`` where equal.
+    """
+
+    name: str
+    exact: bool
+    psnr: float
+
+
+def origin(hr_file: Path, lr_file: Path, scale: int) -> Origin:
+    """Compare an LR image, whose size fits, with every way of making it that is in use.
+
+    Args:
+        hr_file: The HR image; it is cropped to multiples of the scale at the right and the bottom.
+        lr_file: The LR image.
+        scale: Factor of reduction.
+    """
+    hr = mod_crop(torch.from_numpy(read_image(hr_file)).permute(2, 0, 1)[None], scale)
+    lr = torch.from_numpy(read_image(lr_file)).permute(2, 0, 1)[None]
+    matlab = downscale_uint8(hr, scale=scale)
+    distance = _psnr(lr, matlab)
+    if math.isinf(distance):
+        return Origin(MATLAB, True, distance)
+    name, nearest = max(
+        ((name, _psnr(lr, make(hr, scale))) for name, make in _OTHERS.items()), key=lambda found: found[1]
+    )
+    if math.isinf(nearest) or (nearest > _NEAR and nearest > distance + _AHEAD):
+        return Origin(name, math.isinf(nearest), distance)
+    return Origin(MATLAB if distance > _NEAR else "no bicubic", False, distance)
+
+
+def _pillow(resample: Image.Resampling) -> Callable[[Tensor, int], Tensor]:
+    def make(hr: Tensor, scale: int) -> Tensor:
+        pixels: NDArray[np.uint8] = hr[0].permute(1, 2, 0).numpy()
+        size = (hr.shape[-1] // scale, hr.shape[-2] // scale)
+        small = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, resample)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None]
+
+    return make
+
+
+def _torch(mode: str, *, antialias: bool = False) -> Callable[[Tensor, int], Tensor]:
+    """Without antialiasing also OpenCV's, up to its fixed-point arithmetic."""
+
+    def make(hr: Tensor, scale: int) -> Tensor:
+        size = (hr.shape[-2] // scale, hr.shape[-1] // scale)
+        small = F.interpolate(hr.float(), size=size, mode=mode, align_corners=False, antialias=antialias)
+        return small.round().clamp(0, 255).to(torch.uint8)
+
+    return make
+
+
+def _double(hr: Tensor, scale: int) -> Tensor:
+    return (imresize(hr.double(), denominator=scale) + 0.5).floor().clamp(0, 255).to(torch.uint8)
+
+
+_OTHERS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "MATLAB's bicubic of an older version (other in the outer 2 pixels)": lambda hr, scale: downscale_uint8(
+        hr, scale=scale, border="replicate"
+    ),
+    "MATLAB's bicubic of double images (one rounding at the end, as BasicSR)": _double,
+    "Pillow's bicubic": _pillow(Image.Resampling.BICUBIC),
+    "Pillow's Lanczos": _pillow(Image.Resampling.LANCZOS),
+    "Pillow's bilinear": _pillow(Image.Resampling.BILINEAR),
+    "Pillow's box (OpenCV's area)": _pillow(Image.Resampling.BOX),
+    "Pillow's nearest neighbour": _pillow(Image.Resampling.NEAREST),
+    "torch's bicubic with antialiasing": _torch("bicubic", antialias=True),
+    "bicubic without antialiasing (OpenCV, torch)": _torch("bicubic"),
+    "bilinear without antialiasing (OpenCV, torch)": _torch("bilinear"),
+}
+
+
+def _psnr(image: Tensor, other: Tensor) -> float:
+    error = (image.double() - other.double()).square().mean().item()
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)

@@ -1,0 +1,90 @@
+"""``task=prepare``: download what ``dataset=`` and ``benchmark=`` read, and decode the training images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from sr_lab import targets
+from sr_lab.config import PrepareConfig
+from sr_lab.datasets.benchmark import benchmark_files
+from sr_lab.datasets.download import Report
+from sr_lab.datasets.install import Store
+from sr_lab.datasets.registry import IMAGE_SETS, ImageSet, named
+from sr_lab.errors import DataError
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Download each set that is not there, then check and decode what a training would read.
+
+    Raises:
+        DataError: A set cannot be had; the others were still tried.
+    """
+    data_dir = Path(config.paths.data_dir).expanduser()
+    training = named(_folders(config), data_dir)
+    testing = [known for known in IMAGE_SETS if known.name in config.benchmark.sets]
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not Console(stderr=True).is_terminal,
+    )
+    if wanted := [*training, *testing]:
+        store = Store(data_dir, mirror=config.mirror, say=_say, report=lambda name: _reporter(bar, name))
+        with store.locked(), bar:
+            _install(store, wanted)
+    for name in config.benchmark.sets:
+        if name not in {known.name for known in IMAGE_SETS}:
+            _say(f"{name}: nothing to download, {len(benchmark_files(data_dir, name))} images are there")
+    if not training:
+        _say(f"dataset: nothing to download, {config.dataset['_target_']} reads images that are there")
+    if config.decode:
+        dataset = targets.build(config.dataset)
+        dataset.prepare()
+        _say(
+            f"dataset: {len(dataset)} training images decoded for x{config.scale} in {config.paths.cache_dir}"
+        )
+
+
+def _install(store: Store, wanted: Sequence[ImageSet]) -> None:
+    failed: list[DataError] = []
+    for image_set in wanted:
+        try:
+            _say(f"{image_set.name}: {store.install(image_set)}")
+        except DataError as error:
+            _say(f"{image_set.name}: failed")
+            failed.append(error)
+    if failed:
+        more = f" (and {len(failed) - 1} more of {len(wanted)} failed)" if len(failed) > 1 else ""
+        raise DataError(f"{failed[0]}{more}")
+
+
+def _folders(config: PrepareConfig) -> list[str]:
+    """Folders that the training set reads."""
+    found: list[str] = []
+    for key in ("hr_dir", "val_dir"):
+        value = config.dataset.get(key)
+        found += value if isinstance(value, list) else [value] if isinstance(value, str) else []
+    return found
+
+
+def _reporter(bar: Progress, name: str) -> Report:
+    row = bar.add_task(name, total=None)
+    return lambda done, total: bar.update(row, completed=done, total=total)
+
+
+def _say(sentence: str) -> None:
+    console.print(sentence, markup=False)

@@ -1,0 +1,241 @@
+"""An archive gives images and nothing else, whatever it tries."""
+
+import gzip
+import io
+import os
+import stat
+import struct
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sr_lab.datasets.archives import Limits, unpack
+from sr_lab.errors import DataError
+
+IMAGE = bytes(range(256)) * 8
+ANY = r".*\.png"
+
+
+def zipped(path: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, *entries: tarfile.TarInfo | str, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for entry in entries:
+            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
+            if info.isreg():
+                info.size = len(IMAGE)
+            archive.addfile(info, io.BytesIO(IMAGE) if info.isreg() else None)
+    return path
+
+
+def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def refusal(archive: Path, tmp_path: Path, limits: Limits | None = None) -> str:
+    """What is said of an archive; nothing outside the target may have come into being."""
+    target = tmp_path / "deep" / "target"
+    target.mkdir(parents=True)
+    before = {path for path in tmp_path.rglob("*") if target not in path.parents}
+    with pytest.raises(DataError) as caught:
+        unpack(archive, target, members=ANY, limits=limits)
+    assert {path for path in tmp_path.rglob("*") if target not in path.parents} == before
+    assert not any(path.is_symlink() for path in target.rglob("*"))
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_only_the_wanted_images_come_out_and_lie_flat(kind, tmp_path):
+    names = ("a/HR/1.png", "a/HR/2.png", "a/LR/3.png", "a/HR/run.py", "a/HR/.4.png", "__MACOSX/a/HR/5.png")
+    path = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        zipped(path, *((name, IMAGE) for name in names))
+    else:
+        tarred(path, *(f"./{name}" for name in names), mode="w:gz" if kind == "tar.gz" else "w")
+    target = tmp_path / "target"
+    target.mkdir()
+    assert sorted(unpack(path, target, members=r".*/?HR/.*")) == [target / "1.png", target / "2.png"]
+    assert sorted(target.iterdir()) == [target / "1.png", target / "2.png"]
+    assert (target / "1.png").read_bytes() == IMAGE
+
+
+ESCAPES = [
+    "../evil.png",
+    "a/../../evil.png",
+    "/evil.png",
+    "a\\..\\evil.png",
+    "C:evil.png",
+    "a\x00/../evil.png",
+]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_zip_that_leaves_its_folder_is_refused(name, tmp_path):
+    # zipfile cleans names when writing, an attacker does not
+    path = zipped(tmp_path / "a.zip", ("x" * len(name), IMAGE))
+    path.write_bytes(path.read_bytes().replace(b"x" * len(name), name.encode()))
+    assert "leads out of the folder" in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in ESCAPES if "\x00" not in name])  # tar ends a name there
+def test_a_tar_that_leaves_its_folder_is_refused(name, tmp_path):
+    assert "leads out of the folder" in refusal(tarred(tmp_path / "a.tar", name), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        special("1.png", tarfile.SYMTYPE, "/etc/passwd"),
+        special("HR", tarfile.SYMTYPE, "../.."),
+        special("1.png", tarfile.LNKTYPE, "../../etc/passwd"),
+        special("1.png", tarfile.CHRTYPE),
+        special("1.png", tarfile.BLKTYPE),
+        special("1.png", tarfile.FIFOTYPE),
+    ],
+    ids=["symlink to a file", "symlink to a folder", "hard link", "character device", "block device", "fifo"],
+)
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_with_a_link_or_a_device_is_refused(entry, mode, tmp_path):
+    path = tarred(tmp_path / "a.tar", entry, "HR/2.png", mode=mode)
+    assert "is a link, a device or a sparse file" in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_a_zip_with_a_link_or_a_device_is_refused(kind, tmp_path):
+    info = zipfile.ZipInfo("1.png")
+    info.create_system, info.external_attr = 3, (kind | 0o777) << 16
+    path = zipped(tmp_path / "a.zip", (info, b"../../../etc/passwd"))
+    assert "is a link or a device" in refusal(path, tmp_path)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    path = zipped(tmp_path / "a.zip", ("a/1.png", IMAGE), ("b/1.png", IMAGE[::-1]))
+    assert "'b/1.png' stands there twice" in refusal(path, tmp_path)
+
+
+def test_a_bomb_is_refused_by_its_ratio(tmp_path):
+    path = zipped(tmp_path / "a.zip", ("1.png", os.urandom(30_000)), ("2.png", bytes(10**6)))
+    assert "'2.png' shrinks more than 100 times" in refusal(path, tmp_path)
+
+
+def test_a_bomb_that_nobody_wants_is_refused_too(tmp_path):
+    """Skipping over a member of a tar.gz decompresses it."""
+    path = tmp_path / "a.tar.gz"
+    info = tarfile.TarInfo("zeros.bin")
+    info.size = 200 << 20
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(info.tobuf())
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+    started = time.perf_counter()
+    assert "would unpack to more than" in refusal(path, tmp_path, Limits(ratio=20))
+    assert time.perf_counter() - started < 5
+
+
+def test_overlapping_entries_are_a_bomb(tmp_path):
+    """Fifield's bomb: many entries of the directory share one compressed stream."""
+    path = zipped(tmp_path / "a.zip", ("0.png", bytes(9_000)))
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    end = content.index(b"PK\x05\x06")
+    entry = content[start:end]
+    directory = b"".join(entry.replace(b"0.png", f"{number % 10}.png".encode()) for number in range(500))
+    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 500, 500, len(directory), start, 0)
+    path.write_bytes(content[:start] + directory + tail)
+    assert "would unpack to more than" in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_too_many_entries_are_refused(mode, tmp_path):
+    path = tarred(tmp_path / "a.tar", *(f"{number}.png" for number in range(11)), mode=mode)
+    assert "has more than 10 entries" in refusal(path, tmp_path, Limits(members=10))
+
+
+def test_too_many_entries_of_a_zip_are_refused(tmp_path):
+    path = zipped(tmp_path / "a.zip", *((f"{number}.png", IMAGE) for number in range(11)))
+    assert "has 11 entries; allowed: 10" in refusal(path, tmp_path, Limits(members=10))
+
+
+def test_one_enormous_image_is_refused(tmp_path):
+    said = refusal(tarred(tmp_path / "a.tar", "1.png"), tmp_path, Limits(member_bytes=100))
+    assert "'1.png' has 2,048 bytes; allowed: 100" in said
+
+
+def test_a_sparse_file_is_refused(tmp_path):
+    """A terabyte of zeros that needs no byte in the archive."""
+    info = special("1.png", tarfile.GNUTYPE_SPARSE)
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"%011o " % 2**33  # real size, no pieces
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(header) + bytes(1024))
+    assert "sparse file" in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_enormous_header_is_refused_before_it_is_read(packed, tmp_path):
+    """A pax header is read into memory as a whole."""
+    info = special("pax", tarfile.XHDTYPE)
+    info.size = 1 << 30
+    content = info.tobuf() + bytes(1024)
+    path = tmp_path / "a.tar"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert "has a header of 1,073,741,824 bytes" in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content[: len(content) // 2], "broken"),
+        (lambda content: content[:100] + bytes(50) + content[150:], "broken"),
+        (lambda content: b"<html>not found</html>", "neither zip, tar nor tar.gz"),
+        (lambda content: b"", "neither zip, tar nor tar.gz"),
+    ],
+    ids=["half", "zeros", "a page", "nothing"],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_damaged_archive_is_told(kind, damage: Callable[[bytes], bytes], said, tmp_path):
+    path = tmp_path / f"a.{kind}"
+    content = os.urandom(5000)
+    if kind == "zip":
+        zipped(path, ("1.png", content))
+    else:
+        info = tarfile.TarInfo("1.png")
+        info.size = len(content)
+        with tarfile.open(path, "w:gz") as archive:
+            archive.addfile(info, io.BytesIO(content))
+    path.write_bytes(damage(path.read_bytes()))
+    assert said in refusal(path, tmp_path)
+
+
+def test_a_tar_that_ends_in_an_image_is_told(tmp_path):
+    path = tarred(tmp_path / "a.tar", "1.png")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "a.tar is broken: unexpected end of data" in refusal(path, tmp_path)
+
+
+def test_an_encrypted_zip_is_told(tmp_path):
+    path = zipped(tmp_path / "a.zip", ("1.png", IMAGE))
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # the flag, of the entry and of the directory
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    assert "encrypted" in refusal(path, tmp_path)
+
+
+def test_an_archive_without_wanted_images_is_told(tmp_path):
+    path = zipped(tmp_path / "a.zip", ("readme.txt", IMAGE))
+    assert "holds none of the wanted images" in refusal(path, tmp_path)

@@ -1,0 +1,393 @@
+"""``task=doctor`` tells a right data folder from a wrong one, by name; ``task=prepare`` makes a right one."""
+
+import hashlib
+import io
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sr_lab.datasets import facts
+from sr_lab.datasets.doctor import Finding, examine
+from sr_lab.datasets.images import read_image
+from sr_lab.datasets.layouts import partner, places
+from sr_lab.errors import DataError
+from sr_lab.ops.resize import downscale_uint8, imresize
+from tests.command_line import sr_lab
+from tests.loopback import serving
+
+
+def findings(root: Path, state: str | None = None) -> dict[str, str]:
+    """Place below ``root`` -> what is said of it."""
+    found = [one for one in examine(root) if state in (None, one.state)]
+    return {one.where.relative_to(root).as_posix(): one.says for one in found}
+
+
+def image_file(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def noise(number: int, height: int = 48, width: int = 36) -> np.ndarray:
+    """Smooth enough that resizes differ as they do on photographs."""
+    small = np.random.default_rng(number).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def set14(tmp_path, data_dir) -> Path:
+    """A copy of Set14 that a test may spoil."""
+    folder = tmp_path / "benchmarks" / "Set14" / "HR"
+    shutil.copytree(data_dir / "benchmarks" / "Set14" / "HR", folder)
+    return folder
+
+
+def changed(folder: Path, name: str, change: Callable[[Image.Image], Image.Image]) -> None:
+    path = folder / name
+    with Image.open(path) as image:
+        result = change(image)
+    result.save(path)
+
+
+# The facts.
+
+
+def test_the_facts_are_those_of_the_five_sets():
+    counts = {name: len(images) for name, images in facts.facts().items()}
+    assert counts == {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}
+    assert len(facts.by_hash()) == 328
+    bridge = facts.expected("bridge", "Set14")
+    assert bridge is not None
+    assert (bridge.height, bridge.width, bridge.channels) == (512, 512, 1)
+
+
+def test_a_hash_is_taken_over_the_size_and_the_pixels():
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert facts.pixel_hash(pixels) == hashlib.sha256(b"2x2x3" + bytes(range(12))).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("stem", "set_name", "file"),
+    [
+        ("baby", "Set5", "baby.png"),
+        ("img_003_SRF_4_HR", "Set5", "butterfly.png"),
+        ("img001", "Urban100", "img_001.png"),
+        ("img_002", "Set14", "barbara.png"),
+        ("AkkeraKanjinchou", "Manga109", "AkkeraKanjinchou.png"),
+    ],
+)
+def test_a_name_of_any_tree_is_understood(stem, set_name, file):
+    found = facts.expected(stem, set_name)
+    assert found is not None
+    assert found.file == file
+
+
+# Test sets.
+
+
+def test_the_right_sets_are_right(data_dir):
+    for name, count in (("Set5", 5), ("Set14", 14)):
+        (found,) = examine(data_dir / "benchmarks" / name / "HR")
+        assert found.state == "right"
+        assert f"{name}, {count} of {count} images right" in found.says
+
+
+def test_matlabs_own_lr_images_are_told_by_their_version(data_dir):
+    (new,) = examine(data_dir / "benchmarks" / "Set5" / "LR_matlab" / "X3")
+    (old,) = examine(data_dir / "benchmarks" / "Set5" / "LR_matlab_selfexsr" / "X3")
+    assert new.state == "right"
+    assert "5 of 5 compared are MATLAB's bicubic bit for bit" in new.says
+    assert old.state == "note"
+    assert "5 are MATLAB's bicubic of an older version" in old.says
+
+
+TAMPERED = {
+    "baboon.png": (lambda image: image.crop((0, 0, 492, 480)), "cropped to a multiple of 12: 480x492"),
+    "comic.png": (lambda image: image.crop((0, 0, 248, 360)), "cropped to a multiple of 4: 360x248"),
+    "zebra.png": (lambda image: image.crop((3, 3, 583, 388)), "cropped: 385x580 instead of 391x586"),
+    "monarch.png": (lambda image: image.resize((384, 256)), "half-size: 256x384 instead of 512x768"),
+    "ppt3.png": (lambda image: image.resize((264, 328)), "half-size: 328x264 instead of 656x529"),
+    "man.png": (lambda image: image.resize((128, 128)), "quarter-size: 128x128"),
+    "foreman.png": (lambda image: image.rotate(90, expand=True), "turned by 90 degrees: 352x288"),
+    "pepper.png": (lambda image: image.resize((600, 512)), "of another size: 512x600"),
+    "lenna.png": (lambda image: image.crop((0, 0, 400, 512)), "cropped or shrunk: 512x400"),
+    "coastguard.png": (
+        lambda image: image.point(lambda value: value ^ 1),
+        "recompressed or converted: 288x352",
+    ),
+}
+
+
+def test_each_tampered_image_is_told_by_name(set14):
+    for name, (change, _) in TAMPERED.items():
+        changed(set14, name, change)
+    with Image.open(set14 / "barbara.png") as image:
+        image.save(set14 / "barbara.jpg", quality=95)
+    (set14 / "barbara.png").unlink()
+    shutil.move(set14 / "flowers.png", set14 / "face.png")
+    (set14 / "bridge.png").write_bytes((set14 / "bridge.png").read_bytes()[:2000])
+    image_file(set14 / "holiday.png", noise(0))
+    wrong = findings(set14, "wrong")
+    assert "4 of 14" not in wrong["."]
+    assert wrong["."].startswith("ours: Set14, 0 of 14 images right; ")
+    for part in ("2 half-size", "3 cropped", "2 recompressed", "1 broken", "1 superfluous", "1 missing"):
+        assert part in wrong["."]
+    for name, (_, said) in TAMPERED.items():
+        assert wrong[name].startswith(said), (name, wrong[name])
+    assert wrong["barbara.jpg"].startswith("recompressed or converted: JPEG 576x720 as it should be")
+    assert wrong["face.png"] == "renamed: these are the pixels of Set14/flowers.png"
+    assert wrong["flowers.png"] == "missing"
+    assert wrong["bridge.png"].startswith("broken (images: cannot read")
+    assert wrong["holiday.png"] == "superfluous: Set14 has no image of this name"
+
+
+def test_an_image_of_another_set_is_told(tmp_path, data_dir):
+    folder = tmp_path / "Set5" / "HR"
+    shutil.copytree(data_dir / "benchmarks" / "Set5" / "HR", folder)
+    shutil.copy(data_dir / "benchmarks" / "Set14" / "HR" / "face.png", folder / "head.png")
+    assert findings(folder, "wrong")["head.png"] == "another image: these are the pixels of Set14/face.png"
+
+
+def test_grey_in_three_channels_is_noted_and_equal_channels_in_one_too(set14):
+    changed(set14, "bridge.png", lambda image: image.convert("RGB"))
+    changed(set14, "man.png", lambda image: image.convert("L"))
+    assert findings(set14, "wrong") == {}
+    notes = findings(set14, "note")
+    assert "saved with three equal channels instead of 1" in notes["bridge.png"]
+    assert "saved with one channel instead of 3" in notes["man.png"]
+
+
+def test_a_cropped_set_is_what_basicsr_makes_and_a_fault_elsewhere(tmp_path, data_dir):
+    for folder in ("Set5/GTmod12", "benchmarks/Set5/HR"):
+        for file in (data_dir / "benchmarks" / "Set5" / "HR").iterdir():
+            pixels = read_image(file)
+            height, width = (side - side % 12 for side in pixels.shape[:2])
+            image_file(tmp_path / folder / file.name, pixels[:height, :width])
+    found = {one.where.relative_to(tmp_path).as_posix(): one for one in examine(tmp_path)}
+    assert found["Set5/GTmod12"].state == "note"
+    assert "as this layout does" in found["Set5/GTmod12/baby.png"].says
+    assert found["benchmarks/Set5/HR"].state == "wrong"
+    assert (
+        found["benchmarks/Set5/HR/baby.png"].says == "cropped to a multiple of 12: 504x504 instead of 512x512"
+    )
+
+
+# LR images.
+
+
+def pairs(root: Path, hr: str, lr: str, shrink: Callable[[np.ndarray], np.ndarray], count: int = 3) -> None:
+    for number in range(1, count + 1):
+        image_file(root / hr.format(number), noise(number))
+        image_file(root / lr.format(number), shrink(noise(number)))
+
+
+def matlab(hr: np.ndarray, scale: int = 4) -> np.ndarray:
+    planes = torch.from_numpy(hr).permute(2, 0, 1)[None]
+    return downscale_uint8(planes, scale=scale)[0].permute(1, 2, 0).numpy()
+
+
+def matlab_double(hr: np.ndarray) -> np.ndarray:
+    planes = imresize(torch.from_numpy(hr).permute(2, 0, 1)[None].double(), denominator=4)
+    return (planes + 0.5).floor().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
+
+
+def pillow(resample: Image.Resampling) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda hr: np.array(Image.fromarray(hr).resize((hr.shape[1] // 4, hr.shape[0] // 4), resample))
+
+
+def brighter(hr: np.ndarray) -> np.ndarray:
+    return np.clip(matlab(hr).astype(int) + 60, 0, 255).astype(np.uint8)
+
+
+TREES = {
+    "EDSR": ("DIV2K/DIV2K_train_HR/{:04d}.png", "DIV2K/DIV2K_train_LR_bicubic/X4/{:04d}x4.png"),
+    "EDSR's benchmarks": ("benchmark/Set5/HR/{}.png", "benchmark/Set5/LR_bicubic/X4/{}x4.png"),
+    "BasicSR": ("DIV2K_train_HR_sub/{:04d}_s001.png", "DIV2K_train_LR_bicubic/X4_sub/{:04d}_s001.png"),
+    "BasicSR's benchmarks": ("Set5/GTmod12/{}.png", "Set5/LRbicx4/{}.png"),
+    "Hugging Face": ("Set5_HR/{}.png", "Set5_LR_x4/{}.png"),
+    "SelfExSR": ("Set5/image_SRF_4/img_{:03d}_SRF_4_HR.png", "Set5/image_SRF_4/img_{:03d}_SRF_4_LR.png"),
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_every_tree_is_recognised_and_its_pairs_are_found(tree, tmp_path):
+    hr, lr = TREES[tree]
+    pairs(tmp_path, hr, lr, matlab)
+    (place,) = (place for place in places(tmp_path) if place.role == "LR")
+    assert place.tree == tree.split("'")[0]
+    assert place.scale == 4
+    (found,) = (one for one in examine(tmp_path) if "x4 LR" in one.says)
+    assert found.state == "right"
+    assert "3 of 3 fit their HR images; 3 of 3 compared are MATLAB's bicubic bit for bit" in found.says
+
+
+@pytest.mark.parametrize(
+    ("shrink", "state", "said"),
+    [
+        (matlab_double, "note", "3 are MATLAB's bicubic of double images"),
+        (pillow(Image.Resampling.BICUBIC), "wrong", "made by Pillow's bicubic: "),
+        (pillow(Image.Resampling.LANCZOS), "wrong", "made by Pillow's Lanczos: "),
+        (lambda hr: hr[::4, ::4], "wrong", "made by no resize that is known here: "),
+        (brighter, "wrong", "made by no resize that is known here: "),
+    ],
+    ids=["double", "Pillow", "Lanczos", "every fourth pixel", "brighter"],
+)
+def test_what_made_an_lr_image_is_told(shrink, state, said, tmp_path):
+    pairs(tmp_path, *TREES["EDSR"], shrink)
+    below = [one for one in examine(tmp_path) if "LR_bicubic" in str(one.where)]
+    assert below[0].state == state
+    assert any(said in one.says for one in below), below
+
+
+def test_an_unknown_degradation_is_not_compared(tmp_path):
+    hr, lr = TREES["EDSR"]
+    pairs(tmp_path, hr, lr.replace("bicubic", "unknown"), brighter)
+    (found,) = (one for one in examine(tmp_path) if "x4 LR" in one.says)
+    assert found.state == "right"
+    assert "not bicubic, as the folder says" in found.says
+
+
+def test_missing_and_wrong_sized_partners_are_told(tmp_path):
+    hr, lr = TREES["Hugging Face"]
+    pairs(tmp_path, hr, lr, matlab, count=4)
+    (tmp_path / hr.format(1)).unlink()
+    (tmp_path / lr.format(2)).unlink()
+    image_file(tmp_path / lr.format(3), matlab(noise(3))[:-1])
+    wrong = findings(tmp_path, "wrong")
+    assert "1 of 3 fit their HR images, 1 HR images have none" in wrong["Set5_LR_x4"]
+    assert wrong["Set5_LR_x4/1.png"].startswith("has no HR image in")
+    assert wrong["Set5_LR_x4/3.png"] == "11x9 does not fit its HR image 48x36 at x4"
+
+
+def test_lr_images_alone_are_told(tmp_path):
+    image_file(tmp_path / "DIV2K_train_LR_bicubic" / "X2" / "0001x2.png", noise(1))
+    assert "without HR images in" in findings(tmp_path, "wrong")["DIV2K_train_LR_bicubic/X2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("0001x4", "0001"), ("0001_x4", "0001"), ("0001X4", "0001"), ("a_LR", "a_HR")]
+)
+def test_the_name_of_a_partner(name, stem):
+    assert partner(Path(f"{name}.png"), 4) == stem
+
+
+# Training sets and other folders.
+
+
+def test_an_incomplete_div2k_and_half_size_images_are_told(tmp_path):
+    folder = tmp_path / "DIV2K" / "DIV2K_valid_HR"
+    for number in range(802, 901):
+        image_file(folder / f"{number:04d}.png", np.zeros((4, 2040, 3), np.uint8))
+    image_file(folder / "0900.png", np.zeros((678, 1020, 3), np.uint8))
+    wrong = findings(tmp_path, "wrong")
+    assert "DIV2K (validation), 99 images" in wrong["DIV2K/DIV2K_valid_HR"]
+    assert "1 missing, the first 0801" in wrong["DIV2K/DIV2K_valid_HR"]
+    assert wrong["DIV2K/DIV2K_valid_HR/0900.png"].startswith("half-size or another image: 678x1020")
+    image_file(folder / "0801.png", np.zeros((4, 2040, 3), np.uint8))
+    image_file(folder / "0900.png", np.zeros((4, 2040, 3), np.uint8))
+    assert findings(tmp_path, "wrong") == {}
+    image_file(folder / "0901.png", np.zeros((4, 2040, 3), np.uint8))
+    assert "1 more than DIV2K (validation) has" in findings(tmp_path, "wrong")["DIV2K/DIV2K_valid_HR"]
+
+
+def test_photos_are_read_to_their_end(tmp_path):
+    good = image_file(tmp_path / "photos" / "a.png", noise(0))
+    (tmp_path / "photos" / "b.png").write_bytes(good.read_bytes()[:-40])
+    found = findings(tmp_path)
+    assert found["photos"] == "photos, 2 images, the smallest side 36"
+    assert found["photos/b.png"].startswith("broken (images: cannot read")
+
+
+def test_databases_and_archives_are_named(tmp_path):
+    image_file(tmp_path / "a.png", noise(0))
+    (tmp_path / "DIV2K_train_HR_sub.lmdb").mkdir()
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"")
+    (tmp_path / "Set5_HR.tar.gz").write_bytes(b"")
+    notes = findings(tmp_path, "note")
+    assert set(notes) == {"DIV2K_train_HR_sub.lmdb", "train-00000-of-00001.parquet", "Set5_HR.tar.gz"}
+
+
+def test_many_faults_are_summed_up(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    found = list(examine(tmp_path))
+    assert sum("broken" in one.says for one in found) == 20
+    assert Finding("wrong", tmp_path, "and 10 more of this kind") in found
+
+
+def test_a_circle_of_links_ends(tmp_path):
+    image_file(tmp_path / "photos" / "a.png", noise(0))
+    (tmp_path / "photos" / "up").symlink_to(tmp_path)
+    assert len(list(examine(tmp_path))) == 1
+
+
+def test_an_empty_folder_and_none_are_told(tmp_path):
+    assert findings(tmp_path, "wrong") == {".": "holds no images"}
+    with pytest.raises(DataError, match="there is no folder .*nowhere; set folder="):
+        list(examine(tmp_path / "nowhere"))
+
+
+# The command line.
+
+
+def test_the_doctor_ends_with_1_where_something_is_wrong(tmp_path, set14):
+    good = sr_lab(tmp_path, "task=doctor", f"folder='{tmp_path}'")
+    assert good.returncode == 0, good.stderr
+    assert "Set14, 14 of 14 images right" in good.stdout
+    assert not (tmp_path / "outputs").exists()
+    changed(set14, "baboon.png", lambda image: image.crop((0, 0, 492, 480)))
+    bad = sr_lab(tmp_path, "task=doctor", SR_LAB_DATA=str(tmp_path))
+    assert bad.returncode == 1, bad.stderr
+    assert "benchmarks/Set14/HR/baboon.png" in bad.stdout
+    assert "cropped to a multiple of 12: 480x492 instead of 480x500" in bad.stdout
+
+
+def test_the_doctor_of_nothing_is_told_and_makes_no_folder(tmp_path):
+    done = sr_lab(tmp_path, "task=doctor", "folder=nowhere")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: doctor: there is no folder nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_prepare_fetches_a_test_set_from_a_server_of_ones_own(tmp_path, data_dir):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as file:
+        for image in sorted((data_dir / "benchmarks" / "Set5" / "HR").iterdir()):
+            file.add(image, f"Set5_HR/{image.name}")
+    with serving() as server:
+        server.files["/Set5_HR.tar.gz"] = archive.getvalue()
+        server.cuts = [0, 100_000]
+        command = ("task=prepare", "benchmark=set5", "decode=false", f"mirror='{server.url}'")
+        done = sr_lab(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    assert "Set5: 5 images in data/benchmarks/Set5/HR, every pixel as published" in done.stdout
+    assert "dataset: nothing to download" in done.stdout
+    again = sr_lab(tmp_path, *command)
+    assert "Set5: is there already, every pixel right" in again.stdout
+
+
+def test_prepare_decodes_as_a_training_would_and_the_samples_need_no_download(tmp_path):
+    done = sr_lab(tmp_path, "task=prepare", "trainer=cpu", "scale=2")
+    assert done.returncode == 0, done.stderr
+    assert "sample: nothing to download, 2 images are there" in done.stdout
+    assert "dataset: 5 training images decoded for x2" in done.stdout
+    assert list((tmp_path / "cache").rglob("*.npy"))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_prepare_refuses_a_tampered_div2k(tmp_path):
+    with serving() as server:
+        server.files["/DIV2K_train_HR.zip"] = b"PK not the archive"
+        done = sr_lab(
+            tmp_path, "task=prepare", "dataset=div2k", f"mirror='{server.url}'", HTTPS_PROXY=server.url
+        )
+    assert done.returncode == 2
+    assert "announces 18 bytes, the published file has 3,530,603,713" in done.stdout
+    assert done.stderr.startswith("error: prepare: none of 3 addresses gave DIV2K (train)")
+    assert not list((tmp_path / "data").rglob("*.png"))

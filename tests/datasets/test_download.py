@@ -217,11 +217,11 @@ def test_a_redirect_to_elsewhere_is_refused(location, server, tmp_path):
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "127.0.0.1", "127.1.2.3", "[::1]", "2130706433", "10.0.0.1", "192.168.1.1", "169.254.169.254",
-     "0.0.0.0", "[::ffff:127.0.0.1]", "[fe80::1]"],
+    ["localhost", "127.0.0.1", "127.1.2.3", "[::1]", "2130706433", "10.0.0.1", "192.168.1.1",
+     "169.254.169.254", "0.0.0.0", "[::ffff:127.0.0.1]", "[fe80::1]"],
 )  # fmt: skip
 def test_a_public_server_cannot_redirect_into_a_private_network(host):
-    with pytest.raises(SourceError, match="redirects to .* refused"):
+    with pytest.raises(SourceError, match=r"redirects to .* refused"):
         check_redirect("https://example.org/a.zip", f"https://{host}/a.zip")
 
 
@@ -343,7 +343,7 @@ def test_another_download_than_the_first_is_refused(server, tmp_path):
     install(tmp_path, wanted)
     shutil.rmtree(tmp_path / "Tiny")
     server.files["/a.zip"] = zip_of(range(1, 6), prefix="./Tiny_HR/")
-    with pytest.raises(DataError, match="has changed since .* remove the entry from"):
+    with pytest.raises(DataError, match=r"has changed since .* remove the entry from"):
         install(tmp_path, wanted)
     assert not (tmp_path / "Tiny").exists()
     server.files["/a.zip"] = TINY
@@ -366,10 +366,29 @@ def test_an_archive_with_other_images_is_no_source(numbers, said, server, tmp_pa
 
 
 def test_a_broken_image_without_a_digest_is_no_source(server, tmp_path):
-    server.files["/a.zip"] = TINY.replace(image(3)[-20:-12], bytes(8))
-    with pytest.raises(DataError, match="none of 1 addresses gave Tiny .*"):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(1, 6):
+            archive.writestr(f"Tiny_HR/{number:04d}.png", image(number)[: 100 if number == 3 else None])
+    server.files["/a.zip"] = file.getvalue()
+    with pytest.raises(DataError, match=r"none of 1 addresses gave Tiny .*cannot read .*0003\.png"):
         install(tmp_path, tiny(server, "/a.zip", digest=None))
     assert not (tmp_path / "downloads.lock.json").exists()
+    assert not list((tmp_path / ".downloads").glob("*a.zip"))
+
+
+def test_a_tampered_div2k_is_refused(server, tmp_path):
+    known = IMAGE_SETS[0]
+    (archive,) = known.archives
+    server.files["/DIV2K_train_HR.zip"] = zip_of(range(1, 801), prefix="DIV2K_train_HR/")
+    mine = archive._replace(urls=(f"{server.url}/DIV2K_train_HR.zip",))
+    for wanted, said in (
+        (mine, "announces [0-9,]+ bytes, the published file has 3,530,603,713"),
+        (mine._replace(size=None), "another SHA-256"),
+    ):
+        with pytest.raises(DataError, match=said):
+            install(tmp_path, ImageSet(known.name, known.folder, 800, (wanted,), known.numbers))
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_a_folder_that_is_there_and_wrong_is_left_alone(server, tmp_path):
@@ -458,6 +477,6 @@ def test_a_set5_with_one_other_pixel_is_no_set5(server, tmp_path, data_dir):
     changed.putpixel((5, 5), (red ^ 1, green, blue))
     changed.save(source / "head.png")
     server.files["/Set5_HR.tar.gz"] = tar_of(source, "Set5_HR/")
-    with pytest.raises(DataError, match="head.png is recompressed or converted: 280x280 as it should be"):
+    with pytest.raises(DataError, match=r"head\.png is recompressed or converted: 280x280 as it should be"):
         install(tmp_path / "data", set5(server))
     assert not (tmp_path / "data" / "benchmarks" / "Set5" / "HR").exists()

@@ -12,6 +12,7 @@ from typing import Any
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -68,12 +69,32 @@ def _guard_hydra() -> None:
     ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign, assignment]
 
 
+def _hasten_hydra() -> None:
+    """Ask for the options of a group without a copy of all configurations, of which --help would make 150."""
+    options = ConfigLoaderImpl.get_group_options
+
+    @functools.wraps(options)
+    def asked(
+        loader: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:  # whose search path would change what is found
+            return loader.repository.get_group_options(group_name, results_filter)
+        return options(loader, group_name, results_filter, config_name, overrides)
+
+    ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]
+
+
 def main() -> int:
     """Run the command line; 0 done, 1 a job failed, 2 the user's mistake, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
         sweep.end_with_sweep()
         _guard_hydra()
+        _hasten_hydra()
         register_resolvers()
         try:
             _job()

@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -123,7 +123,8 @@ class Sweep(_Strict):
     retry_failed: bool
 
 
-_OURS = {"precision", "channels_last", "compile"}  # of trainer: not Lightning's, or not as they are
+# Of trainer: not Lightning's, or not as they are.
+_OURS = {"precision", "float32_matmul_precision", "channels_last", "compile", "autotune"}
 
 
 class Trainer(BaseModel):
@@ -135,8 +136,10 @@ class Trainer(BaseModel):
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
     accumulate_grad_batches: int = Field(gt=0)
     gradient_clip_val: float | None = Field(gt=0)
+    float32_matmul_precision: Literal["highest", "high"]
     channels_last: bool
     compile: bool
+    autotune: bool
 
     def arguments(self) -> Node:
         """What goes to ``lightning.Trainer``; precision is resolved first."""
@@ -188,13 +191,13 @@ class TrainConfig(Config):
     resume: Literal["auto", "never"]
 
 
-class EvaluateConfig(Config):
-    """``task=evaluate``."""
+class CheckpointConfig(Config):
+    """A task that runs a network as it is."""
 
     ckpt: str | None
-    explain: bool
+    tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
 
-    def with_network(self, stored: Mapping[str, object], source: str) -> "EvaluateConfig":
+    def with_network(self, stored: Mapping[str, object], source: str) -> Self:
         """The same with the network of a checkpoint, which is judged like one that a user names.
 
         Args:
@@ -206,6 +209,20 @@ class EvaluateConfig(Config):
         """
         network = StoredNetwork.read(stored, source, self.allow)
         return self.model_copy(update={name: getattr(network, name) for name in StoredNetwork.model_fields})
+
+
+class EvaluateConfig(CheckpointConfig):
+    """``task=evaluate``."""
+
+    explain: bool
+
+
+class UpscaleConfig(CheckpointConfig):
+    """``task=upscale``."""
+
+    input: str | Annotated[list[str], Field(min_length=1)]
+    output: str
+    overwrite: bool
 
 
 class StoredNetwork(_Strict):
@@ -250,8 +267,20 @@ class ComplexityConfig(Config):
     runs: str | None
 
 
-class _ReadingConfig(Config):
-    """A task that reads run folders and builds nothing."""
+class _UnbuiltConfig(Config):
+    """A task that builds nothing of what is composed."""
+
+
+class BenchmarkConfig(_UnbuiltConfig):
+    """``task=benchmark``."""
+
+    rounds: int = Field(gt=0)
+    only: list[str]
+    store: bool
+
+
+class _ReadingConfig(_UnbuiltConfig):
+    """A task that reads run folders."""
 
     runs: str
 
@@ -270,7 +299,9 @@ class StatusConfig(_ReadingConfig):
 SCHEMAS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "upscale": UpscaleConfig,
     "complexity": ComplexityConfig,
+    "benchmark": BenchmarkConfig,
     "report": ReportConfig,
     "status": StatusConfig,
 }
@@ -299,7 +330,7 @@ def load(
     schema = SCHEMAS.get(str(node.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
-    builds = not issubclass(schema, _ReadingConfig)  # judging what is never built would load torch
+    builds = not issubclass(schema, _UnbuiltConfig)  # judging what is never built would load torch
     if builds:
         _apply_budget(node)
     if node.get("run_name", None) is None:

@@ -8,7 +8,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_lab import config as configuration
 from sr_lab import targets
-from sr_lab.config import Config, EvaluateConfig, Node, ReportConfig, StatusConfig, TrainConfig
+from sr_lab.config import (
+    BenchmarkConfig,
+    Config,
+    EvaluateConfig,
+    Node,
+    ReportConfig,
+    StatusConfig,
+    TrainConfig,
+    UpscaleConfig,
+)
 from sr_lab.errors import ConfigError
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
@@ -30,10 +39,14 @@ def identity(config: Config) -> Node:
         ConfigError: ``init_ckpt`` or ``ckpt`` names no file.
         DataError: The training images are not there.
     """
+    if isinstance(config, BenchmarkConfig):
+        return {"task": config.task, "only": sorted(config.only)}
     if not isinstance(config, TrainConfig):
         values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
         if isinstance(config, EvaluateConfig):
             values["ckpt"] = _content("ckpt", config.ckpt)
+            if config.tile != "none":  # the default leaves the hash as it was
+                values["tile"] = config.tile
         return values
     # Torch and the dataset's class are needed from here on, and only for a training.
     from sr_lab.devices import resolve_precision
@@ -45,6 +58,8 @@ def identity(config: Config) -> Node:
     values["manifest"] = dataset.manifest()
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
     values["precision"] = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    if config.trainer.float32_matmul_precision != "high":  # the default leaves the hash as it was
+        values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
     return values
 
@@ -81,6 +96,8 @@ def run_dir(*, _root_: DictConfig) -> str:
     config = _load(_root_)
     if isinstance(config, (ReportConfig, StatusConfig)):
         return config.runs
+    if isinstance(config, UpscaleConfig):
+        return config.output
     parent = Path(sweep_dir(_root_=_root_))
     return str(parent / folder_name(config, parent))
 

@@ -1,25 +1,31 @@
 import csv
 import io
+import types
 from pathlib import Path
 
 import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from sr_lab.callbacks import (
     DurableCheckpointIO,
     ExampleImages,
+    NoProfiler,
     Record,
     Speed,
     TrainingProgress,
     ValidateAtEnd,
+    WeightAverage,
     watchers,
+    without_idle_hooks,
 )
-from sr_lab.lit_module import ImageResult, Measured
+from sr_lab.lit_module import Measured
 from sr_lab.reporting import pictures
 from sr_lab.run_folder import RunFolder
 from tests import tiny
@@ -227,12 +233,14 @@ def example(folder: Path, *, size: int = 8, height: int = 24, width: int = 30, c
         "lr": tiny.PROTOCOL.make_lr(hr, 2),
         "bicubic": torch.rand(1, 3, height, width, dtype=torch.float64),
         "sr": torch.rand(1, channels, height, width),
-        "result": ImageResult("Set", "photo", 30.0, 0.9, 29.0, 0.8),
+        "set_name": "Set",
+        "image": "photo",
+        "figures": torch.tensor([30.0, 0.9, 29.0, 0.8]),
     }
-    module = tiny.sr_module()
-    ExampleImages(folder, size=size).on_test_batch_end(
-        tiny.trainer(folder), module, outputs, {"hr": hr}, batch_idx=0
-    )
+    module, trainer, watcher = tiny.sr_module(), tiny.trainer(folder), ExampleImages(folder, size=size)
+    watcher.on_test_start(trainer, module)
+    watcher.on_test_batch_end(trainer, module, outputs, {"hr": hr}, batch_idx=0)
+    watcher.on_test_end(trainer, module)
     return outputs | {"hr": hr}
 
 
@@ -360,3 +368,70 @@ def test_every_run_is_watched_by_these(tmp_path):
         "TrainingProgress",
         "ExampleImages",
     ]
+
+
+# What a step costs
+
+
+def averaged(folder: Path, average: lightning.Callback, **settings: object) -> tuple[dict[str, Tensor], int]:
+    """Averaged weights after three steps, and how many went into them."""
+    module = tiny.sr_module(learning_rate=0.1)
+    steps = tiny.trainer(folder, max_steps=3, limit_val_batches=0, callbacks=[average], **settings)
+    steps.fit(module, tiny.data(accumulate=settings.get("accumulate_grad_batches", 1)))
+    steps.save_checkpoint(folder / "a.ckpt")
+    checkpoint = torch.load(folder / "a.ckpt", weights_only=True)
+    return checkpoint["state_dict"], int(checkpoint["averaging_state"]["n_averaged"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_average_of_the_weights_is_lightnings(tmp_path, accumulate):
+    ours, count = averaged(tmp_path, WeightAverage(0.75), accumulate_grad_batches=accumulate)
+    theirs, expected = averaged(tmp_path, EMAWeightAveraging(decay=0.75), accumulate_grad_batches=accumulate)
+    assert count == expected == 3
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_batch_statistics_are_averaged_and_their_count_is_taken_over():
+    average, module = WeightAverage(0.75), nn.BatchNorm1d(2)
+    trainer = types.SimpleNamespace(global_step=1)
+    average._average_model = AveragedModel(module)
+    average.on_train_batch_end(trainer, module)
+    module.running_mean += 8
+    module.num_batches_tracked += 5
+    trainer.global_step = 2
+    average.on_train_batch_end(trainer, module)
+    kept = average._average_model.module
+    assert kept.running_mean.tolist() == [2.0, 2.0]  # a quarter of the way
+    assert int(kept.num_batches_tracked) == 5
+
+
+def test_hooks_that_nobody_wrote_are_taken_away_and_the_others_stay():
+    class Watch(lightning.Callback):
+        def on_after_backward(self, *_: object) -> None:
+            """One hook."""
+
+    watch = without_idle_hooks(Watch())
+    assert watch.on_train_batch_start is None
+    assert callable(watch.on_after_backward)
+    assert callable(watch.on_train_start)
+
+
+def test_a_training_without_idle_hooks_and_profiler_is_the_same(tmp_path):
+    seen: list[str] = []
+
+    class Watch(lightning.Callback):
+        def on_before_optimizer_step(self, *_: object) -> None:
+            seen.append("step")
+
+    def weights(
+        module: lightning.LightningModule, *callbacks: lightning.Callback, **settings: object
+    ) -> Tensor:
+        tiny.trainer(tmp_path, max_steps=3, limit_val_batches=0, callbacks=list(callbacks), **settings).fit(
+            module, tiny.data()
+        )
+        return module.network.head.weight
+
+    lean = weights(without_idle_hooks(tiny.sr_module()), without_idle_hooks(Watch()), profiler=NoProfiler())
+    assert torch.equal(lean, weights(tiny.sr_module()))
+    assert seen == ["step"] * 3

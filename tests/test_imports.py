@@ -17,6 +17,7 @@ FLOORS = {
     "types": 0,
     "files": 0,
     "devices": 1,
+    "autotune": 1,
     "ops": 1,
     "layers": 1,
     "schedules": 1,
@@ -36,6 +37,7 @@ FLOORS = {
     "callbacks": 6,
     "catalogue": 6,
     "tasks": 7,
+    "speed": 7,
     "sweep": 7,
     "api": 7,
     "__main__": 8,
@@ -50,6 +52,8 @@ NEIGHBOURS = {
     ("callbacks", "lit_module"),
     ("lit_module", "data_module"),
     ("tasks", "sweep"),
+    ("tasks", "api"),
+    ("tasks", "speed"),
 }
 HYDRA = {"__main__", "config", "targets", "identity", "catalogue", "tasks", "sweep"}
 

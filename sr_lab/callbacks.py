@@ -267,12 +267,16 @@ class ValidateAtEnd(lightning.Callback):
             trainer.should_stop = True
 
 
+_ALL_SCALES = 24  # the least common multiple of 2, 3, 4 and 8
+
+
 class ExampleImages(lightning.Callback):
     """Saves what the first images of each test set came out as: a report needs neither data nor network.
 
-    A strip of LR, bicubic, SR, HR and error of the middle, for a glance; and these images whole
-    (``reporting.pictures`` says where), of a small set all. A thread of its own writes them, so that the
-    test goes on meanwhile; they are all there when it ends.
+    A strip of LR, bicubic, SR, HR and error of the middle, for a glance: one place, and in W&B one name,
+    whatever the network and (if it divides 24) the scale. And these images whole (``reporting.pictures`` says
+    where), of a small set all. A thread of its own writes them, so that the test goes on meanwhile; they are
+    all there when it ends.
 
     Args:
         folder: Where the PNG files go.
@@ -324,7 +328,8 @@ class ExampleImages(lightning.Callback):
             if isinstance(logger, WandbLogger):
                 psnr, _, bicubic_psnr, _ = outputs["figures"].tolist()
                 caption = f"LR, bicubic {bicubic_psnr:.2f} dB, SR {psnr:.2f} dB, HR, error x4"
-                logger.log_image(f"examples/{set_name}/{name}", [picture], caption=[caption])
+                key = f"examples/{set_name}/{name}"
+                logger.log_image(key, [picture], step=trainer.global_step, caption=[caption])
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Wait for the pictures; what kept one from being written is raised here."""
@@ -347,9 +352,10 @@ class ExampleImages(lightning.Callback):
         if min(image.shape[1] for image in images) == 1:  # one of them is luma
             images = [rgb_to_y(image) if image.shape[1] == 3 else image for image in images]
         error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # about 0.02: invisible unless enlarged
-        height, width = hr.shape[-2:]
-        side = min(self.size, height, width) // scale * scale
-        top, left = ((height - side) // 2 // scale * scale, (width - side) // 2 // scale * scale)
+        # Images are cut to a multiple of the scale; cut to one of all scales, they have one middle.
+        height, width = (length // _ALL_SCALES * _ALL_SCALES or length for length in hr.shape[-2:])
+        side = min(self.size, height, width)
+        top, left = (height - side) // 2, (width - side) // 2
         panes = [image[0, :, top : top + side, left : left + side] for image in (*images, error)]
         gutter = torch.ones_like(panes[0][:, :, :2])
         return torch.cat([part for pane in panes for part in (pane, gutter)][:-1], dim=2)

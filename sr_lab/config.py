@@ -32,7 +32,7 @@ _SUPPLIED = {
     "schedule.scheduler": ("optimizer",),
     "upsampler.factory": ("num_feat", "num_out_ch", "scale"),
     "strategy.apply": ("model",),
-    "logger.*": ("save_dir", "name", "id", "group", "resume", "config"),
+    "logger.*": ("save_dir", "name", "id", "group", "job_type", "resume", "config"),
     "trainer": ("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision",
                 "val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler",
                 "num_sanity_val_steps", "enable_model_summary",
@@ -123,6 +123,18 @@ class Sweep(_Strict):
     retry_failed: bool
 
 
+class HparamsSearch(_Strict):
+    """A search for the recipe with the best ``val/psnr_y``; ``search.py`` reads its space."""
+
+    space: Node = Field(min_length=1)
+    trials: int = Field(gt=0)
+    # Names, not targets: Optuna's CMA-ES keeps pickles in its storage, which somebody may have downloaded.
+    sampler: Literal["tpe", "random"]
+    pruner: Literal["median", "halving", "none"]
+    startup_trials: int = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+
+
 # Of trainer: not Lightning's, or not as they are.
 _OURS = {"precision", "float32_matmul_precision", "channels_last", "compile", "autotune"}
 
@@ -173,6 +185,7 @@ class Config(_Strict):
     row_label: str | None = None  # of a job: the row that it is, whose overrides it has already
     table: Table | None = None
     sweep: Sweep = Sweep(jobs=1, retry_failed=False)
+    hparams_search: HparamsSearch | None = None
     steps: int = Field(gt=0)
     steps_per_epoch: float = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -279,21 +292,25 @@ class BenchmarkConfig(_UnbuiltConfig):
     store: bool
 
 
-class _ReadingConfig(_UnbuiltConfig):
-    """A task that reads run folders."""
+class ReadingConfig(_UnbuiltConfig):
+    """A task that reads run folders and builds nothing."""
 
     runs: str
 
 
-class ReportConfig(_ReadingConfig):
+class ReportConfig(ReadingConfig):
     """``task=report``."""
 
     baseline: str | None = None
     write_results: bool = False
 
 
-class StatusConfig(_ReadingConfig):
+class StatusConfig(ReadingConfig):
     """``task=status``."""
+
+
+class DashboardConfig(ReadingConfig):
+    """``task=dashboard``."""
 
 
 SCHEMAS: dict[str, type[Config]] = {
@@ -304,6 +321,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "benchmark": BenchmarkConfig,
     "report": ReportConfig,
     "status": StatusConfig,
+    "dashboard": DashboardConfig,
 }
 
 
@@ -344,9 +362,41 @@ def load(
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(error, schema)) from error
+    if config.hparams_search is not None and not isinstance(config, TrainConfig):
+        raise ConfigError(f"hparams_search: searches among trainings, got task={config.task}; leave it out")
     if builds:
         _check_targets(config, overrides)
     return config
+
+
+def load_trial(
+    composed: DictConfig, overrides: Sequence[str], trial: Sequence[str], experiment_name: str
+) -> TrainConfig:
+    """A training of a search: composed again with the values of a trial, which win.
+
+    Args:
+        composed: What Hydra composed of the search's own command line.
+        overrides: The overrides of that.
+        trial: The trial's overrides.
+        experiment_name: The search, of which the training is a part.
+
+    Raises:
+        ConfigError: The values are no recipe.
+    """
+    words = [*without_search(overrides), *trial, f"experiment_name={experiment_name}", "run_name=null"]
+    try:
+        again = _compose_again(composed, words)
+    except HydraException as error:
+        raise ConfigError(str(explain(error))) from error
+    config = load(again, words, again.hydra.runtime.choices)
+    assert isinstance(config, TrainConfig)
+    return config.model_copy(update={"hparams_search": None})
+
+
+def without_search(overrides: Sequence[str]) -> list[str]:
+    """A command line without what it says of the search, and of the name of the whole."""
+    own = ("hparams_search", "experiment_name", "run_name")
+    return [override for override in overrides if _key(override).partition(".")[0] not in own]
 
 
 def _key(override: str) -> str:
@@ -355,8 +405,9 @@ def _key(override: str) -> str:
 
 
 # Settings that a row may not change: they choose the row, act before a run is checked, or say whom we trust.
-_NOT_OF_A_ROW = {
-    *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow")
+NOT_OF_A_ROW = {
+    *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow"),
+    "hparams_search",
 }
 
 
@@ -385,19 +436,25 @@ def _with_row(
     label, row = list(rows.items())[position]
     given = {_key(override) for override in overrides}
     for override in row:
-        if not isinstance(override, str) or re.split(r"[./]", _key(override))[0] in _NOT_OF_A_ROW:
+        if not isinstance(override, str) or re.split(r"[./]", _key(override))[0] in NOT_OF_A_ROW:
             raise ConfigError(f"rows.{label}: {override!r} is no setting of a row; remove it")
     kept = [override for override in row if _key(override) not in given]
     own = [override for override in overrides if _key(override) != "row"]
-    hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
-    places = [override for override in hydra_node.overrides.hydra if _key(override) == "hydra.searchpath"]
     try:
-        again = hydra.compose(hydra_node.job.config_name, [*places, *kept, *own], return_hydra_config=True)
+        again = _compose_again(composed, [*kept, *own])
     except HydraException as error:
         raise ConfigError(f"rows.{label}: {explain(error)}") from error
-    OmegaConf.set_struct(again, False)
     again.row, again.rows, again.row_label = None, {}, str(label)
     return again, again.hydra.runtime.choices, kept
+
+
+def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Compose with other overrides what Hydra composed, found in the same places, with its ``hydra`` node."""
+    hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
+    places = [override for override in hydra_node.overrides.hydra if _key(override) == "hydra.searchpath"]
+    again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
+    OmegaConf.set_struct(again, False)
+    return again
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
@@ -479,7 +536,7 @@ def _apply_budget(node: DictConfig) -> None:
 # Overrides that change no number, or that stand elsewhere in the folder's path.
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
-    *("row", "rows", "table", "sweep"),
+    *("row", "rows", "table", "sweep", "hparams_search"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "ckpt", "runs", "explain", "hydra"),
 }
 

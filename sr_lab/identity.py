@@ -13,8 +13,7 @@ from sr_lab.config import (
     Config,
     EvaluateConfig,
     Node,
-    ReportConfig,
-    StatusConfig,
+    ReadingConfig,
     TrainConfig,
     UpscaleConfig,
 )
@@ -80,10 +79,13 @@ def _content(key: str, path: str | None) -> str | None:
 
 
 def folder_name(config: Config, parent: Path) -> str:
-    """``<run_name>-<hash8>``; the same run under another name keeps the folder that it has."""
-    digest = hash8(identity(config))
+    """``<run_name>-<hash8>``; the same run, or search, under another name keeps the folder that it has."""
+    name, values = config.run_name, identity(config)
+    if config.hparams_search is not None:  # known by what it varies: more trials, or a pruner, are no other
+        name, values = f"{name}_search", {"training": values, "space": config.hparams_search.space}
+    digest = hash8(values)
     existing = sorted(parent.glob(f"*-{digest}"))
-    return existing[0].name if existing else f"{config.run_name}-{digest}"
+    return existing[0].name if existing else f"{name}-{digest}"
 
 
 def _load(root: DictConfig) -> Config:
@@ -94,7 +96,7 @@ def _load(root: DictConfig) -> Config:
 def run_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.run.dir``: one folder for Hydra, every rank and a resumed run."""
     config = _load(_root_)
-    if isinstance(config, (ReportConfig, StatusConfig)):
+    if isinstance(config, ReadingConfig):
         return config.runs
     if isinstance(config, UpscaleConfig):
         return config.output

@@ -115,7 +115,7 @@ class Tiled(nn.Module):
         self, network: nn.Module, *, tile: Tile = "auto", memory: int = MEMORY, like: nn.Module | None = None
     ) -> None:
         super().__init__()
-        if tile not in ("auto", "none") and (not isinstance(tile, int) or tile < 1):
+        if tile not in ("auto", "none") and (type(tile) is not int or tile < 1):
             raise ConfigError(f"tile: got {tile!r}; allowed: auto, none, or the side of a tile in LR pixels")
         self.network = network
         self.tile = tile
@@ -292,14 +292,16 @@ def _strip(network: nn.Module, axis: int, length: int) -> Tensor:
 def _spread(network: nn.Module, axis: int, scale: int, lengths: Sequence[int] = (32, 256)) -> int | None:
     """LR pixels over which one pixel has an influence; ``None``: all of the longest strip."""
     for length in lengths:
-        ends = []
+        furthest = 0
         for position in (0, length - 1):
             lr = _strip(network, axis, length)
             lr.select(axis, position).fill_(math.nan)
             reached = network(lr).isnan().transpose(axis, 0).flatten(1).any(1).nonzero() // scale
-            ends.append(int((reached - position).abs().max()) if len(reached) else 0)
-        if max(ends) < length - 1:
-            return max(ends)
+            furthest = max(furthest, int((reached - position).abs().max()) if len(reached) else 0)
+            if furthest == length - 1:  # the strip is too short
+                break
+        else:
+            return furthest
     return None
 
 
@@ -372,7 +374,8 @@ def _pieces(
 def _cuts(length: int, tile: int, overlap: int, align: int) -> list[tuple[int, int, int, int]]:
     """Where pieces start and stop along an axis, and which part of each is kept.
 
-    All have the length ``tile``, but for a last one that ``align`` makes shorter. No piece is cut at an edge of the image, where a network pads in its own way.
+    All have the length ``tile``, but for a last one that ``align`` makes shorter. No piece is cut at an edge
+    of the image, where a network pads in its own way.
     """
     if tile >= length:
         return [(0, length, 0, length)]

@@ -26,6 +26,7 @@ from sr_lab.callbacks import (
     without_idle_hooks,
 )
 from sr_lab.lit_module import Measured
+from sr_lab.ops.resize import mod_crop
 from sr_lab.reporting import pictures
 from sr_lab.run_folder import RunFolder
 from tests import tiny
@@ -262,7 +263,7 @@ def middle(image: Tensor, top: int, left: int, size: int) -> np.ndarray:
 def test_the_strip_shows_lr_bicubic_sr_hr_and_error_of_the_middle(tmp_path):
     shown = example(tmp_path)
     lr, bicubic, sr, hr, error = panes(tmp_path / "Set_photo.png", 8)
-    top, left = 8, 10  # (24 - 8) / 2 and (30 - 8) / 2, down to a multiple of the scale
+    top, left = 8, 8  # (24 - 8) / 2: the image is 24x30, of which a multiple of 24 counts
     assert np.array_equal(hr, middle(shown["hr"] / 255, top, left, 8))
     assert np.array_equal(sr, middle(shown["sr"], top, left, 8))
     assert np.array_equal(bicubic, middle(shown["bicubic"], top, left, 8))
@@ -271,9 +272,32 @@ def test_the_strip_shows_lr_bicubic_sr_hr_and_error_of_the_middle(tmp_path):
     assert np.array_equal(error, middle((shown["sr"] - shown["hr"] / 255).abs() * 4, top, left, 8))
 
 
-def test_a_crop_larger_than_the_image_is_cut_to_a_multiple_of_the_scale(tmp_path):
+def test_a_crop_is_no_larger_than_the_image(tmp_path):
     example(tmp_path, size=1000, height=22)
     assert len(panes(tmp_path / "Set_photo.png", 22)) == 5
+
+
+@pytest.mark.parametrize(("height", "width"), [(95, 119), (96, 121), (100, 151)])
+def test_the_strip_is_of_the_same_place_at_each_scale(tmp_path, height, width):
+    photo = tiny.Images("Set", 1, height=height, width=width).hr[0]
+    crops = []
+    for scale in (2, 3, 4, 8):
+        hr = mod_crop(photo, scale)[None]
+        outputs: Measured = {
+            "lr": tiny.PROTOCOL.make_lr(hr, scale),
+            "bicubic": torch.rand(hr.shape),
+            "sr": torch.rand(hr.shape),
+            "set_name": "Set",
+            "image": str(scale),
+            "figures": torch.tensor([30.0, 0.9, 29.0, 0.8]),
+        }
+        module = tiny.sr_module(scale=scale, network=tiny.TinyNet(scale=scale))
+        trainer, callback = tiny.trainer(tmp_path), ExampleImages(tmp_path, size=50)
+        callback.on_test_start(trainer, module)
+        callback.on_test_batch_end(trainer, module, outputs, {"hr": hr}, batch_idx=0)
+        callback.on_test_end(trainer, module)
+        crops.append(panes(tmp_path / f"Set_{scale}.png", 50)[3])
+    assert all(np.array_equal(crop, crops[0]) for crop in crops)
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("lr", 1), ("bicubic", 1), ("sr", 1), ("hr", 255)])

@@ -32,7 +32,8 @@ class Chain(nn.Module):
         if self.pool:
             feat = feat * feat.mean((2, 3), keepdim=True)
         if self.stride > 1:
-            feat = F.interpolate(feat[..., :: self.stride, :: self.stride], size=lr.shape[-2:])
+            feat = F.interpolate(feat[..., :: self.stride, :: self.stride], scale_factor=self.stride)
+            feat = feat[..., : lr.shape[2], : lr.shape[3]]
         return F.interpolate(feat, scale_factor=2)
 
 
@@ -72,8 +73,8 @@ def test_a_stride_wants_tiles_on_its_raster():
 
 @pytest.mark.parametrize(
     ("name", "pixels"),
-    # FSRCNN: 5x5, four 3x3, and a 9x9 of stride 2; SPAN and CARN-M: their 3x3s in a row
-    [("bicubic", 2), ("span", 21), ("carn_m", 20), ("vdsr", 11), ("ecbsr_m4c16", 6)],
+    # 3x3s in a row; VDSR has twenty at HR size behind a bicubic kernel
+    [("bicubic", 2), ("span", 21), ("carn_m", 21), ("vdsr", 2 + 20 // 2), ("ecbsr_m4c16", 6)],
 )
 def test_networks_of_local_operations_have_a_reach(name, pixels):
     assert inference._reach(built(name)) == Reach(pixels, 1)

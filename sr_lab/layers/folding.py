@@ -31,9 +31,9 @@ def fold(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def for_inference(network: nn.Module) -> nn.Module:
-    """The network in the form that runs fastest: folded, and merged where papers count what is merged.
+    """The network in the form that runs fastest: folded, and merged too where papers count the parts.
 
-    Beside `fold`: parts with an own ``merge()`` (parallel kernels that are one), batch norms behind a
+    Beside `fold`: parts with an own ``fuse()`` (parallel kernels that are one), batch norms behind a
     convolution of the same chain, and weight norms, whose weights are computed once instead of at each call.
     The halves of a BSConv stay apart: as one dense convolution they cost up to nine times the arithmetic.
 
@@ -46,7 +46,7 @@ def for_inference(network: nn.Module) -> nn.Module:
     """
     merged = fold(copy.deepcopy(network).eval())
     for module in list(merged.modules()):
-        own = getattr(module, "merge", None)
+        own = getattr(module, "fuse", None)
         if callable(own):
             own()
         if isinstance(module, nn.Sequential):

@@ -272,24 +272,24 @@ class ACRB(nn.Module):
         self.column = nn.Conv2d(num_feat, num_feat, (3, 1), padding=(1, 0))
         self.norm: nn.Module = nn.BatchNorm2d(num_feat)
         self.act = nn.LeakyReLU(0.05, inplace=True)
-        self.is_merged = False
+        self.is_fused = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Three kernels side by side around one residual."""
-        feat = self.square(x) if self.is_merged else self.row(x) + self.square(x) + self.column(x)
+        feat = self.square(x) if self.is_fused else self.row(x) + self.square(x) + self.column(x)
         out: Tensor = x + self.act(self.norm(feat))
         return out
 
-    def merge(self) -> None:
+    def fuse(self) -> None:
         """Make the three kernels and the norm one 3x3, for inference; the paper counts them apart."""
-        if not self.is_merged:
+        if not self.is_fused:
             assert isinstance(self.norm, nn.BatchNorm2d)
             kernel = Kernel.of(self.row) + Kernel.of(self.square) + Kernel.of(self.column)
             merged = kernel.conv(like=self.square.weight).eval()
             self.square = fuse_conv_bn_eval(merged, self.norm.eval())
             self.norm = nn.Identity()
             del self.row, self.column
-            self.is_merged = True
+            self.is_fused = True
 
 
 class FFLB(nn.Module):

@@ -49,7 +49,10 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     """Table, csv and pictures of several networks, beside their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
-    print_experiment(folders) if counted[0].table is not None else print_table(counted)
+    if counted[0].table is not None:  # rows that are trained have their figures beside their costs
+        print_experiment([run.path for run in find_runs(place) if not run.problem])
+    else:
+        print_table(counted)
     files.write(place / "complexity.csv", to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
     for old in place.glob("complexity_x*.png"):

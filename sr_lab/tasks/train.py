@@ -40,7 +40,7 @@ from sr_lab.devices import (
 )
 from sr_lab.errors import ConfigError
 from sr_lab.lit_module import SRModule
-from sr_lab.loggers import build_loggers, close_wandb
+from sr_lab.loggers import RowInSummary, build_loggers, close_wandb
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
@@ -273,6 +273,7 @@ def _trainer(
             batch_size=config.batch_size // accumulate,
             row_interval=max(1, min(50, config.steps // 20)),
         ),
+        RowInSummary(config),
         ValidateAtEnd(),
         *(targets.build(typing.cast(targets.Node, node)) for node in config.callbacks.values()),
         checkpoint,

@@ -163,8 +163,8 @@ def _parts(
     for number, piece in enumerate(pieces, start=1):
         values = np.atleast_3d(image[piece.read]).astype(np.float64)
         pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / peak
-        sr = enlarge(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double().numpy()
-        sr = sr if peak == 1 else np.floor(sr * peak + 0.5)
+        levels = enlarge(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double()
+        sr = (levels if peak == 1 else levels.mul_(peak).add_(0.5).floor_()).numpy()
         yield piece.write, sr.astype(image.dtype).reshape(*sr.shape[:2], *image.shape[2:])
         progress(number / len(pieces))
 

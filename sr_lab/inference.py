@@ -239,11 +239,22 @@ _SIDES = (48, 96)  # of the LR images on which costs are followed, without compu
 
 @_remembered
 def _bytes_per_pixel(network: nn.Module) -> float:
-    """Live tensors for each LR pixel, in float32."""
-    in_float32, scale = copy.deepcopy(network).float(), _scale(network)
+    """Live tensors for each LR pixel of a colour image, its colours and their rounding included."""
+    in_float32, scale = _ForColour(copy.deepcopy(network).float()), _scale(network)
     weights = sum(value.nbytes for value in [*in_float32.parameters(), *in_float32.buffers()])
     memory = peak_memory(in_float32, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
     return (memory - weights) / _SIDES[1] ** 2
+
+
+class _ForColour(nn.Module):
+    """All that becomes of a colour image on its way to whole numbers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return enlarge(self.network, lr).double()
 
 
 @_remembered
@@ -276,8 +287,10 @@ def _reach(network: nn.Module) -> Reach | None:
             return None
         pixels = max(pixels, spread)
     for align in (1, 2, 4, 8, 16):
-        if all(_equals_whole(exact, axis, Reach(pixels, align), _scale(network)) for axis in (2, 3)):
-            return Reach(pixels, align)
+        # Behind a stride it depends on where a pixel stands how far it is seen.
+        reach = Reach(pixels + (align if align > 1 else 0), align)
+        if all(_equals_whole(exact, axis, reach, _scale(network)) for axis in (2, 3)):
+            return reach
     return None
 
 

@@ -86,12 +86,11 @@ def test_networks_that_pool_or_attend_over_the_image_have_none(name):
 
 
 @pytest.mark.parametrize("name", ["fsrcnn", "span", "pan", "carn_m", "lapar_c", "ecbsr_m4c16", "vdsr"])
-@pytest.mark.parametrize("tile", [96, 101])
-def test_tiles_of_a_local_network_equal_the_whole(name, tile):
+def test_tiles_of_a_local_network_equal_the_whole(name):
     network = built(name)
-    tiled = Tiled(network, tile=tile)
-    assert len(tiled.pieces(130, 107)) > 1
-    assert difference(network, tiled, 130, 107) < 1e-5
+    tiled = Tiled(network, tile=81)
+    assert len(tiled.pieces(101, 87)) >= 4
+    assert difference(network, tiled, 101, 87) < 1e-5
     assert "equal to the whole image" in tiled.told
 
 
@@ -167,13 +166,13 @@ def test_a_tile_must_leave_something_beside_its_overlap():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("name", ["span", "vdsr"])
 def test_upscale_gives_the_same_in_tiles(name, dtype):
-    pixels = np.random.default_rng(0).integers(0, 256, (90, 80, 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 60, 3))
     image = (pixels / 255 if dtype == np.float32 else pixels * (257 if dtype == np.uint16 else 1)).astype(
         dtype
     )
     network, done = built(name), []
     whole = sr_lab.upscale(image, network, tile="none")
-    tiled = sr_lab.upscale(image, network, tile=64, progress=done.append)
+    tiled = sr_lab.upscale(image, network, tile=50, progress=done.append)
     assert len(done) > 1
     assert done[-1] == 1
     assert np.abs(whole.astype(float) - tiled).max() <= (1e-5 if dtype == np.float32 else 1)
@@ -198,8 +197,9 @@ def test_what_runs_gives_the_output_of_what_was_trained(name):
     network = with_norms_in_use(built(name))
     before = copy.deepcopy(network.state_dict())
     runs = for_inference(network)
-    lr = torch.rand(1, 3, 30, 37)
-    assert (network(lr) - runs(lr)).abs().max() < 1e-5
+    lr = torch.rand(1, inference._channels(network), 30, 37)
+    sr = network(lr)  # of fresh weights: not in [0, 1]
+    assert (sr - runs(lr)).abs().max() < 1e-5 * max(1, sr.abs().max())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     if name != "memnet":  # its norms stand before activations
         assert runs is not network
@@ -229,9 +229,7 @@ def test_a_network_with_nothing_to_merge_runs_itself():
 
 
 def test_what_merging_would_change_is_not_merged():
-    network = built("ecbsr_m4c16").half().float()
-    for parameter in network.parameters():
-        parameter.data.mul_(300)
+    network = built("ecbsr_m4c16").bfloat16()  # whose rounding is more than the tolerance
     assert for_inference(network) is network
 
 

@@ -35,7 +35,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     for path, why in failed.items():
         common.console.print(f"failed: {path}: {why}", markup=False)
     common.console.print(
-        f"{len(waiting) - len(failed)} of {len(waiting)} enlarged into {folder}", markup=False
+        f"{len(waiting) - len(failed)} of {len(waiting)} enlarged into {config.output}", markup=False
     )
     if failed:
         raise SystemExit(1)

@@ -3,9 +3,9 @@ from sr_lab.speed.inference import contests
 
 
 def test_tiles_and_folding_are_measured(tmp_path):
-    # 64 x 64 pixels of the smallest network in what a quarter of them needs
+    # 4.3 MB are needed for the whole
     small = contests(
-        tmp_path, tiled="ecbsr_m4c16", side=64, memory=400_000, folded=["ecbsr_m4c16"], folded_side=32
+        tmp_path, tiled="ecbsr_m4c16", side=128, memory=2_000_000, folded=["ecbsr_m4c16"], folded_side=32
     )
     played = play(small, rounds=1)
     assert list(played) == ["tiling.ratio_to_whole", "tiling.planned", "fold.ecbsr_m4c16_ratio_to_unfolded"]

@@ -1,11 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow table check lint format clean
+.PHONY: help setup demo test test-slow bench bench-store table check lint format clean
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Torch first and by itself: a plain install of the others would take the newest one with gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +27,14 @@ test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
 
 test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
+
+bench bench-store: export OMP_NUM_THREADS ?= 1
+
+bench: $(STAMP) ## how fast we are here; fails if a ratio is worse than stored by more than 10 %
+	$(BIN)/python -m sr_lab task=benchmark
+
+bench-store: $(STAMP) ## the same, stored in experiments/benchmarks
+	$(BIN)/python -m sr_lab task=benchmark store=true
 
 table: $(STAMP) ## write README's results from experiments/*/results.csv
 	$(BIN)/python -m sr_lab.reporting.readme

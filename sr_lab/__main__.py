@@ -6,12 +6,16 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 import functools
 import os
 import sys
+import traceback
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -20,33 +24,52 @@ from sr_lab import sweep, tasks
 from sr_lab.identity import register_resolvers
 
 _queue: list[sweep.Job] = []  # jobs that wait for a process of their own
+_codes: list[int] = []  # what searches ended with
 _done: dict[Path, configuration.Config] = {}  # jobs of a multirun that ran here
+_elsewhere: list["_Ended"] = []  # jobs of a multirun that another launcher ran
 _errors: list[Exception] = []
 _judged: list[bool] = []  # Hydra's settings were looked at
 
 
+class _Ended(NamedTuple):
+    """What a job that another launcher ran tells the process that waits for all of them."""
+
+    folder: Path
+    config: configuration.Config | None
+    problem: str
+
+
 @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")
-def _job(composed: DictConfig) -> None:
+def _job(composed: DictConfig) -> _Ended | None:
     """One job: run it; or, in a multirun on this machine, write it down for a process of its own."""
     assert _judged, "this version of Hydra composes by another way than the one that is guarded"
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     folder = Path(hydra_config.runtime.output_dir)
     # Hydra's other launchers (joblib, submitit) have given the job a process already.
-    ours = hydra_config.launcher._target_.endswith("BasicLauncher")
+    ours = hydra_config.launcher._target_.endswith("BasicLauncher") or hydra_config.mode != RunMode.MULTIRUN
     multirun = ours and hydra_config.mode == RunMode.MULTIRUN
     try:
         config = configuration.load(composed, overrides, hydra_config.runtime.choices)
+        if isinstance(config, configuration.TrainConfig) and config.hparams_search is not None:
+            from sr_lab import search  # imports Optuna, which only a search needs
+
+            _codes.append(search.run(config, composed, folder, overrides))
+            return None
         if multirun and isinstance(config, configuration.TrainConfig):
             _queue.append(sweep.enqueue(config, folder, overrides))
-            return
+            return None
         tasks.run(config, folder, overrides)
         if multirun:
             _done[folder] = config
     except Exception as error:
-        if not ours:
-            raise
+        if not ours:  # raised, it would end the multirun without the table of the others
+            sentence = configuration.explain(error)
+            print(f"error: {sentence}" if sentence else traceback.format_exc(), file=sys.stderr)  # noqa: T201
+            return _Ended(folder, None, sentence or f"{type(error).__name__}: {error}")
         _errors.append(error)  # raised by Hydra it would come out twice
+        return None
+    return None if ours else _Ended(folder, config, "")
 
 
 def _guard_hydra() -> None:
@@ -68,12 +91,57 @@ def _guard_hydra() -> None:
     ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign, assignment]
 
 
+def _hasten_hydra() -> None:
+    """Ask for the options of a group without a copy of all configurations, of which --help would make 150."""
+    options = ConfigLoaderImpl.get_group_options
+
+    @functools.wraps(options)
+    def asked(
+        loader: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:  # whose search path would change what is found
+            return loader.repository.get_group_options(group_name, results_filter)
+        return options(loader, group_name, results_filter, config_name, overrides)
+
+    ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]
+
+
+def _watch_launchers() -> None:
+    """Keep what the jobs of other launchers return, which Hydra drops."""
+    multirun = Hydra.multirun
+
+    @functools.wraps(multirun)
+    def watched(*arguments: Any, **named: Any) -> Any:
+        returned = multirun(*arguments, **named)
+        _elsewhere.extend(job.return_value for job in chain(*(returned or [])) if job.return_value)
+        return returned
+
+    Hydra.multirun = watched  # type: ignore[method-assign]
+
+
+def _finish_elsewhere() -> int:
+    """The table of the jobs that another launcher ran, and what is wrong with those that failed."""
+    problems = [f"failed: {job.folder.name}: {job.problem}" for job in _elsewhere if job.problem]
+    well = {job.folder: job.config for job in _elsewhere if job.config is not None}
+    config = next(iter(well.values()), None)
+    if config is not None and not isinstance(config, configuration.TrainConfig):
+        tasks.finish(config, list(well))
+        return sweep.finish([], problems)
+    return sweep.finish(list(dict.fromkeys(job.folder for job in _elsewhere)), problems)
+
+
 def main() -> int:
     """Run the command line; 0 done, 1 a job failed, 2 the user's mistake, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
         sweep.end_with_sweep()
         _guard_hydra()
+        _hasten_hydra()
+        _watch_launchers()
         register_resolvers()
         try:
             _job()
@@ -83,8 +151,12 @@ def main() -> int:
             tasks.finish(list(_done.values())[-1], list(_done))
         if _errors:  # of a training sweep none is started while one is wrong
             raise _errors[0]
+        if _elsewhere:
+            return _finish_elsewhere()
         if _queue:
             return sweep.run(_queue)
+        if _codes:
+            return max(_codes)
     except BrokenPipeError:  # the reader has seen enough: `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -93,6 +165,7 @@ def main() -> int:
         return 130
     except Exception as error:
         sentence = configuration.explain(error)
+        sweep.refused(sentence or f"{type(error).__name__}: {error}")
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 - the command line's own voice

@@ -1,8 +1,8 @@
 """The way in from Python: ``sr_lab.load`` and ``sr_lab.upscale``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar, cast, overload
+from typing import TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import StoredNetwork
 from sr_lab.datasets.images import FORMATS
 from sr_lab.errors import ConfigError, DataError
-from sr_lab.inference import enlarge
+from sr_lab.inference import Tile, Tiled, enlarge
+from sr_lab.layers.folding import for_inference
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
@@ -65,18 +66,29 @@ def _stored(checkpoint: Checkpoint, record: Mapping[str, object], scale: int | N
     return network
 
 
+Progress: TypeAlias = Callable[[float], object]
+
+
 @overload
-def upscale(image: str | Path, model: nn.Module) -> Image.Image: ...
+def upscale(
+    image: str | Path, model: nn.Module, *, tile: Tile = ..., progress: Progress | None = ...
+) -> Image.Image: ...
 @overload
-def upscale(image: Pixels, model: nn.Module) -> Pixels: ...
-def upscale(image: object, model: nn.Module) -> object:
-    """Enlarge one image with a network from `load`.
+def upscale(
+    image: Pixels, model: nn.Module, *, tile: Tile = ..., progress: Progress | None = ...
+) -> Pixels: ...
+def upscale(
+    image: object, model: nn.Module, *, tile: Tile = "auto", progress: Progress | None = None
+) -> object:
+    """Enlarge one image with a network from `load`, in tiles where it is too large to be taken whole.
 
     Args:
         image: A file; a Pillow image (grey or colour, transparency is kept and enlarged bicubically); an
             array ``(H, W)``, ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating tensor
             ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
-        model: The network; its device is used.
+        model: The network; its device is used. It stays as it is: a folded copy runs where that is faster.
+        tile: See `sr_lab.inference.Tiled`, which ``model`` may be already.
+        progress: Told the share of the image that is done, after each tile; not of a tensor.
 
     Returns:
         The same kind of image, ``scale`` times as large, whole values rounded half up; of a file a Pillow
@@ -84,19 +96,23 @@ def upscale(image: object, model: nn.Module) -> object:
 
     Raises:
         DataError: The image is none of these.
+        ConfigError: The tile is too small for the network.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"upscale: model must be a network, got {type(model).__name__}; load it first")
+    if not isinstance(model, Tiled):
+        model = Tiled(for_inference(model), tile=tile, like=model)
+    told = progress if progress is not None else lambda _: None
     if isinstance(image, (str, Path)):
         try:
             with Image.open(image, formats=FORMATS) as opened:
-                return _pillow(ImageOps.exif_transpose(opened), model)
+                return _pillow(ImageOps.exif_transpose(opened), model, told)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"upscale: cannot read '{image}': {error}; give an image file") from error
     if isinstance(image, Image.Image):
-        return _pillow(image, model)
+        return _pillow(image, model, told)
     if isinstance(image, np.ndarray):
-        return _array(image, model)
+        return _array(image, model, told)
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim in (3, 4):
         batch = image if image.ndim == 4 else image[None]
         if batch.shape[1] in (1, 3) and batch.numel():
@@ -119,44 +135,60 @@ def _check_range(lowest: float, highest: float) -> None:
         )
 
 
-def _array(image: NDArray[np.generic], model: nn.Module) -> NDArray[np.generic]:
-    peaks = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-    floating = np.issubdtype(image.dtype, np.floating)
+def _array(image: NDArray[np.generic], model: Tiled, progress: Progress) -> NDArray[np.generic]:
     is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
-    if not is_image or not (floating or image.dtype in peaks):
+    if not is_image or not (np.issubdtype(image.dtype, np.floating) or image.dtype in _PEAKS):
         raise DataError(
             f"upscale: cannot enlarge an array of {image.dtype} with shape {image.shape}; "
             "allowed: (H, W) or (H, W, 3) of uint8, uint16 or floats in [0, 1]"
         )
-    peak = 1 if floating else peaks[image.dtype]
-    values = np.atleast_3d(image).astype(np.float64)
-    if floating:
-        _check_range(values.min(), values.max())
-    pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / peak
-    sr = enlarge(model, pixels)[0].permute(1, 2, 0).double().numpy()
-    sr = sr if floating else np.floor(sr * peak + 0.5)
-    return cast("NDArray[np.generic]", sr.astype(image.dtype).reshape(*sr.shape[:2], *image.shape[2:]))
+    if image.dtype not in _PEAKS:
+        _check_range(float(image.min()), float(image.max()))
+    height, width = (size * model.scale for size in image.shape[:2])
+    sr = np.empty((height, width, *image.shape[2:]), image.dtype)
+    for (rows, columns), part in _parts(image, model, progress):
+        sr[rows, columns] = part
+    return sr
+
+
+_PEAKS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+
+
+def _parts(
+    image: NDArray[np.generic], model: Tiled, progress: Progress
+) -> Iterator[tuple[tuple[slice, slice], NDArray[np.generic]]]:
+    """Where in the SR image, and what: of the type of ``image``, so that no float image is ever whole."""
+    peak = _PEAKS.get(image.dtype, 1)
+    pieces = model.pieces(*image.shape[:2])
+    for number, piece in enumerate(pieces, start=1):
+        values = np.atleast_3d(image[piece.read]).astype(np.float64)
+        pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / peak
+        levels = enlarge(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double()
+        sr = (levels if peak == 1 else levels.mul_(peak).add_(0.5).floor_()).numpy()
+        yield piece.write, sr.astype(image.dtype).reshape(*sr.shape[:2], *image.shape[2:])
+        progress(number / len(pieces))
 
 
 # Modes that become RGB without losing more than a printer's ink; "I" and "F" have no known range.
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
-def _pillow(image: Image.Image, model: nn.Module) -> Image.Image:
+def _pillow(image: Image.Image, model: Tiled, progress: Progress) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model))
+        return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
     if image.mode not in _MODES:
         raise DataError(
             f"upscale: cannot enlarge a Pillow image of mode {image.mode}, whose range is unknown; "
             f"allowed: {', '.join(_MODES)}, I;16; or pass an array"
         )
     grey = image.mode in ("1", "L", "LA", "La")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        sr = _pillow(layer.convert("L" if grey else "RGB"), model)
+    layer = image.convert("RGBA") if image.has_transparency_data else image
+    colours = layer.convert("L" if grey else "RGB")
+    sr = Image.new(colours.mode, (image.width * model.scale, image.height * model.scale))
+    for (rows, columns), part in _parts(np.asarray(colours), model, progress):
+        sr.paste(Image.fromarray(part), (columns.start or 0, rows.start or 0))
+    if layer is not image:
         sr.putalpha(layer.getchannel("A").resize(sr.size, Image.Resampling.BICUBIC))
-    else:
-        sr = Image.fromarray(_array(np.asarray(image.convert("L" if grey else "RGB")), model))
     if image.mode != "CMYK" and "icc_profile" in image.info:  # what the colours mean
         sr.info["icc_profile"] = image.info["icc_profile"]
     return sr

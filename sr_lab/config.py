@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,7 +32,7 @@ _SUPPLIED = {
     "schedule.scheduler": ("optimizer",),
     "upsampler.factory": ("num_feat", "num_out_ch", "scale"),
     "strategy.apply": ("model",),
-    "logger.*": ("save_dir", "name", "id", "group", "resume", "config"),
+    "logger.*": ("save_dir", "name", "id", "group", "job_type", "resume", "config"),
     "trainer": ("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision",
                 "val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler",
                 "num_sanity_val_steps", "enable_model_summary",
@@ -123,7 +123,20 @@ class Sweep(_Strict):
     retry_failed: bool
 
 
-_OURS = {"precision", "channels_last", "compile"}  # of trainer: not Lightning's, or not as they are
+class HparamsSearch(_Strict):
+    """A search for the recipe with the best ``val/psnr_y``; ``search.py`` reads its space."""
+
+    space: Node = Field(min_length=1)
+    trials: int = Field(gt=0)
+    # Names, not targets: Optuna's CMA-ES keeps pickles in its storage, which somebody may have downloaded.
+    sampler: Literal["tpe", "random"]
+    pruner: Literal["median", "halving", "none"]
+    startup_trials: int = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+
+
+# Of trainer: not Lightning's, or not as they are.
+_OURS = {"precision", "float32_matmul_precision", "channels_last", "compile", "autotune"}
 
 
 class Trainer(BaseModel):
@@ -135,8 +148,10 @@ class Trainer(BaseModel):
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
     accumulate_grad_batches: int = Field(gt=0)
     gradient_clip_val: float | None = Field(gt=0)
+    float32_matmul_precision: Literal["highest", "high"]
     channels_last: bool
     compile: bool
+    autotune: bool
 
     def arguments(self) -> Node:
         """What goes to ``lightning.Trainer``; precision is resolved first."""
@@ -170,6 +185,7 @@ class Config(_Strict):
     row_label: str | None = None  # of a job: the row that it is, whose overrides it has already
     table: Table | None = None
     sweep: Sweep = Sweep(jobs=1, retry_failed=False)
+    hparams_search: HparamsSearch | None = None
     steps: int = Field(gt=0)
     steps_per_epoch: float = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -188,13 +204,13 @@ class TrainConfig(Config):
     resume: Literal["auto", "never"]
 
 
-class EvaluateConfig(Config):
-    """``task=evaluate``."""
+class CheckpointConfig(Config):
+    """A task that runs a network as it is."""
 
     ckpt: str | None
-    explain: bool
+    tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
 
-    def with_network(self, stored: Mapping[str, object], source: str) -> "EvaluateConfig":
+    def with_network(self, stored: Mapping[str, object], source: str) -> Self:
         """The same with the network of a checkpoint, which is judged like one that a user names.
 
         Args:
@@ -206,6 +222,20 @@ class EvaluateConfig(Config):
         """
         network = StoredNetwork.read(stored, source, self.allow)
         return self.model_copy(update={name: getattr(network, name) for name in StoredNetwork.model_fields})
+
+
+class EvaluateConfig(CheckpointConfig):
+    """``task=evaluate``."""
+
+    explain: bool
+
+
+class UpscaleConfig(CheckpointConfig):
+    """``task=upscale``."""
+
+    input: str | Annotated[list[str], Field(min_length=1)]
+    output: str
+    overwrite: bool
 
 
 class StoredNetwork(_Strict):
@@ -257,41 +287,56 @@ class PrepareConfig(Config):
     decode: bool
 
 
-class _BuildingNothing(Config):
-    """A task that reads files and builds nothing."""
+class _UnbuiltConfig(Config):
+    """A task that builds nothing of what is composed."""
 
 
-class DoctorConfig(_BuildingNothing):
+class BenchmarkConfig(_UnbuiltConfig):
+    """``task=benchmark``."""
+
+    rounds: int = Field(gt=0)
+    only: list[str]
+    store: bool
+
+
+class DoctorConfig(_UnbuiltConfig):
     """``task=doctor``."""
 
     folder: str
 
 
-class _ReadingConfig(_BuildingNothing):
-    """A task that reads run folders."""
+class ReadingConfig(_UnbuiltConfig):
+    """A task that reads run folders and builds nothing."""
 
     runs: str
 
 
-class ReportConfig(_ReadingConfig):
+class ReportConfig(ReadingConfig):
     """``task=report``."""
 
     baseline: str | None = None
     write_results: bool = False
 
 
-class StatusConfig(_ReadingConfig):
+class StatusConfig(ReadingConfig):
     """``task=status``."""
+
+
+class DashboardConfig(ReadingConfig):
+    """``task=dashboard``."""
 
 
 SCHEMAS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "upscale": UpscaleConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,
     "doctor": DoctorConfig,
+    "benchmark": BenchmarkConfig,
     "report": ReportConfig,
     "status": StatusConfig,
+    "dashboard": DashboardConfig,
 }
 
 
@@ -318,7 +363,7 @@ def load(
     schema = SCHEMAS.get(str(node.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
-    builds = not issubclass(schema, _BuildingNothing)  # judging what is never built would load torch
+    builds = not issubclass(schema, _UnbuiltConfig)  # judging what is never built would load torch
     if builds:
         _apply_budget(node)
     if node.get("run_name", None) is None:
@@ -332,9 +377,41 @@ def load(
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ConfigError(_sentence(error, schema)) from error
+    if config.hparams_search is not None and not isinstance(config, TrainConfig):
+        raise ConfigError(f"hparams_search: searches among trainings, got task={config.task}; leave it out")
     if builds:
         _check_targets(config, overrides)
     return config
+
+
+def load_trial(
+    composed: DictConfig, overrides: Sequence[str], trial: Sequence[str], experiment_name: str
+) -> TrainConfig:
+    """A training of a search: composed again with the values of a trial, which win.
+
+    Args:
+        composed: What Hydra composed of the search's own command line.
+        overrides: The overrides of that.
+        trial: The trial's overrides.
+        experiment_name: The search, of which the training is a part.
+
+    Raises:
+        ConfigError: The values are no recipe.
+    """
+    words = [*without_search(overrides), *trial, f"experiment_name={experiment_name}", "run_name=null"]
+    try:
+        again = _compose_again(composed, words)
+    except HydraException as error:
+        raise ConfigError(str(explain(error))) from error
+    config = load(again, words, again.hydra.runtime.choices)
+    assert isinstance(config, TrainConfig)
+    return config.model_copy(update={"hparams_search": None})
+
+
+def without_search(overrides: Sequence[str]) -> list[str]:
+    """A command line without what it says of the search, and of the name of the whole."""
+    own = ("hparams_search", "experiment_name", "run_name")
+    return [override for override in overrides if _key(override).partition(".")[0] not in own]
 
 
 def _key(override: str) -> str:
@@ -343,8 +420,9 @@ def _key(override: str) -> str:
 
 
 # Settings that a row may not change: they choose the row, act before a run is checked, or say whom we trust.
-_NOT_OF_A_ROW = {
-    *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow")
+NOT_OF_A_ROW = {
+    *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow"),
+    "hparams_search",
 }
 
 
@@ -373,19 +451,25 @@ def _with_row(
     label, row = list(rows.items())[position]
     given = {_key(override) for override in overrides}
     for override in row:
-        if not isinstance(override, str) or re.split(r"[./]", _key(override))[0] in _NOT_OF_A_ROW:
+        if not isinstance(override, str) or re.split(r"[./]", _key(override))[0] in NOT_OF_A_ROW:
             raise ConfigError(f"rows.{label}: {override!r} is no setting of a row; remove it")
     kept = [override for override in row if _key(override) not in given]
     own = [override for override in overrides if _key(override) != "row"]
-    hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
-    places = [override for override in hydra_node.overrides.hydra if _key(override) == "hydra.searchpath"]
     try:
-        again = hydra.compose(hydra_node.job.config_name, [*places, *kept, *own], return_hydra_config=True)
+        again = _compose_again(composed, [*kept, *own])
     except HydraException as error:
         raise ConfigError(f"rows.{label}: {explain(error)}") from error
-    OmegaConf.set_struct(again, False)
     again.row, again.rows, again.row_label = None, {}, str(label)
     return again, again.hydra.runtime.choices, kept
+
+
+def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Compose with other overrides what Hydra composed, found in the same places, with its ``hydra`` node."""
+    hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
+    places = [override for override in hydra_node.overrides.hydra if _key(override) == "hydra.searchpath"]
+    again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
+    OmegaConf.set_struct(again, False)
+    return again
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
@@ -467,7 +551,7 @@ def _apply_budget(node: DictConfig) -> None:
 # Overrides that change no number, or that stand elsewhere in the folder's path.
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
-    *("row", "rows", "table", "sweep", "folder", "mirror", "decode"),
+    *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "ckpt", "runs", "explain", "hydra"),
 }
 

@@ -1,6 +1,8 @@
 """Training stream, validation images and test images."""
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypedDict
 
 import lightning
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sr_lab.datasets.patches import PatchBatch, PatchDataset
+from sr_lab.datasets.sharing import send
 from sr_lab.errors import ConfigError
 
 
@@ -85,6 +88,53 @@ class RankShare(Dataset[Mapping[str, object]]):
         return {**self.images[self.indices[index] if counted else 0], "counted": counted}
 
 
+_READERS = 4  # threads; each holds one image in double precision
+_KEPT = 512 * 2**20  # bytes of validation images, ten of 2K size take 0.2 GB at most
+
+
+class ImageLoader:
+    """A set image by image, each read and shrunk by a thread while the network works on those before it.
+
+    Args:
+        images: What this rank measures.
+        keep: Bytes of images that stay in memory for the next pass; once they are used up, the other images
+            are read at every pass.
+    """
+
+    def __init__(self, images: RankShare, *, keep: int = 0) -> None:
+        self.images = images
+        self._left = keep
+        self._kept: dict[int, EvalBatch] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        """The images in their order; ``_READERS`` of them are ready or being read."""
+        coming: collections.deque[Future[EvalBatch]] = collections.deque()
+        with ThreadPoolExecutor(_READERS) as pool:
+            try:
+                for index in range(len(self)):
+                    coming.append(pool.submit(self._read, index))
+                    if len(coming) > _READERS:
+                        yield self._keep(index - _READERS, coming.popleft().result())
+                for index in range(len(self) - len(coming), len(self)):
+                    yield self._keep(index, coming.popleft().result())
+            finally:  # nobody will ask for them
+                for future in coming:
+                    future.cancel()
+
+    def _read(self, index: int) -> EvalBatch:
+        return self._kept[index] if index in self._kept else _one_image(self.images[index])
+
+    def _keep(self, index: int, batch: EvalBatch) -> EvalBatch:
+        size = batch["lr"].nbytes + batch["hr"].nbytes
+        if index not in self._kept and size <= self._left:
+            self._kept[index] = batch
+            self._left -= size
+        return batch
+
+
 class SRDataModule(lightning.LightningDataModule):
     """Hands loaders to the Trainer.
 
@@ -133,40 +183,52 @@ class SRDataModule(lightning.LightningDataModule):
             rank=trainer.global_rank,
             world=world,
         )
-        return DataLoader(
-            self.train,  # type: ignore[arg-type] # __getitems__ returns the batch, __getitem__ a sample
-            batch_sampler=sampler,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )
+        return patch_loader(self.train, sampler, num_workers=self.num_workers)
 
-    def val_dataloader(self) -> list[DataLoader[EvalBatch]]:
-        """One loader a set."""
-        return [self._images(images) for images in self.val]
+    def transfer_batch_to_device(
+        self, batch: Mapping[str, object], device: torch.device, dataloader_idx: int
+    ) -> dict[str, object]:
+        """Move the images and leave the names; Lightning's own way walks through every name."""
+        return {
+            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
 
-    def test_dataloader(self) -> list[DataLoader[EvalBatch]]:
+    def val_dataloader(self) -> list[ImageLoader]:
+        """One loader a set, whose images stay in memory from the first validation to the last."""
+        return [self._images(images, keep=_KEPT // len(self.val)) for images in self.val]
+
+    def test_dataloader(self) -> list[ImageLoader]:
         """One loader a set."""
         return [self._images(images) for images in self.test]
 
-    def _images(self, images: EvalSet) -> DataLoader[EvalBatch]:
+    def _images(self, images: EvalSet, keep: int = 0) -> ImageLoader:
         assert self.trainer is not None
         share = RankShare(images, rank=self.trainer.global_rank, world=self.trainer.world_size)
-        return DataLoader(share, batch_size=1, collate_fn=_one_image)  # type: ignore[arg-type]
+        return ImageLoader(share, keep=keep)
 
 
-def _as_it_is(batch: PatchBatch) -> PatchBatch:
-    """``__getitems__`` has filled the batch already."""
-    return batch
+def patch_loader(
+    dataset: PatchDataset, sampler: Sampler[list[int]], *, num_workers: int
+) -> DataLoader[PatchBatch]:
+    """Batches of patches as ``__getitems__`` fills them."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type] # __getitems__ returns the batch, __getitem__ a sample
+        batch_sampler=sampler,
+        collate_fn=send,  # type: ignore[arg-type]
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )
 
 
-def _one_image(items: list[Mapping[str, object]]) -> EvalBatch:
+def _one_image(item: Mapping[str, object]) -> EvalBatch:
     """A batch of one: images of a set differ in size."""
-    (item,) = items
     lr, hr = item["lr"], item["hr"]
     assert isinstance(lr, Tensor)
     assert isinstance(hr, Tensor)
+    if torch.cuda.is_available():  # only from pinned memory do they travel while the network works
+        lr, hr = lr.pin_memory(), hr.pin_memory()
     return {
         "lr": lr[None],
         "hr": hr[None],

@@ -1,7 +1,10 @@
 """Which device, which precision: decided by what the card can do, never by what torch can emulate."""
 
 import contextlib
+import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -25,6 +28,38 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     if not has_gpu(accelerator):
         return "32-true"
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+
+
+def why_fp16() -> str:
+    """Said at the start when ``auto`` has chosen fp16."""
+    major, minor = torch.cuda.get_device_capability()
+    return (
+        f"precision: fp16 with a gradient scaler, since {torch.cuda.get_device_name()} (compute capability "
+        f"{major}.{minor}) has neither bf16 nor TF32"
+    )
+
+
+def why_no_compiler(accelerator: str) -> str | None:
+    """What torch.compile misses on this machine, in words; ``None`` where it can work."""
+    # Looked up as torch looks them up: asking torch itself would load its compiler, which takes seconds.
+    if has_gpu(accelerator):
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed"
+        if torch.cuda.get_device_capability() < (7, 0):
+            return f"{torch.cuda.get_device_name()} is too old for Triton (compute capability below 7.0)"
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return None if shutil.which(name) else f"there is no C++ compiler ({name}; CXX may name another)"
+
+
+def float32_matmul_precision(precision: str) -> None:
+    """How exact float32 convolutions and matrix products are on GPUs that have TF32 (Ampere and newer).
+
+    torch's own switch of that name leaves convolutions out; they have another, with TF32 on by default.
+
+    Args:
+        precision: ``highest`` is float32, ``high`` allows TF32.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "high"
 
 
 def check_gpu(accelerator: str) -> None:

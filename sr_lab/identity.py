@@ -9,14 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 from sr_lab import config as configuration
 from sr_lab import targets
 from sr_lab.config import (
+    BenchmarkConfig,
     Config,
     DoctorConfig,
     EvaluateConfig,
     Node,
     PrepareConfig,
-    ReportConfig,
-    StatusConfig,
+    ReadingConfig,
     TrainConfig,
+    UpscaleConfig,
 )
 from sr_lab.errors import ConfigError
 
@@ -39,10 +40,14 @@ def identity(config: Config) -> Node:
         ConfigError: ``init_ckpt`` or ``ckpt`` names no file.
         DataError: The training images are not there.
     """
+    if isinstance(config, BenchmarkConfig):
+        return {"task": config.task, "only": sorted(config.only)}
     if not isinstance(config, TrainConfig):
         values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
         if isinstance(config, EvaluateConfig):
             values["ckpt"] = _content("ckpt", config.ckpt)
+            if config.tile != "none":  # the default leaves the hash as it was
+                values["tile"] = config.tile
         return values
     # Torch and the dataset's class are needed from here on, and only for a training.
     from sr_lab.devices import resolve_precision
@@ -54,6 +59,8 @@ def identity(config: Config) -> Node:
     values["manifest"] = dataset.manifest()
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
     values["precision"] = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    if config.trainer.float32_matmul_precision != "high":  # the default leaves the hash as it was
+        values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
     return values
 
@@ -74,10 +81,13 @@ def _content(key: str, path: str | None) -> str | None:
 
 
 def folder_name(config: Config, parent: Path) -> str:
-    """``<run_name>-<hash8>``; the same run under another name keeps the folder that it has."""
-    digest = hash8(identity(config))
+    """``<run_name>-<hash8>``; the same run, or search, under another name keeps the folder that it has."""
+    name, values = config.run_name, identity(config)
+    if config.hparams_search is not None:  # known by what it varies: more trials, or a pruner, are no other
+        name, values = f"{name}_search", {"training": values, "space": config.hparams_search.space}
+    digest = hash8(values)
     existing = sorted(parent.glob(f"*-{digest}"))
-    return existing[0].name if existing else f"{config.run_name}-{digest}"
+    return existing[0].name if existing else f"{name}-{digest}"
 
 
 def _load(root: DictConfig) -> Config:
@@ -88,8 +98,10 @@ def _load(root: DictConfig) -> Config:
 def run_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.run.dir``: one folder for Hydra, every rank and a resumed run."""
     config = _load(_root_)
-    if isinstance(config, (ReportConfig, StatusConfig)):
+    if isinstance(config, ReadingConfig):
         return config.runs
+    if isinstance(config, UpscaleConfig):
+        return config.output
     if isinstance(config, (PrepareConfig, DoctorConfig)):
         return "."  # they write no run folder
     parent = Path(sweep_dir(_root_=_root_))

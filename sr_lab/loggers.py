@@ -3,13 +3,18 @@
 import netrc
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
+import lightning
 import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from sr_lab import targets
 from sr_lab.config import Config
+from sr_lab.reporting.beside import beside_paper
+from sr_lab.reporting.experiment import budget
+from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 
 
@@ -17,7 +22,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """The loggers of the ``logger`` group, each told which run this is.
 
     A W&B run has the id of its run folder, so that a resumed run goes on in the same one; the jobs of an
-    experiment are one group.
+    experiment are one group, and each says in its config which row it is and what the paper prints of it.
     """
     loggers: list[Logger] = []
     for node in config.logger.values():
@@ -31,10 +36,12 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
                 "name": config.run_name,
                 "id": folder.path.name,
                 "group": config.experiment_name,
+                "job_type": config.task,
+                "tags": _tags(config, node.get("tags")),
                 "resume": "allow",
-                "config": config.model_dump(exclude={"paths", "allow"}),
+                "config": config.model_dump(exclude={"paths", "allow", "rows", "row_label"}) | _row(config),
                 "settings": settings,
-                "offline": node.get("offline", not _has_wandb_key()),
+                "offline": node.get("offline", not has_wandb_key()),
             }
         elif "name" not in node:
             arguments["name"] = ""
@@ -42,7 +49,35 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     return loggers
 
 
-def _has_wandb_key() -> bool:
+def _tags(config: Config, own: object) -> list[str]:
+    """The user's tags, then what sweeps are looked for by: paper, table, scale, budget."""
+    table = [config.table.paper, config.table.name] if config.table is not None else []
+    said = [*(own if isinstance(own, list) else []), *table, f"x{config.scale}"]
+    return list(dict.fromkeys([*said, budget({"budget": config.budget.name})]))
+
+
+def _row(config: Config) -> dict[str, object]:
+    """Label of the row that a job is, and what the paper prints of it."""
+    label = config.row_label
+    run = Run(Path(), settings=config.model_dump(), labels=() if label is None else (label,))
+    return {"row": label, **beside_paper(run)}
+
+
+class RowInSummary(lightning.Callback):
+    """Says from the beginning which row a job is, in W&B's summary: there the runs table has its columns."""
+
+    def __init__(self, config: Config) -> None:
+        row = {key: value for key, value in _row(config).items() if value is not None}
+        self.values = row | {"scale": config.scale, "budget": config.budget.name}
+
+    @rank_zero_only
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The W&B run is open by now."""
+        if wandb.run is not None:
+            wandb.run.summary.update(self.values)
+
+
+def has_wandb_key() -> bool:
     """Whether W&B could sync: a key in the environment or in ``~/.netrc``, and nobody said offline."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return False
@@ -56,12 +91,17 @@ def _has_wandb_key() -> bool:
 
 @rank_zero_only
 def close_wandb(values: Mapping[str, object] | None = None) -> None:
-    """Put the results of ``metrics.json`` in the summary, if there are any, and end the W&B run.
+    """Put the results of ``metrics.json`` in the summary, beside the paper's figures, and end the W&B run.
+
+    Args:
+        values: The results, ``None`` if the run has failed.
 
     A process holds one W&B run at a time: one that is left open would swallow the next job's rows.
     """
     if wandb.run is None:
         return
     if values is not None:
-        wandb.run.summary.update({key: value for key, value in values.items() if key != "images"})
+        labels = (str(values["row"]),) if "row" in values else ()
+        own = {key: value for key, value in values.items() if key != "images"}
+        wandb.run.summary.update(own | beside_paper(Run(Path(), dict(values), labels=labels)))
     wandb.finish(exit_code=0 if values is not None else 1)

@@ -3,6 +3,7 @@
 config.yaml   resolved configuration            metrics.json  results, written last
 metrics.csv   the record, flushed row by row    failed.txt    traceback of a run that died
 log.txt      output of a job of several at a time
+pruned.txt   why a search ended the run before its last step
 checkpoints/{last,best}.ckpt   images/   wandb/
 
 Beside the run folders of a sweep lies ``sweep.json``, the list of its jobs.
@@ -23,7 +24,7 @@ from typing import IO, Literal, TypeAlias
 from sr_lab import files
 from sr_lab.errors import ConfigError
 
-State: TypeAlias = Literal["finished", "running", "failed", "interrupted", "waiting"]
+State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupted", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,18 @@ class RunFolder:
 
     @property
     def failed(self) -> Path:
-        """Traceback; there while the last attempt is a failed one."""
+        """Traceback, or why no attempt began; there while the last start is a failed one."""
         return self.path / "failed.txt"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last start failed before its attempt, of which there is no traceback."""
+        return self.failed.is_file() and not self.failed.read_text().startswith("Traceback")
+
+    @property
+    def pruned(self) -> Path:
+        """Why a search ended the last attempt; there until there is another."""
+        return self.path / "pruned.txt"
 
     @property
     def log(self) -> Path:
@@ -88,6 +99,8 @@ class RunFolder:
             return "running"
         if self.metrics.is_file():
             return "finished"
+        if self.pruned.is_file():
+            return "pruned"
         if self.failed.is_file():
             return "failed"
         return "interrupted" if self.lock.exists() else "waiting"
@@ -107,6 +120,15 @@ class RunFolder:
                 newest |= {key: value for key, value in row.items() if key and value}
         return newest
 
+    def validations(self) -> dict[int, float]:
+        """``val/psnr_y`` of each validation in the record, by step, without a row that is being written."""
+        try:
+            text = self.record.read_text()
+        except FileNotFoundError:
+            return {}
+        rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+        return {int(row["step"]): float(row["val/psnr_y"]) for row in rows if row.get("val/psnr_y")}
+
     def read_metrics(self) -> dict[str, object] | None:
         """Results of a finished run, ``None`` of an unfinished one."""
         if not self.metrics.is_file():
@@ -122,6 +144,15 @@ class RunFolder:
         """Write ``metrics.json``: the run's last act."""
         files.write(self.metrics, json.dumps(values, indent=2) + "\n")
 
+    def mark_pruned(self, why: str) -> None:
+        """Write down that the run was ended on purpose; the next attempt would go on with it."""
+        files.write(self.pruned, why + "\n")
+
+    def refuse(self, why: str) -> None:
+        """Write down why no attempt begins; one that did begin has said itself how it ended."""
+        if self.state() in ("waiting", "interrupted"):
+            files.write(self.failed, why + "\n")
+
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """One attempt at the run: no other process in the folder, and a traceback left behind if it dies.
@@ -129,21 +160,33 @@ class RunFolder:
         Raises:
             ConfigError: Another process is at work in the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.lock.open("a") as lock:
-            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # whoever asks for the state holds it, too
-                raise ConfigError(
-                    f"{self.path}: another process is at work on this run; wait for it, or change the seed"
-                )
+        with self.holding("run; wait for it, or change the seed") as lock:
             lock.truncate(0)
             lock.write(f"{time.time()}\n")
             lock.flush()
             self.failed.unlink(missing_ok=True)
+            self.pruned.unlink(missing_ok=True)
             try:
                 yield
             except Exception:  # not Ctrl-C: an interrupted run has not failed
                 files.write(self.failed, traceback.format_exc())
                 raise
+
+    @contextlib.contextmanager
+    def holding(self, what: str) -> Iterator[IO[str]]:
+        """Keep every other process out of the folder.
+
+        Args:
+            what: What it is, and what to do if another process is in it, for the error message.
+
+        Raises:
+            ConfigError: Another process is at work in the folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("a") as lock:
+            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # whoever asks for the state holds it, too
+                raise ConfigError(f"{self.path}: another process is at work on this {what}")
+            yield lock
 
     def _is_locked(self) -> bool:
         try:

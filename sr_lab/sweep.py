@@ -24,14 +24,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sr_lab import targets
-from sr_lab.config import TrainConfig, to_yaml
+from sr_lab.config import Sweep, TrainConfig, to_yaml
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import Listed, RunFolder, write_index
 
 IN_SWEEP = "SR_LAB_IN_SWEEP"  # process of the sweep; set for jobs, whose table comes at the end
+_JOB = "SR_LAB_JOB"  # run folder of the job
 _POLL = 0.1  # seconds between two looks at the processes
 _GRACE = 30.0  # seconds that an interrupted job has to end
-_console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def end_with_sweep() -> None:
         raise KeyboardInterrupt
 
 
+def refused(why: str) -> None:
+    """In a job: leave behind why it ended, if that was before its attempt began."""
+    if (folder := os.environ.get(_JOB)) is not None:
+        RunFolder(Path(folder)).refuse(why)
+
+
 def run(jobs: Sequence[Job]) -> int:
     """Run every job that is left to do, keep going after a failure, print the collected table.
 
@@ -96,7 +103,7 @@ def run(jobs: Sequence[Job]) -> int:
             ],
         )
     unique = list({job.folder.path: job for job in jobs}.values())  # rows may be one and the same run
-    queue = _Queue(unique)
+    queue = Queue(unique, jobs[0].config.sweep)
     queue.work()
     return finish([job.folder.path for job in unique], queue.problems)
 
@@ -105,18 +112,32 @@ def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:
     """Print the table of all jobs, and what is wrong with those that did not finish."""
     from sr_lab.reporting.experiment import print_experiment  # imports scipy, for a table alone
 
-    print_experiment(folders)
+    if folders:
+        print_experiment(folders)
     for problem in problems:
-        _console.print(problem, markup=False)
+        console.print(problem, markup=False)
     return 1 if problems else 0
 
 
 @dataclass
-class _Running:
+class Running:
+    """A job at work in a slot.
+
+    Args:
+        job: The job.
+        process: Its process, the first of a group.
+        slot: Its part of the machine.
+        started: When, on the monotonic clock.
+        ended: When it was asked to end.
+        why: Why it was.
+    """
+
     job: Job
     process: "subprocess.Popen[bytes]"
     slot: int
     started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    why: str = ""
 
     def send(self, number: int) -> None:
         """Signal the job with all its own processes: data workers and DDP ranks."""
@@ -124,65 +145,114 @@ class _Running:
             os.killpg(self.process.pid, number)
 
 
-class _Queue:
-    """Jobs on their way through the slots."""
+class Queue:
+    """Jobs on their way through the slots.
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
-        self.settings = jobs[0].config.sweep
+    Args:
+        jobs: The jobs, in their order; `plan` may add to them.
+        settings: How many at a time, and what of those that failed.
+    """
+
+    def __init__(self, jobs: Sequence[Job], settings: Sweep) -> None:
+        self.jobs = list(jobs)
+        self.settings = settings
         self.waiting = deque(jobs)
-        self.running: list[_Running] = []
+        self.running: list[Running] = []
         self.elsewhere: list[Job] = []  # another process is at work on them: another sweep, another machine
         self.free = list(range(self.settings.jobs))
         self.problems: list[str] = []
         self.gpus = _gpus() if self.settings.jobs > 1 else []
         self._looked = 0.0
 
+    def plan(self) -> None:
+        """A slot is free and no job waits: put further ones into ``jobs`` and ``waiting``, if there are."""
+
+    def watch(self, running: Running) -> None:
+        """Look at a job at work, several times a second."""
+
+    def settled(self, job: Job) -> None:
+        """A job has come to an end, or needs no start."""
+
+    def place(self, job: Job) -> str:
+        """Which of all jobs it is, at the beginning of its lines."""
+        return f"[{self.jobs.index(job) + 1}/{self.count}]"
+
+    @property
+    def count(self) -> int:
+        """How many jobs there are, or will be."""
+        return len(self.jobs)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all jobs."""
+        return sum(job.config.steps for job in self.jobs)
+
+    def end(self, running: Running, why: str) -> None:
+        """Ask a job to end before its last step; its run folder says why."""
+        running.ended, running.why = time.monotonic(), why
+        running.send(signal.SIGINT)
+
     def work(self) -> None:
         """Run all jobs; whatever ends the sweep ends them, too."""
         try:
             with self._shown() as show:
-                while self.waiting or self.running or self.elsewhere:
-                    while self.waiting and self.free:
-                        self._start(self.waiting.popleft())
+                while self._are_left():
+                    while self.free and self.waiting:
+                        self.start(self.waiting.popleft())
                     for running in list(self.running):
                         if (code := running.process.poll()) is not None:
                             self._settle(running, code)
+                        elif running.ended is None:
+                            self.watch(running)
+                        elif time.monotonic() > running.ended + _GRACE:
+                            running.send(signal.SIGKILL)
                     self._look_elsewhere()
                     show()
                     time.sleep(_POLL)
         finally:
             self._stop()
 
-    def _start(self, job: Job) -> None:
+    def _are_left(self) -> bool:
+        if self.free and not self.waiting:
+            self.plan()
+        return bool(self.waiting or self.running or self.elsewhere)
+
+    def start(self, job: Job) -> None:
+        """Give a job the first free slot, unless it is done."""
         folder, again = job.folder, job.config.resume == "never"
+        if folder.refused:  # nothing was begun, and what it wanted may be there now
+            folder.failed.unlink()
         state = folder.state()
         if state == "running":
-            self._say(job, "another process is at work on it; waiting for that")
+            self.say(job, "another process is at work on it; waiting for that")
             self.elsewhere.append(job)
             return
         if state == "finished" and not again:
-            self._say(job, "finished already")
+            self.say(job, "finished already")
+            self.settled(job)
             return
         if state == "failed" and not again and not self.settings.retry_failed:
             why = reason(folder)
-            self._say(job, f"failed the last time: {why}; sweep.retry_failed=true starts it again")
+            self.say(job, f"failed the last time: {why}; sweep.retry_failed=true starts it again")
             self._note(f"failed: {job.name}: {why} (traceback in {folder.failed})")
+            self.settled(job)
             return
         several = self.settings.jobs > 1
-        self._say(job, f"{'goes on' if state == 'interrupted' else 'started'}" if several else "")
+        self.say(job, f"{'goes on' if state == 'interrupted' else 'started'}" if several else "")
         slot = self.free.pop(0)
         # A group of its own: Ctrl-C comes to us, and what a killed job leaves behind can be ended.
         with folder.log.open("ab") if several else contextlib.nullcontext() as log:
             process = subprocess.Popen(
                 command(folder.path),
-                env=os.environ | {IN_SWEEP: str(os.getpid())} | self._share(job, slot),
+                env=os.environ
+                | {IN_SWEEP: str(os.getpid()), _JOB: str(folder.path)}
+                | self._share(job, slot),
                 stdin=subprocess.DEVNULL if several else None,
                 stdout=log,
                 stderr=subprocess.STDOUT if several else None,
                 start_new_session=True,
             )
-        self.running.append(_Running(job, process, slot))
+        self.running.append(Running(job, process, slot))
 
     def _share(self, job: Job, slot: int) -> dict[str, str]:
         """Environment that gives a slot its part of the GPUs and cores."""
@@ -196,7 +266,7 @@ class _Queue:
             share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         return share
 
-    def _settle(self, running: _Running, code: int) -> None:
+    def _settle(self, running: Running, code: int) -> None:
         """A process has ended: say how."""
         self.running.remove(running)
         self.free.append(running.slot)
@@ -207,18 +277,24 @@ class _Queue:
         state = folder.state()
         if code == 0 and state == "finished":
             if self.settings.jobs > 1:
-                self._say(job, f"finished in {time.monotonic() - running.started:.0f} s")
+                self.say(job, f"finished in {time.monotonic() - running.started:.0f} s")
         elif code == 2 and state == "running":  # it came between our look and our start
             self.elsewhere.append(job)
+            return
+        elif running.why and state != "finished":
+            folder.mark_pruned(running.why)
+            self.say(job, f"pruned: {running.why}")
         elif state == "failed":
-            self._say(job, f"failed: {reason(folder)}")
-            self._note(f"failed: {job.name}: {reason(folder)} (traceback in {folder.failed})")
+            self.say(job, f"failed: {reason(folder)}")
+            left = "the same command tries again" if folder.refused else f"traceback in {folder.failed}"
+            self._note(f"failed: {job.name}: {reason(folder)} ({left})")
         else:
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             how += " (out of memory?)" if code == -signal.SIGKILL else ""
             how += f": {last}" if (last := self._last_line(folder)) and code > 0 else ""
-            self._say(job, how)
+            self.say(job, how)
             self._note(f"interrupted: {job.name}: {how}; the same command goes on with it")
+        self.settled(job)
 
     def _look_elsewhere(self) -> None:
         """Take back the jobs that other processes have let go of, once a second."""
@@ -249,9 +325,10 @@ class _Queue:
         lines = folder.log.read_text(errors="replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "")
 
-    def _say(self, job: Job, what: str) -> None:
-        place = f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job.name}"
-        _console.print(f"{place}: {what}" if what else place, markup=False)
+    def say(self, job: Job, what: str) -> None:
+        """One line about a job."""
+        place = f"{self.place(job)} {job.name}"
+        console.print(f"{place}: {what}" if what else place, markup=False)
 
     def _note(self, problem: str) -> None:
         self.problems.append(problem)
@@ -259,12 +336,12 @@ class _Queue:
     @contextlib.contextmanager
     def _shown(self) -> Iterator[Callable[[], None]]:
         """A bar over the steps of all jobs, where several run and somebody watches."""
-        if self.settings.jobs == 1 or not _console.is_terminal:
+        if self.settings.jobs == 1 or not console.is_terminal:
             yield lambda: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-        with Progress(*columns, TimeRemainingColumn(), console=_console, transient=True) as bar:
-            task = bar.add_task("", total=sum(job.config.steps for job in self.jobs))
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+            task = bar.add_task("", total=self.steps)
             drawn = 0.0
 
             def show() -> None:
@@ -276,8 +353,8 @@ class _Queue:
                 done = [j for j in self.jobs if j not in at_work and j not in self.waiting]
                 steps = sum(job.config.steps for job in done)
                 steps += sum(int(job.folder.progress().get("step", 0)) for job in at_work)
-                said = f"{len(at_work)} running, {len(done)} of {len(self.jobs)} done"
-                bar.update(task, completed=steps, description=said)
+                said = f"{len(at_work)} running, {len(done)} of {self.count} done"
+                bar.update(task, completed=steps, total=self.steps, description=said)
 
             yield show
 
@@ -295,6 +372,6 @@ def _gpus() -> list[str]:
 
 
 def reason(folder: RunFolder) -> str:
-    """Why a run failed, in the words of the error."""
-    problem = read_run(folder.path).problem.removeprefix("failed: ")
+    """Why a run failed, in the words of the error, or was ended."""
+    problem = re.sub("^(failed|pruned): ", "", read_run(folder.path).problem)
     return re.sub(r"^sr_lab\.errors\.\w+: ", "", problem)

@@ -12,7 +12,9 @@ from pathlib import Path
 SMOKE = ("trainer=cpu", "budget=smoke", "model=imdn", "+model.num_feat=16", "+model.num_block=1")
 
 
-def sr_lab(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def sr_lab(
+    folder: Path, *arguments: str, timeout: float = 240, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Run in ``folder``, with neither the user's settings nor a key of W&B."""
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
@@ -28,17 +30,19 @@ def sr_lab(folder: Path, *arguments: str, **environment: str) -> "subprocess.Com
         start_new_session=True,
     ) as process:
         try:
-            stdout, stderr = process.communicate(timeout=240)
+            stdout, stderr = process.communicate(timeout=timeout)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)  # its own processes too: DDP ranks wait for each other
             raise
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def side_by_side(jobs: Sequence[tuple[Path, tuple[str, ...]]]) -> "list[subprocess.CompletedProcess[str]]":
+def side_by_side(
+    jobs: Sequence[tuple[Path, tuple[str, ...]]], *, timeout: float = 240
+) -> "list[subprocess.CompletedProcess[str]]":
     """Several at a time, as many as there are cores (two in CI)."""
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda job: sr_lab(job[0], *job[1]), jobs))
+        return list(pool.map(lambda job: sr_lab(job[0], *job[1], timeout=timeout), jobs))
 
 
 def run_folder(folder: Path) -> Path:

@@ -1,25 +1,32 @@
 import csv
 import io
+import types
 from pathlib import Path
 
 import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from sr_lab.callbacks import (
     DurableCheckpointIO,
     ExampleImages,
+    NoProfiler,
     Record,
     Speed,
     TrainingProgress,
     ValidateAtEnd,
+    WeightAverage,
     watchers,
+    without_idle_hooks,
 )
-from sr_lab.lit_module import ImageResult, Measured
+from sr_lab.lit_module import Measured
+from sr_lab.ops.resize import mod_crop
 from sr_lab.reporting import pictures
 from sr_lab.run_folder import RunFolder
 from tests import tiny
@@ -227,12 +234,14 @@ def example(folder: Path, *, size: int = 8, height: int = 24, width: int = 30, c
         "lr": tiny.PROTOCOL.make_lr(hr, 2),
         "bicubic": torch.rand(1, 3, height, width, dtype=torch.float64),
         "sr": torch.rand(1, channels, height, width),
-        "result": ImageResult("Set", "photo", 30.0, 0.9, 29.0, 0.8),
+        "set_name": "Set",
+        "image": "photo",
+        "figures": torch.tensor([30.0, 0.9, 29.0, 0.8]),
     }
-    module = tiny.sr_module()
-    ExampleImages(folder, size=size).on_test_batch_end(
-        tiny.trainer(folder), module, outputs, {"hr": hr}, batch_idx=0
-    )
+    module, trainer, watcher = tiny.sr_module(), tiny.trainer(folder), ExampleImages(folder, size=size)
+    watcher.on_test_start(trainer, module)
+    watcher.on_test_batch_end(trainer, module, outputs, {"hr": hr}, batch_idx=0)
+    watcher.on_test_end(trainer, module)
     return outputs | {"hr": hr}
 
 
@@ -254,7 +263,7 @@ def middle(image: Tensor, top: int, left: int, size: int) -> np.ndarray:
 def test_the_strip_shows_lr_bicubic_sr_hr_and_error_of_the_middle(tmp_path):
     shown = example(tmp_path)
     lr, bicubic, sr, hr, error = panes(tmp_path / "Set_photo.png", 8)
-    top, left = 8, 10  # (24 - 8) / 2 and (30 - 8) / 2, down to a multiple of the scale
+    top, left = 8, 8  # (24 - 8) / 2: the image is 24x30, of which a multiple of 24 counts
     assert np.array_equal(hr, middle(shown["hr"] / 255, top, left, 8))
     assert np.array_equal(sr, middle(shown["sr"], top, left, 8))
     assert np.array_equal(bicubic, middle(shown["bicubic"], top, left, 8))
@@ -263,9 +272,32 @@ def test_the_strip_shows_lr_bicubic_sr_hr_and_error_of_the_middle(tmp_path):
     assert np.array_equal(error, middle((shown["sr"] - shown["hr"] / 255).abs() * 4, top, left, 8))
 
 
-def test_a_crop_larger_than_the_image_is_cut_to_a_multiple_of_the_scale(tmp_path):
+def test_a_crop_is_no_larger_than_the_image(tmp_path):
     example(tmp_path, size=1000, height=22)
     assert len(panes(tmp_path / "Set_photo.png", 22)) == 5
+
+
+@pytest.mark.parametrize(("height", "width"), [(95, 119), (96, 121), (100, 151)])
+def test_the_strip_is_of_the_same_place_at_each_scale(tmp_path, height, width):
+    photo = tiny.Images("Set", 1, height=height, width=width).hr[0]
+    crops = []
+    for scale in (2, 3, 4, 8):
+        hr = mod_crop(photo, scale)[None]
+        outputs: Measured = {
+            "lr": tiny.PROTOCOL.make_lr(hr, scale),
+            "bicubic": torch.rand(hr.shape),
+            "sr": torch.rand(hr.shape),
+            "set_name": "Set",
+            "image": str(scale),
+            "figures": torch.tensor([30.0, 0.9, 29.0, 0.8]),
+        }
+        module = tiny.sr_module(scale=scale, network=tiny.TinyNet(scale=scale))
+        trainer, callback = tiny.trainer(tmp_path), ExampleImages(tmp_path, size=50)
+        callback.on_test_start(trainer, module)
+        callback.on_test_batch_end(trainer, module, outputs, {"hr": hr}, batch_idx=0)
+        callback.on_test_end(trainer, module)
+        crops.append(panes(tmp_path / f"Set_{scale}.png", 50)[3])
+    assert all(np.array_equal(crop, crops[0]) for crop in crops)
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("lr", 1), ("bicubic", 1), ("sr", 1), ("hr", 255)])
@@ -360,3 +392,70 @@ def test_every_run_is_watched_by_these(tmp_path):
         "TrainingProgress",
         "ExampleImages",
     ]
+
+
+# What a step costs
+
+
+def averaged(folder: Path, average: lightning.Callback, **settings: object) -> tuple[dict[str, Tensor], int]:
+    """Averaged weights after three steps, and how many went into them."""
+    module = tiny.sr_module(learning_rate=0.1)
+    steps = tiny.trainer(folder, max_steps=3, limit_val_batches=0, callbacks=[average], **settings)
+    steps.fit(module, tiny.data(accumulate=settings.get("accumulate_grad_batches", 1)))
+    steps.save_checkpoint(folder / "a.ckpt")
+    checkpoint = torch.load(folder / "a.ckpt", weights_only=True)
+    return checkpoint["state_dict"], int(checkpoint["averaging_state"]["n_averaged"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_average_of_the_weights_is_lightnings(tmp_path, accumulate):
+    ours, count = averaged(tmp_path, WeightAverage(0.75), accumulate_grad_batches=accumulate)
+    theirs, expected = averaged(tmp_path, EMAWeightAveraging(decay=0.75), accumulate_grad_batches=accumulate)
+    assert count == expected == 3
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_batch_statistics_are_averaged_and_their_count_is_taken_over():
+    average, module = WeightAverage(0.75), nn.BatchNorm1d(2)
+    trainer = types.SimpleNamespace(global_step=1)
+    average._average_model = AveragedModel(module)
+    average.on_train_batch_end(trainer, module)
+    module.running_mean += 8
+    module.num_batches_tracked += 5
+    trainer.global_step = 2
+    average.on_train_batch_end(trainer, module)
+    kept = average._average_model.module
+    assert kept.running_mean.tolist() == [2.0, 2.0]  # a quarter of the way
+    assert int(kept.num_batches_tracked) == 5
+
+
+def test_hooks_that_nobody_wrote_are_taken_away_and_the_others_stay():
+    class Watch(lightning.Callback):
+        def on_after_backward(self, *_: object) -> None:
+            """One hook."""
+
+    watch = without_idle_hooks(Watch())
+    assert watch.on_train_batch_start is None
+    assert callable(watch.on_after_backward)
+    assert callable(watch.on_train_start)
+
+
+def test_a_training_without_idle_hooks_and_profiler_is_the_same(tmp_path):
+    seen: list[str] = []
+
+    class Watch(lightning.Callback):
+        def on_before_optimizer_step(self, *_: object) -> None:
+            seen.append("step")
+
+    def weights(
+        module: lightning.LightningModule, *callbacks: lightning.Callback, **settings: object
+    ) -> Tensor:
+        tiny.trainer(tmp_path, max_steps=3, limit_val_batches=0, callbacks=list(callbacks), **settings).fit(
+            module, tiny.data()
+        )
+        return module.network.head.weight
+
+    lean = weights(without_idle_hooks(tiny.sr_module()), without_idle_hooks(Watch()), profiler=NoProfiler())
+    assert torch.equal(lean, weights(tiny.sr_module()))
+    assert seen == ["step"] * 3

@@ -9,9 +9,13 @@ from omegaconf import OmegaConf
 
 from sr_lab.catalogue import Entry
 from sr_lab.layers.reparam import RepConv
+from sr_lab.reporting import pictures
+from sr_lab.reporting.runs import read_run
 from sr_lab.tasks import common, complexity
 from tests.command_line import sr_lab
 from tests.conftest import compose
+from tests.report_runs import folder as written
+from tests.report_runs import values
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,29 @@ def test_a_sweep_ends_with_a_table_a_csv_and_a_picture(swept):
     assert (folder / "complexity_x4.png").read_bytes().startswith(b"\x89PNG")
     assert "for want of a printed PSNR on Urban100: ecbsr_m4c16_x4, imdn_rtc_x4" in out
     assert "CPU: eager float32 passes to 640x360 pixels" in out
+
+
+def test_costs_join_the_rows_that_are_trained(tmp_path, capsys):
+    row = {"table": {"paper": "two_strategies", "name": "table1"}, "sets": ("Set5",)}
+    for name, label, own in (
+        ("trained", "Baseline", {}),
+        ("trained_too", "Baseline+CA", {}),
+        ("cost", "Baseline", {"task": "complexity", "gpu_ms": 4.0}),
+        ("cost_too", "Baseline+CA", {"task": "complexity", "gpu_ms": 9.0}),
+        ("cost_alone", "Baseline+SA", {"task": "complexity", "gpu_ms": 5.0}),
+    ):
+        written(tmp_path, name, **values(label, 31.5, **row, **own))
+    written(tmp_path, "unfinished", settings="scale: 4\nrow_label: Baseline+SA\n")
+    config = compose("task=complexity", "trainer=cpu")
+    complexity.collect(config, [tmp_path / name for name in ("cost", "cost_too", "cost_alone")])
+    shown = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    rows = {line[1]: line for line in shown if len(line) > 5}
+    ours = {name: rows[name][5:8] for name in ("Baseline", "Baseline+CA", "Baseline+SA")}
+    assert ours["Baseline"] == ["31.50", "4.0", "0.0"]
+    assert ours["Baseline+CA"] == ["31.50", "9.0", "125.0"]
+    assert ours["Baseline+SA"][1:] == ["5.0", "25.0"]
+    names = pictures.names([read_run(tmp_path / name) for name in ("cost", "trained")])
+    assert names == ["Baseline (costs)", "Baseline"]
 
 
 def test_counting_leaves_the_network_as_it_is():

@@ -26,6 +26,8 @@ def test_every_option_of_every_group_is_valid(group: str):
     needs = {
         "report": ("runs=outputs",),
         "status": ("runs=outputs",),
+        "dashboard": ("runs=outputs",),
+        "upscale": ("input=photo.png", "output=large"),
         "folder": ("dataset.hr_dir=somewhere",),
     }
     for option in (configuration.conf_dir() / group).glob("*.yaml"):

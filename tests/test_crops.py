@@ -2,9 +2,11 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
+from matplotlib.cm import cividis
 from PIL import Image
 
 from sr_lab.errors import ConfigError
@@ -121,6 +123,82 @@ def test_latex_prints_names_as_they_stand(tmp_path):
     tex = crops.draw(picture).latex
     assert r"50\%\_of\_\$x\$" in tex
     assert r"a\_b from Set5" in tex
+
+
+def test_a_second_box_and_errors_stand_below_each_crop_pixel_by_pixel(picture):
+    first, second = Box(8, 20, 24, 24), Box(40, 8, 24, 24)
+    made = crops.draw(picture, crop=first, second=second, errors=True)
+    shown = pixels(made.png)
+    sources = {"HR": picture.hr} | {result.name: result.file for result in picture.results}
+    hr = pictures.load(picture.hr).astype(float)
+    assert [(cell.name, cell.kind) for cell in made.cells] == [
+        *(("HR", "crop"), ("HR", "second")),
+        *((name, kind) for name in list(sources)[1:] for kind in ("crop", "second", "error")),
+    ]
+    for cell in made.cells:
+        image = pictures.load(sources[cell.name])
+        if cell.kind == "error":
+            error = first.cut(np.abs(image - hr).mean(axis=2)) / 25.5
+            wanted = (cividis(np.minimum(error, 1))[..., :3] * 255).round()
+        else:
+            wanted = {"crop": first, "second": second}[cell.kind].cut(image)
+        enlarged = wanted.repeat(cell.zoom, 0).repeat(cell.zoom, 1)
+        height, width = enlarged.shape[:2]
+        found = shown[cell.top : cell.top + height, cell.left : cell.left + width]
+        # A level between two of the 256 may be rounded either way.
+        assert np.abs(found - enlarged.astype(float)).max() <= (2 if cell.kind == "error" else 0), cell
+
+
+def test_frames_are_red_and_blue_and_outside_of_the_crops(picture):
+    made = crops.draw(picture, crop=Box(8, 20, 24, 24), second=Box(40, 8, 24, 24))
+    shown = pixels(made.png).astype(int)
+    for cell in made.cells:
+        above = shown[cell.top - 1, cell.left + 20] if cell.top else shown[cell.top + 20, cell.left - 1]
+        red, _, blue = above
+        assert (red > blue + 60) if cell.kind == "crop" else (blue > red + 60)
+
+
+def test_the_second_window_is_chosen_beside_the_first(tmp_path):
+    run = run_folder(tmp_path, "first", images=("one",), size=(96, 128))
+    (picture,) = pictures.find([run])
+    sr = hr_image("one", 96, 128)
+    sr[40:60, 72:92] ^= 255
+    sr[4:20, 8:24] ^= 127
+    Image.fromarray(sr).save(picture.results[1].file)
+    Image.fromarray(hr_image("one", 96, 128)).save(picture.results[0].file)
+    made = crops.draw(picture, crop=Box(72, 40, 20, 20), second="auto")
+    assert (made.second.width, made.second.height) == (20, 20)
+    assert made.second.left <= 8 < 24 <= made.second.left + 20
+    assert made.second.top <= 4 < 20 <= made.second.top + 20
+
+
+def test_a_second_box_of_another_size_is_refused(picture):
+    with pytest.raises(ConfigError, match="the second box must be as large as the first"):
+        crops.draw(picture, crop=Box(0, 0, 24, 24), second=Box(0, 24, 8, 8))
+
+
+def test_second_crops_and_errors_are_files_that_the_latex_names(picture, tmp_path):
+    file = crops.write(tmp_path, picture, crop=Box(8, 20, 24, 24), second="auto", errors=True)
+    named = re.findall(r"includegraphics[^{]*{([^}]*)}", file.with_suffix(".tex").read_text())
+    assert len(named) == 2 + 3 * 3
+    assert all((tmp_path / name).is_file() for name in named)
+    rows = list(csv.DictReader(file.with_suffix(".csv").read_text().splitlines()))
+    assert [row["rule"] for row in rows if row["method"] == "HR"] == ["given", "auto"]
+
+
+def test_of_many_methods_bicubic_and_the_last_six_are_shown(tmp_path):
+    runs = [run_folder(tmp_path, f"method {n}", images=("one",)) for n in range(9)]
+    (picture,) = pictures.find(runs)
+    made = crops.draw(picture, crop=Box(0, 0, 8, 8))
+    assert [cell.name for cell in made.cells] == ["HR", "bicubic", *(f"method {n}" for n in range(3, 9))]
+
+
+def test_of_each_set_the_image_that_tells_the_methods_apart_is_taken(tmp_path):
+    runs = [run_folder(tmp_path, "a", set_name=name, images=("one", "two")) for name in ("Set5", "Set14")]
+    assert [(p.set_name, p.image) for p in crops.striking(pictures.find(runs))] == [
+        ("Set5", "two"),
+        ("Set14", "two"),
+    ]
 
 
 def test_odd_names_are_safe_file_names_and_stay_apart():

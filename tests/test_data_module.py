@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from sr_lab.data_module import RankShare, StreamSampler
-from sr_lab.errors import ConfigError
+from sr_lab.data_module import ImageLoader, RankShare, StreamSampler
+from sr_lab.errors import ConfigError, DataError
 from tests import tiny
 
 pytestmark = [
@@ -115,3 +115,69 @@ def test_images_come_one_by_one_with_what_measuring_needs(tmp_path):
         assert (batch["lr"].shape, batch["hr"].shape) == ((1, 3, 12, 14), (1, 3, 24, 28))
         assert (batch["name"], batch["grey"]) == ("image0", False)
         assert len(list(loader)) == 2
+
+
+class Counted(tiny.Images):
+    """Remembers which images were read, and how many were ever read and not yet asked for."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("A", count)
+        self.read: list[int] = []
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def loader(images: tiny.Images, **settings: int) -> ImageLoader:
+    return ImageLoader(RankShare(images, rank=0, world=1), **settings)
+
+
+@pytest.mark.parametrize("count", [1, 3, 11])
+def test_images_that_are_read_ahead_come_in_their_order_and_once(count):
+    images = Counted(count)
+    batches = list(loader(images))
+    assert [batch["name"] for batch in batches] == [f"image{k}" for k in range(count)]
+    assert all(torch.equal(batch["hr"][0], images.hr[k]) for k, batch in enumerate(batches))
+    assert sorted(images.read) == list(range(count))
+
+
+def test_no_more_images_are_in_memory_than_are_being_worked_on():
+    images = Counted(40)
+    passing = iter(loader(images))
+    for _ in range(3):
+        next(passing)
+    passing.close()
+    assert len(images.read) <= 3 + 4
+
+
+def test_validation_images_are_read_once():
+    images = Counted(9)
+    kept = loader(images, keep=10**6)
+    first, second = list(kept), list(kept)
+    assert sorted(images.read) == list(range(9))
+    assert all(
+        torch.equal(a["lr"], b["lr"]) and a["name"] == b["name"] for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_images_beyond_the_bound_are_read_at_every_pass():
+    images = Counted(9)
+    size = 3 * 24 * 28 + 4 * 3 * 12 * 14  # uint8 and float32
+    kept = loader(images, keep=4 * size + size // 2)
+    for _ in range(3):
+        list(kept)
+    assert sorted(images.read) == sorted([*range(9), *range(4, 9), *range(4, 9)])
+
+
+def test_an_image_that_cannot_be_read_stops_the_pass_where_it_would_have_come():
+    class Broken(tiny.Images):
+        def __getitem__(self, index: int) -> dict[str, object]:
+            if index == 2:
+                raise DataError("images: cannot read c.png")
+            return super().__getitem__(index)
+
+    passing = iter(loader(Broken("A", 6)))
+    assert [next(passing)["name"], next(passing)["name"]] == ["image0", "image1"]
+    with pytest.raises(DataError, match=r"cannot read c\.png"):
+        next(passing)

@@ -144,3 +144,46 @@ def test_the_device_has_a_name(gpu):
 
 def test_the_cpu_is_named_with_its_threads(no_gpu):
     assert devices.device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"
+
+
+def test_it_says_why_fp16_was_chosen(gpu):
+    gpu(7, 0, name="Tesla V100-SXM2-32GB")
+    assert devices.why_fp16() == (
+        "precision: fp16 with a gradient scaler, since Tesla V100-SXM2-32GB (compute capability 7.0) has "
+        "neither bf16 nor TF32"
+    )
+
+
+def test_a_machine_without_a_compiler_is_known_before_the_first_step(no_gpu, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "g++-13")
+    assert devices.why_no_compiler("cpu") == "there is no C++ compiler (g++-13; CXX may name another)"
+
+
+@pytest.mark.parametrize(
+    ("capability", "spec", "reason"),
+    [
+        ((9, 0), None, "Triton is not installed"),
+        ((6, 1), "there", "Some GPU is too old for Triton (compute capability below 7.0)"),
+        ((7, 0), "there", None),
+    ],
+    ids=["no Triton", "GTX 10", "V100"],
+)
+def test_compiling_for_a_gpu_needs_triton(gpu, monkeypatch, tmp_path, capability, spec, reason):
+    gpu(*capability)
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    assert devices.why_no_compiler("auto") == reason
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("high", True), ("highest", False)])
+def test_tf32_is_allowed_for_convolutions_and_products_alike(precision, allowed):
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        devices.float32_matmul_precision(precision)
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -179,6 +179,14 @@ def test_a_table_measures_the_sets_that_the_paper_prints(name, sweep):
         assert printed <= set(job.benchmark.sets) or job.task == "complexity"
 
 
+def test_a_benchmark_chosen_on_the_command_line_wins_over_the_experiments():
+    for name in RECIPES:  # one set as a value would win over benchmark=<option>
+        assert "benchmark" not in OmegaConf.load(conf_dir() / "experiment" / f"{name}.yaml"), name
+    for name in ("mren/table6_complexity", "two_strategies/table1_attention"):  # overrides of overrides
+        config = compose(f"experiment={name}", "row=0", "benchmark=sample", "trainer=cpu")
+        assert config.benchmark.sets == ["sample"]
+
+
 @every_table
 def test_rows_name_the_networks_that_the_paper_compares(name, sweep):
     """Down to the class: an ablation's switches are told apart by their parameters."""

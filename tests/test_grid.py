@@ -3,7 +3,17 @@
 import pytest
 
 from sr_lab.reporting.experiment import published_grid
-from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, lines, mark_best, signed, titles
+from sr_lab.reporting.grid import (
+    Cell,
+    Column,
+    Grid,
+    GridRow,
+    lines,
+    mark_best,
+    shortened,
+    signed,
+    titles,
+)
 from sr_lab.reporting.markdown import to_markdown
 
 PSNR = Column("PSNR", "Set5", decimals=2, higher_is_better=True)
@@ -27,6 +37,13 @@ def grid(*rows: GridRow, columns: tuple[Column, ...] = (PSNR,)) -> Grid:
 )
 def test_a_difference_has_a_sign_unless_it_rounds_to_zero(value, text):
     assert signed(value, 2) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "short"), [("short", "short"), ("12345678", "12345678"), ("/data/x/IMDN.pth", "/d…N.pth")]
+)
+def test_of_a_long_text_the_beginning_and_more_of_the_end_are_kept(text, short):
+    assert shortened(text, 8) == short
 
 
 def test_equal_bests_are_all_best_and_the_next_distinct_value_is_second_wherever_it_occurs():

@@ -17,6 +17,7 @@ FLOORS = {
     "types": 0,
     "files": 0,
     "devices": 1,
+    "autotune": 1,
     "ops": 1,
     "layers": 1,
     "schedules": 1,
@@ -36,22 +37,28 @@ FLOORS = {
     "callbacks": 6,
     "catalogue": 6,
     "tasks": 7,
+    "speed": 7,
     "sweep": 7,
+    "search": 7,
     "api": 7,
     "__main__": 8,
 }
 # Beside the tower: what configures a run, and what reads run folders.
 CONFIGURATION = ("config", "targets", "identity", "loggers")
 FILES = ("run_folder", "reporting")
-CONFIGURED = {"catalogue", "tasks", "sweep", "api", "__main__"}  # who may know what configures a run
+# Who may know what configures a run.
+CONFIGURED = {"catalogue", "tasks", "sweep", "search", "api", "__main__"}
 # Rooms of one floor, the first of which uses the second.
 NEIGHBOURS = {
     ("datasets", "protocol"),
     ("callbacks", "lit_module"),
     ("lit_module", "data_module"),
     ("tasks", "sweep"),
+    ("tasks", "api"),
+    ("tasks", "speed"),
+    ("search", "sweep"),
 }
-HYDRA = {"__main__", "config", "targets", "identity", "catalogue", "tasks", "sweep"}
+HYDRA = {"__main__", "config", "targets", "identity", "catalogue", "tasks", "sweep", "search"}
 
 
 def modules() -> dict[str, ast.Module]:

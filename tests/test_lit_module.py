@@ -5,7 +5,9 @@ import lightning
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from sr_lab.data_module import ImageLoader, RankShare
 from sr_lab.devices import exact_float32
 from tests import tiny
 
@@ -175,6 +177,31 @@ def test_a_test_gives_each_image_what_the_protocol_measures(tmp_path):
         assert [result.psnr_y, result.ssim_y] == [psnr.item(), ssim.item()]
         assert [result.bicubic_psnr_y, result.bicubic_ssim_y] == [base_psnr.item(), base_ssim.item()]
     assert len(module.results) == 2
+
+
+class Asked(TorchDispatchMode):
+    """Counts how often a value is fetched from the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_image_of_a_test_or_validation_waits_for_the_device():
+    images = tiny.Images("A", 3)
+    module = tiny.sr_module(val=[images], test=[images])
+    with torch.no_grad(), Asked() as asked:
+        for batch in ImageLoader(RankShare(images, rank=0, world=1)):
+            module.test_step(batch, 0)
+            module.validation_step(batch, 0)
+        assert asked.count == 0
+        torch.ones(1).item()
+    assert asked.count == 1  # it does notice
+    assert module.results == []
+    module.on_test_epoch_end()
+    assert [result.image for result in module.results] == ["image0", "image1", "image2"]
 
 
 def test_a_second_test_forgets_the_first(tmp_path):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.metrics import structural_similarity
 
-from sr_lab.reporting import curves, page, pictures
-from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, mark_best
-from sr_lab.reporting.runs import Run
+from sr_lab.reporting import crops, curves, page, pictures
+from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, ImageGain, mark_best
+from sr_lab.reporting.runs import Run, read_run
 from tests import chromium
 from tests.chromium import Chromium
 from tests.pictures import run_folder
@@ -117,17 +118,133 @@ def test_commands_can_be_pasted(text):
     assert "git checkout 0123456789abcdef" in plain(text)
 
 
-def test_curves_show_every_training(runs):
-    picture = curves.draw(runs)
-    assert all(
-        f">{name}<" in picture for name in ("first", "second", "third", "training loss", "learning rate")
+def test_commands_name_no_folder_of_the_machine_if_they_need_not(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs[0].path.parents[1])
+    text = page.render(grid("first"), runs, root=runs[0].path.parent)
+    commands = re.findall(r"<pre><code>(.*?)</code>", text)
+    assert f"python -m sr_lab task=report runs={runs[0].path.parent.name}" in commands
+    assert not any(str(Path.cwd()) in command for command in commands)
+
+
+def test_a_long_setting_is_shown_shortened_and_whole_under_the_pointer(runs):
+    path = "/a/very/long/way/to/weights/of/a/network/IMDN_x4.pth"
+    columns = (Column("ckpt", key="ckpt", is_setting=True), *COLUMNS)
+    own = row("a", 1.0, 30.0, 0.9)
+    text = page.render(
+        Grid("t", HEAD, columns, (GridRow("a", (Cell(text=path), *own.cells), "x4"),)), runs, root=Path()
     )
+    cell = re.search(r'<td class="setting[^>]*title="([^"]*)"[^>]*>\s*<span class="v">([^<]*)', text)
+    assert cell[1] == path
+    assert cell[2].endswith("/IMDN_x4.pth")
+    assert len(cell[2]) == 24
+
+
+def gains(*values: float, set_name: str = "Set5") -> tuple[ImageGain, ...]:
+    return tuple(ImageGain(set_name, f"img_{n}", 30.0 + n, value) for n, value in enumerate(values))
+
+
+def sparkline(*values: float, others: tuple[float, ...] = ()) -> page._Sparkline:
+    rows = (row("a", 1, 30, 0.9, images=gains(*values)), row("b", 1, 30, 0.9, images=gains(*others)))
+    return page._Sparklines(Grid("t", HEAD, COLUMNS, rows))(rows[0], COLUMNS[1])
+
+
+def test_a_sparkline_has_a_bar_for_each_image_up_or_down_on_the_scale_of_its_column():
+    line = sparkline(0.5, -0.25, others=(1.0,))
+    assert line.bars(1) == "M0.0 0h31.0v-4.0h-31.0z"
+    assert line.bars(-1) == "M32.0 0h31.0v2.0h-31.0z"
+
+
+def test_a_sparkline_names_the_five_images_that_lose_most():
+    line = sparkline(0.1, -0.2, 0.3, -0.4, 0.5, 0.0, 0.6)
+    assert line.worst == [
+        *(("img_3", "33.00", "-0.40"), ("img_1", "31.00", "-0.20"), ("img_5", "35.00", "0.00")),
+        *(("img_0", "30.00", "+0.10"), ("img_2", "32.00", "+0.30")),
+    ]
+    assert "img_3 33.00 (-0.40)" in line.said
+
+
+def test_only_the_psnr_of_a_measured_set_has_a_sparkline():
+    own = row("a", 1, 30, 0.9, images=gains(0.1))
+    lines = page._Sparklines(Grid("t", HEAD, COLUMNS, (own,)))
+    assert [lines(own, column) is not None for column in COLUMNS] == [False, True, False]
+    assert not page._Sparklines(grid("a"))
+
+
+def test_zoomed_crops_stand_in_the_page_as_they_lie_beside_it(runs, tmp_path):
+    picture = pictures.find(runs)[0]
+    file = crops.write(tmp_path / "crops", picture)
+    text = page.render(grid("first"), runs, root=tmp_path, figures=[(picture, file)])
+    (source,) = re.findall(r'<figure class="crops"><img src="data:image/png;base64,([^"]*)"', text)
+    assert base64.b64decode(source) == file.read_bytes()
+
+
+def test_curves_show_every_training(runs):
+    training = curves.draw(runs)
+    assert [key.name for key in training.keys] == ["first", "second", "third"]
+    titles = [panel.title for panel in training.panels]
+    assert titles == ["training loss", "PSNR, validation [dB]", "learning rate"]
+    for panel in training.panels:
+        assert {f'data-run="{index}"' in panel.picture for index in range(3)} == {True}
     assert curves.read(runs, "val/psnr_y")[0].values[-1] == pytest.approx(21.9)
+    assert not training.has_restarts
+
+
+def recorded(tmp_path, rows: str) -> Run:
+    run = run_folder(tmp_path, "recorded")
+    (run.path / "metrics.csv").write_text(rows)
+    return read_run(run.path)
+
+
+def test_each_set_that_validates_has_a_curve_and_what_else_was_recorded(tmp_path):
+    columns = "step,data_wait,val/psnr_y,val/held_out/psnr_y,val/Set5/psnr_y,val/Set5/ssim_y,gpu_memory_bytes"
+    run = recorded(tmp_path, f"{columns}\n1,0.25,29,30,28,0.8,1048576\n2,0.5,30,31,29,0.8,2097152\n")
+    assert [panel.title for panel in curves.draw([run]).panels] == [
+        *("PSNR, held out [dB]", "PSNR, Set5 [dB]", "waiting for data [% of the time]", "gpu memory [MiB]")
+    ]
+    assert curves.read([run], "val/Set5/psnr_y")[0].values == (28, 29)
+
+
+def clocked(tmp_path, *times: float, validated: tuple[int, ...] = ()) -> Run:
+    """A row each; a second row of the same step where it was validated."""
+    lines = [f"{step},{time},{30 if step in validated else ''}" for step, time in enumerate(times, start=1)]
+    return recorded(tmp_path, "\n".join(["step,time,val/psnr_y", *lines]))
+
+
+def test_the_beginning_of_the_last_attempt_is_marked_exactly(tmp_path):
+    run = clocked(tmp_path, 100, 101, 102, 104, 105)
+    assert curves.restarts(run) == ()
+    (run.path / ".lock").write_text("103.5\n")
+    assert curves.restarts(run) == (3,)
+    assert curves.draw([run]).has_restarts is False  # nothing is drawn of this record
+    (run.path / ".lock").write_text("99.5\n")
+    assert curves.restarts(run) == ()
+
+
+def test_an_earlier_interruption_shows_as_time_without_steps(tmp_path):
+    assert curves.restarts(clocked(tmp_path / "a", 100, 105, 110, 1000, 1005)) == (3,)
+    assert curves.restarts(clocked(tmp_path / "b", 100, 105, 110, 168, 173)) == ()  # not even a minute
+    assert curves.restarts(clocked(tmp_path / "c", 100, 105, 110, 1000, 1005, validated=(4,))) == ()
+
+
+def test_a_restart_is_drawn_in_every_panel_of_its_run(tmp_path):
+    columns = "step,time,train/loss,learning_rate"
+    rows = "\n".join(
+        f"{step},{100 * step if step < 4 else 9000 + 100 * step},0.5,0.1" for step in range(1, 8)
+    )
+    training = curves.draw([recorded(tmp_path, f"{columns}\n{rows}")])
+    assert training.has_restarts
+    assert [panel.picture.count('data-run="0"') for panel in training.panels] == [2, 2]
+
+
+def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends(tmp_path):
+    run = recorded(tmp_path, "step,train/loss\n" + "\n".join(f"{n},0.5" for n in range(1, 1002)))
+    (curve,) = curves.read([run], "train/loss")
+    assert (curve.steps[0], curve.steps[-1]) == (1, 1001)
+    assert len(curve.steps) <= 401
 
 
 def test_a_record_that_a_kill_cut_short_is_drawn_as_far_as_it_goes(tmp_path):
-    run = run_folder(tmp_path, "cut")
-    (run.path / "metrics.csv").write_text("step,train/loss,learning_rate\n1,0.5,1e-3\n2,,\n3,0.4,1e")
+    run = recorded(tmp_path, "step,train/loss,learning_rate\n1,0.5,1e-3\n2,,\n3,0.4,1e")
     assert curves.read([run], "train/loss")[0].values == (0.5, 0.4)
     assert curves.read([run], "learning_rate")[0].values == (0.001,)
 
@@ -332,6 +449,138 @@ def test_the_address_keeps_what_is_seen(shown, tmp_path):
     assert shown.run("[image.value, b.value, level.textContent]") == ["Set5/two@4", "second", level]
 
 
+TIP = "document.querySelector('#tip')"
+
+
+@pytest.mark.parametrize("way", ["pointer", "focus"])
+def test_the_worst_images_are_shown_where_the_pointer_or_the_focus_is(browser, runs, tmp_path, way):
+    rows = (row("a", 1, 30, 0.9, images=gains(0.5, -0.25)), row("<b>", 1, 30, 0.9))
+    page.write(tmp_path / "report.html", Grid("t", HEAD, COLUMNS, rows), runs)
+    browser.open((tmp_path / "report.html").as_uri())
+    spark = "document.querySelector('.spark')"
+    assert browser.run(f"{TIP}.offsetHeight") == 0
+    if way == "focus":
+        browser.run(f"{spark}.focus()")
+    else:
+        x, y = browser.run(f"(({{left, top}}) => [left + 5, top + 5])({spark}.getBoundingClientRect())")
+        browser.mouse("Moved", x, y)
+    assert browser.run(f"{TIP}.offsetHeight") > 0
+    shown = browser.run(f"[...{TIP}.querySelectorAll('tr')].map((row) => row.textContent)")
+    assert shown == ["img_131.00−0.25", "img_030.00+0.50"]
+    browser.run("document.activeElement.blur()") if way == "focus" else browser.mouse("Moved", 1, 1)
+    assert browser.run(f"{TIP}.offsetHeight") == 0
+    assert complaints(browser) == []
+
+
+def test_pointing_at_a_run_of_the_key_leaves_its_curves_alone(shown):
+    faint = "[...document.querySelectorAll('.panels .faint')].map((line) => line.dataset.run)"
+    shown.run("document.querySelectorAll('.lines li')[1].focus()")
+    assert set(shown.run(faint)) == {"0", "2"}
+    shown.run("document.activeElement.blur()")
+    assert shown.run(faint) == []
+
+
+CROP = (
+    "new Promise((done) => setTimeout(done, 400))"
+    ".then(() => document.querySelector('#tag-b .crop').textContent)"
+)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """BT.601, 16 to 235."""
+    return 16 + image.astype(float) @ (65.481, 128.553, 24.966) / 255
+
+
+def expected(own: np.ndarray, hr: np.ndarray) -> str:
+    psnr = 10 * np.log10(255**2 / ((own - hr) ** 2).mean())
+    ssim = structural_similarity(
+        *(own, hr),
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )[1][5:-5, 5:-5].mean()
+    return f"crop {psnr:.2f} dB / {ssim:.4f}"
+
+
+def test_psnr_and_ssim_of_the_visible_crop_are_those_of_its_pixels(shown, runs):
+    picture = pictures.find(runs)[0]
+    sr, hr = pictures.load(picture.results[1].file), pictures.load(picture.hr)
+    shown.press("3", "Digit3")
+    shown.run("document.querySelector('#fit').click()")
+    assert shown.run(CROP) == expected(luma(sr), luma(hr))
+    for _ in range(30):
+        shown.run("document.querySelector('#in').click()")
+    shown.run("document.querySelector('#pane').scrollIntoView({behavior: 'instant'})")
+    x, y, zoom, wide, high = shown.run(
+        "new Promise((done) => setTimeout(done, 300)).then(() => { const v = new URLSearchParams("
+        "location.hash.slice(1)); return [+v.get('x'), +v.get('y'), +v.get('z'), pane.clientWidth,"
+        " pane.clientHeight]; })"
+    )
+    left, right = (int(np.floor(x + side * wide / zoom / 2 + 0.5)) for side in (-1, 1))
+    top, bottom = (int(np.floor(y + side * high / zoom / 2 + 0.5)) for side in (-1, 1))
+    part = np.s_[max(0, top) : bottom, max(0, left) : right]
+    assert hr[part].shape[1] < 80
+    assert shown.run(CROP) == expected(luma(sr)[part], luma(hr)[part])
+
+
+def test_the_luma_of_a_network_for_luma_alone_is_taken_as_it_is(browser, tmp_path):
+    run = run_folder(tmp_path / "runs", "grey", images=("one",))
+    (picture,) = pictures.find([run])
+    hr = luma(pictures.load(picture.hr))
+    own = np.clip(np.round(hr) + 9, 0, 255).astype(np.uint8)
+    Image.fromarray(np.stack([own] * 3, axis=2)).save(picture.results[1].file)
+    page.write(tmp_path / "report.html", grid("grey"), [run])
+    browser.open((tmp_path / "report.html").as_uri())
+    browser.press("3", "Digit3")
+    assert browser.run(CROP) == expected(own.astype(float), hr)
+
+
+def test_the_copy_button_puts_the_command_on_the_clipboard(shown):
+    shown.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    command = "document.querySelectorAll('.command')[1]"
+    wanted = shown.run(f"{command}.querySelector('code').textContent")
+    shown.run(f"{command}.scrollIntoView({{behavior: 'instant', block: 'center'}})")
+    x, y = shown.run(
+        f"(({{left, top, width, height}}) => [left + width / 2, top + height / 2])"
+        f"({command}.querySelector('button').getBoundingClientRect())"
+    )
+    shown.mouse("Pressed", x, y)
+    shown.mouse("Released", x, y)
+    shown.run("new Promise((done) => setTimeout(done, 100))")
+    assert shown.run(f"{command}.querySelector('button').textContent") == "Copied"
+    assert shown.run("navigator.clipboard.readText()") == wanted
+
+
+def test_two_fingers_zoom_all_panes(shown):
+    shown.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    shown.run("document.querySelector('#fit').click()")
+    shown.run(SCROLL)
+    before = shown.run(PLACES)[0][0]
+    x, y = shown.run(
+        "(({left, top, width, height}) => [left + width / 4, top + height / 2])"
+        "(document.querySelector('#pane').getBoundingClientRect())"
+    )
+
+    def touch(kind: str, *spread: float) -> None:
+        points = [{"x": x + sign * by, "y": y, "id": n} for by in spread for n, sign in enumerate((-1, 1))]
+        shown.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    touch("touchStart", 20)
+    for spread in range(22, 60, 2):
+        touch("touchMove", spread)
+    wide = shown.run(PLACES)
+    touch("touchMove", 8)
+    touch("touchMove", 4)
+    narrow = shown.run(PLACES)[0][0]
+    touch("touchEnd")
+    shown.send("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert {zoom for zoom, _, _ in wide} == {wide[0][0]}
+    assert wide[0][0] >= before + 3
+    assert narrow < wide[0][0]
+
+
 def test_names_of_others_stay_text(browser, tmp_path):
     runs = [run_folder(tmp_path / "runs", name, images=HOSTILE[:2], set_name=HOSTILE[3]) for name in HOSTILE]
     table = Grid(
@@ -351,9 +600,36 @@ def test_names_of_others_stay_text(browser, tmp_path):
     assert "49" not in browser.run("document.querySelector('#table').textContent")
 
 
+def phone(browser: Chromium) -> None:
+    browser.send(
+        "Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True
+    )
+
+
 def test_the_page_is_as_wide_as_a_phone(shown):
-    shown.send("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    phone(shown)
     assert shown.run("document.documentElement.scrollWidth") == 390
+
+
+def test_a_phone_shows_name_and_psnr_side_by_side_whatever_was_set(browser, runs, tmp_path):
+    settings = tuple(Column(f"model.setting_{n}", key=f"s{n}", is_setting=True) for n in range(3))
+    adds = Column("multi-adds", unit="G", decimals=1, key="multi_adds")
+    rows = tuple(
+        GridRow(
+            f"a_run_of_some_name_and_more_{n}", (*[Cell(text="/long/" * 9)] * 3, Cell(9.0), *own.cells), "x4"
+        )
+        for n, own in enumerate(grid("a", "b").rows)
+    )
+    page.write(tmp_path / "report.html", Grid("t", HEAD, (*settings, adds, *COLUMNS), rows), runs)
+    phone(browser)
+    browser.open((tmp_path / "report.html").as_uri())
+    name, psnr = browser.run(
+        "[...document.querySelectorAll('.results .row')[0].cells].filter((cell) => cell.offsetWidth)"
+        ".map((cell) => cell.getBoundingClientRect()).filter((_, i) => i === 0 || i === 3)"
+        ".map(({left, right}) => [left, right])"
+    )
+    assert 0 <= name[0] < name[1] <= psnr[0] < psnr[1] <= 390
+    assert browser.run("document.documentElement.scrollWidth") == 390
 
 
 def test_without_javascript_pictures_and_table_are_there(shown, tmp_path):

@@ -9,7 +9,12 @@ from rich.console import Console
 
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import published
-from sr_lab.reporting.experiment import experiment_grid, print_experiment, published_grid
+from sr_lab.reporting.experiment import (
+    experiment_grid,
+    in_table_order,
+    print_experiment,
+    published_grid,
+)
 from sr_lab.reporting.grid import Cell, Grid, GridRow
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import Run
@@ -207,6 +212,56 @@ def test_a_row_that_is_a_difference_of_rows_is_worked_out():
     assert found[0].cells[0].value == pytest.approx(0.125)
 
 
+def trained(tmp_path: Path, label: str, *psnrs: float) -> Run:
+    """A row of IMFM's Table 2 whose training validated so; the held-out images are 1 dB above the mean."""
+    run = folder(tmp_path, f"{label}-1", **values(label, 30.0, table={"paper": "imfm", "name": "table2"}))
+    rows = [f"{step},{psnr},{psnr + 1}" for step, psnr in enumerate(psnrs)]
+    (run.path / "metrics.csv").write_text(
+        "\n".join(["step,val/psnr_y,val/held_out/psnr_y", "0,,", *rows, ""])
+    )
+    return run
+
+
+def test_psnr_without_a_set_is_that_of_the_held_out_images_at_the_best_checkpoint(tmp_path):
+    runs = [trained(tmp_path, "IMFM step_lr", 31, 33, 32), trained(tmp_path, "IMFM cos_lr", 31, 33.25)]
+    grid = experiment_grid(runs)
+    assert cell(grid, "IMFM step_lr", "psnr_y").value == 34
+    assert cell(grid, "IMFM step_lr", "psnr_y").paper == 33.3
+    assert cell(grid, "IMFM cos_lr minus step_lr", "psnr_y").value == 0.25
+    assert any(line.startswith("note: PSNR without a set is, of ours,") for line in grid.head)
+    assert not any("without a set" in line for line in experiment_grid([finished("111", 32.0)]).head)
+
+
+def test_a_difference_of_rows_that_are_not_there_is_not_said_to_be_not_run(tmp_path):
+    grid = experiment_grid([trained(tmp_path, "IMFM cos_lr", 33)])
+    assert row(grid, "IMFM step_lr").problem == "not run"
+    assert row(grid, "IMFM cos_lr minus step_lr").problem == "rows missing"
+    assert not any("rows missing" in note for note in grid.notes())
+
+
+def test_a_time_of_which_the_paper_says_too_little_is_told_to_be_left_open():
+    grid = experiment_grid(
+        [finished("MWAUM", 26, table={"paper": "imfm", "name": "table3"}, wall_time_s=9.0)]
+    )
+    assert cell(grid, "MWAUM", "Set5/time_s") == Cell(paper=0.3437)
+    assert any("says neither device nor number of images" in line for line in grid.head)
+
+
+def test_images_are_compared_with_the_baseline_row_and_those_of_the_baseline_with_bicubic():
+    grid = experiment_grid([finished("000", 31.0, count=2), finished("111", 32.0, count=2)])
+    (_, first), (_, second) = (row(grid, label).images for label in ("000", "111"))
+    assert (first.set_name, first.image, first.psnr) == ("Set5", "1", 31.0)
+    assert first.gain == pytest.approx(31.0 - 28.01)
+    assert second.gain == pytest.approx(1.0)
+    assert row(grid, "bicubic").images == ()
+
+
+def test_runs_are_ordered_as_their_rows_stand_in_the_table():
+    runs = [finished(label, 31.0) for label in ("111", "elsewhere", "000", "010")]
+    grid = experiment_grid(runs)
+    assert [run.labels[0] for run in in_table_order(grid, runs)] == ["000", "010", "111", "elsewhere"]
+
+
 def test_time_is_told_as_increase_over_the_first_row():
     table = {"paper": "two_strategies", "name": "table1"}
     runs = [
@@ -330,6 +385,29 @@ def test_a_sweep_over_seeds_is_one_row():
     grid = experiment_grid(runs)
     assert labels(grid) == ["bicubic", "imdn_x4"]
     assert cell(grid, "imdn_x4", "Set5/psnr_y").count == 3
+
+
+def test_the_seed_of_the_images_is_the_seed_and_no_setting():
+    settings = [{"seed": seed, "dataset": {"_target_": "x.Sample", "seed": seed}} for seed in (0, 1)]
+    runs = [
+        sweep(f"imdn_seed-{own['seed']}", 30.0, model("IMDN") | own, seed=own["seed"]) for own in settings
+    ]
+    assert labels(experiment_grid(runs)) == ["bicubic", "imdn"]
+    other = settings[1] | {"dataset": {"_target_": "x.Sample", "seed": 5}}  # set apart from the run's
+    runs[1] = sweep("imdn_x", 30.0, model("IMDN") | other, seed=1)
+    assert cell(experiment_grid(runs), "imdn_x", "dataset.seed").text == "5"
+
+
+def test_figures_stand_behind_at_most_three_settings_and_before_costs():
+    runs = [
+        sweep(f"a{n}", 30.0, model("IMDN", one=n, two=n, three=n, four=n), peak_memory_bytes=2**20)
+        for n in range(2)
+    ]
+    keys = [column.key for column in experiment_grid(runs).columns]
+    assert keys == [
+        *("model.one", "model.two", "model.three", "num_params_k", "multi_adds"),
+        *("Set5/psnr_y", "Set5/ssim_y", "multi_adds_paper", "peak_memory_bytes", "model.four"),
+    ]
 
 
 def test_runs_measured_on_different_sets_are_rows_of_their_own():

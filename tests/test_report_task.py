@@ -5,7 +5,9 @@ import csv
 import pytest
 
 from sr_lab.reporting import results
+from sr_lab.reporting.runs import find_runs
 from sr_lab.tasks import report
+from tests import pictures
 from tests.conftest import compose
 from tests.report_runs import folder, values
 
@@ -31,6 +33,22 @@ def test_the_table_is_printed_and_lies_beside_the_runs_in_every_form(place, caps
     assert "difference" in shown
     assert "report.html" in shown
     assert "results.csv" not in shown
+
+
+def test_zoomed_crops_of_what_the_runs_kept_lie_beside_the_table_in_its_order(tmp_path):
+    table = {"paper": "osffnet", "name": "table2"}
+    for number, label in enumerate(
+        ("111", "010", "000")
+    ):  # as their folders are called, not as the paper's rows
+        pictures.run_folder(tmp_path, f"{number}", row=label, table=table, images=("one",))
+    report.run(compose("task=report", f"runs='{tmp_path}'"), tmp_path, [])
+    written = {path.name for path in (tmp_path / "crops").iterdir()}
+    assert {f"crops_Set5_one_x4.{kind}" for kind in ("png", "pdf", "tex", "csv")} <= written
+    rows = csv.DictReader((tmp_path / "crops" / "crops_Set5_one_x4.csv").read_text().splitlines())
+    assert [row["method"] for row in rows] == ["HR", "bicubic", "000", "010", "111"]
+    page = (tmp_path / "report.html").read_text()
+    assert '<figure class="crops">' in page
+    assert len(find_runs(tmp_path)) == 3  # what it has written is no run
 
 
 def test_the_baseline_is_the_one_named(place):

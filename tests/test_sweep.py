@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,38 @@ def test_an_interrupted_sweep_ends_its_jobs(queue, tmp_path, jobs):
     assert not any(map(alive, begun))
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_job_that_cannot_begin_has_failed_and_is_tried_again(queue, tmp_path, capsys, jobs):
+    wants = (
+        "import pathlib, sys; from sr_lab import __main__ as m; from sr_lab.errors import DataError\n"
+        "f = pathlib.Path(sys.argv[1])\n"
+        "def job():\n"
+        "    if not (f.parent / 'images').exists(): raise DataError('dataset: there are no images')\n"
+        "    (f / 'metrics.json').write_text('{}')\n"
+        "m._job = job; sys.exit(m.main())\n"
+    )
+    assert queue({"a": wants}, jobs=jobs) == 1
+    said = capsys.readouterr().out
+    assert "failed: a: dataset: there are no images (the same command tries again)" in said
+    assert "interrupted" not in said
+    folder = RunFolder(tmp_path / "a")
+    assert (folder.state(), sweep.reason(folder)) == ("failed", "dataset: there are no images")
+    (tmp_path / "images").touch()
+    assert queue({"a": wants}, jobs=jobs) == 0
+    assert folder.state() == "finished"
+    assert not folder.failed.exists()
+
+
+def test_a_refusal_says_nothing_of_an_attempt(tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - the refusal is within
+        folder.refuse("another process is at work")
+        raise ValueError("too big")
+    folder.refuse("something else")
+    assert sweep.reason(folder) == "ValueError: too big"
+    assert not folder.refused
+
+
 def test_a_job_at_work_elsewhere_is_waited_for(queue, tmp_path, capsys):
     hold = (
         "import pathlib, sys, time; from sr_lab.run_folder import RunFolder; f = pathlib.Path(sys.argv[1])\n"
@@ -334,6 +367,37 @@ def test_status_needs_no_torch(tmp_path):
 
 
 # Whole sweeps
+
+FEW = """# @package _global_
+defaults:
+  - override /model: imdn
+experiment_name: mine/table
+table: {paper: osffnet, name: table2}
+rows:
+  "000": [+model.num_feat=16]
+  refused: [+model.num_feat=8]
+hydra:
+  mode: MULTIRUN
+  sweeper: {params: {row: "${rows:}", scale: "4"}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("submitit") is None, reason="no submitit: install the slurm extra")
+def test_the_rows_run_under_slurms_launcher_too_and_end_with_the_table(tmp_path):
+    done = sr_lab(
+        tmp_path,
+        *(write_experiment(tmp_path / "conf", FEW), "experiment=mine/table", "hydra/launcher=submitit_local"),
+        *("trainer=cpu", "budget=smoke", "+model.num_block=1", "logger=none", "num_workers=0"),
+    )
+    assert done.returncode == 1, done.stderr
+    place = tmp_path / "outputs" / "mine" / "table"
+    folders = {path.parent.name.split("_")[2]: path.parent for path in place.glob("*/config.yaml")}
+    states = {label: RunFolder(folder).state() for label, folder in folders.items()}
+    assert states == {"000": "finished", "refused": "failed"}
+    assert re.search(r"│ 000 +│ +x4 │ +\d", done.stdout)
+    assert f"failed: {folders['refused'].name}: CCA: num_feat=8 leaves no channel" in done.stdout
+
 
 KILL = """
 import os, pathlib, signal, time

@@ -30,7 +30,9 @@ def test_the_wheel_carries_every_package_and_every_yaml(wheel: Path):
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "sr_lab").rglob("*.py")}
     settings = {f"sr_lab/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     figures = {f"sr_lab/{path.relative_to(ROOT)}" for path in (ROOT / "experiments").rglob("expected.csv")}
-    assert code | settings | figures | {"sr_lab/py.typed"} <= names
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "sr_lab" / "reporting").glob("page.*")}
+    assert len(page) == 4
+    assert code | settings | figures | page | {"sr_lab/py.typed"} <= names
 
 
 def test_an_installed_wheel_answers_from_elsewhere(wheel: Path, tmp_path: Path):

@@ -77,6 +77,8 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
     """HR images of a test set: ``<data_dir>/benchmarks/<name>/HR``, or scikit-image's for ``sample``.
 
+    ``DIV2K`` is its 100 validation images; without that folder they are read where ``dataset=div2k`` does.
+
     Args:
         data_dir: ``paths.data_dir``.
         name: Folder of the set, e.g. ``Set5``.
@@ -90,6 +92,8 @@ def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
     if name == "sample":
         return benchmark_photographs()
     folder = Path(data_dir) / "benchmarks" / name / "HR"
+    if name == "DIV2K" and not folder.is_dir():
+        folder = Path(data_dir) / "DIV2K" / "DIV2K_valid_HR"
     if not folder.is_dir():
         raise DataError(
             f"benchmark {name}: there is no folder {folder}; put its HR images there or set paths.data_dir"

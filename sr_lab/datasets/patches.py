@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from sr_lab.datasets.cache import ImageCache, in_parallel
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sampling import draw
+from sr_lab.datasets.sharing import empty
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.resize import mod_crop
 
@@ -132,9 +133,11 @@ class PatchDataset(Dataset[Patch]):
             samples, seed=self.seed, heights=self._lr_heights, widths=self._lr_widths, patch_size=size
         )
         count, lr_bytes = len(samples), len(samples) * 3 * size**2
-        buffer = torch.empty(lr_bytes * (1 + scale**2), dtype=torch.uint8)
+        hr_bytes = lr_bytes * scale**2
+        buffer = empty(lr_bytes + hr_bytes + count)
         lr = buffer[:lr_bytes].view(count, 3, size, size)
-        hr = buffer[lr_bytes:].view(count, 3, scale * size, scale * size)
+        hr = buffer[lr_bytes : lr_bytes + hr_bytes].view(count, 3, scale * size, scale * size)
+        codes = buffer[lr_bytes + hr_bytes :]
         lr_pixels, hr_pixels = lr.numpy(), hr.numpy()
         places = zip(drawn.image.tolist(), drawn.top.tolist(), drawn.left.tolist(), strict=True)
         for number, (image, top, left) in enumerate(places):
@@ -143,12 +146,12 @@ class PatchDataset(Dataset[Patch]):
             hr_pixels[number] = self._hr.image(image)[
                 :, scale * top : scale * bottom, scale * left : scale * right
             ]
-        codes = drawn.dihedral if self.augment else np.zeros_like(drawn.dihedral)
+        codes.copy_(torch.from_numpy(drawn.dihedral) * self.augment)
         return {
             "lr": lr,
             "hr": hr,
             "name": [self.files[image].stem for image in drawn.image.tolist()],
-            "dihedral": torch.from_numpy(codes),
+            "dihedral": codes,
         }
 
     def prepare(self) -> None:
@@ -181,7 +184,7 @@ class PatchDataset(Dataset[Patch]):
         self._lr_widths = np.array([record.width for record in self._lr.records], dtype=np.int64)
 
     def _degrade(self, index: int) -> NDArray[np.uint8]:
-        hr = mod_crop(torch.from_numpy(self._hr.image(index)).unsqueeze(0), self.scale)
+        hr = mod_crop(torch.from_numpy(self._hr.map(index)).unsqueeze(0), self.scale)
         lr = self.degradation(hr)
         assert lr.shape[-2:] == (
             hr.shape[-2] // self.scale,

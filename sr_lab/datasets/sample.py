@@ -53,6 +53,11 @@ def benchmark_photographs() -> list[Path]:
     return _photographs(_TEST)
 
 
+def training_photographs() -> list[Path]:
+    """The photographs to train on."""
+    return _photographs(_TRAIN)
+
+
 def _photographs(names: tuple[str, ...]) -> list[Path]:
     spec = find_spec("skimage")  # finds the package without importing it, which takes a while
     if spec is None or spec.origin is None:

@@ -285,7 +285,9 @@ class MSWA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Average over growing windows, then weigh."""
-        context = x
+        # 2^i c_i, halved all at once: the same values, since these are powers of two, in fewer passes.
+        context, factor = x, 1
         for pool in self.pools:
-            context = (x + pool(context)) / 2
-        return torch.sigmoid(self.conv(context))
+            context = torch.add(pool(context), x, alpha=factor)
+            factor *= 2
+        return torch.sigmoid(self.conv(context / factor))

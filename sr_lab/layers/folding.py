@@ -1,6 +1,13 @@
 """From the form that a network is trained in to the one that it runs in."""
 
-from torch import nn
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+TOLERANCE = 1e-5  # of an image in [0, 1], or of its largest value
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -20,3 +27,69 @@ def fold(network: nn.Module) -> nn.Module:
         if callable(own):
             own()
     return network
+
+
+@torch.no_grad()
+def for_inference(network: nn.Module) -> nn.Module:
+    """The network in the form that runs fastest: folded, and merged too where papers count the parts.
+
+    Beside `fold`: parts with an own ``fuse()`` (parallel kernels that are one), batch norms behind a
+    convolution of the same chain, and weight norms, whose weights are computed once instead of at each call.
+    The halves of a BSConv stay apart: as one dense convolution they cost up to nine times the arithmetic.
+
+    Args:
+        network: Any network for images, in any mode.
+
+    Returns:
+        A copy in evaluation mode, or the network itself where there is nothing to merge, or where rounding
+        (float16, ill-conditioned weights) would move an image by more than ``TOLERANCE``.
+    """
+    merged = fold(copy.deepcopy(network).eval())
+    for module in list(merged.modules()):
+        own = getattr(module, "fuse", None)
+        if callable(own):
+            own()
+        if isinstance(module, nn.Sequential):
+            _merge_norms(module)
+    for module in list(merged.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            _fix_weight(module)
+    unchanged = list(merged.state_dict()) == list(network.state_dict())
+    return network if unchanged or not _same(network, merged) else merged
+
+
+def _merge_norms(chain: nn.Sequential) -> None:
+    """Put batch norms into the convolutions right before them."""
+    for index in range(len(chain) - 1):
+        conv, norm = chain[index], chain[index + 1]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            chain[index], chain[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def _fix_weight(module: nn.Module) -> None:
+    """Put the weight that a parametrization computes in its place.
+
+    ``remove_parametrizations`` would take the weight of the module that this one is a copy of, too: the two
+    share a class.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    module.weight = nn.Parameter(weight.detach())
+
+
+def _same(network: nn.Module, merged: nn.Module) -> bool:
+    """Whether both make the same of a random image."""
+    weight = next(network.parameters())
+    side = max(24, int(getattr(network, "min_size", 1)))
+    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
+    lr = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(weight)
+    training = {module: module.training for module in network.modules()}
+    try:
+        expected: Tensor = network.eval()(lr)
+        difference = (expected - merged(lr)).abs().max()
+    finally:
+        for module, was in training.items():
+            module.training = was
+    return bool(difference <= TOLERANCE * expected.abs().max().clamp_min(1))

@@ -4,12 +4,14 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
 from sr_lab.layers.image import DIV2K_MEAN
 from sr_lab.layers.precision import at_full_precision
+from sr_lab.layers.reparam import Kernel
 from sr_lab.layers.transformer import ET
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -268,13 +270,26 @@ class ACRB(nn.Module):
         self.row = nn.Conv2d(num_feat, num_feat, (1, 3), padding=(0, 1))
         self.square = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.column = nn.Conv2d(num_feat, num_feat, (3, 1), padding=(1, 0))
-        self.norm = nn.BatchNorm2d(num_feat)
+        self.norm: nn.Module = nn.BatchNorm2d(num_feat)
         self.act = nn.LeakyReLU(0.05, inplace=True)
+        self.is_fused = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Three kernels side by side around one residual."""
-        out: Tensor = x + self.act(self.norm(self.row(x) + self.square(x) + self.column(x)))
+        feat = self.square(x) if self.is_fused else self.row(x) + self.square(x) + self.column(x)
+        out: Tensor = x + self.act(self.norm(feat))
         return out
+
+    def fuse(self) -> None:
+        """Make the three kernels and the norm one 3x3, for inference; the paper counts them apart."""
+        if not self.is_fused:
+            assert isinstance(self.norm, nn.BatchNorm2d)
+            kernel = Kernel.of(self.row) + Kernel.of(self.square) + Kernel.of(self.column)
+            merged = kernel.conv(like=self.square.weight).eval()
+            self.square = fuse_conv_bn_eval(merged, self.norm.eval())
+            self.norm = nn.Identity()
+            del self.row, self.column
+            self.is_fused = True
 
 
 class FFLB(nn.Module):
@@ -357,8 +372,8 @@ class CC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weigh the channels."""
         statistics = torch.cat(mean_and_contrast(x)).to(x.dtype)  # (2N, C, 1, 1)
-        by_mean, by_contrast = self.mlp(statistics).chunk(2)
-        out: Tensor = x * ((by_mean + by_contrast) / 2)
+        weights = self.mlp(statistics).unflatten(0, (2, -1)).mean(dim=0)  # (N, C, 1, 1)
+        out: Tensor = x * weights
         return out
 
 

@@ -29,7 +29,7 @@ def rgb_to_y(rgb: Tensor, *, full_range: bool = False) -> Tensor:
     red, green, blue = torch.unbind(rgb, dim=-3)
     weights = _FULL if full_range else _STUDIO
     offset = 0.0 if full_range else 16.0
-    luma = (weights[0] * red + weights[1] * green + weights[2] * blue + offset) / 255
+    luma = (weights[0] * red).add_(weights[1] * green).add_(weights[2] * blue).add_(offset).div_(255)
     return luma.unsqueeze(-3)
 
 

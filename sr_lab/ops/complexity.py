@@ -24,7 +24,7 @@ def num_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def multi_adds(model: nn.Module, *, scale: int, rule: Rule) -> int:
+def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, int] = HR_SIZE) -> int:
     """Multiply-adds for one image of 1280x720 pixels at the output.
 
     The LR image has ``floor(1280 / scale) x floor(720 / scale)`` pixels, 426x240 at x3. A copy of the model
@@ -40,6 +40,7 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule) -> int:
             A convolution counts input channels per group times (kernel positions, and one more for a bias)
             for each output value; a sigmoid counts 3 for each value, a mean or maximum over the image 1 for
             each input value.
+        hr_size: Width and height of the image at the output, but for ``op_counter``.
 
     Returns:
         The count; 0 for a model without parameters, since no rule counts an interpolation.
@@ -47,7 +48,7 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule) -> int:
     if num_params(model) == 0:
         return 0
     model = copy.deepcopy(model).to("meta").eval()
-    lr = lr_image(model, scale, "meta")
+    lr = lr_image(model, scale, "meta", hr_size)
     if rule == "torchinfo":
         return _torchinfo_count(model, lr)
     if rule == "op_counter":
@@ -83,8 +84,8 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
     return counts.get(torch.ops.aten.convolution, 0)
 
 
-def peak_memory(model: nn.Module, *, scale: int) -> int:
-    """Bytes alive at once while one image of 1280x720 pixels at the output is made, in float32.
+def peak_memory(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
+    """Bytes alive at once while one image, of 1280x720 pixels at the output, is made in float32.
 
     Weights and intermediate results, as eager PyTorch keeps them on the CPU; what a kernel needs inside
     itself is not known here. Nothing is computed: the sizes are followed through fake tensors.
@@ -92,7 +93,7 @@ def peak_memory(model: nn.Module, *, scale: int) -> int:
     model = copy.deepcopy(model).cpu().eval()
     weights: int = sum(value.nbytes for value in [*model.parameters(), *model.buffers()])
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _LiveMemory() as memory:
-        model(lr_image(model, scale, "cpu"))
+        model(lr_image(model, scale, "cpu", hr_size))
     return int(weights + memory.peak)
 
 

@@ -71,7 +71,7 @@ def imresize(
         result = F.interpolate(result, size=size, mode="bicubic", antialias=True, align_corners=False)
         result = result.narrow(axis, cut, result.shape[axis] - 2 * cut)
         if round_each_axis:
-            result = (result + 0.5).floor().clamp(0, 255)
+            result = result.add_(0.5).floor_().clamp_(0, 255)
     return result.to(image.dtype)
 
 

@@ -1,11 +1,11 @@
-"""How trainings went: loss, validation PSNR and learning rate, from each run's ``metrics.csv``."""
+"""How trainings went: loss, validation PSNR of each set, learning rate and so on, from ``metrics.csv``."""
 
-import csv
+import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
@@ -14,12 +14,8 @@ from sr_lab.reporting import pictures, svg
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 
-_PANELS = (
-    ("train/loss", "training loss"),
-    ("val/psnr_y", "validation PSNR [dB]"),
-    ("learning_rate", "learning rate"),
-)
 _MAX_POINTS = 400  # a line of a picture some 400 pixels wide
+_DASHES = ("", "5 3", "1.5 2.5")  # of SVG, in points
 
 
 @dataclass(frozen=True)
@@ -37,68 +33,142 @@ class Curve:
     values: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One picture: a column of every run.
+
+    Args:
+        title: What is drawn, with its unit.
+        picture: An ``<svg>``, in which a run's line is marked ``data-run``, its number in the key.
+    """
+
+    title: str
+    picture: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a run's line looks like in every panel.
+
+    Args:
+        name: The run.
+        colour: Of its line.
+        dash: SVG's ``stroke-dasharray``, empty for none.
+    """
+
+    name: str
+    colour: str
+    dash: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """Curves of all runs.
+
+    Args:
+        panels: In the order of reading; none if no run was a training.
+        keys: The runs.
+        has_restarts: Whether any training was interrupted: dotted uprights show where it went on.
+    """
+
+    panels: tuple[Panel, ...] = ()
+    keys: tuple[Key, ...] = ()
+    has_restarts: bool = False
+
+
 def read(runs: Sequence[Run], column: str) -> list[Curve]:
     """The column of each run that has recorded it."""
     found = []
     for run, name in zip(runs, pictures.names(runs), strict=True):
-        file = RunFolder(run.path).record
-        points = []
-        if file.is_file():
-            with file.open(newline="") as lines:
-                for row in csv.DictReader(lines):
-                    point = (_number(row.get("step")), _number(row.get(column)))
-                    if all(map(math.isfinite, point)):
-                        points.append(point)
+        points = [(row["step"], row[column]) for row in run.record if {"step", column} <= row.keys()]
         if points:
-            points = points[:: math.ceil(len(points) / _MAX_POINTS)]
-            steps, values = zip(*points, strict=True)
+            shown = [*points[: -1 : math.ceil(len(points) / _MAX_POINTS)], points[-1]]
+            steps, values = zip(*shown, strict=True)
             found.append(Curve(name, steps, values))
     return found
 
 
-def _number(text: str | None) -> float:
-    """A row that a kill has cut short has holes, and perhaps half a number."""
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
+def restarts(run: Run) -> tuple[float, ...]:
+    """Steps at which a training went on after an interruption.
+
+    When the last attempt began is known. Earlier ones have left no trace but the clock: between two rows with
+    no validation between them at least a minute has passed, and ten times what usually does.
+    """
+    rows = [row for row in run.record if {"step", "time"} <= row.keys()]
+    pairs = [(one["time"], other["time"], one["step"], other) for one, other in itertools.pairwise(rows)]
+    usual = statistics.median([after - before for before, after, *_ in pairs]) if pairs else 0.0
+    begun = RunFolder(run.path).since()
+    found = []
+    for before, after, step, row in pairs:
+        stood = "val/psnr_y" not in row and after - before > max(60.0, 10 * usual)
+        if stood or (begun is not None and before < begun < after):
+            found.append(step)
+    return tuple(found)
 
 
-def draw(runs: Sequence[Run]) -> str:
-    """The three panels side by side as an ``<svg>``, empty if no run was a training."""
-    curves = {column: read(runs, column) for column, _ in _PANELS}
-    order = list(dict.fromkeys(curve.name for found in curves.values() for curve in found))
-    if not order:
-        return ""
-    columns = min(4, len(order))
-    with svg.drawing("curves"):
-        rows = math.ceil(len(order) / columns)
-        figure = Figure(figsize=(11, 3.2 + 0.22 * rows), layout="constrained")
-        for axes, (column, title) in zip(figure.subplots(1, 3), _PANELS, strict=True):
-            for curve in curves[column]:
+def draw(runs: Sequence[Run]) -> Training:
+    """A panel for each quantity that any run has recorded."""
+    curves = {title: (column, factor, read(runs, column)) for title, column, factor in _columns(runs)}
+    curves = {title: found for title, found in curves.items() if found[2]}
+    order = list(dict.fromkeys(curve.name for *_, found in curves.values() for curve in found))
+    keys = tuple(
+        Key(
+            name,
+            svg.COLOURS[index % len(svg.COLOURS)],
+            _DASHES[index // len(svg.COLOURS) % len(_DASHES)],
+        )
+        for index, name in enumerate(order)
+    )
+    marks = {name: restarts(run) for run, name in zip(runs, pictures.names(runs), strict=True)}
+    panels = []
+    for number, (title, (column, factor, found)) in enumerate(curves.items()):
+        with svg.drawing(f"curves{number}"):
+            figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+            axes = figure.add_subplot()
+            for curve in found:
                 index = order.index(curve.name)
-                axes.plot(
-                    curve.steps,
-                    curve.values,
-                    color=svg.COLOURS[index % len(svg.COLOURS)],
-                    linestyle=("-", "--", ":")[index // len(svg.COLOURS) % 3],
-                    linewidth=1.5,
-                    marker="o" if len(curve.steps) == 1 else None,
-                    markersize=4,
-                    label=_shown(curve.name),
-                )
-            axes.set_title(title, fontsize=9.5, loc="left")
+                _line(axes, curve, keys[index], index, factor, marks[curve.name])
             axes.set_xlabel("step")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.grid(axis="y")
-            if column == "train/loss" and curves[column]:
-                _log_scale(axes, [value for curve in curves[column] for value in curve.values])
-        labels: dict[str, Artist] = {}
-        for axes in figure.axes:
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                labels.setdefault(label, handle)
-        figure.legend(list(labels.values()), list(labels), loc="outside lower left", ncols=columns)
-        return svg.inline(figure, label="Training curves: loss, validation PSNR and learning rate")
+            if column == "train/loss":
+                _log_scale(axes, [value for curve in found for value in curve.values])
+            label = f"{title} over steps, a line for each run"
+            panels.append(Panel(title, svg.inline(figure, label=label)))
+    return Training(tuple(panels), keys, any(marks[name] for name in order))
+
+
+def _columns(runs: Sequence[Run]) -> list[tuple[str, str, float]]:
+    """Title, column of the record, and what its values are multiplied by."""
+    known = dict.fromkeys(column for run in runs for row in run.record for column in row)
+    sets = [c for c in known if c.startswith("val/") and c.endswith("/psnr_y") and c.count("/") == 2]
+    validation = [(f"PSNR, {column.split('/')[1].replace('_', ' ')} [dB]", column, 1.0) for column in sets]
+    memory = [
+        (f"{c.removesuffix('_bytes').replace('_', ' ')} [MiB]", c, 2.0**-20) for c in known if "memory" in c
+    ]
+    return [
+        ("training loss", "train/loss", 1.0),
+        *(validation or [("PSNR, validation [dB]", "val/psnr_y", 1.0)]),
+        ("learning rate", "learning_rate", 1.0),
+        ("waiting for data [% of the time]", "data_wait", 100.0),
+        *memory,
+    ]
+
+
+def _line(axes: Axes, curve: Curve, key: Key, index: int, factor: float, marks: Sequence[float]) -> None:
+    dashes = tuple(map(float, key.dash.split()))
+    (line,) = axes.plot(
+        curve.steps,
+        [value * factor for value in curve.values],
+        color=key.colour,
+        linestyle=(0, dashes) if dashes else "-",
+        linewidth=1.5,
+        marker="o" if len(curve.steps) == 1 else None,
+        markersize=4,
+    )
+    lines = [line, *(axes.axvline(step, color=key.colour, linewidth=1, linestyle=":") for step in marks)]
+    for part in lines:
+        part.set_gid(f"{svg.RUN}{index}")
 
 
 def _log_scale(axes: Axes, values: Sequence[float]) -> None:
@@ -109,8 +179,3 @@ def _log_scale(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _shown(name: str) -> str:
-    """A label that begins with ``_`` is none to matplotlib."""
-    return name if not name.startswith("_") else f" {name}"

@@ -12,7 +12,16 @@ from rich.console import Console
 
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import published, significance
-from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, Significance, fixed, mark_best
+from sr_lab.reporting.grid import (
+    Cell,
+    Column,
+    Grid,
+    GridRow,
+    ImageGain,
+    Significance,
+    fixed,
+    mark_best,
+)
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.reporting.settings import flat, varied
@@ -20,7 +29,9 @@ from sr_lab.reporting.table import COSTS, head, print_grid, print_table
 
 FIVE_SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
 BICUBIC = "bicubic"
+_MAX_SETTINGS = 3  # columns of them that stand before the figures
 NOT_IMPLEMENTED = "not implemented"
+MINUS = " minus "  # parts the rows whose difference a paper prints as a row
 
 Key: TypeAlias = tuple[str, str]  # set and metric, as in expected.csv
 _Row: TypeAlias = tuple[GridRow, significance.Images]
@@ -47,6 +58,25 @@ _AT_HD = {
     "gpu_memory_m": ("gpu_peak_memory_bytes", 2.0**20),
     "cpu_time_s": ("cpu_s_per_megapixel", 1e6 / (1280 * 720)),
 }
+
+
+# A PSNR without a set is of the paper's own split.
+_VALIDATION: Key = ("", "psnr_y")
+_NOTES = (
+    (
+        lambda key: key[1] in _AT_HD,
+        "our time and memory are of an output of 1280x720 on our device, the paper's are not",
+    ),
+    (
+        lambda key: key == _VALIDATION,
+        "PSNR without a set is, of ours, that of the held-out images at the checkpoint that was kept",
+    ),
+    (
+        lambda key: key[1] == "time_s",
+        "the paper's time says neither device nor number of images, so ours has no place beside it; "
+        "task=complexity measures it at an output of 1280x720",
+    ),
+)
 
 
 @dataclass
@@ -89,6 +119,8 @@ class Entry:
         if self.finished:
             return ""
         problems = sorted((run.problem for run in self.runs), key=lambda text: not text.startswith("failed"))
+        if not problems and MINUS in self.label:
+            return "rows missing"
         return problems[0] if problems else NOT_IMPLEMENTED if self.model == NOT_IMPLEMENTED else "not run"
 
     @property
@@ -125,6 +157,8 @@ def measured(run: Run, key: Key) -> float | None:
         counted = run.number("multi_adds_paper")
         return _scaled(run.number("multi_adds") if counted is None else counted, 1e9)
     own = run.number(f"test/{set_name}/{metric}" if set_name else f"val/{metric}")
+    if own is None and key == _VALIDATION:
+        return run.validation_psnr
     if own is None and metric in _AT_HD:
         name, unit = _AT_HD[metric]
         return _scaled(run.number(name), unit)
@@ -169,11 +203,25 @@ def experiment_grid(runs: Sequence[Run], *, baseline: str | None = None) -> Grid
     more = [f"not run: {', '.join(left_out)}"] if left_out else []
     shorter = sorted({budget(run.values) for run in runs if "budget" in run.values} - {"paper"})
     more += [f"warning: not trained at the paper's budget: {', '.join(shorter)}"] if shorter else []
-    if any(_key(column)[1] in _AT_HD for column in grid.columns):
-        more.append(
-            "note: our time and memory are of an output of 1280x720 on our device, the paper's are not"
-        )
+    keys = [_key(column) for column in grid.columns]
+    more += [f"note: {said}" for applies, said in _NOTES if any(map(applies, keys))]
     return replace(grid, head=(*grid.head, *more))
+
+
+def in_table_order(grid: Grid, runs: Sequence[Run]) -> list[Run]:
+    """The runs as their rows stand in the table; those that have none come last."""
+
+    def place(run: Run) -> int:
+        own = run.labels or (_without_seed(run.name),)
+        same = (
+            number
+            for number, row in enumerate(grid.rows)
+            if row.block in ("", f"x{run.scale}")
+            and any(row.label == label or row.label.startswith(f"{label} (") for label in own)
+        )
+        return next(same, len(grid.rows))
+
+    return sorted(runs, key=place)
 
 
 def published_grid(paper: str, table: str) -> Grid:
@@ -349,17 +397,19 @@ def _paper_columns(paper: str, table: str, runs: Sequence[Run]) -> list[tuple[Co
 
 
 def _sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[Column, Read]]:
-    """What varies between the rows, what they cost, how good they are."""
-    columns: list[tuple[Column, Read]] = [
-        (Column(name, key=name), _setting(name)) for name in varied([flat(e.runs[0]) for e in entries])
+    """What varies between the rows, how large and how good they are, what else they cost."""
+    settings: list[tuple[Column, Read]] = [
+        (Column(name, key=name, is_setting=True), _setting(name))
+        for name in varied([flat(e.runs[0]) for e in entries])
     ]
+    columns = settings[:_MAX_SETTINGS]
     if any("num_params" in run.values for run in runs):
         columns.append(_quality_column(("", "num_params_k")))
         read = _figure("multi_adds", 1e9)
         columns.append((Column("multi-adds", unit="G", decimals=1, key="multi_adds"), read))
-    columns += _cost_columns(runs)
     sets = dict.fromkeys(name for run in runs for name in run.sets)
-    return columns + [_quality_column((name, metric)) for name in sets for metric in ("psnr_y", "ssim_y")]
+    columns += [_quality_column((name, metric)) for name in sets for metric in ("psnr_y", "ssim_y")]
+    return columns + _cost_columns(runs) + settings[_MAX_SETTINGS:]
 
 
 def _quality_column(key: Key, *, decimals: int | None = None, is_extra: bool = False) -> tuple[Column, Read]:
@@ -460,8 +510,8 @@ def _derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
     elif metric == "gpu_time_increase_percent":
         time, base = (number(label, "gpu_time_ms") for label in (entry.label, block[0].label))
         return None if time is None or not base else 100 * (time / base - 1)
-    elif " minus " in entry.label:  # "CARN cos_lr minus step_lr" is "CARN cos_lr" minus "CARN step_lr"
-        minuend, _, rest = entry.label.partition(" minus ")
+    elif MINUS in entry.label:  # "CARN cos_lr minus step_lr" is "CARN cos_lr" minus "CARN step_lr"
+        minuend, _, rest = entry.label.partition(MINUS)
         pair = minuend, f"{minuend.rpartition(' ')[0]} {rest}".strip()
     else:
         return None
@@ -505,7 +555,21 @@ def _compared(block: Sequence[_Row], baseline: str | None) -> list[GridRow]:
     others = [(row, images) for row, images in measured_rows if row is not base]
     tests = significance.compare([images for _, images in others], base_images)
     found = {id(row): own for (row, _), own in zip(others, tests, strict=True)}
-    return [_against(row, base, found[id(row)]) if id(row) in found else row for row, _ in block]
+    bicubic = next((images for row, images in block if row.is_reference and row is not base), {})
+    made = []
+    for row, images in block:
+        if id(row) in found:
+            made.append(replace(_against(row, base, found[id(row)]), images=_gains(images, base_images)))
+        else:
+            made.append(replace(row, images=_gains(images, bicubic)) if row is base else row)
+    return made
+
+
+def _gains(images: significance.Images, others: significance.Images) -> tuple[ImageGain, ...]:
+    """The images that both have, in the order of the test."""
+    return tuple(
+        ImageGain(*image, psnr, psnr - others[image]) for image, psnr in images.items() if image in others
+    )
 
 
 def _against(row: GridRow, base: GridRow, tests: tuple[Significance, ...]) -> GridRow:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 
+# Why rows that nobody tried have no figures.
+UNMEASURED = ("not run", "not implemented", "rows missing")
+
 
 def fixed(value: float | None, decimals: int) -> str:
     """A number rounded half up, as papers round; ``-`` where it is missing."""
@@ -14,6 +17,12 @@ def fixed(value: float | None, decimals: int) -> str:
     if not math.isfinite(value):
         return str(value)
     return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP))
+
+
+def shortened(text: str, limit: int = 32) -> str:
+    """A text that is not longer than the limit: of a path or a list the end tells more than the beginning."""
+    start = limit // 4
+    return text if len(text) <= limit else f"{text[:start]}…{text[len(text) - limit + start + 1 :]}"
 
 
 def signed(value: float | None, decimals: int) -> str:
@@ -38,6 +47,7 @@ class Column:
         higher_is_better: Whether the best is the highest; ``None`` where nothing is marked.
         key: What the column is of, e.g. ``Set5/psnr_y``, ``num_params_k`` (as in expected.csv) or a setting.
         is_extra: Measured here and not in the paper's table: left out of the LaTeX table.
+        is_setting: What was set, not what came out.
     """
 
     title: str
@@ -47,6 +57,7 @@ class Column:
     higher_is_better: bool | None = None
     key: str = ""
     is_extra: bool = False
+    is_setting: bool = False
 
     @property
     def head(self) -> str:
@@ -128,6 +139,23 @@ class Significance:
 
 
 @dataclass(frozen=True)
+class ImageGain:
+    """What one image of a set came out as, and how far that is from the row compared with.
+
+    Args:
+        set_name: Test set.
+        image: Its name.
+        psnr: In dB, a mean over the seeds.
+        gain: In dB, ours minus the other row's.
+    """
+
+    set_name: str
+    image: str
+    psnr: float
+    gain: float
+
+
+@dataclass(frozen=True)
 class GridRow:
     """One row.
 
@@ -137,13 +165,14 @@ class GridRow:
         block: Rows of one block are ranked together and parted by a rule from others, e.g. ``x4``.
         is_ours: Measured here (bold name in LaTeX if it is the paper's own network).
         problem: Why the row has no figures: ``failed: ...``, ``unfinished``, ``not run``,
-            ``not implemented``; else empty.
+            ``not implemented``, ``rows missing`` (whose difference it is); else empty.
         mark: Significance against the baseline row, e.g. ``*``; empty for none.
         note: What must be said of the row, e.g. that a seed failed.
         is_own: The network that the paper proposes.
         is_reference: Bicubic: below every method, and not ranked among them.
         tests: Significance against the baseline row, for all sets together and for each.
         against: Label of the baseline row.
+        images: Every image against the baseline row's; those of the baseline row against bicubic's.
     """
 
     label: str
@@ -157,6 +186,7 @@ class GridRow:
     is_reference: bool = False
     tests: tuple[Significance, ...] = ()
     against: str = ""
+    images: tuple[ImageGain, ...] = ()
 
     @property
     def has_paper(self) -> bool:
@@ -195,7 +225,7 @@ class Grid:
         said = []
         for row in self.rows:
             name = f"{row.label} {row.block}".strip()
-            if row.problem not in ("", "not run", "not implemented"):
+            if row.problem not in ("", *UNMEASURED):
                 said.append(f"{name}: {row.problem}")
             if row.note:
                 said.append(f"{name}: {row.note}")

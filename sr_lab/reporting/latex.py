@@ -7,7 +7,7 @@ from itertools import groupby
 
 from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, fixed
 
-_NEEDS = "booktabs,multirow,graphicx,amssymb,pifont"
+_NEEDS = "booktabs,multirow,adjustbox,amssymb,pifont"
 _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -28,7 +28,9 @@ def escape(text: str) -> str:
 
 
 def to_latex(grid: Grid, *, paired: bool = False) -> str:
-    r"""A ``table*``; needs booktabs, multirow, graphicx, amssymb and pifont.
+    r"""A ``table*``; needs booktabs, multirow, adjustbox, amssymb and pifont.
+
+    A table that is too wide or too long for the page is made smaller, none larger.
 
     Columns that the paper's table does not have are left out. Rows that were not measured beside rows that
     were stand with the paper's figures, a dagger, and no rank.
@@ -67,14 +69,16 @@ def to_latex(grid: Grid, *, paired: bool = False) -> str:
             r"\begin{table*}[t]",
             r"\centering",
             rf"\caption{{{caption}}}",
-            r"\resizebox{\textwidth}{!}{%",
+            r"\setlength{\abovetopsep}{4pt}",  # the caption stands above the rule
+            r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.9\textheight}",
             rf"\begin{{tabular}}{{l{'c' * (lead - 1)}{align}}}",
             r"\toprule",
             *_head(columns, slots, lead, paired),
             r"\midrule",
             *"\n\\midrule\n".join("\n".join(block) for block in body).splitlines(),
             r"\bottomrule",
-            r"\end{tabular}}",
+            r"\end{tabular}",
+            r"\end{adjustbox}",
             r"\end{table*}",
             "",
         ]
@@ -138,9 +142,9 @@ def _row(
         _cell(replace(cell, value=cell.paper) if row.problem else cell, column, paired)
         for cell, column in zip(row.cells, columns, strict=True)
     ]
-    cells = ["/".join(texts[index] for index in slot) for slot in slots]
     missing = "--" if paired else "-"
-    cells = [missing if not cell.strip("/-") else cell for cell in cells]
+    texts = [missing if text == "-" else text for text in texts]
+    cells = ["/".join(dict.fromkeys(texts[index] for index in slot)) for slot in slots]
     times = rf"$\times${escape(row.block[1:])}"
     scale = [rf"\multirow{{{span}}}{{*}}{{{times}}}" if span else ""]
     name = _name(row, rows)

@@ -56,6 +56,40 @@
     command.append(button);
   }
 
+  // Below a PSNR the images as bars: the five worst, where the pointer or the focus is.
+  const tip = byId("tip");
+  const showTip = (spark) => {
+    const { worst, against, count } = spark.dataset;
+    const table = make("table");
+    for (const [image, psnr, gain] of JSON.parse(worst)) {
+      const row = table.insertRow();
+      row.append(make("th", image), make("td", psnr), make("td", gain.replace("-", "−")));
+    }
+    const five = JSON.parse(worst).length;
+    tip.replaceChildren(make("p", `${Number(count) > five ? `The ${five} worst of ${count} images` : "Images"} against ${against} [dB]`), table);
+    tip.hidden = false;
+    const { left, right, top, bottom } = spark.getBoundingClientRect();
+    const x = Math.min(Math.max(8, (left + right - tip.offsetWidth) / 2), document.documentElement.clientWidth - tip.offsetWidth - 8);
+    tip.style.left = `${x}px`;
+    tip.style.top = `${bottom + 6 + tip.offsetHeight > innerHeight ? top - 6 - tip.offsetHeight : bottom + 6}px`;
+  };
+  const hideTip = () => { tip.hidden = true; };
+  for (const spark of document.querySelectorAll(".spark")) {
+    spark.removeAttribute("title");
+    for (const kind of ["pointerenter", "focus"]) spark.addEventListener(kind, () => showTip(spark));
+    for (const kind of ["pointerleave", "blur"]) spark.addEventListener(kind, hideTip);
+  }
+  addEventListener("scroll", hideTip, { capture: true, passive: true });
+
+  // Curves: a run's lines alone, where the pointer or the focus is in the key.
+  for (const key of document.querySelectorAll(".lines li")) {
+    const only = (run) => document.querySelectorAll("#training [data-run]").forEach((element) => {
+      element.classList.toggle("faint", run !== undefined && element.dataset.run !== run);
+    });
+    for (const kind of ["pointerenter", "focus"]) key.addEventListener(kind, () => only(key.dataset.run));
+    for (const kind of ["pointerleave", "blur"]) key.addEventListener(kind, () => only());
+  }
+
   const articles = [...document.querySelectorAll("#gallery article")];
   if (articles.length === 0) return;
 
@@ -113,6 +147,103 @@
     return errors.get(key);
   };
 
+  // PSNR and SSIM of what is seen, on luma from 16 to 235; a network for luma alone leaves its luma as grey.
+  const WINDOW = Array.from({ length: 11 }, (_, i) => Math.exp(-((i - 5) ** 2) / 4.5));
+  const SUM = WINDOW.reduce((sum, value) => sum + value, 0);
+  const lumas = { album: null, of: new Map() };
+  const lumaOf = async (album, name) => {
+    if (lumas.album !== album) Object.assign(lumas, { album, of: new Map() });
+    if (!lumas.of.has(name)) {
+      const [, , { data }] = await pixels(copyOf(album.shots.get(name).image.src), album.width, album.height);
+      const luma = new Float32Array(data.length / 4);
+      const level = new Float32Array(data.length / 4);
+      let grey = true;
+      for (let i = 0, k = 0; k < data.length; i++, k += 4) {
+        grey = grey && data[k] === data[k + 1] && data[k] === data[k + 2];
+        level[i] = data[k];
+        luma[i] = 16 + (65.481 * data[k] + 128.553 * data[k + 1] + 24.966 * data[k + 2]) / 255;
+      }
+      lumas.of.set(name, { luma, level, grey });
+    }
+    return lumas.of.get(name);
+  };
+  const cut = (values, stride, { left, top, width, height }) => {
+    const part = new Float64Array(width * height);
+    for (let y = 0; y < height; y++) {
+      const start = (top + y) * stride + left;
+      part.set(values.subarray(start, start + width), y * width);
+    }
+    return part;
+  };
+  const smooth = (values, width, height) => {  // only where the whole window lies inside
+    const wide = width - 10;
+    const across = new Float64Array(wide * height);
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < wide; x++) {
+        let sum = 0;
+        for (let k = 0; k < 11; k++) sum += WINDOW[k] * values[y * width + x + k];
+        across[y * wide + x] = sum / SUM;
+      }
+    }
+    const found = new Float64Array(wide * (height - 10));
+    for (let i = 0; i < found.length; i++) {
+      let sum = 0;
+      for (let k = 0; k < 11; k++) sum += WINDOW[k] * across[i + k * wide];
+      found[i] = sum / SUM;
+    }
+    return found;
+  };
+  const ssimOf = (one, two, width, height) => {
+    if (width < 11 || height < 11) return NaN;
+    const product = (a, b) => smooth(a.map((value, i) => value * b[i]), width, height);
+    const [m, n] = [smooth(one, width, height), smooth(two, width, height)];
+    const [mm, nn, mn] = [product(one, one), product(two, two), product(one, two)];
+    let sum = 0;
+    for (let i = 0; i < m.length; i++) {
+      sum += (2 * m[i] * n[i] + 6.5025) * (2 * (mn[i] - m[i] * n[i]) + 58.5225)
+        / ((m[i] ** 2 + n[i] ** 2 + 6.5025) * (mm[i] - m[i] ** 2 + nn[i] - n[i] ** 2 + 58.5225));
+    }
+    return sum / m.length;
+  };
+  const seen = () => {
+    const { x, y, zoom, album } = state;
+    const [wide, high] = [pane.clientWidth / zoom / 2, pane.clientHeight / zoom / 2];
+    const left = Math.max(0, Math.round(x - wide));
+    const top = Math.max(0, Math.round(y - high));
+    return { left, top, width: Math.min(album.width, Math.round(x + wide)) - left, height: Math.min(album.height, Math.round(y + high)) - top };
+  };
+  const cropScore = async (album, name, box) => {
+    if (album.shots.get(name)?.kind !== "sr" || box.width < 1 || box.height < 1) return null;
+    const truth = await lumaOf(album, [...album.shots].find(([, shot]) => shot.kind === "hr")[0]);
+    const own = await lumaOf(album, name);
+    const one = cut(own.grey && !truth.grey ? own.level : own.luma, album.width, box);
+    const two = cut(truth.luma, album.width, box);
+    const error = one.reduce((sum, value, i) => sum + (value - two[i]) ** 2, 0) / one.length;
+    return { psnr: 10 * Math.log10(255 ** 2 / error), ssim: ssimOf(one, two, box.width, box.height) };
+  };
+  const dB = (value) => (isFinite(value) ? value.toFixed(2) : "∞");
+  const crops = { a: "", b: "", gain: "" };
+  let measuring = 0;
+  const measure = () => {
+    clearTimeout(measuring);
+    const own = measuring = setTimeout(async () => {
+      const { album } = state;
+      const box = seen();
+      const found = {};
+      for (const side of ["a", "b"]) {
+        found[side] = await cropScore(album, state[side] === ERROR ? other(side) : state[side], box);
+      }
+      if (own !== measuring) return;  // it has moved since
+      for (const side of ["a", "b"]) {
+        const score = found[side];
+        crops[side] = score === null ? "" : `crop ${dB(score.psnr)} dB${isNaN(score.ssim) ? "" : ` / ${score.ssim.toFixed(4)}`}`;
+      }
+      const both = found.a && found.b && state.a !== ERROR && state.b !== ERROR;
+      crops.gain = both ? `; visible crop of ${box.width}×${box.height}: ${signed(found.b.psnr - found.a.psnr, 2)} dB` : "";
+      tell();
+    }, 120);
+  };
+
   const show = (image, name, side) => {
     const { album } = state;
     const wanted = `${album.key}\n${name}\n${name === ERROR ? other(side) : ""}`;
@@ -137,6 +268,7 @@
     element.replaceChildren(name === ERROR ? `${ERROR} of ${other(side)}` : name);
     const score = state.album.shots.get(name === ERROR ? other(side) : name).score;
     if (score) element.append(make("small", score));
+    if (crops[side]) element.append(Object.assign(make("small", crops[side]), { className: "crop" }));
   };
   const gain = (album) => {
     const [left, right] = [album.shots.get(state.a), album.shots.get(state.b)];
@@ -186,6 +318,14 @@
     }));
   };
 
+  const tell = () => {
+    label(byId("tag-a"), "a");
+    label(byId("tag-b"), "b");
+    const [left, right] = [state.album.shots.get(state.a), state.album.shots.get(state.b)];
+    byId("gain").textContent = left?.score && right?.score
+      ? `${state.b} minus ${state.a}: ${signed(right.psnr - left.psnr, 2)} dB, SSIM ${signed(right.ssim - left.ssim, 4)}${crops.gain}`
+      : " ";
+  };
   const draw = () => {
     show(byId("left"), state.a, "a");
     show(byId("right"), state.b, "b");
@@ -198,13 +338,9 @@
     byId("slider").value = split;
     byId("tag-a").hidden = state.solo === "b";
     byId("tag-b").hidden = state.solo === "a";
-    label(byId("tag-a"), "a");
-    label(byId("tag-b"), "b");
+    tell();
+    measure();
     byId("level").textContent = state.zoom >= 1 ? `×${state.zoom}` : `${Math.round(100 * state.zoom)} %`;
-    const [left, right] = [state.album.shots.get(state.a), state.album.shots.get(state.b)];
-    byId("gain").textContent = left?.score && right?.score
-      ? `${state.b} minus ${state.a}: ${signed(right.psnr - left.psnr, 2)} dB, SSIM ${signed(right.ssim - left.ssim, 4)}`
-      : " ";
     for (const button of byId("strip").children) {
       const { name } = button.dataset;
       const image = button.querySelector("img");

@@ -11,6 +11,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -18,8 +19,18 @@ from markupsafe import Markup
 from PIL import Image
 
 from sr_lab import files
-from sr_lab.reporting import crops, curves, pictures, tradeoff
-from sr_lab.reporting.grid import Cell, Column, Grid, fixed, signed
+from sr_lab.reporting import curves, pictures, tradeoff
+from sr_lab.reporting.grid import (
+    UNMEASURED,
+    Cell,
+    Column,
+    Grid,
+    GridRow,
+    ImageGain,
+    fixed,
+    shortened,
+    signed,
+)
 from sr_lab.reporting.pictures import Picture
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import flat, varied
@@ -71,30 +82,41 @@ class Album:
     shots: tuple[Shot, ...]
 
 
-def write(path: Path, grid: Grid, runs: Sequence[Run]) -> None:
+def write(path: Path, grid: Grid, runs: Sequence[Run], figures: Sequence[tuple[Picture, Path]] = ()) -> None:
     """Write the page.
 
     Args:
         path: The file, e.g. ``report.html``.
         grid: The table.
         runs: The runs that it is made of: their curves, pictures, settings and origin.
+        figures: Zoomed crops, see `render`.
     """
-    files.write(path, render(grid, runs, root=path.parent))
+    files.write(path, render(grid, runs, root=path.parent, figures=figures))
 
 
-def render(grid: Grid, runs: Sequence[Run], *, root: Path, max_bytes: int = MAX_BYTES) -> str:
+def render(
+    grid: Grid,
+    runs: Sequence[Run],
+    *,
+    root: Path,
+    figures: Sequence[tuple[Picture, Path]] = (),
+    max_bytes: int = MAX_BYTES,
+) -> str:
     """The page.
 
     Args:
         grid: The table.
-        runs: Its runs.
+        runs: Its runs, in the order in which curves and pictures are shown.
         root: The folder of runs, for the command that makes the page again.
+        figures: Images with the PNG of their zoomed crops (`crops.write`).
         max_bytes: What its pictures may take; beyond it crops of them are shown, and then fewer.
     """
-    found = pictures.find(runs)
-    figures = _crop_figures(found)
-    taken = sum(len(source) for _, source in figures)
-    albums, said = _albums(found, max_bytes - taken)
+    crop_figures = [
+        (f"{picture.image} from {picture.set_name}, {_TIMES}{picture.scale}", _data_uri(file.read_bytes()))
+        for picture, file in figures
+    ]
+    taken = sum(len(source) for _, source in crop_figures)
+    albums, said = _albums(pictures.find(runs), max_bytes - taken)
     style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
     policy = {
         "default-src": "'none'",
@@ -118,10 +140,12 @@ def render(grid: Grid, runs: Sequence[Run], *, root: Path, max_bytes: int = MAX_
         remarks=remarks,
         warnings=warnings,
         has_paper=any(row.has_paper for row in grid.rows),
+        unmeasured=UNMEASURED,
         cell=_Shown,
-        curves=Markup(curves.draw(runs)),
+        training=curves.draw(runs),
+        spark=_Sparklines(grid),
         scatters=[(title, Markup(picture)) for title, picture in _scatters(runs)],
-        crop_figures=figures,
+        crop_figures=crop_figures,
         albums=albums,
         pictures_said=said,
         settings=_settings(runs),
@@ -165,17 +189,12 @@ def _head(grid: Grid, runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[
 # The table
 
 
-def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """What spans several columns, and how many; empty if nothing does."""
+def _groups(columns: Sequence[Column]) -> list[tuple[str, bool, int]]:
+    """What spans several columns, whether they are settings, and how many; empty if nothing does."""
     if not any(column.group for column in columns):
         return []
-    groups: list[tuple[str, int]] = []
-    for column in columns:
-        if groups and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    return groups
+    groups = groupby(columns, key=lambda column: (column.group, column.is_setting))
+    return [(group, is_setting, len(list(same))) for (group, is_setting), same in groups]
 
 
 class _Shown:
@@ -189,7 +208,8 @@ class _Shown:
     def __init__(self, cell: Cell, column: Column) -> None:
         self.is_number = not cell.text and (cell.value is not None or cell.paper is not None)
         self.is_paper = not cell.text and cell.value is None and cell.paper is not None
-        self.text = fixed(cell.paper, column.decimals) if self.is_paper else cell.shown(column)
+        whole = fixed(cell.paper, column.decimals) if self.is_paper else cell.shown(column)
+        self.text = shortened(whole, 24)
         self.paper = "" if self.is_paper or cell.paper is None else fixed(cell.paper, column.decimals)
         self.difference = "" if cell.text else signed(cell.difference, column.decimals)
         value = cell.paper if self.is_paper else cell.value
@@ -197,12 +217,78 @@ class _Shown:
         self.rank = {1: "best", 2: "second"}.get(cell.rank, "")
         gain = signed(cell.gain, column.decimals)
         said = (
+            whole if whole != self.text else "",
             f"{gain} against the baseline row" if gain else "",
             f"mean of {cell.count} seeds" if cell.count > 1 else "",
             "printed in the paper, not measured here" if self.is_paper else "",
             cell.note,
         )
         self.note = "; ".join(part for part in said if part)
+
+
+@dataclass(frozen=True)
+class _Sparkline:
+    """The images of a set in one row of the table, as bars around a line.
+
+    Args:
+        gains: Of each image, in the order of the test.
+        largest: In dB, what the highest bar of the set stands for.
+        against: The row compared with.
+    """
+
+    gains: tuple[ImageGain, ...]
+    largest: float
+    against: str
+
+    def bars(self, sign: int) -> str:
+        """SVG's path of the bars of gains (1) or losses (-1), 64 wide, from -8 to 8."""
+        step = 64 / len(self.gains)
+        parts = []
+        for number, image in enumerate(self.gains):
+            height = 8 * image.gain / self.largest
+            if sign * height > 0.05:
+                left, wide = number * step, max(step - 1, 0.7 * step)
+                parts.append(f"M{left:.1f} 0h{wide:.1f}v{-height:.1f}h{-wide:.1f}z")
+        return "".join(parts)
+
+    @property
+    def said(self) -> str:
+        """The same in words."""
+        worst = "; ".join(f"{image} {psnr} ({gain})" for image, psnr, gain in self.worst)
+        return f"PSNR of {len(self.gains)} images against {self.against}, the worst: {worst}"
+
+    @property
+    def worst(self) -> list[tuple[str, str, str]]:
+        """The five images that lose most, or gain least: name, PSNR and difference."""
+        lowest = sorted(self.gains, key=lambda image: image.gain)[:5]
+        return [(image.image, fixed(image.psnr, 2), signed(image.gain, 2)) for image in lowest]
+
+
+class _Sparklines:
+    """What stands below the PSNR of each set; rows with one baseline are drawn on one scale.
+
+    Args:
+        grid: The table.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._largest: dict[tuple[str, str, str], float] = {}
+        for row in grid.rows:
+            for image in row.images:
+                key = (row.block, row.against, image.set_name)
+                self._largest[key] = max(self._largest.get(key, 1e-3), abs(image.gain))
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._largest)
+
+    def __call__(self, row: GridRow, column: Column) -> _Sparkline | None:
+        """That of a cell."""
+        gains = tuple(image for image in row.images if column.key == f"{image.set_name}/psnr_y")
+        if not gains:
+            return None
+        largest = self._largest[row.block, row.against, gains[0].set_name]
+        return _Sparkline(gains, largest, row.against or "bicubic")
 
 
 # Pictures
@@ -230,24 +316,6 @@ def _scatters(runs: Sequence[Run]) -> list[tuple[str, str]]:
                 (f"{_TIMES}{scale}, {set_name}", tradeoff.draw_svg(shown, set_name=set_name, salt=salt))
             )
     return made
-
-
-def _crop_figures(found: Sequence[Picture]) -> list[tuple[str, str]]:
-    """For each set and scale the zoomed crop of the image on which the methods' PSNR differ most."""
-    by_set: dict[tuple[str, int], list[Picture]] = {}
-    for picture in found:
-        by_set.setdefault((picture.set_name, picture.scale), []).append(picture)
-    made = []
-    for (set_name, scale), of_set in by_set.items():
-        picture = max(of_set, key=_spread)
-        title = f"{picture.image} from {set_name}, {_TIMES}{scale}"
-        made.append((title, _data_uri(crops.draw(picture).png)))
-    return made
-
-
-def _spread(picture: Picture) -> float:
-    values = [result.score.psnr for result in picture.results if math.isfinite(result.score.psnr)]
-    return max(values, default=0.0) - min(values, default=0.0)
 
 
 def _albums(found: Sequence[Picture], max_bytes: int) -> tuple[list[Album], str]:
@@ -368,10 +436,14 @@ def _commands(runs: Sequence[Run], root: Path) -> list[tuple[str, str]]:
     commands += [
         ("The whole table", f"python -m sr_lab {shlex.quote(f'experiment={name}')}") for name in tables
     ]
-    commands.append(("This page", f"python -m sr_lab task=report {shlex.quote(f'runs={root}')}"))
+    commands.append(("This page", f"python -m sr_lab task=report {shlex.quote(f'runs={_short(root)}')}"))
     for run, name in zip(runs, pictures.names(runs), strict=True):
-        folder = (
-            shlex.quote(str(run.path)) if run.path.is_absolute() else f'"$PWD"/{shlex.quote(str(run.path))}'
-        )
+        place = _short(run.path)
+        folder = shlex.quote(str(place)) if place.is_absolute() else f'"$PWD"/{shlex.quote(str(place))}'
         commands.append((name, f"python -m sr_lab --config-path {folder} --config-name config"))
     return commands
+
+
+def _short(path: Path) -> Path:
+    """A path as it is typed where the report was made: nothing of the machine, if that can be."""
+    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path

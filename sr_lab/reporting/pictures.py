@@ -94,6 +94,9 @@ def load(path: Path) -> Pixels:
 def names(runs: Sequence[Run]) -> list[str]:
     """A short name for each run, no two alike: the row's label if it has one, and what tells it apart."""
     found = [" = ".join(run.labels) or run.name for run in runs]
+    costs = [run.values.get("task") == "complexity" for run in runs]
+    if not all(costs):  # beside the trainings of the same rows, which keep their names
+        found = [f"{name} (costs)" if cost else name for name, cost in zip(found, costs, strict=True)]
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: f"x{run.scale}",
         lambda run: f"seed {run.seed}",

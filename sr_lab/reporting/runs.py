@@ -1,6 +1,9 @@
 """Run folders as rows; needs no torch."""
 
+import csv
+import functools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +22,7 @@ class Run:
     Args:
         path: The run folder.
         values: Contents of ``metrics.json``, empty if the run is not finished.
-        problem: ``""``, or one line: failed and why, or unfinished.
+        problem: ``""``, or one line: failed or pruned and why, or unfinished.
         settings: Contents of ``config.yaml``, which an unfinished run has, too.
         labels: The rows of a paper's table that the run is; none for other runs.
     """
@@ -66,10 +69,42 @@ class Run:
             key.split("/")[1] for key in self.values if key.startswith("test/") and key.endswith("/psnr_y")
         ]
 
+    @functools.cached_property
+    def record(self) -> list[dict[str, float]]:
+        """The rows of ``metrics.csv`` without their holes; empty if the run was no training.
+
+        A row that a kill has cut short has what it has, perhaps half a number.
+        """
+        try:
+            with RunFolder(self.path).record.open(newline="") as file:
+                rows = [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        except (OSError, UnicodeDecodeError, csv.Error):
+            return []
+        return [{key: value for key, value in row.items() if math.isfinite(value)} for row in rows]
+
+    @property
+    def validation_psnr(self) -> float | None:
+        """PSNR of the dataset's held-out images at the checkpoint that was kept, that of the best mean.
+
+        In dB; ``None`` if the run has not validated.
+        """
+        validated = [row for row in self.record if "val/psnr_y" in row]
+        if not validated:
+            return None
+        kept = max(validated, key=lambda row: row["val/psnr_y"])
+        return kept.get("val/held_out/psnr_y", kept["val/psnr_y"])
+
     def number(self, key: str) -> float | None:
         """A figure, ``None`` where it is missing."""
         value = self.values.get(key)
         return float(value) if isinstance(value, (int, float)) else None
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text or "nan"))
+    except ValueError:
+        return math.nan
 
 
 def read_run(path: Path) -> Run:
@@ -84,7 +119,9 @@ def read_run(path: Path) -> Run:
         values, problem = None, "metrics.json cannot be read: it holds no object"
     if values is None and not problem:
         problem = "unfinished"
-        if folder.failed.is_file():
+        if folder.pruned.is_file():
+            problem = f"pruned: {folder.pruned.read_text().strip()}"
+        elif folder.failed.is_file():
             lines = folder.failed.read_text().split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "")
             problem = "failed: " + re.sub(r"^sr_lab[.]errors[.]\w+: ", "", last)

@@ -34,6 +34,8 @@ def flat(run: Run) -> dict[str, str]:
     found: dict[str, str] = {}
     for group in _GROUPS:
         value = source.get(group)
+        if group == "dataset" and isinstance(value, Mapping) and value.get("seed") == source.get("seed"):
+            value = {key: own for key, own in value.items() if key != "seed"}  # the run's seed once more
         if group == "budget":
             name = value.get("name") if isinstance(value, Mapping) else None
             found |= {"budget": str(name).removesuffix(" (auto)")} if name else {}

@@ -13,6 +13,8 @@ from matplotlib.typing import RcKeyType
 
 # Stands for the page's own text colour, which a figure does not know.
 INK = "#010203"
+# Begins the gid of what belongs to a run: in the page it is the element's data-run.
+RUN = "run-"
 # Readable on white and on near-black; blue and orange first, which nearly everyone tells apart.
 COLOURS = (
     *("#3b82c4", "#d9772b", "#3f9d5b", "#b65fcf", "#d1495b"),
@@ -74,7 +76,10 @@ def inline(figure: Figure, *, label: str) -> str:
                 parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
-        if element.get("id") not in kept:
+        identifier = element.get("id", "")
+        if identifier.startswith(RUN):
+            element.set("data-run", identifier.removeprefix(RUN))
+        if identifier not in kept:
             element.attrib.pop("id", None)
         if _LINK in element.attrib:
             element.set("href", element.attrib.pop(_LINK))

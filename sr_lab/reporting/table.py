@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sr_lab.reporting.csv_text import csv_text
-from sr_lab.reporting.grid import Grid, lines, titles
+from sr_lab.reporting.grid import Grid, lines, shortened, titles
 from sr_lab.reporting.grid import fixed as fixed
 from sr_lab.reporting.runs import Run
 
@@ -110,7 +110,7 @@ def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
     table = _table(columns)
     for row in cells:
         table.add_row(*map(escape, row))
-    _print(table, head(runs), console)
+    print_wide(table, head(runs), console)
 
 
 def print_grid(grid: Grid, console: Console | None = None) -> None:
@@ -118,10 +118,11 @@ def print_grid(grid: Grid, console: Console | None = None) -> None:
     table = _table(titles(grid))
     styles = {0: "", 1: "bold", 2: "underline"}
     for line in lines(grid):
-        cells = [Text(text, styles[rank]) for text, rank in zip(line.texts, line.ranks, strict=True)]
+        texts = [line.texts[0], *map(shortened, line.texts[1:])]
+        cells = [Text(text, styles[rank]) for text, rank in zip(texts, line.ranks, strict=True)]
         style = "" if line.kind == "row" else "dim"
         table.add_row(*cells, style=style, end_section=line.ends_block)
-    console = _print(table, [grid.title, *grid.head], console)
+    console = print_wide(table, [grid.title, *grid.head], console)
     for note in grid.notes():
         console.print(Text(note), soft_wrap=True)
 
@@ -134,7 +135,7 @@ def _table(columns: Sequence[str]) -> Table:
     return table
 
 
-def _print(table: Table, lines: Sequence[str], console: Console | None) -> Console:
+def print_wide(table: Table, lines: Sequence[str], console: Console | None) -> Console:
     """Numbers are never squeezed, however narrow the terminal."""
     console = console or Console(highlight=False)
     widest = console.measure(table, options=console.options.update(width=1000)).maximum

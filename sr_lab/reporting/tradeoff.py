@@ -1,6 +1,8 @@
 """The picture of what quality costs: PSNR over multiply-adds, parameters as area. Needs no torch."""
 
 import io
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ from matplotlib.transforms import Bbox
 from matplotlib.typing import FillStyleType
 
 from sr_lab.reporting import published, svg
+from sr_lab.reporting.grid import shortened
 
 # Whether measured here, colour, fill of the legend's mark, label.
 _KINDS: tuple[tuple[bool, str, FillStyleType, str], ...] = (
@@ -125,28 +128,59 @@ def _scatter(figure: Figure, points: Sequence[Point], *, set_name: str) -> None:
         axes.scatter([], [], _area(count), facecolors="none", edgecolors="grey", label=label)
         for label, count in sizes.items()
     ]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, labelspacing=1.8)
+    figure.legend(
+        handles=handles, loc="outside right upper", frameon=False, labelspacing=1.8, handletextpad=1.6
+    )
     _name(figure, axes, points)
 
 
 def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Write names beside the points, ours first; where the papers' stand too close, only some have theirs."""
+    """Write the names beside the points, ours first: each in the nearest place that is still free.
+
+    A name that stands away from its point has a line to it.
+    """
     figure.draw_without_rendering()
-    taken: list[Bbox] = []
-    for point in sorted(points, key=lambda point: not point.is_measured):
-        offset = _area(point.num_params) ** 0.5 / 2 * 0.8
-        text = axes.annotate(
-            point.name.rpartition("_x")[0] or point.name,
-            (point.multi_adds / 1e9, point.psnr),
-            xytext=(offset + 2, offset * 0.3),
-            textcoords="offset points",
-            fontsize=7.5,
-        )
-        box = text.get_window_extent()
-        if not point.is_measured and any(box.overlaps(other) for other in taken):
-            text.remove()
+    pixel = figure.dpi / 72  # of a point of print
+    frame = axes.get_window_extent()
+    centres = [axes.transData.transform((point.multi_adds / 1e9, point.psnr)) for point in points]
+    radii = [_area(point.num_params) ** 0.5 / 2 * pixel for point in points]
+    # No name on a name, nor on the middle of a bubble.
+    taken = [
+        Bbox.from_extents(x - 0.7 * r, y - 0.7 * r, x + 0.7 * r, y + 0.7 * r)
+        for (x, y), r in zip(centres, radii, strict=True)
+    ]
+    for index in sorted(range(len(points)), key=lambda index: not points[index].is_measured):
+        point, (x, y), radius = points[index], centres[index], radii[index]
+        name = re.sub(r"_x[0-9]+$", "", point.name)
+        text = axes.text(0, 0, shortened(name, 26), fontsize=7.5, va="bottom", zorder=3)
+        size = text.get_window_extent()
+        for away, angle in _PLACES:
+            reach = 0.8 * radius + (2 + away) * pixel
+            # The side of the name that faces the point lies on a circle around it.
+            left = x + reach * math.cos(angle) - size.width * (1 - math.cos(angle)) / 2
+            low = y + reach * math.sin(angle) - size.height * (1 - math.sin(angle)) / 2
+            box = Bbox.from_bounds(left, low, size.width, size.height)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
         else:
-            taken.append(box)
+            text.remove()
+            continue
+        taken.append(box)
+        corner = axes.transData.inverted().transform((left, low))
+        text.set_position((float(corner[0]), float(corner[1])))
+        if away > 4:
+            near = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
+            ends = axes.transData.inverted().transform([(x, y), near])
+            axes.plot(*ends.T, color="grey", linewidth=0.5, zorder=1, scalex=False, scaley=False)
+
+
+# Where a name may stand: how far from its bubble, in points of print, and in which direction.
+_PLACES = tuple(
+    (away, math.radians(angle))
+    for away in (0, 4, 9, 15, 22, 30, 40, 52, 66, 82, 100)
+    for angle in (0, 30, -30, 180, 150, -150, 90, -90, 60, -60, 120, -120)
+)
 
 
 def _area(num_params: float) -> float:

@@ -18,8 +18,9 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
         folder: The run's folder; for ``report`` the folder of runs.
         overrides: Overrides of the command line.
     """
-    _quiet_libraries()
-    importlib.import_module(f"sr_lab.tasks.{config.task}").run(config, folder, overrides)
+    task = importlib.import_module(f"sr_lab.tasks.{config.task}")
+    _quiet_libraries()  # after Lightning's import, which sets its own level
+    task.run(config, folder, overrides)
 
 
 def _quiet_libraries() -> None:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,8 +18,8 @@ from rich.console import Console
 from torch import distributed, nn
 
 from sr_lab import catalogue, sweep, targets
-from sr_lab.checkpoints import Checkpoint, load_weights
-from sr_lab.config import PACKAGE, Config
+from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
+from sr_lab.config import PACKAGE, CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import device_name
 from sr_lab.errors import CheckpointError, ConfigError
@@ -30,6 +31,8 @@ from sr_lab.protocol import PROTOCOLS, Protocol
 
 console = Console(highlight=False, soft_wrap=True)
 
+Checkpointed = TypeVar("Checkpointed", bound=CheckpointConfig)
+
 
 def build_network(config: Config) -> nn.Module:
     """The network with its strategy."""
@@ -37,6 +40,80 @@ def build_network(config: Config) -> nn.Module:
     if config.strategy.apply is not None:
         network = targets.build(config.strategy.apply)(network)
     return network
+
+
+def open_network(config: Checkpointed, overrides: Sequence[str]) -> tuple[Checkpointed, nn.Module]:
+    """The network of ``ckpt`` with its weights, and the configuration that names it.
+
+    Args:
+        config: What is composed; what a checkpoint says of itself replaces it.
+        overrides: Overrides of the command line, which may not contradict the checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be opened, does not fit, or fits several networks.
+        ConfigError: The network has weights and none are given, or a checkpoint denies what is set.
+    """
+    checkpoint = open_checkpoint(config.ckpt) if config.ckpt is not None else None
+    if checkpoint is not None and checkpoint.record is not None:
+        config = _as_stored(config, checkpoint, overrides)
+    elif checkpoint is not None and not _named(overrides).keys() & {"model", "upsampler"}:
+        config = _as_found(config, checkpoint, overrides)
+    network = build_network(config)
+    if checkpoint is not None:
+        load(network, checkpoint)
+    elif any(True for _ in network.parameters()):
+        raise ConfigError(
+            f"ckpt: {type(network).__name__} has weights and none are given; "
+            "set ckpt=<run folder or checkpoint file>"
+        )
+    return config, network
+
+
+def _as_stored(config: Checkpointed, checkpoint: Checkpoint, overrides: Sequence[str]) -> Checkpointed:
+    """The configuration with the network that the checkpoint was trained as.
+
+    Raises:
+        ConfigError: The command line names another network, or the stored one may not be built.
+    """
+    assert checkpoint.record is not None
+    stored = {key: checkpoint.record.get(key) for key in ("model", "upsampler", "strategy", "scale")}
+    for group, override in _named(overrides).items():
+        if group in stored:
+            raise ConfigError(
+                f"{override}: '{checkpoint.path}' says itself which network it holds "
+                f"({_network_of(stored)}); drop the override"
+            )
+    # What a file names is judged like what a user types.
+    return config.with_network(stored, str(checkpoint.path))
+
+
+def _as_found(config: Checkpointed, checkpoint: Checkpoint, overrides: Sequence[str]) -> Checkpointed:
+    """The configuration with the network that an official checkpoint fits.
+
+    Raises:
+        CheckpointError: It fits none, several, or none at the scale of the command line.
+    """
+    wanted = config.scale if "scale" in _named(overrides) else None
+    entry = catalogue.recognised(checkpoint, wanted, key="ckpt")
+    console.print(f"'{checkpoint.path}' holds {entry.option} x{entry.scale}", markup=False)
+    found = {
+        "model": entry.node(),
+        "upsampler": {"name": "native", "factory": None},
+        "strategy": config.strategy.model_dump(),
+        "scale": entry.scale,
+    }
+    return config.with_network(found, str(checkpoint.path))
+
+
+def _named(overrides: Sequence[str]) -> dict[str, str]:
+    """Groups and settings that the command line names, and the override that does."""
+    return {override.lstrip("+~").partition("=")[0].split(".")[0]: override for override in overrides}
+
+
+def _network_of(stored: dict[str, object]) -> str:
+    model = stored["model"]
+    name = str(model.get("_target_")).rpartition(".")[2] if isinstance(model, dict) else "?"
+    return f"{name} x{stored['scale']}"
 
 
 def load(network: nn.Module, checkpoint: Checkpoint) -> None:
@@ -119,7 +196,6 @@ def cost(network: nn.Module, scale: int) -> dict[str, int]:
 
 def provenance(config: Config, folder: Path) -> dict[str, object]:
     """Where the numbers come from."""
-    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
     return {
         "task": config.task,
         "experiment": config.experiment_name,
@@ -131,14 +207,22 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         "strategy": config.strategy.name,
         "scale": config.scale,
         "seed": config.seed,
+        "device": device_name(config.trainer.accelerator),
+        **origin(),
+        **({"table": config.table.model_dump()} if config.table is not None else {}),
+        **({"row": config.row_label} if config.row_label is not None else {}),
+    }
+
+
+def origin() -> dict[str, object]:
+    """Commit, versions and date of what is measured now."""
+    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+    return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
-        "device": device_name(config.trainer.accelerator),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **({"table": config.table.model_dump()} if config.table is not None else {}),
-        **({"row": config.row_label} if config.row_label is not None else {}),
     }
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from sr_lab import files
 from sr_lab.config import ComplexityConfig, to_yaml
 from sr_lab.devices import check_gpu, exact_float32, has_gpu
-from sr_lab.layers.folding import fold
+from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
 from sr_lab.reporting.experiment import print_experiment
 from sr_lab.reporting.published import psnr
@@ -33,7 +33,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         run_folder.write_config(to_yaml(config))
         network = common.build_network(config).eval()
         counted = common.cost(network, config.scale)
-        fold(network)  # what runs in the end is timed
+        network = for_inference(network)  # what runs in the end is timed
         cost: dict[str, float] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
@@ -49,7 +49,10 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     """Table, csv and pictures of several networks, beside their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
-    print_experiment(folders) if counted[0].table is not None else print_table(counted)
+    if counted[0].table is not None:  # rows that are trained have their figures beside their costs
+        print_experiment([run.path for run in find_runs(place) if not run.problem])
+    else:
+        print_table(counted)
     files.write(place / "complexity.csv", to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
     for old in place.glob("complexity_x*.png"):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sr_lab import files
 from sr_lab.config import ReportConfig
-from sr_lab.reporting import page
-from sr_lab.reporting.experiment import experiment_grid, print_runs
+from sr_lab.reporting import crops, page, pictures
+from sr_lab.reporting.experiment import experiment_grid, in_table_order, print_runs
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.results import to_csv, write_results
@@ -16,16 +16,23 @@ from sr_lab.tasks import common
 
 
 def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Write the table as Markdown, CSV, LaTeX and a page into the folder of runs, and print it."""
+    """Write the table as Markdown, CSV, LaTeX and a page into the folder of runs, and print it.
+
+    Of each test set of which the runs kept pictures, a figure of zoomed crops lies in ``crops/``.
+    """
     root = Path(config.runs)
     runs = find_runs(root)
     grid = experiment_grid(runs, baseline=config.baseline)
+    runs = in_table_order(grid, runs)
     files.write(root / "table.md", to_markdown(grid))
     files.write(root / "table.csv", to_csv(grid))
     files.write(root / "table.tex", to_latex(grid))
     files.write(root / "table_paired.tex", to_latex(grid, paired=True))
     files.write(root / "runs.csv", runs_to_csv(runs))
-    page.write(root / "report.html", grid, runs)
+    figures = [
+        (picture, crops.write(root / "crops", picture)) for picture in crops.striking(pictures.find(runs))
+    ]
+    page.write(root / "report.html", grid, runs, figures)
     print_runs(runs, grid)
     common.console.print(f"report: {root / 'report.html'}", markup=False)
     for path in write_results(runs) if config.write_results else ():

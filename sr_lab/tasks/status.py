@@ -20,6 +20,7 @@ _COLOURS: dict[State, str] = {
     "finished": "green",
     "running": "cyan",
     "failed": "red",
+    "pruned": "magenta",
     "interrupted": "yellow",
     "waiting": "default",
 }
@@ -82,7 +83,7 @@ def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
     newest = ", ".join(
         f"{title} {float(progress[key]):{spec}}" for key, title, spec in _FIGURES if key in progress
     )
-    if state == "failed":
+    if state in ("failed", "pruned"):
         newest = reason(folder)
     return step if state != "waiting" else "", _ago(since) if since is not None else "", newest
 

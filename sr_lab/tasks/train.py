@@ -1,27 +1,46 @@
 """``task=train``: fit, then test the best checkpoint on the benchmark."""
 
+import functools
+import os
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from sr_lab import targets
-from sr_lab.callbacks import DurableCheckpointIO, ValidateAtEnd, watchers
+from sr_lab.autotune import Choice, Setting, choose, settings
+from sr_lab.callbacks import (
+    DurableCheckpointIO,
+    NoProfiler,
+    ValidateAtEnd,
+    WeightAverage,
+    watchers,
+    without_idle_hooks,
+)
 from sr_lab.checkpoints import load_weights, open_checkpoint, take_over
 from sr_lab.config import TrainConfig, to_yaml
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset
-from sr_lab.devices import check_gpu, has_gpu, rank, resolve_precision
+from sr_lab.devices import (
+    check_gpu,
+    float32_matmul_precision,
+    has_gpu,
+    rank,
+    resolve_precision,
+    why_fp16,
+    why_no_compiler,
+)
 from sr_lab.errors import ConfigError
 from sr_lab.lit_module import SRModule
-from sr_lab.loggers import build_loggers, close_wandb
+from sr_lab.loggers import RowInSummary, build_loggers, close_wandb
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
@@ -62,6 +81,7 @@ def _show(folder: RunFolder) -> None:
 def _train(config: TrainConfig, folder: RunFolder) -> None:
     started = time.perf_counter()
     check_gpu(config.trainer.accelerator)
+    float32_matmul_precision(config.trainer.float32_matmul_precision)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     protocol = common.protocol_of(config)
     # Everything that can be missing is looked for before the first step.
@@ -72,7 +92,11 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
     _check_fit(module.network, dataset, protocol)
     if rank() == 0:
         _say_budget(config)
+        if config.trainer.precision == "auto" and _precision(config) == "16-mixed":
+            common.console.print(why_fp16())
         dataset.prepare()
+    setting, choice = _form(config, module.network, dataset.lr_patch_size)
+    setting.apply(module.network)
     data = SRDataModule(
         train=dataset,
         val=val_sets,
@@ -105,6 +129,8 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
             values = (
                 common.provenance(config, folder.path)
                 | {"budget": config.budget.name, "steps": config.steps, "precision": _precision(config)}
+                | asdict(setting)
+                | ({"autotune": choice.ratios} if choice else {})
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(module.network, config.scale)
                 | common.measured(results, protocol, config.scale)
@@ -163,23 +189,78 @@ def _module(
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
         names = f", left as they are: {', '.join(left)}" if left else ""
         common.console.print(f"weights from {config.init_ckpt}: {len(left)} do not fit{names}")
-    module = SRModule(
+    return SRModule(
         network,
         scale=config.scale,
         protocol=protocol,
         val_sets=[images.name for images in val_sets],
         test_sets=[images.name for images in test_sets],
         loss=targets.build(config.loss),
-        make_optimizer=targets.build(config.optimizer),
+        make_optimizer=_optimizer(config),
         make_scheduler=targets.build(config.schedule.scheduler),
         steps_per_unit=config.steps_per_epoch if config.schedule.interval == "epoch" else 1.0,
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
-    if config.trainer.channels_last:
-        module.to(memory_format=torch.channels_last)  # inputs follow the weights
-    if config.trainer.compile:
-        network.compile()  # in place: the state dict keeps its names
-    return module
+
+
+def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
+    """On a GPU Adam in one kernel: the only one that under fp16 does not ask the device for overflows."""
+    build: Callable[..., torch.optim.Optimizer] = targets.build(config.optimizer)
+    fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
+    clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales
+    if not fusible or clipped or {"fused", "foreach"} & set(config.optimizer) or not _on_gpu(config):
+        return build
+    return functools.partial(build, fused=True)
+
+
+def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[Setting, Choice | None]:
+    """Memory layout and compilation: those of the configuration, or the fastest on this device."""
+    options = config.trainer
+    missing = why_no_compiler(options.accelerator) if options.compile or options.autotune else None
+    if options.compile and missing is not None:
+        common.console.print(f"trainer.compile: goes without, since {missing}")
+    if not options.autotune:
+        return Setting(options.channels_last, options.compile and missing is None), None
+    compiled = missing is None and (options.compile or _on_gpu(config))
+    device = torch.device("cpu")
+    if _on_gpu(config):
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
+    choice = choose(
+        network,
+        settings(compile=compiled),
+        lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
+        scale=config.scale,
+        device=device,
+        autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(_precision(config)),
+        known_as=config.model_dump(include={"model", "upsampler", "strategy", "scale"}),
+        cache_dir=Path(config.paths.cache_dir).expanduser(),
+        wait=rank() != 0,
+    )
+    if rank() == 0:
+        left_out = (
+            "" if compiled or missing else "; compiling takes minutes on a CPU: trainer.compile=true tries it"
+        )
+        common.console.print(f"{choice}{left_out}")
+    return choice.setting, choice
+
+
+def _batch_of_a_device(config: TrainConfig) -> int:
+    """Images that one device sees at once."""
+    devices = config.trainer.arguments().get("devices", 1)
+    if isinstance(devices, list):
+        count = len(devices)
+    elif isinstance(devices, int) and devices > 0:
+        count = devices
+    else:  # all of them
+        count = torch.cuda.device_count() if _on_gpu(config) else 1
+    nodes = config.trainer.arguments().get("num_nodes", 1)
+    assert isinstance(nodes, int)
+    return max(1, config.batch_size // (max(1, count) * nodes * config.trainer.accumulate_grad_batches))
+
+
+def _on_gpu(config: TrainConfig) -> bool:
+    return has_gpu(config.trainer.accelerator)
 
 
 def _trainer(
@@ -192,16 +273,18 @@ def _trainer(
             batch_size=config.batch_size // accumulate,
             row_interval=max(1, min(50, config.steps // 20)),
         ),
+        RowInSummary(config),
         ValidateAtEnd(),
         *(targets.build(typing.cast(targets.Node, node)) for node in config.callbacks.values()),
         checkpoint,
     ]
     if config.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+        callbacks.append(WeightAverage(config.ema_decay))
     arguments = config.trainer.arguments()
     if arguments.get("sync_batchnorm") and not has_gpu(config.trainer.accelerator):
         common.console.print("batch norm: statistics are per process, since only GPUs can share them")
         arguments["sync_batchnorm"] = False
+    profiler = {} if arguments.get("profiler") else {"profiler": NoProfiler()}
     trainer: lightning.Trainer = targets.build(
         arguments,
         precision=_precision(config),
@@ -211,10 +294,11 @@ def _trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        callbacks=callbacks,
+        callbacks=[without_idle_hooks(callback) for callback in callbacks],
         logger=loggers,
         plugins=[DurableCheckpointIO()],
         default_root_dir=folder.path,
         enable_model_summary=False,
+        **profiler,
     )
     return trainer

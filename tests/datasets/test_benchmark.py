@@ -59,6 +59,18 @@ def test_a_set_is_found_by_its_name(folder, tmp_path):
     assert (images.name, len(images)) == ("Two", 2)
 
 
+def test_div2k_is_its_validation_images_unless_it_lies_among_the_benchmarks(folder, tmp_path):
+    with pytest.raises(DataError, match=f"there is no folder {tmp_path}/DIV2K/DIV2K_valid_HR; "):
+        benchmark_files(tmp_path, "DIV2K")
+    own = tmp_path / "DIV2K" / "DIV2K_valid_HR"
+    own.mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(own / "0801.png")
+    assert benchmark_files(tmp_path, "DIV2K") == [own / "0801.png"]
+    folder.parent.rename(tmp_path / "benchmarks" / "DIV2K")
+    names = [path.name for path in benchmark_files(tmp_path, "DIV2K")]
+    assert names == ["colour.png", "grey.png"]
+
+
 def test_a_missing_set_names_the_folder_and_the_setting(tmp_path):
     message = f"benchmark Set5: there is no folder {tmp_path}/benchmarks/Set5/HR; .* set paths.data_dir"
     with pytest.raises(DataError, match=message):

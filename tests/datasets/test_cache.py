@@ -183,6 +183,54 @@ def test_maps_keep_no_file_open(folder, files):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs /proc")
+def test_opening_maps_no_image_and_each_image_is_mapped_once(folder, files):
+    build(folder, files)
+    cache = ImageCache(folder, files)
+    cache.open()
+
+    def mapped():
+        return [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+
+    assert mapped() == []
+    cache.map(1)
+    assert mapped() == []  # let go at once
+    for _ in range(3):
+        cache.image(0)
+        cache.image(1)
+    assert len(mapped()) == 2
+
+
+BUILD = """
+import sys
+import numpy as np
+from PIL import Image
+from pathlib import Path
+from sr_lab.datasets.folder import FolderDataset
+from sr_lab.degradations.bicubic import BicubicDegradation
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+(folder / "hr").mkdir()
+for number in range(count):
+    image = np.full((400, 700, 3), number, dtype=np.uint8)
+    Image.fromarray(image).save(folder / "hr" / f"{number:03}.png", compress_level=1)
+dataset = FolderDataset(hr_dir=str(folder / "hr"), scale=2, lr_patch_size=16, cache_dir=str(folder / "cache"),
+                        degradation=BicubicDegradation(scale=2))
+dataset.prepare()
+(peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(peak.split()[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
+def test_the_memory_of_building_does_not_depend_on_the_number_of_images(tmp_path):
+    peaks = []
+    for count in (12, 72):
+        (tmp_path / str(count)).mkdir()
+        command = [sys.executable, "-c", BUILD, str(tmp_path / str(count)), str(count)]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 24 * 1024  # the 60 images more are 50 MB
+
+
 def test_two_processes_may_build_at_once(folder, files):
     code = (
         "import sys, numpy as np; from pathlib import Path; from sr_lab.datasets.cache import ImageCache\n"

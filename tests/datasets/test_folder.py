@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import os
 import pickle
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from sr_lab.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sample import SamplePhotographs, benchmark_photographs
@@ -124,6 +126,36 @@ def test_workers_see_the_same(make, start):
 
 def _as_it_is(batch):
     return batch
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="needs /proc")
+def test_workers_share_the_pixels_and_do_not_grow_from_pass_to_pass(make, tmp_path):
+    dataset = make(hr_dir=str(photographs(tmp_path / "many", count=20, height=300, width=300)))
+    dataset.prepare()
+    sampler = StreamSampler(lambda: 0, batch_size=len(dataset), rank=0, world=1)
+    loader = patch_loader(dataset, sampler, num_workers=2)
+    gc.freeze()  # or a collection in a forked worker writes to the pages of everything that pytest holds
+    stream, written = iter(loader), []
+    gc.unfreeze()
+    for number in range(401):  # passes over the images
+        next(stream)
+        if number in (20, 400):
+            written.append([_written(worker.pid) for worker in stream._workers])
+    (early, late), images = np.array(written), list((tmp_path / "cache").rglob("*.npy"))
+    assert (late - early < 1024).all()  # KiB; the decoded images are 5 MB, the batches 16 MB
+    for worker in stream._workers:
+        maps = [line for line in _smaps(worker.pid) if line.endswith(".npy")]
+        assert 0 < len(maps) <= len(images)  # each at most once
+
+
+def _smaps(process):
+    with open(f"/proc/{process}/smaps") as file:
+        return file.read().splitlines()
+
+
+def _written(process):
+    """KiB that the process has for itself alone."""
+    return sum(int(line.split()[1]) for line in _smaps(process) if line.startswith("Private_Dirty"))
 
 
 def test_the_constructor_reads_no_image(make, tmp_path, monkeypatch):

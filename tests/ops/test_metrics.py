@@ -35,12 +35,11 @@ def test_psnr_of_equal_images_is_infinite():
 
 def test_ssim_of_equal_images_is_one():
     image = torch.rand(2, 3, 16, 16)
-    assert ssim(image, image, crop_border=0).tolist() == pytest.approx([1.0, 1.0], abs=1e-12)
+    assert ssim(image, image, crop_border=0).tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("height", "width"), [(11, 11), (40, 53), (64, 32)])
-def test_ssim_is_that_of_scikit_image_on_the_valid_region(height, width):
-    sr, hr = pair(1, 1, height, width)
+def of_scikit_image(sr, hr):
+    """SSIM of one channel, on whole windows."""
     _, full = structural_similarity(
         hr[0, 0].numpy(),
         sr[0, 0].numpy(),
@@ -51,7 +50,44 @@ def test_ssim_is_that_of_scikit_image_on_the_valid_region(height, width):
         data_range=1,
         full=True,
     )
-    assert ssim(sr, hr, crop_border=0).item() == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-12)
+    return full[5:-5, 5:-5].mean()
+
+
+# The last is measured strip by strip, the last strip lower than the others.
+@pytest.mark.parametrize(("height", "width"), [(11, 11), (40, 53), (64, 32), (501, 303)])
+def test_ssim_is_that_of_scikit_image_on_the_valid_region(height, width):
+    sr, hr = pair(1, 1, height, width)
+    assert ssim(sr, hr, crop_border=0).item() == pytest.approx(of_scikit_image(sr, hr), abs=1e-12)
+
+
+def checkerboard():
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(60), indexing="ij")
+    return ((rows + columns) % 2).double()[None, None]
+
+
+@pytest.mark.parametrize(
+    ("sr", "hr"),
+    [
+        (torch.full((1, 1, 30, 30), 0.92), torch.full((1, 1, 30, 30), 0.91)),
+        (0.92 + 1e-4 * torch.rand(1, 1, 30, 30), 0.92 + 1e-4 * torch.rand(1, 1, 30, 30)),
+        (checkerboard(), 1 - checkerboard()),
+        (torch.zeros(1, 1, 30, 30), torch.ones(1, 1, 30, 30)),
+        (checkerboard() * 0.5 + 1e-7 * torch.rand(1, 1, 48, 60), checkerboard() * 0.5),
+    ],
+    ids=["flat", "nearly flat and bright", "inverse", "black and white", "tiny difference"],
+)
+def test_ssim_is_that_of_scikit_image_where_rounding_could_tell(sr, hr):
+    sr, hr = sr.double(), hr.double()
+    assert ssim(sr, hr, crop_border=0).item() == pytest.approx(of_scikit_image(sr, hr), abs=1e-12)
+
+
+def test_a_batch_in_strips_is_measured_image_by_image():
+    sr, hr = pair(3, 2, 150, 200)
+    alone = [
+        (of_scikit_image(s[None, None], h[None, None]) + of_scikit_image(s2[None, None], h2[None, None])) / 2
+        for (s, s2), (h, h2) in zip(sr, hr, strict=True)
+    ]
+    assert ssim(sr, hr, crop_border=0).tolist() == pytest.approx(alone, abs=1e-12)
 
 
 def test_ssim_is_that_of_kornia():
@@ -138,3 +174,11 @@ def test_ssim_needs_a_whole_window():
         ValueError, match="crop_border=2 leaves 10x16 pixels of a 14x20 image; the window needs 11x11"
     ):
         ssim(image, image, crop_border=2)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_a_result_of_a_training_network_can_be_measured(metric):
+    sr, hr = pair(1, 1, 16, 16)
+    value = metric(sr.requires_grad_(), hr, crop_border=0)
+    assert not value.requires_grad
+    assert value == metric(sr.detach(), hr, crop_border=0)

@@ -1,0 +1,135 @@
+"""How many kernels a network starts and how many bytes they move: what a GPU cannot be faster than."""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+# Operators that only look at memory in another way, or allocate it, and start no kernel.
+_FREE = {
+    *("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh"),
+    *("alias", "detach", "_unsafe_view", "device"),
+}
+
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention
+_FLOPS: Mapping[object, Callable[..., int]] = {
+    **flop_registry,
+    # torch counts attention on GPUs only
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATTENTION],
+}
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What a GPU can do at most.
+
+    Args:
+        flops: Floating-point operations a second, two for a multiply-add.
+        bytes: Bytes a second from and to its memory.
+    """
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One kernel: its name, floating-point operations, and values that it reads and writes."""
+
+    name: str
+    flops: int
+    values: int
+
+    def seconds(self, peaks: Peaks, bytes_per_value: int) -> float:
+        """The larger of computing and of moving."""
+        return max(self.flops / peaks.flops, self.values * bytes_per_value / peaks.bytes)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The operators of one forward pass.
+
+    ``fused`` is what would remain if everything but convolutions, matrix products and attention were computed
+    while their operands pass by.
+    """
+
+    operators: Sequence[Operator]
+
+    @property
+    def fused(self) -> "Traffic":
+        """The operators that multiply and add."""
+        return Traffic([operator for operator in self.operators if operator.flops])
+
+    @property
+    def kernels(self) -> int:
+        """Number of launches."""
+        return len(self.operators)
+
+    @property
+    def multi_adds(self) -> int:
+        """Multiply-adds."""
+        return sum(operator.flops for operator in self.operators) // 2
+
+    @property
+    def values(self) -> int:
+        """Values read and written; times the bytes of one, the traffic."""
+        return sum(operator.values for operator in self.operators)
+
+    def seconds(self, peaks: Peaks, *, bytes_per_value: int) -> float:
+        """Shortest time on a GPU, operator by operator: none overlaps with another."""
+        return sum(operator.seconds(peaks, bytes_per_value) for operator in self.operators)
+
+    def by_name(self) -> Counter[str]:
+        """Kernels of each operator, the most frequent first."""
+        return Counter(operator.name for operator in self.operators)
+
+
+def traffic(model: nn.Module, lr_shape: Sequence[int]) -> Traffic:
+    """Count a forward pass of ``model`` on fake tensors, for which no value is computed.
+
+    They stand for tensors of the CPU, whose attention is one fused kernel as on a GPU; on the meta device it
+    would be taken apart.
+
+    Args:
+        model: Any network; it stays as it is.
+        lr_shape: ``(N, C, H, W)`` of the LR images.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _Recorder() as recorder:
+        model(torch.empty(*lr_shape))
+    return Traffic(recorder.operators)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operator that reaches the device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators: list[Operator] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in _FREE:
+            formula: Callable[..., int] | None = _FLOPS.get(func.overloadpacket)
+            flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+            values = sum(math.prod(tensor.shape) for tensor in tensors)
+            self.operators.append(Operator(name, flops, values))
+        return out

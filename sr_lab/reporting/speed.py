@@ -1,0 +1,199 @@
+"""Speeds: the goals, what became slower since the stored table, README of ``experiments/benchmarks``.
+
+A table is the content of ``benchmark.json``: facts of the machine, and of each figure median and quartiles.
+Needs no torch.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+from sr_lab import files
+from sr_lab.errors import ConfigError
+from sr_lab.reporting.markdown import escape
+from sr_lab.reporting.published import experiments_dir
+
+Table: TypeAlias = Mapping[str, object]
+Figure: TypeAlias = Mapping[str, float]
+
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
+_TOLERANCE = 0.10
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Which way is better, and how far it should be.
+
+    Args:
+        better: ``higher`` or ``lower``.
+        value: What is aimed at; ``None`` where nothing is.
+    """
+
+    better: Literal["higher", "lower"]
+    value: float | None = None
+
+    def met(self, median: float) -> bool | None:
+        """Whether a figure is there; ``None`` where nothing is aimed at."""
+        if self.value is None:
+            return None
+        return median >= self.value if self.better == "higher" else median <= self.value
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return ""
+        return f"{'≥' if self.better == 'higher' else '≤'} {number(self.value)}"
+
+
+# Pattern of keys -> goal; the first that fits counts. A ratio that stands nowhere is shown and not compared.
+GOALS = {
+    "loader.pairs_per_s": Goal("higher", 6000),
+    "loader.ratio_to_png": Goal("higher", 50),
+    "loader.share_of_memcpy": Goal("higher", 0.12),
+    "step.overhead_ms": Goal("lower", 0.4),
+    "step.ratio_to_bare_loop": Goal("lower", 1.03),
+    "gpu_*.best_ratio_to_fp32": Goal("higher", 4),
+    "gpu_*.share_of_roofline": Goal("higher", 0.35),
+    "gpu_*.data_wait": Goal("lower", 0.02),
+    "ssim.ratio_to_skimage": Goal("higher", 3),
+    "ssim.gpu_ratio_to_skimage": Goal("higher", 20),
+    "ssim.ratio_to_kornia": Goal("higher"),
+    "evaluate.share_outside_network": Goal("lower", 0.10),
+    "start.ratio_to_import": Goal("lower", 1.5),
+    "start.help_ratio_to_import_hydra": Goal("lower", 4),
+    "tiling.ratio_to_whole": Goal("lower", 1.25),
+    "psnr.ratio_to_skimage": Goal("higher"),
+    "fold.*_ratio_to_unfolded": Goal("lower"),
+    "gpu_*.ratio_to_fp32.*": Goal("higher"),
+}
+
+
+def goal(key: str) -> Goal | None:
+    """What is aimed at for a figure; ``None`` where nothing is known of it."""
+    return next((goal for pattern, goal in GOALS.items() if fnmatch(key, pattern)), None)
+
+
+def number(value: float) -> str:
+    """Three digits that count, all of a large number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def figures(table: Table) -> dict[str, Figure]:
+    """The figures among the entries of a table."""
+    return {
+        key: cast(Figure, entry)
+        for key, entry in table.items()
+        if isinstance(entry, Mapping) and "median" in entry
+    }
+
+
+def fallen(now: Table, stored: Table) -> list[str]:
+    """What is worse than stored by more than a tenth: only ratios, since a rate is as good as its machine.
+
+    Returns:
+        One sentence for each of the figures that both tables have.
+    """
+    before, sentences = figures(stored), []
+    for key, figure in figures(now).items():
+        wanted = goal(key)
+        if key not in before or wanted is None or not re.search("ratio|share", key):
+            continue
+        old, new = before[key]["median"], figure["median"]
+        worse = new < old * (1 - _TOLERANCE) if wanted.better == "higher" else new > old * (1 + _TOLERANCE)
+        if worse:
+            change = f"{abs(new / old - 1):.0%} {'lower' if new < old else 'higher'}"
+            sentences.append(f"{key}: {number(new)}, stored {number(old)}: {change}")
+    return sentences
+
+
+def slug(device: str) -> str:
+    """A device as the name of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def stored_at(device: str, root: Path) -> Path:
+    """Where the table of a device lies, there or not; ``root`` is the folder of tables."""
+    return root / f"{slug(device)}.json"
+
+
+def benchmarks_dir() -> Path:
+    """Folder of the stored tables."""
+    return experiments_dir() / "benchmarks"
+
+
+def store(table: Table, root: Path) -> Path:
+    """Put figures into the table of their device, beside those of other contests, and renew README.
+
+    Every figure keeps date and commit of its own run.
+    """
+    path = stored_at(str(table["device"]), root)
+    measured = {key: {**figure, **_origin(table)} for key, figure in figures(table).items()}
+    before = figures(json.loads(path.read_text())) if path.is_file() else {}
+    played = {key.partition(".")[0] for key in measured}
+    kept = {key: figure for key, figure in before.items() if key.partition(".")[0] not in played}
+    facts = {key: entry for key, entry in table.items() if key not in measured}
+    files.write(path, json.dumps(facts | dict(sorted((kept | measured).items())), indent=1) + "\n")
+    readme = root / "README.md"
+    if readme.is_file():
+        files.write(readme, filled(readme.read_text(), root))
+    return path
+
+
+def _origin(table: Table) -> dict[str, object]:
+    return {key: table[key] for key in ("date", "commit") if key in table}
+
+
+def facts(table: Table) -> list[str]:
+    """What must be known to read the figures."""
+    versions = table.get("versions")
+    told = [(key, table.get(key)) for key in ("device", "threads", "clocks")]
+    if isinstance(versions, Mapping):
+        told.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    if table.get("commit"):
+        changed = " with local changes" if table.get("dirty") else ""
+        told.append(("commit", f"{str(table['commit'])[:8]}{changed}"))
+    told.append(("date", table.get("date")))
+    return [f"{name}: {value}" for name, value in told if value is not None]
+
+
+def rows(table: Table) -> list[tuple[str, str, str, str, bool | None]]:
+    """Key, median, quartiles, goal, and whether it is met, of every figure."""
+    found = []
+    for key, figure in figures(table).items():
+        wanted = goal(key)
+        median, q1, q3 = (figure[name] for name in ("median", "q1", "q3"))
+        quartiles = f"{number(q1)} to {number(q3)}"
+        met = wanted.met(median) if wanted is not None else None
+        found.append((key, number(median), quartiles, str(wanted or ""), met))
+    return found
+
+
+def section(root: Path) -> str:
+    """The stored tables in Markdown."""
+    parts: list[str] = []
+    for path in sorted(root.glob("*.json")):
+        table: Table = json.loads(path.read_text())
+        parts += [f"## {escape(str(table['device']))}", ""]
+        parts += [f"{escape(line)}  " for line in facts(table)[1:]]
+        parts += ["", "| figure | median | quartiles | goal | commit |", "|---|---:|---:|---:|---|"]
+        for key, median, quartiles, wanted, met in rows(table):
+            reached = {True: " (met)", False: " (not met)", None: ""}[met]
+            commit = str(figures(table)[key].get("commit", ""))[:8]
+            parts.append(f"| {escape(key)} | {median} | {quartiles} | {wanted}{reached} | {commit} |")
+        parts.append("")
+    return "\n".join(parts).strip() or "Nothing is stored yet."
+
+
+def filled(text: str, root: Path) -> str:
+    """README of the stored tables with the tables put in.
+
+    Raises:
+        ConfigError: It has no markers.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ConfigError(f"{root / 'README.md'}: needs one '{BEGIN}' and one '{END}' behind it; put them in")
+    new = f"{BEGIN}\n\n{section(root)}\n\n{END}"
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: new, text, flags=re.DOTALL)

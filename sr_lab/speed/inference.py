@@ -1,0 +1,86 @@
+"""What tiles cost beside the whole image, and what folding saves."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.catalogue import Entry
+from sr_lab.devices import exact_float32
+from sr_lab.inference import MEMORY, Tiled
+from sr_lab.layers.folding import for_inference
+from sr_lab.ops.complexity import lr_image
+from sr_lab.speed.contest import Contest
+
+FOLDED = ("ecbsr_m10c32", "span", "fmen_ntire", "efrdn", "a2f_sd")
+
+
+def contests(
+    workspace: Path,
+    *,
+    scale: int = 4,
+    tiled: str = "lapar_c",
+    side: int = 560,
+    memory: int = MEMORY,
+    folded: Sequence[str] = FOLDED,
+    folded_side: int = 96,
+) -> list[Contest]:
+    """Networks with fresh weights, whose speed is that of trained ones.
+
+    Args:
+        workspace: Not needed.
+        scale: Enlargement r.
+        tiled: Network of local operations that takes an image in tiles.
+        side: Side of that image in LR pixels, just too large to be taken whole.
+        memory: Bytes that a tile may take.
+        folded: Networks that are folded for inference.
+        folded_side: Side of the image that they enlarge, in LR pixels.
+
+    Returns:
+        ``tiling.ratio_to_whole``: time in tiles by time of the whole image; ``tiling.planned``: the same by
+        the pixels that are computed. ``fold.<network>_ratio_to_unfolded``.
+    """
+    # Weights do not change the time, apart from denormal numbers, which fresh ones do not give.
+    network = for_inference(Entry(tiled, scale).build().eval())
+    in_tiles = Tiled(network, memory=memory)
+    lr = lr_image(network, scale, "cpu", (scale * side, scale * side)).uniform_()
+    read = [lr[0, 0][piece.read].numel() for piece in in_tiles.pieces(side, side)]
+    planned = sum(read) / side**2
+    contenders: dict[str, Callable[[], float]] = {}
+    for name in folded:
+        trained = Entry(name, scale).build().eval()
+        image = lr_image(trained, scale, "cpu", (scale * folded_side, scale * folded_side)).uniform_()
+        contenders[name] = _seconds(for_inference(trained), image)
+        contenders[f"{name}_unfolded"] = _seconds(trained, image)
+    return [
+        Contest(
+            "tiling",
+            {"tiles": _seconds(in_tiles, lr), "whole": _seconds(network, lr)},
+            lambda seconds: {
+                "ratio_to_whole": seconds["tiles"] / seconds["whole"],
+                "planned": planned,
+            },
+        ),
+        Contest(
+            "fold",
+            contenders,
+            lambda seconds: {
+                f"{name}_ratio_to_unfolded": seconds[name] / seconds[f"{name}_unfolded"] for name in folded
+            },
+        ),
+    ]
+
+
+def _seconds(network: nn.Module, lr: Tensor) -> Callable[[], float]:
+    """One eager pass in float32 on the CPU."""
+
+    @torch.inference_mode()
+    def run() -> float:
+        started = time.perf_counter()
+        with exact_float32():
+            network(lr)
+        return time.perf_counter() - started
+
+    return run

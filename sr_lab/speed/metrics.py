@@ -1,0 +1,190 @@
+"""What measuring costs: SSIM and PSNR beside other libraries', and a benchmark beside its network alone."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import kornia
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor, nn
+
+from sr_lab.callbacks import ExampleImages
+from sr_lab.data_module import SRDataModule
+from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.images import read_image
+from sr_lab.datasets.sample import benchmark_photographs
+from sr_lab.devices import exact_float32
+from sr_lab.lit_module import TEST_ONLY, SRModule
+from sr_lab.models.imdn import IMDN
+from sr_lab.ops.metrics import SSIM_WINDOW, psnr, ssim
+from sr_lab.protocol import PROTOCOLS
+from sr_lab.speed.contest import Contest
+
+# Height and width of Set14's images.
+SET14 = (
+    *((480, 500), (576, 720), (512, 512), (288, 352), (361, 250), (276, 276), (362, 500)),
+    *((288, 352), (512, 512), (512, 512), (512, 768), (512, 512), (656, 529), (391, 586)),
+)
+
+
+def contests(
+    workspace: Path,
+    *,
+    network: nn.Module | None = None,
+    scale: int = 4,
+    sizes: tuple[tuple[int, int], ...] = SET14,
+    side: int = 1024,
+    repeats: int = 3,
+) -> list[Contest]:
+    """SSIM and PSNR of a pair of luma images, and a whole evaluation.
+
+    Args:
+        workspace: Folder for the test images.
+        network: What is evaluated; ``None`` for IMDN, a fast one. Its weights do not matter.
+        scale: Enlargement of ``network``.
+        sizes: Height and width of the test images.
+        side: Height and width of the pair.
+        repeats: Pairs measured in one run.
+
+    Returns:
+        ``ssim.ratio_to_skimage``, ``ssim.ratio_to_kornia`` and ``psnr.ratio_to_skimage``, how many times as
+        fast we are, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
+        ``evaluate.share_outside_network``, of the time that ``task=evaluate`` takes between the first image
+        and the last.
+    """
+    sr, hr = _pair(side)
+    arrays = sr.numpy()[0, 0], hr.numpy()[0, 0]
+    of_ssim = {
+        "ours": _seconds(lambda: ssim(sr, hr, crop_border=0), repeats),
+        "skimage": _seconds(lambda: skimage_ssim(*arrays), repeats),
+        "kornia": _seconds(lambda: kornia.metrics.ssim(sr, hr, SSIM_WINDOW, padding="valid").mean(), repeats),
+    }
+    if torch.cuda.is_available():
+        on_gpu = sr.cuda(), hr.cuda()
+        of_ssim["gpu"] = _seconds(lambda: ssim(*on_gpu, crop_border=0).cpu(), 10 * repeats)
+    of_psnr = {
+        "ours": _seconds(lambda: psnr(sr, hr, crop_border=0), repeats),
+        "skimage": _seconds(lambda: skimage_psnr(*arrays), repeats),
+    }
+    images = _images(workspace, sizes, scale)
+    network = IMDN(scale=scale) if network is None else network
+    return [
+        Contest(
+            "ssim",
+            of_ssim,
+            lambda s: {
+                "ratio_to_skimage": s["skimage"] / s["ours"],
+                "ratio_to_kornia": s["kornia"] / s["ours"],
+                **({"gpu_ratio_to_skimage": s["skimage"] / s["gpu"]} if "gpu" in s else {}),
+            },
+        ),
+        Contest("psnr", of_psnr, lambda s: {"ratio_to_skimage": s["skimage"] / s["ours"]}),
+        Contest(
+            "evaluate",
+            {
+                "whole": lambda: evaluation(network, images, workspace / "pictures"),
+                "network": lambda: network_alone(network, images),
+            },
+            lambda s: {"share_outside_network": 1 - s["network"] / s["whole"]},
+        ),
+    ]
+
+
+def skimage_psnr(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:
+    """PSNR by scikit-image."""
+    return float(peak_signal_noise_ratio(hr, sr, data_range=1))  # type: ignore[no-untyped-call]
+
+
+def skimage_ssim(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:
+    """SSIM by scikit-image, on whole windows only."""
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    margin = SSIM_WINDOW // 2
+    _, full = structural_similarity(  # type: ignore[no-untyped-call]
+        hr, sr, win_size=SSIM_WINDOW, full=True, **settings
+    )
+    return float(full[margin:-margin, margin:-margin].mean())
+
+
+def evaluation(network: nn.Module, images: BenchmarkSet, pictures: Path) -> float:
+    """Seconds from before the first image to the last picture, as ``task=evaluate`` measures a network."""
+    module = SRModule(network, scale=images.scale, protocol=images.protocol, test_sets=[images.name])
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = lightning.Trainer(
+            **TEST_ONLY,
+            devices=1,
+            callbacks=[clock, ExampleImages(pictures)],
+            default_root_dir=scratch,
+        )
+        trainer.test(module, datamodule=SRDataModule(test=[images]), verbose=False)
+    return clock.seconds
+
+
+@torch.inference_mode()
+def network_alone(network: nn.Module, images: BenchmarkSet) -> float:
+    """Seconds of the network's forward passes on the same images, which lie on the device already."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device).eval()
+    lrs = [images[index]["lr"][None].to(device) for index in range(len(images))]
+
+    def run() -> Tensor:
+        with exact_float32():
+            return torch.stack([network(lr).mean() for lr in lrs]).cpu()  # waits for the device
+
+    return _seconds(run, 1)()
+
+
+class _Clock(lightning.Callback):
+    """Runs while a test does: the last callback's ``on_test_end`` has waited for the pictures."""
+
+    seconds = 0.0
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start."""
+        self._started = time.perf_counter()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Stop."""
+        self.seconds = time.perf_counter() - self._started
+
+
+def _seconds(run: Callable[[], object], repeats: int) -> Callable[[], float]:
+    """A contender: the seconds of one of several runs."""
+
+    def timed() -> float:
+        started = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        return (time.perf_counter() - started) / repeats
+
+    return timed
+
+
+def _pair(side: int) -> tuple[Tensor, Tensor]:
+    """Luma ``(1, 1, side, side)`` in [0, 1], float64, with noise and without."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 32, 32, generator=generator, dtype=torch.float64)
+    hr = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    noise = torch.randn(hr.shape, generator=generator, dtype=torch.float64)
+    return (hr + 0.03 * noise).clamp(0, 1), hr
+
+
+def _images(workspace: Path, sizes: tuple[tuple[int, int], ...], scale: int) -> BenchmarkSet:
+    """Crops of photographs, enlarged where they are too small, so that decoding costs what it does."""
+    folder = workspace / "benchmark"
+    folder.mkdir(parents=True, exist_ok=True)
+    photographs = [Image.fromarray(read_image(file)) for file in benchmark_photographs()]
+    files = []
+    for number, (height, width) in enumerate(sizes):
+        photograph = photographs[number % len(photographs)]
+        if photograph.width < width or photograph.height < height:
+            photograph = photograph.resize((2 * photograph.width, 2 * photograph.height))
+        files.append(folder / f"{number:02}.png")
+        photograph.crop((0, 0, width, height)).save(files[-1])
+    return BenchmarkSet(name="Set14", files=files, scale=scale, protocol=PROTOCOLS["rgb_uint8"])

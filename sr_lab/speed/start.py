@@ -1,0 +1,92 @@
+"""How long the user waits: for an answer of ``--help``, and from a command to the first training step."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sr_lab.speed.contest import Contest
+
+_MODEL = "import lightning; from sr_lab.models.osffnet import OSFFNet; OSFFNet(scale=4)"
+_PATIENCE = 300.0  # seconds
+
+
+def contests(workspace: Path) -> list[Contest]:
+    """Commands against the imports that they cannot do without, each in a process of its own.
+
+    Args:
+        workspace: Folder for the cache and the run.
+
+    Returns:
+        ``start.ratio_to_import``: from the command to the end of the first step, sample data on a CPU, cache
+        warm, over ``import lightning`` and building the same model; ``first_step_s``, its seconds; and
+        ``help_ratio_to_import_hydra``.
+    """
+    return [
+        Contest(
+            "start",
+            {
+                "training": lambda: first_step(workspace),
+                "import": _seconds("-c", _MODEL),
+                "help": _seconds("-m", "sr_lab", "--help"),
+                "hydra": _seconds("-c", "import hydra"),
+            },
+            lambda seconds: {
+                "ratio_to_import": seconds["training"] / seconds["import"],
+                "first_step_s": seconds["training"],
+                "help_ratio_to_import_hydra": seconds["help"] / seconds["hydra"],
+            },
+        )
+    ]
+
+
+def _seconds(*arguments: str) -> Callable[[], float]:
+    def measure() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=_environment())
+        return time.perf_counter() - started
+
+    return measure
+
+
+def first_step(workspace: Path) -> float:
+    """Seconds from a training's command to the row that its first step writes; then it is killed.
+
+    Raises:
+        RuntimeError: The training ended without a row.
+    """
+    output = workspace / "outputs"
+    settings = ("trainer=cpu", "budget=smoke", "steps=1", "resume=never", "run_name=start")
+    paths = (f"paths.output_dir={output}", f"paths.cache_dir={workspace / 'cache'}")
+    command = [sys.executable, "-m", "sr_lab", *settings, *paths]
+    for record in output.glob("*/*/metrics.csv"):
+        record.unlink()
+    log = workspace / "log.txt"
+    with log.open("wb") as said:
+        started = time.time()
+        process = subprocess.Popen(
+            command, stdout=said, stderr=said, env=_environment(), start_new_session=True
+        )
+        try:
+            while time.time() - started < _PATIENCE:
+                ended = process.poll() is not None
+                for record in output.glob("*/*/metrics.csv"):
+                    with record.open(newline="") as file:
+                        for row in csv.DictReader(file):
+                            return float(row["time"]) - started
+                if ended:
+                    break
+                time.sleep(0.02)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    raise RuntimeError(f"the training wrote no step: {log.read_text()[-2000:]}")
+
+
+def _environment() -> dict[str, str]:
+    """One thread, as in the process that measures on few cores; no W&B key, so that nothing is sent."""
+    return {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

@@ -1,0 +1,160 @@
+"""``task=benchmark``: how fast we are on this machine, against references measured in the same minutes."""
+
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sr_lab import files
+from sr_lab.config import BenchmarkConfig
+from sr_lab.errors import ConfigError
+from sr_lab.reporting import speed
+from sr_lab.speed.contest import Contest, Spread, play
+from sr_lab.targets import did_you_mean
+from sr_lab.tasks import common
+
+# Module of sr_lab.speed -> the contests that its `contests(workspace)` gives: the first parts of their keys.
+GROUPS = {
+    "loader": ("loader",),
+    "start": ("start",),
+    "step": ("step",),
+    "metrics": ("ssim", "psnr", "evaluate"),
+    "inference": ("tiling", "fold"),
+    "gpu": tuple(f"gpu_{model}" for model in ("osffnet", "efrdn", "mren", "imfm", "edsr", "imdn")),
+}
+
+
+def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Measure, write ``benchmark.json``, print it beside the goals, and store it or compare with what is.
+
+    Ends the process with 1 if a ratio is worse than stored by more than a tenth.
+    """
+    only = config.only or [name for names in GROUPS.values() for name in names]
+    _check_names(only)
+    facts = _facts()
+    table: dict[str, object] = {**facts, "rounds": config.rounds}
+    problems: list[Exception] = []
+    with _progress() as progress:
+        for group in (group for group, names in GROUPS.items() if set(names) & set(only)):
+            try:  # what one group comes to must not cost the others' figures
+                spreads = _measure(group, only, config.rounds, folder, progress)
+            except Exception as error:
+                problems.append(error)
+                common.console.print(f"{group}: {type(error).__name__}: {error}", markup=False)
+                continue
+            table |= {key: asdict(spread) for key, spread in spreads.items()}
+    files.write(folder / "benchmark.json", json.dumps(table, indent=1) + "\n")
+    _print(table)
+    common.console.print(f"figures: {folder / 'benchmark.json'}", markup=False)
+    if problems:
+        raise problems[0]
+    root = speed.benchmarks_dir()
+    if config.store:
+        common.console.print(f"stored: {speed.store(table, root)}", markup=False)
+        return
+    stored = speed.stored_at(str(facts["device"]), root)
+    if not stored.is_file():
+        common.console.print("nothing is stored of this device to compare with; store=true stores this")
+        return
+    fallen = speed.fallen(table, json.loads(stored.read_text()))
+    for sentence in fallen:
+        common.console.print(f"worse by more than 10 %: {sentence}", markup=False)
+    if fallen:
+        sys.exit(1)
+    common.console.print(f"no ratio is worse by more than 10 % than in {stored}", markup=False)
+
+
+def _check_names(only: Sequence[str]) -> None:
+    known = [name for names in GROUPS.values() for name in names]
+    for name in only:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise ConfigError(f"only: there is no contest '{name}'; allowed: {', '.join(known)}{near}")
+
+
+def _measure(
+    group: str, only: Sequence[str], rounds: int, folder: Path, progress: Progress
+) -> dict[str, Spread]:
+    """Prepare and play the contests of a group, in a workspace that is removed in the end."""
+    bar = progress.add_task(f"{group}: preparing", total=None)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="workspace-") as workspace:
+        prepared: list[Contest] = importlib.import_module(f"sr_lab.speed.{group}").contests(Path(workspace))
+        contests = [contest for contest in prepared if contest.name in only]
+        if not contests:
+            common.console.print(f"{group}: nothing to measure on this machine")
+        runs = sum(len(contest.contenders) for contest in contests) * (rounds + 1)
+        progress.update(bar, total=runs)
+        return play(
+            contests, rounds, ran=lambda name: progress.update(bar, advance=1, description=escape(name))
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar for each group, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def _print(table: speed.Table) -> None:
+    for line in speed.facts(table):
+        common.console.print(line, markup=False)
+    shown = Table()
+    for title in ("figure", "median", "quartiles", "goal", ""):
+        shown.add_column(title, justify="left" if title == "figure" else "right", no_wrap=True)
+    marks = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}
+    for *cells, met in speed.rows(table):
+        shown.add_row(*map(escape, map(str, cells)), marks[met])
+    common.console.print(shown)
+
+
+def _facts() -> dict[str, object]:
+    """Where the figures come from."""
+    origin = common.origin()
+    return {"device": device(), "threads": torch.get_num_threads(), "clocks": _clocks(), **origin}
+
+
+def device() -> str:
+    """The GPU, or the processor and its cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _processor() -> str:
+    names = re.findall(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
+    return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
+
+
+def _clocks() -> str | None:
+    """MHz of the processor now, and of the GPU, where they can be read."""
+    found = [float(clock) for clock in re.findall(r"^cpu MHz\s*: ([\d.]+)$", _cpuinfo(), re.MULTILINE)]
+    told = [f"CPU {sum(found) / len(found):.0f} MHz"] if found else []
+    if torch.cuda.is_available() and shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True, check=False)
+        told += [f"GPU {done.stdout.splitlines()[0]}"] if done.returncode == 0 and done.stdout else []
+    return ", ".join(told) or None
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""

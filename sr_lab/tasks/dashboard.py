@@ -1,0 +1,165 @@
+"""``task=dashboard``: a W&B workspace of one sweep, as code; needs the ``dashboard`` extra."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import wandb
+from rich.console import Console
+
+from sr_lab.config import DashboardConfig
+from sr_lab.errors import ConfigError
+from sr_lab.loggers import has_wandb_key
+from sr_lab.reporting.beside import beside_paper
+from sr_lab.reporting.experiment import experiment_grid
+from sr_lab.reporting.markdown import to_markdown
+from sr_lab.reporting.runs import Run, find_runs
+
+try:
+    from wandb_workspaces import workspaces as ws
+    from wandb_workspaces.reports.v2 import interface as panels
+except ModuleNotFoundError as missing:
+    raise ConfigError(
+        "task=dashboard: the package wandb-workspaces is not installed; pip install 'sr_lab[dashboard]'"
+    ) from missing
+
+_STEP = "trainer/global_step"  # W&B's own step counts calls
+
+
+def run(config: DashboardConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Save the workspace of the sweep in the folder and print where it is.
+
+    Raises:
+        ConfigError: W&B has no key, refuses it or cannot be reached.
+    """
+    runs = find_runs(Path(config.runs))
+    project, entity = logged_to(runs)
+    if not has_wandb_key():
+        raise ConfigError(
+            "task=dashboard: W&B has no API key here, or WANDB_MODE says offline; run `wandb login`, "
+            f"`wandb sync {config.runs}/*/wandb/offline-run-*`, then this command again"
+        )
+    wandb.termsetup(wandb.Settings(silent=True), None)  # our own line says where it is
+    try:
+        workspace = build(runs, project=project, entity=entity or wandb.Api().default_entity or "")
+        workspace.save()  # type: ignore[no-untyped-call]
+    except wandb.errors.Error as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"task=dashboard: W&B did not take it: {said}; look at the network and the key (`wandb login`)"
+        ) from error
+    Console(highlight=False, soft_wrap=True).print(f"dashboard: {workspace.url}", markup=False)
+
+
+def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
+    """Project and entity that the runs were logged to; no entity is the user's own.
+
+    Raises:
+        ConfigError: They were logged to none, or to several.
+    """
+    loggers = [run.settings.get("logger") for run in runs]
+    nodes = [node for logger in loggers if isinstance(logger, dict) for node in logger.values()]
+    found = {
+        (str(node.get("project") or "uncategorized"), str(node.get("entity") or ""))
+        for node in nodes
+        if isinstance(node, dict) and str(node.get("_target_")).endswith("WandbLogger")
+    }
+    if len(found) != 1:
+        said = ", ".join("/".join(filter(None, (entity, project))) for project, entity in sorted(found))
+        raise ConfigError(
+            f"runs: must have been logged to one W&B project, got {said or 'none'}; train with logger=wandb"
+        )
+    return found.pop()
+
+
+def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
+    """The workspace of a sweep: its runs table with the paper's figures, and sections of panels.
+
+    Args:
+        runs: The jobs of one experiment, finished or not.
+        project: Project of W&B.
+        entity: Its user or team.
+
+    Raises:
+        ConfigError: The runs are of several experiments.
+    """
+    names = sorted({str(run.settings.get("experiment_name")) for run in runs})
+    if len(names) > 1:
+        raise ConfigError(f"runs: must be of one experiment, got {', '.join(names)}; give the folder of one")
+    printed = _unique(
+        key.removeprefix("paper/") for run in runs for key in beside_paper(run) if key.startswith("paper/")
+    )
+    cells = [f"{kind}/{key}" for key in printed for kind in ("ours", "paper", "difference")]
+    quality = [f"{name}/{metric}" for name in _sets(runs) for metric in ("psnr_y", "ssim_y")]
+    cells += [f"test/{key}" for key in quality if key not in printed]
+    gaps = [key for key in cells if key.startswith("difference/") and key.endswith("psnr_y")]
+    table = panels.MarkdownPanel(markdown=to_markdown(experiment_grid(runs)))  # as it stands now
+    sections = [
+        _section("table", [table], columns=1, rows=1),
+        _section("difference to the paper", [_bars(key, len(runs)) for key in gaps]),
+        _section("curves", [_line(key) for key in _validated(runs)]),
+        _section("learning rate", [_line("learning_rate"), _line("train/loss", log_y=True)]),
+        _section("images", [_side_by_side(key) for key in _image_keys(runs)], columns=1),
+    ]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=names[0],
+        sections=[section for section in sections if section.panels],
+        settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=max(10, len(runs))),
+        runset_settings=ws.RunsetSettings(
+            filters=ws.And(ws.Metric("Group") == names[0]),
+            order=[ws.Ordering(ws.Metric("CreatedTimestamp"), ascending=True)],  # the sweep's, so the paper's
+            pinned_columns=[f"summary:{key}" for key in ("row", "scale", "budget", *cells)],
+        ),
+    )
+
+
+def _bars(key: str, count: int) -> panels.BarPlot:
+    return panels.BarPlot(title=key, metrics=[key], max_runs_to_show=count)
+
+
+def _line(key: str, *, log_y: bool | None = None) -> panels.LinePlot:
+    return panels.LinePlot(title=key, x=_STEP, y=[key], log_y=log_y, smoothing_type="none")
+
+
+def _side_by_side(key: str) -> panels.MediaBrowser:
+    """The same crop of every job, one below the other."""
+    return panels.MediaBrowser(title=key, media_keys=[key], grid_x_axis="index", grid_y_axis="run")
+
+
+def _section(name: str, shown: Sequence[panels.PanelTypes], *, columns: int = 2, rows: int = 2) -> ws.Section:
+    layout = ws.SectionLayoutSettings(columns=columns, rows=rows)
+    return ws.Section(name=name, panels=list(shown), is_open=True, layout_settings=layout)
+
+
+def _sets(runs: Sequence[Run]) -> list[str]:
+    """Test sets, also of runs that have not come to them yet."""
+    return _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))
+
+
+def _validated(runs: Sequence[Run]) -> list[str]:
+    """``val/psnr_y``, by which checkpoints are chosen, and that of each set."""
+    sets = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
+    return ["val/psnr_y", *(f"val/{name}/psnr_y" for name in sets)]
+
+
+def _names(run: Run, group: str) -> list[str]:
+    node = run.settings.get(group)
+    names = node.get("sets") if isinstance(node, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _image_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys of the strips that the finished runs have logged (``callbacks.ExampleImages``)."""
+    found = []
+    for run in runs:
+        images = run.values.get("images")
+        for image in images if isinstance(images, list) else []:
+            set_name, name = image["set_name"], image["image"]
+            if (run.path / "images" / f"{set_name}_{name}.png").is_file():
+                found.append(f"examples/{set_name}/{name}")
+    return _unique(found)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

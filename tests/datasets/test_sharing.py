@@ -1,0 +1,138 @@
+import gc
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sr_lab.datasets import sharing
+from sr_lab.datasets.sharing import empty, send
+
+PIXELS = 3000
+
+
+class Numbers(Dataset):
+    """Batches on one buffer, filled with the number of their first sample, and who filled them."""
+
+    def __len__(self):
+        return 5
+
+    def __getitems__(self, samples):
+        buffer = empty(PIXELS + len(samples))
+        buffer.fill_(samples[0] % 256)
+        image, codes = buffer[:PIXELS].view(3, 10, 100), buffer[PIXELS:]
+        return {"image": image, "codes": codes, "name": f"sample{samples[0]}", "worker": os.getpid()}
+
+
+def loader(count, *, workers=1, collate_fn=send, **settings):
+    batches = [[number] * 2 for number in range(count)]
+    return DataLoader(
+        Numbers(), batch_sampler=batches, num_workers=workers, collate_fn=collate_fn, **settings
+    )
+
+
+def memories():
+    """Names of the shared memory that this process has mapped for its workers."""
+    return set(sharing._mapped)
+
+
+@pytest.mark.parametrize(("workers", "start"), [(0, None), (1, "fork"), (2, "fork"), (1, "spawn")])
+def test_batches_arrive_as_they_were_sent(workers, start):
+    if start not in (None, *multiprocessing.get_all_start_methods()):
+        pytest.skip(f"no {start} here")
+    arrived = list(loader(12, workers=workers, multiprocessing_context=start))
+    assert [batch["name"] for batch in arrived] == [f"sample{number}" for number in range(12)]
+    for number, batch in enumerate(arrived):
+        assert batch["image"].shape == (3, 10, 100)
+        assert batch["image"].dtype == batch["codes"].dtype == torch.uint8
+        assert (batch["image"] == number).all()
+        assert batch["codes"].tolist() == [number] * 2
+    assert len({batch["worker"] for batch in arrived} - {os.getpid()}) == workers
+
+
+def test_a_batch_that_is_held_is_never_overwritten():
+    held, parts = [], []
+    for number, batch in enumerate(loader(60)):
+        if number % 7 == 0:
+            held.append((number, batch))
+        elif number % 7 == 3:
+            parts.append((number, batch["image"][1, 2:4]))  # a tensor on a part of it
+        elif number % 7 == 5:
+            parts.append((number, batch["image"].numpy()))
+    for number, batch in held:
+        assert (batch["image"] == number).all()
+        assert (batch["codes"] == number).all()
+    for number, part in parts:
+        assert np.all(np.asarray(part) == number)
+
+
+def test_memory_is_used_again():
+    before = memories()
+    for _ in loader(200):
+        pass
+    assert len(memories() - before) <= 5  # two ahead, one being filled, one on its way, one here
+
+
+def test_a_worker_that_is_gone_leaves_nothing_mapped():
+    before = memories()
+    for _ in range(3):
+        for _ in loader(20):
+            pass
+    list(loader(1))
+    assert len({process for process, _ in memories() - before}) == 1
+
+
+def test_another_collation_sees_the_same():
+    arrived = list(loader(30, collate_fn=_as_it_is))
+    assert [int(batch["image"][0, 0, 0]) for batch in arrived] == list(range(30))
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def test_what_is_abandoned_in_mid_stream_does_no_harm():
+    stream = loader(50, persistent_workers=True)
+    for _ in range(4):
+        for number, batch in enumerate(stream):
+            assert (batch["image"] == number).all()
+            if number == 10:
+                break
+
+
+def written(process: int) -> int:
+    """KiB of memory that this process has written to, its own and shared."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return sizes["Private_Dirty"] + sizes["Shared_Dirty"]
+
+
+def test_a_forked_process_that_loses_a_batch_does_not_free_it():
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no fork here")
+    stream = iter(loader(60))
+    held = [next(stream)]
+    child = multiprocessing.get_context("fork").Process(target=held.clear)
+    child.start()
+    child.join()
+    for _ in stream:
+        pass
+    assert (held[0]["image"] == 0).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs /proc")
+def test_neither_side_grows():
+    worker, sizes = 0, []
+    gc.freeze()  # or a collection in the forked worker writes to the pages of everything that pytest holds
+    stream = iter(loader(3001))
+    gc.unfreeze()
+    for number, batch in enumerate(stream):
+        worker = batch["worker"]
+        if number in (500, 3000):
+            gc.collect()
+            sizes.append((written(worker), written(os.getpid())))
+    early, late = np.array(sizes)
+    assert (late - early < 1024).all()  # 2,500 batches more would be 7 MiB

@@ -1,0 +1,48 @@
+"""Memory of ``sr_lab.upscale`` does not grow with the image, beyond the image and what becomes of it."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# Bytes at the peak of a process that enlarges an image by 4, beyond what Pillow holds of the two.
+PROGRAM = """
+import resource, sys, time
+import numpy as np
+from PIL import Image
+import sr_lab
+name, height, width = sys.argv[1], *map(int, sys.argv[2:])
+pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+image, started = Image.fromarray(pixels), time.perf_counter()
+sr = sr_lab.upscale(image, sr_lab.load(name, scale=4))
+assert sr.size == (4 * width, 4 * height)
+peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak - 4 * height * width - 4 * 16 * height * width)
+seconds = time.perf_counter() - started
+print(f"{name} {height}x{width}: {peak / 2**30:.2f} GiB in {seconds:.1f} s", file=sys.stderr)
+"""
+
+
+def peak_beside_the_images(name, height, width):
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, name, str(height), str(width)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout)
+
+
+# All of conf/model would take hours on a CPU: the cheapest, and those that need most for a pixel.
+@pytest.mark.parametrize(
+    "name", ["fsrcnn", "ecbsr_m4c16", "imdn_rtc", "safmn", "lapar_c", "shufflemixer_tiny", "imdn", "osffnet"]
+)
+def test_a_megapixel_takes_less_than_four_gibibytes(name):
+    assert peak_beside_the_images(name, 1000, 1000) < 4 * 2**30
+
+
+@pytest.mark.parametrize("name", ["fsrcnn", "ecbsr_m4c16"])
+def test_four_megapixels_take_less_than_four_gibibytes(name):
+    assert peak_beside_the_images(name, 2000, 2000) < 4 * 2**30
+
+
+def test_twelve_megapixels_take_less_than_four_gibibytes():
+    assert peak_beside_the_images("ecbsr_m4c16", 3000, 4000) < 4 * 2**30

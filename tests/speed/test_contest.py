@@ -1,0 +1,43 @@
+import pytest
+
+from sr_lab.speed.contest import Contest, Spread, play
+
+
+def contest(name, calls, **values):
+    """Contenders that return their values one after the other and note that they were called."""
+
+    def contender(key, given):
+        def run():
+            calls.append(key)
+            return given.pop(0)
+
+        return run
+
+    contenders = {key: contender(key, given) for key, given in values.items()}
+    return Contest(name, contenders, lambda seconds: {"ratio": seconds["slow"] / seconds["fast"]})
+
+
+def test_a_ratio_is_taken_within_each_round_and_the_first_runs_do_not_count():
+    # the ratio of the medians would be 6 / 2 = 3
+    played = play([contest("c", [], fast=[9, 1, 2, 4], slow=[1, 6, 8, 4])], rounds=3)
+    assert played == {"c.ratio": Spread(median=4.0, q1=2.5, q3=5.0)}
+
+
+def test_contenders_take_turns():
+    calls, told = [], []
+    play([contest("c", calls, fast=[1] * 4, slow=[1] * 4)], rounds=3, ran=told.append)
+    assert calls[2:] == ["fast", "slow", "slow", "fast", "fast", "slow"]
+    assert told == [f"c.{name}" for name in calls]
+
+
+def test_every_contest_is_played_and_keeps_its_name():
+    contests = [contest(name, [], fast=[1, 1], slow=[2, 2]) for name in ("a", "b")]
+    assert play(contests, rounds=1) == {f"{name}.ratio": Spread(2.0, 2.0, 2.0) for name in ("a", "b")}
+
+
+def test_what_fails_is_not_hidden():
+    def broken():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        play([Contest("c", {"broken": broken}, dict)])

@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+
+from sr_lab.autotune import Setting
+from sr_lab.ops.roofline import Peaks
+from sr_lab.speed import gpu
+from sr_lab.speed.contest import play
+from sr_lab.tasks.benchmark import GROUPS
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
+    pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings(r"ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_there_is_nothing_to_measure_without_a_gpu(tmp_path):
+    assert gpu.contests(tmp_path) == []
+
+
+def test_the_contests_run_and_give_their_figures(tmp_path):
+    played = play(
+        gpu.contests(
+            tmp_path,
+            models=["edsr_shallow"],
+            scale=2,
+            batch_size=1,
+            lr_patch_size=8,
+            steps=1,
+            device="cpu",
+            precisions=["fp32", "bf16"],
+            lr_size=(8, 8),
+        ),
+        rounds=1,
+    )
+    forms = ["fp32", "fp32_channels_last", "bf16", "bf16_channels_last"]
+    figures = [
+        f"{figure}.{form}" for figure in ("images_per_s", "ratio_to_fp32", "latency_ms") for form in forms
+    ]
+    figures += ["best_ratio_to_fp32", "data_wait"]
+    assert set(played) == {f"gpu_edsr_shallow.{figure}" for figure in figures}
+    assert played["gpu_edsr_shallow.ratio_to_fp32.fp32"].median == 1
+
+
+def test_every_precision_is_measured_in_both_layouts_and_compiled():
+    names = {str(form) for form in gpu.forms(gpu.PRECISIONS, compile=True)}
+    for precision in gpu.PRECISIONS:
+        assert {precision, f"{precision}_channels_last", f"{precision}_channels_last_compile"} <= names
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_tf32_is_on_for_its_own_form_only_and_put_back(precision, allowed):
+    before = torch.backends.cudnn.allow_tf32
+    with gpu.Form(precision, Setting()).arithmetic():
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_what_does_not_run_is_no_figure_and_is_not_tried_again():
+    tried = []
+
+    def prepare():
+        tried.append(1)
+        raise RuntimeError("CUDA out of memory")
+
+    runs = gpu._Runs(prepare, contest="a", steps=1, device="cpu")
+    with pytest.warns(UserWarning, match="a does not run: CUDA out of memory"):
+        assert math.isnan(runs())
+    assert math.isnan(runs())
+    assert len(tried) == 1
+
+
+def test_the_reference_has_to_run():
+    def prepare():
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        gpu._Runs(prepare, contest="a", steps=1, device="cpu", must=True)()
+
+
+def test_what_another_contest_built_is_dropped():
+    first = gpu._Runs(lambda: lambda: None, contest="a", steps=1, device="cpu")
+    first()
+    assert first._run is not None
+    gpu._Runs(lambda: lambda: None, contest="b", steps=1, device="cpu")()
+    assert first._run is None
+
+
+def test_a_card_is_known_by_the_name_that_cuda_gives_it():
+    assert gpu.peaks_of("NVIDIA H200") == Peaks(989e12, 4.8e12)
+    assert gpu.peaks_of("Tesla V100-SXM2-32GB") == Peaks(125e12, 0.9e12)
+    assert gpu.peaks_of("Quadro 1") is None
+
+
+def test_the_task_knows_each_network():
+    assert GROUPS["gpu"] == tuple(f"gpu_{model}" for model in gpu.MODELS)

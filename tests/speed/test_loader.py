@@ -1,0 +1,28 @@
+from sr_lab.speed import loader
+from sr_lab.speed.contest import play
+
+
+def test_the_loader_is_measured_against_png_and_memory(tmp_path):
+    contests = loader.contests(
+        tmp_path,
+        scale=2,
+        lr_patch_size=16,
+        batch_size=4,
+        num_images=3,
+        size=(500, 450),  # higher than a photograph: continued by its mirror image
+        batches=3,
+        png_batches=1,
+    )
+    played = play(contests, rounds=1)
+    assert set(played) == {"loader.pairs_per_s", "loader.ratio_to_png", "loader.share_of_memcpy"}
+    assert all(spread.median > 0 for spread in played.values())
+
+
+def test_the_reference_gives_the_patches_that_belong_together(tmp_path):
+    reference = loader.SubImages(tmp_path, scale=2, lr_patch_size=24, count=2)
+    for sample in range(4):
+        pair = reference[sample]
+        assert pair["lr"].shape == (3, 24, 24)
+        assert pair["hr"].shape == (3, 48, 48)
+        coarse = pair["hr"].float().unfold(1, 2, 2).unfold(2, 2, 2).mean((-1, -2))
+        assert (coarse - pair["lr"].float()).abs().mean() < 8  # levels; of another place it is some 50

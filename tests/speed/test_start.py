@@ -1,0 +1,19 @@
+from sr_lab.speed import start
+
+
+def test_the_time_to_the_first_step_is_that_of_a_training(tmp_path):
+    seconds = start.first_step(tmp_path)
+    assert seconds > 1  # torch alone takes as much
+    (record,) = (tmp_path / "outputs").glob("*/*/metrics.csv")
+    assert record.read_text().splitlines()[1].startswith("1,")
+    assert not list((tmp_path / "outputs").glob("*/*/metrics.json"))  # it was ended there
+
+
+def test_the_figures_are_those_of_the_contract(tmp_path):
+    (contest,) = start.contests(tmp_path)
+    figures = contest.figures({"training": 6.0, "import": 5.0, "help": 0.6, "hydra": 0.2})
+    assert {key: round(value, 6) for key, value in figures.items()} == {
+        "ratio_to_import": 1.2,
+        "first_step_s": 6.0,
+        "help_ratio_to_import_hydra": 3.0,
+    }

@@ -1,0 +1,107 @@
+import copy
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sr_lab.callbacks import WeightAverage
+from sr_lab.speed import step
+from sr_lab.speed.contest import play
+from tests import tiny
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
+    pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings(r"ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+BATCHES = step.in_memory(scale=2, batch_size=2, lr_patch_size=6)
+
+
+def network() -> step.TinyNetwork:
+    torch.manual_seed(0)
+    return step.TinyNetwork(scale=2)
+
+
+def test_the_contests_run_and_give_their_figures(tmp_path):
+    contests = step.contests(
+        tmp_path, scale=2, batch_size=1, lr_patch_size=4, steps=1, tiny_steps=3, device="cpu"
+    )
+    assert set(play(contests, rounds=1)) == {"step.ms", "step.ratio_to_bare_loop", "step.overhead_ms"}
+
+
+def test_the_bare_loop_and_the_trainer_compute_the_same(tmp_path):
+    ours, bare = network(), network()
+    step.with_trainer(ours, BATCHES, folder=tmp_path, scale=2, steps=5, device="cpu")
+    step.with_bare_loop(bare, BATCHES, steps=5, device="cpu")
+    for own, reference in zip(ours.parameters(), bare.parameters(), strict=True):
+        assert torch.equal(own, reference)
+        assert not torch.equal(own, dict(network().named_parameters())["0.weight"]) or own.ndim == 1
+
+
+def test_the_clock_runs_over_the_steps_between_warm_up_and_end(monkeypatch):
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    timed = step.Timed(BATCHES, steps=3, device="cpu")
+    assert len(list(timed)) == 2 + 3 + 1
+    assert timed.seconds_a_step == 2.0
+
+
+class Reads(TorchDispatchMode):
+    """Counts values that are fetched from a tensor: on a GPU each would wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("steps", [20, 40])
+def test_no_value_is_fetched_from_the_device_between_rows(tmp_path, steps):
+    with Reads() as reads:
+        step.with_trainer(network(), BATCHES, folder=tmp_path, scale=2, steps=steps, device="cpu")
+    # The row at the last step fetches the loss; on a CPU Adam, as it does not on a GPU, the step it is at.
+    assert reads.count - adams_own(steps + 3) == 1
+
+
+def adams_own(steps: int) -> int:
+    """Values that the optimizer itself fetches in so many steps."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with Reads() as reads:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.rand(1, 3, 4, 4)).mean().backward()
+            optimizer.step()
+    return reads.count
+
+
+def test_the_average_of_the_weights_fetches_no_value(tmp_path):
+    with Reads() as reads:
+        tiny.trainer(tmp_path, max_steps=4, limit_val_batches=0, callbacks=[WeightAverage(0.9)]).fit(
+            tiny.sr_module(), tiny.data()
+        )
+    assert reads.count == 1  # the loader draws a seed when it starts
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("average", [False, True])
+def test_a_thousand_steps_do_not_wait_for_the_gpu(tmp_path, average):
+    torch.cuda.set_sync_debug_mode("error")
+    module = tiny.sr_module()
+    batches = [copy.deepcopy(BATCHES[0]) for _ in range(4)]
+    for batch in batches:
+        batch.update({key: value.pin_memory() for key, value in batch.items() if key != "name"})
+    try:
+        tiny.trainer(
+            tmp_path,
+            accelerator="gpu",
+            max_steps=1000,
+            limit_val_batches=0,
+            callbacks=[WeightAverage(0.9)] if average else [],
+        ).fit(module, train_dataloaders=step.Timed(batches, steps=997, device="cpu"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

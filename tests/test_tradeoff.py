@@ -1,0 +1,53 @@
+"""The picture of quality and cost: every network has its name, and no name lies on another."""
+
+import itertools
+
+import pytest
+from matplotlib.figure import Figure
+
+from sr_lab.reporting import tradeoff
+from sr_lab.reporting.tradeoff import Point
+
+
+def drawn(points: list[Point]) -> Figure:
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    tradeoff._scatter(figure, points, set_name="Set14")
+    figure.draw_without_rendering()
+    return figure
+
+
+OURS = [Point(f"ours_{n}_x4", 6e5, 3e10 + n * 1e8, 28.6, is_measured=True) for n in range(4)]
+
+
+@pytest.mark.parametrize("set_name", ["Set5", "Set14", "Urban100"])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_every_name_of_the_papers_networks_and_ours_stands_clear_of_the_others(scale, set_name):
+    points = tradeoff.around(OURS, scale=scale, set_name=set_name)
+    (axes,) = drawn(points).axes
+    assert len(points) > 15
+    assert sorted(text.get_text() for text in axes.texts) == sorted(
+        point.name.removesuffix("_x4") for point in points
+    )
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def test_a_name_that_had_to_move_away_has_a_line_to_its_network():
+    (axes,) = drawn([Point(f"net {n}", 1e6, 3e10, 28.6, is_measured=True) for n in range(20)]).axes
+    ends = [line.get_xydata()[0] for line in axes.lines]
+    assert len(ends) >= 10
+    assert all(end == pytest.approx((30, 28.6)) for end in ends)
+
+
+def test_a_name_that_stands_by_its_network_has_none():
+    (axes,) = drawn([Point("a", 1e6, 3e10, 28.6, is_measured=True)]).axes
+    assert not axes.lines
+
+
+def test_runs_of_one_network_keep_what_tells_them_apart():
+    names = ("imdn_x4_steps-300", "imdn_x4_steps-600", "imdn_x4")
+    points = [Point(name, 1e6, 1e10 * (n + 1), 28.6, is_measured=True) for n, name in enumerate(names)]
+    (axes,) = drawn(points).axes
+    assert [text.get_text() for text in axes.texts] == ["imdn_x4_steps-300", "imdn_x4_steps-600", "imdn"]

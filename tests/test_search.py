@@ -356,6 +356,7 @@ def searches(tmp_path_factory):
     return {"killed": killed, "again": again, "trials": trials, "folder": table.parent}
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_its_trial_and_prunes_the_next(searches):
     assert searches["killed"].returncode == -signal.SIGKILL
     again = searches["again"]
@@ -366,12 +367,14 @@ def test_a_killed_search_goes_on_with_its_trial_and_prunes_the_next(searches):
     assert "best: trial 0" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_report_tells_a_pruned_trial(searches):
     problems = sorted(run.problem for run in find_runs(searches["folder"]))
     assert problems[0] == ""
     assert re.fullmatch(r"pruned: val/psnr_y [\d.]+ dB at step 3 is behind other trials", problems[1])
 
 
+@pytest.mark.slow
 def test_a_study_holds_texts_and_numbers_only(searches):
     """Nothing in it is an object that Optuna would have to load from a study that somebody was sent."""
     with contextlib.closing(sqlite3.connect(searches["folder"] / "study.db")) as database:

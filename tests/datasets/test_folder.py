@@ -142,7 +142,7 @@ def test_workers_share_the_pixels_and_do_not_grow_from_pass_to_pass(make, tmp_pa
         if number in (20, 400):
             written.append([_written(worker.pid) for worker in stream._workers])
     (early, late), images = np.array(written), list((tmp_path / "cache").rglob("*.npy"))
-    assert (late - early < 1024).all()  # KiB; the decoded images are 5 MB, the batches 16 MB
+    assert (late - early < 4096).all()  # KiB, of an interpreter as well; a batch of 380 passes is 16 MB
     for worker in stream._workers:
         maps = [line for line in _smaps(worker.pid) if line.endswith(".npy")]
         assert 0 < len(maps) <= len(images)  # each at most once

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench bench-store table check lint format clean
+.PHONY: help setup demo test test-slow chaos bench bench-store table check lint format clean
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -20,13 +20,16 @@ demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cor
 	$(BIN)/python -m sr_lab experiment=demo
 
 # Two tests at a time; on two cores a second thread for each would make small networks a hundred times slower.
-test test-slow: export OMP_NUM_THREADS ?= 1
+test test-slow chaos: export OMP_NUM_THREADS ?= 1
 
 test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
+
+chaos: $(STAMP) ## break runs thousands of times (hours), store what was lost in experiments/reliability
+	SR_LAB_CHAOS=1 $(BIN)/python -m pytest -m slow tests/reliability
 
 bench bench-store: export OMP_NUM_THREADS ?= 1
 

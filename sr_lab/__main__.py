@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
 import functools
+import io
 import os
 import sys
 import traceback
@@ -13,14 +14,17 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sr_lab import config as configuration
 from sr_lab import sweep, tasks
+from sr_lab.errors import ConfigError, RankError
 from sr_lab.identity import register_resolvers
 
 _queue: list[sweep.Job] = []  # jobs that wait for a process of their own
@@ -43,6 +47,7 @@ class _Ended(NamedTuple):
 def _job(composed: DictConfig) -> _Ended | None:
     """One job: run it; or, in a multirun on this machine, write it down for a process of its own."""
     assert _judged, "this version of Hydra composes by another way than the one that is guarded"
+    _join_tasks()
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     folder = Path(hydra_config.runtime.output_dir)
@@ -72,6 +77,26 @@ def _job(composed: DictConfig) -> _Ended | None:
     return None if ours else _Ended(folder, config, "")
 
 
+def _join_tasks() -> None:
+    """Say to Lightning which of submitit's local tasks this is; on Slurm it knows."""
+    if int(os.environ.get("SUBMITIT_LOCAL_NTASKS", 1)) > 1:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+
+
+def _speaks(error: Exception) -> bool:
+    """Whether this process says what is wrong: of a mistake that all make the first one of each machine.
+
+    That a process is lost is said by the one that started it.
+    """
+    if (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "0")) == "0":
+        return True
+    told = (ConfigError, RankError) if sweep.RANK_OF in os.environ else (ConfigError,)
+    return not isinstance(error, told)
+
+
 def _guard_hydra() -> None:
     """Judge Hydra's own settings between composing and using them.
 
@@ -89,6 +114,16 @@ def _guard_hydra() -> None:
         return composed
 
     ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign, assignment]
+    load = FileConfigSource.load_config
+
+    @functools.wraps(load)
+    def bounded(source: FileConfigSource, config_path: str) -> ConfigResult:
+        path = Path(source.path, source._normalize_file_name(config_path))
+        if path.is_file():
+            configuration.check_file(path)
+        return load(source, config_path)
+
+    FileConfigSource.load_config = bounded  # type: ignore[method-assign, assignment]
 
 
 def _hasten_hydra() -> None:
@@ -139,6 +174,8 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
         sweep.end_with_sweep()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")
         _guard_hydra()
         _hasten_hydra()
         _watch_launchers()
@@ -168,7 +205,8 @@ def main() -> int:
         sweep.refused(sentence or f"{type(error).__name__}: {error}")
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 - the command line's own voice
+        if _speaks(error):
+            print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 - the command line's own voice
         return 2
     return 0
 

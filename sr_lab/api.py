@@ -14,7 +14,7 @@ from sr_lab import catalogue, targets
 from sr_lab.catalogue import Entry
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import StoredNetwork
-from sr_lab.datasets.images import FORMATS
+from sr_lab.datasets.images import open_image
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference import Tile, Tiled, enlarge
 from sr_lab.layers.folding import for_inference
@@ -104,11 +104,10 @@ def upscale(
         model = Tiled(for_inference(model), tile=tile, like=model)
     told = progress if progress is not None else lambda _: None
     if isinstance(image, (str, Path)):
-        try:
-            with Image.open(image, formats=FORMATS) as opened:
-                return _pillow(ImageOps.exif_transpose(opened), model, told)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"upscale: cannot read '{image}': {error}; give an image file") from error
+        with open_image(image) as opened:
+            photograph = ImageOps.exif_transpose(opened)
+            photograph.load()
+        return _pillow(photograph, model, told)
     if isinstance(image, Image.Image):
         return _pillow(image, model, told)
     if isinstance(image, np.ndarray):

@@ -1,20 +1,20 @@
-"""What watches a training: the record, the progress bar, example pictures, checkpoints written whole."""
+"""What watches a training: the record, the progress bar, example pictures, the average of the weights."""
 
 import contextlib
 import csv
 import io
 import math
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
 from PIL import Image
 from rich.console import Console
@@ -26,7 +26,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.lit_module import Measured, SRModule
 from sr_lab.ops.color import rgb_to_y
 from sr_lab.reporting import pictures
-from sr_lab.run_folder import RunFolder
+from sr_lab.run_folder import RunFolder, whole_rows
 
 _Hooked = TypeVar("_Hooked", lightning.Callback, lightning.LightningModule)
 
@@ -85,7 +85,8 @@ class Record(lightning.Callback):
     """Writes ``metrics.csv``, flushed row by row, and hands the same rows to the dashboards.
 
     Lightning's own CSV logger deletes the file when a run is resumed; this one drops the rows after the
-    resumed step and appends. Losses stay on the device until a row is due, so that no step waits for one.
+    resumed step and appends. Losses stay on the device until a row is due, so that no step waits for one;
+    those that wait are part of a checkpoint, and all rows are on the disk before it.
 
     Args:
         path: The file.
@@ -108,15 +109,29 @@ class Record(lightning.Callback):
             *per_set,
         ]
         if trainer.is_global_zero:
-            kept = []
-            if self.path.is_file():
-                with self.path.open(newline="") as file:
-                    kept = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+            kept = [row for row in whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
             text = io.StringIO()
             writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
             files.write(self.path, text.getvalue())
+        self._losses = [loss.to(pl_module.device) for loss in self._losses]
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        """Store the losses since the last row, the mean over ranks; a resumed run writes no earlier row."""
+        losses = torch.stack(self._losses) if self._losses else torch.empty(0)
+        checkpoint["losses"] = trainer.strategy.reduce(losses, reduce_op="mean") if self._losses else losses
+        if trainer.is_global_zero:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Tensor]
+    ) -> None:
+        """Go on with the losses since the last row."""
+        self._losses = list(checkpoint.get("losses", torch.empty(0)))
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
         """Keep the rate of this step: at its end the schedule has moved on."""
@@ -301,17 +316,17 @@ class ExampleImages(lightning.Callback):
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         outputs: Measured,  # type: ignore[override]
-        batch: dict[str, Tensor],
+        batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Save the pictures of one of a set's first images."""
-        if outputs is None or not trainer.is_global_zero:
+        if outputs is None:
             return
         assert isinstance(pl_module, SRModule)
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
-        of_set = trainer.num_test_batches[dataloader_idx : dataloader_idx + 1]
-        if batch_idx < self.count or (of_set and of_set[0] <= self.small_set):
+        place, of = batch["place"], batch["of"]  # whichever process measures it
+        if place < self.count or of <= self.small_set:
             images: dict[pictures.Kind, Tensor] = {
                 "lr": outputs["lr"],
                 "bicubic": outputs["bicubic"],
@@ -320,7 +335,7 @@ class ExampleImages(lightning.Callback):
             }
             for kind, image in images.items():
                 self._save(image[0], pictures.place(self.folder, set_name, name, kind))
-        if batch_idx >= self.count:
+        if place >= self.count:
             return
         strip = self._strip(outputs, hr, pl_module.scale)
         picture = self._save(strip, self.folder / f"{set_name}_{name}.png")
@@ -365,23 +380,6 @@ def _write_png(picture: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)  # a sixth larger than usual, in a third of the time
     files.write(path, buffer.getvalue())
-
-
-class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target, flushes it to the disk and renames it.
-
-    Lightning's own writer goes through the temporary folder; when that is another file system, a kill during
-    the final copy destroys the old checkpoint too.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
-    ) -> None:
-        """Save atomically."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(target) as file:
-            torch.save(checkpoint, file)
 
 
 class WeightAverage(WeightAveraging):

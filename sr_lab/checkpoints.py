@@ -6,7 +6,10 @@ more.
 
 import copy
 import importlib
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +20,14 @@ import scipy.io
 import torch
 from torch import Tensor, nn
 
+from sr_lab import digest
 from sr_lab.errors import CheckpointError
 from sr_lab.layers.folding import fold
 
 # Levels that authors put around their state dicts, in the order in which they are looked for: averaged
 # weights are the published ones.
+_MAX_WRAPPERS = 5
+_MAX_MATLAB = 64 * 2**20  # VDSR, the one network that is published in this format, has 3 MiB
 _WRAPPERS = ("params_ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
 # What DataParallel and torch.compile put before every name, and what trainers do; but a network's own names
 # may begin like the latter (IMDN-RTC's do).
@@ -81,17 +87,17 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
         prefix = "network."
         named = {str(key): value for key, value in content["state_dict"].items()}
         state = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+        if not all(map(_is_plain, state.values())):
+            raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
         return Checkpoint(file, state, record)
-    while isinstance(content, dict):
-        wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
-        if wrapper is None:
+    for _ in range(_MAX_WRAPPERS):  # a pickle may hold itself
+        wrapper = isinstance(content, dict) and next(
+            (name for name in _WRAPPERS if isinstance(content.get(name), dict)), None
+        )
+        if not wrapper:
             break
         content = content[wrapper]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
+    if not isinstance(content, dict) or not content or not all(map(_is_plain, content.values())):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
     state = {str(name): value for name, value in content.items()}
     return Checkpoint(file, _without_prefix(state, _WRAPPER_PREFIXES), None)
@@ -104,6 +110,13 @@ def _read(file: Path, key: str) -> Any:
             return safetensors.torch.load_file(file)
         if file.suffix == ".mat":
             return _matlab_state(file, key)
+        if digest.is_damaged(file):
+            raise CheckpointError(
+                f"{key}: '{file}' is damaged, its SHA-256 is another than when it was written; "
+                "take another checkpoint"
+            )
+        if zipfile.is_zipfile(file):
+            _check_zip(file)
         with warnings.catch_warnings(action="ignore"):  # torch's own words would advise weights_only=False
             return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -115,16 +128,63 @@ def _read(file: Path, key: str) -> Any:
         ) from error
 
 
+def _check_zip(file: Path) -> None:
+    """Torch stores its entries as they are, each once: others are a bomb, or show two readers two contents.
+
+    Raises:
+        ValueError: They are others.
+    """
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if (
+        any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        or len({entry.filename for entry in entries}) < len(entries)
+        or sum(entry.file_size for entry in entries) > file.stat().st_size
+    ):
+        raise ValueError("no archive of torch's")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor whose numbers are all there: a few bytes can claim to be a terabyte."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_nested
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
 def _without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """Without what stands before every name."""
     state = dict(state)
-    while prefix := next((p for p in prefixes if all(name.startswith(p) for name in state)), None):
+    while state and (prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), None)):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
+def _check_matlab(file: Path) -> None:
+    """Unpack as far as the limit, and no further, what SciPy would unpack whole.
+
+    Raises:
+        ValueError: It is larger.
+    """
+    content = file.read_bytes()
+    place = 128  # behind the header
+    room = _MAX_MATLAB
+    while len(content) >= place + 8 and room >= 0:
+        kind, size = struct.unpack_from("<II", content, place)
+        part = content[place + 8 : place + 8 + size]
+        room -= len(zlib.decompressobj().decompress(part, room + 1)) if kind == 15 else len(part)
+        place += 8 + size
+    if room < 0:
+        raise ValueError(f"more than {_MAX_MATLAB} bytes")
+
+
 def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
     """The cell arrays of a MATLAB struct ``model`` as ``<field>.<index>``, e.g. VDSR's ``weight.0``."""
+    _check_matlab(file)
     content = scipy.io.loadmat(file)
     model = content.get("model")
     if model is None or not model.dtype.names:
@@ -195,7 +255,11 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
             for name in common
             if state[name].shape != own[name].shape
         ],
-        "no number": [name for name in common if _is_no_number(state[name], own[name])],
+        "no number": [
+            name
+            for name in common
+            if state[name].shape == own[name].shape and _is_no_number(state[name], own[name])
+        ],
     }
     said = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
@@ -213,7 +277,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
 def _is_no_number(value: Tensor, own: Tensor) -> bool:
     """NaN, infinite, complex, or whole where a fraction belongs: copying it would go through in silence."""
     kinds_differ = value.is_complex() or value.is_floating_point() != own.is_floating_point()
-    return kinds_differ or not bool(torch.isfinite(value).all())
+    return kinds_differ or not bool(torch.isfinite(value.to(own.dtype)).all())
 
 
 def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:

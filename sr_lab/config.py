@@ -5,6 +5,7 @@ DictConfig.
 """
 
 import json
+import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sr_lab import targets
+from sr_lab import targets, untrusted
 from sr_lab.errors import ConfigError, SRLabError
 
 Node: TypeAlias = dict[str, object]
@@ -136,7 +137,7 @@ class HparamsSearch(_Strict):
 
 
 # Of trainer: not Lightning's, or not as they are.
-_OURS = {"precision", "float32_matmul_precision", "channels_last", "compile", "autotune"}
+_OURS = {"timeout", "precision", "float32_matmul_precision", "channels_last", "compile", "autotune"}
 
 
 class Trainer(BaseModel):
@@ -145,6 +146,7 @@ class Trainer(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
     accelerator: str
+    timeout: float = Field(default=1800.0, gt=0)  # seconds; config.yaml of old runs have none
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
     accumulate_grad_batches: int = Field(gt=0)
     gradient_clip_val: float | None = Field(gt=0)
@@ -176,7 +178,7 @@ class Config(_Strict):
     callbacks: Node = {}
     logger: Node = {}
 
-    scale: int = Field(ge=2)
+    scale: int = Field(ge=2, le=64)
     seed: int = Field(ge=0)
     experiment_name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     run_name: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
@@ -244,7 +246,7 @@ class StoredNetwork(_Strict):
     model: Node
     upsampler: Upsampler
     strategy: Strategy
-    scale: int = Field(ge=2)
+    scale: int = Field(ge=2, le=64)
 
     @classmethod
     def read(cls, record: Mapping[str, object], source: str, allow: Sequence[str] = ()) -> "StoredNetwork":
@@ -258,10 +260,12 @@ class StoredNetwork(_Strict):
         Raises:
             ConfigError: The record is not whole, or the network may not be built.
         """
+        own = {name: record.get(name) for name in cls.model_fields}
         try:
-            values = json.dumps({name: record.get(name) for name in cls.model_fields})
-            stored = cls.model_validate_json(values, strict=True)
-        except (ValidationError, TypeError) as error:
+            if not untrusted.is_small(own):
+                raise ValueError("it has too many values")
+            stored = cls.model_validate_json(json.dumps(own), strict=True)
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"'{source}' does not say which network it holds; give its state dict"
             ) from error
@@ -373,6 +377,7 @@ def load(
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
+    _refuse_secrets("", values)
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
@@ -382,6 +387,30 @@ def load(
     if builds:
         _check_targets(config, overrides)
     return config
+
+
+_SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|passphrase|credentials?|jwt)$", re.IGNORECASE)
+_SECRET_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](\w*key|token|\w+_token|sig|signature|password)=", re.I)
+
+
+def _refuse_secrets(place: str, value: object) -> None:
+    """What is composed goes into ``config.yaml``, reports and W&B, which are shown to others."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            if _SECRET.search(str(key)) and isinstance(child, str):
+                raise ConfigError(f"{place}{key}: is a secret, which would be stored; {_INSTEAD}")
+            _refuse_secrets(f"{place}{key}.", child)
+    elif isinstance(value, list):
+        for child in value:
+            _refuse_secrets(place, child)
+    elif isinstance(value, str):
+        # Eight: TOKENIZERS_PARALLELISM=false and the like are no secrets.
+        known = (text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8)
+        if _SECRET_URL.search(value) or any(text in value for text in known):
+            raise ConfigError(f"{place[:-1]}: holds a secret, which would be stored; {_INSTEAD}")
+
+
+_INSTEAD = "give keys and passwords in the environment (WANDB_API_KEY) or in ~/.netrc"
 
 
 def load_trial(
@@ -590,6 +619,18 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
     return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
 
 
+def check_file(path: Path) -> None:
+    """Refuse a configuration file that is too large, in itself or written out.
+
+    Raises:
+        ConfigError: It is.
+    """
+    try:
+        untrusted.check_yaml(untrusted.read_text(path, max_bytes=untrusted.MAX_YAML_BYTES))
+    except ValueError as error:
+        raise ConfigError(f"{path}: is no configuration: {error}; mend or remove it") from error
+
+
 def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse settings of Hydra itself that run code before a run is validated.
 
@@ -608,25 +649,66 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
             )
     if not set(node.overrides.task) <= set(overrides):  # what the command line said decides whom we trust
         raise ConfigError("hydra.overrides: is not allowed in a file; remove it")
+    for key, ours in _FOLDERS.items():
+        group, _, name = key.rpartition(".")
+        values = typing.cast(Node, OmegaConf.to_container(node[group] if group else node, resolve=False))
+        written = values[name]
+        if written not in ours and not _is_said(f"hydra.{key}", overrides):
+            raise ConfigError(f"hydra.{key}: is not allowed in a file, got {written!r}; remove it")
     for key in ("launcher", "sweeper"):
         target = str(OmegaConf.select(node, f"{key}._target_"))
         if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
             raise ConfigError(
                 f"hydra.{key}._target_: '{target}' is no plugin of Hydra; choose hydra/{key}=<option>"
             )
+        settings = OmegaConf.to_container(node[key], resolve=True)
+        assert isinstance(settings, dict)
+        for setting, value in settings.items():
+            name = str(setting)
+            if targets.holds_target(value):  # Hydra would build it, whatever it is
+                raise ConfigError(f"hydra.{key}.{name}: holds a _target_, which is not allowed; remove it")
+            in_script = bool(value) if name in _SHELL else "\n" in str(value)
+            if key == "launcher" and in_script and not _is_said(f"hydra.{key}.{name}", overrides):
+                raise ConfigError(
+                    f"hydra.{key}.{name}: goes to the cluster's shell and is not allowed in a file, "
+                    f"got {value!r}; say it on the command line"
+                )
     for key in ("job_logging", "hydra_logging"):
-        _check_logging(
-            f"hydra.{key}", OmegaConf.to_container(node[key]) if node.get(key) is not None else None
-        )
+        logged = OmegaConf.to_container(node[key], resolve=False) if node.get(key) is not None else None
+        _check_logging(f"hydra.{key}", logged)
+
+
+# Where Hydra itself writes: as conf/config.yaml says, or as Hydra does of itself.
+_NOW = "${now:%Y-%m-%d}/${now:%H-%M-%S}"
+_FOLDERS = {
+    "run.dir": ("${run_dir:}", f"outputs/{_NOW}"),
+    "sweep.dir": ("${sweep_dir:}", f"multirun/{_NOW}"),
+    "sweep.subdir": ("${run_folder:}", "${hydra.job.num}"),
+    "output_subdir": (None, ".hydra"),
+}
+# Of submitit's launchers: what ends up in the script of a job.
+_SHELL = ("setup", "python", "srun_args", "additional_parameters")
+
+
+def _is_said(key: str, overrides: Sequence[str]) -> bool:
+    """Whether the command line itself sets a key, or part of it."""
+    return any(f"{_key(override)}.".startswith(f"{key}.") for override in overrides)
+
+
+_HANDLERS = ("logging.StreamHandler", "logging.NullHandler")
+_LOG = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # of Hydra's own default
 
 
 def _check_logging(place: str, value: object) -> None:
     """logging.config builds whatever class or factory it is given."""
     if isinstance(value, Mapping):
+        if value.get("class") == "logging.FileHandler" and value.get("filename") == _LOG:
+            value = {key: child for key, child in value.items() if key not in ("class", "filename")}
         for key, child in value.items():
-            if key == "()" or (key == "class" and not re.fullmatch(r"logging\.(handlers\.)?\w+", str(child))):
+            # A handler of files writes where and what a stranger likes, into ~/.bashrc for one.
+            if key == "()" or (key == "class" and child not in _HANDLERS):
                 raise ConfigError(
-                    f"{place}.{key}: {child!r} is not allowed; use the handlers of Python's logging"
+                    f"{place}.{key}: {child!r} is not allowed; use one of {', '.join(_HANDLERS)}"
                 )
             _check_logging(f"{place}.{key}", child)
     elif isinstance(value, list):
@@ -634,7 +716,9 @@ def _check_logging(place: str, value: object) -> None:
             _check_logging(place, child)
     elif (
         isinstance(value, str)
-        and value.startswith(("ext://", "cfg://"))
+        and (
+            value.startswith(("ext://", "cfg://")) or "${" in value
+        )  # what would come of it is not known yet
         and not value.startswith("ext://sys.std")
     ):
         raise ConfigError(f"{place}: {value!r} is not allowed; use ext://sys.stdout or ext://sys.stderr")
@@ -665,7 +749,7 @@ def explain(error: Exception) -> str | None:
         group, options = missing[2], missing[3].split()
         given = missing[1].removeprefix(f"{group}/")
         near = targets.did_you_mean(given, options)
-        return f"{group}: there is no option '{given}'; allowed: {', '.join(options)}{near}"
+        return f"{group}: there is no option {given!r}; allowed: {', '.join(options)}{near}"
     no_group = re.search(r"Could not override '([^']*)'", text)
     if no_group:
         return _unknown_key(no_group[1])

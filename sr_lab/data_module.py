@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, cast
 
 import lightning
 import torch
@@ -16,12 +16,17 @@ from sr_lab.errors import ConfigError
 
 
 class EvalBatch(TypedDict):
-    """One image: ``lr (1, C, H, W)`` in [0, 1], ``hr (1, 3, rH, rW)`` uint8; whether this rank counts it."""
+    """One image: ``lr (1, C, H, W)`` in [0, 1], ``hr (1, 3, rH, rW)`` uint8, its place in a set of how many.
+
+    A rank that does not count it (`RankShare`) only takes part.
+    """
 
     lr: Tensor
     hr: Tensor
     name: str
     grey: bool
+    place: int
+    of: int
     counted: bool
 
 
@@ -40,11 +45,13 @@ class EvalSet(Protocol):
 class StreamSampler(Sampler[list[int]]):
     """Endless batches of sample numbers for one rank: ``first + rank, first + rank + world, ...``.
 
-    A sample number alone decides what is read, so a resumed run or another number of ranks sees the same.
+    A sample number alone decides what is read, so a resumed run or another number of ranks sees the same. No
+    number of ranks is excluded: shares of a batch differ by one sample where it does not divide, and a rank
+    beyond its size gets an empty one. What cannot weigh such shares refuses them (`share_of_a_rank`).
 
     Args:
         first: Asked when an iteration starts: the number of the first sample not yet trained on.
-        batch_size: Samples of a batch on this rank.
+        batch_size: Samples of a batch on all ranks together.
         rank: This process.
         world: Number of processes.
     """
@@ -57,10 +64,25 @@ class StreamSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield batches for ever."""
-        start = self.first() + self.rank
+        start = self.first()
         while True:
-            yield [start + self.world * k for k in range(self.batch_size)]
-            start += self.world * self.batch_size
+            yield list(range(start + self.rank, start + self.batch_size, self.world))
+            start += self.batch_size
+
+
+def share_of_a_rank(batch_size: int, *, world: int, accumulate: int) -> int:
+    """Samples that one rank trains on between two exchanges of gradients.
+
+    Raises:
+        ConfigError: The batch does not divide: unequal shares would weigh samples unequally.
+    """
+    share, remainder = divmod(batch_size, world * accumulate)
+    if remainder:
+        raise ConfigError(
+            "batch_size: is the total and must divide by devices x accumulated batches, "
+            f"got {batch_size} for {world} x {accumulate}; take a multiple of {world * accumulate}"
+        )
+    return share
 
 
 class RankShare(Dataset[Mapping[str, object]]):
@@ -85,7 +107,8 @@ class RankShare(Dataset[Mapping[str, object]]):
     def __getitem__(self, index: int) -> Mapping[str, object]:
         """Image ``index`` of this rank's."""
         counted = len(self.indices) > 0
-        return {**self.images[self.indices[index] if counted else 0], "counted": counted}
+        place = self.indices[index] if counted else 0
+        return {**self.images[place], "place": place, "of": len(self.images), "counted": counted}
 
 
 _READERS = 4  # threads; each holds one image in double precision
@@ -170,16 +193,10 @@ class SRDataModule(lightning.LightningDataModule):
         assert self.trainer is not None
         assert self.train is not None
         trainer, world = self.trainer, self.trainer.world_size
-        per_rank, remainder = divmod(self.batch_size, world * self.accumulate)
-        if remainder:
-            raise ConfigError(
-                "batch_size: is the total and must divide by devices x accumulated batches, "
-                f"got {self.batch_size} for {world} x {self.accumulate}; "
-                f"take a multiple of {world * self.accumulate}"
-            )
+        share = share_of_a_rank(self.batch_size, world=world, accumulate=self.accumulate)
         sampler = StreamSampler(
             lambda: trainer.global_step * self.batch_size,
-            batch_size=per_rank,
+            batch_size=share * world,
             rank=trainer.global_rank,
             world=world,
         )
@@ -234,5 +251,7 @@ def _one_image(item: Mapping[str, object]) -> EvalBatch:
         "hr": hr[None],
         "name": str(item["name"]),
         "grey": bool(item["grey"]),
+        "place": cast(int, item["place"]),
+        "of": cast(int, item["of"]),
         "counted": bool(item["counted"]),
     }

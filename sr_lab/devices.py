@@ -63,11 +63,17 @@ def float32_matmul_precision(precision: str) -> None:
 
 
 def check_gpu(accelerator: str) -> None:
-    """Refuse a GPU that the installed torch has no kernels for.
+    """Refuse a GPU that is not there, or that the installed torch has no kernels for.
 
     Raises:
         ConfigError: With the install command that fits the card.
     """
+    found = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda") and not found:
+        raise ConfigError(
+            f"trainer.accelerator: got {accelerator}, and torch sees none here; take trainer=cpu, "
+            "or for several processes trainer=ddp trainer.accelerator=cpu trainer.devices=2"
+        )
     if not has_gpu(accelerator):
         return
     major, minor = torch.cuda.get_device_capability()
@@ -99,10 +105,49 @@ def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
 
 
 def rank() -> int:
-    """Number of this process among those of the run, before torch.distributed has started."""
-    return int(
-        next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
-    )
+    """Number of this process among those of the run, before torch.distributed has started.
+
+    Where Lightning starts the processes of several machines (``NODE_RANK``), it is 0 for the first alone.
+    """
+    return int(_first_set("RANK", "LOCAL_RANK", "SLURM_PROCID")) or int(_first_set("NODE_RANK"))
+
+
+def local_rank() -> int:
+    """Number of this process among those of the run on this machine."""
+    return int(_first_set("LOCAL_RANK", "SLURM_LOCALID"))
+
+
+def _first_set(*variables: str) -> str:
+    return next((os.environ[name] for name in variables if name in os.environ), "0")
+
+
+def why_not_deterministic(
+    accelerator: str, *, deterministic: object, benchmark: object, compiled: bool, autotuned: bool, world: int
+) -> list[str]:
+    """What may come out otherwise when the same run is made again on this machine; nothing on a CPU.
+
+    torch's CPU kernels, and gloo between processes, add in one order for a number of threads and processes.
+
+    Args:
+        accelerator: ``trainer.accelerator``.
+        deterministic: ``trainer.deterministic``: false, true, or ``warn``.
+        benchmark: Whether cuDNN chooses algorithms by measuring them.
+        compiled: Whether torch.compile made the kernels.
+        autotuned: Whether the form of the network was chosen by measuring.
+        world: Number of processes.
+    """
+    because = ["trainer.autotune: the form of the network was chosen by measuring"] if autotuned else []
+    if not has_gpu(accelerator):
+        return because
+    if deterministic is not True:
+        because.append("GPU kernels: some add atomically, in any order (trainer.deterministic=true has none)")
+    if benchmark and deterministic is not True:
+        because.append("trainer.benchmark: cuDNN chose its algorithms by measuring")
+    if compiled:
+        because.append("trainer.compile: Triton's kernels were chosen by measuring")
+    if world > 1:
+        because.append(f"NCCL: how it adds the gradients of {world} processes is its choice")
+    return because
 
 
 def device_name(accelerator: str) -> str:

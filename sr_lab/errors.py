@@ -15,3 +15,7 @@ class DataError(SRLabError):
 
 class CheckpointError(SRLabError):
     """A checkpoint cannot be opened safely, or does not fit the network."""
+
+
+class RankError(SRLabError):
+    """A process of a training on several devices did not come, does not answer, or is gone."""

@@ -2,14 +2,15 @@
 
 import contextlib
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
     """Open a file beside ``path``; at the end of the block it is flushed to the disk and takes the place.
 
     A reader sees the old file or the new one. The temporary file, ``.<name>.<random>.tmp``, lies in the same
@@ -17,16 +18,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: The file to write; its folder is there.
+        keep: What was at ``path`` gets this name, once the new file is on the disk.
 
     Raises:
         OSError: It cannot be written; ``path`` is as it was.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(path.with_name(keep))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -42,3 +46,13 @@ def write(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove those of ``paths`` that a killed process left behind; nobody else may be writing there."""
+    for path in paths:
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -3,18 +3,20 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypedDict, cast
 
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from sr_lab.data_module import EvalBatch
 from sr_lab.datasets.patches import PatchBatch
 from sr_lab.devices import exact_float32
+from sr_lab.errors import CheckpointError
 from sr_lab.metrics.image_quality import MeanOverImages
 from sr_lab.ops.color import rgb_to_y
 from sr_lab.ops.dihedral import dihedral
@@ -29,6 +31,11 @@ TEST_ONLY: Mapping[str, Any] = {
     "enable_checkpointing": False,
     "enable_progress_bar": False,
 }
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """Layers whose statistics depend on which images are in a batch together."""
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class SRModule(lightning.LightningModule):
         network: ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``.
         scale: Enlargement r.
         protocol: How images are measured.
-        val_sets: Names of the validation sets, in the order of their loaders.
+        val_sets: Name and number of images of each validation set, in the order of their loaders.
         test_sets: Names of the test sets, in the order of their loaders.
         loss: ``(sr, hr) -> scalar``; only a training needs it.
         make_optimizer: Called with the parameters; only a training needs it.
@@ -76,7 +83,7 @@ class SRModule(lightning.LightningModule):
         *,
         scale: int,
         protocol: Protocol,
-        val_sets: Sequence[str] = (),
+        val_sets: Mapping[str, int] = MappingProxyType({}),
         test_sets: Sequence[str] = (),
         loss: nn.Module | None = None,
         make_optimizer: Callable[..., Optimizer] | None = None,
@@ -88,7 +95,7 @@ class SRModule(lightning.LightningModule):
         self.network = network
         self.scale = scale
         self.protocol = protocol
-        self.val_sets = tuple(val_sets)
+        self.val_sets = dict(val_sets)
         self.test_sets = tuple(test_sets)
         self.loss = loss
         self.make_optimizer = make_optimizer
@@ -97,9 +104,9 @@ class SRModule(lightning.LightningModule):
         self.record = dict(record or {})
         self.results: list[ImageResult] = []
         self._measured: list[tuple[str, str, Tensor]] = []
-        # One pair of metrics a set: torchmetrics reduces their sums and counts over ranks.
+        # One pair of metrics a set: torchmetrics reduces their states over ranks.
         self.val_metrics = nn.ModuleList(
-            nn.ModuleList((MeanOverImages(), MeanOverImages())) for _ in self.val_sets
+            nn.ModuleList((MeanOverImages(count), MeanOverImages(count))) for count in self.val_sets.values()
         )
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -127,6 +134,13 @@ class SRModule(lightning.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def on_validation_epoch_start(self) -> None:
+        """Measure one network: each rank has normalised with batches of its own since the last exchange."""
+        if distributed.is_available() and distributed.is_initialized():
+            for norm in batch_norms(self.network):
+                for statistic in norm.buffers():
+                    distributed.broadcast(statistic, src=0)
+
     def validation_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure one image; nothing is exchanged between ranks here."""
         if not batch["counted"]:
@@ -134,8 +148,8 @@ class SRModule(lightning.LightningModule):
         psnr, ssim = self.protocol.measure(
             self.restore(batch["lr"], grey=batch["grey"]), batch["hr"], self.scale, grey=batch["grey"]
         )
-        self._val_metrics()[dataloader_idx][0].update(psnr)
-        self._val_metrics()[dataloader_idx][1].update(ssim)
+        for metric, value in zip(self._val_metrics()[dataloader_idx], (psnr, ssim), strict=True):
+            metric.update(value, batch["place"])
 
     def _val_metrics(self) -> list[tuple[MeanOverImages, MeanOverImages]]:
         """PSNR and SSIM of each validation set."""
@@ -211,6 +225,22 @@ class SRModule(lightning.LightningModule):
         unit = int(self.global_step / self.steps_per_unit + 1e-9)  # 6 / 0.006 is 999.9999999999999
         while scheduler.last_epoch < unit:
             scheduler.step()
+
+    def on_train_start(self) -> None:
+        """Refuse ranks that begin at different steps: they would learn from wrong samples, or wait for ever.
+
+        Raises:
+            CheckpointError: A machine does not see the checkpoint that the others go on from.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        steps: list[int] = [0] * distributed.get_world_size()
+        distributed.all_gather_object(steps, self.global_step)
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"resume: the processes begin at different steps, {', '.join(map(str, steps))}; all machines "
+                "must see the same run folder: put paths.output_dir on a file system that they share"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Store what builds the network again, as plain values that ``weights_only`` loading accepts."""

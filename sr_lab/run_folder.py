@@ -4,7 +4,10 @@ config.yaml   resolved configuration            metrics.json  results, written l
 metrics.csv   the record, flushed row by row    failed.txt    traceback of a run that died
 log.txt      output of a job of several at a time
 pruned.txt   why a search ended the run before its last step
-checkpoints/{last,best}.ckpt   images/   wandb/
+checkpoints/{last,previous,best}.ckpt   images/   wandb/
+
+A checkpoint ends with its SHA-256 (``sr_lab.digest``). The last one becomes ``previous.ckpt`` when the next
+is on the disk; a damaged one is set aside as ``damaged.ckpt`` by the run that goes on from the one before.
 
 Beside the run folders of a sweep lies ``sweep.json``, the list of its jobs.
 """
@@ -13,16 +16,18 @@ import contextlib
 import csv
 import fcntl
 import json
+import math
 import shutil
 import time
 import traceback
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
-from sr_lab import files
-from sr_lab.errors import ConfigError
+from sr_lab import files, untrusted
+from sr_lab.errors import ConfigError, RankError
 
 State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupted", "waiting"]
 
@@ -56,7 +61,7 @@ class RunFolder:
     @property
     def refused(self) -> bool:
         """Whether the last start failed before its attempt, of which there is no traceback."""
-        return self.failed.is_file() and not self.failed.read_text().startswith("Traceback")
+        return self.failed.is_file() and not self.failed.read_text(errors="replace").startswith("Traceback")
 
     @property
     def pruned(self) -> Path:
@@ -75,7 +80,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """``last.ckpt`` and ``best.ckpt``."""
+        """``last.ckpt``, ``previous.ckpt`` (the one before) and ``best.ckpt``."""
         return self.path / "checkpoints"
 
     @property
@@ -115,26 +120,23 @@ class RunFolder:
     def progress(self) -> dict[str, str]:
         """The newest figure of each column of the record: ``step``, ``train/loss``, ``val/psnr_y``, ..."""
         newest: dict[str, str] = {}
-        with contextlib.suppress(FileNotFoundError), self.record.open(newline="") as file:
-            for row in csv.DictReader(file):
-                newest |= {key: value for key, value in row.items() if key and value}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            for row in untrusted.read_csv(self.record):
+                newest |= {key: str(untrusted.plain(value)) for key, value in row.items() if key and value}
         return newest
 
     def validations(self) -> dict[int, float]:
         """``val/psnr_y`` of each validation in the record, by step, without a row that is being written."""
-        try:
-            text = self.record.read_text()
-        except FileNotFoundError:
-            return {}
-        rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-        return {int(row["step"]): float(row["val/psnr_y"]) for row in rows if row.get("val/psnr_y")}
+        values = {
+            int(row["step"]): untrusted.number(row.get("val/psnr_y")) for row in whole_rows(self.record)
+        }
+        return {step: value for step, value in values.items() if math.isfinite(value)}
 
     def read_metrics(self) -> dict[str, object] | None:
         """Results of a finished run, ``None`` of an unfinished one."""
         if not self.metrics.is_file():
             return None
-        values: dict[str, object] = json.loads(self.metrics.read_text())
-        return values
+        return typing.cast("dict[str, object]", untrusted.read_json(self.metrics))
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, from which the run can be started again."""
@@ -164,10 +166,14 @@ class RunFolder:
             lock.truncate(0)
             lock.write(f"{time.time()}\n")
             lock.flush()
+            for places in (self.path.glob("*"), self.checkpoints.glob("*"), self.images.rglob("*")):
+                files.remove_leftovers(places)
             self.failed.unlink(missing_ok=True)
             self.pruned.unlink(missing_ok=True)
             try:
                 yield
+            except RankError:  # no fault of this run: the same command goes on
+                raise
             except Exception:  # not Ctrl-C: an interrupted run has not failed
                 files.write(self.failed, traceback.format_exc())
                 raise
@@ -183,6 +189,12 @@ class RunFolder:
             ConfigError: Another process is at work in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        # A folder that somebody made may lead its files anywhere: what a run writes would go there.
+        link = next((path for path in (self.lock, self.record, self.log) if path.is_symlink()), None)
+        if link is not None:
+            raise ConfigError(
+                f"{link}: is a link, through which a run would overwrite another file; remove it"
+            )
         with self.lock.open("a") as lock:
             if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # whoever asks for the state holds it, too
                 raise ConfigError(f"{self.path}: another process is at work on this {what}")
@@ -194,6 +206,19 @@ class RunFolder:
                 return not _locked(lock, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
+
+
+def whole_rows(record: Path) -> list[dict[str, str]]:
+    """Rows of a record, without one that is being written or that a full disk or a power cut has spoilt."""
+    try:
+        text = record.read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    rows = []
+    with contextlib.suppress(csv.Error):  # a field that a power cut has filled with rubbish
+        for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
+            rows.append(row)
+    return [row for row in rows if None not in row.values() and (row.get("step") or "").isdecimal()]
 
 
 def _locked(file: IO[str], kind: int, *, attempts: int = 1) -> bool:
@@ -227,11 +252,19 @@ def read_index(parent: Path) -> list[Listed]:
     """The jobs of the sweeps that wrote into ``parent``, in their order; none if there was no sweep."""
     path = parent / "sweep.json"
     try:
-        return [Listed(**job) for job in json.loads(path.read_text())["jobs"]]
+        jobs = typing.cast("dict[str, list[dict[str, typing.Any]]]", untrusted.read_json(path))["jobs"]
+        listed = [Listed(**job) for job in jobs]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); remove it, the next sweep writes it") from error
+    for job in listed:
+        if not isinstance(job.folder, str) or job.folder in ("", ".", "..") or "/" in job.folder:
+            raise ConfigError(f"{path}: names a folder that is not beside it, got {job.folder!r}; remove it")
+        texts = [job.label or "", *job.overrides] if isinstance(job.overrides, list) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"{path}: has a job whose label or overrides are no texts; remove it")
+    return listed
 
 
 def write_index(parent: Path, jobs: Sequence[Listed]) -> None:

@@ -29,6 +29,7 @@ from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import Listed, RunFolder, write_index
 
 IN_SWEEP = "SR_LAB_IN_SWEEP"  # process of the sweep; set for jobs, whose table comes at the end
+RANK_OF = "SR_LAB_RANK_OF"  # process that started this one as a rank of its run, see `ranks`
 _JOB = "SR_LAB_JOB"  # run folder of the job
 _POLL = 0.1  # seconds between two looks at the processes
 _GRACE = 30.0  # seconds that an interrupted job has to end
@@ -71,13 +72,15 @@ def command(folder: Path) -> list[str]:
 
 
 def end_with_sweep() -> None:
-    """In a job: end when the sweep is killed, which cannot say so any more."""
-    sweep = os.environ.get(IN_SWEEP)
-    if sweep is None or "LOCAL_RANK" in os.environ:  # ranks end with their job
+    """In a job: end when the sweep is killed, which cannot say so any more; in a rank, with its job."""
+    parent, number = os.environ.get(IN_SWEEP), signal.SIGTERM
+    if "LOCAL_RANK" in os.environ:  # one that waits for another rank hears no other signal
+        parent, number = os.environ.get(RANK_OF), signal.SIGKILL
+    if parent is None:
         return
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(sweep):
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):
         raise KeyboardInterrupt
 
 

@@ -192,7 +192,7 @@ def check(
                 f"{did_you_mean(str(key), allowed)}"
             )
         check(f"{slot}.{key}", value, trusted=trusted)
-        if key in hints and not _holds_target(value):
+        if key in hints and not holds_target(value):
             _check_type(f"{slot}.{key}", value, hints[key])
     if not node.get("_partial_", False):
         missing = [n for n in allowed if parameters[n].default is inspect.Parameter.empty and n not in node]
@@ -209,10 +209,11 @@ def _type_hints(target: type) -> dict[str, object]:
         return {}
 
 
-def _holds_target(value: object) -> bool:
+def holds_target(value: object) -> bool:
+    """Whether there is a ``_target_`` at any depth of a plain value."""
     if isinstance(value, Mapping):
-        return "_target_" in value or any(map(_holds_target, value.values()))
-    return isinstance(value, list) and any(map(_holds_target, value))
+        return "_target_" in value or any(map(holds_target, value.values()))
+    return isinstance(value, list) and any(map(holds_target, value))
 
 
 def _make(

@@ -132,7 +132,7 @@ def test_what_is_no_image_is_refused(image):
 
 def test_a_broken_file_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(DataError, match=r"upscale: cannot read '.*a.png'.*; give an image file"):
+    with pytest.raises(DataError, match=r"images: cannot read .*a.png: it is none of PNG"):
         sr_lab.upscale(tmp_path / "a.png", Repeat())
 
 

@@ -15,11 +15,11 @@ pytestmark = [
 
 
 def batches(count: int, *, batch_size: int, rank: int = 0, world: int = 1, first: int = 0) -> list[list[int]]:
-    sampler = StreamSampler(lambda: first, batch_size=batch_size // world, rank=rank, world=world)
+    sampler = StreamSampler(lambda: first, batch_size=batch_size, rank=rank, world=world)
     return list(itertools.islice(sampler, count))
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5, 7, 16])
 def test_the_ranks_together_see_the_batch_of_one_process(world):
     alone = batches(5, batch_size=12)
     together = [batches(5, batch_size=12, rank=rank, world=world) for rank in range(world)]

@@ -121,16 +121,28 @@ def test_a_card_that_is_not_used_is_not_refused(gpu):
     devices.check_gpu("cpu")
 
 
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_refused_with_what_can_be_taken(no_gpu, accelerator):
+    with pytest.raises(ConfigError, match=f"got {accelerator}, and torch sees none here; take trainer=cpu"):
+        devices.check_gpu(accelerator)
+
+
 def test_a_machine_without_a_gpu_is_not_refused(no_gpu):
     devices.check_gpu("auto")
 
 
 @pytest.mark.parametrize(
     ("variables", "number"),
-    [({}, 0), ({"LOCAL_RANK": "1"}, 1), ({"RANK": "5", "LOCAL_RANK": "1"}, 5), ({"SLURM_PROCID": "3"}, 3)],
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "1"}, 1),
+        ({"RANK": "5", "LOCAL_RANK": "1"}, 5),
+        ({"SLURM_PROCID": "3"}, 3),
+        ({"NODE_RANK": "1"}, 1),
+    ],
 )
 def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, number):
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -18,7 +18,9 @@ from sr_lab.datasets.images import read_image
 from sr_lab.datasets.layouts import partner, places
 from sr_lab.errors import DataError
 from sr_lab.ops.resize import downscale_uint8, imresize
+from sr_lab.tasks import doctor, prepare
 from tests.command_line import sr_lab
+from tests.conftest import compose
 from tests.loopback import serving
 
 
@@ -102,24 +104,24 @@ def test_matlabs_own_lr_images_are_told_by_their_version(data_dir):
     (new,) = examine(data_dir / "benchmarks" / "Set5" / "LR_matlab" / "X3")
     (old,) = examine(data_dir / "benchmarks" / "Set5" / "LR_matlab_selfexsr" / "X3")
     assert new.state == "right"
-    assert "5 of 5 compared are MATLAB's bicubic bit for bit" in new.says
+    assert "5 of 5 are bit for bit MATLAB's bicubic" in new.says
     assert old.state == "note"
-    assert "5 are MATLAB's bicubic of an older version" in old.says
+    assert "5 of 5 are bit for bit MATLAB's bicubic of an older version" in old.says
 
 
 TAMPERED = {
-    "baboon.png": (lambda image: image.crop((0, 0, 492, 480)), "cropped to a multiple of 12: 480x492"),
-    "comic.png": (lambda image: image.crop((0, 0, 248, 360)), "cropped to a multiple of 4: 360x248"),
+    "baboon.png": (lambda image: image.crop((0, 0, 492, 480)), "cropped: to a multiple of 12: 480x492"),
+    "comic.png": (lambda image: image.crop((0, 0, 248, 360)), "cropped: to a multiple of 4: 360x248"),
     "zebra.png": (lambda image: image.crop((3, 3, 583, 388)), "cropped: 385x580 instead of 391x586"),
     "monarch.png": (lambda image: image.resize((384, 256)), "half-size: 256x384 instead of 512x768"),
     "ppt3.png": (lambda image: image.resize((264, 328)), "half-size: 328x264 instead of 656x529"),
     "man.png": (lambda image: image.resize((128, 128)), "quarter-size: 128x128"),
-    "foreman.png": (lambda image: image.rotate(90, expand=True), "turned by 90 degrees: 352x288"),
-    "pepper.png": (lambda image: image.resize((600, 512)), "of another size: 512x600"),
-    "lenna.png": (lambda image: image.crop((0, 0, 400, 512)), "cropped or shrunk: 512x400"),
+    "foreman.png": (lambda image: image.rotate(90, expand=True), "other size: 352x288"),
+    "pepper.png": (lambda image: image.resize((600, 512)), "other size: 512x600"),
+    "lenna.png": (lambda image: image.crop((0, 0, 400, 512)), "other size: 512x400"),
     "coastguard.png": (
         lambda image: image.point(lambda value: value ^ 1),
-        "recompressed or converted: 288x352",
+        "recompressed: 288x352",
     ),
 }
 
@@ -139,10 +141,10 @@ def test_each_tampered_image_is_told_by_name(set14):
         assert part in wrong["."]
     for name, (_, said) in TAMPERED.items():
         assert wrong[name].startswith(said), (name, wrong[name])
-    assert wrong["barbara.jpg"].startswith("recompressed or converted: JPEG 576x720 as it should be")
+    assert wrong["barbara.jpg"].startswith("recompressed: JPEG 576x720 as it should be")
     assert wrong["face.png"] == "renamed: these are the pixels of Set14/flowers.png"
     assert wrong["flowers.png"] == "missing"
-    assert wrong["bridge.png"].startswith("broken (images: cannot read")
+    assert wrong["bridge.png"].startswith("broken: cannot read")
     assert wrong["holiday.png"] == "superfluous: Set14 has no image of this name"
 
 
@@ -153,13 +155,19 @@ def test_an_image_of_another_set_is_told(tmp_path, data_dir):
     assert findings(folder, "wrong")["head.png"] == "another image: these are the pixels of Set14/face.png"
 
 
+def test_an_image_that_is_there_twice_is_told(set14):
+    shutil.copy(set14 / "man.png", set14 / "man_copy.png")
+    assert findings(set14, "wrong") == {".": "ours: Set14, 14 of 14 images right; man.png twice"}
+    assert findings(set14, "note") == {"man_copy.png": "renamed: this is Set14/man.png"}
+
+
 def test_grey_in_three_channels_is_noted_and_equal_channels_in_one_too(set14):
     changed(set14, "bridge.png", lambda image: image.convert("RGB"))
     changed(set14, "man.png", lambda image: image.convert("L"))
     assert findings(set14, "wrong") == {}
     notes = findings(set14, "note")
-    assert "saved with three equal channels instead of 1" in notes["bridge.png"]
-    assert "saved with one channel instead of 3" in notes["man.png"]
+    assert "in three equal channels instead of 1" in notes["bridge.png"]
+    assert "in one channel instead of 3" in notes["man.png"]
 
 
 def test_a_cropped_set_is_what_basicsr_makes_and_a_fault_elsewhere(tmp_path, data_dir):
@@ -173,7 +181,8 @@ def test_a_cropped_set_is_what_basicsr_makes_and_a_fault_elsewhere(tmp_path, dat
     assert "as this layout does" in found["Set5/GTmod12/baby.png"].says
     assert found["benchmarks/Set5/HR"].state == "wrong"
     assert (
-        found["benchmarks/Set5/HR/baby.png"].says == "cropped to a multiple of 12: 504x504 instead of 512x512"
+        found["benchmarks/Set5/HR/baby.png"].says
+        == "cropped: to a multiple of 12: 504x504 instead of 512x512"
     )
 
 
@@ -200,6 +209,12 @@ def pillow(resample: Image.Resampling) -> Callable[[np.ndarray], np.ndarray]:
     return lambda hr: np.array(Image.fromarray(hr).resize((hr.shape[1] // 4, hr.shape[0] // 4), resample))
 
 
+def recompressed(hr: np.ndarray) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(matlab(hr)).save(file, "JPEG", quality=95, subsampling=0)
+    return np.array(Image.open(file))
+
+
 def brighter(hr: np.ndarray) -> np.ndarray:
     return np.clip(matlab(hr).astype(int) + 60, 0, 255).astype(np.uint8)
 
@@ -210,6 +225,7 @@ TREES = {
     "BasicSR": ("DIV2K_train_HR_sub/{:04d}_s001.png", "DIV2K_train_LR_bicubic/X4_sub/{:04d}_s001.png"),
     "BasicSR's benchmarks": ("Set5/GTmod12/{}.png", "Set5/LRbicx4/{}.png"),
     "Hugging Face": ("Set5_HR/{}.png", "Set5_LR_x4/{}.png"),
+    "Hugging Face's folders": ("train/hr/{}.png", "train/lr_x4/{}.png"),
     "SelfExSR": ("Set5/image_SRF_4/img_{:03d}_SRF_4_HR.png", "Set5/image_SRF_4/img_{:03d}_SRF_4_LR.png"),
 }
 
@@ -223,19 +239,20 @@ def test_every_tree_is_recognised_and_its_pairs_are_found(tree, tmp_path):
     assert place.scale == 4
     (found,) = (one for one in examine(tmp_path) if "x4 LR" in one.says)
     assert found.state == "right"
-    assert "3 of 3 fit their HR images; 3 of 3 compared are MATLAB's bicubic bit for bit" in found.says
+    assert "3 of 3 fit their HR images; 3 of 3 are bit for bit MATLAB's bicubic" in found.says
 
 
 @pytest.mark.parametrize(
     ("shrink", "state", "said"),
     [
-        (matlab_double, "note", "3 are MATLAB's bicubic of double images"),
-        (pillow(Image.Resampling.BICUBIC), "wrong", "made by Pillow's bicubic: "),
-        (pillow(Image.Resampling.LANCZOS), "wrong", "made by Pillow's Lanczos: "),
-        (lambda hr: hr[::4, ::4], "wrong", "made by no resize that is known here: "),
-        (brighter, "wrong", "made by no resize that is known here: "),
+        (matlab_double, "note", "3 of 3 are bit for bit MATLAB's bicubic of double images"),
+        (pillow(Image.Resampling.BICUBIC), "wrong", "3 of 3 are bit for bit Pillow's bicubic ("),
+        (pillow(Image.Resampling.LANCZOS), "wrong", "3 of 3 are bit for bit Pillow's Lanczos ("),
+        (lambda hr: hr[::4, ::4], "wrong", "3 of 3 are bit for bit nearest neighbour (OpenCV"),
+        (recompressed, "wrong", "3 of 3 are recompressed, converted or shifted (000"),
+        (brighter, "wrong", "3 of 3 are made by no resize known here"),
     ],
-    ids=["double", "Pillow", "Lanczos", "every fourth pixel", "brighter"],
+    ids=["double", "Pillow", "Lanczos", "every fourth pixel", "JPEG", "brighter"],
 )
 def test_what_made_an_lr_image_is_told(shrink, state, said, tmp_path):
     pairs(tmp_path, *TREES["EDSR"], shrink)
@@ -300,7 +317,7 @@ def test_photos_are_read_to_their_end(tmp_path):
     (tmp_path / "photos" / "b.png").write_bytes(good.read_bytes()[:-40])
     found = findings(tmp_path)
     assert found["photos"] == "photos, 2 images, the smallest side 36"
-    assert found["photos/b.png"].startswith("broken (images: cannot read")
+    assert found["photos/b.png"].startswith("broken: cannot read")
 
 
 def test_databases_and_archives_are_named(tmp_path):
@@ -336,25 +353,25 @@ def test_an_empty_folder_and_none_are_told(tmp_path):
 
 
 def test_the_doctor_ends_with_1_where_something_is_wrong(tmp_path, set14):
-    good = sr_lab(tmp_path, "task=doctor", f"folder='{tmp_path}'")
-    assert good.returncode == 0, good.stderr
-    assert "Set14, 14 of 14 images right" in good.stdout
-    assert not (tmp_path / "outputs").exists()
     changed(set14, "baboon.png", lambda image: image.crop((0, 0, 492, 480)))
     bad = sr_lab(tmp_path, "task=doctor", SR_LAB_DATA=str(tmp_path))
     assert bad.returncode == 1, bad.stderr
+    assert "ours: Set14, 13 of 14 images right; 1 cropped" in bad.stdout
     assert "benchmarks/Set14/HR/baboon.png" in bad.stdout
-    assert "cropped to a multiple of 12: 480x492 instead of 480x500" in bad.stdout
+    assert "cropped: to a multiple of 12: 480x492 instead of 480x500" in bad.stdout
+    assert not (tmp_path / "outputs").exists()
 
 
-def test_the_doctor_of_nothing_is_told_and_makes_no_folder(tmp_path):
-    done = sr_lab(tmp_path, "task=doctor", "folder=nowhere")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: doctor: there is no folder nowhere")
-    assert not (tmp_path / "nowhere").exists()
+def test_a_right_folder_ends_well_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
+    image_file(tmp_path / "[red]photos" / "a.png", noise(0))
+    doctor.run(compose("task=doctor", f"folder='{tmp_path}'"), tmp_path, [])
+    told = capsys.readouterr().out
+    assert "Set14, 14 of 14 images right" in told
+    assert "[red]photos" in told
+    assert f"{tmp_path}: 2 right" in told
 
 
-def test_prepare_fetches_a_test_set_from_a_server_of_ones_own(tmp_path, data_dir):
+def test_prepare_fetches_a_test_set_from_a_server_of_ones_own_and_decodes(tmp_path, data_dir, capsys):
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as file:
         for image in sorted((data_dir / "benchmarks" / "Set5" / "HR").iterdir()):
@@ -362,25 +379,27 @@ def test_prepare_fetches_a_test_set_from_a_server_of_ones_own(tmp_path, data_dir
     with serving() as server:
         server.files["/Set5_HR.tar.gz"] = archive.getvalue()
         server.cuts = [0, 100_000]
-        command = ("task=prepare", "benchmark=set5", "decode=false", f"mirror='{server.url}'")
+        command = ("task=prepare", "benchmark=set5", "trainer=cpu", "scale=2", f"mirror='{server.url}'")
         done = sr_lab(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     assert "Set5: 5 images in data/benchmarks/Set5/HR, every pixel as published" in done.stdout
     assert "dataset: nothing to download" in done.stdout
-    again = sr_lab(tmp_path, *command)
-    assert "Set5: is there already, every pixel right" in again.stdout
-
-
-def test_prepare_decodes_as_a_training_would_and_the_samples_need_no_download(tmp_path):
-    done = sr_lab(tmp_path, "task=prepare", "trainer=cpu", "scale=2")
-    assert done.returncode == 0, done.stderr
-    assert "sample: nothing to download, 2 images are there" in done.stdout
     assert "dataset: 5 training images decoded for x2" in done.stdout
     assert list((tmp_path / "cache").rglob("*.npy"))
     assert not (tmp_path / "outputs").exists()
+    again = compose("task=prepare", "benchmark=set5", "decode=false", f"paths.data_dir='{tmp_path / 'data'}'")
+    prepare.run(again, tmp_path, [])
+    assert "Set5: is there already, every pixel right" in capsys.readouterr().out
 
 
-def test_prepare_says_what_is_not_for_download(tmp_path):
-    done = sr_lab(tmp_path, "task=prepare", "benchmark=manga109", "decode=false")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: prepare: Manga109 is not for download: its terms forbid")
+def test_prepare_tries_every_set_and_says_what_is_not_for_download(tmp_path, capsys):
+    config = compose(
+        "task=prepare",
+        "benchmark=manga109",
+        "benchmark.sets=[Manga109,sample]",
+        "decode=false",
+        f"paths.data_dir='{tmp_path}'",
+    )
+    with pytest.raises(DataError, match=r"^prepare: Manga109 is not for download: its terms forbid"):
+        prepare.run(config, tmp_path, [])
+    assert "Manga109: failed" in capsys.readouterr().out

@@ -121,7 +121,7 @@ def test_markdown_is_a_table_with_a_rule_of_the_same_width():
 
 def test_markdown_escapes_what_would_be_markup():
     text = to_markdown(grid(row(1.0, label="x|y <img src=x> [a](b) *z*")))
-    assert r"| x\|y \<img src=x\> [a]\(b) \*z\* |" in text
+    assert r"| x\|y \<img src=x\> \[a\](b) \*z\* |" in text
 
 
 @pytest.mark.parametrize(("table", "rows"), [("table1", 31), ("table2", 8)])

@@ -102,7 +102,7 @@ def sr_module(
         "network": TinyNet(),
         "scale": 2,
         "protocol": PROTOCOL,
-        "val_sets": [images.name for images in val],
+        "val_sets": {images.name: len(images) for images in val},
         "test_sets": [images.name for images in test],
         "loss": nn.L1Loss(),
         "make_optimizer": lambda parameters: torch.optim.SGD(parameters, lr=learning_rate),

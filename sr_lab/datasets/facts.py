@@ -17,6 +17,7 @@ from sr_lab.errors import DataError
 State: TypeAlias = Literal["right", "note", "wrong"]
 
 _MODULI = (2, 3, 4, 6, 8, 12)  # what pipelines crop to: a scale, or 12 for all of them at once
+_FRACTIONS = {2: "half-size", 3: "third-size", 4: "quarter-size"}
 _MAX_CROP = 16  # pixels; what misses more of the image is more than a crop to a multiple
 
 
@@ -43,14 +44,17 @@ class Verdict(NamedTuple):
     Args:
         state: Whether figures measured on it can be compared with papers.
         kind: In a word, to count images of the same fault.
-        says: In a sentence's part, beginning with the fault.
+        detail: More of it.
         fact: The image whose pixels these are, ``None`` where no benchmark has them.
     """
 
     state: State
     kind: str
-    says: str
+    detail: str
     fact: Fact | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
 
 
 @cache
@@ -87,77 +91,70 @@ def identify(pixels: NDArray[np.uint8]) -> Fact | None:
 
 
 def expected(stem: str, set_name: str) -> Fact | None:
-    """The image of a set that a file is by its name; SelfExSR's ``img_003_SRF_4_HR`` is the third."""
-    stem = re.sub(r"(_SRF_\d)?_HR$", "", stem)
-    key = _key(stem)
-    found = next((fact for fact in facts()[set_name] if _key(Path(fact.file).stem) == key), None)
-    number = re.fullmatch(r"img_(\d+)", stem)
-    if found is None and number is not None and 1 <= int(number[1]) <= len(facts()[set_name]):
-        found = facts()[set_name][int(number[1]) - 1]
-    return found
+    """The image of a set that a file is by its name, else by its number (`numbered`)."""
+    return _named(stem, set_name) or numbered(stem, set_name)
 
 
-def _key(stem: str) -> str:
-    return re.sub(r"[\W_]+", "", stem).lower()
+def numbered(stem: str, set_name: str) -> Fact | None:
+    """The image at a place in the order of names: SelfExSR's ``img_003_SRF_4_HR`` is the third of any set."""
+    found = re.fullmatch(r"img_(\d{1,4})(_SRF_\d_HR)?", stem)
+    return dict(enumerate(facts()[set_name], 1)).get(int(found[1])) if found is not None else None
 
 
-def judge(file: Path, set_name: str) -> Verdict:
+def _named(stem: str, set_name: str) -> Fact | None:
+    def key(name: str) -> str:
+        return re.sub(r"(_SRF_\d)?_HR$|[\W_]+", "", name).lower()
+
+    return next((fact for fact in facts()[set_name] if key(Path(fact.file).stem) == key(stem)), None)
+
+
+def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
     """What an HR image of a test set is: right, or what has been done to it.
 
     Args:
         file: The image.
         set_name: The set that its folder is named after.
+        cut: Multiple to which the folder's layout crops images by design.
     """
     try:
         pixels, grey = read_image(file), is_grey(file)
     except DataError as error:
-        return Verdict("wrong", "broken", f"broken ({error})")
-    want, found = expected(file.stem, set_name), identify(pixels)
-    if found is not None:
-        return _known(found, want, set_name, grey)
-    if want is None:
-        return Verdict("wrong", "superfluous", f"superfluous: {set_name} has no image of this name")
-    return _altered(file, pixels.shape[0], pixels.shape[1], want)
-
-
-def _known(found: Fact, want: Fact | None, set_name: str, grey: bool) -> Verdict:
-    """An image whose pixels are a benchmark's."""
+        return Verdict("wrong", "broken", str(error).removeprefix("images: "))
+    want, found = _named(file.stem, set_name), identify(pixels)
+    if found is None:
+        want = want or numbered(file.stem, set_name)
+        if want is None:
+            return Verdict("wrong", "superfluous", f"{set_name} has no image of this name")
+        return _altered(file, pixels.shape[0], pixels.shape[1], want, cut)
     if found.set_name != set_name:
-        return Verdict("wrong", "another image", f"another image: these are the pixels of {found}", found)
+        return Verdict("wrong", "another image", f"these are the pixels of {found}", found)
     if want is not None and want != found:
-        return Verdict("wrong", "another image", f"renamed: these are the pixels of {found}", found)
-    if want is None:
-        return Verdict("note", "renamed", f"renamed: this is {found}", found)
+        return Verdict("wrong", "renamed", f"these are the pixels of {found}", found)
+    if want is None and numbered(file.stem, set_name) is None:
+        return Verdict("note", "renamed", f"this is {found}", found)
     if (found.channels == 1) != grey:
         channels = "one channel" if grey else "three equal channels"
-        says = f"right pixels, saved with {channels} instead of {found.channels}; classic_y tells them apart"
-        return Verdict("note", "other channels", says, found)
-    return Verdict("right", "right", "right", found)
+        detail = f"right pixels in {channels} instead of {found.channels}; classic_y tells them apart"
+        return Verdict("note", "other channels", detail, found)
+    return Verdict("right", "right", "", found)
 
 
-def _altered(file: Path, height: int, width: int, want: Fact) -> Verdict:
+def _altered(file: Path, height: int, width: int, want: Fact, cut: int) -> Verdict:
     """An image whose name is a benchmark's and whose pixels are not."""
+    size, full = (height, width), (want.height, want.width)
     sizes = f"{height}x{width} instead of {want.height}x{want.width}"
-    if (height, width) == (want.height, want.width):
+    if size == full:
         how = "JPEG " if file.suffix.lower() in (".jpg", ".jpeg") else ""
-        says = f"recompressed or converted: {how}{height}x{width} as it should be, but other pixels"
-        return Verdict("wrong", "recompressed", says)
-    if (height, width) == (want.width, want.height):
-        return Verdict("wrong", "turned", f"turned by 90 degrees: {sizes}")
-    for factor, kind in ((2, "half-size"), (3, "third-size"), (4, "quarter-size"), (8, "eighth-size")):
-        if all(
-            abs(side * factor - full) < factor for side, full in ((height, want.height), (width, want.width))
-        ):
-            return Verdict("wrong", kind, f"{kind}: {sizes}")
-    if 0 <= want.height - height <= _MAX_CROP and 0 <= want.width - width <= _MAX_CROP:
-        modulus = next((m for m in _MODULI if cropped_to(want, m) == (height, width)), None)
-        what = f" to a multiple of {modulus}" if modulus is not None else ""
-        return Verdict("wrong", "cropped", f"cropped{what}: {sizes}")
-    if height <= want.height and width <= want.width:
-        return Verdict("wrong", "cropped or shrunk", f"cropped or shrunk: {sizes}")
-    return Verdict("wrong", "other size", f"of another size: {sizes}")
-
-
-def cropped_to(fact: Fact, modulus: int) -> tuple[int, int]:
-    """Height and width of an image after cropping to multiples of ``modulus``."""
-    return fact.height - fact.height % modulus, fact.width - fact.width % modulus
+        return Verdict("wrong", "recompressed", f"{how}{height}x{width} as it should be, but other pixels")
+    for factor, kind in _FRACTIONS.items():
+        if all(abs(side * factor - whole) < factor for side, whole in zip(size, full, strict=True)):
+            return Verdict("wrong", kind, sizes)
+    if all(0 <= whole - side <= _MAX_CROP for side, whole in zip(size, full, strict=True)):
+        fits = [m for m in (cut, *_MODULI) if size == tuple(side - side % m for side in full)]
+        if cut > 1 and cut in fits:
+            says = (
+                f"to a multiple of {cut}: {sizes}, as this layout does; tables are measured on whole images"
+            )
+            return Verdict("note", "cropped", says)
+        return Verdict("wrong", "cropped", f"to a multiple of {fits[0]}: {sizes}" if fits else sizes)
+    return Verdict("wrong", "other size", sizes)

@@ -1,15 +1,22 @@
 """Image files: which there are in a folder, and their pixels as 8-bit RGB."""
 
+import contextlib
+import io
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sr_lab.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # a larger image is taken for a decompression bomb: the limit at which Pillow warns
+
+_MIN_SIZE = 2**24  # pixels of an image that may be as flat as it likes
+_MAX_RATIO = 100  # pixels a byte of a larger one; photographs have some 10 at the worst quality of JPEG
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
@@ -67,15 +74,57 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, broken, truncated, animated, too large or has values beyond 16 bit.
     """
+    with open_image(path) as image:
+        if image.mode in ("I", "F"):
+            raise DataError(f"images: {path} has values of 32 bit; allowed: 8 or 16 bit, convert it first")
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
+
+
+@contextlib.contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file that may be broken or hostile; whatever fails within is an error of the file.
+
+    Args:
+        path: As in `read_image`.
+
+    Raises:
+        DataError: The file is missing, broken, truncated, animated or too large.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it: what is missing would be grey
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check(path, image)
-            ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image)
+        with _Reader(path) as file, Image.open(file, formats=FORMATS) as image:
+            _check(path, image, file.size)
+            yield image
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise many types for broken files
-        raise DataError(f"images: cannot read {path}: {error}; replace or remove the file") from error
+        is_other = isinstance(error, UnidentifiedImageError)
+        said = f"it is none of {', '.join(FORMATS)}" if is_other else " ".join(str(error).split())
+        raise DataError(f"images: cannot read {path}: {said}; replace or remove the file") from error
+
+
+class _Reader(io.BufferedReader):
+    """A file that is read in no more pieces than an image of its size needs.
+
+    A million empty parts are a few megabytes, and take Pillow minutes.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+        self._left = 10_000 + self.size // 64  # GIF has parts of 256 bytes, each read in two pieces
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As ever.
+
+        Raises:
+            OSError: It was read too often.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("it has more parts than an image of its size")
+        return super().read(size)
 
 
 def is_grey(path: str | Path) -> bool:
@@ -84,24 +133,24 @@ def is_grey(path: str | Path) -> bool:
     Raises:
         DataError: The file is missing or is no image.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.mode in _GREY_MODES
-    except Exception as error:  # as in `read_image`
-        raise DataError(f"images: cannot read {path}: {error}; replace or remove the file") from error
+    with open_image(path) as image:
+        return image.mode in _GREY_MODES
 
 
-def _check(path: str | Path, image: Image.Image) -> None:
+def _check(path: str | Path, image: Image.Image, size: int) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(
             f"images: {path} has {height}x{width} pixels; allowed: {MAX_PIXELS} in all, cut it into pieces"
         )
+    if width * height > max(_MIN_SIZE, _MAX_RATIO * size):
+        raise DataError(
+            f"images: {path} claims {height}x{width} pixels in {size} bytes, which no photograph has; "
+            "replace or remove the file"
+        )
     # A camera's JPEG may carry further pictures (MPO: depth, preview); the first is the photograph.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         raise DataError(f"images: {path} is animated or has several pages; save one frame as its own file")
-    if image.mode in ("I", "F"):
-        raise DataError(f"images: {path} has values of 32 bit; allowed: 8 or 16 bit, convert it first")
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:

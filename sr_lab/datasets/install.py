@@ -1,6 +1,8 @@
 """Downloading an image set into the folder that the data sets and benchmarks read."""
 
+import datetime
 import fcntl
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -8,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from sr_lab.datasets import archives, facts
+import pooch
+
+from sr_lab import files
+from sr_lab.datasets import archives, doctor, facts
 from sr_lab.datasets.cache import in_parallel
-from sr_lab.datasets.download import Digests, Report, SourceError, fetch
+from sr_lab.datasets.download import Report, SourceError, fetch, silent
 from sr_lab.datasets.images import list_images, read_image
+from sr_lab.datasets.layouts import Place
 from sr_lab.datasets.registry import Archive, ImageSet
 from sr_lab.errors import DataError
 
@@ -21,13 +27,15 @@ Say: TypeAlias = Callable[[str], object]
 class Store:
     """Image sets below one data folder.
 
-    An image set comes into being by one rename: its folder is there whole and checked, or not at all.
+    An image set comes into being by one rename: its folder is there whole and checked, or not at all. Where
+    nobody published a SHA-256 of an archive, that of the first good download is written to
+    ``downloads.lock.json``, and every later one must equal it.
 
     Args:
         data_dir: ``paths.data_dir``.
         mirror: Address of a server that has the archives under their own names, asked before all others.
         say: Called with a sentence for the user, e.g. which address failed.
-        report: Called with the name of an archive and the progress of its download.
+        report: Called with the name of an archive, gives what is told the progress of its download.
         pause: See `fetch`.
     """
 
@@ -37,13 +45,12 @@ class Store:
         *,
         mirror: str | None = None,
         say: Say = lambda sentence: None,
-        report: Callable[[str], Report] | None = None,
+        report: Callable[[str], Report] = lambda name: silent,
         pause: float = 1.0,
     ) -> None:
-        self.data_dir, self.mirror, self.say, self.pause = data_dir, mirror, say, pause
-        self.report = report or (lambda name: lambda done, total: None)
+        self.data_dir, self.mirror, self.say, self.report, self.pause = data_dir, mirror, say, report, pause
         self.downloads = data_dir / ".downloads"
-        self.digests = Digests(data_dir / "downloads.lock.json")
+        self.lock_file = data_dir / "downloads.lock.json"
         self._used: set[Path] = set()
 
     @contextmanager
@@ -65,7 +72,7 @@ class Store:
                 for leftover in self.downloads.glob("tmp*"):  # of pooch, when it was killed
                     leftover.unlink()
                 yield
-                for archive in self._used:
+                for archive in self._used:  # one may hold several sets
                     archive.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(
@@ -82,20 +89,25 @@ class Store:
         """
         target = self.data_dir / wanted.folder
         if target.is_dir() and any(target.iterdir()):
-            if (fault := self._fault(wanted, target)) is not None:
+            if (fault := _fault(wanted, target)) is not None:
                 raise DataError(
                     f"prepare: {target} is there and is not {wanted.name}: {fault}; "
                     "task=doctor says more; move the folder away to download it anew"
                 )
-            return f"is there already, {self._checked(wanted)}"
+            known = "every pixel right" if wanted.name in facts.facts() else f"{wanted.count} images by name"
+            return f"is there already, {known}"
         if wanted.by_hand:
             raise DataError(
                 f"prepare: {wanted.name} is not for download: {wanted.by_hand}, put the images into {target}"
             )
+        own = [] if self.mirror is None else [self.mirror.rstrip("/")]
+        sources = [(archive, f"{root}/{archive.name}") for archive in wanted.archives for root in own]
+        sources += [(archive, url) for archive in wanted.archives for url in archive.urls]
         failures = []
-        for archive, url in self._addresses(wanted):
+        for archive, url in sources:
             try:
-                return self._install(wanted, archive, url, target)
+                file = fetch(archive, url, self.downloads, report=self.report(archive.name), pause=self.pause)
+                return f"{wanted.count} images in {target}, {self._unpack(wanted, archive, file, target)}"
             except SourceError as error:
                 failures.append(str(error))
                 self.say(f"{wanted.name}: {error}")
@@ -104,30 +116,23 @@ class Store:
             f"put the archive on a server of yours (mirror=...) or the images into {target}"
         )
 
-    def _addresses(self, wanted: ImageSet) -> list[tuple[Archive, str]]:
-        public = [(archive, url) for archive in wanted.archives for url in archive.urls]
-        if self.mirror is None:
-            return public
-        root = self.mirror.rstrip("/")
-        return [(archive, f"{root}/{archive.name}") for archive in wanted.archives] + public
-
-    def _install(self, wanted: ImageSet, archive: Archive, url: str, target: Path) -> str:
-        file = fetch(archive, url, self.downloads, report=self.report(archive.name), pause=self.pause)
-        published = (archive.digest or "").startswith("sha256:")
-        digest = "" if published else self.digests.check(url, file)
+    def _unpack(self, wanted: ImageSet, archive: Archive, file: Path, target: Path) -> str:
+        """Give the images their place if they are right; how far they can be trusted."""
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(f".{target.name}.*.tmp"):
             shutil.rmtree(leftover)
         unpacked = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
         unpacked.mkdir()
+        published = (archive.digest or "").startswith("sha256:")
         try:
             images = archives.unpack(file, unpacked, members=archive.members)
             if wanted.name in facts.facts():
                 _rename(wanted.name, images)
             elif not published:
                 in_parallel(read_image, images)
-            if (fault := self._fault(wanted, unpacked)) is not None:
-                raise DataError(f"archive: {file.name} holds another {wanted.name}: {fault}")
+            if (fault := _fault(wanted, unpacked)) is not None:
+                raise DataError(f"archive: {archive.name} holds another {wanted.name}: {fault}")
+            pinned = "SHA-256 of the archive as published" if published else self._pin(archive, file)
             if target.is_dir():
                 target.rmdir()  # it is empty
             unpacked.rename(target)
@@ -137,56 +142,48 @@ class Store:
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
         self._used.add(file)
-        return f"{wanted.count} images in {target}, {self._told(wanted, archive, url, digest)}"
+        return "every pixel as published" if wanted.name in facts.facts() else pinned
 
-    def _told(self, wanted: ImageSet, archive: Archive, url: str, digest: str) -> str:
-        """How far the images can be trusted."""
-        if not digest:
-            return "SHA-256 of the archive as published"
-        first = self.digests.record(url, digest)
-        if wanted.name in facts.facts():
-            return "every pixel as published"
-        weaker = "only the MD5 as published" if archive.digest is not None else "no digest is published"
-        earlier = "trusted as the first download" if first else "the same as the first download"
-        return f"{weaker}: {earlier}, SHA-256 {digest} in {self.digests.path}"
-
-    def _checked(self, wanted: ImageSet) -> str:
-        return "every pixel right" if wanted.name in facts.facts() else f"{wanted.count} images by name"
-
-    def _fault(self, wanted: ImageSet, folder: Path) -> str | None:
-        """What keeps the images of a folder from being this set."""
-        images = list_images(folder)
-        if wanted.name in facts.facts():
-            verdicts = {image: facts.judge(image, wanted.name) for image in images}
-            for image, verdict in verdicts.items():
-                if verdict.state == "wrong":
-                    return f"{image.name} is {verdict.says}"
-            found = {verdict.fact for verdict in verdicts.values()}
-            absent = [fact.file for fact in facts.facts()[wanted.name] if fact not in found]
-        else:
-            absent = missing(wanted, {image.stem for image in images})
-        if absent:
-            return f"{len(absent)} of {wanted.count} images are missing, the first {absent[0]}"
-        return (
-            f"it has {len(images)} images instead of {wanted.count}" if len(images) != wanted.count else None
-        )
+    def _pin(self, archive: Archive, file: Path) -> str:
+        """Compare an archive with the first download of its name, or write down that this is the first."""
+        digest: str = pooch.file_hash(str(file))
+        try:
+            known = json.loads(self.lock_file.read_text()) if self.lock_file.exists() else {}
+            first = known.setdefault(archive.name, {"sha256": digest, "date": f"{datetime.date.today()}"})
+            same, date = first["sha256"] == digest, first["date"]
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise DataError(f"download: {self.lock_file} cannot be read; mend or remove it") from error
+        if not same:
+            raise SourceError(
+                f"download: {archive.name} has changed since {date}, its SHA-256 is {digest}; if you trust "
+                f"the new one, remove the entry from {self.lock_file}"
+            )
+        files.write(self.lock_file, json.dumps(known, indent=2) + "\n")
+        weaker = "no SHA-256" if archive.digest is None else "only an MD5"
+        return f"{weaker} is published: it is that of {date}, pinned in {self.lock_file}"
 
 
-def missing(wanted: ImageSet, stems: set[str]) -> list[str]:
-    """Names that a set of numbered images lacks."""
-    if wanted.numbers is None:
-        return []
-    first, digits = wanted.numbers
-    names = (f"{number:0{digits}d}" for number in range(first, first + wanted.count))
-    return [name for name in names if name not in stems]
+def _fault(wanted: ImageSet, folder: Path) -> str | None:
+    """What keeps the images of a folder from being this set."""
+    images = list_images(folder)
+    if wanted.name in facts.facts():
+        place = Place(folder, tuple(images), tree="ours", role="HR", set_name=wanted.name)
+        wrong = [
+            f"{one.where.name} is {one.says}" for one in doctor.benchmark_set(place) if one.state == "wrong"
+        ]
+        return wrong[-1] if wrong else None
+    if absent := wanted.missing(images):
+        return f"{len(absent)} of {wanted.count} images are missing, the first {absent[0]}"
+    return f"it has {len(images)} images instead of {wanted.count}" if len(images) != wanted.count else None
 
 
 def _rename(name: str, images: list[Path]) -> None:
     """Give benchmark images the names that papers' tables have; archives differ in them (img001, img_001)."""
     for image in images:
         fact = facts.identify(read_image(image))
-        if fact is not None and fact.set_name == name and image.stem != Path(fact.file).stem:
-            target = image.with_name(Path(fact.file).stem + image.suffix)
-            if target.exists():
-                raise DataError(f"archive: two images of {name} have the pixels or the name of {fact.file}")
-            image.rename(target)
+        if fact is None or fact.set_name != name or image.stem == Path(fact.file).stem:
+            continue
+        target = image.with_name(Path(fact.file).stem + image.suffix)
+        if target.exists():
+            raise DataError(f"archive: two images of {name} have the pixels or the name of {fact.file}")
+        image.rename(target)

@@ -3,7 +3,7 @@
 Trees differ in names only: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
 (``Set5/GTmod12``, ``Set5/LRbicx4``, ``DIV2K_train_HR_sub``), SelfExSR's
 (``Set5/image_SRF_4/img_001_SRF_4_HR.png``) and those of archives on Hugging Face (``Set5_HR``,
-``Set5_LR_x4``).
+``Set5_LR_x4``; ``train/hr``, ``train/lr_x4``).
 """
 
 import os
@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sr_lab.datasets.facts import facts
 from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.datasets.registry import IMAGE_SETS, ImageSet
 
-_SETS = {name.lower(): name for name in ("Set5", "Set14", "B100", "Urban100", "Manga109")} | dict.fromkeys(
-    ("bsd100", "bsds100", "cbsd100"), "B100"
-)
+_SETS = {name.lower(): name for name in facts()} | dict.fromkeys(("bsd100", "bsds100", "cbsd100"), "B100")
 _NAME = f"({'|'.join(_SETS)})"
 # Tails of a path; the first that fits decides.
 _HR = (
     ("ours", rf"/benchmarks/{_NAME}/HR"),
     ("EDSR", rf"/benchmark/{_NAME}/HR"),
     ("BasicSR", rf"/{_NAME}/(GTmod\d+)"),
-    ("SelfExSR", rf"/{_NAME}/image_SRF_(\d)"),
     ("Hugging Face", rf"/{_NAME}_HR"),
     ("other", rf"/{_NAME}(?:/(?:HR|GT|original))?"),
 )
@@ -34,7 +32,7 @@ _LR = (
     ("BasicSR", r"(?P<base>.*)/LRbicx(?P<scale>\d)"),
     ("BasicSR", r"(?P<base>.*)_LR_(?P<how>\w+)/X(?P<scale>\d)_sub"),
     ("EDSR", r"(?P<base>.*)_LR_(?P<how>[a-z]+)[/_]X(?P<scale>\d)"),
-    ("Hugging Face", r"(?P<base>.*)_LR_x(?P<scale>\d)"),
+    ("Hugging Face", r"(?P<base>.*)[/_]LR_x(?P<scale>\d)"),
     ("EDSR", r"(?P<base>.*)/LR(?P<how>\w*)/X(?P<scale>\d)"),
 )
 _UNREAD = {".lmdb": "LMDB", ".parquet": "Parquet", ".arrow": "Arrow"}
@@ -111,32 +109,22 @@ def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
     for tree, tail in _LR:
         if (found := re.fullmatch(tail, path, re.IGNORECASE)) is not None:
             how = found.groupdict().get("how") or "bicubic"
-            yield Place(
-                folder,
-                images,
-                tree,
-                "LR",
-                scale=int(found["scale"]),
-                hr_folder=_hr_folder(tree, found["base"], pieces=path.endswith("_sub")),
-                bicubic=not re.search("unknown|mild|wild|difficult", how, re.IGNORECASE),
-            )
+            hr_folder = _hr_folder(found["base"], pieces=path.endswith("_sub"))
+            bicubic = not re.search("unknown|mild|wild|difficult", how, re.IGNORECASE)
+            scale = int(found["scale"])
+            yield Place(folder, images, tree, "LR", scale=scale, hr_folder=hr_folder, bicubic=bicubic)
             return
     if (found := _TRAINING.search(path)) is not None:
         known = next(one for one in IMAGE_SETS if one.folder.endswith(f"{found[1]}_HR"))
-        role: Literal["HR", "HR pieces"] = "HR pieces" if found[2] else "HR"
-        yield Place(folder, images, "BasicSR" if found[2] else "EDSR", role, training=known)
+        yield Place(
+            folder, images, *(("BasicSR", "HR pieces") if found[2] else ("EDSR", "HR")), training=known
+        )
         return
     for tree, tail in _HR:
         if (found := re.search(f"{tail}$", path, re.IGNORECASE)) is not None:
             cut = re.search(r"GTmod(\d+)$", path)
-            yield Place(
-                folder,
-                images,
-                tree,
-                "HR",
-                set_name=_SETS[found[1].lower()],
-                cut=int(cut[1]) if cut is not None else 1,
-            )
+            name = _SETS[found[1].lower()]
+            yield Place(folder, images, tree, "HR", set_name=name, cut=int(cut[1]) if cut else 1)
             return
     yield Place(folder, images)
 
@@ -152,11 +140,10 @@ def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Pl
         yield Place(folder, lr, "SelfExSR", "LR", scale=scale, hr_folder=folder)
 
 
-def _hr_folder(tree: str, base: str, *, pieces: bool) -> Path:
+def _hr_folder(base: str, *, pieces: bool) -> Path:
     """Partner of an LR folder: beside it, or under the same name with HR."""
-    candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), Path(f"{base}_HR"), Path(base) / "HR"]
-    if tree == "BasicSR" and not pieces:
-        candidates = [*sorted(Path(base).glob("GTmod*")), Path(base) / "HR", *candidates]
+    candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), Path(base, "HR"), Path(base, "hr")]
+    candidates[1:1] = sorted(Path(base).glob("GTmod*"))
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
 
 

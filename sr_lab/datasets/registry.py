@@ -2,7 +2,7 @@
 
 No figure here is ours: the comment beside it names who published it. Where nobody published a digest, the
 pixels decide (`sr_lab.datasets.facts`); where there are none either, the digest of the first download is
-written down and every later one must equal it (`sr_lab.datasets.download.Digests`).
+written down and every later one must equal it (`sr_lab.datasets.install.Store`).
 """
 
 from collections.abc import Iterable
@@ -51,6 +51,15 @@ class ImageSet:
     archives: tuple[Archive, ...] = ()
     numbers: tuple[int, int] | None = None
     by_hand: str = ""
+
+    def missing(self, images: Iterable[Path]) -> list[str]:
+        """Names that a set of numbered images lacks."""
+        if self.numbers is None:
+            return []
+        first, digits = self.numbers
+        there = {image.stem for image in images}
+        names = (f"{number:0{digits}d}" for number in range(first, first + self.count))
+        return [name for name in names if name not in there]
 
 
 # SHA-256 and length: tensorflow/datasets, tensorflow_datasets/url_checksums/div2k.txt.

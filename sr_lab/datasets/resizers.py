@@ -16,7 +16,8 @@ from sr_lab.datasets.images import read_image
 from sr_lab.ops.resize import downscale_uint8, imresize, mod_crop
 
 MATLAB = "MATLAB's bicubic"
-_NEAR = 40.0  # dB between an image and a resize that two libraries make with other roundings
+UNKNOWN = "no resize known here"
+_NEAR = 25.0  # dB between an image and what JPEG or other roundings leave of it; another resize is further
 _AHEAD = 3.0  # dB by which another resize must be nearer than MATLAB's to be named
 
 
@@ -44,16 +45,14 @@ def origin(hr_file: Path, lr_file: Path, scale: int) -> Origin:
     """
     hr = mod_crop(torch.from_numpy(read_image(hr_file)).permute(2, 0, 1)[None], scale)
     lr = torch.from_numpy(read_image(lr_file)).permute(2, 0, 1)[None]
-    matlab = downscale_uint8(hr, scale=scale)
-    distance = _psnr(lr, matlab)
-    if math.isinf(distance):
-        return Origin(MATLAB, True, distance)
-    name, nearest = max(
-        ((name, _psnr(lr, make(hr, scale))) for name, make in _OTHERS.items()), key=lambda found: found[1]
-    )
-    if math.isinf(nearest) or (nearest > _NEAR and nearest > distance + _AHEAD):
-        return Origin(name, math.isinf(nearest), distance)
-    return Origin(MATLAB if distance > _NEAR else "no bicubic", False, distance)
+    matlab = _psnr(lr, downscale_uint8(hr, scale=scale))
+    if math.isinf(matlab):
+        return Origin(MATLAB, True, matlab)
+    others = {name: _psnr(lr, make(hr, scale)) for name, make in _OTHERS.items()}
+    name = max(others, key=others.__getitem__)
+    if others[name] > max(_NEAR, matlab + _AHEAD):
+        return Origin(name, math.isinf(others[name]), matlab)
+    return Origin(MATLAB if matlab > _NEAR else UNKNOWN, False, matlab)
 
 
 def _pillow(resample: Image.Resampling) -> Callable[[Tensor, int], Tensor]:
@@ -89,8 +88,9 @@ _OTHERS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "Pillow's bicubic": _pillow(Image.Resampling.BICUBIC),
     "Pillow's Lanczos": _pillow(Image.Resampling.LANCZOS),
     "Pillow's bilinear": _pillow(Image.Resampling.BILINEAR),
-    "Pillow's box (OpenCV's area)": _pillow(Image.Resampling.BOX),
-    "Pillow's nearest neighbour": _pillow(Image.Resampling.NEAREST),
+    "box (Pillow, OpenCV's area)": _pillow(Image.Resampling.BOX),
+    "Pillow's nearest neighbour (at x3 any resize without antialiasing)": _pillow(Image.Resampling.NEAREST),
+    "nearest neighbour (OpenCV, torch)": lambda hr, scale: hr[..., ::scale, ::scale],
     "torch's bicubic with antialiasing": _torch("bicubic", antialias=True),
     "bicubic without antialiasing (OpenCV, torch)": _torch("bicubic"),
     "bilinear without antialiasing (OpenCV, torch)": _torch("bilinear"),

@@ -11,35 +11,47 @@ class MeanOverImages(Metric):
     """Mean of per-image PSNR or SSIM over a test set, as papers report it.
 
     torchmetrics' own PSNR pools the squared error over the set, which is up to 5 dB off; here every image
-    counts the same, whatever its size and whichever device measured it.
+    counts the same, whatever its size and whichever device measured it. And the mean is that of one device
+    bit for bit: each image has its place in a vector, of which every device fills its own part, so that
+    adding the vectors up is exact and the mean is taken in the order of the set.
+
+    Args:
+        count: Images of the set.
     """
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    total: Tensor
-    count: Tensor
+    values: Tensor
+    measured: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("values", torch.zeros(count, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("measured", torch.zeros(count, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, values: Tensor) -> None:
-        """Add images.
+    def update(self, value: Tensor, place: int) -> None:
+        """Add an image.
 
         Args:
-            values: ``(N,)``, one for each image, as `sr_lab.protocol.Protocol.measure` returns them.
+            value: ``(1,)``, as `sr_lab.protocol.Protocol.measure` returns it.
+            place: Of the image in the set.
         """
-        self.total += values.double().sum()
-        self.count += values.numel()
+        self.values[place] += value.double().squeeze()
+        self.measured[place] += 1
 
     def compute(self) -> Tensor:
         """Mean over all images of all devices, float64; ``inf`` if one of them is.
 
         Raises:
-            DataError: No image was added.
+            DataError: An image was not measured, or more than once.
         """
-        if self.count == 0:
+        if not len(self.measured):
             raise DataError("metrics: no image was measured; the test set is empty")
-        return self.total / self.count
+        if not bool((self.measured == 1).all()):
+            left_out, twice = int((self.measured == 0).sum()), int((self.measured > 1).sum())
+            raise DataError(
+                f"metrics: of {len(self.measured)} images {left_out} were not measured "
+                f"and {twice} more than once"
+            )
+        return self.values.mean()

@@ -28,6 +28,7 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.csv_text import csv_text
 from sr_lab.reporting.grid import fixed, shortened
+from sr_lab.reporting.latex import escape
 from sr_lab.reporting.pictures import Picture, Pixels, Result, load, safe
 
 _GUTTER = 2
@@ -438,17 +439,11 @@ def _latex(
         if len(crops) > 1:
             crops = [r"\shortstack{" + r"\\".join(crops) + "}"]
         lines.append(
-            rf"\subfloat[{{{_escaped(name)}\\{score}}}]{{{crops[0]}}}" + (r"\\" if index % 4 == 3 else "%")
+            rf"\subfloat[{{{escape(name)}\\{score}}}]{{{crops[0]}}}" + (r"\\" if index % 4 == 3 else "%")
         )
-    title = f"{_escaped(picture.image)} from {_escaped(picture.set_name)}, $\\times{picture.scale}$"
+    title = f"{escape(picture.image)} from {escape(picture.set_name)}, $\\times{picture.scale}$"
     said = "Best bold, second underlined."
     if "error" in kinds:
         said += f" Errors from 0 (dark) to {_MAX_ERROR:g} (bright)."
     lines += [rf"\caption{{{title}. {said}}}", r"\end{figure*}"]
     return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(named.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)

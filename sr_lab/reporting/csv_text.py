@@ -4,7 +4,8 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-_STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Full-width signs count for as much in some spreadsheets, and so does what stands behind a line break.
+_STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def harmless(value: object) -> object:
@@ -21,7 +22,7 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> st
     """Rows as CSV; what a row lacks, or has as ``None``, is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({column: harmless(column) for column in columns})
     for row in rows:
         writer.writerow({key: harmless(value) for key, value in row.items()})
     return text.getvalue()

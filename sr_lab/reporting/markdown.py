@@ -7,7 +7,8 @@ from sr_lab.reporting.grid import Grid, lines, titles
 
 def escape(text: str) -> str:
     """A text that neither ends its cell nor is taken for markup."""
-    return re.sub(r"([\\|`*_<>]|(?<=\])\()", r"\\\1", text.replace("\n", " "))
+    # A bracket could begin a picture of a stranger's server, or say where one lies.
+    return re.sub(r"([\\|`*_<>[\]])", r"\\\1", " ".join(text.splitlines()))
 
 
 def to_markdown(grid: Grid) -> str:

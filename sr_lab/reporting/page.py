@@ -345,7 +345,7 @@ def _albums(found: Sequence[Picture], max_bytes: int) -> tuple[list[Album], str]
 
 def _album(picture: Picture, side: int | None) -> Album:
     scale = picture.scale
-    with Image.open(picture.hr) as hr:
+    with Image.open(picture.hr, formats=("PNG",)) as hr:
         width, height = hr.size
     box = None
     if side is not None and max(width, height) > side:
@@ -365,7 +365,7 @@ def _source(path: Path, box: tuple[int, int, int, int] | None) -> str:
     if box is None:
         return _data_uri(path.read_bytes())
     content = io.BytesIO()
-    with Image.open(path) as picture:
+    with Image.open(path, formats=("PNG",)) as picture:
         picture.crop(box).save(content, "PNG")
     return _data_uri(content.getvalue())
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 
@@ -26,7 +27,8 @@ def safe(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_+=,-]", "_", name)
     if plain == name and 0 < len(name) <= 100:
         return name
-    return f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()
+    return f"{plain[:80]}-{digest[:6]}"
 
 
 def place(images: Path, set_name: str, image: str, kind: Kind) -> Path:
@@ -86,9 +88,30 @@ class Picture:
 
 
 def load(path: Path) -> Pixels:
-    """``(H, W, 3)``; luma as grey."""
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    """``(H, W, 3)``; luma as grey.
+
+    Raises:
+        ConfigError: It is damaged.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # a decoder raises many types
+        raise ConfigError(f"{path}: cannot be read: {error}; remove it") from error
+
+
+def _are_whole(files: Sequence[Path], scale: int) -> bool:
+    """Whether LR, bicubic, SR and HR image are PNGs (none leads to another kind of file) of fitting sizes."""
+    try:
+        sizes = []
+        for file in files:
+            with Image.open(file, formats=("PNG",)) as picture:
+                picture.verify()
+                sizes.append(picture.size)
+    except Exception:  # a decoder raises many types
+        return False
+    (width, height), *large = sizes
+    return {(width * scale, height * scale)} == set(large)
 
 
 def names(runs: Sequence[Run]) -> list[str]:
@@ -127,7 +150,7 @@ def find(runs: Sequence[Run]) -> list[Picture]:
                 place(RunFolder(run.path).images, set_name, image, kind)
                 for kind in ("lr", "bicubic", "sr", "hr")
             )
-            if not all(file.is_file() for file in (lr, bicubic, sr, hr)):
+            if not _are_whole((lr, bicubic, sr, hr), run.scale):
                 continue
             key = (set_name, image, run.scale)
             baseline = Result("bicubic", bicubic, _score(values, "bicubic_"))

@@ -104,11 +104,13 @@ def read_results(path: Path) -> list[dict[str, str]]:
     """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ConfigError(f"{path}: has other columns than {', '.join(COLUMNS)}; move it away")
-        return [{key: original(text) for key, text in line.items()} for line in reader]
+    try:
+        rows = list(csv.reader(path.read_text().splitlines(), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; move it away") from error
+    if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        raise ConfigError(f"{path}: has other columns than {', '.join(COLUMNS)}; move it away")
+    return [dict(zip(COLUMNS, map(original, row), strict=True)) for row in rows[1:]]
 
 
 @contextlib.contextmanager

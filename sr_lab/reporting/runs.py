@@ -1,16 +1,13 @@
 """Run folders as rows; needs no torch."""
 
-import csv
 import functools
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
+from sr_lab import untrusted
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder, read_index
 
@@ -46,13 +43,13 @@ class Run:
     def scale(self) -> int:
         """Enlargement; 0 if the run never said."""
         value = self._said("scale")
-        return value if isinstance(value, int) else 0
+        return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
     @property
     def seed(self) -> int | None:
         """Seed; ``None`` if the run never said."""
         value = self._said("seed")
-        return value if isinstance(value, int) else None
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     @property
     def table(self) -> tuple[str, str] | None:
@@ -76,11 +73,11 @@ class Run:
         A row that a kill has cut short has what it has, perhaps half a number.
         """
         try:
-            with RunFolder(self.path).record.open(newline="") as file:
-                rows = [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
-        except (OSError, UnicodeDecodeError, csv.Error):
+            rows = untrusted.read_csv(RunFolder(self.path).record)
+        except (OSError, ValueError):
             return []
-        return [{key: value for key, value in row.items() if math.isfinite(value)} for row in rows]
+        numbers = [{key: untrusted.number(text) for key, text in row.items()} for row in rows]
+        return [{key: value for key, value in row.items() if math.isfinite(value)} for row in numbers]
 
     @property
     def validation_psnr(self) -> float | None:
@@ -97,14 +94,7 @@ class Run:
     def number(self, key: str) -> float | None:
         """A figure, ``None`` where it is missing."""
         value = self.values.get(key)
-        return float(value) if isinstance(value, (int, float)) else None
-
-
-def _number(text: object) -> float:
-    try:
-        return float(str(text or "nan"))
-    except ValueError:
-        return math.nan
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def read_run(path: Path) -> Run:
@@ -113,26 +103,34 @@ def read_run(path: Path) -> Run:
     settings, values, problem = _settings(folder), None, ""
     try:
         values = folder.read_metrics()
-    except (json.JSONDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         problem = f"metrics.json cannot be read: {error}"
     if values is not None and not isinstance(values, dict):
         values, problem = None, "metrics.json cannot be read: it holds no object"
     if values is None and not problem:
         problem = "unfinished"
         if folder.pruned.is_file():
-            problem = f"pruned: {folder.pruned.read_text().strip()}"
+            problem = f"pruned: {_said(folder.pruned).strip()}"
         elif folder.failed.is_file():
-            lines = folder.failed.read_text().split("\n")
+            lines = _said(folder.failed).split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "")
             problem = "failed: " + re.sub(r"^sr_lab[.]errors[.]\w+: ", "", last)
     labels = _labels(path, (values or {}).get("row", settings.get("row_label")))
     return Run(path, values or {}, problem, settings, labels)
 
 
+def _said(file: Path) -> str:
+    """What a short text says; nothing if it cannot be read."""
+    try:
+        return str(untrusted.plain(untrusted.read_text(file)))
+    except (OSError, ValueError):
+        return ""
+
+
 def _settings(folder: RunFolder) -> Mapping[str, object]:
     try:
-        settings = yaml.load(folder.config.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError):
+        settings = untrusted.read_yaml(folder.config)
+    except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
 

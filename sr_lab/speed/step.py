@@ -9,13 +9,13 @@ from typing import Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-from sr_lab.callbacks import DurableCheckpointIO, NoProfiler, ValidateAtEnd, watchers, without_idle_hooks
+from sr_lab.callbacks import NoProfiler, ValidateAtEnd, watchers, without_idle_hooks
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.patches import PatchBatch
+from sr_lab.durable import DurableCheckpointIO, RandomState, checkpoints
 from sr_lab.lit_module import SRModule
 from sr_lab.models.edsr import EDSR
 from sr_lab.ops.dihedral import dihedral
@@ -180,7 +180,8 @@ def with_trainer(
     callbacks = [
         *watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL),
         ValidateAtEnd(),
-        ModelCheckpoint(dirpath=run_folder.checkpoints, monitor="val/psnr_y", save_last=True),
+        *checkpoints(run_folder.checkpoints),
+        RandomState(),
     ]
     lightning.Trainer(
         accelerator="gpu" if device == "cuda" else device,

@@ -25,10 +25,12 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
 
 def _quiet_libraries() -> None:
     """Lightning's tips and its own progress lines, and warnings that its code causes in torch."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True`.*")
+    warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message=r".*metric MeanOverImages was called before the ``update``.*")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
 
 

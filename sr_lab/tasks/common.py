@@ -3,6 +3,7 @@
 import copy
 import datetime
 import importlib.metadata
+import itertools
 import os
 import platform
 import statistics
@@ -21,7 +22,7 @@ from sr_lab import catalogue, sweep, targets
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import PACKAGE, CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.devices import device_name
+from sr_lab.devices import device_name, rank
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.identity import identity
 from sr_lab.layers.folding import fold
@@ -29,7 +30,7 @@ from sr_lab.lit_module import ImageResult
 from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
 from sr_lab.protocol import PROTOCOLS, Protocol
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, quiet=rank() != 0)  # the first process speaks for all
 
 Checkpointed = TypeVar("Checkpointed", bound=CheckpointConfig)
 
@@ -150,15 +151,17 @@ def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet
 
 
 def gather(results: list[ImageResult]) -> list[ImageResult]:
-    """Every rank's images, in the order of a single process."""
+    """Every rank's images in the order of a single process, of which rank r has ``r, r + world, ...``."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return results
     per_rank: list[list[ImageResult]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(per_rank, results)
-    sets = list(dict.fromkeys(result.set_name for part in per_rank for result in part))
-    return sorted(
-        (result for part in per_rank for result in part), key=lambda r: (sets.index(r.set_name), r.image)
-    )
+    gathered: list[ImageResult] = []
+    for name in dict.fromkeys(result.set_name for result in per_rank[0]):  # who has an image of every set
+        shares = [[result for result in part if result.set_name == name] for part in per_rank]
+        turns = itertools.zip_longest(*shares)
+        gathered += [result for turn in turns for result in turn if result is not None]
+    return gathered
 
 
 def means(results: Iterable[ImageResult]) -> dict[str, float]:

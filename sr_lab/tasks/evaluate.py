@@ -1,5 +1,6 @@
 """``task=evaluate``: measure a checkpoint on the benchmark."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from sr_lab import targets
+from sr_lab import ranks, targets
 from sr_lab.callbacks import ExampleImages
 from sr_lab.config import EvaluateConfig, to_yaml
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.devices import check_gpu
+from sr_lab.devices import check_gpu, rank
 from sr_lab.inference import Tiled
 from sr_lab.layers.folding import for_inference
 from sr_lab.lit_module import TEST_ONLY, ImageResult, SRModule
@@ -31,11 +32,13 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     started = time.perf_counter()
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
-    with run_folder.attempt():
+    with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
         config, network = common.open_network(config, overrides)
         protocol = common.protocol_of(config)
         tiled = Tiled(for_inference(network), tile=config.tile, like=network)
         results = _test(config, tiled, protocol, ExampleImages(run_folder.images))
+        if rank() != 0:
+            return
         run_folder.write_config(to_yaml(config))
         run_folder.write_metrics(
             common.provenance(config, folder)
@@ -63,10 +66,14 @@ def _test(
     )
     with tempfile.TemporaryDirectory() as scratch:
         trainer: lightning.Trainer = targets.build(
-            config.trainer.arguments(), **TEST_ONLY, callbacks=list(callbacks), default_root_dir=scratch
+            ranks.arranged(config.trainer.arguments(), timeout=config.trainer.timeout),
+            **TEST_ONLY,
+            callbacks=list(callbacks),
+            default_root_dir=scratch,
         )
-        trainer.test(module, datamodule=SRDataModule(test=sets), verbose=False)
-    return common.gather(module.results)
+        with ranks.together(trainer):
+            trainer.test(module, datamodule=SRDataModule(test=sets), verbose=False)
+            return common.gather(module.results)
 
 
 def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> None:

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sr_lab import untrusted
 from sr_lab.config import StatusConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs
@@ -81,18 +81,27 @@ def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
     progress, total, since = folder.progress(), _steps(folder), folder.since()
     step = f"{progress.get('step', 0)}/{total}" if total else progress.get("step", "")
     newest = ", ".join(
-        f"{title} {float(progress[key]):{spec}}" for key, title, spec in _FIGURES if key in progress
+        f"{title} {_figure(progress[key], spec)}" for key, title, spec in _FIGURES if key in progress
     )
     if state in ("failed", "pruned"):
         newest = reason(folder)
     return step if state != "waiting" else "", _ago(since) if since is not None else "", newest
 
 
+def _figure(text: str, spec: str) -> str:
+    """A number of the record, in which anything may stand after a power cut."""
+    try:
+        return format(float(text), spec)
+    except ValueError:
+        return "?"
+
+
 def _steps(folder: RunFolder) -> int | None:
-    if not folder.config.is_file():
+    try:
+        settings = untrusted.read_yaml(folder.config)
+    except (OSError, ValueError):
         return None
-    loaded = OmegaConf.load(folder.config)
-    steps = loaded.get("steps") if isinstance(loaded, DictConfig) else None
+    steps = settings.get("steps") if isinstance(settings, dict) else None
     return steps if isinstance(steps, int) else None
 
 

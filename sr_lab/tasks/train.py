@@ -10,14 +10,12 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from sr_lab import targets
+from sr_lab import ranks, targets
 from sr_lab.autotune import Choice, Setting, choose, settings
 from sr_lab.callbacks import (
-    DurableCheckpointIO,
     NoProfiler,
     ValidateAtEnd,
     WeightAverage,
@@ -26,20 +24,23 @@ from sr_lab.callbacks import (
 )
 from sr_lab.checkpoints import load_weights, open_checkpoint, take_over
 from sr_lab.config import TrainConfig, to_yaml
-from sr_lab.data_module import SRDataModule
+from sr_lab.data_module import SRDataModule, share_of_a_rank
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.devices import (
     check_gpu,
     float32_matmul_precision,
     has_gpu,
+    local_rank,
     rank,
     resolve_precision,
     why_fp16,
     why_no_compiler,
+    why_not_deterministic,
 )
+from sr_lab.durable import DurableCheckpointIO, RandomState, checkpoints, newest
 from sr_lab.errors import ConfigError
-from sr_lab.lit_module import SRModule
+from sr_lab.lit_module import SRModule, batch_norms
 from sr_lab.loggers import RowInSummary, build_loggers, close_wandb
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
@@ -58,6 +59,8 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
     """
     run_folder = RunFolder(folder.resolve())
     if run_folder.metrics.is_file() and config.resume == "auto":
+        if rank() != 0:
+            return
         common.console.print(f"finished already: {folder} (resume=never trains it again)")
         _show(run_folder)
         return
@@ -80,6 +83,7 @@ def _show(folder: RunFolder) -> None:
 
 def _train(config: TrainConfig, folder: RunFolder) -> None:
     started = time.perf_counter()
+    last = newest(folder.checkpoints, _say) if config.resume == "auto" else None
     check_gpu(config.trainer.accelerator)
     float32_matmul_precision(config.trainer.float32_matmul_precision)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -90,10 +94,10 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
     val_sets = _validation_sets(config, dataset, protocol)
     module = _module(config, protocol, val_sets, test_sets)
     _check_fit(module.network, dataset, protocol)
-    if rank() == 0:
-        _say_budget(config)
-        if config.trainer.precision == "auto" and _precision(config) == "16-mixed":
-            common.console.print(why_fp16())
+    _say_budget(config)
+    if config.trainer.precision == "auto" and _precision(config) == "16-mixed":
+        common.console.print(why_fp16())
+    if local_rank() == 0:  # the others wait for it where they meet
         dataset.prepare()
     setting, choice = _form(config, module.network, dataset.lr_patch_size)
     setting.apply(module.network)
@@ -106,31 +110,29 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
         num_workers=config.num_workers,
     )
     loggers = build_loggers(config, folder)
-    checkpoint = ModelCheckpoint(
-        dirpath=folder.checkpoints,
-        filename="best",
-        monitor="val/psnr_y",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
     try:
-        trainer = _trainer(config, folder, loggers, checkpoint)
-        last = folder.checkpoints / "last.ckpt"
-        resumed = config.resume == "auto" and last.is_file()
-        if resumed:
-            common.console.print(f"goes on from {last}")
-        trainer.fit(module, datamodule=data, ckpt_path=last if resumed else None, weights_only=True)
-        # Not through the Trainer's ckpt_path: the averaging callback would put the raw weights back.
-        load_weights(module.network, open_checkpoint(str(folder.checkpoints / "best.ckpt")))
-        trainer.test(module, datamodule=data, verbose=False)
-        results = common.gather(module.results)
+        trainer = _trainer(config, folder, loggers)
+        share_of_a_rank(data.batch_size, world=trainer.world_size, accumulate=data.accumulate)
+        per_process = trainer.world_size > 1 and bool(batch_norms(module.network)) and not _syncs(config)
+        if per_process:
+            common.console.print("batch norm: statistics are per process, since only GPUs can share them")
+        if last is not None:
+            _say(f"goes on from {last}")
+        with ranks.together(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+            # Not through the Trainer's ckpt_path: the averaging callback would put the raw weights back.
+            load_weights(module.network, open_checkpoint(str(folder.checkpoints / "best.ckpt")))
+            trainer.test(module, datamodule=data, verbose=False)
+            results = common.gather(module.results)
         if rank() == 0:
             values = (
                 common.provenance(config, folder.path)
                 | {"budget": config.budget.name, "steps": config.steps, "precision": _precision(config)}
                 | asdict(setting)
                 | ({"autotune": choice.ratios} if choice else {})
+                | ({"processes": trainer.world_size} if trainer.world_size > 1 else {})
+                | ({"batch_norm": "per process"} if per_process else {})
+                | {"deterministic": _deterministic(config, setting, trainer.world_size)}
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(module.network, config.scale)
                 | common.measured(results, protocol, config.scale)
@@ -158,6 +160,30 @@ def _check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) ->
 
 def _precision(config: TrainConfig) -> str:
     return resolve_precision(config.trainer.precision, config.trainer.accelerator)
+
+
+def _syncs(config: TrainConfig) -> bool:
+    """Whether batch norm sees the batch of all devices."""
+    return bool(config.trainer.arguments().get("sync_batchnorm")) and _on_gpu(config)
+
+
+def _deterministic(config: TrainConfig, setting: Setting, world: int) -> dict[str, object]:
+    """For the record: whether the same command gives the same bits, and what may differ."""
+    arguments = config.trainer.arguments()
+    because = why_not_deterministic(
+        config.trainer.accelerator,
+        deterministic=arguments.get("deterministic"),
+        benchmark=arguments.get("benchmark"),
+        compiled=setting.compile,
+        autotuned=config.trainer.autotune,
+        world=world,
+    )
+    return {"value": not because, "because": because}
+
+
+def _say(line: str) -> None:
+    if rank() == 0:
+        common.console.print(line, markup=False)
 
 
 def _say_budget(config: TrainConfig) -> None:
@@ -193,7 +219,7 @@ def _module(
         network,
         scale=config.scale,
         protocol=protocol,
-        val_sets=[images.name for images in val_sets],
+        val_sets={images.name: len(images) for images in val_sets},
         test_sets=[images.name for images in test_sets],
         loss=targets.build(config.loss),
         make_optimizer=_optimizer(config),
@@ -248,13 +274,15 @@ def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[
 def _batch_of_a_device(config: TrainConfig) -> int:
     """Images that one device sees at once."""
     devices = config.trainer.arguments().get("devices", 1)
+    nodes = config.trainer.arguments().get("num_nodes", 1)
+    if (found := ranks.launched()) is not None:
+        _, devices, nodes = found
     if isinstance(devices, list):
         count = len(devices)
     elif isinstance(devices, int) and devices > 0:
         count = devices
     else:  # all of them
         count = torch.cuda.device_count() if _on_gpu(config) else 1
-    nodes = config.trainer.arguments().get("num_nodes", 1)
     assert isinstance(nodes, int)
     return max(1, config.batch_size // (max(1, count) * nodes * config.trainer.accumulate_grad_batches))
 
@@ -263,9 +291,7 @@ def _on_gpu(config: TrainConfig) -> bool:
     return has_gpu(config.trainer.accelerator)
 
 
-def _trainer(
-    config: TrainConfig, folder: RunFolder, loggers: list[Logger], checkpoint: ModelCheckpoint
-) -> lightning.Trainer:
+def _trainer(config: TrainConfig, folder: RunFolder, loggers: list[Logger]) -> lightning.Trainer:
     accumulate = config.trainer.accumulate_grad_batches
     callbacks: list[lightning.Callback] = [
         *watchers(
@@ -276,14 +302,14 @@ def _trainer(
         RowInSummary(config),
         ValidateAtEnd(),
         *(targets.build(typing.cast(targets.Node, node)) for node in config.callbacks.values()),
-        checkpoint,
+        *([WeightAverage(config.ema_decay)] if config.ema_decay is not None else []),
+        *checkpoints(folder.checkpoints),
+        RandomState(),
     ]
-    if config.ema_decay is not None:
-        callbacks.append(WeightAverage(config.ema_decay))
-    arguments = config.trainer.arguments()
-    if arguments.get("sync_batchnorm") and not has_gpu(config.trainer.accelerator):
-        common.console.print("batch norm: statistics are per process, since only GPUs can share them")
-        arguments["sync_batchnorm"] = False
+    arguments = ranks.arranged(config.trainer.arguments(), timeout=config.trainer.timeout)
+    arguments["sync_batchnorm"] = _syncs(config)
+    if arguments.get("deterministic") is True:  # cuDNN would choose among deterministic algorithms, by time
+        arguments["benchmark"] = False
     profiler = {} if arguments.get("profiler") else {"profiler": NoProfiler()}
     trainer: lightning.Trainer = targets.build(
         arguments,

@@ -3,6 +3,8 @@
 import gzip
 import io
 import os
+import random
+import shutil
 import stat
 import struct
 import tarfile
@@ -110,7 +112,7 @@ def test_a_tar_that_leaves_its_folder_is_refused(name, tmp_path):
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_a_tar_with_a_link_or_a_device_is_refused(entry, mode, tmp_path):
     path = tarred(tmp_path / "a.tar", entry, "HR/2.png", mode=mode)
-    assert "is a link, a device or a sparse file" in refusal(path, tmp_path)
+    assert "is a link or a device" in refusal(path, tmp_path)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
@@ -123,12 +125,12 @@ def test_a_zip_with_a_link_or_a_device_is_refused(kind, tmp_path):
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     path = zipped(tmp_path / "a.zip", ("a/1.png", IMAGE), ("b/1.png", IMAGE[::-1]))
-    assert "'b/1.png' stands there twice" in refusal(path, tmp_path)
+    assert "it has 1.png twice" in refusal(path, tmp_path)
 
 
 def test_a_bomb_is_refused_by_its_ratio(tmp_path):
-    path = zipped(tmp_path / "a.zip", ("1.png", os.urandom(30_000)), ("2.png", bytes(10**6)))
-    assert "'2.png' shrinks more than 100 times" in refusal(path, tmp_path)
+    path = zipped(tmp_path / "a.zip", ("1.png", os.urandom(30_000)), ("2.png", bytes(10**7)))
+    assert "as a bomb does" in refusal(path, tmp_path)
 
 
 def test_a_bomb_that_nobody_wants_is_refused_too(tmp_path):
@@ -141,21 +143,21 @@ def test_a_bomb_that_nobody_wants_is_refused_too(tmp_path):
         for _ in range(200):
             file.write(bytes(1 << 20))
     started = time.perf_counter()
-    assert "would unpack to more than" in refusal(path, tmp_path, Limits(ratio=20))
+    assert "as a bomb does" in refusal(path, tmp_path, Limits(ratio=20))
     assert time.perf_counter() - started < 5
 
 
 def test_overlapping_entries_are_a_bomb(tmp_path):
     """Fifield's bomb: many entries of the directory share one compressed stream."""
-    path = zipped(tmp_path / "a.zip", ("0.png", bytes(9_000)))
+    path = zipped(tmp_path / "a.zip", ("000.png", bytes(9_000)))
     content = path.read_bytes()
     start = content.index(b"PK\x01\x02")
     end = content.index(b"PK\x05\x06")
     entry = content[start:end]
-    directory = b"".join(entry.replace(b"0.png", f"{number % 10}.png".encode()) for number in range(500))
+    directory = b"".join(entry.replace(b"000.png", f"{number:03d}.png".encode()) for number in range(500))
     tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 500, 500, len(directory), start, 0)
     path.write_bytes(content[:start] + directory + tail)
-    assert "would unpack to more than" in refusal(path, tmp_path)
+    assert "as a bomb does" in refusal(path, tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -166,12 +168,7 @@ def test_too_many_entries_are_refused(mode, tmp_path):
 
 def test_too_many_entries_of_a_zip_are_refused(tmp_path):
     path = zipped(tmp_path / "a.zip", *((f"{number}.png", IMAGE) for number in range(11)))
-    assert "has 11 entries; allowed: 10" in refusal(path, tmp_path, Limits(members=10))
-
-
-def test_one_enormous_image_is_refused(tmp_path):
-    said = refusal(tarred(tmp_path / "a.tar", "1.png"), tmp_path, Limits(member_bytes=100))
-    assert "'1.png' has 2,048 bytes; allowed: 100" in said
+    assert "has more than 10 entries" in refusal(path, tmp_path, Limits(members=10))
 
 
 def test_a_sparse_file_is_refused(tmp_path):
@@ -182,18 +179,16 @@ def test_a_sparse_file_is_refused(tmp_path):
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(header) + bytes(1024))
-    assert "sparse file" in refusal(path, tmp_path)
+    assert "as a bomb does" in refusal(path, tmp_path)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_an_enormous_header_is_refused_before_it_is_read(packed, tmp_path):
+def test_an_enormous_header_is_refused_before_it_is_read(tmp_path):
     """A pax header is read into memory as a whole."""
     info = special("pax", tarfile.XHDTYPE)
     info.size = 1 << 30
-    content = info.tobuf() + bytes(1024)
     path = tmp_path / "a.tar"
-    path.write_bytes(gzip.compress(content) if packed else content)
-    assert "has a header of 1,073,741,824 bytes" in refusal(path, tmp_path)
+    path.write_bytes(gzip.compress(info.tobuf() + bytes(1024)))
+    assert "a header of 1073741824 bytes" in refusal(path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +196,8 @@ def test_an_enormous_header_is_refused_before_it_is_read(packed, tmp_path):
     [
         (lambda content: content[: len(content) // 2], "broken"),
         (lambda content: content[:100] + bytes(50) + content[150:], "broken"),
-        (lambda content: b"<html>not found</html>", "neither zip, tar nor tar.gz"),
-        (lambda content: b"", "neither zip, tar nor tar.gz"),
+        (lambda content: b"<html>not found</html>", "broken or no archive"),
+        (lambda content: b"", "broken or no archive"),
     ],
     ids=["half", "zeros", "a page", "nothing"],
 )
@@ -224,7 +219,7 @@ def test_a_damaged_archive_is_told(kind, damage: Callable[[bytes], bytes], said,
 def test_a_tar_that_ends_in_an_image_is_told(tmp_path):
     path = tarred(tmp_path / "a.tar", "1.png")
     path.write_bytes(path.read_bytes()[:1000])
-    assert "a.tar is broken: unexpected end of data" in refusal(path, tmp_path)
+    assert "a.tar is broken or no archive: unexpected end of data" in refusal(path, tmp_path)
 
 
 def test_an_encrypted_zip_is_told(tmp_path):
@@ -239,3 +234,32 @@ def test_an_encrypted_zip_is_told(tmp_path):
 def test_an_archive_without_wanted_images_is_told(tmp_path):
     path = zipped(tmp_path / "a.zip", ("readme.txt", IMAGE))
     assert "holds none of the wanted images" in refusal(path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_whatever_is_changed_in_an_archive_it_opens_or_is_told_in_a_sentence(kind, tmp_path):
+    """Bytes drawn from a seeded stream; zipfile and tarfile answer with a dozen types of error."""
+    rng = random.Random(0)
+    path, target = tmp_path / f"a.{kind}", tmp_path / "deep" / "target"
+    if kind == "zip":
+        zipped(path, *((f"ü/{number}.png", IMAGE) for number in range(3)))
+    else:
+        tarred(path, *(f"{'ü' * 60}/{number}.png" for number in range(3)))
+    seed, told = path.read_bytes(), list[str]()
+    for _ in range(150):
+        content = bytearray(seed)
+        for _ in range(rng.choice((1, 2, 8))):
+            place = rng.randrange(len(content))
+            content[place : place + rng.randrange(3)] = rng.choice(
+                (b"", b"\0", b"\xff", b"\xff" * 4, b"7777", b"-999", content[place - 50 : place])
+            )
+        path.write_bytes(gzip.compress(content) if kind == "tar.gz" else content)
+        target.mkdir(parents=True)
+        try:
+            unpack(path, target, members=ANY)
+        except DataError as error:
+            told.append(str(error))
+        shutil.rmtree(target)
+        assert set(tmp_path.iterdir()) == {path, target.parent}
+    assert 0 < len(told) < 150
+    assert "\n" not in "".join(told)

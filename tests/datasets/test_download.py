@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from sr_lab.datasets import download
-from sr_lab.datasets.download import SourceError, check_address, check_redirect, fetch
+from sr_lab.datasets.download import fetch
 from sr_lab.datasets.install import Store
 from sr_lab.datasets.registry import IMAGE_SETS, Archive, ImageSet, named
 from sr_lab.errors import DataError
@@ -108,8 +109,11 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
 def test_a_part_of_full_length_is_not_fetched_again(server, tmp_path):
     """A kill while the digest is computed."""
     archive = archive_at(server)
-    parts = download.Transfer(tmp_path, max_bytes=10**9, size=None, checked=True, pause=0, report=None)
-    parts.part(archive.urls[0]).write_bytes(CONTENT)
+    server.cuts = [len(CONTENT) - 1] + [0] * 4
+    failure(archive, tmp_path)
+    (part,) = tmp_path.glob("*.part")
+    part.write_bytes(CONTENT)
+    server.asked.clear()
     assert fetched(archive, tmp_path) == CONTENT
     assert server.asked == [("/a.zip", f"bytes={len(CONTENT)}-")]
 
@@ -119,7 +123,7 @@ def test_one_changed_byte_is_found_and_nothing_is_left(position, server, tmp_pat
     tampered = bytearray(CONTENT)
     tampered[position] ^= 1
     said = failure(archive_at(server, bytes(tampered)), tmp_path)
-    assert "/a.zip is not the published file: another SHA-256" in said
+    assert "/a.zip is not the published file" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,14 +133,16 @@ def test_a_part_that_was_tampered_with_is_found(server, tmp_path):
     failure(archive, tmp_path)
     (part,) = tmp_path.glob("*.part")
     part.write_bytes(b"x" + part.read_bytes()[1:])
-    assert "another SHA-256" in failure(archive, tmp_path)
+    assert "not the published file" in failure(archive, tmp_path)
     assert fetched(archive, tmp_path) == CONTENT
 
 
 def test_an_md5_is_compared_too(server, tmp_path):
     md5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
     assert fetched(archive_at(server, digest=f"md5:{md5}"), tmp_path) == CONTENT
-    assert "another MD5" in failure(archive_at(server, digest=f"md5:{md5[::-1]}"), tmp_path / "other")
+    assert "not the published file" in failure(
+        archive_at(server, digest=f"md5:{md5[::-1]}"), tmp_path / "other"
+    )
 
 
 def test_a_huge_announced_length_is_refused_before_a_byte_is_stored(server, tmp_path):
@@ -155,7 +161,7 @@ def test_a_length_beyond_the_free_space_is_told(server, tmp_path):
     free = shutil.disk_usage(tmp_path).free
     archive = archive_at(server, size=4 * free)
     server.announced["/a.zip"] = 4 * free
-    assert f"needs {4 * free:,} bytes and {tmp_path} has" in failure(archive, tmp_path)
+    assert f"and its images need {8 * free:,} bytes and {tmp_path} has" in failure(archive, tmp_path)
 
 
 def test_an_endless_answer_is_cut_off(server, tmp_path, monkeypatch):
@@ -180,7 +186,9 @@ def test_a_missing_file_is_not_asked_for_again(status, server, tmp_path):
 
 
 def test_nobody_there_is_told(tmp_path):
-    assert "does not answer (refused)" in failure(Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path)
+    assert "does not answer (ConnectionError)" in failure(
+        Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path
+    )
 
 
 def test_a_redirect_is_followed(server, tmp_path):
@@ -201,7 +209,7 @@ def test_a_redirect_is_followed(server, tmp_path):
         "http://192.0.2.1/a.zip",
         "http://2130706433/a.zip",  # 127.0.0.1 as a number
         "http://0.0.0.0/a.zip",
-        "https://user:secret@example.org/a.zip",
+        "http://localhost:1/a.zip",  # another port of this machine
         "https://",
     ],
 )
@@ -209,40 +217,37 @@ def test_a_redirect_to_elsewhere_is_refused(location, server, tmp_path):
     archive = archive_at(server)
     server.redirects["/a.zip"] = location
     said = failure(archive, tmp_path)
-    assert "redirects to" in said
-    assert "which is refused" in said
+    assert "redirects to a refused address" in said
     assert "secret" not in said
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["localhost", "127.0.0.1", "127.1.2.3", "[::1]", "2130706433", "10.0.0.1", "192.168.1.1",
-     "169.254.169.254", "0.0.0.0", "[::ffff:127.0.0.1]", "[fe80::1]"],
-)  # fmt: skip
-def test_a_public_server_cannot_redirect_into_a_private_network(host):
-    with pytest.raises(SourceError, match=r"redirects to .* refused"):
-        check_redirect("https://example.org/a.zip", f"https://{host}/a.zip")
 
 
 def test_a_circle_of_redirects_ends(server, tmp_path):
     archive = archive_at(server)
     server.redirects |= {"/a.zip": "/b", "/b": "/a.zip"}
-    assert "redirects more than 5 times" in failure(archive, tmp_path)
+    assert "redirects to a refused address" in failure(archive, tmp_path)
+    assert len(server.asked) == 6
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.org/a", "file:///a", "ftp://a/b", "a.zip", "https://u:p@a.org/b"]
-)
-def test_only_https_is_asked(url):
-    with pytest.raises(SourceError, match="is refused; allowed: https://"):
-        check_address(url)
+    "url",
+    ["http://example.org/a", "http://127.0.0.1.example.org/a", "http://127.0.0.1@example.org/a", "file:///a",
+     "ftp://a/b", "a.zip"],
+)  # fmt: skip
+def test_only_https_is_asked_and_this_machine(url, tmp_path):
+    assert "refused address; allowed: https" in failure(Archive((url,), ""), tmp_path)
+
+
+def test_a_public_server_cannot_send_us_to_this_machine():
+    """The server of the tests is on this machine, which may send us elsewhere on it."""
+    session = download._session("https://example.org/a.zip")
+    with pytest.raises(requests.exceptions.InvalidSchema):
+        session.get_adapter("http://127.0.0.1:8080/admin")
 
 
 def test_every_address_of_the_registry_may_be_asked():
     archives = [archive for known in IMAGE_SETS for archive in known.archives]
     for url in (url for archive in archives for url in archive.urls):
-        check_address(url)
         assert url.startswith("https://")
     for archive in archives:
         kind, _, digest = (archive.digest or "sha256:" + "0" * 64).partition(":")
@@ -312,7 +317,7 @@ def test_the_next_mirror_is_asked_when_one_is_gone_or_differs(server, tmp_path):
     told: list[str] = []
     install(tmp_path, tiny(server, "/gone.zip", "/differs.zip", "/good.zip"), say=told.append)
     assert "answers 404" in told[0]
-    assert "another SHA-256" in told[1]
+    assert "not the published file" in told[1]
     assert len(list((tmp_path / "Tiny" / "Tiny_HR").iterdir())) == 5
 
 
@@ -324,7 +329,9 @@ def test_a_mirror_of_ones_own_comes_first(server, tmp_path):
 
 def test_no_good_address_leaves_nothing_and_says_why(server, tmp_path):
     server.files["/a.zip"] = TINY[:-1] + b"x"
-    with pytest.raises(DataError, match=r"none of 2 addresses gave Tiny \(the last: .*another SHA-256"):
+    with pytest.raises(
+        DataError, match=r"none of 2 addresses gave Tiny \(the last: .*not the published file"
+    ):
         install(tmp_path, tiny(server, "/gone.zip", "/a.zip"))
     assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
 
@@ -332,7 +339,7 @@ def test_no_good_address_leaves_nothing_and_says_why(server, tmp_path):
 def test_the_first_download_is_trusted_and_said_to_be(server, tmp_path):
     server.files["/a.zip"] = TINY
     said = install(tmp_path, tiny(server, "/a.zip", digest=None))
-    assert "no digest is published: trusted as the first download" in said
+    assert "no SHA-256 is published: it is that of" in said
     (entry,) = json.loads((tmp_path / "downloads.lock.json").read_text()).values()
     assert entry["sha256"] == TINY_SHA.removeprefix("sha256:")
 
@@ -345,10 +352,13 @@ def test_another_download_than_the_first_is_refused(server, tmp_path):
     server.files["/a.zip"] = zip_of(range(1, 6), prefix="./Tiny_HR/")
     with pytest.raises(DataError, match=r"has changed since .* remove the entry from"):
         install(tmp_path, wanted)
-    assert not (tmp_path / "Tiny").exists()
-    server.files["/a.zip"] = TINY
-    shutil.rmtree(tmp_path / ".downloads")
-    assert "the same as the first download" in install(tmp_path, wanted)
+    assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
+    server.files |= {"/a.zip": TINY, "/differs/a.zip": zip_of(range(1, 6), prefix="./Tiny_HR/")}
+    with pytest.raises(DataError, match="has changed since"):
+        install(
+            tmp_path, tiny(server, "/differs/a.zip", digest=None)
+        )  # of another mirror, which is no excuse
+    assert "it is that of" in install(tmp_path, wanted)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +394,7 @@ def test_a_tampered_div2k_is_refused(server, tmp_path):
     mine = archive._replace(urls=(f"{server.url}/DIV2K_train_HR.zip",))
     for wanted, said in (
         (mine, "announces [0-9,]+ bytes, the published file has 3,530,603,713"),
-        (mine._replace(size=None), "another SHA-256"),
+        (mine._replace(size=None), "not the published file"),
     ):
         with pytest.raises(DataError, match=said):
             install(tmp_path, ImageSet(known.name, known.folder, 800, (wanted,), known.numbers))
@@ -477,6 +487,6 @@ def test_a_set5_with_one_other_pixel_is_no_set5(server, tmp_path, data_dir):
     changed.putpixel((5, 5), (red ^ 1, green, blue))
     changed.save(source / "head.png")
     server.files["/Set5_HR.tar.gz"] = tar_of(source, "Set5_HR/")
-    with pytest.raises(DataError, match=r"head\.png is recompressed or converted: 280x280 as it should be"):
+    with pytest.raises(DataError, match=r"head\.png is recompressed: 280x280 as it should be"):
         install(tmp_path / "data", set5(server))
     assert not (tmp_path / "data" / "benchmarks" / "Set5" / "HR").exists()

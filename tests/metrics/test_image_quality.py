@@ -1,4 +1,5 @@
 import pickle
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -7,57 +8,61 @@ from sr_lab.errors import DataError
 from sr_lab.metrics.image_quality import MeanOverImages
 
 
+def of(values: Sequence[float], *, share: slice = slice(None)) -> MeanOverImages:
+    """A metric of a set with these values, of which a part is measured here."""
+    metric = MeanOverImages(len(values))
+    for place in range(len(values))[share]:
+        metric.update(torch.tensor([values[place]]), place)
+    return metric
+
+
 def test_mean_counts_every_image_the_same():
-    metric = MeanOverImages()
-    metric.update(torch.tensor([30.0, 32.0, 34.0]))
-    metric.update(torch.tensor([20.0]))
-    assert metric.compute().item() == 29.0
-    assert metric.count.item() == 4
+    assert of([30.0, 32.0, 34.0, 20.0]).compute().item() == 29.0
 
 
-def test_ranks_with_unequal_shares_give_the_mean_of_one_process():
-    values = torch.tensor([33.1, 28.7, 30.2, 25.9, 31.4], dtype=torch.float64)
-    ranks = [MeanOverImages() for _ in range(2)]
-    for rank, metric in enumerate(ranks):
-        metric.update(values[rank::2])
-    merged = MeanOverImages()
-    merged.update(values[:0])
-    for metric in ranks:
-        merged.merge_state(metric)
-    assert merged.compute().item() == pytest.approx(values.mean().item(), abs=1e-12)
-    assert merged.count.item() == 5
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_ranks_give_the_mean_of_one_process_bit_for_bit(world):
+    values = (torch.rand(5, dtype=torch.float64) * 40).tolist()
+    merged = of(values, share=slice(0, None, world))
+    for rank in range(1, world):
+        merged.merge_state(of(values, share=slice(rank, None, world)))
+    assert merged.compute().item() == of(values).compute().item()
 
 
 def test_both_states_are_summed_over_ranks():
-    assert {name: fx.__name__ for name, fx in MeanOverImages()._reductions.items()} == {
-        "total": "dim_zero_sum",
-        "count": "dim_zero_sum",
+    assert {name: fx.__name__ for name, fx in MeanOverImages(1)._reductions.items()} == {
+        "values": "dim_zero_sum",
+        "measured": "dim_zero_sum",
     }
 
 
 def test_many_images_lose_no_digits():
-    metric = MeanOverImages()
-    for _ in range(1000):
-        metric.update(torch.full((100,), 0.1, dtype=torch.float64))
-    assert metric.compute().item() == pytest.approx(0.1, abs=1e-13)
+    assert of([0.1] * 1000).compute().item() == pytest.approx(torch.tensor(0.1).item(), abs=1e-15)
+
+
+def test_an_image_without_error_makes_the_mean_infinite():
+    assert of([30.0, float("inf")]).compute().item() == float("inf")
 
 
 def test_a_reset_forgets():
-    metric = MeanOverImages()
-    metric.update(torch.tensor([1.0]))
+    metric = of([1.0])
     metric.reset()
-    metric.update(torch.tensor([3.0]))
+    metric.update(torch.tensor([3.0]), 0)
     assert metric.compute().item() == 3.0
 
 
 def test_pickling_keeps_the_state():
-    metric = MeanOverImages()
-    metric.update(torch.tensor([1.0, 2.0]))
-    assert pickle.loads(pickle.dumps(metric)).compute().item() == 1.5
+    assert pickle.loads(pickle.dumps(of([1.0, 2.0]))).compute().item() == 1.5
 
 
 def test_an_empty_set_is_an_error():
-    metric = MeanOverImages()
-    metric.update(torch.zeros(0))
-    with pytest.raises(DataError, match="no image was measured"):
+    metric = MeanOverImages(0)
+    with pytest.warns(UserWarning, match="called before"), pytest.raises(DataError, match="no image was"):
+        metric.compute()
+
+
+def test_an_image_that_was_left_out_or_counted_twice_is_an_error():
+    metric = of([1.0, 2.0, 3.0], share=slice(2))
+    metric.update(torch.tensor([1.0]), 0)
+    with pytest.raises(DataError, match="of 3 images 1 were not measured and 1 more than once"):
         metric.compute()

@@ -1,0 +1,161 @@
+"""What lets a run go on where it was killed: checkpoints that are whole, checked and complete."""
+
+import contextlib
+import functools
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, distributed
+
+from sr_lab import digest, files
+from sr_lab.checkpoints import open_checkpoint
+from sr_lab.errors import CheckpointError
+
+LAST, PREVIOUS, BEST, DAMAGED = "last.ckpt", "previous.ckpt", "best.ckpt", "damaged.ckpt"
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, with its SHA-256, flushes it to the disk and renames it.
+
+    Lightning's own writer goes through the temporary folder; when that is another file system, a kill during
+    the final copy destroys the old checkpoint too. ``last.ckpt`` becomes ``previous.ckpt`` once its successor
+    is on the disk: at any instant one of the two is there and whole.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Save atomically."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(target, keep=PREVIOUS if target.name == LAST else None) as file:
+            torch.save(checkpoint, file)
+            digest.seal(file)
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint that a run goes on from: the last, or the one before it if the last is damaged.
+
+    A damaged one is named, and set aside as ``damaged.ckpt``: it must not become the next ``previous.ckpt``.
+
+    Args:
+        folder: The run's ``checkpoints``.
+        say: Tells the user.
+
+    Returns:
+        ``None`` of a run that has not saved yet.
+
+    Raises:
+        CheckpointError: There are checkpoints, and all are damaged; they stay as they are.
+    """
+    there = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+    problems = [_problem(path) for path in there]
+    good = next((path for path, problem in zip(there, problems, strict=True) if problem is None), None)
+    if there and good is None:
+        raise CheckpointError(
+            f"resume: no checkpoint in '{folder}' can be read ({', '.join(path.name for path in there)}: "
+            "damaged); put a good one there as last.ckpt, or begin anew with resume=never"
+        )
+    if good is not None and good != there[0]:
+        say(f"{problems[0]}; goes on from {good.name}, the one before it")
+        with contextlib.suppress(FileNotFoundError):  # another rank was faster
+            there[0].replace(folder / DAMAGED)
+    return good
+
+
+def _problem(path: Path) -> CheckpointError | None:
+    try:
+        open_checkpoint(str(path), "resume")
+    except CheckpointError as error:
+        return error
+    return None
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's, whose best score and paths follow a run folder that was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Take over the state, with the paths of today."""
+        old, new = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: object) -> object:
+            if isinstance(value, dict):
+                return {moved(key): score for key, score in value.items()}
+            return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value
+
+        super().load_state_dict({key: moved(value) for key, value in state_dict.items()} | {"dirpath": new})
+
+
+def checkpoints(folder: Path) -> list[lightning.Callback]:
+    """What saves at each validation: ``best.ckpt`` if it is, and ``last.ckpt`` whether or not it is.
+
+    Lightning's ``save_last`` saves only when the score is a new best: on a plateau all work would be lost.
+    """
+    make = functools.partial(Checkpoints, folder, enable_version_counter=False)
+    return [make(Path(BEST).stem, monitor="val/psnr_y", mode="max"), make(Path(LAST).stem)]
+
+
+class _State(TypedDict):
+    """Random state of one rank, in types that ``weights_only`` lets through."""
+
+    python: tuple[object, ...]
+    numpy: tuple[object, ...]
+    torch: Tensor
+    cuda: Tensor | None
+
+
+class RandomState(lightning.Callback):
+    """Keeps the random state of Python, NumPy and torch, of each rank and its device, in every checkpoint.
+
+    Lightning leaves it out, so that dropout would go on differently after a resume. It is put back when the
+    training starts, after all that draws random numbers on the way there (the data loader does): be the last.
+    """
+
+    _states: list[_State] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        """Store the state of every rank; all of them come here."""
+        own = _random_state(trainer.strategy.root_device)
+        states = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            distributed.all_gather_object(states, own)
+        checkpoint["random_state"] = states
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        """Keep the states until the training starts."""
+        self._states = checkpoint.get("random_state")  # type: ignore[assignment]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Put back the state of this rank; where there are more ranks than before, those stay as seeded."""
+        if self._states is not None and trainer.global_rank < len(self._states):
+            _set_random_state(self._states[trainer.global_rank], trainer.strategy.root_device)
+        self._states = None
+
+
+def _random_state(device: torch.device) -> _State:
+    name, key, *rest = np.random.get_state()  # noqa: NPY002 - whoever uses it, it is part of the run
+    return {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(key).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _set_random_state(state: _State, device: torch.device) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # type: ignore[arg-type] # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -1,0 +1,121 @@
+"""Several processes follow one; they measure to the bit what one measures; the loss of one is told."""
+
+import pytest
+import torch
+
+from tests import ranks
+
+MANY = (3, 4, 7)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """One and two processes, and a process that is left alone."""
+    scenarios = ("exact:1", "exact:2", "one:2", "half:2", "rest:1", "measure:1", "measure:2", "norm:2")
+    return ranks.run(tmp_path_factory.mktemp("few"), *scenarios, "dies:2", "hangs:2", "alone:1")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """More than two processes."""
+    scenarios = [f"measure:{world}" for world in (1, *MANY)]
+    return ranks.run(tmp_path_factory.mktemp("many"), *scenarios, "exact:1", "exact:4", "half:4", "rest:2")
+
+
+def difference(ours, theirs) -> float:
+    """Largest difference of a parameter, relative to its tensor's norm."""
+    return max(
+        ((theirs["weights"][name] - value).norm() / value.norm()).item()
+        for name, value in ours["weights"].items()
+    )
+
+
+def assert_follows(one, several, precision: str) -> None:
+    assert len(several["losses"]) == ranks.STEPS
+    assert one["losses"][-1] < one["losses"][0]  # something is learnt
+    assert several["losses"] == pytest.approx(one["losses"], abs=1e-12 if precision == "64" else 1e-6)
+    assert difference(one, several) < (1e-12 if precision == "64" else 1e-6)
+
+
+@pytest.mark.parametrize("precision", ["32", "64"])
+@pytest.mark.parametrize("name", ranks.NETWORKS)
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(few, name, precision):
+    (one,), two = few["exact:1"], few["exact:2"]
+    assert_follows(one[f"{name}-{precision}"], two[0][f"{name}-{precision}"], precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32", "64"])
+@pytest.mark.parametrize("name", ranks.NETWORKS)
+def test_four_processes_learn_what_one_learns_from_the_whole_batch(many, name, precision):
+    (one,), four = many["exact:1"], many["exact:4"]
+    assert_follows(one[f"{name}-{precision}"], four[0][f"{name}-{precision}"], precision)
+
+
+def test_the_processes_of_a_training_hold_the_same_weights(few):
+    first, second = few["exact:2"]
+    for key, values in first.items():
+        assert all(torch.equal(second[key]["weights"][n], value) for n, value in values["weights"].items())
+
+
+def test_two_processes_twice_are_equal_bit_for_bit(few):
+    again, before = few["one:2"][0], few["exact:2"][0]["imdn-32"]
+    assert again["losses"] == before["losses"]
+    assert all(torch.equal(again["weights"][name], value) for name, value in before["weights"].items())
+
+
+def test_one_process_goes_on_with_what_two_began(few):
+    (whole,), halves = few["exact:1"], [few["half:2"][0], few["rest:1"][0]]
+    assert sum(halves[0]["losses"] + halves[1]["losses"]) > 0
+    joined = {"losses": halves[0]["losses"] + halves[1]["losses"], "weights": halves[1]["weights"]}
+    assert_follows(whole["imdn-32"], joined, "32")
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_what_four_began(many):
+    (whole,), first, second = many["exact:1"], many["half:4"][0], many["rest:2"][0]
+    joined = {"losses": first["losses"] + second["losses"], "weights": second["weights"]}
+    assert_follows(whole["imdn-32"], joined, "32")
+
+
+def test_two_processes_measure_what_one_measures_bit_for_bit(few):
+    (one,) = few["measure:1"]
+    assert len(one["images"]) == sum(count for _, count in ranks.SETS)
+    assert len(one["pictures"]) == 5 * (2 + 2 + 1)  # the first two of each set, in strips and in four kinds
+    assert few["measure:2"] == [one, one]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", MANY)
+def test_many_processes_measure_what_one_measures_bit_for_bit(many, world):
+    assert many[f"measure:{world}"] == [many["measure:1"][0]] * world
+
+
+def test_processes_measure_one_network_though_each_normalised_with_its_own_batches(few):
+    first, second = few["norm:2"]
+    assert first["psnr"] == second["psnr"]
+    for name, value in first["statistics"].items():
+        assert torch.equal(second["statistics"][name], value), name
+    assert first["statistics"]["running_mean"].abs().max() > 0
+
+
+def test_a_process_that_is_gone_ends_the_others_at_once_in_one_sentence(few):
+    (left,) = few["dies:2"]
+    assert left["told"] == (
+        "training: another process of this run is gone; the same command goes on from the last checkpoint"
+    )
+    assert left["seconds"] < 5
+
+
+def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(few):
+    waiting, _ = few["hangs:2"]
+    assert waiting["told"].startswith("training: a process has not answered for 2 s; it hangs or is gone")
+    assert waiting["seconds"] < 5
+
+
+def test_a_process_that_does_not_come_is_waited_for_no_longer_than_the_timeout(few):
+    (left,) = few["alone:1"]
+    assert left["told"] == (
+        "trainer: after 3 s only 1 of 2 processes had come; "
+        "start all of them, or let trainer.timeout be longer"
+    )

@@ -1,0 +1,234 @@
+"""Who starts the processes, and what becomes of a run that loses one."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+
+from sr_lab import ranks
+from sr_lab.errors import ConfigError
+from sr_lab.run_folder import RunFolder
+from tests.command_line import SMOKE, run_folder, sr_lab
+
+SMALL = (*(argument for argument in SMOKE if argument != "trainer=cpu"), "num_workers=0")
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}
+SLURM = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Only these variables of those that say who has started us."""
+
+    def take(variables: dict[str, str]) -> None:
+        for name in {*TORCHRUN, *SLURM, "SUBMITIT_LOCAL_NTASKS"}:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return take
+
+
+@pytest.mark.parametrize(
+    ("variables", "launch"),
+    [
+        ({}, None),
+        (TORCHRUN, ("torchrun", 8, 2)),
+        (SLURM, ("Slurm", 4, 2)),
+        (SLURM | TORCHRUN, ("torchrun", 8, 2)),
+        (SLURM | {"SLURM_JOB_NAME": "interactive"}, None),
+        ({"SUBMITIT_LOCAL_NTASKS": "3"}, ("submitit", 3, 1)),
+    ],
+    ids=["nobody", "torchrun", "srun", "torchrun below srun", "a shell on a node", "submitit"],
+)
+def test_who_has_started_the_processes_is_known(environment, variables, launch):
+    environment(variables)
+    assert ranks.launched() == launch
+
+
+@pytest.mark.parametrize("devices", [1, -1, "auto", 8])
+def test_who_has_started_the_processes_says_how_many(environment, devices):
+    environment(TORCHRUN)
+    arranged = ranks.arranged({"devices": devices, "num_nodes": 1, "strategy": "auto"}, timeout=60)
+    assert (arranged["devices"], arranged["num_nodes"]) == (8, 2)
+    assert isinstance(arranged["strategy"], ranks.Ranks)
+
+
+def test_another_number_of_devices_than_were_started_is_refused(environment):
+    environment(TORCHRUN)
+    with pytest.raises(ConfigError, match=r"trainer\.devices: got 4, and torchrun has started 8 on each"):
+        ranks.arranged({"devices": 4}, timeout=60)
+
+
+def test_machines_with_different_numbers_of_processes_are_refused(environment):
+    environment(TORCHRUN | {"WORLD_SIZE": "15"})
+    with pytest.raises(ConfigError, match="torchrun has started 15 processes, 8 on this machine"):
+        ranks.launched()
+
+
+def test_a_single_process_needs_no_strategy(environment):
+    environment({})
+    given = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    assert ranks.arranged(given, timeout=60) == given
+
+
+def test_all_processors_of_a_cpu_are_no_number_of_processes(environment):
+    environment({})
+    with pytest.raises(ConfigError, match="a CPU is not counted, got -1"):
+        ranks.arranged({"accelerator": "cpu", "devices": -1, "strategy": "ddp"}, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            "The client socket has timed out after 60000ms while trying to connect to (10.0.0.1, 29500).",
+            "the first process at 10.0.0.1:29500 did not answer for 60 s",
+        ),
+        ("[../gloo/transport/tcp/pair.cc:538] Connection reset by peer", "another process of this run is"),
+        ("NCCL error: remote process exited or there was a network error", "another process of this run is"),
+    ],
+)
+def test_a_failure_of_torch_distributed_is_told_in_words(error, told):
+    assert told in str(ranks.why_lost(RuntimeError(error)))
+
+
+def test_any_other_error_stays_what_it_is():
+    assert ranks.why_lost(RuntimeError("CUDA out of memory")) is None
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_a_process_is_started(tmp_path):
+    done = sr_lab(tmp_path, *SMALL, *TWO, "batch_size=1", "logger=none")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: batch_size: is the total and must divide by devices x accumulated batches, "
+        "got 1 for 2 x 1; take a multiple of 2"
+    ]
+
+
+# Whole runs
+
+ACT = """
+import os, pathlib, signal
+import lightning, torch
+from sr_lab.errors import DataError
+
+class Act(lightning.Callback):
+    def on_train_start(self, trainer, *_):
+        note = pathlib.Path(trainer.default_root_dir) / f"rank{trainer.global_rank}"
+        note.write_text(f"{torch.initial_seed()} {os.getpid()}")
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx == 2:
+            match torch.initial_seed(), trainer.global_rank:
+                case 1, 1:
+                    raise DataError("dataset: a.png has gone")
+                case (3, 1) | (4, 0):
+                    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Five seeds: of 1 the second process fails, of 3 it is killed, of 4 the first one is."""
+    place = tmp_path_factory.mktemp("sweep")
+    (place / "act.py").write_text(ACT)
+    done = sr_lab(
+        place, "-m", "seed=0,1,2,3,4", *SMALL, *TWO, "allow=[act]", "+callbacks.act._target_=act.Act",
+        timeout=600, PYTHONPATH=f"{place}:{os.environ.get('PYTHONPATH', '')}",
+    )  # fmt: skip
+    folders = {path.name.partition("seed-")[2][0]: path for path in place.glob("outputs/train/*seed-*")}
+    return done, {int(seed): folder for seed, folder in folders.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(660)
+def test_a_sweep_goes_on_after_a_job_that_lost_a_process(sweep):
+    done, folders = sweep
+    assert done.returncode == 1
+    states = {seed: RunFolder(folder).state() for seed, folder in sorted(folders.items())}
+    assert states == {0: "finished", 1: "failed", 2: "finished", 3: "failed", 4: "interrupted"}
+    assert RunFolder(folders[1]).refused  # the same command tries again, as after a mistake that was mended
+    assert RunFolder(folders[3]).refused
+
+
+@pytest.mark.slow
+def test_every_process_of_a_job_has_the_settings_of_that_job(sweep):
+    _, folders = sweep
+    for seed, folder in folders.items():
+        assert [(folder / f"rank{rank}").read_text().split()[0] for rank in (0, 1)] == [str(seed)] * 2
+
+
+@pytest.mark.slow
+def test_no_process_of_a_job_outlives_it(sweep):
+    for folder in sweep[1].values():
+        for rank in (0, 1):
+            with pytest.raises(ProcessLookupError):
+                os.kill(int((folder / f"rank{rank}").read_text().split()[1]), 0)
+
+
+@pytest.mark.slow
+def test_why_a_process_was_lost_is_said_once(sweep):
+    errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: dataset: a.png has gone",
+        "error: training: process 1 ended with exit code 2 and has said why; "
+        "the same command goes on from the last checkpoint",
+        "error: training: process 1 was killed by signal 9 (out of memory?); "
+        "the same command goes on from the last checkpoint",
+    ]
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_is_one_run_of_weights_and_biases(sweep):
+    for seed in (0, 2):
+        (offline,) = sweep[1][seed].glob("wandb/offline-run-*")
+        assert offline.name.endswith(sweep[1][seed].name)
+
+
+def torchrun(folder: Path, node: int, port: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}"),
+        *("--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"),
+        *("-m", "sr_lab", *arguments),
+    ]
+    environment = {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / f"cache{node}")}
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_run_each_with_a_cache_of_its_own(tmp_path):
+    port, arguments = find_free_network_port(), (*SMALL, *TWO[:2], "strategy=ggas", "logger=none")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda node: torchrun(tmp_path, node, port, *arguments), (0, 1))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert first.stdout.count("run folder: ") == 1
+    assert second.stdout == ""  # one voice
+    metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
+    assert metrics["processes"] == 2
+    assert metrics["batch_norm"] == "per process"
+    assert "batch norm: statistics are per process, since only GPUs can share them" in first.stdout
+    assert metrics["deterministic"] == {"value": True, "because": []}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("submitit") is None, reason="no submitit: install the slurm extra")
+def test_each_job_of_a_cluster_may_be_several_processes(tmp_path):
+    done = sr_lab(
+        tmp_path,
+        *("-m", "seed=0,1", *SMALL, *TWO[:2], "logger=none"),
+        *("hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/train/*/metrics.json")]
+    assert sorted((metrics["seed"], metrics["processes"]) for metrics in found) == [(0, 2), (1, 2)]
+    assert done.stdout.count("seeds: 0, 1") == 1

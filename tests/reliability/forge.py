@@ -1,0 +1,192 @@
+"""Trainings in processes of their own, at a fraction of a second each: forked from one that has torch loaded.
+
+The child does what ``python -m sr_lab`` does once the configuration is composed (`sr_lab.tasks.train.run`).
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tests.reliability import plugins
+
+INTERVAL = 5  # steps between two checkpoints
+# 24 steps of two accumulated batches, a validation in mid-pass every five, average of weights, warm restarts.
+TINY = (
+    *("trainer=cpu", "logger=none", "num_workers=0", "model=fsrcnn", "+model.num_feat=8", "allow=[tests]"),
+    *("+model.num_shrunk=4", "+model.num_block=1", "scale=2", "ema_decay=0.9"),
+    *("budget=smoke", "budget.max_steps=24", f"budget.max_validation_interval={INTERVAL}"),
+    *("dataset=folder", "dataset.val_count=1", "benchmark.sets=[Tiny]"),
+    *("dataset.lr_patch_size=16", "trainer.accumulate_grad_batches=2", "batch_size=2"),
+    *("schedule=cosine_restart", "schedule.interval=step", "schedule.scheduler.T_0=7"),
+    "+callbacks.noise._target_=tests.reliability.plugins.Noise",
+    "+callbacks.witness._target_=tests.reliability.plugins.Witness",
+)
+
+
+class Outcome(NamedTuple):
+    """How a training ended."""
+
+    code: int  # minus the signal if one killed it
+    seconds: float
+    said: str
+
+
+class Forge:
+    """The process that forks.
+
+    Args:
+        process: Speaks JSON lines.
+        folder: A folder for the cache of images and for what the children say.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+
+    def train(
+        self,
+        folder: Path,
+        *overrides: str,
+        kill_after: float | None = None,
+        end_at: int | None = None,
+        **environment: str,
+    ) -> Outcome:
+        """One attempt at a run.
+
+        Args:
+            folder: The run folder.
+            overrides: Beside `TINY`.
+            kill_after: Seconds after which the process is killed.
+            end_at: Number of the file operation before which it kills itself; 0: only list them, in
+                ``operations.txt`` beside the folder.
+            environment: Set for this one.
+        """
+        request = {
+            "overrides": [
+                *TINY,
+                f"paths.cache_dir={self.folder}/cache",
+                f"paths.data_dir={self.folder}/data",
+                f"dataset.hr_dir={self.folder}/images",
+                *overrides,
+            ],
+            "folder": str(folder),
+            "end_at": end_at,
+        }
+        return self._ask(request, kill_after, environment)
+
+    def save_for_ever(self, folder: Path, mebibytes: int, kill_after: float, **environment: str) -> Outcome:
+        """See `plugins.save_for_ever`."""
+        return self._ask({"save": [str(folder), mebibytes]}, kill_after, environment)
+
+    def _ask(
+        self, request: dict[str, object], kill_after: float | None, environment: Mapping[str, str]
+    ) -> Outcome:
+        request |= {
+            "kill_after": kill_after,
+            "said": str(self.folder / "said.txt"),
+            "environment": environment,
+        }
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        code, seconds = json.loads(self.process.stdout.readline())
+        return Outcome(code, seconds, (self.folder / "said.txt").read_text())
+
+
+def small_images(folder: Path) -> None:
+    """Four to train on, one of them to validate on, in ``images``; two to test on in ``data``."""
+    for place, count in ((folder / "images", 4), (folder / "data" / "benchmarks" / "Tiny" / "HR", 2)):
+        place.mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 256, (12, 15, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels).resize((60, 48), Image.Resampling.BICUBIC)
+            image.save(place / f"{number}.png")
+
+
+@contextlib.contextmanager
+def forging(folder: Path) -> Iterator[Forge]:
+    """Start the process."""
+    small_images(folder)
+    command = [sys.executable, "-m", "tests.reliability.forge"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:
+        try:
+            yield Forge(process, folder)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(timeout=60)
+
+
+def _serve() -> None:
+    """Fork a training for each line of stdin."""
+    import torch
+
+    import sr_lab.tasks.train
+    from tests.conftest import compose
+
+    torch.set_num_threads(1)
+    composed = {}
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        overrides = tuple(request.get("overrides", ()))
+        if overrides and overrides not in composed:
+            composed[overrides] = compose(*overrides)
+        started = time.perf_counter()
+        child = os.fork()
+        if child == 0:
+            _work(sr_lab.tasks.train.run, composed.get(overrides), request)
+        if request["kill_after"] is not None:
+            time.sleep(request["kill_after"])
+            os.kill(child, signal.SIGKILL)  # it is not reaped yet, whether or not it has ended
+        _, status = os.waitpid(child, 0)
+        answers.write(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - started]) + "\n")
+        answers.flush()
+
+
+def _work(train, config, request: dict) -> None:
+    """The child: never returns."""
+    code = 1
+    try:
+        said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.environ |= request["environment"]
+        tempfile.tempdir = None  # asks the environment again
+        if "save" in request:
+            plugins.save_for_ever(*request["save"])
+        folder = Path(request["folder"])
+        if request["end_at"] is not None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            plugins.count_operations(folder, end_at=request["end_at"], log=folder.parent / "operations.txt")
+        train(config, folder, request["overrides"])
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()

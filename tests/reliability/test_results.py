@@ -1,0 +1,47 @@
+"""The stored results: nothing was lost."""
+
+import pytest
+
+from tests.reliability import results
+
+
+def test_nothing_was_lost_in_the_stored_results():
+    rows = results.read()
+    assert [row for row in rows if int(row["lost"]) > 0] == []
+
+
+def test_each_kind_of_damage_was_done_as_often_as_was_promised():
+    counts = {row["kind"]: int(row["count"]) for row in results.read()}
+    promised = {
+        "kill -9 at a random instant": 40,
+        "kill -9 at each file operation": 100,
+        "kill -9 while a checkpoint is saved": 40,
+        "resume at each step": 24,
+        "bit flipped in a checkpoint": 256,
+    }
+    assert {kind: counts.get(kind, 0) >= count for kind, count in promised.items()} == dict.fromkeys(
+        promised, True
+    )
+
+
+@pytest.mark.parametrize("column", results.COLUMNS)
+def test_every_row_has_every_column(column):
+    assert all(row[column] for row in results.read())
+
+
+def test_the_picture_says_how_often_something_was_broken_and_lost(tmp_path):
+    rows = [
+        {"kind": "kill", "count": "40", "lost": "0"},
+        {"kind": "flip", "count": "256", "lost": "1"},
+        {"kind": "kill", "count": "1000", "lost": "0"},
+    ]
+    results.draw(rows, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    for word in (">kill<", ">flip<", ">1040, lost 0<", ">256, lost 1<"):
+        assert word in text
+
+
+def test_the_stored_picture_shows_the_stored_results():
+    text = (results.FOLDER / "kills.svg").read_text()
+    for row in results.read():
+        assert f">{row['kind']}<" in text

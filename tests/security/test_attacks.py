@@ -1,0 +1,821 @@
+"""The 60 attacks: whatever a user downloads, nothing runs, nothing leaks, and one sentence says why.
+
+============================  =======================================================================
+config, 14 kinds              direct, alias, partial, ``_args_``, ``_recursive_`` of 21 gadgets:
+                              tests/test_targets.py; settings of Hydra itself in a process of its own:
+                              tests/test_hydra_settings.py; the others here
+checkpoints, 14               ``__reduce__``: tests/test_checkpoints.py; the others here
+archives and downloads, 9     tests/datasets/test_archives.py (links, devices, bombs, ``../``) and
+                              tests/datasets/test_download.py (hashes, lengths, redirects, mirrors)
+images, 8                     here
+reports, 9                    HTML in a browser: tests/test_page.py; the others here
+run folders, 6                second process: tests/test_run_folder.py; the others here. There is neither
+                              a demo page nor ONNX: in their places ``sweep.json`` and names of sets
+============================  =======================================================================
+"""
+
+import csv
+import io
+import json
+import pickle
+import struct
+import time
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import hydra
+import pytest
+import scipy.io
+import torch
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from PIL import ImageFile
+
+from sr_lab import config as configuration
+from sr_lab import untrusted
+from sr_lab.api import upscale
+from sr_lab.checkpoints import load_weights, open_checkpoint
+from sr_lab.config import StoredNetwork, conf_dir, to_yaml
+from sr_lab.datasets.images import read_image
+from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
+from sr_lab.identity import register_resolvers
+from sr_lab.reporting import crops, page, pictures
+from sr_lab.reporting.csv_text import csv_text
+from sr_lab.reporting.experiment import experiment_grid
+from sr_lab.reporting.latex import to_latex
+from sr_lab.reporting.markdown import to_markdown
+from sr_lab.reporting.results import to_csv
+from sr_lab.reporting.runs import find_runs
+from sr_lab.reporting.table import to_csv as to_plain_csv
+from sr_lab.run_folder import RunFolder, read_index
+from tests import chromium
+from tests.chromium import Chromium
+from tests.command_line import sr_lab
+from tests.conftest import compose
+from tests.pictures import run_folder
+from tests.security import hostile
+
+SMOKE = ("trainer=cpu", "budget=smoke")
+RUN = "torch.utils.collect_env.run"  # a shell
+HYDRAS = (ConfigError, HydraException, OmegaConfBaseException)
+
+
+@pytest.fixture(autouse=True)
+def _resolvers() -> None:
+    register_resolvers()
+
+
+@pytest.fixture(name="mark")
+def _mark(tmp_path):
+    """What a payload would make; nothing else may happen either."""
+    with hostile.nothing_runs():
+        yield tmp_path / "ran"
+    assert not (tmp_path / "ran").exists()
+
+
+def sentence(*overrides: str) -> str:
+    """What the command line says of a configuration that it refuses."""
+    with pytest.raises(HYDRAS) as caught:
+        compose(*SMOKE, *overrides)
+    said = configuration.explain(caught.value)
+    assert said is not None
+    assert "\n" not in said
+    return said
+
+
+def with_file(folder: Path, text: str) -> tuple[str, str]:
+    """The overrides that take up an experiment of a stranger."""
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "sly.yaml").write_text(text)
+    return f"hydra.searchpath=[file://{folder}]", "experiment=sly"
+
+
+# Configurations
+
+
+def test_a_target_made_of_interpolations_is_judged_by_what_it_becomes(tmp_path, mark):
+    text = f"# @package _global_\nloss: {{_target_: 'torch.utils.${{b}}.run', command: touch {mark}}}\n"
+    assert "b: there is no such setting" in sentence(*with_file(tmp_path, f"{text}b: collect_env\n"))
+    both = "experiment_name: collect_env\nloss: {_target_: 'torch.utils.${experiment_name}.run'}\n"
+    (tmp_path / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{both}")
+    assert f"'{RUN}' is not a class" in sentence(f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+
+
+@pytest.mark.parametrize("tag", ["object/apply:os.system [touch {}]", "name:os.system", "module:os"])
+def test_a_tag_of_python_builds_nothing(tmp_path, mark, tag):
+    text = f"# @package _global_\nseed: !!python/{tag.format(mark)}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="could not determine a constructor"):
+        untrusted.read_yaml(tmp_path / "config.yaml")
+    with pytest.raises(Exception, match="could not determine a constructor"):
+        compose(*SMOKE, *with_file(tmp_path, text))
+
+
+EVIL = "{{_target_: torch.utils.collect_env.run, command: touch {mark}}}"
+SLY = [
+    ("hydra.launcher.x", "# @package hydra.launcher\nx: " + EVIL),
+    ("hydra.sweeper.params", "# @package hydra.sweeper\nparams: {{seed: " + EVIL + "}}"),
+    (
+        "hydra.sweeper.params",
+        "# @package _global_\nz: " + EVIL + "\nhydra: {{sweeper: {{params: {{a: '${{z}}'}}}}}}",
+    ),
+    ("hydra.launcher", "# @package hydra.launcher\n_target_: torch.utils.collect_env.run\n"),
+    ("hydra.callbacks", "# @package hydra.callbacks\nx: " + EVIL),
+    ("hydra.job.env_set", "# @package hydra.job.env_set\nLD_PRELOAD: {mark}"),
+    (
+        "hydra.job_logging",
+        "# @package hydra.job_logging\nhandlers: {{x: {{(): torch.utils.collect_env.run}}}}",
+    ),
+    (
+        "hydra.job_logging",
+        "# @package hydra.job_logging\nhandlers: {{x: {{class: logging.FileHandler, filename: {mark}}}}}",
+    ),
+    (
+        "hydra.job_logging",
+        "# @package _global_\nz: {{x: {{class: logging.FileHandler}}}}\n"
+        "hydra: {{job_logging: {{handlers: '${{z}}'}}}}",
+    ),
+    (
+        "hydra.job_logging",
+        "# @package hydra.job_logging\nhandlers: {{x: {{class: logging.handlers.QueueHandler}}}}",
+    ),
+    ("hydra.run.dir", "# @package hydra.run\ndir: {mark}"),
+    ("hydra.sweep.dir", "# @package hydra.sweep\ndir: {mark}"),
+    ("hydra.sweep.subdir", "# @package hydra.sweep\nsubdir: ../../{mark}"),
+    ("hydra.output_subdir", "# @package hydra\noutput_subdir: ../.."),
+]
+
+
+@pytest.mark.parametrize(("place", "text"), SLY, ids=[f"{n}-{place}" for n, (place, _) in enumerate(SLY)])
+def test_a_file_cannot_steer_hydra(tmp_path, mark, place, text):
+    overrides = [*SMOKE, *with_file(tmp_path, text.format(mark=mark))]
+
+    def judge() -> None:
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
+        configuration.check_hydra(composed.hydra, overrides)
+
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(HYDRAS) as caught:
+        judge()
+    said = configuration.explain(caught.value)
+    assert place in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
+def test_hydras_own_settings_are_let_through(options):
+    """Guards the test above; the second is what a run folder gets that is started by hand."""
+    overrides = [*SMOKE, *options]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
+        configuration.check_hydra(composed.hydra, overrides)
+
+
+@pytest.mark.parametrize(
+    "setting", ["setup: [touch {}]", 'comment: "a\\ntouch {}"', "additional_parameters: {{wrap: touch {}}}"]
+)
+def test_a_file_cannot_write_into_the_script_of_a_job(tmp_path, mark, setting):
+    text = setting.format(mark)
+    more = with_file(tmp_path, f"# @package hydra.launcher\n{text}")
+    overrides = [*SMOKE, *more, "hydra/launcher=submitit_slurm"]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
+        with pytest.raises(ConfigError, match="goes to the cluster's shell"):
+            configuration.check_hydra(composed.hydra, overrides)
+        key = text.partition(":")[0]
+        configuration.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
+
+
+@pytest.mark.slow
+def test_what_hydra_would_build_with_its_sweeper_does_not_run(tmp_path):
+    text = SLY[1][1].format(mark=tmp_path / "ran")
+    done = sr_lab(tmp_path, "-m", *with_file(tmp_path, text), *SMOKE)
+    assert not (tmp_path / "ran").exists()
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_the_command_line_may_name_no_callback_either(mark):
+    overrides = [*SMOKE, f"+hydra.callbacks.x={{_target_: {RUN}, command: touch {mark}}}"]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
+        with pytest.raises(ConfigError, match=r"hydra\.callbacks: is not allowed"):
+            configuration.check_hydra(composed.hydra, overrides)
+
+
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "experiment_name=${oc.env:WANDB_API_KEY}",
+        "+logger.wandb.notes=x-${oc.env:HF_TOKEN}-x",
+        "logger.wandb.tags=[a,'${oc.env:AWS_SECRET_ACCESS_KEY}']",
+        "+model.api_key=abc",
+        "+logger.wandb.settings.api_key=abc",
+        "+logger.wandb.password=abc",
+        "paths.data_dir='https://me:hunter2@example.org/data'",
+        "paths.data_dir='https://example.org/data?X-Amz-Signature=1&token=abc'",
+        f"+logger.wandb.notes={SECRET}",
+    ],
+)
+def test_no_secret_is_stored(monkeypatch, mark, override):
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    said = sentence(override)
+    assert "secret, which would be stored" in said
+    for secret in (SECRET, "abc", "hunter2"):
+        assert secret not in said
+
+
+def test_what_is_no_secret_is_stored(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "train")
+    monkeypatch.setenv("MY_KEY", "train")  # as short as a word
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    stored = to_yaml(compose(*SMOKE, "paths.data_dir='https://example.org/a@b?c=d'"))
+    assert "https://example.org/a@b?c=d" in stored
+    assert SECRET not in stored
+
+
+def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
+    path = tmp_path / "config.yaml"
+    for text in (hostile.laughs(), "a: &a [*a]\n", "a: " + "[" * 5000 + "]" * 5000, "a: &a {b: *a}\n"):
+        path.write_text(text)
+        begun = time.process_time()
+        with pytest.raises(ConfigError, match="is no configuration"):
+            configuration.check_file(path)
+        with pytest.raises(ValueError, match=r"written out|flow|depth"):
+            untrusted.read_yaml(path)
+        assert time.process_time() - begun < 1
+    path.write_text("a: &a [1, 2]\nb: [*a, *a]\n")
+    assert untrusted.read_yaml(path) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+
+
+def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: 1\n" + "# padding\n" * 2**20)
+    with pytest.raises(ConfigError, match="it has more than 1048576 bytes"):
+        configuration.check_file(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--config-dir={0}", "experiment=sly"), "is no configuration: it has more than 100000 values"),
+        (("--config-path={0}/experiment", "--config-name=sly"), "is no configuration: it has more than"),
+    ],
+    ids=["group", "primary"],
+)
+@pytest.mark.slow
+def test_the_command_line_bounds_what_it_reads(tmp_path, arguments, said):
+    with_file(tmp_path, hostile.laughs())
+    done = sr_lab(tmp_path, *(argument.format(tmp_path) for argument in arguments), *SMOKE, timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["__class__", "__init__", "__proto__", "__reduce__", "_target_.x", "self"])
+def test_a_key_of_pythons_own_is_no_setting(mark, key):
+    assert "error" not in sentence(f"+model.{key}=1")
+    assert "error" not in sentence(f"+{key}=1")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("experiment_name=../../x", "experiment_name=/etc/x", "experiment_name=a/../../x"),
+        *("experiment_name='a\nb'", "experiment_name='a\n'", "experiment_name=~/x"),
+        *("run_name=../../x", "run_name='a\x00b'", "run_name='a\n'", f"run_name={'a' * 300}", "run_name=.."),
+        *("experiment=../../x", "experiment=/etc/passwd", "model=../../../etc/passwd", "model='imdn\n'"),
+    ],
+)
+def test_no_name_leaves_its_folder(mark, override):
+    sentence(override)
+
+
+# Checkpoints
+
+
+def opened(path: Path, content: bytes) -> object:
+    path.write_bytes(content)
+    return open_checkpoint(str(path))
+
+
+def bypasses(mark: Path) -> dict[str, bytes]:
+    """Pickles that scanners of pickles have let through (picklescan's advisories), each makes ``mark``."""
+    touch = f"open({str(mark)!r}, 'w').close()"
+    nested = hostile.call("timeit timeit", "pass", touch)
+    broken = hostile.call("timeit timeit", "pass", touch)[:-1]  # has run by the time the stream ends
+    blob = nested.decode("latin1").encode().decode()
+    return {
+        "operator.attrgetter": hostile.call("operator attrgetter", "system"),
+        "pkgutil.resolve_name": hostile.call("pkgutil resolve_name", "os:system"),
+        "pip.main": hostile.call("pip main", "install"),
+        "ensurepip": hostile.call("ensurepip _run_pip", "install"),
+        "timeit": hostile.call("timeit timeit", "pass", touch),
+        "pdb.run": hostile.call("pdb run", touch),
+        "nested pickle": hostile.call("pickle loads", blob),
+        "joblib": hostile.call("joblib load", str(mark)),
+        "numpy": hostile.call("numpy.f2py.crackfortran getlincoef", touch),
+        "broken stream": broken,
+        "builtins.eval": hostile.call("builtins eval", touch),
+        "torch's own": hostile.call(RUN.replace(".run", " run"), f"touch {mark}"),
+    }
+
+
+@pytest.mark.parametrize("form", ["legacy", "zip", "state_dict", "hyper_parameters"])
+@pytest.mark.parametrize("name", bypasses(Path("x")))
+def test_a_pickle_that_scanners_let_through_does_not_run(tmp_path, mark, name, form):
+    pickled = bypasses(mark)[name]
+    body = pickled[2:].rstrip(b".")
+    key = b"X" + struct.pack("<I", len(form)) + form.encode()
+    content = {"legacy": pickled, "zip": hostile.in_zip(pickled)}.get(form) or hostile.in_zip(
+        b"\x80\x02}" + key + body + b"s."
+    )
+    with pytest.raises(CheckpointError, match="is damaged or would have to run code") as caught:
+        opened(tmp_path / "a.ckpt", content)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_pickles_above_would_run_otherwise(tmp_path):
+    """Guards the test above."""
+    for name in ("timeit", "broken stream", "builtins.eval"):
+        ran = tmp_path / name
+        try:
+            pickle.loads(bypasses(ran)[name])
+        except (EOFError, pickle.UnpicklingError):
+            assert name == "broken stream"
+        assert ran.exists()
+
+
+def test_a_torchscript_archive_is_refused(tmp_path, mark):
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
+    with pytest.raises(CheckpointError, match="would have to run code"):
+        open_checkpoint(str(tmp_path / "a.pt"))
+
+
+def state(**weights: torch.Tensor) -> bytes:
+    content = io.BytesIO()
+    torch.save(weights, content)
+    return content.getvalue()
+
+
+def test_two_entries_of_one_name_are_refused(tmp_path, mark):
+    content = io.BytesIO(state(w=torch.ones(1)))
+    with zipfile.ZipFile(content, "a") as archive, warnings.catch_warnings(action="ignore"):
+        name = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
+        archive.writestr(name, hostile.call("builtins eval", "1"))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        opened(tmp_path / "a.ckpt", content.getvalue())
+
+
+def test_a_bomb_is_refused_unopened(tmp_path, mark):
+    zeros = hostile.in_zip(
+        pickle.dumps({"w": 1}, 2), ("data/0", bytes(2**27)), compression=zipfile.ZIP_DEFLATED
+    )
+    assert len(zeros) < 2**18
+    with pytest.raises(CheckpointError, match="is damaged"):
+        opened(tmp_path / "a.ckpt", zeros)
+    stored = bytearray(hostile.in_zip(pickle.dumps({"w": 1}, 2)))
+    place = stored.rindex(b"PK\x01\x02")
+    stored[place + 24 : place + 28] = struct.pack("<I", 2**31)  # claims more than the file has
+    with pytest.raises(CheckpointError, match="is damaged"):
+        opened(tmp_path / "b.ckpt", bytes(stored))
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"),
+    [
+        ((2**62,), (1,)),
+        ((2**31, 2**31), (2**31, 1)),
+        ((10**6, 10**6), (0, 0)),
+        ((4,), (0,)),
+        ((2, 3), (1, 1)),
+    ],
+    ids=["2^62", "2^31 squared", "a terabyte of one number", "four of one", "overlapping rows"],
+)
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, mark, shape, stride):
+    pickled = hostile.tensor_pickle(shape, stride, 2)
+    with pytest.raises(CheckpointError, match=r"is damaged|holds no state dict"):
+        opened(tmp_path / "a.ckpt", hostile.in_zip(pickled, ("data/0", bytes(8))))
+
+
+def test_a_tensor_of_its_storage_is_opened(tmp_path):
+    """Guards the test above."""
+    pickled = hostile.tensor_pickle((2,), (1,), 2)
+    checkpoint = opened(tmp_path / "a.ckpt", hostile.in_zip(pickled, ("data/0", bytes(8))))
+    assert checkpoint.state["w"].tolist() == [0, 0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(2, 2, device="meta"),
+        lambda: torch.eye(2).to_sparse(),
+        lambda: torch.eye(2).to_sparse_csr(),
+        lambda: torch.quantize_per_tensor(torch.ones(2, 2), 1.0, 0, torch.qint8),
+        lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+    ],
+    ids=["meta", "sparse", "csr", "quantized", "nested"],
+)
+def test_what_is_no_plain_tensor_is_refused(tmp_path, make):
+    for content in ({"w": make()}, {"sr_lab": {}, "state_dict": {"network.w": make()}}):
+        torch.save(content, tmp_path / "a.ckpt")
+        with pytest.raises(CheckpointError):
+            open_checkpoint(str(tmp_path / "a.ckpt"))
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16", "bool", "int8", "complex64"])
+def test_numbers_of_any_kind_are_loaded_or_refused(tmp_path, dtype):
+    network = torch.nn.Linear(2, 2, bias=False)
+    weight = torch.eye(2).to(getattr(torch, dtype))
+    checkpoint = opened(tmp_path / "a.ckpt", state(weight=weight))
+    if weight.is_floating_point():
+        load_weights(network, checkpoint)
+        assert torch.equal(network.weight, torch.eye(2))
+    else:
+        with pytest.raises(CheckpointError, match="1 no number"):
+            load_weights(network, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        hostile.safetensors(b"{}", length=2**30),
+        hostile.safetensors(b"{}", length=2**63),
+        hostile.safetensors(
+            {f"w{n}": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}, bytes(8)
+        ),
+        hostile.safetensors({"w": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, bytes(12)),
+        hostile.safetensors(
+            {"w": {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 4]}}, bytes(4)
+        ),
+        hostile.safetensors(
+            {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4) + hostile.in_zip(b".")
+        ),
+        hostile.in_zip(hostile.call("builtins eval", "1")),
+        hostile.safetensors(b'{"w":' * 10_000),
+    ],
+    ids=["header", "header 2^63", "overlap", "hole", "2^62", "polyglot", "zip", "deep"],
+)
+def test_a_safetensors_header_that_lies_is_refused(tmp_path, mark, content):
+    with pytest.raises(CheckpointError, match="is damaged"):
+        opened(tmp_path / "a.safetensors", content)
+
+
+def test_a_dictconfig_inside_is_refused(tmp_path, mark):
+    torch.save({"state_dict": {}, "hyper_parameters": OmegaConf.create({"a": 1})}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="would have to run code"):
+        open_checkpoint(str(tmp_path / "a.ckpt"))
+
+
+def record(**model: object) -> dict[str, object]:
+    none = {"name": "none", "apply": None}
+    return {"model": model, "upsampler": {"name": "native", "factory": None}, "strategy": none, "scale": 2}
+
+
+@pytest.mark.parametrize("target", [RUN, "os.system", "torch.hub.load", "torch.nn.Linear", "antigravity.x"])
+def test_a_network_of_a_stranger_inside_is_not_built(mark, target):
+    with pytest.raises(ConfigError, match="not in a trusted package"):
+        StoredNetwork.read(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
+    nested = record(_target_="sr_lab.models.imdn.IMDN", num_feat={"_target_": target})
+    with pytest.raises(ConfigError, match="not in a trusted package"):
+        StoredNetwork.read(nested, "a.ckpt")
+
+
+def test_a_record_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
+    values: list[object] = ["x"]
+    for _ in range(40):
+        values = [values, values]
+    itself: dict[str, object] = {}
+    itself["x"] = itself
+    for odd in (values, itself):
+        with pytest.raises(ConfigError, match="does not say which network it holds"):
+            StoredNetwork.read(record(_target_="sr_lab.models.imdn.IMDN", x=odd), "a.ckpt")
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path, mark):
+    content: dict[str, object] = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        open_checkpoint(str(tmp_path / "a.ckpt"))
+
+
+def test_a_matlab_file_that_unpacks_to_a_gigabyte_is_refused(tmp_path, mark):
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(2**20)) for _ in range(100)) + packer.flush()
+    scipy.io.savemat(tmp_path / "a.mat", {"model": {"weight": [1.0]}})
+    with (tmp_path / "a.mat").open("ab") as file:
+        file.write(struct.pack("<II", 15, len(packed)) + packed)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        open_checkpoint(str(tmp_path / "a.mat"))
+
+
+# Images
+
+
+def refused(path: Path, content: bytes) -> str:
+    """What is said of an image file, by each way in."""
+    path.write_bytes(content)
+    begun = time.process_time()
+    said = []
+    for way in (read_image, lambda file: upscale(file, torch.nn.Identity())):
+        with pytest.raises(DataError) as caught:
+            way(path)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "\n" not in said[0]
+    assert str(path) in said[0]
+    assert time.process_time() - begun < 4
+    return said[0]
+
+
+@pytest.mark.parametrize("side", [5000, 9000, 65_535, 2**31 - 1])
+def test_a_few_bytes_that_claim_many_pixels_are_refused(tmp_path, mark, side):
+    assert "pixels" in refused(tmp_path / "a.png", hostile.png(side, side, data=b"x"))
+
+
+def test_a_bomb_of_pixels_is_refused_unpacked(tmp_path, mark):
+    assert "which no photograph has" in refused(tmp_path / "a.png", hostile.png(6000, 6000, colour=0))
+
+
+def test_a_large_photograph_is_read(tmp_path):
+    """Guards the tests above."""
+    (tmp_path / "a.png").write_bytes(hostile.png(4000, 4000, colour=0))
+    assert read_image(tmp_path / "a.png").shape == (4000, 4000, 3)
+
+
+FOREIGN = {
+    "fits": b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800),
+    "pdf": b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF",
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(%pipe%touch ran) (w) file\n",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
+    "jp2": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "psd": b"8BPS\0\1" + bytes(20),
+    "html": b"<html><script>alert(1)</script></html>",
+    "ppm": b"P6 4 4 255 " + bytes(48),
+    "tga": bytes(2) + b"\2" + bytes(9) + b"\4\0\4\0\x18\0" + bytes(48),
+    "pcx": hostile.picture("PCX"),
+    "ico": hostile.picture("ICO"),
+    "icns": b"icns\0\0\0\x08",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_another_format_by_its_content_is_refused(tmp_path, mark, kind):
+    assert "it is none of PNG, JPEG" in refused(tmp_path / "a.png", FOREIGN[kind])
+
+
+MANY = 200_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        hostile.png(2, 2, extra=hostile.chunk(b"tEXt", b"k\0v") * MANY),
+        hostile.png(2, 2, extra=hostile.chunk(b"zTXt", b"k\0\0") * MANY),
+        hostile.png(2, 2, extra=hostile.chunk(b"zzZz", b"") * MANY),
+        hostile.png(2, 2, extra=hostile.chunk(b"IDAT", b"") * MANY),
+        hostile.picture("JPEG")[:2] + b"\xff\xfe\0\2" * MANY + hostile.picture("JPEG")[2:],
+        hostile.gif(0)[:-1] + b"\x21\xfe\0" * MANY + hostile.gif(1)[19:],
+    ],
+    ids=["text", "packed text", "unknown", "empty data", "jpeg comments", "gif comments"],
+)
+def test_hundred_thousands_of_parts_are_not_read(tmp_path, mark, content):
+    refused(tmp_path / "a.png", content)
+
+
+def test_a_colour_profile_of_a_hundred_megabytes_is_not_unpacked(tmp_path, mark):
+    profile = zlib.compress(bytes(10**8), 9)
+    extra = hostile.chunk(b"iCCP", b"x\0\0" + profile)
+    assert "cannot read" in refused(tmp_path / "a.png", hostile.png(2, 2, extra=extra))
+
+
+def test_an_animation_of_a_hundred_thousand_frames_is_not_walked_through(tmp_path, mark):
+    assert "is animated" in refused(tmp_path / "a.gif", hostile.gif(100_000))
+
+
+TILES = {322: 2**30, 323: 2**30, 324: 134, 325: 256}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"_273": (4, 1, struct.pack("<I", 2**31))},
+        {"_279": (4, 1, struct.pack("<I", 2**32 - 1))},
+        {f"_{tag}": (4, 1, struct.pack("<I", value)) for tag, value in TILES.items()},
+        {"_256": (4, 1, struct.pack("<I", 2**32 - 1))},
+        {"_256": (4, 1, struct.pack("<I", 0))},
+        {"_277": (4, 1, struct.pack("<I", 2**20))},
+        {"_258": (3, 2**31, bytes(4))},
+        {"_259": (4, 1, struct.pack("<I", 5))},
+        {"_259": (4, 1, struct.pack("<I", 7))},
+        {"_259": (4, 1, struct.pack("<I", 34925))},
+    ],
+    ids=["place", "length", "tiles", "width", "empty", "samples", "bits", "lzw", "jpeg", "lzma"],
+)
+def test_a_tiff_that_lies_is_refused(tmp_path, mark, more):
+    refused(tmp_path / "a.tif", hostile.tiff(hostile.tiff_tags(16, 16, **more), bytes(256)))
+
+
+def test_an_honest_tiff_is_read(tmp_path):
+    """Guards the test above."""
+    (tmp_path / "a.tif").write_bytes(hostile.tiff(hostile.tiff_tags(16, 16), bytes([7]) * 400))
+    assert (read_image(tmp_path / "a.tif") == 7).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
+def test_what_is_missing_is_never_grey(tmp_path, mark, monkeypatch, kind):
+    """Another library may have told Pillow to be content with half a file."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    whole = hostile.picture(kind, size=(120, 90))
+    refused(tmp_path / "a.png", whole[: len(whole) // 2])
+
+
+# Reports
+
+NAMES = {
+    "script": "<script>window.ran = 1</script>",
+    "attribute": '" onload="window.ran = 1" x="',
+    "address": "javascript:window.ran=1",
+    "svg": "<svg onload=window.ran=1><script>window.ran=1</script></svg>",
+    "style": "</style><script>window.ran=1</script>",
+    "template": "{{7*7}}{% for x in [] %}{{ config }}",
+    "formula": "=cmd|'/C calc'!A0",
+    "latex": "\\input{/etc/passwd}\\write18{touch ran}\n\\immediate\\write18{x}",
+    "markdown": "![x](http://127.0.0.1:9/x.png) ![y][z]\r\r[z]: http://127.0.0.1:9/y.png",
+    "control": "a\x00b\x1b]0;title\x07\x1b[2J\u202e\ud800\x85c",
+}
+
+
+@pytest.fixture(name="reported", scope="module")
+def _reported(tmp_path_factory) -> Path:
+    """Every form of the report of runs whose every text is an attack."""
+    root = tmp_path_factory.mktemp("reported")
+    for number, (kind, text) in enumerate(NAMES.items()):
+        folder = run_folder(root, kind, images=("one",), set_name="Set5", seed=number).path
+        values = json.loads((folder / "metrics.json").read_text())
+        values |= dict.fromkeys(("run", "device", "commit", "date", "budget", "protocol_says", "notes"), text)
+        values |= {"identity": {"model": {"_target_": text, text: text}}, text: 1.5, "experiment": text}
+        values[f"test/{text}/psnr_y"], values[f"test/{text}/ssim_y"] = 30.0, 0.9
+        values["images"].append({"set_name": text, "image": text, "psnr_y": 30.0, "ssim_y": 0.9})
+        (folder / "metrics.json").write_text(json.dumps(values))
+        (folder / "config.yaml").write_text(json.dumps({"model": {"_target_": text, text: text}, 7: text}))
+    failed = root / "failed-00000000"
+    failed.mkdir()
+    (failed / "failed.txt").write_bytes(f"Traceback\n{NAMES['script']}".encode() + b"\xff\x00\x1b[2J")
+    with hostile.nothing_runs():
+        runs = find_runs(root)
+        grid = experiment_grid(runs)
+        assert grid is not None
+        figures = [(picture, crops.write(root / "crops", picture)) for picture in pictures.find(runs)]
+        page.write(root / "report.html", grid, runs, figures)
+        forms = {
+            "md": to_markdown(grid),
+            "tex": to_latex(grid),
+            "csv": to_csv(grid),
+            "runs.csv": to_plain_csv(runs),
+        }
+    for suffix, text in forms.items():
+        (root / f"table.{suffix}").write_text(text)
+    return root
+
+
+@pytest.fixture(name="browser", scope="module")
+def _browser(tmp_path_factory):
+    if chromium.path() is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    browser = Chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def test_the_page_of_hostile_runs_runs_nothing_and_asks_for_nothing(reported, browser):
+    browser.open((reported / "report.html").as_uri())
+    assert browser.run("window.ran") is None
+    assert browser.run("document.querySelectorAll('script').length") == 1
+    assert browser.run("document.querySelectorAll('[onload], a[href^=javascript]').length") == 0
+    asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
+    assert [url for url in asked if not url.startswith("data:") and not url.endswith("/report.html")] == []
+    assert browser.named("Page.javascriptDialogOpening") == []
+    text = browser.run("document.body.textContent")
+    for name in ("script", "template"):
+        assert NAMES[name] in text
+
+
+def test_no_cell_of_a_spreadsheet_begins_a_formula(reported):
+    for file in [*reported.rglob("*.csv")]:
+        if file.name == "metrics.csv":  # a run's own
+            continue
+        for row in csv.reader(io.StringIO(file.read_text())):
+            for cell in row:
+                is_number = cell.replace("-", "").replace(".", "").replace("e", "").isdigit()
+                assert is_number or not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")), (file, cell)
+
+
+def test_a_column_may_not_begin_a_formula_either():
+    assert csv_text(["=1+1", "\uff1d1"], [{"=1+1": "@x"}]) == "'=1+1,'\uff1d1\n'@x,\n"
+
+
+def test_no_name_is_a_command_of_latex(reported):
+    for file in [reported / "table.tex", *reported.glob("crops/*.tex")]:
+        for line in file.read_text().splitlines():
+            said = "" if line.startswith("%") else line
+            assert "\\input" not in said
+            assert "\\write" not in said
+            assert "\\immediate" not in said
+
+
+def test_no_name_is_a_picture_in_markdown(reported):
+    text = (reported / "table.md").read_text()
+    assert "![" not in text.replace("!\\[", "")
+    assert not any(line.lstrip().startswith("[") for line in text.splitlines())
+    assert "\r" not in text
+    assert "<script" not in text.replace("\\<", "")
+
+
+@pytest.mark.parametrize("name", ["report.html", "table.md", "table.tex", "table.csv", "table.runs.csv"])
+def test_nothing_steers_the_terminal(reported, name):
+    text = (reported / name).read_text()
+    assert not {c for c in text if c < " " and c not in "\n\t"} | ({"\u202e", "\x85", "\x7f"} & set(text))
+
+
+@pytest.mark.parametrize("kind", sorted(FOREIGN))
+def test_a_picture_of_a_run_that_is_none_is_left_out(tmp_path, mark, kind):
+    run = run_folder(tmp_path, "a", images=("one", "two"))
+    file = pictures.place(run.path / "images", "Set5", "one", "sr")
+    file.write_bytes(FOREIGN[kind])
+    assert [picture.image for picture in pictures.find([run])] == ["two"]
+
+
+def test_a_picture_that_leads_to_another_file_is_left_out(tmp_path, mark):
+    run = run_folder(tmp_path, "a", images=("one",))
+    file = pictures.place(run.path / "images", "Set5", "one", "lr")
+    file.unlink()
+    file.symlink_to("/etc/passwd")
+    assert pictures.find([run]) == []
+
+
+# Run folders
+
+
+@pytest.mark.parametrize("file", [".lock", "metrics.csv", "log.txt"])
+def test_a_link_in_a_run_folder_is_not_written_through(tmp_path, mark, file):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / file).symlink_to(tmp_path / "precious")
+    with pytest.raises(ConfigError, match=f"{file}: is a link"), RunFolder(tmp_path / "run").attempt():
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "config.yaml", "failed.txt"])
+def test_a_link_in_place_of_a_result_is_replaced(tmp_path, file):
+    (tmp_path / "precious").write_text("precious")
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    (folder.path / file).symlink_to(tmp_path / "precious")
+    folder.write_metrics({})
+    folder.write_config("a: 1\n")
+    with pytest.raises(ZeroDivisionError), folder.attempt():
+        1 / 0  # noqa: B018
+    assert not (folder.path / file).is_symlink()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_clearing_a_folder_follows_no_link(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "last.ckpt").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "precious")
+    RunFolder(tmp_path / "run").clear(results_only=False)
+    assert (tmp_path / "precious" / "last.ckpt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "..", ".", "", "a/b", 7, None, ["a"]])
+def test_the_list_of_a_sweep_names_no_other_folder(tmp_path, mark, name):
+    job = {"folder": name, "label": None, "overrides": []}
+    (tmp_path / "sweep.json").write_text(json.dumps({"version": 1, "jobs": [job]}))
+    with pytest.raises(ConfigError, match="not beside it"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "a\0b", "", "x" * 300, "\ud800", "a/b"])
+def test_a_picture_of_any_name_lies_in_its_folder(tmp_path, name):
+    placed = pictures.place(tmp_path, name, name, "sr")
+    assert placed.resolve().is_relative_to(tmp_path)
+    assert len(placed.relative_to(tmp_path).parts) == 2
+    assert all(len(part.encode()) < 200 for part in placed.relative_to(tmp_path).parts)
+
+
+def test_every_mistake_of_a_user_is_one_of_ours():
+    """Guards the sentences: what is no error of ours would come out as a traceback."""
+    assert issubclass(ConfigError, SRLabError)
+    assert issubclass(DataError, SRLabError)
+    assert issubclass(CheckpointError, SRLabError)

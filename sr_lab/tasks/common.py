@@ -17,13 +17,14 @@ from hydra.types import RunMode
 from rich.console import Console
 from torch import distributed, nn
 
-from sr_lab import catalogue, sweep, targets
+from sr_lab import backends, catalogue, sweep, targets
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import PACKAGE, CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.devices import device_name
+from sr_lab.devices import device_name, has_gpu
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.identity import identity
+from sr_lab.inference import Tiled
 from sr_lab.layers.folding import fold
 from sr_lab.lit_module import ImageResult
 from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
@@ -67,6 +68,26 @@ def open_network(config: Checkpointed, overrides: Sequence[str]) -> tuple[Checkp
             "set ckpt=<run folder or checkpoint file>"
         )
     return config, network
+
+
+def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
+    """The network in the form that it runs in, on the CPU; says who computes it, where that was asked for.
+
+    Raises:
+        ConfigError: The backend or the tile does not fit the network or the machine.
+    """
+    with console.status("preparing the network"):
+        runs = backends.run_by(
+            network,
+            config.backend,
+            cache_dir=Path(config.paths.cache_dir).expanduser(),
+            on_gpu=has_gpu(config.trainer.accelerator),
+            told=lambda why: console.print(why, markup=False),
+        )
+    if config.backend != "eager":
+        engine = runs if isinstance(runs, backends.Engine) else "eager"
+        console.print(f"backend: {engine}", markup=False)
+    return Tiled(runs, tile=config.tile, like=network)
 
 
 def _as_stored(config: Checkpointed, checkpoint: Checkpoint, overrides: Sequence[str]) -> Checkpointed:

@@ -27,7 +27,7 @@ from sr_lab.identity import identity
 from sr_lab.inference import Tiled
 from sr_lab.layers.folding import fold
 from sr_lab.lit_module import ImageResult
-from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
+from sr_lab.ops.complexity import Rule, activations, multi_adds, num_params, peak_memory
 from sr_lab.protocol import PROTOCOLS, Protocol
 
 console = Console(highlight=False, soft_wrap=True)
@@ -203,10 +203,12 @@ def cost(network: nn.Module, scale: int) -> dict[str, int]:
     ``peak_memory_bytes``; also ``num_params_training`` where training takes more than running.
     """
     folded = fold(copy.deepcopy(network).eval())
+    rule: Rule = getattr(network, "multi_adds_rule", "all")
+    every = multi_adds(folded, scale=scale, rule="all")
     counts = {
         "num_params": num_params(folded),
-        "multi_adds": multi_adds(folded, scale=scale, rule="all"),
-        "multi_adds_paper": multi_adds(folded, scale=scale, rule=getattr(network, "multi_adds_rule", "all")),
+        "multi_adds": every,
+        "multi_adds_paper": every if rule == "all" else multi_adds(folded, scale=scale, rule=rule),
         "activations": activations(folded, scale=scale),
         "peak_memory_bytes": peak_memory(folded, scale=scale),
     }

@@ -32,7 +32,7 @@ def cache_dir(tmp_path_factory):
 
 
 # Networks whose graph is not theirs at every size: (model, engine).
-REFUSED = {("efrdn", engine) for engine in ENGINES}
+REFUSED: set[tuple[str, str]] = set()
 
 
 class PlusMean(nn.Module):
@@ -256,4 +256,6 @@ def test_every_network_runs_or_is_refused(name, tmp_path):
                 run_by(network, engine, cache_dir=tmp_path)
         else:
             runs = run_by(network, engine, cache_dir=tmp_path)
-            assert all(difference(network, runs, size) < 1e-5 for size in SIZES)
+            # Fresh weights of EFRDN give values near 100, of which torch's own are 0.8e-5 from exact.
+            tolerance = 4e-5 if name == "efrdn" else 1e-5
+            assert all(difference(network, runs, size) < tolerance for size in SIZES)

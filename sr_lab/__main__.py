@@ -41,6 +41,7 @@ class _Ended(NamedTuple):
     folder: Path
     config: configuration.Config | None
     problem: str
+    overrides: list[str]
 
 
 @hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")
@@ -54,6 +55,7 @@ def _job(composed: DictConfig) -> _Ended | None:
     # Hydra's other launchers (joblib, submitit) have given the job a process already.
     ours = hydra_config.launcher._target_.endswith("BasicLauncher") or hydra_config.mode != RunMode.MULTIRUN
     multirun = ours and hydra_config.mode == RunMode.MULTIRUN
+    config: configuration.Config | None = None
     try:
         config = configuration.load(composed, overrides, hydra_config.runtime.choices)
         if isinstance(config, configuration.TrainConfig) and config.hparams_search is not None:
@@ -71,10 +73,10 @@ def _job(composed: DictConfig) -> _Ended | None:
         if not ours:  # raised, it would end the multirun without the table of the others
             sentence = configuration.explain(error)
             print(f"error: {sentence}" if sentence else traceback.format_exc(), file=sys.stderr)  # noqa: T201
-            return _Ended(folder, None, sentence or f"{type(error).__name__}: {error}")
+            return _Ended(folder, config, sentence or f"{type(error).__name__}: {error}", overrides)
         _errors.append(error)  # raised by Hydra it would come out twice
         return None
-    return None if ours else _Ended(folder, config, "")
+    return None if ours else _Ended(folder, config, "", overrides)
 
 
 def _join_tasks() -> None:
@@ -161,11 +163,15 @@ def _watch_launchers() -> None:
 def _finish_elsewhere() -> int:
     """The table of the jobs that another launcher ran, and what is wrong with those that failed."""
     problems = [f"failed: {job.folder.name}: {job.problem}" for job in _elsewhere if job.problem]
-    well = {job.folder: job.config for job in _elsewhere if job.config is not None}
+    well = {job.folder: job.config for job in _elsewhere if job.config is not None and not job.problem}
     config = next(iter(well.values()), None)
     if config is not None and not isinstance(config, configuration.TrainConfig):
         tasks.finish(config, list(well))
         return sweep.finish([], problems)
+    labels = [job.config.row_label if job.config is not None else None for job in _elsewhere]
+    sweep.list_jobs(
+        [(job.folder, label, job.overrides) for job, label in zip(_elsewhere, labels, strict=True)]
+    )
     return sweep.finish(list(dict.fromkeys(job.folder for job in _elsewhere)), problems)
 
 

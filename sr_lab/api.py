@@ -1,5 +1,6 @@
 """The way in from Python: ``sr_lab.load`` and ``sr_lab.upscale``."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar, overload
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from sr_lab import catalogue, targets
+from sr_lab.backends import Backend, Engine, run_by
 from sr_lab.catalogue import Entry
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import StoredNetwork
@@ -22,7 +24,7 @@ from sr_lab.layers.folding import for_inference
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
 
-def load(path_or_name: str | Path, *, scale: int | None = None) -> nn.Module:
+def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend = "eager") -> nn.Module:
     """A network for images, in evaluation mode on the CPU.
 
     Args:
@@ -30,6 +32,7 @@ def load(path_or_name: str | Path, *, scale: int | None = None) -> nn.Module:
             whose network and scale are found out; or the name of a network (``imdn``), which comes with
             fresh weights. Where a folder has the name of a network, write ``./imdn`` for the folder.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
+        backend: Who computes it, see `sr_lab.backends.run_by`; all but ``eager`` are for inference alone.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; ``colour`` says which channels.
@@ -37,9 +40,18 @@ def load(path_or_name: str | Path, *, scale: int | None = None) -> nn.Module:
     Raises:
         CheckpointError: The file is missing, unsafe, damaged, of a network that is not ours, or of another
             scale.
-        ConfigError: An unknown name, a name without scale, or a scale that a checkpoint of ours denies.
+        ConfigError: An unknown name, a name without scale, a scale that a checkpoint of ours denies, or a
+            backend that is not installed or does not run the network.
     """
-    name = str(path_or_name)
+    network = _opened(str(path_or_name), scale)
+    if backend == "eager":
+        return network  # as it was trained: it can be trained on
+    cache_dir = Path(os.environ.get("SR_LAB_CACHE", "~/.cache/sr_lab")).expanduser()
+    return run_by(network, backend, cache_dir=cache_dir)
+
+
+def _opened(name: str, scale: int | None) -> nn.Module:
+    """What `load` gives, as torch computes it."""
     if scale is not None and (not isinstance(scale, int) or scale < 2):
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
     if name in catalogue.options() or ("/" not in name and "." not in name and not Path(name).exists()):
@@ -101,7 +113,8 @@ def upscale(
     if not isinstance(model, nn.Module):
         raise ConfigError(f"upscale: model must be a network, got {type(model).__name__}; load it first")
     if not isinstance(model, Tiled):
-        model = Tiled(for_inference(model), tile=tile, like=model)
+        runs, like = (model, model.network) if isinstance(model, Engine) else (for_inference(model), model)
+        model = Tiled(runs, tile=tile, like=like)
     told = progress if progress is not None else lambda _: None
     if isinstance(image, (str, Path)):
         with open_image(image) as opened:

@@ -211,6 +211,7 @@ class CheckpointConfig(Config):
 
     ckpt: str | None
     tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
+    backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
     def with_network(self, stored: Mapping[str, object], source: str) -> Self:
         """The same with the network of a checkpoint, which is judged like one that a user names.
@@ -291,6 +292,14 @@ class PrepareConfig(Config):
     decode: bool
 
 
+class ShardConfig(Config):
+    """``task=shard``."""
+
+    output: str
+    images_per_shard: int = Field(gt=0)
+    lr_scales: list[Annotated[int, Field(ge=2)]]
+
+
 class _UnbuiltConfig(Config):
     """A task that builds nothing of what is composed."""
 
@@ -337,6 +346,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,
     "doctor": DoctorConfig,
+    "shard": ShardConfig,
     "benchmark": BenchmarkConfig,
     "report": ReportConfig,
     "status": StatusConfig,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sr_lab.datasets.patches import PatchBatch, PatchDataset
+from sr_lab.datasets.patches import PatchBatch, PatchDataset, RandomDegradation, with_lr
 from sr_lab.datasets.sharing import send
 from sr_lab.errors import ConfigError
 
@@ -210,6 +210,14 @@ class SRDataModule(lightning.LightningDataModule):
             key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for key, value in batch.items()
         }
+
+    def on_after_batch_transfer(self, batch: dict[str, object], dataloader_idx: int) -> Mapping[str, object]:
+        """Make the LR patches of a random degradation, on the device."""
+        if "key" not in batch:
+            return batch
+        assert self.train is not None
+        assert isinstance(self.train.degradation, RandomDegradation)
+        return with_lr(cast(PatchBatch, batch), self.train.degradation)
 
     def val_dataloader(self) -> list[ImageLoader]:
         """One loader a set, whose images stay in memory from the first validation to the last."""

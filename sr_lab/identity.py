@@ -16,6 +16,7 @@ from sr_lab.config import (
     Node,
     PrepareConfig,
     ReadingConfig,
+    ShardConfig,
     TrainConfig,
     UpscaleConfig,
 )
@@ -48,13 +49,17 @@ def identity(config: Config) -> Node:
             values["ckpt"] = _content("ckpt", config.ckpt)
             if config.tile != "none":  # the default leaves the hash as it was
                 values["tile"] = config.tile
+            if config.backend != "eager":
+                values["backend"] = config.backend
         return values
     # Torch and the dataset's class are needed from here on, and only for a training.
     from sr_lab.devices import resolve_precision
 
     dataset = targets.build(config.dataset)
     values = config.model_dump(include=set(_TRAINING))
-    values["dataset"] = {key: value for key, value in config.dataset.items() if not key.endswith("_dir")}
+    values["dataset"] = {
+        key: value for key, value in config.dataset.items() if not key.endswith(("_dir", "_gb"))
+    }
     values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` and what it stands for are one run
     values["manifest"] = dataset.manifest()
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
@@ -100,7 +105,7 @@ def run_dir(*, _root_: DictConfig) -> str:
     config = _load(_root_)
     if isinstance(config, ReadingConfig):
         return config.runs
-    if isinstance(config, UpscaleConfig):
+    if isinstance(config, (UpscaleConfig, ShardConfig)):
         return config.output
     if isinstance(config, (PrepareConfig, DoctorConfig)):
         return "."  # they write no run folder

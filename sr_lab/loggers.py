@@ -2,11 +2,12 @@
 
 import netrc
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning
-import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
@@ -16,6 +17,9 @@ from sr_lab.reporting.beside import beside_paper
 from sr_lab.reporting.experiment import budget
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import wandb
 
 
 def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
@@ -29,6 +33,8 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
         assert isinstance(node, Mapping)
         arguments: dict[str, object] = {"save_dir": str(folder.path)}
         if str(node["_target_"]).endswith("WandbLogger"):
+            import wandb  # half a second, which other loggers need not wait for
+
             # Our own lines say where the run lies; W&B's would stand between the rows of a sweep.
             settings = wandb.Settings(silent=True, console="off")
             wandb.termsetup(settings, None)
@@ -73,8 +79,13 @@ class RowInSummary(lightning.Callback):
     @rank_zero_only
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The W&B run is open by now."""
-        if wandb.run is not None:
-            wandb.run.summary.update(self.values)
+        if (run := _wandb_run()) is not None:
+            run.summary.update(self.values)
+
+
+def _wandb_run() -> "wandb.Run | None":
+    """The W&B run of this process; ``None`` if there is none, for which the library need not be imported."""
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def has_wandb_key() -> bool:
@@ -98,10 +109,10 @@ def close_wandb(values: Mapping[str, object] | None = None) -> None:
 
     A process holds one W&B run at a time: one that is left open would swallow the next job's rows.
     """
-    if wandb.run is None:
+    if (run := _wandb_run()) is None:
         return
     if values is not None:
         labels = (str(values["row"]),) if "row" in values else ()
         own = {key: value for key, value in values.items() if key != "images"}
-        wandb.run.summary.update(own | beside_paper(Run(Path(), dict(values), labels=labels)))
-    wandb.finish(exit_code=0 if values is not None else 1)
+        run.summary.update(own | beside_paper(Run(Path(), dict(values), labels=labels)))
+    run.finish(exit_code=0 if values is not None else 1)

@@ -96,19 +96,22 @@ def run(jobs: Sequence[Job]) -> int:
     Returns:
         0 if every job is finished, else 1.
     """
-    for parent in dict.fromkeys(job.folder.path.parent for job in jobs):
-        write_index(
-            parent,
-            [
-                Listed(job.name, job.config.row_label, list(job.overrides))
-                for job in jobs
-                if job.folder.path.parent == parent
-            ],
-        )
+    list_jobs([(job.folder.path, job.config.row_label, job.overrides) for job in jobs])
     unique = list({job.folder.path: job for job in jobs}.values())  # rows may be one and the same run
     queue = Queue(unique, jobs[0].config.sweep)
     queue.work()
     return finish([job.folder.path for job in unique], queue.problems)
+
+
+def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
+    """Write down beside the run folders which jobs there are.
+
+    Args:
+        jobs: Folder, row and command line of each.
+    """
+    for parent in dict.fromkeys(folder.parent for folder, *_ in jobs):
+        listed = [Listed(f.name, label, list(given)) for f, label, given in jobs if f.parent == parent]
+        write_index(parent, listed)
 
 
 def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:

@@ -29,6 +29,8 @@ def test_every_option_of_every_group_is_valid(group: str):
         "dashboard": ("runs=outputs",),
         "upscale": ("input=photo.png", "output=large"),
         "folder": ("dataset.hr_dir=somewhere",),
+        "streaming": ("dataset.shards_dir=somewhere",),
+        "shard": ("output=shards",),
     }
     for option in (configuration.conf_dir() / group).glob("*.yaml"):
         compose(*SMOKE, f"{group}={option.stem}", *needs.get(option.stem, ()))

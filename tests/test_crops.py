@@ -110,6 +110,24 @@ def test_the_pdf_holds_text_and_no_outlines(picture):
     assert b"/Type0" in pdf  # a TrueType font
 
 
+def test_drawing_says_nothing_in_the_log(picture, caplog):
+    with caplog.at_level("INFO"):
+        crops.draw(picture)
+    assert caplog.records == []
+
+
+def test_long_names_stay_inside_their_cells(tmp_path):
+    runs = [run_folder(tmp_path, name, images=("w" * 70,)) for name in ("Baseline+proposed", "W" * 40)]
+    (picture,) = pictures.find(runs)
+    made = crops.draw(picture, crop=Box(0, 0, 24, 24))
+    shown, cells = pixels(made.png), {cell.name: cell for cell in made.cells}
+    lines = shown[192:220]  # the names below the first row
+    for name in ("bicubic", "Baseline+proposed"):
+        assert lines[:, cells[name].left - 1].min() == 255, name
+    assert (shown[-56:, cells["W" * 40].left - 1] == 255).all()
+    assert (shown[-56:, cells["HR"].left - 4] == 255).all()
+
+
 def test_latex_has_a_subfloat_for_each_cell_best_bold_second_underlined(picture):
     tex = crops.draw(picture).latex
     assert tex.count(r"\subfloat") == 4

@@ -37,6 +37,7 @@ hydra:
   mode: MULTIRUN
   sweeper: {params: {row: "${rows:}", scale: "4"}}
 """
+NO_WANDB = "import sys, sr_lab.loggers; sys.exit('wandb' in sys.modules)"
 SECTIONS = ["table", "difference to the paper", "curves", "learning rate", "images"]
 PAPER = {"000": 31.92, "111": 32.25}  # OSFFNet, Table 2, Set5 x4
 
@@ -82,6 +83,10 @@ def read(folder: Path) -> dict[str, dict[str, object]]:
 
 
 # What a sweep leaves in W&B's files
+
+
+def test_other_loggers_do_not_wait_for_wandb():
+    assert subprocess.run([sys.executable, "-c", NO_WANDB], check=False).returncode == 0
 
 
 def test_a_sweep_is_one_group_of_distinct_runs(logged, folders):

@@ -31,6 +31,7 @@ FLOORS = {
     "models": 3,
     "strategies": 4,
     "checkpoints": 5,
+    "backends": 5,
     "inference": 5,
     "analysis": 5,
     "metrics": 5,

@@ -1,7 +1,9 @@
 """The report's page: what it says, and what it does in a real browser (where there is one)."""
 
 import base64
+import dataclasses
 import hashlib
+import html
 import io
 import re
 from pathlib import Path
@@ -13,6 +15,9 @@ from skimage.metrics import structural_similarity
 
 from sr_lab.reporting import crops, curves, page, pictures
 from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, ImageGain, mark_best
+from sr_lab.reporting.latex import to_latex
+from sr_lab.reporting.markdown import to_markdown
+from sr_lab.reporting.results import to_csv
 from sr_lab.reporting.runs import Run, read_run
 from tests import chromium
 from tests.chromium import Chromium
@@ -116,6 +121,34 @@ def test_settings_that_differ_and_none_that_are_alike(text):
 def test_commands_can_be_pasted(text):
     assert "python -m sr_lab task=report runs=outputs/train" in plain(text)
     assert "git checkout 0123456789abcdef" in plain(text)
+
+
+def test_the_command_of_a_table_says_what_the_sweep_was_told(runs):
+    said = ("experiment=imfm/fig3_fig4_schedules", "budget=smoke", "dataset.hr_dir=my photos")
+    jobs = [
+        dataclasses.replace(
+            runs[0],
+            values=runs[0].values | {"table": {"paper": "imfm", "name": "table2"}},
+            overrides=(f"row={row}", f"scale={scale}", *said),
+        )
+        for row, scale in ((0, 2), (1, 4))
+    ]
+    text = page.render(grid("first"), jobs, root=Path())
+    (command,) = re.findall("<code>(.*experiment=.*)</code>", text)
+    wanted = "experiment=imfm/fig3_fig4_schedules scale=2,4 budget=smoke 'dataset.hr_dir=my photos'"
+    assert html.unescape(command) == f"python -m sr_lab {wanted}"
+
+
+def test_the_table_can_be_copied_in_its_other_forms(text):
+    shown = text.split('id="table"')[1].split("</section>")[0]
+    forms = dict(re.findall("<span>(table[^<]*)</span><pre><code>(.*?)</code>", shown, flags=re.DOTALL))
+    whole = grid("first", "second", "third")
+    assert {file: html.unescape(said) for file, said in forms.items()} == {
+        "table.md": to_markdown(whole),
+        "table.csv": to_csv(whole),
+        "table.tex": to_latex(whole),
+        "table_paired.tex": to_latex(whole, paired=True),
+    }
 
 
 def test_commands_name_no_folder_of_the_machine_if_they_need_not(runs, tmp_path, monkeypatch):
@@ -539,7 +572,7 @@ def test_the_luma_of_a_network_for_luma_alone_is_taken_as_it_is(browser, tmp_pat
 
 def test_the_copy_button_puts_the_command_on_the_clipboard(shown):
     shown.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
-    command = "document.querySelectorAll('.command')[1]"
+    command = "document.querySelectorAll('#commands .command')[1]"
     wanted = shown.run(f"{command}.querySelector('code').textContent")
     shown.run(f"{command}.scrollIntoView({{behavior: 'instant', block: 'center'}})")
     x, y = shown.run(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sr_lab.reporting.experiment import (
     published_grid,
 )
 from sr_lab.reporting.grid import Cell, Grid, GridRow
+from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import Run
 from tests.report_runs import FIVE, finished, folder, values
@@ -142,6 +144,33 @@ def test_runs_of_several_budgets_are_never_averaged():
     assert cell(grid, "111 (budget=smoke)", "Set5/psnr_y").value == 29.0
     assert "warning: budgets differ between rows" in grid.head
     assert "warning: not trained at the paper's budget: smoke" in grid.head
+
+
+def test_a_strategy_is_compared_with_its_own_host():
+    psnrs = {"FSRCNN": 30.0, "FSRCNN + GGAS": 30.1, "CARN": 32.0, "CARN + GGAS": 31.5, "IDN + GGAS": 33.0}
+    table = {"paper": "two_strategies", "name": "table2"}
+    runs = [finished(label, psnr, table=table) for label, psnr in psnrs.items()]
+    grid = experiment_grid(runs)
+    assert {label: row(grid, label).against for label in psnrs} == {
+        **dict.fromkeys(("FSRCNN", "CARN", "IDN + GGAS"), ""),  # IDN itself was not measured
+        "FSRCNN + GGAS": "FSRCNN",
+        "CARN + GGAS": "CARN",
+    }
+    assert cell(grid, "CARN + GGAS", "Set5/ssim_y").gain == 0
+    gains = [image.gain for image in row(grid, "CARN + GGAS").images]
+    assert sum(gains) / len(gains) == pytest.approx(-0.5, abs=0.01)
+    assert "baseline: FSRCNN | CARN" in grid.head
+    assert "differs from its baseline row" in to_latex(grid)
+    asked = experiment_grid(runs, baseline="FSRCNN")
+    assert row(asked, "CARN + GGAS").against == row(asked, "CARN").against == "FSRCNN"
+
+
+def test_a_recipe_that_the_command_line_changed_is_a_warning():
+    given = ("row=7", "scale=4", "seed=0", "budget=paper", "steps=100", "trainer=cpu", "dataset.cache_dir=x")
+    grid = experiment_grid([replace(finished("111", 32.0), overrides=given)])
+    assert "warning: not the paper's recipe: steps=100" in grid.head
+    plain = replace(finished("111", 32.0), overrides=given[:4])
+    assert not any("warning" in line for line in experiment_grid([plain]).head)
 
 
 def test_a_failed_row_says_so_beside_the_papers_figures():

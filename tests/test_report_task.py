@@ -1,6 +1,9 @@
 """``task=report`` over run folders."""
 
 import csv
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -33,6 +36,13 @@ def test_the_table_is_printed_and_lies_beside_the_runs_in_every_form(place, caps
     assert "difference" in shown
     assert "report.html" in shown
     assert "results.csv" not in shown
+
+
+def test_a_report_needs_no_torch(place):
+    command = [sys.executable, "-X", "importtime", "-m", "sr_lab", "task=report", f"runs='{place}'"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (place / "report.html").is_file()
+    assert not re.search(r"\| +(torch|lightning|wandb)$", done.stderr, re.MULTILINE)
 
 
 def test_zoomed_crops_of_what_the_runs_kept_lie_beside_the_table_in_its_order(tmp_path):

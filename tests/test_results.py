@@ -1,6 +1,7 @@
 """results.csv of the papers, README's table, the table as CSV."""
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
@@ -74,11 +75,21 @@ def test_results_are_merged_and_the_same_figure_is_replaced(tmp_path):
     write_results([finished("000", 31.0), finished("111", 32.0)], tmp_path)
     write_results([finished("111", 32.5), finished("111", 29.0, budget="smoke", seed=3)], tmp_path)
     values = {
-        (line["row"].partition(" ")[0], line["budget"]): float(line["value"])
-        for line in found(tmp_path, metric="psnr_y")
+        (line["row"], line["budget"]): float(line["value"]) for line in found(tmp_path, metric="psnr_y")
     }
     assert values == {("000", "paper"): 31.0, ("111", "paper"): 32.5, ("111", "smoke"): 29.0}
     assert [path.name for path in (tmp_path / "osffnet").iterdir()] == ["results.csv"]
+
+
+def test_another_recipe_than_the_papers_is_another_budget_and_not_in_the_readme(tmp_path):
+    own = finished("OSFFNet", 32.0, table=TABLE_1)
+    write_results([own], tmp_path)
+    before = readme.section(tmp_path)
+    given = ("row=0", "seed=1", "budget=paper", "steps=100", "+model.num_feat=8", "dataset.hr_dir=x")
+    write_results([own, dataclasses.replace(own, overrides=given)], tmp_path)
+    lines = found(tmp_path, row="OSFFNet", metric="psnr_y")
+    assert [line["budget"] for line in lines] == ["paper", "paper steps=100 +model.num_feat=8"]
+    assert readme.section(tmp_path) == before
 
 
 def test_writing_the_same_again_changes_no_byte(tmp_path):

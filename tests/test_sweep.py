@@ -397,6 +397,9 @@ def test_the_rows_run_under_slurms_launcher_too_and_end_with_the_table(tmp_path)
     assert states == {"000": "finished", "refused": "failed"}
     assert re.search(r"│ 000 +│ +x4 │ +\d", done.stdout)
     assert f"failed: {folders['refused'].name}: CCA: num_feat=8 leaves no channel" in done.stdout
+    listed = {job.folder: job.overrides for job in read_index(place)}
+    assert listed.keys() == {folder.name for folder in folders.values()}
+    assert all("+model.num_block=1" in given for given in listed.values())
 
 
 KILL = """

@@ -29,7 +29,7 @@ from sr_lab.errors import DataError
 from sr_lab.files import replacing
 
 _FORMAT = 1  # part of every key: raise it when decoding, resizing or the layout changes
-_WORKERS = min(6, os.cpu_count() or 1)  # Pillow and torch release the GIL; each has one image in work
+WORKERS = min(6, os.cpu_count() or 1)  # Pillow and torch release the GIL; each has one image in work
 _LEFTOVER_AGE = 3600.0  # seconds after which a temporary file belongs to a process that was killed
 
 
@@ -87,7 +87,7 @@ class ImageCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.folder)
         console = Console(stderr=True)
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(WORKERS) as pool:
             finished = pool.map(lambda index: self._make(index, make), range(len(self)))
             self.records = list(
                 track(finished, title, len(self), console=console, disable=not console.is_terminal)
@@ -113,6 +113,10 @@ class ImageCache:
         if pixels is None:
             pixels = self._maps[index] = self.map(index)
         return pixels
+
+    def patch(self, index: int, top: int, left: int, size: int) -> NDArray[np.uint8]:
+        """A square of an image, ``(3, size, size)``."""
+        return self.image(index)[:, top : top + size, left : left + size]
 
     def map(self, index: int) -> NDArray[np.uint8]:
         """The same, mapped for this once: going through all images would else leave all of them mapped."""
@@ -152,7 +156,7 @@ class ImageCache:
 
 def in_parallel(function: Callable[[Path], object], files: Sequence[Path]) -> None:
     """Call a function for every file, several at a time; the first error is raised."""
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(function, files):
             pass
 

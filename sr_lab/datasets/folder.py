@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sr_lab.datasets.images import list_images
-from sr_lab.datasets.patches import Degradation, PatchDataset
+from sr_lab.datasets.patches import Degradation, PatchDataset, RandomDegradation
 from sr_lab.errors import ConfigError, DataError
 
 
@@ -39,7 +39,7 @@ class FolderDataset(PatchDataset):
         val_count: int | None = None,
         scale: int,
         lr_patch_size: int = 48,
-        degradation: Degradation,
+        degradation: Degradation | RandomDegradation,
         cache_dir: str,
         seed: int = 0,
         augment: bool = True,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sr_lab.datasets.cache import ImageCache, in_parallel
+from sr_lab.datasets.cache import ImageCache, Record, in_parallel
 from sr_lab.datasets.images import read_image
-from sr_lab.datasets.sampling import draw
+from sr_lab.datasets.sampling import Order, draw, keys, permutation
 from sr_lab.datasets.sharing import empty
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.resize import mod_crop
@@ -33,22 +33,56 @@ class Degradation(Protocol):
         """uint8 ``(N, 3, rH, rW)`` -> uint8 ``(N, 3, H, W)``."""
 
 
-class Patch(TypedDict):
-    """One sample: uint8 ``(3, p, p)`` and ``(3, rp, rp)``."""
+@runtime_checkable
+class RandomDegradation(Protocol):
+    """Makes the LR patches of every batch anew, on the device, of a window around the HR patch."""
 
-    lr: Tensor
+    scale: int
+    margin: int  # LR pixels of the window at each side of the patch
+
+    def __call__(self, hr: Tensor, keys: Sequence[int]) -> Tensor:
+        """uint8 ``(N, 3, r(p + 2 margin), r(p + 2 margin))``, a key for each -> uint8 ``(N, 3, p, p)``."""
+
+    def describe(self) -> str:
+        """One sentence for the head of a table."""
+
+
+class Images(Protocol):
+    """Decoded images by their index, and what is known of them."""
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """Size of each."""
+
+    def open(self) -> None:
+        """Make ready to read."""
+
+    def patch(self, index: int, top: int, left: int, size: int) -> NDArray[np.uint8]:
+        """A square of an image, ``(3, size, size)``."""
+
+
+class Patch(TypedDict):
+    """One sample: uint8 ``(3, p, p)`` and ``(3, rp, rp)``; see `PatchBatch`."""
+
+    lr: NotRequired[Tensor]
     hr: Tensor
     name: str
     dihedral: int
+    key: NotRequired[int]
 
 
 class PatchBatch(TypedDict):
-    """N samples: uint8 ``(N, 3, p, p)`` and ``(N, 3, rp, rp)``, and the codes of their flips, ``(N,)``."""
+    """N samples: uint8 ``(N, 3, p, p)`` and ``(N, 3, rp, rp)``, and the codes of their flips, ``(N,)``.
 
-    lr: Tensor
+    Where the degradation is random, ``key`` has a number for each sample, ``hr`` is the window, and `with_lr`
+    makes ``lr`` on the device.
+    """
+
+    lr: NotRequired[Tensor]
     hr: Tensor
     name: list[str]
     dihedral: Tensor
+    key: NotRequired[list[int]]
 
 
 class PatchDataset(Dataset[Patch]):
@@ -63,13 +97,14 @@ class PatchDataset(Dataset[Patch]):
         lr_files: LR image of each of ``files``; ``None`` makes it of the whole image with ``degradation``.
         scale: Size of HR over size of LR.
         lr_patch_size: Side of the LR patch p; the HR patch has ``scale`` times as much.
-        degradation: Makes LR from HR.
+        degradation: Makes LR from HR: once for every image, or anew in every batch.
         cache_dir: Folder for decoded images.
         seed: Seed of the stream.
         augment: Draw flips and transpositions; otherwise every code is 0.
 
     Raises:
-        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, or ``degradation`` has another scale.
+        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, ``degradation`` has another scale, or is
+            random though there are LR images.
     """
 
     def __init__(
@@ -80,7 +115,7 @@ class PatchDataset(Dataset[Patch]):
         lr_files: Sequence[Path] | None = None,
         scale: int,
         lr_patch_size: int,
-        degradation: Degradation,
+        degradation: Degradation | RandomDegradation,
         cache_dir: str,
         seed: int,
         augment: bool,
@@ -104,11 +139,23 @@ class PatchDataset(Dataset[Patch]):
         self.augment = augment
         cache = Path(cache_dir).expanduser()
         decoded = cache / "decoded"
-        self._hr = ImageCache(decoded, self.files)
-        if self.lr_files is None:
-            self._lr = ImageCache(cache / f"x{scale}-{degradation.name}", self.files)
+        self._hr_cache = ImageCache(decoded, self.files)
+        self._lr_cache: ImageCache | None = None
+        self._margin = 0
+        if isinstance(degradation, RandomDegradation):
+            if self.lr_files is not None:
+                raise ConfigError(
+                    "dataset.lr_dir: names LR images, and the degradation would make others; "
+                    "leave lr_dir out or set degradation=bicubic"
+                )
+            self._margin = degradation.margin
+        elif self.lr_files is None:
+            self._lr_cache = ImageCache(cache / f"x{scale}-{degradation.name}", self.files)
         else:
-            self._lr = ImageCache(decoded, self.lr_files)
+            self._lr_cache = ImageCache(decoded, self.lr_files)
+        self._hr: Images = self._hr_cache
+        self._lr: Images | None = self._lr_cache
+        self._order: Order = permutation
         self._lr_heights = np.empty(0, dtype=np.int64)
         self._lr_widths = np.empty(0, dtype=np.int64)
 
@@ -116,43 +163,44 @@ class PatchDataset(Dataset[Patch]):
         return len(self.files)
 
     def __getitem__(self, sample: int) -> Patch:
-        batch = self.__getitems__([sample])
-        return {
-            "lr": batch["lr"][0],
-            "hr": batch["hr"][0],
-            "name": batch["name"][0],
-            "dihedral": int(batch["dihedral"][0]),
-        }
+        batch = cast("dict[str, list[object]]", self.__getitems__([sample]))
+        alone = {name: values[0] for name, values in batch.items()}
+        return cast(Patch, alone | {"dihedral": int(cast(Tensor, alone["dihedral"]))})
 
     def __getitems__(self, samples: Sequence[int]) -> PatchBatch:
         """A whole batch at once, in one buffer; the data loader calls it with the numbers of the samples."""
         if len(self._lr_heights) == 0:
             self._open()
-        size, scale = self.lr_patch_size, self.scale
+        size, scale = self.lr_patch_size + 2 * self._margin, self.scale
         drawn = draw(
-            samples, seed=self.seed, heights=self._lr_heights, widths=self._lr_widths, patch_size=size
+            samples,
+            seed=self.seed,
+            heights=self._lr_heights,
+            widths=self._lr_widths,
+            patch_size=size,
+            order=self._order,
         )
-        count, lr_bytes = len(samples), len(samples) * 3 * size**2
-        hr_bytes = lr_bytes * scale**2
+        count = len(samples)
+        lr_bytes = count * 3 * size**2 if self._lr is not None else 0
+        hr_bytes = count * 3 * (scale * size) ** 2
         buffer = empty(lr_bytes + hr_bytes + count)
-        lr = buffer[:lr_bytes].view(count, 3, size, size)
         hr = buffer[lr_bytes : lr_bytes + hr_bytes].view(count, 3, scale * size, scale * size)
         codes = buffer[lr_bytes + hr_bytes :]
-        lr_pixels, hr_pixels = lr.numpy(), hr.numpy()
-        places = zip(drawn.image.tolist(), drawn.top.tolist(), drawn.left.tolist(), strict=True)
-        for number, (image, top, left) in enumerate(places):
-            bottom, right = top + size, left + size
-            lr_pixels[number] = self._lr.image(image)[:, top:bottom, left:right]
-            hr_pixels[number] = self._hr.image(image)[
-                :, scale * top : scale * bottom, scale * left : scale * right
-            ]
         codes.copy_(torch.from_numpy(drawn.dihedral) * self.augment)
-        return {
-            "lr": lr,
+        images = drawn.image.tolist()
+        places = list(zip(images, drawn.top.tolist(), drawn.left.tolist(), strict=True))
+        batch: PatchBatch = {
             "hr": hr,
-            "name": [self.files[image].stem for image in drawn.image.tolist()],
+            "name": [self.files[image].stem for image in images],
             "dihedral": codes,
         }
+        if self._lr is not None:
+            batch["lr"] = lr = buffer[:lr_bytes].view(count, 3, size, size)
+            _cut(self._lr, places, lr)
+        else:
+            batch["key"] = keys(samples, seed=self.seed)
+        _cut(self._hr, [(image, scale * top, scale * left) for image, top, left in places], hr)
+        return batch
 
     def prepare(self) -> None:
         """Check every file and build the cache: once, before training, on one process of each machine.
@@ -162,14 +210,16 @@ class PatchDataset(Dataset[Patch]):
                 cache cannot be written.
         """
         in_parallel(read_image, self.val_files)
-        self._hr.build(lambda index: _planes(self.files[index]), title="Decoding HR images")
+        self._hr_cache.build(lambda index: _planes(self.files[index]), title="Decoding HR images")
         self._check_hr()
+        if self._lr_cache is None:
+            return
         if self.lr_files is None:
-            self._lr.build(self._degrade, title=f"Making LR images x{self.scale}")
+            self._lr_cache.build(self._degrade, title=f"Making LR images x{self.scale}")
         else:
             lr_files = self.lr_files
-            self._lr.build(lambda index: _planes(lr_files[index]), title="Decoding LR images")
-            self._check_lr(lr_files)
+            self._lr_cache.build(lambda index: _planes(lr_files[index]), title="Decoding LR images")
+            self._check_lr(lr_files, self._lr_cache.records)
 
     def manifest(self) -> str:
         """SHA-256 over names and sizes of all files, part of a run's identity; paths do not matter."""
@@ -179,12 +229,14 @@ class PatchDataset(Dataset[Patch]):
 
     def _open(self) -> None:
         self._hr.open()
-        self._lr.open()
-        self._lr_heights = np.array([record.height for record in self._lr.records], dtype=np.int64)
-        self._lr_widths = np.array([record.width for record in self._lr.records], dtype=np.int64)
+        if self._lr is not None:
+            self._lr.open()
+        sizes = np.array([(record.height, record.width) for record in self._hr.records], dtype=np.int64)
+        self._lr_heights, self._lr_widths = (sizes // self.scale).T
 
     def _degrade(self, index: int) -> NDArray[np.uint8]:
-        hr = mod_crop(torch.from_numpy(self._hr.map(index)).unsqueeze(0), self.scale)
+        hr = mod_crop(torch.from_numpy(self._hr_cache.map(index)).unsqueeze(0), self.scale)
+        assert not isinstance(self.degradation, RandomDegradation)
         lr = self.degradation(hr)
         assert lr.shape[-2:] == (
             hr.shape[-2] // self.scale,
@@ -193,25 +245,38 @@ class PatchDataset(Dataset[Patch]):
         return lr.squeeze(0).numpy()
 
     def _check_hr(self) -> None:
-        need = self.scale * self.lr_patch_size
+        need = self.scale * (self.lr_patch_size + 2 * self._margin)
+        around = f" with {self._margin} LR pixels around" if self._margin else ""
         for file, record in zip(self.files, self._hr.records, strict=True):
             if min(record.height, record.width) < need:
                 raise DataError(
                     f"dataset: {file} is {record.height}x{record.width}, but patches of lr_patch_size="
-                    f"{self.lr_patch_size} at scale={self.scale} need {need}x{need}; "
+                    f"{self.lr_patch_size} at scale={self.scale} need {need}x{need}{around}; "
                     "remove the image or lower dataset.lr_patch_size"
                 )
 
-    def _check_lr(self, lr_files: Sequence[Path]) -> None:
-        for hr_file, lr_file, hr, lr in zip(
-            self.files, lr_files, self._hr.records, self._lr.records, strict=True
-        ):
+    def _check_lr(self, lr_files: Sequence[Path], lr_records: Sequence[Record]) -> None:
+        for hr_file, lr_file, hr, lr in zip(self.files, lr_files, self._hr.records, lr_records, strict=True):
             height, width = hr.height // self.scale, hr.width // self.scale
             if (lr.height, lr.width) != (height, width):
                 raise DataError(
                     f"dataset: the LR image {lr_file} is {lr.height}x{lr.width}, but {hr_file} is "
                     f"{hr.height}x{hr.width}; at scale={self.scale} the LR image must be {height}x{width}"
                 )
+
+
+def with_lr(batch: PatchBatch, degradation: RandomDegradation) -> PatchBatch:
+    """A batch of windows as one of patches, their LR made on the device that the batch is on."""
+    border = degradation.scale * degradation.margin
+    hr = batch["hr"]
+    return {**batch, "lr": degradation(hr, batch["key"]), "hr": hr[..., border:-border, border:-border]}
+
+
+def _cut(images: Images, places: Sequence[tuple[int, int, int]], patches: Tensor) -> None:
+    """Copy the patch at each place (image, top, left) into a batch."""
+    pixels, size = patches.numpy(), patches.shape[-1]
+    for number, (image, top, left) in enumerate(places):
+        pixels[number] = images.patch(image, top, left, size)
 
 
 def _planes(file: Path) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from sr_lab.datasets.patches import Degradation, PatchDataset
+from sr_lab.datasets.patches import Degradation, PatchDataset, RandomDegradation
 from sr_lab.errors import DataError
 
 _TRAIN = ("coffee.png", "motorcycle_left.png", "retina.jpg", "hubble_deep_field.jpg", "ihc.png")
@@ -31,7 +31,7 @@ class SamplePhotographs(PatchDataset):
         *,
         scale: int,
         lr_patch_size: int = 48,
-        degradation: Degradation,
+        degradation: Degradation | RandomDegradation,
         cache_dir: str,
         seed: int = 0,
         augment: bool = True,

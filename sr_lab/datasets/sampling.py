@@ -4,9 +4,9 @@ No state means that resuming, another number of workers or of devices does not c
 Random numbers come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), the same on every platform.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ _GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 _WORD = 2**64
 
 # One stream of random numbers for each thing that is drawn.
-_PERMUTATION, _TOP, _LEFT, _DIHEDRAL = range(4)
+_PERMUTATION, _TOP, _LEFT, _DIHEDRAL, _KEY = range(5)
+
+
+Order: TypeAlias = Callable[[int, int, int], NDArray[np.int64]]
 
 
 class Draw(NamedTuple):
@@ -34,6 +37,7 @@ def draw(
     heights: NDArray[np.int64],
     widths: NDArray[np.int64],
     patch_size: int,
+    order: Order | None = None,
 ) -> Draw:
     """Draw samples of an endless stream; every pass over the images takes each of them once.
 
@@ -43,6 +47,7 @@ def draw(
         heights: Height of every image, ``(num_images,)``.
         widths: Width of every image.
         patch_size: Side of the square that is cut; at most the smallest height or width.
+        order: Order of the images in a pass, as `permutation` gives it, the default.
 
     Returns:
         Index of the image, position of the patch and code of its flip, uniform and independent.
@@ -53,13 +58,18 @@ def draw(
     image = np.empty(len(numbers), dtype=np.int64)
     for number in np.unique(passes).tolist():
         here = passes == number
-        image[here] = permutation(seed, number, num_images)[places[here]]
+        image[here] = (order or permutation)(seed, number, num_images)[places[here]]
     return Draw(
         image=image,
         top=_below(heights[image] - patch_size + 1, random_bits(seed, _TOP, numbers)),
         left=_below(widths[image] - patch_size + 1, random_bits(seed, _LEFT, numbers)),
         dihedral=(random_bits(seed, _DIHEDRAL, numbers) >> np.uint64(61)).astype(np.uint8),
     )
+
+
+def keys(samples: Sequence[int], *, seed: int) -> list[int]:
+    """A whole number of 64 bits for each sample, the seed of what else is random about it."""
+    return [int(bits) for bits in random_bits(seed, _KEY, np.asarray(samples, dtype=np.uint64))]
 
 
 @lru_cache(maxsize=4)

@@ -9,6 +9,7 @@ image.
 """
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ _DPI = 300
 _RED, _BLUE = "#d81b1b", "#1f62d0"
 _MAX_ERROR = 0.1  # of the range, where the colour bar ends
 _MAX_METHODS = 7
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of every glyph that a PDF's font keeps
 
 
 @dataclass(frozen=True)
@@ -173,13 +175,9 @@ def draw(
         ratio = tall / hr.shape[0]
         for own, colour in zip(boxes.values(), (_RED, _BLUE), strict=False):
             _frame(figure, [ratio * v for v in (own.left, own.top, own.width, own.height)], colour, 1.5)
-        _caption(
-            figure,
-            whole.shape[1] / 2,
-            tall,
-            [(f"{picture.image} (\N{MULTIPLICATION SIGN}{picture.scale})", 0)],
-        )
-        _caption(figure, whole.shape[1] / 2, tall + _TEXT // 2 - 4, [(f"from {picture.set_name}", 0)])
+        room, name = whole.shape[1], f"{picture.image} (\N{MULTIPLICATION SIGN}{picture.scale})"
+        _caption(figure, room / 2, tall, [(name, 0)], room=room)
+        _caption(figure, room / 2, tall + _TEXT // 2 - 4, [(f"from {picture.set_name}", 0)], room=room)
         cells = []
         for index, result in enumerate((None, *results)):
             x = left + index % columns * (wide + gutter)
@@ -196,7 +194,7 @@ def draw(
                 cells.append(Cell(name, x, top, zoom, kind))
                 if other is not None and kind != "error":
                     _frame(figure, [x, top, wide, high], _RED if kind == "crop" else _BLUE, 0.48)
-            _caption(figure, x + wide / 2, y + stack, [(_short(name), 0)])
+            _caption(figure, x + wide / 2, y + stack, [(name, 0)], room=wide)
             _caption(figure, x + wide / 2, y + stack + _TEXT // 2 - 4, _score(result, best))
         png, pdf = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png")
@@ -324,10 +322,6 @@ def _rank(text: str, best: Sequence[str]) -> int:
     return best.index(text) + 1 if text in best else 0
 
 
-def _short(name: str) -> str:
-    return shortened(name, 16)
-
-
 def _place(figure: Figure, pixels: Pixels, left: int, top: int) -> None:
     """Pixels as they are, counted from the top."""
     bottom = round(figure.get_figheight() * _DPI) - top - pixels.shape[0]
@@ -377,8 +371,13 @@ def _colour_bar(figure: Figure, left: int, top: int, wide: int, high: int) -> No
     _caption(figure, left + wide / 2, middle - _TEXT // 2 - 6, [("|error|", 0)])
 
 
-def _caption(figure: Figure, centre: float, top: float, parts: Sequence[tuple[str, int]]) -> None:
-    """One line below a cell: bold is best, blue second; laid out by hand, since a text has one weight."""
+def _caption(
+    figure: Figure, centre: float, top: float, parts: Sequence[tuple[str, int]], *, room: float = math.inf
+) -> None:
+    """One line below a cell: bold is best, blue second; laid out by hand, since a text has one weight.
+
+    Names are shortened to the room that there is, in pixels of the figure.
+    """
     width, height = figure.get_figwidth() * _DPI, figure.get_figheight() * _DPI
     texts = [
         figure.text(
@@ -392,6 +391,11 @@ def _caption(figure: Figure, centre: float, top: float, parts: Sequence[tuple[st
         )
         for text, rank in parts
     ]
+    for text in texts:
+        whole, limit = text.get_text(), len(text.get_text())
+        while text.get_window_extent().width > room and limit > 3:
+            limit -= 1
+            text.set_text(shortened(whole, limit))
     widths = [text.get_window_extent().width for text in texts]
     x = centre - sum(widths) / 2
     for text, advance in zip(texts, widths, strict=True):
@@ -427,6 +431,7 @@ def _latex(
         r"% \usepackage{graphicx,subfig}; set the PDF viewer's interpolation off to see single pixels",
         r"\begin{figure*}[t]",
         r"\centering",
+        r"\captionsetup[subfloat]{labelformat=empty,justification=centering}",  # no (a), as papers print it
     ]
     for index, result in enumerate((None, *results)):
         name = "HR" if result is None else result.name

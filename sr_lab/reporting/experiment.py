@@ -24,7 +24,7 @@ from sr_lab.reporting.grid import (
 )
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import Run, read_run
-from sr_lab.reporting.settings import flat, varied
+from sr_lab.reporting.settings import changed, flat, varied
 from sr_lab.reporting.table import COSTS, head, print_grid, print_table
 
 FIVE_SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
@@ -203,6 +203,8 @@ def experiment_grid(runs: Sequence[Run], *, baseline: str | None = None) -> Grid
     more = [f"not run: {', '.join(left_out)}"] if left_out else []
     shorter = sorted({budget(run.values) for run in runs if "budget" in run.values} - {"paper"})
     more += [f"warning: not trained at the paper's budget: {', '.join(shorter)}"] if shorter else []
+    others = dict.fromkeys(override for run in runs for override in changed(run))
+    more += [f"warning: not the paper's recipe: {', '.join(others)}"] if others else []
     keys = [_key(column) for column in grid.columns]
     more += [f"note: {said}" for applies, said in _NOTES if any(map(applies, keys))]
     return replace(grid, head=(*grid.head, *more))
@@ -543,26 +545,35 @@ def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list
 
 def _compared(block: Sequence[_Row], baseline: str | None) -> list[GridRow]:
     """Difference and significance of each row of a block against its baseline row."""
-    measured_rows = [
+    rows = [
         (row, images)
         for row, images in block
         if _is_measured(row) and (row.label == baseline or not row.is_reference)
     ]
-    bases = [pair for pair in measured_rows if baseline in (None, pair[0].label)]
-    if not bases:
-        return [row for row, _ in block]
-    base, base_images = bases[0]
-    others = [(row, images) for row, images in measured_rows if row is not base]
-    tests = significance.compare([images for _, images in others], base_images)
-    found = {id(row): own for (row, _), own in zip(others, tests, strict=True)}
-    bicubic = next((images for row, images in block if row.is_reference and row is not base), {})
-    made = []
-    for row, images in block:
-        if id(row) in found:
-            made.append(replace(_against(row, base, found[id(row)]), images=_gains(images, base_images)))
-        else:
-            made.append(replace(row, images=_gains(images, bicubic)) if row is base else row)
-    return made
+    compared: dict[int, tuple[_Row, list[_Row]]] = {}
+    for pair in rows:
+        if (found := _base_of(pair[0], rows, baseline)) is not None:
+            compared.setdefault(id(found[0]), (found, []))[1].append(pair)
+    made: dict[int, GridRow] = {}
+    for (base, base_images), members in compared.values():
+        others = [(row, images) for row, images in members if row is not base]
+        tests = significance.compare([images for _, images in others], base_images)
+        for (row, images), own in zip(others, tests, strict=True):
+            made[id(row)] = replace(_against(row, base, own), images=_gains(images, base_images))
+        bicubic = next((images for row, images in block if row.is_reference and row is not base), {})
+        made[id(base)] = replace(base, images=_gains(base_images, bicubic))
+    return [made.get(id(row), row) for row, _ in block]
+
+
+def _base_of(row: GridRow, rows: Sequence[_Row], baseline: str | None) -> _Row | None:
+    """What a row is compared with: the row asked for, the host of a strategy, or the first.
+
+    "CARN" and "CARN + GGAS" are compared with "CARN", and with none if that was not measured.
+    """
+    host = row.label.partition(" + ")[0]
+    is_hosted = any(other.label.startswith(f"{host} + ") for other, _ in rows)
+    wanted = baseline if baseline is not None else host if is_hosted else None
+    return next((pair for pair in rows if wanted in (None, pair[0].label)), None)
 
 
 def _gains(images: significance.Images, others: significance.Images) -> tuple[ImageGain, ...]:

@@ -49,8 +49,9 @@ def to_latex(grid: Grid, *, paired: bool = False) -> str:
     caption = f"{escape(grid.title)}. Best figures are bold, second best are underlined."
     if cited and any(row.problem and row.has_paper for row in rows):
         caption += r" $^\dagger$: as printed in the paper, not ranked."
-    if marked := [row.against for row in rows if row.mark]:
-        caption += rf" $^{{*}}$: differs from {escape(marked[0])}, $p < 0.05$ (Wilcoxon, Holm)."
+    if bases := {_label(row.against, rows) for row in rows if row.mark}:
+        base = bases.pop() if len(bases) == 1 else "its baseline row"
+        caption += rf" $^{{*}}$: differs from {base}, $p < 0.05$ (Wilcoxon, Holm)."
     body = []
     for _, block in groupby(rows, key=lambda row: row.block):
         members = sorted(block, key=lambda row: row.is_own)  # ours last
@@ -151,12 +152,17 @@ def _row(
     return " & ".join([name, *(scale if any(other.block for other in rows) else []), *cells]) + r" \\"
 
 
-def _name(row: GridRow, rows: Sequence[GridRow]) -> str:
-    labels = [other.label for other in rows if not other.is_reference]
-    name = escape(row.label)
-    if not row.is_reference and all(re.fullmatch("[01]{2,}", label) for label in labels):
+def _label(label: str, rows: Sequence[GridRow]) -> str:
+    """A row's label; in a table of components ``101`` says which of them it has."""
+    labels = [label, *(row.label for row in rows if not row.is_reference)]
+    if all(re.fullmatch("[01]{2,}", other) for other in labels):
         signs = {"0": r"\ding{55}", "1": r"\checkmark"}
-        name = r"\,".join(signs[digit] for digit in row.label)
+        return r"\,".join(signs[digit] for digit in label)
+    return escape(label)
+
+
+def _name(row: GridRow, rows: Sequence[GridRow]) -> str:
+    name = _label(row.label, rows)
     name = rf"\textbf{{{name}}}" if row.is_own else name
     if row.problem and row.has_paper and any(other.is_ours and not other.problem for other in rows):
         name += r"$^\dagger$"

@@ -31,7 +31,10 @@ from sr_lab.reporting.grid import (
     shortened,
     signed,
 )
+from sr_lab.reporting.latex import to_latex
+from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.pictures import Picture
+from sr_lab.reporting.results import to_csv
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import flat, varied
 
@@ -135,6 +138,7 @@ def render(
         style=Markup(style),
         script=Markup(script),
         grid=grid,
+        forms=_forms(grid),
         groups=_groups(grid.columns),
         facts=facts,
         remarks=remarks,
@@ -187,6 +191,16 @@ def _head(grid: Grid, runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[
 
 
 # The table
+
+
+def _forms(grid: Grid) -> list[tuple[str, str, str]]:
+    """The table in its other forms: what it is, the file beside the page, its text."""
+    return [
+        ("Markdown", "table.md", to_markdown(grid)),
+        ("CSV", "table.csv", to_csv(grid)),
+        ("LaTeX", "table.tex", to_latex(grid)),
+        ("LaTeX, PSNR/SSIM in one cell", "table_paired.tex", to_latex(grid, paired=True)),
+    ]
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, bool, int]]:
@@ -432,16 +446,28 @@ def _commands(runs: Sequence[Run], root: Path) -> list[tuple[str, str]]:
     commits = {str(run.values["commit"]) for run in runs if run.values.get("commit")}
     if len(commits) == 1:
         commands.append(("The code", f"git checkout {shlex.quote(commits.pop())}"))
-    tables = dict.fromkeys(str(run.values.get("experiment")) for run in runs if run.table and not run.problem)
-    commands += [
-        ("The whole table", f"python -m sr_lab {shlex.quote(f'experiment={name}')}") for name in tables
-    ]
+    tables: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.table and not run.problem:
+            tables.setdefault(str(run.values.get("experiment")), []).append(run)
+    commands += [("The whole table", _sweep_command(name, own)) for name, own in tables.items()]
     commands.append(("This page", f"python -m sr_lab task=report {shlex.quote(f'runs={_short(root)}')}"))
     for run, name in zip(runs, pictures.names(runs), strict=True):
         place = _short(run.path)
         folder = shlex.quote(str(place)) if place.is_absolute() else f'"$PWD"/{shlex.quote(str(place))}'
         commands.append((name, f"python -m sr_lab --config-path {folder} --config-name config"))
     return commands
+
+
+def _sweep_command(experiment: str, runs: Sequence[Run]) -> str:
+    """The command line of a sweep, put together from those of its jobs; the rows are the experiment's own."""
+    found: dict[str, dict[str, None]] = {"experiment=": {}}
+    for run in runs:
+        for override in run.overrides or (f"experiment={experiment}",):
+            key, equals, value = override.partition("=")
+            found.setdefault(key + equals, {})[value] = None
+    found.pop("row=", None)
+    return shlex.join(["python", "-m", "sr_lab", *(key + ",".join(values) for key, values in found.items())])
 
 
 def _short(path: Path) -> Path:

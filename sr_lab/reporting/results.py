@@ -14,6 +14,7 @@ from sr_lab.reporting.experiment import Entry, budget, keys_of, paper_entries
 from sr_lab.reporting.grid import Column, Grid, GridRow
 from sr_lab.reporting.published import experiments_dir
 from sr_lab.reporting.runs import Run
+from sr_lab.reporting.settings import changed
 from sr_lab.reporting.significance import ALL_SETS
 
 COLUMNS = (
@@ -78,9 +79,14 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
     root = experiments_dir() if root is None else root
     found: dict[str, list[dict[str, str]]] = {}
     for paper, table in sorted({run.table for run in runs if run.table is not None}):
-        entries, _ = paper_entries(paper, table, [run for run in runs if run.table == (paper, table)])
-        lines = [line for entry in entries if entry.finished for line in _lines(table, entry)]
-        found.setdefault(paper, []).extend(lines)
+        own = [run for run in runs if run.table == (paper, table)]
+        costs = [run for run in own if run.values.get("task") == "complexity"]
+        trained = [run for run in own if run not in costs]
+        # Each budget by itself: a row is called the same whichever others are beside it.
+        for told in sorted({_budget(run) for run in trained}) or [""]:
+            entries, _ = paper_entries(paper, table, [*(r for r in trained if _budget(r) == told), *costs])
+            lines = [line for entry in entries if entry.finished for line in _lines(table, entry)]
+            found.setdefault(paper, []).extend(lines)
     if not any(found.values()):
         raise ConfigError(
             "write_results: no run here is a finished row of a paper's table; run an experiment that has one"
@@ -128,6 +134,11 @@ def _key(line: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(line[name] for name in _KEY)
 
 
+def _budget(run: Run) -> str:
+    """A run's budget, and what was changed in the recipe: it must not be taken for the paper's."""
+    return " ".join([budget(run.values), *changed(run)])
+
+
 def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
     """The figures of a row; what several seeds say differently is parted by ``|``."""
     runs = entry.finished
@@ -138,7 +149,7 @@ def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
         ),
         "hardware": _joined(run.values.get("device", "") for run in runs),
         "date": max(str(run.values.get("date", "")) for run in runs),
-        "budget": _joined(budget(run.values) for run in runs),
+        "budget": _joined(map(_budget, runs)),
     }
     lines = []
     for key in keys_of(entry):

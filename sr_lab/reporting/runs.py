@@ -22,6 +22,7 @@ class Run:
         problem: ``""``, or one line: failed or pruned and why, or unfinished.
         settings: Contents of ``config.yaml``, which an unfinished run has, too.
         labels: The rows of a paper's table that the run is; none for other runs.
+        overrides: The command line that it stands for, if it was the job of a sweep.
     """
 
     path: Path
@@ -29,6 +30,7 @@ class Run:
     problem: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -115,8 +117,12 @@ def read_run(path: Path) -> Run:
             lines = _said(folder.failed).split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "")
             problem = "failed: " + re.sub(r"^sr_lab[.]errors[.]\w+: ", "", last)
-    labels = _labels(path, (values or {}).get("row", settings.get("row_label")))
-    return Run(path, values or {}, problem, settings, labels)
+    listed = [job for job in read_index(path.parent) if job.folder == path.name]
+    # Rows of a table may be one and the same run; which they are stands in the list of the sweep.
+    own = (values or {}).get("row", settings.get("row_label"))
+    labels = [] if own is None else [own, *(job.label for job in listed)]
+    told = tuple(dict.fromkeys(str(label) for label in labels if label is not None))
+    return Run(path, values or {}, problem, settings, told, tuple(listed[-1].overrides) if listed else ())
 
 
 def _said(file: Path) -> str:
@@ -133,14 +139,6 @@ def _settings(folder: RunFolder) -> Mapping[str, object]:
     except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
-
-
-def _labels(path: Path, own: object) -> tuple[str, ...]:
-    """Rows of a table may be one and the same run; which they are stands in the list of the sweep."""
-    if own is None:
-        return ()
-    listed = [job.label for job in read_index(path.parent) if job.folder == path.name]
-    return tuple(dict.fromkeys(str(label) for label in [own, *listed] if label is not None))
 
 
 def find_runs(root: Path) -> list[Run]:

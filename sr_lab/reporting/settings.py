@@ -48,6 +48,21 @@ def flat(run: Run) -> dict[str, str]:
     return found | ({"precision": str(precision)} if precision is not None else {})
 
 
+def changed(run: Run) -> list[str]:
+    """What the command line of a sweep set in the recipe: its numbers are no longer the experiment's.
+
+    Budget and seed, which a table tells by themselves, and places of files are left out.
+    """
+    told = ("task", "budget", "validation", "benchmark")
+    recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(told)
+    keys = {override: override.partition("=")[0].lstrip("+~") for override in run.overrides}
+    return [
+        override
+        for override, key in keys.items()
+        if key.partition(".")[0] in recipe and not key.endswith("_dir")
+    ]
+
+
 def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
     """Names of what differs; a group's inner settings are compared only where the group is the same."""
     names = dict.fromkeys(name for own in settings for name in own)

@@ -21,7 +21,12 @@ def _scaled(value: float | None, unit: float) -> float | None:
 def head(runs: Sequence[Run]) -> list[str]:
     """What must be known to read the numbers: protocol, budget, where they were made."""
     lines = []
-    for title, key in (("protocol", "protocol_says"), ("budget", "budget"), ("device", "device")):
+    for title, key in (
+        ("protocol", "protocol_says"),
+        ("trained on", "degradation_says"),
+        ("budget", "budget"),
+        ("device", "device"),
+    ):
         said = list(dict.fromkeys(str(run.values[key]) for run in runs if key in run.values))
         lines += [f"{title}: {' | '.join(said)}"] if said else []
     if any("cpu_s_per_megapixel" in run.values for run in runs):

@@ -1,5 +1,6 @@
-"""What tiles cost beside the whole image, and what folding saves."""
+"""What tiles cost beside the whole image, what folding saves, and what other engines than torch do."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sr_lab.backends import missing, run_by
 from sr_lab.catalogue import Entry
 from sr_lab.devices import exact_float32
 from sr_lab.inference import MEMORY, Tiled
@@ -26,21 +28,26 @@ def contests(
     memory: int = MEMORY,
     folded: Sequence[str] = FOLDED,
     folded_side: int = 96,
+    exported: str = "osffnet",
+    exported_side: int = 128,
 ) -> list[Contest]:
     """Networks with fresh weights, whose speed is that of trained ones.
 
     Args:
-        workspace: Not needed.
+        workspace: For graphs of the exported network.
         scale: Enlargement r.
         tiled: Network of local operations that takes an image in tiles.
         side: Side of that image in LR pixels, just too large to be taken whole.
         memory: Bytes that a tile may take.
         folded: Networks that are folded for inference.
         folded_side: Side of the image that they enlarge, in LR pixels.
+        exported: Network that runs by onnxruntime and OpenVINO, as far as they are installed.
+        exported_side: Side of the image that it enlarges, in LR pixels.
 
     Returns:
         ``tiling.ratio_to_whole``: time in tiles by time of the whole image; ``tiling.planned``: the same by
         the pixels that are computed. ``fold.<network>_ratio_to_unfolded``.
+        ``backend.<engine>_ratio_to_eager``: time of the folded network in eager torch by that of an engine.
     """
     # Weights do not change the time, apart from denormal numbers, which fresh ones do not give.
     network = for_inference(Entry(tiled, scale).build().eval())
@@ -54,6 +61,9 @@ def contests(
         image = lr_image(trained, scale, "cpu", (scale * folded_side, scale * folded_side)).uniform_()
         contenders[name] = _seconds(for_inference(trained), image)
         contenders[f"{name}_unfolded"] = _seconds(trained, image)
+    engines = [name for name in ("onnxruntime", "openvino") if not missing(name)]
+    to_export = Entry(exported, scale).build().eval()
+    to_enlarge = lr_image(to_export, scale, "cpu", (scale * exported_side,) * 2).uniform_()
     return [
         Contest(
             "tiling",
@@ -70,11 +80,22 @@ def contests(
                 f"{name}_ratio_to_unfolded": seconds[name] / seconds[f"{name}_unfolded"] for name in folded
             },
         ),
+        Contest(
+            "backend",
+            {name: _seconds_by(to_export, name, workspace, to_enlarge) for name in ("eager", *engines)},
+            lambda seconds: {f"{name}_ratio_to_eager": seconds["eager"] / seconds[name] for name in engines},
+        ),
     ]
 
 
+def _seconds_by(network: nn.Module, backend: str, workspace: Path, lr: Tensor) -> Callable[[], float]:
+    """One pass by a backend, which is made ready by the first."""
+    made = functools.cache(lambda: _seconds(run_by(network, backend, cache_dir=workspace), lr))
+    return lambda: made()()
+
+
 def _seconds(network: nn.Module, lr: Tensor) -> Callable[[], float]:
-    """One eager pass in float32 on the CPU."""
+    """One pass in float32 on the CPU."""
 
     @torch.inference_mode()
     def run() -> float:

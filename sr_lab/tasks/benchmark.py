@@ -35,7 +35,7 @@ GROUPS = {
     "start": ("start",),
     "step": ("step",),
     "metrics": ("ssim", "psnr", "evaluate"),
-    "inference": ("tiling", "fold"),
+    "inference": ("tiling", "fold", "backend"),
     "gpu": tuple(f"gpu_{model}" for model in ("osffnet", "efrdn", "mren", "imfm", "edsr", "imdn")),
 }
 

@@ -18,16 +18,17 @@ from hydra.types import RunMode
 from rich.console import Console
 from torch import distributed, nn
 
-from sr_lab import catalogue, sweep, targets
+from sr_lab import backends, catalogue, sweep, targets
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import PACKAGE, CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.devices import device_name, rank
+from sr_lab.devices import device_name, has_gpu, rank
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.identity import identity
+from sr_lab.inference import Tiled
 from sr_lab.layers.folding import fold
 from sr_lab.lit_module import ImageResult
-from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
+from sr_lab.ops.complexity import Rule, activations, multi_adds, num_params, peak_memory
 from sr_lab.protocol import PROTOCOLS, Protocol
 
 console = Console(highlight=False, soft_wrap=True, quiet=rank() != 0)  # the first process speaks for all
@@ -68,6 +69,26 @@ def open_network(config: Checkpointed, overrides: Sequence[str]) -> tuple[Checkp
             "set ckpt=<run folder or checkpoint file>"
         )
     return config, network
+
+
+def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
+    """The network in the form that it runs in, on the CPU; says who computes it, where that was asked for.
+
+    Raises:
+        ConfigError: The backend or the tile does not fit the network or the machine.
+    """
+    with console.status("preparing the network"):
+        runs = backends.run_by(
+            network,
+            config.backend,
+            cache_dir=Path(config.paths.cache_dir).expanduser(),
+            on_gpu=has_gpu(config.trainer.accelerator),
+            told=lambda why: console.print(why, markup=False),
+        )
+    if config.backend != "eager":
+        engine = runs if isinstance(runs, backends.Engine) else "eager"
+        console.print(f"backend: {engine}", markup=False)
+    return Tiled(runs, tile=config.tile, like=network)
 
 
 def _as_stored(config: Checkpointed, checkpoint: Checkpoint, overrides: Sequence[str]) -> Checkpointed:
@@ -185,10 +206,12 @@ def cost(network: nn.Module, scale: int) -> dict[str, int]:
     ``peak_memory_bytes``; also ``num_params_training`` where training takes more than running.
     """
     folded = fold(copy.deepcopy(network).eval())
+    rule: Rule = getattr(network, "multi_adds_rule", "all")
+    every = multi_adds(folded, scale=scale, rule="all")
     counts = {
         "num_params": num_params(folded),
-        "multi_adds": multi_adds(folded, scale=scale, rule="all"),
-        "multi_adds_paper": multi_adds(folded, scale=scale, rule=getattr(network, "multi_adds_rule", "all")),
+        "multi_adds": every,
+        "multi_adds_paper": every if rule == "all" else multi_adds(folded, scale=scale, rule=rule),
         "activations": activations(folded, scale=scale),
         "peak_memory_bytes": peak_memory(folded, scale=scale),
     }

@@ -12,13 +12,12 @@ from rich.table import Table
 from torch import nn
 
 from sr_lab import ranks, targets
+from sr_lab.backends import Engine
 from sr_lab.callbacks import ExampleImages
 from sr_lab.config import EvaluateConfig, to_yaml
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import check_gpu, rank
-from sr_lab.inference import Tiled
-from sr_lab.layers.folding import for_inference
 from sr_lab.lit_module import TEST_ONLY, ImageResult, SRModule
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
@@ -35,7 +34,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
         config, network = common.open_network(config, overrides)
         protocol = common.protocol_of(config)
-        tiled = Tiled(for_inference(network), tile=config.tile, like=network)
+        tiled = common.prepared(config, network)
         results = _test(config, tiled, protocol, ExampleImages(run_folder.images))
         if rank() != 0:
             return
@@ -44,6 +43,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             common.provenance(config, folder)
             | {"ckpt": config.ckpt, "precision": "32-true"}
             | ({"tiled": tiled.told} if tiled.told else {})
+            | ({"backend": str(tiled.network)} if isinstance(tiled.network, Engine) else {})
             | {"wall_time_s": round(time.perf_counter() - started, 1)}
             | common.cost(network, config.scale)
             | common.measured(results, protocol, config.scale)

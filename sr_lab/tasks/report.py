@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_lab import files
+from sr_lab import files, sweep
 from sr_lab.config import ReportConfig
 from sr_lab.reporting import crops, page, pictures
 from sr_lab.reporting.experiment import experiment_grid, in_table_order, print_runs
@@ -12,7 +12,6 @@ from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.results import to_csv, write_results
 from sr_lab.reporting.runs import find_runs
 from sr_lab.reporting.table import to_csv as runs_to_csv
-from sr_lab.tasks import common
 
 
 def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -34,6 +33,6 @@ def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     ]
     page.write(root / "report.html", grid, runs, figures)
     print_runs(runs, grid)
-    common.console.print(f"report: {root / 'report.html'}", markup=False)
+    sweep.console.print(f"report: {root / 'report.html'}", markup=False)
     for path in write_results(runs) if config.write_results else ():
-        common.console.print(f"results: {path}", markup=False)
+        sweep.console.print(f"results: {path}", markup=False)

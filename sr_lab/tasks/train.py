@@ -26,7 +26,7 @@ from sr_lab.checkpoints import load_weights, open_checkpoint, take_over
 from sr_lab.config import TrainConfig, to_yaml
 from sr_lab.data_module import SRDataModule, share_of_a_rank
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.datasets.patches import PatchDataset
+from sr_lab.datasets.patches import PatchDataset, RandomDegradation
 from sr_lab.devices import (
     check_gpu,
     float32_matmul_precision,
@@ -129,6 +129,7 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
                 common.provenance(config, folder.path)
                 | {"budget": config.budget.name, "steps": config.steps, "precision": _precision(config)}
                 | asdict(setting)
+                | _degraded(dataset)
                 | ({"autotune": choice.ratios} if choice else {})
                 | ({"processes": trainer.world_size} if trainer.world_size > 1 else {})
                 | ({"batch_norm": "per process"} if per_process else {})
@@ -143,6 +144,13 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
         raise KeyboardInterrupt from None
     finally:
         close_wandb()
+
+
+def _degraded(dataset: PatchDataset) -> dict[str, str]:
+    """What a table's head says of a random degradation; bicubic LR images are the protocol's."""
+    if not isinstance(dataset.degradation, RandomDegradation):
+        return {}
+    return {"degradation_says": f"{dataset.degradation.describe()}; validated and tested by the protocol"}
 
 
 def _check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from torch import nn
 
 from sr_lab import api, files
 from sr_lab.config import UpscaleConfig
@@ -12,7 +11,6 @@ from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.devices import check_gpu, has_gpu
 from sr_lab.errors import ConfigError, DataError, SRLabError
 from sr_lab.inference import Tiled
-from sr_lab.layers.folding import for_inference
 from sr_lab.tasks import common
 
 
@@ -31,7 +29,10 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     waiting = {path: output for path, output in jobs.items() if config.overwrite or not output.is_file()}
     if len(waiting) < len(jobs):
         common.console.print(f"{len(jobs) - len(waiting)} there already (overwrite=true makes them again)")
-    failed = enlarge_all(waiting, _prepared(config, network))
+    runs = common.prepared(config, network)
+    if has_gpu(config.trainer.accelerator):
+        runs.cuda()
+    failed = enlarge_all(waiting, runs)
     for path, why in failed.items():
         common.console.print(f"failed: {path}: {why}", markup=False)
     common.console.print(
@@ -39,14 +40,6 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     )
     if failed:
         raise SystemExit(1)
-
-
-def _prepared(config: UpscaleConfig, network: nn.Module) -> Tiled:
-    """In the form and on the device on which it runs."""
-    merged = for_inference(network)
-    if has_gpu(config.trainer.accelerator):
-        merged = merged.cuda()
-    return Tiled(merged, tile=config.tile, like=network)
 
 
 def plan(inputs: Sequence[str], output: Path, scale: int) -> dict[Path, Path]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,14 +25,39 @@ seconds = time.perf_counter() - started
 print(f"{name} {height}x{width}: {peak / 2**30:.2f} GiB in {seconds:.1f} s", file=sys.stderr)
 """
 
+# The same of the largest piece of such an image alone: what is done with each.
+PIECE = """
+import resource, sys
+import torch
+import sr_lab
+from sr_lab.inference import Tiled, enlarge
+from sr_lab.layers.folding import for_inference
+name, height, width = sys.argv[1], *map(int, sys.argv[2:])
+network = sr_lab.load(name, scale=4)
+tiled = Tiled(for_inference(network), like=network)
+read = tiled.pieces(height, width)[0].read  # all are of one size, or the last smaller
+rows, columns = (len(range(size)[cut]) for size, cut in zip((height, width), read))
+enlarge(tiled.network, torch.rand(1, 3, rows, columns))
+peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak)
+print(f"{name}: {peak / 2**30:.2f} GiB for {rows}x{columns} of {height}x{width}", file=sys.stderr)
+"""
 
-def peak_beside_the_images(name, height, width):
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, name, str(height), str(width)]
+MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
+
+
+def peak_beside_the_images(name, height, width, program=PROGRAM):
+    command = [sys.executable, "-W", "ignore", "-c", program, name, str(height), str(width)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return int(done.stdout)
 
 
-# All of conf/model would take hours on a CPU: the cheapest, and those that need most for a pixel.
+@pytest.mark.parametrize("name", MODELS)
+def test_a_piece_of_four_megapixels_takes_less_than_four_gibibytes(name):
+    assert peak_beside_the_images(name, 2000, 2000, program=PIECE) < 4 * 2**30
+
+
+# Whole images by all of conf/model would take hours: the cheapest, and those that need most for a pixel.
 @pytest.mark.parametrize(
     "name", ["fsrcnn", "ecbsr_m4c16", "imdn_rtc", "safmn", "lapar_c", "shufflemixer_tiny", "imdn", "osffnet"]
 )

@@ -1,0 +1,36 @@
+"""Bicubic reduction, then JPEG."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sr_lab.degradations.operations import Draws, RandomDegradation, check_range, jpeg, shrink
+
+
+class JPEGDegradation(RandomDegradation):
+    """JPEG of random quality of the bicubic LR image.
+
+    The 8x8 blocks begin at the corner of the window, whose margin is one block; a network that moves with its
+    input cannot tell.
+
+    Args:
+        scale: Factor of reduction.
+        quality: Range of libjpeg's quality; 30 to 95 is Real-ESRGAN's (arXiv 2107.10833).
+
+    Raises:
+        ConfigError: No range within 1 to 100.
+    """
+
+    def __init__(self, *, scale: int, quality: Sequence[float] = (30.0, 95.0)) -> None:
+        super().__init__(scale=scale)
+        check_range("quality", quality, 1, 100)
+        self.quality = (quality[0], quality[1])
+
+    def degrade(self, image: Tensor, draws: Draws) -> Tensor:
+        """Shrink, encode and decode."""
+        return jpeg(shrink(image, self.scale), draws.uniform(*self.quality).round())
+
+    def describe(self) -> str:
+        """See `RandomDegradation`."""
+        low, high = self.quality
+        return f"jpeg: bicubic reduction; JPEG of quality {low:g} to {high:g}, 4:2:0 chroma; 8 bits"

@@ -1,0 +1,190 @@
+"""Second-order degradation in the manner of Real-ESRGAN (Wang et al., ICCVW 2021, arXiv 2107.10833)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sr_lab.degradations.operations import (
+    KERNEL,
+    Draws,
+    RandomDegradation,
+    add_noise,
+    blur,
+    jpeg,
+    normalised,
+    radius,
+    squared_distance,
+    within,
+)
+
+# Isotropic and anisotropic Gaussian, generalised Gaussian and plateau kernels: kernel_prob of the options.
+_KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One blur, resize, noise; the settings of options/train_realesrgan_x4plus.yml."""
+
+    blur_share: float
+    sigma: tuple[float, float]  # of the blur, in pixels
+    resize: tuple[float, float, float]  # shares of: enlarge, reduce, keep
+    factor: tuple[float, float]
+    noise: tuple[float, float]  # deviation on 0..255
+    poisson: tuple[float, float]
+
+
+_FIRST = _Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1.0, 30.0), (0.05, 3.0))
+_SECOND = _Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1.0, 25.0), (0.05, 2.5))
+_SINC_SHARE = 0.1  # of each of the two blurs
+_FINAL_SINC_SHARE = 0.8
+_POISSON_SHARE, _GREY_SHARE = 0.5, 0.4
+_QUALITY = (30.0, 95.0)
+_REACH = 2  # pixels beyond the border that a cubic kernel takes
+
+
+class RealisticDegradation(RandomDegradation):
+    """Blur, resize, noise and JPEG, twice, and a sinc filter before or after the last JPEG.
+
+    Kernels, shares and ranges are those of Real-ESRGAN's ``train_realesrgan_x4plus.yml``: kernels of 7 to 21
+    pixels, 10 % of them sinc; factors 0.15 to 1.5 and 0.3 to 1.2; sigma of the noise 1 to 30 and 1 to 25;
+    quality 30 to 95; the second blur on 80 % of images, the final sinc on 80 %.
+
+    Args:
+        scale: Factor of reduction.
+
+    Note:
+        Real-ESRGAN draws one factor for a whole batch, draws from a queue of 180 images, and sharpens its HR
+        images. Here each image has its own factor, of its own key, and HR stays as it is. Its area resize is
+        computed as the exact mean over the area of a pixel.
+    """
+
+    def degrade(self, image: Tensor, draws: Draws) -> Tensor:
+        """All of it; an image smaller than the canvas lies in its upper left corner and is continued."""
+        whole = image.shape[-1]
+        final = whole // self.scale
+        length = torch.full((len(image),), whole)
+        image, length = self._stage(_FIRST, image, length, whole, draws)
+        image = jpeg(image, draws.uniform(*_QUALITY).round())
+        image, length = self._stage(_SECOND, image, length, final, draws)
+        sinc = _sinc(draws, _size(draws), draws.chance(_FINAL_SINC_SHARE))
+        quality, mode = draws.uniform(*_QUALITY).round(), _mode(draws)
+        (last,) = draws.to_device(draws.chance(0.5))
+        target, canvas = torch.full_like(length, final), image.shape[-1]
+        jpeg_last = last[..., None] > 0
+        sized = blur(resize(image, length, target, canvas, mode, draws), sinc)
+        coded = jpeg(torch.where(jpeg_last, sized, image), quality)
+        sized = blur(resize(coded, length, target, canvas, mode, draws), sinc)
+        return torch.where(jpeg_last, coded, sized)[..., :final, :final]
+
+    def _stage(
+        self, stage: _Stage, image: Tensor, length: Tensor, base: int, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """Blur, resize to about ``base``, noise: the images and their new sides."""
+        image = blur(image, _kernels(stage, draws))
+        up, down = draws.uniform(1.0, stage.factor[1]), draws.uniform(stage.factor[0], 1.0)
+        kind = draws.choice(stage.resize)
+        factor = torch.where(kind == 0, up, torch.where(kind == 1, down, torch.ones(())))
+        new = (factor * base).floor().long()
+        canvas = int(stage.factor[1] * base)
+        image = resize(image, length, new, canvas, _mode(draws), draws)
+        image = add_noise(
+            image,
+            draws,
+            sigma=stage.noise,
+            poisson_share=_POISSON_SHARE,
+            poisson=stage.poisson,
+            grey_share=_GREY_SHARE,
+        )
+        return image, new
+
+    def describe(self) -> str:
+        """See `RandomDegradation`."""
+        return (
+            "realistic: second-order blur, resize, noise, JPEG and sinc with the ranges of Real-ESRGAN "
+            "(arXiv 2107.10833), HR not sharpened; 8 bits"
+        )
+
+
+def _mode(draws: Draws) -> Tensor:
+    """0 area, 1 bilinear, 2 bicubic, each as often."""
+    return draws.choice((1 / 3, 1 / 3, 1 / 3))
+
+
+def _size(draws: Draws) -> Tensor:
+    """Odd sides of kernels, 7 to 21."""
+    return 7 + 2 * draws.uniform(0, (KERNEL - 7) / 2 + 1).floor()
+
+
+def _kernels(stage: _Stage, draws: Draws) -> Tensor:
+    """Blur kernels of a stage, ``(N, KERNEL, KERNEL)``."""
+    kind, size = draws.choice(_KINDS), _size(draws)
+    first, second = draws.uniform(*stage.sigma), draws.uniform(*stage.sigma)
+    second = torch.where(kind % 2 == 1, second, first)  # the anisotropic ones
+    shape = torch.where(kind >= 4, _beta(draws, 1.0, 2.0), _beta(draws, 0.5, 4.0))
+    shape = torch.where(kind < 2, torch.ones(()), shape)
+    angle = draws.uniform(-math.pi, math.pi)
+    sinc, keep = draws.chance(_SINC_SHARE), ~draws.chance(stage.blur_share)
+    first, second, angle, shape, side, plateau, is_sinc, kept = draws.to_device(
+        first, second, angle, shape, size, kind >= 4, sinc, keep
+    )
+    distance = squared_distance(first, second, angle).pow(shape)
+    bell = torch.where(plateau > 0, 1 / (distance + 1), (-distance / 2).exp())
+    kernels = normalised(bell * within(side))
+    kernels = torch.where(is_sinc > 0, _sinc(draws, size, sinc), kernels)
+    return torch.where(kept > 0, (radius(side) == 0).float(), kernels)
+
+
+def _beta(draws: Draws, low: float, high: float) -> Tensor:
+    """Exponent of a generalised or plateau kernel: below 1 as often as above."""
+    return torch.where(draws.chance(0.5), draws.uniform(low, 1.0), draws.uniform(1.0, high))
+
+
+def _sinc(draws: Draws, size: Tensor, filtered: Tensor) -> Tensor:
+    """Circular low-pass kernels, which ring; the others leave an image as it is.
+
+    The cutoff is from pi / 3, for sides of 13 and more pi / 5, to pi.
+    """
+    low = torch.where(size < 13, torch.tensor(math.pi / 3), torch.tensor(math.pi / 5))
+    cutoff, side, filters = draws.to_device(low + (math.pi - low) * draws.uniform(), size, filtered)
+    distance = radius(side)
+    wave = cutoff * torch.special.bessel_j1(cutoff * distance) / (2 * math.pi * distance.clamp_min(0.5))
+    kernels = normalised(torch.where(distance == 0, cutoff.square() / (4 * math.pi), wave) * within(side))
+    return torch.where(filters > 0, kernels, (distance == 0).float())
+
+
+def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, draws: Draws) -> Tensor:
+    """Resize square images of different sides at once: two matrix products each.
+
+    Args:
+        image: ``(N, 3, H, H)``: the first ``old`` rows and columns, the rest continues them.
+        old: Sides, ``(N,)`` on the CPU.
+        new: Sides wanted, ``(N,)``.
+        canvas: Side of the result, at least the largest of ``new``; what is too much continues the edge.
+        mode: 0 area, 1 bilinear, 2 bicubic (a = -0.75, not antialiased, as torch's), ``(N,)``.
+        draws: Brings the numbers to the device.
+
+    Returns:
+        ``(N, 3, canvas, canvas)``.
+    """
+    before, after, kind = draws.to_device(old, new, mode)
+    step = before / after  # input pixels to an output pixel
+    place = torch.arange(canvas, device=image.device, dtype=torch.float32).view(1, -1, 1)
+    source = (torch.minimum(place, after - 1) + 0.5) * step - 0.5
+    pixel = torch.arange(-_REACH, image.shape[-1] + _REACH, device=image.device, dtype=torch.float32)
+    distance = (source - pixel).abs()  # (N, canvas, H + 2 _REACH)
+    area = ((step + 1) / 2 - distance).clamp_min(0).minimum(step.clamp_max(1))
+    weights = torch.where(
+        kind == 0, area, torch.where(kind == 1, (1 - distance).clamp_min(0), _cubic(distance))
+    )
+    weights = (weights / weights.sum(-1, keepdim=True))[:, None]  # (N, 1, canvas, H + 2 _REACH)
+    return weights @ F.pad(image, (_REACH,) * 4, mode="replicate") @ weights.transpose(-1, -2)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Kernel of Keys with torch's a = -0.75."""
+    near = (1.25 * distance - 2.25) * distance * distance + 1
+    far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
+    return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))

@@ -1,0 +1,33 @@
+"""``task=shard``: the training images of a dataset as shards, which ``dataset=streaming`` reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sr_lab import targets
+from sr_lab.config import ShardConfig
+from sr_lab.datasets.patches import PatchDataset
+from sr_lab.datasets.shards import write_shards
+from sr_lab.datasets.streaming import StreamingDataset
+from sr_lab.errors import ConfigError
+from sr_lab.tasks import common
+
+
+def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Write the shards, or what is missing of them.
+
+    Raises:
+        ConfigError: The dataset is made of shards already, or of LR images of the user.
+        DataError: An image is broken, or the folder cannot be written.
+    """
+    dataset: PatchDataset = targets.build(config.dataset)
+    if isinstance(dataset, StreamingDataset) or dataset.lr_files is not None:
+        raise ConfigError(
+            "task=shard: takes HR images from files; set dataset=folder, div2k, flickr2k or df2k"
+        )
+    index = write_shards(
+        dataset.files, folder, images_per_shard=config.images_per_shard, lr_scales=config.lr_scales
+    )
+    size = sum(shard.size for shard in index.shards) / 1e9
+    common.console.print(
+        f"{len(dataset.files)} images in {len(index.shards)} shards, {size:.2f} GB: {folder}", markup=False
+    )

@@ -1,0 +1,290 @@
+import collections
+import itertools
+import json
+import pickle
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from sr_lab import identity, targets
+from sr_lab.data_module import StreamSampler, patch_loader
+from sr_lab.datasets.folder import FolderDataset
+from sr_lab.datasets.patches import with_lr
+from sr_lab.datasets.shards import INDEX, ShardOrder, read_index, write_shards
+from sr_lab.datasets.streaming import StreamingDataset
+from sr_lab.degradations.bicubic import BicubicDegradation
+from sr_lab.degradations.noise import NoiseDegradation
+from sr_lab.errors import ConfigError, DataError
+from sr_lab.tasks import shard
+from tests.conftest import compose
+
+COUNT = 11  # images, three to a shard: the last shard has two
+
+
+def photographs(folder, count=COUNT):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        noise = np.random.default_rng(index).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((66 + index, 53)).save(folder / f"{index:04d}.png")
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    return photographs(tmp_path / "hr")
+
+
+@pytest.fixture
+def shards(source, tmp_path):
+    write_shards(sorted(source.iterdir()), tmp_path / "shards", images_per_shard=3, lr_scales=[2, 3])
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def remote(shards):
+    """The shards in a store, of which every process has to fetch them."""
+    store = fsspec.filesystem("memory")
+    store.put(str(shards), "/bucket", recursive=True)
+    yield "memory://bucket"
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def make(source, tmp_path):
+    def build(shards_dir, **settings):
+        scale = settings.setdefault("scale", 2)
+        settings.setdefault("degradation", BicubicDegradation(scale=scale))
+        common = {"lr_patch_size": 12, "shuffle_shards": 2, "cache_dir": str(tmp_path / "cache")}
+        return StreamingDataset(shards_dir=str(shards_dir), val_dir=str(source), **common | settings)
+
+    return build
+
+
+def test_a_pass_has_every_image_once_and_few_shards_at_a_time():
+    order = ShardOrder([3, 3, 3, 2, 5, 1], mixed=2)
+    shard_of = np.repeat(np.arange(6), [3, 3, 3, 2, 5, 1])
+    seen = set()
+    for number in range(6):
+        images = order(7, number, 17)
+        assert sorted(images.tolist()) == list(range(17))
+        current = order.of_pass(7, number)
+        starts = [0, *current.ends[:-1].tolist()]
+        for start, end, group in zip(starts, current.ends, current.groups, strict=True):
+            assert set(shard_of[images[start:end]]) == set(group)
+            assert len(group) <= 2
+        seen.add(tuple(images.tolist()))
+    assert len(seen) == 6
+    assert order(8, 0, 17).tolist() != order(7, 0, 17).tolist()
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_patches_are_those_of_the_same_images_in_a_folder(shards, source, make, scale, tmp_path):
+    streamed = make(shards, scale=scale)
+    streamed.prepare()
+    folder = FolderDataset(
+        hr_dir=str(source),
+        val_dir=str(source),
+        scale=scale,
+        lr_patch_size=12,
+        degradation=BicubicDegradation(scale=scale),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    folder.prepare()
+    batch = streamed.__getitems__(range(2 * COUNT))
+    by_name = {file.stem: number for number, file in enumerate(folder.files)}
+    for lr, hr, name in zip(batch["lr"], batch["hr"], batch["name"], strict=True):
+        whole_lr, whole_hr = (images.image(by_name[name]) for images in (folder._lr_cache, folder._hr_cache))
+        windows = np.lib.stride_tricks.sliding_window_view(whole_lr, (3, 12, 12))[0]
+        ((top, left),) = np.argwhere((windows == lr.numpy()).all(axis=(2, 3, 4)))
+        there = (slice(scale * top, scale * (top + 12)), slice(scale * left, scale * (left + 12)))
+        assert (whole_hr[:, there[0], there[1]] == hr.numpy()).all()
+    assert collections.Counter(batch["name"]) == dict.fromkeys(by_name, 2)  # two passes
+
+
+def read(dataset, *, first, steps, batch_size, world, workers):
+    """Samples ``first`` and so on as all ranks together get them: name, LR, HR, flip by sample number."""
+    got = {}
+    for rank in range(world):
+        sampler = StreamSampler(lambda: first, batch_size=batch_size // world, rank=rank, world=world)
+        loader = patch_loader(dataset, sampler, num_workers=workers)
+        for step, batch in enumerate(itertools.islice(loader, steps)):
+            for k in range(batch_size // world):
+                number = first + step * batch_size + rank + world * k
+                assert number not in got
+                got[number] = (batch["name"][k], batch["lr"][k].clone(), batch["hr"][k].clone())
+    return got
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+def test_ranks_workers_and_a_resume_in_mid_pass_see_the_same_crops_each_image_once(remote, make):
+    alone = read(make(remote), first=0, steps=11, batch_size=6, world=1, workers=0)  # six passes
+    for number in range(6):
+        names = [alone[number * COUNT + place][0] for place in range(COUNT)]
+        assert sorted(names) == [f"{k:04d}" for k in range(COUNT)]
+    for world, workers, first in ((1, 2, 0), (2, 2, 0), (3, 0, 18), (2, 3, 30)):
+        other = read(make(remote), first=first, steps=6, batch_size=6, world=world, workers=workers)
+        assert sorted(other) == list(range(first, first + 36))
+        for number in set(other) & set(alone):
+            assert other[number][0] == alone[number][0]
+            assert torch.equal(other[number][1], alone[number][1])
+            assert torch.equal(other[number][2], alone[number][2])
+
+
+def test_copies_beyond_the_limit_are_removed_and_fetched_again(remote, make, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1e12)  # every copy is old
+    largest = max(shard.size for shard in read_index(remote).shards)
+    dataset = make(remote, shuffle_shards=1, cache_gb=2 * largest / 1e9)
+    seen = set()
+    for sample in range(3 * COUNT):
+        seen.add(dataset[sample]["name"])
+        copies = list((tmp_path / "cache" / "shards").glob("*.safetensors"))
+        assert len(copies) <= 3  # one may be on its way
+    assert len(seen) == COUNT
+    assert len(dataset.shards._open) <= 2
+
+
+def test_shards_in_a_folder_are_not_copied(shards, make, tmp_path):
+    make(shards).__getitems__(range(COUNT))
+    assert not (tmp_path / "cache" / "shards").exists()
+
+
+def test_random_degradations_need_no_lr_images_in_the_shards(source, make, tmp_path):
+    write_shards(sorted(source.iterdir()), tmp_path / "hr_only", images_per_shard=4, lr_scales=[])
+    dataset = make(tmp_path / "hr_only", lr_patch_size=8, degradation=NoiseDegradation(scale=2))
+    batch = with_lr(dataset.__getitems__([0, 5]), dataset.degradation)
+    assert (batch["lr"].shape, batch["hr"].shape) == ((2, 3, 8, 8), (2, 3, 16, 16))
+    with pytest.raises(
+        DataError, match=r"holds no LR images x2-bicubic-symmetric, only HR; .*lr_scales=\[2\]"
+    ):
+        make(tmp_path / "hr_only")
+
+
+def test_writing_goes_on_where_it_was_interrupted(source, shards):
+    before = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.safetensors")}
+    (shards / INDEX).unlink()
+    (shards / "000001.json").unlink()
+    write_shards(sorted(source.iterdir()), shards, images_per_shard=3, lr_scales=[2, 3])
+    after = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.safetensors")}
+    assert [name for name in sorted(after) if after[name] != before[name]] == ["000001.safetensors"]
+    first = sorted(source.iterdir())[0]
+    first.write_bytes(first.read_bytes() + b" ")  # another file: its shard is made again
+    write_shards(sorted(source.iterdir()), shards, images_per_shard=3, lr_scales=[2, 3])
+    changed = [p.name for p in shards.glob("*.safetensors") if p.stat().st_mtime_ns != after[p.name]]
+    assert len(changed) == 1
+
+
+def test_a_shard_that_was_changed_in_the_store_is_refused(remote, make, tmp_path):
+    store = fsspec.filesystem("memory")
+    for path in store.glob("/bucket/*.safetensors"):
+        content = store.cat_file(path)
+        store.pipe_file(path, content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"is not what its index says \(SHA-256\)"):
+        make(remote)[0]
+    assert not list((tmp_path / "cache" / "shards").glob("*.safetensors"))
+
+
+def test_images_of_another_size_than_the_index_says_are_refused(shards, make):
+    for path in shards.glob("*.safetensors"):
+        tensors = load_file(path)
+        save_file({name: value.transpose(1, 2).contiguous() for name, value in tensors.items()}, path)
+    with pytest.raises(DataError, match=r"not as the index says|missing or not whole"):
+        make(shards)[0]
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("pickle-was-run"),))
+
+
+def test_no_pickle_is_run_whatever_the_files_hold(shards, make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bomb = pickle.dumps(_Bomb())
+    for path in shards.glob("*.safetensors"):
+        path.write_bytes(bomb + bytes(path.stat().st_size - len(bomb)))
+    with pytest.raises(DataError, match="is broken"):
+        make(shards)[0]
+    (shards / INDEX).write_bytes(bomb)
+    with pytest.raises(DataError, match="is no index of ours"):
+        make(shards)
+    assert not (tmp_path / "pickle-was-run").exists()
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "a/b.safetensors", "a.pkl"])
+def test_an_index_may_name_files_of_its_own_folder_only(shards, name):
+    index = json.loads((shards / INDEX).read_text())
+    index["shards"][0]["name"] = name
+    (shards / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"is no index of ours: shards.0.name"):
+        read_index(str(shards))
+
+
+@pytest.mark.parametrize(
+    "url", ["reference://x", "simplecache::memory://x", "github://a:b@/x", "ssh://host/x"]
+)
+def test_only_plain_stores_are_fetched_from(url):
+    with pytest.raises(ConfigError, match=r"dataset\.shards_dir: cannot fetch from"):
+        read_index(url)
+
+
+def test_settings_that_do_not_fit_are_refused(remote, make, tmp_path):
+    with pytest.raises(ConfigError, match="shuffle_shards: must be at least 1, got 0"):
+        make(remote, shuffle_shards=0)
+    with pytest.raises(ConfigError, match=r"cache_gb: 1e-06 GB do not hold the 2 shards in use"):
+        make(remote, shuffle_shards=1, cache_gb=1e-6)
+    with pytest.raises(DataError, match="write the shards with task=shard"):
+        make(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"need 54x54"):
+        make(remote, scale=2, lr_patch_size=27).prepare()
+
+
+def test_the_dataset_is_small_when_it_goes_to_a_worker(remote, make):
+    dataset = make(remote)
+    dataset.__getitems__(range(6))
+    assert len(pickle.dumps(dataset)) < 20_000
+
+
+@pytest.fixture
+def df2k(tmp_path, monkeypatch):
+    """DIV2K and Flickr2K as their archives unpack, with few and small images."""
+    for folder, count in (
+        ("DIV2K/DIV2K_train_HR", 3),
+        ("DIV2K/DIV2K_valid_HR", 2),
+        ("Flickr2K/Flickr2K_HR", 4),
+    ):
+        photographs(tmp_path / "data" / folder, count)
+    monkeypatch.setenv("SR_LAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SR_LAB_CACHE", str(tmp_path / "cache"))
+
+
+SMALL = ("scale=2", "dataset.lr_patch_size=12", "budget=paper")
+
+
+def test_df2k_is_both_sets_and_can_be_written_into_shards_and_streamed(df2k, tmp_path, capsys):
+    config = compose("dataset=df2k", *SMALL)
+    dataset = targets.build(config.dataset)
+    dataset.prepare()
+    assert (len(dataset), len(dataset.val_files)) == (7, 2)
+    assert dataset.__getitems__(range(7))["lr"].shape == (7, 3, 12, 12)
+    out = tmp_path / "out"
+    config = compose("task=shard", "dataset=df2k", f"output={out}", "images_per_shard=2", *SMALL)
+    shard.run(config, out, [])
+    assert "7 images in 4 shards" in capsys.readouterr().out
+    words = ("dataset=streaming", f"dataset.shards_dir={out}", *SMALL)
+    config = compose(*words)
+    streamed = targets.build(config.dataset)
+    streamed.prepare()
+    assert len(streamed) == 7
+    assert streamed.__getitems__(range(7))["lr"].shape == (7, 3, 12, 12)
+    moved = out.rename(tmp_path / "moved")
+    same = compose("dataset=streaming", f"dataset.shards_dir={moved}", "dataset.cache_gb=9", *SMALL)
+    assert identity.identity(same)["manifest"] == streamed.manifest()
+    assert not any("shards_dir" in key or "cache" in key for key in identity.identity(same)["dataset"])
+    with pytest.raises(ConfigError, match="task=shard: takes HR images from files"):
+        shard.run(
+            compose("task=shard", f"output={out}", *words[:1], f"dataset.shards_dir={moved}", *SMALL), out, []
+        )

@@ -82,7 +82,7 @@ def test_a_broken_image_does_not_end_the_others(photos, tmp_path, capsys):
     assert ended.value.code == 1
     assert len(below(tmp_path / "big")) == 3
     said = capsys.readouterr().out
-    assert f"failed: {photos / 'broken.png'}: upscale: cannot read" in said
+    assert f"failed: {photos / 'broken.png'}: images: cannot read" in said
     assert "3 of 4 enlarged" in said
 
 

@@ -752,6 +752,8 @@ def test_a_picture_of_a_run_that_is_none_is_left_out(tmp_path, mark, kind):
     file = pictures.place(run.path / "images", "Set5", "one", "sr")
     file.write_bytes(FOREIGN[kind])
     assert [picture.image for picture in pictures.find([run])] == ["two"]
+    file.write_bytes(hostile.picture("PPM", size=(80, 60)))  # of the right size
+    assert [picture.image for picture in pictures.find([run])] == ["two"]
 
 
 def test_a_picture_that_leads_to_another_file_is_left_out(tmp_path, mark):

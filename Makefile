@@ -23,10 +23,10 @@ demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cor
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
 
 test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow
 
 chaos: $(STAMP) ## break runs thousands of times (hours), store what was lost in experiments/reliability
 	SR_LAB_CHAOS=1 $(BIN)/python -m pytest -m slow tests/reliability

@@ -42,6 +42,15 @@ def compose(*overrides: str) -> Config:
         return load(composed, overrides, composed.hydra.runtime.choices)
 
 
+# Minutes in few tests: begun last, one of two processes would wait for the other.
+_LONG = ("test_tables_whole", "test_readme", "test_official", "test_end_to_end", "test_sweep", "test_search")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many tests wanted reference data that is not here."""
     skipped = terminalreporter.stats.get("skipped", [])

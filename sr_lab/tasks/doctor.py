@@ -48,4 +48,4 @@ def _print(root: Path, findings: Sequence[Finding]) -> None:
     console.print(table)
     counts = Counter(finding.state for finding in findings)
     told = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
-    console.print(f"{root}: {told}", markup=False)
+    console.print(f"{root}: {told}", markup=False, soft_wrap=True)

@@ -110,7 +110,7 @@ def read(dataset, *, first, steps, batch_size, world, workers):
     """Samples ``first`` and so on as all ranks together get them: name, LR, HR, flip by sample number."""
     got = {}
     for rank in range(world):
-        sampler = StreamSampler(lambda: first, batch_size=batch_size // world, rank=rank, world=world)
+        sampler = StreamSampler(lambda: first, batch_size=batch_size, rank=rank, world=world)
         loader = patch_loader(dataset, sampler, num_workers=workers)
         for step, batch in enumerate(itertools.islice(loader, steps)):
             for k in range(batch_size // world):

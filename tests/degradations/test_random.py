@@ -212,9 +212,7 @@ def test_workers_ranks_and_a_resume_see_the_same_lr_patches(tmp_path, workers, w
     whole = with_lr(made.__getitems__(range(8, 12)), made.degradation)
     got = {}
     for rank in range(world):
-        sampler = StreamSampler(
-            lambda: 8, batch_size=4 // world, rank=rank, world=world
-        )  # resumed at sample 8
+        sampler = StreamSampler(lambda: 8, batch_size=4, rank=rank, world=world)  # resumed at sample 8
         batch = with_lr(next(iter(patch_loader(made, sampler, num_workers=workers))), made.degradation)
         got |= {8 + rank + world * k: (batch["lr"][k], batch["hr"][k]) for k in range(4 // world)}
     for number, sample in enumerate(range(8, 12)):

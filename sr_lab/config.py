@@ -746,7 +746,7 @@ def explain(error: Exception) -> str | None:
         chain.append(cause)
     for link in chain:
         if isinstance(link, SRLabError):
-            return str(link)
+            return str(untrusted.plain(str(link)))  # it may name a file of a stranger
     if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
         return f"cannot use '{error.filename}': {error.strerror}; choose another folder below paths"
     if "Config group override must be a string" in str(error):

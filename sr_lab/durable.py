@@ -19,6 +19,7 @@ from sr_lab.checkpoints import open_checkpoint
 from sr_lab.errors import CheckpointError
 
 LAST, PREVIOUS, BEST, DAMAGED = "last.ckpt", "previous.ckpt", "best.ckpt", "damaged.ckpt"
+_NUMPY_WORDS = 624  # of its Mersenne twister
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -38,6 +39,22 @@ class DurableCheckpointIO(TorchCheckpointIO):
         with files.replacing(target, keep=PREVIOUS if target.name == LAST else None) as file:
             torch.save(checkpoint, file)
             digest.seal(file)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file that a callback has replaced; its name may come from a checkpoint of a stranger.
+
+        Lightning's own removes whole folders, and takes ``<its folder>/../..`` for one below its folder.
+
+        Raises:
+            CheckpointError: It is no checkpoint, or leads out of its folder.
+        """
+        target = Path(path)
+        if target.suffix != ".ckpt" or ".." in target.parts or target.is_dir():
+            raise CheckpointError(
+                f"resume: the checkpoint says that it replaces '{path}', which is no checkpoint of this run; "
+                "take another, or begin anew with resume=never"
+            )
+        target.unlink(missing_ok=True)
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -154,8 +171,16 @@ def _random_state(device: torch.device) -> _State:
 
 
 def _set_random_state(state: _State, device: torch.device) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # type: ignore[arg-type] # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    try:
+        if not 0 <= state["numpy"][2] <= _NUMPY_WORDS:  # type: ignore[operator] # NumPy would read what lies there
+            raise ValueError("no position in the state")
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])  # type: ignore[arg-type] # noqa: NPY002
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            "resume: the checkpoint's random state is none; take another checkpoint, or begin anew with "
+            "resume=never"
+        ) from error

@@ -113,7 +113,7 @@ class RunFolder:
     def since(self) -> float | None:
         """When the last attempt began, in seconds since the epoch; ``None`` before the first."""
         try:
-            return float(self.lock.read_text())
+            return float(untrusted.read_text(self.lock))
         except (OSError, ValueError):
             return None
 
@@ -190,11 +190,13 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # A folder that somebody made may lead its files anywhere: what a run writes would go there.
-        link = next((path for path in (self.lock, self.record, self.log) if path.is_symlink()), None)
-        if link is not None:
-            raise ConfigError(
-                f"{link}: is a link, through which a run would overwrite another file; remove it"
-            )
+        for path in (self.lock, self.record, self.log, self.checkpoints, self.images):
+            if path.is_symlink():
+                raise ConfigError(
+                    f"{path}: is a link, through which a run would overwrite another file; remove it"
+                )
+            if path.is_fifo():
+                raise ConfigError(f"{path}: is a pipe, which a run would wait for; remove it")
         with self.lock.open("a") as lock:
             if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # whoever asks for the state holds it, too
                 raise ConfigError(f"{self.path}: another process is at work on this {what}")
@@ -202,7 +204,7 @@ class RunFolder:
 
     def _is_locked(self) -> bool:
         try:
-            with self.lock.open() as lock:
+            with open(self.lock, opener=files.at_once) as lock:
                 return not _locked(lock, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from sr_lab.files import at_once
+
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES = 64 * 2**20  # of a record; a million steps have some 10 MiB
@@ -28,7 +30,7 @@ def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
         OSError: There is no such file.
         ValueError: It is longer than ``max_bytes``.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", opener=at_once) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"it has more than {max_bytes} bytes")

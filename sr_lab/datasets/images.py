@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sr_lab.errors import DataError
+from sr_lab.files import at_once
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # a larger image is taken for a decompression bomb: the limit at which Pillow warns
@@ -111,7 +112,7 @@ class _Reader(io.BufferedReader):
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(io.FileIO(path))
+        super().__init__(io.FileIO(path, opener=at_once))
         self.size = os.fstat(self.fileno()).st_size
         self._left = 10_000 + self.size // 64  # GIF has parts of 256 bytes, each read in two pieces
 

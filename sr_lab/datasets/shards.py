@@ -57,7 +57,7 @@ class Shard(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[\w-]+\.safetensors$")]
     size: int = Field(gt=0)
-    sha256: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # part of the name of a copy
     source: str  # of what it was made, so that an interrupted writing goes on
     images: list[ImageEntry] = Field(min_length=1)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from sr_lab.config import DoctorConfig
 from sr_lab.datasets.doctor import Finding, examine
 from sr_lab.datasets.facts import State
+from sr_lab.untrusted import plain
 
 _COLOURS: dict[State, str] = {"right": "green", "note": "yellow", "wrong": "red"}
 
@@ -40,7 +41,7 @@ def _print(root: Path, findings: Sequence[Finding]) -> None:
         table.add_column(title, overflow="fold")
     for state, where, says in findings:
         place = where.relative_to(root) if where.is_relative_to(root) else where
-        table.add_row(f"[{_COLOURS[state]}]{state}[/]", escape(str(place)), escape(says))
+        table.add_row(f"[{_COLOURS[state]}]{state}[/]", escape(str(plain(str(place)))), escape(str(plain(says))))
     console = Console(highlight=False)
     if not console.is_terminal:  # one line a finding, for other programs
         needed = console.measure(table, options=console.options.update(width=1000)).maximum

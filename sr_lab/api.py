@@ -16,7 +16,7 @@ from sr_lab.backends import Backend, Engine, run_by
 from sr_lab.catalogue import Entry
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import StoredNetwork
-from sr_lab.datasets.images import FORMATS
+from sr_lab.datasets.images import FORMATS, check_single
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference import Tile, Tiled, enlarge
 from sr_lab.layers.folding import for_inference
@@ -117,11 +117,7 @@ def upscale(
         model = Tiled(runs, tile=tile, like=like)
     told = progress if progress is not None else lambda _: None
     if isinstance(image, (str, Path)):
-        try:
-            with Image.open(image, formats=FORMATS) as opened:
-                return _pillow(ImageOps.exif_transpose(opened), model, told)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"upscale: cannot read '{image}': {error}; give an image file") from error
+        return _pillow(_read(image), model, told)
     if isinstance(image, Image.Image):
         return _pillow(image, model, told)
     if isinstance(image, np.ndarray):
@@ -137,6 +133,18 @@ def upscale(
         f"upscale: cannot enlarge {what}; allowed: a file, a Pillow image, an array (H, W) or (H, W, 3), "
         "a floating tensor (C, H, W) or (N, C, H, W) with 1 or 3 channels"
     )
+
+
+def _read(path: str | Path) -> Image.Image:
+    """An image file as Pillow gives it, upright."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            check_single(path, image)
+            return ImageOps.exif_transpose(image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types for broken files
+        raise DataError(f"upscale: cannot read '{path}': {error}; give an image file") from error
 
 
 def _check_range(lowest: float, highest: float) -> None:

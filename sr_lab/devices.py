@@ -3,9 +3,12 @@
 import contextlib
 import importlib.util
 import os
+import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -103,6 +106,18 @@ def rank() -> int:
     return int(
         next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
     )
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    names = re.findall(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
+    return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
+
+
+def cpuinfo() -> str:
+    """What Linux tells of the CPU; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""
 
 
 def device_name(accelerator: str) -> str:

@@ -51,6 +51,7 @@ FILES = ("run_folder", "reporting")
 CONFIGURED = {"catalogue", "tasks", "sweep", "search", "api", "__main__"}
 # Rooms of one floor, the first of which uses the second.
 NEIGHBOURS = {
+    ("autotune", "devices"),
     ("datasets", "protocol"),
     ("callbacks", "lit_module"),
     ("lit_module", "data_module"),

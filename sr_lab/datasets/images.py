@@ -91,15 +91,24 @@ def is_grey(path: str | Path) -> bool:
         raise DataError(f"images: cannot read {path}: {error}; replace or remove the file") from error
 
 
+def check_single(path: str | Path, image: Image.Image) -> None:
+    """Refuse animations and several pages, of which all but the first would be lost.
+
+    Raises:
+        DataError: With the path.
+    """
+    # A camera's JPEG may carry further pictures (MPO: depth, preview); the first is the photograph.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise DataError(f"images: {path} is animated or has several pages; save one frame as its own file")
+
+
 def _check(path: str | Path, image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(
             f"images: {path} has {height}x{width} pixels; allowed: {MAX_PIXELS} in all, cut it into pieces"
         )
-    # A camera's JPEG may carry further pictures (MPO: depth, preview); the first is the photograph.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise DataError(f"images: {path} is animated or has several pages; save one frame as its own file")
+    check_single(path, image)
     if image.mode in ("I", "F"):
         raise DataError(f"images: {path} has values of 32 bit; allowed: 8 or 16 bit, convert it first")
 

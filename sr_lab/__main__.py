@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.plugins.config_source import ConfigResult
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -116,16 +117,18 @@ def _guard_hydra() -> None:
         return composed
 
     ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign, assignment]
-    load = FileConfigSource.load_config
+    Plugins.instance()  # executes each module of a plugin again: only then is a class the one that is used
+    files = SourcesRegistry.instance().resolve("file")
+    load = files.load_config
 
     @functools.wraps(load)
-    def bounded(source: FileConfigSource, config_path: str) -> ConfigResult:
+    def bounded(source: ConfigSource, config_path: str) -> ConfigResult:
         path = Path(source.path, source._normalize_file_name(config_path))
         if path.is_file():
             configuration.check_file(path)
         return load(source, config_path)
 
-    FileConfigSource.load_config = bounded  # type: ignore[method-assign, assignment]
+    files.load_config = bounded  # type: ignore[method-assign, assignment]
 
 
 def _hasten_hydra() -> None:

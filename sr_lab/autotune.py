@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab import files
+from sr_lab.devices import processor
 
 _SECONDS = 0.1  # one run of a contender: so many steps as take that long
 _ROUNDS = 5
@@ -106,7 +107,8 @@ def choose(
     Returns:
         The choice. Its file is written as soon as it is known.
     """
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x{torch.get_num_threads()}"
+    on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     key = {
         "network": dict(known_as),
         "lr_shape": list(lr_shape),

@@ -90,7 +90,8 @@ class Engine(nn.Module):
         cache_dir: Folder for ONNX graphs.
 
     Shape:
-        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32, equal to the network's to 1e-5.
+        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32, equal to the network's to 1e-5 of
+        the largest value; where torch itself rounds further (EFRDN), to four times its distance from exact.
 
     Raises:
         ConfigError: A package is missing, weights are not float32, the network does not export, or what is

@@ -3,9 +3,12 @@
 import contextlib
 import importlib.util
 import os
+import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -148,6 +151,18 @@ def why_not_deterministic(
     if world > 1:
         because.append(f"NCCL: how it adds the gradients of {world} processes is its choice")
     return because
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    names = re.findall(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
+    return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
+
+
+def cpuinfo() -> str:
+    """What Linux tells of the CPU; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""
 
 
 def device_name(accelerator: str) -> str:

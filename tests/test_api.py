@@ -136,6 +136,22 @@ def test_a_broken_file_is_refused(tmp_path):
         sr_lab.upscale(tmp_path / "a.png", Repeat())
 
 
+def test_a_broken_header_is_refused_as_any_broken_file(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[11] = 1  # length of the first chunk: Pillow raises a ValueError
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"images: cannot read .*a.png: "):
+        sr_lab.upscale(tmp_path / "a.png", Repeat())
+
+
+def test_further_pages_are_not_lost_silently(tmp_path):
+    pages = [Image.new("L", (4, 4), value) for value in (0, 255)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=r"a.tif is animated or has several pages"):
+        sr_lab.upscale(tmp_path / "a.tif", Repeat())
+
+
 def test_a_luma_network_leaves_chroma_to_bicubic():
     torch.manual_seed(0)
     image = torch.rand(1, 3, 6, 8) * 0.2 + 0.4

@@ -71,6 +71,12 @@ def test_another_network_batch_or_precision_is_measured_anew(tmp_path, changed):
     assert chosen(tiny.TinyNet(), tmp_path, **changed).file != first.file
 
 
+def test_another_processor_is_measured_anew(tmp_path, monkeypatch):
+    first = chosen(tiny.TinyNet(), tmp_path)  # the folder may be one for many machines
+    monkeypatch.setattr(autotune, "processor", lambda: "another")
+    assert chosen(tiny.TinyNet(), tmp_path).file != first.file
+
+
 def test_the_slower_setting_is_not_taken(tmp_path, monkeypatch):
     times = iter([1.0, 1.0] + [3.0, 2.0] * 5)  # to learn how often to repeat, then round by round
     monkeypatch.setattr(autotune, "_seconds", lambda *_: next(times))

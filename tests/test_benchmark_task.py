@@ -47,6 +47,14 @@ def measure(folder, *overrides):
     return json.loads((folder / "benchmark.json").read_text())
 
 
+def test_no_figure_is_cut_where_the_terminal_is_narrow(contests, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    measure(tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "loader.ratio_to_png" in said
+    assert "…" not in said
+
+
 def test_figures_stand_beside_where_they_come_from(contests, tmp_path, capsys):
     table = measure(tmp_path / "run")
     assert table["loader.ratio_to_png"] == {"median": 60.0, "q1": 60.0, "q3": 60.0}

@@ -55,6 +55,8 @@ FILES = ("run_folder", "reporting")
 CONFIGURED = {"catalogue", "tasks", "sweep", "search", "api", "__main__"}
 # Rooms of one floor, the first of which uses the second.
 NEIGHBOURS = {
+    ("untrusted", "files"),
+    ("autotune", "devices"),
     ("datasets", "protocol"),
     ("callbacks", "lit_module"),
     ("lit_module", "data_module"),

@@ -92,6 +92,8 @@ def write_shards(
     console = Console(stderr=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # of a writing that was killed
+            leftover.unlink()
         shards = [
             _write_shard(part, folder / f"{number:06d}.safetensors", lr_scales)
             for number, part in track(
@@ -125,6 +127,7 @@ def _write_shard(part: Sequence[Path], path: Path, lr_scales: Sequence[int]) -> 
     tensors = {
         f"{kind}.{number}": pixels for number, own in enumerate(loaded) for kind, pixels in own.items()
     }
+    path.with_name(INDEX).unlink(missing_ok=True)  # an earlier one would take this shard for its own
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary)
     temporary.chmod(0o644)  # safetensors makes it for its owner alone

@@ -69,7 +69,7 @@ class RealisticDegradation(RandomDegradation):
         image, length = self._stage(_FIRST, image, length, whole, draws)
         image = jpeg(image, draws.uniform(*_QUALITY).round())
         image, length = self._stage(_SECOND, image, length, final, draws)
-        sinc = _sinc(draws, _size(draws), draws.chance(_FINAL_SINC_SHARE))
+        sinc = _sinc(draws, _size(draws), draws.chance(_FINAL_SINC_SHARE), lowest=math.pi / 3)
         quality, mode = draws.uniform(*_QUALITY).round(), _mode(draws)
         (last,) = draws.to_device(draws.chance(0.5))
         target, canvas = torch.full_like(length, final), image.shape[-1]
@@ -133,7 +133,8 @@ def _kernels(stage: _Stage, draws: Draws) -> Tensor:
     distance = squared_distance(first, second, angle).pow(shape)
     bell = torch.where(plateau > 0, 1 / (distance + 1), (-distance / 2).exp())
     kernels = normalised(bell * within(side))
-    kernels = torch.where(is_sinc > 0, _sinc(draws, size, sinc), kernels)
+    lowest = torch.where(size < 13, math.pi / 3, math.pi / 5)
+    kernels = torch.where(is_sinc > 0, _sinc(draws, size, sinc, lowest=lowest), kernels)
     return torch.where(kept > 0, (radius(side) == 0).float(), kernels)
 
 
@@ -142,13 +143,12 @@ def _beta(draws: Draws, low: float, high: float) -> Tensor:
     return torch.where(draws.chance(0.5), draws.uniform(low, 1.0), draws.uniform(1.0, high))
 
 
-def _sinc(draws: Draws, size: Tensor, filtered: Tensor) -> Tensor:
+def _sinc(draws: Draws, size: Tensor, filtered: Tensor, *, lowest: Tensor | float) -> Tensor:
     """Circular low-pass kernels, which ring; the others leave an image as it is.
 
-    The cutoff is from pi / 3, for sides of 13 and more pi / 5, to pi.
+    The cutoff is from ``lowest`` to pi.
     """
-    low = torch.where(size < 13, torch.tensor(math.pi / 3), torch.tensor(math.pi / 5))
-    cutoff, side, filters = draws.to_device(low + (math.pi - low) * draws.uniform(), size, filtered)
+    cutoff, side, filters = draws.to_device(lowest + (math.pi - lowest) * draws.uniform(), size, filtered)
     distance = radius(side)
     wave = cutoff * torch.special.bessel_j1(cutoff * distance) / (2 * math.pi * distance.clamp_min(0.5))
     kernels = normalised(torch.where(distance == 0, cutoff.square() / (4 * math.pi), wave) * within(side))

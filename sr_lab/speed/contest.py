@@ -43,7 +43,8 @@ def play(
         ran: Told ``<contest>.<contender>`` after every run, for a progress bar.
 
     Returns:
-        ``<name>.<figure>`` -> its spread over the rounds, in the order of the contests.
+        ``<name>.<figure>`` -> its spread over the rounds, in the order of the contests. A figure that a round
+        lacks, since a contender did not run to its end, is none.
     """
     spreads: dict[str, Spread] = {}
     for contest in contests:
@@ -56,7 +57,7 @@ def play(
                 ran(f"{contest.name}.{contender}")
             if number > 0:
                 of_rounds.append(contest.figures(measured))
-        for figure in of_rounds[0]:
+        for figure in (name for name in of_rounds[0] if all(name in values for values in of_rounds)):
             q1, median, q3 = np.quantile([values[figure] for values in of_rounds], [0.25, 0.5, 0.75]).tolist()
             spreads[f"{contest.name}.{figure}"] = Spread(median=median, q1=q1, q3=q3)
     return spreads

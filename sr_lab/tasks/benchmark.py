@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -23,8 +22,10 @@ from rich.table import Table
 
 from sr_lab import files
 from sr_lab.config import BenchmarkConfig
+from sr_lab.devices import cpuinfo, processor
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
+from sr_lab.reporting.table import print_wide
 from sr_lab.speed.contest import Contest, Spread, play
 from sr_lab.targets import did_you_mean
 from sr_lab.tasks import common
@@ -115,15 +116,13 @@ def _progress() -> Iterator[Progress]:
 
 
 def _print(table: speed.Table) -> None:
-    for line in speed.facts(table):
-        common.console.print(line, markup=False)
     shown = Table()
     for title in ("figure", "median", "quartiles", "goal", ""):
         shown.add_column(title, justify="left" if title == "figure" else "right", no_wrap=True)
     marks = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}
     for *cells, met in speed.rows(table):
         shown.add_row(*map(escape, map(str, cells)), marks[met])
-    common.console.print(shown)
+    print_wide(shown, speed.facts(table), None)
 
 
 def _facts() -> dict[str, object]:
@@ -136,25 +135,15 @@ def device() -> str:
     """The GPU, or the processor and its cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
-
-
-def _processor() -> str:
-    names = re.findall(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
-    return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
+    return f"{processor()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _clocks() -> str | None:
     """MHz of the processor now, and of the GPU, where they can be read."""
-    found = [float(clock) for clock in re.findall(r"^cpu MHz\s*: ([\d.]+)$", _cpuinfo(), re.MULTILINE)]
+    found = [float(clock) for clock in re.findall(r"^cpu MHz\s*: ([\d.]+)$", cpuinfo(), re.MULTILINE)]
     told = [f"CPU {sum(found) / len(found):.0f} MHz"] if found else []
     if torch.cuda.is_available() and shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader"]
         done = subprocess.run(query, capture_output=True, text=True, check=False)
         told += [f"GPU {done.stdout.splitlines()[0]}"] if done.returncode == 0 and done.stdout else []
     return ", ".join(told) or None
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""

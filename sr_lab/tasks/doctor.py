@@ -41,7 +41,9 @@ def _print(root: Path, findings: Sequence[Finding]) -> None:
         table.add_column(title, overflow="fold")
     for state, where, says in findings:
         place = where.relative_to(root) if where.is_relative_to(root) else where
-        table.add_row(f"[{_COLOURS[state]}]{state}[/]", escape(str(plain(str(place)))), escape(str(plain(says))))
+        table.add_row(
+            f"[{_COLOURS[state]}]{state}[/]", escape(str(plain(str(place)))), escape(str(plain(says)))
+        )
     console = Console(highlight=False)
     if not console.is_terminal:  # one line a finding, for other programs
         needed = console.measure(table, options=console.options.update(width=1000)).maximum

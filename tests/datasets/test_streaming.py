@@ -168,14 +168,23 @@ def test_writing_goes_on_where_it_was_interrupted(source, shards):
     before = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.safetensors")}
     (shards / INDEX).unlink()
     (shards / "000001.json").unlink()
+    (shards / ".000001.json.1f.tmp").touch()
     write_shards(sorted(source.iterdir()), shards, images_per_shard=3, lr_scales=[2, 3])
     after = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.safetensors")}
     assert [name for name in sorted(after) if after[name] != before[name]] == ["000001.safetensors"]
+    assert not list(shards.glob(".*"))
     first = sorted(source.iterdir())[0]
     first.write_bytes(first.read_bytes() + b" ")  # another file: its shard is made again
     write_shards(sorted(source.iterdir()), shards, images_per_shard=3, lr_scales=[2, 3])
     changed = [p.name for p in shards.glob("*.safetensors") if p.stat().st_mtime_ns != after[p.name]]
     assert len(changed) == 1
+
+
+def test_an_earlier_index_does_not_outlive_the_shards_it_names(source, shards):
+    (source / "0005.png").write_bytes(b"no image")  # the second writing ends before its index
+    with pytest.raises(DataError, match=r"0005\.png"):
+        write_shards(sorted(source.iterdir()), shards, images_per_shard=2, lr_scales=[2])
+    assert not (shards / INDEX).exists()
 
 
 def test_a_shard_that_was_changed_in_the_store_is_refused(remote, make, tmp_path):
@@ -220,6 +229,14 @@ def test_an_index_may_name_files_of_its_own_folder_only(shards, name):
     index["shards"][0]["name"] = name
     (shards / INDEX).write_text(json.dumps(index))
     with pytest.raises(DataError, match=r"is no index of ours: shards.0.name"):
+        read_index(str(shards))
+
+
+def test_an_index_may_not_name_copies_outside_the_cache(shards):
+    index = json.loads((shards / INDEX).read_text())
+    index["shards"][0]["sha256"] = "../../../../tmp/x"  # begins the name of the copy
+    (shards / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"is no index of ours: shards.0.sha256"):
         read_index(str(shards))
 
 

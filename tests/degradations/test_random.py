@@ -1,4 +1,5 @@
 import io
+import math
 
 import kornia
 import numpy as np
@@ -14,7 +15,7 @@ from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.patches import RandomDegradation, with_lr
 from sr_lab.datasets.sample import SamplePhotographs, training_photographs
-from sr_lab.degradations import operations
+from sr_lab.degradations import operations, realistic
 from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.degradations.blur_bicubic import BlurBicubicDegradation
 from sr_lab.degradations.jpeg import JPEGDegradation
@@ -125,6 +126,32 @@ def test_grey_noise_is_the_same_in_all_channels():
     )
     assert torch.equal(noisy[:, 0], noisy[:, 1])
     assert torch.equal(noisy[:, 0], noisy[:, 2])
+
+
+@pytest.mark.parametrize(("side", "lowest"), [(11, math.pi / 3), (21, math.pi / 3), (21, math.pi / 5)])
+def test_sinc_kernels_pass_what_is_below_the_cutoff_and_stop_what_is_above(side, lowest):
+    """The frequency at which half passes is the cutoff: over many images it fills [lowest, pi]."""
+    draws = Draws(range(200), CPU)
+    count = torch.full((200,), side)
+    kernels = realistic._sinc(draws, count, count > 0, lowest=lowest)
+    response = torch.fft.rfft(torch.fft.ifftshift(kernels.sum(1), dim=-1), n=21).real
+    assert torch.allclose(response[:, 0], torch.ones(200), atol=1e-5)
+    cutoff = (response > 0.5).sum(1).sub(0.5) * 2 * math.pi / 21
+    assert lowest - 0.3 < cutoff.min() < lowest + 0.3
+    assert cutoff.max() > math.pi - 0.4
+
+
+def test_the_final_sinc_begins_at_a_third_of_pi_whatever_its_side(monkeypatch):
+    """As in Real-ESRGAN's dataset; only the blurs go down to a fifth of pi."""
+    lowest, sinc = [], realistic._sinc
+
+    def noted(*given, **named):
+        lowest.append(named["lowest"])
+        return sinc(*given, **named)
+
+    monkeypatch.setattr(realistic, "_sinc", noted)
+    RealisticDegradation(scale=2)(photograph(64, count=2), [1, 2])
+    assert lowest[-1] == math.pi / 3
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 95])

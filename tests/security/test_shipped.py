@@ -17,7 +17,8 @@ from sr_lab.datasets.images import read_image
 from sr_lab.datasets.shards import Shards, read_index
 from sr_lab.durable import DurableCheckpointIO, RandomState
 from sr_lab.errors import CheckpointError, ConfigError, DataError
-from sr_lab.run_folder import RunFolder, read_index as read_sweep
+from sr_lab.run_folder import RunFolder
+from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
 from tests.test_durable import pytestmark, saved, train  # noqa: F401 - the warnings of a training
 
@@ -35,7 +36,9 @@ def forge(folder: Path, victim: str) -> None:
     DurableCheckpointIO().save_checkpoint(content, folder / "checkpoints" / "last.ckpt")
 
 
-@pytest.mark.parametrize("way", ["../../precious", "../../precious/best.ckpt", "..", "photo.png", "folder.ckpt"])
+@pytest.mark.parametrize(
+    "way", ["../../precious", "../../precious/best.ckpt", "..", "photo.png", "folder.ckpt"]
+)
 def test_going_on_removes_nothing_that_a_checkpoint_names(tmp_path, way):
     run = tmp_path / "run"
     train(run, 2)

@@ -41,3 +41,9 @@ def test_what_fails_is_not_hidden():
 
     with pytest.raises(ZeroDivisionError):
         play([Contest("c", {"broken": broken}, dict)])
+
+
+def test_a_figure_that_a_round_lacks_is_none():
+    contests = [Contest("c", {"all": lambda: 1.0}, lambda _: rounds.pop(0))]
+    rounds = [{"a": 1.0, "b": 2.0}, {"a": 3.0}]  # a contender ran out of memory in the second
+    assert play(contests, rounds=2) == {"c.a": Spread(2.0, 1.5, 2.5)}

@@ -268,7 +268,6 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
     ],
     ids=["group", "primary"],
 )
-@pytest.mark.slow
 def test_the_command_line_bounds_what_it_reads(tmp_path, arguments, said):
     with_file(tmp_path, hostile.laughs())
     done = sr_lab(tmp_path, *(argument.format(tmp_path) for argument in arguments), *SMOKE, timeout=60)

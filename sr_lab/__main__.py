@@ -179,7 +179,7 @@ def _finish_elsewhere() -> int:
 
 
 def main() -> int:
-    """Run the command line; 0 done, 1 a job failed, 2 the user's mistake, 130 interrupted."""
+    """Run the command line; 0 done, 1 a job failed, 2 the user's mistake, 128 + n ended by signal n."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
         sweep.end_with_sweep()
@@ -205,10 +205,13 @@ def main() -> int:
             return max(_codes)
     except BrokenPipeError:  # the reader has seen enough: `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = 130 if isinstance(end, KeyboardInterrupt) else end.code
+        if not isinstance(code, int) or code <= 128:  # no signal
+            raise
         if sweep.IN_SWEEP not in os.environ:  # there the sweep says so, once
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
-        return 130
+        return code
     except Exception as error:
         sentence = configuration.explain(error)
         sweep.refused(sentence or f"{type(error).__name__}: {error}")

@@ -5,8 +5,9 @@ import csv
 import io
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import lightning
 import torch
 from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from PIL import Image
 from rich.console import Console
@@ -22,7 +23,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 
 from sr_lab import files
-from sr_lab.errors import ConfigError
 from sr_lab.lit_module import Measured, SRModule
 from sr_lab.ops.color import rgb_to_y
 from sr_lab.reporting import pictures
@@ -124,7 +124,7 @@ class Record(lightning.Callback):
         losses = torch.stack(self._losses) if self._losses else torch.empty(0)
         checkpoint["losses"] = trainer.strategy.reduce(losses, reduce_op="mean") if self._losses else losses
         if trainer.is_global_zero:
-            with self.path.open("rb") as file:
+            with files.naming(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def on_load_checkpoint(
@@ -150,15 +150,11 @@ class Record(lightning.Callback):
         step = trainer.global_step
         due = (step % self.interval == 0 or step == trainer.max_steps) and len(self._losses) > 0
         if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            own = torch.stack(self._losses).mean()
+            own = torch.stack(self._losses).nanmean()  # without those that `NanPolicy` skips
             loss = float(trainer.strategy.reduce(own, reduce_op="mean"))  # every rank comes here
             self._losses.clear()
-            if not math.isfinite(loss):
-                raise ConfigError(
-                    f"training: the loss is {loss} near step {step}; the last checkpoint is from before; "
-                    "lower learning_rate or set trainer.gradient_clip_val"
-                )
-            row = {"train/loss": loss, "learning_rate": self._learning_rate}
+            row = {"train/loss": loss} if math.isfinite(loss) else {}
+            row |= {"learning_rate": self._learning_rate}
             self._write(
                 trainer, row | {"samples_per_s": self.speed.samples_per_s, "data_wait": self.speed.data_wait}
             )
@@ -173,11 +169,24 @@ class Record(lightning.Callback):
     def _write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        with self.path.open("a", newline="") as file:
+        with files.naming(self.path), self.path.open("a", newline="") as file:
             row = {"step": trainer.global_step, "time": round(time.time(), 3)} | values
             csv.DictWriter(file, self.columns, restval="").writerow(row)
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+        show(trainer, lambda logger: logger.log_metrics(values, step=trainer.global_step))
+
+
+def show(trainer: lightning.Trainer, log: Callable[[Logger], None]) -> None:
+    """Tell every dashboard; one that fails (its process was killed) is done without from then on."""
+    for logger in list(trainer.loggers):
+        try:
+            log(logger)
+        except Exception as error:  # whatever it is: a dashboard is only a view
+            trainer.loggers = [other for other in trainer.loggers if other is not logger]
+            print(  # noqa: T201 - once a run, if at all
+                f"{type(logger).__name__}: lost ({error or type(error).__name__}); the training goes on, "
+                "metrics.csv has every row, and task=log makes a W&B run of it",
+                file=sys.stderr,
+            )
 
 
 class TrainingProgress(ProgressBar):
@@ -339,12 +348,15 @@ class ExampleImages(lightning.Callback):
             return
         strip = self._strip(outputs, hr, pl_module.scale)
         picture = self._save(strip, self.folder / f"{set_name}_{name}.png")
-        for logger in trainer.loggers:
+
+        def log(logger: Logger) -> None:
             if isinstance(logger, WandbLogger):
                 psnr, _, bicubic_psnr, _ = outputs["figures"].tolist()
                 caption = f"LR, bicubic {bicubic_psnr:.2f} dB, SR {psnr:.2f} dB, HR, error x4"
                 key = f"examples/{set_name}/{name}"
                 logger.log_image(key, [picture], step=trainer.global_step, caption=[caption])
+
+        show(trainer, log)
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Wait for the pictures; what kept one from being written is raised here."""

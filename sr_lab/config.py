@@ -193,6 +193,7 @@ class Config(_Strict):
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     ema_decay: float | None = Field(gt=0, lt=1)
+    nan_policy: Literal["stop", "skip"] = "stop"  # config.yaml of old runs have none
     num_workers: int = Field(ge=0)
     validation: Validation
     paths: Paths
@@ -339,6 +340,10 @@ class DashboardConfig(ReadingConfig):
     """``task=dashboard``."""
 
 
+class LogConfig(ReadingConfig):
+    """``task=log``."""
+
+
 SCHEMAS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -351,6 +356,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "report": ReportConfig,
     "status": StatusConfig,
     "dashboard": DashboardConfig,
+    "log": LogConfig,
 }
 
 

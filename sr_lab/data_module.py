@@ -1,6 +1,9 @@
 """Training stream, validation images and test images."""
 
 import collections
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypedDict, cast
@@ -168,6 +171,7 @@ class SRDataModule(lightning.LightningDataModule):
         batch_size: Total over ranks and accumulated batches.
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
+        timeout: Seconds after which a worker that does not answer is given up.
     """
 
     def __init__(
@@ -179,6 +183,7 @@ class SRDataModule(lightning.LightningDataModule):
         batch_size: int = 1,
         accumulate: int = 1,
         num_workers: int = 0,
+        timeout: float = 1800.0,
     ) -> None:
         super().__init__()
         self.train = train
@@ -187,6 +192,7 @@ class SRDataModule(lightning.LightningDataModule):
         self.batch_size = batch_size
         self.accumulate = accumulate
         self.num_workers = num_workers
+        self.timeout = timeout
 
     def train_dataloader(self) -> DataLoader[PatchBatch]:
         """Endless stream of batches, from where the training stands."""
@@ -200,7 +206,7 @@ class SRDataModule(lightning.LightningDataModule):
             rank=trainer.global_rank,
             world=world,
         )
-        return patch_loader(self.train, sampler, num_workers=self.num_workers)
+        return patch_loader(self.train, sampler, num_workers=self.num_workers, timeout=self.timeout)
 
     def transfer_batch_to_device(
         self, batch: Mapping[str, object], device: torch.device, dataloader_idx: int
@@ -234,7 +240,7 @@ class SRDataModule(lightning.LightningDataModule):
 
 
 def patch_loader(
-    dataset: PatchDataset, sampler: Sampler[list[int]], *, num_workers: int
+    dataset: PatchDataset, sampler: Sampler[list[int]], *, num_workers: int, timeout: float = 0.0
 ) -> DataLoader[PatchBatch]:
     """Batches of patches as ``__getitems__`` fills them."""
     return DataLoader(
@@ -242,9 +248,28 @@ def patch_loader(
         batch_sampler=sampler,
         collate_fn=send,  # type: ignore[arg-type]
         num_workers=num_workers,
+        timeout=timeout if num_workers > 0 else 0,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
+        worker_init_fn=_hear_parent_only,
     )
+
+
+def _hear_parent_only(worker: int) -> None:
+    """In a worker: go on at a signal that is meant for the training, which needs it for its last step.
+
+    Ctrl-C and Slurm tell every process of a job. The loader itself ends workers that hang, by SIGTERM.
+    """
+    heard = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+
+    def listen() -> None:
+        while True:
+            told = signal.sigwaitinfo(heard)
+            if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+                os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def _one_image(item: Mapping[str, object]) -> EvalBatch:

@@ -17,5 +17,9 @@ class CheckpointError(SRLabError):
     """A checkpoint cannot be opened safely, or does not fit the network."""
 
 
+class FaultError(SRLabError):
+    """A disk, memory or process failed a training."""
+
+
 class RankError(SRLabError):
     """A process of a training on several devices did not come, does not answer, or is gone."""

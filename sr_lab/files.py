@@ -25,7 +25,7 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("x+b") as file:
+        with naming(path), temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -44,6 +44,17 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
 def at_once(path: str, flags: int) -> int:
     """An opener for ``open``: a named pipe in a stranger's folder is empty, instead of waited for."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the disk says which file it was about: of writing and flushing Python does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def write(path: Path, content: str | bytes) -> None:

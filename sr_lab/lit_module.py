@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_lab.data_module import EvalBatch
 from sr_lab.datasets.patches import PatchBatch
 from sr_lab.devices import exact_float32
-from sr_lab.errors import CheckpointError
+from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.inference import Tiled
 from sr_lab.metrics.image_quality import MeanOverImages
 from sr_lab.ops.color import rgb_to_y
 from sr_lab.ops.dihedral import dihedral
@@ -102,6 +103,7 @@ class SRModule(lightning.LightningModule):
         self.make_scheduler = make_scheduler
         self.steps_per_unit = steps_per_unit
         self.record = dict(record or {})
+        self.tiled: str | None = None  # in which tiles images were measured for want of memory
         self.results: list[ImageResult] = []
         self._measured: list[tuple[str, str, Tensor]] = []
         # One pair of metrics a set: torchmetrics reduces their states over ranks.
@@ -122,7 +124,8 @@ class SRModule(lightning.LightningModule):
             lr, hr = rgb_to_y(lr), rgb_to_y(hr)
         assert self.loss is not None
         loss: Tensor = self.loss(self.network(lr), hr)
-        return loss
+        # An infinite loss can have finite gradients: times NaN, none passes for a number (`NanPolicy`).
+        return loss * ((loss - loss).detach() + 1)
 
     # Lightning looks the signature up at every step; written down, that costs nothing.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
@@ -209,8 +212,29 @@ class SRModule(lightning.LightningModule):
         colour: NetworkColour = getattr(self.network, "colour", "rgb")
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
             # forward() passes torch.compile by, which would compile anew for the size of every image.
-            sr: Tensor = self.network.forward(self.protocol.network_input(lr, colour, grey=grey).float())
+            image = self.protocol.network_input(lr, colour, grey=grey).float()
+            try:
+                sr: Tensor = self.network.forward(image)
+            except torch.OutOfMemoryError:
+                sr = self._in_tiles(image)
         return sr
+
+    def _in_tiles(self, image: Tensor) -> Tensor:
+        """An image for which the memory does not suffice, in tiles of half its size, a quarter, ..."""
+        side = max(image.shape[-2:])
+        while True:
+            side = -(-side // 2)
+            if image.device.type == "cuda":
+                torch.cuda.empty_cache()
+            tiled = Tiled(self.network, tile=side)
+            try:
+                sr: Tensor = tiled(image)
+            except torch.OutOfMemoryError:
+                continue
+            except ConfigError:  # nothing is left beside the overlap
+                raise torch.OutOfMemoryError("no tile is small enough") from None
+            self.tiled = tiled.told
+            return sr
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Optimizer and scheduler; the scheduler is asked after every step, see ``lr_scheduler_step``."""

@@ -1,5 +1,6 @@
 """Dashboards: views of the run that can be missing or dead without harm; ``metrics.csv`` is the record."""
 
+import contextlib
 import netrc
 import os
 import sys
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from sr_lab import targets
 from sr_lab.config import Config
+from sr_lab.devices import rank
 from sr_lab.reporting.beside import beside_paper
 from sr_lab.reporting.experiment import budget
 from sr_lab.reporting.runs import Run
@@ -51,7 +53,20 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
             }
         elif "name" not in node:
             arguments["name"] = ""
-        loggers.append(targets.build(node, **arguments))
+        logger = targets.build(node, **arguments)
+        if arguments.get("offline") is False and rank() == 0:
+            try:
+                _ = logger.experiment
+            except wandb.errors.Error as error:
+                said = " ".join(str(error).split())
+                print(  # noqa: T201 - once a run, if at all
+                    f"W&B: offline, since it cannot be reached or refuses the key ({said}); later: "
+                    f"wandb sync {folder.path}/wandb/offline-run-*",
+                    file=sys.stderr,
+                )
+                wandb.teardown()  # its process holds the run id
+                logger = targets.build(node, **arguments | {"offline": True})
+        loggers.append(logger)
     return loggers
 
 
@@ -111,8 +126,11 @@ def close_wandb(values: Mapping[str, object] | None = None) -> None:
     """
     if (run := _wandb_run()) is None:
         return
-    if values is not None:
-        labels = (str(values["row"]),) if "row" in values else ()
-        own = {key: value for key, value in values.items() if key != "images"}
-        run.summary.update(own | beside_paper(Run(Path(), dict(values), labels=labels)))
-    run.finish(exit_code=0 if values is not None else 1)
+    import wandb
+
+    with contextlib.suppress(OSError, wandb.errors.Error):  # its process was killed: `callbacks.show` said so
+        if values is not None:
+            labels = (str(values["row"]),) if "row" in values else ()
+            own = {key: value for key, value in values.items() if key != "images"}
+            run.summary.update(own | beside_paper(Run(Path(), dict(values), labels=labels)))
+        run.finish(exit_code=0 if values is not None else 1)

@@ -175,7 +175,8 @@ class RunFolder:
             except RankError:  # no fault of this run: the same command goes on
                 raise
             except Exception:  # not Ctrl-C: an interrupted run has not failed
-                files.write(self.failed, traceback.format_exc())
+                with contextlib.suppress(OSError):  # the disk may be what has failed
+                    files.write(self.failed, traceback.format_exc())
                 raise
 
     @contextlib.contextmanager

@@ -27,6 +27,7 @@ def test_every_option_of_every_group_is_valid(group: str):
         "report": ("runs=outputs",),
         "status": ("runs=outputs",),
         "dashboard": ("runs=outputs",),
+        "log": ("runs=outputs",),
         "upscale": ("input=photo.png", "output=large"),
         "folder": ("dataset.hr_dir=somewhere",),
         "streaming": ("dataset.shards_dir=somewhere",),

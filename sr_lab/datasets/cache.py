@@ -123,7 +123,13 @@ class ImageCache:
         height, width, _ = self.records[index]
         path = self.folder / self._names[index]
         # torch lets go of the file descriptor; numpy keeps one for each map, too many for thousands of files.
-        content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"cache: cannot read {path}: {error.strerror}; start again, it is made anew"
+            ) from error
+        content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         return content[-3 * height * width :].view(3, height, width).numpy()
 
     def _load(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from sr_lab import ranks, targets
+from sr_lab import faults, ranks, targets
 from sr_lab.autotune import Choice, Setting, choose, settings
 from sr_lab.callbacks import (
     NoProfiler,
@@ -38,14 +38,16 @@ from sr_lab.devices import (
     why_no_compiler,
     why_not_deterministic,
 )
-from sr_lab.durable import DurableCheckpointIO, RandomState, checkpoints, newest
-from sr_lab.errors import ConfigError
+from sr_lab.durable import LAST, DurableCheckpointIO, RandomState, checkpoints, newest
+from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.lit_module import SRModule, batch_norms
 from sr_lab.loggers import RowInSummary, build_loggers, close_wandb
+from sr_lab.nan_policy import NanPolicy
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
 from sr_lab.run_folder import RunFolder
+from sr_lab.signals import Ended, SaveWhenAsked, Signals
 from sr_lab.tasks import common
 
 
@@ -64,13 +66,15 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         common.console.print(f"finished already: {folder} (resume=never trains it again)")
         _show(run_folder)
         return
+    signals = Signals()
     if rank() != 0:
-        _train(config, run_folder)
+        with signals.heard():
+            _train(config, run_folder, signals)
         return
-    with run_folder.attempt():
+    with run_folder.attempt(), signals.heard():
         run_folder.clear(results_only=config.resume == "auto")
         run_folder.write_config(to_yaml(config))
-        _train(config, run_folder)
+        _train(config, run_folder, signals)
     _show(run_folder)
 
 
@@ -81,7 +85,7 @@ def _show(folder: RunFolder) -> None:
         common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
 
 
-def _train(config: TrainConfig, folder: RunFolder) -> None:
+def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
     started = time.perf_counter()
     last = newest(folder.checkpoints, _say) if config.resume == "auto" else None
     check_gpu(config.trainer.accelerator)
@@ -108,17 +112,27 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
         batch_size=config.batch_size,
         accumulate=config.trainer.accumulate_grad_batches,
         num_workers=config.num_workers,
+        timeout=config.trainer.timeout,
     )
     loggers = build_loggers(config, folder)
     try:
-        trainer = _trainer(config, folder, loggers)
+        watch = NanPolicy(
+            config.nan_policy,
+            folder.path / "nan",
+            dataset,
+            batch_size=config.batch_size,
+            interval=_row_interval(config),
+            say=_say,
+        )
+        trainer = _trainer(config, folder, loggers, watch, signals)
         share_of_a_rank(data.batch_size, world=trainer.world_size, accumulate=data.accumulate)
         per_process = trainer.world_size > 1 and bool(batch_norms(module.network)) and not _syncs(config)
         if per_process:
             common.console.print("batch norm: statistics are per process, since only GPUs can share them")
         if last is not None:
+            _check_same(last, module)
             _say(f"goes on from {last}")
-        with ranks.together(trainer):
+        with faults.told(), ranks.together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
             # Not through the Trainer's ckpt_path: the averaging callback would put the raw weights back.
             load_weights(module.network, open_checkpoint(str(folder.checkpoints / "best.ckpt")))
@@ -134,12 +148,16 @@ def _train(config: TrainConfig, folder: RunFolder) -> None:
                 | ({"processes": trainer.world_size} if trainer.world_size > 1 else {})
                 | ({"batch_norm": "per process"} if per_process else {})
                 | {"deterministic": _deterministic(config, setting, trainer.world_size)}
+                | ({"tiled": module.tiled} if module.tiled else {})
+                | ({"skipped_steps": watch.skipped} if config.nan_policy == "skip" else {})
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(module.network, config.scale)
                 | common.measured(results, protocol, config.scale)
             )
             close_wandb(values)
             folder.write_metrics(values)
+    except Ended:
+        raise
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     finally:
@@ -164,6 +182,24 @@ def _check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) ->
             f"got {dataset.lr_patch_size}; enlarge it"
         )
     protocol.check_network(getattr(network, "colour", "rgb"))
+
+
+def _check_same(last: Path, module: SRModule) -> None:
+    """Refuse to go on with what another network, or a newer version of this program, has saved.
+
+    Raises:
+        CheckpointError: It is that.
+    """
+    record = open_checkpoint(str(last), "resume").record
+    if record is None or record.get("version") != module.record["version"]:
+        what = "was saved by another version of sr_lab; update this one"
+    elif any(record.get(key) != value for key, value in module.record.items()):
+        what = "holds another network"
+    else:
+        return
+    raise CheckpointError(
+        f"resume: '{last}' {what}, put the run's own checkpoint there, or begin anew with resume=never"
+    )
 
 
 def _precision(config: TrainConfig) -> str:
@@ -299,20 +335,29 @@ def _on_gpu(config: TrainConfig) -> bool:
     return has_gpu(config.trainer.accelerator)
 
 
-def _trainer(config: TrainConfig, folder: RunFolder, loggers: list[Logger]) -> lightning.Trainer:
+def _row_interval(config: TrainConfig) -> int:
+    """Steps between two rows of the record."""
+    return max(1, min(50, config.steps // 20))
+
+
+def _trainer(
+    config: TrainConfig, folder: RunFolder, loggers: list[Logger], watch: NanPolicy, signals: Signals
+) -> lightning.Trainer:
     accumulate = config.trainer.accumulate_grad_batches
     callbacks: list[lightning.Callback] = [
         *watchers(
             folder,
             batch_size=config.batch_size // accumulate,
-            row_interval=max(1, min(50, config.steps // 20)),
+            row_interval=_row_interval(config),
         ),
         RowInSummary(config),
         ValidateAtEnd(),
         *(targets.build(typing.cast(targets.Node, node)) for node in config.callbacks.values()),
         *([WeightAverage(config.ema_decay)] if config.ema_decay is not None else []),
+        watch,
         *checkpoints(folder.checkpoints),
         RandomState(),
+        SaveWhenAsked(folder.checkpoints / LAST, signals),
     ]
     arguments = ranks.arranged(config.trainer.arguments(), timeout=config.trainer.timeout)
     arguments["sync_batchnorm"] = _syncs(config)

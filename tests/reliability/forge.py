@@ -180,6 +180,8 @@ def _work(train, config, request: dict) -> None:
             plugins.count_operations(folder, end_at=request["end_at"], log=folder.parent / "operations.txt")
         train(config, folder, request["overrides"])
         code = 0
+    except SystemExit as ended:
+        code = ended.code
     except BaseException:
         traceback.print_exc()
     finally:

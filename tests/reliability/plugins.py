@@ -1,15 +1,24 @@
 """What a run of these tests has plugged in: noise of each random generator, and ways to die."""
 
+import contextlib
+import errno
+import fnmatch
+import io
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
 
+from sr_lab import data_module
+from sr_lab.datasets import images
 from sr_lab.durable import DurableCheckpointIO
 
 _REMOVING = {"os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -23,6 +32,81 @@ class Noise(lightning.Callback):
         for parameter in pl_module.network.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor).add_(torch.randn_like(parameter.grad), alpha=1e-3)
+
+
+class Ask(lightning.Callback):
+    """Sends this process a signal in the middle of a step, or in the validation after it.
+
+    Args:
+        step: Which, from 1; not again in a run that has begun behind it.
+        number: The signal.
+        validation: Within the validation.
+        times: How often.
+        rank: The process that is asked.
+    """
+
+    def __init__(
+        self, step: int, number: int, validation: bool = False, times: int = 1, rank: int = 0
+    ) -> None:
+        self.step, self.number, self.validation, self.times, self.rank = step, number, validation, times, rank
+        self._asked = False
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._asked = trainer.global_step >= self.step or trainer.global_rank != self.rank
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if trainer.global_step + 1 == self.step and not self.validation:
+            self._ask()
+
+    def on_validation_batch_end(self, trainer, *_: object) -> None:
+        if trainer.global_step == self.step and self.validation:
+            self._ask()
+
+    def _ask(self) -> None:
+        for _ in range(0 if self._asked else self.times):
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.01)
+        self._asked = True
+
+
+class Spoil(lightning.Callback):
+    """Makes the loss, or a gradient, of some steps a number that is none.
+
+    Args:
+        steps: Which, from 1.
+        what: ``loss`` or ``gradient``.
+        value: ``nan`` or ``inf``.
+        ranks: On which processes.
+    """
+
+    def __init__(self, steps: list[int], what: str, value: float, ranks: tuple[int, ...] = (0,)) -> None:
+        self.steps, self.what, self.value, self.ranks = list(steps), what, value, tuple(ranks)
+
+    def _now(self, trainer) -> bool:
+        return trainer.global_step + 1 in self.steps and trainer.global_rank in self.ranks
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if self.what == "loss":
+            if batch_idx == 0 or not hasattr(self, "_loss"):
+                self._loss = pl_module.loss
+            spoil = self._now(trainer) and batch_idx % trainer.accumulate_grad_batches == 0
+            pl_module.loss = Times(self._loss, self.value) if spoil else self._loss
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if self.what == "gradient" and self._now(trainer):
+            next(pl_module.network.parameters()).grad.view(-1)[0] = self.value
+
+
+class Times(torch.nn.Module):
+    """A loss times a factor, whose gradients are as they were."""
+
+    def __init__(self, loss: torch.nn.Module, factor: float) -> None:
+        super().__init__()
+        self.loss, self.factor = loss, factor
+
+    def forward(self, sr, hr):
+        loss = self.loss(sr, hr)
+        return loss + (loss * self.factor).detach()
 
 
 class Witness(lightning.Callback):
@@ -153,3 +237,125 @@ def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
 
     os.fsync = counted
     sys.addaudithook(audit)
+
+
+class Break(lightning.Callback):
+    """Breaks something at a step: a disk, the memory, a worker, a clock.
+
+    Args:
+        what: Name of the fault, one of `_FAULTS` or of `errno` followed by a pattern of file names.
+        step: In the middle of which it comes.
+    """
+
+    def __init__(self, what: str, step: int) -> None:
+        self.what, self.step = what, step
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if trainer.global_step + 1 == self.step:
+            name, *arguments = self.what.split()
+            fault = _FAULTS.get(name)
+            break_files(getattr(errno, name), *arguments) if fault is None else fault(trainer, *arguments)
+
+
+def break_files(number: int, how: str, pattern: str) -> None:
+    """Have the disk fail.
+
+    Args:
+        number: What it says, of `errno`.
+        how: ``open``, ``write``, ``short`` (writes less than it was given, which is no fault), ``fsync`` or
+            ``rename``.
+        pattern: Of the names of files.
+    """
+
+    def fail(path) -> None:
+        if fnmatch.fnmatch(Path(path).name, pattern):
+            raise OSError(number, os.strerror(number), *([str(path)] if how != "write" else []))
+
+    class Raw(io.FileIO):
+        def write(self, data) -> int:
+            if how == "short":
+                return super().write(bytes(data)[: max(1, len(data) // 2)])
+            raise OSError(number, os.strerror(number))
+
+    opened, fsync, replace = Path.open, os.fsync, os.replace
+
+    def opening(path, mode="r", *rest, **named):
+        if not fnmatch.fnmatch(path.name, pattern) or not set("wax+") & set(mode):
+            return opened(path, mode, *rest, **named)
+        if how == "open":
+            fail(path)
+        raw = Raw(path, mode.replace("b", ""))
+        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, newline="")
+
+    if how in ("open", "write", "short"):
+        Path.open = opening
+    elif how == "fsync":
+        os.fsync = lambda handle: fail(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle)
+    elif how == "rename":
+        os.replace = lambda old, new: fail(new) or replace(old, new)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _clock_jumps_back(trainer) -> None:
+    now = time.time
+    time.time = lambda: now() - 3600
+
+
+def _signal_workers(trainer, number: str) -> None:
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, int(number))
+    time.sleep(0.1)
+
+
+def _out_of_memory_in_validation(trainer) -> None:
+    network, left = type(trainer.lightning_module.network), [2]
+    forward = network.forward
+
+    def hungry(self, lr):
+        if left[0] and lr.shape[-2:] == (24, 30):
+            left[0] -= 1
+            raise torch.OutOfMemoryError("mocked")
+        return forward(self, lr)
+
+    network.forward = hungry
+
+
+def _images_cannot_be_read(trainer, number: str) -> None:
+    data_module._KEPT = 0  # read again at each validation
+    trainer.val_dataloaders[0]._kept.clear()
+    trainer.val_dataloaders[0]._left = 0
+    files = trainer.datamodule.val[0].files
+    if number == "gone":
+        for file in files:
+            file.unlink()
+    else:
+        code = getattr(errno, number)
+        images.Image.open = lambda *_, **__: _raise(OSError(code, os.strerror(code)))
+
+
+def _kill_wandb(trainer) -> None:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+            if "wandb-core" in words[0] and str(os.getpid()) in words:
+                os.kill(int(process.name), signal.SIGKILL)
+                time.sleep(0.3)
+                return
+    raise AssertionError("no wandb-core of this process")
+
+
+_FAULTS = {
+    "wandb": _kill_wandb,
+    "folder": lambda trainer: shutil.rmtree(trainer.default_root_dir),
+    "cache": lambda trainer: shutil.rmtree(trainer.datamodule.train._hr.folder.parent),
+    "clock": _clock_jumps_back,
+    "memory": lambda trainer: _raise(MemoryError()),
+    "device": lambda trainer: _raise(torch.OutOfMemoryError("mocked")),
+    "validation": _out_of_memory_in_validation,
+    "worker": _signal_workers,
+    "images": _images_cannot_be_read,
+}

@@ -1,0 +1,71 @@
+"""W&B dies, or cannot be reached: the training goes on, and the record makes the run whole again."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.forge import Forge, forging
+from tests.reliability.same import differences
+from tests.reliability.test_faults import breaks
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory) -> Iterator[Forge]:
+    with forging(tmp_path_factory.mktemp("forge")) as forge:
+        yield forge
+
+
+def history(offline: Path) -> list[dict[str, float]]:
+    """The rows in W&B's file, by the reader that comes with wandb, without what W&B adds."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [record["history"]["item"] for record in records if "history" in record]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in found]
+
+
+def recorded(folder: Path) -> list[dict[str, float]]:
+    """The rows of ``metrics.csv`` as W&B is given them."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [{key: float(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+    return [
+        {
+            "trainer/global_step" if key == "step" else key: value
+            for key, value in row.items()
+            if key != "time"
+        }
+        for row in rows
+    ]
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_without_the_process_of_wandb_and_its_record_makes_the_run_anew(forge, tmp_path):
+    home, folder = {"HOME": str(tmp_path)}, tmp_path / "run"
+    ended = forge.train(folder, "logger=wandb", *breaks("wandb"), **home)
+    assert ended.code == 0, ended.said
+    assert ended.said.count("WandbLogger: lost (Connection lost); the training goes on") == 1
+    assert forge.train(tmp_path / "whole", **home).code == 0
+    assert differences(tmp_path / "whole", folder) == []
+    (own,) = folder.glob("wandb/offline-run-*")
+    command = [sys.executable, "-m", "sr_lab", "task=log", f"runs={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    (anew,) = set(folder.glob("wandb/offline-run-*")) - {own}
+    assert done.stdout == f"run: 29 rows; wandb sync {anew}, not earlier ones\n", done.stderr
+    assert history(anew) == recorded(folder)
+    assert len(recorded(folder)) == 29
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_offline_when_wandb_cannot_be_reached(forge, tmp_path):
+    closed = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "2"}
+    ended = forge.train(tmp_path / "run", "logger=wandb", HOME=str(tmp_path), **closed)
+    assert ended.code == 0, ended.said
+    assert ended.said.count("W&B: offline, since it cannot be reached or refuses the key (") == 1
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    rows = [row for row in history(offline) if "train/loss" in row or "val/psnr_y" in row]
+    assert rows == recorded(tmp_path / "run")

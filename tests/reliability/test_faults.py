@@ -1,0 +1,294 @@
+"""What machines do to a run: it says so in one sentence, keeps its last good state, and goes on bit-equal.
+
+====  =============================================  ==================================================
+ 1    disk full (checkpoint, row, cache)             here
+ 2    quota exceeded                                 here
+ 3    file system turned read-only                   here; data folders: here
+ 4    permission lost                                here
+ 5    EIO on write                                   here
+ 6    EIO on read                                    here
+ 7    short write                                    here
+ 8    fsync fails                                    here
+ 9    rename fails                                   here
+10    run folder deleted                             here
+11    two processes in one folder                    here
+12    clock jumps back                               here
+13    ``last.ckpt`` truncated                        test_kill.py
+14    ``last.ckpt`` with a flipped bit               test_digest.py
+15    ``last.ckpt`` empty                            here
+16    ``last.ckpt`` of another network               here
+17    ``last.ckpt`` of a newer version               here
+18    NaN loss, 19 infinite gradient                 test_nan_policy.py
+20    memory of the machine full                     here
+21    memory of the device full (in validation too)  here
+22    worker killed, 23 worker hangs                 here
+24    rank dies, rank hangs                          tests/distributed/test_launching.py
+25    images vanish, cache vanishes                  here
+26    W&B dies, W&B cannot be reached                test_dashboards.py
+27    configuration edited between runs              here
+====  =============================================  ==================================================
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sr_lab.durable import DurableCheckpointIO, newest
+from sr_lab.run_folder import RunFolder
+from tests.reliability import results
+from tests.reliability.forge import Forge, Outcome, forging
+from tests.reliability.same import checkpoint, differences, rows
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory) -> Iterator[Forge]:
+    with forging(tmp_path_factory.mktemp("forge")) as forge:
+        yield forge
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stored(request) -> Iterator[None]:
+    """How many faults there were, and how many of them lost something."""
+    started, failed = time.perf_counter(), request.session.testsfailed
+    yield
+    count = sum(item.module is request.module for item in request.session.items)
+    lost = request.session.testsfailed - failed
+    results.store("fault", count=count, lost=lost, seconds=time.perf_counter() - started)
+
+
+@pytest.fixture(scope="module")
+def whole(forge, tmp_path_factory) -> Path:
+    """A run to which nothing happened."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert forge.train(folder).code == 0
+    return folder
+
+
+def breaks(what: str, step: int = 12) -> tuple[str, ...]:
+    """Overrides for a run in which something breaks at a step."""
+    return (
+        "+callbacks.fault._target_=tests.reliability.plugins.Break",
+        f"+callbacks.fault.what='{what}'",
+        f"+callbacks.fault.step={step}",
+    )
+
+
+def sentence(ended: Outcome) -> str:
+    """What the command line would say: the last error of ours."""
+    lines = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.")]
+    return lines[-1].split(": ", 1)[1] if lines else f"no sentence: {ended.said}"
+
+
+CKPT = ".last.ckpt.*.tmp"
+FULL, ADVICE = (
+    "No space left on device",
+    "; mend that, then the same command goes on from the last checkpoint",
+)
+DISK = {
+    "disk full, checkpoint": (f"ENOSPC write {CKPT}", FULL),
+    "disk full, row": ("ENOSPC write metrics.csv", FULL),
+    "disk full, best checkpoint": ("ENOSPC write .best.ckpt.*.tmp", FULL),
+    "disk full, everything": ("ENOSPC write *", FULL),
+    "quota": (f"EDQUOT write {CKPT}", "Disk quota exceeded"),
+    "read-only": ("EROFS open *", "Read-only file system"),
+    "permission lost": ("EACCES open metrics.csv", "Permission denied"),
+    "EIO on write": (f"EIO write {CKPT}", "Input/output error"),
+    "fsync fails": (f"EIO fsync {CKPT}", "Input/output error"),
+    "rename fails": ("EIO rename last.ckpt", "Input/output error"),
+}
+SMALL = ["disk full, checkpoint", "disk full, row", "read-only", "rename fails"]
+OTHERS = {
+    "run folder deleted": ("folder", "training: cannot use '"),
+    "memory": ("memory", "training: the memory of this machine is full; take fewer num_workers"),
+    "device memory": ("device", "training: the memory of the device is full; trainer.accumulate_grad"),
+    "EIO on read": ("images EIO", "Input/output error"),
+}
+
+
+def broken_and_mended(
+    forge: Forge, folder: Path, whole: Path, what: str, said: str, *overrides: str, last: int | None = 10
+) -> list[str]:
+    """What was wrong with a run that broke, and with how it went on."""
+    ended = forge.train(folder, *overrides, *breaks(what))
+    found = [] if ended.code == 1 else [f"code {ended.code}"]
+    found += [] if said in sentence(ended) else [sentence(ended)]
+    good = newest(folder / "checkpoints", print)
+    step = None if good is None else torch.load(good, weights_only=True)["global_step"]
+    found += [] if step == last else [f"last good state: {step}"]
+    found += [f"left behind: {path}" for path in folder.rglob(".*.tmp")]
+    again = forge.train(folder, *overrides)
+    return found + (differences(whole, folder) if again.code == 0 else [again.said])
+
+
+@pytest.mark.parametrize("name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in DISK])
+def test_a_disk_that_fails_is_named_and_the_run_goes_on_bit_equal(forge, whole, tmp_path, name):
+    what, said = DISK[name]
+    assert broken_and_mended(forge, tmp_path / "run", whole, what, f": {said}{ADVICE}") == []
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_machine_that_fails_is_named_and_the_run_goes_on_bit_equal(forge, whole, tmp_path, name):
+    what, said = OTHERS[name]
+    last = None if name == "run folder deleted" else 10
+    assert broken_and_mended(forge, tmp_path / "run", whole, what, said, last=last) == []
+
+
+def own_images(forge: Forge, tmp_path: Path) -> tuple[str, ...]:
+    """Overrides for a run with a copy of the images, to do things to."""
+    shutil.copytree(forge.folder / "images", tmp_path / "images")
+    return f"dataset.hr_dir={tmp_path}/images", f"paths.cache_dir={tmp_path}/cache"
+
+
+@pytest.mark.parametrize("what", ["clock", f"EIO short {CKPT}", "cache"])
+def test_what_is_no_fault_changes_nothing(forge, whole, tmp_path, what):
+    ended = forge.train(tmp_path / "run", *own_images(forge, tmp_path), *breaks(what))
+    assert ended.code == 0, ended.said
+    assert differences(whole, tmp_path / "run") == []
+
+
+def test_memory_that_does_not_suffice_in_a_validation_is_told_and_tiles_give_the_same(forge, whole, tmp_path):
+    folder = tmp_path / "run"
+    ended = forge.train(folder, *breaks("validation"))
+    assert ended.code == 0, ended.said
+    told = json.loads((folder / "metrics.json").read_text())["tiled"]
+    assert told.startswith("24x30 pixels in tiles of 15x15, overlapping by ")
+    assert told.endswith("; equal to the whole image")
+    psnr = [[float(row["val/psnr_y"]) for row in rows(run) if row["val/psnr_y"]] for run in (whole, folder)]
+    assert psnr[1] == pytest.approx(psnr[0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "a worker that reads images was killed by signal Killed (out of memory? then take"),
+        pytest.param(
+            signal.SIGSTOP,
+            "a worker that reads images has not answered for 2.0 s (trainer.timeout); look at",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_worker_that_dies_or_hangs_is_named_and_the_run_goes_on_bit_equal(
+    forge, whole, tmp_path, number, said
+):
+    more = ("num_workers=1", "trainer.timeout=2")
+    what = f"worker {int(number)}"
+    assert broken_and_mended(forge, tmp_path / "run", whole, what, said, *more) == []
+
+
+def test_a_validation_image_that_vanishes_is_named(forge, whole, tmp_path):
+    more = own_images(forge, tmp_path)
+    ended = forge.train(tmp_path / "run", *more, *breaks("images gone"))
+    assert f"{tmp_path}/images/" in sentence(ended)
+    assert checkpoint(tmp_path / "run", "last")["global_step"] == 10
+    shutil.copytree(forge.folder / "images", tmp_path / "images", dirs_exist_ok=True)
+    assert forge.train(tmp_path / "run", *more).code == 0
+    assert differences(whole, tmp_path / "run") == []
+
+
+def half(forge: Forge, folder: Path) -> Path:
+    """A run that broke at step 12; its last checkpoint."""
+    assert forge.train(folder, *breaks("memory")).code == 1
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_an_empty_last_checkpoint_is_named_and_the_one_before_it_taken(forge, whole, tmp_path):
+    last = half(forge, tmp_path / "run")
+    last.write_bytes(b"")
+    ended = forge.train(tmp_path / "run")
+    assert f"resume: '{last}' is damaged" in ended.said
+    assert "goes on from previous.ckpt, the one before it" in ended.said
+    assert differences(whole, tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"scale": 3}, "holds another network"),
+        ({"version": 2}, "was saved by another version of sr_lab; update this one"),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_this_run_is_refused_and_nothing_is_overwritten(
+    forge, whole, tmp_path, record, said
+):
+    last = half(forge, tmp_path / "run")
+    content = torch.load(last, weights_only=True)
+    content["sr_lab"] |= record
+    own = last.read_bytes()
+    DurableCheckpointIO().save_checkpoint(content, last.with_name("other.ckpt"))
+    last.with_name("other.ckpt").replace(last)
+    kept = [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".ckpt", ".csv")]
+    before = [path.read_bytes() for path in kept]
+    ended = forge.train(tmp_path / "run")
+    assert sentence(ended) == (
+        f"resume: '{last}' {said}, put the run's own checkpoint there, or begin anew with resume=never"
+    )
+    assert [path.read_bytes() for path in kept] == before
+    last.write_bytes(own)
+    assert forge.train(tmp_path / "run").code == 0
+    assert differences(whole, tmp_path / "run") == []
+
+
+def test_a_second_process_in_a_run_folder_is_refused(forge, tmp_path):
+    with RunFolder(tmp_path / "run").attempt():
+        ended = forge.train(tmp_path / "run")
+    assert ended.code == 1
+    assert sentence(ended).startswith(f"{tmp_path}/run: another process is at work on this run; wait for it")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_configuration_edited_between_runs_is_replaced_by_that_of_the_command(forge, whole, tmp_path):
+    half(forge, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("seed: 0", "seed: 5"))
+    assert forge.train(tmp_path / "run").code == 0
+    assert "seed: 0" in config.read_text()
+    assert differences(whole, tmp_path / "run") == []
+
+
+@pytest.fixture
+def mounted(tmp_path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_run_on_a_disk_that_is_full_goes_on_once_there_is_space(forge, whole, mounted, tmp_path):
+    folder = mounted / "run"
+    hog = mounted / "hog"
+    hog.write_bytes(bytes(850_000))
+    ended = forge.train(folder)
+    assert ended.code == 1
+    assert FULL in sentence(ended)
+    hog.unlink()
+    assert forge.train(folder).code == 0
+    assert differences(whole, folder) == []
+
+
+def test_data_that_can_only_be_read_are_enough(forge, whole, mounted, tmp_path):
+    shutil.copytree(forge.folder / "images", mounted / "images")
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    ended = forge.train(tmp_path / "run", f"dataset.hr_dir={mounted}/images")
+    assert ended.code == 0, ended.said
+    assert differences(whole, tmp_path / "run") == []
+
+
+def test_a_cache_that_does_not_fit_is_named(forge, mounted, tmp_path):
+    (mounted / "hog").write_bytes(bytes(1_040_000))
+    ended = forge.train(tmp_path / "run", f"paths.cache_dir={mounted}/cache")
+    assert ended.code == 1
+    assert sentence(ended).startswith(f"cache: cannot write {mounted}/cache/")
+    assert "; free space there or set paths.cache_dir to another folder" in sentence(ended)

@@ -1,0 +1,80 @@
+"""Steps whose loss or gradient is no number: left out, or the end, and looked at afterwards."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.reliability.forge import Forge, forging
+from tests.reliability.same import checkpoint, differences, rows
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory) -> Iterator[Forge]:
+    with forging(tmp_path_factory.mktemp("forge")) as forge:
+        yield forge
+
+
+def spoil(what: str, value: str, *steps: int) -> tuple[str, ...]:
+    """Overrides for a run in which these steps have a loss or gradient that is no number."""
+    return (
+        "+callbacks.spoil._target_=tests.reliability.plugins.Spoil",
+        f"+callbacks.spoil.steps={list(steps)}",
+        f"+callbacks.spoil.what={what}",
+        f"+callbacks.spoil.value={value}",
+    )
+
+
+CASES = [
+    ("loss", "nan"),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (("loss", "inf"), ("gradient", "nan"))),
+    ("gradient", "inf"),
+]
+
+
+@pytest.mark.parametrize(("what", "value"), CASES)
+def test_the_training_stops_says_where_and_goes_on_from_the_last_checkpoint(forge, tmp_path, what, value):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    ended = forge.train(folder, *spoil(what, value, 12))
+    assert ended.code == 1
+    (line,) = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.ConfigError")]
+    assert f"training: {'the loss' if what == 'loss' else 'a gradient'} is " in line
+    kept = folder / "nan" / "step-12.pt"
+    assert f" at step 12 (its batch is in '{kept}'); the last checkpoint is from before" in line
+    assert checkpoint(folder, "last")["global_step"] == 10
+    assert forge.train(whole).code == 0
+    assert forge.train(folder).code == 0
+    assert differences(whole, folder) == []
+
+
+def test_the_batch_is_kept_with_its_names_samples_and_seed(forge, tmp_path):
+    forge.train(tmp_path / "run", *spoil("loss", "nan", 3))
+    kept = torch.load(tmp_path / "run" / "nan" / "step-3.pt", weights_only=True)
+    assert kept["samples"] == [4, 5]
+    assert (kept["step"], kept["seed"]) == (3, 0)
+    assert kept["lr"].shape == (2, 3, 16, 16)
+    assert kept["hr"].shape == (2, 3, 32, 32)
+    assert len(kept["name"]) == len(kept["dihedral"]) == 2
+
+
+@pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=str)
+@pytest.mark.parametrize(("what", "value"), CASES)
+def test_a_step_that_is_skipped_changes_no_weight_and_is_counted(forge, tmp_path, what, value, optimizer):
+    folder = tmp_path / "run"
+    bad = range(6, 10)
+    ended = forge.train(folder, "nan_policy=skip", *optimizer, *spoil(what, value, *bad, 24))
+    assert ended.code == 0, ended.said
+    assert ended.said.count("such steps are skipped") == 1
+    assert json.loads((folder / "metrics.json").read_text())["skipped_steps"] == 5
+    assert all(value.isfinite().all() for value in checkpoint(folder, "last")["state_dict"].values())
+    assert sorted(path.name for path in (folder / "nan").iterdir()) == sorted(
+        f"step-{step}.pt" for step in [*bad, 24]
+    )
+    assert {row["step"] for row in rows(folder)} == {str(step) for step in range(1, 25)}
+
+
+def test_at_most_ten_batches_are_kept(forge, tmp_path):
+    forge.train(tmp_path / "run", "nan_policy=skip", *spoil("loss", "nan", *range(1, 25, 2)))
+    assert len(list((tmp_path / "run" / "nan").iterdir())) == 10
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["skipped_steps"] == 12

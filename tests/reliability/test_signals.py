@@ -1,0 +1,194 @@
+"""Trainings that are told to end: they finish the step, save, say who asked, and go on as if nothing was."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sr_lab.run_folder import RunFolder, whole_rows
+from tests.command_line import SMOKE, run_folder
+from tests.reliability import results
+from tests.reliability.forge import INTERVAL, Forge, forging
+from tests.reliability.same import checkpoint, differences
+
+TWO = ("dataset.val_count=2", "budget.max_validation_count=2")
+HEARD = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory) -> Iterator[Forge]:
+    with forging(tmp_path_factory.mktemp("forge")) as forge:
+        yield forge
+
+
+@pytest.fixture(scope="module")
+def whole(forge, tmp_path_factory) -> Path:
+    """A run that nobody asked to end. Its two validation images let one come in between."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert forge.train(folder, *TWO).code == 0
+    return folder
+
+
+def ask(step: int, number: int, *more: str) -> tuple[str, ...]:
+    """Overrides for a run that gets a signal at a step."""
+    return (
+        *(*TWO, "+callbacks.ask._target_=tests.reliability.plugins.Ask"),
+        *(f"+callbacks.ask.step={step}", f"+callbacks.ask.number={int(number)}"),
+        *(f"+callbacks.ask.{line}" for line in more),
+    )
+
+
+CASES = [
+    ("SIGINT", 7, False),
+    ("SIGTERM", INTERVAL, False),  # a validation is due
+    ("SIGHUP", 10, True),
+    ("SIGUSR1", 1, False),
+    ("SIGTERM", 24, False),
+    ("SIGTERM", 24, True),
+]
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        CASES,
+        pytest.param(
+            [(name, step, False) for name in HEARD for step in (1, 2, 5, 9, 10, 20, 24)]
+            + [(name, step, True) for name in HEARD for step in (5, 20)],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=len,
+)
+def test_a_run_that_is_asked_to_end_saves_that_step_and_ends_bit_equal(forge, whole, tmp_path, cases):
+    lost, started = [], time.perf_counter()
+    for name, step, within in cases:
+        folder = tmp_path / f"{name}-{step}-{within}" / "run"
+        overrides = ask(step, getattr(signal, name), f"validation={str(within).lower()}")
+        ended = forge.train(folder, *overrides)
+        found = [] if ended.code == HEARD[name] else [f"code {ended.code}: {ended.said}"]
+        found += [] if checkpoint(folder, "last")["global_step"] == step else ["another step"]
+        found += [] if f"{name}: saves after this step" in ended.said else ["says nothing"]
+        again = forge.train(folder, *overrides)
+        found += differences(whole, folder) if again.code == 0 else [again.said]
+        lost += [f"{folder.parent.name}: {found}"] if found else []
+    if len(cases) > len(CASES):
+        results.store("signal", count=len(cases), lost=len(lost), seconds=time.perf_counter() - started)
+    assert lost == []
+
+
+def test_a_second_ctrl_c_ends_at_once(forge, tmp_path):
+    ended = forge.train(tmp_path / "run", *ask(7, signal.SIGINT, "times=2"))
+    assert "KeyboardInterrupt" in ended.said  # which the command line makes 130 of
+    assert checkpoint(tmp_path / "run", "last")["global_step"] == INTERVAL
+
+
+@pytest.fixture
+def scontrol(tmp_path) -> dict[str, str]:
+    """An environment with a scontrol that writes down what it is asked for."""
+    script = tmp_path / "bin" / "scontrol"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked.txt\n')
+    script.chmod(0o755)
+    return {"PATH": f"{script.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+
+
+@pytest.mark.parametrize(
+    ("array", "job"), [({}, "17"), ({"SLURM_ARRAY_JOB_ID": "15", "SLURM_ARRAY_TASK_ID": "2"}, "15_2")]
+)
+def test_a_job_that_makes_room_is_queued_again(forge, whole, tmp_path, scontrol, array, job):
+    folder = tmp_path / "run"
+    assert forge.train(folder, *ask(7, signal.SIGUSR1), **scontrol, **array).code == 138
+    assert (tmp_path / "asked.txt").read_text() == f"requeue {job}\n"
+    assert not (folder / "failed.txt").exists()
+    assert forge.train(folder, *ask(7, signal.SIGUSR1), **scontrol, **array).code == 0
+    assert differences(whole, folder) == []
+
+
+def test_a_job_that_cannot_be_queued_again_is_saved_and_says_so(forge, tmp_path, scontrol):
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    ended = forge.train(tmp_path / "run", *ask(7, signal.SIGUSR1), **scontrol)
+    assert ended.code == 138
+    assert "SIGUSR1: saved, and not requeued: " in ended.said
+    assert checkpoint(tmp_path / "run", "last")["global_step"] == 7
+
+
+@contextlib.contextmanager
+def long_training(folder: Path, *overrides: str) -> Iterator["subprocess.Popen[str]"]:
+    """``python -m sr_lab`` in a session of its own, with a small network, at work for minutes."""
+    command = [sys.executable, "-m", "sr_lab", *SMOKE, "budget.max_steps=100000", "logger=none"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_"))}
+    with subprocess.Popen(
+        [*command, "budget.max_validation_interval=100", *overrides],
+        cwd=folder,
+        env=inherited | {"SR_LAB_OUTPUT": "outputs", "SR_LAB_CACHE": str(folder / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [int(row["step"]) for path in folder.glob("outputs/*/*/metrics.csv") for row in whole_rows(path)]
+
+
+def wait_for_a_step(folder: Path, behind: int = 0) -> None:
+    """Until the record has a step behind ``behind``."""
+    until = time.monotonic() + 120
+    while max(steps_of(folder), default=0) <= behind:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def ended(process: "subprocess.Popen[str]", number: int, *, group: bool) -> tuple[int, float, str]:
+    """Ask a process, or all of its session; exit code, seconds, what it has said."""
+    started = time.monotonic()
+    (os.killpg if group else os.kill)(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, time.monotonic() - started, said
+
+
+def test_ctrl_c_reaches_the_workers_too_and_the_step_is_saved(tmp_path):
+    with long_training(tmp_path, "num_workers=1") as process:
+        wait_for_a_step(tmp_path)
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGCONT)
+        wait_for_a_step(tmp_path, behind=max(steps_of(tmp_path)))
+        code, seconds, said = ended(process, signal.SIGINT, group=True)
+    assert code == 130, said
+    assert seconds < 10  # 0.1 to save; the rest is Python taking itself down, on a busy machine
+    assert said.splitlines()[-2:] == [
+        "SIGINT: saves after this step; Ctrl-C again ends at once",
+        "interrupted; the same command goes on from the last checkpoint",
+    ]
+    folder = run_folder(tmp_path)
+    assert checkpoint(folder, "last")["global_step"] >= max(steps_of(tmp_path))
+    assert RunFolder(folder).state() == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("name", HEARD)
+def test_all_ranks_end_at_one_step_when_one_is_asked(tmp_path, name, group):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    reached = 0
+    for _ in range(2):
+        with long_training(tmp_path, *ddp) as process:
+            wait_for_a_step(tmp_path, behind=reached)
+            code, seconds, said = ended(process, getattr(signal, name), group=group)
+        assert code == HEARD[name], said
+        assert seconds < 10  # 0.1 to save; the rest is Python taking itself down, on a busy machine
+        reached = checkpoint(run_folder(tmp_path), "last")["global_step"]
+        assert reached >= max(steps_of(tmp_path))

@@ -32,7 +32,10 @@ def cache_dir(tmp_path_factory):
 
 
 # Torch does not export `imresize` and adaptive pooling at open sizes; FDIWN's graph is right at some only.
-REFUSED = {"bicubic", "fdiwn", "idn", "idn_original", "memnet_original", "safmn", "safmn_l", "srcnn", "srcnn_955"}
+REFUSED = {
+    *("bicubic", "idn", "idn_original", "memnet_original", "srcnn", "srcnn_955"),
+    *("safmn", "safmn_l", "fdiwn"),
+}
 
 
 class PlusMean(nn.Module):

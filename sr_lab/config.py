@@ -541,11 +541,30 @@ def _check_targets(config: Config, overrides: Sequence[str]) -> None:
             f"allow: is set in a file, got {config.allow}; "
             "packages are trusted on the command line (allow=[...]) or in SR_LAB_ALLOW only"
         )
+    for group in ("callbacks", "logger"):
+        _refuse_ways_out(group, getattr(config, group), overrides)
     trusted = targets.trusted_packages(config.allow)
     values = config.model_dump() | {"trainer": config.trainer.arguments()}
     for slot, kind in targets.KINDS.items():
         for name, node in _slot_nodes(values, slot):
             targets.check(name, node, trusted=trusted, supplied=_SUPPLIED.get(slot, ()), kind=kind)
+
+
+def _refuse_ways_out(place: str, value: object, overrides: Sequence[str]) -> None:
+    """Callbacks and loggers of a stranger may not overwrite files outside of the run folder."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            _refuse_ways_out(f"{place}.{key}", child, overrides)
+    elif isinstance(value, list):
+        for child in value:
+            _refuse_ways_out(place, child, overrides)
+    elif isinstance(value, str):
+        leads_out = value[:1] in ("/", "~") or ".." in Path(value).parts
+        if leads_out and not _is_said(place, overrides):
+            raise ConfigError(
+                f"{place}: leads out of the run folder, which is not allowed in a file, got {value!r}; "
+                "say it on the command line"
+            )
 
 
 def _slot_nodes(values: Node, slot: str) -> list[tuple[str, object]]:

@@ -161,6 +161,13 @@ def composed(*overrides: str):
         return hydra.compose("config", list(overrides))
 
 
+def test_what_lightning_does_at_a_signal_has_the_names_that_are_replaced():
+    """`SaveWhenAsked` takes their place; under other names Lightning would end a run with 0, and unsaved."""
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert callable(trainer._signal_connector.register_signal_handlers)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+
+
 def test_hydra_cannot_set_a_group_to_null():
     with pytest.raises((ConfigCompositionException, ValueError)):
         composed("upsampler=null")

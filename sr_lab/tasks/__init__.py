@@ -31,6 +31,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=r".*It is recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", message=r".*metric MeanOverImages was called before the ``update``.*")
+    warnings.filterwarnings("ignore", message=r"Grad strides do not match bucket view strides")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
 
 

@@ -60,7 +60,9 @@ def test_the_batch_is_kept_with_its_names_samples_and_seed(forge, tmp_path):
 
 @pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=str)
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_a_step_that_is_skipped_changes_no_weight_and_is_counted(forge, tmp_path, what, value, optimizer):
+def test_a_step_that_is_skipped_is_counted_and_leaves_numbers(
+    forge, tmp_path, what, value, optimizer
+):
     folder = tmp_path / "run"
     bad = range(6, 10)
     ended = forge.train(folder, "nan_policy=skip", *optimizer, *spoil(what, value, *bad, 24))
@@ -72,6 +74,18 @@ def test_a_step_that_is_skipped_changes_no_weight_and_is_counted(forge, tmp_path
         f"step-{step}.pt" for step in [*bad, 24]
     )
     assert {row["step"] for row in rows(folder)} == {str(step) for step in range(1, 25)}
+
+
+@pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=str)
+def test_steps_that_are_skipped_change_no_weight(forge, tmp_path, optimizer):
+    folder = tmp_path / "run"
+    assert forge.train(folder, "nan_policy=skip", *optimizer, *spoil("loss", "nan", *range(21, 25))).code == 0
+    before, after = checkpoint(folder, "previous"), checkpoint(folder, "last")  # state_dict is their average
+    assert (before["global_step"], after["global_step"]) == (20, 24)
+    weights = before["current_model_state"]
+    assert weights.keys() == after["current_model_state"].keys()
+    for name, value in weights.items():
+        assert torch.equal(value, after["current_model_state"][name]), name
 
 
 def test_at_most_ten_batches_are_kept(forge, tmp_path):

@@ -20,6 +20,7 @@ from sr_lab.errors import CheckpointError, ConfigError, DataError
 from sr_lab.run_folder import RunFolder
 from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
+from tests.conftest import compose
 from tests.test_durable import pytestmark, saved, train  # noqa: F401 - the warnings of a training
 
 # Run folders
@@ -102,6 +103,30 @@ def test_a_folder_that_leads_elsewhere_is_not_written_into(tmp_path, name):
     (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
     with pytest.raises(ConfigError, match=f"{name}: is a link"), RunFolder(tmp_path / "run").attempt():
         pass
+
+
+# Experiments
+
+
+WRITERS = {
+    "callbacks.dirpath": ("callbacks", "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath"),
+    "callbacks.filename": ("callbacks", "lightning.pytorch.callbacks.ModelCheckpoint", "filename"),
+    "logger.version": ("logger", "lightning.pytorch.loggers.CSVLogger", "version"),
+}
+
+
+@pytest.mark.parametrize("way", ["/tmp/precious", "~/precious", "../precious", "a/../../precious"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_lets_nothing_write_outside_of_the_run_folder(tmp_path, writer, way):
+    group, target, key = WRITERS[writer]
+    (tmp_path / "experiment").mkdir()
+    text = f"# @package _global_\n{group}:\n  mine:\n    _target_: {target}\n    {key}: {way}\n"
+    (tmp_path / "experiment" / "sly.yaml").write_text(text)
+    words = ("experiment=sly", "trainer=cpu", "budget=smoke", f"hydra.searchpath=[{tmp_path}]")
+    with pytest.raises(ConfigError, match=f"{group}.mine.{key}: leads out of the run folder"):
+        compose(*words)
+    said = compose(*words, f"{group}.mine.{key}='{way}'")
+    assert getattr(said, group)["mine"][key] == way
 
 
 # Shards

@@ -60,9 +60,7 @@ def test_the_batch_is_kept_with_its_names_samples_and_seed(forge, tmp_path):
 
 @pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=str)
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_a_step_that_is_skipped_is_counted_and_leaves_numbers(
-    forge, tmp_path, what, value, optimizer
-):
+def test_a_step_that_is_skipped_is_counted_and_leaves_numbers(forge, tmp_path, what, value, optimizer):
     folder = tmp_path / "run"
     bad = range(6, 10)
     ended = forge.train(folder, "nan_policy=skip", *optimizer, *spoil(what, value, *bad, 24))

@@ -149,8 +149,9 @@ def test_the_readme_agrees_with_the_results():
 
 
 def test_every_results_file_can_be_read_and_names_rows_of_its_paper():
-    for path in published.experiments_dir().glob("*/results.csv"):
-        tables = {figure.table for figure in published.figures() if figure.paper == path.parent.name}
+    for paper in published.papers():
+        tables = {figure.table for figure in published.figures() if figure.paper == paper}
+        path = published.experiments_dir() / paper / "results.csv"
         assert {line["table"] for line in read_results(path)} <= tables
 
 

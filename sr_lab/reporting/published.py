@@ -61,6 +61,11 @@ def figures() -> tuple[Figure, ...]:
     return tuple(found)
 
 
+def papers() -> tuple[str, ...]:
+    """Folders of `experiments_dir` that are a paper's."""
+    return tuple(sorted({figure.paper for figure in figures()}))
+
+
 def table(paper: str, name: str) -> tuple[Figure, ...]:
     """The figures of one table, in their order; none where nothing is printed."""
     return tuple(figure for figure in figures() if (figure.paper, figure.table) == (paper, name))

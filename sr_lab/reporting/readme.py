@@ -8,7 +8,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting.experiment import FIVE_SETS, is_own_row
 from sr_lab.reporting.grid import fixed
 from sr_lab.reporting.markdown import escape
-from sr_lab.reporting.published import experiments_dir
+from sr_lab.reporting.published import experiments_dir, papers
 from sr_lab.reporting.results import read_results
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
@@ -23,9 +23,8 @@ def section(root: Path) -> str:
     """
     rows: dict[tuple[str, ...], dict[tuple[str, str], dict[str, str]]] = {}
     others: dict[str, set[tuple[str, ...]]] = {}
-    for path in sorted(root.glob("*/results.csv")):
-        paper = path.parent.name
-        for line in read_results(path):
+    for paper in papers():
+        for line in read_results(root / paper / "results.csv"):
             if line["budget"] != "paper":
                 continue
             row = (paper, line["table"], line["row"], line["scale"])

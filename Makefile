@@ -22,7 +22,7 @@ demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cor
 # Two tests at a time; on two cores a second thread for each would make small networks a hundred times slower.
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
 
-test: $(STAMP) ## the default tests (under 8 minutes on 2 cores)
+test: $(STAMP) ## the default tests (about 12 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## the rest: compilation of whole networks, learning

@@ -5,6 +5,7 @@ is drawn on the device. Blur and JPEG are kornia's. Images are float32 ``(N, 3, 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -58,7 +59,7 @@ class Draws:
         return list(table.to(self.device, non_blocking=True)[..., None, None].unbind(0))
 
 
-class RandomDegradation(nn.Module):
+class RandomDegradation(nn.Module, ABC):
     """Base of degradations that differ from sample to sample and are therefore made anew in every batch.
 
     Args:
@@ -85,13 +86,13 @@ class RandomDegradation(nn.Module):
             lr = lr[..., self.margin : -self.margin, self.margin : -self.margin]
             return (lr.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
 
+    @abstractmethod
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
         """``(N, 3, rH, rW)`` in [0, 1] -> ``(N, 3, H, W)``, not clamped."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> str:
         """One sentence for the head of a table: what was done, in which ranges."""
-        raise NotImplementedError
 
 
 def check_range(name: str, values: Sequence[float], low: float, high: float = math.inf) -> None:

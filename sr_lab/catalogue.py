@@ -9,8 +9,9 @@ from torch import nn
 
 from sr_lab import targets
 from sr_lab.checkpoints import Checkpoint, fits, load_weights, shared_names
-from sr_lab.config import Node, conf_dir
+from sr_lab.config import Node
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.hydra_settings import conf_dir
 
 SCALES = (2, 3, 4)
 

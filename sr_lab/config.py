@@ -16,15 +16,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sr_lab import targets, untrusted
-from sr_lab.errors import ConfigError, SRLabError
+from sr_lab.errors import ConfigError
+from sr_lab.hydra_errors import explain
+from sr_lab.hydra_settings import conf_dir, is_said, key_of
 
 Node: TypeAlias = dict[str, object]
-
-PACKAGE = Path(__file__).resolve().parent
 
 # Values of a run that the code passes to a target itself.
 _SUPPLIED = {
@@ -41,12 +41,6 @@ _SUPPLIED = {
                 "fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches",
                 "overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
 }  # fmt: skip
-
-
-def conf_dir() -> Path:
-    """The configuration files: beside the code in an installed wheel, one folder up in a checkout."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 class _Strict(BaseModel):
@@ -456,12 +450,7 @@ def load_trial(
 def without_search(overrides: Sequence[str]) -> list[str]:
     """A command line without what it says of the search, and of the name of the whole."""
     own = ("hparams_search", "experiment_name", "run_name")
-    return [override for override in overrides if _key(override).partition(".")[0] not in own]
-
-
-def _key(override: str) -> str:
-    """``model.num_feat`` of ``+model.num_feat=8``; the group of a group's override."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+    return [override for override in overrides if key_of(override).partition(".")[0] not in own]
 
 
 # Settings that a row may not change: they choose the row, act before a run is checked, or say whom we trust.
@@ -494,12 +483,12 @@ def _with_row(
         labels = ", ".join(f"{number} ({label})" for number, label in enumerate(rows))
         raise ConfigError(f"row: must be a position in rows, got {position!r}; allowed: {labels}")
     label, row = list(rows.items())[position]
-    given = {_key(override) for override in overrides}
+    given = {key_of(override) for override in overrides}
     for override in row:
-        if not isinstance(override, str) or re.split(r"[./]", _key(override))[0] in NOT_OF_A_ROW:
+        if not isinstance(override, str) or re.split(r"[./]", key_of(override))[0] in NOT_OF_A_ROW:
             raise ConfigError(f"rows.{label}: {override!r} is no setting of a row; remove it")
-    kept = [override for override in row if _key(override) not in given]
-    own = [override for override in overrides if _key(override) != "row"]
+    kept = [override for override in row if key_of(override) not in given]
+    own = [override for override in overrides if key_of(override) != "row"]
     try:
         again = _compose_again(composed, [*kept, *own])
     except HydraException as error:
@@ -511,7 +500,7 @@ def _with_row(
 def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Compose with other overrides what Hydra composed, found in the same places, with its ``hydra`` node."""
     hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
-    places = [override for override in hydra_node.overrides.hydra if _key(override) == "hydra.searchpath"]
+    places = [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
     again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
     OmegaConf.set_struct(again, False)
     return again
@@ -560,7 +549,7 @@ def _refuse_ways_out(place: str, value: object, overrides: Sequence[str]) -> Non
             _refuse_ways_out(place, child, overrides)
     elif isinstance(value, str):
         leads_out = value[:1] in ("/", "~") or ".." in Path(value).parts
-        if leads_out and not _is_said(place, overrides):
+        if leads_out and not is_said(place, overrides):
             raise ConfigError(
                 f"{place}: leads out of the run folder, which is not allowed in a file, got {value!r}; "
                 "say it on the command line"
@@ -654,160 +643,6 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
     return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
 
 
-def check_file(path: Path) -> None:
-    """Refuse a configuration file that is too large, in itself or written out.
-
-    Raises:
-        ConfigError: It is.
-    """
-    try:
-        untrusted.check_yaml(untrusted.read_text(path, max_bytes=untrusted.MAX_YAML_BYTES))
-    except ValueError as error:
-        raise ConfigError(f"{path}: is no configuration: {error}; mend or remove it") from error
-
-
-def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse settings of Hydra itself that run code before a run is validated.
-
-    Args:
-        node: The composed ``hydra`` node.
-        overrides: What the command line says.
-
-    Raises:
-        ConfigError: Callbacks, environment variables, a launcher or sweeper that is no plugin of Hydra, or
-            logging that names a factory.
-    """
-    for key in ("callbacks", "job.env_set"):
-        if OmegaConf.select(node, key):
-            raise ConfigError(
-                f"hydra.{key}: is not allowed, since it acts before a run is checked; remove it"
-            )
-    if not set(node.overrides.task) <= set(overrides):  # what the command line said decides whom we trust
-        raise ConfigError("hydra.overrides: is not allowed in a file; remove it")
-    for key, ours in _FOLDERS.items():
-        group, _, name = key.rpartition(".")
-        values = typing.cast(Node, OmegaConf.to_container(node[group] if group else node, resolve=False))
-        written = values[name]
-        if written not in ours and not _is_said(f"hydra.{key}", overrides):
-            raise ConfigError(f"hydra.{key}: is not allowed in a file, got {written!r}; remove it")
-    for key in ("launcher", "sweeper"):
-        target = str(OmegaConf.select(node, f"{key}._target_"))
-        if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
-            raise ConfigError(
-                f"hydra.{key}._target_: '{target}' is no plugin of Hydra; choose hydra/{key}=<option>"
-            )
-        settings = OmegaConf.to_container(node[key], resolve=True)
-        assert isinstance(settings, dict)
-        for setting, value in settings.items():
-            name = str(setting)
-            if targets.holds_target(value):  # Hydra would build it, whatever it is
-                raise ConfigError(f"hydra.{key}.{name}: holds a _target_, which is not allowed; remove it")
-            in_script = bool(value) if name in _SHELL else "\n" in str(value)
-            if key == "launcher" and in_script and not _is_said(f"hydra.{key}.{name}", overrides):
-                raise ConfigError(
-                    f"hydra.{key}.{name}: goes to the cluster's shell and is not allowed in a file, "
-                    f"got {value!r}; say it on the command line"
-                )
-    for key in ("job_logging", "hydra_logging"):
-        logged = OmegaConf.to_container(node[key], resolve=False) if node.get(key) is not None else None
-        _check_logging(f"hydra.{key}", logged)
-
-
-# Where Hydra itself writes: as conf/config.yaml says, or as Hydra does of itself.
-_NOW = "${now:%Y-%m-%d}/${now:%H-%M-%S}"
-_FOLDERS = {
-    "run.dir": ("${run_dir:}", f"outputs/{_NOW}"),
-    "sweep.dir": ("${sweep_dir:}", f"multirun/{_NOW}"),
-    "sweep.subdir": ("${run_folder:}", "${hydra.job.num}"),
-    "output_subdir": (None, ".hydra"),
-}
-# Of submitit's launchers: what ends up in the script of a job.
-_SHELL = ("setup", "python", "srun_args", "additional_parameters")
-
-
-def _is_said(key: str, overrides: Sequence[str]) -> bool:
-    """Whether the command line itself sets a key, or part of it."""
-    return any(f"{_key(override)}.".startswith(f"{key}.") for override in overrides)
-
-
-_HANDLERS = ("logging.StreamHandler", "logging.NullHandler")
-_LOG = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # of Hydra's own default
-
-
-def _check_logging(place: str, value: object) -> None:
-    """logging.config builds whatever class or factory it is given."""
-    if isinstance(value, Mapping):
-        if value.get("class") == "logging.FileHandler" and value.get("filename") == _LOG:
-            value = {key: child for key, child in value.items() if key not in ("class", "filename")}
-        for key, child in value.items():
-            # A handler of files writes where and what a stranger likes, into ~/.bashrc for one.
-            if key == "()" or (key == "class" and child not in _HANDLERS):
-                raise ConfigError(
-                    f"{place}.{key}: {child!r} is not allowed; use one of {', '.join(_HANDLERS)}"
-                )
-            _check_logging(f"{place}.{key}", child)
-    elif isinstance(value, list):
-        for child in value:
-            _check_logging(place, child)
-    elif (
-        isinstance(value, str)
-        and (
-            value.startswith(("ext://", "cfg://")) or "${" in value
-        )  # what would come of it is not known yet
-        and not value.startswith("ext://sys.std")
-    ):
-        raise ConfigError(f"{place}: {value!r} is not allowed; use ext://sys.stdout or ext://sys.stderr")
-
-
 def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(exclude={"allow"}) | {"allow": []}))
-
-
-def explain(error: Exception) -> str | None:
-    """Hydra's and OmegaConf's own errors as one sentence; ours as they are; ``None`` for anything else."""
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    for link in chain:
-        if isinstance(link, SRLabError):
-            return str(untrusted.plain(str(link)))  # it may name a file of a stranger
-    if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
-        return f"cannot use '{error.filename}': {error.strerror}; choose another folder below paths"
-    if "Config group override must be a string" in str(error):
-        return "a group takes the name of one of its options, got something else; --help lists the options"
-    if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return None
-    text = next((str(link) for link in chain if str(link)), type(error).__name__)
-    missing = re.search(r"Could not find '([^']*)'\s+Available options in '([^']*)':((?:\n\t\S+)*)", text)
-    if missing:
-        group, options = missing[2], missing[3].split()
-        given = missing[1].removeprefix(f"{group}/")
-        near = targets.did_you_mean(given, options)
-        return f"{group}: there is no option {given!r}; allowed: {', '.join(options)}{near}"
-    no_group = re.search(r"Could not override '([^']*)'", text)
-    if no_group:
-        return _unknown_key(no_group[1])
-    return " ".join(text.split())
-
-
-def _unknown_key(key: str) -> str:
-    """A key of the command line that the composed configuration does not have."""
-    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-    top, _, rest = key.partition(".")
-    keys = sorted(
-        {*groups, *(str(name) for name in OmegaConf.load(conf_dir() / "config.yaml") if name != "defaults")}
-    )
-    if not rest:
-        near = targets.did_you_mean(key, keys)
-        return f"{key}: there is no such group or setting; allowed: {', '.join(keys)}{near}"
-    known: set[str] = set()
-    for path in [conf_dir() / "config.yaml", *(conf_dir() / top).glob("*.yaml")]:
-        loaded = OmegaConf.load(path)
-        found = OmegaConf.select(loaded, top) if path.name == "config.yaml" else loaded
-        if isinstance(found, DictConfig):
-            known.update(str(name) for name in found if name not in ("defaults", "_target_"))
-    if rest in known:
-        return f"{key}: the chosen option of '{top}' has no such setting, another has; choose that or drop it"
-    near = targets.did_you_mean(rest, known) if known else targets.did_you_mean(top, keys)
-    return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"

@@ -7,7 +7,8 @@ import hydra
 import pytest
 import torch
 
-from sr_lab.config import Config, conf_dir, load
+from sr_lab.config import Config, load
+from sr_lab.hydra_settings import conf_dir
 from sr_lab.identity import register_resolvers
 
 

@@ -6,6 +6,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab import config as configuration
 from sr_lab.errors import ConfigError
+from sr_lab.hydra_errors import explain
+from sr_lab.hydra_settings import conf_dir
 from tests.conftest import compose
 
 SMOKE = ("trainer=cpu", "budget=smoke")
@@ -15,13 +17,13 @@ def sentence(*overrides: str) -> str:
     """What the command line says of a mistake."""
     with pytest.raises((ConfigError, HydraException, OmegaConfBaseException, ValueError)) as caught:
         compose(*SMOKE, *overrides)
-    said = configuration.explain(caught.value)
+    said = explain(caught.value)
     assert said is not None
     assert "\n" not in said
     return said
 
 
-@pytest.mark.parametrize("group", sorted(p.name for p in configuration.conf_dir().iterdir() if p.is_dir()))
+@pytest.mark.parametrize("group", sorted(p.name for p in conf_dir().iterdir() if p.is_dir()))
 def test_every_option_of_every_group_is_valid(group: str):
     needs = {
         "report": ("runs=outputs",),
@@ -33,7 +35,7 @@ def test_every_option_of_every_group_is_valid(group: str):
         "streaming": ("dataset.shards_dir=somewhere",),
         "shard": ("output=shards",),
     }
-    for option in (configuration.conf_dir() / group).glob("*.yaml"):
+    for option in (conf_dir() / group).glob("*.yaml"):
         compose(*SMOKE, f"{group}={option.stem}", *needs.get(option.stem, ()))
 
 

@@ -17,8 +17,8 @@ from hydra.core.singleton import Singleton
 
 from sr_lab import __main__ as command_line
 from sr_lab import sweep
-from sr_lab.config import conf_dir
 from sr_lab.errors import ConfigError
+from sr_lab.hydra_settings import conf_dir
 from sr_lab.identity import folder_name, identity
 from sr_lab.reporting.runs import find_runs
 from sr_lab.run_folder import RunFolder

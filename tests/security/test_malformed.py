@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab import config as configuration
+from sr_lab import hydra_settings
 from sr_lab.checkpoints import load_weights, open_checkpoint
 from sr_lab.config import StoredNetwork
 from sr_lab.datasets.folder import FolderDataset
@@ -492,7 +492,7 @@ def test_a_configuration_that_is_none(tmp_path, name):
     result = judged(lambda: [flat(read_run(folder)), read_run(folder).problem])
     assert result.odd == result.error == ""
     assert result.value[1] == "unfinished"
-    result = judged(lambda: configuration.check_file(folder / "config.yaml"))
+    result = judged(lambda: hydra_settings.check_file(folder / "config.yaml"))
     told(result, None)
     if name in ("cut", "itself", "laughs", "deep", "deep mappings", "ten megabytes", "an unknown anchor"):
         assert result.error

@@ -3,7 +3,9 @@
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
+import atexit
 import functools
+import gc
 import io
 import os
 import sys
@@ -24,8 +26,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sr_lab import config as configuration
-from sr_lab import sweep, tasks
+from sr_lab import hydra_settings, sweep, tasks
 from sr_lab.errors import ConfigError, RankError
+from sr_lab.hydra_errors import explain
 from sr_lab.identity import register_resolvers
 
 _queue: list[sweep.Job] = []  # jobs that wait for a process of their own
@@ -45,7 +48,7 @@ class _Ended(NamedTuple):
     overrides: list[str]
 
 
-@hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(hydra_settings.conf_dir()), config_name="config")
 def _job(composed: DictConfig) -> _Ended | None:
     """One job: run it; or, in a multirun on this machine, write it down for a process of its own."""
     assert _judged, "this version of Hydra composes by another way than the one that is guarded"
@@ -72,7 +75,7 @@ def _job(composed: DictConfig) -> _Ended | None:
             _done[folder] = config
     except Exception as error:
         if not ours:  # raised, it would end the multirun without the table of the others
-            sentence = configuration.explain(error)
+            sentence = explain(error)
             print(f"error: {sentence}" if sentence else traceback.format_exc(), file=sys.stderr)  # noqa: T201
             return _Ended(folder, config, sentence or f"{type(error).__name__}: {error}", overrides)
         _errors.append(error)  # raised by Hydra it would come out twice
@@ -112,7 +115,7 @@ def _guard_hydra() -> None:
         loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any, **named: Any
     ) -> DictConfig:
         composed = compose(loader, config_name, overrides, *rest, **named)
-        configuration.check_hydra(composed.hydra, overrides)
+        hydra_settings.check_hydra(composed.hydra, overrides)
         _judged.append(True)
         return composed
 
@@ -125,7 +128,7 @@ def _guard_hydra() -> None:
     def bounded(source: ConfigSource, config_path: str) -> ConfigResult:
         path = Path(source.path, source._normalize_file_name(config_path))
         if path.is_file():
-            configuration.check_file(path)
+            hydra_settings.check_file(path)
         return load(source, config_path)
 
     files.load_config = bounded  # type: ignore[method-assign, assignment]
@@ -213,7 +216,7 @@ def main() -> int:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
         return code
     except Exception as error:
-        sentence = configuration.explain(error)
+        sentence = explain(error)
         sweep.refused(sentence or f"{type(error).__name__}: {error}")
         if sentence is None:
             raise
@@ -224,4 +227,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # At its end Python would search all of torch for garbage, a second or more, and Slurm waits for no one.
+    atexit.register(gc.freeze)
     sys.exit(main())

@@ -5,6 +5,7 @@ more.
 """
 
 import copy
+import errno
 import importlib
 import struct
 import warnings
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab import digest
-from sr_lab.errors import CheckpointError
+from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.layers.folding import fold
 
 # Levels that authors put around their state dicts, in the order in which they are looked for: averaged
@@ -79,6 +80,7 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
 
     Raises:
         CheckpointError: The file is missing, damaged, would have to run code, or holds no weights.
+        FaultError: The disk cannot read it.
     """
     file = resolve(path, key)
     content = _read(file, key)
@@ -87,7 +89,7 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
         prefix = "network."
         named = {str(key): value for key, value in content["state_dict"].items()}
         state = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
-        if not all(map(_is_plain, state.values())):
+        if not all(map(is_plain, state.values())):
             raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
         return Checkpoint(file, state, record)
     for _ in range(_MAX_WRAPPERS):  # a pickle may hold itself
@@ -97,7 +99,7 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
         if not wrapper:
             break
         content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(map(_is_plain, content.values())):
+    if not isinstance(content, dict) or not content or not all(map(is_plain, content.values())):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
     state = {str(name): value for name, value in content.items()}
     return Checkpoint(file, _without_prefix(state, _WRAPPER_PREFIXES), None)
@@ -122,6 +124,11 @@ def _read(file: Path, key: str) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # damaged files fail in many ways, and each means the same to the user
+        # A disk that fails says nothing about the file; EINVAL is where a damaged one has sent its reader.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise FaultError(
+                f"{key}: cannot read '{file}': {error.strerror}; mend that and start again, or do without it"
+            ) from error
         raise CheckpointError(
             f"{key}: '{file}' is damaged or would have to run code to open, which is refused "
             f"({type(error).__name__}); save it again as a plain state dict or as safetensors"
@@ -141,7 +148,7 @@ def _check_zip(file: Path) -> None:
         raise ValueError("no archive of torch's")
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether it is a tensor whose numbers are all there: a few bytes can claim to be a terabyte."""
     return (
         isinstance(value, Tensor)

@@ -3,7 +3,7 @@
 import io
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,7 +14,6 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from sr_lab import files
-from sr_lab.datasets.patches import PatchDataset
 from sr_lab.errors import ConfigError
 from sr_lab.lit_module import SRModule, batch_norms
 
@@ -35,7 +34,8 @@ class NanPolicy(lightning.Callback):
     Args:
         policy: ``stop`` ends the training, ``skip`` goes on with the next batch.
         folder: Where batches are kept, ``step-<n>.pt``.
-        dataset: Makes a batch again from the numbers of its samples.
+        batch_of: Makes a batch again from the numbers of its samples.
+        seed: That these were drawn by, for the record.
         batch_size: Total over ranks and accumulated batches.
         interval: Steps between two looks.
         say: Tells the user.
@@ -45,15 +45,17 @@ class NanPolicy(lightning.Callback):
         self,
         policy: Policy,
         folder: Path,
-        dataset: PatchDataset,
+        batch_of: Callable[[Sequence[int]], Mapping[str, object]],
         *,
+        seed: int,
         batch_size: int,
         interval: int,
         say: Callable[[str], None],
     ) -> None:
         self.policy = policy
         self.folder = folder
-        self.dataset = dataset
+        self.batch_of = batch_of
+        self.seed = seed
         self.batch_size = batch_size
         self.interval = interval
         self.say = say
@@ -87,27 +89,29 @@ class NanPolicy(lightning.Callback):
     ) -> None:
         """Leave the step out, or have it left out, if there is no number to learn from."""
         assert self._loss is not None
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        loss, self._loss = self._loss, None
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if self._scaled:  # gradients overflow now and then; that is the scaler's to mend
-            largest = self._loss
+            largest = loss
         else:
             parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
             largest = get_total_norm([p.grad for p in parameters if p.grad is not None], math.inf)
-        self._unread.append((trainer.global_step + 1, torch.stack((self._loss.float(), largest.float()))))
-        self._loss = None
-        bad = ~largest.isfinite()
-        for now, before in zip(self._statistics, self._before, strict=True):
-            now.copy_(torch.where(bad, before, now))
-        if self._scaled:
+        # A CPU is asked for nothing; a GPU only where nothing else leaves the step out.
+        on_cpu = largest.device.type == "cpu"
+        fused = not on_cpu and getattr(optimizer, "_step_supports_amp_scaling", False)
+        ask = not self._scaled and (on_cpu or (self.policy == "skip" and not fused))
+        finite = largest.isfinite()
+        if ask and finite:
+            self._in_a_row = 0
             return
-        if fused:  # the kernel looks itself
-            optimizer.found_inf, optimizer.grad_scale = bad.float(), None  # type: ignore[attr-defined]
-        # Asking a CPU costs nothing; a GPU is asked only where nothing else leaves the step out.
-        if bad.device.type == "cpu" or (self.policy == "skip" and not fused):
-            if bad:
-                optimizer.zero_grad()
+        self._unread.append((trainer.global_step + 1, torch.stack((loss.float(), largest.float()))))
+        for now, before in zip(self._statistics, self._before, strict=True):
+            now.copy_(torch.where(finite, now, before))
+        if ask:
+            optimizer.zero_grad()
             self._read(trainer)
+        elif fused and not self._scaled:  # the kernel looks itself
+            optimizer.found_inf, optimizer.grad_scale = 1 - finite.float(), None  # type: ignore[attr-defined]
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         """Look when the record has waited for the device."""
@@ -171,11 +175,10 @@ class NanPolicy(lightning.Callback):
         path = self.folder / f"step-{step}.pt"
         if trainer.is_global_zero:
             samples = list(range((step - 1) * self.batch_size, step * self.batch_size))
-            batch = self.dataset.__getitems__(samples)
             content = {
-                **batch,
+                **self.batch_of(samples),
                 "samples": samples,
-                "seed": self.dataset.seed,
+                "seed": self.seed,
                 "step": step,
                 "loss": loss,
                 "largest_gradient": largest,

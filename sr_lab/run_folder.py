@@ -2,7 +2,7 @@
 
 config.yaml   resolved configuration            metrics.json  results, written last
 metrics.csv   the record, flushed row by row    failed.txt    traceback of a run that died
-log.txt      output of a job of several at a time
+log.txt      output of a job of several at a time   images.json  which images it was trained on
 pruned.txt   why a search ended the run before its last step
 checkpoints/{last,previous,best}.ckpt   images/   wandb/
 
@@ -82,6 +82,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """``last.ckpt``, ``previous.ckpt`` (the one before) and ``best.ckpt``."""
         return self.path / "checkpoints"
+
+    @property
+    def trained_on(self) -> Path:
+        """Which images the run was trained on; there once the first attempt had prepared them."""
+        return self.path / "images.json"
 
     @property
     def images(self) -> Path:
@@ -221,7 +226,8 @@ def whole_rows(record: Path) -> list[dict[str, str]]:
     with contextlib.suppress(csv.Error):  # a field that a power cut has filled with rubbish
         for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
             rows.append(row)
-    return [row for row in rows if None not in row.values() and (row.get("step") or "").isdecimal()]
+    rows = [row for row in rows if None not in row.values() and (row.get("step") or "").isdecimal()]
+    return [row for row in rows if len(row["step"]) < 16]  # thousands of digits are no number for Python
 
 
 def _locked(file: IO[str], kind: int, *, attempts: int = 1) -> bool:

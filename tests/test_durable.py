@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning
@@ -12,6 +13,7 @@ import torch
 from sr_lab import files
 from sr_lab.callbacks import Record, Speed
 from sr_lab.durable import DurableCheckpointIO, RandomState, checkpoints
+from sr_lab.judge import judge
 from sr_lab.run_folder import RunFolder, whole_rows
 from tests import tiny
 
@@ -23,19 +25,32 @@ pytestmark = [
 ]
 
 
-def train(folder: Path, steps: int, *callbacks: object, ckpt: str | None = None, rate: float = 1e-3) -> None:
-    """A validation and a checkpoint every two steps."""
+def train(
+    folder: Path,
+    steps: int,
+    *callbacks: object,
+    ckpt: str | None = None,
+    rate: float = 1e-3,
+    accumulate: int = 1,
+    plugins: Sequence[object] = (),
+    **settings: object,
+) -> None:
+    """A validation and a checkpoint every two steps; goes on as ``task=train`` does."""
     images = tiny.Images("A", 1)
     trainer = tiny.trainer(
         folder,
         max_steps=steps,
-        val_check_interval=2,
+        val_check_interval=2 * accumulate,
+        accumulate_grad_batches=accumulate,
         enable_checkpointing=True,
         callbacks=[*callbacks, *checkpoints(folder / "checkpoints")],
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), *plugins],
     )
-    module = tiny.sr_module(val=[images], learning_rate=rate)
-    trainer.fit(module, tiny.data(val=[images]), ckpt_path=ckpt, weights_only=True)
+    module = tiny.sr_module(val=[images], learning_rate=rate, **settings)
+    if ckpt is not None:
+        judge(Path(ckpt), trainer, module)
+    data = tiny.data(val=[images], accumulate=accumulate)
+    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
 
 
 def saved(folder: Path, name: str) -> dict[str, object]:
@@ -147,7 +162,9 @@ def test_an_attempt_removes_what_a_killed_one_left_and_only_where_a_run_writes(t
 def test_rows_that_were_cut_or_spoilt_are_left_out(tmp_path):
     record = tmp_path / "metrics.csv"
     record.write_bytes(
-        b"step,time,train/loss\r\n1,5.0,0.5\r\n\x00\x00\x00\x00\r\n2,6\r\n\xff,7.0,1\r\n3,8.0,0.25\r\n4"
+        b"step,time,train/loss\r\n1,5.0,0.5\r\n\x00\x00\x00\x00\r\n2,6\r\n\xff,7.0,1\r\n3,8.0,0.25\r\n"
+        + b"9" * 5000
+        + b",9.0,0.1\r\n4"
     )
     assert [row["step"] for row in whole_rows(record)] == ["1", "3"]
 

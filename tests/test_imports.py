@@ -41,6 +41,7 @@ FLOORS = {
     "data_module": 6,
     "callbacks": 6,
     "durable": 6,
+    "judge": 6,
     "nan_policy": 6,
     "signals": 6,
     "catalogue": 6,
@@ -52,7 +53,7 @@ FLOORS = {
     "__main__": 8,
 }
 # Beside the tower: what configures a run, and what reads run folders.
-CONFIGURATION = ("config", "targets", "identity", "loggers")
+CONFIGURATION = ("config", "hydra_settings", "hydra_errors", "targets", "identity", "loggers")
 FILES = ("run_folder", "reporting")
 # Who may know what configures a run.
 CONFIGURED = {"catalogue", "tasks", "sweep", "search", "api", "__main__"}
@@ -62,6 +63,8 @@ NEIGHBOURS = {
     ("autotune", "devices"),
     ("datasets", "protocol"),
     ("callbacks", "lit_module"),
+    ("judge", "durable"),
+    ("judge", "lit_module"),
     ("nan_policy", "lit_module"),
     ("lit_module", "data_module"),
     ("tasks", "sweep"),
@@ -69,7 +72,18 @@ NEIGHBOURS = {
     ("tasks", "speed"),
     ("search", "sweep"),
 }
-HYDRA = {"__main__", "config", "targets", "identity", "catalogue", "tasks", "sweep", "search"}
+HYDRA = {
+    "__main__",
+    "config",
+    "hydra_settings",
+    "hydra_errors",
+    "targets",
+    "identity",
+    "catalogue",
+    "tasks",
+    "sweep",
+    "search",
+}
 
 
 def modules() -> dict[str, ast.Module]:

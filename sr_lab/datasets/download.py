@@ -102,7 +102,8 @@ class _Transfer:
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 failures = failures + 1 if self._length() <= before else 0
                 if failures == _ATTEMPTS:
-                    _give_up(url, f"does not answer ({type(error).__name__}); what has come is kept")
+                    kept = "; what has come is kept" if self._length() else ""
+                    _give_up(url, f"does not answer ({type(error).__name__}){kept}")
                 time.sleep(self.pause * 2 ** max(0, failures - 1))
         # The part stays until the digest is right: a kill while it is computed must not cost the download.
         Path(output_file).unlink(missing_ok=True)
@@ -155,12 +156,13 @@ class _Transfer:
                     self.forget()
                 _give_up(url, f"answers {answer.status_code} {answer.reason}")
             self._check_length(url, total, have)
+            most = total or self.archive.size or MAX_BYTES
             self.report(have, total)
             with self.part.open("ab") as file:
                 for piece in answer.raw.stream(_PIECE, decode_content=False):
                     have += len(piece)
-                    if have > (total or MAX_BYTES):
-                        self._refuse(url, f"sends more than {total or MAX_BYTES:,} bytes")
+                    if have > most:
+                        self._refuse(url, f"sends more than {most:,} bytes")
                     file.write(piece)
                     self.report(have, total)
 

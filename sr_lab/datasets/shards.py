@@ -7,6 +7,7 @@ without the rest of its image. ``index.json`` beside the shards names them and e
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,14 +15,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 import fsspec
 import numpy as np
 import torch
 from filelock import FileLock
+from fsspec.callbacks import Callback
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
@@ -30,13 +32,15 @@ from torch import Tensor
 
 from sr_lab import files
 from sr_lab.datasets.cache import WORKERS, Record
-from sr_lab.datasets.images import read_image
+from sr_lab.datasets.images import MAX_PIXELS, read_image
 from sr_lab.datasets.sampling import permutation
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.resize import downscale_uint8, mod_crop
 
 LR_NAME = "bicubic-symmetric"  # what `BicubicDegradation` is called that makes the LR images
 INDEX = "index.json"
+MAX_INDEX = 256 << 20  # bytes; two million images
+_HEADER = 1000  # bytes of a shard beside its pixels, for the whole and for each of its tensors
 _STORES = ("file", "http", "https", "s3", "gs", "abfs", "memory")  # fsspec has others that run what they read
 
 
@@ -50,6 +54,12 @@ class ImageEntry(_Strict):
     name: str
     height: int = Field(gt=0)
     width: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _is_one_that_was_read(self) -> Self:
+        if self.height * self.width > MAX_PIXELS:
+            raise ValueError(f"{self.height}x{self.width} pixels; allowed: {MAX_PIXELS:,} in all")
+        return self
 
 
 class Shard(_Strict):
@@ -66,8 +76,21 @@ class Index(_Strict):
     """All shards of a set; LR images are there for each of ``lr``, e.g. ``x4-bicubic-symmetric``."""
 
     format: Literal[1] = 1
-    lr: list[str]
+    lr: list[Annotated[str, Field(pattern=r"^x[1-9]\d?-[\w-]+$")]]
     shards: list[Shard] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _sizes_are_those_of_the_images(self) -> Self:
+        """A size is believed before a byte has come: room is made for it, and more is not taken."""
+        scales = [1, *(int(kind.partition("-")[0][1:]) for kind in self.lr)]
+        for shard in self.shards:
+            pixels = sum((image.height // s) * (image.width // s) for image in shard.images for s in scales)
+            spare = shard.size - 3 * pixels
+            if not 0 <= spare <= _HEADER * (1 + len(shard.images) * len(scales)):
+                raise ValueError(
+                    f"{shard.name} cannot have {shard.size:,} bytes, its images have {3 * pixels:,}"
+                )
+        return self
 
 
 def write_shards(
@@ -162,18 +185,53 @@ def read_index(url: str) -> Index:
 
     Raises:
         ConfigError: An address of another kind, or its package is missing.
-        DataError: There is no index, or it is none of ours.
+        DataError: There is no index, or it is none of ours: too large, or with sizes that no images have.
     """
     place = f"{url.rstrip('/')}/{INDEX}"
     try:
-        store, path = _store(place)
-        return Index.model_validate_json(store.cat_file(path))
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / INDEX
+            _copy(place, copy, limit=MAX_INDEX)
+            return Index.model_validate_json(copy.read_bytes())
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = ".".join(map(str, problem["loc"])) or "sizes"
         raise DataError(f"shards: {place} is no index of ours: {where}: {problem['msg']}") from error
     except OSError as error:
         raise DataError(f"shards: cannot read {place}: {error}; write the shards with task=shard") from error
+
+
+class _AtMost(Callback):  # type: ignore[misc] # fsspec has no types
+    """Ends a transfer that announces or brings more than so many bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def call(self, hook_name: str | None = None, **_: object) -> None:
+        """After each piece."""
+        if max(self.size or 0, self.value) > self.limit:
+            raise OSError(f"it has more than {self.limit:,} bytes")
+
+
+def _copy(url: str, target: Path, *, limit: int) -> None:
+    """Fetch a file; nothing is left of one that is too long.
+
+    Raises:
+        OSError: It cannot be had, or is longer than that.
+    """
+    store, path = _store(url)
+    here = Path(path)  # of a folder; there fsspec would wait for a pipe, and copy a device without end
+    if fsspec.utils.get_protocol(url) == "file" and not (here.is_file() and here.stat().st_size <= limit):
+        raise OSError(f"there is no file of at most {limit:,} bytes")
+    try:
+        store.get_file(path, str(target), callback=_AtMost(limit))
+    except Exception as error:
+        target.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise
+        # Each store has errors of its own; some hold all that has come.
+        raise OSError(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}") from error
 
 
 def _store(url: str) -> tuple["fsspec.AbstractFileSystem", str]:
@@ -273,8 +331,7 @@ class Shards:
                 self._make_room(shard.size)
                 temporary = path.with_name(f".{path.name}.tmp")
                 try:
-                    store, source = _store(f"{self.url}/{shard.name}")
-                    store.get_file(source, str(temporary))
+                    _copy(f"{self.url}/{shard.name}", temporary, limit=shard.size)
                 except OSError as error:
                     raise DataError(f"shards: cannot fetch {self.url}/{shard.name}: {error}") from error
                 if _sha256(temporary) != shard.sha256:

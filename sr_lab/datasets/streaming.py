@@ -75,10 +75,11 @@ class StreamingDataset(PatchDataset):
             limit=cache_gb * 1e9,
             keep_open=2 * shuffle_shards,
         )
-        need = 2 * shuffle_shards * max(shard.size for shard in self.index.shards)  # a group and the next
-        if not self.shards.local and len(self.index.shards) > 2 * shuffle_shards and need > cache_gb * 1e9:
+        used = min(2 * shuffle_shards, len(self.index.shards))  # a group and the next
+        need = used * max(shard.size for shard in self.index.shards)
+        if not self.shards.local and need > cache_gb * 1e9:
             raise ConfigError(
-                f"dataset.cache_gb: {cache_gb:g} GB do not hold the {2 * shuffle_shards} shards in use; "
+                f"dataset.cache_gb: {cache_gb:g} GB do not hold the {used} shards in use; "
                 f"set dataset.cache_gb={need / 1e9:.1f} or more, or lower dataset.shuffle_shards"
             )
         self._hr = ShardedImages(self.shards, "hr")

@@ -18,6 +18,7 @@ from sr_lab.datasets.patches import PatchBatch
 from sr_lab.durable import DurableCheckpointIO, RandomState, checkpoints
 from sr_lab.lit_module import SRModule
 from sr_lab.models.edsr import EDSR
+from sr_lab.nan_policy import NanPolicy
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.run_folder import RunFolder
@@ -180,6 +181,9 @@ def with_trainer(
     callbacks = [
         *watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL),
         ValidateAtEnd(),
+        NanPolicy(
+            "stop", folder / "nan", lambda _: {}, seed=0, batch_size=1, interval=_ROW_INTERVAL, say=print
+        ),
         *checkpoints(run_folder.checkpoints),
         RandomState(),
     ]

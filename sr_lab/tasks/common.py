@@ -20,10 +20,11 @@ from torch import distributed, nn
 
 from sr_lab import backends, catalogue, sweep, targets
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
-from sr_lab.config import PACKAGE, CheckpointConfig, Config
+from sr_lab.config import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.devices import device_name, has_gpu, rank
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.hydra_settings import PACKAGE
 from sr_lab.identity import identity
 from sr_lab.inference import Tiled
 from sr_lab.layers.folding import fold
@@ -273,6 +274,9 @@ def measured(results: Sequence[ImageResult], protocol: Protocol, scale: int) -> 
 
 def in_multirun() -> bool:
     """Whether the job is one of several, whose table comes at the end."""
-    return sweep.IN_SWEEP in os.environ or (
-        HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    )
+    return sweep.IN_SWEEP in os.environ or in_launcher()
+
+
+def in_launcher() -> bool:
+    """Whether this process runs jobs of a multirun itself, as other launchers than ours have it."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

@@ -40,6 +40,8 @@ from sr_lab.devices import (
 )
 from sr_lab.durable import LAST, DurableCheckpointIO, RandomState, checkpoints, newest
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.identity import note_images
+from sr_lab.judge import judge
 from sr_lab.lit_module import SRModule, batch_norms
 from sr_lab.loggers import RowInSummary, build_loggers, close_wandb
 from sr_lab.nan_policy import NanPolicy
@@ -103,6 +105,11 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
         common.console.print(why_fp16())
     if local_rank() == 0:  # the others wait for it where they meet
         dataset.prepare()
+    if rank() == 0:
+        with faults.told():
+            changed = note_images(config, folder, dataset.fingerprints(), resumed=last is not None)
+        if changed is not None:
+            _say(changed)
     setting, choice = _form(config, module.network, dataset.lr_patch_size)
     setting.apply(module.network)
     data = SRDataModule(
@@ -119,7 +126,8 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
         watch = NanPolicy(
             config.nan_policy,
             folder.path / "nan",
-            dataset,
+            dataset.__getitems__,
+            seed=dataset.seed,
             batch_size=config.batch_size,
             interval=_row_interval(config),
             say=_say,
@@ -131,6 +139,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
             common.console.print("batch norm: statistics are per process, since only GPUs can share them")
         if last is not None:
             _check_same(last, module)
+            judge(last, trainer, module)
             _say(f"goes on from {last}")
         with faults.told(), ranks.together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -191,12 +200,15 @@ def _check_same(last: Path, module: SRModule) -> None:
         CheckpointError: It is that.
     """
     record = open_checkpoint(str(last), "resume").record
-    if record is None or record.get("version") != module.record["version"]:
-        what = "was saved by another version of sr_lab; update this one"
-    elif any(record.get(key) != value for key, value in module.record.items()):
-        what = "holds another network"
-    else:
-        return
+    try:
+        if record is None or record.get("version") != module.record["version"]:
+            what = "was saved by another version of sr_lab; update this one"
+        elif any(record.get(key) != value for key, value in module.record.items()):
+            what = "holds another network"
+        else:
+            return
+    except RuntimeError:  # tensors in places of numbers are neither equal nor not
+        what = "holds no network"
     raise CheckpointError(
         f"resume: '{last}' {what}, put the run's own checkpoint there, or begin anew with resume=never"
     )
@@ -359,7 +371,9 @@ def _trainer(
         RandomState(),
         SaveWhenAsked(folder.checkpoints / LAST, signals),
     ]
-    arguments = ranks.arranged(config.trainer.arguments(), timeout=config.trainer.timeout)
+    arguments = ranks.arranged(
+        config.trainer.arguments(), timeout=config.trainer.timeout, alone=common.in_launcher()
+    )
     arguments["sync_batchnorm"] = _syncs(config)
     if arguments.get("deterministic") is True:  # cuDNN would choose among deterministic algorithms, by time
         arguments["benchmark"] = False

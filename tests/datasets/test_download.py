@@ -171,6 +171,13 @@ def test_an_endless_answer_is_cut_off(server, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_more_bytes_than_the_published_file_has_are_not_taken(server, tmp_path):
+    archive = archive_at(server, size=200_000)
+    server.announced["/a.zip"] = None
+    assert "sends more than 200,000 bytes" in failure(archive, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_more_bytes_than_announced_are_not_taken(server, tmp_path):
     archive = archive_at(server)
     server.announced["/a.zip"] = 1000
@@ -186,9 +193,16 @@ def test_a_missing_file_is_not_asked_for_again(status, server, tmp_path):
 
 
 def test_nobody_there_is_told(tmp_path):
-    assert "does not answer (ConnectionError)" in failure(
-        Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path
-    )
+    said = failure(Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path)
+    assert said.endswith("does not answer (ConnectionError)")  # nothing has come, and nothing is kept
+
+
+def test_what_has_come_is_kept_and_said_to_be(server, tmp_path):
+    archive = archive_at(server)
+    server.cuts = [100_000] + [0] * 4
+    assert failure(archive, tmp_path).endswith("; what has come is kept")
+    (part,) = tmp_path.glob("*.part")
+    assert part.stat().st_size == 100_000
 
 
 def test_a_redirect_is_followed(server, tmp_path):

@@ -9,8 +9,8 @@ archives and downloads, 9     tests/datasets/test_archives.py (links, devices, b
                               tests/datasets/test_download.py (hashes, lengths, redirects, mirrors)
 images, 8                     here
 reports, 9                    HTML in a browser: tests/test_page.py; the others here
-run folders, 6                second process: tests/test_run_folder.py; the others here. There is neither
-                              a demo page nor ONNX: in their places ``sweep.json`` and names of sets
+run folders, 6                second process: tests/test_run_folder.py; ONNX with external data and the others
+                              here. There is no demo page: in its places ``sweep.json`` and names of sets
 ============================  =======================================================================
 """
 
@@ -26,21 +26,25 @@ import zlib
 from pathlib import Path
 
 import hydra
+import onnx
 import pytest
 import scipy.io
 import torch
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from onnx.external_data_helper import set_external_data
 from PIL import ImageFile
 
-from sr_lab import config as configuration
-from sr_lab import untrusted
+from sr_lab import hydra_settings, untrusted
 from sr_lab.api import upscale
+from sr_lab.backends import run_by
 from sr_lab.checkpoints import load_weights, open_checkpoint
-from sr_lab.config import StoredNetwork, conf_dir, to_yaml
+from sr_lab.config import StoredNetwork, to_yaml
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
+from sr_lab.hydra_errors import explain
+from sr_lab.hydra_settings import conf_dir
 from sr_lab.identity import register_resolvers
 from sr_lab.reporting import crops, page, pictures
 from sr_lab.reporting.csv_text import csv_text
@@ -57,6 +61,7 @@ from tests.command_line import sr_lab
 from tests.conftest import compose
 from tests.pictures import run_folder
 from tests.security import hostile
+from tests.test_backends import PlusMean
 
 SMOKE = ("trainer=cpu", "budget=smoke")
 RUN = "torch.utils.collect_env.run"  # a shell
@@ -80,7 +85,7 @@ def sentence(*overrides: str) -> str:
     """What the command line says of a configuration that it refuses."""
     with pytest.raises(HYDRAS) as caught:
         compose(*SMOKE, *overrides)
-    said = configuration.explain(caught.value)
+    said = explain(caught.value)
     assert said is not None
     assert "\n" not in said
     return said
@@ -155,11 +160,11 @@ def test_a_file_cannot_steer_hydra(tmp_path, mark, place, text):
 
     def judge() -> None:
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        configuration.check_hydra(composed.hydra, overrides)
+        hydra_settings.check_hydra(composed.hydra, overrides)
 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(HYDRAS) as caught:
         judge()
-    said = configuration.explain(caught.value)
+    said = explain(caught.value)
     assert place in said
     assert "\n" not in said
 
@@ -170,7 +175,7 @@ def test_hydras_own_settings_are_let_through(options):
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        configuration.check_hydra(composed.hydra, overrides)
+        hydra_settings.check_hydra(composed.hydra, overrides)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +188,9 @@ def test_a_file_cannot_write_into_the_script_of_a_job(tmp_path, mark, setting):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
         with pytest.raises(ConfigError, match="goes to the cluster's shell"):
-            configuration.check_hydra(composed.hydra, overrides)
+            hydra_settings.check_hydra(composed.hydra, overrides)
         key = text.partition(":")[0]
-        configuration.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
+        hydra_settings.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
 
 
 @pytest.mark.slow
@@ -201,7 +206,7 @@ def test_the_command_line_may_name_no_callback_either(mark):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
         with pytest.raises(ConfigError, match=r"hydra\.callbacks: is not allowed"):
-            configuration.check_hydra(composed.hydra, overrides)
+            hydra_settings.check_hydra(composed.hydra, overrides)
 
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -245,7 +250,7 @@ def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_p
         path.write_text(text)
         begun = time.process_time()
         with pytest.raises(ConfigError, match="is no configuration"):
-            configuration.check_file(path)
+            hydra_settings.check_file(path)
         with pytest.raises(ValueError, match=r"written out|flow|depth"):
             untrusted.read_yaml(path)
         assert time.process_time() - begun < 1
@@ -257,7 +262,7 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
     path = tmp_path / "config.yaml"
     path.write_text("a: 1\n" + "# padding\n" * 2**20)
     with pytest.raises(ConfigError, match="it has more than 1048576 bytes"):
-        configuration.check_file(path)
+        hydra_settings.check_file(path)
 
 
 @pytest.mark.parametrize(
@@ -813,6 +818,29 @@ def test_a_picture_of_any_name_lies_in_its_folder(tmp_path, name):
     assert placed.resolve().is_relative_to(tmp_path)
     assert len(placed.relative_to(tmp_path).parts) == 2
     assert all(len(part.encode()) < 200 for part in placed.relative_to(tmp_path).parts)
+
+
+@pytest.mark.parametrize("way", ["../../secret", "/secret"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_graph_that_names_files_elsewhere_is_made_anew(tmp_path, mark, engine, way):
+    network = PlusMean().eval()
+    run_by(network, engine, cache_dir=tmp_path / "honest")
+    (honest,) = (tmp_path / "honest" / "onnx").iterdir()
+    graph = onnx.load(honest)
+    (weight,) = (tensor for tensor in graph.graph.initializer if len(tensor.raw_data) > 1000)
+    folder = tmp_path / "sly" / "onnx"
+    folder.mkdir(parents=True, mode=0o700)
+    secret = tmp_path / "secret"
+    secret.write_bytes(weight.raw_data)  # right at all sizes, if it were read
+    set_external_data(weight, str(secret) if way == "/secret" else way)
+    weight.ClearField("raw_data")
+    planted = graph.SerializeToString()
+    (folder / honest.name).write_bytes(planted)
+    runs = run_by(network, engine, cache_dir=tmp_path / "sly")
+    assert (folder / honest.name).read_bytes() != planted
+    with torch.no_grad():
+        lr = torch.rand(1, 3, 20, 30)
+        assert torch.allclose(runs(lr), network(lr), atol=1e-5)
 
 
 def test_every_mistake_of_a_user_is_one_of_ours():

@@ -1,8 +1,11 @@
 """Training stream, validation images and test images."""
 
 import collections
+import ctypes
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -258,8 +261,12 @@ def patch_loader(
 def _hear_parent_only(worker: int) -> None:
     """In a worker: go on at a signal that is meant for the training, which needs it for its last step.
 
-    Ctrl-C and Slurm tell every process of a job. The loader itself ends workers that hang, by SIGTERM.
+    Ctrl-C and Slurm tell every process of a job. The loader itself ends workers that hang, by SIGTERM. When
+    the training is killed, it ends at once: until torch notices, after 5 s, it would keep the folder locked.
     """
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None and parent.pid == os.getppid():
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     heard = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1}
     signal.pthread_sigmask(signal.SIG_BLOCK, heard)
 

@@ -1,13 +1,16 @@
 """What a run is called: by what changes its numbers, so that repeating a run resumes it."""
 
+import glob
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
 
 from sr_lab import config as configuration
-from sr_lab import targets
+from sr_lab import files, targets, untrusted
 from sr_lab.config import (
     BenchmarkConfig,
     Config,
@@ -20,7 +23,8 @@ from sr_lab.config import (
     TrainConfig,
     UpscaleConfig,
 )
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, DataError
+from sr_lab.run_folder import RunFolder
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
 _TRAINING = (
@@ -73,6 +77,70 @@ def identity(config: Config) -> Node:
 def hash8(values: Node) -> str:
     """Eight hex digits of a plain dictionary, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, resumed: bool) -> str | None:
+    """Write down which images a run is trained on, and compare them with those of before.
+
+    The hash of a run covers names and sizes of its files, so that a folder of images that has changed makes
+    another run; images replaced by others of the same size show in their pixels alone.
+
+    Args:
+        config: Configuration of the training.
+        folder: Its run folder.
+        images: A line for each, its name and the SHA-256 of its pixels.
+        resumed: Whether the run goes on.
+
+    Returns:
+        What to tell the user of a new run, where one beside it has learnt the same from other images.
+
+    Raises:
+        DataError: The run goes on, and not all images are those that it began with.
+    """
+    values = identity(config)
+    training = hash8({key: value for key, value in values.items() if key != "manifest"})
+    lines = [str(untrusted.plain(image)) for image in images]
+    note = _Note(run=hash8(values), training=training, images=lines)
+    before = _noted(folder) if resumed else None
+    if before is not None:
+        if before.images != lines:
+            raise DataError(
+                f"dataset: {_difference(before, note)} since '{folder.path}' was begun; put the images back, "
+                f"begin anew with resume=never, or remove {folder.trained_on} to go on with these"
+            )
+        return None
+    files.write(folder.trained_on, note.model_dump_json(indent=1) + "\n")
+    name = folder.path.name.rpartition("-")[0]
+    for path in folder.path.parent.glob(f"{glob.escape(name)}-*"):
+        before = None if resumed else _noted(RunFolder(path))
+        if before is not None and before.training == training and before.run != note.run:
+            return f"dataset: {_difference(before, note)} since '{path}' was trained; this is a new run"
+    return None
+
+
+class _Note(BaseModel):
+    """Hash of a run, the same without its images, and a line for each of these."""
+
+    run: str
+    training: str
+    images: list[str]
+
+
+def _noted(folder: RunFolder) -> _Note | None:
+    """What `note_images` has written, ``None`` if that cannot be read."""
+    try:
+        return _Note.model_validate(untrusted.read_json(folder.trained_on))
+    except (OSError, ValueError):
+        return None
+
+
+def _difference(before: _Note, now: _Note) -> str:
+    """How many images are others, and the names of the first."""
+    names = sorted({line.rpartition(" ")[0] for line in set(before.images) ^ set(now.images)})
+    if not names:
+        return "validation images have changed"
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} training image(s) have changed ({', '.join(names[:3])}{more})"
 
 
 def _content(key: str, path: str | None) -> str | None:

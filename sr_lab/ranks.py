@@ -25,7 +25,9 @@ from sr_lab.errors import ConfigError, RankError
 
 _POLL = 0.2  # seconds between two looks at the other processes
 _GRACE = 5.0  # seconds in which the loss of one usually comes up by itself, with gloo at once
-_ASKED = (2, 15, 130, 143, -2, -15)  # exit codes of a process that was told to end: Ctrl-C, SIGTERM
+_PATIENCE = 30.0  # the same where one was told to end: this one was, too, and may be saving
+_TOLD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+_ASKED = {code for number in _TOLD for code in (-number, 128 + number)}  # exit codes of such a one
 
 
 class Launch(NamedTuple):
@@ -61,15 +63,17 @@ def launched() -> Launch | None:
     return Launch(by, on_each, world // max(1, on_each))
 
 
-def arranged(arguments: Mapping[str, object], *, timeout: float) -> dict[str, object]:
+def arranged(arguments: Mapping[str, object], *, timeout: float, alone: bool = False) -> dict[str, object]:
     """Arguments of a Trainer, made to fit the processes that there are.
 
     Args:
         arguments: ``devices``, ``num_nodes`` and ``strategy`` as the configuration has them, and others.
         timeout: Seconds that processes wait for one another.
+        alone: Whether processes that Lightning would start would repeat more than this one training.
 
     Raises:
-        ConfigError: The configuration names another number of devices than were started.
+        ConfigError: The configuration names another number of devices than were started, or wants processes
+            to be started that may not be.
     """
     arguments = dict(arguments)
     found, devices = launched(), arguments.get("devices")
@@ -85,6 +89,12 @@ def arranged(arguments: Mapping[str, object], *, timeout: float) -> dict[str, ob
         if arguments.get("accelerator") == "cpu" and devices in (-1, "-1"):
             raise ConfigError("trainer.devices: a CPU is not counted, got -1; say how many processes, e.g. 2")
         several = devices != 1 or arguments.get("num_nodes", 1) != 1
+        if several and alone:
+            raise ConfigError(
+                f"hydra/launcher: each process of trainer.devices={devices} would begin all jobs of this "
+                "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that "
+                "starts the processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
+            )
     unused = arguments.get("strategy") == "ddp_find_unused_parameters_true"
     if arguments.get("strategy") == "ddp" or unused or (several and arguments.get("strategy") == "auto"):
         limit = datetime.timedelta(seconds=timeout)
@@ -142,8 +152,8 @@ class Launcher(_SubprocessScriptLauncher):
         while None in codes:
             time.sleep(_POLL)
             codes = [process.poll() for process in self.procs]
-            if any(code not in (None, 0, *_ASKED) for code in codes):
-                time.sleep(_GRACE)
+            if failed := {code for code in codes if code}:
+                time.sleep(_PATIENCE if failed <= _ASKED else _GRACE)
                 if self.settled:
                     return
                 print(f"error: {_lost(self.fate())}", file=sys.stderr, flush=True)  # noqa: T201

@@ -33,7 +33,7 @@ def cache_dir(tmp_path_factory):
 
 # Torch does not export `imresize` and adaptive pooling at open sizes; FDIWN's graph is right at some only.
 REFUSED = {
-    *("bicubic", "idn", "idn_original", "memnet_original", "srcnn", "srcnn_955"),
+    *("bicubic", "idn", "idn_original", "memnet_original", "srcnn", "srcnn_955", "vdsr"),
     *("safmn", "safmn_l", "fdiwn"),
 }
 
@@ -96,6 +96,26 @@ def test_a_result_outlives_the_next_one(engine, cache_dir):
     assert torch.equal(first, before)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_size_that_comes_again_gives_the_image_of_torch(engine, cache_dir):
+    """OpenVINO compiles the network for it."""
+    network = PlusMean().eval()
+    runs = run_by(network, engine, cache_dir=cache_dir)
+    tile, last = (24, 20), (24, 15)  # as in tiles: rows that end with a shorter one
+    for size in (tile, tile, tile, last, tile, tile, last, last, tile):
+        assert difference(network, runs, size) < 1e-5
+
+
+def test_openvino_compiles_for_one_size_at_a_time(cache_dir):
+    runs = run_by(PlusMean().eval(), "openvino", cache_dir=cache_dir)
+    forms = []
+    for size in (20, 20, 30, 20, 30, 30):
+        runs(torch.zeros(1, 3, size, size))
+        forms.append((runs._run._fixed_size[-1], runs._run._fixed))
+    assert [size for size, _ in forms[1:]] == [20, 20, 20, 20, 30]
+    assert forms[1][1] is forms[4][1] is not forms[5][1]
+
+
 def test_tiles_of_an_engine_equal_the_whole(cache_dir):
     network = Entry("ecbsr_m4c16", 2).build().eval()
     tiled = Tiled(run_by(network, "openvino", cache_dir=cache_dir), tile=40, like=network)
@@ -137,6 +157,42 @@ def test_a_graph_that_is_not_the_network_is_made_again(engine, cache_dir, tmp_pa
     stale = graph if engine == "onnxruntime" else graph[:300]  # of other weights, or cut short
     files.write(tmp_path / "onnx" / f"{backends._fingerprint(network)}.onnx", stale)
     assert difference(network, run_by(network, engine, cache_dir=tmp_path), (20, 30)) < 1e-5
+
+
+@pytest.mark.parametrize("place", ["onnx", "onnx/graph"])
+def test_a_graph_that_others_may_have_written_is_made_anew(cache_dir, tmp_path, monkeypatch, place):
+    network = PlusMean().eval()
+    run_by(network, "onnxruntime", cache_dir=cache_dir)
+    graph = Path("onnx") / f"{backends._fingerprint(network)}.onnx"
+    planted = (cache_dir / graph).read_bytes()  # right at the sizes that are tried, as a stranger's would be
+    files.write(tmp_path / graph, planted)
+    loose = tmp_path / (graph if place == "onnx/graph" else "onnx")
+    loose.chmod(loose.stat().st_mode | 0o020)
+    used, said, start = [], [], backends._STARTS["openvino"]
+    monkeypatch.setitem(
+        backends._STARTS, "openvino", lambda path, threads: used.append(path) or start(path, threads)
+    )
+    runs = run_by(network, "openvino", cache_dir=tmp_path, told=said.append)
+    assert difference(network, runs, (20, 30)) < 1e-5
+    (line,) = said
+    assert line.startswith("backend: others may ")
+    if place == "onnx":
+        assert used != [tmp_path / graph]
+        assert not used[0].exists()
+    else:
+        assert (tmp_path / graph).stat().st_mode & 0o777 == 0o600
+    assert run_by(network, "openvino", cache_dir=tmp_path, told=said.append)
+    assert len(said) == (2 if place == "onnx" else 1)
+
+
+def test_a_graph_of_another_user_is_made_anew(cache_dir, tmp_path, monkeypatch):
+    network = PlusMean().eval()
+    run_by(network, "onnxruntime", cache_dir=cache_dir)
+    said = []
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
+    run_by(network, "onnxruntime", cache_dir=cache_dir, told=said.append)
+    assert len(said) == 1
+    assert "take a cache_dir of your own" in said[0]
 
 
 def test_a_network_that_does_not_export_is_refused(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab.config import conf_dir
 from sr_lab.errors import SRLabError
+from sr_lab.hydra_settings import conf_dir
 from sr_lab.identity import folder_name, hash8, identity, register_resolvers
 from tests.conftest import compose
 

@@ -9,10 +9,10 @@ one file, the manifest of some 0.5 MB. A worker has one map for each image that 
 end (Linux allows 65,530), and no open file; the pixels lie in the system's page cache, once for all.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -26,11 +26,10 @@ from rich.console import Console
 from rich.progress import track
 
 from sr_lab.errors import DataError
-from sr_lab.files import replacing
+from sr_lab.files import remove_leftovers, replacing
 
 _FORMAT = 1  # part of every key: raise it when decoding, resizing or the layout changes
 WORKERS = min(6, os.cpu_count() or 1)  # Pillow and torch release the GIL; each has one image in work
-_LEFTOVER_AGE = 3600.0  # seconds after which a temporary file belongs to a process that was killed
 
 
 class Record(NamedTuple):
@@ -83,17 +82,14 @@ class ImageCache:
         """
         if self._load():
             return
-        with _writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self.folder)
         console = Console(stderr=True)
-        with ThreadPoolExecutor(WORKERS) as pool:
+        with _building(self.folder), ThreadPoolExecutor(WORKERS) as pool:
             finished = pool.map(lambda index: self._make(index, make), range(len(self)))
             self.records = list(
                 track(finished, title, len(self), console=console, disable=not console.is_terminal)
             )
-        text = json.dumps(dict(zip(self._names, self.records, strict=True)), indent=1)
-        _write(self._manifest(), lambda file: file.write(text.encode()))
+            text = json.dumps(dict(zip(self._names, self.records, strict=True)), indent=1)
+            _write(self._manifest(), lambda file: file.write(text.encode()))
 
     def open(self) -> None:
         """Open a finished cache; does nothing if it is open.
@@ -205,8 +201,18 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):  # another process has removed or renamed it
-            if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
-                path.unlink()
+@contextmanager
+def _building(folder: Path) -> Iterator[None]:
+    """Let others see that a build is at work; remove what killed ones have left, if no other one is."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / ".lock"
+        another_users = path.exists() and not os.access(path, os.W_OK)
+        lock = path.open("r" if another_users else "a")  # NFS locks what is open for writing only
+    with lock:
+        with suppress(OSError):  # another one is, or this file system has no locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_leftovers(folder.iterdir())
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield

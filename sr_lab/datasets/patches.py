@@ -227,6 +227,13 @@ class PatchDataset(Dataset[Patch]):
         facts = [sorted((file.name, file.stat().st_size) for file in group) for group in groups]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
+    def fingerprints(self) -> list[str]:
+        """Name, and where it is known SHA-256 of the pixels, of each training image; it is prepared."""
+        pairs = list(zip(self.files, self._hr.records, strict=True))
+        if self._lr_cache is not None and self.lr_files is not None:
+            pairs += zip(self.lr_files, self._lr_cache.records, strict=True)
+        return sorted({f"{file.name} {record.sha256[:16]}" for file, record in pairs})
+
     def _open(self) -> None:
         self._hr.open()
         if self._lr is not None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_a_single_process_needs_no_strategy(environment):
     assert ranks.arranged(given, timeout=60) == given
 
 
+@pytest.mark.parametrize(("devices", "variables"), [(1, {}), (2, TORCHRUN | {"LOCAL_WORLD_SIZE": "2"})])
+def test_a_launcher_of_hydra_may_run_a_job_for_which_nothing_has_to_be_started(
+    environment, devices, variables
+):
+    environment(variables)
+    given = {"accelerator": "cpu", "devices": devices, "num_nodes": 1, "strategy": "auto"}
+    assert ranks.arranged(given, timeout=60, alone=True)["devices"] == devices
+
+
 def test_all_processors_of_a_cpu_are_no_number_of_processes(environment):
     environment({})
     with pytest.raises(ConfigError, match="a CPU is not counted, got -1"):
@@ -111,6 +121,37 @@ def test_a_batch_that_does_not_divide_is_refused_before_a_process_is_started(tmp
         "error: batch_size: is the total and must divide by devices x accumulated batches, "
         "got 1 for 2 x 1; take a multiple of 2"
     ]
+
+
+# Stands for hydra-joblib-launcher, which runs jobs in processes that know the command line of all.
+LAUNCHER = """
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+class JoblibLauncher(BasicLauncher):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_a_launcher_whose_jobs_would_mix_between_ranks_is_refused(tmp_path):
+    place = tmp_path / "hydra_plugins" / "joblib_launcher.py"
+    place.parent.mkdir()
+    place.write_text(LAUNCHER)
+    done = sr_lab(
+        tmp_path,
+        *("-m", "seed=0,1", *SMALL, *TWO, "logger=none"),
+        "hydra.launcher._target_=hydra_plugins.joblib_launcher.JoblibLauncher",
+        PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2  # one for each job
+    assert set(lines) == {
+        "error: hydra/launcher: each process of trainer.devices=2 would begin all jobs of this multirun; "
+        "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that starts the processes"
+        ": hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
+    }
+    assert not list(tmp_path.glob("outputs/train/*/metrics.csv"))
 
 
 # Whole runs
@@ -168,10 +209,12 @@ def test_every_process_of_a_job_has_the_settings_of_that_job(sweep):
 
 @pytest.mark.slow
 def test_no_process_of_a_job_outlives_it(sweep):
-    for folder in sweep[1].values():
-        for rank in (0, 1):
-            with pytest.raises(ProcessLookupError):
-                os.kill(int((folder / f"rank{rank}").read_text().split()[1]), 0)
+    notes = [folder / f"rank{rank}" for folder in sweep[1].values() for rank in (0, 1)]
+    places = [Path("/proc") / note.read_text().split()[1] for note in notes]
+    until = time.monotonic() + 5  # one that was killed last takes a moment to give its memory back
+    while any(place.exists() for place in places) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert [place for place in places if place.exists()] == []
 
 
 @pytest.mark.slow

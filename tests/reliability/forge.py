@@ -4,6 +4,7 @@ The child does what ``python -m sr_lab`` does once the configuration is composed
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -38,9 +39,10 @@ TINY = (
 class Outcome(NamedTuple):
     """How a training ended."""
 
-    code: int  # minus the signal if one killed it
+    code: int  # of the first process; minus the signal if one killed it
     seconds: float
     said: str
+    codes: tuple[int, ...]  # of each process
 
 
 class Forge:
@@ -61,6 +63,8 @@ class Forge:
         *overrides: str,
         kill_after: float | None = None,
         end_at: int | None = None,
+        ranks: int = 1,
+        breaks: str | None = None,
         **environment: str,
     ) -> Outcome:
         """One attempt at a run.
@@ -71,6 +75,8 @@ class Forge:
             kill_after: Seconds after which the process is killed.
             end_at: Number of the file operation before which it kills itself; 0: only list them, in
                 ``operations.txt`` beside the folder.
+            ranks: Processes, joined as torchrun does it.
+            breaks: What the disk does from the beginning, see `plugins.break_files`.
             environment: Set for this one.
         """
         request = {
@@ -83,12 +89,18 @@ class Forge:
             ],
             "folder": str(folder),
             "end_at": end_at,
+            "ranks": ranks,
+            "breaks": breaks,
         }
         return self._ask(request, kill_after, environment)
 
     def save_for_ever(self, folder: Path, mebibytes: int, kill_after: float, **environment: str) -> Outcome:
         """See `plugins.save_for_ever`."""
         return self._ask({"save": [str(folder), mebibytes]}, kill_after, environment)
+
+    def prepare(self, images: Path, cache: Path, kill_after: float | None = None) -> Outcome:
+        """Build the cache of a folder of images."""
+        return self._ask({"prepare": [str(images), str(cache)]}, kill_after, {})
 
     def _ask(
         self, request: dict[str, object], kill_after: float | None, environment: Mapping[str, str]
@@ -102,8 +114,8 @@ class Forge:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        code, seconds = json.loads(self.process.stdout.readline())
-        return Outcome(code, seconds, (self.folder / "said.txt").read_text())
+        codes, seconds = json.loads(self.process.stdout.readline())
+        return Outcome(codes[0], seconds, (self.folder / "said.txt").read_text(), tuple(codes))
 
 
 def small_images(folder: Path) -> None:
@@ -138,9 +150,12 @@ def forging(folder: Path) -> Iterator[Forge]:
 
 def _serve() -> None:
     """Fork a training for each line of stdin."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     import torch
+    from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
     import sr_lab.tasks.train
+    from sr_lab.tasks import common
     from tests.conftest import compose
 
     torch.set_num_threads(1)
@@ -152,28 +167,55 @@ def _serve() -> None:
         if overrides and overrides not in composed:
             composed[overrides] = compose(*overrides)
         started = time.perf_counter()
-        child = os.fork()
-        if child == 0:
-            _work(sr_lab.tasks.train.run, composed.get(overrides), request)
+        Path(request["said"]).write_text("")
+        world, port = request.get("ranks", 1), find_free_network_port()
+        children = []
+        for rank in range(world):
+            children.append(os.fork())
+            if children[-1] == 0:
+                request["environment"] |= _torchrun(rank, world, port) if world > 1 else {}
+                common.console.quiet = rank > 0
+                _work(sr_lab.tasks.train.run, composed.get(overrides), request)
         if request["kill_after"] is not None:
             time.sleep(request["kill_after"])
-            os.kill(child, signal.SIGKILL)  # it is not reaped yet, whether or not it has ended
-        _, status = os.waitpid(child, 0)
-        answers.write(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - started]) + "\n")
+            for child in children:
+                os.kill(child, signal.SIGKILL)  # it is not reaped yet, whether or not it has ended
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        answers.write(json.dumps([codes, time.perf_counter() - started]) + "\n")
         answers.flush()
+
+
+def _torchrun(rank: int, world: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process of one machine."""
+    return {
+        "TORCHELASTIC_RUN_ID": "forge",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GROUP_RANK": "0",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+    }
 
 
 def _work(train, config, request: dict) -> None:
     """The child: never returns."""
     code = 1
     try:
-        said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        said = os.open(request["said"], os.O_WRONLY | os.O_APPEND)
         os.dup2(said, 1)
         os.dup2(said, 2)
         os.environ |= request["environment"]
         tempfile.tempdir = None  # asks the environment again
         if "save" in request:
             plugins.save_for_ever(*request["save"])
+        if "prepare" in request:
+            plugins.prepare(*request["prepare"])
+            os._exit(0)
+        if request["breaks"] is not None:
+            number, *how = request["breaks"].split()
+            plugins.break_files(getattr(errno, number), *how)
         folder = Path(request["folder"])
         if request["end_at"] is not None:
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fnmatch
+import hashlib
 import io
 import multiprocessing
 import os
@@ -19,6 +20,8 @@ import torch
 
 from sr_lab import data_module
 from sr_lab.datasets import images
+from sr_lab.datasets.folder import FolderDataset
+from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.durable import DurableCheckpointIO
 
 _REMOVING = {"os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -42,7 +45,7 @@ class Ask(lightning.Callback):
         number: The signal.
         validation: Within the validation.
         times: How often.
-        rank: The process that is asked.
+        rank: The process that is asked; -1: each.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Ask(lightning.Callback):
         self._asked = False
 
     def on_train_start(self, trainer, pl_module) -> None:
-        self._asked = trainer.global_step >= self.step or trainer.global_rank != self.rank
+        self._asked = trainer.global_step >= self.step or self.rank not in (-1, trainer.global_rank)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         if trainer.global_step + 1 == self.step and not self.validation:
@@ -124,6 +127,25 @@ class Witness(lightning.Callback):
         os.write(self._file, f"{trainer.global_step} val/psnr_y\n".encode())
 
 
+class Weights(lightning.Callback):
+    """Notes after each step the SHA-256 of parameters and of buffers, each rank in ``weights<rank>.txt``."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            network = pl_module.network
+            digests = [_digest(values) for values in (network.parameters(), network.buffers())]
+            path = Path(trainer.default_root_dir) / f"weights{trainer.global_rank}.txt"
+            with path.open("a") as file:
+                file.write(f"{' '.join(digests)}\n")
+
+
+def _digest(values) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class Draws(lightning.Callback):
     """Notes what each rank would draw after each batch; the ranks begin with different states.
 
@@ -190,6 +212,14 @@ def save_for_ever(folder: str, mebibytes: int) -> None:
         number += 1
         content = {"state_dict": {"w": torch.full((mebibytes * 2**18,), float(number))}, "step": number}
         DurableCheckpointIO().save_checkpoint(content, Path(folder) / "checkpoints" / "last.ckpt")
+
+
+def prepare(images: str, cache: str) -> None:
+    """Build the cache of a folder of images, decoded and shrunk."""
+    degradation = BicubicDegradation(scale=2)
+    FolderDataset(
+        hr_dir=images, scale=2, lr_patch_size=16, degradation=degradation, cache_dir=cache
+    ).prepare()
 
 
 def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
@@ -262,8 +292,8 @@ def break_files(number: int, how: str, pattern: str) -> None:
 
     Args:
         number: What it says, of `errno`.
-        how: ``open``, ``write``, ``short`` (writes less than it was given, which is no fault), ``fsync`` or
-            ``rename``.
+        how: ``open``, ``read``, ``write``, ``short`` (writes less than it was given, which is no fault),
+            ``fsync`` or ``rename``.
         pattern: Of the names of files.
     """
 
@@ -277,18 +307,26 @@ def break_files(number: int, how: str, pattern: str) -> None:
                 return super().write(bytes(data)[: max(1, len(data) // 2)])
             raise OSError(number, os.strerror(number))
 
+        def readinto(self, buffer) -> int:
+            if how == "read":
+                raise OSError(number, os.strerror(number))
+            return super().readinto(buffer)
+
     opened, fsync, replace = Path.open, os.fsync, os.replace
 
     def opening(path, mode="r", *rest, **named):
-        if not fnmatch.fnmatch(path.name, pattern) or not set("wax+") & set(mode):
+        reads = not set("wax+") & set(mode)
+        if not fnmatch.fnmatch(path.name, pattern) or reads != (how == "read"):
             return opened(path, mode, *rest, **named)
         if how == "open":
             fail(path)
         raw = Raw(path, mode.replace("b", ""))
+        if reads:
+            return io.BufferedReader(raw)
         buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, newline="")
 
-    if how in ("open", "write", "short"):
+    if how in ("open", "read", "write", "short"):
         Path.open = opening
     elif how == "fsync":
         os.fsync = lambda handle: fail(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle)

@@ -4,20 +4,12 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.reliability.forge import Forge, forging
 from tests.reliability.same import differences
 from tests.reliability.test_faults import breaks
-
-
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory) -> Iterator[Forge]:
-    with forging(tmp_path_factory.mktemp("forge")) as forge:
-        yield forge
 
 
 def history(offline: Path) -> list[dict[str, float]]:

@@ -6,7 +6,7 @@
  3    file system turned read-only                   here; data folders: here
  4    permission lost                                here
  5    EIO on write                                   here
- 6    EIO on read                                    here
+ 6    EIO on read (image, checkpoint)                here
  7    short write                                    here
  8    fsync fails                                    here
  9    rename fails                                   here
@@ -43,14 +43,8 @@ import torch
 from sr_lab.durable import DurableCheckpointIO, newest
 from sr_lab.run_folder import RunFolder
 from tests.reliability import results
-from tests.reliability.forge import Forge, Outcome, forging
+from tests.reliability.forge import Forge, Outcome
 from tests.reliability.same import checkpoint, differences, rows
-
-
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory) -> Iterator[Forge]:
-    with forging(tmp_path_factory.mktemp("forge")) as forge:
-        yield forge
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -197,6 +191,23 @@ def half(forge: Forge, folder: Path) -> Path:
     """A run that broke at step 12; its last checkpoint."""
     assert forge.train(folder, *breaks("memory")).code == 1
     return folder / "checkpoints" / "last.ckpt"
+
+
+def test_a_last_checkpoint_that_the_disk_cannot_read_is_named_and_nothing_is_set_aside(
+    forge, whole, tmp_path
+):
+    last = half(forge, tmp_path / "run")
+    kept = [*last.parent.iterdir(), tmp_path / "run" / "metrics.csv"]
+    before = [path.read_bytes() for path in kept]
+    ended = forge.train(tmp_path / "run", breaks="EIO read last.ckpt")
+    assert ended.code == 1
+    assert sentence(ended) == (
+        f"resume: cannot read '{last}': Input/output error; mend that and start again, or do without it"
+    )
+    assert [path.read_bytes() for path in kept] == before
+    assert set(last.parent.iterdir()) == set(kept[:-1])
+    assert forge.train(tmp_path / "run").code == 0
+    assert differences(whole, tmp_path / "run") == []
 
 
 def test_an_empty_last_checkpoint_is_named_and_the_one_before_it_taken(forge, whole, tmp_path):

@@ -3,7 +3,6 @@
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,11 @@ from sr_lab import digest
 from sr_lab.durable import newest
 from sr_lab.run_folder import RunFolder, whole_rows
 from tests.reliability import results
-from tests.reliability.forge import INTERVAL, Forge, forging
+from tests.reliability.forge import INTERVAL, Forge
 from tests.reliability.same import differences
 
 KILLED = -signal.SIGKILL
 OTHER_FILE_SYSTEM = Path("/dev/shm")
-
-
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory) -> Iterator[Forge]:
-    with forging(tmp_path_factory.mktemp("forge")) as forge:
-        yield forge
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +139,18 @@ def test_a_run_resumed_at_any_step_ends_bit_equal(forge, whole, tmp_path, cases)
         seconds = time.perf_counter() - started
         results.store("resume at each step", count=sum(map(len, cases)), lost=len(lost), seconds=seconds)
     assert lost == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "precision"),
+    [(2, "32-true"), *(pytest.param(n, "bf16-mixed", marks=pytest.mark.slow) for n in (0, 2))],
+)
+def test_a_run_with_workers_or_in_bf16_is_resumed_bit_equal(forge, tmp_path, workers, precision):
+    more = (f"num_workers={workers}", f"trainer.precision={precision}")  # beside accumulation and average
+    codes = [forge.train(tmp_path / "whole", *more).code]
+    codes += [forge.train(tmp_path / "run", *more, *die(7, 15)).code for _ in range(3)]
+    assert codes == [0, KILLED, KILLED, 0]
+    assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
 def test_a_run_whose_last_checkpoint_is_damaged_ends_bit_equal(forge, whole, tmp_path):

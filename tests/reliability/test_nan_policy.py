@@ -1,19 +1,11 @@
 """Steps whose loss or gradient is no number: left out, or the end, and looked at afterwards."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from tests.reliability.forge import Forge, forging
 from tests.reliability.same import checkpoint, differences, rows
-
-
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory) -> Iterator[Forge]:
-    with forging(tmp_path_factory.mktemp("forge")) as forge:
-        yield forge
 
 
 def spoil(what: str, value: str, *steps: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from sr_lab.reporting import published
 from sr_lab.run_folder import RunFolder, read_index
-from tests.command_line import side_by_side
+from tests.command_line import sr_lab
 
 # Rows are attentions and strategies; tails; schedules, a training figure whose runs are part of a table.
 TABLES = {
@@ -23,8 +23,18 @@ ROWS = {
     "imfm/fig3_fig4_schedules": ["IMFM step_lr", "IMFM cos_lr"],
 }
 SMOKE = ("budget=smoke", "dataset=sample", "benchmark=sample", "logger=none", "trainer=cpu", "num_workers=0")
-# Eleven trainings and three sweeps: imports alone are 4 s each. The first test is charged with all of them.
-pytestmark = [pytest.mark.parametrize("name", TABLES), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(
+    900
+)  # a training imports for 4 s; the first test of a table is charged with all
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("two_strategies/table1_attention", marks=pytest.mark.slow), *list(TABLES)[1:]],
+)
+def name(request) -> str:
+    """An experiment; one of each kind by default."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -33,32 +43,29 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swept(place):
-    """What the command of each experiment ended with."""
-    commands = [(place, (f"experiment={name}", *SMOKE)) for name in TABLES]
-    return dict(zip(TABLES, side_by_side(commands, timeout=500), strict=True))
+def swept(place, name):
+    """What the command of the experiment ended with."""
+    return sr_lab(place, f"experiment={name}", *SMOKE, timeout=500)
 
 
 @pytest.fixture(scope="module")
-def reported(place, swept):
+def reported(place, swept, name):
     """What the report on its runs ended with."""
-    commands = [(place, ("task=report", f"runs=outputs/{folder}")) for folder in TABLES.values()]
-    return dict(zip(TABLES, side_by_side(commands), strict=True))
+    return sr_lab(place, "task=report", f"runs=outputs/{TABLES[name]}")
 
 
 def test_every_row_is_finished_and_the_sweep_ends_with_the_table(swept, place, name):
-    done = swept[name]
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert swept.returncode == 0, swept.stdout + swept.stderr
     folder = place / "outputs" / TABLES[name]
     states = {job.label: RunFolder(folder / job.folder).state() for job in read_index(folder)}
     assert states == dict.fromkeys(ROWS[name], "finished")
-    assert "\nbudget: smoke\n" in done.stdout
+    assert "\nbudget: smoke\n" in swept.stdout
     for row in ROWS[name]:
-        assert f"│ {row} " in done.stdout
+        assert f"│ {row} " in swept.stdout
 
 
 def test_every_form_of_the_table_tells_the_budget(reported, place, name):
-    assert reported[name].returncode == 0, reported[name].stderr
+    assert reported.returncode == 0, reported.stderr
     folder = place / "outputs" / TABLES[name]
     for file in ("table.md", "table.tex", "table_paired.tex", "report.html"):
         assert "not trained at the paper's budget: smoke" in (folder / file).read_text().replace("&#39;", "'")

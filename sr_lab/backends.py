@@ -32,6 +32,7 @@ _NEEDS = {
     "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
+_FORMAT = 1  # part of every name of a graph: raise it when networks are exported otherwise
 _MADE: set[Path] = set()  # graphs that this process has exported: doing it again would give the same
 _SIDE = 48  # LR pixels of the image that a network is followed on
 
@@ -242,7 +243,7 @@ def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
 
 def _fingerprint(network: nn.Module) -> str:
     """Which graph it is: of these modules, these weights and these versions of what makes graphs."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{_FORMAT}\n".encode())
     for name in ("torch", "onnx", "onnxscript"):
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     digest.update(f"{type(network).__module__} {network}\n".encode())

@@ -69,6 +69,7 @@ GOALS = {
     "backend.openvino_ratio_to_eager": Goal("higher", 4),
     "psnr.ratio_to_skimage": Goal("higher"),
     "fold.*_ratio_to_unfolded": Goal("lower"),
+    "degradation.*_share_of_step": Goal("lower"),
     "gpu_*.ratio_to_fp32.*": Goal("higher"),
 }
 

@@ -37,6 +37,7 @@ GROUPS = {
     "step": ("step",),
     "metrics": ("ssim", "psnr", "evaluate"),
     "inference": ("tiling", "fold", "backend"),
+    "degradation": ("degradation",),
     "gpu": tuple(f"gpu_{model}" for model in ("osffnet", "efrdn", "mren", "imfm", "edsr", "imdn")),
 }
 

@@ -21,6 +21,9 @@ def test_tiles_and_folding_are_measured(tmp_path):
         "fold.ecbsr_m4c16_ratio_to_unfolded",
         "backend.onnxruntime_ratio_to_eager",
         "backend.openvino_ratio_to_eager",
+        "backend.eager_share_of_matmul",
+        "backend.onnxruntime_share_of_matmul",
+        "backend.openvino_share_of_matmul",
     ]
     assert played["tiling.planned"].median > 1
     assert all(spread.median > 0 for spread in played.values())

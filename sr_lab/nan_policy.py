@@ -63,7 +63,7 @@ class NanPolicy(lightning.Callback):
         self._in_a_row = 0
         self._scaled = False
         self._loss: Tensor | None = None  # sum over the accumulated batches
-        self._unread: list[tuple[int, Tensor]] = []  # step, its loss and its largest gradient
+        self._unread: list[tuple[int, Tensor]] = []  # step, its loss and the norm of its gradient
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Find the statistics that a batch which is skipped must not have moved."""
@@ -92,19 +92,20 @@ class NanPolicy(lightning.Callback):
         loss, self._loss = self._loss, None
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if self._scaled:  # gradients overflow now and then; that is the scaler's to mend
-            largest = loss
+            norm = loss
         else:
             parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
-            largest = get_total_norm([p.grad for p in parameters if p.grad is not None], math.inf)
+            # Its squares overflow from 1e19 on, as Adam's own do. The largest value takes 14 times as long.
+            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         # A CPU is asked for nothing; a GPU only where nothing else leaves the step out.
-        on_cpu = largest.device.type == "cpu"
+        on_cpu = norm.device.type == "cpu"
         fused = not on_cpu and getattr(optimizer, "_step_supports_amp_scaling", False)
         ask = not self._scaled and (on_cpu or (self.policy == "skip" and not fused))
-        finite = largest.isfinite()
+        finite = norm.isfinite()
         if ask and finite:
             self._in_a_row = 0
             return
-        self._unread.append((trainer.global_step + 1, torch.stack((loss.float(), largest.float()))))
+        self._unread.append((trainer.global_step + 1, torch.stack((loss.float(), norm.float()))))
         for now, before in zip(self._statistics, self._before, strict=True):
             now.copy_(torch.where(finite, now, before))
         if ask:
@@ -152,15 +153,15 @@ class NanPolicy(lightning.Callback):
         values = torch.stack(noted)
         if self._scaled:  # losses differ between ranks; gradients do not
             values = trainer.strategy.reduce(values, reduce_op="sum")
-        for step, (loss, largest) in zip(steps, values.tolist(), strict=True):
-            if math.isfinite(largest):
+        for step, (loss, norm) in zip(steps, values.tolist(), strict=True):
+            if math.isfinite(norm):
                 self._in_a_row = 0
                 continue
             self.skipped += 1
             self._in_a_row += 1
-            what = "the loss is" if not math.isfinite(loss) else "a gradient is"
-            what += f" {loss if not math.isfinite(loss) else largest} at step {step}"
-            kept = self._dump(trainer, step, loss, largest) if self.skipped <= _DUMPS else ""
+            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+            what += f" at step {step}"
+            kept = self._dump(trainer, step, loss, norm) if self.skipped <= _DUMPS else ""
             if self.policy == "stop" or self._in_a_row >= _PATIENCE:
                 often = f", as at the {_PATIENCE - 1} steps before" if self.policy == "skip" else ""
                 raise ConfigError(
@@ -170,7 +171,7 @@ class NanPolicy(lightning.Callback):
             if self.skipped == 1:
                 self.say(f"training: {what}{kept}; such steps are skipped, metrics.json says how many")
 
-    def _dump(self, trainer: lightning.Trainer, step: int, loss: float, largest: float) -> str:
+    def _dump(self, trainer: lightning.Trainer, step: int, loss: float, norm: float) -> str:
         """Keep the batch of a step, and say where."""
         path = self.folder / f"step-{step}.pt"
         if trainer.is_global_zero:
@@ -181,7 +182,7 @@ class NanPolicy(lightning.Callback):
                 "seed": self.seed,
                 "step": step,
                 "loss": loss,
-                "largest_gradient": largest,
+                "gradient_norm": norm,
             }
             buffer = io.BytesIO()
             torch.save(content, buffer)

@@ -31,7 +31,7 @@ def test_the_training_stops_says_where_and_goes_on_from_the_last_checkpoint(forg
     ended = forge.train(folder, *spoil(what, value, 12))
     assert ended.code == 1
     (line,) = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.ConfigError")]
-    assert f"training: {'the loss' if what == 'loss' else 'a gradient'} is " in line
+    assert f"training: the {'loss' if what == 'loss' else 'norm of the gradient'} is " in line
     kept = folder / "nan" / "step-12.pt"
     assert f" at step 12 (its batch is in '{kept}'); the last checkpoint is from before" in line
     assert checkpoint(folder, "last")["global_step"] == 10

@@ -63,7 +63,7 @@ class Reads(TorchDispatchMode):
 def test_no_value_is_fetched_from_the_device_between_rows(tmp_path, steps):
     with Reads() as reads:
         step.with_trainer(network(), BATCHES, folder=tmp_path, scale=2, steps=steps, device="cpu")
-    # The row at the last step fetches the loss; on a CPU, and not on a GPU, Adam fetches the step that it is at
+    # The row at the last step fetches the loss; on a CPU, not on a GPU, Adam fetches the step that it is at
     # and `NanPolicy` whether the gradient is finite.
     assert reads.count - adams_own(steps + 3) - (steps + 3) == 1
 

@@ -22,8 +22,8 @@ demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cor
 # Two tests at a time; on two cores a second thread for each would make small networks a hundred times slower.
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
 
-test: $(STAMP) ## the default tests (about 12 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## the default tests (about 10 minutes on 2 cores)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 12
 
 test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow

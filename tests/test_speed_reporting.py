@@ -26,18 +26,30 @@ def table(**medians):
         ("loader.pairs_per_s", 9000, 100, False),  # a rate is as good as its machine
         ("gpu_osffnet.ratio_to_fp32.bf16", 4.0, 2.0, True),
         ("unknown.ratio", 4.0, 2.0, False),  # nobody said which way is better
-        ("evaluate.share_outside_network", 0.07, 0.10, False),  # what is left counts: 0.93 to 0.90
-        ("evaluate.share_outside_network", 0.07, 0.17, True),
+        ("evaluate.share_outside_network", 0.07, 0.09, False),  # three hundredths are no change
+        ("evaluate.share_outside_network", 0.07, 0.11, True),
     ],
 )
 def test_what_fell_is_a_ratio_that_is_worse_by_more_than_a_tenth(key, stored, now, falls):
-    found = speed.fallen(table(**{key: now}), table(**{key: stored}))
+    found = speed.fallen(table(**{key: now}), table(**{key: stored}), [key.partition(".")[0]])
     assert [sentence.split(":")[0] for sentence in found] == [key] * falls
 
 
 def test_a_fall_is_named_with_both_figures():
-    (sentence,) = speed.fallen(table(**{"ssim.ratio_to_skimage": 3}), table(**{"ssim.ratio_to_skimage": 6}))
+    stored = table(**{"ssim.ratio_to_skimage": 6})
+    (sentence,) = speed.fallen(table(**{"ssim.ratio_to_skimage": 3}), stored, ["ssim"])
     assert sentence == "ssim.ratio_to_skimage: 3, stored 6: 50% lower"
+
+
+def test_what_lies_between_the_stored_quartiles_has_not_fallen():
+    stored = table() | {"psnr.ratio_to_skimage": {"median": 1.25, "q1": 0.72, "q3": 1.4}}
+    assert speed.fallen(table(**{"psnr.ratio_to_skimage": 0.74}), stored, ["psnr"]) == []
+    assert len(speed.fallen(table(**{"psnr.ratio_to_skimage": 0.7}), stored, ["psnr"])) == 1
+
+
+def test_a_figure_that_was_asked_for_and_is_gone_is_named():
+    stored = table(**{"ssim.ratio_to_skimage": 6, "loader.ratio_to_png": 60})
+    assert speed.fallen(table(), stored, ["ssim"]) == ["ssim.ratio_to_skimage: not measured, stored 6"]
 
 
 def test_figures_of_other_contests_stay_when_some_are_stored(tmp_path):

@@ -6,7 +6,7 @@ Needs no torch.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -93,30 +93,44 @@ def figures(table: Table) -> dict[str, Figure]:
     }
 
 
-def fallen(now: Table, stored: Table) -> list[str]:
-    """What is worse than stored by more than a tenth: only ratios, since a rate is as good as its machine.
+def fallen(now: Table, stored: Table, asked: Collection[str]) -> list[str]:
+    """What is worse than stored, by more than a tenth and beyond the stored quartiles.
 
-    Of a share that should be small the rest is compared: 8 % outside the network after 7 % is no change.
+    Only ratios are compared, since a rate is as good as its machine. A share that should be small may grow by
+    three hundredths: 8 % outside the network after 7 % is no change.
+
+    Args:
+        now: What was measured.
+        stored: What that is compared with.
+        asked: Contests that were to be played; what is stored of them should be there.
 
     Returns:
-        One sentence for each of the figures that both tables have.
+        One sentence for each figure.
     """
-    before, sentences = figures(stored), []
-    for key, figure in figures(now).items():
-        wanted = goal(key)
-        if key not in before or wanted is None or not re.search("ratio|share", key):
+    measured, sentences = figures(now), []
+    for key, before in comparable(stored).items():
+        old = before["median"]
+        if key.partition(".")[0] not in asked:
             continue
-        old, new = before[key]["median"], figure["median"]
-        if wanted.better == "higher":
-            worse = new < old * (1 - _TOLERANCE)
-        elif "share" in key:
-            worse = 1 - new < (1 - old) * (1 - _TOLERANCE)
+        if key not in measured:
+            sentences.append(f"{key}: not measured, stored {number(old)}")
+            continue
+        new, slack, wanted = measured[key]["median"], _TOLERANCE * old, goal(key)
+        if wanted is not None and wanted.better == "higher":
+            worse = new < min(old - slack, before["q1"])
         else:
-            worse = new > old * (1 + _TOLERANCE)
+            worse = new > max(old + slack, before["q3"], old + 0.03 if "share" in key else 0)
         if worse:
             change = f"{abs(new / old - 1):.0%} {'lower' if new < old else 'higher'}"
             sentences.append(f"{key}: {number(new)}, stored {number(old)}: {change}")
     return sentences
+
+
+def comparable(table: Table) -> dict[str, Figure]:
+    """The ratios of a table of which it is known which way is better."""
+    return {
+        key: figure for key, figure in figures(table).items() if goal(key) and re.search("ratio|share", key)
+    }
 
 
 def slug(device: str) -> str:

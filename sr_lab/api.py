@@ -1,9 +1,11 @@
 """The way in from Python: ``sr_lab.load`` and ``sr_lab.upscale``."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from sr_lab.backends import Backend, Engine, run_by
 from sr_lab.catalogue import Entry
 from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
 from sr_lab.config import StoredNetwork
-from sr_lab.datasets.images import open_image
+from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference import Tile, Tiled, enlarge
 from sr_lab.layers.folding import for_inference
@@ -79,18 +81,33 @@ def _stored(checkpoint: Checkpoint, record: Mapping[str, object], scale: int | N
 
 
 Progress: TypeAlias = Callable[[float], object]
+Told: TypeAlias = Callable[[str], object]
+
+
+def _warn(what: str) -> None:
+    warnings.warn(what, stacklevel=4)
 
 
 @overload
 def upscale(
-    image: str | Path, model: nn.Module, *, tile: Tile = ..., progress: Progress | None = ...
+    image: str | Path,
+    model: nn.Module,
+    *,
+    tile: Tile = ...,
+    progress: Progress | None = ...,
+    told: Told = ...,
 ) -> Image.Image: ...
 @overload
 def upscale(
-    image: Pixels, model: nn.Module, *, tile: Tile = ..., progress: Progress | None = ...
+    image: Pixels, model: nn.Module, *, tile: Tile = ..., progress: Progress | None = ..., told: Told = ...
 ) -> Pixels: ...
 def upscale(
-    image: object, model: nn.Module, *, tile: Tile = "auto", progress: Progress | None = None
+    image: object,
+    model: nn.Module,
+    *,
+    tile: Tile = "auto",
+    progress: Progress | None = None,
+    told: Told = _warn,
 ) -> object:
     """Enlarge one image with a network from `load`, in tiles where it is too large to be taken whole.
 
@@ -98,9 +115,12 @@ def upscale(
         image: A file; a Pillow image (grey or colour, transparency is kept and enlarged bicubically); an
             array ``(H, W)``, ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating tensor
             ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
-        model: The network; its device is used. It stays as it is: a folded copy runs where that is faster.
+        model: The network; its device is used. It stays as it is: a folded copy runs where that is faster,
+            which is remembered until weights or modules of the network are others.
         tile: See `sr_lab.inference.Tiled`, which ``model`` may be already.
         progress: Told the share of the image that is done, after each tile; not of a tensor.
+        told: Given a sentence where the result has less depth than the image: Pillow has colours of 8 bit
+            alone. By default a warning.
 
     Returns:
         The same kind of image, ``scale`` times as large, whole values rounded half up; of a file a Pillow
@@ -113,18 +133,19 @@ def upscale(
     if not isinstance(model, nn.Module):
         raise ConfigError(f"upscale: model must be a network, got {type(model).__name__}; load it first")
     if not isinstance(model, Tiled):
-        runs, like = (model, model.network) if isinstance(model, Engine) else (for_inference(model), model)
+        runs, like = (model, model.network) if isinstance(model, Engine) else (_merged(model), model)
         model = Tiled(runs, tile=tile, like=like)
-    told = progress if progress is not None else lambda _: None
+    done = progress if progress is not None else lambda _: None
     if isinstance(image, (str, Path)):
         with open_image(image) as opened:
+            is_deep = loses_depth(opened)
             photograph = ImageOps.exif_transpose(opened)
             photograph.load()
-        return _pillow(photograph, model, told)
+        return _pillow(photograph, model, done, told, is_deep=is_deep)
     if isinstance(image, Image.Image):
-        return _pillow(image, model, told)
+        return _pillow(image, model, done, told, is_deep=loses_depth(image))
     if isinstance(image, np.ndarray):
-        return _array(image, model, told)
+        return _array(image, model, done)
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim in (3, 4):
         batch = image if image.ndim == 4 else image[None]
         if batch.shape[1] in (1, 3) and batch.numel():
@@ -136,6 +157,29 @@ def upscale(
         f"upscale: cannot enlarge {what}; allowed: a file, a Pillow image, an array (H, W) or (H, W, 3), "
         "a floating tensor (C, H, W) or (N, C, H, W) with 1 or 3 channels"
     )
+
+
+_State: TypeAlias = tuple[list[tuple[object, ...]], list[Tensor]]
+_known: WeakKeyDictionary[nn.Module, tuple[_State, nn.Module | None]] = WeakKeyDictionary()
+
+
+def _merged(network: nn.Module) -> nn.Module:
+    """What `for_inference` makes of a network, which takes longer than a small image.
+
+    Values are compared: a version counter does not count what is written by way of ``.data``.
+    """
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    names: list[tuple[object, ...]] = [
+        (key, value.dtype, value.device, value.shape) for key, value in tensors
+    ]
+    names += [(id(module),) for module in network.modules()]
+    (names_before, values), merged = _known.get(network, (([], []), None))
+    if names != names_before or not all(map(torch.equal, (value for _, value in tensors), values)):
+        merged = for_inference(network)
+        values = [value.detach().clone() for _, value in tensors]
+        # A key must not be held by its own value.
+        _known[network] = (names, values), None if merged is network else merged
+    return network if merged is None else merged
 
 
 def _check_range(lowest: float, highest: float) -> None:
@@ -185,9 +229,19 @@ def _parts(
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
-def _pillow(image: Image.Image, model: Tiled, progress: Progress) -> Image.Image:
+def _pillow(
+    image: Image.Image, model: Tiled, progress: Progress, told: Told, *, is_deep: bool
+) -> Image.Image:
+    if not (image.width and image.height):
+        raise DataError(
+            f"upscale: the image has no pixels, got {image.height}x{image.width}; allowed: 1x1 up"
+        )
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
+        if not image.has_transparency_data:
+            return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
+        image, is_deep = high_bytes(image), True
+    if is_deep:
+        told("16 bit become 8: Pillow has 16 for grey without transparency alone; pass an array to keep them")
     if image.mode not in _MODES:
         raise DataError(
             f"upscale: cannot enlarge a Pillow image of mode {image.mode}, whose range is unknown; "
@@ -197,7 +251,10 @@ def _pillow(image: Image.Image, model: Tiled, progress: Progress) -> Image.Image
     layer = image.convert("RGBA") if image.has_transparency_data else image
     colours = layer.convert("L" if grey else "RGB")
     sr = Image.new(colours.mode, (image.width * model.scale, image.height * model.scale))
-    for (rows, columns), part in _parts(np.asarray(colours), model, progress):
+    pixels = np.asarray(colours)
+    if layer is not image:
+        pixels = spread(pixels, np.asarray(layer.getchannel("A")) > 0)
+    for (rows, columns), part in _parts(pixels, model, progress):
         sr.paste(Image.fromarray(part), (columns.start or 0, rows.start or 0))
     if layer is not image:
         sr.putalpha(layer.getchannel("A").resize(sr.size, Image.Resampling.BICUBIC))

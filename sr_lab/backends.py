@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -199,7 +200,7 @@ class Engine(nn.Module):
                     node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])
             return cast(bytes, model.SerializeToString())
         except Exception as error:  # whatever torch has not learnt to export
-            raise self._refused("it does not export to ONNX") from error
+            raise self._refused(f"it does not export to ONNX ({_reason(error)})") from error
         finally:
             logging.disable(level)
 
@@ -241,16 +242,28 @@ def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
+def _reason(error: BaseException) -> str:
+    """What was wrong in the beginning, in a line: torch packs it into pages about itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+    return textwrap.shorten(said, 160, placeholder=" ...") or type(error).__name__
+
+
 def _fingerprint(network: nn.Module) -> str:
-    """Which graph it is: of these modules, these weights and these versions of what makes graphs."""
-    digest = hashlib.sha256(f"{_FORMAT}\n".encode())
-    for name in ("torch", "onnx", "onnxscript"):
-        digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    """Which graph it is: of this network, and these versions of what makes graphs."""
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnx", "onnxscript"))
+    return fingerprint(network, str(_FORMAT), *versions)[:32]
+
+
+def fingerprint(network: nn.Module, *more: str) -> str:
+    """SHA-256 of a network, of its modules and weights, and of what else a result depends on."""
+    digest = hashlib.sha256("".join(f"{line}\n" for line in more).encode())
     digest.update(f"{type(network).__module__} {network}\n".encode())
     for key, value in [*network.named_parameters(), *network.named_buffers()]:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _only_ours(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar, cast
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.devices import exact_float32
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.complexity import multi_adds, peak_memory
 from sr_lab.ops.resize import imresize
@@ -72,6 +73,15 @@ def _enlarge(network: nn.Module, lr: Tensor) -> Tensor:
     luma = network(ycbcr[:, :1])
     chroma = imresize(ycbcr[:, 1:], numerator=cast(int, network.scale))
     return ycbcr_to_rgb(torch.cat((luma, chroma), dim=1))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the memory is full, of the machine or a GPU; engines have no type for it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        not isinstance(error, SRLabError)
+        and re.search(r"not enough memory|bad.?alloc|allocate memory|memory allocation", str(error), re.I)
+        is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -358,10 +368,14 @@ def _cheapest(
     smallest = max(2 * overlap, min_size, _FAR_TILE if reach is None else 0) + align
     along_axes = []  # side of a piece -> pieces
     for length in size:
-        counts = range(2, max(2, (length - 2 * overlap) // align) + 1)
-        sides = [align * math.ceil((length - 2 * overlap) / count / align) + 2 * overlap for count in counts]
-        sides = [side for side in sides if smallest <= side < length] or [min(smallest, length)]
-        along_axes.append({side: len(_cuts(length, side, overlap, align)) for side in [length, *sides]})
+        inner = length - 2 * overlap
+        counts = range(2, max(2, inner // align) + 1)
+        # Most counts share their side with another one: there are some 2 * sqrt(length) of them.
+        sides = dict.fromkeys(align * math.ceil(inner / count / align) + 2 * overlap for count in counts)
+        fitting_sides = [side for side in sides if smallest <= side < length] or [min(smallest, length)]
+        along_axes.append(
+            {side: _num_cuts(length, side, overlap, align) for side in [length, *fitting_sides]}
+        )
     linear, quadratic = work
     choices = [
         (rows * columns * height * width * (linear + quadratic * height * width), height, width)
@@ -392,13 +406,25 @@ def _cuts(length: int, tile: int, overlap: int, align: int) -> list[tuple[int, i
     """
     if tile >= length:
         return [(0, length, 0, length)]
-    step = (tile - 2 * overlap) // align * align
-    last = math.ceil((length - tile) / align) * align  # the last start
-    starts = [*range(0, last, step), last]
+    starts = [*_starts(length, tile, overlap, align), _last_start(length, tile, align)]
     stops = [*(start + tile for start in starts[:-1]), length]
     kept_from = [0, *(start + overlap for start in starts[1:])]
     kept_to = [*kept_from[1:], length]
     return list(zip(starts, stops, kept_from, kept_to, strict=True))
+
+
+def _num_cuts(length: int, tile: int, overlap: int, align: int) -> int:
+    """How many `_cuts` there are, without making them."""
+    return 1 if tile >= length else len(_starts(length, tile, overlap, align)) + 1
+
+
+def _starts(length: int, tile: int, overlap: int, align: int) -> range:
+    """Where the pieces start, but for the last one."""
+    return range(0, _last_start(length, tile, align), (tile - 2 * overlap) // align * align)
+
+
+def _last_start(length: int, tile: int, align: int) -> int:
+    return math.ceil((length - tile) / align) * align
 
 
 def _enlarged(cut: tuple[int, int, int, int], scale: int) -> tuple[slice, slice, slice]:

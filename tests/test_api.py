@@ -1,5 +1,7 @@
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -8,10 +10,13 @@ from PIL import Image
 from torch import nn
 
 import sr_lab
+from sr_lab import api
 from sr_lab.errors import CheckpointError, ConfigError, DataError
 from sr_lab.inference import enlarge
+from sr_lab.layers.folding import for_inference
 from sr_lab.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
+from tests.datasets.test_images import save_png16
 from tests.test_checkpoints import ours
 from tests.tiny import TinyNet
 
@@ -237,3 +242,77 @@ def test_only_what_is_there_can_be_imported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "['__version__', 'load', 'upscale']" in done.stdout
     assert "module 'sr_lab' has no attribute 'lode'" in done.stderr
+
+
+def cut_out(seen, hidden, mode="RGBA"):
+    """One colour, beside what nobody sees of another."""
+    image = Image.new(mode, (9, 7), seen)
+    image.paste(hidden, (0, 0, 4, 7))
+    return image
+
+
+@pytest.mark.parametrize("model", ["bicubic", "repeat"])
+@pytest.mark.parametrize(
+    ("mode", "seen", "hidden"), [("RGBA", (255, 0, 0, 255), (0, 255, 0, 0)), ("LA", (200, 255), (0, 0))]
+)
+def test_what_nobody_sees_does_not_colour_what_is_seen(mode, seen, hidden, model):
+    network = Repeat() if model == "repeat" else sr_lab.load("bicubic", scale=3)
+    sr = np.asarray(sr_lab.upscale(cut_out(seen, hidden, mode), network))
+    visible = sr[sr[..., -1] > 0]
+    assert (visible[:, :-1] == seen[:-1]).all()
+    assert 0 < len(visible) < sr[..., 0].size
+
+
+def test_the_colours_of_an_opaque_image_do_not_depend_on_its_alpha_channel(pixels):
+    image = Image.fromarray(pixels)
+    expected = np.asarray(sr_lab.upscale(image, Repeat()))
+    image.putalpha(255)
+    assert np.array_equal(np.asarray(sr_lab.upscale(image, Repeat()))[..., :3], expected)
+
+
+def test_grey_of_16_bit_keeps_its_transparency(tmp_path):
+    values = np.full((4, 5), 40000, np.uint16)
+    values[:, :2] = 7
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=7)
+    with pytest.warns(UserWarning, match="16 bit become 8"):
+        sr = np.asarray(sr_lab.upscale(tmp_path / "a.png", Repeat()))
+    assert (sr[..., 0] == 40000 >> 8).all()
+    assert (sr[0, 0, 1], sr[0, -1, 1]) == (0, 255)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_less_depth_than_the_file_has_is_told(tmp_path, colour_type, channels):
+    path = save_png16(tmp_path / "a.png", np.full((4, 5, channels), 65535, np.uint16), colour_type)
+    said = []
+    sr_lab.upscale(path, Repeat(), told=said.append)
+    with Image.open(path) as image:
+        sr_lab.upscale(image, Repeat(), told=said.append)
+    assert [sentence.partition(":")[0] for sentence in said] == ["16 bit become 8"] * 2
+
+
+def test_an_image_without_pixels_is_refused():
+    with pytest.raises(DataError, match=r"upscale: the image has no pixels, got 0x5; allowed: 1x1 up"):
+        sr_lab.upscale(Image.new("RGB", (5, 0)), Repeat())
+
+
+def test_a_network_is_folded_once_until_it_is_another(monkeypatch, pixels):
+    network = sr_lab.load("ecbsr_m4c16", scale=2)
+    folded = []
+    monkeypatch.setattr(api, "for_inference", lambda net: folded.append(for_inference(net)) or folded[-1])
+    first = sr_lab.upscale(pixels, network)
+    assert np.array_equal(sr_lab.upscale(pixels, network), first)
+    assert len(folded) == 1
+    next(network.parameters()).data.mul_(2)  # counted by no version
+    assert np.array_equal(sr_lab.upscale(pixels, network), sr_lab.upscale(pixels, for_inference(network)))
+    assert len(folded) == 3  # the new weights, and what was folded here
+    assert not np.array_equal(sr_lab.upscale(pixels, network), first)
+
+
+def test_a_folded_network_does_not_outlive_the_one_it_is_of(pixels):
+    for name in ("ecbsr_m4c16", "fsrcnn"):  # the second has nothing to fold
+        network = sr_lab.load(name, scale=2)
+        sr_lab.upscale(pixels, network)
+        gone = weakref.ref(network)
+        del network
+        gc.collect()
+        assert gone() is None

@@ -196,7 +196,10 @@ def test_a_graph_of_another_user_is_made_anew(cache_dir, tmp_path, monkeypatch):
 
 
 def test_a_network_that_does_not_export_is_refused(tmp_path):
-    said = r"^backend: openvino does not run Unexportable: it does not export to ONNX; take backend=eager$"
+    said = (
+        r"^backend: openvino does not run Unexportable: it does not export to ONNX "
+        r"\(Could not guard on data-dependent expression [^\n]{5,120}\); take backend=eager$"
+    )
     with pytest.raises(ConfigError, match=said):
         run_by(Unexportable().eval(), "openvino", cache_dir=tmp_path)
     assert not list(tmp_path.rglob("*.onnx"))
@@ -318,3 +321,9 @@ def test_every_network_runs_or_is_refused(name, tmp_path):
             # Fresh weights of EFRDN give values near 100, of which torch's own are 0.8e-5 from exact.
             tolerance = 4e-5 if name == "efrdn" else 1e-5
             assert all(difference(network, runs, size) < tolerance for size in SIZES)
+
+
+@pytest.mark.parametrize("task", ["evaluate", "upscale"])
+def test_what_is_said_of_auto_is_the_order_in_which_it_tries(task):
+    said = (Path(__file__).parents[1] / "conf" / "task" / f"{task}.yaml").read_text()
+    assert "auto: the first of openvino, onnxruntime and eager that is installed and runs the network" in said

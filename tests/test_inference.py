@@ -152,6 +152,41 @@ def test_attention_over_the_image_takes_small_tiles():
     assert all(piece.read[0].stop - piece.read[0].start <= 240 for piece in pieces)
 
 
+# Rows and columns of the tiles of 97x240, 1080x1920, 1500x2667 and 3000x4000 pixels with 2 GiB, x4, as they
+# were when every way to cut an axis was tried one by one.
+PLANNED = {
+    "span": (586744, (1842171.53125, 0.0), Reach(21, 1), 1, (97, 240), (561, 981), (771, 699), (782, 702)),
+    "imdn": (557498, (709825.3333333334, 0.0), None, 1, (97, 240), (576, 672), (792, 576), (648, 840)),
+    "lbnet": (262785, (1795298.2083, 107.99954), None, 1, (97, 144), (144, 120), (120, 168), (144, 120)),
+    "lapar_c": (296285, (463408.0, 0.0), Reach(21, 1), 2, (97, 240), (561, 512), (407, 699), (535, 537)),
+    "pan": (391590, (488952.0, 0.0), Reach(36, 1), 1, (97, 240), (576, 534), (548, 591), (658, 563)),
+}
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_tiles_are_the_cheapest_of_all(name):
+    pixels, work, reach, min_size, *expected = PLANNED[name]
+    sizes = [(97, 240), (1080, 1920), (1500, 2667), (3000, 4000)]
+    assert [inference._cheapest(size, pixels, work, reach, min_size) for size in sizes] == expected
+
+
+@pytest.mark.parametrize("align", [1, 8, 24])
+def test_the_number_of_pieces_is_known_before_they_are_made(align):
+    for tile in range(2 * 24 + align, 220, 5):
+        for length in range(30, 210, 7):
+            cuts = inference._cuts(length, tile, 24, align)
+            assert inference._num_cuts(length, tile, 24, align) == len(cuts)
+
+
+def test_planning_makes_no_pieces(monkeypatch):
+    """They took 11 seconds for an image of this size."""
+    monkeypatch.setattr(inference, "_cuts", None)
+    counted = []
+    monkeypatch.setattr(inference, "_num_cuts", lambda *axis: counted.append(axis) or 2)
+    inference._cheapest((9000, 9900), 296285, (463408.0, 0.0), Reach(21, 1), 2)
+    assert len(counted) < 500
+
+
 @pytest.mark.parametrize("tile", [0, -3, 1.5, "all", True])
 def test_no_such_tile(tile):
     with pytest.raises(ConfigError, match=r"tile: got .*; allowed: auto, none, or the side"):

@@ -156,10 +156,58 @@ def _check(path: str | Path, image: Image.Image, size: int) -> None:
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., np.newaxis], 3, axis=2)
+        image = high_bytes(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return np.array(Image.alpha_composite(white, layer).convert("RGB"))
     return np.array(image.convert("RGB"))
+
+
+def high_bytes(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bit in 8; the value that stands for transparent (PNG) becomes an alpha channel."""
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        is_seen = values != image.info["transparency"]
+        grey.putalpha(Image.fromarray(255 * is_seen.astype(np.uint8)))
+    return grey
+
+
+def loses_depth(image: Image.Image) -> bool:
+    """Whether an image that is open and not loaded yet has 16 bit, and Pillow has 8 for its colours."""
+    return not image.mode.startswith("I") and any(
+        ";16" in str(part.args) for part in getattr(image, "tile", ())
+    )
+
+
+def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Give pixels that nobody sees the colours of the nearest ones that are seen.
+
+    What lies under a transparent pixel is arbitrary, and a filter would mix it into its neighbours. Each such
+    pixel gets the mean of what is seen in the smallest block around it of 2x2, 4x4, 8x8, ... pixels.
+
+    Args:
+        colours: ``(H, W)`` or ``(H, W, C)``.
+        is_seen: ``(H, W)``, what is not wholly transparent.
+
+    Returns:
+        The colours, of what is seen the same.
+    """
+    if is_seen.all() or not is_seen.any():
+        return colours
+    height, width = is_seen.shape
+    mask = is_seen.reshape(height, width, *(1,) * (colours.ndim - 2))
+    sums, counts = _of_blocks(colours * mask), _of_blocks(mask)
+    means = ((sums + counts // 2) // np.maximum(counts, 1)).astype(np.uint8)
+    coarse = spread(means, counts.reshape(counts.shape[:2]) > 0)
+    return np.where(mask, colours, coarse.repeat(2, 0).repeat(2, 1)[:height, :width])
+
+
+def _of_blocks(values: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Sums of blocks of 2x2 pixels, nothing beyond the edge."""
+    height, width, *rest = values.shape
+    even = np.pad(values, ((0, height % 2), (0, width % 2), *((0, 0) for _ in rest)))
+    rows = np.add(even[::2], even[1::2], dtype=np.uint16)
+    sums: NDArray[np.uint16] = rows[:, ::2] + rows[:, 1::2]
+    return sums

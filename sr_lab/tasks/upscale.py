@@ -1,17 +1,28 @@
 """``task=upscale``: image files enlarged, whatever their size, with a network and its checkpoint."""
 
+import contextlib
+import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sr_lab import api, files
+from sr_lab.backends import fingerprint
 from sr_lab.config import UpscaleConfig
 from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.devices import check_gpu, has_gpu
 from sr_lab.errors import ConfigError, DataError, SRLabError
-from sr_lab.inference import Tiled
+from sr_lab.inference import Tiled, out_of_memory
 from sr_lab.tasks import common
+
+_FORMAT = 1  # part of every stamp: raise it where the same network makes another picture of an image
+_STAMP = "sr_lab"  # keyword of the text in a PNG that says of which image and network it is
+_LEAST_MEMORY = 2**25  # bytes of a piece; where a smaller one does not fit, nothing does
+_LEVEL = 3  # of zlib: a third of the time of the default 6, for 8 % more bytes
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -23,87 +34,200 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     if common.in_multirun():
         raise ConfigError("upscale: runs one network at a time into its output, got -m; drop it")
     check_gpu(config.trainer.accelerator)
+    found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
     config, network = common.open_network(config, overrides)
-    inputs = [config.input] if isinstance(config.input, str) else config.input
-    jobs = plan(inputs, folder, config.scale)
-    waiting = {path: output for path, output in jobs.items() if config.overwrite or not output.is_file()}
-    if len(waiting) < len(jobs):
-        common.console.print(f"{len(jobs) - len(waiting)} there already (overwrite=true makes them again)")
+    maker = fingerprint(network, str(_FORMAT), str(config.scale))
+    jobs, failed = plan(found, folder, config.scale)
+    there, waiting = [], {}
+    for path, output in jobs.items():
+        if config.overwrite or not output.exists():
+            waiting[path] = output
+        elif _is_result(output, path, maker):
+            there.append(path)
+        else:
+            failed[path] = (
+                f"'{output}' is there, and not made of this image as it is now by this network; "
+                "add overwrite=true, or take another output"
+            )
+    if there:
+        common.console.print(f"{len(there)} there already (overwrite=true makes them again)")
     runs = common.prepared(config, network)
     if has_gpu(config.trainer.accelerator):
         runs.cuda()
-    failed = enlarge_all(waiting, runs)
+    wanted = len(waiting) + len(failed)
+    failed |= enlarge_all(waiting, runs, maker)
     for path, why in failed.items():
         common.console.print(f"failed: {path}: {why}", markup=False)
-    common.console.print(
-        f"{len(waiting) - len(failed)} of {len(waiting)} enlarged into {config.output}", markup=False
-    )
+    common.console.print(f"{wanted - len(failed)} of {wanted} enlarged into {config.output}", markup=False)
     if failed:
         raise SystemExit(1)
 
 
-def plan(inputs: Sequence[str], output: Path, scale: int) -> dict[Path, Path]:
+def plan(
+    found: Sequence[tuple[Path, Path]], output: Path, scale: int
+) -> tuple[dict[Path, Path], dict[Path, str]]:
     """Each image and the file that it is enlarged into, below ``output`` as it lies below its input.
 
-    Raises:
-        DataError: An input is missing, is a folder without images, or two images have one result.
+    Args:
+        found: What `images` gives.
+        output: Folder of the results.
+        scale: Factor, which is part of their names.
+
+    Returns:
+        That, and why of those that have no file of their own.
     """
+    results = {path: output / below.with_name(f"{below.stem}_x{scale}.png") for path, below in found}
+    by_result: dict[Path, list[Path]] = {}
+    for path, result in results.items():
+        by_result.setdefault(result, []).append(path)
     jobs: dict[Path, Path] = {}
-    for given in map(Path, inputs):
-        found = _images(given.expanduser(), but_not=output)
-        for path, below in found:
-            jobs[path] = output / below.with_name(f"{below.stem}_x{scale}.png")
-    by_output: dict[Path, Path] = {}
-    for path, result in jobs.items():
-        other = by_output.setdefault(result, path)
-        if other != path:
-            raise DataError(f"input: {other} and {path} would both become {result}; rename one of them")
-    return jobs
+    failed: dict[Path, str] = {}
+    for result, paths in by_result.items():
+        if len(paths) == 1:
+            jobs[paths[0]] = result
+        else:
+            names = " and ".join(map(str, paths))
+            failed |= dict.fromkeys(paths, f"{names} would become {result}; rename all but one")
+    return jobs, failed
 
 
-def _images(given: Path, *, but_not: Path) -> list[tuple[Path, Path]]:
-    """Images at or below a path, and where they lie below it; none that an earlier run put there."""
-    if given.is_file():
-        return [(given, Path(given.name))]
-    if not given.is_dir():
-        raise DataError(f"input: there is no file or folder {given}; give an image or a folder of images")
-    found = [
-        (path, path.relative_to(given))
-        for path in sorted(given.rglob("*"))
-        if path.suffix.lower() in EXTENSIONS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(given).parts)
-        and (but_not.resolve() == given.resolve() or not path.resolve().is_relative_to(but_not.resolve()))
-    ]
-    if not found:
-        raise DataError(f"input: the folder {given} has no image; allowed: {', '.join(EXTENSIONS)}")
+def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
+    """Images at or below paths, and where they lie below them; none that an earlier run put into a folder.
+
+    Where the results lie among the images or above them, these are told apart by what results carry.
+
+    Raises:
+        DataError: A path is missing, or is a folder without images.
+    """
+    found = []
+    for given in (Path(path).expanduser() for path in inputs):
+        if given.is_file():
+            found.append((given, Path(given.name)))
+            continue
+        if not given.is_dir():
+            raise DataError(f"input: there is no file or folder {given}; give an image or a folder of images")
+        is_among = given.resolve().is_relative_to(but_not.resolve())
+        below = [
+            (path, path.relative_to(given))
+            for path in sorted(given.rglob("*"))
+            if path.suffix.lower() in EXTENSIONS
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(given).parts)
+            and not (_stamp_of(path) if is_among else path.resolve().is_relative_to(but_not.resolve()))
+        ]
+        if not below:
+            raise DataError(f"input: the folder {given} has no image; allowed: {', '.join(EXTENSIONS)}")
+        found += below
     return found
 
 
-def enlarge_all(jobs: dict[Path, Path], network: Tiled) -> dict[Path, str]:
-    """Enlarge images one after the other, each written whole or not at all.
+def _stamp(path: Path, maker: str) -> str:
+    """What the result of an image by a network carries: no path, no date, so that it is the same anywhere."""
+    with path.open("rb") as file:
+        of_image = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"{maker} {of_image}".encode()).hexdigest()
+
+
+def _stamp_of(path: Path) -> str | None:
+    """What a file carries, however large the image is; ``None`` of one that is no result of ours."""
+    if not path.is_file():  # a named pipe would be waited for
+        return None
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            return None
+        while len(head := file.read(8)) == 8 and not head.endswith(b"IDAT"):
+            length = int.from_bytes(head[:4])
+            text = file.read(length) if head.endswith(b"tEXt") and length < 100 else b""
+            if text.startswith(_STAMP.encode() + b"\0"):
+                return str(text[len(_STAMP) + 1 :], "latin-1")
+            file.seek(length - len(text) + 4, 1)  # and its checksum
+    return None
+
+
+def _is_result(output: Path, path: Path, maker: str) -> bool:
+    """Whether a file was made of an image, as it is now, by a network."""
+    with contextlib.suppress(OSError):
+        return _stamp_of(output) == _stamp(path, maker)
+    return False
+
+
+def enlarge_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
+    """Enlarge images one after the other, each written whole or not at all, while the next one is computed.
+
+    Args:
+        jobs: Images and their results.
+        network: The network in the form that it runs in.
+        maker: Its fingerprint, for the stamps.
 
     Returns:
         Why, of each that could not be enlarged.
     """
-    failed = {}
+    failed: dict[Path, str] = {}
+    written: list[tuple[Path, Future[None]]] = []  # one at most: each holds its picture
+
+    def finish() -> None:
+        while written:
+            path, result = written.pop()
+            try:
+                result.result()
+            except OSError as error:
+                failed[path] = str(error)
+
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = not common.console.is_terminal
-    with Progress(*columns, console=common.console, transient=True, disable=quiet) as bar:
+    with (
+        ThreadPoolExecutor(1, "writer") as writer,
+        Progress(*columns, console=common.console, transient=True, disable=quiet) as bar,
+    ):
         task = bar.add_task("", total=len(jobs))
         for number, (path, output) in enumerate(jobs.items()):
             bar.update(task, description=path.name, completed=number)
 
-            def told(done: float, before: int = number) -> None:
-                bar.update(task, completed=before + done)
+            def done(share: float, before: int = number) -> None:
+                bar.update(task, completed=before + share)
 
             try:
-                sr = api.upscale(path, network, progress=told)
-                output.parent.mkdir(parents=True, exist_ok=True)
-                with files.replacing(output) as file:
-                    sr.save(file, "PNG")  # with its colour profile
+                stamp = _stamp(path, maker)  # before it is read: an image may be changed meanwhile
+                sr = _enlarged(path, network, done)
             except (SRLabError, OSError) as error:
                 failed[path] = str(error)
+                continue
+            finish()
+            written.append((path, writer.submit(_write, sr, output, stamp)))
+            del sr
+        finish()
     if network.told:
         common.console.print(f"tiled: {network.told}", markup=False)
     return failed
+
+
+def _enlarged(path: Path, network: Tiled, progress: api.Progress) -> Image.Image:
+    """One image; where the memory does not suffice, in smaller and smaller tiles, as are those after it.
+
+    Raises:
+        DataError: It cannot be read, or the memory suffices for no tile, or not for what was asked for.
+    """
+    while True:
+        try:
+            return api.upscale(path, network, progress=progress, told=lambda why: _note(path, why))
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        # Behind the handler: with the error go the tensors that fill the memory.
+        if network.tile != "auto" or network.memory < 2 * _LEAST_MEMORY:
+            instead = "cut it into pieces" if network.tile == "auto" else "take tile=auto, or a smaller tile"
+            raise DataError(f"upscale: the memory is too small for it with tile={network.tile}; {instead}")
+        network.memory //= 2
+
+
+def _note(path: Path, why: str) -> None:
+    common.console.print(f"note: {path}: {why}", markup=False)
+
+
+def _write(sr: Image.Image, output: Path, stamp: str) -> None:
+    """Write a picture with its colour profile and stamp."""
+    carried = PngInfo()
+    carried.add_text(_STAMP, stamp)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(output) as file:
+        sr.save(file, "PNG", pnginfo=carried, compress_level=_LEVEL)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_lab.datasets.images import is_grey, list_images, read_image
+from sr_lab.datasets.images import is_grey, list_images, read_image, spread
 from sr_lab.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
@@ -117,6 +117,21 @@ def test_16_bit_keep_their_high_byte(tmp_path, colour_type, channels):
     path = save_png16(tmp_path / "a.png", pixels, colour_type)
     assert (read_image(path) == (values >> 8)[..., None]).all()
     assert is_grey(path) == (channels == 1)
+
+
+def test_a_transparent_value_of_16_bit_is_laid_on_white(tmp_path):
+    values = np.array([[7, 8, 40000]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=7)
+    assert read_image(tmp_path / "a.png")[0].tolist() == [[255] * 3, [0] * 3, [156] * 3]
+
+
+def test_what_is_not_seen_gets_the_mean_of_the_smallest_block_with_something_seen():
+    colours = np.array([[10, 99, 99, 99, 99], [13, 99, 99, 99, 40]], np.uint8)
+    expected = [[10, 12, 12, 12, 40], [13, 12, 12, 12, 40]]
+    assert spread(colours, colours != 99).tolist() == expected
+    assert spread(colours[..., None], colours != 99)[..., 0].tolist() == expected
+    assert spread(colours, colours > 200) is colours  # nothing is seen
+    assert spread(colours, colours < 200) is colours  # everything is
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,11 @@
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
+from sr_lab import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()
+
 import atexit
 import functools
 import gc
@@ -27,7 +32,7 @@ from omegaconf import DictConfig
 
 from sr_lab import config as configuration
 from sr_lab import hydra_settings, sweep, tasks
-from sr_lab.errors import ConfigError, RankError
+from sr_lab.errors import MACHINE, ConfigError, RankError
 from sr_lab.hydra_errors import explain
 from sr_lab.identity import register_resolvers
 
@@ -65,6 +70,7 @@ def _job(composed: DictConfig) -> _Ended | None:
         if isinstance(config, configuration.TrainConfig) and config.hparams_search is not None:
             from sr_lab import search  # imports Optuna, which only a search needs
 
+            interrupts.as_exception()
             _codes.append(search.run(config, composed, folder, overrides))
             return None
         if multirun and isinstance(config, configuration.TrainConfig):
@@ -117,6 +123,8 @@ def _guard_hydra() -> None:
         composed = compose(loader, config_name, overrides, *rest, **named)
         hydra_settings.check_hydra(composed.hydra, overrides)
         _judged.append(True)
+        if not composed.hydra.launcher._target_.endswith("BasicLauncher"):
+            interrupts.as_exception()  # it has processes to end
         return composed
 
     ConfigLoaderImpl.load_configuration = judged  # type: ignore[method-assign, assignment]
@@ -203,6 +211,7 @@ def main() -> int:
         if _elsewhere:
             return _finish_elsewhere()
         if _queue:
+            interrupts.as_exception()  # its jobs are told to end
             return sweep.run(_queue)
         if _codes:
             return max(_codes)
@@ -213,11 +222,13 @@ def main() -> int:
         if not isinstance(code, int) or code <= 128:  # no signal
             raise
         if sweep.IN_SWEEP not in os.environ:  # there the sweep says so, once
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+            how = " without resume=never" if "resume=never" in sys.argv else ""
+            print(f"interrupted; the same command{how} goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
         return code
     except Exception as error:
         sentence = explain(error)
-        sweep.refused(sentence or f"{type(error).__name__}: {error}")
+        if not isinstance(error, MACHINE):
+            sweep.refused(sentence or f"{type(error).__name__}: {error}")
         if sentence is None:
             raise
         if _speaks(error):

@@ -23,3 +23,7 @@ class FaultError(SRLabError):
 
 class RankError(SRLabError):
     """A process of a training on several devices did not come, does not answer, or is gone."""
+
+
+# What a machine does to a run is no failure of the run: the same command goes on with it.
+MACHINE = (FaultError, RankError, OSError)

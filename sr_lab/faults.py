@@ -1,30 +1,57 @@
-"""What a machine does to a training, in one sentence: full disks, full memory, workers that die."""
+"""What a machine or Lightning says to a training, in one sentence: full disks, full memory, dead workers."""
 
 import contextlib
 import re
 from collections.abc import Iterator
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from sr_lab.errors import FaultError, SRLabError
+from sr_lab import errors
+from sr_lab.errors import ConfigError, FaultError, SRLabError
 
 _GOES_ON = "the same command goes on from the last checkpoint"
 
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """A fault of the machine within the block is told in words.
+    """A fault of the machine within the block, or of what a class was given, is told in words.
 
     Raises:
-        FaultError: There was one.
+        FaultError: There was one of the machine.
+        SRLabError: A worker has met a mistake of the user's.
+        ConfigError: Lightning or torch cannot do what the configuration asks for.
     """
     try:
         yield
     except Exception as error:
-        sentence = in_words(error)
-        if sentence is None:
+        ours = _of_a_worker(error) or _misfit(error)
+        sentence = in_words(error) if ours is None else None
+        if ours is None and sentence is None:
             raise
-        raise FaultError(sentence) from error
+        raise ours or FaultError(sentence) from error
+
+
+def _of_a_worker(error: BaseException) -> SRLabError | None:
+    """The error of ours that has ended a data worker; its traceback comes as text."""
+    found = re.search(r"^sr_lab\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
+    if "Original Traceback" not in str(error) or found is None:
+        return None
+    kind: type[SRLabError] = getattr(errors, found[1])
+    return kind(found[2])
+
+
+def _misfit(error: BaseException) -> ConfigError | None:
+    """What Lightning or torch says of the arguments of a class."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MisconfigurationException):
+        return ConfigError(f"training: Lightning cannot do this: {text}")
+    if isinstance(error, RuntimeError) and "cannot be converted to type" in text and "overflow" in text:
+        return ConfigError(
+            f"training: a setting is too large for the network's numbers (torch: {text}); "
+            "take a smaller learning_rate, or look at optimizer and loss"
+        )
+    return None
 
 
 def in_words(error: BaseException) -> str | None:
@@ -34,12 +61,11 @@ def in_words(error: BaseException) -> str | None:
         chain.append(cause)
     text = str(error)
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # a worker's own error comes with that
-        ours = re.search(r"^sr_lab\.errors\.\w+: (.+)$", text, re.MULTILINE)
-        return ours[1] if ours else None
+        return None
     if isinstance(error, torch.OutOfMemoryError):
         return (
-            "training: the memory of the device is full; trainer.accumulate_grad_batches=2 gives the same "
-            f"result in half of it; {_GOES_ON}"
+            "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
+            f"learns from the same batches in half of it; {_GOES_ON}"
         )
     if isinstance(error, MemoryError):
         return f"training: the memory of this machine is full; take fewer num_workers; {_GOES_ON}"

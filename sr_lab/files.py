@@ -25,13 +25,14 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with naming(path), temporary.open("x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            path.replace(path.with_name(keep))
-        temporary.replace(path)
+        with naming(path, instead=temporary):
+            with temporary.open("x+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                path.replace(path.with_name(keep))
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -47,13 +48,19 @@ def at_once(path: str, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An error of the disk says which file it was about: of writing and flushing Python does not know."""
+def naming(path: Path, *, instead: Path | None = None) -> Iterator[None]:
+    """An error of the disk says which file it was about: of writing and flushing Python does not know.
+
+    Args:
+        path: The file.
+        instead: A file that the user does not know, which stands for it.
+    """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
+    except Exception as error:
+        for link in (error, error.__cause__ or error.__context__):  # torch tells of a file in its own words
+            if isinstance(link, OSError) and link.errno and link.filename in (None, str(instead)):
+                link.filename = str(path)
         raise
 
 

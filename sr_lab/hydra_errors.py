@@ -20,7 +20,8 @@ def explain(error: Exception) -> str | None:
         if isinstance(link, SRLabError):
             return str(untrusted.plain(str(link)))  # it may name a file of a stranger
     if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
-        return f"cannot use '{error.filename}': {error.strerror}; choose another folder below paths"
+        what = f"cannot use '{error.filename}': {error.strerror}"
+        return f"{what}; mend that, or choose another folder below paths"
     if "Config group override must be a string" in str(error):
         return "a group takes the name of one of its options, got something else; --help lists the options"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):

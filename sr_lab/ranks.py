@@ -211,7 +211,9 @@ def why_lost(error: RuntimeError, launcher: Launcher | None = None) -> str | Non
             f"training: a process has not answered for {int(late[1]) / 1000:g} s; it hangs or is gone; "
             "the same command goes on from the last checkpoint (trainer.timeout sets how long to wait)"
         )
-    if re.search(r"Connection (closed|reset) by peer|Broken pipe|remote process exited", text):
+    if re.search(
+        r"Connection (closed|reset) by peer|connectFullMesh failed|Broken pipe|remote process", text
+    ):
         return _lost(launcher.fate(_GRACE) if launcher is not None else None)
     return None
 

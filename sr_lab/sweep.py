@@ -53,7 +53,7 @@ class Job:
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     """Write a job down in its run folder, from which it can be started."""
     job = Job(config, RunFolder(folder.resolve()), tuple(overrides))
-    if config.resume == "never" or not job.folder.metrics.is_file():
+    if config.resume == "never" or not job.folder.is_finished():
         job.folder.write_config(to_yaml(config))
     # The command line trusted these packages; a file may not say so again in the job's process.
     extra = [name for name in targets.trusted_packages(config.allow) if name not in targets.TRUSTED]

@@ -316,7 +316,7 @@ def test_photos_are_read_to_their_end(tmp_path):
     good = image_file(tmp_path / "photos" / "a.png", noise(0))
     (tmp_path / "photos" / "b.png").write_bytes(good.read_bytes()[:-40])
     found = findings(tmp_path)
-    assert found["photos"] == "photos, 2 images, the smallest side 36"
+    assert found["photos"] == "photos, 2 images, the smallest side 36; 1 of them wrong"
     assert found["photos/b.png"].startswith("broken: cannot read")
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -30,6 +31,28 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(tmp_pat
         files.write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_write_that_fails_names_the_file_that_was_to_be(tmp_path, chained):
+    def full() -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if chained:
+                raise RuntimeError("unexpected pos 832") from error  # as torch does
+            raise
+
+    with pytest.raises((OSError, RuntimeError)) as raised, files.replacing(tmp_path / "a.txt"):
+        full()
+    found = raised.value.__cause__ if chained else raised.value
+    assert (found.filename, found.strerror) == (str(tmp_path / "a.txt"), "No space left on device")
+
+
+def test_a_folder_that_takes_no_file_is_told_by_the_name_of_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised, files.replacing(tmp_path / "gone" / "a.txt"):
+        pytest.fail("it was opened")
+    assert raised.value.filename == str(tmp_path / "gone" / "a.txt")
 
 
 def test_a_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

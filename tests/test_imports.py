@@ -14,6 +14,7 @@ PACKAGE = Path(sr_lab.__file__).parent
 # Room -> floor; a module may import modules of lower floors, of its own room, and of no other.
 FLOORS = {
     "errors": 0,
+    "interrupts": 0,
     "types": 0,
     "files": 0,
     "digest": 0,

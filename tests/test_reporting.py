@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import Run, find_runs, read_run
+from sr_lab.reporting.settings import flat
 from sr_lab.reporting.table import fixed, head, print_table, rows, to_csv
 from sr_lab.run_folder import Listed, write_index
 
@@ -123,6 +124,20 @@ def test_the_head_warns_when_budgets_differ():
     assert not any("warning" in line for line in head([run("a"), run("b")]))
 
 
+def test_the_head_says_who_stopped_early_and_who_skipped_steps():
+    lines = head(
+        [
+            run("a", steps=6, skipped_steps=0),
+            run("b", steps=2, planned_steps=6),
+            run("c", steps=6, skipped_steps=5),
+        ]
+    )
+    assert "stopped early: b at step 2 of 6" in lines
+    assert [line for line in lines if "skipped" in line] == [
+        "steps skipped, of which loss or gradient was no number: c 5 of 6"
+    ]
+
+
 def test_csv_gives_every_figure_back_unrounded():
     (row,) = csv.DictReader(io.StringIO(to_csv([run("a,b")])))
     assert (row["run"], row["folder"]) == ("a,b", "a,b-0123abcd")
@@ -189,6 +204,14 @@ def test_rows_that_are_one_and_the_same_run_are_all_told(tmp_path):
     write(tmp_path / "a-1", config_yaml=settings)
     write_index(tmp_path, [Listed("a-1", "plain", []), Listed("a-1", "full", []), Listed("b-2", "other", [])])
     assert read_run(tmp_path / "a-1").labels == ("plain", "full")
+
+
+def test_a_setting_that_stands_twice_is_told_once(tmp_path):
+    settings = "seed: 1\nlearning_rate: 0.5\noptimizer: {lr: %s, eps: 1}\ndataset: {seed: %s}\n"
+    repeated = flat(read_run(write(tmp_path / "a-1", config_yaml=settings % (0.5, 1))))
+    assert repeated == {"learning_rate": "0.5", "optimizer.eps": "1"}
+    own = flat(read_run(write(tmp_path / "b-1", config_yaml=settings % (0.1, 2))))
+    assert own == repeated | {"optimizer.lr": "0.1", "dataset.seed": "2"}
 
 
 def test_a_damaged_configuration_is_no_reason_to_fail(tmp_path):

@@ -235,6 +235,27 @@ def test_a_job_that_cannot_begin_has_failed_and_is_tried_again(queue, tmp_path, 
     assert not folder.failed.exists()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_job_that_the_machine_has_ended_is_gone_on_with(queue, tmp_path, capsys, jobs):
+    wants = (
+        "import pathlib, sys; from sr_lab import __main__ as m; from sr_lab.errors import FaultError\n"
+        "from sr_lab.run_folder import RunFolder; f = RunFolder(pathlib.Path(sys.argv[1]))\n"
+        "def job():\n"
+        "    with f.attempt():\n"
+        "        if not (f.path.parent / 'space').exists(): raise FaultError('training: the disk is full')\n"
+        "        f.write_metrics({})\n"
+        "m._job = job; sys.exit(m.main())\n"
+    )
+    assert queue({"a": wants}, jobs=jobs) == 1
+    why = ": error: training: the disk is full" if jobs > 1 else ""
+    said = capsys.readouterr().out
+    assert f"interrupted: a: ended with exit code 2{why}; the same command goes on with it" in said
+    assert RunFolder(tmp_path / "a").state() == "interrupted"
+    (tmp_path / "space").touch()
+    assert queue({"a": wants}, jobs=jobs) == 0
+    assert RunFolder(tmp_path / "a").state() == "finished"
+
+
 def test_a_refusal_says_nothing_of_an_attempt(tmp_path):
     folder = RunFolder(tmp_path)
     with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - the refusal is within

@@ -122,6 +122,8 @@ def _images(place: Place) -> Iterator[Finding]:
                 for file, (height, width) in sizes.items()
                 if max(height, width) < _SIDE_2K
             ]
+    if broken:
+        state, says = "wrong", f"{says}; {len(broken)} of them wrong"
     yield Finding(state, place.folder, says)
     yield from _listed(broken)
 

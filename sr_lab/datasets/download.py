@@ -29,10 +29,16 @@ _PIECE = 1 << 20
 _TIMEOUT = (15, 60)  # seconds to connect, and without a byte
 _ATTEMPTS = 4  # in a row that bring not one byte
 _BUSY = (429, 500, 502, 503, 504)
+_HERE = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/")  # this machine
 
 
 class SourceError(DataError):
     """This address is no good; another may be."""
+
+
+def may_be_asked(url: str) -> bool:
+    """Whether an address is one of https, or of this machine."""
+    return re.match(r"https://[^/]", url) is not None or _HERE.match(f"{url}/") is not None
 
 
 def silent(done: int, total: int | None) -> None:
@@ -196,7 +202,7 @@ def _session(url: str) -> requests.Session:
     session.max_redirects = 5
     session.adapters.clear()
     session.mount("https://", requests.adapters.HTTPAdapter())
-    if (here := re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/", url)) is not None:
+    if (here := _HERE.match(url)) is not None:
         session.mount(here[0], requests.adapters.HTTPAdapter())
     return session
 

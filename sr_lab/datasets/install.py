@@ -15,11 +15,11 @@ import pooch
 from sr_lab import files
 from sr_lab.datasets import archives, doctor, facts
 from sr_lab.datasets.cache import in_parallel
-from sr_lab.datasets.download import Report, SourceError, fetch, silent
+from sr_lab.datasets.download import Report, SourceError, fetch, may_be_asked, silent
 from sr_lab.datasets.images import list_images, read_image
 from sr_lab.datasets.layouts import Place
 from sr_lab.datasets.registry import Archive, ImageSet
-from sr_lab.errors import DataError
+from sr_lab.errors import ConfigError, DataError
 
 Say: TypeAlias = Callable[[str], object]
 
@@ -37,6 +37,9 @@ class Store:
         say: Called with a sentence for the user, e.g. which address failed.
         report: Called with the name of an archive, gives what is told the progress of its download.
         pause: See `fetch`.
+
+    Raises:
+        ConfigError: ``mirror`` is no address that may be asked.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class Store:
         report: Callable[[str], Report] = lambda name: silent,
         pause: float = 1.0,
     ) -> None:
+        if mirror is not None and not may_be_asked(mirror):
+            raise ConfigError(f"mirror: got '{mirror}'; allowed: https://..., http on this machine")
         self.data_dir, self.mirror, self.say, self.report, self.pause = data_dir, mirror, say, report, pause
         self.downloads = data_dir / ".downloads"
         self.lock_file = data_dir / "downloads.lock.json"
@@ -165,7 +170,10 @@ class Store:
 
 def _fault(wanted: ImageSet, folder: Path) -> str | None:
     """What keeps the images of a folder from being this set."""
-    images = list_images(folder)
+    try:
+        images = list_images(folder)
+    except DataError as error:
+        return str(error).removeprefix("images: ").partition(";")[0]
     if wanted.name in facts.facts():
         place = Place(folder, tuple(images), tree="ours", role="HR", set_name=wanted.name)
         wrong = [

@@ -20,6 +20,8 @@ _GROUPS = (
         "benchmark",
     ),
 )
+# The setting of a group that repeats one of the run.
+_AGAIN = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
 # The node that a group's settings are in.
 _INNER = {"upsampler": "factory", "strategy": "apply", "schedule": "scheduler"}
 
@@ -34,8 +36,9 @@ def flat(run: Run) -> dict[str, str]:
     found: dict[str, str] = {}
     for group in _GROUPS:
         value = source.get(group)
-        if group == "dataset" and isinstance(value, Mapping) and value.get("seed") == source.get("seed"):
-            value = {key: own for key, own in value.items() if key != "seed"}  # the run's seed once more
+        if group in _AGAIN and isinstance(value, Mapping):
+            inner, outer = _AGAIN[group]
+            value = {key: own for key, own in value.items() if key != inner or own != source.get(outer)}
         if group == "budget":
             name = value.get("name") if isinstance(value, Mapping) else None
             found |= {"budget": str(name).removesuffix(" (auto)")} if name else {}

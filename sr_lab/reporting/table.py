@@ -29,6 +29,20 @@ def head(runs: Sequence[Run]) -> list[str]:
     ):
         said = list(dict.fromkeys(str(run.values[key]) for run in runs if key in run.values))
         lines += [f"{title}: {' | '.join(said)}"] if said else []
+    early = [
+        f"{run.name} at step {run.values.get('steps')} of {run.values['planned_steps']}"
+        for run in runs
+        if "planned_steps" in run.values
+    ]
+    lines += [f"stopped early: {' | '.join(early)}"] if early else []
+    skipped = [
+        f"{run.name} {run.values['skipped_steps']} of {run.values.get('steps')}"
+        for run in runs
+        if run.number("skipped_steps")
+    ]
+    lines += (
+        [f"steps skipped, of which loss or gradient was no number: {' | '.join(skipped)}"] if skipped else []
+    )
     if any("cpu_s_per_megapixel" in run.values for run in runs):
         lines.append("CPU: eager float32 passes to 640x360 pixels, median (quartiles); all else at 1280x720")
     commits = dict.fromkeys(

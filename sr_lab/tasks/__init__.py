@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_lab import sweep
+from sr_lab import interrupts, sweep
 from sr_lab.config import Config
 
 
@@ -20,6 +20,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
     """
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     _quiet_libraries()  # after Lightning's import, which sets its own level
+    interrupts.as_exception()
     task.run(config, folder, overrides)
 
 

@@ -20,7 +20,7 @@ from sr_lab.datasets import download
 from sr_lab.datasets.download import fetch
 from sr_lab.datasets.install import Store
 from sr_lab.datasets.registry import IMAGE_SETS, Archive, ImageSet, named
-from sr_lab.errors import DataError
+from sr_lab.errors import ConfigError, DataError
 from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -339,6 +339,22 @@ def test_a_mirror_of_ones_own_comes_first(server, tmp_path):
     server.files["/mine/a.zip"] = TINY
     install(tmp_path, tiny(server, "/a.zip"), mirror=f"{server.url}/mine/")
     assert [path for path, _ in server.asked] == ["/mine/a.zip"]
+
+
+@pytest.mark.parametrize("mirror", ["ftp://x/", "http://example.org", "/srv/archives", "https://", ""])
+def test_a_mirror_that_may_not_be_asked_is_refused_at_the_start(tmp_path, mirror):
+    with pytest.raises(ConfigError, match=r"^mirror: got .*; allowed: https://..., http on this machine$"):
+        Store(tmp_path, mirror=mirror)
+
+
+def test_a_folder_with_something_else_is_to_be_moved_away(server, tmp_path):
+    note = tmp_path / "Tiny" / "Tiny_HR" / "note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    says = f"{note.parent} is there and is not Tiny: .* has no image; .* move the folder away to download"
+    with pytest.raises(DataError, match=says):
+        install(tmp_path, tiny(server, "/a.zip"))
+    assert note.read_text() == "mine"
 
 
 def test_no_good_address_leaves_nothing_and_says_why(server, tmp_path):

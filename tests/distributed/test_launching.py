@@ -103,6 +103,11 @@ def test_all_processors_of_a_cpu_are_no_number_of_processes(environment):
             "the first process at 10.0.0.1:29500 did not answer for 60 s",
         ),
         ("[../gloo/transport/tcp/pair.cc:538] Connection reset by peer", "another process of this run is"),
+        (
+            "Gloo connectFullMesh failed with [enforce fail at ../gloo/transport/tcp/device.cc] SO_ERROR: "
+            "Connection refused, remote=[127.0.0.1]:41219",
+            "another process of this run is",
+        ),
         ("NCCL error: remote process exited or there was a network error", "another process of this run is"),
     ],
 )

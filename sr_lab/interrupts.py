@@ -1,0 +1,27 @@
+"""Ctrl-C while the program starts: it ends at once, before any other module is imported.
+
+As an exception it would come up inside an import, where whoever imports (torch NumPy, a resolver of OmegaConf
+a module) may take it for a missing module: the run would go on.
+"""
+
+import os
+import signal
+from types import FrameType
+
+__all__ = ["as_exception", "end_at_once"]
+
+
+def end_at_once() -> None:
+    """From now on Ctrl-C ends the process with 130, unless it is ignored as under nohup."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def as_exception() -> None:
+    """From now on it is `KeyboardInterrupt` again, for work that has something to tidy up."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)

@@ -1,0 +1,89 @@
+"""Ctrl-C before the training: it ends the program at once, whatever is being imported or composed."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sr_lab import interrupts
+from sr_lab.signals import Ended, Signals
+from tests.command_line import SMOKE
+
+
+def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, str]:
+    """Exit code, output and complaints of a training that gets Ctrl-C when a module was imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "sr_lab", *SMOKE, "logger=none", *overrides]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"HOME": str(folder), "SR_LAB_CACHE": f"{folder}/cache"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest may run under nohup
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rpartition("|")[2].strip() == module:
+                break
+        else:
+            pytest.fail(f"{module} was not imported")
+        process.send_signal(signal.SIGINT)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+        return process.wait(), process.stdout.read(), "".join(said)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("hydra.errors", "sr_lab.sweep", "numpy.exceptions"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                *("yaml", "antlr4.Token", "hydra.main", "omegaconf", "sr_lab.config"),
+                *("sr_lab.tasks", "numpy", "numpy.linalg", "torch._C", "torch", "scipy", "lightning.fabric"),
+                *("lightning.pytorch", "sr_lab.lit_module", "sr_lab.signals"),
+            )
+        ),
+    ],
+)
+def test_ctrl_c_while_the_program_starts_ends_it_at_once_and_silently(tmp_path, module):
+    assert interrupted(tmp_path, module) == (130, "", "")
+    assert list(tmp_path.rglob("metrics.*")) == []
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored():
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from sr_lab import interrupts; interrupts.end_at_once()\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+        "interrupts.as_exception(); signal.raise_signal(signal.SIGINT); print('there')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "there\n", "")
+
+
+def test_ctrl_c_is_an_exception_again_once_there_is_something_to_tidy_up():
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupts.end_at_once()
+        interrupts.as_exception()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_an_import_drops_ends_the_training_at_its_next_look():
+    signals = Signals()
+    with pytest.raises(Ended) as ended, signals.heard():  # noqa: PT012 - the import is within
+        with contextlib.suppress(BaseException):  # as `import_array` of NumPy does
+            signal.raise_signal(signal.SIGTERM)
+        signals.end_if_asked()
+    assert ended.value.code == 128 + signal.SIGTERM

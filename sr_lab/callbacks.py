@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from sr_lab.ops.color import rgb_to_y
 from sr_lab.reporting import pictures
 from sr_lab.run_folder import RunFolder, whole_rows
 
+_Batch = TypeVar("_Batch")
 _Hooked = TypeVar("_Hooked", lightning.Callback, lightning.LightningModule)
 
 
@@ -40,18 +41,19 @@ class Speed(lightning.Callback):
 
     def reset(self) -> None:
         """Start a new span of measuring."""
-        self._start = self._idle_since = time.perf_counter()
+        self._start = time.perf_counter()
         self._waited = self._excluded = 0.0
+        self._validation_since: float | None = None
         self._batches = 0
 
     @property
     def samples_per_s(self) -> float:
-        """Over the present span, validation left out."""
+        """Over the present span, validation and the checkpoint after it left out."""
         return self._batches * self.batch_size / max(self._elapsed, 1e-9)
 
     @property
     def data_wait(self) -> float:
-        """Share 0..1 of the present span in which no step was running, validation left out."""
+        """Share 0..1 of the present span in which the loader was waited for."""
         return self._waited / max(self._elapsed, 1e-9)
 
     @property
@@ -59,26 +61,36 @@ class Speed(lightning.Callback):
         return time.perf_counter() - self._start - self._excluded
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start counting."""
+        """Start counting, and time the loader itself: between two hooks lies more than waiting for it."""
         self.reset()
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        assert fetcher.iterator is not None
+        fetcher.iterator = self.timed(fetcher.iterator)
 
-    def on_train_batch_start(self, *_: object) -> None:
-        """A batch has come."""
-        self._waited += time.perf_counter() - self._idle_since
+    def timed(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+        """The same batches."""
+        asked = self._asked()
+        for batch in iter(batches.__next__, None):  # iter(batches) would start Lightning's anew
+            self._waited += time.perf_counter() - asked
+            yield batch
+            asked = self._asked()
+
+    def _asked(self) -> float:
+        """When the next batch is asked for; what has passed since a validation began is left out."""
+        now = time.perf_counter()
+        if self._validation_since is not None:
+            self._excluded += now - self._validation_since
+            self._validation_since = None
+        return now
 
     def on_train_batch_end(self, *_: object) -> None:
-        """The wait for the next batch begins."""
+        """Count."""
         self._batches += 1
-        self._idle_since = time.perf_counter()
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Validation is neither training nor waiting."""
+        """Validation, and what callbacks do at its end, is neither training nor waiting."""
         self._validation_since = time.perf_counter()
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Leave validation out of the span."""
-        self._excluded += time.perf_counter() - self._validation_since
-        self._idle_since = time.perf_counter()
 
 
 class Record(lightning.Callback):
@@ -98,7 +110,7 @@ class Record(lightning.Callback):
         self.path = path
         self.speed = speed
         self.interval = interval
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] = []  # one a step
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the file; a resumed run goes on where its checkpoint stands."""
@@ -110,6 +122,12 @@ class Record(lightning.Callback):
         ]
         if trainer.is_global_zero:
             kept = [row for row in whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
+            if trainer.global_step and not kept:
+                print(  # noqa: T201 - once a run, if at all
+                    f"{self.path}: has no row up to step {trainer.global_step}, from which the run goes on; "
+                    "the earlier ones are lost",
+                    file=sys.stderr,
+                )
             text = io.StringIO()
             writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
             writer.writeheader()
@@ -146,14 +164,18 @@ class Record(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Keep the loss; write a row every ``interval`` steps."""
-        self._losses.append(outputs["loss"].detach())
+        loss = outputs["loss"].detach()  # Lightning has divided it by the accumulated batches
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._losses.append(loss)
+        else:
+            self._losses[-1] = self._losses[-1] + loss
         step = trainer.global_step
         due = (step % self.interval == 0 or step == trainer.max_steps) and len(self._losses) > 0
         if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             own = torch.stack(self._losses).nanmean()  # without those that `NanPolicy` skips
-            loss = float(trainer.strategy.reduce(own, reduce_op="mean"))  # every rank comes here
+            mean = float(trainer.strategy.reduce(own, reduce_op="mean"))  # every rank comes here
             self._losses.clear()
-            row = {"train/loss": loss} if math.isfinite(loss) else {}
+            row = {"train/loss": mean} if math.isfinite(mean) else {}
             row |= {"learning_rate": self._learning_rate}
             self._write(
                 trainer, row | {"samples_per_s": self.speed.samples_per_s, "data_wait": self.speed.data_wait}
@@ -248,7 +270,7 @@ class TrainingProgress(ProgressBar):
         self._bar.update(
             self._task,
             completed=trainer.global_step,
-            loss=f"{outputs['loss'].item():.4f}",
+            loss=f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}",
             psnr=self._psnr,
             speed=self.speed.samples_per_s,
             wait=self.speed.data_wait,
@@ -289,6 +311,31 @@ class ValidateAtEnd(lightning.Callback):
         """Lightning validates before it obeys ``should_stop``."""
         if trainer.global_step >= trainer.max_steps > 0:
             trainer.should_stop = True
+
+
+class StaysEnded(lightning.Callback):
+    """A run that another callback has ended before its last step stays ended: it is gone on with in its test.
+
+    Lightning forgets that with the process.
+    """
+
+    _ended = False
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        """Store whether it was told to stop; `ValidateAtEnd` tells it at the last step."""
+        checkpoint["ended_early"] = trainer.should_stop and trainer.global_step < trainer.max_steps
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
+    ) -> None:
+        """Remember it until the training starts."""
+        self._ended = checkpoint.get("ended_early") is True
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Make no further step."""
+        trainer.should_stop |= self._ended
 
 
 _ALL_SCALES = 24  # the least common multiple of 2, 3, 4 and 8
@@ -407,25 +454,30 @@ class WeightAverage(WeightAveraging):
         super().__init__()
         self.decay = decay
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: nn.Module, *_: object) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: nn.Module) -> None:
+        """List the tensors: to walk through both modules takes many times as long as to average."""
+        assert self._average_model is not None
+        averaged, current = (
+            [*module.parameters(), *module.buffers()] for module in (self._average_model.module, pl_module)
+        )
+        pairs = list(zip(averaged, current, strict=True))
+        self._means = [mean for mean, _ in pairs if mean.is_floating_point()]
+        self._values = [value for mean, value in pairs if mean.is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         """Move the average towards the weights, after every step of the optimizer."""
         step = trainer.global_step
         if step == self._latest_update_step:  # gradients were accumulated
             return
-        assert self._average_model is not None
-        averaged, current = (
-            [value.detach() for value in (*module.parameters(), *module.buffers())]
-            for module in (self._average_model.module, pl_module)
-        )
-        pairs = list(zip(averaged, current, strict=True))
-        real = [pair for pair in pairs if pair[0].is_floating_point()]
         # the first step is where the average begins
         share = 1.0 if self._latest_update_step == 0 else 1 - self.decay
-        torch._foreach_lerp_([mean for mean, _ in real], [value for _, value in real], share)
-        for mean, value in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(value)
-        self._average_model.n_averaged += 1
+        torch._foreach_lerp_(self._means, self._values, share)
+        for mean, value in self._counts:
+            mean.copy_(value)
+        assert self._average_model is not None
+        self._average_model.n_averaged.add_(1)
         self._latest_update_step = step
 
 

@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import lightning
 import numpy as np
@@ -15,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, distributed
 
 from sr_lab import digest, files
-from sr_lab.checkpoints import open_checkpoint
+from sr_lab.checkpoints import Checkpoint, open_checkpoint
 from sr_lab.errors import CheckpointError
 
 LAST, PREVIOUS, BEST, DAMAGED = "last.ckpt", "previous.ckpt", "best.ckpt", "damaged.ckpt"
@@ -28,7 +29,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
     Lightning's own writer goes through the temporary folder; when that is another file system, a kill during
     the final copy destroys the old checkpoint too. ``last.ckpt`` becomes ``previous.ckpt`` once its successor
     is on the disk: at any instant one of the two is there and whole.
+
+    Args:
+        earlier: Checkpoints of an attempt whose place this one takes, removed once it has saved.
     """
+
+    def __init__(self, earlier: Path | None = None) -> None:
+        super().__init__()
+        self.earlier = earlier
 
     def save_checkpoint(
         self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
@@ -39,6 +47,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         with files.replacing(target, keep=PREVIOUS if target.name == LAST else None) as file:
             torch.save(checkpoint, file)
             digest.seal(file)
+        if target.name == LAST and self.earlier is not None and self.earlier.exists():
+            shutil.rmtree(self.earlier, ignore_errors=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a file that a callback has replaced; its name may come from a checkpoint of a stranger.
@@ -95,11 +105,35 @@ def _problem(path: Path) -> CheckpointError | None:
     return None
 
 
+def to_test(folder: Path) -> Checkpoint:
+    """The best checkpoint; where that is lost or damaged the last, so that a run comes to its end.
+
+    Raises:
+        CheckpointError: None can be read; the sentence is about the best.
+    """
+    problems = []
+    for name in (BEST, LAST, PREVIOUS):
+        try:
+            return open_checkpoint(str(folder / name))
+        except CheckpointError as error:
+            problems.append(error)
+    raise problems[0]
+
+
 class Checkpoints(ModelCheckpoint):
     """Lightning's, whose best score and paths follow a run folder that was moved."""
 
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Take over the state, with the paths of today."""
+    say: Callable[[str], None] = print
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state, with the paths of today; without the best score if its checkpoint is lost."""
+        path = Path(str(self.dirpath), f"{self.filename}.ckpt")
+        if self.monitor and state_dict["best_model_path"] and _problem(path) is not None:
+            how = f"damaged, and set aside as {DAMAGED}" if path.is_file() else "gone"
+            with contextlib.suppress(FileNotFoundError):  # another rank was faster
+                path.replace(path.with_name(DAMAGED))
+            self.say(f"resume: {path.name} is {how}; the next validation writes a new one")
+            return
         old, new = str(state_dict["dirpath"]), str(self.dirpath)
 
         def moved(value: object) -> object:
@@ -108,15 +142,18 @@ class Checkpoints(ModelCheckpoint):
             return new + value[len(old) :] if isinstance(value, str) and value.startswith(old) else value
 
         super().load_state_dict({key: moved(value) for key, value in state_dict.items()} | {"dirpath": new})
+        self.current_score = state_dict["current_score"]  # which Lightning leaves out
 
 
-def checkpoints(folder: Path) -> list[lightning.Callback]:
+def checkpoints(folder: Path, say: Callable[[str], None] = print) -> list[Checkpoints]:
     """What saves at each validation: ``best.ckpt`` if it is, and ``last.ckpt`` whether or not it is.
 
     Lightning's ``save_last`` saves only when the score is a new best: on a plateau all work would be lost.
     """
     make = functools.partial(Checkpoints, folder, enable_version_counter=False)
-    return [make(Path(BEST).stem, monitor="val/psnr_y", mode="max"), make(Path(LAST).stem)]
+    best, last = make(Path(BEST).stem, monitor="val/psnr_y", mode="max"), make(Path(LAST).stem)
+    best.say = say
+    return [best, last]
 
 
 class _State(TypedDict):

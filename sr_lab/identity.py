@@ -1,11 +1,13 @@
 """What a run is called: by what changes its numbers, so that repeating a run resumes it."""
 
+import contextlib
 import glob
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
@@ -24,7 +26,7 @@ from sr_lab.config import (
     UpscaleConfig,
 )
 from sr_lab.errors import ConfigError, DataError
-from sr_lab.run_folder import RunFolder
+from sr_lab.run_folder import RunFolder, whole_rows
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
 _TRAINING = (
@@ -35,6 +37,7 @@ _TRAINING = (
 _NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark"} | {
     "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
 }  # fmt: skip
+_FORM = {"compile", "channels_last", "autotune", "timeout"}  # of the trainer: how, not what
 _MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
 
 
@@ -57,7 +60,7 @@ def identity(config: Config) -> Node:
                 values["backend"] = config.backend
         return values
     # Torch and the dataset's class are needed from here on, and only for a training.
-    from sr_lab.devices import resolve_precision
+    from sr_lab.devices import has_gpu, resolve_precision
 
     dataset = targets.build(config.dataset)
     values = config.model_dump(include=set(_TRAINING))
@@ -67,11 +70,30 @@ def identity(config: Config) -> Node:
     values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` and what it stands for are one run
     values["manifest"] = dataset.manifest()
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
-    values["precision"] = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    # On a GPU what was asked: a run may go on on one that computes another precision natively.
+    asked, accelerator = config.trainer.precision, config.trainer.accelerator
+    values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
     if config.trainer.float32_matmul_precision != "high":  # the default leaves the hash as it was
         values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
+    if changing := [node for node in config.callbacks.values() if _changes_training(node)]:
+        values["callbacks"] = sorted(changing, key=lambda node: json.dumps(node, sort_keys=True))
     return values
+
+
+# Lightning's callbacks that end a training or change what it learns; who watches leaves the hash as it is.
+_CHANGING = {
+    *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
+    *("GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning", "BatchSizeFinder"),
+    "LearningRateFinder",
+}
+
+
+def _changes_training(node: object) -> bool:
+    """Whether a callback is one of these or made from one; of a user's own nobody knows."""
+    path = node.get("_target_") if isinstance(node, Mapping) else None
+    bases = hydra.utils.get_class(path).__mro__ if isinstance(path, str) else ()
+    return any(base.__name__ in _CHANGING and base.__module__.startswith("lightning.") for base in bases)
 
 
 def hash8(values: Node) -> str:
@@ -141,6 +163,67 @@ def _difference(before: _Note, now: _Note) -> str:
         return "validation images have changed"
     more = ", ..." if len(names) > 3 else ""
     return f"{len(names)} training image(s) have changed ({', '.join(names[:3])}{more})"
+
+
+_NEAREST = 20  # runs that are looked at, the newest
+_FEW = 3  # settings: a run that differs in more is another experiment
+
+
+def unfinished_beside(config: TrainConfig, folder: RunFolder) -> str | None:
+    """What to tell the user of a new run, where one beside it that nearly is the same came to no end.
+
+    Args:
+        config: Configuration of the training.
+        folder: Its run folder.
+    """
+    saved = [
+        path
+        for path in folder.path.parent.glob("*/checkpoints/last.ckpt")
+        if path.parents[1] != folder.path and path.is_file()
+    ]
+    found: list[tuple[dict[str, tuple[object, object]], RunFolder]] = []
+    own = _settings(config.model_dump())
+    for path in sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)[:_NEAREST]:
+        other = RunFolder(path.parents[1])
+        with contextlib.suppress(OSError, ValueError):
+            theirs = untrusted.read_yaml(other.config)
+            if isinstance(theirs, dict) and other.state() in ("interrupted", "failed"):
+                found.append((_changed(_settings(theirs), own), other))
+    found = [(differing, other) for differing, other in found if 0 < len(differing) <= _FEW]
+    if not found:
+        return None
+    differing, other = min(found, key=lambda pair: len(pair[0]))
+    step = max((int(row["step"]) for row in whole_rows(other.record)), default=0)
+    what = ", ".join(f"{key} ({before} there, {now} here)" for key, (before, now) in differing.items())
+    return (
+        f"resume: '{other.path}' beside this run came to no end, at step {step}; it differs in {what}, "
+        "so this is a new run"
+    )
+
+
+def _settings(values: Mapping[str, object]) -> dict[str, object]:
+    """Settings of a configuration that decide which run it is, by their dotted names."""
+    found: dict[str, object] = {}
+
+    def add(key: str, value: object) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, inner in value.items():
+                add(f"{key}.{name}", inner)
+        elif value is not None:  # what is not set need not be there
+            found[key] = value
+
+    for key in (*_TRAINING, "budget", "trainer", "callbacks", "init_ckpt"):
+        add(key, values.get(key))
+    neutral = {f"trainer.{key}" for key in _NEUTRAL_TRAINER | _FORM} | {"budget.name"}
+    return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """Before and now of what differs; what follows another setting (``optimizer.lr``) is told by that one."""
+    pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
+    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    told = [pair for key, pair in pairs.items() if "." not in key]
+    return {key: pair for key, pair in pairs.items() if "." not in key or pair not in told}
 
 
 def _content(key: str, path: str | None) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from packaging.version import InvalidVersion, Version
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from sr_lab.checkpoints import is_plain
@@ -22,11 +22,18 @@ from sr_lab.lit_module import SRModule
 # Lightning rewrites checkpoints of an earlier one before anybody can look at them.
 _OLDEST = Version("2.0")
 _MOST = 2**53  # as far as a float counts
-# What training changes in torch's own optimizers and schedules; the first two depend on the device.
-_MOVED = {"fused", "foreach", "lr", "momentum", "betas", "last_epoch", "_step_count", "T_cur", "T_i"} | {
-    "_last_lr", "_is_initial", "_get_lr_called_within_step", "_schedulers", "lr_lambdas"
-}  # fmt: skip
+# What training changes in torch's own; `fused` and `foreach` depend on the device, schedules move the others.
+_MOVED: dict[type[Optimizer | LRScheduler], set[str]] = {
+    Optimizer: {"fused", "foreach", "lr", "momentum", "betas"},
+    LRScheduler: {"last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step"},
+    lr_scheduler.CosineAnnealingWarmRestarts: {"T_cur", "T_i"},
+    lr_scheduler.SequentialLR: {"_schedulers"},
+    lr_scheduler.ChainedScheduler: {"_schedulers"},
+    lr_scheduler.LambdaLR: {"lr_lambdas"},
+    lr_scheduler.MultiplicativeLR: {"lr_lambdas"},
+}
 _LOSSES_OF_A_STEP = 1000  # LBFGS asks for more than one
+_MOST_VALUES = 4 * 10**6  # a few bytes can stand for more than a machine walks through
 
 
 def judge(path: Path, trainer: lightning.Trainer, module: SRModule) -> None:
@@ -34,7 +41,8 @@ def judge(path: Path, trainer: lightning.Trainer, module: SRModule) -> None:
 
     Opening it runs nothing, but whoever made it has made its SHA-256 too, and Lightning and torch believe
     it: a rate that is a text ends in the middle of a step, and a schedule takes over any attribute. So all
-    that they take over is held beside what this run would store: names, kinds, shapes, finite numbers.
+    that they take over is held beside what this run would store: names, kinds, shapes, finite numbers. What
+    a class of the user's own stores is free in all but the last: plain, finite, and no method's name.
 
     Args:
         path: What `newest` gave.
@@ -97,8 +105,7 @@ def _all_faults(content: dict[str, Any], trainer: lightning.Trainer, module: SRM
         yield from _callback_faults(callback, content["callbacks"].get(callback.state_key), step)
     optimizer, scheduler = _after_a_step(module)
     yield from _optimizer_faults(optimizer, content.get("optimizer_states"))
-    yield from compared({"lr_schedulers": [scheduler.state_dict()]})
-    yield from _settings_faults(scheduler, scheduler.state_dict(), content["lr_schedulers"][0])
+    yield from _scheduler_faults(scheduler, content.get("lr_schedulers"))
     if content["lr_schedulers"][0].get("last_epoch", 0) > step / module.steps_per_unit + 1:
         yield "lr_schedulers are further than global_step"
     if scaler := trainer.precision_plugin.state_dict():  # without one nothing is taken over
@@ -118,8 +125,11 @@ def _callback_faults(callback: lightning.Callback, given: object, step: int) -> 
     own, where = callback.state_dict(), f"callbacks.{type(callback).__name__}"
     if given is None and not (own and isinstance(callback, ModelCheckpoint | WeightAveraging)):
         return  # one that the user has added since
-    if not isinstance(given, dict) or (own and given.keys() != own.keys()):
+    free = not (_is_known_class(callback) or isinstance(callback, ModelCheckpoint | WeightAveraging))
+    if not isinstance(given, dict) or (own and not free and given.keys() != own.keys()):
         yield f"{where} has other entries than it should"
+    elif free:
+        yield from _plain_faults(own, given, where)
     elif isinstance(callback, ModelCheckpoint):
         yield from _faults({"monitor": own["monitor"]}, {"monitor": given["monitor"]}, where)
         kept = given["best_k_models"]
@@ -127,7 +137,7 @@ def _callback_faults(callback: lightning.Callback, given: object, step: int) -> 
         scores = [given[key] for key in ("best_model_score", "current_score", "kth_value")]
         if not isinstance(kept, dict) or not all(isinstance(path, str) for path in (*kept, *paths)):
             yield f"{where} has a path that is none"
-        elif kept and (given["kth_best_model_path"] not in kept or len(kept) > callback.save_top_k > 0):
+        elif kept and given["kth_best_model_path"] not in kept:
             yield f"{where} has a path that it does not keep"
         if not all(map(_is_score, [*kept.values(), *(score for score in scores if score is not None)])):
             yield f"{where} has a score that is none"
@@ -171,10 +181,51 @@ def _optimizer_faults(optimizer: Optimizer, given: object) -> Iterator[str]:
         if isinstance(states, dict):  # a parameter that has not learnt yet has none; LBFGS's history grows
             first = {key: state for key, state in own["state"].items() if key in states}
             own["state"] = states if isinstance(optimizer, LBFGS) else first
+    if not _is_known_class(optimizer):
+        yield from _own_optimizer_faults(own, given, "optimizer_states")
+        return
     yield from _faults([own], given, "optimizer_states")
     assert isinstance(given, list)
     for group, other in zip(own["param_groups"], given[0]["param_groups"], strict=True):
         yield from _settings_faults(optimizer, group, other)
+
+
+def _own_optimizer_faults(own: dict[str, Any], given: object, where: str) -> Iterator[str]:
+    """Faults of the state of a user's own optimizer: torch assigns it to parameters, by groups."""
+    yield from _plain_faults([own], given, where)
+    if not (isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict)):
+        yield f"{where} are not those of one optimizer"
+    first: dict[str, Any] = given[0]  # type: ignore[index]
+    states, groups = first.get("state"), first.get("param_groups", [])
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        yield f"{where} has groups that are none"
+    ours, theirs = (
+        [{key: group.get(key) for key in ("params", "lr")} for group in each]
+        for each in (own["param_groups"], groups)
+    )
+    yield from _faults(ours, theirs, where)
+    if not isinstance(states, dict):
+        yield f"{where} has no states of parameters"
+
+
+def _scheduler_faults(scheduler: LRScheduler, given: object) -> Iterator[str]:
+    """Faults of ``lr_schedulers``: one schedule, any of whose attributes a file can name."""
+    own, where = scheduler.state_dict(), "lr_schedulers"
+    if _is_known_class(scheduler):
+        yield from _faults([own], given, where)
+    elif not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
+        yield f"{where} are not those of one schedule"
+    assert isinstance(given, list)
+    state = given[0]
+    if _is_known_class(scheduler):
+        yield from _settings_faults(scheduler, own, state)
+        return
+    yield from _plain_faults(own, state, where)
+    names = [key for key in state if not isinstance(key, str) or key == "optimizer"]
+    if names or any(callable(getattr(scheduler, key, None)) and key not in own for key in state):
+        yield f"{where} has an entry in the place of a method"
+    counted = {key: own[key] for key in ("last_epoch", "_step_count", "base_lrs", "_last_lr") if key in own}
+    yield from _faults(counted, {key: state.get(key) for key in counted}, where)
 
 
 def _settings_faults(
@@ -182,9 +233,45 @@ def _settings_faults(
 ) -> Iterator[str]:
     """Settings that a file would put in the place of this run's, where it is known what training changes."""
     if type(owner).__module__.startswith("torch.optim."):
+        moved = set().union(*(names for kind, names in _MOVED.items() if isinstance(owner, kind)))
         for key, value in own.items():
-            if key not in _MOVED and given[key] != value:
+            if key not in moved and given[key] != value:
                 yield f"{key} of {type(owner).__name__} is not this run's"
+
+
+def _is_known_class(owner: object) -> bool:
+    """Whether it is torch's, Lightning's or ours; the user has vouched for others (``allow``)."""
+    return type(owner).__module__.partition(".")[0] in ("torch", "lightning", "sr_lab")
+
+
+def _plain_faults(own: object, given: object, where: str) -> Iterator[str]:
+    """What is not plain, finite and bounded; names, kinds and lengths are free, and what our own has, too."""
+    waiting, left = [(own, given)], _MOST_VALUES
+    while waiting:
+        mine, value = waiting.pop()
+        if isinstance(value, dict | list | tuple | set):
+            left -= len(value)
+            if left < 0:  # it may hold itself
+                yield f"{where} has more than {_MOST_VALUES} values"
+            known, children = (_numbered(each) for each in (mine, value))
+            waiting += [(known.get(key), child) for key, child in children.items()]
+        elif isinstance(value, Tensor):
+            free = isinstance(mine, Tensor) and not torch.isfinite(mine).all()
+            if not (is_plain(value) and _is_dense(value) and (free or torch.isfinite(value).all())):
+                yield f"{where} has a tensor that is not of finite numbers"
+        elif isinstance(value, int | float):
+            same = type(mine) is type(value) and mine == value
+            if not same and not (abs(value) <= _MOST if isinstance(value, int) else math.isfinite(value)):
+                yield f"{where} has a number that is not finite"
+        elif not isinstance(value, str | torch.dtype | torch.device | None):
+            yield f"{where} has something that is no plain value"
+
+
+def _numbered(values: object) -> dict[Any, object]:
+    """Values by their key or place; nothing of what has none."""
+    if isinstance(values, dict):
+        return values
+    return dict(enumerate(values)) if isinstance(values, list | tuple | set) else {}
 
 
 def _faults(own: object, given: object, where: str = "", *, most: int = _MOST) -> Iterator[str]:

@@ -215,14 +215,15 @@ class SRModule(lightning.LightningModule):
             image = self.protocol.network_input(lr, colour, grey=grey).float()
             try:
                 sr: Tensor = self.network.forward(image)
+                return sr
             except torch.OutOfMemoryError:
-                sr = self._in_tiles(image)
-        return sr
+                pass  # within this block it would keep alive what the pass has made
+            return self._in_tiles(image)
 
     def _in_tiles(self, image: Tensor) -> Tensor:
         """An image for which the memory does not suffice, in tiles of half its size, a quarter, ..."""
         side = max(image.shape[-2:])
-        while True:
+        while side > 1:
             side = -(-side // 2)
             if image.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -232,9 +233,10 @@ class SRModule(lightning.LightningModule):
             except torch.OutOfMemoryError:
                 continue
             except ConfigError:  # nothing is left beside the overlap
-                raise torch.OutOfMemoryError("no tile is small enough") from None
+                break
             self.tiled = tiled.told
             return sr
+        raise torch.OutOfMemoryError("no tile is small enough")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Optimizer and scheduler; the scheduler is asked after every step, see ``lr_scheduler_step``."""
@@ -269,3 +271,14 @@ class SRModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Store what builds the network again, as plain values that ``weights_only`` loading accepts."""
         checkpoint["sr_lab"] = self.record
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count batches as this run accumulates them; who saved may have made a step of more, or of fewer.
+
+        Lightning takes the count over, and by it decides which batches make a step and when to validate.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+        for count in (progress["total"], progress["current"]):
+            if count["ready"] != batches:
+                count.update(dict.fromkeys(count, batches))

@@ -5,6 +5,7 @@ metrics.csv   the record, flushed row by row    failed.txt    traceback of a run
 log.txt      output of a job of several at a time   images.json  which images it was trained on
 pruned.txt   why a search ended the run before its last step
 checkpoints/{last,previous,best}.ckpt   images/   wandb/
+checkpoints.old/   of the attempt before one with resume=never, until this one has saved
 
 A checkpoint ends with its SHA-256 (``sr_lab.digest``). The last one becomes ``previous.ckpt`` when the next
 is on the disk; a damaged one is set aside as ``damaged.ckpt`` by the run that goes on from the one before.
@@ -17,6 +18,7 @@ import csv
 import fcntl
 import json
 import math
+import os
 import shutil
 import time
 import traceback
@@ -27,7 +29,9 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 from sr_lab import files, untrusted
-from sr_lab.errors import ConfigError, RankError
+from sr_lab.errors import MACHINE, ConfigError
+
+_BEGUN_BY = ".begun"
 
 State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupted", "waiting"]
 
@@ -93,27 +97,49 @@ class RunFolder:
         """Example pictures."""
         return self.path / "images"
 
-    def clear(self, *, results_only: bool) -> None:
-        """Remove an earlier attempt's results, and unless ``results_only`` what it could be resumed from.
+    @property
+    def earlier(self) -> Path:
+        """Checkpoints that `begin_anew` has set aside; the first save removes them."""
+        return self.path / "checkpoints.old"
 
-        An attempt that fails must not leave the numbers of the one before it.
+    def begin_anew(self, job: str) -> None:
+        """Set what an earlier attempt could be resumed from aside, and remove its record.
+
+        Args:
+            job: Slurm's or torchrun's, which may start this command again: see `begun_by`.
         """
-        self.metrics.unlink(missing_ok=True)
-        if not results_only:
-            self.record.unlink(missing_ok=True)
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        # One that was killed before it saved has nothing to keep in the place of what was set aside.
+        if any((self.checkpoints / name).exists() for name in ("last.ckpt", "previous.ckpt")):
+            shutil.rmtree(self.earlier, ignore_errors=True)
+            self.checkpoints.replace(self.earlier)
+        self.record.unlink(missing_ok=True)
+        files.write(self.path / _BEGUN_BY, job)
+
+    def begun_by(self, job: str) -> bool:
+        """Whether this job was the last to begin the run anew."""
+        try:
+            return untrusted.read_text(self.path / _BEGUN_BY) == job
+        except (OSError, ValueError):
+            return False
 
     def state(self) -> State:
         """``waiting`` before the first attempt, ``interrupted`` after one that came to no end."""
         if self._is_locked():
             return "running"
-        if self.metrics.is_file():
+        if self.is_finished():
             return "finished"
         if self.pruned.is_file():
             return "pruned"
         if self.failed.is_file():
             return "failed"
         return "interrupted" if self.lock.exists() else "waiting"
+
+    def is_finished(self) -> bool:
+        """Whether there are results; a file that a failing disk has emptied or spoilt holds none."""
+        try:
+            return isinstance(self.read_metrics(), dict)
+        except (OSError, ValueError):
+            return False
 
     def since(self) -> float | None:
         """When the last attempt began, in seconds since the epoch; ``None`` before the first."""
@@ -168,16 +194,16 @@ class RunFolder:
             ConfigError: Another process is at work in the folder.
         """
         with self.holding("run; wait for it, or change the seed") as lock:
-            lock.truncate(0)
-            lock.write(f"{time.time()}\n")
-            lock.flush()
+            with files.naming(self.lock):
+                lock.truncate(0)
+                os.write(lock.fileno(), f"{time.time()}\n".encode())  # of a full disk Python would tell twice
             for places in (self.path.glob("*"), self.checkpoints.glob("*"), self.images.rglob("*")):
                 files.remove_leftovers(places)
             self.failed.unlink(missing_ok=True)
             self.pruned.unlink(missing_ok=True)
             try:
                 yield
-            except RankError:  # no fault of this run: the same command goes on
+            except MACHINE:
                 raise
             except Exception:  # not Ctrl-C: an interrupted run has not failed
                 with contextlib.suppress(OSError):  # the disk may be what has failed

@@ -84,6 +84,7 @@ class Signals:
         if os.getpid() != self._process:  # a worker that has just begun: `data_module` tells it what to hear
             return
         if not self.waits:
+            self.asked = self.asked or number  # who imports a module may drop what is raised
             raise Ended(number)
         if number == signal.SIGINT and self.asked == signal.SIGINT:
             raise KeyboardInterrupt
@@ -92,6 +93,17 @@ class Signals:
             line = f"{signal.Signals(number).name}: saves after this step{again}\n"
             os.write(2, line.encode())  # not print(): this may have come in the middle of one
         self.asked = self.asked or number
+
+
+def job() -> str:
+    """What Slurm or torchrun calls the job, however often it starts it; empty if it is none of theirs."""
+    return os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+
+def is_started_again() -> bool:
+    """Whether Slurm or torchrun has started the same command before: it goes on, whatever it says."""
+    counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+    return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
 
 
 def requeue() -> None:

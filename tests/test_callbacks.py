@@ -1,5 +1,6 @@
 import csv
 import io
+import time
 import types
 from pathlib import Path
 
@@ -167,17 +168,56 @@ def test_dashboards_get_the_rows_of_the_record(tmp_path):
 
 
 def test_speed_counts_samples_and_leaves_validation_out(monkeypatch):
-    clock = iter([0.0, 1.0, 3.0, 3.0, 103.0, 103.0, 104.0, 105.0, 105.0, 105.0])
+    clock = iter([0.0, 0.0, 1.0, 3.0, 103.0, 104.0, 105.0, 105.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     speed = Speed(batch_size=8)  # at 0
-    speed.on_train_batch_start()  # at 1: waited 1 s
-    speed.on_train_batch_end()  # at 3
+    batches = speed.timed(iter("ab"))
+    next(batches)  # at 0, at 1: waited 1 s
+    speed.on_train_batch_end()
     speed.on_validation_start(None, None)  # at 3
-    speed.on_validation_end(None, None)  # at 103
-    speed.on_train_batch_start()  # at 104: waited 1 s more
-    speed.on_train_batch_end()  # at 105
+    next(batches)  # at 103: that was validation and its checkpoint; at 104: waited 1 s more
+    speed.on_train_batch_end()
     assert speed.samples_per_s == pytest.approx(16 / 5)
     assert speed.data_wait == pytest.approx(2 / 5)
+
+
+class Slow(lightning.Callback):
+    """Does something else at the end of steps or validations, and for long."""
+
+    def __init__(self, *, step: float = 0.0, validation: float = 0.0) -> None:
+        self.seconds = {"step": step, "validation": validation}
+
+    def on_train_batch_end(self, *_: object) -> None:
+        time.sleep(self.seconds["step"])
+
+    def on_validation_end(self, *_: object) -> None:
+        time.sleep(self.seconds["validation"])
+
+
+class SlowPatches(tiny.Patches):
+    def __getitems__(self, samples):
+        time.sleep(0.05)
+        return super().__getitems__(samples)
+
+
+def measured(folder: Path, train: tiny.Patches, **slow: float) -> Speed:
+    """Speed over five steps, with a validation after the second and fourth."""
+    speed, images = Speed(batch_size=2), tiny.Images("A", 1)
+    callbacks = [speed, Slow(**slow)]
+    tiny.trainer(folder, max_steps=5, val_check_interval=2, callbacks=callbacks).fit(
+        tiny.sr_module(val=[images]), tiny.data(train=train, val=[images])
+    )
+    return speed
+
+
+def test_what_callbacks_do_is_no_wait_for_data_and_after_a_validation_belongs_to_it(tmp_path):
+    speed = measured(tmp_path, tiny.Patches(), step=0.1, validation=0.3)
+    assert speed._waited < 0.4
+    assert speed._excluded >= 2 * 0.3
+
+
+def test_a_slow_loader_is_waited_for(tmp_path):
+    assert measured(tmp_path, SlowPatches())._waited >= 5 * 0.05
 
 
 # Checkpoints
@@ -420,6 +460,7 @@ def test_batch_statistics_are_averaged_and_their_count_is_taken_over():
     average, module = WeightAverage(0.75), nn.BatchNorm1d(2)
     trainer = types.SimpleNamespace(global_step=1)
     average._average_model = AveragedModel(module)
+    average.on_train_start(trainer, module)
     average.on_train_batch_end(trainer, module)
     module.running_mean += 8
     module.num_batches_tracked += 5
@@ -428,6 +469,28 @@ def test_batch_statistics_are_averaged_and_their_count_is_taken_over():
     kept = average._average_model.module
     assert kept.running_mean.tolist() == [2.0, 2.0]  # a quarter of the way
     assert int(kept.num_batches_tracked) == 5
+
+
+def test_a_step_of_the_average_walks_through_no_module(monkeypatch):
+    average, module = WeightAverage(0.9), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    trainer = types.SimpleNamespace(global_step=1)
+    average._average_model = AveragedModel(module)
+    average.on_train_start(trainer, module)
+    expected = [value.detach().clone() for value in module.parameters()]
+    means = list(average._average_model.module.parameters())
+    weights = list(module.parameters())
+    monkeypatch.setattr(nn.Module, "_named_members", lambda *_, **__: pytest.fail("walked"))
+    average.on_train_batch_end(trainer, module)
+    for step in range(2, 5):
+        for value in weights:
+            value.data.add_(step / 7)
+        expected = [
+            torch.lerp(mean, value.detach(), 1 - 0.9) for mean, value in zip(expected, weights, strict=True)
+        ]
+        trainer.global_step = step
+        average.on_train_batch_end(trainer, module)
+    assert all(torch.equal(mean, value) for mean, value in zip(means, expected, strict=True))
+    assert all(mean.grad_fn is None for mean in means)
 
 
 def test_hooks_that_nobody_wrote_are_taken_away_and_the_others_stay():

@@ -82,6 +82,18 @@ def test_the_best_score_is_known_after_the_folder_was_moved(tmp_path):
     assert not (tmp_path / "here").exists()
 
 
+def test_the_score_of_a_plateau_is_known_after_a_resume(tmp_path):
+    train(tmp_path / "whole", 6, rate=0.0)
+    train(tmp_path / "parts", 2, rate=0.0)
+    train(tmp_path / "parts", 6, ckpt=str(tmp_path / "parts" / "checkpoints" / "last.ckpt"), rate=0.0)
+
+    def scores(name: str) -> list[object]:
+        return [state["current_score"] for state in saved(tmp_path / name, "last")["callbacks"].values()]
+
+    assert scores("whole") == scores("parts")
+    assert any(score is not None for score in scores("whole"))
+
+
 def test_losses_that_wait_for_their_row_are_part_of_a_checkpoint(tmp_path):
     def train_with_record(name: str, *callbacks: object, ckpt: str | None = None) -> list[str]:
         """The losses of the record, a row every three steps."""

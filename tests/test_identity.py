@@ -30,7 +30,7 @@ def base() -> str:
         ("paths.cache_dir=/elsewhere",),
         ("logger=none",),
         ("logger=csv",),
-        ("callbacks=early_stopping",),
+        ("+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor",),
         ("num_workers=0",),
         ("trainer.devices=2",),
         ("trainer.accumulate_grad_batches=2",),  # the batch size is the total
@@ -72,10 +72,35 @@ def test_the_hash_ignores(base, overrides):
         "budget=smoke",
         "trainer.precision=bf16-mixed",
         "trainer.gradient_clip_val=0.5",
+        "callbacks=early_stopping",
+        "+callbacks.mean._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
     ],
 )
 def test_the_hash_changes_with(base, override):
     assert hash_of(override) != base
+
+
+def test_a_callback_that_ends_a_training_counts_with_its_settings_and_not_with_its_name():
+    stops = (
+        "callbacks.{}={{_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/psnr_y,patience:{}}}"
+    )
+    one, same, other = (hash_of(f"+{stops.format(*how)}") for how in (("a", 1), ("b", 1), ("a", 2)))
+    assert one == same != other
+
+
+def test_on_a_gpu_the_precision_counts_that_was_asked_for(monkeypatch):
+    def hash_on_a_gpu(precision: str, capability: tuple[int, int] = (7, 0)) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: True)
+            patch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+            return hash8(identity(config(precision)))
+
+    def config(precision: str):
+        return compose("budget=short", "model=imdn", f"trainer.precision={precision}")
+
+    assert hash_on_a_gpu("auto") == hash_on_a_gpu("auto", (8, 0))
+    assert hash_on_a_gpu("16-mixed") == hash_of("trainer.precision=16-mixed", "trainer.accelerator=auto")
+    assert identity(config("auto"))["precision"] == "32-true"  # here is none
 
 
 def test_the_automatic_budget_is_the_run_of_the_budget_it_chooses(base):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, FaultError, RankError
 from sr_lab.run_folder import RunFolder
 
 
@@ -23,6 +23,15 @@ def test_results_read_back_as_they_were_written(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == values
 
 
+@pytest.mark.parametrize("spoilt", [b"", b"\0" * 40, b'{"test/Set5/psn', b"[1]", b"{}\xff"])
+def test_a_run_whose_results_are_spoilt_is_not_finished(tmp_path, spoilt):
+    folder = RunFolder(tmp_path)
+    folder.write_metrics({"test/Set5/psnr_y": 32.2})
+    assert folder.state() == "finished"
+    folder.metrics.write_bytes(spoilt)
+    assert folder.state() == "waiting"
+
+
 def test_an_unfinished_run_has_no_results(tmp_path):
     assert RunFolder(tmp_path).read_metrics() is None
 
@@ -39,6 +48,15 @@ def test_a_run_that_is_interrupted_has_not_failed(tmp_path):
     with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path).attempt():
         raise KeyboardInterrupt
     assert not (tmp_path / "failed.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [FaultError("training: the memory is full"), RankError("training: gone"), OSError(28, "full")]
+)
+def test_a_run_that_the_machine_has_ended_has_not_failed(tmp_path, error):
+    with pytest.raises(type(error)), RunFolder(tmp_path).attempt():
+        raise error
+    assert RunFolder(tmp_path).state() == "interrupted"
 
 
 def test_the_next_attempt_removes_the_traceback(tmp_path):

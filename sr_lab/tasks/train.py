@@ -1,7 +1,7 @@
 """``task=train``: fit, then test the best checkpoint on the benchmark."""
 
 import functools
-import os
+import math
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
@@ -17,6 +18,7 @@ from sr_lab import faults, ranks, targets
 from sr_lab.autotune import Choice, Setting, choose, settings
 from sr_lab.callbacks import (
     NoProfiler,
+    StaysEnded,
     ValidateAtEnd,
     WeightAverage,
     watchers,
@@ -38,18 +40,27 @@ from sr_lab.devices import (
     why_no_compiler,
     why_not_deterministic,
 )
-from sr_lab.durable import LAST, DurableCheckpointIO, RandomState, checkpoints, newest
+from sr_lab.durable import (
+    BEST,
+    LAST,
+    Checkpoints,
+    DurableCheckpointIO,
+    RandomState,
+    checkpoints,
+    newest,
+    to_test,
+)
 from sr_lab.errors import CheckpointError, ConfigError
-from sr_lab.identity import note_images
+from sr_lab.identity import note_images, unfinished_beside
 from sr_lab.judge import judge
-from sr_lab.lit_module import SRModule, batch_norms
+from sr_lab.lit_module import ImageResult, SRModule, batch_norms
 from sr_lab.loggers import RowInSummary, build_loggers, close_wandb
 from sr_lab.nan_policy import NanPolicy
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
-from sr_lab.run_folder import RunFolder
-from sr_lab.signals import Ended, SaveWhenAsked, Signals
+from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.signals import Ended, SaveWhenAsked, Signals, is_started_again, job
 from sr_lab.tasks import common
 
 
@@ -62,21 +73,27 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         overrides: Overrides of the command line, for the record.
     """
     run_folder = RunFolder(folder.resolve())
-    if run_folder.metrics.is_file() and config.resume == "auto":
+    anew = config.resume == "never" and not (is_started_again() and run_folder.begun_by(job()))
+    if run_folder.is_finished() and not anew:
         if rank() != 0:
             return
-        common.console.print(f"finished already: {folder} (resume=never trains it again)")
+        missing = _not_measured(config, run_folder)
+        again = "" if missing else " (resume=never trains it again)"
+        common.console.print(f"finished already: {folder}{again}")
         _show(run_folder)
+        if missing:
+            _say(missing)
         return
+    if run_folder.metrics.is_file() and not anew:
+        _say(f"{run_folder.metrics}: cannot be read; measures again")
     signals = Signals()
     if rank() != 0:
         with signals.heard():
-            _train(config, run_folder, signals)
+            _train(config, run_folder, signals, anew=anew)
         return
     with run_folder.attempt(), signals.heard():
-        run_folder.clear(results_only=config.resume == "auto")
         run_folder.write_config(to_yaml(config))
-        _train(config, run_folder, signals)
+        _train(config, run_folder, signals, anew=anew)
     _show(run_folder)
 
 
@@ -87,9 +104,25 @@ def _show(folder: RunFolder) -> None:
         common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
 
 
-def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
+def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
+    """What the benchmark asks for beside what a finished run has measured, and how to get it; or nothing."""
+    run, benchmark = read_run(folder.path), config.benchmark
+    other = run.values.get("protocol") != benchmark.protocol
+    wanted = [name for name in benchmark.sets if other or name not in run.sets]
+    if run.problem or not wanted:
+        return ""
+    sets = ",".join(wanted)
+    return (
+        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; to do so: task=evaluate "
+        f"'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}"
+    )
+
+
+def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bool) -> None:
     started = time.perf_counter()
-    last = newest(folder.checkpoints, _say) if config.resume == "auto" else None
+    last = None if anew else newest(folder.checkpoints, _say)
+    if last is None and not anew and (rows := whole_rows(folder.record)):
+        _say(f"resume: no checkpoint is left of the {rows[-1]['step']} steps in {folder.record}: begins at 0")
     check_gpu(config.trainer.accelerator)
     float32_matmul_precision(config.trainer.float32_matmul_precision)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -108,8 +141,11 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
     if rank() == 0:
         with faults.told():
             changed = note_images(config, folder, dataset.fingerprints(), resumed=last is not None)
-        if changed is not None:
-            _say(changed)
+        beside = None
+        if last is None and not anew and not common.in_multirun():
+            beside = unfinished_beside(config, folder)
+        for line in filter(None, (changed, beside)):
+            _say(line)
     setting, choice = _form(config, module.network, dataset.lr_patch_size)
     setting.apply(module.network)
     data = SRDataModule(
@@ -132,7 +168,8 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
             interval=_row_interval(config),
             say=_say,
         )
-        trainer = _trainer(config, folder, loggers, watch, signals)
+        with faults.told():
+            trainer = _trainer(config, folder, loggers, watch, signals)
         share_of_a_rank(data.batch_size, world=trainer.world_size, accumulate=data.accumulate)
         per_process = trainer.world_size > 1 and bool(batch_norms(module.network)) and not _syncs(config)
         if per_process:
@@ -141,24 +178,35 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
             _check_same(last, module)
             judge(last, trainer, module)
             _say(f"goes on from {last}")
+        if rank() == 0:  # all that can be wrong has been looked for
+            with faults.told():
+                folder.metrics.unlink(missing_ok=True)  # one that fails must not leave the numbers before it
+                if anew:
+                    folder.begin_anew(job())
         with faults.told(), ranks.together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+            tested = to_test(folder.checkpoints)
             # Not through the Trainer's ckpt_path: the averaging callback would put the raw weights back.
-            load_weights(module.network, open_checkpoint(str(folder.checkpoints / "best.ckpt")))
+            load_weights(module.network, tested)
             trainer.test(module, datamodule=data, verbose=False)
             results = common.gather(module.results)
+        skipped = watch.skipped if config.nan_policy == "skip" else None
+        _check_numbers(results, skipped, trainer.global_step)
         if rank() == 0:
             values = (
                 common.provenance(config, folder.path)
-                | {"budget": config.budget.name, "steps": config.steps, "precision": _precision(config)}
+                | {"budget": config.budget.name, "steps": trainer.global_step}
+                | ({"planned_steps": config.steps} if trainer.global_step < config.steps else {})
+                | {"precision": _precision(config)}
                 | asdict(setting)
                 | _degraded(dataset)
+                | _lost(folder, trainer, tested.path)
                 | ({"autotune": choice.ratios} if choice else {})
                 | ({"processes": trainer.world_size} if trainer.world_size > 1 else {})
                 | ({"batch_norm": "per process"} if per_process else {})
                 | {"deterministic": _deterministic(config, setting, trainer.world_size)}
                 | ({"tiled": module.tiled} if module.tiled else {})
-                | ({"skipped_steps": watch.skipped} if config.nan_policy == "skip" else {})
+                | ({"skipped_steps": skipped} if skipped is not None else {})
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(module.network, config.scale)
                 | common.measured(results, protocol, config.scale)
@@ -171,6 +219,18 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals) -> None:
         raise KeyboardInterrupt from None
     finally:
         close_wandb()
+
+
+def _lost(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> dict[str, str]:
+    """That the figures are not of the best validation, whose checkpoint somebody has removed or damaged."""
+    kept = next(each for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints))
+    score = kept.best_model_score
+    reached = max(folder.validations().values(), default=-math.inf)
+    if tested.name == BEST and (score is None or reached <= float(score)):
+        return {}
+    why = f"{tested.name}; the checkpoint of the best validation ({reached:.2f} dB) is lost"
+    _say(f"tested: {why}")
+    return {"tested": why}
 
 
 def _degraded(dataset: PatchDataset) -> dict[str, str]:
@@ -211,6 +271,22 @@ def _check_same(last: Path, module: SRModule) -> None:
         what = "holds no network"
     raise CheckpointError(
         f"resume: '{last}' {what}, put the run's own checkpoint there, or begin anew with resume=never"
+    )
+
+
+def _check_numbers(results: Sequence[ImageResult], skipped: int | None, steps: int) -> None:
+    """Refuse a result that is no number.
+
+    Raises:
+        ConfigError: An image came out as none.
+    """
+    nan = next((result for result in results if math.isnan(result.psnr_y) or math.isnan(result.ssim_y)), None)
+    if nan is None:
+        return
+    left_out = f"; {skipped} of {steps} steps were skipped (nan_policy)" if skipped else ""
+    raise ConfigError(
+        f"training: the result is no number, {nan.image} of {nan.set_name} has PSNR {nan.psnr_y}: the "
+        f"weights have diverged{left_out}; lower learning_rate, or set trainer.gradient_clip_val"
     )
 
 
@@ -303,10 +379,18 @@ def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[
         common.console.print(f"trainer.compile: goes without, since {missing}")
     if not options.autotune:
         return Setting(options.channels_last, options.compile and missing is None), None
+    arguments, found = options.arguments(), ranks.launched()
+    machines = found.machines if found is not None else arguments.get("num_nodes", 1)
+    if machines != 1:
+        raise ConfigError(
+            f"trainer.autotune: measures on one machine, got {machines}, which may choose differently; leave "
+            "it out, and set what it says on one of them: trainer.channels_last=true, trainer.compile=true"
+        )
     compiled = missing is None and (options.compile or _on_gpu(config))
-    device = torch.device("cpu")
-    if _on_gpu(config):
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    # That of the process which measures: the others of this machine only read.
+    devices = arguments.get("devices")
+    first = devices[0] if isinstance(devices, list) else 0
+    device = torch.device("cuda", first) if _on_gpu(config) else torch.device("cpu")
     channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
     choice = choose(
         network,
@@ -315,6 +399,8 @@ def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[
         scale=config.scale,
         device=device,
         autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(_precision(config)),
+        tf32=options.float32_matmul_precision == "high",
+        benchmark=arguments.get("benchmark") is True and arguments.get("deterministic") is not True,
         known_as=config.model_dump(include={"model", "upsampler", "strategy", "scale"}),
         cache_dir=Path(config.paths.cache_dir).expanduser(),
         wait=rank() != 0,
@@ -323,7 +409,9 @@ def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[
         left_out = (
             "" if compiled or missing else "; compiling takes minutes on a CPU: trainer.compile=true tries it"
         )
-        common.console.print(f"{choice}{left_out}")
+        overruled = options.channels_last and not choice.setting.channels_last
+        over = "; trainer.channels_last=true gives way to it" if overruled else ""
+        common.console.print(f"{choice}{left_out}{over}")
     return choice.setting, choice
 
 
@@ -352,6 +440,22 @@ def _row_interval(config: TrainConfig) -> int:
     return max(1, min(50, config.steps // 20))
 
 
+def _own_callbacks(config: TrainConfig) -> list[lightning.Callback]:
+    """Those of the configuration.
+
+    Raises:
+        ConfigError: One of them would do nothing to what is tested, and could not be gone on with.
+    """
+    made = {name: targets.build(typing.cast(targets.Node, node)) for name, node in config.callbacks.items()}
+    for name, callback in made.items():
+        if isinstance(callback, StochasticWeightAveraging):
+            raise ConfigError(
+                f"callbacks.{name}: what StochasticWeightAveraging averages is neither tested nor gone on "
+                "with; take ema_decay=0.999"
+            )
+    return list(made.values())
+
+
 def _trainer(
     config: TrainConfig, folder: RunFolder, loggers: list[Logger], watch: NanPolicy, signals: Signals
 ) -> lightning.Trainer:
@@ -364,10 +468,11 @@ def _trainer(
         ),
         RowInSummary(config),
         ValidateAtEnd(),
-        *(targets.build(typing.cast(targets.Node, node)) for node in config.callbacks.values()),
+        StaysEnded(),
+        *_own_callbacks(config),
         *([WeightAverage(config.ema_decay)] if config.ema_decay is not None else []),
         watch,
-        *checkpoints(folder.checkpoints),
+        *checkpoints(folder.checkpoints, _say),
         RandomState(),
         SaveWhenAsked(folder.checkpoints / LAST, signals),
     ]
@@ -389,7 +494,7 @@ def _trainer(
         use_distributed_sampler=False,
         callbacks=[without_idle_hooks(callback) for callback in callbacks],
         logger=loggers,
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(folder.earlier)],
         default_root_dir=folder.path,
         enable_model_summary=False,
         **profiler,

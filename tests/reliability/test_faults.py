@@ -40,7 +40,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from sr_lab import faults
 from sr_lab.durable import DurableCheckpointIO, newest
+from sr_lab.errors import FaultError
 from sr_lab.run_folder import RunFolder
 from tests.reliability import results
 from tests.reliability.forge import Forge, Outcome
@@ -247,6 +249,16 @@ def test_a_checkpoint_that_is_not_of_this_run_is_refused_and_nothing_is_overwrit
     assert differences(whole, tmp_path / "run") == []
 
 
+def test_a_run_whose_results_are_spoilt_measures_again(forge, whole, tmp_path):
+    folder = tmp_path / "run"
+    assert forge.train(folder).code == 0
+    (folder / "metrics.json").write_bytes(b"")
+    ended = forge.train(folder)
+    assert ended.code == 0, ended.said
+    assert f"{folder}/metrics.json: cannot be read; measures again" in ended.said
+    assert differences(whole, folder) == []
+
+
 def test_a_second_process_in_a_run_folder_is_refused(forge, tmp_path):
     with RunFolder(tmp_path / "run").attempt():
         ended = forge.train(tmp_path / "run")
@@ -287,6 +299,32 @@ def test_a_run_on_a_disk_that_is_full_goes_on_once_there_is_space(forge, whole, 
     hog.unlink()
     assert forge.train(folder).code == 0
     assert differences(whole, folder) == []
+
+
+def test_an_attempt_on_a_disk_without_a_byte_names_its_file(mounted):
+    RunFolder(mounted / "run").checkpoints.mkdir(parents=True)
+    RunFolder(mounted / "run").lock.touch()
+    fill(mounted)
+    with pytest.raises(OSError, match=FULL) as raised, RunFolder(mounted / "run").attempt():
+        pytest.fail("it began")
+    assert raised.value.filename == str(mounted / "run" / ".lock")
+    assert raised.value.__context__ is None  # closing the file does not fail once more
+
+
+@pytest.mark.parametrize("left", [0, 40_000, 400_000])
+def test_a_checkpoint_that_finds_no_room_is_named_however_much_of_it_does(mounted, left):
+    (mounted / "hog").write_bytes(bytes(left))
+    fill(mounted)
+    (mounted / "hog").unlink()
+    with pytest.raises(FaultError) as raised, faults.told():
+        DurableCheckpointIO().save_checkpoint({"weights": torch.ones(250_000)}, mounted / "last.ckpt")
+    assert str(raised.value) == f"training: cannot use '{mounted}/last.ckpt': {FULL}{ADVICE}"
+
+
+def fill(place: Path) -> None:
+    """Write until there is no room."""
+    with pytest.raises(OSError, match=FULL):
+        (place / "filling").write_bytes(bytes(2**21))
 
 
 def test_data_that_can_only_be_read_are_enough(forge, whole, mounted, tmp_path):

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import fsspec
+import lightning
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import optim
 from torch.optim import lr_scheduler
@@ -285,6 +286,114 @@ def test_every_optimizer_and_schedule_is_gone_on_with(tmp_path, optimizer, sched
     go_on(2, None)
     go_on(4, str(tmp_path / "checkpoints" / "last.ckpt"))
     assert saved(tmp_path, "last")["global_step"] == 4
+
+
+class Moods(lr_scheduler.LRScheduler):
+    """A user's schedule, whose attributes become others, longer and more on the way."""
+
+    def __init__(self, optimizer: optim.Optimizer) -> None:
+        self.best, self.phase, self.seen, self.slope, self.least = None, "warm-up", [], 0.0, float("inf")
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        if self.last_epoch > 0:
+            self.best, self.phase, self.slope, self.extra = 1.5, "decay", -0.5, 1.0
+            self.seen.append(0.1)
+
+
+class Estimating(optim.Adam):
+    """A user's optimizer, like Prodigy: a number of its group becomes negative, another entry is new."""
+
+    def __init__(self, weights: object) -> None:
+        super().__init__(weights, lr=1e-3)
+        for group in self.param_groups:
+            group |= {"estimate": 0.0, "count": 0}
+
+    def step(self, closure: object = None) -> object:
+        for group in self.param_groups:
+            group["count"] += 1
+            if group["count"] > 1:
+                group |= {"estimate": -1e-3, "mood": "fast"}
+        return super().step(closure)
+
+
+class Counting(lightning.Callback):
+    """A user's callback, which keeps more from step to step."""
+
+    def __init__(self) -> None:
+        self.seen = {"start": 0.0}
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        self.seen[str(trainer.global_step)] = -1.0
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(self.seen)
+
+
+def of_a_users_own(folder: Path, steps: int, ckpt: Path | None = None) -> None:
+    """A training with classes that are neither torch's nor ours."""
+    where = None if ckpt is None else str(ckpt)
+    train(folder, steps, Counting(), ckpt=where, make_optimizer=Estimating, make_scheduler=Moods)
+
+
+def test_classes_of_a_users_own_are_gone_on_with(tmp_path):
+    of_a_users_own(tmp_path, 2)
+    of_a_users_own(tmp_path, 4, tmp_path / "checkpoints" / "last.ckpt")
+    content = saved(tmp_path, "last")
+    assert content["lr_schedulers"][0]["seen"] == [0.1] * 4
+    assert content["optimizer_states"][0]["param_groups"][0]["count"] == 4
+
+
+ENDLESS: list[object] = [0.1]
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    ("place", "lie"),
+    [
+        *((("lr_schedulers", 0, "best"), value) for value in (NAN, HUGE, 1j, torch.tensor(NAN), ENDLESS)),
+        *((("lr_schedulers", 0, name), "evil") for name in ("step", "get_lr", "optimizer", "last_epoch")),
+        *((("lr_schedulers",), value) for value in ("evil", [], [1], [{}, {}])),
+        *(((*GROUP, "estimate"), value) for value in (NAN, [float("inf")], torch.zeros(1).expand(10**12))),
+        *(((*GROUP, name), "evil") for name in ("lr", "params")),
+        *((("optimizer_states",), value) for value in ("evil", [], [1], [{}], [{"param_groups": [1]}])),
+        ((*ADAM, "exp_avg"), torch.full((12, 3, 3, 3), NAN)),
+        *((("callbacks", "Counting"), value) for value in ("evil", {"start": NAN})),
+    ],
+)
+def test_what_is_not_plain_and_finite_is_refused_of_a_users_own_classes(
+    users, tmp_path, monkeypatch, place, lie
+):
+    monkeypatch.setattr("sr_lab.judge._MOST_VALUES", 1000)  # millions take seconds
+    content = saved(users, "last")
+    lying(content, place, lie)
+    last = tmp_path / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint(content, last)
+    with pytest.raises(CheckpointError, match="is no checkpoint of such a run"):
+        of_a_users_own(tmp_path, 4, last)
+
+
+@pytest.fixture(scope="module")
+def users(tmp_path_factory):
+    """A run folder after two steps with a user's own classes."""
+    folder = tmp_path_factory.mktemp("users")
+    of_a_users_own(folder, 2)
+    return folder
+
+
+def test_fewer_checkpoints_can_be_kept_from_now_on(tmp_path):
+    def keeping(count: int) -> ModelCheckpoint:
+        return ModelCheckpoint(
+            tmp_path / "mine", "{step}", monitor="val/psnr_y", mode="max", save_top_k=count
+        )
+
+    train(tmp_path, 6, keeping(3))
+    train(tmp_path, 8, keeping(1), ckpt=str(tmp_path / "checkpoints" / "last.ckpt"))
+    assert saved(tmp_path, "last")["global_step"] == 8
 
 
 @pytest.mark.timeout(20)

@@ -1,0 +1,156 @@
+"""Runs that begin anew, and runs whose checkpoints somebody has removed or damaged: nothing is lost by it."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from sr_lab.durable import to_test
+from sr_lab.errors import CheckpointError
+from sr_lab.run_folder import RunFolder
+from tests.reliability.forge import INTERVAL
+from tests.reliability.same import checkpoint, differences
+from tests.reliability.test_kill import KILLED, die
+from tests.reliability.test_signals import TWO, ask
+
+NEVER = "resume=never"
+
+
+@pytest.fixture(scope="module")
+def whole(forge, tmp_path_factory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    ended = forge.train(folder, *TWO)
+    assert ended.code == 0, ended.said
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    kept = (*(folder / "checkpoints").iterdir(), folder / "metrics.csv", folder / "metrics.json")
+    return {path.name: path.read_bytes() for path in kept}
+
+
+SWA = "{_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.01}"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        ("benchmark.sets=[Set14]", "there is no folder"),
+        (f"+callbacks.swa={SWA}", "StochasticWeightAveraging averages is neither tested nor gone on with; "),
+    ],
+)
+def test_a_run_that_cannot_begin_anew_keeps_what_was_there(forge, whole, tmp_path, mistake, sentence):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    before = contents(folder)
+    ended = forge.train(folder, NEVER, *TWO, mistake)
+    assert ended.code == 1
+    assert sentence in ended.said
+    assert contents(folder) == before
+
+
+def test_an_attempt_before_is_kept_until_the_new_one_has_saved(forge, whole, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole, folder.path)
+    last = (folder.checkpoints / "last.ckpt").read_bytes()
+    for _ in range(2):  # the second has nothing of its own to keep
+        ended = forge.train(folder.path, NEVER, *ask(2, signal.SIGKILL))
+        assert ended.code == KILLED, ended.said
+        assert (folder.earlier / "last.ckpt").read_bytes() == last
+        assert not folder.metrics.exists()
+    assert forge.train(folder.path, NEVER, *TWO).code == 0
+    assert not folder.earlier.exists()
+    assert differences(whole, folder.path) == []
+
+
+def test_a_job_that_began_anew_and_is_queued_again_goes_on(forge, whole, tmp_path, scontrol):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    first = forge.train(folder, NEVER, *ask(7, signal.SIGUSR1), **scontrol)
+    assert first.code == 138, first.said
+    again = forge.train(folder, NEVER, *ask(7, signal.SIGUSR1), **scontrol, SLURM_RESTART_COUNT="1")
+    assert again.code == 0, again.said
+    assert f"goes on from {folder / 'checkpoints' / 'last.ckpt'}" in again.said
+    assert differences(whole, folder) == []
+    assert "finished already" in forge.train(folder, NEVER, *TWO, **scontrol, SLURM_RESTART_COUNT="2").said
+
+
+def test_a_job_that_was_ended_before_it_began_anew_does_so_when_it_is_queued_again(forge, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    job = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"}
+    ended = forge.train(folder, NEVER, *ask(2, signal.SIGKILL), **job)
+    assert ended.code == KILLED
+    assert "goes on from" not in ended.said
+    assert RunFolder(folder).begun_by("17")
+
+
+def test_a_process_that_torchrun_starts_again_goes_on(forge, tmp_path):
+    job = {"TORCHELASTIC_RUN_ID": "a"} | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1")
+    job |= dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK"), "0")
+    folder = tmp_path / "run"
+    assert forge.train(folder, NEVER, *ask(7, signal.SIGTERM), **job).code == 143
+    again = forge.train(folder, NEVER, *ask(9, signal.SIGTERM), **job, TORCHELASTIC_RESTART_COUNT="1")
+    assert again.code == 143
+    assert checkpoint(folder, "last")["global_step"] == 9
+    assert "goes on from" in again.said
+
+
+WORSE = ("+optimizer.maximize=true",)  # the first validation stays the best
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("harm", "how"),
+    [
+        (damage, "damaged, and set aside"),
+        pytest.param(Path.unlink, "gone", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_whose_best_checkpoint_is_lost_ends_with_the_best_of_the_rest(forge, tmp_path, harm, how):
+    folder = tmp_path / "run"
+    assert forge.train(folder, *WORSE, *die(17)).code == KILLED
+    assert checkpoint(folder, "best")["global_step"] == INTERVAL
+    harm(folder / "checkpoints" / "best.ckpt")
+    ended = forge.train(folder, *WORSE)
+    assert ended.code == 0, ended.said
+    assert f"resume: best.ckpt is {how}" in ended.said
+    assert checkpoint(folder, "best")["global_step"] == 4 * INTERVAL
+    best = max(RunFolder(folder).validations().values())
+    why = f"best.ckpt; the checkpoint of the best validation ({best:.2f} dB) is lost"
+    assert json.loads((folder / "metrics.json").read_text())["tested"] == why
+
+
+@pytest.mark.parametrize("harm", [pytest.param(damage, marks=pytest.mark.slow), Path.unlink])
+def test_a_run_that_has_only_to_be_tested_takes_the_last_checkpoint_for_the_best(
+    forge, whole, tmp_path, harm
+):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole, folder.path)
+    assert "tested" not in folder.read_metrics()
+    folder.metrics.unlink()
+    harm(folder.checkpoints / "best.ckpt")
+    ended = forge.train(folder.path, *TWO)
+    assert ended.code == 0, ended.said
+    assert folder.read_metrics()["tested"].startswith("last.ckpt; the checkpoint of the best validation (")
+
+
+def test_without_a_readable_checkpoint_the_sentence_is_about_the_best(tmp_path):
+    with pytest.raises(CheckpointError, match=r"there is no file '.*best\.ckpt'"):
+        to_test(tmp_path)
+
+
+def test_a_run_whose_checkpoints_are_all_removed_says_that_it_begins_at_0(forge, whole, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole, folder.path)
+    folder.metrics.unlink()
+    shutil.rmtree(folder.checkpoints)
+    ended = forge.train(folder.path, *TWO)
+    assert "resume: no checkpoint is left of the 24 steps in" in "".join(ended.said.splitlines())
+    assert differences(whole, folder.path) == []

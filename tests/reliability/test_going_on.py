@@ -1,0 +1,116 @@
+"""Runs that go on under other settings, or without their last act, and are the same runs."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from sr_lab.run_folder import RunFolder
+from tests.reliability.forge import INTERVAL
+from tests.reliability.same import rows
+
+KILLED = -signal.SIGKILL
+
+
+def die(*steps: int) -> tuple[str, ...]:
+    """Overrides for a run that saves and dies after these steps."""
+    return (
+        "+callbacks.die._target_=tests.reliability.plugins.SaveAndDie",
+        f"+callbacks.die.steps={list(steps)}",
+        f"+callbacks.die.interval={INTERVAL}",
+    )
+
+
+def figures(folder: Path) -> dict[tuple[str, str], float]:
+    """The record, by step and column."""
+    return {
+        (row["step"], key): float(value)
+        for row in rows(folder)
+        for key, value in row.items()
+        if value and key != "step"
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(forge, tmp_path_factory) -> tuple[Path, dict[tuple[str, str], float]]:
+    """A run of two accumulated batches a step that nobody stopped, and its record."""
+    folder = tmp_path_factory.mktemp("going_on") / "run"
+    assert forge.train(folder).code == 0
+    return folder, figures(folder)
+
+
+@pytest.mark.parametrize("accumulated", [(1, 2, 1), (2, 1, 2)], ids=str)
+def test_a_run_that_goes_on_with_other_accumulated_batches_is_the_same(
+    forge, finished, tmp_path, accumulated
+):
+    """At odd steps: what the batches were counted by shows in which of them make a step."""
+    folder = tmp_path / "run"
+    codes = [
+        forge.train(folder, f"trainer.accumulate_grad_batches={number}", *die(3, 14)).code
+        for number in accumulated
+    ]
+    assert codes == [KILLED, KILLED, 0]
+    assert figures(folder) == pytest.approx(finished[1], abs=1e-5)  # sums of floats in another order
+
+
+STOPS = (
+    "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
+    *("+callbacks.stop.monitor=val/psnr_y", "+callbacks.stop.mode=max"),
+    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no gain is enough: at the second
+)
+
+
+def test_a_run_that_has_stopped_early_says_so_and_stays_ended(forge, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    ended = forge.train(folder.path, *STOPS)
+    assert ended.code == 0, ended.said
+    assert f"at step {2 * INTERVAL} of 24" in ended.said
+    before = folder.read_metrics()
+    assert (before["steps"], before["planned_steps"]) == (2 * INTERVAL, 24)
+    folder.metrics.unlink()  # as if it had been killed in its test
+    assert forge.train(folder.path, *STOPS).code == 0
+    after = folder.read_metrics()
+    assert after["steps"] == 2 * INTERVAL
+    assert after["images"] == before["images"]
+
+
+def test_a_finished_run_says_what_it_was_not_measured_on_and_how_to_do_that(forge, finished):
+    folder, _ = finished
+    assert "not measured" not in forge.train(folder).said
+    metrics = RunFolder(folder).read_metrics()
+    assert metrics["steps"] == 24
+    assert "planned_steps" not in metrics
+    said = forge.train(folder, "benchmark.sets=[Tiny,Set5]").said
+    assert (
+        "benchmark: this run was not measured on Set5 by rgb_uint8; to do so: task=evaluate "
+        f"'ckpt={folder}' 'benchmark.sets=[Set5]' benchmark.protocol=rgb_uint8"
+    ) in said
+    assert "resume=never" not in said
+    assert "on Tiny by classic_y" in forge.train(folder, "benchmark.protocol=classic_y").said
+
+
+def test_a_result_that_is_no_number_is_none(forge, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    for _ in range(2):  # nor is it the second time
+        ended = forge.train(folder.path, "nan_policy=skip", "learning_rate=1e30")
+        assert ended.code == 1
+        assert "ConfigError: training: the result is no number, " in ended.said
+        assert "steps were skipped (nan_policy); lower learning_rate" in ended.said
+        assert folder.state() == "failed"
+
+
+def test_an_unfinished_run_beside_a_new_one_is_told_with_what_differs(forge, tmp_path):
+    assert forge.train(tmp_path / "a", *die(4)).code == KILLED
+    said = forge.train(tmp_path / "b", "trainer.gradient_clip_val=0.5", "seed=1", *die(4)).said
+    (line,) = [line for line in said.splitlines() if line.startswith("resume: ")]
+    assert line == (
+        f"resume: '{tmp_path}/a' beside this run came to no end, at step 4; it differs in seed (0 there, 1 "
+        "here), trainer.gradient_clip_val (None there, 0.5 here), so this is a new run"
+    )
+    said = forge.train(tmp_path / "c", "trainer.gradient_clip_val=0.5", *die(4)).said
+    assert f"resume: '{tmp_path}/a' " not in said  # the other is as near and newer
+    assert f"resume: '{tmp_path}/b' beside this run came to no end, at step 4; it differs in seed (1" in said
+    (tmp_path / "a" / "metrics.csv").unlink()
+    said = forge.train(tmp_path / "a").said  # this one goes on
+    assert "came to no end" not in said
+    assert "metrics.csv: has no row up to step 4, from which the run goes on" in said

@@ -9,7 +9,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab import files
-from sr_lab.devices import processor
+from sr_lab.devices import arithmetic, processor
+from sr_lab.errors import RankError
 
 _SECONDS = 0.1  # one run of a contender: so many steps as take that long
 _ROUNDS = 5
-_WAIT_S = 1800  # compiling and measuring, by the process that the others wait for
+_WAIT_S = 1800.0  # compiling and measuring, by the process that the others wait for
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def choose(
     scale: int,
     device: torch.device,
     autocast: torch.dtype | None,
+    tf32: bool,
+    benchmark: bool,
     known_as: Mapping[str, object],
     cache_dir: Path,
     wait: bool = False,
@@ -100,12 +103,17 @@ def choose(
         scale: Size of HR over size of LR.
         device: Where it is measured.
         autocast: Half precision of mixed training; ``None`` for float32.
+        tf32: Whether the training allows TF32.
+        benchmark: Whether cuDNN chooses its algorithms by measuring them.
         known_as: What the network is, as plain values; with the rest it is what the result is kept under.
         cache_dir: Folder of the results.
-        wait: Another process measures; read what it finds.
+        wait: Another process of this machine measures; read what it finds.
 
     Returns:
         The choice. Its file is written as soon as it is known.
+
+    Raises:
+        RankError: The process that measures has found nothing for long.
     """
     on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
@@ -115,22 +123,39 @@ def choose(
         "device": name,
         "torch": torch.__version__,
         "autocast": str(autocast),
+        "tf32": tf32,
+        "benchmark": benchmark,
         "among": [str(setting) for setting in among],
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     file = cache_dir / "autotune" / f"{digest}.json"
-    patience = time.monotonic() + _WAIT_S
-    while wait and not file.is_file() and time.monotonic() < patience:
-        time.sleep(0.5)
     by_name = {str(setting): setting for setting in among}
-    if file.is_file():
-        seconds = json.loads(file.read_text())["seconds"]
-        return Choice(by_name[min(seconds, key=seconds.get)], seconds, file, measured=False)
+    patience = time.monotonic() + _WAIT_S
+    while (kept := _kept(file, by_name)) is None and wait:
+        if time.monotonic() > patience:
+            raise RankError(
+                f"trainer.autotune: the first process has put nothing into {file} for {_WAIT_S:.0f} s; "
+                "let all processes of the machine see one paths.cache_dir, or leave trainer.autotune out"
+            )
+        time.sleep(0.5)
+    if kept is not None:
+        return Choice(by_name[min(kept, key=kept.__getitem__)], kept, file, measured=False)
     lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.random.fork_rng():  # a network may draw; the training's own numbers must not move
+    # A network may draw: the training's own numbers must not move.
+    with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
         seconds = _measure({name: _step(network, by_name[name], lr, scale, autocast) for name in by_name})
     files.write(file, json.dumps({"seconds": seconds, **key}, indent=1) + "\n")
     return Choice(by_name[min(seconds, key=seconds.__getitem__)], seconds, file, measured=True)
+
+
+def _kept(file: Path, names: Container[str]) -> dict[str, float] | None:
+    """Seconds of each setting as they were written; ``None`` where there are none, or the file is damaged."""
+    try:
+        seconds = {name: float(value) for name, value in json.loads(file.read_bytes())["seconds"].items()}
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    sound = seconds and all(name in names and value > 0 for name, value in seconds.items())
+    return seconds if sound else None
 
 
 def _step(

@@ -128,10 +128,12 @@ class ImageLoader:
         images: What this rank measures.
         keep: Bytes of images that stay in memory for the next pass; once they are used up, the other images
             are read at every pass.
+        pin: Whether the device is a GPU: only from pinned memory do images travel while the network works.
     """
 
-    def __init__(self, images: RankShare, *, keep: int = 0) -> None:
+    def __init__(self, images: RankShare, *, keep: int = 0, pin: bool = False) -> None:
         self.images = images
+        self.pin = pin
         self._left = keep
         self._kept: dict[int, EvalBatch] = {}
 
@@ -154,7 +156,7 @@ class ImageLoader:
                     future.cancel()
 
     def _read(self, index: int) -> EvalBatch:
-        return self._kept[index] if index in self._kept else _one_image(self.images[index])
+        return self._kept[index] if index in self._kept else _one_image(self.images[index], pin=self.pin)
 
     def _keep(self, index: int, batch: EvalBatch) -> EvalBatch:
         size = batch["lr"].nbytes + batch["hr"].nbytes
@@ -209,7 +211,9 @@ class SRDataModule(lightning.LightningDataModule):
             rank=trainer.global_rank,
             world=world,
         )
-        return patch_loader(self.train, sampler, num_workers=self.num_workers, timeout=self.timeout)
+        return patch_loader(
+            self.train, sampler, num_workers=self.num_workers, timeout=self.timeout, pin=self._pins()
+        )
 
     def transfer_batch_to_device(
         self, batch: Mapping[str, object], device: torch.device, dataloader_idx: int
@@ -239,20 +243,30 @@ class SRDataModule(lightning.LightningDataModule):
     def _images(self, images: EvalSet, keep: int = 0) -> ImageLoader:
         assert self.trainer is not None
         share = RankShare(images, rank=self.trainer.global_rank, world=self.trainer.world_size)
-        return ImageLoader(share, keep=keep)
+        return ImageLoader(share, keep=keep, pin=self._pins())
+
+    def _pins(self) -> bool:
+        """Whether the Trainer's device is a GPU: one that is merely there would be woken for nothing."""
+        assert self.trainer is not None
+        return self.trainer.strategy.root_device.type == "cuda"
 
 
 def patch_loader(
-    dataset: PatchDataset, sampler: Sampler[list[int]], *, num_workers: int, timeout: float = 0.0
+    dataset: PatchDataset,
+    sampler: Sampler[list[int]],
+    *,
+    num_workers: int,
+    timeout: float = 0.0,
+    pin: bool = False,
 ) -> DataLoader[PatchBatch]:
-    """Batches of patches as ``__getitems__`` fills them."""
+    """Batches of patches as ``__getitems__`` fills them; ``pin`` for a GPU, which reads them itself then."""
     return DataLoader(
         dataset,  # type: ignore[arg-type] # __getitems__ returns the batch, __getitem__ a sample
         batch_sampler=sampler,
         collate_fn=send,  # type: ignore[arg-type]
         num_workers=num_workers,
         timeout=timeout if num_workers > 0 else 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
         persistent_workers=num_workers > 0,
         worker_init_fn=_hear_parent_only,
     )
@@ -279,12 +293,12 @@ def _hear_parent_only(worker: int) -> None:
     threading.Thread(target=listen, daemon=True).start()
 
 
-def _one_image(item: Mapping[str, object]) -> EvalBatch:
+def _one_image(item: Mapping[str, object], *, pin: bool) -> EvalBatch:
     """A batch of one: images of a set differ in size."""
     lr, hr = item["lr"], item["hr"]
     assert isinstance(lr, Tensor)
     assert isinstance(hr, Tensor)
-    if torch.cuda.is_available():  # only from pinned memory do they travel while the network works
+    if pin:
         lr, hr = lr.pin_memory(), hr.pin_memory()
     return {
         "lr": lr[None],

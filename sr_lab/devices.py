@@ -6,7 +6,10 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,8 +53,33 @@ def why_no_compiler(accelerator: str) -> str | None:
             return "Triton is not installed"
         if torch.cuda.get_device_capability() < (7, 0):
             return f"{torch.cuda.get_device_name()} is too old for Triton (compute capability below 7.0)"
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    return None if shutil.which(name) else f"there is no C++ compiler ({name}; CXX may name another)"
+        found = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), "gcc")
+        # Triton builds its launchers with it.
+        if (reason := _why_it_compiles_nothing("C", found)) is not None:
+            return reason
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    return _why_it_compiles_nothing("C++", os.environ.get("CXX", default))
+
+
+def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
+    """What keeps a compiler from an extension module of Python, as torch and Triton write them."""
+    named = f"{compiler}; {'CC' if language == 'C' else 'CXX'} may name another"
+    if shutil.which(compiler) is None:
+        return f"there is no {language} compiler ({named})"
+    headers = sysconfig.get_path("include")
+    if not Path(headers, "Python.h").is_file():
+        return f"Python's headers are not installed ({headers}/Python.h; Debian's package is python3-dev)"
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "tried.so")
+        command = [compiler, "-x", language.lower(), "-", "-shared", "-fPIC", f"-I{headers}", "-o", str(made)]
+        try:
+            tried = subprocess.run(command, input="#include <Python.h>\n", capture_output=True, text=True)
+        except OSError as error:  # a file that is no program
+            return f"the {language} compiler does not run ({named}): {error.strerror}"
+        if tried.returncode != 0 or not made.is_file():
+            last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
+            return f"the {language} compiler does not work ({named}): {last}"
+    return None
 
 
 def float32_matmul_precision(precision: str) -> None:
@@ -173,11 +201,24 @@ def device_name(accelerator: str) -> str:
 
 
 @contextlib.contextmanager
-def exact_float32() -> Iterator[None]:
-    """Measure in float32 without TF32: cuDNN's is on by default and moves PSNR."""
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
+    """How a GPU computes convolutions and products; put back after that.
+
+    Args:
+        tf32: Whether float32 may be TF32.
+        benchmark: Whether cuDNN chooses algorithms by measuring them; ``None`` leaves that as it is.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+    if benchmark is not None:
+        cudnn.benchmark = benchmark
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+
+
+def exact_float32() -> contextlib.AbstractContextManager[None]:
+    """Measure in float32 without TF32: cuDNN's is on by default and moves PSNR."""
+    return arithmetic(tf32=False)

@@ -7,9 +7,13 @@ from torch import Tensor, nn
 
 from sr_lab import autotune
 from sr_lab.autotune import Choice, Setting, choose, settings
+from sr_lab.config import TrainConfig
+from sr_lab.errors import ConfigError, RankError
 from sr_lab.models.bsrn import BSRN
 from sr_lab.models.edsr_shallow import ShallowEDSR
+from sr_lab.tasks import train
 from tests import tiny
+from tests.conftest import compose
 
 NETWORKS = [
     pytest.param(ShallowEDSR, {"num_feat": 16}, id="plain convolutions"),
@@ -30,6 +34,8 @@ def chosen(network: nn.Module, folder: Path, **changed: object) -> Choice:
         "scale": 2,
         "device": torch.device("cpu"),
         "autocast": None,
+        "tf32": False,
+        "benchmark": True,
         "known_as": {"name": "a"},
         "cache_dir": folder,
     }
@@ -62,6 +68,8 @@ def test_a_second_call_reads_the_file_and_measures_nothing(tmp_path, monkeypatch
         {"known_as": {"name": "b"}},
         {"lr_shape": (2, 3, 16, 16)},
         {"autocast": torch.bfloat16},
+        {"tf32": True},
+        {"benchmark": False},
         {"among": [Setting()]},
     ],
     ids=lambda changed: next(iter(changed)),
@@ -133,6 +141,91 @@ def test_another_process_reads_what_the_first_has_found(tmp_path, monkeypatch):
     first = chosen(tiny.TinyNet(), tmp_path)
     monkeypatch.setattr(autotune, "_measure", lambda *_: pytest.fail("measured again"))
     assert chosen(tiny.TinyNet(), tmp_path, wait=True).setting == first.setting
+
+
+def test_a_process_that_waits_in_vain_says_so_and_does_not_choose_for_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(autotune, "_WAIT_S", 0.0)
+    with pytest.raises(RankError, match=r"trainer.autotune: the first process has put nothing into .*\.json"):
+        chosen(tiny.TinyNet(), tmp_path, wait=True)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"seconds": {}}', '{"seconds": {"other": 1}}', '{"seconds": 1}']
+)
+def test_a_damaged_file_is_measured_anew(tmp_path, content):
+    first = chosen(tiny.TinyNet(), tmp_path)
+    first.file.write_text(content)
+    assert chosen(tiny.TinyNet(), tmp_path).measured
+    assert not chosen(tiny.TinyNet(), tmp_path).measured
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+@pytest.mark.parametrize("tf32", [True, False])
+def test_it_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark):
+    seen = set()
+
+    class Watch(tiny.TinyNet):
+        def forward(self, lr: Tensor) -> Tensor:
+            backends = torch.backends
+            seen.add((backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32, backends.cudnn.benchmark))
+            return super().forward(lr)
+
+    chosen(Watch(), tmp_path, tf32=tf32, benchmark=benchmark)
+    assert seen == {(tf32, tf32, benchmark)}
+
+
+@pytest.fixture(scope="module")
+def config():
+    """Of a training that tunes."""
+    return compose("trainer=cpu", "trainer.autotune=true")
+
+
+def form(config: TrainConfig, **changed: object) -> None:
+    """Find it out, with other settings of the trainer."""
+    trainer = config.trainer.model_copy(update=changed)
+    train._form(config.model_copy(update={"trainer": trainer}), tiny.TinyNet(), 16)
+
+
+@pytest.mark.parametrize(
+    ("changed", "switches"),
+    [
+        ({}, (True, True)),
+        ({"float32_matmul_precision": "highest"}, (False, True)),
+        ({"deterministic": True}, (True, False)),
+        ({"benchmark": False}, (True, False)),
+    ],
+)
+def test_a_training_tunes_with_its_own_switches(config, tmp_path, monkeypatch, changed, switches):
+    asked = {}
+
+    def noted(*_: object, **named: object) -> Choice:
+        asked.update(named)
+        return Choice(Setting(), {"plain": 1.0}, tmp_path, measured=True)
+
+    monkeypatch.setattr(train, "choose", noted)
+    form(config, **changed)
+    assert (asked["tf32"], asked["benchmark"]) == switches
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_layout_that_was_asked_for_and_is_not_taken_is_named(config, tmp_path, monkeypatch, capsys, wanted):
+    found = Choice(Setting(), {"plain": 1.0}, tmp_path, measured=True)
+    monkeypatch.setattr(train, "choose", lambda *_, **__: found)
+    form(config, channels_last=wanted)
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert ("trainer.channels_last=true gives way" in said) is wanted
+
+
+def test_several_machines_are_refused_for_they_may_choose_differently(config):
+    with pytest.raises(ConfigError, match=r"trainer\.autotune: measures on one machine, got 2"):
+        form(config, num_nodes=2)
+
+
+def test_several_machines_are_refused_too_where_slurm_starts_the_processes(config, monkeypatch):
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "job"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"trainer\.autotune: measures on one machine, got 2"):
+        form(config)
 
 
 def test_there_are_four_combinations_with_a_compiler_and_two_without():

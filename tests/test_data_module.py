@@ -133,6 +133,19 @@ def loader(images: tiny.Images, **settings: int) -> ImageLoader:
     return ImageLoader(RankShare(images, rank=0, world=1), **settings)
 
 
+def test_a_gpu_that_does_not_train_pins_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    images = tiny.Images("A", 1)
+    data = tiny.data(val=[images], test=[images])
+    data.trainer = tiny.trainer(tmp_path, accelerator="cpu")
+    assert not data.train_dataloader().pin_memory
+    assert not [one.pin for one in (*data.val_dataloader(), *data.test_dataloader()) if one.pin]
+    assert len(list(data.val_dataloader()[0])) == 1
+    monkeypatch.setattr(type(data.trainer.strategy), "root_device", torch.device("cuda"))
+    assert data.train_dataloader().pin_memory
+    assert data.val_dataloader()[0].pin
+
+
 @pytest.mark.parametrize("count", [1, 3, 11])
 def test_images_that_are_read_ahead_come_in_their_order_and_once(count):
     images = Counted(count)

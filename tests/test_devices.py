@@ -1,3 +1,7 @@
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -181,13 +185,72 @@ def test_a_machine_without_a_compiler_is_known_before_the_first_step(no_gpu, mon
     ],
     ids=["no Triton", "GTX 10", "V100"],
 )
-def test_compiling_for_a_gpu_needs_triton(gpu, monkeypatch, tmp_path, capability, spec, reason):
+def test_compiling_for_a_gpu_needs_triton(gpu, monkeypatch, works, capability, spec, reason):
     gpu(*capability)
-    compiler = tmp_path / "g++"
-    compiler.touch(mode=0o755)
-    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("CC", works)
+    monkeypatch.setenv("CXX", works)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     assert devices.why_no_compiler("auto") == reason
+
+
+def script(path: Path, lines: str) -> str:
+    """A program."""
+    path.write_text(lines)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def works(tmp_path):
+    """A compiler that makes what it is told to make, the last word of its command."""
+    return script(tmp_path / "works", "#!/bin/sh\nfor made; do :; done\n: > $made\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("#!/bin/sh\nexit 3\n", r"does not work \(.*CXX may name another\): exit code 3"),
+        ("#!/bin/sh\necho 'cc1plus: not found' >&2\nexit 1\n", r"does not work .*: cc1plus: not found"),
+        ("#!/bin/sh\nexit 0\n", "does not work"),
+        ("", r"does not run .*: Exec format error"),
+    ],
+    ids=["fails", "is half installed", "makes nothing", "is no program"],
+)
+def test_a_compiler_that_is_there_and_does_not_work_is_known_too(
+    no_gpu, monkeypatch, tmp_path, lines, reason
+):
+    monkeypatch.setenv("CXX", script(tmp_path / "broken", lines))
+    assert re.match(f"the C\\+\\+ compiler {reason}", devices.why_no_compiler("cpu"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_a_real_compiler_works(no_gpu, monkeypatch):
+    monkeypatch.setenv("CXX", "g++")
+    assert devices.why_no_compiler("cpu") is None
+
+
+def test_compiling_needs_pythons_headers(no_gpu, monkeypatch, works):
+    monkeypatch.setenv("CXX", works)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "/nowhere")
+    assert devices.why_no_compiler("cpu").startswith("Python's headers are not installed (/nowhere/Python.h;")
+
+
+def test_compiling_for_a_gpu_needs_a_c_compiler(gpu, monkeypatch, works):
+    gpu(9, 0)
+    monkeypatch.setenv("CXX", works)
+    monkeypatch.setenv("CC", "gcc-of-nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "there")
+    assert devices.why_no_compiler("auto") == ("there is no C compiler (gcc-of-nowhere; CC may name another)")
+
+
+@pytest.mark.parametrize("benchmark", [True, False, None])
+def test_what_a_measurement_computes_with_is_put_back(benchmark):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    with devices.arithmetic(tf32=True, benchmark=benchmark):
+        assert (cudnn.allow_tf32, matmul.allow_tf32) == (True, True)
+        assert cudnn.benchmark is (before[2] if benchmark is None else benchmark)
+    assert (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark) == before
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("high", True), ("highest", False)])

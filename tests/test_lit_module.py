@@ -1,5 +1,6 @@
 import copy
 import statistics
+import weakref
 
 import lightning
 import pytest
@@ -249,6 +250,28 @@ def test_the_tf32_switches_come_back_even_after_an_error(tf32, cudnn, matmul):
     with pytest.raises(RuntimeError, match="died"), exact_float32():
         raise RuntimeError("died")
     assert (tf32.cudnn.allow_tf32, tf32.cuda.matmul.allow_tf32) == (cudnn, matmul)
+
+
+def test_tiles_begin_once_the_memory_of_the_whole_image_is_free():
+    class Small(tiny.TinyNet):
+        features: weakref.ref[Tensor] | None = None
+
+        def forward(self, lr: Tensor) -> Tensor:
+            if lr.device.type == "meta" or lr.dtype == torch.float64:  # it is asked what a pixel depends on
+                return super().forward(lr)
+            assert self.features is None or self.features() is None
+            if lr.shape[-1] > 16:
+                features = torch.rand(1, 64, *lr.shape[-2:])
+                self.features = weakref.ref(features)
+                raise torch.OutOfMemoryError("full")
+            return super().forward(lr)
+
+    network, lr = Small(), torch.rand(1, 3, 20, 40)
+    module = tiny.sr_module(network=network)
+    with torch.no_grad():
+        torch.testing.assert_close(module.restore(lr), network.tail(network.head(lr)), rtol=0, atol=1e-6)
+    assert network.features is not None
+    assert module.tiled is not None
 
 
 def test_a_luma_network_gets_luma():

@@ -11,7 +11,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from sr_lab.autotune import Setting
 from sr_lab.catalogue import Entry
 from sr_lab.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.patches import PatchDataset
-from sr_lab.devices import exact_float32
+from sr_lab.devices import arithmetic
 from sr_lab.ops.roofline import Peaks, traffic
 from sr_lab.speed import loader, step
 from sr_lab.speed.contest import Contest
@@ -62,13 +62,9 @@ class Form:
         """What autocast computes in; ``None`` without it."""
         return _HALF.get(self.precision)
 
-    @contextlib.contextmanager
-    def arithmetic(self) -> Iterator[None]:
-        """TF32 off in all precisions but its own."""
-        with exact_float32():  # puts back what was there
-            if self.precision == "tf32":
-                torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-            yield
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        """TF32 off in all precisions but its own; cuDNN measures, as in a training."""
+        return arithmetic(tf32=self.precision == "tf32", benchmark=True)
 
 
 def forms(precisions: Sequence[Precision], *, compile: bool) -> list[Form]:
@@ -278,7 +274,9 @@ def _latency(
     """Milliseconds of one image, eager and replayed as a CUDA graph."""
     runs = {}
     for form in forms(precisions, compile=False):
-        kinds = {str(form): _eager, f"{form}_graph": _graph} if device == "cuda" else {str(form): _eager}
+        kinds: dict[str, Callable[..., Callable[[], object]]] = {str(form): _eager}
+        if device == "cuda":
+            kinds[f"{form}_graph"] = _graph
         for name, make in kinds.items():
             prepare = partial(make, form, build, lr_size, device)
             runs[name] = _Runs(prepare, contest=f"{model} latency", steps=steps, device=device)
@@ -307,9 +305,7 @@ def _eager(
     return run
 
 
-def _graph(
-    form: Form, build: Callable[[], nn.Module], lr_size: tuple[int, int], device: str
-) -> Callable[[], None]:
+def _graph(form: Form, build: Callable[[], nn.Module], lr_size: tuple[int, int], device: str) -> "_Replay":
     """The same, recorded once: a replay launches all kernels at once."""
     run = _eager(form, build, lr_size, device)
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -321,11 +317,24 @@ def _graph(
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()
+    return _Replay(graph, run)
 
-    def replay() -> None:
-        graph.replay()
 
-    return replay
+@dataclass(frozen=True)
+class _Replay:
+    """A recorded pass.
+
+    Args:
+        graph: The record: kernels, and the addresses of what they read.
+        run: What was recorded: the network and the image have to stay where they lie.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    run: Callable[[], Tensor]
+
+    def __call__(self) -> None:
+        """Do it again."""
+        self.graph.replay()
 
 
 def _data_wait(
@@ -355,7 +364,8 @@ def _data_wait(
     def from_loader() -> float:
         dataset = _training_set(workspace / f"images-x{scale}", scale, lr_patch_size)
         sampler = StreamSampler(lambda: 0, batch_size=batch_size, rank=0, world=1)
-        return train(network(), patch_loader(dataset, sampler, num_workers=min(4, os.cpu_count() or 1)))
+        workers = min(4, os.cpu_count() or 1)
+        return train(network(), patch_loader(dataset, sampler, num_workers=workers, pin=device == "cuda"))
 
     def from_memory() -> float:
         sizes = {"scale": scale, "batch_size": batch_size, "lr_patch_size": lr_patch_size}

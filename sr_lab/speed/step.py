@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sr_lab.callbacks import NoProfiler, ValidateAtEnd, watchers, without_idle_hooks
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.patches import PatchBatch
+from sr_lab.devices import arithmetic
 from sr_lab.durable import DurableCheckpointIO, RandomState, checkpoints
 from sr_lab.lit_module import SRModule
 from sr_lab.models.edsr import EDSR
@@ -34,7 +35,7 @@ def contests(
     scale: int = 4,
     batch_size: int = 16,
     lr_patch_size: int = 48,
-    steps: int = 3,
+    steps: int = 1,
     tiny_steps: int = 2000,
     device: str = "auto",
 ) -> list[Contest]:
@@ -137,6 +138,7 @@ class Timed:
             yield batch
 
 
+@arithmetic(tf32=True, benchmark=True)  # as conf/trainer/default.yaml
 def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int, device: str) -> float:
     """Seconds a step of the plainest loop that computes the same: the reference."""
     network.to(device).train()
@@ -156,6 +158,7 @@ def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int,
     return timed.seconds_a_step
 
 
+@arithmetic(tf32=True, benchmark=True)  # which the Trainer would leave on
 def with_trainer(
     network: nn.Module,
     batches: Iterable[PatchBatch],

@@ -28,6 +28,9 @@ def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
         dataset.files, folder, images_per_shard=config.images_per_shard, lr_scales=config.lr_scales
     )
     size = sum(shard.size for shard in index.shards) / 1e9
+    held_out = len(dataset.val_files)
+    without = f" (without the {held_out} that are held out for validation)" if held_out else ""
     common.console.print(
-        f"{len(dataset.files)} images in {len(index.shards)} shards, {size:.2f} GB: {folder}", markup=False
+        f"{len(dataset.files)} images{without} in {len(index.shards)} shards, {size:.2f} GB: {folder}",
+        markup=False,
     )

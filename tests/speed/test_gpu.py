@@ -1,11 +1,14 @@
+import contextlib
 import math
+import types
+import weakref
 
 import pytest
 import torch
 
 from sr_lab.autotune import Setting
 from sr_lab.ops.roofline import Peaks
-from sr_lab.speed import gpu
+from sr_lab.speed import gpu, step
 from sr_lab.speed.contest import play
 from sr_lab.tasks.benchmark import GROUPS
 
@@ -58,6 +61,59 @@ def test_tf32_is_on_for_its_own_form_only_and_put_back(precision, allowed):
         assert torch.backends.cudnn.allow_tf32 is allowed
         assert torch.backends.cuda.matmul.allow_tf32 is allowed
     assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_no_measurement_depends_on_those_before_it(tmp_path):
+    seen = []
+
+    class Watch(step.TinyNetwork):
+        def forward(self, lr):
+            seen.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32))
+            return super().forward(lr)
+
+    def build():
+        return Watch(scale=2)
+
+    assert not torch.backends.cudnn.benchmark  # as a process begins
+    form = gpu.Form("fp32", Setting())
+    gpu._training_step(form, build, 2, 1, 8, "cpu")()
+    gpu._eager(form, build, (8, 8), "cpu")()
+    batches = step.in_memory(scale=2, batch_size=1, lr_patch_size=8)
+    step.with_trainer(build(), batches, folder=tmp_path, scale=2, steps=1, device="cpu")
+    step.with_bare_loop(build(), batches, steps=1, device="cpu")
+    assert set(seen[:2]) == {(True, False)}
+    assert set(seen[2:]) == {(True, True)}  # as conf/trainer/default.yaml
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch):
+    """On a CPU nothing is recorded: what stands for the graph only has a name."""
+    stream = types.SimpleNamespace(wait_stream=lambda other: None)
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: stream)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda one: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: types.SimpleNamespace(replay=lambda: None))
+    built = []
+
+    def build():
+        network = step.TinyNetwork(scale=2)
+        built.append(weakref.ref(network))
+        return network
+
+    replay = gpu._graph(gpu.Form("fp32", Setting()), build, (8, 8), "cpu")
+    replay()
+    assert built[0]() is not None
+    del replay
+    assert built[0]() is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_graph_goes_on_after_others_have_emptied_the_memory():
+    replay = gpu._graph(gpu.Form("fp32", Setting()), lambda: step.TinyNetwork(scale=2), (8, 8), "cuda")
+    torch.cuda.empty_cache()
+    replay()
+    torch.cuda.synchronize()
 
 
 def test_what_does_not_run_is_no_figure_and_is_not_tried_again():

@@ -139,13 +139,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
     if local_rank() == 0:  # the others wait for it where they meet
         dataset.prepare()
     if rank() == 0:
-        with faults.told():
-            changed = note_images(config, folder, dataset.fingerprints(), resumed=last is not None)
-        beside = None
-        if last is None and not anew and not common.in_multirun():
-            beside = unfinished_beside(config, folder)
-        for line in filter(None, (changed, beside)):
-            _say(line)
+        _tell_of_others(config, folder, dataset, resumed=last is not None, anew=anew)
     setting, choice = _form(config, module.network, dataset.lr_patch_size)
     setting.apply(module.network)
     data = SRDataModule(
@@ -171,8 +165,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
         with faults.told():
             trainer = _trainer(config, folder, loggers, watch, signals)
         share_of_a_rank(data.batch_size, world=trainer.world_size, accumulate=data.accumulate)
-        per_process = trainer.world_size > 1 and bool(batch_norms(module.network)) and not _syncs(config)
-        if per_process:
+        if _is_per_process(config, trainer, module):
             common.console.print("batch norm: statistics are per process, since only GPUs can share them")
         if last is not None:
             _check_same(last, module)
@@ -195,17 +188,10 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
         if rank() == 0:
             values = (
                 common.provenance(config, folder.path)
-                | {"budget": config.budget.name, "steps": trainer.global_step}
-                | ({"planned_steps": config.steps} if trainer.global_step < config.steps else {})
-                | {"precision": _precision(config)}
-                | asdict(setting)
+                | _how(config, trainer, module, setting)
                 | _degraded(dataset)
                 | _lost(folder, trainer, tested.path)
                 | ({"autotune": choice.ratios} if choice else {})
-                | ({"processes": trainer.world_size} if trainer.world_size > 1 else {})
-                | ({"batch_norm": "per process"} if per_process else {})
-                | {"deterministic": _deterministic(config, setting, trainer.world_size)}
-                | ({"tiled": module.tiled} if module.tiled else {})
                 | ({"skipped_steps": skipped} if skipped is not None else {})
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(module.network, config.scale)
@@ -219,6 +205,41 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
         raise KeyboardInterrupt from None
     finally:
         close_wandb()
+
+
+def _tell_of_others(
+    config: TrainConfig, folder: RunFolder, dataset: PatchDataset, *, resumed: bool, anew: bool
+) -> None:
+    """Say that the images have changed, or that a run which differs in little waits to be gone on with."""
+    with faults.told():
+        changed = note_images(config, folder, dataset.fingerprints(), resumed=resumed)
+    beside = None
+    if not (resumed or anew or common.in_multirun()):
+        beside = unfinished_beside(config, folder)
+    for line in filter(None, (changed, beside)):
+        _say(line)
+
+
+def _how(
+    config: TrainConfig, trainer: lightning.Trainer, module: SRModule, setting: Setting
+) -> dict[str, object]:
+    """For the record: what was trained, and in which form."""
+    steps, world = trainer.global_step, trainer.world_size
+    return (
+        {"budget": config.budget.name, "steps": steps}
+        | ({"planned_steps": config.steps} if steps < config.steps else {})
+        | {"precision": _precision(config)}
+        | asdict(setting)
+        | ({"processes": world} if world > 1 else {})
+        | ({"batch_norm": "per process"} if _is_per_process(config, trainer, module) else {})
+        | {"deterministic": _deterministic(config, setting, world)}
+        | ({"tiled": module.tiled} if module.tiled else {})
+    )
+
+
+def _is_per_process(config: TrainConfig, trainer: lightning.Trainer, module: SRModule) -> bool:
+    """Whether each process has statistics of its own part of the batch."""
+    return trainer.world_size > 1 and bool(batch_norms(module.network)) and not _syncs(config)
 
 
 def _lost(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> dict[str, str]:

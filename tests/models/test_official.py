@@ -48,11 +48,11 @@ OFFICIAL = [
     Official("VDSR/VDSR_Official.mat", "vdsr", 4, 31.343, protocol="classic_y"),
 ]
 
-# VDSR works on enlarged images: two thirds of the minute that all of them take are its x2 and x3.
+# The longest of them: VDSR works on enlarged images, LBNet takes a minute.
 every_checkpoint = pytest.mark.parametrize(
     "official",
     [
-        pytest.param(row, marks=pytest.mark.slow if row.option == "vdsr" and row.scale < 4 else ())
+        pytest.param(row, marks=pytest.mark.slow if row.option in ("vdsr", "lbnet") and row.scale < 4 else ())
         for row in OFFICIAL
     ],
     ids=lambda row: f"{row.option}-x{row.scale}-{row.protocol}",

@@ -14,6 +14,7 @@ run folders, 6                second process: tests/test_run_folder.py; ONNX wit
 ============================  =======================================================================
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -42,6 +43,7 @@ from sr_lab.backends import run_by
 from sr_lab.checkpoints import load_weights, open_checkpoint
 from sr_lab.config import StoredNetwork, to_yaml
 from sr_lab.datasets.images import read_image
+from sr_lab.durable import DurableCheckpointIO
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
 from sr_lab.hydra_errors import explain
 from sr_lab.hydra_settings import conf_dir
@@ -795,12 +797,18 @@ def test_a_link_in_place_of_a_result_is_replaced(tmp_path, file):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_clearing_a_folder_follows_no_link(tmp_path):
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints.old"])
+def test_beginning_anew_follows_no_link(tmp_path, name):
+    folder = RunFolder(tmp_path / "run")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "last.ckpt").write_text("precious")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "precious")
-    RunFolder(tmp_path / "run").clear(results_only=False)
+    folder.path.mkdir()
+    (folder.path / name).symlink_to(tmp_path / "precious")
+    folder.checkpoints.mkdir(exist_ok=True)
+    (folder.checkpoints / "last.ckpt").touch()
+    with contextlib.suppress(OSError):
+        folder.begin_anew("job")
+    DurableCheckpointIO(folder.earlier).save_checkpoint({}, folder.path / "new" / "last.ckpt")
     assert (tmp_path / "precious" / "last.ckpt").read_text() == "precious"
 
 

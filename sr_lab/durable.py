@@ -124,6 +124,8 @@ class Checkpoints(ModelCheckpoint):
     """Lightning's, whose best score and paths follow a run folder that was moved."""
 
     say: Callable[[str], None] = print
+    # It saves after a validation: asked at each step Lightning's would do nothing, and cost 0.03 ms.
+    on_train_batch_end = lightning.Callback.on_train_batch_end
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state, with the paths of today; without the best score if its checkpoint is lost."""

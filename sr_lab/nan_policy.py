@@ -70,6 +70,9 @@ class NanPolicy(lightning.Callback):
         assert isinstance(pl_module, SRModule)
         buffers = [buffer for norm in batch_norms(pl_module.network) for buffer in norm.buffers()]
         self._statistics = buffers if self.policy == "skip" else []
+        self._before: list[Tensor] = []
+        if not self._statistics:
+            self.on_train_batch_start = None  # type: ignore[method-assign, assignment] # one call a step less
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: object, batch_idx: int

@@ -16,13 +16,14 @@ from sr_lab.callbacks import NoProfiler, ValidateAtEnd, watchers, without_idle_h
 from sr_lab.data_module import SRDataModule
 from sr_lab.datasets.patches import PatchBatch
 from sr_lab.devices import arithmetic
-from sr_lab.durable import DurableCheckpointIO, RandomState, checkpoints
+from sr_lab.durable import LAST, DurableCheckpointIO, RandomState, checkpoints
 from sr_lab.lit_module import SRModule
 from sr_lab.models.edsr import EDSR
 from sr_lab.nan_policy import NanPolicy
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.run_folder import RunFolder
+from sr_lab.signals import SaveWhenAsked, Signals
 from sr_lab.speed.contest import Contest
 
 _WARM_UP = 2  # steps before the clock starts: memory is allocated, the optimizer makes its state
@@ -189,6 +190,7 @@ def with_trainer(
         ),
         *checkpoints(run_folder.checkpoints),
         RandomState(),
+        SaveWhenAsked(run_folder.checkpoints / LAST, Signals()),
     ]
     lightning.Trainer(
         accelerator="gpu" if device == "cuda" else device,

@@ -37,8 +37,8 @@ def for_inference(network: nn.Module) -> nn.Module:
     convolution of the same chain, and weight norms, whose weights are computed once instead of at each call.
     The halves of a BSConv stay apart: as one dense convolution they cost up to nine times the arithmetic.
 
-    On one core, at 96x96, re-parameterised networks take 0.19 to 0.35 of their time, EFRDN 0.96 (an ACRB 0.5,
-    the attention all of its own), those with weight norms alone as long as before (0.96 to 1.04, noise).
+    On one core, at 96x96, re-parameterised networks take 0.19 to 0.35 of their time, EFRDN 0.96 to 0.99 (an
+    ACRB 0.5, the attention all of its own), those with weight norms as long as before (0.96 to 1.04, noise).
 
     Args:
         network: Any network for images, in any mode.

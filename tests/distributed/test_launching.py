@@ -200,9 +200,8 @@ def test_a_sweep_goes_on_after_a_job_that_lost_a_process(sweep):
     done, folders = sweep
     assert done.returncode == 1
     states = {seed: RunFolder(folder).state() for seed, folder in sorted(folders.items())}
-    assert states == {0: "finished", 1: "failed", 2: "finished", 3: "failed", 4: "interrupted"}
-    assert RunFolder(folders[1]).refused  # the same command tries again, as after a mistake that was mended
-    assert RunFolder(folders[3]).refused
+    # The first process of seed 1 knows only that the other was lost; the same command goes on with all three.
+    assert states == {0: "finished", 1: "interrupted", 2: "finished", 3: "interrupted", 4: "interrupted"}
 
 
 @pytest.mark.slow

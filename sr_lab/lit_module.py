@@ -1,5 +1,6 @@
 """Training and measuring of one network, as a LightningModule."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,11 +214,10 @@ class SRModule(lightning.LightningModule):
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
             # forward() passes torch.compile by, which would compile anew for the size of every image.
             image = self.protocol.network_input(lr, colour, grey=grey).float()
-            try:
+            # Tiles begin behind this block: the error holds what the whole image has taken.
+            with contextlib.suppress(torch.OutOfMemoryError):
                 sr: Tensor = self.network.forward(image)
                 return sr
-            except torch.OutOfMemoryError:
-                pass  # within this block it would keep alive what the pass has made
             return self._in_tiles(image)
 
     def _in_tiles(self, image: Tensor) -> Tensor:

@@ -195,10 +195,11 @@ def _own_optimizer_faults(own: dict[str, Any], given: object, where: str) -> Ite
     yield from _plain_faults([own], given, where)
     if not (isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict)):
         yield f"{where} are not those of one optimizer"
-    first: dict[str, Any] = given[0]  # type: ignore[index]
-    states, groups = first.get("state"), first.get("param_groups", [])
+        return
+    states, groups = given[0].get("state"), given[0].get("param_groups", [])
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         yield f"{where} has groups that are none"
+        return
     ours, theirs = (
         [{key: group.get(key) for key in ("params", "lr")} for group in each]
         for each in (own["param_groups"], groups)
@@ -211,13 +212,12 @@ def _own_optimizer_faults(own: dict[str, Any], given: object, where: str) -> Ite
 def _scheduler_faults(scheduler: LRScheduler, given: object) -> Iterator[str]:
     """Faults of ``lr_schedulers``: one schedule, any of whose attributes a file can name."""
     own, where = scheduler.state_dict(), "lr_schedulers"
-    if _is_known_class(scheduler):
-        yield from _faults([own], given, where)
-    elif not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
+    if not (isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict)):
         yield f"{where} are not those of one schedule"
-    assert isinstance(given, list)
+        return
     state = given[0]
     if _is_known_class(scheduler):
+        yield from _faults(own, state, where)
         yield from _settings_faults(scheduler, own, state)
         return
     yield from _plain_faults(own, state, where)

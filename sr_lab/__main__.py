@@ -3,7 +3,7 @@
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
-from sr_lab import interrupts
+from sr_lab.system import interrupts
 
 if __name__ == "__main__":
     interrupts.end_at_once()
@@ -30,11 +30,13 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sr_lab import config as configuration
-from sr_lab import hydra_settings, sweep, tasks
+from sr_lab.config import schema as configuration
+from sr_lab import tasks
+from sr_lab.config import hydra_guard as hydra_settings
+from sr_lab.runs import sweep
 from sr_lab.errors import MACHINE, ConfigError, RankError
-from sr_lab.hydra_errors import explain
-from sr_lab.identity import register_resolvers
+from sr_lab.config.messages import explain
+from sr_lab.config.identity import register_resolvers
 
 _queue: list[sweep.Job] = []  # jobs that wait for a process of their own
 _codes: list[int] = []  # what searches ended with
@@ -68,7 +70,7 @@ def _job(composed: DictConfig) -> _Ended | None:
     try:
         config = configuration.load(composed, overrides, hydra_config.runtime.choices)
         if isinstance(config, configuration.TrainConfig) and config.hparams_search is not None:
-            from sr_lab import search  # imports Optuna, which only a search needs
+            from sr_lab.runs import search  # imports Optuna, which only a search needs
 
             interrupts.as_exception()
             _codes.append(search.run(config, composed, folder, overrides))

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from sr_lab import catalogue, targets
-from sr_lab.backends import Backend, Engine, run_by
-from sr_lab.catalogue import Entry
-from sr_lab.checkpoints import Checkpoint, load_weights, open_checkpoint
-from sr_lab.config import StoredNetwork
+from sr_lab.checkpoints import catalogue
+from sr_lab.config import targets
+from sr_lab.inference.backends import Backend, Engine, run_by
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.checkpoints.reading import Checkpoint, load_weights, open_checkpoint
+from sr_lab.config.schema import StoredNetwork
 from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
-from sr_lab.inference import Tile, Tiled, enlarge
+from sr_lab.inference.tiling import Tile, Tiled, enlarge
 from sr_lab.layers.folding import for_inference
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
@@ -34,7 +35,7 @@ def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend
             whose network and scale are found out; or the name of a network (``imdn``), which comes with
             fresh weights. Where a folder has the name of a network, write ``./imdn`` for the folder.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
-        backend: Who computes it, see `sr_lab.backends.run_by`; all but ``eager`` are for inference alone.
+        backend: Who computes it, see `sr_lab.inference.backends.run_by`; all but ``eager`` are for inference alone.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; ``colour`` says which channels.
@@ -117,7 +118,7 @@ def upscale(
             ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
         model: The network; its device is used. It stays as it is: a folded copy runs where that is faster,
             which is remembered until weights or modules of the network are others.
-        tile: See `sr_lab.inference.Tiled`, which ``model`` may be already.
+        tile: See `sr_lab.inference.tiling.Tiled`, which ``model`` may be already.
         progress: Told the share of the image that is done, after each tile; not of a tensor.
         told: Given a sentence where the result has less depth than the image: Pillow has colours of 8 bit
             alone. By default a warning.

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import Tensor
 
 from sr_lab.errors import ConfigError
-from sr_lab.ops.color import rgb_to_y
+from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, quantise, ssim
 from sr_lab.ops.resize import Border, downscale_uint8, imresize, mod_crop
 

@@ -7,7 +7,7 @@ pruned.txt   why a search ended the run before its last step
 checkpoints/{last,previous,best}.ckpt   images/   wandb/
 checkpoints.old/   of the attempt before one with resume=never, until this one has saved
 
-A checkpoint ends with its SHA-256 (``sr_lab.digest``). The last one becomes ``previous.ckpt`` when the next
+A checkpoint ends with its SHA-256 (``sr_lab.checkpoints.digest``). The last one becomes ``previous.ckpt`` when the next
 is on the disk; a damaged one is set aside as ``damaged.ckpt`` by the run that goes on from the one before.
 
 Beside the run folders of a sweep lies ``sweep.json``, the list of its jobs.

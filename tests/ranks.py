@@ -18,10 +18,10 @@ import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor, nn
 
-from sr_lab import ranks
-from sr_lab.callbacks import ExampleImages
+from sr_lab.system import distributed as ranks
+from sr_lab.training.callbacks import ExampleImages
 from sr_lab.errors import RankError
-from sr_lab.lit_module import SRModule
+from sr_lab.training.lit_module import SRModule
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.imfm import IMFM
 from sr_lab.models.mren import MREN

@@ -12,9 +12,9 @@ from torch import nn
 import sr_lab
 from sr_lab import api
 from sr_lab.errors import CheckpointError, ConfigError, DataError
-from sr_lab.inference import enlarge
+from sr_lab.inference.tiling import enlarge
 from sr_lab.layers.folding import for_inference
-from sr_lab.ops.color import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
 from tests.datasets.test_images import save_png16
 from tests.test_checkpoints import ours

@@ -21,9 +21,9 @@ from torch.utils.data import DistributedSampler
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from sr_lab.hydra_settings import conf_dir
-from sr_lab.identity import register_resolvers
-from sr_lab.ops.color import rgb_to_y
+from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.config.identity import register_resolvers
+from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, ssim
 from tests import tiny
 

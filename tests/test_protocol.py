@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sr_lab.errors import ConfigError
-from sr_lab.ops.color import rgb_to_y
+from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, quantise
 from sr_lab.ops.resize import downscale_uint8, imresize
 from sr_lab.protocol import PROTOCOLS, Protocol, variants

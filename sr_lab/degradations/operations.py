@@ -14,7 +14,7 @@ from kornia.filters import filter2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_lab.devices import exact_float32
+from sr_lab.system.devices import exact_float32
 from sr_lab.errors import ConfigError
 
 KERNEL = 21  # side of the largest blur kernel, as in IKC, DASR and Real-ESRGAN

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sr_lab.backends import missing, run_by
-from sr_lab.catalogue import Entry
-from sr_lab.devices import exact_float32
-from sr_lab.inference import MEMORY, Tiled
+from sr_lab.inference.backends import missing, run_by
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.system.devices import exact_float32
+from sr_lab.inference.tiling import MEMORY, Tiled
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import lr_image, multi_adds
 from sr_lab.speed.contest import Contest

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sr_lab.data_module import StreamSampler, patch_loader
+from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.datasets.sample import training_photographs

@@ -10,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from sr_lab import files
-from sr_lab.config import ComplexityConfig, to_yaml
-from sr_lab.devices import check_gpu, exact_float32, has_gpu
+from sr_lab.config.schema import ComplexityConfig, to_yaml
+from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
 from sr_lab.reporting.experiment import print_experiment

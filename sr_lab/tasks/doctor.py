@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from sr_lab.config import DoctorConfig
+from sr_lab.config.schema import DoctorConfig
 from sr_lab.datasets.doctor import Finding, examine
 from sr_lab.datasets.facts import State
 from sr_lab.untrusted import plain

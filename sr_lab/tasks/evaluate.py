@@ -11,14 +11,15 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from sr_lab import ranks, targets
-from sr_lab.backends import Engine
-from sr_lab.callbacks import ExampleImages
-from sr_lab.config import EvaluateConfig, to_yaml
-from sr_lab.data_module import SRDataModule
+from sr_lab.config import targets
+from sr_lab.system import distributed
+from sr_lab.inference.backends import Engine
+from sr_lab.training.callbacks import ExampleImages
+from sr_lab.config.schema import EvaluateConfig, to_yaml
+from sr_lab.training.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.devices import check_gpu, rank
-from sr_lab.lit_module import TEST_ONLY, ImageResult, SRModule
+from sr_lab.system.devices import check_gpu, rank
+from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import fixed, print_table
@@ -66,12 +67,12 @@ def _test(
     )
     with tempfile.TemporaryDirectory() as scratch:
         trainer: lightning.Trainer = targets.build(
-            ranks.arranged(config.trainer.arguments(), timeout=config.trainer.timeout),
+            distributed.arranged(config.trainer.arguments(), timeout=config.trainer.timeout),
             **TEST_ONLY,
             callbacks=list(callbacks),
             default_root_dir=scratch,
         )
-        with ranks.together(trainer):
+        with distributed.together(trainer):
             trainer.test(module, datamodule=SRDataModule(test=sets), verbose=False)
             return common.gather(module.results)
 

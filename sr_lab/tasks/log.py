@@ -11,8 +11,8 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 
-from sr_lab.config import LogConfig
-from sr_lab.loggers import close_wandb
+from sr_lab.config.schema import LogConfig
+from sr_lab.training.loggers import close_wandb
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.run_folder import RunFolder
 

@@ -13,8 +13,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from sr_lab import targets
-from sr_lab.config import PrepareConfig
+from sr_lab.config import targets
+from sr_lab.config.schema import PrepareConfig
 from sr_lab.datasets.benchmark import benchmark_files
 from sr_lab.datasets.download import Report
 from sr_lab.datasets.install import Store

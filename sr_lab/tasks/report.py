@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_lab import files, sweep
-from sr_lab.config import ReportConfig
+from sr_lab import files
+from sr_lab.runs import sweep
+from sr_lab.config.schema import ReportConfig
 from sr_lab.reporting import crops, page, pictures
 from sr_lab.reporting.experiment import experiment_grid, in_table_order, print_runs
 from sr_lab.reporting.latex import to_latex

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_lab import targets
-from sr_lab.config import ShardConfig
+from sr_lab.config import targets
+from sr_lab.config.schema import ShardConfig
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.datasets.shards import write_shards
 from sr_lab.datasets.streaming import StreamingDataset

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from sr_lab import untrusted
-from sr_lab.config import StatusConfig
+from sr_lab.config.schema import StatusConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs
 from sr_lab.run_folder import Listed, RunFolder, State, read_index
-from sr_lab.sweep import reason
+from sr_lab.runs.sweep import reason
 
 _COLOURS: dict[State, str] = {
     "finished": "green",

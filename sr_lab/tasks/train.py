@@ -14,9 +14,10 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from sr_lab import faults, ranks, targets
-from sr_lab.autotune import Choice, Setting, choose, settings
-from sr_lab.callbacks import (
+from sr_lab.config import targets
+from sr_lab.system import distributed, faults
+from sr_lab.training.autotune import Choice, Setting, choose, settings
+from sr_lab.training.callbacks import (
     NoProfiler,
     StaysEnded,
     ValidateAtEnd,
@@ -24,12 +25,12 @@ from sr_lab.callbacks import (
     watchers,
     without_idle_hooks,
 )
-from sr_lab.checkpoints import load_weights, open_checkpoint, take_over
-from sr_lab.config import TrainConfig, to_yaml
-from sr_lab.data_module import SRDataModule, share_of_a_rank
+from sr_lab.checkpoints.reading import load_weights, open_checkpoint, take_over
+from sr_lab.config.schema import TrainConfig, to_yaml
+from sr_lab.training.data_module import SRDataModule, share_of_a_rank
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset, RandomDegradation
-from sr_lab.devices import (
+from sr_lab.system.devices import (
     check_gpu,
     float32_matmul_precision,
     has_gpu,
@@ -40,7 +41,7 @@ from sr_lab.devices import (
     why_no_compiler,
     why_not_deterministic,
 )
-from sr_lab.durable import (
+from sr_lab.training.checkpointing import (
     BEST,
     LAST,
     Checkpoints,
@@ -51,16 +52,16 @@ from sr_lab.durable import (
     to_test,
 )
 from sr_lab.errors import CheckpointError, ConfigError
-from sr_lab.identity import note_images, unfinished_beside
-from sr_lab.judge import judge
-from sr_lab.lit_module import ImageResult, SRModule, batch_norms
-from sr_lab.loggers import RowInSummary, build_loggers, close_wandb
-from sr_lab.nan_policy import NanPolicy
+from sr_lab.config.identity import note_images, unfinished_beside
+from sr_lab.training.resume import judge
+from sr_lab.training.lit_module import ImageResult, SRModule, batch_norms
+from sr_lab.training.loggers import RowInSummary, build_loggers, close_wandb
+from sr_lab.training.nan_policy import NanPolicy
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
 from sr_lab.run_folder import RunFolder, whole_rows
-from sr_lab.signals import Ended, SaveWhenAsked, Signals, is_started_again, job
+from sr_lab.system.signals import Ended, SaveWhenAsked, Signals, is_started_again, job
 from sr_lab.tasks import common
 
 
@@ -176,7 +177,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
                 folder.metrics.unlink(missing_ok=True)  # one that fails must not leave the numbers before it
                 if anew:
                     folder.begin_anew(job())
-        with faults.told(), ranks.together(trainer):
+        with faults.told(), distributed.together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
             tested = to_test(folder.checkpoints)
             # Not through the Trainer's ckpt_path: the averaging callback would put the raw weights back.
@@ -400,7 +401,7 @@ def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[
         common.console.print(f"trainer.compile: goes without, since {missing}")
     if not options.autotune:
         return Setting(options.channels_last, options.compile and missing is None), None
-    arguments, found = options.arguments(), ranks.launched()
+    arguments, found = options.arguments(), distributed.launched()
     machines = found.machines if found is not None else arguments.get("num_nodes", 1)
     if machines != 1:
         raise ConfigError(
@@ -440,7 +441,7 @@ def _batch_of_a_device(config: TrainConfig) -> int:
     """Images that one device sees at once."""
     devices = config.trainer.arguments().get("devices", 1)
     nodes = config.trainer.arguments().get("num_nodes", 1)
-    if (found := ranks.launched()) is not None:
+    if (found := distributed.launched()) is not None:
         _, devices, nodes = found
     if isinstance(devices, list):
         count = len(devices)
@@ -497,7 +498,7 @@ def _trainer(
         RandomState(),
         SaveWhenAsked(folder.checkpoints / LAST, signals),
     ]
-    arguments = ranks.arranged(
+    arguments = distributed.arranged(
         config.trainer.arguments(), timeout=config.trainer.timeout, alone=common.in_launcher()
     )
     arguments["sync_batchnorm"] = _syncs(config)

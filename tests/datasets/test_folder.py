@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sr_lab.data_module import StreamSampler, patch_loader
+from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sample import SamplePhotographs, benchmark_photographs

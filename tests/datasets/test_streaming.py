@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sr_lab import identity, targets
-from sr_lab.data_module import StreamSampler, patch_loader
+from sr_lab.config import identity, targets
+from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.patches import with_lr
 from sr_lab.datasets.shards import INDEX, ShardOrder, read_index, write_shards

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr_lab.devices import why_not_deterministic
+from sr_lab.system.devices import why_not_deterministic
 from sr_lab.models.efrdn import EFRDN
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.imfm import IMFM

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab.data_module import StreamSampler, patch_loader
+from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.degradations.bicubic import BicubicDegradation
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.lit_module import SRModule
+from sr_lab.training.lit_module import SRModule
 from sr_lab.protocol import PROTOCOLS
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sr_lab.catalogue import Entry
+from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import multi_adds
 from sr_lab.reporting.published import comparisons

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sr_lab import catalogue
-from sr_lab.catalogue import Entry
-from sr_lab.checkpoints import load_weights, open_checkpoint
+from sr_lab.checkpoints import catalogue
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.checkpoints.reading import load_weights, open_checkpoint
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.lit_module import SRModule
+from sr_lab.training.lit_module import SRModule
 from sr_lab.protocol import PROTOCOLS
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab import catalogue
-from sr_lab.catalogue import Entry
+from sr_lab.checkpoints import catalogue
+from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
 

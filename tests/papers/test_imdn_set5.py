@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.checkpoints import load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import load_weights, open_checkpoint
 from sr_lab.models.imdn import IMDN
 from tests.command_line import run_folder, sr_lab
 from tests.tiny import sr_module, trainer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_lab.checkpoints import load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import load_weights, open_checkpoint
 from sr_lab.layers.transformer import EMHA, ET
 from sr_lab.models.lbnet import LBNet
 from sr_lab.ops.complexity import multi_adds

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sr_lab.catalogue import Entry
+from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import ConfigError
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import multi_adds, num_params

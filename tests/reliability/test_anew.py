@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.durable import to_test
+from sr_lab.training.checkpointing import to_test
 from sr_lab.errors import CheckpointError
 from sr_lab.run_folder import RunFolder
 from tests.reliability.forge import INTERVAL

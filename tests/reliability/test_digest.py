@@ -9,9 +9,9 @@ import zipfile
 import pytest
 import torch
 
-from sr_lab import digest
-from sr_lab.checkpoints import open_checkpoint
-from sr_lab.durable import DurableCheckpointIO, newest
+from sr_lab.checkpoints import digest
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.training.checkpointing import DurableCheckpointIO, newest
 from sr_lab.errors import CheckpointError
 from tests.reliability import results
 from tests.tiny import TinyNet

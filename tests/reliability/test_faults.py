@@ -40,8 +40,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab import faults
-from sr_lab.durable import DurableCheckpointIO, newest
+from sr_lab.system import faults
+from sr_lab.training.checkpointing import DurableCheckpointIO, newest
 from sr_lab.errors import FaultError
 from sr_lab.run_folder import RunFolder
 from tests.reliability import results

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab import interrupts
-from sr_lab.signals import Ended, Signals
+from sr_lab.system import interrupts
+from sr_lab.system.signals import Ended, Signals
 from tests.command_line import SMOKE
 
 
@@ -41,13 +41,13 @@ def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, s
 @pytest.mark.parametrize(
     "module",
     [
-        *("hydra.errors", "sr_lab.sweep", "numpy.exceptions"),
+        *("hydra.errors", "sr_lab.runs.sweep", "numpy.exceptions"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
-                *("yaml", "antlr4.Token", "hydra.main", "omegaconf", "sr_lab.config"),
+                *("yaml", "antlr4.Token", "hydra.main", "omegaconf", "sr_lab.config.schema"),
                 *("sr_lab.tasks", "numpy", "numpy.linalg", "torch._C", "torch", "scipy", "lightning.fabric"),
-                *("lightning.pytorch", "sr_lab.lit_module", "sr_lab.signals"),
+                *("lightning.pytorch", "sr_lab.training.lit_module", "sr_lab.system.signals"),
             )
         ),
     ],

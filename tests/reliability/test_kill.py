@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab import digest
-from sr_lab.durable import newest
+from sr_lab.checkpoints import digest
+from sr_lab.training.checkpointing import newest
 from sr_lab.run_folder import RunFolder, whole_rows
 from tests.reliability import results
 from tests.reliability.forge import INTERVAL, Forge

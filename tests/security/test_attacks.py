@@ -37,17 +37,18 @@ from omegaconf.errors import OmegaConfBaseException
 from onnx.external_data_helper import set_external_data
 from PIL import ImageFile
 
-from sr_lab import hydra_settings, untrusted
+from sr_lab import untrusted
+from sr_lab.config import hydra_guard as hydra_settings
 from sr_lab.api import upscale
-from sr_lab.backends import run_by
-from sr_lab.checkpoints import load_weights, open_checkpoint
-from sr_lab.config import StoredNetwork, to_yaml
+from sr_lab.inference.backends import run_by
+from sr_lab.checkpoints.reading import load_weights, open_checkpoint
+from sr_lab.config.schema import StoredNetwork, to_yaml
 from sr_lab.datasets.images import read_image
-from sr_lab.durable import DurableCheckpointIO
+from sr_lab.training.checkpointing import DurableCheckpointIO
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
-from sr_lab.hydra_errors import explain
-from sr_lab.hydra_settings import conf_dir
-from sr_lab.identity import register_resolvers
+from sr_lab.config.messages import explain
+from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.config.identity import register_resolvers
 from sr_lab.reporting import crops, page, pictures
 from sr_lab.reporting.csv_text import csv_text
 from sr_lab.reporting.experiment import experiment_grid

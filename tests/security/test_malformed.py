@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab import hydra_settings
-from sr_lab.checkpoints import load_weights, open_checkpoint
-from sr_lab.config import StoredNetwork
+from sr_lab.config import hydra_guard as hydra_settings
+from sr_lab.checkpoints.reading import load_weights, open_checkpoint
+from sr_lab.config.schema import StoredNetwork
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import list_images, read_image
 from sr_lab.degradations.bicubic import BicubicDegradation
@@ -434,7 +434,7 @@ RECORDS = [
     ),
     *(
         GOOD | {"strategy": strategy}
-        for strategy in (None, {}, {"name": "x"}, {"name": "x", "apply": {"_target_": "sr_lab.sweep.run"}})
+        for strategy in (None, {}, {"name": "x"}, {"name": "x", "apply": {"_target_": "sr_lab.runs.sweep.run"}})
     ),
 ]
 

@@ -17,14 +17,14 @@ from torch import optim
 from torch.optim import lr_scheduler
 
 from sr_lab import untrusted
-from sr_lab.callbacks import WeightAverage
-from sr_lab.config import DoctorConfig
+from sr_lab.training.callbacks import WeightAverage
+from sr_lab.config.schema import DoctorConfig
 from sr_lab.datasets import shards
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.shards import Shards, read_index
-from sr_lab.durable import DurableCheckpointIO, RandomState
+from sr_lab.training.checkpointing import DurableCheckpointIO, RandomState
 from sr_lab.errors import CheckpointError, ConfigError, DataError
-from sr_lab.hydra_errors import explain
+from sr_lab.config.messages import explain
 from sr_lab.run_folder import RunFolder
 from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
@@ -368,7 +368,7 @@ ENDLESS.append(ENDLESS)
 def test_what_is_not_plain_and_finite_is_refused_of_a_users_own_classes(
     users, tmp_path, monkeypatch, place, lie
 ):
-    monkeypatch.setattr("sr_lab.judge._MOST_VALUES", 1000)  # millions take seconds
+    monkeypatch.setattr("sr_lab.training.resume._MOST_VALUES", 1000)  # millions take seconds
     content = saved(users, "last")
     lying(content, place, lie)
     last = tmp_path / "last.ckpt"

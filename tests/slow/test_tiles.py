@@ -6,7 +6,7 @@ import torch
 import sr_lab
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.images import list_images
-from sr_lab.inference import Tiled, enlarge
+from sr_lab.inference.tiling import Tiled, enlarge
 from sr_lab.layers.folding import for_inference
 from sr_lab.protocol import PROTOCOLS
 

@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from sr_lab.autotune import Setting
+from sr_lab.training.autotune import Setting
 from sr_lab.ops.roofline import Peaks
 from sr_lab.speed import gpu, step
 from sr_lab.speed.contest import play

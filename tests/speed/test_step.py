@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sr_lab.callbacks import WeightAverage
+from sr_lab.training.callbacks import WeightAverage
 from sr_lab.speed import step
 from sr_lab.speed.contest import play
 from tests import tiny

@@ -1,0 +1,62 @@
+"""What goes wrong while Hydra composes, as one sentence for the user."""
+
+import re
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sr_lab import untrusted
+from sr_lab.config import targets
+from sr_lab.errors import SRLabError
+from sr_lab.config.hydra_guard import conf_dir
+
+
+def explain(error: Exception) -> str | None:
+    """Hydra's and OmegaConf's own errors as one sentence; ours as they are; ``None`` for anything else."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, SRLabError):
+            return str(untrusted.plain(str(link)))  # it may name a file of a stranger
+    if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
+        what = f"cannot use '{error.filename}': {error.strerror}"
+        return f"{what}; mend that, or choose another folder below paths"
+    if "Config group override must be a string" in str(error):
+        return "a group takes the name of one of its options, got something else; --help lists the options"
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return None
+    text = next((str(link) for link in chain if str(link)), type(error).__name__)
+    missing = re.search(r"Could not find '([^']*)'\s+Available options in '([^']*)':((?:\n\t\S+)*)", text)
+    if missing:
+        group, options = missing[2], missing[3].split()
+        given = missing[1].removeprefix(f"{group}/")
+        near = targets.did_you_mean(given, options)
+        return f"{group}: there is no option {given!r}; allowed: {', '.join(options)}{near}"
+    no_group = re.search(r"Could not override '([^']*)'", text)
+    if no_group:
+        return _unknown_key(no_group[1])
+    return " ".join(text.split())
+
+
+def _unknown_key(key: str) -> str:
+    """A key of the command line that the composed configuration does not have."""
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+    top, _, rest = key.partition(".")
+    keys = sorted(
+        {*groups, *(str(name) for name in OmegaConf.load(conf_dir() / "config.yaml") if name != "defaults")}
+    )
+    if not rest:
+        near = targets.did_you_mean(key, keys)
+        return f"{key}: there is no such group or setting; allowed: {', '.join(keys)}{near}"
+    known: set[str] = set()
+    for path in [conf_dir() / "config.yaml", *(conf_dir() / top).glob("*.yaml")]:
+        loaded = OmegaConf.load(path)
+        found = OmegaConf.select(loaded, top) if path.name == "config.yaml" else loaded
+        if isinstance(found, DictConfig):
+            known.update(str(name) for name in found if name not in ("defaults", "_target_"))
+    if rest in known:
+        return f"{key}: the chosen option of '{top}' has no such setting, another has; choose that or drop it"
+    near = targets.did_you_mean(rest, known) if known else targets.did_you_mean(top, keys)
+    return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"

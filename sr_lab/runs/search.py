@@ -1,0 +1,499 @@
+"""Hyper-parameter search: Optuna proposes trials, the queue runs them, and ends those that fall behind.
+
+A search is known by its training and its space. In its folder lie ``study.db``, which is Optuna's SQLite
+storage, ``trials.csv``, and the run folder of each trial, where the trial is found again after any
+interruption: the same command goes on up to the number of trials asked for.
+
+What a trial is given follows from the seed, the trial's number and the trials before it, never from the state
+of a generator, so that a search that was interrupted goes on as if it had not been.
+"""
+
+import contextlib
+import re
+import shlex
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import optuna
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy.engine import URL
+
+from sr_lab import files
+from sr_lab.config import targets
+from sr_lab.runs import sweep
+from sr_lab.config.schema import NOT_OF_A_ROW, HparamsSearch, TrainConfig, load_trial, without_search
+from sr_lab.errors import ConfigError, SRLabError
+from sr_lab.config.identity import folder_name
+from sr_lab.reporting.csv_text import csv_text
+from sr_lab.reporting.table import print_wide
+from sr_lab.run_folder import Listed, RunFolder, write_index
+
+_GOAL = "val/psnr_y"
+_STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "interrupted",
+    TrialState.WAITING: "waiting",
+}
+# Settings that are no part of a recipe, and those after which val/psnr_y is another measure.
+_NO_RECIPE = NOT_OF_A_ROW | {
+    *("task", "paths", "logger", "callbacks", "debug", "resume", "run_name", "num_workers", "seed"),
+}
+_MEASURE = {"scale", "benchmark", "validation", "dataset"}
+
+# Values of a trial -> its training, and its overrides.
+Make: TypeAlias = Callable[[Mapping[str, str]], tuple[TrainConfig, list[str]]]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included; whole ones if both are."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The outermost values."""
+        return self.text(self.low), self.text(self.high)
+
+    def suggest(self, trial: Trial, key: str) -> str:
+        """The trial's value, as on the command line."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            step = 1 if self.step is None else int(self.step)
+            return str(trial.suggest_int(key, self.low, self.high, step=step, log=self.log))
+        return self.text(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log))
+
+    def text(self, value: object) -> str:
+        """A value as it is trained with: four digits are enough for a recipe, and for the name of a run."""
+        if isinstance(value, int):
+            return str(value)
+        assert isinstance(value, float)
+        rounded = float(f"{value:.4g}" if self.step is None else f"{value:.10g}")
+        return repr(min(max(rounded, float(self.low)), float(self.high)))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some values, as they are written on the command line."""
+
+    ends: tuple[str, ...]
+
+    def suggest(self, trial: Trial, key: str) -> str:
+        """The trial's value."""
+        return self.text(trial.suggest_categorical(key, self.ends))
+
+    def text(self, value: object) -> str:
+        """A value as it is trained with."""
+        return str(value)
+
+
+Space: TypeAlias = dict[str, Range | Choices]
+
+
+def read_space(values: Mapping[str, object], given: Sequence[str] = ()) -> Space:
+    """The space that a configuration describes.
+
+    Args:
+        values: ``hparams_search.space``: a range or choices for each key.
+        given: Overrides of the command line, none of which may set what is searched.
+
+    Raises:
+        ConfigError: A key that no trial may set, or no range nor choices.
+    """
+    space: Space = {}
+    set_already = {override.lstrip("+~").partition("=")[0] for override in given}
+    for key, value in values.items():
+        place = f"hparams_search.space.{key}"
+        if not re.fullmatch(r"\w+([./]\w+)*", key):
+            raise ConfigError(f"{place}: is no key; write it as on the command line, without + or =")
+        top = re.split("[./]", key)[0]
+        if top in _NO_RECIPE:
+            raise ConfigError(f"{place}: is no setting of a recipe; remove it")
+        if top in _MEASURE and key != "dataset.lr_patch_size":
+            raise ConfigError(f"{place}: changes what {_GOAL} is measured on; search for each by itself")
+        if key in set_already:
+            raise ConfigError(f"{place}: is set on the command line, too; leave out one of the two")
+        space[key] = _choices(place, value) if isinstance(value, list) else _range(place, value)
+    return space
+
+
+def _choices(place: str, value: list[object]) -> Choices:
+    texts = tuple(map(_override_text, value))
+    if len(set(texts)) < max(2, len(texts)):
+        raise ConfigError(f"{place}: needs two choices or more, each once, got {value!r}")
+    return Choices(texts)
+
+
+def _override_text(value: object) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_override_text, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_override_text(child)}' for key, child in value.items())}}}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _range(place: str, value: object) -> Range:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{place}: must be a range {{low: a, high: b}} or choices [a, b], got {value!r}")
+    known = ("low", "high", "log", "step")
+    for key in value:
+        if key not in known:
+            near = targets.did_you_mean(str(key), known)
+            raise ConfigError(f"{place}.{key}: a range has no such part; allowed: {', '.join(known)}{near}")
+    log, step = value.get("log", False), value.get("step")
+    numbers = {name: value.get(name) for name in ("low", "high")} | ({} if step is None else {"step": step})
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not np.isfinite(number):
+            raise ConfigError(f"{place}.{name}: must be a number, got {number!r}")
+    low, high = value["low"], value["high"]
+    if not isinstance(log, bool):
+        raise ConfigError(f"{place}.log: must be true or false, got {log!r}")
+    if low >= high:
+        raise ConfigError(f"{place}: low must be below high, got low={low} and high={high}")
+    if log and low <= 0:
+        raise ConfigError(f"{place}: with log, low must be above 0, got {low}")
+    if log and step is not None:
+        raise ConfigError(f"{place}: takes log or step, got both; remove one")
+    if step is not None and (step <= 0 or abs((high - low) / step - round((high - low) / step)) > 1e-6):
+        raise ConfigError(f"{place}: step must divide the way from {low} to {high}, got {step}")
+    if step is not None and isinstance(low, int) and isinstance(high, int) and not isinstance(step, int):
+        low, high = float(low), float(high)
+    return Range(low, high, log, step)
+
+
+def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequence[str]) -> int:
+    """Search, or go on searching.
+
+    Args:
+        config: The training that is searched around.
+        composed: What Hydra composed of it.
+        folder: The search's folder.
+        overrides: Overrides of the command line.
+
+    Returns:
+        0 if there are as many trials as were asked for, and one is finished, else 1.
+
+    Raises:
+        ConfigError: The space is none, a value in it is no recipe, or another process is searching.
+    """
+    settings = config.hparams_search
+    assert settings is not None
+    hydra_config = HydraConfig.get()
+    choices = hydra_config.runtime.choices
+    name = f"{config.experiment_name}/{folder.name}"
+
+    def make(values: Mapping[str, str]) -> tuple[TrainConfig, list[str]]:
+        # ++: what is an argument of a class need not stand in its yaml.
+        words = [f"{key}={value}" if key in choices else f"++{key}={value}" for key, value in values.items()]
+        return load_trial(composed, overrides, words, name), words
+
+    try:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            raise ConfigError(
+                "hparams_search: searches around one training, got a multirun; leave out -m "
+                "(around a row of a table: hydra.mode=RUN row=<position>)"
+            )
+        if config.resume == "never":
+            raise ConfigError(
+                f"resume: a search goes on from where it is, got never; remove {folder} to start again"
+            )
+        space = read_space(settings.space, overrides)
+        for key, parameter in space.items():
+            for value in parameter.ends:
+                try:
+                    make({key: value})
+                except SRLabError as error:
+                    raise ConfigError(f"hparams_search.space.{key}: {error}") from error
+    except SRLabError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # Hydra has made it
+        raise
+    place = RunFolder(folder.resolve())
+    with place.holding("search; wait for it"):
+        study = _open(place.path / "study.db", _pruner(settings, config))
+        _Queue(study, config, place.path, space, make).work()
+    again = [override for override in hydra_config.overrides.hydra if "searchpath" in override]
+    best = _tell(study, space, place.path)
+    if best is not None:
+        values = {key: space[key].text(value) for key, value in best.params.items()}
+        command = ["python", "-m", "sr_lab", *again, *without_search(overrides), *make(values)[1]]
+        sweep.console.print(shlex.join(command), markup=False)
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    if left:
+        sweep.console.print(f"{len(left)} trials came to no end; the same command goes on with them")
+    return 0 if not left and best is not None else 1
+
+
+def _open(path: Path, pruner: BasePruner) -> optuna.Study:
+    """The study in a file; what Optuna keeps there is numbers, names and JSON."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.create_study(
+            storage=URL.create("sqlite", database=str(path)).render_as_string(),  # quotes what it must
+            study_name="search",  # its only one: the folder may be moved
+            direction="maximize",
+            pruner=pruner,
+            load_if_exists=True,
+        )
+    except Exception as error:  # of SQLite, SQLAlchemy, Alembic or Optuna
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"'{path}' cannot be used ({reason}); remove it: trials of the same values find their runs again"
+        ) from error
+
+
+def _pruner(settings: HparamsSearch, config: TrainConfig) -> BasePruner:
+    if settings.pruner == "median":
+        return MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=settings.warmup_steps)
+    if settings.pruner == "halving":
+        return SuccessiveHalvingPruner(min_resource=max(1, settings.warmup_steps, config.validation.interval))
+    return NopPruner()
+
+
+def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
+    """The sampler of one trial: with the seed alone, a search that goes on would draw the same again."""
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    if settings.sampler == "random":
+        return RandomSampler(seed=own)
+    return TPESampler(seed=own, n_startup_trials=settings.startup_trials)
+
+
+@dataclass(frozen=True, eq=False)
+class _TrialJob(sweep.Job):
+    """The training of a trial.
+
+    Args:
+        trial: The trial.
+        reported: Steps whose figure the study knows.
+        judged: Steps after which the pruner was asked.
+    """
+
+    trial: Trial
+    reported: set[int] = field(default_factory=set)
+    judged: set[int] = field(default_factory=set)
+
+
+class _Queue(sweep.Queue):
+    """Trials on their way through the slots."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: TrainConfig,
+        folder: Path,
+        space: Space,
+        make: Make,
+    ) -> None:
+        super().__init__((), config.sweep)
+        assert config.hparams_search is not None
+        self.study = study
+        self.config = config
+        self.search = config.hparams_search
+        self.folder = folder
+        self.space = space
+        self.make = make
+        begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # of a search that was ended
+        self._complete = False
+        if self.settings.retry_failed:
+            self._retry()
+
+    def _retry(self) -> None:
+        """Plan each failed trial once more; Optuna does not reopen one."""
+        trials = self.study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get("retry_of") for trial in trials}
+        for trial in trials:
+            if trial.state == TrialState.FAIL and trial.number not in retried:
+                self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+
+    def plan(self) -> None:
+        """The next trial: one that was begun, one that is planned, or a new one."""
+        while not self.waiting and (trial := self._next()) is not None:
+            self._propose(trial)
+
+    def _next(self) -> Trial | None:
+        if self._begun:
+            return self._begun.popleft()
+        if self._complete:
+            return None
+        trials = self.study.get_trials(deepcopy=False)
+        planned = any(trial.state == TrialState.WAITING for trial in trials)
+        self._complete = not planned and _asked_for(trials) >= self.search.trials
+        if self._complete:
+            return None
+        self.study.sampler = _sampler(self.search, self.config.seed, len(trials))
+        return self.study.ask()
+
+    def _propose(self, trial: Trial) -> None:
+        """Give a trial its values, and write its training down; it fails if they are no recipe."""
+        values = {key: parameter.suggest(trial, key) for key, parameter in self.space.items()}
+        try:
+            config, words = self.make(values)
+            path = self.folder / folder_name(config, self.folder)
+        except SRLabError as error:
+            trial.set_user_attr("problem", str(error))
+            self.study.tell(trial, state=TrialState.FAIL)
+            sweep.console.print(f"[trial {trial.number}] failed: {error}", markup=False)
+            self._write()
+            return
+        trial.set_user_attr("run", path.name)
+        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        job = _TrialJob(**vars(sweep.enqueue(config, path, words)), trial=trial, reported=set(known))
+        self.jobs.append(job)
+        write_index(self.folder, [Listed(job.name, None, words)])
+        self.waiting.append(job)
+
+    def start(self, job: sweep.Job) -> None:
+        """Start a trial that is neither pruned nor was to be when the search was ended."""
+        assert isinstance(job, _TrialJob)
+        state = job.folder.state()
+        if state == "interrupted" and (why := self._verdict(job)):
+            job.folder.mark_pruned(why)
+            state = "pruned"
+        if state == "pruned":
+            self.say(job, f"pruned already: {sweep.reason(job.folder)}")
+            self.settled(job)
+        else:
+            super().start(job)
+
+    def watch(self, running: sweep.Running) -> None:
+        """End a trial that has fallen behind."""
+        assert isinstance(running.job, _TrialJob)
+        if why := self._verdict(running.job):
+            self.end(running, why)
+
+    def _verdict(self, job: _TrialJob) -> str:
+        """Report the validations that are new in the record; why the trial should end, or nothing.
+
+        After the last step it should not: all that is left is to measure the network.
+        """
+        why = ""
+        for step, value in job.folder.validations().items():
+            if step in job.judged:
+                continue
+            job.judged.add(step)
+            if step not in job.reported:
+                job.trial.report(value, step)
+                job.reported.add(step)
+            if not why and step < job.config.steps and job.trial.should_prune():
+                why = f"{_GOAL} {value:.2f} dB at step {step} is behind other trials"
+        return why
+
+    def settled(self, job: sweep.Job) -> None:
+        """Tell the study how a trial ended; one that was interrupted is left to the next time."""
+        assert isinstance(job, _TrialJob)
+        self._verdict(job)
+        state = job.folder.state()
+        if state == "finished":
+            self.study.tell(
+                job.trial, max(job.folder.validations().values())
+            )  # the checkpoint that was tested
+        elif state == "pruned":
+            self.study.tell(job.trial, state=TrialState.PRUNED)
+        elif state == "failed":
+            job.trial.set_user_attr("problem", sweep.reason(job.folder))
+            self.study.tell(job.trial, state=TrialState.FAIL)
+        self._write()
+
+    def _write(self) -> None:
+        files.write(self.folder / "trials.csv", _to_csv(self.study, self.space))
+
+    def place(self, job: sweep.Job) -> str:
+        """Optuna's number of the trial, from 0."""
+        assert isinstance(job, _TrialJob)
+        return f"[trial {job.trial.number}]"
+
+    @property
+    def count(self) -> int:
+        """Trials of this session, those to come included."""
+        trials = self.study.get_trials(deepcopy=False)
+        return len(self.jobs) + len(self._begun) + max(0, self.search.trials - _asked_for(trials))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of these trials."""
+        return self.count * self.config.steps
+
+
+def _asked_for(trials: Sequence[FrozenTrial]) -> int:
+    """How many trials there are, a failed one and its repetition being one."""
+    return sum("retry_of" not in trial.user_attrs for trial in trials)
+
+
+def _best(study: optuna.Study) -> FrozenTrial | None:
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(finished, key=lambda trial: trial.values[0], default=None)
+
+
+def _figures(trial: FrozenTrial) -> tuple[int | None, float | None]:
+    """The last step that a trial was validated at, and its best figure."""
+    values = trial.intermediate_values
+    return max(values, default=None), max(values.values(), default=None)
+
+
+def _to_csv(study: optuna.Study, space: Space) -> str:
+    rows: list[dict[str, object]] = []
+    for trial in study.get_trials(deepcopy=False):
+        step, value = _figures(trial)
+        rows.append(
+            {"trial": trial.number, "state": _STATES[trial.state], _GOAL: value, "step": step}
+            | {key: space[key].text(given) for key, given in trial.params.items() if key in space}
+            | {"run": trial.user_attrs.get("run"), "problem": trial.user_attrs.get("problem")}
+        )
+    return csv_text(["trial", "state", _GOAL, "step", *space, "run", "problem"], rows)
+
+
+def _tell(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
+    """Print the trials, the best one bold, and return it."""
+    best = _best(study)
+    table = Table()
+    for title in ("trial", *space, _GOAL, "step", "state", "run"):
+        table.add_column(
+            title, no_wrap=True, justify="right" if title in ("trial", _GOAL, "step") else "left"
+        )
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        step, value = _figures(trial)
+        given = [
+            parameter.text(trial.params[k]) if k in trial.params else "" for k, parameter in space.items()
+        ]
+        figures = ("" if value is None else f"{value:.2f}", "" if step is None else str(step))
+        cells = (
+            str(trial.number),
+            *given,
+            *figures,
+            _STATES[trial.state],
+            trial.user_attrs.get("run", "").rpartition("-")[2],
+        )
+        style = "bold" if best is not None and trial.number == best.number else None
+        table.add_row(*map(escape, cells), style=style)
+    counts = {name: sum(trial.state == state for trial in trials) for state, name in _STATES.items()}
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    console = print_wide(table, [f"{len(trials)} trials: {told}"], None)
+    for trial in trials:
+        if "problem" in trial.user_attrs:
+            console.print(
+                f"trial {trial.number} failed: {trial.user_attrs['problem']}", markup=False, soft_wrap=True
+            )
+    console.print(f"trials: {folder / 'trials.csv'}", markup=False, soft_wrap=True)
+    if best is not None:
+        console.print(
+            f"best: trial {best.number}, {_GOAL} {best.values[0]:.2f} dB", markup=False, soft_wrap=True
+        )
+    return best

@@ -1,0 +1,202 @@
+"""Which memory layout, compiled or not, trains a network fastest on this device: measured once and kept.
+
+Neither changes more than the rounding of a result, so a run keeps its identity; the precision does, and is
+therefore never chosen here.
+"""
+
+import copy
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab import files
+from sr_lab.system.devices import arithmetic, processor
+from sr_lab.errors import RankError
+
+_SECONDS = 0.1  # one run of a contender: so many steps as take that long
+_ROUNDS = 5
+_WAIT_S = 1800.0  # compiling and measuring, by the process that the others wait for
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to run a network."""
+
+    channels_last: bool = False
+    compile: bool = False
+
+    def __str__(self) -> str:
+        named = [name for name, on in asdict(self).items() if on]
+        return " + ".join(named) or "plain"
+
+    def apply(self, network: nn.Module) -> nn.Module:
+        """Put a network into that form, in place: its state dict keeps its names."""
+        if self.channels_last:
+            # inputs follow the weights
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compile:
+            network.compile()
+        return network
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The fastest setting and what each took.
+
+    Args:
+        setting: The fastest.
+        seconds: Setting as text -> seconds of a step, of those that ran.
+        file: Where it is kept.
+        measured: Just now, rather than read from the file.
+    """
+
+    setting: Setting
+    seconds: Mapping[str, float]
+    file: Path
+    measured: bool
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Time of each setting over that of the fastest."""
+        least = min(self.seconds.values())
+        return {name: round(seconds / least, 3) for name, seconds in self.seconds.items()}
+
+    def __str__(self) -> str:
+        ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in self.ratios.items())
+        how = "measured" if self.measured else "known"
+        return f"autotune: {self.setting} ({how}, in times of the fastest: {ratios}; kept in {self.file})"
+
+
+def settings(*, compile: bool) -> list[Setting]:
+    """The combinations, with or without the compiled ones."""
+    layouts = [Setting(), Setting(channels_last=True)]
+    return layouts + [Setting(one.channels_last, compile=True) for one in layouts] if compile else layouts
+
+
+def choose(
+    network: nn.Module,
+    among: Sequence[Setting],
+    *,
+    lr_shape: Sequence[int],
+    scale: int,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    tf32: bool,
+    benchmark: bool,
+    known_as: Mapping[str, object],
+    cache_dir: Path,
+    wait: bool = False,
+) -> Choice:
+    """The setting in which a step of training is fastest, measured now if it is not known.
+
+    Args:
+        network: ``lr -> sr``; it stays as it is, copies are measured.
+        among: What is compared; one that fails (a compiler may) is left out.
+        lr_shape: Of a training batch on this device, ``(N, C, H, W)``.
+        scale: Size of HR over size of LR.
+        device: Where it is measured.
+        autocast: Half precision of mixed training; ``None`` for float32.
+        tf32: Whether the training allows TF32.
+        benchmark: Whether cuDNN chooses its algorithms by measuring them.
+        known_as: What the network is, as plain values; with the rest it is what the result is kept under.
+        cache_dir: Folder of the results.
+        wait: Another process of this machine measures; read what it finds.
+
+    Returns:
+        The choice. Its file is written as soon as it is known.
+
+    Raises:
+        RankError: The process that measures has found nothing for long.
+    """
+    on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
+    key = {
+        "network": dict(known_as),
+        "lr_shape": list(lr_shape),
+        "device": name,
+        "torch": torch.__version__,
+        "autocast": str(autocast),
+        "tf32": tf32,
+        "benchmark": benchmark,
+        "among": [str(setting) for setting in among],
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    file = cache_dir / "autotune" / f"{digest}.json"
+    by_name = {str(setting): setting for setting in among}
+    patience = time.monotonic() + _WAIT_S
+    while (kept := _kept(file, by_name)) is None and wait:
+        if time.monotonic() > patience:
+            raise RankError(
+                f"trainer.autotune: the first process has put nothing into {file} for {_WAIT_S:.0f} s; "
+                "let all processes of the machine see one paths.cache_dir, or leave trainer.autotune out"
+            )
+        time.sleep(0.5)
+    if kept is not None:
+        return Choice(by_name[min(kept, key=kept.__getitem__)], kept, file, measured=False)
+    lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    # A network may draw: the training's own numbers must not move.
+    with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
+        seconds = _measure({name: _step(network, by_name[name], lr, scale, autocast) for name in by_name})
+    files.write(file, json.dumps({"seconds": seconds, **key}, indent=1) + "\n")
+    return Choice(by_name[min(seconds, key=seconds.__getitem__)], seconds, file, measured=True)
+
+
+def _kept(file: Path, names: Container[str]) -> dict[str, float] | None:
+    """Seconds of each setting as they were written; ``None`` where there are none, or the file is damaged."""
+    try:
+        seconds = {name: float(value) for name, value in json.loads(file.read_bytes())["seconds"].items()}
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    sound = seconds and all(name in names and value > 0 for name, value in seconds.items())
+    return seconds if sound else None
+
+
+def _step(
+    network: nn.Module, setting: Setting, lr: Tensor, scale: int, autocast: torch.dtype | None
+) -> Callable[[], None]:
+    """One forward and backward pass of a copy of the network; the optimizer does not care for layouts."""
+    own = setting.apply(copy.deepcopy(network).to(lr.device).train())
+    hr = torch.rand(len(lr), lr.shape[1], scale * lr.shape[2], scale * lr.shape[3], device=lr.device)
+
+    def step() -> None:
+        own.zero_grad()
+        with torch.autocast(lr.device.type, dtype=autocast, enabled=autocast is not None):
+            loss: Tensor = nn.functional.l1_loss(own(lr), hr)
+        torch.autograd.backward(loss)
+        if lr.is_cuda:
+            torch.cuda.synchronize(lr.device)
+
+    return step
+
+
+def _measure(steps: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """Median seconds of a step of each contender, all in turn, so that a slow minute slows all of them."""
+    repeats: dict[str, int] = {}
+    for name, step in steps.items():
+        try:
+            step()  # allocates, compiles, lets cuDNN choose
+            step()
+            repeats[name] = max(1, round(_SECONDS / _seconds(step, 1)))
+        except Exception:
+            if name == str(Setting()):
+                raise  # the network itself does not run
+    taken: dict[str, list[float]] = {name: [] for name in repeats}
+    for _ in range(_ROUNDS):
+        for name, count in repeats.items():
+            taken[name].append(_seconds(steps[name], count))
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def _seconds(step: Callable[[], None], count: int) -> float:
+    """Mean seconds of ``count`` steps."""
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    return (time.perf_counter() - started) / count

@@ -1,0 +1,72 @@
+import pytest
+import safetensors.torch
+import torch
+
+from sr_lab.checkpoints import catalogue
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.checkpoints.reading import fits, load_weights, open_checkpoint
+from sr_lab.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture
+def only_a_few(monkeypatch):
+    """Every network is built to find one: four are enough to see that it works."""
+    monkeypatch.setattr(catalogue, "options", lambda: ["bicubic", "imdn", "mren", "osffnet"])
+
+
+def stored(folder, network):
+    safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
+    return open_checkpoint(str(folder / "weights.safetensors"))
+
+
+def test_options_are_the_files_of_conf_model():
+    assert {"imdn", "osffnet", "bicubic"} <= set(catalogue.options())
+
+
+def shapes_of_all():
+    """Names and shapes of the weights of every network at every scale."""
+    found = {}
+    for option in catalogue.options():
+        for scale in catalogue.SCALES:
+            with torch.device("meta"):
+                state = Entry(option, scale).build().state_dict()
+            found[option, scale] = tuple((name, tuple(value.shape)) for name, value in state.items())
+    return found
+
+
+def test_no_two_networks_have_equal_weights():
+    """A checkpoint of either could not be told apart, and would be refused without model=."""
+    options = {}
+    for (option, _), shapes in shapes_of_all().items():
+        options.setdefault(shapes, set()).add(option)
+    assert [names for shapes, names in options.items() if shapes and len(names) > 1] == []
+
+
+@pytest.mark.usefixtures("only_a_few")
+def test_weights_find_their_network(tmp_path):
+    assert catalogue.fitting(stored(tmp_path, Entry("mren", 2).build())) == [Entry("mren", 2)]
+
+
+@pytest.mark.usefixtures("only_a_few")
+def test_foreign_weights_find_none(tmp_path):
+    assert catalogue.fitting(stored(tmp_path, torch.nn.Conv2d(3, 3, 3))) == []
+
+
+def test_an_unknown_option_is_refused_with_the_nearest():
+    with pytest.raises(
+        ConfigError, match=r"there is no option 'osfnet'; allowed: .*; did you mean 'osffnet'\?"
+    ):
+        Entry("osfnet", 4).build()
+
+
+def test_nothing_is_computed_to_find_a_network(tmp_path):
+    with torch.device("meta"):
+        net = Entry("imdn", 3).build()
+    assert fits(net, stored(tmp_path, Entry("imdn", 3).build()))
+    assert all(parameter.is_meta for parameter in net.parameters())
+
+
+def test_weights_of_another_scale_say_what_has_another_shape(tmp_path):
+    checkpoint = stored(tmp_path, Entry("imdn", 2).build())
+    with pytest.raises(CheckpointError, match=r"2 of another shape \(tail.0.weight \(12, 64, 3, 3\) for"):
+        load_weights(Entry("imdn", 4).build(), checkpoint)

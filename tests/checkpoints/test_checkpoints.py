@@ -1,0 +1,295 @@
+import os
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import scipy.io
+import torch
+from torch import nn
+
+from sr_lab.checkpoints import catalogue
+from sr_lab.checkpoints.reading import load_weights, open_checkpoint, resolve, take_over
+from sr_lab.config.schema import StoredNetwork
+from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.layers.image import DIV2K_MEAN, without_mean_shift
+from sr_lab.models.imdn import IMDN
+from tests.tiny import TinyNet, sr_module, trainer
+
+RECORD = {
+    "model": {"_target_": "somewhere.Net"},
+    "upsampler": {"name": "native", "factory": None},
+    "strategy": {"name": "none", "apply": None},
+    "scale": 2,
+}
+
+
+def equal(state: dict[str, torch.Tensor], network: nn.Module) -> bool:
+    own = network.state_dict()
+    return set(state) == set(own) and all(torch.equal(state[name], own[name]) for name in own)
+
+
+def ours(path: Path, network: nn.Module) -> Path:
+    """A Lightning checkpoint of ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    module = sr_module(network=network, record=RECORD)
+    light = trainer(path.parent)
+    light.strategy.connect(module)
+    light.save_checkpoint(path)
+    return path
+
+
+def test_of_a_run_folder_the_best_checkpoint_is_taken(tmp_path):
+    for name in ("best", "last"):
+        ours(tmp_path / "checkpoints" / f"{name}.ckpt", TinyNet())
+    assert resolve(str(tmp_path)) == tmp_path / "checkpoints" / "best.ckpt"
+
+
+def test_of_an_unfinished_run_folder_the_last_checkpoint_is_taken(tmp_path):
+    ours(tmp_path / "checkpoints" / "last.ckpt", TinyNet())
+    assert resolve(str(tmp_path)) == tmp_path / "checkpoints" / "last.ckpt"
+
+
+def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.pth").touch()
+    assert resolve("~/a.pth") == tmp_path / "a.pth"
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoints/best.ckpt or last.ckpt; give a run"):
+        resolve(str(tmp_path))
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"there is no file '.*nowhere.pth'; give a checkpoint file"):
+        open_checkpoint(str(tmp_path / "nowhere.pth"))
+
+
+def test_a_lightning_checkpoint_gives_weights_and_record(tmp_path):
+    network = TinyNet()
+    opened = open_checkpoint(str(ours(tmp_path / "a.ckpt", network)))
+    assert equal(opened.state, network)
+    assert opened.record == RECORD
+
+
+def test_safetensors_open(tmp_path):
+    network = TinyNet()
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "a.safetensors")
+    opened = open_checkpoint(str(tmp_path / "a.safetensors"))
+    assert equal(opened.state, network)
+    assert opened.record is None
+
+
+WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_state_dict_is_found_inside_what_its_authors_put_around_it(tmp_path, wrapper):
+    network = TinyNet()
+    torch.save({wrapper: network.state_dict(), "epoch": 3}, tmp_path / "a.pth")
+    assert equal(open_checkpoint(str(tmp_path / "a.pth")).state, network)
+
+
+def test_averaged_weights_are_preferred(tmp_path):
+    averaged, raw = TinyNet(), TinyNet()
+    torch.save({"params": raw.state_dict(), "params_ema": averaged.state_dict()}, tmp_path / "a.pth")
+    assert equal(open_checkpoint(str(tmp_path / "a.pth")).state, averaged)
+
+
+def test_the_prefix_of_data_parallel_training_is_dropped(tmp_path):
+    network = TinyNet()
+    torch.save({f"module.{k}": v for k, v in network.state_dict().items()}, tmp_path / "a.pth")
+    assert equal(open_checkpoint(str(tmp_path / "a.pth")).state, network)
+
+
+def official(network: IMDN) -> dict[str, torch.Tensor]:
+    """The weights of an IMDN with one block under its authors' names, written down by hand."""
+    names = {
+        "head.": "fea_conv.",
+        "body.0.conv1.": "IMDB1.c1.",
+        "body.0.conv2.": "IMDB1.c2.",
+        "body.0.conv3.": "IMDB1.c3.",
+        "body.0.conv4.": "IMDB1.c4.",
+        "body.0.cca.excite.": "IMDB1.cca.conv_du.",
+        "body.0.fusion.": "IMDB1.c5.",
+        "fusion.0.": "c.0.",
+        "fusion.2.": "LR_conv.",
+        "tail.": "upsampler.",
+    }
+    state = {}
+    for name, value in network.state_dict().items():
+        prefix = next(prefix for prefix in names if name.startswith(prefix))
+        state[names[prefix] + name.removeprefix(prefix)] = value
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapper", [None, "params"])
+def test_an_official_checkpoint_loads_under_our_names(tmp_path, wrapper, prefix):
+    theirs, network = (IMDN(scale=2, num_feat=16, num_block=1) for _ in range(2))
+    state = {f"{prefix}{name}": value for name, value in official(theirs).items()}
+    torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "IMDN.pth")
+    load_weights(network, open_checkpoint(str(tmp_path / "IMDN.pth")))
+    assert equal(theirs.state_dict(), network)
+
+
+def opened(tmp_path: Path, state: dict[str, torch.Tensor]):
+    torch.save(state, tmp_path / "a.pth")
+    return open_checkpoint(str(tmp_path / "a.pth"))
+
+
+def test_a_missing_weight_is_named(tmp_path):
+    checkpoint = opened(tmp_path, {"head.weight": TinyNet().head.weight.data})
+    with pytest.raises(CheckpointError, match=r"does not fit TinyNet: 1 missing \(head\.bias\); set model"):
+        load_weights(TinyNet(), checkpoint)
+
+
+def test_a_weight_too_much_is_named(tmp_path):
+    checkpoint = opened(tmp_path, TinyNet().state_dict() | {"more": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"does not fit TinyNet: 1 too much \(more\)"):
+        load_weights(TinyNet(), checkpoint)
+
+
+def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path):
+    checkpoint = opened(tmp_path, TinyNet(scale=3).state_dict())
+    with pytest.raises(CheckpointError, match=r"of another shape \(head.weight \(27, 3, 3, 3\) for \(12"):
+        load_weights(TinyNet(), checkpoint)
+
+
+def test_of_many_problems_the_first_three_are_named(tmp_path):
+    checkpoint = opened(tmp_path, TinyNet().state_dict() | {f"more{i}": torch.ones(1) for i in range(4)})
+    with pytest.raises(CheckpointError, match=r"4 too much \(more0, more1, more2, \.\.\.\)"):
+        load_weights(TinyNet(), checkpoint)
+
+
+def test_a_network_is_untouched_when_its_checkpoint_does_not_fit(tmp_path):
+    network = TinyNet()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    checkpoint = opened(tmp_path, {"head.weight": torch.zeros_like(network.head.weight)})
+    with pytest.raises(CheckpointError):
+        load_weights(network, checkpoint)
+    assert equal(before, network)
+
+
+class Attack:
+    """A pickle that makes a folder when it is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "ckpt", "pt"])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, suffix):
+    torch.save({"state_dict": Attack(tmp_path / "ran")}, tmp_path / f"a.{suffix}")
+    with pytest.raises(CheckpointError, match="would have to run code to open, which is refused"):
+        open_checkpoint(str(tmp_path / f"a.{suffix}"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path):
+    torch.save(TinyNet(), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="refused"):
+        open_checkpoint(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_truncated_file_is_refused_in_one_sentence(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "safetensors":
+        safetensors.torch.save_file(TinyNet().state_dict(), path)
+    else:
+        torch.save(TinyNet().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=f"a.{suffix}' is damaged") as caught:
+        open_checkpoint(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "png"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        open_checkpoint(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.ones(1)], torch.ones(1)])
+def test_a_file_without_weights_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="holds no state dict of weights"):
+        open_checkpoint(str(tmp_path / "a.pth"))
+
+
+def test_a_file_that_only_claims_to_be_ours_is_refused(tmp_path):
+    torch.save({"sr_lab": RECORD}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError):
+        open_checkpoint(str(tmp_path / "a.ckpt"))
+
+
+def test_weights_are_taken_over_where_name_and_shape_fit(tmp_path):
+    other, network = (IMDN(scale=scale, num_feat=16, num_block=1) for scale in (2, 3))
+    left = take_over(network, opened(tmp_path, other.state_dict()))
+    assert left == ["tail.0.weight", "tail.0.bias"]
+    assert torch.equal(network.head.weight, other.head.weight)
+
+
+def test_official_weights_are_taken_over_too(tmp_path):
+    other, network = (IMDN(scale=scale, num_feat=16, num_block=1) for scale in (2, 3))
+    assert len(take_over(network, opened(tmp_path, official(other)))) == 2
+    assert torch.equal(network.head.weight, other.head.weight)
+
+
+def test_weights_that_fit_nowhere_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"init_ckpt: no weight of '.*' fits TinyNet"):
+        take_over(TinyNet(), opened(tmp_path, {"other": torch.ones(1)}))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"model": {"state_dict": s}}, lambda s: {"params_ema": s}]
+)
+def test_wrappers_and_prefixes_of_any_depth_are_undone(tmp_path, prefix, wrap):
+    net = IMDN(scale=2, num_feat=16, num_block=1)
+    state = {prefix + name: value for name, value in official(net).items()}
+    checkpoint = opened(tmp_path, wrap(state))
+    load_weights(IMDN(scale=2, num_feat=16, num_block=1), checkpoint)
+
+
+def test_safetensors_with_a_prefix_open_too(tmp_path):
+    net = TinyNet()
+    state = {f"module.{name}": value for name, value in net.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    assert equal(open_checkpoint(str(tmp_path / "a.safetensors")).state, net)
+
+
+def test_a_matlab_file_of_another_layout_is_named(tmp_path):
+    scipy.io.savemat(tmp_path / "srcnn.mat", {"weights_conv1": [[1.0]]})
+    with pytest.raises(CheckpointError, match="no struct 'model' of cell arrays, got weights_conv1"):
+        open_checkpoint(str(tmp_path / "srcnn.mat"))
+
+
+def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
+    """Its frozen mean shift is compared with ours."""
+    state = {"sub_mean.bias": (-255 * torch.tensor(DIV2K_MEAN)).half(), "head.weight": torch.ones(1).half()}
+    assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
+
+
+def test_weights_of_no_network_say_what_the_nearest_lacks(tmp_path):
+    state = IMDN(scale=2).state_dict()
+    del state["head.bias"]
+    with pytest.raises(CheckpointError, match=r"IMDN: 1 missing \(head.bias\).*nearest is model=imdn"):
+        catalogue.recognised(opened(tmp_path, state), None, key="ckpt")
+
+
+def test_weights_under_unknown_names_are_refused(tmp_path):
+    checkpoint = opened(tmp_path, {"unheard.of": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"none has a weight of these names \(unheard.of"):
+        catalogue.recognised(checkpoint, None, key="ckpt")
+
+
+@pytest.mark.parametrize("record", [{**RECORD, "strategy": "none"}, {"model": RECORD["model"], "scale": 2}])
+def test_a_record_that_is_not_whole_is_refused(tmp_path, record):
+    with pytest.raises(ConfigError, match="does not say which network it holds; give its state dict"):
+        StoredNetwork.read(record, "a.ckpt")

@@ -1,0 +1,134 @@
+import re
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from sr_lab.config import schema as configuration
+from sr_lab.errors import ConfigError
+from sr_lab.config.messages import explain
+from sr_lab.config.hydra_guard import conf_dir
+from tests.conftest import compose
+
+SMOKE = ("trainer=cpu", "budget=smoke")
+
+
+def sentence(*overrides: str) -> str:
+    """What the command line says of a mistake."""
+    with pytest.raises((ConfigError, HydraException, OmegaConfBaseException, ValueError)) as caught:
+        compose(*SMOKE, *overrides)
+    said = explain(caught.value)
+    assert said is not None
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize("group", sorted(p.name for p in conf_dir().iterdir() if p.is_dir()))
+def test_every_option_of_every_group_is_valid(group: str):
+    needs = {
+        "report": ("runs=outputs",),
+        "status": ("runs=outputs",),
+        "dashboard": ("runs=outputs",),
+        "log": ("runs=outputs",),
+        "upscale": ("input=photo.png", "output=large"),
+        "folder": ("dataset.hr_dir=somewhere",),
+        "streaming": ("dataset.shards_dir=somewhere",),
+        "shard": ("output=shards",),
+    }
+    for option in (conf_dir() / group).glob("*.yaml"):
+        compose(*SMOKE, f"{group}={option.stem}", *needs.get(option.stem, ()))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model=osfnet", "model: there is no option 'osfnet'; allowed: .*; did you mean 'osffnet'?"),
+        ("modle=imdn", r"modle: there is no such group or setting; .*; did you mean 'model'?"),
+        ("model.num_feats=3", "model.num_feats: there is no such setting in 'model'"),
+        ("+model.num_feats=3", "OSFFNet has no such setting; .*; did you mean 'num_feat'?"),
+        ("+model.typo=3", "model.typo: OSFFNet has no such setting; allowed: .*num_block"),
+        ("+model.num_feat=many", "model.num_feat: input should be a valid integer, got 'many'"),
+        ("+model.num_feat='32'", "model.num_feat: input should be a valid integer, got '32'"),
+        ("scale=big", "scale: input should be a valid integer, got 'big'"),
+        ("scale=0", "scale: input should be greater than or equal to 2, got 0"),
+        ("+validation.intervall=3", "validation.intervall: there is no such setting; .*'interval'?"),
+        ("+typo=3", "typo: there is no such setting; allowed: .*steps"),
+        ("trainer.precision=fp8", "trainer.precision: input should be 'auto', '32-true'.*got 'fp8'"),
+        ("+trainer.max_epochs=3", "trainer.max_epochs: Trainer has no such setting"),
+        ("+trainer.acumulate=3", "trainer.acumulate: Trainer has no such setting; .*accumulate_grad_batches"),
+        ("+logger.wandb.projekt=x", "logger.wandb.projekt: WandbLogger has no such setting; .*'project'?"),
+        ("optimizer.weight_decay=x", "optimizer.weight_decay"),
+        ("+optimizer.weight_decay=[1]", "optimizer.weight_decay: .*got \\[1\\]"),
+        ("task=report", "runs: has no value and needs one; set runs=..."),
+        ("dataset=folder", "dataset.hr_dir: has no value and needs one"),
+        ("experiment_name=../../x", "experiment_name: string should match pattern"),
+        ("model=imdn,osffnet", "model"),
+        ("model=[imdn,osffnet]", r"model: takes one option, got \[imdn,osffnet\]; .* -m model=a,b"),
+        ("run_name=../../x", "run_name: string should match pattern"),
+        ("budget=3", "a group takes the name of one of its options"),
+        ("callbacks=early_stoping", "did you mean 'early_stopping'?"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(override: str, said: str):
+    assert re.search(said, sentence(override))
+
+
+def test_a_typo_inside_a_yaml_is_found(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("_target_: sr_lab.models.imdn.IMDN\nscale: ${scale}\nnum_blocks: 3\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "mine.yaml").rename(tmp_path / "model" / "mine.yaml")
+    assert "did you mean 'num_block'?" in sentence(f"hydra.searchpath=[file://{tmp_path}]", "model=mine")
+
+
+def test_a_budget_limits_the_recipe_and_shortens_an_epoch_with_it():
+    config = compose(*SMOKE, "steps=1000000", "steps_per_epoch=1000", "schedule=step")
+    assert (config.steps, config.batch_size, config.dataset["lr_patch_size"]) == (6, 2, 16)
+    assert config.steps_per_epoch == pytest.approx(1000 * 6 / 1_000_000)
+
+
+def test_a_budget_never_lengthens():
+    config = compose("trainer=cpu", "budget=short", "steps=10", "batch_size=2")
+    assert (config.steps, config.batch_size, config.steps_per_epoch) == (10, 2, 1000)
+
+
+def test_the_automatic_budget_is_short_on_a_cpu():
+    assert compose("trainer=cpu").budget.name == "short (auto)"
+
+
+def test_the_paper_budget_leaves_the_recipe_alone():
+    assert compose("trainer=cpu", "budget=paper").steps == 1_000_000
+
+
+def test_a_written_configuration_reads_back_as_itself():
+    from omegaconf import OmegaConf
+
+    config = compose(*SMOKE, "model=imdn", "upsampler=deconv", "+model.num_feat=8")
+    again = configuration.load(OmegaConf.create(configuration.to_yaml(config)))
+    assert again == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ((), "osffnet_x4"),
+        (("model=imdn", "scale=2"), "imdn_x2"),
+        (("model=imdn", "upsampler=deconv", "seed=1"), "imdn_x4_deconv_seed-1"),
+        (("+model.num_block=3", "paths.data_dir=/x", "num_workers=0"), "osffnet_x4_num_block-3"),
+        (("+model.drf_kernels=[1,3]",), "osffnet_x4_drf_kernels--1-3"),
+    ],
+)
+def test_a_run_is_named_by_what_was_varied(overrides: tuple[str, ...], name: str):
+    config = compose("trainer=cpu", *overrides)
+    assert config.run_name == name
+
+
+@pytest.mark.parametrize(
+    ("ckpt", "name"),
+    [
+        ("weights/IMDN_x4.pth", "IMDN_x4"),
+        ("outputs/train/imdn_x4_seed-1-0a1b2c3d", "imdn_x4_seed-1"),
+        ("outputs/train/imdn_x4-0a1b2c3d/checkpoints/best.ckpt", "imdn_x4"),
+    ],
+)
+def test_a_measured_checkpoint_goes_by_its_own_name(ckpt: str, name: str):
+    assert compose("trainer=cpu", "task=evaluate", f"ckpt={ckpt}").run_name == name

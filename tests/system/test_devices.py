@@ -1,0 +1,264 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sr_lab.system import devices
+from sr_lab.errors import ConfigError
+
+# torch.cuda.get_arch_list() of torch 2.13's builds for x86-64.
+CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretend to have a GPU of a compute capability, and a build of torch."""
+
+    def pretend(major: int, minor: int, compiled: list[str] = CU130, name: str = "Some GPU") -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, minor))
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: compiled)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+        # true for a V100, since it counts emulation: nothing may depend on it
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+
+    return pretend
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        pytest.param((7, 0), "16-mixed", id="V100"),
+        pytest.param((7, 5), "16-mixed", id="T4"),
+        pytest.param((8, 0), "bf16-mixed", id="A100"),
+        pytest.param((8, 9), "bf16-mixed", id="RTX 40"),
+        pytest.param((9, 0), "bf16-mixed", id="H200"),
+        pytest.param((12, 0), "bf16-mixed", id="RTX 50"),
+    ],
+)
+def test_the_automatic_precision_is_what_the_card_computes_natively(gpu, capability, precision):
+    gpu(*capability)
+    assert devices.resolve_precision("auto", "auto") == precision
+
+
+def test_the_automatic_precision_is_float32_without_a_gpu(no_gpu):
+    assert devices.resolve_precision("auto", "auto") == "32-true"
+
+
+def test_the_automatic_precision_is_float32_on_the_cpu_of_a_machine_with_a_gpu(gpu):
+    gpu(9, 0)
+    assert devices.resolve_precision("auto", "cpu") == "32-true"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_a_precision_that_is_named_is_taken(gpu, precision):
+    gpu(7, 0)
+    assert devices.resolve_precision(precision, "auto") == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "cu126", "cu130"),
+    [
+        pytest.param((6, 1), True, False, id="GTX 10"),
+        pytest.param((7, 0), True, False, id="V100"),
+        pytest.param((7, 5), True, True, id="T4"),
+        pytest.param((8, 0), True, True, id="A100"),
+        pytest.param((8, 6), True, True, id="RTX 30"),
+        pytest.param((8, 9), True, True, id="RTX 40"),
+        pytest.param((9, 0), True, True, id="H200"),
+        pytest.param((10, 0), False, True, id="B200"),
+        pytest.param((12, 0), False, True, id="RTX 50"),
+    ],
+)
+def test_which_card_runs_on_which_build(gpu, capability, cu126, cu130):
+    for compiled, runs in ((CU126, cu126), (CU130, cu130)):
+        gpu(*capability, compiled)
+        if runs:
+            devices.check_gpu("auto")
+        else:
+            with pytest.raises(ConfigError):
+                devices.check_gpu("auto")
+
+
+def test_binary_code_does_not_run_on_an_older_minor_version(gpu):
+    gpu(8, 0, ["sm_86"])
+    with pytest.raises(ConfigError):
+        devices.check_gpu("auto")
+
+
+@pytest.mark.parametrize(("entry", "runs"), [("compute_90", True), ("compute_120", False), ("sm_90", False)])
+def test_intermediate_code_runs_on_anything_newer(gpu, entry, runs):
+    gpu(10, 0, [entry])
+    if runs:
+        devices.check_gpu("auto")
+    else:
+        with pytest.raises(ConfigError):
+            devices.check_gpu("auto")
+
+
+def test_a_v100_is_refused_with_the_install_command_that_fits(gpu):
+    gpu(7, 0, CU130, "Tesla V100-SXM2-32GB")
+    with pytest.raises(ConfigError) as caught:
+        devices.check_gpu("auto")
+    said = str(caught.value)
+    assert "no kernels for Tesla V100-SXM2-32GB (sm_70), only for sm_75, sm_80" in said
+    assert "pip install 'torch<2.15' --index-url https://download.pytorch.org/whl/cu126" in said
+    assert said.endswith("or take trainer=cpu")
+
+
+def test_a_new_card_is_sent_to_the_new_builds(gpu):
+    gpu(12, 0, CU126)
+    with pytest.raises(ConfigError, match=r"--index-url https://download.pytorch.org/whl/cu130"):
+        devices.check_gpu("auto")
+
+
+def test_a_card_that_is_not_used_is_not_refused(gpu):
+    gpu(7, 0, CU130)
+    devices.check_gpu("cpu")
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_refused_with_what_can_be_taken(no_gpu, accelerator):
+    with pytest.raises(ConfigError, match=f"got {accelerator}, and torch sees none here; take trainer=cpu"):
+        devices.check_gpu(accelerator)
+
+
+def test_a_machine_without_a_gpu_is_not_refused(no_gpu):
+    devices.check_gpu("auto")
+
+
+@pytest.mark.parametrize(
+    ("variables", "number"),
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "1"}, 1),
+        ({"RANK": "5", "LOCAL_RANK": "1"}, 5),
+        ({"SLURM_PROCID": "3"}, 3),
+        ({"NODE_RANK": "1"}, 1),
+    ],
+)
+def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, number):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert devices.rank() == number
+
+
+def test_the_device_has_a_name(gpu):
+    gpu(9, 0, name="NVIDIA H200")
+    assert devices.device_name("auto") == "NVIDIA H200"
+
+
+def test_the_cpu_is_named_with_its_threads(no_gpu):
+    assert devices.device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"
+
+
+def test_it_says_why_fp16_was_chosen(gpu):
+    gpu(7, 0, name="Tesla V100-SXM2-32GB")
+    assert devices.why_fp16() == (
+        "precision: fp16 with a gradient scaler, since Tesla V100-SXM2-32GB (compute capability 7.0) has "
+        "neither bf16 nor TF32"
+    )
+
+
+def test_a_machine_without_a_compiler_is_known_before_the_first_step(no_gpu, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "g++-13")
+    assert devices.why_no_compiler("cpu") == "there is no C++ compiler (g++-13; CXX may name another)"
+
+
+@pytest.mark.parametrize(
+    ("capability", "spec", "reason"),
+    [
+        ((9, 0), None, "Triton is not installed"),
+        ((6, 1), "there", "Some GPU is too old for Triton (compute capability below 7.0)"),
+        ((7, 0), "there", None),
+    ],
+    ids=["no Triton", "GTX 10", "V100"],
+)
+def test_compiling_for_a_gpu_needs_triton(gpu, monkeypatch, works, capability, spec, reason):
+    gpu(*capability)
+    monkeypatch.setenv("CC", works)
+    monkeypatch.setenv("CXX", works)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    assert devices.why_no_compiler("auto") == reason
+
+
+def script(path: Path, lines: str) -> str:
+    """A program."""
+    path.write_text(lines)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def works(tmp_path):
+    """A compiler that makes what it is told to make, the last word of its command."""
+    return script(tmp_path / "works", "#!/bin/sh\nfor made; do :; done\n: > $made\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("#!/bin/sh\nexit 3\n", r"does not work \(.*CXX may name another\): exit code 3"),
+        ("#!/bin/sh\necho 'cc1plus: not found' >&2\nexit 1\n", r"does not work .*: cc1plus: not found"),
+        ("#!/bin/sh\nexit 0\n", "does not work"),
+        ("", r"does not run .*: Exec format error"),
+    ],
+    ids=["fails", "is half installed", "makes nothing", "is no program"],
+)
+def test_a_compiler_that_is_there_and_does_not_work_is_known_too(
+    no_gpu, monkeypatch, tmp_path, lines, reason
+):
+    monkeypatch.setenv("CXX", script(tmp_path / "broken", lines))
+    assert re.match(f"the C\\+\\+ compiler {reason}", devices.why_no_compiler("cpu"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_a_real_compiler_works(no_gpu, monkeypatch):
+    monkeypatch.setenv("CXX", "g++")
+    assert devices.why_no_compiler("cpu") is None
+
+
+def test_compiling_needs_pythons_headers(no_gpu, monkeypatch, works):
+    monkeypatch.setenv("CXX", works)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: "/nowhere")
+    assert devices.why_no_compiler("cpu").startswith("Python's headers are not installed (/nowhere/Python.h;")
+
+
+def test_compiling_for_a_gpu_needs_a_c_compiler(gpu, monkeypatch, works):
+    gpu(9, 0)
+    monkeypatch.setenv("CXX", works)
+    monkeypatch.setenv("CC", "gcc-of-nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "there")
+    assert devices.why_no_compiler("auto") == ("there is no C compiler (gcc-of-nowhere; CC may name another)")
+
+
+@pytest.mark.parametrize("benchmark", [True, False, None])
+def test_what_a_measurement_computes_with_is_put_back(benchmark):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    with devices.arithmetic(tf32=True, benchmark=benchmark):
+        assert (cudnn.allow_tf32, matmul.allow_tf32) == (True, True)
+        assert cudnn.benchmark is (before[2] if benchmark is None else benchmark)
+    assert (cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark) == before
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("high", True), ("highest", False)])
+def test_tf32_is_allowed_for_convolutions_and_products_alike(precision, allowed):
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        devices.float32_matmul_precision(precision)
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

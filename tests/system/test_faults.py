@@ -1,0 +1,62 @@
+"""What Lightning and torch say of a configuration that they cannot do, as one sentence for the user."""
+
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, StochasticWeightAveraging
+
+from sr_lab import errors
+from sr_lab.system import faults
+from tests import tiny
+
+pytestmark = [
+    # Lightning's own code, and its advice for long trainings
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
+    pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
+]
+
+
+def train(folder: Path, *callbacks: lightning.Callback, **settings: float) -> None:
+    """Two steps, as `tasks.train` runs them."""
+    with faults.told():
+        trainer = tiny.trainer(folder, max_steps=2, callbacks=[*callbacks], limit_val_batches=0)
+        trainer.fit(tiny.sr_module(**settings), tiny.data())
+
+
+@pytest.mark.parametrize(
+    ("callback", "says"),
+    [
+        (
+            LearningRateMonitor(),
+            "Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger.",
+        ),
+        (StochasticWeightAveraging(swa_lrs=1e-2), "SWA with `swa_epoch_start` as a float is not supported"),
+    ],
+    ids=["monitor", "swa"],
+)
+def test_a_callback_that_cannot_work_is_told_in_a_sentence(tmp_path, callback, says):
+    with pytest.raises(errors.ConfigError, match=f"^training: Lightning cannot do this: {says}"):
+        train(tmp_path, callback)
+
+
+def test_a_learning_rate_that_is_no_number_of_the_network_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(errors.ConfigError, match="take a smaller learning_rate"):
+        train(tmp_path, learning_rate=1e40)
+
+
+class Broken(torch.utils.data.Dataset):
+    """Its only image is broken."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise errors.DataError("images: 'a.png' is broken")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_broken_image_that_a_worker_meets_is_no_fault_of_the_machine():
+    with pytest.raises(errors.DataError, match=r"^images: 'a.png' is broken$"), faults.told():
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))

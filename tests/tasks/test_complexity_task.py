@@ -1,0 +1,102 @@
+"""``task=complexity`` measures what runs in the end; a sweep ends with a table, a csv and a picture."""
+
+import csv
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.layers.reparam import RepConv
+from sr_lab.reporting import pictures
+from sr_lab.reporting.runs import read_run
+from sr_lab.tasks import common, complexity
+from tests.command_line import sr_lab
+from tests.conftest import compose
+from tests.report_runs import folder as written
+from tests.report_runs import values
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Folder and output of a sweep over three networks, one of which the papers compare."""
+    folder = tmp_path_factory.mktemp("sweep")
+    done = sr_lab(
+        folder, "-m", "task=complexity", "trainer=cpu", "model=ecbsr_m4c16,srcnn,imdn_rtc", "scale=4"
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "outputs" / "complexity", done.stdout
+
+
+def values_of(folder, name):
+    (metrics,) = folder.glob(f"{name}_x4-*/metrics.json")
+    return json.loads(metrics.read_text())
+
+
+def test_a_folded_network_is_counted(swept):
+    values = values_of(swept[0], "ecbsr_m4c16")
+    assert values["num_params"] == 11_840
+    assert values["num_params_training"] > 2 * values["num_params"]
+
+
+def test_time_is_that_of_the_folded_network(monkeypatch, tmp_path):
+    """The branches of an ECB would cost four times as much."""
+    timed = []
+    monkeypatch.setattr(complexity, "cpu_time", lambda network, scale: timed.append(network) or {})
+    monkeypatch.setattr(complexity.common, "provenance", lambda config, folder: {})
+    monkeypatch.setattr(complexity.HydraConfig, "get", lambda: OmegaConf.create({"runtime": {"choices": {}}}))
+    monkeypatch.setattr(complexity.common, "in_multirun", lambda: True)
+    complexity.run(compose("task=complexity", "trainer=cpu", "model=ecbsr_m4c16"), tmp_path, [])
+    assert all(part.folded is not None for part in timed[0].modules() if isinstance(part, RepConv))
+
+
+def test_every_column_is_there(swept):
+    values = values_of(swept[0], "srcnn")
+    assert values["option"] == "srcnn"
+    assert values["activations"] == (64 + 32 + 1) * 1280 * 720
+    assert values["peak_memory_bytes"] > 96 * 1280 * 720 * 4  # 64 and 32 maps at once
+    assert (
+        values["cpu_s_per_megapixel_q1"] <= values["cpu_s_per_megapixel"] <= values["cpu_s_per_megapixel_q3"]
+    )
+
+
+def test_a_sweep_ends_with_a_table_a_csv_and_a_picture(swept):
+    folder, out = swept
+    with (folder / "complexity.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["option"] for row in rows] == ["ecbsr_m4c16", "srcnn", "imdn_rtc"]
+    assert (folder / "complexity_x4.png").read_bytes().startswith(b"\x89PNG")
+    assert "for want of a printed PSNR on Urban100: ecbsr_m4c16_x4, imdn_rtc_x4" in out
+    assert "CPU: eager float32 passes to 640x360 pixels" in out
+
+
+def test_costs_join_the_rows_that_are_trained(tmp_path, capsys):
+    row = {"table": {"paper": "two_strategies", "name": "table1"}, "sets": ("Set5",)}
+    for name, label, own in (
+        ("trained", "Baseline", {}),
+        ("trained_too", "Baseline+CA", {}),
+        ("cost", "Baseline", {"task": "complexity", "gpu_ms": 4.0}),
+        ("cost_too", "Baseline+CA", {"task": "complexity", "gpu_ms": 9.0}),
+        ("cost_alone", "Baseline+SA", {"task": "complexity", "gpu_ms": 5.0}),
+    ):
+        written(tmp_path, name, **values(label, 31.5, **row, **own))
+    written(tmp_path, "unfinished", settings="scale: 4\nrow_label: Baseline+SA\n")
+    config = compose("task=complexity", "trainer=cpu")
+    complexity.collect(config, [tmp_path / name for name in ("cost", "cost_too", "cost_alone")])
+    shown = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    rows = {line[1]: line for line in shown if len(line) > 5}
+    ours = {name: rows[name][5:8] for name in ("Baseline", "Baseline+CA", "Baseline+SA")}
+    assert ours["Baseline"] == ["31.50", "4.0", "0.0"]
+    assert ours["Baseline+CA"] == ["31.50", "9.0", "125.0"]
+    assert ours["Baseline+SA"][1:] == ["5.0", "25.0"]
+    names = pictures.names([read_run(tmp_path / name) for name in ("cost", "trained")])
+    assert names == ["Baseline (costs)", "Baseline"]
+
+
+def test_counting_leaves_the_network_as_it_is():
+    network = Entry("ecbsr_m4c16", 4).build()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    common.cost(network, 4)
+    assert before.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -1,0 +1,302 @@
+"""``task=upscale``: files and folders in, PNG files out."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import sr_lab
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.errors import ConfigError, DataError
+from sr_lab.inference.tiling import Tiled
+from sr_lab.tasks import upscale
+from tests.command_line import sr_lab as command
+from tests.conftest import compose
+from tests.datasets.test_images import save_png16
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with a colour image, and in a sub-folder a grey one of 16 bit and one with transparency."""
+    drawn = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "deep" / ".hidden").mkdir(parents=True)
+    colour = Image.fromarray(drawn.integers(0, 256, (9, 8, 3), dtype=np.uint8))
+    colour.save(folder / "colour.JPG", "PNG", icc_profile=b"what the colours mean")
+    Image.fromarray(drawn.integers(0, 65536, (7, 6), dtype=np.uint16)).save(folder / "deep" / "grey.png")
+    colour.putalpha(77)
+    colour.save(folder / "deep" / "layer.webp", lossless=True)
+    colour.save(folder / "deep" / ".hidden" / "thumbnail.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def run(source, output, *overrides, ckpt=None):
+    arguments = (f"input={source}", f"output={output}", "trainer=cpu", *overrides)
+    network = (f"ckpt={ckpt}",) if ckpt else ("model=bicubic", "scale=3")
+    config = compose("task=upscale", *network, *arguments)
+    upscale.run(config, output, [*network, *arguments])
+
+
+def below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_comes_out_as_it_lies(photos, tmp_path, capsys):
+    output = tmp_path / "big"
+    run(photos, output)
+    assert below(output) == ["colour_x3.png", "deep/grey_x3.png", "deep/layer_x3.png"]
+    assert "3 of 3 enlarged" in capsys.readouterr().out
+    with Image.open(output / "colour_x3.png") as image:
+        assert (image.mode, image.size, image.info["icc_profile"]) == (
+            "RGB",
+            (24, 27),
+            b"what the colours mean",
+        )
+    with Image.open(output / "deep" / "grey_x3.png") as image:
+        assert (image.mode, image.size) == ("I;16", (18, 21))
+    with Image.open(output / "deep" / "layer_x3.png") as image:
+        assert (image.mode, image.getchannel("A").getextrema()) == ("RGBA", (77, 77))
+
+
+def test_a_file_is_enlarged_as_sr_lab_upscale_does(weights_dir, photos, tmp_path):
+    ckpt = weights_dir / "IMDN" / "IMDN_x2.pth"
+    run(photos / "colour.JPG", tmp_path / "big", ckpt=ckpt)
+    expected = sr_lab.upscale(photos / "colour.JPG", sr_lab.load(ckpt))
+    with Image.open(tmp_path / "big" / "colour_x2.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+
+
+def test_what_is_there_is_passed_over(photos, tmp_path, capsys):
+    output = tmp_path / "big"
+    run(photos, output)
+    before = (output / "colour_x3.png").stat().st_mtime_ns
+    capsys.readouterr()
+    run(photos, output)
+    assert (output / "colour_x3.png").stat().st_mtime_ns == before
+    said = capsys.readouterr().out
+    assert said == f"3 there already (overwrite=true makes them again)\n0 of 0 enlarged into {output}\n"
+    run(photos, output, "overwrite=true")
+    assert (output / "colour_x3.png").stat().st_mtime_ns != before
+
+
+def weights(path, seed):
+    torch.manual_seed(seed)
+    torch.save(Entry("ecbsr_m4c16", 2).build().state_dict(), path)
+    return path
+
+
+def test_a_picture_of_another_network_or_image_is_named_and_stays(photos, tmp_path, capsys):
+    source, result = photos / "colour.JPG", tmp_path / "big" / "colour_x2.png"
+    model = ("model=ecbsr_m4c16", "scale=2")
+    one, other = weights(tmp_path / "one.pth", 1), weights(tmp_path / "other.pth", 2)
+    run(source, result.parent, *model, ckpt=one)
+    of_one = result.read_bytes()
+
+    def refused(ckpt):
+        with pytest.raises(SystemExit) as ended:
+            run(source, result.parent, *model, ckpt=ckpt)
+        said = capsys.readouterr().out
+        assert f"failed: {source}: '{result}' is there, and not made of this image as it is now by" in said
+        assert "0 of 1 enlarged" in said
+        return ended.value.code
+
+    assert refused(other) == 1
+    assert result.read_bytes() == of_one
+    source.write_bytes((photos / "deep" / "layer.webp").read_bytes())
+    assert refused(one) == 1
+    result.write_text("a letter")
+    assert refused(one) == 1
+    assert result.read_text() == "a letter"
+    run(source, result.parent, *model, "overwrite=true", ckpt=other)
+    with Image.open(result) as image:
+        assert image.mode == "RGBA"
+
+
+def test_what_a_result_carries_is_the_same_anywhere(photos, tmp_path):
+    run(photos, tmp_path / "big")
+    elsewhere = photos.rename(tmp_path / "elsewhere")
+    run(elsewhere, tmp_path / "again")
+    for name in below(tmp_path / "big"):
+        assert (tmp_path / "big" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    with Image.open(tmp_path / "big" / "colour_x3.png") as image:
+        assert list(image.text) == ["sr_lab"]
+        assert len(bytes.fromhex(image.text["sr_lab"])) == 32
+
+
+def test_a_broken_image_does_not_end_the_others(photos, tmp_path, capsys):
+    (photos / "broken.png").write_text("no image")
+    with pytest.raises(SystemExit) as ended:
+        run(photos, tmp_path / "big")
+    assert ended.value.code == 1
+    assert len(below(tmp_path / "big")) == 3
+    said = capsys.readouterr().out
+    assert f"failed: {photos / 'broken.png'}: images: cannot read" in said
+    assert "3 of 4 enlarged" in said
+
+
+def test_results_within_the_input_are_not_enlarged_again(photos):
+    run(photos, photos / "big")
+    before = below(photos)
+    run(photos, photos / "big")
+    assert below(photos) == before
+
+
+def test_results_beside_the_images_are_not_enlarged_again(photos):
+    run(photos, photos)
+    before = below(photos)
+    assert "colour_x3.png" in before
+    run(photos, photos)
+    run(photos / "deep", photos / "deep")
+    assert below(photos) == before
+
+
+def test_images_below_the_output_are_enlarged(photos):
+    run(photos / "deep", photos)
+    assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
+
+
+def test_images_of_one_result_do_not_keep_the_others_from_theirs(photos, tmp_path, capsys):
+    twin = photos / "colour.png"
+    twin.write_bytes((photos / "colour.JPG").read_bytes())
+    with pytest.raises(SystemExit):
+        run(photos, tmp_path / "big")
+    said = capsys.readouterr().out
+    for path in (photos / "colour.JPG", twin):
+        assert f"failed: {path}: {photos / 'colour.JPG'} and {twin} would become " in said
+    assert below(tmp_path / "big") == ["deep/grey_x3.png", "deep/layer_x3.png"]
+
+
+class Hungry(nn.Module):
+    """Needs more memory than there is for more LR pixels than these."""
+
+    scale = 2
+    colour = "rgb"
+
+    def __init__(self, pixels):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.pixels = pixels
+
+    def forward(self, lr):
+        if not lr.is_meta and lr.dtype == torch.float32 and lr.shape[2] * lr.shape[3] > self.pixels:
+            torch.empty(2**58, device=lr.device)
+        return self.conv(lr).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def drawn(path, *sizes):
+    path.mkdir()
+    for number, size in enumerate(sizes):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"{number}.png")
+    return {image: path / f"big_{image.name}" for image in sorted(path.iterdir())}
+
+
+def test_an_image_that_fills_the_memory_is_told_and_the_others_are_enlarged(tmp_path):
+    jobs = drawn(tmp_path / "photos", (20, 20), (200, 200), (20, 21))
+    failed = upscale.enlarge_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
+    assert failed == {
+        tmp_path / "photos" / "1.png": "upscale: the memory is too small for it with tile=none; "
+        "take tile=auto, or a smaller tile"
+    }
+    assert [output.is_file() for output in jobs.values()] == [True, False, True]
+
+
+def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, capsys):
+    (job,) = drawn(tmp_path / "photos", (500, 500)).items()
+    network = Hungry(150_000).eval()
+    assert upscale.enlarge_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
+    assert "tiled: 500x500 pixels in tiles of" in capsys.readouterr().out
+    network.pixels = 1_000_000
+    with Image.open(job[1]) as image:
+        assert np.array_equal(np.asarray(image), np.asarray(sr_lab.upscale(job[0], network)))
+
+
+def test_a_mistake_in_a_network_is_no_lack_of_memory(tmp_path):
+    with pytest.raises(RuntimeError, match="expected input"):
+        upscale.enlarge_all(
+            drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), ""
+        )
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_the_others(tmp_path):
+    jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
+    first, last = jobs
+    jobs[first].mkdir()
+    assert upscale.enlarge_all(jobs, Tiled(Hungry(999)), "a maker").keys() == {first}
+    assert jobs[last].is_file()
+
+
+def test_less_depth_is_told(tmp_path, capsys):
+    path = save_png16(tmp_path / "deep.png", np.full((5, 6, 3), 40000, np.uint16), 2)
+    run(path, tmp_path / "big")
+    assert f"note: {path}: 16 bit become 8" in capsys.readouterr().out
+
+
+def test_a_list_of_inputs(photos, tmp_path):
+    run(f"[{photos / 'colour.JPG'},{photos / 'deep'}]", tmp_path / "big")
+    assert below(tmp_path / "big") == ["colour_x3.png", "grey_x3.png", "layer_x3.png"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_an_input_without_images_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"^input: "):
+        run(tmp_path / name, tmp_path / "big")
+
+
+def test_a_network_needs_its_weights(photos, tmp_path):
+    config = compose("task=upscale", "model=imdn", f"input={photos}", f"output={tmp_path}", "trainer=cpu")
+    with pytest.raises(ConfigError, match=r"ckpt: IMDN has weights and none are given"):
+        upscale.run(config, tmp_path, [])
+
+
+@pytest.mark.parametrize("tile", ["0", "some", "1.5"])
+def test_no_such_tile(photos, tmp_path, tile):
+    with pytest.raises(ConfigError, match="tile"):
+        run(photos, tmp_path, f"tile={tile}")
+
+
+def test_a_tiled_image_says_so(weights_dir, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 110, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    run(tmp_path / "wide.png", tmp_path / "big", "tile=96", ckpt=weights_dir / "IMDN" / "IMDN_RTC_x2.pth")
+    assert "tiled: 60x110 pixels in tiles of 60x96, overlapping by 22; equal" in capsys.readouterr().out
+
+
+def test_the_command_line_leaves_images_and_nothing_else(photos, tmp_path):
+    arguments = ("task=upscale", "model=bicubic", "scale=2", "trainer=cpu", f"input={photos}", "output=big")
+    done = command(tmp_path / "work", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert below(tmp_path / "work" / "big") == [
+        f"{name}_x2.png" for name in ("colour", "deep/grey", "deep/layer")
+    ]
+    assert not (tmp_path / "work" / "outputs").exists()
+    assert done.stdout == "3 of 3 enlarged into big\n"
+
+
+def test_a_picture_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
+    jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
+    (result, _), overlaps = jobs.values(), []
+    network, second, write = Hungry(999), threading.Event(), upscale._write
+    network.register_forward_pre_hook(lambda _, given: second.set() if given[0].shape[3] == 8 else None)
+
+    def slow_write(sr, output, stamp):
+        overlaps.append(second.wait(5))
+        write(sr, output, stamp)
+
+    monkeypatch.setattr(upscale, "_write", slow_write)
+    assert upscale.enlarge_all(jobs, Tiled(network), "a maker") == {}
+    assert overlaps == [True, True]
+    written = result.read_bytes()
+    assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's sign of levels 2 to 5
+
+
+@pytest.mark.parametrize("task", ["upscale", "prepare", "shard", "doctor"])
+def test_the_help_has_an_example_of_a_task_for_files(task):
+    help_page = (Path(__file__).parents[2] / "conf" / "config.yaml").read_text()
+    assert f"\n        python -m sr_lab task={task} " in help_page

@@ -1,0 +1,291 @@
+import copy
+import statistics
+import weakref
+
+import lightning
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sr_lab.training.data_module import ImageLoader, RankShare
+from sr_lab.system.devices import exact_float32
+from tests import tiny
+
+pytestmark = [
+    # Lightning's own code, and its advice for long trainings
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
+    pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
+]
+
+
+class Rates(lightning.Callback):
+    """The learning rate that each optimizer step was made with."""
+
+    def __init__(self) -> None:
+        self.taken: list[float] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.taken.append(optimizer.param_groups[0]["lr"])
+
+
+def rates(folder, steps: int, steps_per_unit: float, **settings: object) -> list[float]:
+    """Learning rates of a training whose schedule halves at every unit."""
+    module = tiny.sr_module(
+        learning_rate=1.0,
+        make_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
+        steps_per_unit=steps_per_unit,
+    )
+    watch = Rates()
+    tiny.trainer(folder, max_steps=steps, limit_val_batches=0, callbacks=[watch], **settings).fit(
+        module, tiny.data(train=tiny.Patches(size=2), **({"accumulate": 2} if settings else {}))
+    )
+    return watch.taken
+
+
+def test_a_schedule_per_step_moves_on_after_every_step(tmp_path):
+    assert rates(tmp_path, 4, 1.0) == [1, 1 / 2, 1 / 4, 1 / 8]
+
+
+def test_a_schedule_per_epoch_moves_on_after_its_steps(tmp_path):
+    assert rates(tmp_path, 7, 3.0) == [1, 1, 1, 1 / 2, 1 / 2, 1 / 2, 1 / 4]
+
+
+def test_an_epoch_of_two_and_a_half_steps_moves_on_after_three_and_after_five(tmp_path):
+    assert rates(tmp_path, 7, 2.5) == [1, 1, 1, 1 / 2, 1 / 2, 1 / 4, 1 / 4]
+
+
+def test_an_epoch_shorter_than_a_step_moves_on_several_units_at_once(tmp_path):
+    assert rates(tmp_path, 4, 0.5) == [1, 1 / 4, 1 / 16, 1 / 64]
+
+
+def test_accumulated_batches_count_as_one_step_of_the_schedule(tmp_path):
+    assert rates(tmp_path, 3, 1.0, accumulate_grad_batches=2) == [1, 1 / 2, 1 / 4]
+
+
+@pytest.mark.parametrize(("steps", "most"), [(1_000_000, 300), (1_000_000, 6), (900_000, 6), (500_000, 300)])
+def test_a_shortened_epoch_ends_at_the_same_unit_as_the_full_one(monkeypatch, steps, most):
+    """The numbers that a budget makes of 1000 steps per epoch: rounding must not lose a unit at the end."""
+    module = tiny.sr_module(learning_rate=1.0, steps_per_unit=1000.0 * most / steps)
+    monkeypatch.setattr(type(module), "global_step", most)
+    configured = module.configure_optimizers()
+    configured["optimizer"].step()  # torch warns if the schedule goes first
+    scheduler = configured["lr_scheduler"]["scheduler"]
+    module.lr_scheduler_step(scheduler, None)
+    assert scheduler.last_epoch == steps // 1000
+
+
+def test_the_loss_of_a_batch_is_the_hand_computed_one():
+    module = tiny.sr_module()
+    nn.init.zeros_(module.network.head.weight)
+    nn.init.constant_(module.network.head.bias, 0.5)  # sr is 0.5 everywhere
+    batch = {
+        "lr": torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+        "hr": torch.full((1, 3, 4, 4), 51, dtype=torch.uint8),  # 0.2
+        "name": ["a"],
+        "dihedral": torch.zeros(1, dtype=torch.uint8),
+    }
+    assert module.training_step(batch, 0).item() == pytest.approx(0.3, abs=1e-6)
+
+
+class Enlarge(nn.Module):
+    """Nearest neighbour, which any flip leaves what it is."""
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return lr.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+@pytest.mark.parametrize("code", range(8))
+def test_lr_and_hr_are_flipped_alike(code):
+    lr = torch.arange(27, dtype=torch.uint8).view(1, 3, 3, 3)
+    batch = {"lr": lr, "hr": Enlarge()(lr), "name": ["a"], "dihedral": torch.tensor([code])}
+    module = tiny.sr_module(network=Enlarge())
+    assert module.training_step(batch, 0).item() == 0
+
+
+def test_flips_reach_the_network():
+    seen = []
+
+    class Watch(Enlarge):
+        def forward(self, lr: Tensor) -> Tensor:
+            seen.append(lr)
+            return super().forward(lr)
+
+    lr = torch.arange(27, dtype=torch.uint8).view(1, 3, 3, 3)
+    module = tiny.sr_module(network=Watch())
+    module.training_step({"lr": lr, "hr": Enlarge()(lr), "name": ["a"], "dihedral": torch.tensor([1])}, 0)
+    torch.testing.assert_close(seen[0] * 255, lr.flip(-1).float())
+
+
+def validated(tmp_path) -> dict[str, float]:
+    sets = [tiny.Images("A", 2), tiny.Images("B", 3)]
+    module = tiny.sr_module(val=sets)
+    trainer = tiny.trainer(tmp_path)
+    trainer.validate(module, datamodule=tiny.data(val=sets), verbose=False)
+    return {key: value.item() for key, value in trainer.callback_metrics.items()}
+
+
+def test_validation_gives_psnr_and_ssim_of_each_set_and_their_mean(tmp_path):
+    keys = {"val/A/psnr_y", "val/A/ssim_y", "val/B/psnr_y", "val/B/ssim_y", "val/psnr_y"}
+    assert set(validated(tmp_path)) == keys
+
+
+def test_the_validation_of_a_set_is_the_mean_over_its_images(tmp_path):
+    images = tiny.Images("B", 3)
+    network = tiny.sr_module().network.eval()
+    with torch.no_grad():
+        expected = [
+            tiny.PROTOCOL.measure(network(item["lr"][None]), item["hr"][None], 2)[0].item()
+            for item in (images[index] for index in range(3))
+        ]
+    assert validated(tmp_path)["val/B/psnr_y"] == pytest.approx(statistics.fmean(expected), abs=1e-5)
+
+
+def test_checkpoints_are_chosen_by_the_mean_over_sets_whatever_their_size(tmp_path):
+    values = validated(tmp_path)
+    assert values["val/psnr_y"] == pytest.approx(
+        (values["val/A/psnr_y"] + values["val/B/psnr_y"]) / 2, abs=1e-5
+    )
+
+
+def test_a_second_validation_starts_from_nothing(tmp_path):
+    images = tiny.Images("A", 2)
+    module = tiny.sr_module(val=[images])
+    trainer = tiny.trainer(tmp_path)
+
+    def validate() -> dict[str, float]:
+        trainer.validate(module, datamodule=tiny.data(val=[images]), verbose=False)
+        return {key: value.item() for key, value in trainer.callback_metrics.items()}
+
+    weights = copy.deepcopy(module.network.state_dict())
+    first = validate()
+    nn.init.zeros_(module.network.head.weight)
+    assert validate() != first
+    module.network.load_state_dict(weights)
+    assert validate() == first
+
+
+def test_a_test_gives_each_image_what_the_protocol_measures(tmp_path):
+    images = tiny.Images("A", 2)
+    module = tiny.sr_module(test=[images])
+    tiny.trainer(tmp_path).test(module, datamodule=tiny.data(test=[images]), verbose=False)
+    for index, result in enumerate(module.results):
+        lr, hr = images[index]["lr"][None], images[index]["hr"][None]
+        with torch.no_grad():
+            psnr, ssim = tiny.PROTOCOL.measure(module.network(lr), hr, 2)
+        base_psnr, base_ssim = tiny.PROTOCOL.measure(tiny.PROTOCOL.bicubic(lr, 2), hr, 2)
+        assert (result.set_name, result.image) == ("A", f"image{index}")
+        assert [result.psnr_y, result.ssim_y] == [psnr.item(), ssim.item()]
+        assert [result.bicubic_psnr_y, result.bicubic_ssim_y] == [base_psnr.item(), base_ssim.item()]
+    assert len(module.results) == 2
+
+
+class Asked(TorchDispatchMode):
+    """Counts how often a value is fetched from the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_image_of_a_test_or_validation_waits_for_the_device():
+    images = tiny.Images("A", 3)
+    module = tiny.sr_module(val=[images], test=[images])
+    with torch.no_grad(), Asked() as asked:
+        for batch in ImageLoader(RankShare(images, rank=0, world=1)):
+            module.test_step(batch, 0)
+            module.validation_step(batch, 0)
+        assert asked.count == 0
+        torch.ones(1).item()
+    assert asked.count == 1  # it does notice
+    assert module.results == []
+    module.on_test_epoch_end()
+    assert [result.image for result in module.results] == ["image0", "image1", "image2"]
+
+
+def test_a_second_test_forgets_the_first(tmp_path):
+    images = tiny.Images("A", 2)
+    module = tiny.sr_module(test=[images])
+    trainer = tiny.trainer(tmp_path)
+    for _ in range(2):
+        trainer.test(module, datamodule=tiny.data(test=[images]), verbose=False)
+    assert len(module.results) == 2
+
+
+def test_measuring_is_in_float32_under_bf16_autocast():
+    module, lr = tiny.sr_module(), torch.rand(1, 3, 5, 7)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module.network(lr).dtype == torch.bfloat16  # what a training in bf16-mixed computes
+        restored = module.restore(lr)
+    assert restored.dtype == torch.float32
+    torch.testing.assert_close(restored, module.network(lr), rtol=0, atol=0)
+
+
+def test_measuring_is_without_tf32():
+    seen = []
+
+    class Watch(tiny.TinyNet):
+        def forward(self, lr: Tensor) -> Tensor:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            return super().forward(lr)
+
+    tiny.sr_module(network=Watch()).restore(torch.rand(1, 3, 4, 4))
+    assert seen == [(False, False)]
+
+
+@pytest.fixture
+def tf32():
+    """torch's switches, put back after the test."""
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield torch.backends
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+
+
+@pytest.mark.parametrize("cudnn", [True, False])
+@pytest.mark.parametrize("matmul", [True, False])
+def test_the_tf32_switches_come_back_even_after_an_error(tf32, cudnn, matmul):
+    tf32.cudnn.allow_tf32, tf32.cuda.matmul.allow_tf32 = cudnn, matmul
+    with pytest.raises(RuntimeError, match="died"), exact_float32():
+        raise RuntimeError("died")
+    assert (tf32.cudnn.allow_tf32, tf32.cuda.matmul.allow_tf32) == (cudnn, matmul)
+
+
+def test_tiles_begin_once_the_memory_of_the_whole_image_is_free():
+    class Small(tiny.TinyNet):
+        features: weakref.ref[Tensor] | None = None
+
+        def forward(self, lr: Tensor) -> Tensor:
+            if lr.device.type == "meta" or lr.dtype == torch.float64:  # it is asked what a pixel depends on
+                return super().forward(lr)
+            assert self.features is None or self.features() is None
+            if lr.shape[-1] > 16:
+                features = torch.rand(1, 64, *lr.shape[-2:])
+                self.features = weakref.ref(features)
+                raise torch.OutOfMemoryError("full")
+            return super().forward(lr)
+
+    network, lr = Small(), torch.rand(1, 3, 20, 40)
+    module = tiny.sr_module(network=network)
+    with torch.no_grad():
+        torch.testing.assert_close(module.restore(lr), network.tail(network.head(lr)), rtol=0, atol=1e-6)
+    assert network.features is not None
+    assert module.tiled is not None
+
+
+def test_a_luma_network_gets_luma():
+    class Luma(nn.Module):
+        colour = "y"
+
+        def forward(self, lr: Tensor) -> Tensor:
+            assert lr.shape == (1, 1, 4, 4)
+            return lr.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+    assert tiny.sr_module(network=Luma()).restore(torch.rand(1, 3, 4, 4)).shape == (1, 1, 8, 8)
+
+
+def test_a_checkpoint_carries_what_builds_its_network():
+    checkpoint: dict[str, object] = {}
+    tiny.sr_module(record={"scale": 2}).on_save_checkpoint(checkpoint)
+    assert checkpoint == {"sr_lab": {"scale": 2}}

@@ -30,13 +30,13 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sr_lab.config import schema as configuration
 from sr_lab import tasks
 from sr_lab.config import hydra_guard as hydra_settings
-from sr_lab.runs import sweep
-from sr_lab.errors import MACHINE, ConfigError, RankError
-from sr_lab.config.messages import explain
+from sr_lab.config import schema as configuration
 from sr_lab.config.identity import register_resolvers
+from sr_lab.config.messages import explain
+from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
+from sr_lab.runs import sweep
 
 _queue: list[sweep.Job] = []  # jobs that wait for a process of their own
 _codes: list[int] = []  # what searches ended with
@@ -107,7 +107,7 @@ def _speaks(error: Exception) -> bool:
     """
     if (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "0")) == "0":
         return True
-    told = (ConfigError, RankError) if sweep.RANK_OF in os.environ else (ConfigError,)
+    told = (ConfigError, DistributedError) if sweep.RANK_OF in os.environ else (ConfigError,)
     return not isinstance(error, told)
 
 
@@ -229,7 +229,7 @@ def main() -> int:
         return code
     except Exception as error:
         sentence = explain(error)
-        if not isinstance(error, MACHINE):
+        if not isinstance(error, MACHINE_ERRORS):
             sweep.refused(sentence or f"{type(error).__name__}: {error}")
         if sentence is None:
             raise

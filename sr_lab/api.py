@@ -14,13 +14,13 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from sr_lab.checkpoints import catalogue
-from sr_lab.config import targets
-from sr_lab.inference.backends import Backend, Engine, run_by
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.reading import Checkpoint, load_weights, open_checkpoint
+from sr_lab.config import targets
 from sr_lab.config.schema import StoredNetwork
 from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
+from sr_lab.inference.backends import Backend, Engine, run_by
 from sr_lab.inference.tiling import Tile, Tiled, enlarge
 from sr_lab.layers.folding import for_inference
 
@@ -35,7 +35,8 @@ def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend
             whose network and scale are found out; or the name of a network (``imdn``), which comes with
             fresh weights. Where a folder has the name of a network, write ``./imdn`` for the folder.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
-        backend: Who computes it, see `sr_lab.inference.backends.run_by`; all but ``eager`` are for inference alone.
+        backend: Who computes it, see `sr_lab.inference.backends.run_by`; all but ``eager``
+            are for inference alone.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; ``colour`` says which channels.

@@ -21,9 +21,9 @@ class FaultError(SRLabError):
     """A disk, memory or process failed a training."""
 
 
-class RankError(SRLabError):
+class DistributedError(SRLabError):
     """A process of a training on several devices did not come, does not answer, or is gone."""
 
 
 # What a machine does to a run is no failure of the run: the same command goes on with it.
-MACHINE = (FaultError, RankError, OSError)
+MACHINE_ERRORS = (FaultError, DistributedError, OSError)

@@ -7,8 +7,8 @@ pruned.txt   why a search ended the run before its last step
 checkpoints/{last,previous,best}.ckpt   images/   wandb/
 checkpoints.old/   of the attempt before one with resume=never, until this one has saved
 
-A checkpoint ends with its SHA-256 (``sr_lab.checkpoints.digest``). The last one becomes ``previous.ckpt`` when the next
-is on the disk; a damaged one is set aside as ``damaged.ckpt`` by the run that goes on from the one before.
+The last checkpoint becomes ``previous.ckpt`` when the next is on the disk; a damaged one is set aside as
+``damaged.ckpt`` by the run that resumes from the one before.
 
 Beside the run folders of a sweep lies ``sweep.json``, the list of its jobs.
 """
@@ -28,8 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
-from sr_lab import files, untrusted
-from sr_lab.errors import MACHINE, ConfigError
+from sr_lab import files
+from sr_lab.errors import MACHINE_ERRORS, ConfigError
 
 _BEGUN_BY = ".begun"
 
@@ -118,7 +118,7 @@ class RunFolder:
     def begun_by(self, job: str) -> bool:
         """Whether this job was the last to begin the run anew."""
         try:
-            return untrusted.read_text(self.path / _BEGUN_BY) == job
+            return files.read_text(self.path / _BEGUN_BY) == job
         except (OSError, ValueError):
             return False
 
@@ -144,7 +144,7 @@ class RunFolder:
     def since(self) -> float | None:
         """When the last attempt began, in seconds since the epoch; ``None`` before the first."""
         try:
-            return float(untrusted.read_text(self.lock))
+            return float(files.read_text(self.lock))
         except (OSError, ValueError):
             return None
 
@@ -152,22 +152,20 @@ class RunFolder:
         """The newest figure of each column of the record: ``step``, ``train/loss``, ``val/psnr_y``, ..."""
         newest: dict[str, str] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
-            for row in untrusted.read_csv(self.record):
-                newest |= {key: str(untrusted.plain(value)) for key, value in row.items() if key and value}
+            for row in files.read_csv(self.record):
+                newest |= {key: str(files.plain(value)) for key, value in row.items() if key and value}
         return newest
 
     def validations(self) -> dict[int, float]:
         """``val/psnr_y`` of each validation in the record, by step, without a row that is being written."""
-        values = {
-            int(row["step"]): untrusted.number(row.get("val/psnr_y")) for row in whole_rows(self.record)
-        }
+        values = {int(row["step"]): files.number(row.get("val/psnr_y")) for row in whole_rows(self.record)}
         return {step: value for step, value in values.items() if math.isfinite(value)}
 
     def read_metrics(self) -> dict[str, object] | None:
         """Results of a finished run, ``None`` of an unfinished one."""
         if not self.metrics.is_file():
             return None
-        return typing.cast("dict[str, object]", untrusted.read_json(self.metrics))
+        return typing.cast("dict[str, object]", files.read_json(self.metrics))
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, from which the run can be started again."""
@@ -203,7 +201,7 @@ class RunFolder:
             self.pruned.unlink(missing_ok=True)
             try:
                 yield
-            except MACHINE:
+            except MACHINE_ERRORS:
                 raise
             except Exception:  # not Ctrl-C: an interrupted run has not failed
                 with contextlib.suppress(OSError):  # the disk may be what has failed
@@ -287,7 +285,7 @@ def read_index(parent: Path) -> list[Listed]:
     """The jobs of the sweeps that wrote into ``parent``, in their order; none if there was no sweep."""
     path = parent / "sweep.json"
     try:
-        jobs = typing.cast("dict[str, list[dict[str, typing.Any]]]", untrusted.read_json(path))["jobs"]
+        jobs = typing.cast("dict[str, list[dict[str, typing.Any]]]", files.read_json(path))["jobs"]
         listed = [Listed(**job) for job in jobs]
     except FileNotFoundError:
         return []

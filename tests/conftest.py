@@ -7,9 +7,9 @@ import hydra
 import pytest
 import torch
 
-from sr_lab.config.schema import Config, load
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
+from sr_lab.config.schema import Config, load
 
 
 @pytest.fixture(autouse=True)

@@ -18,14 +18,14 @@ import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor, nn
 
-from sr_lab.system import distributed as ranks
-from sr_lab.training.callbacks import ExampleImages
-from sr_lab.errors import RankError
-from sr_lab.training.lit_module import SRModule
+from sr_lab.errors import DistributedError
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.imfm import IMFM
 from sr_lab.models.mren import MREN
+from sr_lab.system import distributed as ranks
 from sr_lab.tasks import common
+from sr_lab.training.callbacks import ExampleImages
+from sr_lab.training.lit_module import SRModule
 from tests import tiny
 
 STEPS = 50
@@ -176,7 +176,7 @@ def _told(trained: lightning.Trainer) -> dict[str, object]:
     try:
         with ranks.together(trained):
             trained.fit(tiny.sr_module(), tiny.data(batch_size=BATCH))
-    except RankError as error:
+    except DistributedError as error:
         return {"told": str(error), "seconds": time.monotonic() - started}
     return {"told": "", "seconds": 0.0}
 

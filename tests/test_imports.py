@@ -1,6 +1,7 @@
-"""The walls between the rooms (who may import whom) and what each command leaves unloaded."""
+"""Who may import whom (the arrows between the rooms), and what each command leaves unloaded."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,95 +12,37 @@ import sr_lab
 
 PACKAGE = Path(sr_lab.__file__).parent
 
-# Room -> floor; a module may import modules of lower floors, of its own room, and of no other.
-FLOORS = {
-    "errors": 0,
-    "interrupts": 0,
-    "types": 0,
-    "files": 0,
-    "digest": 0,
-    "untrusted": 0,
-    "devices": 1,
-    "faults": 1,
-    "autotune": 1,
-    "ops": 1,
-    "layers": 1,
-    "schedules": 1,
-    "losses": 1,
-    "upsamplers": 2,
-    "datasets": 2,
-    "degradations": 2,
-    "protocol": 2,
-    "models": 3,
-    "strategies": 4,
-    "checkpoints": 5,
-    "backends": 5,
-    "inference": 5,
-    "analysis": 5,
-    "metrics": 5,
-    "ranks": 5,
-    "lit_module": 6,
-    "data_module": 6,
-    "callbacks": 6,
-    "durable": 6,
-    "judge": 6,
-    "nan_policy": 6,
-    "signals": 6,
-    "catalogue": 6,
-    "tasks": 7,
-    "speed": 7,
-    "sweep": 7,
-    "search": 7,
-    "api": 7,
-    "__main__": 8,
+# A module imports from its own floor and those before it, never from one behind it.
+FLOORS = (
+    {"errors", "types", "files"},
+    {"system", "run_folder", "ops", "layers", "losses"},
+    {"upsamplers", "datasets", "degradations", "protocol", "metrics"},
+    {"models"},
+    {"strategies"},
+    {"checkpoints", "inference"},
+    {"training"},
+    {"runs"},
+    {"tasks", "api", "speed"},
+    {"__main__"},
+)
+# Two rooms stand beside the floors: what they may import, and who may import them.
+BESIDE = {
+    "config": {"errors", "types", "files", "system", "run_folder"},
+    "reporting": {"errors", "types", "files", "run_folder"},
 }
-# Beside the tower: what configures a run, and what reads run folders.
-CONFIGURATION = ("config", "hydra_settings", "hydra_errors", "targets", "identity", "loggers")
-FILES = ("run_folder", "reporting")
-# Who may know what configures a run.
-CONFIGURED = {"catalogue", "tasks", "sweep", "search", "api", "__main__"}
-# Rooms of one floor, the first of which uses the second.
-NEIGHBOURS = {
-    ("untrusted", "files"),
-    ("autotune", "devices"),
-    ("datasets", "protocol"),
-    ("callbacks", "lit_module"),
-    ("judge", "durable"),
-    ("judge", "lit_module"),
-    ("nan_policy", "lit_module"),
-    ("lit_module", "data_module"),
-    ("tasks", "sweep"),
-    ("tasks", "api"),
-    ("tasks", "speed"),
-    ("search", "sweep"),
+BUILDS_FROM_CONFIG = {"checkpoints.opening", "checkpoints.catalogue", "training.build", "training.loggers"}
+MAY_IMPORT = {
+    "config": {"runs", "tasks", "api", "speed", "__main__"},
+    "reporting": {"training", "runs", "tasks", "speed"},
 }
-HYDRA = {
-    "__main__",
-    "config",
-    "hydra_settings",
-    "hydra_errors",
-    "targets",
-    "identity",
-    "catalogue",
-    "tasks",
-    "sweep",
-    "search",
-}
+# Between a network and its numbers stands nothing but torch.
+PURE = {"ops", "layers", "losses", "upsamplers", "models", "strategies", "protocol"}
 
 
-def modules() -> dict[str, ast.Module]:
-    """Name below ``sr_lab`` -> parsed source."""
-    return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path != PACKAGE / "__init__.py"
-    }
-
-
-def imported(tree: ast.AST) -> set[str]:
+def imported(path: Path) -> set[str]:
     """Dotted names that a module imports anywhere, inside functions too."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -108,7 +51,11 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-IMPORTS = {name: imported(tree) for name, tree in modules().items()}
+IMPORTS = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imported(path)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__init__.py"
+}
 
 
 def room(name: str) -> str:
@@ -116,8 +63,8 @@ def room(name: str) -> str:
 
 
 def rooms_used(name: str) -> set[str]:
-    """Rooms of ours that a module imports from."""
-    return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")}
+    """Other rooms of ours that a module imports from."""
+    return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")} - {room(name)}
 
 
 def packages_used(name: str) -> set[str]:
@@ -125,67 +72,77 @@ def packages_used(name: str) -> set[str]:
     return {found.split(".")[0] for found in IMPORTS[name]}
 
 
-@pytest.mark.parametrize("name", sorted(n for n in IMPORTS if room(n) not in CONFIGURATION + FILES))
-def test_a_module_imports_only_from_the_floors_below(name):
+def may_import(name: str) -> set[str]:
+    """The rooms that a module may import from."""
     here = room(name)
-    assert here in FLOORS, f"give the new room '{here}' a floor"
-    for other in rooms_used(name) - {here}:
-        if other in FILES or (other in CONFIGURATION and here in CONFIGURED):
-            continue
-        if (here, other) in NEIGHBOURS:
-            continue
-        assert other in FLOORS, f"{name} may not import {other}"
-        assert FLOORS[other] < FLOORS[here], f"{name} may not import {other}"
+    if here in BESIDE:
+        return BESIDE[here]
+    number = next((number for number, floor in enumerate(FLOORS) if here in floor), None)
+    assert number is not None, f"give the new room '{here}' a floor"
+    beside = {other for other, rooms in MAY_IMPORT.items() if here in rooms}
+    return set().union(*FLOORS[: number + 1], beside, {"config"} if name in BUILDS_FROM_CONFIG else ())
 
 
-@pytest.mark.parametrize("name", sorted(name for name in IMPORTS if room(name) in FILES))
-def test_what_reads_run_folders_stands_by_itself(name):
-    assert rooms_used(name) <= {"errors", "files", "untrusted", *FILES}
+def test_a_module_imports_only_what_lies_below():
+    wrong = {name: found for name in IMPORTS if (found := rooms_used(name) - may_import(name))}
+    assert wrong == {}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in IMPORTS if room(name) in CONFIGURATION))
-def test_what_configures_a_run_imports_no_network_and_no_task(name):
-    # identity asks checkpoints which file ckpt= means, since its content is part of a run's hash
-    assert rooms_used(name) <= {"errors", "types", "files", "untrusted", "devices", "checkpoints"} | {
-        *(*CONFIGURATION, *FILES)
+def test_the_rooms_have_no_circle():
+    arrows: dict[str, set[str]] = {}
+    for name in IMPORTS:
+        arrows.setdefault(room(name), set()).update(rooms_used(name))
+    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_modules_have_no_circle():
+    modules = set(IMPORTS)
+    arrows = {
+        name: {
+            found
+            for given in IMPORTS[name]
+            for found in (given.removeprefix("sr_lab."), given.removeprefix("sr_lab.").rpartition(".")[0])
+            if given.startswith("sr_lab.") and found in modules and found != name
+        }
+        for name in IMPORTS
     }
+    graphlib.TopologicalSorter(arrows).prepare()
 
 
-@pytest.mark.parametrize("name", sorted(name for name in IMPORTS if room(name) not in HYDRA))
-def test_hydra_stays_above(name):
-    assert not packages_used(name) & {"hydra", "omegaconf"}
+def test_hydra_stays_above():
+    users = {room(name) for name in IMPORTS if packages_used(name) & {"hydra", "omegaconf"}}
+    assert users <= {"__main__", "config", "tasks", "runs"}
 
 
-# Between a network and its numbers stands nothing but torch.
-PURE = ("ops", "layers", "losses", "schedules", "upsamplers", "models", "strategies", "protocol")
+def test_networks_know_torch_and_no_framework():
+    frameworks = {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "pydantic"}
+    assert [name for name in IMPORTS if room(name) in PURE and packages_used(name) & frameworks] == []
+    assert [name for name in IMPORTS if room(name) in PURE and "datasets" in rooms_used(name)] == []
 
 
-@pytest.mark.parametrize("name", sorted(name for name in IMPORTS if room(name) in PURE))
-def test_networks_know_torch_and_no_framework(name):
-    assert not packages_used(name) & {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "pydantic"}
-    assert "datasets" not in rooms_used(name)
+def test_a_model_imports_no_other_model():
+    others = {
+        name: found
+        for name in IMPORTS
+        if room(name) == "models"
+        and (found := {each for each in IMPORTS[name] if each.startswith("sr_lab.models")})
+    }
+    assert others == {}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in IMPORTS if room(name) == "models"))
-def test_a_model_imports_no_other_model(name):
-    assert not {found for found in IMPORTS[name] if found.startswith("sr_lab.models")}
+def test_what_reads_run_folders_needs_neither_torch_nor_lightning():
+    heavy = {"torch", "lightning", "wandb", "hydra", "omegaconf"}
+    readers = [name for name in IMPORTS if room(name) in ("reporting", "run_folder", "files")]
+    assert [name for name in readers if packages_used(name) & heavy] == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["run_folder", "files", "reporting.runs", "reporting.table", "reporting.published", "reporting.tradeoff"],
-)
-def test_what_reads_run_folders_needs_neither_torch_nor_lightning(name):
-    assert not packages_used(name) & {"torch", "lightning", "wandb", "hydra", "omegaconf"}
-
-
-def test_every_wall_is_held_up_by_some_import():
+def test_the_parser_finds_imports():
     """Guards the tests above: a parser that finds nothing would find no fault."""
-    assert "models" not in rooms_used("lit_module")
     assert {"ops", "errors"} <= rooms_used("protocol")
     assert "hydra" in packages_used("__main__")
     assert "torch" in packages_used("models.imdn")
-    assert len(IMPORTS) > 30
+    assert len(IMPORTS) > 100
+    assert {room(name) for name in IMPORTS} == set().union(*FLOORS, BESIDE)
 
 
 def loaded(*arguments: str) -> set[str]:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sr_lab.errors import ConfigError, FaultError, RankError
+from sr_lab.errors import ConfigError, DistributedError, FaultError
 from sr_lab.run_folder import RunFolder
 
 
@@ -51,7 +51,8 @@ def test_a_run_that_is_interrupted_has_not_failed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [FaultError("training: the memory is full"), RankError("training: gone"), OSError(28, "full")]
+    "error",
+    [FaultError("training: the memory is full"), DistributedError("training: gone"), OSError(28, "full")],
 )
 def test_a_run_that_the_machine_has_ended_has_not_failed(tmp_path, error):
     with pytest.raises(type(error)), RunFolder(tmp_path).attempt():

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sr_lab.protocol import PROTOCOLS
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.lit_module import SRModule
-from sr_lab.protocol import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["rgb_uint8"]
 

@@ -7,11 +7,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from sr_lab.config import targets
 from sr_lab.checkpoints.reading import Checkpoint, fits, load_weights, shared_names
+from sr_lab.config import targets
+from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.schema import Node
 from sr_lab.errors import CheckpointError, ConfigError
-from sr_lab.config.hydra_guard import conf_dir
 
 SCALES = (2, 3, 4)
 

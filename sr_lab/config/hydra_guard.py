@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from sr_lab import untrusted
+from sr_lab import files
 from sr_lab.config import targets
 from sr_lab.errors import ConfigError
 
@@ -35,7 +35,7 @@ def check_file(path: Path) -> None:
         ConfigError: It is.
     """
     try:
-        untrusted.check_yaml(untrusted.read_text(path, max_bytes=untrusted.MAX_YAML_BYTES))
+        files.check_yaml(files.read_text(path, max_bytes=files.MAX_YAML_BYTES))
     except ValueError as error:
         raise ConfigError(f"{path}: is no configuration: {error}; mend or remove it") from error
 

@@ -11,8 +11,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
+from sr_lab import files
 from sr_lab.config import schema as configuration
-from sr_lab import files, untrusted
 from sr_lab.config import targets
 from sr_lab.config.schema import (
     BenchmarkConfig,
@@ -122,7 +122,7 @@ def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, res
     """
     values = identity(config)
     training = hash8({key: value for key, value in values.items() if key != "manifest"})
-    lines = [str(untrusted.plain(image)) for image in images]
+    lines = [str(files.plain(image)) for image in images]
     note = _Note(run=hash8(values), training=training, images=lines)
     before = _noted(folder) if resumed else None
     if before is not None:
@@ -152,7 +152,7 @@ class _Note(BaseModel):
 def _noted(folder: RunFolder) -> _Note | None:
     """What `note_images` has written, ``None`` if that cannot be read."""
     try:
-        return _Note.model_validate(untrusted.read_json(folder.trained_on))
+        return _Note.model_validate(files.read_json(folder.trained_on))
     except (OSError, ValueError):
         return None
 
@@ -187,7 +187,7 @@ def unfinished_beside(config: TrainConfig, folder: RunFolder) -> str | None:
     for path in sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)[:_NEAREST]:
         other = RunFolder(path.parents[1])
         with contextlib.suppress(OSError, ValueError):
-            theirs = untrusted.read_yaml(other.config)
+            theirs = files.read_yaml(other.config)
             if isinstance(theirs, dict) and other.state() in ("interrupted", "failed"):
                 found.append((_changed(_settings(theirs), own), other))
     found = [(differing, other) for differing, other in found if 0 < len(differing) <= _FEW]

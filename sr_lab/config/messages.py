@@ -6,10 +6,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sr_lab import untrusted
+from sr_lab import files
 from sr_lab.config import targets
-from sr_lab.errors import SRLabError
 from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.errors import SRLabError
 
 
 def explain(error: Exception) -> str | None:
@@ -19,7 +19,7 @@ def explain(error: Exception) -> str | None:
         chain.append(cause)
     for link in chain:
         if isinstance(link, SRLabError):
-            return str(untrusted.plain(str(link)))  # it may name a file of a stranger
+            return str(files.plain(str(link)))  # it may name a file of a stranger
     if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
         what = f"cannot use '{error.filename}': {error.strerror}"
         return f"{what}; mend that, or choose another folder below paths"

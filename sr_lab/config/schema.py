@@ -19,11 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sr_lab import untrusted
+from sr_lab import files
 from sr_lab.config import targets
-from sr_lab.errors import ConfigError
-from sr_lab.config.messages import explain
 from sr_lab.config.hydra_guard import conf_dir, is_said, key_of
+from sr_lab.config.messages import explain
+from sr_lab.errors import ConfigError
 
 Node: TypeAlias = dict[str, object]
 
@@ -259,7 +259,7 @@ class StoredNetwork(_Strict):
         """
         own = {name: record.get(name) for name in cls.model_fields}
         try:
-            if not untrusted.is_small(own):
+            if not files.is_small(own):
                 raise ValueError("it has too many values")
             stored = cls.model_validate_json(json.dumps(own), strict=True)
         except (ValueError, TypeError, RecursionError) as error:

@@ -14,8 +14,8 @@ from kornia.filters import filter2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_lab.system.devices import exact_float32
 from sr_lab.errors import ConfigError
+from sr_lab.system.devices import exact_float32
 
 KERNEL = 21  # side of the largest blur kernel, as in IKC, DASR and Real-ESRGAN
 _NUMBERS = 64  # drawn for each image; no degradation takes more

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from sr_lab.system.devices import exact_float32
 from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.complexity import multi_adds, peak_memory
 from sr_lab.ops.resize import imresize
+from sr_lab.system.devices import exact_float32
 
 Tile: TypeAlias = int | Literal["auto", "none"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sr_lab import untrusted
+from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder, read_index
 
@@ -75,10 +75,10 @@ class Run:
         A row that a kill has cut short has what it has, perhaps half a number.
         """
         try:
-            rows = untrusted.read_csv(RunFolder(self.path).record)
+            rows = files.read_csv(RunFolder(self.path).record)
         except (OSError, ValueError):
             return []
-        numbers = [{key: untrusted.number(text) for key, text in row.items()} for row in rows]
+        numbers = [{key: files.number(text) for key, text in row.items()} for row in rows]
         return [{key: value for key, value in row.items() if math.isfinite(value)} for row in numbers]
 
     @property
@@ -128,14 +128,14 @@ def read_run(path: Path) -> Run:
 def _said(file: Path) -> str:
     """What a short text says; nothing if it cannot be read."""
     try:
-        return str(untrusted.plain(untrusted.read_text(file)))
+        return str(files.plain(files.read_text(file)))
     except (OSError, ValueError):
         return ""
 
 
 def _settings(folder: RunFolder) -> Mapping[str, object]:
     try:
-        settings = untrusted.read_yaml(folder.config)
+        settings = files.read_yaml(folder.config)
     except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}

@@ -20,14 +20,14 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sr_lab.training.autotune import Setting
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.patches import PatchDataset
-from sr_lab.system.devices import arithmetic
 from sr_lab.ops.roofline import Peaks, traffic
 from sr_lab.speed import loader, step
 from sr_lab.speed.contest import Contest
+from sr_lab.system.devices import arithmetic
+from sr_lab.training.autotune import Setting
+from sr_lab.training.data_module import StreamSampler, patch_loader
 
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16", "fp16"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sr_lab.inference.backends import missing, run_by
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.system.devices import exact_float32
+from sr_lab.inference.backends import missing, run_by
 from sr_lab.inference.tiling import MEMORY, Tiled
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import lr_image, multi_adds
 from sr_lab.speed.contest import Contest
+from sr_lab.system.devices import exact_float32
 
 FOLDED = ("ecbsr_m10c32", "span", "fmen_ntire", "efrdn", "a2f_sd")
 _PASSES = 3  # of what takes a second or less

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.datasets.sample import training_photographs
 from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.speed.contest import Contest
+from sr_lab.training.data_module import StreamSampler, patch_loader
 
 Image8: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 

@@ -14,17 +14,17 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
-from sr_lab.training.callbacks import ExampleImages
-from sr_lab.training.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sample import benchmark_photographs
-from sr_lab.system.devices import exact_float32
-from sr_lab.training.lit_module import TEST_ONLY, SRModule
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.metrics import SSIM_WINDOW, psnr, ssim
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.speed.contest import Contest
+from sr_lab.system.devices import exact_float32
+from sr_lab.training.callbacks import ExampleImages
+from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.lit_module import TEST_ONLY, SRModule
 
 # Height and width of Set14's images.
 SET14 = (

@@ -12,19 +12,19 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-from sr_lab.training.callbacks import NoProfiler, ValidateAtEnd, watchers, without_idle_hooks
-from sr_lab.training.data_module import SRDataModule
 from sr_lab.datasets.patches import PatchBatch
-from sr_lab.system.devices import arithmetic
-from sr_lab.training.checkpointing import LAST, DurableCheckpointIO, RandomState, checkpoints
-from sr_lab.training.lit_module import SRModule
 from sr_lab.models.edsr import EDSR
-from sr_lab.training.nan_policy import NanPolicy
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.run_folder import RunFolder
-from sr_lab.system.signals import SaveWhenAsked, Signals
 from sr_lab.speed.contest import Contest
+from sr_lab.system.devices import arithmetic
+from sr_lab.system.signals import SaveWhenAsked, Signals
+from sr_lab.training.callbacks import NoProfiler, ValidateAtEnd, watchers, without_idle_hooks
+from sr_lab.training.checkpointing import LAST, DurableCheckpointIO, RandomState, checkpoints
+from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.lit_module import SRModule
+from sr_lab.training.nan_policy import NanPolicy
 
 _WARM_UP = 2  # steps before the clock starts: memory is allocated, the optimizer makes its state
 _ROW_INTERVAL = 50  # as in task=train

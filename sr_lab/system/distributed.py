@@ -21,7 +21,7 @@ from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from sr_lab.errors import ConfigError, RankError
+from sr_lab.errors import ConfigError, DistributedError
 
 _POLL = 0.2  # seconds between two looks at the other processes
 _GRACE = 5.0  # seconds in which the loss of one usually comes up by itself, with gloo at once
@@ -167,7 +167,7 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
     """What processes do together: the loss of one is told in words.
 
     Raises:
-        RankError: One was lost, or did not come, or does not answer.
+        DistributedError: One was lost, or did not come, or does not answer.
     """
     launcher = trainer.strategy.launcher
     try:
@@ -176,7 +176,7 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
         sentence = why_lost(error, launcher if isinstance(launcher, Launcher) else None)
         if sentence is None:
             raise
-        raise RankError(sentence) from error
+        raise DistributedError(sentence) from error
     finally:
         if isinstance(launcher, Launcher):
             launcher.settled = True

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from sr_lab.config.schema import Config
 from sr_lab.runs import sweep
 from sr_lab.system import interrupts
-from sr_lab.config.schema import Config
 
 
 def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:

@@ -22,12 +22,12 @@ from rich.table import Table
 
 from sr_lab import files
 from sr_lab.config.schema import BenchmarkConfig
-from sr_lab.system.devices import cpuinfo, processor
+from sr_lab.config.targets import did_you_mean
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
 from sr_lab.reporting.table import print_wide
 from sr_lab.speed.contest import Contest, Spread, play
-from sr_lab.config.targets import did_you_mean
+from sr_lab.system.devices import cpuinfo, processor
 from sr_lab.tasks import common
 
 # Module of sr_lab.speed -> the contests that its `contests(workspace)` gives: the first parts of their keys.

@@ -19,21 +19,21 @@ from rich.console import Console
 from torch import distributed, nn
 
 from sr_lab.checkpoints import catalogue
-from sr_lab.config import targets
-from sr_lab.inference import backends
-from sr_lab.runs import sweep
 from sr_lab.checkpoints.reading import Checkpoint, load_weights, open_checkpoint
-from sr_lab.config.schema import CheckpointConfig, Config
-from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.system.devices import device_name, has_gpu, rank
-from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.config import targets
 from sr_lab.config.hydra_guard import PACKAGE
 from sr_lab.config.identity import identity
+from sr_lab.config.schema import CheckpointConfig, Config
+from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.inference import backends
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.folding import fold
-from sr_lab.training.lit_module import ImageResult
 from sr_lab.ops.complexity import Rule, activations, multi_adds, num_params, peak_memory
 from sr_lab.protocol import PROTOCOLS, Protocol
+from sr_lab.runs import sweep
+from sr_lab.system.devices import device_name, has_gpu, rank
+from sr_lab.training.lit_module import ImageResult
 
 console = Console(highlight=False, soft_wrap=True, quiet=rank() != 0)  # the first process speaks for all
 

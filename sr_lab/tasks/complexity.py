@@ -11,7 +11,6 @@ from torch import nn
 
 from sr_lab import files
 from sr_lab.config.schema import ComplexityConfig, to_yaml
-from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
 from sr_lab.reporting.experiment import print_experiment
@@ -20,6 +19,7 @@ from sr_lab.reporting.runs import Run, find_runs, read_run
 from sr_lab.reporting.table import print_table, to_csv
 from sr_lab.reporting.tradeoff import Point, draw
 from sr_lab.run_folder import RunFolder
+from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
 from sr_lab.tasks import common
 
 _CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so that the largest network takes seconds

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from sr_lab.config.schema import DashboardConfig
 from sr_lab.errors import ConfigError
-from sr_lab.training.loggers import has_wandb_key
 from sr_lab.reporting.beside import beside_paper
 from sr_lab.reporting.experiment import experiment_grid
 from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.runs import Run, find_runs
+from sr_lab.training.loggers import has_wandb_key
 
 try:
     from wandb_workspaces import workspaces as ws

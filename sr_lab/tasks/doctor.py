@@ -12,7 +12,7 @@ from rich.table import Table
 from sr_lab.config.schema import DoctorConfig
 from sr_lab.datasets.doctor import Finding, examine
 from sr_lab.datasets.facts import State
-from sr_lab.untrusted import plain
+from sr_lab.files import plain
 
 _COLOURS: dict[State, str] = {"right": "green", "note": "yellow", "wrong": "red"}
 

@@ -12,19 +12,19 @@ from rich.table import Table
 from torch import nn
 
 from sr_lab.config import targets
-from sr_lab.system import distributed
-from sr_lab.inference.backends import Engine
-from sr_lab.training.callbacks import ExampleImages
 from sr_lab.config.schema import EvaluateConfig, to_yaml
-from sr_lab.training.data_module import SRDataModule
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.system.devices import check_gpu, rank
-from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
+from sr_lab.inference.backends import Engine
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import fixed, print_table
 from sr_lab.run_folder import RunFolder
+from sr_lab.system import distributed
+from sr_lab.system.devices import check_gpu, rank
 from sr_lab.tasks import common
+from sr_lab.training.callbacks import ExampleImages
+from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:

@@ -12,9 +12,9 @@ from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 
 from sr_lab.config.schema import LogConfig
-from sr_lab.training.loggers import close_wandb
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.run_folder import RunFolder
+from sr_lab.training.loggers import close_wandb
 
 
 def run(config: LogConfig, folder: Path, overrides: Sequence[str]) -> None:

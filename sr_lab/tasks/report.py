@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sr_lab import files
-from sr_lab.runs import sweep
 from sr_lab.config.schema import ReportConfig
 from sr_lab.reporting import crops, page, pictures
 from sr_lab.reporting.experiment import experiment_grid, in_table_order, print_runs
@@ -13,6 +12,7 @@ from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.results import to_csv, write_results
 from sr_lab.reporting.runs import find_runs
 from sr_lab.reporting.table import to_csv as runs_to_csv
+from sr_lab.runs import sweep
 
 
 def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sr_lab import untrusted
+from sr_lab import files
 from sr_lab.config.schema import StatusConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs
@@ -98,7 +98,7 @@ def _figure(text: str, spec: str) -> str:
 
 def _steps(folder: RunFolder) -> int | None:
     try:
-        settings = untrusted.read_yaml(folder.config)
+        settings = files.read_yaml(folder.config)
     except (OSError, ValueError):
         return None
     steps = settings.get("steps") if isinstance(settings, dict) else None

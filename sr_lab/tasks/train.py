@@ -14,22 +14,18 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from sr_lab.config import targets
-from sr_lab.system import distributed, faults
-from sr_lab.training.autotune import Choice, Setting, choose, settings
-from sr_lab.training.callbacks import (
-    NoProfiler,
-    StaysEnded,
-    ValidateAtEnd,
-    WeightAverage,
-    watchers,
-    without_idle_hooks,
-)
 from sr_lab.checkpoints.reading import load_weights, open_checkpoint, take_over
+from sr_lab.config import targets
+from sr_lab.config.identity import note_images, unfinished_beside
 from sr_lab.config.schema import TrainConfig, to_yaml
-from sr_lab.training.data_module import SRDataModule, share_of_a_rank
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset, RandomDegradation
+from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.protocol import Protocol
+from sr_lab.reporting.runs import read_run
+from sr_lab.reporting.table import print_table
+from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.system import distributed, faults
 from sr_lab.system.devices import (
     check_gpu,
     float32_matmul_precision,
@@ -41,6 +37,17 @@ from sr_lab.system.devices import (
     why_no_compiler,
     why_not_deterministic,
 )
+from sr_lab.system.signals import Ended, SaveWhenAsked, Signals, is_started_again, job
+from sr_lab.tasks import common
+from sr_lab.training.autotune import Choice, Setting, choose, settings
+from sr_lab.training.callbacks import (
+    NoProfiler,
+    StaysEnded,
+    ValidateAtEnd,
+    WeightAverage,
+    watchers,
+    without_idle_hooks,
+)
 from sr_lab.training.checkpointing import (
     BEST,
     LAST,
@@ -51,18 +58,11 @@ from sr_lab.training.checkpointing import (
     newest,
     to_test,
 )
-from sr_lab.errors import CheckpointError, ConfigError
-from sr_lab.config.identity import note_images, unfinished_beside
-from sr_lab.training.resume import judge
+from sr_lab.training.data_module import SRDataModule, share_of_a_rank
 from sr_lab.training.lit_module import ImageResult, SRModule, batch_norms
 from sr_lab.training.loggers import RowInSummary, build_loggers, close_wandb
 from sr_lab.training.nan_policy import NanPolicy
-from sr_lab.protocol import Protocol
-from sr_lab.reporting.runs import read_run
-from sr_lab.reporting.table import print_table
-from sr_lab.run_folder import RunFolder, whole_rows
-from sr_lab.system.signals import Ended, SaveWhenAsked, Signals, is_started_again, job
-from sr_lab.tasks import common
+from sr_lab.training.resume import judge
 
 
 def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:

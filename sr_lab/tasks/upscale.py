@@ -11,12 +11,12 @@ from PIL.PngImagePlugin import PngInfo
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sr_lab import api, files
-from sr_lab.inference.backends import fingerprint
 from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.images import EXTENSIONS
-from sr_lab.system.devices import check_gpu, has_gpu
 from sr_lab.errors import ConfigError, DataError, SRLabError
+from sr_lab.inference.backends import fingerprint
 from sr_lab.inference.tiling import Tiled, out_of_memory
+from sr_lab.system.devices import check_gpu, has_gpu
 from sr_lab.tasks import common
 
 _FORMAT = 1  # part of every stamp: raise it where the same network makes another picture of an image

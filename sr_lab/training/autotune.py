@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab import files
+from sr_lab.errors import DistributedError
 from sr_lab.system.devices import arithmetic, processor
-from sr_lab.errors import RankError
 
 _SECONDS = 0.1  # one run of a contender: so many steps as take that long
 _ROUNDS = 5
@@ -113,7 +113,7 @@ def choose(
         The choice. Its file is written as soon as it is known.
 
     Raises:
-        RankError: The process that measures has found nothing for long.
+        DistributedError: The process that measures has found nothing for long.
     """
     on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
@@ -133,7 +133,7 @@ def choose(
     patience = time.monotonic() + _WAIT_S
     while (kept := _kept(file, by_name)) is None and wait:
         if time.monotonic() > patience:
-            raise RankError(
+            raise DistributedError(
                 f"trainer.autotune: the first process has put nothing into {file} for {_WAIT_S:.0f} s; "
                 "let all processes of the machine see one paths.cache_dir, or leave trainer.autotune out"
             )

@@ -23,10 +23,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor, nn
 
 from sr_lab import files
-from sr_lab.training.lit_module import Measured, SRModule
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.reporting import pictures
 from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.training.lit_module import Measured, SRModule
 
 _Batch = TypeVar("_Batch")
 _Hooked = TypeVar("_Hooked", lightning.Callback, lightning.LightningModule)

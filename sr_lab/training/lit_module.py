@@ -14,15 +14,15 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sr_lab.training.data_module import EvalBatch
 from sr_lab.datasets.patches import PatchBatch
-from sr_lab.system.devices import exact_float32
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.inference.tiling import Tiled
 from sr_lab.metrics.image_quality import MeanOverImages
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import NetworkColour, Protocol
+from sr_lab.system.devices import exact_float32
+from sr_lab.training.data_module import EvalBatch
 
 # How the Trainer is set up to measure a network, and nothing else.
 TEST_ONLY: Mapping[str, Any] = {

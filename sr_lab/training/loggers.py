@@ -14,11 +14,11 @@ from lightning.pytorch.loggers import Logger
 
 from sr_lab.config import targets
 from sr_lab.config.schema import Config
-from sr_lab.system.devices import rank
 from sr_lab.reporting.beside import beside_paper
 from sr_lab.reporting.experiment import budget
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
+from sr_lab.system.devices import rank
 
 if TYPE_CHECKING:
     import wandb

@@ -15,8 +15,8 @@ from torch.optim import LBFGS, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from sr_lab.checkpoints.reading import is_plain
-from sr_lab.training.checkpointing import RandomState
 from sr_lab.errors import CheckpointError
+from sr_lab.training.checkpointing import RandomState
 from sr_lab.training.lit_module import SRModule
 
 # Lightning rewrites checkpoints of an earlier one before anybody can look at them.

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab.errors import SRLabError
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import folder_name, hash8, identity, register_resolvers
+from sr_lab.errors import SRLabError
 from tests.conftest import compose
 
 BASE = ("trainer=cpu", "budget=short", "model=imdn")

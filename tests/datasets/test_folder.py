@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sample import SamplePhotographs, benchmark_photographs
 from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.resize import downscale_uint8, mod_crop
+from sr_lab.training.data_module import StreamSampler, patch_loader
 
 
 def photographs(folder, count=4, height=53, width=66, first=0):

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sr_lab.config import identity, targets
-from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.patches import with_lr
 from sr_lab.datasets.shards import INDEX, ShardOrder, read_index, write_shards
@@ -21,6 +20,7 @@ from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.degradations.noise import NoiseDegradation
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.tasks import shard
+from sr_lab.training.data_module import StreamSampler, patch_loader
 from tests.conftest import compose
 
 COUNT = 11  # images, three to a shard: the last shard has two

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr_lab.system.devices import why_not_deterministic
 from sr_lab.models.efrdn import EFRDN
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.imfm import IMFM
 from sr_lab.models.mren import MREN
 from sr_lab.models.osffnet import OSFFNet
 from sr_lab.strategies import ggas_cwss
+from sr_lab.system.devices import why_not_deterministic
 from tests import tiny
 from tests.command_line import SMOKE, run_folder, sr_lab
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab.training.data_module import StreamSampler, patch_loader
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.degradations.bicubic import BicubicDegradation
+from sr_lab.training.data_module import StreamSampler, patch_loader
 
 # of torch, at three workers on two cores
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

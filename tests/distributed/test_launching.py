@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
-from sr_lab.system import distributed as ranks
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder
+from sr_lab.system import distributed as ranks
 from tests.command_line import SMOKE, run_folder, sr_lab
 
 SMALL = (*(argument for argument in SMOKE if argument != "trainer=cpu"), "num_workers=0")

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 import sr_lab
 from sr_lab import files
-from sr_lab.inference import backends, tiling as inference
-from sr_lab.inference.backends import run_by
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.errors import ConfigError
 from sr_lab.config.identity import identity
+from sr_lab.errors import ConfigError
+from sr_lab.inference import backends
+from sr_lab.inference import tiling as inference
+from sr_lab.inference.backends import run_by
 from sr_lab.inference.tiling import Tiled
 from sr_lab.tasks import evaluate, upscale
 from tests.conftest import compose

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import sr_lab
-from sr_lab.inference import tiling as inference
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import ConfigError
+from sr_lab.inference import tiling as inference
 from sr_lab.inference.tiling import Reach, Tiled
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import peak_memory

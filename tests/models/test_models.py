@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.training.lit_module import SRModule
 from sr_lab.protocol import PROTOCOLS
+from sr_lab.training.lit_module import SRModule
 
 CONF = Path(__file__).parents[2] / "conf"
 UPSAMPLERS = sorted(path.stem for path in (CONF / "upsampler").glob("*.yaml"))

@@ -10,8 +10,8 @@ from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.reading import load_weights, open_checkpoint
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.training.lit_module import SRModule
 from sr_lab.protocol import PROTOCOLS
+from sr_lab.training.lit_module import SRModule
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import lightning
 import numpy as np
 import torch
 
-from sr_lab.training import data_module
 from sr_lab.datasets import images
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.degradations.bicubic import BicubicDegradation
+from sr_lab.training import data_module
 from sr_lab.training.checkpointing import DurableCheckpointIO
 
 _REMOVING = {"os.remove", "os.rmdir", "os.mkdir", "os.truncate"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.training.checkpointing import to_test
 from sr_lab.errors import CheckpointError
 from sr_lab.run_folder import RunFolder
+from sr_lab.training.checkpointing import to_test
 from tests.reliability.forge import INTERVAL
 from tests.reliability.same import checkpoint, differences
 from tests.reliability.test_kill import KILLED, die

@@ -11,8 +11,8 @@ import torch
 
 from sr_lab.checkpoints import digest
 from sr_lab.checkpoints.reading import open_checkpoint
-from sr_lab.training.checkpointing import DurableCheckpointIO, newest
 from sr_lab.errors import CheckpointError
+from sr_lab.training.checkpointing import DurableCheckpointIO, newest
 from tests.reliability import results
 from tests.tiny import TinyNet
 

@@ -40,10 +40,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab.system import faults
-from sr_lab.training.checkpointing import DurableCheckpointIO, newest
 from sr_lab.errors import FaultError
 from sr_lab.run_folder import RunFolder
+from sr_lab.system import faults
+from sr_lab.training.checkpointing import DurableCheckpointIO, newest
 from tests.reliability import results
 from tests.reliability.forge import Forge, Outcome
 from tests.reliability.same import checkpoint, differences, rows

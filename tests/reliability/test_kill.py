@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sr_lab.checkpoints import digest
-from sr_lab.training.checkpointing import newest
 from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.training.checkpointing import newest
 from tests.reliability import results
 from tests.reliability.forge import INTERVAL, Forge
 from tests.reliability.same import differences

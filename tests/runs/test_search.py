@@ -16,12 +16,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.singleton import Singleton
 
 from sr_lab import __main__ as command_line
-from sr_lab.runs import sweep
-from sr_lab.errors import ConfigError
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import folder_name, identity
+from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs
 from sr_lab.run_folder import RunFolder
+from sr_lab.runs import sweep
 from sr_lab.runs.search import Range, read_space
 from tests.command_line import SMOKE, sr_lab
 from tests.conftest import compose

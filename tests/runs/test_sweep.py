@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.runs import sweep
 from sr_lab.config.schema import TrainConfig, to_yaml
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import Listed, RunFolder, read_index, write_index
+from sr_lab.runs import sweep
 from tests.command_line import sr_lab
 from tests.conftest import compose
 

@@ -36,19 +36,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from onnx.external_data_helper import set_external_data
 from PIL import ImageFile
+from tests.test_backends import PlusMean
 
-from sr_lab import untrusted
-from sr_lab.config import hydra_guard as hydra_settings
+from sr_lab import files
 from sr_lab.api import upscale
-from sr_lab.inference.backends import run_by
 from sr_lab.checkpoints.reading import load_weights, open_checkpoint
-from sr_lab.config.schema import StoredNetwork, to_yaml
-from sr_lab.datasets.images import read_image
-from sr_lab.training.checkpointing import DurableCheckpointIO
-from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
-from sr_lab.config.messages import explain
+from sr_lab.config import hydra_guard as hydra_settings
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
+from sr_lab.config.messages import explain
+from sr_lab.config.schema import StoredNetwork, to_yaml
+from sr_lab.datasets.images import read_image
+from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
+from sr_lab.inference.backends import run_by
 from sr_lab.reporting import crops, page, pictures
 from sr_lab.reporting.csv_text import csv_text
 from sr_lab.reporting.experiment import experiment_grid
@@ -58,13 +58,13 @@ from sr_lab.reporting.results import to_csv
 from sr_lab.reporting.runs import find_runs
 from sr_lab.reporting.table import to_csv as to_plain_csv
 from sr_lab.run_folder import RunFolder, read_index
+from sr_lab.training.checkpointing import DurableCheckpointIO
 from tests import chromium
 from tests.chromium import Chromium
 from tests.command_line import sr_lab
 from tests.conftest import compose
 from tests.pictures import run_folder
 from tests.security import hostile
-from tests.test_backends import PlusMean
 
 SMOKE = ("trainer=cpu", "budget=smoke")
 RUN = "torch.utils.collect_env.run"  # a shell
@@ -117,7 +117,7 @@ def test_a_tag_of_python_builds_nothing(tmp_path, mark, tag):
     text = f"# @package _global_\nseed: !!python/{tag.format(mark)}\n"
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="could not determine a constructor"):
-        untrusted.read_yaml(tmp_path / "config.yaml")
+        files.read_yaml(tmp_path / "config.yaml")
     with pytest.raises(Exception, match="could not determine a constructor"):
         compose(*SMOKE, *with_file(tmp_path, text))
 
@@ -255,10 +255,10 @@ def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_p
         with pytest.raises(ConfigError, match="is no configuration"):
             hydra_settings.check_file(path)
         with pytest.raises(ValueError, match=r"written out|flow|depth"):
-            untrusted.read_yaml(path)
+            files.read_yaml(path)
         assert time.process_time() - begun < 1
     path.write_text("a: &a [1, 2]\nb: [*a, *a]\n")
-    assert untrusted.read_yaml(path) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+    assert files.read_yaml(path) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
 
 
 def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sr_lab import untrusted
+from sr_lab import files
 from sr_lab.checkpoints.reading import load_weights, open_checkpoint
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import SRLabError
@@ -135,9 +135,9 @@ def a_checkpoint(path: Path) -> None:
 
 def a_yaml(path: Path) -> None:
     try:
-        text = untrusted.read_text(path)
-        untrusted.check_yaml(text)
-        ours = untrusted.read_yaml(path)
+        text = files.read_text(path)
+        files.check_yaml(text)
+        ours = files.read_yaml(path)
     except ValueError:
         return
     assert json.dumps(ours) is not None or ours == yaml.safe_load(text)
@@ -251,6 +251,6 @@ def test_the_seeds_are_read(tmp_path, kind):
 
 
 def read_text_of(path: Path) -> dict[str, object]:
-    found = untrusted.read_json(path)
+    found = files.read_json(path)
     assert isinstance(found, dict)
     return found

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab.config import hydra_guard as hydra_settings
 from sr_lab.checkpoints.reading import load_weights, open_checkpoint
+from sr_lab.config import hydra_guard as hydra_settings
 from sr_lab.config.schema import StoredNetwork
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import list_images, read_image
@@ -434,7 +434,12 @@ RECORDS = [
     ),
     *(
         GOOD | {"strategy": strategy}
-        for strategy in (None, {}, {"name": "x"}, {"name": "x", "apply": {"_target_": "sr_lab.runs.sweep.run"}})
+        for strategy in (
+            None,
+            {},
+            {"name": "x"},
+            {"name": "x", "apply": {"_target_": "sr_lab.runs.sweep.run"}},
+        )
     ),
 ]
 

@@ -13,26 +13,26 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from tests.test_durable import pytestmark, saved, train  # noqa: F401 - the warnings of a training
 from torch import optim
 from torch.optim import lr_scheduler
 
-from sr_lab import untrusted
-from sr_lab.training.callbacks import WeightAverage
+from sr_lab import files
+from sr_lab.config.messages import explain
 from sr_lab.config.schema import DoctorConfig
 from sr_lab.datasets import shards
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.shards import Shards, read_index
-from sr_lab.training.checkpointing import DurableCheckpointIO, RandomState
 from sr_lab.errors import CheckpointError, ConfigError, DataError
-from sr_lab.config.messages import explain
 from sr_lab.run_folder import RunFolder
 from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
 from sr_lab.tasks.train import _check_same
+from sr_lab.training.callbacks import WeightAverage
+from sr_lab.training.checkpointing import DurableCheckpointIO, RandomState
 from tests import tiny
 from tests.conftest import compose
 from tests.loopback import serving
-from tests.test_durable import pytestmark, saved, train  # noqa: F401 - the warnings of a training
 
 # Run folders
 
@@ -538,7 +538,7 @@ def test_a_pipe_that_is_called_a_photograph_is_not_waited_for(tmp_path):
     with pytest.raises(DataError, match="cannot read"):
         read_image(tmp_path / "photo.png")
     with pytest.raises(ValueError, match="Expecting value"):
-        untrusted.read_json(tmp_path / "photo.png")
+        files.read_json(tmp_path / "photo.png")
 
 
 def test_the_name_of_a_photograph_does_not_steer_the_terminal(tmp_path, capsys):

@@ -1,9 +1,9 @@
 from pathlib import Path
 
+from sr_lab.config.targets import build
 from sr_lab.degradations.operations import RandomDegradation
 from sr_lab.speed.contest import play
 from sr_lab.speed.degradation import contests
-from sr_lab.config.targets import build
 from tests.conftest import compose
 
 

@@ -6,11 +6,11 @@ import weakref
 import pytest
 import torch
 
-from sr_lab.training.autotune import Setting
 from sr_lab.ops.roofline import Peaks
 from sr_lab.speed import gpu, step
 from sr_lab.speed.contest import play
 from sr_lab.tasks.benchmark import GROUPS
+from sr_lab.training.autotune import Setting
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab.system import devices
 from sr_lab.errors import ConfigError
+from sr_lab.system import devices
 
 # torch.cuda.get_arch_list() of torch 2.13's builds for x86-64.
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sr_lab.training import autotune
-from sr_lab.training.autotune import Choice, Setting, choose, settings
 from sr_lab.config.schema import TrainConfig
-from sr_lab.errors import ConfigError, RankError
+from sr_lab.errors import ConfigError, DistributedError
 from sr_lab.models.bsrn import BSRN
 from sr_lab.models.edsr_shallow import ShallowEDSR
 from sr_lab.tasks import train
+from sr_lab.training import autotune
+from sr_lab.training.autotune import Choice, Setting, choose, settings
 from tests import tiny
 from tests.conftest import compose
 
@@ -145,7 +145,9 @@ def test_another_process_reads_what_the_first_has_found(tmp_path, monkeypatch):
 
 def test_a_process_that_waits_in_vain_says_so_and_does_not_choose_for_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(autotune, "_WAIT_S", 0.0)
-    with pytest.raises(RankError, match=r"trainer.autotune: the first process has put nothing into .*\.json"):
+    with pytest.raises(
+        DistributedError, match=r"trainer.autotune: the first process has put nothing into .*\.json"
+    ):
         chosen(tiny.TinyNet(), tmp_path, wait=True)
 
 

@@ -14,6 +14,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from sr_lab.ops.resize import mod_crop
+from sr_lab.reporting import pictures
+from sr_lab.run_folder import RunFolder
 from sr_lab.training.callbacks import (
     ExampleImages,
     NoProfiler,
@@ -27,9 +30,6 @@ from sr_lab.training.callbacks import (
 )
 from sr_lab.training.checkpointing import DurableCheckpointIO
 from sr_lab.training.lit_module import Measured
-from sr_lab.ops.resize import mod_crop
-from sr_lab.reporting import pictures
-from sr_lab.run_folder import RunFolder
 from tests import tiny
 
 pytestmark = [

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from sr_lab import files
+from sr_lab.run_folder import RunFolder, whole_rows
 from sr_lab.training.callbacks import Record, Speed
 from sr_lab.training.checkpointing import DurableCheckpointIO, RandomState, checkpoints
 from sr_lab.training.resume import judge
-from sr_lab.run_folder import RunFolder, whole_rows
 from tests import tiny
 
 pytestmark = [

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from sr_lab.training.data_module import ImageLoader, RankShare, StreamSampler
 from sr_lab.errors import ConfigError, DataError
+from sr_lab.training.data_module import ImageLoader, RankShare, StreamSampler
 from tests import tiny
 
 pytestmark = [

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sr_lab.training.data_module import ImageLoader, RankShare
 from sr_lab.system.devices import exact_float32
+from sr_lab.training.data_module import ImageLoader, RankShare
 from tests import tiny
 
 pytestmark = [

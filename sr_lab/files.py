@@ -1,7 +1,7 @@
 """Files: written so that they are there whole or not at all, read with bounds.
 
-What is read may come from a stranger (a run folder that was downloaded, a configuration to try): it is bounded
-in size and depth, and no text in it controls a terminal or breaks a page.
+What is read may come from a stranger (a run folder that was downloaded, a configuration to try): it is
+bounded in size and depth, and no text in it controls a terminal or breaks a page.
 """
 
 import contextlib

@@ -16,8 +16,8 @@ from sr_lab.inference.tiling import enlarge
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
+from tests.checkpoints.test_checkpoints import ours
 from tests.datasets.test_images import save_png16
-from tests.test_checkpoints import ours
 from tests.tiny import TinyNet
 
 

@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    # Built from a copy: setuptools leaves build/ in the source folder.
     source = out / "source"
     tracked = ("conf", "sr_lab", "experiments", "pyproject.toml", "README.md", "LICENSE")
     source.mkdir()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.test_sweep import write_experiment
 
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.beside import beside_paper
@@ -20,6 +19,7 @@ from sr_lab.training.loggers import build_loggers
 from tests.command_line import sr_lab
 from tests.conftest import compose
 from tests.pictures import hr_image
+from tests.runs.test_sweep import write_experiment
 
 # What wandb-workspaces does at its import.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")

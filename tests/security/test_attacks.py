@@ -36,7 +36,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from onnx.external_data_helper import set_external_data
 from PIL import ImageFile
-from tests.test_backends import PlusMean
 
 from sr_lab import files
 from sr_lab.api import upscale
@@ -63,6 +62,7 @@ from tests import chromium
 from tests.chromium import Chromium
 from tests.command_line import sr_lab
 from tests.conftest import compose
+from tests.inference.test_backends import PlusMean
 from tests.pictures import run_folder
 from tests.security import hostile
 

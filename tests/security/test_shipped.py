@@ -13,7 +13,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
-from tests.test_durable import pytestmark, saved, train  # noqa: F401 - the warnings of a training
 from torch import optim
 from torch.optim import lr_scheduler
 
@@ -33,6 +32,7 @@ from sr_lab.training.checkpointing import DurableCheckpointIO, RandomState
 from tests import tiny
 from tests.conftest import compose
 from tests.loopback import serving
+from tests.training.test_checkpointing import pytestmark, saved, train  # noqa: F401 - the warnings of a training
 
 # Run folders
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 from sr_lab import files
-from sr_lab.errors import MACHINE_ERRORS, ConfigError
+from sr_lab.errors import MACHINE_ERRORS, CheckpointError, ConfigError
 
 _BEGUN_BY = ".begun"
 
@@ -238,6 +238,29 @@ class RunFolder:
                 return not _locked(lock, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
+
+
+def checkpoint_file(path: str, key: str = "ckpt") -> Path:
+    """The checkpoint that a path means; in a run folder the best one, or else the last.
+
+    Args:
+        path: A file or a run folder.
+        key: The setting that names it, for error messages.
+
+    Raises:
+        CheckpointError: There is no such file.
+    """
+    given = Path(path).expanduser()
+    if given.is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (given / "checkpoints" / name).is_file():
+                return given / "checkpoints" / name
+        raise CheckpointError(
+            f"{key}: '{given}' holds no checkpoints/best.ckpt or last.ckpt; give a run folder or a file"
+        )
+    if not given.is_file():
+        raise CheckpointError(f"{key}: there is no file '{given}'; give a checkpoint file or a run folder")
+    return given
 
 
 def whole_rows(record: Path) -> list[dict[str, str]]:

@@ -31,8 +31,9 @@ from sqlalchemy.engine import URL
 
 from sr_lab import files
 from sr_lab.config import targets
+from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
 from sr_lab.config.identity import folder_name
-from sr_lab.config.schema import NOT_OF_A_ROW, HparamsSearch, TrainConfig, load_trial, without_search
+from sr_lab.config.schema import HparamsSearch, TrainConfig
 from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.reporting.csv_text import csv_text
 from sr_lab.reporting.table import print_wide

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sr_lab.config import targets
-from sr_lab.config.schema import Sweep, TrainConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import Sweep, TrainConfig
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import Listed, RunFolder, write_index
 

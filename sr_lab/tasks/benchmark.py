@@ -26,6 +26,7 @@ from sr_lab.config.targets import did_you_mean
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
 from sr_lab.reporting.table import print_wide
+from sr_lab.runs import provenance
 from sr_lab.speed.contest import Contest, Spread, play
 from sr_lab.system.devices import cpuinfo, processor
 from sr_lab.tasks import common
@@ -132,7 +133,7 @@ def _print(table: speed.Table) -> None:
 
 def _facts() -> dict[str, object]:
     """Where the figures come from."""
-    origin = common.origin()
+    origin = provenance.origin()
     return {"device": device(), "threads": torch.get_num_threads(), "clocks": _clocks(), **origin}
 
 

@@ -10,7 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from sr_lab import files
-from sr_lab.config.schema import ComplexityConfig, to_yaml
+from sr_lab.checkpoints.opening import build_network
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import ComplexityConfig
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
 from sr_lab.reporting.experiment import print_experiment
@@ -19,6 +21,7 @@ from sr_lab.reporting.runs import Run, find_runs, read_run
 from sr_lab.reporting.table import print_table, to_csv
 from sr_lab.reporting.tradeoff import Point, draw
 from sr_lab.run_folder import RunFolder
+from sr_lab.runs.provenance import provenance
 from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
 from sr_lab.tasks import common
 
@@ -31,16 +34,14 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
     run_folder = RunFolder(folder)
     with run_folder.attempt():
         run_folder.write_config(to_yaml(config))
-        network = common.build_network(config).eval()
+        network = build_network(config).eval()
         counted = common.cost(network, config.scale)
         network = for_inference(network)  # what runs in the end is timed
         cost: dict[str, float] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
         run_folder.write_metrics(
-            common.provenance(config, folder)
-            | {"option": HydraConfig.get().runtime.choices.get("model")}
-            | cost
+            provenance(config, folder) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost
         )
     if not common.in_multirun():
         print_table([read_run(folder)])

@@ -11,14 +11,17 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config import targets
-from sr_lab.config.schema import EvaluateConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import Engine
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import fixed, print_table
 from sr_lab.run_folder import RunFolder
+from sr_lab.runs.provenance import provenance
 from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, rank
 from sr_lab.tasks import common
@@ -33,7 +36,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
     with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
-        config, network = common.open_network(config, overrides)
+        config, network = open_configured(config, overrides)
         protocol = common.protocol_of(config)
         tiled = common.prepared(config, network)
         results = _test(config, tiled, protocol, ExampleImages(run_folder.images))
@@ -41,7 +44,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             return
         run_folder.write_config(to_yaml(config))
         run_folder.write_metrics(
-            common.provenance(config, folder)
+            provenance(config, folder)
             | {"ckpt": config.ckpt, "precision": "32-true"}
             | ({"tiled": tiled.told} if tiled.told else {})
             | ({"backend": str(tiled.network)} if isinstance(tiled.network, Engine) else {})

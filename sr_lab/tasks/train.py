@@ -14,10 +14,13 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint, take_over
+from sr_lab.checkpoints.opening import build_network
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights, take_over
 from sr_lab.config import targets
-from sr_lab.config.identity import note_images, unfinished_beside
-from sr_lab.config.schema import TrainConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.identity import training_set
+from sr_lab.config.schema import TrainConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset, RandomDegradation
 from sr_lab.errors import CheckpointError, ConfigError
@@ -25,6 +28,7 @@ from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
 from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.runs.provenance import note_images, provenance, similar_unfinished
 from sr_lab.system import distributed, faults
 from sr_lab.system.devices import (
     check_gpu,
@@ -130,7 +134,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
     protocol = common.protocol_of(config)
     # Everything that can be missing is looked for before the first step.
     test_sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
-    dataset: PatchDataset = targets.build(config.dataset)
+    dataset: PatchDataset = training_set(config)
     val_sets = _validation_sets(config, dataset, protocol)
     module = _module(config, protocol, val_sets, test_sets)
     _check_fit(module.network, dataset, protocol)
@@ -188,7 +192,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
         _check_numbers(results, skipped, trainer.global_step)
         if rank() == 0:
             values = (
-                common.provenance(config, folder.path)
+                provenance(config, folder.path)
                 | _how(config, trainer, module, setting)
                 | _degraded(dataset)
                 | _lost(folder, trainer, tested.path)
@@ -216,7 +220,7 @@ def _tell_of_others(
         changed = note_images(config, folder, dataset.fingerprints(), resumed=resumed)
     beside = None
     if not (resumed or anew or common.in_multirun()):
-        beside = unfinished_beside(config, folder)
+        beside = similar_unfinished(config, folder)
     for line in filter(None, (changed, beside)):
         _say(line)
 
@@ -364,7 +368,7 @@ def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Proto
 def _module(
     config: TrainConfig, protocol: Protocol, val_sets: list[BenchmarkSet], test_sets: list[BenchmarkSet]
 ) -> SRModule:
-    network = common.build_network(config)
+    network = build_network(config)
     if config.init_ckpt is not None:
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
         names = f", left as they are: {', '.join(left)}" if left else ""

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from sr_lab.checkpoints import catalogue
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint, resolve, take_over
-from sr_lab.config.schema import StoredNetwork
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights, take_over
+from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.layers.image import DIV2K_MEAN, without_mean_shift
 from sr_lab.models.imdn import IMDN
+from sr_lab.run_folder import checkpoint_file
 from tests.tiny import TinyNet, sr_module, trainer
 
 RECORD = {
@@ -41,23 +43,23 @@ def ours(path: Path, network: nn.Module) -> Path:
 def test_of_a_run_folder_the_best_checkpoint_is_taken(tmp_path):
     for name in ("best", "last"):
         ours(tmp_path / "checkpoints" / f"{name}.ckpt", TinyNet())
-    assert resolve(str(tmp_path)) == tmp_path / "checkpoints" / "best.ckpt"
+    assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "best.ckpt"
 
 
 def test_of_an_unfinished_run_folder_the_last_checkpoint_is_taken(tmp_path):
     ours(tmp_path / "checkpoints" / "last.ckpt", TinyNet())
-    assert resolve(str(tmp_path)) == tmp_path / "checkpoints" / "last.ckpt"
+    assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "last.ckpt"
 
 
 def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.pth").touch()
-    assert resolve("~/a.pth") == tmp_path / "a.pth"
+    assert checkpoint_file("~/a.pth") == tmp_path / "a.pth"
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no checkpoints/best.ckpt or last.ckpt; give a run"):
-        resolve(str(tmp_path))
+        checkpoint_file(str(tmp_path))
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -292,4 +294,4 @@ def test_weights_under_unknown_names_are_refused(tmp_path):
 @pytest.mark.parametrize("record", [{**RECORD, "strategy": "none"}, {"model": RECORD["model"], "scale": 2}])
 def test_a_record_that_is_not_whole_is_refused(tmp_path, record):
     with pytest.raises(ConfigError, match="does not say which network it holds; give its state dict"):
-        StoredNetwork.read(record, "a.ckpt")
+        stored_network(record, "a.ckpt")

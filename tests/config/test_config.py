@@ -4,7 +4,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sr_lab.config import schema as configuration
+from sr_lab.config import compose as configuration
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.messages import explain
 from sr_lab.errors import ConfigError

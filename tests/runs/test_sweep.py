@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.config.schema import TrainConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import TrainConfig
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import Listed, RunFolder, read_index, write_index
 from sr_lab.runs import sweep
@@ -97,7 +98,7 @@ def test_a_job_knows_its_row_and_needs_the_rows_no_more(row):
     assert config.table is not None
     assert config.table.model_dump() == {"paper": "osffnet", "name": "table2"}
     written = OmegaConf.create(to_yaml(config))
-    from sr_lab.config.schema import load
+    from sr_lab.config.compose import load
 
     assert load(written) == config
 

@@ -3,7 +3,7 @@
 ============================  =======================================================================
 config, 14 kinds              direct, alias, partial, ``_args_``, ``_recursive_`` of 21 gadgets:
                               tests/test_targets.py; settings of Hydra itself in a process of its own:
-                              tests/test_hydra_settings.py; the others here
+                              tests/test_hydra_guard.py; the others here
 checkpoints, 14               ``__reduce__``: tests/test_checkpoints.py; the others here
 archives and downloads, 9     tests/datasets/test_archives.py (links, devices, bombs, ``../``) and
                               tests/datasets/test_download.py (hashes, lengths, redirects, mirrors)
@@ -39,12 +39,14 @@ from PIL import ImageFile
 
 from sr_lab import files
 from sr_lab.api import upscale
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint
-from sr_lab.config import hydra_guard as hydra_settings
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
+from sr_lab.config import hydra_guard
+from sr_lab.config.compose import to_yaml
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
-from sr_lab.config.schema import StoredNetwork, to_yaml
+from sr_lab.config.untrusted import stored_network
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import run_by
@@ -163,7 +165,7 @@ def test_a_file_cannot_steer_hydra(tmp_path, mark, place, text):
 
     def judge() -> None:
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        hydra_settings.check_hydra(composed.hydra, overrides)
+        hydra_guard.check_hydra(composed.hydra, overrides)
 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(HYDRAS) as caught:
         judge()
@@ -178,7 +180,7 @@ def test_hydras_own_settings_are_let_through(options):
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        hydra_settings.check_hydra(composed.hydra, overrides)
+        hydra_guard.check_hydra(composed.hydra, overrides)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +193,9 @@ def test_a_file_cannot_write_into_the_script_of_a_job(tmp_path, mark, setting):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
         with pytest.raises(ConfigError, match="goes to the cluster's shell"):
-            hydra_settings.check_hydra(composed.hydra, overrides)
+            hydra_guard.check_hydra(composed.hydra, overrides)
         key = text.partition(":")[0]
-        hydra_settings.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
+        hydra_guard.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
 
 
 @pytest.mark.slow
@@ -209,7 +211,7 @@ def test_the_command_line_may_name_no_callback_either(mark):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
         with pytest.raises(ConfigError, match=r"hydra\.callbacks: is not allowed"):
-            hydra_settings.check_hydra(composed.hydra, overrides)
+            hydra_guard.check_hydra(composed.hydra, overrides)
 
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -253,7 +255,7 @@ def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_p
         path.write_text(text)
         begun = time.process_time()
         with pytest.raises(ConfigError, match="is no configuration"):
-            hydra_settings.check_file(path)
+            hydra_guard.check_file(path)
         with pytest.raises(ValueError, match=r"written out|flow|depth"):
             files.read_yaml(path)
         assert time.process_time() - begun < 1
@@ -265,7 +267,7 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
     path = tmp_path / "config.yaml"
     path.write_text("a: 1\n" + "# padding\n" * 2**20)
     with pytest.raises(ConfigError, match="it has more than 1048576 bytes"):
-        hydra_settings.check_file(path)
+        hydra_guard.check_file(path)
 
 
 @pytest.mark.parametrize(
@@ -489,10 +491,10 @@ def record(**model: object) -> dict[str, object]:
 @pytest.mark.parametrize("target", [RUN, "os.system", "torch.hub.load", "torch.nn.Linear", "antigravity.x"])
 def test_a_network_of_a_stranger_inside_is_not_built(mark, target):
     with pytest.raises(ConfigError, match="not in a trusted package"):
-        StoredNetwork.read(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
+        stored_network(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
     nested = record(_target_="sr_lab.models.imdn.IMDN", num_feat={"_target_": target})
     with pytest.raises(ConfigError, match="not in a trusted package"):
-        StoredNetwork.read(nested, "a.ckpt")
+        stored_network(nested, "a.ckpt")
 
 
 def test_a_record_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
@@ -503,7 +505,7 @@ def test_a_record_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
     itself["x"] = itself
     for odd in (values, itself):
         with pytest.raises(ConfigError, match="does not say which network it holds"):
-            StoredNetwork.read(record(_target_="sr_lab.models.imdn.IMDN", x=odd), "a.ckpt")
+            stored_network(record(_target_="sr_lab.models.imdn.IMDN", x=odd), "a.ckpt")
 
 
 def test_a_checkpoint_that_holds_itself_is_refused(tmp_path, mark):

@@ -78,7 +78,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         overrides: Overrides of the command line, for the record.
     """
     run_folder = RunFolder(folder.resolve())
-    anew = config.resume == "never" and not (is_started_again() and run_folder.begun_by(job()))
+    anew = config.resume == "never" and not (is_started_again() and run_folder.started_over_by(job()))
     if run_folder.is_finished() and not anew:
         if rank() != 0:
             return
@@ -180,7 +180,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
             with faults.told():
                 folder.metrics.unlink(missing_ok=True)  # one that fails must not leave the numbers before it
                 if anew:
-                    folder.begin_anew(job())
+                    folder.start_over(job())
         with faults.told(), distributed.together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
             tested = to_test(folder.checkpoints)

@@ -810,7 +810,7 @@ def test_beginning_anew_follows_no_link(tmp_path, name):
     folder.checkpoints.mkdir(exist_ok=True)
     (folder.checkpoints / "last.ckpt").touch()
     with contextlib.suppress(OSError):
-        folder.begin_anew("job")
+        folder.start_over("job")
     DurableCheckpointIO(folder.earlier).save_checkpoint({}, folder.path / "new" / "last.ckpt")
     assert (tmp_path / "precious" / "last.ckpt").read_text() == "precious"
 

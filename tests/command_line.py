@@ -146,6 +146,7 @@ def _become(request: dict[str, object], scratch: Path) -> NoReturn:
         os.environ.update(environment)
         tempfile.tempdir = None  # asks the environment again
         sys.argv = ["sr_lab", *arguments]
+        sys.path[0] = os.getcwd()  # as with -m
         runpy.run_module("sr_lab", run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:

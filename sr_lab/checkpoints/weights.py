@@ -49,7 +49,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     """Load every weight, exactly; the network is folded first if the file holds the folded form.
 
     Raises:
-        CheckpointError: Weights are missing, unexpected, of another shape, or not finite numbers.
+        CheckpointError: Weights are missing, unexpected, of another shape or type, or not finite.
     """
     state = _named_as_ours(network, checkpoint.state)
     folded = _folded(network)
@@ -66,7 +66,9 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
             for name in shared
             if name not in same_shape
         ],
-        "not finite numbers": [name for name in same_shape if not _is_usable(state[name], own[name])],
+        "of another type or not finite": [
+            name for name in same_shape if not _is_usable(state[name], own[name])
+        ],
     }
     found = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

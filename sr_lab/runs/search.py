@@ -258,7 +258,7 @@ def _open(path: Path, pruner: BasePruner) -> optuna.Study:
     except Exception as error:  # from SQLite, SQLAlchemy, Alembic or Optuna
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"'{path}' cannot be used ({reason}); remove it: trials with the same values find their runs again"
+            f"'{path}' cannot be used ({reason}); remove it: a new search finds the runs of the old trials"
         ) from error
 
 

@@ -235,7 +235,7 @@ def test_no_secret_is_stored(monkeypatch, mark, override):
     for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
     said = sentence(override)
-    assert "secret, which would be stored" in said
+    assert "secret" in said
     for secret in (SECRET, "abc", "hunter2"):
         assert secret not in said
 
@@ -254,7 +254,7 @@ def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_p
     for text in (hostile.laughs(), "a: &a [*a]\n", "a: " + "[" * 5000 + "]" * 5000, "a: &a {b: *a}\n"):
         path.write_text(text)
         begun = time.process_time()
-        with pytest.raises(ConfigError, match="is no configuration"):
+        with pytest.raises(ConfigError, match="is not a valid configuration"):
             hydra_guard.check_file(path)
         with pytest.raises(ValueError, match=r"written out|flow|depth"):
             files.read_yaml(path)
@@ -273,8 +273,8 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--config-dir={0}", "experiment=sly"), "is no configuration: it has more than 100000 values"),
-        (("--config-path={0}/experiment", "--config-name=sly"), "is no configuration: it has more than"),
+        (("--config-dir={0}", "experiment=sly"), "it has more than 100000 values"),
+        (("--config-path={0}/experiment", "--config-name=sly"), "it has more than"),
     ],
     ids=["group", "primary"],
 )
@@ -448,7 +448,7 @@ def test_numbers_of_any_kind_are_loaded_or_refused(tmp_path, dtype):
         load_weights(network, checkpoint)
         assert torch.equal(network.weight, torch.eye(2))
     else:
-        with pytest.raises(CheckpointError, match="1 no number"):
+        with pytest.raises(CheckpointError, match="1 of another type"):
             load_weights(network, checkpoint)
 
 
@@ -819,7 +819,7 @@ def test_beginning_anew_follows_no_link(tmp_path, name):
 def test_the_list_of_a_sweep_names_no_other_folder(tmp_path, mark, name):
     job = {"folder": name, "label": None, "overrides": []}
     (tmp_path / "sweep.json").write_text(json.dumps({"version": 1, "jobs": [job]}))
-    with pytest.raises(ConfigError, match="not beside it"):
+    with pytest.raises(ConfigError, match="not next to it"):
         read_index(tmp_path)
 
 

@@ -278,14 +278,16 @@ def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
     assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
 
 
-def test_weights_of_no_network_say_what_the_nearest_lacks(tmp_path):
+def test_weights_of_no_network_say_what_the_nearest_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "imdn", "osffnet"])
     state = IMDN(scale=2).state_dict()
     del state["head.bias"]
     with pytest.raises(CheckpointError, match=r"IMDN: 1 missing \(head.bias\).*nearest is model=imdn"):
         catalogue.recognised(opened(tmp_path, state), None, key="ckpt")
 
 
-def test_weights_under_unknown_names_are_refused(tmp_path):
+def test_weights_under_unknown_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn"])
     checkpoint = opened(tmp_path, {"unheard.of": torch.ones(1)})
     with pytest.raises(CheckpointError, match=r"fits no network .*\(unheard.of"):
         catalogue.recognised(checkpoint, None, key="ckpt")

@@ -6,7 +6,7 @@ from pathlib import Path
 from sr_lab.config import targets
 from sr_lab.config.schema import ShardConfig
 from sr_lab.datasets.patches import PatchDataset
-from sr_lab.datasets.shards import write_shards
+from sr_lab.datasets.shard_writing import write_shards
 from sr_lab.datasets.streaming import StreamingDataset
 from sr_lab.errors import ConfigError
 from sr_lab.tasks import common

@@ -302,7 +302,7 @@ def test_df2k_is_both_sets_and_can_be_written_into_shards_and_streamed(df2k, tmp
     same = compose("dataset=streaming", f"dataset.shards_dir={moved}", "dataset.cache_gb=9", *SMALL)
     assert identity.identity(same)["manifest"] == streamed.manifest()
     assert not any("shards_dir" in key or "cache" in key for key in identity.identity(same)["dataset"])
-    with pytest.raises(ConfigError, match="task=shard: takes HR images from files"):
+    with pytest.raises(ConfigError, match="task=shard: needs HR images in files"):
         shard.run(
             compose("task=shard", f"output={out}", *words[:1], f"dataset.shards_dir={moved}", *SMALL), out, []
         )

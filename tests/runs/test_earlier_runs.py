@@ -1,9 +1,6 @@
 """Runs and checkpoints on disk outlive the code that wrote them: ``earlier/`` was written in November 2026.
 
-    python -m sr_lab model=edsr +model.num_feat=4 +model.num_block=1 scale=2 steps=6 ema_decay=0.9 budget=smoke
-        trainer=cpu logger=none benchmark=sample experiment_name=old run_name=old
-
-``step-3.ckpt`` is its ``previous.ckpt``, the state after three of its six steps.
+It is the run of `COMMAND`; ``step-3.ckpt`` is its ``previous.ckpt``, the state after three of its six steps.
 """
 
 import csv

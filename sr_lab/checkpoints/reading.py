@@ -6,7 +6,6 @@ more.
 
 import copy
 import errno
-import importlib
 import struct
 import warnings
 import zipfile
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from sr_lab.checkpoints import digest
 from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.layers.folding import fold
+from sr_lab.ops.renaming import official_names
 
 # Levels that authors put around their state dicts, in the order in which they are looked for: averaged
 # weights are the published ones.
@@ -205,15 +205,17 @@ def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
 
 
 def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under our names; the table at the end of the network's file maps its authors'."""
+    """The weights under our names; the tables at the end of its file map its authors'."""
     own = network.state_dict().keys()
     if state.keys() == own:
         return dict(state)
     readings = [dict(state), _without_prefix(state, _WRAPPER_PREFIXES + _TRAINER_PREFIXES)]
-    from_official = getattr(importlib.import_module(type(network).__module__), "from_official", None)
-    if from_official is not None:
-        readings += [from_official(reading, scale=network.scale) for reading in readings]
-    return max(readings, key=lambda reading: len(reading.keys() & own))
+    readings += [
+        table.to_ours(reading, network) for table in official_names(network) for reading in readings[:2]
+    ]
+    folded = _folded(network)
+    forms = [own] if folded is None else [own, folded.state_dict().keys()]
+    return max(readings, key=lambda reading: max(len(reading.keys() & form) for form in forms))
 
 
 def _folded(network: nn.Module) -> nn.Module | None:

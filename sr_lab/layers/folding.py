@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sr_lab.layers.network import min_size_of, num_image_ch
+
 TOLERANCE = 1e-5  # of an image in [0, 1], or of its largest value
 
 
@@ -85,9 +87,10 @@ def _fix_weight(module: nn.Module) -> None:
 def _same(network: nn.Module, merged: nn.Module) -> bool:
     """Whether both make the same of a random image."""
     weight = next(network.parameters())
-    side = max(24, int(getattr(network, "min_size", 1)))
-    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
-    lr = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(weight)
+    side = max(24, min_size_of(network))
+    lr = torch.rand(1, num_image_ch(network), side, side, generator=torch.Generator().manual_seed(0)).to(
+        weight
+    )
     training = {module: module.training for module in network.modules()}
     try:
         expected: Tensor = network.eval()(lr)

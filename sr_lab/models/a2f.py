@@ -1,19 +1,17 @@
 """A2F: Lightweight SISR Network with Attentive Auxiliary Feature Learning (Wang et al., ACCV 2020)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LearnedScale, WNSubpixelUpsampler, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import CA_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 
-class A2F(nn.Module):
+class A2F(SRNetwork):
     """Attentive auxiliary feature network, as its authors' code builds it (github.com/wxxxxxxh/A2F-SR).
 
     Every block also receives what a 1x1 convolution and a channel attention make of all features so far; the
@@ -33,9 +31,7 @@ class A2F(nn.Module):
         Everything is from the authors' code and settings, whose checkpoints load.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -46,9 +42,8 @@ class A2F(nn.Module):
         num_mid_feat: int = 128,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = WNSubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
@@ -96,26 +91,19 @@ class AAFBlock(nn.Module):
         return out
 
 
-# The authors' names and ours; one of theirs is misspelt.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^(body\.\d+)\.body\.", r"\1.residual."),
-    (r"^(x|res)_scale_list\.(\d+)\.", r"body.\2.\1_scale."),
-    (r"^auxilary_scale_list\.(\d+)\.", r"body.\1.aux_scale."),
-    (r"^fusion_conv_list\.(\d+)\.0\.", r"body.\1.fusion."),
-    (r"^fusion_conv_list\.(\d+)\.1\.conv_du\.", r"body.\1.attention.excite."),
-    *WEIGHT_NORM,
+# Its authors' names; one of them is misspelt there.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "head.0": "head",
+            "body.{i}.body": "body.{i}.residual",
+            "x_scale_list.{i}": "body.{i}.x_scale",
+            "res_scale_list.{i}": "body.{i}.res_scale",
+            "auxilary_scale_list.{i}": "body.{i}.aux_scale",
+            "fusion_conv_list.{i}.0": "body.{i}.fusion",
+            "fusion_conv_list.{i}.1": ("body.{i}.attention", CA_NAMES),
+            "tail": "tail",
+            "skip": "skip",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/wxxxxxxh/A2F-SR.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``A2F``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

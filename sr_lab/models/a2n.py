@@ -1,19 +1,17 @@
 """A2N: Attention in Attention Network for Image Super-Resolution (Chen et al., arXiv:2104.09497)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, enlarged
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import PA_TAIL_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
 
 
-class A2N(nn.Module):
+class A2N(SRNetwork):
     """Attention in attention network, as its authors' code builds it (github.com/haoyuc/A2N).
 
     PAN's trunk and tail around blocks that decide, image by image, how much of their attention to use. The
@@ -40,9 +38,7 @@ class A2N(nn.Module):
         From the authors' code: everything; it works on 0..255, which its weights expect.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -53,9 +49,8 @@ class A2N(nn.Module):
         plain_kernel_size: int = 3,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = PAUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
@@ -98,7 +93,7 @@ class A2B(nn.Module):
             )
         self.temperature = temperature
         self.entry = nn.Conv2d(num_feat, num_feat, 1, bias=False)
-        self.dropout = nn.Sequential(
+        self.adm = nn.Sequential(
             nn.Linear(num_feat, num_feat // 4, bias=False),
             nn.ReLU(inplace=True),
             nn.Linear(num_feat // 4, 2, bias=False),
@@ -114,7 +109,7 @@ class A2B(nn.Module):
         """Run both branches, weigh them by what the image is like."""
         feat = self.act(self.entry(x))
         mean = feat.float().mean(dim=(2, 3)).to(feat.dtype)  # (N, C), a sum over the image: in float32
-        weights = torch.softmax(self.dropout(mean) / self.temperature, dim=1)[..., None, None, None]
+        weights = torch.softmax(self.adm(mean) / self.temperature, dim=1)[..., None, None, None]
         mixed = self.attended(feat) * weights[:, 0] + self.plain(feat) * weights[:, 1]
         out: Tensor = self.fusion(self.act(mixed)) + x
         return out
@@ -147,34 +142,26 @@ class AttentionBranch(nn.Module):
         return out
 
 
-# The authors' names and ours. The stages of their tail count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv_first\.", "head."),
-    (r"^AAB_trunk\.", "body."),
-    (r"^(body\.\d+)\.conv_first\.", r"\1.entry."),
-    (r"^(body\.\d+)\.conv_last\.", r"\1.fusion."),
-    (r"\.ADM\.", ".dropout."),
-    (r"\.attention\.k1\.", ".attended.attention.0."),
-    (r"\.attention\.k2\.", ".attended.attention.2."),
-    (r"\.attention\.k3\.", ".attended.conv1."),
-    (r"\.attention\.k4\.", ".attended.conv2."),
-    (r"\.non_attention\.", ".plain."),
-    (r"^trunk_conv\.", "fusion."),
-    (r"^upconv(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.1."),
-    (r"^att(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.2."),
-    (r"^HRconv(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.4."),
-    (r"^conv_last\.", "tail.last."),
+_A2B_NAMES: Names = {
+    "conv_first": "entry",
+    "ADM": "adm",
+    "attention.k1": "attended.attention.0",
+    "attention.k2": "attended.attention.2",
+    "attention.k3": "attended.conv1",
+    "attention.k4": "attended.conv2",
+    "non_attention": "plain",
+    "conv_last": "fusion",
+}
+
+# Its authors' names, and those of our own checkpoints from before ``adm`` was called so.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv_first": "head",
+            "AAB_trunk.{i}": ("body.{i}", _A2B_NAMES),
+            "trunk_conv": "fusion",
+            **PA_TAIL_NAMES,
+        }
+    ),
+    OfficialNames({"body.{i}.dropout": "body.{i}.adm"}),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/haoyuc/A2N.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``A2N``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,17 +1,15 @@
 """AWSRN: Lightweight Image SR with Adaptive Weighted Learning Network (Wang et al., arXiv:1904.02358)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LFB, AWMSUpsampler, WNSubpixelUpsampler, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 
-class AWSRN(nn.Module):
+class AWSRN(SRNetwork):
     """Adaptive weighted SR network, as its authors' code builds it (github.com/ChaofWang/AWSRN).
 
     Local fusion blocks of residual units whose every sum is weighed, a tail of four convolutions of growing
@@ -34,9 +32,7 @@ class AWSRN(nn.Module):
         own input; that network is another one.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -48,9 +44,8 @@ class AWSRN(nn.Module):
         num_mid_feat: int = 128,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = AWMSUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
@@ -73,26 +68,14 @@ class AWSRN(nn.Module):
         return self.image_range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)
 
 
-# The authors' names and ours. Their AWMS names its branches by kernel size: 3, 5, 7, 9.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^(body\.\d+)\.b(\d)\.body\.", r"\1.units.\2.residual."),
-    (r"^(body\.\d+)\.b(\d)\.", r"\1.units.\2."),
-    (r"^(body\.\d+)\.reduction\.", r"\1.fusion."),
-    (r"^tail\.tail_k(\d)\.", lambda match: f"tail.0.convs.{(int(match[1]) - 3) // 2}."),
-    (r"^tail\.scale_k(\d)\.", lambda match: f"tail.0.scales.{(int(match[1]) - 3) // 2}."),
-    *WEIGHT_NORM,
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "head.0": "head",
+            "body.{i}": ("body.{i}", LFB_NAMES),
+            "tail": ("tail.0", AWMS_NAMES),
+            "skip": "skip",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/ChaofWang/AWSRN.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``AWSRN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,20 +1,20 @@
 """CARN: Fast, Accurate, and Lightweight SR with Cascading Residual Network (Ahn et al., ECCV 2018)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, without_mean_shift
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
-from sr_lab.upsamplers.stepwise import StepwiseUpsampler, steps_to
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
-class CARN(nn.Module):
+class CARN(SRNetwork):
     """Cascading residual network, as its authors' code builds it (github.com/nmhkahn/CARN-pytorch).
 
     Blocks cascade, and so do the residual units inside a block: after each, a 1x1 convolution fuses
@@ -44,9 +44,7 @@ class CARN(nn.Module):
         had 1x1 convolutions.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -58,7 +56,7 @@ class CARN(nn.Module):
         recursive: bool = False,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if groups is not None and (groups < 1 or num_feat % groups):
             raise ConfigError(
                 f"CARN: cannot split num_feat={num_feat} channels into groups={groups}; "
@@ -67,7 +65,6 @@ class CARN(nn.Module):
         make_tail = (
             partial(StepwiseUpsampler, act=True, groups=groups or 1) if upsampler is None else upsampler
         )
-        self.scale = scale
         self.image_range = ImageRange()
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
@@ -158,29 +155,21 @@ def _cascade(x: Tensor, blocks: Iterable[nn.Module], fusions: nn.ModuleList) -> 
     return out
 
 
-# The authors' names and ours. They count from 1, and name blocks and the units inside them alike.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^entry\.", "head."),
-    (r"^c(\d+)\.body\.", lambda match: f"fusions.{int(match[1]) - 1}."),
-    (r"^b(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"(?<=\d)\.c(\d+)\.body\.", lambda match: f".fusions.{int(match[1]) - 1}."),
-    (r"(?<=\d)\.b(\d+)\.body\.", lambda match: f".units.{int(match[1]) - 1}.residual."),
+_CASCADE_NAMES: Names = {"c{i+1}.body": "fusions.{i}"}
+
+_NAMES: Names = {
+    "entry": "head",
+    "b{i+1}": ("body.{i}", {"b{j+1}.body": "units.{j}.residual", **_CASCADE_NAMES}),
+    **_CASCADE_NAMES,
+    "exit": "tail.{t-1}",
+}
+
+# The names of its authors' networks for one scale, and for all of them, of which one tail is kept.
+OFFICIAL_NAMES = (
+    OfficialNames({**_NAMES, "upsample.up.body": "tail"}, {"t": "tail"}, partial(without_mean_shift, gain=1)),
+    OfficialNames(
+        {**_NAMES, "upsample.up{r}.body": "tail", "upsample": None},
+        {"t": "tail"},
+        partial(without_mean_shift, gain=1),
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/nmhkahn/CARN-pytorch, CARN or CARN-M.
-
-    Args:
-        state: Tensors under the authors' names, of a network for one scale or for all.
-        scale: Upscaling factor of the network: of a network for all scales this one's tail is kept.
-
-    Returns:
-        The tensors under the names of ``CARN``, without the frozen mean shifts and the other tails.
-    """
-    tail: tuple[KeyRule, ...] = (
-        (rf"^upsample\.up({scale})?\.body\.", "tail."),
-        (r"^upsample\.", None),
-        (r"^exit\.", f"tail.{3 * len(steps_to(scale))}."),
-    )
-    return rename(without_mean_shift(state, gain=1), (*_OFFICIAL_KEYS, *tail))

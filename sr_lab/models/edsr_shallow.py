@@ -1,18 +1,19 @@
 """Shallow EDSR: the baseline of Table 1 of "Two Strategies Toward Lightweight Image SR" (Du et al.)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, CCA, ESA, SA
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.residual import ResidualBlock
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class ShallowEDSR(nn.Module):
+class ShallowEDSR(SRNetwork):
     """EDSR with 8 blocks, no convolution behind them and a sub-pixel tail, to compare attentions on.
 
     Args:
@@ -39,9 +40,8 @@ class ShallowEDSR(nn.Module):
         inside, where its paper has C // 4. Inferred: the range, EDSR's; the attention's place, RCAN's.
     """
 
-    colour: ClassVar[str] = "rgb"
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    min_size: int = 1  # without ESA
+    multi_adds_rule = "conv"
+    min_size = 1  # without ESA
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ShallowEDSR(nn.Module):
         share_attention: bool = True,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if attention == "none" and not share_attention:
             raise ConfigError(
                 "edsr_shallow: share_attention=false has nothing to act on with attention=none; "
@@ -66,7 +66,6 @@ class ShallowEDSR(nn.Module):
             if share_attention
             else [_make_attention(attention, num_feat) for _ in range(num_block)]
         )
-        self.scale = scale
         self.image_range = ImageRange(gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(ResidualBlock(num_feat, attention=part) for part in attentions)

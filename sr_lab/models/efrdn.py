@@ -1,6 +1,6 @@
 """EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
 from sr_lab.layers.image import DIV2K_MEAN
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.reparam import Kernel
 from sr_lab.layers.transformer import ET
@@ -17,7 +18,7 @@ from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class EFRDN(nn.Module):
+class EFRDN(SRNetwork):
     """Efficient feature reuse distillation network (EFRDN, Fig. 1, Eqs. 1 to 9).
 
     Four distillation modules, then two transformers over 3x3 patches; in either part every layer sees the sum
@@ -70,9 +71,8 @@ class EFRDN(nn.Module):
         ``.half()`` overflows; ``.bfloat16()`` does not.
     """
 
-    colour: ClassVar[str] = "rgb"
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    min_size: int = ESA.min_size  # of the published network; 1 without ESA
+    multi_adds_rule = "conv"
+    min_size = ESA.min_size  # of the published network; 1 without ESA
     rgb_mean: Tensor
 
     def __init__(
@@ -100,7 +100,7 @@ class EFRDN(nn.Module):
         rgb_range: float = 255.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat < 16 or num_feat % 8 != 0:
             raise ConfigError(f"EFRDN: num_feat has to be a multiple of 8 of at least 16, got {num_feat}")
         if num_block < 1:

@@ -1,8 +1,5 @@
 """FDIWN: Feature Distillation Interaction Weighting Network for Lightweight SR (Gao et al., AAAI 2022)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,13 +7,14 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import mean_and_contrast
 from sr_lab.layers.image import MeanShift
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LearnedScale, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class FDIWN(nn.Module):
+class FDIWN(SRNetwork):
     """Feature distillation interaction weighting network, as its authors' code builds it.
 
     The first group runs twice, then the others, in order, twice; each run sees the sum of all runs before it.
@@ -45,14 +43,12 @@ class FDIWN(nn.Module):
         number of groups takes turns is our continuation.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+    multi_adds_rule = "torchinfo"
 
     def __init__(
         self, *, scale: int, num_feat: int = 24, num_block: int = 3, upsampler: UpsamplerFactory | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat < 8 or num_feat % 8:
             raise ConfigError(
                 f"model=fdiwn: its units divide the channels by 8, got num_feat={num_feat}; "
@@ -62,7 +58,6 @@ class FDIWN(nn.Module):
         large = scale >= 4
         expansions = (2.5, 4.5, 2.25) if large else (2.0, 4.0, 2.0)
         num_tail_feat = num_feat * (4 if large else 8) // 3
-        self.scale = scale
         self.raw_skip = not large
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -319,66 +314,69 @@ class ShuffleAttention(nn.Module):
         return F.channel_shuffle(out, 2)
 
 
-_WIDE_UNIT: tuple[KeyRule, ...] = (
-    (r"\.(enter_[ab]|leave_[ab]|widen_[ab]|wcrw|residual)\.body\.", r".\1.wide."),
-    (r"\.(enter_[ab]|leave_[ab]|widen_[ab]|wcrw|residual)\.SAlayer\.", r".\1.wide.4."),
-    (r"\.(widen_[ab]|wcrw)\.conv\.", r".\1.skip."),
-    (r"\.res_scale\.", ".scale_wide."),
-    (r"\.x_scale\.", ".scale_skip."),
+_SA_NAMES: Names = {
+    "cweight": "channel_weight",
+    "cbias": "channel_bias",
+    "sweight": "position_weight",
+    "sbias": "position_bias",
+    "gn": "norm",
+}
+
+_WCRW_NAMES: Names = {
+    "body": "wide",
+    "SAlayer": ("wide.4", _SA_NAMES),
+    "conv": "skip",
+    "res_scale": "scale_wide",
+    "x_scale": "scale_skip",
+}
+
+_CC_NAMES: Names = {
+    "upper_branch.1": "of_mean.0",
+    "upper_branch.3": "of_mean.2",
+    "lower_branch": "of_deviation",
+}
+
+_WDIB_NAMES: Names = {
+    "srb1": ("enter_a", _WCRW_NAMES),
+    "srb2": ("enter_b", _WCRW_NAMES),
+    "rb1": ("widen_a", _WCRW_NAMES),
+    "rb2": ("widen_b", _WCRW_NAMES),
+    "A1_coffconv": ("cc_a1", _CC_NAMES),
+    "B1_coffconv": ("cc_x", _CC_NAMES),
+    "A2_coffconv": ("cc_a2", _CC_NAMES),
+    "B2_coffconv": ("cc_b", _CC_NAMES),
+    "conv_distilled2": "gate_a",
+    "conv_distilled1": "gate_b",
+    "srb3": ("leave_a", _WCRW_NAMES),
+    "srb4": ("leave_b", _WCRW_NAMES),
+    "scale_x1": "scf.scale_a",
+    "scale_x2": "scf.scale_b",
+    "fuse1": ("scf.wcrw", _WCRW_NAMES),
+    "fuse2": "scf.gate",
+    "SAlayer": ("attention", _SA_NAMES),
+}
+
+_FSWG_NAMES: Names = {
+    "MY{i}": ("block{i}", _WDIB_NAMES),
+    "conv": "conv",
+    "conv{i}": "mix{i}",
+    "rb1": ("residual", _WCRW_NAMES),
+    "scale_x": "scale_mixed",
+    "scale_res": "scale_residual",
+}
+
+# Its authors' names; gate 1 is that of their branch b.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "Sub_mean": "sub_mean",
+            "head": "head",
+            "Li{i+1}": ("body.{i}", _FSWG_NAMES),
+            "conv1": "fusion",
+            "UP1": "tail",
+            "conv2": "skip.0",
+            "UP2": "skip.1",
+            "Add_mean": "add_mean",
+        }
+    ),
 )
-
-# The authors' names and ours. Their groups and blocks count from 1, and gate 1 is that of their branch b.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^Sub_mean\.", "sub_mean."),
-    (r"^Add_mean\.", "add_mean."),
-    (r"^Li(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^conv1\.", "fusion."),
-    (r"^UP1\.", "tail."),
-    (r"^conv2\.", "skip.0."),
-    (r"^UP2\.", "skip.1."),
-    (r"^(body\.\d+)\.MY([123])\.", r"\1.block\2."),
-    (r"^(body\.\d+)\.conv([12])\.", r"\1.mix\2."),
-    (r"^(body\.\d+)\.rb1\.", r"\1.residual."),
-    (r"^(body\.\d+)\.scale_x\.", r"\1.scale_mixed."),
-    (r"^(body\.\d+)\.scale_res\.", r"\1.scale_residual."),
-    (r"\.srb1\.", ".enter_a."),
-    (r"\.srb2\.", ".enter_b."),
-    (r"\.srb3\.", ".leave_a."),
-    (r"\.srb4\.", ".leave_b."),
-    (r"\.rb1\.", ".widen_a."),
-    (r"\.rb2\.", ".widen_b."),
-    (r"\.A1_coffconv\.", ".cc_a1."),
-    (r"\.B1_coffconv\.", ".cc_x."),
-    (r"\.A2_coffconv\.", ".cc_a2."),
-    (r"\.B2_coffconv\.", ".cc_b."),
-    (r"\.upper_branch\.1\.", ".of_mean.0."),
-    (r"\.upper_branch\.3\.", ".of_mean.2."),
-    (r"\.lower_branch\.", ".of_deviation."),
-    (r"\.conv_distilled1\.", ".gate_b."),
-    (r"\.conv_distilled2\.", ".gate_a."),
-    (r"\.scale_x1\.", ".scf.scale_a."),
-    (r"\.scale_x2\.", ".scf.scale_b."),
-    (r"\.fuse1\.", ".scf.wcrw."),
-    (r"\.fuse2\.", ".scf.gate."),
-    *_WIDE_UNIT,
-    (r"\.SAlayer\.", ".attention."),
-    (r"\.cweight$", ".channel_weight"),
-    (r"\.cbias$", ".channel_bias"),
-    (r"\.sweight$", ".position_weight"),
-    (r"\.sbias$", ".position_bias"),
-    (r"\.gn\.", ".norm."),
-    *WEIGHT_NORM,
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/IVIPLab/FDIWN.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``FDIWN``; the mean shifts stay, since training moved them.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,21 +1,19 @@
 """FMEN: Fast and Memory-Efficient Network Towards Efficient Image SR (Du et al., CVPRW 2022)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.reparam import Kernel, RepConv
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class FMEN(nn.Module):
+class FMEN(SRNetwork):
     """Fast and memory-efficient network (github.com/NJU-Jet/FMEN): pairs of an ERB and an HFAB in a chain.
 
     Folded it has one residual, around everything, and no concatenation, so little has to stay in memory.
@@ -42,9 +40,7 @@ class FMEN(nn.Module):
         / 769 K (cut off, not rounded) and 172.0 / 77.2 / 44.2 G. It works in 0..255, as in that code.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -57,14 +53,13 @@ class FMEN(nn.Module):
         num_warmup_erb: int = 2,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_mid_feat <= 4:
             raise ConfigError(
                 f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the HFAB that warms up; "
                 "allowed: 5 or more"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.warmup = nn.Sequential(
@@ -202,41 +197,37 @@ class RRRB(RepConv):
         return kernel + kernel.identity()
 
 
-# The authors' names and ours. Their folded network keeps the names of the convolutions beside a norm.
-_NORM_KEYS: tuple[KeyRule, ...] = (
-    (r"\.bn1\.", ".squeeze.norm_in."),
-    (r"\.bn2\.", ".excite.norm_in."),
-    (r"\.bn3\.", ".excite.norm_out."),
-    (r"\.squeeze\.(weight|bias)$", r".squeeze.conv.\1"),
-    (r"\.excitate\.", ".excite.conv."),
+_RRRB_NAMES: Names = {
+    "expand_conv": "expand",
+    "fea_conv": "conv",
+    "reduce_conv": "reduce",
+    "rep_conv": "folded",
+}
+_ERB_NAMES: Names = {"conv1": ("0", _RRRB_NAMES), "conv2": ("2", _RRRB_NAMES)}
+_CHAIN_NAMES: Names = {"convs.{i}": ("erbs.{i}", _ERB_NAMES)}
+
+_TRAINED_NAMES: Names = {
+    "bn1": "squeeze.norm_in",
+    "squeeze": "squeeze.conv",
+    **_CHAIN_NAMES,
+    "bn2": "excite.norm_in",
+    "excitate": "excite.conv",
+    "bn3": "excite.norm_out",
+}
+_FOLDED_NAMES: Names = {"squeeze": "squeeze.folded", **_CHAIN_NAMES, "excitate": "excite.folded"}
+
+# The names of its authors' ``TRAIN_FMEN``, and of their ``TEST_FMEN``, which is folded.
+OFFICIAL_NAMES = tuple(
+    OfficialNames(
+        {
+            "head": "head",
+            "warmup.0": "warmup.0",
+            "warmup.1": ("warmup.1", hfab),
+            "ERBs.{i}": ("body.{i}.0", _ERB_NAMES),
+            "HFABs.{i}": ("body.{i}.1", hfab),
+            "lr_conv": "last",
+            "tail": "tail",
+        }
+    )
+    for hfab in (_TRAINED_NAMES, _FOLDED_NAMES)
 )
-_FOLDED_KEYS: tuple[KeyRule, ...] = (
-    (r"\.squeeze\.(weight|bias)$", r".squeeze.folded.\1"),
-    (r"\.excitate\.", ".excite.folded."),
-)
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^lr_conv\.", "last."),
-    (r"^ERBs\.(\d+)\.", r"body.\1.0."),
-    (r"^HFABs\.(\d+)\.", r"body.\1.1."),
-    (r"\.convs\.(\d+)\.", r".erbs.\1."),
-    (r"\.conv1\.(?=\w+_conv\.)", ".0."),
-    (r"\.conv2\.(?=\w+_conv\.)", ".2."),
-    (r"\.rep_conv\.", ".folded."),
-    (r"\.expand_conv\.", ".expand."),
-    (r"\.fea_conv\.", ".conv."),
-    (r"\.reduce_conv\.", ".reduce."),
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/NJU-Jet/FMEN.
-
-    Args:
-        state: Tensors under the authors' names, of their ``TRAIN_FMEN`` or their ``TEST_FMEN``.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``FMEN``, folded if they are of a ``TEST_FMEN``.
-    """
-    folded = any(".rep_conv." in name for name in state)
-    return rename(state, (_FOLDED_KEYS if folded else _NORM_KEYS) + _OFFICIAL_KEYS)

@@ -1,19 +1,19 @@
 """IDN: Fast and Accurate SR via Information Distillation Network (Hui et al., CVPR 2018)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import OfficialNames
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class IDN(nn.Module):
+class IDN(SRNetwork):
     """Information distillation network: blocks that keep a quarter of their features and enhance the rest.
 
     Cost: at x4 34.5 G multiply-adds; as ``original`` 31.7 G.
@@ -39,9 +39,7 @@ class IDN(nn.Module):
         it keeps the last quarter instead of the first and has no activation after the compression.
     """
 
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    colour: str = "rgb"  # of the default form
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -52,13 +50,12 @@ class IDN(nn.Module):
         form: Literal["lr_space", "original"] = "lr_space",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if form not in ("lr_space", "original"):
             raise ConfigError(f"IDN: has no such form, got form={form}; allowed: lr_space, original")
         native: UpsamplerFactory = Deconvolution if form == "original" else _subpixel
         make_tail = native if upsampler is None else upsampler
         num_image_ch = 1 if form == "original" else 3
-        self.scale = scale
         self.colour = "y" if form == "original" else "rgb"
         self.head = nn.Sequential(_conv_lrelu(num_image_ch, num_feat), _conv_lrelu(num_feat, num_feat))
         self.body = nn.ModuleList(DBlock(num_feat) for _ in range(num_block))
@@ -159,24 +156,16 @@ def _conv_lrelu(num_in_ch: int, num_out_ch: int, *, kernel_size: int = 3, groups
     return nn.Sequential(conv, nn.LeakyReLU(0.05, inplace=True))
 
 
-# The layers of the authors' prototxt and ours. Their blocks count from 3, with the trunk's first two before.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv([12])\.", lambda match: f"head.{int(match[1]) - 1}.0."),
-    (r"^conv(\d+)_([123])\.", lambda match: f"body.{int(match[1]) - 3}.above.{int(match[2]) - 1}.0."),
-    (r"^conv(\d+)_([456])\.", lambda match: f"body.{int(match[1]) - 3}.below.{int(match[2]) - 4}.0."),
-    (r"^down(\d+)\.", lambda match: f"body.{int(match[1]) - 1}.compress.0."),
-    (r"^upsample\.", "tail.deconv."),
+# The layers of its authors' prototxt (form ``original``), as ``<layer>.weight`` and ``<layer>.bias``. Their
+# blocks count from 3, after the trunk's first two layers.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv{i+1}": "head.{i}.0",
+            "conv{i+3}_{j+4}": "body.{i}.below.{j}.0",
+            "conv{i+3}_{j+1}": "body.{i}.above.{j}.0",
+            "down{i+1}": "body.{i}.compress.0",
+            "upsample": "tail.deconv",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames weights converted from a model of github.com/Zheng222/IDN-Caffe (form ``original``).
-
-    Args:
-        state: Tensors under ``<layer of the prototxt>.weight`` and ``.bias``.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``IDN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,19 +1,20 @@
 """IMDN with the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024, Table 3)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.osff import make_drfs
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class IMDNWithOSFF(nn.Module):
+class IMDNWithOSFF(SRNetwork):
     """IMDN whose blocks see the shallow features again and are fused by OSFF (OSFFNet, Eqs. 1 to 6).
 
     The parts that IMDN has too carry the same names, so weights of an IMDN of ours can start this network;
@@ -50,9 +51,7 @@ class IMDNWithOSFF(nn.Module):
         Inferred: lambda starts at 1.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+    multi_adds_rule = "torchinfo"
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class IMDNWithOSFF(nn.Module):
         lambda_init: float = 1.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_copies < 1:
             raise ConfigError(
                 f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import MSWA
+from sr_lab.layers.network import SRNetwork
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.mwaum import MWAUM
 
 
-class IMFM(nn.Module):
+class IMFM(SRNetwork):
     """Progressive feature fusion network (IMFM, Fig. 1, Eqs. 1 to 4).
 
     Blocks of parallel paths that hand their result on to the next path, an upsampler with pixel attention,
@@ -57,9 +58,7 @@ class IMFM(nn.Module):
         MWAUM(F_n + F_0).
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class IMFM(nn.Module):
         cam_act: Literal["h_swish", "h_sigmoid"] = "h_swish",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if cam and not pab:
             raise ConfigError(
                 "IMFM: cam=true stands inside a PAB, got pab=false; allowed: cam=false, or pab=true"
@@ -101,7 +100,6 @@ class IMFM(nn.Module):
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
         make_tail = own_tail if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
             PAB(

@@ -1,9 +1,7 @@
 """LAPAR: Linearly-Assembled Pixel-Adaptive Regression Network for SISR (Li et al., NeurIPS 2020)."""
 
 import math
-from collections.abc import Mapping
 from itertools import combinations
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +9,14 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, enlarged
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import AWMS, LFB, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
 
 
-class LAPAR(nn.Module):
+class LAPAR(SRNetwork):
     """Filters the bicubically enlarged image, each pixel with its own mix of 72 fixed filters.
 
     The network sees lr and tells the coefficients of the mix.
@@ -42,17 +41,15 @@ class LAPAR(nn.Module):
         See ``gaussian_dictionary`` for those of a new network.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 2  # reflection at the border of the enlarged image
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = 2  # reflection at the border of the enlarged image
+    multi_adds_rule = "conv"
     dictionary: Tensor
 
     def __init__(
         self, *, scale: int, num_feat: int = 32, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
         native_only("LAPAR", upsampler)
-        super().__init__()
-        self.scale = scale
+        super().__init__(scale=scale)
         self.register_buffer("dictionary", gaussian_dictionary())  # in the state dict: see the note above
         self.image_range = ImageRange()
         self.head = nn.Sequential(wn_conv(3, num_feat), nn.ReLU(inplace=True))
@@ -138,31 +135,18 @@ def gaussian_dictionary() -> Tensor:
     return torch.cat(filters).unsqueeze(1)
 
 
-# The authors' names and ours.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^w_conv\.rgb_mean$", None),
-    (r"^decom_conv\.weight$", "dictionary"),
-    (r"^w_conv\.(head|body)\.", r"\1."),
-    (r"^(body\.\d+)\.b(\d)\.body\.", r"\1.units.\2.residual."),
-    (r"^(body\.\d+)\.b(\d)\.", r"\1.units.\2."),
-    (r"^(body\.\d+)\.reduction\.", r"\1.fusion."),
-    (r"^w_conv\.up\.0\.", "tail.0."),
-    (r"^w_conv\.tail\.tail_k(\d)\.", lambda match: f"tail.3.convs.{(int(match[1]) - 3) // 2}."),
-    (r"^w_conv\.tail\.scale_k(\d)\.", lambda match: f"tail.3.scales.{(int(match[1]) - 3) // 2}."),
-    (r"^w_conv\.tail\.fuse\.", "tail.4."),
-    (r"^w_conv\.tail\.w_conv\.", "tail.6."),
-    *WEIGHT_NORM,
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "w_conv.rgb_mean": None,
+            "decom_conv.weight": "dictionary",
+            "w_conv.head": "head",
+            "w_conv.body.{i}": ("body.{i}", LFB_NAMES),
+            "w_conv.up.0": "tail.0",
+            "w_conv.tail.fuse": "tail.4",
+            "w_conv.tail.w_conv": "tail.6",
+            "w_conv.tail": ("tail.3", AWMS_NAMES),
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/dvlab-research/Simple-SR.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``LAPAR``, the filters among them.
-    """
-    return rename(state, _OFFICIAL_KEYS)

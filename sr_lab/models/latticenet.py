@@ -1,19 +1,17 @@
 """LatticeNet: Towards Lightweight Image Super-resolution with Lattice Block (Luo et al., ECCV 2020)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import mean_and_contrast
 from sr_lab.layers.image import MeanShift
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class LatticeNet(nn.Module):
+class LatticeNet(SRNetwork):
     """Lattice network: a chain of lattice blocks, joined backwards, from the last to the first.
 
     Args:
@@ -31,16 +29,13 @@ class LatticeNet(nn.Module):
         weights, and the published counts include them.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self, *, scale: int, num_feat: int = 64, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Sequential(  # no activation between
             nn.Conv2d(3, num_feat, 3, padding=1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
@@ -170,36 +165,31 @@ class BFM(nn.Module):
         return out
 
 
-# The authors' names and ours. Their blocks and fusions count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv1\.", "head.0."),
-    (r"^conv2\.", "head.1."),
-    (r"^tail\.0\.", "refine."),
-    (r"^tail\.1\.", "tail.0."),
-    (r"^body_unit(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.conv_block0\.", r"\1.unit1."),
-    (r"^(body\.\d+)\.conv_block1\.", r"\1.unit2."),
-    (r"\.fea_ca1\.", ".cc_unit1."),
-    (r"\.x_ca1\.", ".cc_x."),
-    (r"\.fea_ca2\.", ".cc_q."),
-    (r"\.x_ca2\.", ".cc_unit2."),
-    (r"\.conv_mean\.", ".of_mean."),
-    (r"\.conv_std\.", ".of_deviation."),
-    (r"\.compress\.", ".fusion."),
-    (r"^T_tdm(\d+)\.0\.", lambda match: f"fusion.{int(match[1]) - 1}.deep."),
-    (r"^L_tdm(\d+)\.0\.", lambda match: f"fusion.{int(match[1]) - 1}.shallower."),
+_CC_NAMES: Names = {"conv_mean": "of_mean", "conv_std": "of_deviation"}
+
+_LB_NAMES: Names = {
+    "conv_block0": "unit1",
+    "conv_block1": "unit2",
+    "fea_ca1": ("cc_unit1", _CC_NAMES),
+    "x_ca1": ("cc_x", _CC_NAMES),
+    "fea_ca2": ("cc_q", _CC_NAMES),
+    "x_ca2": ("cc_unit2", _CC_NAMES),
+    "compress": "fusion",
+}
+
+# The names of the code whose checkpoints load.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "sub_mean": "sub_mean",
+            "conv1": "head.0",
+            "conv2": "head.1",
+            "body_unit{i+1}": ("body.{i}", _LB_NAMES),
+            "T_tdm{i+1}.0": "fusion.{i}.deep",
+            "L_tdm{i+1}.0": "fusion.{i}.shallower",
+            "tail.0": "refine",
+            "tail.1": "tail.0",
+            "add_mean": "add_mean",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/ymff0592/super-resolution.
-
-    Args:
-        state: Tensors under its names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``LatticeNet``; the mean shifts stay, since training may have
-        moved them.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,21 +1,19 @@
 """LBNet: Lightweight Bimodal Network via Symmetric CNN and Recursive Transformer (Gao et al., IJCAI 2022)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import CA, SA
 from sr_lab.layers.image import MeanShift
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.transformer import ET
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import CA_NAMES, ET_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class LBNet(nn.Module):
+class LBNet(SRNetwork):
     """Lightweight bimodal network, as its authors' code builds it (github.com/IVIPLab/LBNet).
 
     The same fusion modules see the image twice, the second time with the weighed features of the first; then
@@ -48,9 +46,7 @@ class LBNet(nn.Module):
         the type of the weights: features there may pass what float16 holds.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -65,9 +61,8 @@ class LBNet(nn.Module):
         num_repeat: int = 3,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(LFFM(num_feat) for _ in range(num_block))
@@ -179,33 +174,23 @@ class FRDAB(nn.Module):
         return out
 
 
-# The authors' names and ours. Theirs count from 1, but their first transformer has no number.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^r(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.b([1-3])\.", lambda match: f"{match[1]}.blocks.{int(match[2]) - 1}."),
-    (r"^(body\.\d+)\.c([1-3])\.", lambda match: f"{match[1]}.fusions.{int(match[2]) - 1}."),
-    (r"(\.blocks\.\d)\.c([1-6])\.", r"\1.conv\2."),
-    (r"(\.blocks\.\d)\.se\.", r"\1.ca."),
-    (r"\.sa\.conv1\.", ".sa.conv."),
-    (r"^se(\d+)\.", lambda match: f"attentions.{int(match[1]) - 1}."),
-    (r"\.conv_du\.", ".excite."),
-    (r"^attention(\d*)\.", lambda match: f"transformers.{int(match[1] or 1) - 1}."),
-    (r"\.atten\.", ".attention."),
-    (r"\.mlp\.fc1\.", ".mlp.0."),
-    (r"\.mlp\.fc2\.", ".mlp.2."),
-    (r"^c1\.", "fusion."),
-    (r"^c([2-9])\.", lambda match: f"transformer_convs.{int(match[1]) - 2}."),
+_FRDAB_NAMES: Names = {"c{i}": "conv{i}", "se": ("ca", CA_NAMES), "sa.conv1": "sa.conv"}
+_LFFM_NAMES: Names = {"b{i+1}": ("blocks.{i}", _FRDAB_NAMES), "c{i+1}": "fusions.{i}"}
+
+# Its authors' names; the first transformer has no number there.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "sub_mean": "sub_mean",
+            "head": "head",
+            "r{i+1}": ("body.{i}", _LFFM_NAMES),
+            "se{i+1}": ("attentions.{i}", CA_NAMES),
+            "c1": "fusion",
+            "attention": ("transformers.0", ET_NAMES),
+            "attention{i+1}": ("transformers.{i}", ET_NAMES),
+            "c{i+2}": "transformer_convs.{i}",
+            "tail": "tail",
+            "add_mean": "add_mean",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/IVIPLab/LBNet.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``LBNet``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,8 +1,7 @@
 """MAFFSRN: Ultra Lightweight Image SR with Multi-Attention Layers (Muqeet et al., ECCVW 2020)."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +9,13 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import enlarged
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import AWMSUpsampler, LearnedScale, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import AWMS_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 
-class MAFFSRN(nn.Module):
+class MAFFSRN(SRNetwork):
     """Multi-attentive feature fusion network, as its authors' code builds it (AbdulMoqeet/MAFFSRN).
 
     Args:
@@ -34,16 +34,14 @@ class MAFFSRN(nn.Module):
         Everything is from the authors' code, which has images in [0, 1] and no mean shift.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 13  # of the pooling in CEA
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = 13  # of the pooling in CEA
+    multi_adds_rule = "conv"
 
     def __init__(
         self, *, scale: int, num_feat: int = 32, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = partial(AWMSUpsampler, kernel_sizes=(3, 5)) if upsampler is None else upsampler
-        self.scale = scale
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(FFG(num_feat) for _ in range(num_block))
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
@@ -171,34 +169,26 @@ class CEA(nn.Module):
         return out
 
 
-# The authors' names and ours. Their conv01 comes before their conv00.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^(body\.\d+)\.b(\d)\.", r"\1.blocks.\2."),
-    (r"^(body\.\d+)\.reduction([1-3])\.", lambda match: f"{match[1]}.fusions.{int(match[2]) - 1}."),
-    (r"\.conv01\.0\.", ".features.0."),
-    (r"\.conv00\.0\.", ".features.2."),
-    (r"\.reduce_channels\.", ".attention.squeeze."),
-    (r"\.reduce_spatial_size\.", ".attention.shrink.0."),
-    (r"\.conv1\.0\.", ".attention.near."),
-    (r"\.conv2\.0\.", ".attention.far."),
-    (r"\.increase_channels\.0\.", ".attention.excite.0."),
-    (r"\.bottom11\.0\.", ".attention.local.0."),
-    (r"\.bottom11_dw\.0\.", ".attention.local.1."),
-    (r"^tail\.tail_k(\d)\.", lambda match: f"tail.0.convs.{(int(match[1]) - 3) // 2}."),
-    (r"^tail\.scale_k(\d)\.", lambda match: f"tail.0.scales.{(int(match[1]) - 3) // 2}."),
-    *WEIGHT_NORM,
+_MAB_NAMES: Names = {
+    "conv01.0": "features.0",
+    "conv00.0": "features.2",
+    "reduce_channels": "attention.squeeze",
+    "reduce_spatial_size": "attention.shrink.0",
+    "conv1.0": "attention.near",
+    "conv2.0": "attention.far",
+    "increase_channels.0": "attention.excite.0",
+    "bottom11.0": "attention.local.0",
+    "bottom11_dw.0": "attention.local.1",
+}
+
+_FFG_NAMES: Names = {
+    "b{i}": ("blocks.{i}", _MAB_NAMES),
+    "reduction{i+1}": "fusions.{i}",
+    "res_scale": "res_scale",
+    "x_scale": "x_scale",
+}
+
+# Its authors' names; conv01 comes before conv00 there.
+OFFICIAL_NAMES = (
+    OfficialNames({"head.0": "head", "body.{i}": ("body.{i}", _FFG_NAMES), "tail": ("tail.0", AWMS_NAMES)}),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/AbdulMoqeet/MAFFSRN.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``MAFFSRN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,20 +1,21 @@
 """MemNet: A Persistent Memory Network for Image Restoration (Tai et al., ICCV 2017)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.network import SRNetwork
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class MemNet(nn.Module):
+class MemNet(SRNetwork):
     """Memory network: recursions of one residual unit, and gates that decide what of all states is kept.
 
     Cost: at x4 168.0 G multiply-adds; as ``original``, at output size, 2.66 T at any scale.
@@ -42,9 +43,7 @@ class MemNet(nn.Module):
         the outputs of the earlier blocks with which the authors train and average.
     """
 
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    colour: str = "rgb"  # of the default form
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class MemNet(nn.Module):
         form: Literal["lr_space", "original"] = "lr_space",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if form not in ("lr_space", "original"):
             raise ConfigError(f"MemNet: has no such form, got form={form}; allowed: lr_space, original")
         if num_recursion < 1:
@@ -65,7 +64,6 @@ class MemNet(nn.Module):
                 "allowed: 1 or more"
             )
         self.original = form == "original"
-        self.scale = scale
         self.head: nn.Module
         self.tail: nn.Module
         if self.original:

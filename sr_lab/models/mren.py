@@ -1,6 +1,6 @@
 """MREN: Spatial-Channel Adaptive Coordination of Multilevel Refinement Enhancement Network (Cai et al.)."""
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import WSILBV
+from sr_lab.layers.network import SRNetwork
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.rbwa import RBWAUpsampler
 
@@ -16,7 +17,7 @@ Exchange: TypeAlias = Literal["running", "final"]
 Message: TypeAlias = Literal["raw", "fused"]
 
 
-class MREN(nn.Module):
+class MREN(SRNetwork):
     """Multilevel refinement enhancement network (MREN, Fig. 1, Eqs. 1 to 4); MREN-L is ``num_feat=84``.
 
     Cost: at x4 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
@@ -48,9 +49,7 @@ class MREN(nn.Module):
         printed counts, MREN-L's too.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["op_counter"]] = "op_counter"
+    multi_adds_rule = "op_counter"
 
     def __init__(
         self,
@@ -65,11 +64,10 @@ class MREN(nn.Module):
         dracb_message: Message = "raw",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat < 6:
             raise ConfigError(f"MREN: a SCACB needs num_feat of at least 6, got num_feat={num_feat}")
         make_tail = RBWAUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
             MREB(

@@ -1,7 +1,7 @@
 """OSFFNet: Omni-Stage Feature Fusion Network for Lightweight Image SR (Wang and Zhang, AAAI 2024)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import ERB, BSConv
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.osff import make_drfs
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class OSFFNet(nn.Module):
+class OSFFNet(SRNetwork):
     """Omni-stage feature fusion network (OSFFNet, Fig. 2, Eqs. 1 to 5).
 
     The shallow features F_s come from several copies of the image (OISI), enter every block again (SFGC),
@@ -54,9 +55,8 @@ class OSFFNet(nn.Module):
         GELU throughout.
     """
 
-    colour: ClassVar[str] = "rgb"
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
-    min_size: int = ESA.min_size  # of the published network; 1 without ESA
+    multi_adds_rule = "torchinfo"
+    min_size = ESA.min_size  # of the published network; 1 without ESA
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class OSFFNet(nn.Module):
         lambda_init: float = 1.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_copies < 1:
             raise ConfigError(
                 f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"

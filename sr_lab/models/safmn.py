@@ -1,20 +1,18 @@
 """SAFMN: Spatially-Adaptive Feature Modulation for Efficient Image SR (Sun et al., ICCV 2023)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.norm import ChannelNorm
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class SAFMN(nn.Module):
+class SAFMN(SRNetwork):
     """Spatially-adaptive feature modulation network, as its authors' code builds it (sunny2109/SAFMN).
 
     Args:
@@ -30,9 +28,8 @@ class SAFMN(nn.Module):
         ConfigError: If ``num_feat`` is no multiple of 4; in ``forward``, if lr is too small.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 8
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = 8
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -42,9 +39,8 @@ class SAFMN(nn.Module):
         num_block: int = 8,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(FMM(num_feat) for _ in range(num_block))
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
@@ -127,25 +123,14 @@ class SAFM(nn.Module):
         return weights * x
 
 
-# The authors' names and ours.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^to_feat\.", "head."),
-    (r"^feats\.", "body."),
-    (r"^to_img\.", "tail."),
-    (r"\.safm\.mfr\.", ".safm.levels."),
-    (r"\.safm\.aggr\.", ".safm.fusion.0."),
-    (r"\.ccm\.ccm\.", ".ccm."),
+_FMM_NAMES: Names = {
+    "norm{i}": "norm{i}",
+    "safm.mfr": "safm.levels",
+    "safm.aggr": "safm.fusion.0",
+    "ccm.ccm": "ccm",
+}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames({"to_feat": "head", "feats.{i}": ("body.{i}", _FMM_NAMES), "to_img": "tail"}),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/sunny2109/SAFMN.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SAFMN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

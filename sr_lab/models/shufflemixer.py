@@ -1,21 +1,19 @@
 """ShuffleMixer: An Efficient ConvNet for Image Super-Resolution (Sun et al., NeurIPS 2022)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import enlarged
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.norm import ChannelNorm
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 _GROUPS = 8  # of the channel shuffle
 
 
-class ShuffleMixer(nn.Module):
+class ShuffleMixer(SRNetwork):
     """ShuffleMixer, as its authors' code builds it (github.com/sunny2109/ShuffleMixer).
 
     Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on enlarged features.
@@ -34,9 +32,7 @@ class ShuffleMixer(nn.Module):
         ConfigError: If ``num_feat`` is no multiple of 8, or ``kernel_size`` is even.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -47,7 +43,7 @@ class ShuffleMixer(nn.Module):
         kernel_size: int = 7,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat % _GROUPS:
             raise ConfigError(
                 f"ShuffleMixer: cannot shuffle num_feat={num_feat} channels in {_GROUPS} groups; "
@@ -56,7 +52,6 @@ class ShuffleMixer(nn.Module):
         if kernel_size % 2 == 0:
             raise ConfigError(f"ShuffleMixer: kernel_size must be odd, got {kernel_size}")
         make_tail = ShuffleMixerUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1, bias=False)
         self.body = nn.ModuleList(FMB(num_feat, kernel_size) for _ in range(num_block))
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
@@ -171,27 +166,21 @@ class ShuffleMixerUpsampler(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(num_feat, num_out_ch, 3, padding=1))
 
 
-# The authors' names and ours, without the tail: which layer its last convolution is depends on the scale.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^to_feat\.", "head."),
-    (r"^blocks\.", "body."),
-    (r"^(body\.\d+)\.net\.", r"\1.mix."),
-    (r"\.spatial\.", ".depthwise."),
-    (r"\.(norm[12])\.body\.", r".\1."),
-    (r"\.(mlp[12])\.fc\.", r".\1.mlp."),
+_LAYER_NAMES: Names = {
+    "norm{i}.body": "norm{i}",
+    "mlp{i}.fc": "mlp{i}.mlp",
+    "spatial": "depthwise",
+}
+
+# Its authors' names; one of them is misspelt there.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "to_feat": "head",
+            "blocks.{i}": ("body.{i}", {"net.{j}": ("mix.{j}", _LAYER_NAMES), "conv": "conv"}),
+            "tail": "tail.{t-1}",
+            "upsapling": "tail",
+        },
+        {"t": "tail"},
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/sunny2109/ShuffleMixer.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network.
-
-    Returns:
-        The same tensors under the names of ``ShuffleMixer``.
-    """
-    last = 6 if scale == 4 else 3
-    tail: tuple[KeyRule, ...] = ((r"^tail\.(?!\d)", f"tail.{last}."), (r"^upsapling\.", "tail."))  # sic
-    return rename(state, tail + _OFFICIAL_KEYS)

@@ -1,7 +1,6 @@
 """SMSR: Exploring Sparsity in Image Super-Resolution for Efficient Inference (Wang et al., CVPR 2021)."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +9,13 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import ImageRange, enlarged, without_mean_shift
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class SMSR(nn.Module):
+class SMSR(SRNetwork):
     """Sparse mask network: masks mark the channels that are computed only where the image needs it.
 
     Training draws soft masks with Gumbel noise from torch's generator. Evaluation takes hard ones, without
@@ -46,9 +46,7 @@ class SMSR(nn.Module):
         at 1. The printed counts leave the weights of the channel masks out (2560).
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -59,13 +57,12 @@ class SMSR(nn.Module):
         tau: float = 1.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if tau <= 0:
             raise ConfigError(
                 f"model=smsr: a temperature is above 0, got tau={tau}; allowed: above 0, e.g. 1"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=255)
         self.head = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
@@ -182,25 +179,18 @@ class SMB(nn.Module):
         return out
 
 
-# The authors' names and ours.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^collect\.", "fusion."),
-    (r"^(body\.\d+)\.spa_mask\.", r"\1.mask."),
-    (r"^(body\.\d+)\.body\.ch_mask$", r"\1.smb.channel_logits"),
-    (r"^(body\.\d+)\.body\.body\.", r"\1.smb.convs."),
-    (r"^(body\.\d+)\.body\.collect\.", r"\1.smb.collect."),
-    (r"\.ca\.conv_du\.", ".ca.excite."),
+_SMM_NAMES: Names = {
+    "spa_mask": "mask",
+    "body.ch_mask": "smb.channel_logits",
+    "body.body": "smb.convs",
+    "body.collect": "smb.collect",
+    "ca": ("ca", CA_NAMES),
+}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {"head": "head", "body.{i}": ("body.{i}", _SMM_NAMES), "collect": "fusion", "tail": "tail"},
+        prepare=partial(without_mean_shift, gain=255),
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/The-Learning-And-Vision-Atelier-LAVA/SMSR.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SMSR``, without the mean shifts.
-    """
-    return rename(without_mean_shift(state, gain=255), _OFFICIAL_KEYS)

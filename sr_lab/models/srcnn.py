@@ -1,18 +1,19 @@
 """SRCNN: Image SR Using Deep Convolutional Networks (Dong et al., ECCV 2014 and TPAMI 2016)."""
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import OfficialNames
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
 
 
-class SRCNN(nn.Module):
+class SRCNN(SRNetwork):
     """Super-resolution convolutional neural network: three convolutions on the enlarged luma.
 
     The first two, patch extraction and non-linear mapping, are the head; there are no blocks.
@@ -39,9 +40,8 @@ class SRCNN(nn.Module):
         padded with zeros, so that the image keeps its size. The edge is what differs.
     """
 
-    colour: ClassVar[str] = "y"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    colour = "y"
+    multi_adds_rule = "conv"
     residual_units: ClassVar[tuple[nn.Module, ...]] = ()
 
     def __init__(
@@ -52,7 +52,7 @@ class SRCNN(nn.Module):
         kernel_sizes: Sequence[int] = (9, 1, 5),
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         native_only("SRCNN", upsampler)
         if len(kernel_sizes) != 3 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigError(
@@ -63,7 +63,6 @@ class SRCNN(nn.Module):
             raise ConfigError(
                 f"SRCNN: num_feat is halved, got {num_feat}; allowed: even numbers of at least 2"
             )
-        self.scale = scale
         widths = (1, num_feat, num_feat // 2, 1)
         extract, mapping, rebuild = (
             nn.Conv2d(num_in_ch, num_out_ch, size, padding=size // 2)
@@ -79,21 +78,5 @@ class SRCNN(nn.Module):
         return sr
 
 
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv1\.", "head.0."),
-    (r"^conv2\.", "head.2."),
-    (r"^conv3\.", "tail."),
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/yjn870/SRCNN-pytorch (9-5-5).
-
-    Args:
-        state: Tensors under the names of that port.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SRCNN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)
+# The names of the port.
+OFFICIAL_NAMES = (OfficialNames({"conv1": "head.0", "conv2": "head.2", "conv3": "tail"}),)

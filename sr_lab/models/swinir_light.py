@@ -1,20 +1,18 @@
 """SwinIR: Image Restoration Using Swin Transformer (Liang et al., ICCVW 2021), its lightweight SR network."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.transformer import attend
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class SwinIRLight(nn.Module):
+class SwinIRLight(SRNetwork):
     """SwinIR for lightweight SR, as its authors' code builds it (github.com/JingyunLiang/SwinIR).
 
     Transformers whose attention stays within windows, every other layer's shifted by half a window.
@@ -46,9 +44,7 @@ class SwinIRLight(nn.Module):
         out. The authors' test script mirrors by one more window where the image has whole ones already.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -63,7 +59,7 @@ class SwinIRLight(nn.Module):
         drop_path: float = 0.1,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_head is None:
             num_head = max(heads for heads in range(1, 7) if num_feat % heads == 0)
         if num_head < 1 or num_feat % num_head != 0:
@@ -74,7 +70,6 @@ class SwinIRLight(nn.Module):
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         num_layers = num_block * num_layer
         rates = [drop_path * index / max(1, num_layers - 1) for index in range(num_layers)]
-        self.scale = scale
         self.window_size = window_size
         self.image_range = ImageRange()
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -292,31 +287,28 @@ class WindowAttention(nn.Module):
         return out
 
 
-# The authors' names and ours. What their file computes once and keeps is computed here.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"\.(relative_position_index|attn_mask)$", None),
-    (r"^conv_first\.", "head."),
-    (r"^patch_embed\.norm\.", "first_norm."),
-    (r"^layers\.(\d+)\.", r"body.\1."),
-    (r"^(body\.\d+)\.residual_group\.blocks\.", r"\1.layers."),
-    (r"\.attn\.relative_position_bias_table$", ".attention.bias_table"),
-    (r"\.attn\.", ".attention."),
-    (r"\.mlp\.fc1\.", ".mlp.0."),
-    (r"\.mlp\.fc2\.", ".mlp.2."),
-    (r"^norm\.", "last_norm."),
-    (r"^conv_after_body\.", "last."),
-    (r"^upsample\.", "tail."),
+# What their file computes once and keeps is computed here.
+_STL_NAMES: Names = {
+    "norm{k}": "norm{k}",
+    "attn.relative_position_bias_table": "attention.bias_table",
+    "attn.relative_position_index": None,
+    "attn": "attention",
+    "attn_mask": None,
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv_first": "head",
+            "patch_embed.norm": "first_norm",
+            "layers.{i}.residual_group.blocks.{j}": ("body.{i}.layers.{j}", _STL_NAMES),
+            "layers.{i}.conv": "body.{i}.conv",
+            "norm": "last_norm",
+            "conv_after_body": "last",
+            "upsample": "tail",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a lightweight checkpoint of github.com/JingyunLiang/SwinIR.
-
-    Args:
-        state: Tensors under the authors' names, without the ``params`` around them.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SwinIRLight``, without the indices and masks.
-    """
-    return rename(state, _OFFICIAL_KEYS)

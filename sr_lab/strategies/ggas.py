@@ -71,8 +71,10 @@ class GGAS(nn.Module):
     def _look(self, head: nn.Module, inputs: tuple[Tensor, ...], shallow: Tensor) -> None:
         self._attention = self.gab(shallow)
 
-    def _gate(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _gate(self, block: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
         assert self._attention is not None
+        if isinstance(output, tuple):  # the features, and what the network takes from the block besides
+            return (output[0] * self._attention, *output[1:])
         return output * self._attention
 
     def _forget(self, *_: object) -> None:

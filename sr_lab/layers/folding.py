@@ -35,7 +35,7 @@ def fold(network: nn.Module) -> nn.Module:
 def for_inference(network: nn.Module) -> nn.Module:
     """The network in the form that runs fastest: folded, and merged too where papers count the parts.
 
-    Beside `fold`: parts with an own ``fuse()`` (parallel kernels that are one), batch norms behind a
+    Beside `fold`: parts with an own ``fuse()`` (parallel kernels that are one), batch norms after a
     convolution of the same chain, and weight norms, whose weights are computed once instead of at each call.
     The halves of a BSConv stay apart: as one dense convolution they cost up to nine times the arithmetic.
 

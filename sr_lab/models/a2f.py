@@ -1,4 +1,7 @@
-"""A2F: Lightweight SISR Network with Attentive Auxiliary Feature Learning (Wang et al., ACCV 2020)."""
+"""A2F: Lightweight SISR Network with Attentive Auxiliary Feature Learning (Wang et al., ACCV 2020).
+
+Authors' code: github.com/wxxxxxxh/A2F-SR (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +15,15 @@ from sr_lab.types import UpsamplerFactory
 
 
 class A2F(SRNetwork):
-    """Attentive auxiliary feature network, as its authors' code builds it (github.com/wxxxxxxh/A2F-SR).
+    """Attentive auxiliary feature network, as its authors' code builds it.
 
-    Every block also receives what a 1x1 convolution and a channel attention make of all features so far; the
-    image itself reaches the output through one convolution.
+    Every block also gets all features so far, through a 1x1 convolution and a channel attention. The image
+    itself reaches the output through one convolution.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk; 16 in A2F-SD.
-        num_block: Number of blocks: 12 in A2F-M, in A2F-S 4, in A2F-SD 8, in A2F-L 16.
+        num_block: Number of blocks: 12 in A2F-M, 4 in A2F-S, 8 in A2F-SD, 16 in A2F-L.
         num_mid_feat: Channels inside the residuals of the blocks.
         upsampler: Factory for the tail; ``None`` builds the paper's weight-normalised sub-pixel tail.
 
@@ -53,7 +56,7 @@ class A2F(SRNetwork):
         self.skip = WNSubpixelUpsampler(num_feat=3, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: what the blocks make of it, and the image itself."""
+        """Upscale lr: the blocks' features through the tail, plus the image itself."""
         image = self.image_range(lr)
         states = [self.head(image)]  # (N, C, H, W)
         for block in self.body:
@@ -62,12 +65,12 @@ class A2F(SRNetwork):
 
 
 class AAFBlock(nn.Module):
-    """Attentive auxiliary feature block (A2F): identity, residual and auxiliary features, each weighed.
+    """Attentive auxiliary feature block (A2F): a weighted sum of identity, residual and auxiliary features.
 
     Args:
         num_feat: Channels in and out (C).
         num_mid_feat: Channels between the two convolutions of the residual.
-        num_state: Number of earlier features (S), the block's own input among them.
+        num_state: Number of earlier feature maps (S), including the block's own input.
 
     Shape:
         x ``(N, C, H, W)`` and states ``(N, S * C, H, W)`` -> ``(N, C, H, W)``.
@@ -85,7 +88,7 @@ class AAFBlock(nn.Module):
         self.aux_scale = LearnedScale()
 
     def forward(self, x: Tensor, states: Tensor) -> Tensor:
-        """Add the three."""
+        """The weighted sum of the three."""
         auxiliary = self.attention(self.fusion(states))
         out: Tensor = self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
         return out

@@ -1,4 +1,7 @@
-"""AWSRN: Lightweight Image SR with Adaptive Weighted Learning Network (Wang et al., arXiv:1904.02358)."""
+"""AWSRN: Lightweight Image SR with Adaptive Weighted Learning Network (Wang et al., arXiv:1904.02358).
+
+Authors' code: github.com/ChaofWang/AWSRN (no licence stated).
+"""
 
 from torch import Tensor, nn
 
@@ -10,15 +13,15 @@ from sr_lab.types import UpsamplerFactory
 
 
 class AWSRN(SRNetwork):
-    """Adaptive weighted SR network, as its authors' code builds it (github.com/ChaofWang/AWSRN).
+    """Adaptive weighted SR network, as its authors' code builds it.
 
-    Local fusion blocks of residual units whose every sum is weighed, a tail of four convolutions of growing
-    size, and the image itself brought to output size by one convolution.
+    Local fusion blocks of residual units, where every sum has learned factors; a tail of four convolutions of
+    growing size; and the image itself, which one convolution brings to output size.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3, 4 and 8.
         num_feat: Width of the trunk; 16 in AWSRN-SD.
-        num_block: Number of LFBs: 4, in AWSRN-M 3, in AWSRN-S and AWSRN-SD 1.
+        num_block: Number of LFBs: 4 in AWSRN, 3 in AWSRN-M, 1 in AWSRN-S and AWSRN-SD.
         num_unit: AWRUs in each LFB; 8 in AWSRN-SD.
         num_mid_feat: Channels inside the AWRUs.
         upsampler: Factory for the tail; ``None`` builds the paper's AWMS with all four branches.
@@ -27,9 +30,9 @@ class AWSRN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything is from the authors' ``awsrn.py`` and ``awsrnd.py``, which their published weights are of.
-        Their later ``awsrnv2.py`` adds the skip of an LFB to the output of its last AWRU instead of to its
-        own input; that network is another one.
+        Everything is from the authors' ``awsrn.py`` and ``awsrnd.py``, the code of their published weights.
+        Their later ``awsrnv2.py`` is another network: an LFB's skip starts at its last AWRU, not at its
+        input.
     """
 
     multi_adds_rule = "conv"
@@ -60,7 +63,7 @@ class AWSRN(SRNetwork):
         return [unit for block in self.body for unit in block.get_submodule("units").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: what the blocks make of it, and the image itself."""
+        """Upscale lr: the blocks' features through the tail, plus the image itself."""
         image = self.image_range(lr)
         feat = self.head(image)  # (N, C, H, W)
         for block in self.body:

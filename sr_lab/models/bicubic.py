@@ -13,10 +13,10 @@ class Bicubic(SRNetwork):
 
     Args:
         scale: Upscaling factor r.
-        upsampler: ``None``; there is no tail to replace.
+        upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:
-        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)``, not clamped; each channel by itself.
+        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)``, not clamped. C is any number.
 
     Raises:
         ConfigError: If ``upsampler`` is given.
@@ -30,5 +30,5 @@ class Bicubic(SRNetwork):
         native_only("bicubic interpolation", upsampler)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr."""
+        """Upscale lr."""
         return imresize(lr, numerator=self.scale)

@@ -1,4 +1,7 @@
-"""BSRN: Blueprint Separable Residual Network for Efficient Image SR (Li et al., CVPRW 2022)."""
+"""BSRN: Blueprint Separable Residual Network for Efficient Image SR (Li et al., CVPRW 2022).
+
+Authors' code: github.com/xiaom233/BSRN (MIT).
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -18,11 +21,11 @@ _NUM_COPIES = 4
 
 
 class BSRN(SRNetwork):
-    """Blueprint separable residual network, as its authors' code builds it (github.com/xiaom233/BSRN).
+    """Blueprint separable residual network, as its authors' code builds it.
 
-    RFDN on blueprint separable convolutions, with the image stacked four times in front of the head. The
-    defaults are BSRN; BSRN-S, first in model complexity at NTIRE 2022, has ``form="bsrn_s"``, ``num_feat=48``
-    and ``num_block=5``.
+    RFDN with blueprint separable convolutions; the head sees four copies of the image. The defaults are BSRN;
+    BSRN-S, the winner of NTIRE 2022's model complexity track, has ``form="bsrn_s"``, ``num_feat=48`` and
+    ``num_block=5``.
 
     Cost: at x4 19.4 G multiply-adds, 15.6 G of them in the blocks; BSRN-S 8.5 G.
 
@@ -41,7 +44,7 @@ class BSRN(SRNetwork):
             ``forward``, if lr is too small.
 
     Note:
-        From the authors' code, whose checkpoints of BSRN load: everything.
+        Everything is from the authors' code, whose checkpoints of BSRN load.
     """
 
     min_size = ESA.min_size
@@ -58,7 +61,7 @@ class BSRN(SRNetwork):
     ) -> None:
         super().__init__(scale=scale)
         if form not in ("bsrn", "bsrn_s"):
-            raise ConfigError(f"BSRN: has no such form, got form={form}; allowed: bsrn, bsrn_s")
+            raise ConfigError(f"BSRN: unknown form, got form={form}; allowed: bsrn, bsrn_s")
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         pointwise_bias = form == "bsrn_s"
         self.head = BSConv(3 * _NUM_COPIES, num_feat, pointwise_bias=pointwise_bias)
@@ -71,7 +74,7 @@ class BSRN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of all blocks are fused, then the tail."""
+        """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -88,8 +91,8 @@ class ESDB(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        form: ``bsrn`` weighs the channels by a CCA; ``bsrn_s`` by a ``ChannelScale``, and gives its BSConvs a
-            bias in each half.
+        form: ``bsrn`` weights the channels by a CCA. ``bsrn_s`` has a ``ChannelScale`` instead, and a bias in
+            both halves of a BSConv.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
@@ -112,7 +115,7 @@ class ESDB(nn.Module):
         self.cca = CCA(num_feat) if form == "bsrn" else ChannelScale(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Distil three times, fuse what was kept, weigh positions and channels."""
+        """Distil three times, fuse the kept features, weight positions and channels."""
         refined1 = self.act(self.refine1(x) + x)
         refined2 = self.act(self.refine2(refined1) + refined1)
         refined3 = self.act(self.refine3(refined2) + refined2)
@@ -123,7 +126,7 @@ class ESDB(nn.Module):
 
 
 class ChannelScale(nn.Module):
-    """One learned factor for each channel, then a 1x1 convolution: BSRN-S's place-holder of a CCA.
+    """One learned factor for each channel, then a 1x1 convolution: BSRN-S's stand-in for a CCA.
 
     Args:
         num_feat: Channels in and out (C).
@@ -138,7 +141,7 @@ class ChannelScale(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels, then mix them."""
+        """Weight the channels, then mix them."""
         out: Tensor = self.conv(x * self.weight)
         return out
 

@@ -1,10 +1,13 @@
-"""ECBSR: Edge-oriented Convolution Block for Real-time SR on Mobile Devices (Zhang et al., ACM MM 2021)."""
+"""ECBSR: Edge-oriented Convolution Block for Real-time SR on Mobile Devices (Zhang et al., ACM MM 2021).
+
+Authors' code: github.com/xindongzhang/ECBSR (no licence stated).
+"""
 
 from functools import partial
 
 from torch import Tensor, nn
 
-from sr_lab.layers.image import ImageRange, enlarged
+from sr_lab.layers.image import ImageRange, upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.reparam import EdgeConv, Kernel, RepConv
 from sr_lab.ops.renaming import EDGE_NAMES, Names, OfficialNames
@@ -14,23 +17,23 @@ from sr_lab.types import UpsamplerFactory
 class ECBSR(SRNetwork):
     """Plain chain of edge-oriented convolution blocks on the luma, for mobile devices.
 
-    Folded it is a stack of 3x3 convolutions with PReLUs between them, and nothing else to keep in memory.
+    Folded, it is a stack of 3x3 convolutions and PReLUs, with nothing else to keep in memory.
 
     Args:
         scale: Upscaling factor r; the paper has 2 and 4.
         num_feat: Width of the trunk (C): 8, 16, 32 or 64.
         num_block: Number of ECBs between the first and the last (M): 4, 10 or 16.
-        identity: Gives the ECBs an identity branch where they keep the number of channels; off in the
-            authors' configurations.
+        identity: Adds an identity branch to the ECBs that keep the number of channels; off in the authors'
+            configurations.
         upsampler: Factory for the tail; ``None`` builds the paper's ECB and pixel shuffle.
 
     Shape:
         lr ``(N, 1, H, W)`` in [0, 1] -> sr ``(N, 1, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: works in 0..255; the image is added to every channel before the shuffle,
-        which is its nearest-neighbour enlargement. The 596 K and 137.3 G that are printed for the default at
-        x2 fit one value more for each channel of each PReLU than the 594.9 K here (so do those at x4).
+        From the authors' code: the range of 0..255, and the image that is added to every channel before the
+        shuffle, which is nearest-neighbour upscaling. The printed 596 K and 137.3 G at x2 fit one more value
+        for each channel of each PReLU than the 594.9 K here; so do those at x4.
     """
 
     colour = "y"
@@ -56,12 +59,12 @@ class ECBSR(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=1, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: one block after the other, and the image beside them."""
+        """Upscale lr: the chain of blocks, plus the upscaled image."""
         feat = self.head(self.image_range(lr))  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
         residual: Tensor = self.image_range.restore(self.tail(feat))  # (N, 1, rH, rW)
-        return residual + enlarged(lr, self.scale, mode="nearest")
+        return residual + upscaled(lr, self.scale, mode="nearest")
 
 
 class ECB(RepConv):
@@ -70,7 +73,7 @@ class ECB(RepConv):
     Args:
         num_in_ch: Channels in.
         num_out_ch: Channels out; the wide branch has twice as many inside.
-        identity: Adds the input where the number of channels stays.
+        identity: Adds the input if the number of channels stays.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.

@@ -1,4 +1,7 @@
-"""EDSR: Enhanced Deep Residual Networks for Single Image SR (Lim et al., CVPRW 2017)."""
+"""EDSR: Enhanced Deep Residual Networks for Single Image SR (Lim et al., CVPRW 2017).
+
+Authors' code: github.com/sanghyun-son/EDSR-PyTorch (MIT).
+"""
 
 from functools import partial
 
@@ -13,9 +16,9 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class EDSR(SRNetwork):
-    """Enhanced deep residual network, as its authors' code builds it (github.com/sanghyun-son/EDSR-PyTorch).
+    """Enhanced deep residual network, as its authors' code builds it.
 
-    The defaults are the baseline, which lightweight networks are compared with. The full EDSR has 256
+    The defaults are EDSR-baseline, with which lightweight networks are compared. The full EDSR has 256
     channels, 32 blocks and a ``res_scale`` of 0.1.
 
     Cost: at x4 114.2 G multiply-adds, 67.9 G of them in the blocks and 42.5 G in the tail's steps; the full
@@ -26,13 +29,13 @@ class EDSR(SRNetwork):
         num_feat: Width of the trunk (F).
         num_block: Number of residual blocks (B).
         res_scale: Factor of each block's residual; below 1 it steadies the training of wide networks.
-        upsampler: Factory for the tail; ``None`` builds the paper's, which enlarges in steps.
+        upsampler: Factory for the tail; ``None`` builds the paper's, which upscales in steps.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the range of 255 around DIV2K's mean, and the convolution behind the blocks.
+        From the authors' code: the range of 255 around DIV2K's mean, and the convolution after the blocks.
     """
 
     multi_adds_rule = "conv"
@@ -55,7 +58,7 @@ class EDSR(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: blocks in series around a global skip, then the tail."""
+        """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -64,7 +67,7 @@ class EDSR(SRNetwork):
         return self.image_range.restore(sr)
 
 
-# Its authors' names, which number the convolution behind the blocks as one of them, and BasicSR's.
+# Its authors' names, which number the convolution after the blocks as one of them, and BasicSR's.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

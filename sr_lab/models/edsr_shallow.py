@@ -1,4 +1,7 @@
-"""Shallow EDSR: the baseline of Table 1 of "Two Strategies Toward Lightweight Image SR" (Du et al.)."""
+"""Shallow EDSR: the baseline of Table 1 of "Two Strategies Toward Lightweight Image SR" (Du et al.).
+
+Built from the paper; no authors' code was at hand.
+"""
 
 from typing import Literal
 
@@ -14,14 +17,14 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class ShallowEDSR(SRNetwork):
-    """EDSR with 8 blocks, no convolution behind them and a sub-pixel tail, to compare attentions on.
+    """EDSR with 8 blocks, no convolution after them and a sub-pixel tail, for comparing attentions.
 
     Args:
         scale: Upscaling factor r; the paper has 4.
         num_feat: Width of the trunk, at least 16 with ``ca`` and ``cca``.
         num_block: Number of residual blocks.
-        attention: What weighs a residual before it is added: channel attention (``ca``), contrast-aware
-            channel attention (``cca``), spatial attention (``sa``), enhanced spatial attention (``esa``).
+        attention: Weights each residual before it is added: channel attention (``ca``), contrast-aware
+            channel attention (``cca``), spatial attention (``sa``) or enhanced spatial attention (``esa``).
         share_attention: Whether all blocks use one attention module; off, each has its own.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail.
 
@@ -30,14 +33,14 @@ class ShallowEDSR(SRNetwork):
         ``esa``.
 
     Raises:
-        ConfigError: If ``attention`` is unknown, or ``share_attention`` is off and there is none to share; in
-            ``forward``, if lr is too small.
+        ConfigError: If ``attention`` is unknown, or ``share_attention`` is off without an attention;
+            in ``forward``, if lr is too small.
 
     Note:
         Stated: 8 blocks. Fitted to the printed 620 K: width, tail, and that no convolution follows the
-        blocks. The counts of the attentions (620 to 622 K) are those of one module, their run times (CA
-        +94 %) those of one in every block: shared weights explain both. ESA's 622 K need C // 16 channels
-        inside, where its paper has C // 4. Inferred: the range, EDSR's; the attention's place, RCAN's.
+        blocks. The printed sizes of the attentions (620 to 622 K) are those of one module, the run times
+        (CA +94 %) those of one in every block: shared weights explain both. ESA's 622 K need C // 16 channels
+        inside, where its paper has C // 4. Inferred: EDSR's range, and RCAN's place for the attention.
     """
 
     multi_adds_rule = "conv"
@@ -72,7 +75,7 @@ class ShallowEDSR(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: blocks in series around a global skip, then the tail."""
+        """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -94,5 +97,5 @@ def _make_attention(attention: str, num_feat: int) -> nn.Module | None:
         case "esa":
             return ESA(num_feat, num_squeezed=max(1, num_feat // 16), form="rfdn")
     raise ConfigError(
-        f"edsr_shallow: has no such attention, got attention={attention}; allowed: none, ca, cca, sa, esa"
+        f"edsr_shallow: unknown attention, got attention={attention}; allowed: none, ca, cca, sa, esa"
     )

@@ -1,4 +1,7 @@
-"""ESRT: Transformer for Single Image Super-Resolution (Lu et al., CVPRW 2022)."""
+"""ESRT: Transformer for Single Image Super-Resolution (Lu et al., CVPRW 2022).
+
+Authors' code: github.com/luissen/ESRT (MIT).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +19,10 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class ESRT(SRNetwork):
-    """Efficient SR transformer, as its authors' code builds it (github.com/luissen/ESRT).
+    """Efficient SR transformer, as its authors' code builds it.
 
-    A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches;
-    a second tail enlarges the shallow features.
+    A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches.
+    A second tail upscales the shallow features.
 
     Cost: at x4 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
     transformer, whose attention products grow with the square of the image.
@@ -29,7 +32,7 @@ class ESRT(SRNetwork):
         num_feat: Width of the trunk (C), even.
         num_block: Number of HPBs.
         num_head: Heads of the attention.
-        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        num_segment: Segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Squeeze of the tokens before queries, keys and values are made.
         upsampler: Factory for both tails; ``None`` builds the paper's, EDSR's.
 
@@ -41,8 +44,8 @@ class ESRT(SRNetwork):
             small.
 
     Note:
-        The source is the authors' code. A learned scale in each of its ARFBs has no effect: left out, so that
-        there are 12 parameters fewer. Its second tail ends in a ReLU and, natively, has no last bias.
+        The source is the authors' code. Each of its ARFBs has a learned scale without effect, which is left
+        out here (12 parameters fewer). Its second tail ends in a ReLU and has no last bias.
     """
 
     min_size = 2  # of the pooling in an HPB
@@ -84,12 +87,12 @@ class ESRT(SRNetwork):
             self.shallow_tail[-1].register_parameter("bias", None)  # as the authors have it
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: CNN backbone, transformer, two tails."""
+        """Upscale lr: CNN backbone, transformer, two tails."""
         height, width = lr.shape[-2:]
         if min(height, width) < self.min_size:
             raise ConfigError(
                 f"ESRT: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; enlarge the image or the patch"
+                f"got {height}x{width}; take a larger image or patch"
             )
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
@@ -108,7 +111,7 @@ class ESRT(SRNetwork):
 
 
 class HPB(nn.Module):
-    """High preserving block: the low frequencies are refined at half size, the high ones beside them.
+    """High preserving block: refines the low frequencies at half size, and the high ones at full size.
 
     Args:
         num_feat: Channels in and out (C), even.
@@ -150,7 +153,7 @@ def _resized(low: Tensor, x: Tensor) -> Tensor:
 
 
 class ARFB(nn.Module):
-    """Adaptive residual feature block: two residual units, joined, weighed and convolved.
+    """Adaptive residual feature block: two residual units, joined, weighted and convolved.
 
     Args:
         num_feat: Channels in and out (C), even.

@@ -1,4 +1,7 @@
-"""FDIWN: Feature Distillation Interaction Weighting Network for Lightweight SR (Gao et al., AAAI 2022)."""
+"""FDIWN: Feature Distillation Interaction Weighting Network for Lightweight SR (Gao et al., AAAI 2022).
+
+Authors' code: github.com/IVIPLab/FDIWN (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +20,15 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class FDIWN(SRNetwork):
     """Feature distillation interaction weighting network, as its authors' code builds it.
 
-    The first group runs twice, then the others, in order, twice; each run sees the sum of all runs before it.
+    The first group runs twice, then the rest, in order, twice; each run sees the sum of all runs before it.
     A second path takes the image straight to the output through two convolutions.
 
-    Cost: at x4 71.2 G multiply-adds. The 28.4 G that the paper prints leave the weight-normalised
-    convolutions out.
+    Cost: at x4 71.2 G multiply-adds. The printed 28.4 G leave the weight-normalised convolutions out.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 8.
-        num_block: Number of groups with weights of their own (FSWG).
+        num_block: Number of groups (FSWG) with their own weights.
         upsampler: Factory for the tail of the features; ``None`` builds the paper's sub-pixel tail. The
             second path keeps its own.
 
@@ -34,13 +36,13 @@ class FDIWN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 8.
+        ConfigError: If ``num_feat`` is not a multiple of 8.
 
     Note:
-        From the authors' code (github.com/IVIPLab/FDIWN), which has one file per scale: x4 has wider units
-        and a narrower tail than x2 and x3, and its second path takes the shifted image, theirs the raw one.
-        The mean shifts were meant to be frozen there but are trained, so here they are weights. How another
-        number of groups takes turns is our continuation.
+        From the authors' code, which has one file per scale: x4 has wider units and a narrower tail than x2
+        and x3, and its second path takes the shifted image, where x2 and x3 take the raw one. The mean shifts
+        were meant to be frozen there but are trained, so here they are weights. The order of any other number
+        of groups is our choice.
     """
 
     multi_adds_rule = "torchinfo"
@@ -71,12 +73,12 @@ class FDIWN(SRNetwork):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the groups, their tail, the second path."""
+        """Upscale lr: the groups, their tail, the second path."""
         image = lr * 255
         shifted = self.sub_mean(image)
-        first, *others = self.body
+        first, *rest = self.body
         feat = first(self.head(shifted))  # (N, C, H, W)
-        for group in (first, *others, *others):
+        for group in (first, *rest, *rest):
             feat = feat + group(feat)
         sr = self.tail(self.fusion(feat)) + self.skip(image if self.raw_skip else shifted)  # (N, 3, rH, rW)
         restored: Tensor = self.add_mean(sr) / 255
@@ -121,13 +123,13 @@ class FSWG(nn.Module):
 class WDIB(nn.Module):
     """Wide-residual distillation interaction block.
 
-    Two branches, each a wide unit whose second half is widened again, exchange their features as in a lattice
-    block; the first halves then gate the branches.
+    Two branches exchange their features as in a lattice block. Each is a wide unit, whose second half is
+    widened again; the first halves then gate the branches.
 
     Args:
         num_feat: Channels in and out (C), even.
-        expansions: Width inside the units in widths of their input: of a WIRW, of the WCRW that widens, of
-            the WCRW that fuses.
+        expansions: Width inside the units, in widths of their input: in a WIRW, in the WCRW that widens, and
+            in the WCRW that fuses.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -170,7 +172,7 @@ class WDIB(nn.Module):
 
 
 class WCRW(nn.Module):
-    """Wide convolutional residual weighting unit: wide residual beside a Conv3x3, a learned factor for each.
+    """Wide convolutional residual weighting unit: a wide residual plus a Conv3x3, with a learned factor each.
 
     Args:
         num_in_ch: Channels in.
@@ -203,7 +205,7 @@ class WCRW(nn.Module):
 
 
 class WIRW(WCRW):
-    """Wide identical residual weighting unit: a WCRW of one width, with the identity for its Conv3x3.
+    """Wide identical residual weighting unit: a WCRW with the identity in place of its Conv3x3.
 
     Args:
         num_feat: Channels in and out (C).
@@ -221,8 +223,8 @@ class WIRW(WCRW):
 class CC(nn.Module):
     """Combination coefficients of LatticeNet (Luo et al., ECCV 2020) in the form of FDIWN's code.
 
-    Two squeezes, of each channel's mean and of its deviation, are averaged. The ReLU before the sigmoid keeps
-    every coefficient in [0.5, 1).
+    The average of two squeeze-and-excite branches, of each channel's mean and of its deviation. The ReLU
+    before the sigmoid keeps every coefficient in [0.5, 1).
 
     Args:
         num_feat: Channels (C), squeezed to C // 8.
@@ -281,12 +283,12 @@ class SCF(nn.Module):
 class ShuffleAttention(nn.Module):
     """Shuffle attention (SA-Net, Zhang and Yang, ICASSP 2021).
 
-    In each group of channels one half is weighed by its means, the other, position by position, by itself
+    In each group of channels one half is weighted by its means, the other, position by position, by itself
     after a normalisation over the image; a shuffle then mixes the halves.
 
     Args:
         num_feat: Channels (C), even.
-        groups: Groups at most; the largest number that halves and divides C is taken.
+        groups: Largest number of groups; the largest that divides C / 2 is taken.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -303,10 +305,12 @@ class ShuffleAttention(nn.Module):
         self.norm = nn.GroupNorm(num_half, num_half)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh channels and positions, shuffle."""
+        """Weight channels and positions, shuffle."""
         groups = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])  # (N * groups, C / groups, H, W)
         by_channel, by_position = groups.chunk(2, dim=1)
-        mean = by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)  # over an image: in float32
+        mean = (
+            by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
+        )  # sums over an image need float32
         by_channel = by_channel * torch.sigmoid(self.channel_weight * mean + self.channel_bias)
         normed = self.position_weight * self.norm(by_position) + self.position_bias
         by_position = by_position * torch.sigmoid(normed)

@@ -1,4 +1,7 @@
-"""FMEN: Fast and Memory-Efficient Network Towards Efficient Image SR (Du et al., CVPRW 2022)."""
+"""FMEN: Fast and Memory-Efficient Network Towards Efficient Image SR (Du et al., CVPRW 2022).
+
+Authors' code: github.com/NJU-Jet/FMEN (Apache-2.0).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +17,30 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class FMEN(SRNetwork):
-    """Fast and memory-efficient network (github.com/NJU-Jet/FMEN): pairs of an ERB and an HFAB in a chain.
+    """Fast and memory-efficient network: a chain of pairs of an ERB and an HFAB.
 
-    Folded it has one residual, around everything, and no concatenation, so little has to stay in memory.
+    Folded, it has a single residual, around the whole chain, and no concatenation, so it needs little memory.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of pairs of an ERB and an HFAB.
-        num_mid_feat: Channels inside the HFABs, more than 4: the one that warms up has 4 less.
+        num_mid_feat: Channels inside the HFABs, at least 5: the HFAB before the chain has 4 fewer.
         num_erb: ERBs inside each HFAB.
-        num_warmup_erb: ERBs inside the HFAB that warms up.
+        num_warmup_erb: ERBs inside the HFAB before the chain.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_mid_feat`` leaves the HFAB that warms up without channels.
+        ConfigError: If ``num_mid_feat`` is below 5.
 
     Note:
-        The authors' code has the layers and the sizes of the NTIRE variant, 50 channels in 4 pairs of one
-        ERB. The defaults, those of the paper's larger network, are inferred: of the sizes with the same
-        number of ERBs in every HFAB and the code's 16 channels there, they alone have the printed 748 / 757
-        / 769 K (cut off, not rounded) and 172.0 / 77.2 / 44.2 G. It works in 0..255, as in that code.
+        The authors' code has the layers, and the sizes of the NTIRE variant: 50 channels, 4 pairs, one ERB.
+        The defaults, the sizes of the paper's larger network, are inferred: with the same number of ERBs in
+        every HFAB and the code's 16 channels there, only these give the printed 748 / 757 / 769 K (cut off,
+        not rounded) and 172.0 / 77.2 / 44.2 G. It works on 0..255, as in that code.
     """
 
     multi_adds_rule = "conv"
@@ -56,8 +59,7 @@ class FMEN(SRNetwork):
         super().__init__(scale=scale)
         if num_mid_feat <= 4:
             raise ConfigError(
-                f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the HFAB that warms up; "
-                "allowed: 5 or more"
+                f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the first HFAB; allowed: 5 or more"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
@@ -74,7 +76,7 @@ class FMEN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: warm up, the pairs, then the tail."""
+        """Upscale lr: the first HFAB, the pairs, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = self.warmup(shallow)
         for block in self.body:
@@ -103,18 +105,18 @@ class HFAB(nn.Module):
         self.act = nn.LeakyReLU(0.1, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the features."""
+        """Weight the features."""
         attention = self.act(self.erbs(self.act(self.squeeze(x))))
         return x * torch.sigmoid(self.excite(attention))
 
 
 class NormConv(RepConv):
-    """A 3x3 convolution behind a batch norm, and before another if asked, which fold into it.
+    """A 3x3 convolution after a batch norm, optionally with another after it; both fold into it.
 
     Args:
         num_in_ch: Channels in.
         num_out_ch: Channels out.
-        norm_out: Adds the batch norm of the output.
+        norm_out: Adds a batch norm after the convolution.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -129,20 +131,20 @@ class NormConv(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Normalise, pad, convolve, normalise."""
         normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
-        # The border is what the norm makes of zeros in inference, in training too.
+        # The border is what the norm makes of zeros at inference; the same while training.
         _, shift = _affine(self.norm_in)
         border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
         out: Tensor = self.conv(normed + border * shift[:, None, None])
         return out if self.norm_out is None else self.norm_out(out)
 
     def merged(self) -> Kernel:
-        """The norms as 1x1 convolutions around the other."""
+        """The norms as 1x1 convolutions around the 3x3."""
         kernel = Kernel.of(self.conv).after(_as_kernel(self.norm_in))
         return kernel if self.norm_out is None else kernel.before(_as_kernel(self.norm_out))
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Factor and summand of each channel in inference."""
+    """Factor and summand of each channel at inference."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -169,7 +171,7 @@ class ERB(nn.Sequential):
 
 
 class RRRB(RepConv):
-    """Residual in residual re-parameterizable block: a 3x3 convolution in a wider space, and two identities.
+    """Residual in residual re-parameterizable block: a 3x3 at twice the width, and two identities.
 
     Args:
         num_feat: Channels in and out; twice as many inside.
@@ -185,7 +187,7 @@ class RRRB(RepConv):
         self.reduce = nn.Conv2d(2 * num_feat, num_feat, 1)
 
     def branches(self, x: Tensor) -> Tensor:
-        """Expand, convolve within a residual, reduce, within another."""
+        """Expand, convolve in an inner residual, reduce, add the outer residual."""
         expanded = self.expand(x)  # (N, 2C, H + 2, W + 2)
         out: Tensor = self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
         return out + x

@@ -1,4 +1,7 @@
-"""FSRCNN: Accelerating the SR Convolutional Neural Network (Dong et al., ECCV 2016)."""
+"""FSRCNN: Accelerating the SR Convolutional Neural Network (Dong et al., ECCV 2016).
+
+The original form follows a port, github.com/yjn870/FSRCNN-pytorch (no licence stated).
+"""
 
 from typing import ClassVar, Literal
 
@@ -12,13 +15,13 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class FSRCNN(SRNetwork):
-    """Fast SRCNN: shrink the features, map them by a few thin convolutions, expand, enlarge.
+    """Fast SRCNN: shrink the features, map them by a few thin convolutions, expand them, upscale.
 
     Cost: at x4 2.0 G multiply-adds, of which the tail has 1.4 G; as ``original`` 0.7 G.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
-        num_feat: Channels before the shrinking and after the expanding (d).
+        num_feat: Channels before shrinking and after expanding (d).
         num_shrunk: Channels between them (s).
         num_block: Mapping convolutions (m).
         form: ``lr_space`` is the RGB host of "Two Strategies for Lightweight Image SR" (its Table 2), with
@@ -32,9 +35,9 @@ class FSRCNN(SRNetwork):
         ConfigError: If ``form`` is unknown.
 
     Note:
-        ``original`` is built as github.com/yjn870/FSRCNN-pytorch does, which pads where the paper crops; each
-        LR pixel falls on the first of its r pixels. ``lr_space`` is inferred from a public framework with the
-        same hosts; no usual form has the 33K that the table prints, this one has 35.1K.
+        ``original`` is built like the port, which pads where the paper crops; each LR pixel lands on the
+        first of its r pixels. ``lr_space`` is inferred from a public framework with the same hosts; no usual
+        form has the printed 33 K, this one has 35.1 K.
     """
 
     multi_adds_rule = "conv"
@@ -52,7 +55,7 @@ class FSRCNN(SRNetwork):
     ) -> None:
         super().__init__(scale=scale)
         if form not in ("lr_space", "original"):
-            raise ConfigError(f"FSRCNN: has no such form, got form={form}; allowed: lr_space, original")
+            raise ConfigError(f"FSRCNN: unknown form, got form={form}; allowed: lr_space, original")
         original = form == "original"
         native: UpsamplerFactory = _deconvolution if original else SubpixelUpsampler
         make_tail = native if upsampler is None else upsampler
@@ -69,7 +72,7 @@ class FSRCNN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: no skip, neither of features nor of the image."""
+        """Upscale lr: without any skip."""
         feat = self.head(lr)  # (N, s, H, W)
         for layer in self.body:
             feat = layer(feat)

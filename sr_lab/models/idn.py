@@ -1,4 +1,7 @@
-"""IDN: Fast and Accurate SR via Information Distillation Network (Hui et al., CVPR 2018)."""
+"""IDN: Fast and Accurate SR via Information Distillation Network (Hui et al., CVPR 2018).
+
+Authors' code: github.com/Zheng222/IDN-Caffe and github.com/Zheng222/IDN-tensorflow (no licence stated).
+"""
 
 from typing import Literal
 
@@ -14,7 +17,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class IDN(SRNetwork):
-    """Information distillation network: blocks that keep a quarter of their features and enhance the rest.
+    """Information distillation network: each block keeps a quarter of its features and enhances the rest.
 
     Cost: at x4 34.5 G multiply-adds; as ``original`` 31.7 G.
 
@@ -22,7 +25,7 @@ class IDN(SRNetwork):
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk (D_3), a multiple of 16.
         num_block: Number of DBlocks.
-        form: ``lr_space`` works on RGB and has a sub-pixel tail, as the authors' later code and the host of
+        form: ``lr_space`` works on RGB and has a sub-pixel tail, like the authors' later code and the host in
             "Two Strategies for Lightweight Image SR" (its Table 2); ``original`` is the paper's network on
             luma, with a 17x17 deconvolution.
         upsampler: Factory for the tail; ``None`` builds that of the form.
@@ -31,12 +34,12 @@ class IDN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
 
     Raises:
-        ConfigError: If ``form`` is unknown or ``num_feat`` is no multiple of 16.
+        ConfigError: If ``form`` is unknown or ``num_feat`` is not a multiple of 16.
 
     Note:
-        Taken from the authors' code: github.com/Zheng222/IDN-tensorflow (``lr_space``, there on 0..255 and
-        with an 8-bit bicubic image) and IDN-Caffe (``original``). A PyTorch port (yjn870) differs from both:
-        it keeps the last quarter instead of the first and has no activation after the compression.
+        ``lr_space`` is from the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
+        image; ``original`` is from their Caffe code. A PyTorch port (yjn870) differs from both: it keeps the
+        last quarter instead of the first, and has no activation after the compression.
     """
 
     multi_adds_rule = "conv"
@@ -52,7 +55,7 @@ class IDN(SRNetwork):
     ) -> None:
         super().__init__(scale=scale)
         if form not in ("lr_space", "original"):
-            raise ConfigError(f"IDN: has no such form, got form={form}; allowed: lr_space, original")
+            raise ConfigError(f"IDN: unknown form, got form={form}; allowed: lr_space, original")
         native: UpsamplerFactory = Deconvolution if form == "original" else _subpixel
         make_tail = native if upsampler is None else upsampler
         num_image_ch = 1 if form == "original" else 3
@@ -62,7 +65,7 @@ class IDN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the tail gives what MATLAB's bicubic misses."""
+        """Upscale lr: the tail's output is added to MATLAB's bicubic."""
         feat = self.head(lr)  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
@@ -74,22 +77,21 @@ class DBlock(nn.Module):
     """Information distillation block: an enhancement unit, then a compression unit.
 
     Args:
-        num_feat: Channels in and out (C), a multiple of 16. Widths differ by C // 4 (d), as much as is kept
-            (1 / s of C).
+        num_feat: Channels in and out (C), a multiple of 16. Widths differ by C // 4 (d), which is also the
+            number of channels kept (1 / s of C).
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 16.
+        ConfigError: If ``num_feat`` is not a multiple of 16.
     """
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
         if num_feat < 16 or num_feat % 16:
             raise ConfigError(
-                f"IDN: a quarter of its channels is split in 4 groups, got num_feat={num_feat}; "
-                "allowed: multiples of 16"
+                f"IDN: num_feat is divided by 16, got num_feat={num_feat}; allowed: multiples of 16"
             )
         quarter = num_feat // 4
         self.split_sizes = (quarter, num_feat - quarter)
@@ -106,7 +108,7 @@ class DBlock(nn.Module):
         self.compress = _conv_lrelu(num_feat + quarter, num_feat, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is kept joins the input, what is passed on is added to both."""
+        """The kept features join the input; the enhanced rest is added to both."""
         kept, passed = self.above(x).split(self.split_sizes, dim=1)
         enhanced = torch.cat((x, kept), dim=1) + self.below(passed)  # (N, 5C/4, H, W)
         out: Tensor = self.compress(enhanced)
@@ -125,24 +127,24 @@ class Deconvolution(nn.Module):
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Raises:
-        ConfigError: If ``scale`` is none of those.
+        ConfigError: If ``scale`` is not 1 to 9.
 
     Note:
-        Each LR pixel falls on the last of its r pixels, as in the authors' code, which leaves the first
-        r - 1 rows and columns out; here they are there.
+        Each LR pixel lands on the last of its r pixels, as in the authors' code. That code leaves out the
+        first r - 1 rows and columns; here they are computed.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
         super().__init__()
         if not 1 <= scale <= 9:
-            raise ConfigError(f"IDN: its kernel of 17 cannot enlarge by scale={scale}; allowed: 1 to 9")
+            raise ConfigError(f"IDN: its 17x17 kernel cannot upscale by scale={scale}; allowed: 1 to 9")
         self.scale = scale
         self.deconv = nn.ConvTranspose2d(num_feat, num_out_ch, 17, stride=scale, padding=9 - scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Enlarge, and cut what lies beyond the last pixel."""
+        """Upscale, and crop to the size of the image."""
         height, width = x.shape[-2:]
-        sr: Tensor = self.deconv(x)  # r - 1 pixels too much at the end of each axis
+        sr: Tensor = self.deconv(x)  # r - 1 pixels too many at the end of each axis
         return sr[..., : self.scale * height, : self.scale * width]
 
 

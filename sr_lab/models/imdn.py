@@ -1,4 +1,7 @@
-"""IMDN: Lightweight Image SR with Information Multi-distillation Network (Hui et al., ACM MM 2019)."""
+"""IMDN: Lightweight Image SR with Information Multi-distillation Network (Hui et al., ACM MM 2019).
+
+Authors' code: github.com/Zheng222/IMDN (no licence stated).
+"""
 
 from typing import Literal
 
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -15,7 +18,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class IMDN(SRNetwork):
-    """Information multi-distillation network, as its authors' code builds it (github.com/Zheng222/IMDN).
+    """Information multi-distillation network, as its authors' code builds it.
 
     The defaults are IMDN; IMDN-RTC, which won the challenge AI in RTC with 20 K parameters, has
     ``variant="rtc"``, ``num_feat=12`` and ``num_block=5``.
@@ -28,19 +31,19 @@ class IMDN(SRNetwork):
         num_block: Number of IMDBs.
         distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
         cca_reduction: Squeeze of the channel attention.
-        variant: ``imdn``, or ``rtc``, whose blocks have no channel attention, and which fuses the output of
-            the last block only, by one 1x1 convolution.
-        image_skip: Adds the bicubically enlarged lr to the output, so that a short training starts near
-            bicubic instead of near black. Not in the paper. Its kernel is torch's antialiased one (a = -0.5,
-            MATLAB's), not torch's default (a = -0.75).
+        variant: ``imdn``, or ``rtc``: no channel attention in the blocks, and one 1x1 convolution on the last
+            block's output in place of the fusion of all.
+        image_skip: Adds the bicubically upscaled lr to the output, so that a short training starts near
+            bicubic instead of near black. Not in the paper. The kernel is torch's antialiased one (a = -0.5,
+            as in MATLAB), not torch's default (a = -0.75).
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``variant`` is unknown, a rate or reduction leaves no channel, or ``cca_reduction`` is
-            set for ``variant="rtc"``.
+        ConfigError: If ``variant`` is unknown, the rate or the reduction leaves no channel, or
+            ``cca_reduction`` is set for ``variant="rtc"``.
 
     Note:
         The paper's text was not available; the source is the authors' code, whose checkpoints load.
@@ -62,7 +65,7 @@ class IMDN(SRNetwork):
     ) -> None:
         super().__init__(scale=scale)
         if variant not in ("imdn", "rtc"):
-            raise ConfigError(f"IMDN: has no such variant, got variant={variant}; allowed: imdn, rtc")
+            raise ConfigError(f"IMDN: unknown variant, got variant={variant}; allowed: imdn, rtc")
         if variant == "rtc" and cca_reduction != 16:
             raise ConfigError(
                 f"IMDN: variant=rtc has no channel attention, got cca_reduction={cca_reduction}; "
@@ -92,7 +95,7 @@ class IMDN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of the blocks are fused, then the tail."""
+        """Upscale lr: the outputs of the blocks are fused, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -102,7 +105,7 @@ class IMDN(SRNetwork):
         fused = self.fusion(torch.cat(stages, dim=1) if self.fuses_all else feat)  # (N, C, H, W)
         sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
         if self.image_skip:
-            sr = sr + enlarged(lr, self.scale, antialias=True)
+            sr = sr + upscaled(lr, self.scale, antialias=True)
         return sr
 
 

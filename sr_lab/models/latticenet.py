@@ -1,4 +1,7 @@
-"""LatticeNet: Towards Lightweight Image Super-resolution with Lattice Block (Luo et al., ECCV 2020)."""
+"""LatticeNet: Towards Lightweight Image Super-resolution with Lattice Block (Luo et al., ECCV 2020).
+
+Code of a third party, whose checkpoints load: github.com/ymff0592/super-resolution (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class LatticeNet(SRNetwork):
-    """Lattice network: a chain of lattice blocks, joined backwards, from the last to the first.
+    """Lattice network: a chain of lattice blocks, whose outputs are fused from the last to the first.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -24,9 +27,9 @@ class LatticeNet(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the code whose checkpoints load (github.com/ymff0592/super-resolution). Its file with the mean
-        shifts is missing; RCAN's, on which it builds, meant to freeze them but trains them, so here they are
-        weights, and the published counts include them.
+        From the code whose checkpoints load. Its file with the mean shifts is missing; RCAN's, on which it
+        builds, meant to freeze them but trains them. So here they are weights, and the published counts
+        include them.
     """
 
     multi_adds_rule = "conv"
@@ -37,7 +40,7 @@ class LatticeNet(SRNetwork):
         super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.sub_mean = MeanShift(sign=-1)
-        self.head = nn.Sequential(  # no activation between
+        self.head = nn.Sequential(  # no activation in between
             nn.Conv2d(3, num_feat, 3, padding=1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
         )
         self.body = nn.ModuleList(LB(num_feat) for _ in range(num_block))
@@ -47,7 +50,7 @@ class LatticeNet(SRNetwork):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: blocks, backward fusion, tail."""
+        """Upscale lr: blocks, backward fusion, tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -94,7 +97,7 @@ class LB(nn.Module):
 
 
 def _residual_unit(num_feat: int) -> nn.Sequential:
-    """Three convolutions, C to 3/4 C and back, each with its activation."""
+    """Three convolutions, from C to 3C/4 channels and back, each followed by an activation."""
     num_squeezed = num_feat - num_feat // 4
     layers: list[nn.Module] = []
     for num_in_ch, num_out_ch in (
@@ -144,7 +147,7 @@ class CC(nn.Module):
 
 
 class BFM(nn.Module):
-    """A step of the backward fusion: deep and shallower features, halved each, side by side.
+    """A step of the backward fusion: deep and shallower features, reduced to half the channels and joined.
 
     Args:
         num_feat: Channels of either input and of the output (C).

@@ -1,4 +1,7 @@
-"""LBNet: Lightweight Bimodal Network via Symmetric CNN and Recursive Transformer (Gao et al., IJCAI 2022)."""
+"""LBNet: Lightweight Bimodal Network via Symmetric CNN and Recursive Transformer (Gao et al., IJCAI 2022).
+
+Authors' code: github.com/IVIPLab/LBNet (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +17,13 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class LBNet(SRNetwork):
-    """Lightweight bimodal network, as its authors' code builds it (github.com/IVIPLab/LBNet).
+    """Lightweight bimodal network, as its authors' code builds it.
 
-    The same fusion modules see the image twice, the second time with the weighed features of the first; then
+    The same fusion modules run twice, the second time with the weighted features of the first run added; then
     two recursive transformers.
 
-    Cost: at x4 462 G multiply-adds: the convolutions' 38.9 G, which is what the paper prints, and those of
-    the transformers, whose attention products grow with the square of the image.
+    Cost: at x4 462 G multiply-adds: 38.9 G in the convolutions, the figure that the paper prints, and the
+    rest in the transformers, whose attention products grow with the square of the image.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -28,7 +31,7 @@ class LBNet(SRNetwork):
         num_block: Number of LFFMs, each used twice.
         num_transformer: Number of recursive transformers.
         num_head: Heads of the attention; 6 in LBNet-T.
-        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        num_segment: Segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Squeeze of the tokens before queries, keys and values are made; LBNet-T has none.
         num_repeat: How often a transformer's tokens pass the same weights.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
@@ -41,9 +44,9 @@ class LBNet(SRNetwork):
 
     Note:
         The source is the authors' code, whose checkpoints load. Its mean shifts were meant to be frozen but
-        are trained (24 parameters, which the printed counts include). The segments' length is rounded down,
-        so that a result depends on the size of the image. Behind the transformers autocast is off, and sr has
-        the type of the weights: features there may pass what float16 holds.
+        are trained (24 parameters, which the printed counts include). The length of a segment is rounded
+        down, so results depend on the size of the image. After the transformers autocast is off, and sr has
+        the type of the weights, since the features there may exceed the range of float16.
     """
 
     multi_adds_rule = "conv"
@@ -89,7 +92,7 @@ class LBNet(SRNetwork):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: symmetric CNN, recursive transformers, tail."""
+        """Upscale lr: symmetric CNN, recursive transformers, tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -139,7 +142,7 @@ class LFFM(nn.Module):
 
 
 class FRDAB(nn.Module):
-    """Feature refinement dual-attention block: channel and spatial attention side by side, summed.
+    """Feature refinement dual-attention block: channel and spatial attention, summed.
 
     Args:
         num_feat: Channels in and out (C), even.
@@ -162,7 +165,7 @@ class FRDAB(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two halves beside the whole, refined, weighed, merged."""
+        """The whole and two halves, refined, weighted and merged."""
         whole = self.act(self.conv1(x))  # (N, C, H, W)
         left = self.act(self.conv2(whole))  # (N, C/2, H, W)
         right = self.act(self.conv3(whole))

@@ -1,4 +1,7 @@
-"""MAFFSRN: Ultra Lightweight Image SR with Multi-Attention Layers (Muqeet et al., ECCVW 2020)."""
+"""MAFFSRN: Ultra Lightweight Image SR with Multi-Attention Layers (Muqeet et al., ECCVW 2020).
+
+Authors' code: github.com/AbdulMoqeet/MAFFSRN (no licence stated).
+"""
 
 from functools import partial
 from typing import ClassVar
@@ -8,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import AWMSUpsampler, LearnedScale, wn_conv
 from sr_lab.ops.renaming import AWMS_NAMES, Names, OfficialNames
@@ -16,22 +19,22 @@ from sr_lab.types import UpsamplerFactory
 
 
 class MAFFSRN(SRNetwork):
-    """Multi-attentive feature fusion network, as its authors' code builds it (AbdulMoqeet/MAFFSRN).
+    """Multi-attentive feature fusion network, as its authors' code builds it.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk, at least 4.
-        num_block: Number of feature fusion groups: 4, in MAFFSRN-L 8.
+        num_block: Number of feature fusion groups: 4 in MAFFSRN, 8 in MAFFSRN-L.
         upsampler: Factory for the tail; ``None`` builds the paper's, a 3x3 and a 5x5 branch.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 13.
 
     Raises:
-        ConfigError: In ``forward``, if lr is too small for the pooling.
+        ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        Everything is from the authors' code, which has images in [0, 1] and no mean shift.
+        Everything is from the authors' code, which takes images in [0, 1] without a mean shift.
     """
 
     min_size = 13  # of the pooling in CEA
@@ -47,11 +50,11 @@ class MAFFSRN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: what the groups make of it, added to the bicubically enlarged image."""
+        """Upscale lr: the groups and the tail, added to the bicubically upscaled image."""
         feat = self.head(lr)  # (N, C, H, W)
         for group in self.body:
             feat = group(feat)
-        sr: Tensor = self.tail(feat) + enlarged(lr, self.scale)  # (N, 3, rH, rW)
+        sr: Tensor = self.tail(feat) + upscaled(lr, self.scale)  # (N, 3, rH, rW)
         return sr
 
 
@@ -76,14 +79,14 @@ class FFG(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The fused chain and the input, each weighed."""
+        """The fused chain and the input, each weighted."""
         feat1 = self.blocks[0](x)
         feat2 = self.blocks[1](feat1) + feat1
         feat3 = self.blocks[2](feat2) + feat2
         feat4 = self.blocks[3](feat3)
         fused = feat1
         for fusion, feat in zip(self.fusions, (feat2, feat3, feat4), strict=True):
-            # Channels of the two in turn, as a channel shuffle of their concatenation orders them.
+            # The channels of the two alternate, as after a channel shuffle of their concatenation.
             fused = fusion(torch.stack((fused, feat), dim=2).flatten(1, 2))  # (N, 2C, H, W) -> (N, C, H, W)
         out: Tensor = self.res_scale(fused) + self.x_scale(x)
         return out
@@ -109,19 +112,19 @@ class MAB(nn.Module):
         self.attention = CEA(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and weigh."""
+        """Convolve and weight."""
         out: Tensor = self.attention(self.features(x))
         return out
 
 
 class CEA(nn.Module):
-    """Cost-efficient attention (MAFFSRN): weights from far around, times weights from a 5x5 window.
+    """Cost-efficient attention (MAFFSRN): weights from a wide surrounding, times weights from a 5x5 window.
 
-    A strided convolution and a wide max pooling shrink the map sixfold before the convolutions that see far,
-    one of them dilated.
+    A strided convolution and a wide max pooling shrink the map sixfold; the two convolutions that follow, one
+    of them dilated, therefore see far.
 
     Args:
-        num_feat: Channels in and out (C); C // 4 where the map is shrunken.
+        num_feat: Channels in and out (C); the shrunken map has C // 4.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
@@ -130,10 +133,10 @@ class CEA(nn.Module):
         ConfigError: In ``forward``, if the map is smaller than ``min_size``.
 
     Note:
-        The far weights pass a ReLU before their sigmoid in the authors' code, so they are never below 0.5.
+        In the authors' code a ReLU precedes the sigmoid of the wide weights, so they are never below 0.5.
     """
 
-    # A 3x3 of stride 2 with padding must leave the 7 pixels of the pooling.
+    # After a padded 3x3 of stride 2, 7 pixels must be left for the pooling.
     min_size: ClassVar[int] = 13
 
     def __init__(self, num_feat: int) -> None:
@@ -154,12 +157,12 @@ class CEA(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh channels and positions."""
+        """Weight channels and positions."""
         height, width = x.shape[-2:]
         if min(height, width) < self.min_size:
             raise ConfigError(
                 f"CEA: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; enlarge the image or the patch"
+                f"got {height}x{width}; take a larger image or patch"
             )
         squeezed = self.squeeze(x)  # (N, C/4, H, W)
         shrunken = self.shrink(squeezed)  # (N, C/4, about H/6, about W/6)

@@ -1,9 +1,12 @@
-"""PAN: Efficient Image Super-Resolution Using Pixel Attention (Zhao et al., ECCVW 2020)."""
+"""PAN: Efficient Image Super-Resolution Using Pixel Attention (Zhao et al., ECCVW 2020).
+
+Authors' code: github.com/zhaohengyuan1/PAN (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
 
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.ops.renaming import PA_TAIL_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -11,7 +14,7 @@ from sr_lab.upsamplers.pa import PAUpsampler
 
 
 class PAN(SRNetwork):
-    """Pixel attention network, as its authors' code builds it (github.com/zhaohengyuan1/PAN).
+    """Pixel attention network, as its authors' code builds it.
 
     Cost: at x4 28.2 G multiply-adds, 14.0 G of them in the tail.
 
@@ -20,16 +23,16 @@ class PAN(SRNetwork):
         num_feat: Width of the trunk.
         num_block: Number of SCPAs.
         upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            enlarged lr is added to the output of any.
+            upscaled lr is added to the output of any.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: The paper's tail has no stages to ``scale``.
+        ConfigError: If the paper's tail cannot reach ``scale``.
 
     Note:
-        From the authors' code, whose checkpoints load: everything.
+        Everything is from the authors' code, whose checkpoints load.
     """
 
     multi_adds_rule = "conv"
@@ -50,13 +53,13 @@ class PAN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a residual in feature space, the tail, and the enlarged image."""
+        """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         for block in self.body:
             feat = block(feat)
         sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
-        return sr + enlarged(lr, self.scale, mode="bilinear")
+        return sr + upscaled(lr, self.scale, mode="bilinear")
 
 
 class SCPA(nn.Module):
@@ -104,7 +107,7 @@ class PAConv(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the values between two convolutions."""
+        """Weight the values between two convolutions."""
         out: Tensor = self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
         return out
 

@@ -1,4 +1,7 @@
-"""RCAN: Image SR Using Very Deep Residual Channel Attention Networks (Zhang et al., ECCV 2018)."""
+"""RCAN: Image SR Using Very Deep Residual Channel Attention Networks (Zhang et al., ECCV 2018).
+
+Authors' code: github.com/yulunzhang/RCAN (no licence stated).
+"""
 
 from collections.abc import Mapping
 
@@ -14,9 +17,9 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class RCAN(SRNetwork):
-    """Residual channel attention network, as its authors' code builds it (github.com/yulunzhang/RCAN).
+    """Residual channel attention network, as its authors' code builds it.
 
-    A residual in residual: skips around every block, around every group of blocks, and around all groups.
+    Residual in residual: skips around every block, every group of blocks, and all groups.
 
     Cost: at x4 916.9 G multiply-adds, nearly all in the 3x3 convolutions of the blocks.
 
@@ -64,7 +67,7 @@ class RCAN(SRNetwork):
         return [block for group in self.body for block in group.get_submodule("blocks").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: groups in series around a global skip, then the tail."""
+        """Upscale lr: groups in series around a global skip, then the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # F_0 (N, C, H, W)
         feat = shallow
         for group in self.body:
@@ -112,7 +115,7 @@ def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     }
 
 
-# Its authors' names, which number the convolutions behind blocks and groups as one of them, and BasicSR's.
+# Its authors' names, which number the convolutions after blocks and groups as one of them, and BasicSR's.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -1,4 +1,8 @@
-"""RDN: Residual Dense Network for Image SR (Zhang et al., CVPR 2018)."""
+"""RDN: Residual Dense Network for Image SR (Zhang et al., CVPR 2018).
+
+Authors' code: github.com/yulunzhang/RDN (no licence stated). Ports whose checkpoints load:
+github.com/yjn870/RDN-pytorch (MIT) and github.com/sanghyun-son/EDSR-PyTorch (MIT).
+"""
 
 from collections.abc import Mapping
 
@@ -12,7 +16,7 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class RDN(SRNetwork):
-    """Residual dense network: every convolution of a block sees all before it, the end sees all blocks.
+    """Residual dense network: each convolution of a block sees all earlier ones; the fusion sees all blocks.
 
     Cost: at x4 1.31 T multiply-adds. The dense blocks hold many feature maps at once, so that training takes
     several times the memory of an equally wide EDSR.
@@ -21,17 +25,16 @@ class RDN(SRNetwork):
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Channels between the blocks (G_0).
         num_block: Number of residual dense blocks (D); the paper also shows 20.
-        num_layer: Convolutions in a block (C); 6 in the paper's other network.
-        growth: Channels that each of them adds (G); 32 in the paper's other network.
+        num_layer: Convolutions in a block (C); 6 in the paper's network of 20 blocks.
+        growth: Channels that each convolution adds (G); 32 in the paper's network of 20 blocks.
         upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' Torch7 code (github.com/yulunzhang/RDN): a tail of G_0 channels throughout. Its
-        network works on 0..255 around DIV2K's mean; this one, as the PyTorch ports whose checkpoints load, on
-        the image itself.
+        From the authors' Torch7 code: G_0 channels throughout the tail. That network works on 0..255 around
+        DIV2K's mean; this one works on the image itself, like the port RDN-pytorch.
     """
 
     multi_adds_rule = "conv"
@@ -57,7 +60,7 @@ class RDN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of all blocks are fused, the skip starts at the first convolution."""
+        """Upscale lr: fuse the outputs of all blocks; the skip starts at the first convolution."""
         entered = self.entry(lr)  # F_-1 (N, G_0, H, W)
         feat = self.head(entered)  # F_0
         stages = []
@@ -70,7 +73,7 @@ class RDN(SRNetwork):
 
 
 class RDB(nn.Module):
-    """Residual dense block: densely connected convolutions, a 1x1 that fuses them, a skip.
+    """Residual dense block: densely connected convolutions, a 1x1 convolution that fuses them, a skip.
 
     Args:
         num_feat: Channels in and out (G_0).

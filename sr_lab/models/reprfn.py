@@ -1,4 +1,7 @@
-"""RepRFN: Reparameterized Residual Feature Network for Lightweight Image SR (Deng et al., CVPRW 2023)."""
+"""RepRFN: Reparameterized Residual Feature Network for Lightweight Image SR (Deng et al., CVPRW 2023).
+
+Authors' code: github.com/laonafahaodange/RepRFN (MIT).
+"""
 
 from torch import Tensor, nn
 
@@ -11,7 +14,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class RepRFN(SRNetwork):
-    """Residual feature network with re-parameterised convolutions (github.com/laonafahaodange/RepRFN).
+    """Residual feature network with re-parameterised convolutions.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -26,7 +29,7 @@ class RepRFN(SRNetwork):
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        From the authors' code; folded, its sizes are the printed ones.
+        From the authors' code; the folded network has the printed sizes.
     """
 
     min_size = ESA.min_size
@@ -48,7 +51,7 @@ class RepRFN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a chain of blocks within one residual, then the tail."""
+        """Upscale lr: a chain of blocks within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -77,7 +80,7 @@ class RepRFB(nn.Module):
         self.esa = ESA(num_feat, form="rlfn")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine, then weigh the positions."""
+        """Refine, then weight the positions."""
         out: Tensor = self.esa(x + self.refine(x))
         return out
 

@@ -1,4 +1,7 @@
-"""RFDN: Residual Feature Distillation Network for Lightweight Image SR (Liu et al., ECCVW 2020)."""
+"""RFDN: Residual Feature Distillation Network for Lightweight Image SR (Liu et al., ECCVW 2020).
+
+Authors' code: github.com/njulj/RFDN (MIT).
+"""
 
 from typing import Literal
 
@@ -17,8 +20,8 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class RFDN(SRNetwork):
     """Residual feature distillation network: the paper's, or the one that won AIM 2020 (E-RFDN).
 
-    The defaults are RFDN; RFDN-L has ``num_feat=52``. E-RFDN, whose code is published
-    (github.com/njulj/RFDN), has ``num_feat=50``, ``num_block=4``, ``attention="esa"`` and ``residual=False``.
+    The defaults are RFDN; RFDN-L has ``num_feat=52``. E-RFDN, whose code is published, has ``num_feat=50``,
+    ``num_block=4``, ``attention="esa"`` and ``residual=False``.
 
     Cost: at x4 31.1 G multiply-adds, 27.9 G of them in the blocks; E-RFDN 23.8 G.
 
@@ -38,9 +41,9 @@ class RFDN(SRNetwork):
         ConfigError: If ``attention`` is neither; in ``forward``, if lr is too small.
 
     Note:
-        From the authors' code, whose checkpoint loads: all of E-RFDN. Stated of the paper's network: widths,
-        CCA, residual around the block. Fitted to its counts: CCA's reduction of 4. Inferred: that CCA stands
-        where E-RFDN's ESA does, and that the range is 0..255 too.
+        E-RFDN is from the authors' code, whose checkpoint loads. Stated for the paper's network: widths, CCA,
+        residual around the block. Fitted to its counts: CCA's reduction of 4. Inferred: CCA in the place of
+        E-RFDN's ESA, and the same range of 0..255.
     """
 
     multi_adds_rule = "conv"
@@ -72,7 +75,7 @@ class RFDN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of all blocks are fused, then the tail."""
+        """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         stages = []

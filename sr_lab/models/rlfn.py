@@ -1,4 +1,7 @@
-"""RLFN: Residual Local Feature Network for Efficient Super-Resolution (Kong et al., CVPRW 2022)."""
+"""RLFN: Residual Local Feature Network for Efficient Super-Resolution (Kong et al., CVPRW 2022).
+
+Authors' code: github.com/bytedance/RLFN (Apache-2.0).
+"""
 
 from torch import Tensor, nn
 
@@ -11,9 +14,9 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class RLFN(SRNetwork):
-    """Residual local feature network, as its authors' code builds it (github.com/bytedance/RLFN).
+    """Residual local feature network, as its authors' code builds it.
 
-    RFDN without distillation and without fusion of the stages, for its speed. The defaults are RLFN; RLFN-S
+    RFDN without distillation and without fusion of the stages, for speed. The defaults are RLFN; RLFN-S
     has ``num_feat=48``; the network that won NTIRE 2022 has ``num_feat=46``, ``num_mid_feat=48`` and
     ``num_block=4``.
 
@@ -33,8 +36,8 @@ class RLFN(SRNetwork):
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        From the authors' code: everything, 0..255 from the test script of the challenge's network. Inferred:
-        that RLFN and RLFN-S work on the same range.
+        Everything is from the authors' code; the range of 0..255 is from the test script of the challenge
+        network. Inferred: the same range for RLFN and RLFN-S.
     """
 
     min_size = ESA.min_size
@@ -61,7 +64,7 @@ class RLFN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a residual in feature space, then the tail."""
+        """Upscale lr: a residual in feature space, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -95,7 +98,7 @@ class RLFB(nn.Module):
         self.esa = ESA(num_feat, form="rlfn")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine, then weigh the positions."""
+        """Refine, then weight the positions."""
         out: Tensor = self.esa(self.fusion(self.refine(x) + x))
         return out
 

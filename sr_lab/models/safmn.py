@@ -1,4 +1,7 @@
-"""SAFMN: Spatially-Adaptive Feature Modulation for Efficient Image SR (Sun et al., ICCV 2023)."""
+"""SAFMN: Spatially-Adaptive Feature Modulation for Efficient Image SR (Sun et al., ICCV 2023).
+
+Authors' code: github.com/sunny2109/SAFMN (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SAFMN(SRNetwork):
-    """Spatially-adaptive feature modulation network, as its authors' code builds it (sunny2109/SAFMN).
+    """Spatially-adaptive feature modulation network, as its authors' code builds it.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -25,7 +28,7 @@ class SAFMN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 8.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 4; in ``forward``, if lr is too small.
+        ConfigError: If ``num_feat`` is not a multiple of 4; in ``forward``, if lr is too small.
     """
 
     min_size = 8
@@ -46,7 +49,7 @@ class SAFMN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a chain of modules within one residual, then the tail."""
+        """Upscale lr: a chain of modules within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -56,7 +59,7 @@ class SAFMN(SRNetwork):
 
 
 class FMM(nn.Module):
-    """Feature mixing module: SAFM, then a convolutional channel mixer, each behind a norm within a residual.
+    """Feature mixing module: SAFM, then a convolutional channel mixer, each with a norm and a residual.
 
     Args:
         num_feat: Channels in and out; the mixer has twice as many inside.
@@ -82,7 +85,7 @@ class FMM(nn.Module):
 
 
 class SAFM(nn.Module):
-    """Spatially-adaptive feature modulation: weights from four sizes of the map, each for its channels.
+    """Spatially-adaptive feature modulation: each quarter of the channels is seen at its own size of the map.
 
     Args:
         num_feat: Channels in and out, a multiple of 4.
@@ -91,7 +94,7 @@ class SAFM(nn.Module):
         ``(N, num_feat, H, W)`` -> the same; H and W of at least 8.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 4; in ``forward``, if the map is too small.
+        ConfigError: If ``num_feat`` is not a multiple of 4; in ``forward``, if the map is too small.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -105,7 +108,7 @@ class SAFM(nn.Module):
         self.fusion = nn.Sequential(nn.Conv2d(num_feat, num_feat, 1), nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the features by what smaller copies of them show."""
+        """Weight the features by what smaller copies of them show."""
         height, width = x.shape[-2:]
         if min(height, width) < 8:
             raise ConfigError(

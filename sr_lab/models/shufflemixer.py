@@ -1,10 +1,13 @@
-"""ShuffleMixer: An Efficient ConvNet for Image Super-Resolution (Sun et al., NeurIPS 2022)."""
+"""ShuffleMixer: An Efficient ConvNet for Image Super-Resolution (Sun et al., NeurIPS 2022).
+
+Authors' code: github.com/sunny2109/ShuffleMixer (MIT).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import Names, OfficialNames
@@ -14,9 +17,9 @@ _GROUPS = 8  # of the channel shuffle
 
 
 class ShuffleMixer(SRNetwork):
-    """ShuffleMixer, as its authors' code builds it (github.com/sunny2109/ShuffleMixer).
+    """ShuffleMixer, as its authors' code builds it.
 
-    Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on enlarged features.
+    Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on upscaled features.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -29,7 +32,7 @@ class ShuffleMixer(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 8, or ``kernel_size`` is even.
+        ConfigError: If ``num_feat`` is not a multiple of 8, or ``kernel_size`` is even.
     """
 
     multi_adds_rule = "conv"
@@ -57,16 +60,16 @@ class ShuffleMixer(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a chain of blocks and the tail, beside the bilinear enlargement."""
+        """Upscale lr: a chain of blocks and the tail, plus the bilinearly upscaled image."""
         feat = self.head(lr)  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
         residual: Tensor = self.tail(feat)  # (N, 3, rH, rW)
-        return residual + enlarged(lr, self.scale, mode="bilinear")
+        return residual + upscaled(lr, self.scale, mode="bilinear")
 
 
 class FMB(nn.Module):
-    """Feature mixing block: two shuffle mixer layers, then a fused MBConv, each within a residual.
+    """Feature mixing block: two shuffle mixer layers, then a fused MBConv, each with a residual.
 
     Args:
         num_feat: Channels in and out; the MBConv has 16 more inside.
@@ -93,11 +96,11 @@ class FMB(nn.Module):
 
 
 class ShuffleMixerLayer(nn.Module):
-    """Shuffle mixer layer: channels mixed at each position, positions of each channel, channels again.
+    """Shuffle mixer layer: mixes channels at each position, positions in each channel, channels again.
 
     Args:
         num_feat: Channels in and out, a multiple of 8.
-        kernel_size: Kernel of the depthwise convolution, which alone has no residual.
+        kernel_size: Kernel of the depthwise convolution, the one part without a residual.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same.
@@ -119,7 +122,7 @@ class ShuffleMixerLayer(nn.Module):
 
 
 class SplitMLP(nn.Module):
-    """An MLP at each position for half of the channels, then a shuffle that deals all of them out anew.
+    """An MLP at each position on half of the channels, then a shuffle of all channels.
 
     Args:
         num_feat: Channels in and out, a multiple of 8; the MLP has as many inside.

@@ -1,4 +1,7 @@
-"""SPAN: Swift Parameter-free Attention Network for Efficient SR (Wan et al., CVPRW 2024)."""
+"""SPAN: Swift Parameter-free Attention Network for Efficient SR (Wan et al., CVPRW 2024).
+
+Authors' code: github.com/hongyuanyu/SPAN (Apache-2.0).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SPAN(SRNetwork):
-    """Swift parameter-free attention network, as its authors' code builds it (github.com/hongyuanyu/SPAN).
+    """Swift parameter-free attention network, as its authors' code builds it.
 
     Args:
         scale: Upscaling factor r.
@@ -24,8 +27,8 @@ class SPAN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the image goes in as (lr - mean) * 255, what comes out is in [0, 1] as it is.
-        The features that the last block lends to the fusion have its activation, since that works in place.
+        From the authors' code: the image goes in as (lr - mean) * 255, the output is in [0, 1] directly. The
+        fusion gets the last block's inner features after their activation, which works in place there.
     """
 
     multi_adds_rule = "conv"
@@ -48,7 +51,7 @@ class SPAN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the features of the head, the first and the last block are fused, then the tail."""
+        """Upscale lr: the features of the head, the first and the last block are fused, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         outputs: list[Tensor] = []
@@ -62,7 +65,7 @@ class SPAN(SRNetwork):
 
 
 class SPAB(nn.Module):
-    """Swift parameter-free attention block: three convolutions whose output is its own attention.
+    """Swift parameter-free attention block: three convolutions, whose output also gives the attention.
 
     Args:
         num_feat: Channels in and out.
@@ -79,7 +82,7 @@ class SPAB(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of input and residual, weighed by an odd function of the residual."""
+        """The sum of input and residual, weighted by an odd function of the residual."""
         middle = self.act(self.conv1(x))
         refined = self.conv3(self.act(self.conv2(middle)))
         out: Tensor = (refined + x) * (torch.sigmoid(refined) - 0.5)
@@ -87,7 +90,7 @@ class SPAB(nn.Module):
 
 
 class Conv3XC(RepConv):
-    """A 3x3 convolution, trained twice as wide between two 1x1 ones, beside a 1x1 skip.
+    """A 3x3 convolution, trained as a 3x3 of twice the width between two 1x1 convolutions, plus a 1x1 skip.
 
     Args:
         num_in_ch: Channels in.
@@ -105,7 +108,7 @@ class Conv3XC(RepConv):
         self.reduce = nn.Conv2d(2 * num_out_ch, num_out_ch, 1)
 
     def branches(self, x: Tensor) -> Tensor:
-        """The chain beside the skip."""
+        """The chain plus the skip."""
         out: Tensor = self.reduce(self.conv(self.expand(x))) + self.skip(x)
         return out
 

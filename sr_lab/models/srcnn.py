@@ -1,4 +1,7 @@
-"""SRCNN: Image SR Using Deep Convolutional Networks (Dong et al., ECCV 2014 and TPAMI 2016)."""
+"""SRCNN: Image SR Using Deep Convolutional Networks (Dong et al., ECCV 2014 and TPAMI 2016).
+
+Weights of a port load: github.com/yjn870/SRCNN-pytorch (no licence stated).
+"""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,19 +17,19 @@ from sr_lab.upsamplers.native import native_only
 
 
 class SRCNN(SRNetwork):
-    """Super-resolution convolutional neural network: three convolutions on the enlarged luma.
+    """Super-resolution convolutional neural network: three convolutions on the upscaled luma.
 
-    The first two, patch extraction and non-linear mapping, are the head; there are no blocks.
+    The first two (patch extraction and non-linear mapping) are the head; there are no blocks.
 
-    Cost: all of it is at output size, so the scale does not matter: 7.4 G multiply-adds as 9-1-5, 52.7 G as
-    9-5-5, which tables print beside the 8K of the former.
+    Cost: all at output size, so it does not depend on the scale: 7.4 G multiply-adds as 9-1-5, 52.7 G as
+    9-5-5. Tables print the latter next to the 8 K parameters of the former.
 
     Args:
         scale: Upscaling factor r; the papers have 2, 3 and 4.
         num_feat: Channels of the first convolution (n_1), even; the second has half as many (n_2).
         kernel_sizes: Width of each convolution (f_1, f_2, f_3), odd: 9-1-5 in the ECCV paper, 9-3-5 and
             9-5-5 in its longer version.
-        upsampler: ``None``; there is no tail to replace.
+        upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:
         lr ``(N, 1, H, W)``, luma in [0, 1] -> sr ``(N, 1, rH, rW)``, not clamped.
@@ -36,8 +39,8 @@ class SRCNN(SRNetwork):
             numbers.
 
     Note:
-        The papers' convolutions are valid ones, and lose 6 pixels at every edge (8 as 9-5-5); here they are
-        padded with zeros, so that the image keeps its size. The edge is what differs.
+        The papers' convolutions are not padded and lose 6 pixels at every edge (8 as 9-5-5); here they are
+        padded with zeros, so that the image keeps its size. Only the edge differs.
     """
 
     colour = "y"
@@ -56,13 +59,11 @@ class SRCNN(SRNetwork):
         native_only("SRCNN", upsampler)
         if len(kernel_sizes) != 3 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
             raise ConfigError(
-                f"SRCNN: has three convolutions, got kernel_sizes={tuple(kernel_sizes)}; "
-                "allowed: three odd numbers, e.g. 9, 1, 5"
+                f"SRCNN: kernel_sizes must be three odd numbers, got kernel_sizes={tuple(kernel_sizes)}; "
+                "e.g. 9, 1, 5"
             )
         if num_feat < 2 or num_feat % 2:
-            raise ConfigError(
-                f"SRCNN: num_feat is halved, got {num_feat}; allowed: even numbers of at least 2"
-            )
+            raise ConfigError(f"SRCNN: num_feat must be even and at least 2, got {num_feat}")
         widths = (1, num_feat, num_feat // 2, 1)
         extract, mapping, rebuild = (
             nn.Conv2d(num_in_ch, num_out_ch, size, padding=size // 2)
@@ -73,7 +74,7 @@ class SRCNN(SRNetwork):
         self.tail = rebuild
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr with MATLAB's bicubic, then convolve."""
+        """Upscale lr with MATLAB's bicubic, then convolve."""
         sr: Tensor = self.tail(self.head(imresize(lr, numerator=self.scale)))  # (N, 1, rH, rW) throughout
         return sr
 

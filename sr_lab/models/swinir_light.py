@@ -1,4 +1,7 @@
-"""SwinIR: Image Restoration Using Swin Transformer (Liang et al., ICCVW 2021), its lightweight SR network."""
+"""SwinIR: Image Restoration Using Swin Transformer (Liang et al., ICCVW 2021), its lightweight SR network.
+
+Authors' code: github.com/JingyunLiang/SwinIR (Apache-2.0).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +16,9 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SwinIRLight(SRNetwork):
-    """SwinIR for lightweight SR, as its authors' code builds it (github.com/JingyunLiang/SwinIR).
+    """SwinIR for lightweight SR, as its authors' code builds it.
 
-    Transformers whose attention stays within windows, every other layer's shifted by half a window.
+    Transformers whose attention stays within windows; in every other layer the windows are shifted by half.
 
     Cost: at x4 62.7 G multiply-adds (49.6 G are printed): convolutions 11.2 G, linear layers 40.7 G,
     attention products 10.9 G.
@@ -25,23 +28,23 @@ class SwinIRLight(SRNetwork):
         num_feat: Width of the trunk (C).
         num_block: Number of RSTBs.
         num_layer: Number of STLs in an RSTB.
-        num_head: Heads of the attention; ``None``: as many as divide ``num_feat``, 6 at most.
+        num_head: Heads of the attention; ``None``: the largest divisor of ``num_feat`` up to 6.
         window_size: Side of a window in LR pixels.
         mlp_ratio: Width inside the MLPs, in widths of the trunk.
-        drop_path: Probability that training leaves a residual of the last STL out for an image; it grows from
-            0 at the first. Not in the paper, but in its authors' code.
+        drop_path: Probability that training skips a residual of the last STL for an image; it grows from 0 at
+            the first STL. Not in the paper, but in its authors' code.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. Inside, lr is mirrored at its
-        right and lower edge to whole windows.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. Inside, lr is padded to whole
+        windows, by mirroring its right and lower edges.
 
     Raises:
         ConfigError: If the heads do not divide the width.
 
     Note:
-        The source is the authors' code. The counts that the paper prints leave the position biases (32.4 K)
-        out. The authors' test script mirrors by one more window where the image has whole ones already.
+        The source is the authors' code. The printed counts leave out the position biases (32.4 K). The
+        authors' test script adds one more window to an image that has whole windows already.
     """
 
     multi_adds_rule = "conv"
@@ -64,8 +67,8 @@ class SwinIRLight(SRNetwork):
             num_head = max(heads for heads in range(1, 7) if num_feat % heads == 0)
         if num_head < 1 or num_feat % num_head != 0:
             raise ConfigError(
-                f"SwinIR: the heads share the channels evenly, got num_head={num_head}, num_feat={num_feat}; "
-                "allowed: a divisor of num_feat; change one of them"
+                f"SwinIR: num_head must divide num_feat, got num_head={num_head}, num_feat={num_feat}; "
+                "change one of them"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         num_layers = num_block * num_layer
@@ -93,7 +96,7 @@ class SwinIRLight(SRNetwork):
                 nn.init.zeros_(module.bias)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr, mirrored to whole windows."""
+        """Upscale lr, mirrored to whole windows."""
         height, width = lr.shape[-2:]
         shallow = self.head(self.image_range(_mirrored(lr, self.window_size)))  # (N, C, H, W)
         feat = _normed(self.first_norm, shallow)
@@ -105,7 +108,7 @@ class SwinIRLight(SRNetwork):
 
 
 def _mirrored(image: Tensor, multiple: int) -> Tensor:
-    """An image continued by its mirror image to a multiple in height and width, however small it is."""
+    """An image of any size, padded by mirroring to a multiple in height and width."""
     for dim in (-2, -1):
         size = image.shape[dim] + -image.shape[dim] % multiple
         while image.shape[dim] < size:
@@ -115,7 +118,7 @@ def _mirrored(image: Tensor, multiple: int) -> Tensor:
 
 
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """A norm over the channels of ``(N, C, H, W)``."""
+    """A layer norm over the channels of ``(N, C, H, W)``."""
     normed: Tensor = norm(x.permute(0, 2, 3, 1))
     return normed.permute(0, 3, 1, 2)
 
@@ -126,7 +129,7 @@ class RSTB(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
-        drop_paths: See ``STL``, one for each of them.
+        drop_paths: ``drop_path`` of each STL.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W in whole windows.
@@ -175,7 +178,7 @@ def _windows(tokens: Tensor, size: int) -> Tensor:
 
 
 def _shift_mask(tokens: Tensor, window_size: int, shift: int) -> Tensor:
-    """What keeps apart, in shifted windows, positions that are no neighbours in the image.
+    """Mask that separates positions of a shifted window that are not neighbours in the image.
 
     Args:
         tokens: ``(N, H, W, C)``.
@@ -198,8 +201,8 @@ class STL(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
-        shift: By how much the windows are shifted, 0 for not at all.
-        drop_path: Probability that training leaves a residual out for an image.
+        shift: By how much the windows are shifted, in pixels.
+        drop_path: Probability that training skips a residual for an image.
 
     Shape:
         ``(N, H, W, C)`` and the shifted windows' mask ``(windows, 1, L, L)`` -> ``(N, H, W, C)``.
@@ -231,7 +234,7 @@ class STL(nn.Module):
         return x + self._dropped(self.mlp(self.norm2(x)))
 
     def _attended(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attention in the windows of an image, which for a shift is rolled there and back."""
+        """Attention in the windows of an image; shifted windows are those of the rolled image."""
         batch, height, width, channels = x.shape
         size, shift = self.window_size, self.shift
         windows = _windows(x.roll((-shift, -shift), (1, 2)) if shift else x, size)
@@ -241,7 +244,7 @@ class STL(nn.Module):
         return x.roll((shift, shift), (1, 2)) if shift else x
 
     def _dropped(self, residual: Tensor) -> Tensor:
-        """Stochastic depth: an image keeps its residual, enlarged to the same mean, or loses it."""
+        """Stochastic depth: an image keeps its residual, scaled to the same mean, or loses it."""
         if not self.training or self.drop_path == 0:
             return residual
         keep = 1 - self.drop_path

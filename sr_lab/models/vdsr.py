@@ -1,4 +1,7 @@
-"""VDSR: Accurate Image SR Using Very Deep Convolutional Networks (Kim et al., CVPR 2016)."""
+"""VDSR: Accurate Image SR Using Very Deep Convolutional Networks (Kim et al., CVPR 2016).
+
+The authors' weights, from github.com/huangzehao/caffe-vdsr (MIT), load.
+"""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +27,7 @@ class VDSR(SRNetwork):
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the network.
         num_block: Convolutions between the first and the last (the paper's depth D less 2).
-        upsampler: ``None``; there is no tail to replace.
+        upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:
         lr ``(N, 1, H, W)``, luma in [0, 1] -> sr ``(N, 1, rH, rW)``, not clamped.
@@ -34,7 +37,7 @@ class VDSR(SRNetwork):
 
     Note:
         The authors' weights (VDSR_Official.mat) have biases, which a well-known PyTorch port leaves out.
-        Initialized as the paper says (He et al., ICCV 2015): torch's default would let the signal fade over
+        Initialized as in the paper (He et al., ICCV 2015): with torch's default, the signal would fade over
         twenty layers.
     """
 
@@ -62,7 +65,7 @@ class VDSR(SRNetwork):
                 nn.init.zeros_(module.bias)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr with MATLAB's bicubic and add the predicted residual."""
+        """Upscale lr with MATLAB's bicubic and add the predicted residual."""
         image = imresize(lr, numerator=self.scale)  # (N, 1, rH, rW)
         feat = self.head(image)  # (N, C, rH, rW)
         for layer in self.body:

@@ -4,7 +4,7 @@ Three protocols are in use, and the second decimal of a published PSNR depends o
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -12,8 +12,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, quantise, ssim
 from sr_lab.ops.resize import Border, downscale_uint8, imresize, mod_crop
-
-NetworkColour: TypeAlias = Literal["rgb", "y", "any"]
+from sr_lab.types import NetworkColour
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Weights of a checkpoint into a network: under our names, into the folded form, or as far as they fit."""
 
 import copy
-import importlib
 from collections.abc import Mapping
 
 import torch
@@ -10,18 +9,21 @@ from torch import Tensor, nn
 from sr_lab.checkpoints.reading import TRAINER_PREFIXES, WRAPPER_PREFIXES, Checkpoint, without_prefix
 from sr_lab.errors import CheckpointError
 from sr_lab.layers.folding import fold
+from sr_lab.ops.renaming import official_names
 
 
 def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under our names; the end of the network's file says what its authors call them."""
+    """The weights under our names; the tables at the end of the network's file map its authors'."""
     own = network.state_dict().keys()
     if state.keys() == own:
         return dict(state)
     readings = [dict(state), without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)]
-    from_official = getattr(importlib.import_module(type(network).__module__), "from_official", None)
-    if from_official is not None:
-        readings += [from_official(reading, scale=network.scale) for reading in readings]
-    return max(readings, key=lambda reading: len(reading.keys() & own))
+    readings += [
+        table.to_ours(reading, network) for table in official_names(network) for reading in readings[:2]
+    ]
+    folded = _folded(network)
+    forms = [own] if folded is None else [own, folded.state_dict().keys()]
+    return max(readings, key=lambda reading: max(len(reading.keys() & form) for form in forms))
 
 
 def _folded(network: nn.Module) -> nn.Module | None:

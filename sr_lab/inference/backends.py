@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.layers.folding import TOLERANCE, for_inference
+from sr_lab.layers.network import colour_of, min_size_of, num_image_ch, scale_of
 
 Backend: TypeAlias = Literal["eager", "onnxruntime", "openvino", "auto"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -127,8 +128,8 @@ class Engine(nn.Module):
                 "take network.float(), or backend=eager"
             )
         self.backend = backend
-        self.colour = getattr(network, "colour", "rgb")
-        self.scale = getattr(network, "scale", None)
+        self.colour = colour_of(network)
+        self.scale = scale_of(network)
         self.threads = torch.get_num_threads()
         self._network = [network]  # in a list: no part of this module
         graph = cache_dir / "onnx" / f"{_fingerprint(network)}.onnx"
@@ -236,9 +237,8 @@ class Engine(nn.Module):
 
 def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
     """A random LR image of at least the smallest size that the network takes."""
-    smallest = int(getattr(network, "min_size", 1))
-    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
-    shape = (1, channels, *(max(side, smallest) for side in size))
+    smallest = min_size_of(network)
+    shape = (1, num_image_ch(network), *(max(side, smallest) for side in size))
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError, SRLabError
+from sr_lab.layers.network import colour_of, min_size_of, num_image_ch, scale_of
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.complexity import multi_adds, peak_memory
 from sr_lab.ops.resize import imresize
@@ -60,7 +61,7 @@ def enlarge(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def _enlarge(network: nn.Module, lr: Tensor) -> Tensor:
-    colour, is_grey = getattr(network, "colour", "rgb"), lr.shape[1] == 1
+    colour, is_grey = colour_of(network), lr.shape[1] == 1
     if colour == "any":
         return cast(Tensor, network(lr))
     if colour == "rgb":
@@ -130,7 +131,7 @@ class Tiled(nn.Module):
         self.network = network
         self.tile = tile
         self.memory = memory
-        self.colour = getattr(network, "colour", "rgb")
+        self.colour = colour_of(network)
         self.told: str | None = None  # in which tiles the largest images were taken, if any were
         self._like = [network if like is None else like]  # in a list: no part of this module
 
@@ -227,8 +228,8 @@ def _remembered(find: Callable[[nn.Module], _Found]) -> Callable[[nn.Module], _F
 @_remembered
 def _scale(network: nn.Module) -> int:
     """Factor of enlargement, by the size of what comes out where the network does not say."""
-    said = getattr(network, "scale", None)
-    if isinstance(said, int):
+    said = scale_of(network)
+    if said is not None:
         return said
     side = max(_min_size(network), 16)
     on_meta = copy.deepcopy(network).to("meta").eval()
@@ -237,11 +238,11 @@ def _scale(network: nn.Module) -> int:
 
 
 def _min_size(network: nn.Module) -> int:
-    return int(getattr(network, "min_size", 1))
+    return min_size_of(network)
 
 
 def _channels(network: nn.Module) -> int:
-    return 1 if getattr(network, "colour", "rgb") == "y" else 3
+    return num_image_ch(network)
 
 
 _SIDES = (48, 96)  # of the LR images on which costs are followed, without computing a value

@@ -20,7 +20,8 @@ from sr_lab.errors import ConfigError
 from sr_lab.inference import backends
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.folding import fold
-from sr_lab.ops.complexity import Rule, activations, multi_adds, num_params, peak_memory
+from sr_lab.layers.network import multi_adds_rule_of
+from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
 from sr_lab.protocol import PROTOCOLS, Protocol
 from sr_lab.runs import sweep
 from sr_lab.system.devices import has_gpu, rank
@@ -103,7 +104,7 @@ def cost(network: nn.Module, scale: int) -> dict[str, int]:
     ``peak_memory_bytes``; also ``num_params_training`` where folding removes parameters.
     """
     folded = fold(copy.deepcopy(network).eval())
-    rule: Rule = getattr(network, "multi_adds_rule", "all")
+    rule = multi_adds_rule_of(network)
     every = multi_adds(folded, scale=scale, rule="all")
     counts = {
         "num_params": num_params(folded),

@@ -17,6 +17,7 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import Engine
+from sr_lab.layers.network import colour_of
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import fixed, print_table
@@ -90,7 +91,7 @@ def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> 
         table.add_column(f"{name} PSNR", justify="right")
         table.add_column(f"{name} SSIM", justify="right")
     network.eval()
-    for label, variant in variants(protocol, colour=getattr(network, "colour", "rgb")):
+    for label, variant in variants(protocol, colour=colour_of(network)):
         cells = []
         for name in names:
             images = common.benchmark_set(config, name, variant)

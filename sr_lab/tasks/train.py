@@ -24,6 +24,7 @@ from sr_lab.config.schema import TrainConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset, RandomDegradation
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import print_table
@@ -270,13 +271,13 @@ def _check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) ->
     """Refuse what would fail, or do nothing, only after the work has begun."""
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(f"model: {type(network).__name__} has nothing to train; take task=evaluate")
-    smallest = getattr(network, "min_size", 1)
+    smallest = min_size_of(network)
     if dataset.lr_patch_size < smallest:
         raise ConfigError(
             f"dataset.lr_patch_size: {type(network).__name__} needs at least {smallest}, "
             f"got {dataset.lr_patch_size}; enlarge it"
         )
-    protocol.check_network(getattr(network, "colour", "rgb"))
+    protocol.check_network(colour_of(network))
 
 
 def _check_same(last: Path, module: SRModule) -> None:
@@ -417,11 +418,10 @@ def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[
     devices = arguments.get("devices")
     first = devices[0] if isinstance(devices, list) else 0
     device = torch.device("cuda", first) if _on_gpu(config) else torch.device("cpu")
-    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
     choice = choose(
         network,
         settings(compile=compiled),
-        lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
+        lr_shape=(_batch_of_a_device(config), num_image_ch(network), lr_patch_size, lr_patch_size),
         scale=config.scale,
         device=device,
         autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(_precision(config)),

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from sr_lab.layers.image import enlarged
-from sr_lab.models.lapar import LAPAR, from_official, gaussian_dictionary
+from sr_lab.models.lapar import LAPAR, OFFICIAL_NAMES, gaussian_dictionary
 from sr_lab.ops.complexity import multi_adds
 
 
@@ -40,5 +40,6 @@ def test_filters_are_fixed_but_those_of_a_checkpoint_count():
     net = LAPAR(scale=2, num_feat=16, num_block=1)
     assert "dictionary" not in dict(net.named_parameters())
     assert "dictionary" in net.state_dict()
-    renamed = from_official({"decom_conv.weight": torch.ones(1), "w_conv.rgb_mean": torch.ones(1)}, scale=2)
+    state = {"decom_conv.weight": torch.ones(1), "w_conv.rgb_mean": torch.ones(1)}
+    renamed = OFFICIAL_NAMES[0].to_ours(state, net)
     assert renamed == {"dictionary": torch.ones(1)}

@@ -20,14 +20,14 @@ from sr_lab.config import targets
 from sr_lab.config.schema import StoredNetwork
 from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
-from sr_lab.inference.backends import Backend, Engine, run_by
-from sr_lab.inference.tiling import Tile, Tiled, enlarge
+from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
+from sr_lab.inference.tiling import Tile, Tiled, upscale_batch
 from sr_lab.layers.folding import for_inference
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
 
-def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend = "eager") -> nn.Module:
+def load(path_or_name: str | Path, *, scale: int | None = None, backend: BackendName = "eager") -> nn.Module:
     """A network for images, in evaluation mode on the CPU.
 
     Args:
@@ -135,7 +135,7 @@ def upscale(
     if not isinstance(model, nn.Module):
         raise ConfigError(f"upscale: model must be a network, got {type(model).__name__}; load it first")
     if not isinstance(model, Tiled):
-        runs, like = (model, model.network) if isinstance(model, Engine) else (_merged(model), model)
+        runs, like = (model, model.network) if isinstance(model, BackendNetwork) else (_merged(model), model)
         model = Tiled(runs, tile=tile, like=like)
     done = progress if progress is not None else lambda _: None
     if isinstance(image, (str, Path)):
@@ -152,7 +152,7 @@ def upscale(
         batch = image if image.ndim == 4 else image[None]
         if batch.shape[1] in (1, 3) and batch.numel():
             _check_range(batch.amin().item(), batch.amax().item())
-            sr = enlarge(model, batch).to(image.dtype)
+            sr = upscale_batch(model, batch).to(image.dtype)
             return sr if image.ndim == 4 else sr[0]
     what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise DataError(
@@ -221,7 +221,7 @@ def _parts(
     for number, piece in enumerate(pieces, start=1):
         values = np.atleast_3d(image[piece.read]).astype(np.float64)
         pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / peak
-        levels = enlarge(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double()
+        levels = upscale_batch(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double()
         sr = (levels if peak == 1 else levels.mul_(peak).add_(0.5).floor_()).numpy()
         yield piece.write, sr.astype(image.dtype).reshape(*sr.shape[:2], *image.shape[2:])
         progress(number / len(pieces))

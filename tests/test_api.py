@@ -12,7 +12,7 @@ from torch import nn
 import sr_lab
 from sr_lab import api
 from sr_lab.errors import CheckpointError, ConfigError, DataError
-from sr_lab.inference.tiling import enlarge
+from sr_lab.inference.tiling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
@@ -160,7 +160,7 @@ def test_further_pages_are_not_lost_silently(tmp_path):
 def test_a_luma_network_leaves_chroma_to_bicubic():
     torch.manual_seed(0)
     image = torch.rand(1, 3, 6, 8) * 0.2 + 0.4
-    ycbcr = rgb_to_ycbcr(enlarge(Repeat("y"), image))
+    ycbcr = rgb_to_ycbcr(upscale_batch(Repeat("y"), image))
     expected = rgb_to_ycbcr(image)
     assert torch.allclose(
         ycbcr[:, :1], expected[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3), atol=1e-6
@@ -171,7 +171,7 @@ def test_a_luma_network_leaves_chroma_to_bicubic():
 def test_a_grey_image_goes_through_a_luma_network():
     grey = torch.rand(1, 1, 4, 4)
     expected = grey.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.allclose(enlarge(Repeat("y"), grey), expected, atol=1e-6)
+    assert torch.allclose(upscale_batch(Repeat("y"), grey), expected, atol=1e-6)
 
 
 def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
@@ -183,7 +183,7 @@ def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
 
 def test_a_training_network_goes_on_training():
     net = Repeat().train()
-    enlarge(net, torch.rand(1, 3, 4, 4))
+    upscale_batch(net, torch.rand(1, 3, 4, 4))
     assert net.training
 
 
@@ -216,13 +216,13 @@ def test_a_path_for_a_model_is_refused(pixels):
 
 def test_a_network_in_half_precision_runs():
     net = nn.Conv2d(3, 3, 1).half()
-    assert enlarge(net, torch.rand(1, 3, 4, 4)).dtype == torch.float32
+    assert upscale_batch(net, torch.rand(1, 3, 4, 4)).dtype == torch.float32
 
 
 def test_frozen_parts_stay_in_evaluation_and_the_result_can_be_learned_from():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train()
     net[1].eval()
-    sr = enlarge(net, torch.rand(1, 3, 4, 4))
+    sr = upscale_batch(net, torch.rand(1, 3, 4, 4))
     assert (net.training, net[0].training, net[1].training) == (True, True, False)
     (sr * torch.ones(1, requires_grad=True)).sum().backward()
 

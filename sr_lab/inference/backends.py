@@ -25,8 +25,8 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.layers.folding import TOLERANCE, for_inference
 
-Backend: TypeAlias = Literal["eager", "onnxruntime", "openvino", "auto"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
+BackendName: TypeAlias = Literal["eager", "onnxruntime", "openvino", "auto"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 _NEEDS = {
@@ -63,7 +63,7 @@ def run_by(
             graph that is there and not used.
 
     Returns:
-        What `for_inference` gives, or an `Engine`.
+        What `for_inference` gives, or an `BackendNetwork`.
 
     Raises:
         ConfigError: There is no such backend, it is not installed, it would have to run on a GPU, or it does
@@ -77,17 +77,17 @@ def run_by(
             raise ConfigError(
                 f"backend: {backend} computes on the CPU, got a GPU; add trainer=cpu, or take backend=eager"
             )
-        return Engine(merged, backend, cache_dir=cache_dir, told=told)
+        return BackendNetwork(merged, backend, cache_dir=cache_dir, told=told)
     if backend == "auto" and not on_gpu:
         for name in (name for name in ("openvino", "onnxruntime") if not missing(name)):
             try:
-                return Engine(merged, name, cache_dir=cache_dir, told=told)
+                return BackendNetwork(merged, name, cache_dir=cache_dir, told=told)
             except ConfigError as error:
                 told(str(error))
     return merged
 
 
-class Engine(nn.Module):
+class BackendNetwork(nn.Module):
     """What a network computes, without gradients, on the CPU, in float32, with as many threads as torch has.
 
     Args:

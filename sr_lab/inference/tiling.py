@@ -33,7 +33,7 @@ _IMRESIZE_REACH = 2  # LR pixels to either side that chroma beside a luma networ
 
 
 @torch.no_grad()
-def enlarge(network: nn.Module, image: Tensor) -> Tensor:
+def upscale_batch(network: nn.Module, image: Tensor) -> Tensor:
     """Enlarge images in evaluation mode, on the device and in the precision of the network.
 
     A network for luma restores luma and leaves chroma to MATLAB's bicubic ``imresize``, as its papers do. A
@@ -52,14 +52,14 @@ def enlarge(network: nn.Module, image: Tensor) -> Tensor:
     network.eval()
     try:
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
-            sr = _enlarge(network, lr)
+            sr = _upscale(network, lr)
     finally:
         for module, was in training.items():
             module.training = was
     return sr.float().clamp(0, 1).to(image.device)
 
 
-def _enlarge(network: nn.Module, lr: Tensor) -> Tensor:
+def _upscale(network: nn.Module, lr: Tensor) -> Tensor:
     colour, is_grey = getattr(network, "colour", "rgb"), lr.shape[1] == 1
     if colour == "any":
         return cast(Tensor, network(lr))
@@ -264,7 +264,7 @@ class _ForColour(nn.Module):
         self.network = network
 
     def forward(self, lr: Tensor) -> Tensor:
-        return enlarge(self.network, lr).double()
+        return upscale_batch(self.network, lr).double()
 
 
 @_remembered
@@ -393,8 +393,8 @@ def _pieces(
     rows, columns = (_cuts(*lengths, overlap, align) for lengths in zip(size, tile, strict=True))
     return [
         Piece((of_row[0], of_column[0]), (of_row[1], of_column[1]), (of_row[2], of_column[2]))
-        for of_row in (_enlarged(cut, scale) for cut in rows)
-        for of_column in (_enlarged(cut, scale) for cut in columns)
+        for of_row in (_upscaled(cut, scale) for cut in rows)
+        for of_column in (_upscaled(cut, scale) for cut in columns)
     ]
 
 
@@ -427,7 +427,7 @@ def _last_start(length: int, tile: int, align: int) -> int:
     return math.ceil((length - tile) / align) * align
 
 
-def _enlarged(cut: tuple[int, int, int, int], scale: int) -> tuple[slice, slice, slice]:
+def _upscaled(cut: tuple[int, int, int, int], scale: int) -> tuple[slice, slice, slice]:
     """What is read of the LR image, kept of the piece and written of the SR image along an axis."""
     start, stop, kept_from, kept_to = cut
     return (

@@ -95,7 +95,7 @@ def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str,
     return rest
 
 
-def enlarged(
+def upscaled(
     image: Tensor,
     scale: int,
     *,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.image import ImageRange, enlarged
+from sr_lab.layers.image import ImageRange, upscaled
 from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
@@ -71,7 +71,7 @@ class A2N(nn.Module):
         for block in self.body:
             feat = block(feat)
         residual: Tensor = self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
-        return residual + enlarged(lr, self.scale, mode="bilinear")
+        return residual + upscaled(lr, self.scale, mode="bilinear")
 
 
 class A2B(nn.Module):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sr_lab.layers.image import ImageRange, enlarged
+from sr_lab.layers.image import ImageRange, upscaled
 from sr_lab.layers.reparam import EdgeConv, Kernel, RepConv
 from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
@@ -65,7 +65,7 @@ class ECBSR(nn.Module):
         for block in self.body:
             feat = block(feat)
         residual: Tensor = self.image_range.restore(self.tail(feat))  # (N, 1, rH, rW)
-        return residual + enlarged(lr, self.scale, mode="nearest")
+        return residual + upscaled(lr, self.scale, mode="nearest")
 
 
 class ECB(RepConv):

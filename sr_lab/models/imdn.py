@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -105,7 +105,7 @@ class IMDN(nn.Module):
         fused = self.fusion(torch.cat(stages, dim=1) if self.fuses_all else feat)  # (N, C, H, W)
         sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
         if self.image_skip:
-            sr = sr + enlarged(lr, self.scale, antialias=True)
+            sr = sr + upscaled(lr, self.scale, antialias=True)
         return sr
 
 

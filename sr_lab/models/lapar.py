@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.image import ImageRange, enlarged
+from sr_lab.layers.image import ImageRange, upscaled
 from sr_lab.layers.weighted import AWMS, LFB, wn_conv
 from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
 from sr_lab.types import UpsamplerFactory
@@ -86,7 +86,7 @@ class LAPAR(nn.Module):
         coefficients = self.tail(feat)  # (N, 72, rH, rW)
         # One filter from 72 before it meets the image: a third of the work, and no 72 filtered images.
         filters = self.dictionary.flatten(1).t() @ coefficients.flatten(2)  # (N, 25, rH * rW)
-        return _filtered(enlarged(lr, self.scale), filters.unflatten(2, coefficients.shape[2:]))
+        return _filtered(upscaled(lr, self.scale), filters.unflatten(2, coefficients.shape[2:]))
 
 
 def _filtered(image: Tensor, filters: Tensor) -> Tensor:

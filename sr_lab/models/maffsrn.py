@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.layers.weighted import AWMSUpsampler, LearnedScale, wn_conv
 from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
 from sr_lab.types import UpsamplerFactory
@@ -53,7 +53,7 @@ class MAFFSRN(nn.Module):
         feat = self.head(lr)  # (N, C, H, W)
         for group in self.body:
             feat = group(feat)
-        sr: Tensor = self.tail(feat) + enlarged(lr, self.scale)  # (N, 3, rH, rW)
+        sr: Tensor = self.tail(feat) + upscaled(lr, self.scale)  # (N, 3, rH, rW)
         return sr
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
@@ -61,7 +61,7 @@ class PAN(nn.Module):
         for block in self.body:
             feat = block(feat)
         sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
-        return sr + enlarged(lr, self.scale, mode="bilinear")
+        return sr + upscaled(lr, self.scale, mode="bilinear")
 
 
 class SCPA(nn.Module):

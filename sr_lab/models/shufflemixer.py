@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
@@ -67,7 +67,7 @@ class ShuffleMixer(nn.Module):
         for block in self.body:
             feat = block(feat)
         residual: Tensor = self.tail(feat)  # (N, 3, rH, rW)
-        return residual + enlarged(lr, self.scale, mode="bilinear")
+        return residual + upscaled(lr, self.scale, mode="bilinear")
 
 
 class FMB(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA
-from sr_lab.layers.image import ImageRange, enlarged, without_mean_shift
+from sr_lab.layers.image import ImageRange, upscaled, without_mean_shift
 from sr_lab.ops.renaming import KeyRule, rename
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -90,7 +90,7 @@ class SMSR(nn.Module):
             feat = block(feat)
             stages.append(feat)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
-        sr: Tensor = self.tail(fused + shallow) + enlarged(image, self.scale)  # (N, 3, rH, rW)
+        sr: Tensor = self.tail(fused + shallow) + upscaled(image, self.scale)  # (N, 3, rH, rW)
         return self.image_range.restore(sr)
 
 

@@ -1,4 +1,4 @@
-"""What tiles cost beside the whole image, what folding saves, and what other engines than torch do."""
+"""What tiles cost beside the whole image, what folding saves, and what other backends than torch do."""
 
 import functools
 import time
@@ -65,11 +65,11 @@ def contests(
         image = lr_image(trained, scale, "cpu", (scale * folded_side, scale * folded_side)).uniform_()
         contenders[name] = _seconds(for_inference(trained), image, _PASSES)
         contenders[f"{name}_unfolded"] = _seconds(trained, image, _PASSES)
-    engines = [name for name in ("onnxruntime", "openvino") if not missing(name)]
-    runs = ("eager", *engines)
+    backends = [name for name in ("onnxruntime", "openvino") if not missing(name)]
+    runs = ("eager", *backends)
     to_export = Entry(exported, scale).build().eval()
     work = multi_adds(to_export, scale=scale, rule="all", hr_size=(scale * exported_side,) * 2) / _SIDE**3
-    to_enlarge = lr_image(to_export, scale, "cpu", (scale * exported_side,) * 2).uniform_()
+    to_upscale = lr_image(to_export, scale, "cpu", (scale * exported_side,) * 2).uniform_()
     return [
         Contest(
             "tiling",
@@ -90,10 +90,10 @@ def contests(
             "backend",
             {
                 "matmul": _matmul,
-                **{name: _seconds_by(to_export, name, workspace, to_enlarge) for name in runs},
+                **{name: _seconds_by(to_export, name, workspace, to_upscale) for name in runs},
             },
             lambda seconds: {
-                **{f"{name}_ratio_to_eager": seconds["eager"] / seconds[name] for name in engines},
+                **{f"{name}_ratio_to_eager": seconds["eager"] / seconds[name] for name in backends},
                 **{f"{name}_share_of_matmul": work * seconds["matmul"] / seconds[name] for name in runs},
             },
         ),

@@ -90,8 +90,8 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
             told=lambda why: console.print(why, markup=False),
         )
     if config.backend != "eager":
-        engine = runs if isinstance(runs, backends.Engine) else "eager"
-        console.print(f"backend: {engine}", markup=False)
+        computed_by = runs if isinstance(runs, backends.BackendNetwork) else "eager"
+        console.print(f"backend: {computed_by}", markup=False)
     return Tiled(runs, tile=config.tile, like=network)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from sr_lab.config import targets
 from sr_lab.config.schema import EvaluateConfig, to_yaml
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.inference.backends import Engine
+from sr_lab.inference.backends import BackendNetwork
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.table import fixed, print_table
@@ -44,7 +44,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             common.provenance(config, folder)
             | {"ckpt": config.ckpt, "precision": "32-true"}
             | ({"tiled": tiled.told} if tiled.told else {})
-            | ({"backend": str(tiled.network)} if isinstance(tiled.network, Engine) else {})
+            | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
             | {"wall_time_s": round(time.perf_counter() - started, 1)}
             | common.cost(network, config.scale)
             | common.measured(results, protocol, config.scale)
@@ -105,7 +105,7 @@ def _mean(
     psnrs, ssims = [], []
     for index in range(len(images)):
         item = images[index]
-        sr = module.restore(item["lr"][None].to(device), grey=item["grey"])
+        sr = module.upscale(item["lr"][None].to(device), grey=item["grey"])
         psnr, ssim = protocol.measure(sr, item["hr"][None].to(device), scale, grey=item["grey"])
         psnrs.append(psnr.item())
         ssims.append(ssim.item())

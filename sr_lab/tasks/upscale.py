@@ -55,7 +55,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     if has_gpu(config.trainer.accelerator):
         runs.cuda()
     wanted = len(waiting) + len(failed)
-    failed |= enlarge_all(waiting, runs, maker)
+    failed |= upscale_all(waiting, runs, maker)
     for path, why in failed.items():
         common.console.print(f"failed: {path}: {why}", markup=False)
     common.console.print(f"{wanted - len(failed)} of {wanted} enlarged into {config.output}", markup=False)
@@ -151,7 +151,7 @@ def _is_result(output: Path, path: Path, maker: str) -> bool:
     return False
 
 
-def enlarge_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
+def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
     """Enlarge images one after the other, each written whole or not at all, while the next one is computed.
 
     Args:
@@ -188,7 +188,7 @@ def enlarge_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
 
             try:
                 stamp = _stamp(path, maker)  # before it is read: an image may be changed meanwhile
-                sr = _enlarged(path, network, done)
+                sr = _upscaled(path, network, done)
             except (SRLabError, OSError) as error:
                 failed[path] = str(error)
                 continue
@@ -201,7 +201,7 @@ def enlarge_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
     return failed
 
 
-def _enlarged(path: Path, network: Tiled, progress: api.Progress) -> Image.Image:
+def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image:
     """One image; where the memory does not suffice, in smaller and smaller tiles, as are those after it.
 
     Raises:

@@ -23,7 +23,7 @@ from sr_lab.inference.tiling import Tiled
 from sr_lab.tasks import evaluate, upscale
 from tests.conftest import compose
 
-ENGINES = ("onnxruntime", "openvino")
+BACKENDS = ("onnxruntime", "openvino")
 SIZES = ((24, 24), (17, 60), (64, 33))
 
 
@@ -73,36 +73,36 @@ class Unexportable(PlusMean):
 
 
 @torch.no_grad()
-def difference(network, engine, size, batch=1):
+def difference(network, backend, size, batch=1):
     smallest = inference._min_size(network)
     lr = torch.rand(batch, inference._channels(network), *(max(side, smallest) for side in size))
     sr = network(lr)
-    return ((sr - engine(lr)).abs().max() / max(1, sr.abs().max())).item()
+    return ((sr - backend(lr)).abs().max() / max(1, sr.abs().max())).item()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_gives_the_images_of_torch(engine, cache_dir):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_gives_the_images_of_torch(backend, cache_dir):
     network = PlusMean().eval()
-    runs = run_by(network, engine, cache_dir=cache_dir)
-    assert str(runs).startswith(engine)
+    runs = run_by(network, backend, cache_dir=cache_dir)
+    assert str(runs).startswith(backend)
     assert all(difference(network, runs, size) < 1e-5 for size in SIZES)
     assert difference(network, runs, (9, 7), batch=3) < 1e-5
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_result_outlives_the_next_one(engine, cache_dir):
-    runs = run_by(PlusMean().eval(), engine, cache_dir=cache_dir)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_result_outlives_the_next_one(backend, cache_dir):
+    runs = run_by(PlusMean().eval(), backend, cache_dir=cache_dir)
     first = runs(torch.zeros(1, 3, 8, 8))
     before = first.clone()
     runs(torch.ones(1, 3, 8, 8))
     assert torch.equal(first, before)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_size_that_comes_again_gives_the_image_of_torch(engine, cache_dir):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_size_that_comes_again_gives_the_image_of_torch(backend, cache_dir):
     """OpenVINO compiles the network for it."""
     network = PlusMean().eval()
-    runs = run_by(network, engine, cache_dir=cache_dir)
+    runs = run_by(network, backend, cache_dir=cache_dir)
     tile, last = (24, 20), (24, 15)  # as in tiles: rows that end with a shorter one
     for size in (tile, tile, tile, last, tile, tile, last, last, tile):
         assert difference(network, runs, size) < 1e-5
@@ -118,7 +118,7 @@ def test_openvino_compiles_for_one_size_at_a_time(cache_dir):
     assert forms[1][1] is forms[4][1] is not forms[5][1]
 
 
-def test_tiles_of_an_engine_equal_the_whole(cache_dir):
+def test_tiles_of_a_backend_equal_the_whole(cache_dir):
     network = Entry("ecbsr_m4c16", 2).build().eval()
     tiled = Tiled(run_by(network, "openvino", cache_dir=cache_dir), tile=40, like=network)
     assert len(tiled.pieces(61, 70)) > 1
@@ -150,15 +150,15 @@ def test_a_graph_is_made_once(cache_dir, monkeypatch):
         run_by(network, "openvino", cache_dir=cache_dir)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_graph_that_is_not_the_network_is_made_again(engine, cache_dir, tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_graph_that_is_not_the_network_is_made_again(backend, cache_dir, tmp_path):
     network = PlusMean().eval()
-    run_by(network, engine, cache_dir=cache_dir)
+    run_by(network, backend, cache_dir=cache_dir)
     graph = (cache_dir / "onnx" / f"{backends._fingerprint(network)}.onnx").read_bytes()
     network.conv.bias.data.add_(1)
-    stale = graph if engine == "onnxruntime" else graph[:300]  # of other weights, or cut short
+    stale = graph if backend == "onnxruntime" else graph[:300]  # of other weights, or cut short
     files.write(tmp_path / "onnx" / f"{backends._fingerprint(network)}.onnx", stale)
-    assert difference(network, run_by(network, engine, cache_dir=tmp_path), (20, 30)) < 1e-5
+    assert difference(network, run_by(network, backend, cache_dir=tmp_path), (20, 30)) < 1e-5
 
 
 @pytest.mark.parametrize("place", ["onnx", "onnx/graph"])
@@ -209,11 +209,11 @@ def test_a_network_that_does_not_export_is_refused(tmp_path):
 
 def test_a_graph_that_is_right_at_some_sizes_only_is_refused(tmp_path):
     network = OddOnly().eval()
-    for engine in ENGINES:
+    for backend in BACKENDS:
         with pytest.raises(
-            ConfigError, match=rf"{engine} does not run OddOnly: its graph gives another image"
+            ConfigError, match=rf"{backend} does not run OddOnly: its graph gives another image"
         ):
-            run_by(network, engine, cache_dir=tmp_path)
+            run_by(network, backend, cache_dir=tmp_path)
 
 
 def test_auto_takes_what_runs_the_network(cache_dir, tmp_path, monkeypatch):
@@ -290,7 +290,7 @@ def test_evaluate_says_by_what_it_was_measured(tmp_path, cache_dir):
     assert metrics["auto"][key] == pytest.approx(metrics["eager"][key], abs=1e-3)
 
 
-def test_upscale_by_an_engine_says_so(tmp_path, cache_dir, capsys):
+def test_upscale_by_a_backend_says_so(tmp_path, cache_dir, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (19, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     images = {}
@@ -314,12 +314,12 @@ NETWORKS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/model
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_runs_or_is_refused(name, tmp_path):
     network = Entry(name, 4).build().eval()
-    for engine in ENGINES:
+    for backend in BACKENDS:
         if name in REFUSED:
             with pytest.raises(ConfigError, match="does not run"):
-                run_by(network, engine, cache_dir=tmp_path)
+                run_by(network, backend, cache_dir=tmp_path)
         else:
-            runs = run_by(network, engine, cache_dir=tmp_path)
+            runs = run_by(network, backend, cache_dir=tmp_path)
             # Fresh weights of EFRDN give values near 100, of which torch's own are 0.8e-5 from exact.
             tolerance = 4e-5 if name == "efrdn" else 1e-5
             assert all(difference(network, runs, size) < tolerance for size in SIZES)

@@ -63,7 +63,7 @@ def test_a_folder_comes_out_as_it_lies(photos, tmp_path, capsys):
         assert (image.mode, image.getchannel("A").getextrema()) == ("RGBA", (77, 77))
 
 
-def test_a_file_is_enlarged_as_sr_lab_upscale_does(weights_dir, photos, tmp_path):
+def test_a_file_is_upscaled_as_sr_lab_upscale_does(weights_dir, photos, tmp_path):
     ckpt = weights_dir / "IMDN" / "IMDN_x2.pth"
     run(photos / "colour.JPG", tmp_path / "big", ckpt=ckpt)
     expected = sr_lab.upscale(photos / "colour.JPG", sr_lab.load(ckpt))
@@ -139,14 +139,14 @@ def test_a_broken_image_does_not_end_the_others(photos, tmp_path, capsys):
     assert "3 of 4 enlarged" in said
 
 
-def test_results_within_the_input_are_not_enlarged_again(photos):
+def test_results_within_the_input_are_not_upscaled_again(photos):
     run(photos, photos / "big")
     before = below(photos)
     run(photos, photos / "big")
     assert below(photos) == before
 
 
-def test_results_beside_the_images_are_not_enlarged_again(photos):
+def test_results_beside_the_images_are_not_upscaled_again(photos):
     run(photos, photos)
     before = below(photos)
     assert "colour_x3.png" in before
@@ -155,7 +155,7 @@ def test_results_beside_the_images_are_not_enlarged_again(photos):
     assert below(photos) == before
 
 
-def test_images_below_the_output_are_enlarged(photos):
+def test_images_below_the_output_are_upscaled(photos):
     run(photos / "deep", photos)
     assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
 
@@ -196,9 +196,9 @@ def drawn(path, *sizes):
     return {image: path / f"big_{image.name}" for image in sorted(path.iterdir())}
 
 
-def test_an_image_that_fills_the_memory_is_told_and_the_others_are_enlarged(tmp_path):
+def test_an_image_that_fills_the_memory_is_told_and_the_others_are_upscaled(tmp_path):
     jobs = drawn(tmp_path / "photos", (20, 20), (200, 200), (20, 21))
-    failed = upscale.enlarge_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
+    failed = upscale.upscale_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
     assert failed == {
         tmp_path / "photos" / "1.png": "upscale: the memory is too small for it with tile=none; "
         "take tile=auto, or a smaller tile"
@@ -209,7 +209,7 @@ def test_an_image_that_fills_the_memory_is_told_and_the_others_are_enlarged(tmp_
 def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, capsys):
     (job,) = drawn(tmp_path / "photos", (500, 500)).items()
     network = Hungry(150_000).eval()
-    assert upscale.enlarge_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
+    assert upscale.upscale_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
     assert "tiled: 500x500 pixels in tiles of" in capsys.readouterr().out
     network.pixels = 1_000_000
     with Image.open(job[1]) as image:
@@ -218,7 +218,7 @@ def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, caps
 
 def test_a_mistake_in_a_network_is_no_lack_of_memory(tmp_path):
     with pytest.raises(RuntimeError, match="expected input"):
-        upscale.enlarge_all(
+        upscale.upscale_all(
             drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), ""
         )
 
@@ -227,7 +227,7 @@ def test_a_picture_that_cannot_be_written_does_not_end_the_others(tmp_path):
     jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
     first, last = jobs
     jobs[first].mkdir()
-    assert upscale.enlarge_all(jobs, Tiled(Hungry(999)), "a maker").keys() == {first}
+    assert upscale.upscale_all(jobs, Tiled(Hungry(999)), "a maker").keys() == {first}
     assert jobs[last].is_file()
 
 
@@ -290,7 +290,7 @@ def test_a_picture_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
         write(sr, output, stamp)
 
     monkeypatch.setattr(upscale, "_write", slow_write)
-    assert upscale.enlarge_all(jobs, Tiled(network), "a maker") == {}
+    assert upscale.upscale_all(jobs, Tiled(network), "a maker") == {}
     assert overlaps == [True, True]
     written = result.read_bytes()
     assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's sign of levels 2 to 5

@@ -12,7 +12,7 @@ from torch import nn
 import sr_lab
 from sr_lab import api
 from sr_lab.errors import CheckpointError, ConfigError, DataError
-from sr_lab.inference.tiling import upscale_batch
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
@@ -130,8 +130,8 @@ def test_tensors_keep_their_axes_and_type():
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), np.int32), torch.zeros(4, 4), 3]
 )
-def test_what_is_no_image_is_refused(image):
-    with pytest.raises(DataError, match=r"upscale: cannot enlarge .*; allowed: "):
+def test_anything_but_an_image_is_refused(image):
+    with pytest.raises(DataError, match=r"upscale: cannot upscale .*; allowed: "):
         sr_lab.upscale(image, Repeat())
 
 
@@ -181,7 +181,7 @@ def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
     assert torch.allclose(ycbcr_to_rgb(rgb_to_ycbcr(rgb)), rgb, atol=1e-12)
 
 
-def test_a_training_network_goes_on_training():
+def test_a_training_network_stays_in_training():
     net = Repeat().train()
     upscale_batch(net, torch.rand(1, 3, 4, 4))
     assert net.training
@@ -232,7 +232,7 @@ def test_a_name_near_a_network_says_which():
         sr_lab.load("osfnet", scale=4)
 
 
-def test_a_scale_that_is_no_number_is_refused():
+def test_a_scale_that_is_not_a_number_is_refused():
     with pytest.raises(ConfigError, match="scale must be a whole number of at least 2, got '4'"):
         sr_lab.load("imdn", scale="4")
 
@@ -245,7 +245,7 @@ def test_only_what_is_there_can_be_imported():
 
 
 def cut_out(seen, hidden, mode="RGBA"):
-    """One colour, beside what nobody sees of another."""
+    """One colour, next to a transparent area of another."""
     image = Image.new(mode, (9, 7), seen)
     image.paste(hidden, (0, 0, 4, 7))
     return image
@@ -281,12 +281,12 @@ def test_grey_of_16_bit_keeps_its_transparency(tmp_path):
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
-def test_less_depth_than_the_file_has_is_told(tmp_path, colour_type, channels):
+def test_less_depth_than_the_file_has_is_noted(tmp_path, colour_type, channels):
     path = save_png16(tmp_path / "a.png", np.full((4, 5, channels), 65535, np.uint16), colour_type)
     said = []
-    sr_lab.upscale(path, Repeat(), told=said.append)
+    sr_lab.upscale(path, Repeat(), note=said.append)
     with Image.open(path) as image:
-        sr_lab.upscale(image, Repeat(), told=said.append)
+        sr_lab.upscale(image, Repeat(), note=said.append)
     assert [sentence.partition(":")[0] for sentence in said] == ["16 bit become 8"] * 2
 
 

@@ -87,7 +87,7 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
             config.backend,
             cache_dir=Path(config.paths.cache_dir).expanduser(),
             on_gpu=has_gpu(config.trainer.accelerator),
-            told=lambda why: console.print(why, markup=False),
+            note=lambda why: console.print(why, markup=False),
         )
     if config.backend != "eager":
         computed_by = runs if isinstance(runs, backends.BackendNetwork) else "eager"

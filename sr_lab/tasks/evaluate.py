@@ -28,7 +28,7 @@ from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``metrics.json``, print the table; with ``explain=true`` the other conventions too."""
+    """Measure, write ``metrics.json`` and print the table; with ``explain=true`` also other conventions."""
     started = time.perf_counter()
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
@@ -43,7 +43,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         run_folder.write_metrics(
             common.provenance(config, folder)
             | {"ckpt": config.ckpt, "precision": "32-true"}
-            | ({"tiled": tiled.told} if tiled.told else {})
+            | ({"tiled": tiled.note} if tiled.note else {})
             | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
             | {"wall_time_s": round(time.perf_counter() - started, 1)}
             | common.cost(network, config.scale)
@@ -52,8 +52,8 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     if common.in_multirun():
         return
     print_table([read_run(folder)])
-    if tiled.told:
-        common.console.print(f"tiled: {tiled.told}", markup=False)
+    if tiled.note:
+        common.console.print(f"tiled: {tiled.note}", markup=False)
     if config.explain:
         _explain(config, tiled, protocol)
 
@@ -78,7 +78,7 @@ def _test(
 
 
 def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> None:
-    """The same images under the other conventions: a mismatch with a paper is found in one run."""
+    """Measure the same images under other conventions: shows why a paper's figure may differ."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     table = Table(title="the same images under other conventions")
     table.add_column("convention")

@@ -234,7 +234,7 @@ class SRModule(lightning.LightningModule):
                 continue
             except ConfigError:  # nothing is left beside the overlap
                 break
-            self.tiled = tiled.told
+            self.tiled = tiled.note
             return sr
         raise torch.OutOfMemoryError("no tile is small enough")
 

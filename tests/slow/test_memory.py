@@ -30,7 +30,8 @@ PIECE = """
 import resource, sys
 import torch
 import sr_lab
-from sr_lab.inference.tiling import Tiled, upscale_batch
+from sr_lab.inference.tiling import Tiled
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 name, height, width = sys.argv[1], *map(int, sys.argv[2:])
 network = sr_lab.load(name, scale=4)

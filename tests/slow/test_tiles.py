@@ -6,7 +6,8 @@ import torch
 import sr_lab
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.images import list_images
-from sr_lab.inference.tiling import Tiled, upscale_batch
+from sr_lab.inference.tiling import Tiled
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.protocol import PROTOCOLS
 

@@ -1,4 +1,4 @@
-"""The way in from Python: ``sr_lab.load`` and ``sr_lab.upscale``."""
+"""The Python interface: ``sr_lab.load`` and ``sr_lab.upscale``."""
 
 import os
 import warnings
@@ -16,48 +16,48 @@ from torch import Tensor, nn
 from sr_lab.checkpoints.opening import open_network
 from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
-from sr_lab.inference.backends import Backend, Engine, run_by
-from sr_lab.inference.tiling import Tile, Tiled, enlarge
+from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
+from sr_lab.inference.tiling import Tile, Tiled
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
 
-def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend = "eager") -> nn.Module:
-    """A network for images, in evaluation mode on the CPU.
+def load(path_or_name: str | Path, *, scale: int | None = None, backend: BackendName = "eager") -> nn.Module:
+    """Load a network in evaluation mode on the CPU.
 
     Args:
         path_or_name: A run folder, a checkpoint of ours, a safetensors file or an author's own checkpoint,
-            whose network and scale are found out; or the name of a network (``imdn``), which comes with
-            fresh weights. Where a folder has the name of a network, write ``./imdn`` for the folder.
+            whose network and scale are recognised; or the name of a network (``imdn``) for fresh weights. For
+            a folder with the name of a network, write ``./imdn``.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
-        backend: Who computes it, see `sr_lab.inference.backends.run_by`; all but ``eager``
-            are for inference alone.
+        backend: What computes the network, see `sr_lab.inference.backends.run_by`; all but ``eager`` are for
+            inference only.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; ``colour`` says which channels.
 
     Raises:
-        CheckpointError: The file is missing, unsafe, damaged, of a network that is not ours, or of another
-            scale.
-        ConfigError: An unknown name, a name without scale, a scale that a checkpoint of ours denies, or a
-            backend that is not installed or does not run the network.
+        CheckpointError: The file is missing, unsafe, damaged, of an unknown network, or of another scale.
+        ConfigError: The name is unknown or has no scale, the scale is not that of our checkpoint, or the
+            backend is not installed or does not run the network.
     """
     if scale is not None and (not isinstance(scale, int) or scale < 2):
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
     network = open_network(str(path_or_name), scale)
     if backend == "eager":
-        return network  # as it was trained: it can be trained on
+        return network  # not folded, so that it can be trained further
     cache_dir = Path(os.environ.get("SR_LAB_CACHE", "~/.cache/sr_lab")).expanduser()
     return run_by(network, backend, cache_dir=cache_dir)
 
 
 Progress: TypeAlias = Callable[[float], object]
-Told: TypeAlias = Callable[[str], object]
+Note: TypeAlias = Callable[[str], object]
 
 
-def _warn(what: str) -> None:
-    warnings.warn(what, stacklevel=4)
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
 
 
 @overload
@@ -67,11 +67,11 @@ def upscale(
     *,
     tile: Tile = ...,
     progress: Progress | None = ...,
-    told: Told = ...,
+    note: Note = ...,
 ) -> Image.Image: ...
 @overload
 def upscale(
-    image: Pixels, model: nn.Module, *, tile: Tile = ..., progress: Progress | None = ..., told: Told = ...
+    image: Pixels, model: nn.Module, *, tile: Tile = ..., progress: Progress | None = ..., note: Note = ...
 ) -> Pixels: ...
 def upscale(
     image: object,
@@ -79,23 +79,23 @@ def upscale(
     *,
     tile: Tile = "auto",
     progress: Progress | None = None,
-    told: Told = _warn,
+    note: Note = _warn,
 ) -> object:
-    """Enlarge one image with a network from `load`, in tiles where it is too large to be taken whole.
+    """Upscale one image with a network from `load`, in tiles if it is too large to be taken whole.
 
     Args:
-        image: A file; a Pillow image (grey or colour, transparency is kept and enlarged bicubically); an
-            array ``(H, W)``, ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating tensor
+        image: A file; a Pillow image (grey or colour; transparency is kept and upscaled bicubically); an
+            array ``(H, W)`` or ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating tensor
             ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
-        model: The network; its device is used. It stays as it is: a folded copy runs where that is faster,
-            which is remembered until weights or modules of the network are others.
-        tile: See `sr_lab.inference.tiling.Tiled`, which ``model`` may be already.
-        progress: Told the share of the image that is done, after each tile; not of a tensor.
-        told: Given a sentence where the result has less depth than the image: Pillow has colours of 8 bit
-            alone. By default a warning.
+        model: The network; its device is used. It stays unchanged: a folded copy runs where that is faster,
+            and is kept until the weights or modules of the network change.
+        tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be one.
+        progress: Called with the finished share of the image after each tile; not for a tensor.
+        note: Called with a sentence if the result has less depth than the image, since Pillow has colours of
+            8 bit only. By default it warns.
 
     Returns:
-        The same kind of image, ``scale`` times as large, whole values rounded half up; of a file a Pillow
+        The same kind of image, ``scale`` times as large, whole numbers rounded half up; for a file a Pillow
         image.
 
     Raises:
@@ -105,7 +105,7 @@ def upscale(
     if not isinstance(model, nn.Module):
         raise ConfigError(f"upscale: model must be a network, got {type(model).__name__}; load it first")
     if not isinstance(model, Tiled):
-        runs, like = (model, model.network) if isinstance(model, Engine) else (_merged(model), model)
+        runs, like = (model, model.network) if isinstance(model, BackendNetwork) else (_merged(model), model)
         model = Tiled(runs, tile=tile, like=like)
     done = progress if progress is not None else lambda _: None
     if isinstance(image, (str, Path)):
@@ -113,20 +113,20 @@ def upscale(
             is_deep = loses_depth(opened)
             photograph = ImageOps.exif_transpose(opened)
             photograph.load()
-        return _pillow(photograph, model, done, told, is_deep=is_deep)
+        return _pillow(photograph, model, done, note, is_deep=is_deep)
     if isinstance(image, Image.Image):
-        return _pillow(image, model, done, told, is_deep=loses_depth(image))
+        return _pillow(image, model, done, note, is_deep=loses_depth(image))
     if isinstance(image, np.ndarray):
         return _array(image, model, done)
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim in (3, 4):
         batch = image if image.ndim == 4 else image[None]
         if batch.shape[1] in (1, 3) and batch.numel():
             _check_range(batch.amin().item(), batch.amax().item())
-            sr = enlarge(model, batch).to(image.dtype)
+            sr = upscale_batch(model, batch).to(image.dtype)
             return sr if image.ndim == 4 else sr[0]
     what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise DataError(
-        f"upscale: cannot enlarge {what}; allowed: a file, a Pillow image, an array (H, W) or (H, W, 3), "
+        f"upscale: cannot upscale {what}; allowed: a file, a Pillow image, an array (H, W) or (H, W, 3), "
         "a floating tensor (C, H, W) or (N, C, H, W) with 1 or 3 channels"
     )
 
@@ -136,9 +136,9 @@ _known: WeakKeyDictionary[nn.Module, tuple[_State, nn.Module | None]] = WeakKeyD
 
 
 def _merged(network: nn.Module) -> nn.Module:
-    """What `for_inference` makes of a network, which takes longer than a small image.
+    """The folded network; folding takes longer than a small image, so the result is kept.
 
-    Values are compared: a version counter does not count what is written by way of ``.data``.
+    Values are compared, since a tensor's version counter misses what is written through ``.data``.
     """
     tensors = [*network.named_parameters(), *network.named_buffers()]
     names: list[tuple[object, ...]] = [
@@ -149,13 +149,13 @@ def _merged(network: nn.Module) -> nn.Module:
     if names != names_before or not all(map(torch.equal, (value for _, value in tensors), values)):
         merged = for_inference(network)
         values = [value.detach().clone() for _, value in tensors]
-        # A key must not be held by its own value.
+        # The value must not hold its own key.
         _known[network] = (names, values), None if merged is network else merged
     return network if merged is None else merged
 
 
 def _check_range(lowest: float, highest: float) -> None:
-    """Refuse floating values that are no image in [0, 1]; NaN fails every comparison."""
+    """Refuse values outside of [0, 1], and NaN, which fails every comparison."""
     if not (lowest >= -1e-3 and highest <= 1 + 1e-3):
         raise DataError(
             f"upscale: floating images have values in [0, 1], got {lowest:g} to {highest:g}; "
@@ -167,7 +167,7 @@ def _array(image: NDArray[np.generic], model: Tiled, progress: Progress) -> NDAr
     is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
     if not is_image or not (np.issubdtype(image.dtype, np.floating) or image.dtype in _PEAKS):
         raise DataError(
-            f"upscale: cannot enlarge an array of {image.dtype} with shape {image.shape}; "
+            f"upscale: cannot upscale an array of {image.dtype} with shape {image.shape}; "
             "allowed: (H, W) or (H, W, 3) of uint8, uint16 or floats in [0, 1]"
         )
     if image.dtype not in _PEAKS:
@@ -185,24 +185,24 @@ _PEAKS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 def _parts(
     image: NDArray[np.generic], model: Tiled, progress: Progress
 ) -> Iterator[tuple[tuple[slice, slice], NDArray[np.generic]]]:
-    """Where in the SR image, and what: of the type of ``image``, so that no float image is ever whole."""
+    """Places in the SR image and their pixels in the type of ``image``: no whole float image is needed."""
     peak = _PEAKS.get(image.dtype, 1)
     pieces = model.pieces(*image.shape[:2])
     for number, piece in enumerate(pieces, start=1):
         values = np.atleast_3d(image[piece.read]).astype(np.float64)
         pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / peak
-        levels = enlarge(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double()
+        levels = upscale_batch(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double()
         sr = (levels if peak == 1 else levels.mul_(peak).add_(0.5).floor_()).numpy()
         yield piece.write, sr.astype(image.dtype).reshape(*sr.shape[:2], *image.shape[2:])
         progress(number / len(pieces))
 
 
-# Modes that become RGB without losing more than a printer's ink; "I" and "F" have no known range.
+# Modes that convert to RGB or grey; the range of "I" and "F" is unknown.
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
 def _pillow(
-    image: Image.Image, model: Tiled, progress: Progress, told: Told, *, is_deep: bool
+    image: Image.Image, model: Tiled, progress: Progress, note: Note, *, is_deep: bool
 ) -> Image.Image:
     if not (image.width and image.height):
         raise DataError(
@@ -213,10 +213,10 @@ def _pillow(
             return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
         image, is_deep = high_bytes(image), True
     if is_deep:
-        told("16 bit become 8: Pillow has 16 for grey without transparency alone; pass an array to keep them")
+        note("16 bit become 8: Pillow has 16 only for grey without transparency; pass an array to keep them")
     if image.mode not in _MODES:
         raise DataError(
-            f"upscale: cannot enlarge a Pillow image of mode {image.mode}, whose range is unknown; "
+            f"upscale: cannot upscale a Pillow image of mode {image.mode}, whose range is unknown; "
             f"allowed: {', '.join(_MODES)}, I;16; or pass an array"
         )
     grey = image.mode in ("1", "L", "LA", "La")
@@ -230,6 +230,6 @@ def _pillow(
         sr.paste(Image.fromarray(part), (columns.start or 0, rows.start or 0))
     if layer is not image:
         sr.putalpha(layer.getchannel("A").resize(sr.size, Image.Resampling.BICUBIC))
-    if image.mode != "CMYK" and "icc_profile" in image.info:  # what the colours mean
+    if image.mode != "CMYK" and "icc_profile" in image.info:
         sr.info["icc_profile"] = image.info["icc_profile"]
     return sr

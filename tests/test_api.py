@@ -12,7 +12,7 @@ from torch import nn
 import sr_lab
 from sr_lab import api
 from sr_lab.errors import CheckpointError, ConfigError, DataError
-from sr_lab.inference.tiling import enlarge
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
@@ -130,8 +130,8 @@ def test_tensors_keep_their_axes_and_type():
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), np.int32), torch.zeros(4, 4), 3]
 )
-def test_what_is_no_image_is_refused(image):
-    with pytest.raises(DataError, match=r"upscale: cannot enlarge .*; allowed: "):
+def test_anything_but_an_image_is_refused(image):
+    with pytest.raises(DataError, match=r"upscale: cannot upscale .*; allowed: "):
         sr_lab.upscale(image, Repeat())
 
 
@@ -160,7 +160,7 @@ def test_further_pages_are_not_lost_silently(tmp_path):
 def test_a_luma_network_leaves_chroma_to_bicubic():
     torch.manual_seed(0)
     image = torch.rand(1, 3, 6, 8) * 0.2 + 0.4
-    ycbcr = rgb_to_ycbcr(enlarge(Repeat("y"), image))
+    ycbcr = rgb_to_ycbcr(upscale_batch(Repeat("y"), image))
     expected = rgb_to_ycbcr(image)
     assert torch.allclose(
         ycbcr[:, :1], expected[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3), atol=1e-6
@@ -171,7 +171,7 @@ def test_a_luma_network_leaves_chroma_to_bicubic():
 def test_a_grey_image_goes_through_a_luma_network():
     grey = torch.rand(1, 1, 4, 4)
     expected = grey.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert torch.allclose(enlarge(Repeat("y"), grey), expected, atol=1e-6)
+    assert torch.allclose(upscale_batch(Repeat("y"), grey), expected, atol=1e-6)
 
 
 def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
@@ -181,9 +181,9 @@ def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
     assert torch.allclose(ycbcr_to_rgb(rgb_to_ycbcr(rgb)), rgb, atol=1e-12)
 
 
-def test_a_training_network_goes_on_training():
+def test_a_training_network_stays_in_training():
     net = Repeat().train()
-    enlarge(net, torch.rand(1, 3, 4, 4))
+    upscale_batch(net, torch.rand(1, 3, 4, 4))
     assert net.training
 
 
@@ -216,13 +216,13 @@ def test_a_path_for_a_model_is_refused(pixels):
 
 def test_a_network_in_half_precision_runs():
     net = nn.Conv2d(3, 3, 1).half()
-    assert enlarge(net, torch.rand(1, 3, 4, 4)).dtype == torch.float32
+    assert upscale_batch(net, torch.rand(1, 3, 4, 4)).dtype == torch.float32
 
 
 def test_frozen_parts_stay_in_evaluation_and_the_result_can_be_learned_from():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train()
     net[1].eval()
-    sr = enlarge(net, torch.rand(1, 3, 4, 4))
+    sr = upscale_batch(net, torch.rand(1, 3, 4, 4))
     assert (net.training, net[0].training, net[1].training) == (True, True, False)
     (sr * torch.ones(1, requires_grad=True)).sum().backward()
 
@@ -232,7 +232,7 @@ def test_a_name_near_a_network_says_which():
         sr_lab.load("osfnet", scale=4)
 
 
-def test_a_scale_that_is_no_number_is_refused():
+def test_a_scale_that_is_not_a_number_is_refused():
     with pytest.raises(ConfigError, match="scale must be a whole number of at least 2, got '4'"):
         sr_lab.load("imdn", scale="4")
 
@@ -245,7 +245,7 @@ def test_only_what_is_there_can_be_imported():
 
 
 def cut_out(seen, hidden, mode="RGBA"):
-    """One colour, beside what nobody sees of another."""
+    """One colour, next to a transparent area of another."""
     image = Image.new(mode, (9, 7), seen)
     image.paste(hidden, (0, 0, 4, 7))
     return image
@@ -281,12 +281,12 @@ def test_grey_of_16_bit_keeps_its_transparency(tmp_path):
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
-def test_less_depth_than_the_file_has_is_told(tmp_path, colour_type, channels):
+def test_less_depth_than_the_file_has_is_noted(tmp_path, colour_type, channels):
     path = save_png16(tmp_path / "a.png", np.full((4, 5, channels), 65535, np.uint16), colour_type)
     said = []
-    sr_lab.upscale(path, Repeat(), told=said.append)
+    sr_lab.upscale(path, Repeat(), note=said.append)
     with Image.open(path) as image:
-        sr_lab.upscale(image, Repeat(), told=said.append)
+        sr_lab.upscale(image, Repeat(), note=said.append)
     assert [sentence.partition(":")[0] for sentence in said] == ["16 bit become 8"] * 2
 
 

@@ -99,10 +99,10 @@ def keys_kernel(x: float, a: float) -> float:
 def test_torchs_bicubic_kernel_is_matlabs_only_with_antialiasing(antialias, a):
     impulse = torch.zeros(1, 1, 1, 9, dtype=torch.float64)
     impulse[..., 4] = 1
-    enlarged = F.interpolate(impulse, size=(1, 18), mode="bicubic", antialias=antialias)[0, 0, 0]
-    # pixel k of the enlarged row lies at (k + 0.5) / 2 - 0.5 of the small one
+    upscaled = F.interpolate(impulse, size=(1, 18), mode="bicubic", antialias=antialias)[0, 0, 0]
+    # pixel k of the upscaled row lies at (k + 0.5) / 2 - 0.5 of the small one
     expected = [keys_kernel((k + 0.5) / 2 - 0.5 - 4, a) for k in range(18)]
-    assert enlarged.tolist() == pytest.approx(expected, abs=1e-7)
+    assert upscaled.tolist() == pytest.approx(expected, abs=1e-7)
 
 
 def test_torchs_counter_counts_attention_on_the_meta_device():

@@ -1,8 +1,8 @@
-"""Networks on the CPU by another engine than torch: onnxruntime or OpenVINO (extras ``onnx``, ``openvino``).
+"""Networks on the CPU by onnxruntime or OpenVINO (extras ``onnx``, ``openvino``) instead of torch.
 
-Both read one ONNX graph of the folded network, whose height and width are open. Making it takes from five
-seconds to a minute, so that it is kept on the disk; that it computes the network is checked with each use, at
-three sizes. A graph made by someone else could be right at these alone: ``cache_dir`` is one's own.
+Both run one ONNX graph of the folded network with open height and width. Exporting takes five seconds to a
+minute, so the graph is kept on disk. Each use checks at three sizes that it computes the network. Someone
+else's graph could be right at these sizes only, so ``cache_dir`` must belong to the user.
 """
 
 import copy
@@ -26,21 +26,21 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.folding import TOLERANCE, for_inference
 from sr_lab.layers.network import colour_of, min_size_of, num_image_ch, scale_of
 
-Backend: TypeAlias = Literal["eager", "onnxruntime", "openvino", "auto"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
+BackendName: TypeAlias = Literal["eager", "onnxruntime", "openvino", "auto"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 _NEEDS = {
     "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
-_FORMAT = 1  # part of every name of a graph: raise it when networks are exported otherwise
-_MADE: set[Path] = set()  # graphs that this process has exported: doing it again would give the same
-_SIDE = 48  # LR pixels of the image that a network is followed on
+_FORMAT = 1  # part of every graph's name: raise it when the export changes
+_SIDE = 48  # LR pixels of the image that is used for the export
+_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sizes, one size again
 
 
 def missing(backend: str) -> list[str]:
-    """Packages that a backend needs and that are not there."""
+    """Packages that a backend needs and that are not installed."""
     return [name for name in _NEEDS[backend] if importlib.util.find_spec(name) is None]
 
 
@@ -50,25 +50,25 @@ def run_by(
     *,
     cache_dir: Path,
     on_gpu: bool = False,
-    told: Callable[[str], object] = lambda _: None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> nn.Module:
-    """A network in the form that it runs in: folded, and given to another engine if so asked for.
+    """Fold a network for inference, and hand it to a backend.
 
     Args:
-        network: Any network for images, whose weights are final.
+        network: Any network for images, with its final weights.
         backend: ``eager`` (torch), ``onnxruntime``, ``openvino``, or ``auto``: the first of openvino,
             onnxruntime and eager that is installed and runs the network; on a GPU eager.
-        cache_dir: Folder for ONNX graphs, of one's own: what lies there is run, if nobody else can write it.
+        cache_dir: The user's folder for ONNX graphs, which are run if nobody else can write them.
         on_gpu: Whether the network will run on a GPU.
-        told: Given a sentence for each engine that is installed and that ``auto`` passes over, and for each
-            graph that is there and not used.
+        note: Called with a sentence for each installed backend that ``auto`` cannot use, and for each stored
+            graph that is not trusted.
 
     Returns:
-        What `for_inference` gives, or an `Engine`.
+        The result of `for_inference`, or a `BackendNetwork`.
 
     Raises:
-        ConfigError: There is no such backend, it is not installed, it would have to run on a GPU, or it does
-            not run this network.
+        ConfigError: The backend is unknown, not installed, asked to run on a GPU, or does not run this
+            network.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backend: got {backend!r}; allowed: {', '.join(BACKENDS)}")
@@ -78,32 +78,32 @@ def run_by(
             raise ConfigError(
                 f"backend: {backend} computes on the CPU, got a GPU; add trainer=cpu, or take backend=eager"
             )
-        return Engine(merged, backend, cache_dir=cache_dir, told=told)
+        return BackendNetwork(merged, backend, cache_dir=cache_dir, note=note)
     if backend == "auto" and not on_gpu:
         for name in (name for name in ("openvino", "onnxruntime") if not missing(name)):
             try:
-                return Engine(merged, name, cache_dir=cache_dir, told=told)
+                return BackendNetwork(merged, name, cache_dir=cache_dir, note=note)
             except ConfigError as error:
-                told(str(error))
+                note(str(error))
     return merged
 
 
-class Engine(nn.Module):
-    """What a network computes, without gradients, on the CPU, in float32, with as many threads as torch has.
+class BackendNetwork(nn.Module):
+    """A network run by a backend: on the CPU, in float32, without gradients, with as many threads as torch.
 
     Args:
-        network: The network in the form that it runs in.
+        network: The folded network.
         backend: ``onnxruntime`` or ``openvino``.
         cache_dir: Folder for ONNX graphs.
-        told: Given a sentence where a graph that is there is not used.
+        note: Called with a sentence if a stored graph is not trusted.
 
     Shape:
-        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32, equal to the network's to 1e-5 of
-        the largest value; where torch itself rounds further (EFRDN), to four times its distance from exact.
+        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32, equal to torch's to 1e-5 of the
+        largest value; where torch itself rounds more than that (EFRDN), to four times torch's own error.
 
     Raises:
-        ConfigError: A package is missing, weights are not float32, the network does not export, or what is
-            exported is not the network at every size.
+        ConfigError: A package is missing, weights are not float32, the network does not export, or its graph
+            gives another image at some size.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class Engine(nn.Module):
         backend: str,
         *,
         cache_dir: Path,
-        told: Callable[[str], object] = lambda _: None,
+        note: Callable[[str], object] = lambda _: None,
     ) -> None:
         super().__init__()
-        if lacking := missing(backend):
+        if not_installed := missing(backend):
             raise ConfigError(
-                f"backend: {backend} needs {', '.join(lacking)}, not installed here; "
+                f"backend: {backend} needs {', '.join(not_installed)}, not installed here; "
                 f"pip install 'sr_lab[{_EXTRAS[backend]}]', or take backend=eager"
             )
         types = {weight.dtype for weight in network.parameters()}
@@ -131,26 +131,22 @@ class Engine(nn.Module):
         self.colour = colour_of(network)
         self.scale = scale_of(network)
         self.threads = torch.get_num_threads()
-        self._network = [network]  # in a list: no part of this module
+        self._network = [network]  # in a list: not a submodule
         graph = cache_dir / "onnx" / f"{_fingerprint(network)}.onnx"
         graph.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _only_ours(graph.parent):
-            told(
-                f"backend: others may write in '{graph.parent}', so the graph is made anew and not kept; "
-                "chmod 700 the folder, or take a cache_dir of your own"
+            note(
+                f"backend: other users may write to '{graph.parent}', so the graph is exported again and not "
+                "kept; chmod 700 the folder, or take a cache_dir of your own"
             )
             with tempfile.TemporaryDirectory() as folder:
-                if self._makes(Path(folder) / graph.name):
-                    return
-        else:
-            if graph.is_file() and not _only_ours(graph):
-                told(f"backend: others may have written '{graph}', so it is made anew")
-                graph.unlink(missing_ok=True)
-            if graph.is_file() and self._loads(graph):
-                return
-            if (graph not in _MADE or not graph.is_file()) and self._makes(graph):
-                return
-        raise self._refused("its graph gives another image than torch does at some sizes")
+                self._export(Path(folder) / graph.name)
+            return
+        if graph.is_file() and not _only_ours(graph):
+            note(f"backend: other users may have written '{graph}', so it is exported again")
+            graph.unlink(missing_ok=True)
+        if not (graph.is_file() and self._start(graph)):
+            self._export(graph)
 
     def __str__(self) -> str:
         version = importlib.metadata.version(self.backend)
@@ -158,49 +154,49 @@ class Engine(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The torch network that it computes."""
+        """The torch network that is computed."""
         return self._network[0]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge images one by one: a batch saves nothing on a CPU."""
+        """Upscale images one by one: a batch saves no time on a CPU."""
         images = lr.detach().to("cpu", torch.float32).contiguous()
         sr = [self._run(image) for image in torch.split(images, 1)]
         return (sr[0] if len(sr) == 1 else torch.cat(sr)).to(lr.device)
 
-    def _makes(self, graph: Path) -> bool:
-        """Export the network to a file, and put that graph in its place, if it computes the network."""
-        files.write(graph, self._exported())
+    def _export(self, graph: Path) -> None:
+        """Export the network to a file and start it."""
+        files.write(graph, self._graph())
         graph.chmod(0o600)
-        _MADE.add(graph)
-        return self._loads(graph)
+        if not self._start(graph):
+            raise self._refused("its graph gives another image than torch does at some sizes")
 
-    def _exported(self) -> bytes:
-        """The graph of the network, in ONNX."""
+    def _graph(self) -> bytes:
+        """The network as an ONNX graph."""
         import onnx
 
         network = copy.deepcopy(self.network).cpu().eval().requires_grad_(False)
-        lr = _image(network, (_SIDE + 1, _SIDE + 7))  # no multiple of a window or stride
+        lr = _image(network, (_SIDE + 1, _SIDE + 7))  # not a multiple of a window or stride
         level = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # of torch's exporter, about itself
+        logging.disable(logging.WARNING)  # torch's exporter logs about itself
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 dynamic = torch.export.Dim.DYNAMIC
                 program = torch.export.export(network, (lr,), dynamic_shapes=({2: dynamic, 3: dynamic},))
-                # From opset 19 on onnxruntime averages naively, which took IMFM three times as long; before
-                # 20 there is no GELU, of which OSFFNet is made.
+                # From opset 19 on onnxruntime pools slowly (IMFM takes three times as long); GELU, which
+                # OSFFNet is made of, needs opset 20.
                 operations = {node.target for node in program.graph.nodes}
                 opset = 18 if torch.ops.aten.avg_pool2d.default in operations else None
                 graph = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
             assert graph is not None
             model = graph.model_proto
             for node in model.graph.node:
-                if node.op_type == "Reshape":  # a length of zero (no rest behind whole segments) is a length
+                if node.op_type == "Reshape":  # zero is a length: of the rest after whole segments
                     kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
                     del node.attribute[:]
                     node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])
             return cast(bytes, model.SerializeToString())
-        except Exception as error:  # whatever torch has not learnt to export
+        except Exception as error:  # torch raises many types for what it cannot export
             raise self._refused(f"it does not export to ONNX ({_reason(error)})") from error
         finally:
             logging.disable(level)
@@ -210,24 +206,20 @@ class Engine(nn.Module):
         return ConfigError(f"backend: {self.backend} does not run {name}: {why}; take backend=eager")
 
     @torch.no_grad()
-    def _loads(self, graph: Path) -> bool:
-        """Put a graph in its place, if it computes the network."""
+    def _start(self, graph: Path) -> bool:
+        """Load a graph; whether it computes the network."""
         network = self.network.eval()
         exact = copy.deepcopy(network).double()
         try:
             self._run = _STARTS[self.backend](graph, self.threads)
-            # Whole windows, halves, odd sizes; the one that comes again may be computed otherwise.
-            for size in ((24, 32), (37, 41), (49, 24), (49, 24)):
-                lr = _image(network, size)
-                if not self._equals(self._run(lr), network(lr), exact(lr.double())):
-                    return False
-        except Exception:  # of the engine: a damaged file, a graph that fails at this size
+            images = [_image(network, size) for size in _SIZES]
+            return all(self._equals(self._run(lr), network(lr), exact(lr.double())) for lr in images)
+        except Exception:  # a damaged file, or a graph that fails at this size: backends raise many types
             return False
-        return True
 
     @staticmethod
     def _equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
-        """Equal to torch, or as near to exact arithmetic: deep networks round further than the tolerance."""
+        """Whether an image equals torch's, or is about as near to exact: deep networks round a lot."""
         if sr.shape != eager.shape:
             return False
         tolerance = TOLERANCE * eager.abs().max().clamp_min(1)
@@ -236,14 +228,13 @@ class Engine(nn.Module):
 
 
 def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
-    """A random LR image of at least the smallest size that the network takes."""
-    smallest = min_size_of(network)
-    shape = (1, num_image_ch(network), *(max(side, smallest) for side in size))
+    """A random LR image, not smaller than the network takes."""
+    shape = (1, num_image_ch(network), *(max(side, min_size_of(network)) for side in size))
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _reason(error: BaseException) -> str:
-    """What was wrong in the beginning, in a line: torch packs it into pages about itself."""
+    """The first cause in one line: torch wraps it in pages of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
     said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
@@ -251,13 +242,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _fingerprint(network: nn.Module) -> str:
-    """Which graph it is: of this network, and these versions of what makes graphs."""
+    """Name of a graph: of the network, and the versions of the packages that export it."""
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnx", "onnxscript"))
     return fingerprint(network, str(_FORMAT), *versions)[:32]
 
 
 def fingerprint(network: nn.Module, *more: str) -> str:
-    """SHA-256 of a network, of its modules and weights, and of what else a result depends on."""
+    """SHA-256 of a network's modules and weights, and of whatever else a result depends on."""
     digest = hashlib.sha256("".join(f"{line}\n" for line in more).encode())
     digest.update(f"{type(network).__module__} {network}\n".encode())
     for key, value in [*network.named_parameters(), *network.named_buffers()]:
@@ -267,7 +258,7 @@ def fingerprint(network: nn.Module, *more: str) -> str:
 
 
 def _only_ours(path: Path) -> bool:
-    """Whether it belongs to this user, and nobody else may write it."""
+    """Whether a file or folder belongs to this user, and nobody else may write to it."""
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
@@ -277,7 +268,7 @@ def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what fails is told by an exception
+    options.log_severity_level = 4  # failures raise an exception
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
 
@@ -288,9 +279,9 @@ def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:
 
 
 class _OpenVINO:
-    """A graph at any size, and compiled again for a size that comes twice in a row, as that of tiles does.
+    """A graph at any size; compiled again for a size that comes twice in a row, as with tiles.
 
-    Of fixed size it is some 15 % faster and takes two thirds of the memory; compiling takes half a second.
+    A fixed size is about 15 % faster and takes two thirds of the memory; compiling takes half a second.
     """
 
     def __init__(self, graph: Path, threads: int) -> None:
@@ -298,14 +289,14 @@ class _OpenVINO:
 
         self._core = openvino.Core()
         self._model = self._core.read_model(graph)
-        # On processors with bfloat16 the default would be that.
+        # On processors with bfloat16 that would be the default.
         self._settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         self._any_size = self._core.compile_model(self._model, "CPU", self._settings)
         self._fixed, self._fixed_size, self._last_size = self._any_size, torch.Size(), torch.Size()
 
     def __call__(self, lr: Tensor) -> Tensor:
         if lr.shape == self._last_size != self._fixed_size:
-            self._fixed = self._any_size  # one at a time: each holds the memory that it has computed in
+            self._fixed = self._any_size  # one at a time: each keeps its memory
             self._any_size.release_memory()
             model = self._model.clone()
             model.reshape(list(lr.shape))

@@ -1,8 +1,7 @@
-"""How many kernels a network starts and how many bytes they move: what a GPU cannot be faster than."""
+"""How many kernels a network launches and how many bytes they move: the bound of its speed on a GPU."""
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Operators that only look at memory in another way, or allocate it, and start no kernel.
+# Operators that launch no kernel: they view memory in another way, or allocate it.
 _FREE = {
     *("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh"),
     *("alias", "detach", "_unsafe_view", "device"),
@@ -30,11 +29,11 @@ _FLOPS: Mapping[object, Callable[..., int]] = {
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a GPU can do at most.
+    """The limits of a GPU.
 
     Args:
         flops: Floating-point operations a second, two for a multiply-add.
-        bytes: Bytes a second from and to its memory.
+        bytes: Bytes a second to and from its memory.
     """
 
     flops: float
@@ -50,23 +49,19 @@ class Operator:
     values: int
 
     def seconds(self, peaks: Peaks, bytes_per_value: int) -> float:
-        """The larger of computing and of moving."""
+        """The longer of computing and moving."""
         return max(self.flops / peaks.flops, self.values * bytes_per_value / peaks.bytes)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """The operators of one forward pass.
-
-    ``fused`` is what would remain if everything but convolutions, matrix products and attention were computed
-    while their operands pass by.
-    """
+    """The operators of one forward pass."""
 
     operators: Sequence[Operator]
 
     @property
     def fused(self) -> "Traffic":
-        """The operators that multiply and add."""
+        """Only the operators that multiply and add, as if all others were fused into them."""
         return Traffic([operator for operator in self.operators if operator.flops])
 
     @property
@@ -79,28 +74,19 @@ class Traffic:
         """Multiply-adds."""
         return sum(operator.flops for operator in self.operators) // 2
 
-    @property
-    def values(self) -> int:
-        """Values read and written; times the bytes of one, the traffic."""
-        return sum(operator.values for operator in self.operators)
-
     def seconds(self, peaks: Peaks, *, bytes_per_value: int) -> float:
-        """Shortest time on a GPU, operator by operator: none overlaps with another."""
+        """Shortest time on a GPU that runs one operator after the other."""
         return sum(operator.seconds(peaks, bytes_per_value) for operator in self.operators)
-
-    def by_name(self) -> Counter[str]:
-        """Kernels of each operator, the most frequent first."""
-        return Counter(operator.name for operator in self.operators)
 
 
 def traffic(model: nn.Module, lr_shape: Sequence[int]) -> Traffic:
-    """Count a forward pass of ``model`` on fake tensors, for which no value is computed.
+    """Count a forward pass of ``model`` on fake tensors, without computing a value.
 
-    They stand for tensors of the CPU, whose attention is one fused kernel as on a GPU; on the meta device it
-    would be taken apart.
+    They act as CPU tensors, for which attention is one fused kernel as on a GPU; on the meta device it would
+    be several.
 
     Args:
-        model: Any network; it stays as it is.
+        model: Any network; it stays unchanged.
         lr_shape: ``(N, C, H, W)`` of the LR images.
     """
     model = copy.deepcopy(model).cpu().eval()
@@ -110,7 +96,7 @@ def traffic(model: nn.Module, lr_shape: Sequence[int]) -> Traffic:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operator that reaches the device."""
+    """Records every operator that reaches the device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,7 +1,6 @@
-"""Speeds: the goals, what became slower since the stored table, README of ``experiments/benchmarks``.
+"""Speeds: the goals, what became slower than stored, and the README of ``experiments/benchmarks``.
 
-A table is the content of ``benchmark.json``: facts of the machine, and of each figure median and quartiles.
-Needs no torch.
+A table is the content of ``benchmark.json``: facts about the machine, median and quartiles of each figure.
 """
 
 import json
@@ -26,18 +25,18 @@ _TOLERANCE = 0.10
 
 @dataclass(frozen=True)
 class Goal:
-    """Which way is better, and how far it should be.
+    """Whether a figure should be high or low, and the value to reach.
 
     Args:
         better: ``higher`` or ``lower``.
-        value: What is aimed at; ``None`` where nothing is.
+        value: The value to reach; ``None`` if there is none.
     """
 
     better: Literal["higher", "lower"]
     value: float | None = None
 
     def met(self, median: float) -> bool | None:
-        """Whether a figure is there; ``None`` where nothing is aimed at."""
+        """Whether a figure reaches the goal; ``None`` if there is no value to reach."""
         if self.value is None:
             return None
         return median >= self.value if self.better == "higher" else median <= self.value
@@ -48,7 +47,7 @@ class Goal:
         return f"{'≥' if self.better == 'higher' else '≤'} {number(self.value)}"
 
 
-# Pattern of keys -> goal; the first that fits counts. A ratio that stands nowhere is shown and not compared.
+# Pattern of keys -> goal; the first match counts. A ratio without a goal is shown, but not compared.
 GOALS = {
     "loader.pairs_per_s": Goal("higher", 6000),
     "loader.ratio_to_png": Goal("higher", 50),
@@ -75,12 +74,12 @@ GOALS = {
 
 
 def goal(key: str) -> Goal | None:
-    """What is aimed at for a figure; ``None`` where nothing is known of it."""
+    """The goal of a figure, if it has one."""
     return next((goal for pattern, goal in GOALS.items() if fnmatch(key, pattern)), None)
 
 
 def number(value: float) -> str:
-    """Three digits that count, all of a large number."""
+    """Three significant digits; large numbers in full."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -94,15 +93,15 @@ def figures(table: Table) -> dict[str, Figure]:
 
 
 def fallen(now: Table, stored: Table, asked: Collection[str]) -> list[str]:
-    """What is worse than stored, by more than a tenth and beyond the stored quartiles.
+    """Figures that are worse than stored, by more than 10 % and beyond the stored quartiles.
 
-    Only ratios are compared, since a rate is as good as its machine. A share that should be small may grow by
-    three hundredths: 8 % outside the network after 7 % is no change.
+    Only ratios are compared, since a rate depends on the machine. A share that should be small may grow by
+    three hundredths: 8 % outside the network is not worse than 7 %.
 
     Args:
         now: What was measured.
-        stored: What that is compared with.
-        asked: Contests that were to be played; what is stored of them should be there.
+        stored: What it is compared with.
+        asked: Benchmarks that were to be run: their stored figures must have been measured.
 
     Returns:
         One sentence for each figure.
@@ -127,19 +126,19 @@ def fallen(now: Table, stored: Table, asked: Collection[str]) -> list[str]:
 
 
 def comparable(table: Table) -> dict[str, Figure]:
-    """The ratios of a table of which it is known which way is better."""
+    """The ratios of a table that have a goal."""
     return {
         key: figure for key, figure in figures(table).items() if goal(key) and re.search("ratio|share", key)
     }
 
 
 def slug(device: str) -> str:
-    """A device as the name of a file."""
+    """The name of a device as a file name."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def stored_at(device: str, root: Path) -> Path:
-    """Where the table of a device lies, there or not; ``root`` is the folder of tables."""
+    """Path of a device's table, whether it exists or not; ``root`` is the folder of tables."""
     return root / f"{slug(device)}.json"
 
 
@@ -149,15 +148,15 @@ def benchmarks_dir() -> Path:
 
 
 def store(table: Table, root: Path) -> Path:
-    """Put figures into the table of their device, beside those of other contests, and renew README.
+    """Put figures into the table of their device and update the README; other benchmarks' figures stay.
 
-    Every figure keeps date and commit of its own run.
+    Every figure keeps the date and commit of its own run.
     """
     path = stored_at(str(table["device"]), root)
     measured = {key: {**figure, **_origin(table)} for key, figure in figures(table).items()}
     before = figures(json.loads(path.read_text())) if path.is_file() else {}
-    played = {key.partition(".")[0] for key in measured}
-    kept = {key: figure for key, figure in before.items() if key.partition(".")[0] not in played}
+    names = {key.partition(".")[0] for key in measured}
+    kept = {key: figure for key, figure in before.items() if key.partition(".")[0] not in names}
     facts = {key: entry for key, entry in table.items() if key not in measured}
     files.write(path, json.dumps(facts | dict(sorted((kept | measured).items())), indent=1) + "\n")
     readme = root / "README.md"
@@ -171,20 +170,20 @@ def _origin(table: Table) -> dict[str, object]:
 
 
 def facts(table: Table) -> list[str]:
-    """What must be known to read the figures."""
+    """Lines about the machine and the versions behind the figures."""
     versions = table.get("versions")
-    told = [(key, table.get(key)) for key in ("device", "threads", "clocks")]
+    given = [(key, table.get(key)) for key in ("device", "threads", "clocks")]
     if isinstance(versions, Mapping):
-        told.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+        given.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     if table.get("commit"):
         changed = " with local changes" if table.get("dirty") else ""
-        told.append(("commit", f"{str(table['commit'])[:8]}{changed}"))
-    told.append(("date", table.get("date")))
-    return [f"{name}: {value}" for name, value in told if value is not None]
+        given.append(("commit", f"{str(table['commit'])[:8]}{changed}"))
+    given.append(("date", table.get("date")))
+    return [f"{name}: {value}" for name, value in given if value is not None]
 
 
 def rows(table: Table) -> list[tuple[str, str, str, str, bool | None]]:
-    """Key, median, quartiles, goal, and whether it is met, of every figure."""
+    """Key, median, quartiles and goal of every figure, and whether the goal is met."""
     found = []
     for key, figure in figures(table).items():
         wanted = goal(key)
@@ -212,12 +211,12 @@ def section(root: Path) -> str:
 
 
 def filled(text: str, root: Path) -> str:
-    """README of the stored tables with the tables put in.
+    """The text of a README with the stored tables between its markers.
 
     Raises:
         ConfigError: It has no markers.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ConfigError(f"{root / 'README.md'}: needs one '{BEGIN}' and one '{END}' behind it; put them in")
+        raise ConfigError(f"{root / 'README.md'}: needs one '{BEGIN}' and one '{END}' after it; add them")
     new = f"{BEGIN}\n\n{section(root)}\n\n{END}"
     return re.sub(f"{BEGIN}.*?{END}", lambda _: new, text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""What random degradations cost: making the LR patches of a batch on the device, beside a training step."""
+"""What random degradations cost: making the LR patches of a batch on the device, against a training step."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from sr_lab.degradations.noise import NoiseDegradation
 from sr_lab.degradations.operations import RandomDegradation
 from sr_lab.degradations.realistic import RealisticDegradation
 from sr_lab.models.imdn import IMDN
-from sr_lab.speed.contest import Contest
+from sr_lab.speed.benchmark import Benchmark
 from sr_lab.speed.step import in_memory, with_bare_loop
 
 _DEGRADATIONS: Mapping[str, Callable[..., RandomDegradation]] = {
@@ -22,47 +22,36 @@ _DEGRADATIONS: Mapping[str, Callable[..., RandomDegradation]] = {
     "jpeg": JPEGDegradation,
     "realistic": RealisticDegradation,
 }
+SCALE = 4
+BATCH_SIZE = 16
+LR_PATCH_SIZE = 48
+NUM_FEAT = 64  # of IMDN
+STEPS = 2  # training steps of one run
+BATCHES = 3  # batches of one run of a degradation
 
 
-def contests(
-    _: Path,
-    *,
-    scale: int = 4,
-    batch_size: int = 16,
-    lr_patch_size: int = 48,
-    num_feat: int = 64,
-    steps: int = 2,
-    batches: int = 3,
-) -> list[Contest]:
-    """Each degradation with its published ranges, beside a step of IMDN, on the GPU if there is one.
-
-    Args:
-        scale: Enlargement.
-        batch_size: Patches of a batch.
-        lr_patch_size: Side of the LR patches.
-        num_feat: Width of IMDN.
-        steps: Steps of one run.
-        batches: Batches of one run of a degradation.
+def benchmarks(_: Path) -> list[Benchmark]:
+    """Each degradation with its published ranges, against a step of IMDN, on the GPU if there is one.
 
     Returns:
-        ``degradation.<name>_share_of_step``: time of a batch by that of a step.
+        ``degradation.<name>_share_of_step``: time of a batch divided by that of a step.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    patches = in_memory(scale=scale, batch_size=batch_size, lr_patch_size=lr_patch_size, device=device)
-    contenders: dict[str, Callable[[], float]] = {
+    patches = in_memory(scale=SCALE, batch_size=BATCH_SIZE, lr_patch_size=LR_PATCH_SIZE, device=device)
+    variants: dict[str, Callable[[], float]] = {
         "step": lambda: with_bare_loop(
-            IMDN(scale=scale, num_feat=num_feat), patches, steps=steps, device=device
+            IMDN(scale=SCALE, num_feat=NUM_FEAT), patches, steps=STEPS, device=device
         )
     }
     for name, make in _DEGRADATIONS.items():
-        degradation = make(scale=scale)
-        side = scale * (lr_patch_size + 2 * degradation.margin)
-        hr = torch.randint(256, (batch_size, 3, side, side), dtype=torch.uint8, device=device)
-        contenders[name] = _seconds(degradation, hr, batches)
+        degradation = make(scale=SCALE)
+        side = SCALE * (LR_PATCH_SIZE + 2 * degradation.margin)
+        hr = torch.randint(256, (BATCH_SIZE, 3, side, side), dtype=torch.uint8, device=device)
+        variants[name] = _seconds(degradation, hr)
     return [
-        Contest(
+        Benchmark(
             "degradation",
-            contenders,
+            variants,
             lambda seconds: {
                 f"{name}_share_of_step": seconds[name] / seconds["step"] for name in _DEGRADATIONS
             },
@@ -70,17 +59,17 @@ def contests(
     ]
 
 
-def _seconds(degradation: RandomDegradation, hr: Tensor, batches: int) -> Callable[[], float]:
-    """Seconds for a batch, each of other random numbers."""
+def _seconds(degradation: RandomDegradation, hr: Tensor) -> Callable[[], float]:
+    """Seconds for a batch; each has other random numbers."""
 
     def run() -> float:
         if hr.is_cuda:
-            torch.cuda.synchronize()  # a step may still be under way
+            torch.cuda.synchronize()  # a step may still be running
         started = time.perf_counter()
-        for number in range(batches):
+        for number in range(BATCHES):
             degradation(hr, range(number * len(hr), (number + 1) * len(hr)))
         if hr.is_cuda:
             torch.cuda.synchronize()
-        return (time.perf_counter() - started) / batches
+        return (time.perf_counter() - started) / BATCHES
 
     return run

@@ -16,55 +16,42 @@ from sr_lab.datasets.images import read_image
 from sr_lab.datasets.patches import PatchDataset
 from sr_lab.datasets.sample import training_photographs
 from sr_lab.degradations.bicubic import BicubicDegradation
-from sr_lab.speed.contest import Contest
+from sr_lab.speed.benchmark import Benchmark
 from sr_lab.training.data_module import StreamSampler, patch_loader
 
 Image8: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 
-_READY = 4  # batches: two that lie ready, one that the worker has in hand, one more
+SCALE = 4
+LR_PATCH_SIZE = 64
+BATCH_SIZE = 64
+NUM_IMAGES = 24  # of our training set, and sub-images of the reference's
+IMAGE_SIZE = (1356, 2040)  # height and width of our images
+BATCHES = 200  # of a run of ours
+PNG_BATCHES = 2  # of a run of the reference
+_READY = 4  # batches: two that are ready, one that the worker is filling, one more
 _COPIED = 64 * 2**20  # bytes, more than a processor's caches hold
 
 
-def contests(
-    workspace: Path,
-    *,
-    scale: int = 4,
-    lr_patch_size: int = 64,
-    batch_size: int = 64,
-    num_images: int = 24,
-    size: tuple[int, int] = (1356, 2040),
-    batches: int = 200,
-    png_batches: int = 2,
-) -> list[Contest]:
-    """The training set through a worker, beside the usual way of doing it and the bound of the machine.
-
-    Args:
-        workspace: Folder for the images and their cache.
-        scale: Enlargement r.
-        lr_patch_size: Side of the LR patch p.
-        batch_size: Pairs of a batch.
-        num_images: Images of our training set, and sub-images of the reference's.
-        size: Height and width of our images.
-        batches: Batches of a run of ours.
-        png_batches: Batches of a run of the reference.
+def benchmarks(workspace: Path) -> list[Benchmark]:
+    """The training set through a worker, against the usual way of doing it and the bound of the machine.
 
     Returns:
         ``loader.pairs_per_s``; ``ratio_to_png``, to a set that decodes two files a sample; and
         ``share_of_memcpy``, of the rate at which one core copies as many bytes.
     """
-    ours = training_set(workspace, num_images, *size, scale, lr_patch_size)
-    pngs = SubImages(workspace, scale=scale, lr_patch_size=lr_patch_size, count=num_images)
-    bytes_of_pair = 3 * lr_patch_size**2 * (1 + scale**2)
-    sampler = StreamSampler(lambda: 0, batch_size=batch_size, rank=0, world=1)
+    ours = training_set(workspace, NUM_IMAGES, *IMAGE_SIZE, SCALE, LR_PATCH_SIZE)
+    pngs = SubImages(workspace, scale=SCALE, lr_patch_size=LR_PATCH_SIZE, count=NUM_IMAGES)
+    bytes_of_pair = 3 * LR_PATCH_SIZE**2 * (1 + SCALE**2)
+    sampler = StreamSampler(lambda: 0, batch_size=BATCH_SIZE, rank=0, world=1)
     through_png: DataLoader[dict[str, Tensor]] = DataLoader(
         pngs, batch_sampler=sampler, num_workers=1, pin_memory=torch.cuda.is_available()
     )
     return [
-        Contest(
+        Benchmark(
             "loader",
             {
-                "ours": _rate(patch_loader(ours, sampler, num_workers=1), batches, batch_size),
-                "png": _rate(through_png, png_batches, batch_size),
+                "ours": _rate(patch_loader(ours, sampler, num_workers=1), BATCHES),
+                "png": _rate(through_png, PNG_BATCHES),
                 "memcpy": _copying,
             },
             lambda rate: {
@@ -80,8 +67,8 @@ class SubImages(Dataset[dict[str, Tensor]]):
     """The usual training set: 480x480 sub-images as PNG, HR and LR opened and decoded for every sample.
 
     Args:
-        folder: Where the sub-images are written: pieces of photographs, which cost what photographs do.
-        scale: Enlargement r.
+        folder: Where the sub-images are written: pieces of photographs, which decode like photographs.
+        scale: Upscaling factor r.
         lr_patch_size: Side of the LR patch p.
         count: Number of sub-images.
     """
@@ -93,10 +80,10 @@ class SubImages(Dataset[dict[str, Tensor]]):
         degrade = BicubicDegradation(scale=scale)
         for number, hr in enumerate(_pieces(count, 480, 480)):
             lr = degrade(torch.from_numpy(hr).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-            pair = tuple(folder / f"{number}_{name}.png" for name in ("lr", "hr"))
+            pair = folder / f"{number}_lr.png", folder / f"{number}_hr.png"
             for path, pixels in zip(pair, (lr, hr), strict=True):
                 Image.fromarray(pixels).save(path)
-            self.pairs.append((pair[0], pair[1]))
+            self.pairs.append(pair)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -116,7 +103,7 @@ def _patch(image: Image8, top: int, left: int, size: int) -> Tensor:
 def training_set(
     folder: Path, count: int, height: int, width: int, scale: int, lr_patch_size: int
 ) -> PatchDataset:
-    """Our training set on whole images, its cache built."""
+    """Our training set on whole images, with its cache built."""
     files = [folder / f"{number}.bmp" for number in range(count)]
     for file, pixels in zip(files, _pieces(count, height, width), strict=True):
         Image.fromarray(pixels).save(file)
@@ -135,25 +122,24 @@ def training_set(
 
 
 def _pieces(count: int, height: int, width: int) -> Iterator[Image8]:
-    """Pieces ``(height, width, 3)`` of photographs, which are continued by their mirror image if need be."""
+    """Pieces ``(height, width, 3)`` of photographs; small ones are continued by their mirror image."""
     photographs = [read_image(file) for file in training_photographs()]
     draw = np.random.default_rng(0)
     for number in range(count):
         photograph = photographs[number % len(photographs)]
-        lacking = [
-            max(0, side - given) for side, given in zip((height, width), photograph.shape, strict=False)
+        padding = [
+            (0, max(0, side - given)) for side, given in zip((height, width), photograph.shape, strict=False)
         ]
-        large = np.pad(photograph, [(0, lacking[0]), (0, lacking[1]), (0, 0)], mode="reflect")
+        large = np.pad(photograph, [*padding, (0, 0)], mode="reflect")
         top = int(draw.integers(large.shape[0] - height + 1))
         left = int(draw.integers(large.shape[1] - width + 1))
         yield np.ascontiguousarray(large[top : top + height, left : left + width])
 
 
-def _rate(loader: Iterable[Mapping[str, object]], batches: int, batch_size: int) -> Callable[[], float]:
-    """Pairs per second of some batches of an endless loader.
+def _rate(loader: Iterable[Mapping[str, object]], batches: int) -> Callable[[], float]:
+    """Pairs per second of an endless loader, whose worker starts at the first call.
 
-    Its worker starts at the first call. Batches that lie ready, since they were read while another contender
-    ran, are taken out first.
+    Batches that are ready, since they were read while another variant ran, are taken out first.
     """
     stream: list[Iterator[Mapping[str, object]]] = []
 
@@ -165,13 +151,13 @@ def _rate(loader: Iterable[Mapping[str, object]], batches: int, batch_size: int)
         started = time.perf_counter()
         for _ in range(batches):
             next(stream[0])
-        return batches * batch_size / (time.perf_counter() - started)
+        return batches * BATCH_SIZE / (time.perf_counter() - started)
 
     return measure
 
 
 def _copying() -> float:
-    """Bytes per second that one core copies, of arrays that no cache holds."""
+    """Bytes per second that one core copies, from arrays larger than the caches."""
     source, target = np.ones(_COPIED, dtype=np.uint8), np.zeros(_COPIED, dtype=np.uint8)
     started = time.perf_counter()
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""What measuring costs: SSIM and PSNR beside other libraries', and a benchmark beside its network alone."""
+"""What measuring costs: SSIM and PSNR against other libraries', an evaluation against its network."""
 
 import tempfile
 import time
@@ -20,62 +20,47 @@ from sr_lab.datasets.sample import benchmark_photographs
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.metrics import SSIM_WINDOW, psnr, ssim
 from sr_lab.protocol import PROTOCOLS
-from sr_lab.speed.contest import Contest
+from sr_lab.speed.benchmark import Benchmark
 from sr_lab.system.devices import exact_float32
 from sr_lab.training.callbacks import ExampleImages
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.lit_module import TEST_ONLY, SRModule
 
-# Height and width of Set14's images.
-SET14 = (
+SCALE = 4
+NETWORK: type[nn.Module] = IMDN  # a fast one; its weights do not matter
+SIZES = (  # height and width of Set14's images
     *((480, 500), (576, 720), (512, 512), (288, 352), (361, 250), (276, 276), (362, 500)),
     *((288, 352), (512, 512), (512, 512), (512, 768), (512, 512), (656, 529), (391, 586)),
 )
+SIDE = 1024  # of the pair of luma images
+REPEATS = 3  # pairs measured in one run
 
 
-def contests(
-    workspace: Path,
-    *,
-    network: nn.Module | None = None,
-    scale: int = 4,
-    sizes: tuple[tuple[int, int], ...] = SET14,
-    side: int = 1024,
-    repeats: int = 3,
-) -> list[Contest]:
+def benchmarks(workspace: Path) -> list[Benchmark]:
     """SSIM and PSNR of a pair of luma images, and a whole evaluation.
 
-    Args:
-        workspace: Folder for the test images.
-        network: What is evaluated; ``None`` for IMDN, a fast one. Its weights do not matter.
-        scale: Enlargement of ``network``.
-        sizes: Height and width of the test images.
-        side: Height and width of the pair.
-        repeats: Pairs measured in one run.
-
     Returns:
-        ``ssim.ratio_to_skimage``, ``ssim.ratio_to_kornia`` and ``psnr.ratio_to_skimage``, how many times as
+        ``ssim.ratio_to_skimage``, ``ssim.ratio_to_kornia`` and ``psnr.ratio_to_skimage``: how many times as
         fast we are, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
-        ``evaluate.share_outside_network``, of the time that ``task=evaluate`` takes between the first image
-        and the last.
+        ``evaluate.share_outside_network``: of the time of ``task=evaluate`` from the first image to the last.
     """
-    sr, hr = _pair(side)
+    sr, hr = _pair()
     arrays = sr.numpy()[0, 0], hr.numpy()[0, 0]
     of_ssim = {
-        "ours": _seconds(lambda: ssim(sr, hr, crop_border=0), repeats),
-        "skimage": _seconds(lambda: skimage_ssim(*arrays), repeats),
-        "kornia": _seconds(lambda: kornia.metrics.ssim(sr, hr, SSIM_WINDOW, padding="valid").mean(), repeats),
+        "ours": _seconds(lambda: ssim(sr, hr, crop_border=0), REPEATS),
+        "skimage": _seconds(lambda: skimage_ssim(*arrays), REPEATS),
+        "kornia": _seconds(lambda: kornia.metrics.ssim(sr, hr, SSIM_WINDOW, padding="valid").mean(), REPEATS),
     }
     if torch.cuda.is_available():
         on_gpu = sr.cuda(), hr.cuda()
-        of_ssim["gpu"] = _seconds(lambda: ssim(*on_gpu, crop_border=0).cpu(), 10 * repeats)
+        of_ssim["gpu"] = _seconds(lambda: ssim(*on_gpu, crop_border=0).cpu(), 10 * REPEATS)
     of_psnr = {
-        "ours": _seconds(lambda: psnr(sr, hr, crop_border=0), repeats),
-        "skimage": _seconds(lambda: skimage_psnr(*arrays), repeats),
+        "ours": _seconds(lambda: psnr(sr, hr, crop_border=0), REPEATS),
+        "skimage": _seconds(lambda: skimage_psnr(*arrays), REPEATS),
     }
-    images = _images(workspace, sizes, scale)
-    network = IMDN(scale=scale) if network is None else network
+    images, network = _images(workspace), NETWORK(scale=SCALE)
     return [
-        Contest(
+        Benchmark(
             "ssim",
             of_ssim,
             lambda s: {
@@ -84,8 +69,8 @@ def contests(
                 **({"gpu_ratio_to_skimage": s["skimage"] / s["gpu"]} if "gpu" in s else {}),
             },
         ),
-        Contest("psnr", of_psnr, lambda s: {"ratio_to_skimage": s["skimage"] / s["ours"]}),
-        Contest(
+        Benchmark("psnr", of_psnr, lambda s: {"ratio_to_skimage": s["skimage"] / s["ours"]}),
+        Benchmark(
             "evaluate",
             {
                 "whole": lambda: evaluation(network, images, workspace / "pictures"),
@@ -112,7 +97,7 @@ def skimage_ssim(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:
 
 
 def evaluation(network: nn.Module, images: BenchmarkSet, pictures: Path) -> float:
-    """Seconds from before the first image to the last picture, as ``task=evaluate`` measures a network."""
+    """Seconds from the first image to the last written picture, as ``task=evaluate`` measures a network."""
     module = SRModule(network, scale=images.scale, protocol=images.protocol, test_sets=[images.name])
     clock = _Clock()
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,7 +113,7 @@ def evaluation(network: nn.Module, images: BenchmarkSet, pictures: Path) -> floa
 
 @torch.inference_mode()
 def network_alone(network: nn.Module, images: BenchmarkSet) -> float:
-    """Seconds of the network's forward passes on the same images, which lie on the device already."""
+    """Seconds of the network's forward passes on the same images, already on the device."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device).eval()
     lrs = [images[index]["lr"][None].to(device) for index in range(len(images))]
@@ -141,7 +126,7 @@ def network_alone(network: nn.Module, images: BenchmarkSet) -> float:
 
 
 class _Clock(lightning.Callback):
-    """Runs while a test does: the last callback's ``on_test_end`` has waited for the pictures."""
+    """Seconds of a test, pictures included: teardown comes after every callback's ``on_test_end``."""
 
     seconds = 0.0
 
@@ -155,7 +140,7 @@ class _Clock(lightning.Callback):
 
 
 def _seconds(run: Callable[[], object], repeats: int) -> Callable[[], float]:
-    """A contender: the seconds of one of several runs."""
+    """A variant: the mean seconds of several runs."""
 
     def timed() -> float:
         started = time.perf_counter()
@@ -166,25 +151,25 @@ def _seconds(run: Callable[[], object], repeats: int) -> Callable[[], float]:
     return timed
 
 
-def _pair(side: int) -> tuple[Tensor, Tensor]:
-    """Luma ``(1, 1, side, side)`` in [0, 1], float64, with noise and without."""
+def _pair() -> tuple[Tensor, Tensor]:
+    """Luma ``(1, 1, SIDE, SIDE)`` in [0, 1], float64, with noise and without."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 1, 32, 32, generator=generator, dtype=torch.float64)
-    hr = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    hr = nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
     noise = torch.randn(hr.shape, generator=generator, dtype=torch.float64)
     return (hr + 0.03 * noise).clamp(0, 1), hr
 
 
-def _images(workspace: Path, sizes: tuple[tuple[int, int], ...], scale: int) -> BenchmarkSet:
-    """Crops of photographs, enlarged where they are too small, so that decoding costs what it does."""
+def _images(workspace: Path) -> BenchmarkSet:
+    """Crops of photographs, which decode like photographs; small photographs are doubled first."""
     folder = workspace / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     photographs = [Image.fromarray(read_image(file)) for file in benchmark_photographs()]
     files = []
-    for number, (height, width) in enumerate(sizes):
+    for number, (height, width) in enumerate(SIZES):
         photograph = photographs[number % len(photographs)]
         if photograph.width < width or photograph.height < height:
             photograph = photograph.resize((2 * photograph.width, 2 * photograph.height))
         files.append(folder / f"{number:02}.png")
         photograph.crop((0, 0, width, height)).save(files[-1])
-    return BenchmarkSet(name="Set14", files=files, scale=scale, protocol=PROTOCOLS["rgb_uint8"])
+    return BenchmarkSet(name="Set14", files=files, scale=SCALE, protocol=PROTOCOLS["rgb_uint8"])

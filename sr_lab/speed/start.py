@@ -1,4 +1,4 @@
-"""How long the user waits: for an answer of ``--help``, and from a command to the first training step."""
+"""How long the user waits: for the answer of ``--help``, and from a command to the first training step."""
 
 import csv
 import os
@@ -9,25 +9,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sr_lab.speed.contest import Contest
+from sr_lab.speed.benchmark import Benchmark
 
 _MODEL = "import lightning; from sr_lab.models.osffnet import OSFFNet; OSFFNet(scale=4)"
-_PATIENCE = 300.0  # seconds
+_TIMEOUT = 300.0  # seconds
 
 
-def contests(workspace: Path) -> list[Contest]:
-    """Commands against the imports that they cannot do without, each in a process of its own.
+def benchmarks(workspace: Path) -> list[Benchmark]:
+    """Commands against the imports that they need in any case, each in a process of its own.
 
     Args:
         workspace: Folder for the cache and the run.
 
     Returns:
-        ``start.ratio_to_import``: from the command to the end of the first step, sample data on a CPU, cache
-        warm, over ``import lightning`` and building the same model; ``first_step_s``, its seconds; and
+        ``start.ratio_to_import``: from the command to the end of the first step (sample data, CPU, warm
+        cache) divided by ``import lightning`` and building the same model; ``first_step_s``, its seconds; and
         ``help_ratio_to_import_hydra``.
     """
     return [
-        Contest(
+        Benchmark(
             "start",
             {
                 "training": lambda: first_step(workspace),
@@ -66,13 +66,13 @@ def first_step(workspace: Path) -> float:
     for record in output.glob("*/*/metrics.csv"):
         record.unlink()
     log = workspace / "log.txt"
-    with log.open("wb") as said:
+    with log.open("wb") as printed:
         started = time.time()
         process = subprocess.Popen(
-            command, stdout=said, stderr=said, env=_environment(), start_new_session=True
+            command, stdout=printed, stderr=printed, env=_environment(), start_new_session=True
         )
         try:
-            while time.time() - started < _PATIENCE:
+            while time.time() - started < _TIMEOUT:
                 ended = process.poll() is not None
                 for record in output.glob("*/*/metrics.csv"):
                     with record.open(newline="") as file:
@@ -88,5 +88,5 @@ def first_step(workspace: Path) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, as in the process that measures on few cores; no W&B key, so that nothing is sent."""
+    """One thread, like the measuring process on few cores; W&B offline, so that nothing is sent."""
     return {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

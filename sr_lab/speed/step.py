@@ -1,4 +1,4 @@
-"""What the Trainer costs over the arithmetic: our training step against a bare PyTorch loop."""
+"""What the Trainer adds to the arithmetic: our training step against a bare PyTorch loop."""
 
 import itertools
 import time
@@ -17,7 +17,7 @@ from sr_lab.models.edsr import EDSR
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.run_folder import RunFolder
-from sr_lab.speed.contest import Contest
+from sr_lab.speed.benchmark import Benchmark
 from sr_lab.system.devices import arithmetic
 from sr_lab.system.signals import SaveWhenAsked, Signals
 from sr_lab.training.callbacks import NoProfiler, ValidateAtEnd, watchers, without_idle_hooks
@@ -26,37 +26,24 @@ from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.lit_module import SRModule
 from sr_lab.training.nan_policy import NanPolicy
 
+SCALE = 4
+BATCH_SIZE = 16
+LR_PATCH_SIZE = 48
+STEPS = 1  # of one run of the real network
+TINY_STEPS = 2000  # of one run of the tiny one
 _WARM_UP = 2  # steps before the clock starts: memory is allocated, the optimizer makes its state
 _ROW_INTERVAL = 50  # as in task=train
 
 
-def contests(
-    workspace: Path,
-    *,
-    scale: int = 4,
-    batch_size: int = 16,
-    lr_patch_size: int = 48,
-    steps: int = 1,
-    tiny_steps: int = 2000,
-    device: str = "auto",
-) -> list[Contest]:
-    """The step of a real network, and that of a tiny one, in which the Trainer's own share shows.
-
-    Args:
-        workspace: Folder for the Trainer's records.
-        scale: Enlargement.
-        batch_size: Patches of a batch of the real network.
-        lr_patch_size: Side of its LR patches.
-        steps: Steps of one run with the real network, EDSR-baseline.
-        tiny_steps: Steps of one run with the tiny one.
-        device: ``cpu``, ``cuda``, or ``auto``: the GPU if there is one.
+def benchmarks(workspace: Path) -> list[Benchmark]:
+    """The step of a real network, and of a tiny one that shows the Trainer's own share.
 
     Returns:
-        ``step.ms`` and ``step.ratio_to_bare_loop`` of the one, ``step.overhead_ms`` of the other.
+        ``step.ms`` and ``step.ratio_to_bare_loop`` of EDSR-baseline, ``step.overhead_ms`` of the tiny one.
     """
-    device = _device(device)
-    batches = in_memory(scale=scale, batch_size=batch_size, lr_patch_size=lr_patch_size, device=device)
-    tiny = in_memory(scale=scale, batch_size=1, lr_patch_size=8, device=device)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batches = in_memory(scale=SCALE, batch_size=BATCH_SIZE, lr_patch_size=LR_PATCH_SIZE, device=device)
+    tiny = in_memory(scale=SCALE, batch_size=1, lr_patch_size=8, device=device)
 
     def pair(
         network: Callable[[], nn.Module], batches: list[PatchBatch], steps: int
@@ -64,27 +51,27 @@ def contests(
         folder = workspace / "step"
         return {
             "trainer": lambda: with_trainer(
-                network(), batches, folder=folder, scale=scale, steps=steps, device=device
+                network(), batches, folder=folder, scale=SCALE, steps=steps, device=device
             ),
             "bare_loop": lambda: with_bare_loop(network(), batches, steps=steps, device=device),
         }
 
     return [
-        Contest(
+        Benchmark(
             "step",
-            pair(partial(EDSR, scale=scale), batches, steps),
+            pair(partial(EDSR, scale=SCALE), batches, STEPS),
             lambda s: {"ms": 1000 * s["trainer"], "ratio_to_bare_loop": s["trainer"] / s["bare_loop"]},
         ),
-        Contest(
+        Benchmark(
             "step",
-            pair(partial(TinyNetwork, scale=scale), tiny, tiny_steps),
+            pair(partial(TinyNetwork, scale=SCALE), tiny, TINY_STEPS),
             lambda s: {"overhead_ms": 1000 * (s["trainer"] - s["bare_loop"])},
         ),
     ]
 
 
 class TinyNetwork(nn.Sequential):
-    """One convolution and a pixel shuffle: its arithmetic costs next to nothing."""
+    """One convolution and a pixel shuffle, with hardly any arithmetic."""
 
     def __init__(self, *, scale: int) -> None:
         super().__init__(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
@@ -93,7 +80,7 @@ class TinyNetwork(nn.Sequential):
 def in_memory(
     *, scale: int, batch_size: int, lr_patch_size: int, device: str = "cpu", count: int = 4
 ) -> list[PatchBatch]:
-    """Batches of random patches, as the loader hands them over: for a GPU in memory that it reads itself."""
+    """Batches of random patches, as the loader returns them: in pinned memory for a GPU."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(most: int, *shape: int) -> Tensor:
@@ -112,12 +99,12 @@ def in_memory(
 
 
 class Timed:
-    """Batches, and a clock that runs from the end of the warm-up to the last one.
+    """Batches, and the time from the end of the warm-up to the last of them.
 
     Args:
-        batches: A list in memory, which is gone through over and over, or an endless loader.
-        steps: How many are to be measured.
-        device: Waited for at both ends, if it is a GPU.
+        batches: A list in memory, which is repeated, or an endless loader.
+        steps: How many are measured.
+        device: ``cuda`` is waited for at both ends.
     """
 
     def __init__(self, batches: Iterable[PatchBatch], *, steps: int, device: str) -> None:
@@ -127,7 +114,7 @@ class Timed:
         self.seconds_a_step = 0.0
 
     def __iter__(self) -> Iterator[PatchBatch]:
-        """Hand out ``steps`` batches after the warm-up, and one more, at which the clock stands."""
+        """Yield the batches of the warm-up, ``steps`` more, and one at which the clock has stopped."""
         started = 0.0
         batches = itertools.cycle(self.batches) if isinstance(self.batches, list) else self.batches
         for number, batch in zip(range(_WARM_UP + self.steps + 1), batches, strict=False):
@@ -141,7 +128,7 @@ class Timed:
 
 @arithmetic(tf32=True, benchmark=True)  # as conf/trainer/default.yaml
 def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int, device: str) -> float:
-    """Seconds a step of the plainest loop that computes the same: the reference."""
+    """Seconds a step of the simplest loop that computes the same: the reference."""
     network.to(device).train()
     loss_of = nn.L1Loss()
     optimizer = _optimizer(network.parameters())
@@ -159,7 +146,7 @@ def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int,
     return timed.seconds_a_step
 
 
-@arithmetic(tf32=True, benchmark=True)  # which the Trainer would leave on
+@arithmetic(tf32=True, benchmark=True)  # the Trainer would leave it on
 def with_trainer(
     network: nn.Module,
     batches: Iterable[PatchBatch],
@@ -215,7 +202,7 @@ def with_trainer(
 
 
 class _Data(SRDataModule):
-    """Our way to the device, with batches that need no reading."""
+    """Our transfer to the device, with batches from memory."""
 
     def __init__(self, batches: Timed) -> None:
         super().__init__()
@@ -233,9 +220,3 @@ def _optimizer(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
 
 def _schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1_000_000)
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

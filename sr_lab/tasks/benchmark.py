@@ -27,11 +27,11 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
 from sr_lab.reporting.table import print_wide
 from sr_lab.runs import provenance
-from sr_lab.speed.contest import Contest, Spread, play
+from sr_lab.speed.benchmark import Benchmark, Spread, measure
 from sr_lab.system.devices import cpuinfo, processor
 from sr_lab.tasks import common
 
-# Module of sr_lab.speed -> the contests that its `contests(workspace)` gives: the first parts of their keys.
+# Module of sr_lab.speed -> the names of its benchmarks, which are the first parts of their keys.
 GROUPS = {
     "loader": ("loader",),
     "start": ("start",),
@@ -44,9 +44,10 @@ GROUPS = {
 
 
 def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``benchmark.json``, print it beside the goals, and store it or compare with what is.
+    """Measure, write ``benchmark.json``, print it with the goals, and store it or compare it with the stored.
 
-    Ends the process with 1 if a ratio is worse than stored by more than a tenth.
+    Raises:
+        SystemExit: With 1, if a ratio is worse than the stored one by more than 10 %.
     """
     only = config.only or [name for names in GROUPS.values() for name in names]
     _check_names(only)
@@ -55,7 +56,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     problems: list[Exception] = []
     with _progress() as progress:
         for group in (group for group, names in GROUPS.items() if set(names) & set(only)):
-            try:  # what one group comes to must not cost the others' figures
+            try:  # an error in one group must not lose the figures of the rest
                 spreads = _measure(group, only, config.rounds, folder, progress)
             except Exception as error:
                 problems.append(error)
@@ -75,7 +76,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     before: speed.Table = json.loads(stored.read_text()) if stored.is_file() else {}
     compared = {key for key in speed.comparable(before) if key.partition(".")[0] in only}
     if not compared:
-        common.console.print("nothing is stored of this to compare with; store=true stores it")
+        common.console.print("nothing is stored to compare with; store=true stores these figures")
         return
     fallen = speed.fallen(table, before, only)
     for sentence in fallen:
@@ -83,7 +84,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     if fallen:
         sys.exit(1)
     common.console.print(
-        f"none of {len(compared)} ratios is worse by more than 10 % than in {stored}", markup=False
+        f"no ratio of {len(compared)} is worse by more than 10 % than in {stored}", markup=False
     )
 
 
@@ -92,23 +93,25 @@ def _check_names(only: Sequence[str]) -> None:
     for name in only:
         if name not in known:
             near = did_you_mean(name, known)
-            raise ConfigError(f"only: there is no contest '{name}'; allowed: {', '.join(known)}{near}")
+            raise ConfigError(f"only: there is no benchmark '{name}'; allowed: {', '.join(known)}{near}")
 
 
 def _measure(
     group: str, only: Sequence[str], rounds: int, folder: Path, progress: Progress
 ) -> dict[str, Spread]:
-    """Prepare and play the contests of a group, in a workspace that is removed in the end."""
+    """Prepare and run the benchmarks of a group, in a workspace that is removed at the end."""
     bar = progress.add_task(f"{group}: preparing", total=None)
     with tempfile.TemporaryDirectory(dir=folder, prefix="workspace-") as workspace:
-        prepared: list[Contest] = importlib.import_module(f"sr_lab.speed.{group}").contests(Path(workspace))
-        contests = [contest for contest in prepared if contest.name in only]
-        if not contests:
+        prepared: list[Benchmark] = importlib.import_module(f"sr_lab.speed.{group}").benchmarks(
+            Path(workspace)
+        )
+        wanted = [benchmark for benchmark in prepared if benchmark.name in only]
+        if not wanted:
             common.console.print(f"{group}: nothing to measure on this machine")
-        runs = sum(len(contest.contenders) for contest in contests) * (rounds + 1)
+        runs = sum(len(benchmark.variants) for benchmark in wanted) * (rounds + 1)
         progress.update(bar, total=runs)
-        return play(
-            contests, rounds, ran=lambda name: progress.update(bar, advance=1, description=escape(name))
+        return measure(
+            wanted, rounds, ran=lambda name: progress.update(bar, advance=1, description=escape(name))
         )
 
 
@@ -132,9 +135,9 @@ def _print(table: speed.Table) -> None:
 
 
 def _facts() -> dict[str, object]:
-    """Where the figures come from."""
-    origin = provenance.origin()
-    return {"device": device(), "threads": torch.get_num_threads(), "clocks": _clocks(), **origin}
+    """Device, threads, clocks, commit, versions and date of the figures."""
+    threads = torch.get_num_threads()
+    return {"device": device(), "threads": threads, "clocks": _clocks(), **provenance.origin()}
 
 
 def device() -> str:
@@ -145,11 +148,11 @@ def device() -> str:
 
 
 def _clocks() -> str | None:
-    """MHz of the processor now, and of the GPU, where they can be read."""
+    """Current MHz of the processor and the GPU, where they can be read."""
     found = [float(clock) for clock in re.findall(r"^cpu MHz\s*: ([\d.]+)$", cpuinfo(), re.MULTILINE)]
-    told = [f"CPU {sum(found) / len(found):.0f} MHz"] if found else []
+    clocks = [f"CPU {sum(found) / len(found):.0f} MHz"] if found else []
     if torch.cuda.is_available() and shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem", "--format=csv,noheader"]
         done = subprocess.run(query, capture_output=True, text=True, check=False)
-        told += [f"GPU {done.stdout.splitlines()[0]}"] if done.returncode == 0 and done.stdout else []
-    return ", ".join(told) or None
+        clocks += [f"GPU {done.stdout.splitlines()[0]}"] if done.returncode == 0 and done.stdout else []
+    return ", ".join(clocks) or None

@@ -42,11 +42,11 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
             config.backend,
             cache_dir=Path(config.paths.cache_dir).expanduser(),
             on_gpu=has_gpu(config.trainer.accelerator),
-            told=lambda why: console.print(why, markup=False),
+            note=lambda why: console.print(why, markup=False),
         )
     if config.backend != "eager":
-        engine = runs if isinstance(runs, backends.Engine) else "eager"
-        console.print(f"backend: {engine}", markup=False)
+        computed_by = runs if isinstance(runs, backends.BackendNetwork) else "eager"
+        console.print(f"backend: {computed_by}", markup=False)
     return Tiled(runs, tile=config.tile, like=network)
 
 

@@ -1,4 +1,4 @@
-"""``task=complexity``: what a network costs: parameters, multiply-adds, activations, memory, time."""
+"""``task=complexity``: what a network costs in parameters, multiply-adds, activations, memory and time."""
 
 import statistics
 import time
@@ -29,14 +29,14 @@ _CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so that the largest network ta
 
 
 def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Count and measure, and write the figures where a table finds them."""
+    """Count and measure, and write the figures into the run folder."""
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
     with run_folder.attempt():
         run_folder.write_config(to_yaml(config))
         network = build_network(config).eval()
         counted = common.cost(network, config.scale)
-        network = for_inference(network)  # what runs in the end is timed
+        network = for_inference(network)  # the time is that of the folded network
         cost: dict[str, float] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
@@ -48,9 +48,9 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
-    """Table, csv and pictures of several networks, beside their run folders."""
+    """Table, csv and plots of several networks, next to their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
-    if counted[0].table is not None:  # rows that are trained have their figures beside their costs
+    if counted[0].table is not None:  # trained rows: PSNR and costs in one table
         print_experiment([run.path for run in find_runs(place) if not run.problem])
     else:
         print_table(counted)
@@ -63,19 +63,19 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
         of_scale = [run for run in counted if run.scale == scale]
         points = [point for run in of_scale for point in _points(run, trained, config.psnr_set)]
         if points:
-            picture = place / f"complexity_x{scale}.png"
-            files.write(picture, draw(points, title=f"x{scale}", set_name=config.psnr_set))
-            common.console.print(f"picture: {picture}", markup=False)
+            plot = place / f"complexity_x{scale}.png"
+            files.write(plot, draw(points, title=f"x{scale}", set_name=config.psnr_set))
+            common.console.print(f"plot: {plot}", markup=False)
         left_out = [run.name for run in of_scale if not any(point.name == run.name for point in points)]
         if left_out:
             common.console.print(
-                f"not in the picture, for want of a printed PSNR on {config.psnr_set}: {', '.join(left_out)}",
+                f"not in the plot, no paper prints their PSNR on {config.psnr_set}: {', '.join(left_out)}",
                 markup=False,
             )
 
 
 def _points(run: Run, trained: Sequence[Run], set_name: str) -> list[Point]:
-    """Where a network lies, by the papers' figure and by runs of the same network."""
+    """The points of a network: its paper's PSNR, and those of trained runs of the same network."""
     printed = psnr(str(run.values.get("option")), run.scale, set_name)
     reached = [
         other.number(f"test/{set_name}/psnr_y") for other in trained if _network(other) == _network(run)
@@ -96,8 +96,8 @@ def _network(run: Run) -> object:
 def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:
     """Time of an eager float32 forward pass to 640x360 on the CPU, in seconds per megapixel of output.
 
-    Attention over the whole image costs more per megapixel of a larger one. Compare
-    figures of one run of this task only: they depend on the machine, its threads and its load.
+    Attention over the whole image costs more per megapixel in a larger image. Compare only figures of one run
+    of this task: they depend on the machine, its threads and its load.
     """
     lr = lr_image(network, scale, "cpu", _CPU_SIZE).uniform_()
     seconds = _times(lambda: network(lr))
@@ -124,9 +124,9 @@ def _times(
     min_runs: int = 5,
     min_seconds: float = 1.0,
 ) -> list[float]:
-    """Seconds of each of several passes, after some to warm up."""
+    """Seconds of each of several passes, after a warm-up."""
     seconds: list[float] = []
-    warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses its kernels and raises its clock
+    warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses kernels and raises its clock first
     with exact_float32():
         while len(seconds) < warm_up + min_runs or sum(seconds[warm_up:]) < min_seconds:
             synchronise()

@@ -16,7 +16,7 @@ from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.inference.backends import Engine
+from sr_lab.inference.backends import BackendNetwork
 from sr_lab.layers.network import colour_of
 from sr_lab.protocol import Protocol, variants
 from sr_lab.reporting.runs import read_run
@@ -32,7 +32,7 @@ from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``metrics.json``, print the table; with ``explain=true`` the other conventions too."""
+    """Measure, write ``metrics.json`` and print the table; with ``explain=true`` also other conventions."""
     started = time.perf_counter()
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
@@ -47,8 +47,8 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         run_folder.write_metrics(
             provenance(config, folder)
             | {"ckpt": config.ckpt, "precision": "32-true"}
-            | ({"tiled": tiled.told} if tiled.told else {})
-            | ({"backend": str(tiled.network)} if isinstance(tiled.network, Engine) else {})
+            | ({"tiled": tiled.note} if tiled.note else {})
+            | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
             | {"wall_time_s": round(time.perf_counter() - started, 1)}
             | common.cost(network, config.scale)
             | common.measured(results, protocol, config.scale)
@@ -56,8 +56,8 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     if common.in_multirun():
         return
     print_table([read_run(folder)])
-    if tiled.told:
-        common.console.print(f"tiled: {tiled.told}", markup=False)
+    if tiled.note:
+        common.console.print(f"tiled: {tiled.note}", markup=False)
     if config.explain:
         _explain(config, tiled, protocol)
 
@@ -82,7 +82,7 @@ def _test(
 
 
 def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> None:
-    """The same images under the other conventions: a mismatch with a paper is found in one run."""
+    """Measure the same images under other conventions: shows why a paper's figure may differ."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     table = Table(title="the same images under other conventions")
     table.add_column("convention")
@@ -109,7 +109,7 @@ def _mean(
     psnrs, ssims = [], []
     for index in range(len(images)):
         item = images[index]
-        sr = module.restore(item["lr"][None].to(device), grey=item["grey"])
+        sr = module.upscale(item["lr"][None].to(device), grey=item["grey"])
         psnr, ssim = protocol.measure(sr, item["hr"][None].to(device), scale, grey=item["grey"])
         psnrs.append(psnr.item())
         ssims.append(ssim.item())

@@ -1,4 +1,4 @@
-"""``task=upscale``: image files enlarged, whatever their size, with a network and its checkpoint."""
+"""``task=upscale``: upscale image files of any size with a network and its checkpoint."""
 
 import contextlib
 import hashlib
@@ -16,50 +16,51 @@ from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.errors import ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import fingerprint
-from sr_lab.inference.tiling import Tiled, out_of_memory
+from sr_lab.inference.tiling import Tiled
+from sr_lab.inference.upscaling import out_of_memory
 from sr_lab.system.devices import check_gpu, has_gpu
 from sr_lab.tasks import common
 
-_FORMAT = 1  # part of every stamp: raise it where the same network makes another picture of an image
-_STAMP = "sr_lab"  # keyword of the text in a PNG that says of which image and network it is
-_LEAST_MEMORY = 2**25  # bytes of a piece; where a smaller one does not fit, nothing does
+_FORMAT = 1  # part of every stamp: raise it when the same network gives another image
+_STAMP = "sr_lab"  # keyword of the text in a PNG that identifies image and network
+_LEAST_MEMORY = 2**25  # bytes of a tile; if a smaller tile is needed, give up
 _LEVEL = 3  # of zlib: a third of the time of the default 6, for 8 % more bytes
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Enlarge every image into ``folder``; one that fails does not keep the others from it.
+    """Upscale every image into ``folder``; if one fails, the rest go on.
 
     Raises:
-        SystemExit: With 1, after the others are done, where an image could not be enlarged.
+        SystemExit: With 1 at the end, if an image could not be upscaled.
     """
     if common.in_multirun():
-        raise ConfigError("upscale: runs one network at a time into its output, got -m; drop it")
+        raise ConfigError("upscale: one network writes into one output, got -m (a sweep); drop -m")
     check_gpu(config.trainer.accelerator)
     found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
     config, network = open_configured(config, overrides)
     maker = fingerprint(network, str(_FORMAT), str(config.scale))
     jobs, failed = plan(found, folder, config.scale)
-    there, waiting = [], {}
+    done, waiting = [], {}
     for path, output in jobs.items():
         if config.overwrite or not output.exists():
             waiting[path] = output
         elif _is_result(output, path, maker):
-            there.append(path)
+            done.append(path)
         else:
             failed[path] = (
-                f"'{output}' is there, and not made of this image as it is now by this network; "
+                f"'{output}' exists, but is not what this network makes of this image; "
                 "add overwrite=true, or take another output"
             )
-    if there:
-        common.console.print(f"{len(there)} there already (overwrite=true makes them again)")
+    if done:
+        common.console.print(f"{len(done)} already done (overwrite=true makes them again)")
     runs = common.prepared(config, network)
     if has_gpu(config.trainer.accelerator):
         runs.cuda()
     wanted = len(waiting) + len(failed)
-    failed |= enlarge_all(waiting, runs, maker)
+    failed |= upscale_all(waiting, runs, maker)
     for path, why in failed.items():
         common.console.print(f"failed: {path}: {why}", markup=False)
-    common.console.print(f"{wanted - len(failed)} of {wanted} enlarged into {config.output}", markup=False)
+    common.console.print(f"{wanted - len(failed)} of {wanted} upscaled into {config.output}", markup=False)
     if failed:
         raise SystemExit(1)
 
@@ -67,15 +68,15 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
 def plan(
     found: Sequence[tuple[Path, Path]], output: Path, scale: int
 ) -> tuple[dict[Path, Path], dict[Path, str]]:
-    """Each image and the file that it is enlarged into, below ``output`` as it lies below its input.
+    """The result file of each image, in the same sub-folder of ``output`` as the image in its input.
 
     Args:
-        found: What `images` gives.
+        found: The result of `images`.
         output: Folder of the results.
-        scale: Factor, which is part of their names.
+        scale: Upscaling factor, which is part of their names.
 
     Returns:
-        That, and why of those that have no file of their own.
+        Image -> result; and image -> the reason, where two images would have the same result.
     """
     results = {path: output / below.with_name(f"{below.stem}_x{scale}.png") for path, below in found}
     by_result: dict[Path, list[Path]] = {}
@@ -93,9 +94,12 @@ def plan(
 
 
 def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
-    """Images at or below paths, and where they lie below them; none that an earlier run put into a folder.
+    """Image files in files and folders, with their paths relative to these; hidden files are left out.
 
-    Where the results lie among the images or above them, these are told apart by what results carry.
+    Args:
+        inputs: Files, and folders that are searched with their sub-folders.
+        but_not: Folder of the results, which are left out. Where images and results share a folder, results
+            are recognised by their stamps.
 
     Raises:
         DataError: A path is missing, or is a folder without images.
@@ -123,15 +127,15 @@ def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
 
 
 def _stamp(path: Path, maker: str) -> str:
-    """What the result of an image by a network carries: no path, no date, so that it is the same anywhere."""
+    """What identifies the result of an image and a network: the same anywhere, without path or date."""
     with path.open("rb") as file:
         of_image = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(f"{maker} {of_image}".encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> str | None:
-    """What a file carries, however large the image is; ``None`` of one that is no result of ours."""
-    if not path.is_file():  # a named pipe would be waited for
+    """The stamp of a file, without decoding its image; ``None`` where it is not a result of ours."""
+    if not path.is_file():  # opening a named pipe would block
         return None
     with contextlib.suppress(OSError), path.open("rb") as file:
         if file.read(8) != b"\x89PNG\r\n\x1a\n":
@@ -141,34 +145,34 @@ def _stamp_of(path: Path) -> str | None:
             text = file.read(length) if head.endswith(b"tEXt") and length < 100 else b""
             if text.startswith(_STAMP.encode() + b"\0"):
                 return str(text[len(_STAMP) + 1 :], "latin-1")
-            file.seek(length - len(text) + 4, 1)  # and its checksum
+            file.seek(length - len(text) + 4, 1)  # 4 bytes of checksum
     return None
 
 
 def _is_result(output: Path, path: Path, maker: str) -> bool:
-    """Whether a file was made of an image, as it is now, by a network."""
+    """Whether a file is the result of an image, as it is now, and a network."""
     with contextlib.suppress(OSError):
         return _stamp_of(output) == _stamp(path, maker)
     return False
 
 
-def enlarge_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
-    """Enlarge images one after the other, each written whole or not at all, while the next one is computed.
+def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
+    """Upscale images one after the other; each is written while the next one is computed.
 
     Args:
-        jobs: Images and their results.
-        network: The network in the form that it runs in.
+        jobs: Images and their results; a result is written whole or not at all.
+        network: The network, ready to run.
         maker: Its fingerprint, for the stamps.
 
     Returns:
-        Why, of each that could not be enlarged.
+        The reason for each image that could not be upscaled.
     """
     failed: dict[Path, str] = {}
-    written: list[tuple[Path, Future[None]]] = []  # one at most: each holds its picture
+    writing: dict[Path, Future[None]] = {}  # one at most, since each holds its image
 
     def finish() -> None:
-        while written:
-            path, result = written.pop()
+        while writing:
+            path, result = writing.popitem()
             try:
                 result.result()
             except OSError as error:
@@ -188,47 +192,49 @@ def enlarge_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
                 bar.update(task, completed=before + share)
 
             try:
-                stamp = _stamp(path, maker)  # before it is read: an image may be changed meanwhile
-                sr = _enlarged(path, network, done)
+                stamp = _stamp(path, maker)  # first: the image may change while it is upscaled
+                sr = _upscaled(path, network, done)
             except (SRLabError, OSError) as error:
                 failed[path] = str(error)
                 continue
             finish()
-            written.append((path, writer.submit(_write, sr, output, stamp)))
+            writing[path] = writer.submit(_write, sr, output, stamp)
             del sr
         finish()
-    if network.told:
-        common.console.print(f"tiled: {network.told}", markup=False)
+    if network.note:
+        common.console.print(f"tiled: {network.note}", markup=False)
     return failed
 
 
-def _enlarged(path: Path, network: Tiled, progress: api.Progress) -> Image.Image:
-    """One image; where the memory does not suffice, in smaller and smaller tiles, as are those after it.
+def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image:
+    """One image, in smaller and smaller tiles until it fits into memory; later images start with these.
 
     Raises:
-        DataError: It cannot be read, or the memory suffices for no tile, or not for what was asked for.
+        DataError: It cannot be read, or does not fit into memory with the smallest tile or the given one.
     """
+
+    def note(text: str) -> None:
+        common.console.print(f"note: {path}: {text}", markup=False)
+
     while True:
         try:
-            return api.upscale(path, network, progress=progress, told=lambda why: _note(path, why))
+            return api.upscale(path, network, progress=progress, note=note)
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        # Behind the handler: with the error go the tensors that fill the memory.
+        # Not inside the handler: the error keeps the tensors that fill the memory.
         if network.tile != "auto" or network.memory < 2 * _LEAST_MEMORY:
             instead = "cut it into pieces" if network.tile == "auto" else "take tile=auto, or a smaller tile"
-            raise DataError(f"upscale: the memory is too small for it with tile={network.tile}; {instead}")
+            raise DataError(
+                f"upscale: the image does not fit into memory with tile={network.tile}; {instead}"
+            )
         network.memory //= 2
 
 
-def _note(path: Path, why: str) -> None:
-    common.console.print(f"note: {path}: {why}", markup=False)
-
-
 def _write(sr: Image.Image, output: Path, stamp: str) -> None:
-    """Write a picture with its colour profile and stamp."""
-    carried = PngInfo()
-    carried.add_text(_STAMP, stamp)
+    """Write an image with its colour profile and stamp."""
+    text = PngInfo()
+    text.add_text(_STAMP, stamp)
     output.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(output) as file:
-        sr.save(file, "PNG", pnginfo=carried, compress_level=_LEVEL)
+        sr.save(file, "PNG", pnginfo=text, compress_level=_LEVEL)

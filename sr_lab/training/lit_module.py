@@ -151,7 +151,7 @@ class SRModule(lightning.LightningModule):
         if not batch["counted"]:
             return
         psnr, ssim = self.protocol.measure(
-            self.restore(batch["lr"], grey=batch["grey"]), batch["hr"], self.scale, grey=batch["grey"]
+            self.upscale(batch["lr"], grey=batch["grey"]), batch["hr"], self.scale, grey=batch["grey"]
         )
         for metric, value in zip(self._val_metrics()[dataloader_idx], (psnr, ssim), strict=True):
             metric.update(value, batch["place"])
@@ -183,7 +183,7 @@ class SRModule(lightning.LightningModule):
         """Measure one image, and bicubic enlargement beside it."""
         if not batch["counted"]:
             return None
-        sr = self.restore(batch["lr"], grey=batch["grey"])
+        sr = self.upscale(batch["lr"], grey=batch["grey"])
         bicubic = self.protocol.bicubic(batch["lr"], self.scale)
         psnr, ssim = self.protocol.measure(sr, batch["hr"], self.scale, grey=batch["grey"])
         base_psnr, base_ssim = self.protocol.measure(bicubic, batch["hr"], self.scale, grey=batch["grey"])
@@ -209,7 +209,7 @@ class SRModule(lightning.LightningModule):
                 for (set_name, image, _), values in zip(self._measured, figures, strict=True)
             ]
 
-    def restore(self, lr: Tensor, *, grey: bool = False) -> Tensor:
+    def upscale(self, lr: Tensor, *, grey: bool = False) -> Tensor:
         """SR image of one LR image, in float32 whatever the training's precision."""
         colour = colour_of(self.network)
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
@@ -235,7 +235,7 @@ class SRModule(lightning.LightningModule):
                 continue
             except ConfigError:  # nothing is left beside the overlap
                 break
-            self.tiled = tiled.told
+            self.tiled = tiled.note
             return sr
         raise torch.OutOfMemoryError("no tile is small enough")
 

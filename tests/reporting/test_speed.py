@@ -52,7 +52,7 @@ def test_a_figure_that_was_asked_for_and_is_gone_is_named():
     assert speed.fallen(table(), stored, ["ssim"]) == ["ssim.ratio_to_skimage: not measured, stored 6"]
 
 
-def test_figures_of_other_contests_stay_when_some_are_stored(tmp_path):
+def test_figures_of_other_benchmarks_stay_when_some_are_stored(tmp_path):
     (tmp_path / "README.md").write_text(f"before\n{speed.BEGIN}\nold\n{speed.END}\nafter\n")
     first = table(**{"loader.ratio_to_png": 60.0, "loader.gone_ratio": 1.0, "step.ratio_to_bare_loop": 1.01})
     path = speed.store(first, tmp_path)
@@ -78,7 +78,7 @@ def test_a_readme_without_markers_is_refused(tmp_path):
         speed.filled("nothing", tmp_path)
 
 
-def test_the_readme_explains_every_contest():
+def test_the_readme_explains_every_benchmark():
     from sr_lab.tasks.benchmark import GROUPS
 
     text = (speed.benchmarks_dir() / "README.md").read_text()

@@ -832,10 +832,10 @@ def test_a_picture_of_any_name_lies_in_its_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("way", ["../../secret", "/secret"])
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_graph_that_names_files_elsewhere_is_made_anew(tmp_path, mark, engine, way):
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_graph_that_names_files_elsewhere_is_made_anew(tmp_path, mark, backend, way):
     network = PlusMean().eval()
-    run_by(network, engine, cache_dir=tmp_path / "honest")
+    run_by(network, backend, cache_dir=tmp_path / "honest")
     (honest,) = (tmp_path / "honest" / "onnx").iterdir()
     graph = onnx.load(honest)
     (weight,) = (tensor for tensor in graph.graph.initializer if len(tensor.raw_data) > 1000)
@@ -847,7 +847,7 @@ def test_a_graph_that_names_files_elsewhere_is_made_anew(tmp_path, mark, engine,
     weight.ClearField("raw_data")
     planted = graph.SerializeToString()
     (folder / honest.name).write_bytes(planted)
-    runs = run_by(network, engine, cache_dir=tmp_path / "sly")
+    runs = run_by(network, backend, cache_dir=tmp_path / "sly")
     assert (folder / honest.name).read_bytes() != planted
     with torch.no_grad():
         lr = torch.rand(1, 3, 20, 30)

@@ -30,14 +30,15 @@ PIECE = """
 import resource, sys
 import torch
 import sr_lab
-from sr_lab.inference.tiling import Tiled, enlarge
+from sr_lab.inference.tiling import Tiled
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 name, height, width = sys.argv[1], *map(int, sys.argv[2:])
 network = sr_lab.load(name, scale=4)
 tiled = Tiled(for_inference(network), like=network)
 read = tiled.pieces(height, width)[0].read  # all are of one size, or the last smaller
 rows, columns = (len(range(size)[cut]) for size, cut in zip((height, width), read))
-enlarge(tiled.network, torch.rand(1, 3, rows, columns))
+upscale_batch(tiled.network, torch.rand(1, 3, rows, columns))
 peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak)
 print(f"{name}: {peak / 2**30:.2f} GiB for {rows}x{columns} of {height}x{width}", file=sys.stderr)

@@ -6,7 +6,8 @@ import torch
 import sr_lab
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.images import list_images
-from sr_lab.inference.tiling import Tiled, enlarge
+from sr_lab.inference.tiling import Tiled
+from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.protocol import PROTOCOLS
 
@@ -27,7 +28,7 @@ def test_tiles_move_the_psnr_of_set14_by_less_than_a_fiftieth_of_a_decibel(weigh
     moved = []
     for item in (images[index] for index in range(len(images))):
         in_tiles, at_once = (
-            protocol.measure(enlarge(runs, item["lr"][None]), item["hr"][None], 4, grey=item["grey"])[0]
+            protocol.measure(upscale_batch(runs, item["lr"][None]), item["hr"][None], 4, grey=item["grey"])[0]
             for runs in (tiled, whole)
         )
         moved.append((in_tiles - at_once).item())

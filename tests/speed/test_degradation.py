@@ -2,19 +2,21 @@ from pathlib import Path
 
 from sr_lab.config.targets import build
 from sr_lab.degradations.operations import RandomDegradation
-from sr_lab.speed.contest import play
-from sr_lab.speed.degradation import contests
+from sr_lab.speed import degradation
+from sr_lab.speed.benchmark import measure
 from tests.conftest import compose
 
 
-def test_every_random_degradation_is_measured_against_a_step(tmp_path):
-    small = contests(tmp_path, scale=2, batch_size=2, lr_patch_size=16, num_feat=16, steps=1, batches=1)
-    played = play(small, rounds=1)
+def test_every_random_degradation_is_measured_against_a_step(tmp_path, monkeypatch):
+    small = {"SCALE": 2, "BATCH_SIZE": 2, "LR_PATCH_SIZE": 16, "NUM_FEAT": 16, "STEPS": 1, "BATCHES": 1}
+    for name, value in small.items():
+        monkeypatch.setattr(degradation, name, value)
+    measured = measure(degradation.benchmarks(tmp_path), rounds=1)
     options = [path.stem for path in (Path(__file__).parents[2] / "conf/degradation").glob("*.yaml")]
-    random = [name for name in options if isinstance(degradation(name), RandomDegradation)]
-    assert set(played) == {f"degradation.{name}_share_of_step" for name in random}
-    assert all(spread.median > 0 for spread in played.values())
+    random = [name for name in options if isinstance(option(name), RandomDegradation)]
+    assert set(measured) == {f"degradation.{name}_share_of_step" for name in random}
+    assert all(spread.median > 0 for spread in measured.values())
 
 
-def degradation(name):
+def option(name):
     return build(compose(f"degradation={name}").degradation)

@@ -8,7 +8,7 @@ import torch
 
 from sr_lab.ops.roofline import Peaks
 from sr_lab.speed import gpu, step
-from sr_lab.speed.contest import play
+from sr_lab.speed.benchmark import measure
 from sr_lab.tasks.benchmark import GROUPS
 from sr_lab.training.autotune import Setting
 
@@ -21,31 +21,26 @@ pytestmark = [
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_there_is_nothing_to_measure_without_a_gpu(tmp_path):
-    assert gpu.contests(tmp_path) == []
+    assert gpu.benchmarks(tmp_path) == []
 
 
-def test_the_contests_run_and_give_their_figures(tmp_path):
-    played = play(
-        gpu.contests(
-            tmp_path,
-            models=["edsr_shallow"],
-            scale=2,
-            batch_size=1,
-            lr_patch_size=8,
-            steps=1,
-            device="cpu",
-            precisions=["fp32", "bf16"],
-            lr_size=(8, 8),
-        ),
-        rounds=1,
-    )
+@pytest.fixture
+def small(monkeypatch):
+    """Sizes for which the benchmarks take no time."""
+    sizes = {"MODELS": ["edsr_shallow"], "SCALE": 2, "BATCH_SIZE": 1, "LR_PATCH_SIZE": 8, "STEPS": 1}
+    for name, value in (sizes | {"PRECISIONS": ["fp32", "bf16"], "LR_SIZE": (8, 8)}).items():
+        monkeypatch.setattr(gpu, name, value)
+
+
+def test_the_benchmarks_run_and_give_their_figures(tmp_path, small):
+    measured = measure(gpu.benchmarks(tmp_path, device="cpu"), rounds=1)
     forms = ["fp32", "fp32_channels_last", "bf16", "bf16_channels_last"]
     figures = [
         f"{figure}.{form}" for figure in ("images_per_s", "ratio_to_fp32", "latency_ms") for form in forms
     ]
     figures += ["best_ratio_to_fp32", "data_wait"]
-    assert set(played) == {f"gpu_edsr_shallow.{figure}" for figure in figures}
-    assert played["gpu_edsr_shallow.ratio_to_fp32.fp32"].median == 1
+    assert set(measured) == {f"gpu_edsr_shallow.{figure}" for figure in figures}
+    assert measured["gpu_edsr_shallow.ratio_to_fp32.fp32"].median == 1
 
 
 def test_every_precision_is_measured_in_both_layouts_and_compiled():
@@ -63,7 +58,7 @@ def test_tf32_is_on_for_its_own_form_only_and_put_back(precision, allowed):
     assert torch.backends.cudnn.allow_tf32 is before
 
 
-def test_no_measurement_depends_on_those_before_it(tmp_path):
+def test_no_measurement_depends_on_those_before_it(tmp_path, small):
     seen = []
 
     class Watch(step.TinyNetwork):
@@ -76,11 +71,11 @@ def test_no_measurement_depends_on_those_before_it(tmp_path):
 
     assert not torch.backends.cudnn.benchmark  # as a process begins
     form = gpu.Form("fp32", Setting())
-    gpu._training_step(form, build, 2, 1, 8, "cpu")()
-    gpu._eager(form, build, (8, 8), "cpu")()
+    gpu._training_step(form, build, "cpu")()
+    gpu._eager(form, build, "cpu")()
     batches = step.in_memory(scale=2, batch_size=1, lr_patch_size=8)
-    step.with_trainer(build(), batches, folder=tmp_path, scale=2, steps=1, device="cpu")
-    step.with_bare_loop(build(), batches, steps=1, device="cpu")
+    step.with_trainer(build(), batches, folder=tmp_path, scale=2, device="cpu")
+    step.with_bare_loop(build(), batches, device="cpu")
     assert set(seen[:2]) == {(True, False)}
     assert set(seen[2:]) == {(True, True)}  # as conf/trainer/default.yaml
     assert not torch.backends.cudnn.benchmark
@@ -101,7 +96,7 @@ def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch):
         built.append(weakref.ref(network))
         return network
 
-    replay = gpu._graph(gpu.Form("fp32", Setting()), build, (8, 8), "cpu")
+    replay = gpu._graph(gpu.Form("fp32", Setting()), build, "cpu")
     replay()
     assert built[0]() is not None
     del replay
@@ -110,7 +105,7 @@ def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_graph_goes_on_after_others_have_emptied_the_memory():
-    replay = gpu._graph(gpu.Form("fp32", Setting()), lambda: step.TinyNetwork(scale=2), (8, 8), "cuda")
+    replay = gpu._graph(gpu.Form("fp32", Setting()), lambda: step.TinyNetwork(scale=2), "cuda")
     torch.cuda.empty_cache()
     replay()
     torch.cuda.synchronize()
@@ -123,7 +118,7 @@ def test_what_does_not_run_is_no_figure_and_is_not_tried_again():
         tried.append(1)
         raise RuntimeError("CUDA out of memory")
 
-    runs = gpu._Runs(prepare, contest="a", steps=1, device="cpu")
+    runs = gpu._Runs(prepare, benchmark="a", device="cpu")
     with pytest.warns(UserWarning, match="a does not run: CUDA out of memory"):
         assert math.isnan(runs())
     assert math.isnan(runs())
@@ -135,14 +130,14 @@ def test_the_reference_has_to_run():
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        gpu._Runs(prepare, contest="a", steps=1, device="cpu", must=True)()
+        gpu._Runs(prepare, benchmark="a", device="cpu", must=True)()
 
 
-def test_what_another_contest_built_is_dropped():
-    first = gpu._Runs(lambda: lambda: None, contest="a", steps=1, device="cpu")
+def test_what_another_benchmark_built_is_dropped():
+    first = gpu._Runs(lambda: lambda: None, benchmark="a", device="cpu")
     first()
     assert first._run is not None
-    gpu._Runs(lambda: lambda: None, contest="b", steps=1, device="cpu")()
+    gpu._Runs(lambda: lambda: None, benchmark="b", device="cpu")()
     assert first._run is None
 
 

@@ -1,21 +1,22 @@
-from sr_lab.speed.contest import play
-from sr_lab.speed.inference import contests
+from sr_lab.speed import inference
+from sr_lab.speed.benchmark import measure
 
 
-def test_tiles_and_folding_are_measured(tmp_path):
-    # 4.3 MB are needed for the whole
-    small = contests(
-        tmp_path,
-        tiled="ecbsr_m4c16",
-        side=128,
-        memory=2_000_000,
-        folded=["ecbsr_m4c16"],
-        folded_side=32,
-        exported="ecbsr_m4c16",
-        exported_side=32,
-    )
-    played = play(small, rounds=1)
-    assert list(played) == [
+def test_tiles_folding_and_backends_are_measured(tmp_path, monkeypatch):
+    small = {
+        "TILED": "ecbsr_m4c16",
+        "TILED_SIDE": 128,
+        "TILE_MEMORY": 2_000_000,  # the whole image needs 4.3 MB
+        "FOLDED": ["ecbsr_m4c16"],
+        "FOLDED_SIDE": 32,
+        "EXPORTED": "ecbsr_m4c16",
+        "EXPORTED_SIDE": 32,
+        "_MATRIX_SIDE": 64,
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(inference, name, value)
+    measured = measure(inference.benchmarks(tmp_path), rounds=1)
+    assert list(measured) == [
         "tiling.ratio_to_whole",
         "tiling.planned",
         "fold.ecbsr_m4c16_ratio_to_unfolded",
@@ -25,5 +26,5 @@ def test_tiles_and_folding_are_measured(tmp_path):
         "backend.onnxruntime_share_of_matmul",
         "backend.openvino_share_of_matmul",
     ]
-    assert played["tiling.planned"].median > 1
-    assert all(spread.median > 0 for spread in played.values())
+    assert measured["tiling.planned"].median > 1
+    assert all(spread.median > 0 for spread in measured.values())

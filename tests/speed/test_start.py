@@ -10,8 +10,8 @@ def test_the_time_to_the_first_step_is_that_of_a_training(tmp_path):
 
 
 def test_the_figures_are_those_of_the_contract(tmp_path):
-    (contest,) = start.contests(tmp_path)
-    figures = contest.figures({"training": 6.0, "import": 5.0, "help": 0.6, "hydra": 0.2})
+    (benchmark,) = start.benchmarks(tmp_path)
+    figures = benchmark.figures({"training": 6.0, "import": 5.0, "help": 0.6, "hydra": 0.2})
     assert {key: round(value, 6) for key, value in figures.items()} == {
         "ratio_to_import": 1.2,
         "first_step_s": 6.0,

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_lab.speed import step
-from sr_lab.speed.contest import play
+from sr_lab.speed.benchmark import measure
 from sr_lab.training.callbacks import WeightAverage
 from tests import tiny
 
@@ -23,11 +23,14 @@ def network() -> step.TinyNetwork:
     return step.TinyNetwork(scale=2)
 
 
-def test_the_contests_run_and_give_their_figures(tmp_path):
-    contests = step.contests(
-        tmp_path, scale=2, batch_size=1, lr_patch_size=4, steps=1, tiny_steps=3, device="cpu"
-    )
-    assert set(play(contests, rounds=1)) == {"step.ms", "step.ratio_to_bare_loop", "step.overhead_ms"}
+def test_the_benchmarks_run_and_give_their_figures(tmp_path, monkeypatch):
+    for name, value in {"SCALE": 2, "BATCH_SIZE": 1, "LR_PATCH_SIZE": 4, "TINY_STEPS": 3}.items():
+        monkeypatch.setattr(step, name, value)
+    assert set(measure(step.benchmarks(tmp_path), rounds=1)) == {
+        "step.ms",
+        "step.ratio_to_bare_loop",
+        "step.overhead_ms",
+    }
 
 
 def test_the_bare_loop_and_the_trainer_compute_the_same(tmp_path):

@@ -1,4 +1,4 @@
-"""``task=benchmark``, with contests that take no time."""
+"""``task=benchmark``, with benchmarks that take no time."""
 
 import json
 
@@ -7,32 +7,32 @@ import pytest
 from sr_lab.config import identity
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
-from sr_lab.speed.contest import Contest
+from sr_lab.speed.benchmark import Benchmark
 from sr_lab.tasks import benchmark
 from tests.conftest import compose
 
 
 @pytest.fixture
-def contests(monkeypatch, tmp_path):
+def benchmarks(monkeypatch, tmp_path):
     """Two groups; the ratio of the first can be set. Tables are stored in a folder of the test."""
     ratio = {"loader": 60.0}
     workspaces = []
 
-    def contest(name, figure):
-        return Contest(name, {"a": lambda: 1.0}, lambda _: {figure: ratio.get(name, 1.0)})
+    def small(name, figure):
+        return Benchmark(name, {"a": lambda: 1.0}, lambda _: {figure: ratio.get(name, 1.0)})
 
     def of_loader(workspace):
         workspaces.append(workspace)
         (workspace / "large").write_text("x")
-        return [contest("loader", "ratio_to_png")]
+        return [small("loader", "ratio_to_png")]
 
     from sr_lab.speed import loader, metrics
 
-    monkeypatch.setattr(loader, "contests", of_loader)
+    monkeypatch.setattr(loader, "benchmarks", of_loader)
     monkeypatch.setattr(
         metrics,
-        "contests",
-        lambda _: [contest("ssim", "ratio_to_skimage"), contest("psnr", "ratio_to_skimage")],
+        "benchmarks",
+        lambda _: [small("ssim", "ratio_to_skimage"), small("psnr", "ratio_to_skimage")],
     )
     monkeypatch.setattr(benchmark, "GROUPS", {"loader": ("loader",), "metrics": ("ssim", "psnr")})
     monkeypatch.setattr(speed, "benchmarks_dir", lambda: tmp_path / "stored")
@@ -47,7 +47,7 @@ def measure(folder, *overrides):
     return json.loads((folder / "benchmark.json").read_text())
 
 
-def test_no_figure_is_cut_where_the_terminal_is_narrow(contests, tmp_path, capsys, monkeypatch):
+def test_no_figure_is_cut_where_the_terminal_is_narrow(benchmarks, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     measure(tmp_path / "run")
     said = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_no_figure_is_cut_where_the_terminal_is_narrow(contests, tmp_path, capsy
     assert "…" not in said
 
 
-def test_figures_stand_beside_where_they_come_from(contests, tmp_path, capsys):
+def test_figures_come_with_their_origin(benchmarks, tmp_path, capsys):
     table = measure(tmp_path / "run")
     assert table["loader.ratio_to_png"] == {"median": 60.0, "q1": 60.0, "q3": 60.0}
     assert {"device", "threads", "clocks", "commit", "versions", "date", "rounds"} <= set(table)
@@ -67,41 +67,41 @@ def test_figures_stand_beside_where_they_come_from(contests, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "≥ 50" in said
     assert "met" in said
-    assert "nothing is stored of this to compare with" in said
-    assert [workspace.exists() for workspace in contests["workspaces"]] == [False]
+    assert "nothing is stored to compare with" in said
+    assert [workspace.exists() for workspace in benchmarks["workspaces"]] == [False]
 
 
-def test_only_some_contests_are_played(contests, tmp_path):
+def test_only_some_benchmarks_are_run(benchmarks, tmp_path):
     assert set(speed.figures(measure(tmp_path / "run", "only=[ssim]"))) == {"ssim.ratio_to_skimage"}
-    assert contests["workspaces"] == []
+    assert benchmarks["workspaces"] == []
 
 
-def test_a_contest_that_is_not_there_is_named(contests, tmp_path):
+def test_an_unknown_benchmark_is_named(benchmarks, tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"only: there is no contest 'sim'; allowed: .*; did you mean 'ssim'\?",
+        match=r"only: 'sim'; allowed: .*; did you mean 'ssim'\?",
     ):
         measure(tmp_path / "run", "only=[sim]")
 
 
-def test_a_ratio_that_fell_ends_with_1(contests, tmp_path, capsys):
+def test_a_ratio_that_fell_ends_with_1(benchmarks, tmp_path, capsys):
     measure(tmp_path / "run", "store=true")
     measure(tmp_path / "run")
-    assert "none of 3 ratios is worse" in capsys.readouterr().out
-    contests["loader"] = 50.0
+    assert "no ratio of 3 is worse" in capsys.readouterr().out
+    benchmarks["loader"] = 50.0
     with pytest.raises(SystemExit) as end:
         measure(tmp_path / "run")
     assert end.value.code == 1
     assert "worse by more than 10 %: loader.ratio_to_png: 50, stored 60: 17% lower" in capsys.readouterr().out
 
 
-def test_a_group_that_fails_does_not_cost_the_others(contests, tmp_path, monkeypatch, capsys):
+def test_a_group_that_fails_does_not_lose_the_figures_of_the_rest(benchmarks, tmp_path, monkeypatch, capsys):
     from sr_lab.speed import loader
 
     def broken(_):
         raise RuntimeError("no such disk")
 
-    monkeypatch.setattr(loader, "contests", broken)
+    monkeypatch.setattr(loader, "benchmarks", broken)
     with pytest.raises(RuntimeError, match="no such disk"):
         measure(tmp_path / "run")
     table = json.loads((tmp_path / "run" / "benchmark.json").read_text())
@@ -109,14 +109,14 @@ def test_a_group_that_fails_does_not_cost_the_others(contests, tmp_path, monkeyp
     assert "loader: RuntimeError: no such disk" in capsys.readouterr().out
 
 
-def test_every_group_is_a_module_and_every_goal_belongs_to_a_contest():
+def test_every_group_is_a_module_and_every_goal_belongs_to_a_benchmark():
     names = [name for names in benchmark.GROUPS.values() for name in names]
     assert len(names) == len(set(names))
     for group in benchmark.GROUPS:
-        assert __import__(f"sr_lab.speed.{group}", fromlist=["contests"]).contests
+        assert __import__(f"sr_lab.speed.{group}", fromlist=["benchmarks"]).benchmarks
     for pattern in speed.GOALS:
-        contest = pattern.partition(".")[0].removesuffix("*").removesuffix("_")
-        assert any(name.startswith(contest) for name in names), pattern
+        prefix = pattern.partition(".")[0].removesuffix("*").removesuffix("_")
+        assert any(name.startswith(prefix) for name in names), pattern
 
 
 def test_the_folder_is_named_by_what_is_measured():

@@ -46,11 +46,11 @@ def below(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_folder_comes_out_as_it_lies(photos, tmp_path, capsys):
+def test_sub_folders_are_kept(photos, tmp_path, capsys):
     output = tmp_path / "big"
     run(photos, output)
     assert below(output) == ["colour_x3.png", "deep/grey_x3.png", "deep/layer_x3.png"]
-    assert "3 of 3 enlarged" in capsys.readouterr().out
+    assert "3 of 3 upscaled" in capsys.readouterr().out
     with Image.open(output / "colour_x3.png") as image:
         assert (image.mode, image.size, image.info["icc_profile"]) == (
             "RGB",
@@ -63,7 +63,7 @@ def test_a_folder_comes_out_as_it_lies(photos, tmp_path, capsys):
         assert (image.mode, image.getchannel("A").getextrema()) == ("RGBA", (77, 77))
 
 
-def test_a_file_is_enlarged_as_sr_lab_upscale_does(weights_dir, photos, tmp_path):
+def test_a_file_is_upscaled_as_sr_lab_upscale_does(weights_dir, photos, tmp_path):
     ckpt = weights_dir / "IMDN" / "IMDN_x2.pth"
     run(photos / "colour.JPG", tmp_path / "big", ckpt=ckpt)
     expected = sr_lab.upscale(photos / "colour.JPG", sr_lab.load(ckpt))
@@ -71,7 +71,7 @@ def test_a_file_is_enlarged_as_sr_lab_upscale_does(weights_dir, photos, tmp_path
         assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
-def test_what_is_there_is_passed_over(photos, tmp_path, capsys):
+def test_results_of_the_same_image_and_network_are_skipped(photos, tmp_path, capsys):
     output = tmp_path / "big"
     run(photos, output)
     before = (output / "colour_x3.png").stat().st_mtime_ns
@@ -79,7 +79,7 @@ def test_what_is_there_is_passed_over(photos, tmp_path, capsys):
     run(photos, output)
     assert (output / "colour_x3.png").stat().st_mtime_ns == before
     said = capsys.readouterr().out
-    assert said == f"3 there already (overwrite=true makes them again)\n0 of 0 enlarged into {output}\n"
+    assert said == f"3 already done (overwrite=true makes them again)\n0 of 0 upscaled into {output}\n"
     run(photos, output, "overwrite=true")
     assert (output / "colour_x3.png").stat().st_mtime_ns != before
 
@@ -90,7 +90,7 @@ def weights(path, seed):
     return path
 
 
-def test_a_picture_of_another_network_or_image_is_named_and_stays(photos, tmp_path, capsys):
+def test_a_result_of_another_network_or_image_is_named_and_stays(photos, tmp_path, capsys):
     source, result = photos / "colour.JPG", tmp_path / "big" / "colour_x2.png"
     model = ("model=ecbsr_m4c16", "scale=2")
     one, other = weights(tmp_path / "one.pth", 1), weights(tmp_path / "other.pth", 2)
@@ -101,8 +101,10 @@ def test_a_picture_of_another_network_or_image_is_named_and_stays(photos, tmp_pa
         with pytest.raises(SystemExit) as ended:
             run(source, result.parent, *model, ckpt=ckpt)
         said = capsys.readouterr().out
-        assert f"failed: {source}: '{result}' is there, and not made of this image as it is now by" in said
-        assert "0 of 1 enlarged" in said
+        assert (
+            f"failed: {source}: '{result}' exists, but is not what this network makes of this image" in said
+        )
+        assert "0 of 1 upscaled" in said
         return ended.value.code
 
     assert refused(other) == 1
@@ -117,7 +119,7 @@ def test_a_picture_of_another_network_or_image_is_named_and_stays(photos, tmp_pa
         assert image.mode == "RGBA"
 
 
-def test_what_a_result_carries_is_the_same_anywhere(photos, tmp_path):
+def test_a_stamp_is_the_same_anywhere(photos, tmp_path):
     run(photos, tmp_path / "big")
     elsewhere = photos.rename(tmp_path / "elsewhere")
     run(elsewhere, tmp_path / "again")
@@ -128,7 +130,7 @@ def test_what_a_result_carries_is_the_same_anywhere(photos, tmp_path):
         assert len(bytes.fromhex(image.text["sr_lab"])) == 32
 
 
-def test_a_broken_image_does_not_end_the_others(photos, tmp_path, capsys):
+def test_a_broken_image_does_not_stop_the_rest(photos, tmp_path, capsys):
     (photos / "broken.png").write_text("no image")
     with pytest.raises(SystemExit) as ended:
         run(photos, tmp_path / "big")
@@ -136,17 +138,17 @@ def test_a_broken_image_does_not_end_the_others(photos, tmp_path, capsys):
     assert len(below(tmp_path / "big")) == 3
     said = capsys.readouterr().out
     assert f"failed: {photos / 'broken.png'}: images: cannot read" in said
-    assert "3 of 4 enlarged" in said
+    assert "3 of 4 upscaled" in said
 
 
-def test_results_within_the_input_are_not_enlarged_again(photos):
+def test_results_within_the_input_are_not_upscaled_again(photos):
     run(photos, photos / "big")
     before = below(photos)
     run(photos, photos / "big")
     assert below(photos) == before
 
 
-def test_results_beside_the_images_are_not_enlarged_again(photos):
+def test_results_next_to_the_images_are_not_upscaled_again(photos):
     run(photos, photos)
     before = below(photos)
     assert "colour_x3.png" in before
@@ -155,12 +157,12 @@ def test_results_beside_the_images_are_not_enlarged_again(photos):
     assert below(photos) == before
 
 
-def test_images_below_the_output_are_enlarged(photos):
+def test_images_below_the_output_are_upscaled(photos):
     run(photos / "deep", photos)
     assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
 
 
-def test_images_of_one_result_do_not_keep_the_others_from_theirs(photos, tmp_path, capsys):
+def test_images_with_the_same_result_do_not_stop_the_rest(photos, tmp_path, capsys):
     twin = photos / "colour.png"
     twin.write_bytes((photos / "colour.JPG").read_bytes())
     with pytest.raises(SystemExit):
@@ -196,11 +198,11 @@ def drawn(path, *sizes):
     return {image: path / f"big_{image.name}" for image in sorted(path.iterdir())}
 
 
-def test_an_image_that_fills_the_memory_is_told_and_the_others_are_enlarged(tmp_path):
+def test_an_image_that_fills_the_memory_is_reported_and_the_rest_are_upscaled(tmp_path):
     jobs = drawn(tmp_path / "photos", (20, 20), (200, 200), (20, 21))
-    failed = upscale.enlarge_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
+    failed = upscale.upscale_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
     assert failed == {
-        tmp_path / "photos" / "1.png": "upscale: the memory is too small for it with tile=none; "
+        tmp_path / "photos" / "1.png": "upscale: the image does not fit into memory with tile=none; "
         "take tile=auto, or a smaller tile"
     }
     assert [output.is_file() for output in jobs.values()] == [True, False, True]
@@ -209,29 +211,29 @@ def test_an_image_that_fills_the_memory_is_told_and_the_others_are_enlarged(tmp_
 def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, capsys):
     (job,) = drawn(tmp_path / "photos", (500, 500)).items()
     network = Hungry(150_000).eval()
-    assert upscale.enlarge_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
+    assert upscale.upscale_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
     assert "tiled: 500x500 pixels in tiles of" in capsys.readouterr().out
     network.pixels = 1_000_000
     with Image.open(job[1]) as image:
         assert np.array_equal(np.asarray(image), np.asarray(sr_lab.upscale(job[0], network)))
 
 
-def test_a_mistake_in_a_network_is_no_lack_of_memory(tmp_path):
+def test_an_error_of_a_network_is_not_taken_for_missing_memory(tmp_path):
     with pytest.raises(RuntimeError, match="expected input"):
-        upscale.enlarge_all(
+        upscale.upscale_all(
             drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), ""
         )
 
 
-def test_a_picture_that_cannot_be_written_does_not_end_the_others(tmp_path):
+def test_a_result_that_cannot_be_written_does_not_stop_the_rest(tmp_path):
     jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
     first, last = jobs
     jobs[first].mkdir()
-    assert upscale.enlarge_all(jobs, Tiled(Hungry(999)), "a maker").keys() == {first}
+    assert upscale.upscale_all(jobs, Tiled(Hungry(999)), "a maker").keys() == {first}
     assert jobs[last].is_file()
 
 
-def test_less_depth_is_told(tmp_path, capsys):
+def test_less_depth_is_noted(tmp_path, capsys):
     path = save_png16(tmp_path / "deep.png", np.full((5, 6, 3), 40000, np.uint16), 2)
     run(path, tmp_path / "big")
     assert f"note: {path}: 16 bit become 8" in capsys.readouterr().out
@@ -256,7 +258,7 @@ def test_a_network_needs_its_weights(photos, tmp_path):
 
 
 @pytest.mark.parametrize("tile", ["0", "some", "1.5"])
-def test_no_such_tile(photos, tmp_path, tile):
+def test_an_unknown_tile_is_refused(photos, tmp_path, tile):
     with pytest.raises(ConfigError, match="tile"):
         run(photos, tmp_path, f"tile={tile}")
 
@@ -276,10 +278,10 @@ def test_the_command_line_leaves_images_and_nothing_else(photos, tmp_path):
         f"{name}_x2.png" for name in ("colour", "deep/grey", "deep/layer")
     ]
     assert not (tmp_path / "work" / "outputs").exists()
-    assert done.stdout == "3 of 3 enlarged into big\n"
+    assert done.stdout == "3 of 3 upscaled into big\n"
 
 
-def test_a_picture_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
+def test_a_result_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
     jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
     (result, _), overlaps = jobs.values(), []
     network, second, write = Hungry(999), threading.Event(), upscale._write
@@ -290,7 +292,7 @@ def test_a_picture_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
         write(sr, output, stamp)
 
     monkeypatch.setattr(upscale, "_write", slow_write)
-    assert upscale.enlarge_all(jobs, Tiled(network), "a maker") == {}
+    assert upscale.upscale_all(jobs, Tiled(network), "a maker") == {}
     assert overlaps == [True, True]
     written = result.read_bytes()
     assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's sign of levels 2 to 5

@@ -88,7 +88,7 @@ def test_the_loss_of_a_batch_is_the_hand_computed_one():
     assert module.training_step(batch, 0).item() == pytest.approx(0.3, abs=1e-6)
 
 
-class Enlarge(nn.Module):
+class Upscale(nn.Module):
     """Nearest neighbour, which any flip leaves what it is."""
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -98,22 +98,22 @@ class Enlarge(nn.Module):
 @pytest.mark.parametrize("code", range(8))
 def test_lr_and_hr_are_flipped_alike(code):
     lr = torch.arange(27, dtype=torch.uint8).view(1, 3, 3, 3)
-    batch = {"lr": lr, "hr": Enlarge()(lr), "name": ["a"], "dihedral": torch.tensor([code])}
-    module = tiny.sr_module(network=Enlarge())
+    batch = {"lr": lr, "hr": Upscale()(lr), "name": ["a"], "dihedral": torch.tensor([code])}
+    module = tiny.sr_module(network=Upscale())
     assert module.training_step(batch, 0).item() == 0
 
 
 def test_flips_reach_the_network():
     seen = []
 
-    class Watch(Enlarge):
+    class Watch(Upscale):
         def forward(self, lr: Tensor) -> Tensor:
             seen.append(lr)
             return super().forward(lr)
 
     lr = torch.arange(27, dtype=torch.uint8).view(1, 3, 3, 3)
     module = tiny.sr_module(network=Watch())
-    module.training_step({"lr": lr, "hr": Enlarge()(lr), "name": ["a"], "dihedral": torch.tensor([1])}, 0)
+    module.training_step({"lr": lr, "hr": Upscale()(lr), "name": ["a"], "dihedral": torch.tensor([1])}, 0)
     torch.testing.assert_close(seen[0] * 255, lr.flip(-1).float())
 
 
@@ -218,9 +218,9 @@ def test_measuring_is_in_float32_under_bf16_autocast():
     module, lr = tiny.sr_module(), torch.rand(1, 3, 5, 7)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert module.network(lr).dtype == torch.bfloat16  # what a training in bf16-mixed computes
-        restored = module.restore(lr)
-    assert restored.dtype == torch.float32
-    torch.testing.assert_close(restored, module.network(lr), rtol=0, atol=0)
+        sr = module.upscale(lr)
+    assert sr.dtype == torch.float32
+    torch.testing.assert_close(sr, module.network(lr), rtol=0, atol=0)
 
 
 def test_measuring_is_without_tf32():
@@ -231,7 +231,7 @@ def test_measuring_is_without_tf32():
             seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
             return super().forward(lr)
 
-    tiny.sr_module(network=Watch()).restore(torch.rand(1, 3, 4, 4))
+    tiny.sr_module(network=Watch()).upscale(torch.rand(1, 3, 4, 4))
     assert seen == [(False, False)]
 
 
@@ -269,7 +269,7 @@ def test_tiles_begin_once_the_memory_of_the_whole_image_is_free():
     network, lr = Small(), torch.rand(1, 3, 20, 40)
     module = tiny.sr_module(network=network)
     with torch.no_grad():
-        torch.testing.assert_close(module.restore(lr), network.tail(network.head(lr)), rtol=0, atol=1e-6)
+        torch.testing.assert_close(module.upscale(lr), network.tail(network.head(lr)), rtol=0, atol=1e-6)
     assert network.features is not None
     assert module.tiled is not None
 
@@ -282,7 +282,7 @@ def test_a_luma_network_gets_luma():
             assert lr.shape == (1, 1, 4, 4)
             return lr.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
-    assert tiny.sr_module(network=Luma()).restore(torch.rand(1, 3, 4, 4)).shape == (1, 1, 8, 8)
+    assert tiny.sr_module(network=Luma()).upscale(torch.rand(1, 3, 4, 4)).shape == (1, 1, 8, 8)
 
 
 def test_a_checkpoint_carries_what_builds_its_network():

@@ -1,0 +1,161 @@
+"""What a network needs for one pixel: memory, multiply-adds, and the pixels around it (its reach)."""
+
+import copy
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.inference.upscaling import upscale_batch
+from sr_lab.layers.network import min_size_of, num_image_ch, scale_of
+from sr_lab.ops.complexity import multi_adds, peak_memory
+
+_IMRESIZE_REACH = 2  # LR pixels on each side that `imresize` reads, for the chroma of a luma network
+_SIDES = (48, 96)  # of the LR images for which costs are counted
+
+Found = TypeVar("Found")
+
+
+def _once_per_network(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], Found]:
+    """Compute a property of a network at its first use, and keep it as long as the network lives."""
+    known: WeakKeyDictionary[nn.Module, Found] = WeakKeyDictionary()
+
+    @functools.wraps(find)
+    def found(network: nn.Module) -> Found:
+        if network not in known:
+            known[network] = find(network)
+        return known[network]
+
+    return found
+
+
+@_once_per_network
+def measured_scale(network: nn.Module) -> int:
+    """Upscaling factor; where a network does not state it, that of a small image."""
+    stated = scale_of(network)
+    if stated is not None:
+        return stated
+    side = max(min_size_of(network), 16)
+    on_meta = copy.deepcopy(network).to("meta").eval()
+    with torch.no_grad():
+        return (
+            int(on_meta(torch.empty(1, num_image_ch(network), side, side, device="meta")).shape[-1]) // side
+        )
+
+
+@_once_per_network
+def bytes_per_pixel(network: nn.Module) -> float:
+    """Peak memory for each LR pixel of a colour image, the conversion of its colours included."""
+    in_float32, scale = _ColourToDouble(copy.deepcopy(network).float()), measured_scale(network)
+    weights = sum(value.nbytes for value in [*in_float32.parameters(), *in_float32.buffers()])
+    memory = peak_memory(in_float32, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
+    return (memory - weights) / _SIDES[1] ** 2
+
+
+class _ColourToDouble(nn.Module):
+    """Everything that is computed from a colour image until it is rounded."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return upscale_batch(self.network, lr).double()
+
+
+@_once_per_network
+def is_quadratic(network: nn.Module) -> bool:
+    """Whether a pixel costs more multiply-adds in a larger image, as with attention over the whole image."""
+    scale = measured_scale(network)
+    small, large = (
+        multi_adds(network, scale=scale, rule="all", hr_size=(scale * side,) * 2) / side**2 for side in _SIDES
+    )
+    return large > 1.02 * small  # less is the rounding of sizes
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a network of local operations sees.
+
+    Args:
+        pixels: LR pixels on each side that an output pixel depends on.
+        align: Tiles must start at a multiple of this many LR pixels (strides, windows).
+    """
+
+    pixels: int
+    align: int
+
+
+@_once_per_network
+@torch.no_grad()
+def reach(network: nn.Module) -> Reach | None:
+    """How far a network sees; ``None`` where tiles with a reasonable overlap do not equal the whole image.
+
+    A NaN in one pixel spreads to every value that depends on it, whatever the weights: that gives the
+    distance. Strips in float64 then confirm that a tile with this overlap equals the whole: what a strided
+    network sees depends on where the tile starts.
+    """
+    exact, scale = copy.deepcopy(network).cpu().double().eval(), measured_scale(network)
+    pixels = _IMRESIZE_REACH
+    for axis in (2, 3):
+        distance = _nan_distance(exact, axis, scale)
+        if distance is None:
+            return None
+        pixels = max(pixels, distance)
+    for align in (1, 2, 4, 8, 16):
+        # How far a pixel is seen behind a stride depends on its position: up to one stride further.
+        found = Reach(pixels + (align if align > 1 else 0), align)
+        if all(_equals_whole(exact, axis, found, scale) for axis in (2, 3)):
+            return found
+    return None
+
+
+def _strip(network: nn.Module, axis: int, length: int) -> Tensor:
+    """A random image in float64, long along one axis and as short as the network allows on the other."""
+    short = max(min_size_of(network), 2)  # torch's antialiased interpolation of a single column is wrong
+    shape = [1, num_image_ch(network), short, short]
+    shape[axis] = length
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def _nan_distance(network: nn.Module, axis: int, scale: int) -> int | None:
+    """LR pixels over which one pixel has an influence; ``None`` where it is all of the longest strip."""
+    for length in (32, 256):
+        furthest = 0
+        for position in (0, length - 1):
+            lr = _strip(network, axis, length)
+            lr.select(axis, position).fill_(math.nan)
+            reached = network(lr).isnan().transpose(axis, 0).flatten(1).any(1).nonzero() // scale
+            furthest = max(furthest, int((reached - position).abs().max()) if len(reached) else 0)
+            if furthest == length - 1:  # the strip is too short
+                break
+        else:
+            return furthest
+    return None
+
+
+def _equals_whole(network: nn.Module, axis: int, found: Reach, scale: int) -> bool:
+    """Whether the two ends of a strip, each upscaled on its own, equal those of the whole strip."""
+    for steps in (5, 7):  # not a multiple of a common stride
+        start = steps * found.align
+        length = start + 2 * (found.pixels + 8 * found.align) + min_size_of(network) + 3
+        lr = _strip(network, axis, length)
+        stop = (length - start) // found.align * found.align
+        whole = network(lr)
+        tail = network(lr.narrow(axis, start, length - start))
+        head = network(lr.narrow(axis, 0, stop))
+        after, before = scale * (start + found.pixels), scale * (stop - found.pixels)
+        differences = (
+            whole.narrow(axis, after, whole.shape[axis] - after)
+            - tail.narrow(axis, after - scale * start, whole.shape[axis] - after),
+            whole.narrow(axis, 0, before) - head.narrow(axis, 0, before),
+        )
+        worst = max(difference.abs().max() for difference in differences)
+        if not worst <= 1e-6 * whole.abs().max():  # operations fixed to float32 differ by 1e-7
+            return False
+    return True

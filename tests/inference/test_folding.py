@@ -1,0 +1,75 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.layers.folding import for_inference
+from sr_lab.layers.network import num_image_ch
+
+
+def built(name, **settings):
+    torch.manual_seed(0)
+    return Entry(name, 2).build(**settings).eval()
+
+
+MERGED = ["a2f_sd", "ecbsr_m4c16", "efrdn", "fmen_ntire", "memnet", "reprfn", "span"]
+
+
+def with_norms_in_use(network):
+    """Batch norms of fresh networks change nothing."""
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.1, 0.1)
+    return network
+
+
+@pytest.mark.parametrize("name", MERGED)
+@torch.no_grad()
+def test_what_runs_gives_the_output_of_what_was_trained(name):
+    network = with_norms_in_use(built(name))
+    before = copy.deepcopy(network.state_dict())
+    runs = for_inference(network)
+    lr = torch.rand(1, num_image_ch(network), 30, 37)
+    sr = network(lr)  # of fresh weights: not in [0, 1]
+    assert (sr - runs(lr)).abs().max() < 1e-5 * max(1, sr.abs().max())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    if name != "memnet":  # its norms stand before activations
+        assert runs is not network
+
+
+def test_the_three_kernels_of_an_acrb_run_as_one():
+    runs = for_inference(with_norms_in_use(built("efrdn")))
+    shapes = [tuple(module.kernel_size) for module in runs.modules() if isinstance(module, nn.Conv2d)]
+    assert (1, 3) not in shapes
+    assert (3, 1) not in shapes
+
+
+def test_strategies_are_folded_too():
+    from sr_lab.strategies import ggas
+
+    network = with_norms_in_use(ggas.apply(built("imdn", num_feat=16, num_block=2))).eval()
+    runs = for_inference(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in runs.modules())
+    lr = torch.rand(1, 3, 20, 21)
+    with torch.no_grad():
+        assert (network(lr) - runs(lr)).abs().max() < 1e-5
+
+
+def test_a_network_with_nothing_to_merge_runs_itself():
+    network = built("imdn", num_feat=16, num_block=2)
+    assert for_inference(network) is network
+
+
+def test_what_merging_would_change_is_not_merged():
+    network = built("ecbsr_m4c16").bfloat16()  # whose rounding is more than the tolerance
+    assert for_inference(network) is network
+
+
+def test_a_network_in_training_stays_so():
+    network = built("ecbsr_m4c16").train()
+    assert not for_inference(network).training
+    assert network.training

@@ -1,7 +1,6 @@
-"""Speeds: the goals, what became slower since the stored table, README of ``experiments/benchmarks``.
+"""Speeds: goals, comparison with the stored table, README of ``experiments/benchmarks``.
 
-A table is the content of ``benchmark.json``: facts of the machine, and of each figure median and quartiles.
-Needs no torch.
+A table is the content of ``benchmark.json``: facts about the machine, median and quartiles of each figure.
 """
 
 import json
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from sr_lab import files
-from sr_lab.errors import ConfigError
-from sr_lab.reporting.markdown import escape
+from sr_lab.reporting.markdown import escape, fill
 from sr_lab.reporting.published import experiments_dir
 
 Table: TypeAlias = Mapping[str, object]
@@ -26,18 +24,13 @@ _TOLERANCE = 0.10
 
 @dataclass(frozen=True)
 class Goal:
-    """Which way is better, and how far it should be.
-
-    Args:
-        better: ``higher`` or ``lower``.
-        value: What is aimed at; ``None`` where nothing is.
-    """
+    """Which way is better, and the value to reach."""
 
     better: Literal["higher", "lower"]
-    value: float | None = None
+    value: float | None = None  # the goal; ``None`` where there is none
 
     def met(self, median: float) -> bool | None:
-        """Whether a figure is there; ``None`` where nothing is aimed at."""
+        """Whether a figure reaches the goal; ``None`` without a goal."""
         if self.value is None:
             return None
         return median >= self.value if self.better == "higher" else median <= self.value
@@ -48,7 +41,7 @@ class Goal:
         return f"{'≥' if self.better == 'higher' else '≤'} {number(self.value)}"
 
 
-# Pattern of keys -> goal; the first that fits counts. A ratio that stands nowhere is shown and not compared.
+# Pattern of keys -> goal; the first match counts. A ratio that matches none is shown but not compared.
 GOALS = {
     "loader.pairs_per_s": Goal("higher", 6000),
     "loader.ratio_to_png": Goal("higher", 50),
@@ -75,12 +68,12 @@ GOALS = {
 
 
 def goal(key: str) -> Goal | None:
-    """What is aimed at for a figure; ``None`` where nothing is known of it."""
+    """The goal of a figure; ``None`` if it has no entry in `GOALS`."""
     return next((goal for pattern, goal in GOALS.items() if fnmatch(key, pattern)), None)
 
 
 def number(value: float) -> str:
-    """Three digits that count, all of a large number."""
+    """A number with three significant digits, or all digits of a large one."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -94,15 +87,15 @@ def figures(table: Table) -> dict[str, Figure]:
 
 
 def fallen(now: Table, stored: Table, asked: Collection[str]) -> list[str]:
-    """What is worse than stored, by more than a tenth and beyond the stored quartiles.
+    """Figures that are worse than stored by more than a tenth and outside the stored quartiles.
 
-    Only ratios are compared, since a rate is as good as its machine. A share that should be small may grow by
-    three hundredths: 8 % outside the network after 7 % is no change.
+    Only ratios are compared, since rates depend on the machine. A share that should be small may grow by
+    0.03: 8 % outside the network after 7 % is not a change.
 
     Args:
-        now: What was measured.
-        stored: What that is compared with.
-        asked: Contests that were to be played; what is stored of them should be there.
+        now: The measured table.
+        stored: The table to compare with.
+        asked: Contests that were run; each of their stored figures must be measured again.
 
     Returns:
         One sentence for each figure.
@@ -127,19 +120,19 @@ def fallen(now: Table, stored: Table, asked: Collection[str]) -> list[str]:
 
 
 def comparable(table: Table) -> dict[str, Figure]:
-    """The ratios of a table of which it is known which way is better."""
+    """The ratios of a table that have an entry in `GOALS`, so that it is known which way is better."""
     return {
         key: figure for key, figure in figures(table).items() if goal(key) and re.search("ratio|share", key)
     }
 
 
 def slug(device: str) -> str:
-    """A device as the name of a file."""
+    """A device's name as a file name."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def stored_at(device: str, root: Path) -> Path:
-    """Where the table of a device lies, there or not; ``root`` is the folder of tables."""
+    """File of a device's table, which may not exist yet; ``root`` is the folder of tables."""
     return root / f"{slug(device)}.json"
 
 
@@ -149,9 +142,9 @@ def benchmarks_dir() -> Path:
 
 
 def store(table: Table, root: Path) -> Path:
-    """Put figures into the table of their device, beside those of other contests, and renew README.
+    """Put figures into their device's table, keep those of other contests, and update README.
 
-    Every figure keeps date and commit of its own run.
+    Every figure keeps the date and commit of its own run.
     """
     path = stored_at(str(table["device"]), root)
     measured = {key: {**figure, **_origin(table)} for key, figure in figures(table).items()}
@@ -171,20 +164,20 @@ def _origin(table: Table) -> dict[str, object]:
 
 
 def facts(table: Table) -> list[str]:
-    """What must be known to read the figures."""
+    """Device, threads, versions, commit and date of a table."""
     versions = table.get("versions")
-    told = [(key, table.get(key)) for key in ("device", "threads", "clocks")]
+    known = [(key, table.get(key)) for key in ("device", "threads", "clocks")]
     if isinstance(versions, Mapping):
-        told.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+        known.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     if table.get("commit"):
         changed = " with local changes" if table.get("dirty") else ""
-        told.append(("commit", f"{str(table['commit'])[:8]}{changed}"))
-    told.append(("date", table.get("date")))
-    return [f"{name}: {value}" for name, value in told if value is not None]
+        known.append(("commit", f"{str(table['commit'])[:8]}{changed}"))
+    known.append(("date", table.get("date")))
+    return [f"{name}: {value}" for name, value in known if value is not None]
 
 
 def rows(table: Table) -> list[tuple[str, str, str, str, bool | None]]:
-    """Key, median, quartiles, goal, and whether it is met, of every figure."""
+    """Key, median, quartiles and goal of every figure, and whether the goal is met."""
     found = []
     for key, figure in figures(table).items():
         wanted = goal(key)
@@ -212,12 +205,9 @@ def section(root: Path) -> str:
 
 
 def filled(text: str, root: Path) -> str:
-    """README of the stored tables with the tables put in.
+    """README of the stored tables with the tables filled in.
 
     Raises:
-        ConfigError: It has no markers.
+        ConfigError: The markers are missing.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ConfigError(f"{root / 'README.md'}: needs one '{BEGIN}' and one '{END}' behind it; put them in")
-    new = f"{BEGIN}\n\n{section(root)}\n\n{END}"
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: new, text, flags=re.DOTALL)
+    return fill(text, f"\n{section(root)}\n", begin=BEGIN, end=END, where=str(root / "README.md"))

@@ -13,10 +13,10 @@ from sr_lab import files
 from sr_lab.config.schema import ComplexityConfig, to_yaml
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
-from sr_lab.reporting.experiment import print_experiment
+from sr_lab.reporting.experiment import print_experiment, print_runs
 from sr_lab.reporting.published import psnr
 from sr_lab.reporting.runs import Run, find_runs, read_run
-from sr_lab.reporting.table import print_table, to_csv
+from sr_lab.reporting.safe_csv import runs_to_csv
 from sr_lab.reporting.tradeoff import Point, draw
 from sr_lab.run_folder import RunFolder
 from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
@@ -43,7 +43,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
             | cost
         )
     if not common.in_multirun():
-        print_table([read_run(folder)])
+        print_runs([read_run(folder)])
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
@@ -52,8 +52,8 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     if counted[0].table is not None:  # rows that are trained have their figures beside their costs
         print_experiment([run.path for run in find_runs(place) if not run.problem])
     else:
-        print_table(counted)
-    files.write(place / "complexity.csv", to_csv(counted))
+        print_runs(counted)
+    files.write(place / "complexity.csv", runs_to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
     for old in place.glob("complexity_x*.png"):
         old.unlink()

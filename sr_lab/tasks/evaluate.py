@@ -16,8 +16,9 @@ from sr_lab.config.schema import EvaluateConfig, to_yaml
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import Engine
 from sr_lab.protocol import Protocol, variants
+from sr_lab.reporting.experiment import print_runs
+from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.runs import read_run
-from sr_lab.reporting.table import fixed, print_table
 from sr_lab.run_folder import RunFolder
 from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, rank
@@ -51,7 +52,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         )
     if common.in_multirun():
         return
-    print_table([read_run(folder)])
+    print_runs([read_run(folder)])
     if tiled.told:
         common.console.print(f"tiled: {tiled.told}", markup=False)
     if config.explain:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sr_lab.errors import ConfigError
-from sr_lab.reporting.beside import beside_paper
+from sr_lab.reporting.rows import compared_with_paper
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.run_folder import RunFolder, read_index
 from sr_lab.training.loggers import build_loggers
@@ -140,7 +140,7 @@ def test_no_secret_and_no_path_of_the_data_is_sent(logged, place):
 
 
 def test_a_run_outside_a_table_has_no_figures_of_a_paper(tmp_path):
-    assert beside_paper(Run(tmp_path, {"scale": 4, "test/Set5/psnr_y": 32.0})) == {}
+    assert compared_with_paper(Run(tmp_path, {"scale": 4, "test/Set5/psnr_y": 32.0})) == {}
     (logger,) = build_loggers(compose("trainer=cpu", "budget=smoke"), RunFolder(tmp_path))
     assert logger._wandb_init["tags"] == ["x4", "smoke"]
 
@@ -148,7 +148,7 @@ def test_a_run_outside_a_table_has_no_figures_of_a_paper(tmp_path):
 def test_a_figure_of_every_scale_stands_beside_each(tmp_path):
     """IMFM's Table 2 states no scale."""
     run = Run(tmp_path, {"scale": 3, "table": {"paper": "imfm", "name": "table2"}}, labels=("CARN cos_lr",))
-    assert beside_paper(run) == {"paper/psnr_y": 33.21}
+    assert compared_with_paper(run) == {"paper/psnr_y": 33.21}
 
 
 # The workspace

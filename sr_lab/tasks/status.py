@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sr_lab import files
 from sr_lab.config.schema import StatusConfig
 from sr_lab.errors import ConfigError
-from sr_lab.reporting.runs import find_runs
+from sr_lab.reporting.runs import find_runs, read_run
 from sr_lab.run_folder import Listed, RunFolder, State, read_index
 from sr_lab.runs.sweep import reason
 
@@ -78,7 +77,8 @@ def find_jobs(root: Path) -> list[tuple[RunFolder, Listed | None]]:
 
 def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
     """Step, time since the start, and the latest figures or the reason of a failure."""
-    progress, total, since = folder.progress(), _steps(folder), folder.since()
+    progress, since = folder.progress(), folder.since()
+    total = read_run(folder.path).settings.get("steps")
     step = f"{progress.get('step', 0)}/{total}" if total else progress.get("step", "")
     latest = ", ".join(
         f"{title} {_figure(progress[key], spec)}" for key, title, spec in _FIGURES if key in progress
@@ -94,15 +94,6 @@ def _figure(text: str, spec: str) -> str:
         return format(float(text), spec)
     except ValueError:
         return "?"
-
-
-def _steps(folder: RunFolder) -> int | None:
-    try:
-        settings = files.read_yaml(folder.config)
-    except (OSError, ValueError):
-        return None
-    steps = settings.get("steps") if isinstance(settings, dict) else None
-    return steps if isinstance(steps, int) else None
 
 
 def _ago(since: float) -> str:

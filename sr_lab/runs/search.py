@@ -35,8 +35,8 @@ from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
 from sr_lab.config.identity import folder_name
 from sr_lab.config.schema import HparamsSearch, TrainConfig
 from sr_lab.errors import ConfigError, SRLabError
-from sr_lab.reporting.csv_text import csv_text
-from sr_lab.reporting.table import print_wide
+from sr_lab.reporting.safe_csv import csv_text
+from sr_lab.reporting.terminal import print_wide
 from sr_lab.run_folder import Listed, RunFolder, write_index
 from sr_lab.runs import sweep
 

@@ -25,7 +25,7 @@ from sr_lab.config.schema import BenchmarkConfig
 from sr_lab.config.targets import did_you_mean
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
-from sr_lab.reporting.table import print_wide
+from sr_lab.reporting.terminal import print_wide
 from sr_lab.runs import provenance
 from sr_lab.speed.benchmark import Benchmark, Spread, measure
 from sr_lab.system.devices import cpuinfo, processor

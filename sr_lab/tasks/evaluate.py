@@ -19,8 +19,9 @@ from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import BackendNetwork
 from sr_lab.layers.network import colour_of
 from sr_lab.protocol import Protocol, variants
+from sr_lab.reporting.experiment import print_runs
+from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.runs import read_run
-from sr_lab.reporting.table import fixed, print_table
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs.provenance import provenance
 from sr_lab.system import distributed
@@ -55,7 +56,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         )
     if common.in_multirun():
         return
-    print_table([read_run(folder)])
+    print_runs([read_run(folder)])
     if tiled.note:
         common.console.print(f"tiled: {tiled.note}", markup=False)
     if config.explain:

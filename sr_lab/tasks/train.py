@@ -26,8 +26,8 @@ from sr_lab.datasets.patches import PatchDataset, RandomDegradation
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
 from sr_lab.protocol import Protocol
+from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.runs import read_run
-from sr_lab.reporting.table import print_table
 from sr_lab.run_folder import RunFolder, whole_rows
 from sr_lab.runs.provenance import note_images, provenance, similar_unfinished
 from sr_lab.system import distributed, faults
@@ -105,7 +105,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 def _show(folder: RunFolder) -> None:
     if not common.in_multirun():
-        print_table([read_run(folder.path)])
+        print_runs([read_run(folder.path)])
         inside = folder.path.is_relative_to(Path.cwd())
         common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
 

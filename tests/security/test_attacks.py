@@ -50,14 +50,12 @@ from sr_lab.config.untrusted import stored_network
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import run_by
-from sr_lab.reporting import crops, page, pictures
-from sr_lab.reporting.csv_text import csv_text
-from sr_lab.reporting.experiment import experiment_grid
+from sr_lab.reporting import crops, page, saved_images
+from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
-from sr_lab.reporting.results import to_csv
 from sr_lab.reporting.runs import find_runs
-from sr_lab.reporting.table import to_csv as to_plain_csv
+from sr_lab.reporting.safe_csv import csv_text, runs_to_csv, table_to_csv
 from sr_lab.run_folder import RunFolder, read_index
 from sr_lab.training.checkpointing import DurableCheckpointIO
 from tests import chromium
@@ -681,15 +679,15 @@ def _reported(tmp_path_factory) -> Path:
     (failed / "failed.txt").write_bytes(f"Traceback\n{NAMES['script']}".encode() + b"\xff\x00\x1b[2J")
     with hostile.nothing_runs():
         runs = find_runs(root)
-        grid = experiment_grid(runs)
+        grid = experiment_table(runs)
         assert grid is not None
-        figures = [(picture, crops.write(root / "crops", picture)) for picture in pictures.find(runs)]
+        figures = [(picture, crops.write(root / "crops", picture)) for picture in saved_images.find(runs)]
         page.write(root / "report.html", grid, runs, figures)
         forms = {
             "md": to_markdown(grid),
             "tex": to_latex(grid),
-            "csv": to_csv(grid),
-            "runs.csv": to_plain_csv(runs),
+            "csv": table_to_csv(grid),
+            "runs.csv": runs_to_csv(runs),
         }
     for suffix, text in forms.items():
         (root / f"table.{suffix}").write_text(text)
@@ -758,19 +756,19 @@ def test_nothing_steers_the_terminal(reported, name):
 @pytest.mark.parametrize("kind", sorted(FOREIGN))
 def test_a_picture_of_a_run_that_is_none_is_left_out(tmp_path, mark, kind):
     run = run_folder(tmp_path, "a", images=("one", "two"))
-    file = pictures.place(run.path / "images", "Set5", "one", "sr")
+    file = saved_images.place(run.path / "images", "Set5", "one", "sr")
     file.write_bytes(FOREIGN[kind])
-    assert [picture.image for picture in pictures.find([run])] == ["two"]
+    assert [picture.image for picture in saved_images.find([run])] == ["two"]
     file.write_bytes(hostile.picture("PPM", size=(80, 60)))  # of the right size
-    assert [picture.image for picture in pictures.find([run])] == ["two"]
+    assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
 def test_a_picture_that_leads_to_another_file_is_left_out(tmp_path, mark):
     run = run_folder(tmp_path, "a", images=("one",))
-    file = pictures.place(run.path / "images", "Set5", "one", "lr")
+    file = saved_images.place(run.path / "images", "Set5", "one", "lr")
     file.unlink()
     file.symlink_to("/etc/passwd")
-    assert pictures.find([run]) == []
+    assert saved_images.find([run]) == []
 
 
 # Run folders
@@ -825,7 +823,7 @@ def test_the_list_of_a_sweep_names_no_other_folder(tmp_path, mark, name):
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "a\0b", "", "x" * 300, "\ud800", "a/b"])
 def test_a_picture_of_any_name_lies_in_its_folder(tmp_path, name):
-    placed = pictures.place(tmp_path, name, name, "sr")
+    placed = saved_images.place(tmp_path, name, name, "sr")
     assert placed.resolve().is_relative_to(tmp_path)
     assert len(placed.relative_to(tmp_path).parts) == 2
     assert all(len(part.encode()) < 200 for part in placed.relative_to(tmp_path).parts)

@@ -24,7 +24,7 @@ from sr_lab.datasets.images import list_images, read_image
 from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.errors import DataError
 from sr_lab.models.imdn import IMDN
-from sr_lab.reporting import pictures
+from sr_lab.reporting import saved_images
 from sr_lab.reporting.curves import read as read_curves
 from sr_lab.reporting.results import COLUMNS, read_results
 from sr_lab.reporting.runs import read_run
@@ -550,7 +550,7 @@ def test_results_that_are_none(tmp_path, name):
         run = read_run(folder)
         text = "".join([run.name, str(run.scale), str(run.seed), str(run.table), str(run.sets), run.problem])
         text.encode()
-        pictures.find([run])
+        saved_images.find([run])
         return [run.number(ONE), run.scale, str(RunFolder(folder).state())]
 
     result = judged(read)

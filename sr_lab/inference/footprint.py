@@ -4,7 +4,6 @@ import copy
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -78,41 +77,21 @@ def is_quadratic(network: nn.Module) -> bool:
     return large > 1.02 * small  # less is the rounding of sizes
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How far a network of local operations sees.
-
-    Args:
-        pixels: LR pixels on each side that an output pixel depends on.
-        align: Tiles must start at a multiple of this many LR pixels (strides, windows).
-    """
-
-    pixels: int
-    align: int
-
-
 @_once_per_network
 @torch.no_grad()
-def reach(network: nn.Module) -> Reach | None:
-    """How far a network sees; ``None`` where tiles with a reasonable overlap do not equal the whole image.
+def reach(network: nn.Module) -> int | None:
+    """LR pixels on each side that an output pixel depends on; ``None`` if tiles never equal the whole image.
 
     A NaN in one pixel spreads to every value that depends on it, whatever the weights: that gives the
-    distance. Strips in float64 then confirm that a tile with this overlap equals the whole: what a strided
-    network sees depends on where the tile starts.
+    distance. Strips in float64 then confirm that tiles with this overlap equal the whole, which they do not
+    where a network has strides.
     """
     exact, scale = copy.deepcopy(network).cpu().double().eval(), measured_scale(network)
-    pixels = _IMRESIZE_REACH
-    for axis in (2, 3):
-        distance = _nan_distance(exact, axis, scale)
-        if distance is None:
-            return None
-        pixels = max(pixels, distance)
-    for align in (1, 2, 4, 8, 16):
-        # How far a pixel is seen behind a stride depends on its position: up to one stride further.
-        found = Reach(pixels + (align if align > 1 else 0), align)
-        if all(_equals_whole(exact, axis, found, scale) for axis in (2, 3)):
-            return found
-    return None
+    distances = [_nan_distance(exact, axis, scale) for axis in (2, 3)]
+    if None in distances:
+        return None
+    pixels = max(_IMRESIZE_REACH, *(distance for distance in distances if distance is not None))
+    return pixels if all(_equals_whole(exact, axis, pixels, scale) for axis in (2, 3)) else None
 
 
 def _strip(network: nn.Module, axis: int, length: int) -> Tensor:
@@ -139,20 +118,19 @@ def _nan_distance(network: nn.Module, axis: int, scale: int) -> int | None:
     return None
 
 
-def _equals_whole(network: nn.Module, axis: int, found: Reach, scale: int) -> bool:
+def _equals_whole(network: nn.Module, axis: int, pixels: int, scale: int) -> bool:
     """Whether the two ends of a strip, each upscaled on its own, equal those of the whole strip."""
-    for steps in (5, 7):  # not a multiple of a common stride
-        start = steps * found.align
-        length = start + 2 * (found.pixels + 8 * found.align) + min_size_of(network) + 3
+    for start in (5, 7):  # not a multiple of a common stride
+        length = start + 2 * (pixels + 8) + min_size_of(network) + 3
+        stop = length - start
         lr = _strip(network, axis, length)
-        stop = (length - start) // found.align * found.align
         whole = network(lr)
         tail = network(lr.narrow(axis, start, length - start))
         head = network(lr.narrow(axis, 0, stop))
-        after, before = scale * (start + found.pixels), scale * (stop - found.pixels)
+        after, before = scale * (start + pixels), scale * (stop - pixels)
         differences = (
-            whole.narrow(axis, after, whole.shape[axis] - after)
-            - tail.narrow(axis, after - scale * start, whole.shape[axis] - after),
+            whole.narrow(axis, after, scale * length - after)
+            - tail.narrow(axis, scale * pixels, scale * length - after),
             whole.narrow(axis, 0, before) - head.narrow(axis, 0, before),
         )
         worst = max(difference.abs().max() for difference in differences)

@@ -64,16 +64,6 @@ class Traffic:
         """Only the operators that multiply and add, as if all others were fused into them."""
         return Traffic([operator for operator in self.operators if operator.flops])
 
-    @property
-    def kernels(self) -> int:
-        """Number of launches."""
-        return len(self.operators)
-
-    @property
-    def multi_adds(self) -> int:
-        """Multiply-adds."""
-        return sum(operator.flops for operator in self.operators) // 2
-
     def seconds(self, peaks: Peaks, *, bytes_per_value: int) -> float:
         """Shortest time on a GPU that runs one operator after the other."""
         return sum(operator.seconds(peaks, bytes_per_value) for operator in self.operators)

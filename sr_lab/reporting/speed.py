@@ -131,14 +131,9 @@ def comparable(table: Table) -> dict[str, Figure]:
     }
 
 
-def slug(device: str) -> str:
-    """The name of a device as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-
-
 def stored_at(device: str, root: Path) -> Path:
     """Path of a device's table, whether it exists or not; ``root`` is the folder of tables."""
-    return root / f"{slug(device)}.json"
+    return root / f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
 
 
 def benchmarks_dir() -> Path:
@@ -152,7 +147,8 @@ def store(table: Table, root: Path) -> Path:
     Every figure keeps the date and commit of its own run.
     """
     path = stored_at(str(table["device"]), root)
-    measured = {key: {**figure, **_origin(table)} for key, figure in figures(table).items()}
+    origin = {key: table[key] for key in ("date", "commit") if key in table}
+    measured = {key: {**figure, **origin} for key, figure in figures(table).items()}
     before = figures(json.loads(path.read_text())) if path.is_file() else {}
     names = {key.partition(".")[0] for key in measured}
     kept = {key: figure for key, figure in before.items() if key.partition(".")[0] not in names}
@@ -162,10 +158,6 @@ def store(table: Table, root: Path) -> Path:
     if readme.is_file():
         files.write(readme, filled(readme.read_text(), root))
     return path
-
-
-def _origin(table: Table) -> dict[str, object]:
-    return {key: table[key] for key in ("date", "commit") if key in table}
 
 
 def facts(table: Table) -> list[str]:

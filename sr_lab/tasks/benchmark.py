@@ -49,10 +49,12 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     Raises:
         SystemExit: With 1, if a ratio is worse than the stored one by more than 10 %.
     """
-    only = config.only or [name for names in GROUPS.values() for name in names]
-    _check_names(only)
-    facts = _facts()
-    table: dict[str, object] = {**facts, "rounds": config.rounds}
+    known = [name for names in GROUPS.values() for name in names]
+    only = config.only or known
+    if unknown := [name for name in only if name not in known]:
+        near = did_you_mean(unknown[0], known)
+        raise ConfigError(f"only: there is no benchmark '{unknown[0]}'; allowed: {', '.join(known)}{near}")
+    table: dict[str, object] = {**_facts(), "rounds": config.rounds}
     problems: list[Exception] = []
     with _progress() as progress:
         for group in (group for group, names in GROUPS.items() if set(names) & set(only)):
@@ -68,11 +70,15 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     common.console.print(f"figures: {folder / 'benchmark.json'}", markup=False)
     if problems:
         raise problems[0]
-    root = speed.benchmarks_dir()
     if config.store:
-        common.console.print(f"stored: {speed.store(table, root)}", markup=False)
-        return
-    stored = speed.stored_at(str(facts["device"]), root)
+        common.console.print(f"stored: {speed.store(table, speed.benchmarks_dir())}", markup=False)
+    else:
+        _compare(table, only)
+
+
+def _compare(table: speed.Table, only: Sequence[str]) -> None:
+    """Print what is worse than stored, and end with 1 if anything is."""
+    stored = speed.stored_at(str(table["device"]), speed.benchmarks_dir())
     before: speed.Table = json.loads(stored.read_text()) if stored.is_file() else {}
     compared = {key for key in speed.comparable(before) if key.partition(".")[0] in only}
     if not compared:
@@ -86,14 +92,6 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     common.console.print(
         f"no ratio of {len(compared)} is worse by more than 10 % than in {stored}", markup=False
     )
-
-
-def _check_names(only: Sequence[str]) -> None:
-    known = [name for names in GROUPS.values() for name in names]
-    for name in only:
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise ConfigError(f"only: there is no benchmark '{name}'; allowed: {', '.join(known)}{near}")
 
 
 def _measure(

@@ -23,6 +23,10 @@ class Small(nn.Module):
         return x + x.relu().view(1, 5, -1).view(x.shape)
 
 
+def multi_adds_of(counted: Traffic) -> int:
+    return sum(operator.flops for operator in counted.operators) // 2
+
+
 def test_operators_are_counted_with_what_they_read_and_write():
     counted = traffic(Small(), (1, 3, 4, 6))
     assert [operator.name for operator in counted.operators] == ["convolution", "relu", "add"]
@@ -33,7 +37,7 @@ def test_operators_are_counted_with_what_they_read_and_write():
         2 * 5 * pixels,
         3 * 5 * pixels,
     ]
-    assert counted.multi_adds == 3 * 5 * 9 * pixels
+    assert multi_adds_of(counted) == 3 * 5 * 9 * pixels
 
 
 def test_fused_only_what_multiplies_and_adds_remains():
@@ -54,7 +58,7 @@ def test_attention_is_one_operator_of_two_products():
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
     counted = traffic(Attention(), (1, 2, 10, 8))
-    assert counted.multi_adds == 2 * 2 * 10 * 10 * 8
+    assert multi_adds_of(counted) == 2 * 2 * 10 * 10 * 8
     (operator,) = counted.operators
     assert operator.values == 4 * 2 * 10 * 8 + 2 * 10  # and a sum for each row, but never all pairs
 
@@ -83,7 +87,7 @@ def test_the_four_networks_cost_what_was_counted_before(model, multi_adds, fused
     counted = of(model)
     share = (320 * 180) / (36 * 64)
     without_attention = Traffic([one for one in counted.operators if "attention" not in one.name])
-    assert without_attention.multi_adds * share / 1e9 == pytest.approx(multi_adds, abs=0.06)
+    assert multi_adds_of(without_attention) * share / 1e9 == pytest.approx(multi_adds, abs=0.06)
     card = Peaks(flops=165e12, bytes=1008e9)
     assert counted.fused.seconds(card, bytes_per_value=2) * share * 1000 == pytest.approx(fused_ms, rel=0.15)
 
@@ -91,4 +95,4 @@ def test_the_four_networks_cost_what_was_counted_before(model, multi_adds, fused
 # What eager mode launches; more of them is a regression on a GPU, where each costs 5 us.
 @pytest.mark.parametrize(("model", "most"), [(OSFFNet, 585), (EFRDN, 2109), (MREN, 589), (IMFM, 731)])
 def test_no_kernel_was_added(model, most):
-    assert of(model).kernels <= most
+    assert len(of(model).operators) <= most

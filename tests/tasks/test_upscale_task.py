@@ -63,10 +63,21 @@ def test_sub_folders_are_kept(photos, tmp_path, capsys):
         assert (image.mode, image.getchannel("A").getextrema()) == ("RGBA", (77, 77))
 
 
-def test_a_file_is_upscaled_as_sr_lab_upscale_does(weights_dir, photos, tmp_path):
-    ckpt = weights_dir / "IMDN" / "IMDN_x2.pth"
-    run(photos / "colour.JPG", tmp_path / "big", ckpt=ckpt)
-    expected = sr_lab.upscale(photos / "colour.JPG", sr_lab.load(ckpt))
+def weights(path, seed):
+    torch.manual_seed(seed)
+    torch.save(Entry("ecbsr_m4c16", 2).build().state_dict(), path)
+    return path
+
+
+SMALL = ("model=ecbsr_m4c16", "scale=2")
+
+
+def test_a_file_is_upscaled_as_sr_lab_upscale_does(photos, tmp_path):
+    ckpt = weights(tmp_path / "weights.pth", 1)
+    run(photos / "colour.JPG", tmp_path / "big", *SMALL, ckpt=ckpt)
+    network = Entry("ecbsr_m4c16", 2).build()
+    network.load_state_dict(torch.load(ckpt))
+    expected = sr_lab.upscale(photos / "colour.JPG", network.eval())
     with Image.open(tmp_path / "big" / "colour_x2.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(expected))
 
@@ -84,22 +95,15 @@ def test_results_of_the_same_image_and_network_are_skipped(photos, tmp_path, cap
     assert (output / "colour_x3.png").stat().st_mtime_ns != before
 
 
-def weights(path, seed):
-    torch.manual_seed(seed)
-    torch.save(Entry("ecbsr_m4c16", 2).build().state_dict(), path)
-    return path
-
-
 def test_a_result_of_another_network_or_image_is_named_and_stays(photos, tmp_path, capsys):
     source, result = photos / "colour.JPG", tmp_path / "big" / "colour_x2.png"
-    model = ("model=ecbsr_m4c16", "scale=2")
     one, other = weights(tmp_path / "one.pth", 1), weights(tmp_path / "other.pth", 2)
-    run(source, result.parent, *model, ckpt=one)
+    run(source, result.parent, *SMALL, ckpt=one)
     of_one = result.read_bytes()
 
     def refused(ckpt):
         with pytest.raises(SystemExit) as ended:
-            run(source, result.parent, *model, ckpt=ckpt)
+            run(source, result.parent, *SMALL, ckpt=ckpt)
         said = capsys.readouterr().out
         assert (
             f"failed: {source}: '{result}' exists, but is not what this network makes of this image" in said
@@ -114,7 +118,7 @@ def test_a_result_of_another_network_or_image_is_named_and_stays(photos, tmp_pat
     result.write_text("a letter")
     assert refused(one) == 1
     assert result.read_text() == "a letter"
-    run(source, result.parent, *model, "overwrite=true", ckpt=other)
+    run(source, result.parent, *SMALL, "overwrite=true", ckpt=other)
     with Image.open(result) as image:
         assert image.mode == "RGBA"
 
@@ -263,11 +267,12 @@ def test_an_unknown_tile_is_refused(photos, tmp_path, tile):
         run(photos, tmp_path, f"tile={tile}")
 
 
-def test_a_tiled_image_says_so(weights_dir, tmp_path, capsys):
+def test_a_tiled_image_says_so(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 110, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    run(tmp_path / "wide.png", tmp_path / "big", "tile=96", ckpt=weights_dir / "IMDN" / "IMDN_RTC_x2.pth")
-    assert "tiled: 60x110 pixels in tiles of 60x96, overlapping by 22; equal" in capsys.readouterr().out
+    ckpt = weights(tmp_path / "weights.pth", 1)
+    run(tmp_path / "wide.png", tmp_path / "big", *SMALL, "tile=96", ckpt=ckpt)
+    assert "tiled: 60x110 pixels in tiles of 60x96, overlapping by 6; equal" in capsys.readouterr().out
 
 
 def test_the_command_line_leaves_images_and_nothing_else(photos, tmp_path):

@@ -1,16 +1,15 @@
-"""Checkpoints from which a run that was killed resumes: whole files, with all that the training depends on."""
+"""Checkpoints from which a killed run resumes: whole files, with all that the training depends on."""
 
 import contextlib
-import functools
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-import lightning
 import numpy as np
 import torch
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, distributed
@@ -18,6 +17,7 @@ from torch import Tensor, distributed
 from sr_lab import files
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
 from sr_lab.errors import CheckpointError
+from sr_lab.training.lit_module import Saved
 
 LAST, PREVIOUS, BEST, DAMAGED = "last.ckpt", "previous.ckpt", "best.ckpt", "damaged.ckpt"
 _NUMPY_WORDS = 624  # of NumPy's Mersenne twister
@@ -120,12 +120,21 @@ def to_test(folder: Path) -> Checkpoint:
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's, with one file and a best score that is known after a resume.
+    """Lightning's, which saves ``best.ckpt`` after a new best score; the score is known after a resume.
 
-    A stored state gives it nothing but scores: no path from a file is followed, and the run folder may be moved.
+    It takes only scores from a stored state: no path from a file is followed, and the folder may be moved.
+
+    Args:
+        folder: The run's ``checkpoints``.
+        say: Prints a line for the user.
     """
 
-    say: Callable[[str], None] = print
+    def __init__(self, folder: Path, say: Callable[[str], None] = print) -> None:
+        super().__init__(
+            folder, Path(BEST).stem, monitor="val/psnr_y", mode="max", enable_version_counter=False
+        )
+        self.path = folder / BEST
+        self.say = say
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the scores, unless the best checkpoint is missing or damaged.
@@ -136,34 +145,20 @@ class Checkpoints(ModelCheckpoint):
         scores = state_dict["best_model_score"], state_dict["current_score"]
         if not all(score is None or (isinstance(score, Tensor) and score.numel() == 1) for score in scores):
             raise CheckpointError(
-                f"resume: the checkpoint's score of {self.filename}.ckpt is not a number; take another "
-                "checkpoint, or train from scratch with resume=never"
+                "resume: the checkpoint's best score is not a number; take another checkpoint, or train from "
+                "scratch with resume=never"
             )
-        path = Path(str(self.dirpath), f"{self.filename}.ckpt")
-        if not state_dict["best_model_path"]:
+        if scores[0] is None:
             return
-        if self.monitor and _problem(path) is not None:
-            how = f"damaged, and renamed to {DAMAGED}" if path.is_file() else "missing"
+        if _problem(self.path) is not None:
+            how = f"damaged, and renamed to {DAMAGED}" if self.path.is_file() else "missing"
             with contextlib.suppress(FileNotFoundError):  # another process was faster
-                path.replace(path.with_name(DAMAGED))
-            self.say(f"resume: {path.name} is {how}; the next validation writes a new one")
+                self.path.replace(self.path.with_name(DAMAGED))
+            self.say(f"resume: {BEST} is {how}; the next validation writes a new one")
             return
-        self.best_model_path = str(path)
+        self.best_model_path = self.kth_best_model_path = str(self.path)
         self.best_model_score, self.current_score = scores
-        if self.best_model_score is not None:
-            self.kth_best_model_path, self.kth_value = str(path), self.best_model_score
-            self.best_k_models = {str(path): self.best_model_score}
-
-
-def checkpoints(folder: Path, say: Callable[[str], None] = print) -> list[Checkpoints]:
-    """What saves after each validation: ``best.ckpt`` after a new best score, ``last.ckpt`` always.
-
-    Lightning's ``save_last`` saves only after a new best score: on a plateau all work would be lost.
-    """
-    make = functools.partial(Checkpoints, folder, enable_version_counter=False)
-    best, last = make(Path(BEST).stem, monitor="val/psnr_y", mode="max"), make(Path(LAST).stem)
-    best.say = say
-    return [best, last]
+        self.kth_value, self.best_k_models = scores[0], {str(self.path): scores[0]}
 
 
 class _State(TypedDict):
@@ -175,8 +170,8 @@ class _State(TypedDict):
     cuda: Tensor | None
 
 
-class RandomState(lightning.Callback):
-    """Stores the random state of Python, NumPy and torch, of each process and its device, in every checkpoint.
+class RandomState(Callback):
+    """Stores the random state of Python, NumPy and torch, of each process and device, in every checkpoint.
 
     Lightning leaves it out, so that dropout would draw other numbers after a resume. It is restored when the
     training starts, after everything that draws random numbers on the way there, such as the data loader: the
@@ -185,9 +180,7 @@ class RandomState(lightning.Callback):
 
     _states: list[_State] | None = None
 
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Store the state of every process; all of them call this."""
         own = _random_state(trainer.strategy.root_device)
         states = [own] * trainer.world_size
@@ -195,13 +188,11 @@ class RandomState(lightning.Callback):
             distributed.all_gather_object(states, own)
         checkpoint["random_state"] = states
 
-    def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Keep the states until the training starts."""
-        self._states = checkpoint.get("random_state")  # type: ignore[assignment]
+        self._states = checkpoint.get("random_state")
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the state of this process; processes that are new keep the state of their seed."""
         if self._states is not None and trainer.global_rank < len(self._states):
             _set_random_state(self._states[trainer.global_rank], trainer.strategy.root_device)
@@ -229,6 +220,6 @@ def _set_random_state(state: _State, device: torch.device) -> None:
             torch.cuda.set_rng_state(state["cuda"].cpu(), device)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            "resume: the checkpoint's random state is damaged; take another checkpoint, or train from scratch "
-            "with resume=never"
+            "resume: the checkpoint's random state is damaged; take another checkpoint, or train from "
+            "scratch with resume=never"
         ) from error

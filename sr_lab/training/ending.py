@@ -1,4 +1,4 @@
-"""How a training ends: at its last step, because a callback stopped it, or because a signal came.
+"""How a training ends, and from where it resumes: its last step, a callback that stops it, a signal.
 
 Lightning 2.6.6 ends with 0 after SIGTERM, writes a checkpoint of another name to another folder at Slurm's
 signal, does not find it at a first start, and waits for other processes inside a signal handler, where all of
@@ -7,53 +7,48 @@ them can hang.
 
 from pathlib import Path
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, distributed
 
 from sr_lab.system.signals import Ended, Signals
+from sr_lab.training.lit_module import Saved
 
 
-class ValidateAtEnd(lightning.Callback):
-    """Validates, and so saves, after the last step too, where the interval does not divide the steps."""
+class Ending(Callback):
+    """Validates, and so saves, after the last step too. A run stopped early stays stopped.
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-        """Lightning validates before it obeys ``should_stop``."""
+    Lightning forgets with the process that another callback has stopped the training; resuming such a run
+    goes straight to the test.
+    """
+
+    _stopped = False
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Lightning validates before it obeys ``should_stop``, also where no validation is due."""
         if trainer.global_step >= trainer.max_steps > 0:
             trainer.should_stop = True
 
-
-class StaysEnded(lightning.Callback):
-    """A run stopped early stays stopped: resuming it goes straight to the test.
-
-    Lightning forgets with the process that another callback has stopped the training.
-    """
-
-    _ended = False
-
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Store whether the training was stopped before its last step."""
         checkpoint["ended_early"] = trainer.should_stop and trainer.global_step < trainer.max_steps
 
-    def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Remember it until the training starts."""
-        self._ended = checkpoint.get("ended_early") is True
+        self._stopped = checkpoint.get("ended_early") is True
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make no further step."""
-        trainer.should_stop |= self._ended
+        trainer.should_stop |= self._stopped
 
 
-class SaveWhenAsked(Checkpoint):
-    """Saves ``last.ckpt`` after the step during which a signal came, and ends.
+class SaveLast(Checkpoint):
+    """Saves ``last.ckpt`` after each validation, and after the step during which a signal came.
 
-    Must be the last callback that saves. Processes agree on the step by an exchange on the CPU that runs during
-    the next step. A validation that is due or running is postponed until the run resumes.
+    Lightning's ``save_last`` saves only after a new best score: on a plateau all work would be lost. After a
+    signal the training ends; a validation is finished first. Processes agree on the step by an exchange on
+    the CPU, which runs during the next step. Must be the last callback that saves.
 
     Args:
         path: The checkpoint.
@@ -65,20 +60,20 @@ class SaveWhenAsked(Checkpoint):
         self.signals = signals
         self._group: distributed.ProcessGroup | None = None
         self._exchange: tuple[distributed.Work, Tensor] | None = None
+        self._ends = 0  # the signal at which the training ends
         self._validation_due = False
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Spare several processes a wait for the device at every batch, by which Lightning would share SIGTERM."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Spare several processes a wait for the device at every batch, by which Lightning shares SIGTERM."""
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """From here on signals wait for the end of a step; run the validation that was postponed."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on signals wait for the end of a step."""
         self.signals.listen()  # in place of Lightning's handlers
         self.signals.waits = True
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
         if self._validation_due:
-            self._validation_due = False
             loop = trainer.fit_loop.epoch_loop.val_loop
             loop.restarting = False
             trainer.validating = True
@@ -86,35 +81,27 @@ class SaveWhenAsked(Checkpoint):
             trainer.training = True
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Save and end, if a process was asked to; after the last step the validation comes first."""
+        """Save and end, if a process was asked to; a validation that is due saves."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step >= trainer.max_steps > 0:
             return
-        number = self._agreed(trainer)
-        if number:
-            interval = trainer.val_check_batch
-            due = interval is not None and (batch_idx + 1) % interval == 0
-            self._save(trainer, number, validation_due=due)
+        self._ends = self._agreed()
+        validates = trainer.val_check_batch and (batch_idx + 1) % trainer.val_check_batch == 0
+        if self._ends and not validates:
+            self._save(trainer)
 
-    def on_validation_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: object
-    ) -> None:
-        """Do not wait for the rest of the images, except where other processes wait for this one's share."""
-        asked = self.signals.asked
-        if asked is None or trainer.world_size > 1 or trainer.global_step >= trainer.max_steps > 0:
-            return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging):  # put the weights back in place of their average
-                callback.on_validation_epoch_end(trainer, pl_module)
-        self._save(trainer, asked, validation_due=True)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, and end if a process was asked to before."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        if self._ends:
+            raise Ended(self._ends)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing is left to save; tell the other processes of a signal that came after the last exchange."""
         if self._group is not None:
             asked = torch.tensor(self.signals.asked or 0)
@@ -122,39 +109,15 @@ class SaveWhenAsked(Checkpoint):
             self.signals.asked = int(asked) or None
         self.signals.end_if_asked()
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of Lightning's handlers in the test too."""
         self.signals.listen()
 
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
-    ) -> None:
-        """Store whether a validation was postponed, and the counts as if it had not begun."""
-        checkpoint["validation_due"] = self._validation_due
-        if not self._validation_due:
-            return
-        counts: dict[str, dict[str, dict[str, int]]] = checkpoint["loops"]["fit_loop"]  # type: ignore[index]
-        trained = counts["epoch_loop.batch_progress"]
-        for count in (trained["total"], trained["current"]):
-            count["completed"] = count["ready"]
-        if trainer.validating:
-            validated = counts["epoch_loop.val_loop.batch_progress"]
-            for key, number in validated["current"].items():
-                validated["total"][key] -= number
-                validated["current"][key] = 0
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
+        """Run the validation that an earlier version of this program has postponed at a signal."""
+        self._validation_due = checkpoint.get("validation_due") is True
 
-    def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
-    ) -> None:
-        """Remember a postponed validation."""
-        self._validation_due = bool(checkpoint.get("validation_due", False))
-
-    def _save(self, trainer: lightning.Trainer, number: int, *, validation_due: bool) -> None:
-        self._validation_due = validation_due
-        trainer.save_checkpoint(self.path)
-        raise Ended(number)
-
-    def _agreed(self, trainer: lightning.Trainer) -> int:
+    def _agreed(self) -> int:
         """The signal at which all processes end now; 0 if none had heard one at the step before."""
         own = self.signals.asked or 0
         if self._group is None:

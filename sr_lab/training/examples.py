@@ -5,8 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
 from torch import Tensor
@@ -21,12 +21,13 @@ _ALL_SCALES = 24  # the least common multiple of 2, 3, 4 and 8
 _SMALL_SET = 5  # images; a set of up to so many is kept whole
 
 
-class ExampleImages(lightning.Callback):
+class ExampleImages(Callback):
     """Saves the first images of each test set, so that a report needs neither data nor network.
 
-    For each of them a strip of LR, bicubic, SR, HR and error of the middle of the image, at the same place for
-    every network and every scale that divides 24, and the whole images (``reporting.pictures`` says where); of
-    a small set, all whole images. A thread writes them while the test continues; all are written at its end.
+    For each of them a strip that shows the middle in LR, bicubic, SR, HR and error, at the same place for
+    every network and every scale that divides 24, and the whole images (``reporting.pictures`` says where);
+    of a small set, all whole images. A thread writes them while the test continues, and has written all when
+    the test ends.
 
     Args:
         folder: Where the PNG files are written.
@@ -40,15 +41,15 @@ class ExampleImages(lightning.Callback):
         self.size = size
         self._writing: list[Future[None]] = []
 
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the thread."""
         self._writer = ThreadPoolExecutor(1)
 
-    def on_test_batch_end(
+    def on_test_batch_end(  # type: ignore[override]
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Measured,  # type: ignore[override]
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Measured,
         batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -82,7 +83,7 @@ class ExampleImages(lightning.Callback):
 
         log_to_dashboards(trainer, log)
 
-    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the pictures; an error in writing one is raised here."""
         self._writer.shutdown()
         written, self._writing = self._writing, []

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-import lightning
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,8 +14,6 @@ from sr_lab.training.record import Speed
 
 class TrainingProgress(ProgressBar):
     """One bar over all steps, with loss, PSNR, samples per second and the share of time waiting for data.
-
-    Nothing is drawn where the output is not a terminal.
 
     Args:
         speed: Measures samples per second.
@@ -28,9 +26,14 @@ class TrainingProgress(ProgressBar):
         self._bar: Progress | None = None
         self._drawn = 0.0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    @staticmethod
+    def is_shown() -> bool:
+        """Whether the output is a terminal: a bar in a file or a pipe is of no use."""
+        return Console(stderr=True).is_terminal
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar."""
-        if not self.console.is_terminal or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         self._psnr = "-"
         self._bar = Progress(
@@ -55,11 +58,11 @@ class TrainingProgress(ProgressBar):
         )
         self._bar.start()
 
-    def on_train_batch_end(
+    def on_train_batch_end(  # type: ignore[override]
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Mapping[str, Tensor],  # type: ignore[override]
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Mapping[str, Tensor],
         batch: object,
         batch_idx: int,
     ) -> None:
@@ -77,21 +80,19 @@ class TrainingProgress(ProgressBar):
             wait=self.speed.data_wait,
         )
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the newest validation PSNR."""
         if "val/psnr_y" in trainer.callback_metrics:
             self._psnr = f"{float(trainer.callback_metrics['val/psnr_y']):.2f} dB"
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the full bar on the screen."""
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step, psnr=self._psnr)
             self._bar.stop()
             self._bar = None
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
         if self._bar is not None:
             self._bar.stop()

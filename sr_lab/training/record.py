@@ -10,23 +10,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import lightning
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from sr_lab import files
 from sr_lab.run_folder import whole_rows
-from sr_lab.training.lit_module import SRModule
+from sr_lab.training.lit_module import Saved, SRModule
 from sr_lab.training.loggers import log_to_dashboards
 
 _Batch = TypeVar("_Batch")
 
 
-class Speed(lightning.Callback):
-    """Measures samples per second and the share of time spent waiting for data.
+class Speed:
+    """Measures samples per second and the share of time spent waiting for data, in spans.
 
     Args:
-        batch_size: Samples between two calls of ``on_train_batch_end``, over all processes.
+        batch_size: Samples of a batch, over all processes.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -34,10 +34,10 @@ class Speed(lightning.Callback):
         self.reset()
 
     def reset(self) -> None:
-        """Start a new span of measuring."""
+        """Start a new span."""
         self._start = time.perf_counter()
         self._waited = self._excluded = 0.0
-        self._validation_since: float | None = None
+        self._paused: float | None = None
         self._batches = 0
 
     @property
@@ -54,37 +54,29 @@ class Speed(lightning.Callback):
     def _elapsed(self) -> float:
         return time.perf_counter() - self._start - self._excluded
 
-    def timed(self, loader: Iterable[_Batch]) -> "TimedLoader[_Batch]":
-        """The same batches; how long each was waited for is counted."""
-        return TimedLoader(loader, self)
-
     def asked(self) -> float:
-        """Note that the next batch is asked for; time since the start of a validation is left out."""
+        """Note that the next batch is asked for; a pause ends."""
         now = time.perf_counter()
-        if self._validation_since is not None:
-            self._excluded += now - self._validation_since
-            self._validation_since = None
+        if self._paused is not None:
+            self._excluded += now - self._paused
+            self._paused = None
         return now
 
     def received(self, asked: float) -> None:
         """Count the time since a batch was asked for as waiting."""
         self._waited += time.perf_counter() - asked
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start counting."""
-        self.reset()
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Count a batch."""
+    def count(self) -> None:
+        """Count a batch that was trained on."""
         self._batches += 1
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def pause(self) -> None:
         """From here to the next batch no time counts."""
-        self._validation_since = time.perf_counter()
+        self._paused = time.perf_counter()
 
 
 class TimedLoader(Generic[_Batch]):
-    """A data loader whose waiting times are counted; see `Speed.timed`."""
+    """The batches of a data loader; the speed counts how long each is waited for."""
 
     def __init__(self, loader: Iterable[_Batch], speed: Speed) -> None:
         self.loader = loader
@@ -99,7 +91,7 @@ class TimedLoader(Generic[_Batch]):
             asked = self.speed.asked()
 
 
-class Record(lightning.Callback):
+class Record(Callback):
     """Writes ``metrics.csv``, flushed row by row, and sends the same rows to the dashboards.
 
     Lightning's CSV logger deletes the file when a run resumes; this one drops the rows after the resumed step
@@ -108,7 +100,7 @@ class Record(lightning.Callback):
 
     Args:
         path: The file.
-        speed: Measures samples per second.
+        speed: Measures the speed, which a row reports.
         interval: Steps between two rows.
     """
 
@@ -118,7 +110,7 @@ class Record(lightning.Callback):
         self.interval = interval
         self._losses: list[Tensor] = []  # one per step
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file; drop the rows after the step from which the run resumes."""
         assert isinstance(pl_module, SRModule)
         per_set = (f"val/{name}/{metric}" for name in pl_module.val_sets for metric in ("psnr_y", "ssim_y"))
@@ -140,10 +132,9 @@ class Record(lightning.Callback):
             writer.writerows(kept)
             files.write(self.path, text.getvalue())
         self._losses = [loss.to(pl_module.device) for loss in self._losses]
+        self.speed.reset()
 
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, object]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Store the losses that have no row yet, averaged over processes, and flush the rows to the disk."""
         losses = torch.stack(self._losses) if self._losses else torch.empty(0)
         checkpoint["losses"] = trainer.strategy.reduce(losses, reduce_op="mean") if self._losses else losses
@@ -151,25 +142,24 @@ class Record(lightning.Callback):
             with files.naming(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Tensor]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Take over the losses that have no row yet."""
         self._losses = list(checkpoint.get("losses", torch.empty(0)))
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         """Keep the rate of this step: at its end the schedule has moved on."""
         self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
-    def on_train_batch_end(
+    def on_train_batch_end(  # type: ignore[override]
         self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Mapping[str, Tensor],  # type: ignore[override]
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Mapping[str, Tensor],
         batch: object,
         batch_idx: int,
     ) -> None:
         """Keep the loss; write a row every ``interval`` steps."""
+        self.speed.count()
         loss = outputs["loss"].detach()  # Lightning has divided it by the number of accumulated batches
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._losses.append(loss)
@@ -188,13 +178,17 @@ class Record(lightning.Callback):
             )
             self.speed.reset()
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the validation out of the speed."""
+        self.speed.pause()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a row with the figures of the validation."""
         if not trainer.sanity_checking:
             values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
             self._write(trainer, values)
 
-    def _write(self, trainer: lightning.Trainer, values: dict[str, float]) -> None:
+    def _write(self, trainer: Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
         with files.naming(self.path), self.path.open("a", newline="") as file:

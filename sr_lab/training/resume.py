@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from packaging.version import Version
 from torch import Tensor, nn, optim
@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sr_lab.checkpoints.reading import is_plain
 from sr_lab.errors import CheckpointError
-from sr_lab.training.lit_module import SRModule
+from sr_lab.training.lit_module import Saved, SRModule
 
 _OLDEST = Version("2.0")  # Lightning rewrites checkpoints of earlier versions
 _OPTIMIZERS = [k for k in vars(optim).values() if isinstance(k, type)]
-_SCHEDULES = [k for k in vars(lr_scheduler).values() if isinstance(k, type) and issubclass(k, LRScheduler)]
+_SCHEDULERS = [k for k in vars(lr_scheduler).values() if isinstance(k, type) and issubclass(k, LRScheduler)]
 # Settings that torch's own optimizers and schedules change while training, or that depend on the device.
 _MOVING = {"lr", "momentum", "betas", "foreach", "fused", "last_epoch", "T_cur", "T_i", "lr_lambdas"}
 
@@ -29,7 +29,7 @@ class _MisfitError(Exception):
     """Why the run cannot resume, in words."""
 
 
-def check_resume(path: Path, trainer: lightning.Trainer, module: SRModule) -> None:
+def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
     """Refuse a checkpoint that this run cannot resume from, before anything follows what it says.
 
     Opening it runs no code, but Lightning and torch believe what it holds, and it may come from a stranger:
@@ -60,9 +60,8 @@ def check_resume(path: Path, trainer: lightning.Trainer, module: SRModule) -> No
         ) from error
 
 
-def _check_record(record: object, own: Mapping[str, object]) -> None:
-    """The network is this run's, as this version of the program stores it."""
-    if not isinstance(record, dict) or record.get("version") != own.get("version"):
+def _check_record(record: Any, own: Mapping[str, object]) -> None:
+    if record.get("version") != own.get("version"):
         raise _MisfitError("it was saved by another version of sr_lab (update this one)")
     if any(record.get(key) != value for key, value in own.items()):
         raise _MisfitError("it holds another network")
@@ -73,53 +72,51 @@ def _check_tensors(content: object) -> None:
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
-        if isinstance(value, Tensor):
-            if not is_plain(value):
-                raise _MisfitError("it holds a tensor without its numbers")
-        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:  # one may hold itself
+        if isinstance(value, Tensor) and not is_plain(value):
+            raise _MisfitError("it holds a tensor without its numbers")
+        if isinstance(value, dict | list | tuple | set) and id(value) not in seen:  # one may hold itself
             seen.add(id(value))
             waiting += value.values() if isinstance(value, dict) else value
 
 
-def _check_weights(content: dict[str, Any], trainer: lightning.Trainer, module: SRModule) -> None:
+def _check_weights(content: Saved, trainer: Trainer, module: SRModule) -> None:
     own, keys = module.state_dict(), ["state_dict"]
-    callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(callback, WeightAveraging) for callback in callbacks):
+    if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         keys.append("current_model_state")
-        int(content["averaging_state"]["n_averaged"])
     elif "current_model_state" in content:
         raise _MisfitError("its weights are averages, which this run does not make (ema_decay)")
     for key in keys:
-        given = content[key]
-        if given.keys() != own.keys():
+        if content[key].keys() != own.keys():
             raise _MisfitError(f"{key} has other weights than the network")
         for name, weight in own.items():
-            value = given[name]
-            if value.shape != weight.shape or value.is_floating_point() != weight.is_floating_point():
+            value = content[key][name]
+            if value.shape != weight.shape or value.dtype != weight.dtype:
                 raise _MisfitError(f"{key}: {name} is not {weight.dtype} {tuple(weight.shape)}")
-            if value.is_complex() or not value.isfinite().all():
+            if not value.isfinite().all():
                 raise _MisfitError(f"{key}: {name} holds values that are not finite")
 
 
-def _check_counts(content: dict[str, Any], trainer: lightning.Trainer) -> None:
+def _check_counts(content: Saved, trainer: Trainer) -> None:
     step, most = content["global_step"], trainer.max_steps if trainer.max_steps > 0 else 2**53
-    if type(step) is not int or not 0 <= step <= most:
-        raise _MisfitError(f"global_step is not one of 0 to {most}")
     if Version(content["pytorch-lightning_version"]) < _OLDEST:
         raise _MisfitError(f"it was saved by a Lightning older than {_OLDEST}")
     _check_counters(trainer.fit_loop.state_dict(), content["loops"]["fit_loop"])
     progress = content["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
     if progress["optimizer"]["step"]["total"]["completed"] != step:
         raise _MisfitError("its loops are at another step than global_step")
-    skipped, losses = content.get("skipped_steps", 0), content.get("losses", torch.empty(0))
-    if type(skipped) is not int or not 0 <= skipped <= step:
-        raise _MisfitError(f"skipped_steps is not one of 0 to {step}")
+    for key, count, limit in (
+        ("global_step", step, most),
+        ("skipped_steps", content.get("skipped_steps", 0), step),
+    ):
+        if type(count) is not int or not 0 <= count <= limit:
+            raise _MisfitError(f"{key} is not one of 0 to {limit}")
+    losses = content.get("losses", torch.empty(0))
     if losses.ndim != 1 or not losses.is_floating_point():
         raise _MisfitError("losses is not a list of losses")
 
 
 def _check_counters(own: object, given: Any) -> None:
-    """Counters of Lightning's loops are counts, and switches are switches, where both have them."""
+    """Counters of Lightning's loops are counts, where both have them."""
     if isinstance(own, dict):
         for key in own.keys() & given.keys():
             _check_counters(own[key], given[key])
@@ -127,7 +124,7 @@ def _check_counters(own: object, given: Any) -> None:
         raise _MisfitError("a counter of its loops is not a count")
 
 
-def _check_optimizer(content: dict[str, Any], module: SRModule) -> None:
+def _check_optimizer(content: Saved, module: SRModule) -> None:
     """Optimizer and schedule are of this run's classes and settings, and the optimizer can take a step."""
     assert module.make_optimizer is not None
     assert module.make_scheduler is not None
@@ -135,12 +132,17 @@ def _check_optimizer(content: dict[str, Any], module: SRModule) -> None:
     weights = [nn.Parameter(w.detach().cpu().clone(), w.requires_grad) for w in module.network.parameters()]
     optimizer = module.make_optimizer(iter(weights))
     scheduler = module.make_scheduler(optimizer)
-
     groups = optimizer.state_dict()["param_groups"]
     for own, given in zip(groups, state["param_groups"], strict=True):
         _check_settings("optimizer", optimizer, own, given, _OPTIMIZERS)
         if not 0 <= float(given["lr"]) < math.inf:
             raise _MisfitError("the learning rate is not a number")
+    _check_settings("scheduler", scheduler, scheduler.state_dict(), schedule, _SCHEDULERS)
+    if "optimizer" in schedule or any(callable(getattr(type(scheduler), key, None)) for key in schedule):
+        raise _MisfitError("the scheduler's state would replace a method")
+    last, units = schedule.get("last_epoch", 0), content["global_step"] / module.steps_per_unit
+    if type(last) is not int or not 0 <= last <= units + 1:
+        raise _MisfitError(f"the scheduler's last_epoch is not one of 0 to {units + 1:.0f}")
     for tensors in state["state"].values():
         if any(isinstance(value, Tensor) and not value.isfinite().all() for value in tensors.values()):
             raise _MisfitError("the optimizer's state holds values that are not finite")
@@ -149,29 +151,21 @@ def _check_optimizer(content: dict[str, Any], module: SRModule) -> None:
         weight.grad = torch.ones_like(weight) if weight.requires_grad else None
     optimizer.step(lambda: torch.ones(()))  # type: ignore[arg-type, return-value]
 
-    _check_settings("schedule", scheduler, scheduler.state_dict(), schedule, _SCHEDULES)
-    if "optimizer" in schedule or any(callable(getattr(type(scheduler), key, None)) for key in schedule):
-        raise _MisfitError("the schedule's state would replace a method")
-    last, units = schedule.get("last_epoch", 0), content["global_step"] / module.steps_per_unit
-    if type(last) is not int or not 0 <= last <= units + 1:
-        raise _MisfitError(f"the schedule's last_epoch is not one of 0 to {units + 1:.0f}")
-
 
 def _check_settings(
-    what: str, owner: Optimizer | LRScheduler, own: dict[str, Any], given: dict[str, Any], kinds: list[type]
+    what: str, owner: Optimizer | LRScheduler, own: Saved, given: Saved, kinds: list[type]
 ) -> None:
-    """The state is of the owner's class and, where torch takes over settings, with this run's settings."""
+    """The state is of the owner's class and, as far as torch's own take over settings, has this run's."""
     ours, theirs = (_kind_of(state, [type(owner), *kinds]) for state in (own, given))
-    if theirs is not ours:
+    if not issubclass(theirs, ours):  # AdamW is an Adam with other settings
         raise _MisfitError(f"the checkpoint's {what} is a {theirs.__name__}, this run's a {ours.__name__}")
-    if not type(owner).__module__.startswith("torch.optim."):
-        return  # who knows which settings a class of the user's moves
-    for key in own.keys() & given.keys() - _MOVING:
-        if not key.startswith("_") and own[key] != given[key]:
-            raise _MisfitError(f"{key} of the checkpoint's {what} is not {own[key]}")
+    if type(owner).__module__.startswith("torch.optim."):
+        for key in own.keys() & given.keys() - _MOVING:
+            if not key.startswith("_") and own[key] != given[key]:
+                raise _MisfitError(f"{key} of the checkpoint's {what} is not {own[key]}")
 
 
-def _kind_of(state: Mapping[str, object], kinds: list[type]) -> type:
+def _kind_of(state: Saved, kinds: list[type]) -> type:
     """The class whose settings a state holds; of several that fit equally, the first."""
 
     def fit(kind: type) -> int:

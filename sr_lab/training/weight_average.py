@@ -1,7 +1,7 @@
 """The exponential moving average of the weights (``ema_decay``)."""
 
-import lightning
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -19,9 +19,9 @@ class WeightAverage(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__()
-        self._average = get_ema_multi_avg_fn(decay)
+        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: nn.Module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: nn.Module) -> None:
         """List the tensors: walking through both modules takes many times as long as averaging them."""
         assert self._average_model is not None
         averaged, current = (
@@ -33,7 +33,7 @@ class WeightAverage(WeightAveraging):
         self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Move the average towards the weights after every optimizer step."""
         step = trainer.global_step
         if step == self._latest_update_step:  # gradients were accumulated

@@ -218,7 +218,7 @@ def test_measuring_is_in_float32_under_bf16_autocast():
     module, lr = tiny.sr_module(), torch.rand(1, 3, 5, 7)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert module.network(lr).dtype == torch.bfloat16  # what a training in bf16-mixed computes
-        restored = module.restore(lr)
+        restored = module.upscale(lr)
     assert restored.dtype == torch.float32
     torch.testing.assert_close(restored, module.network(lr), rtol=0, atol=0)
 
@@ -231,7 +231,7 @@ def test_measuring_is_without_tf32():
             seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
             return super().forward(lr)
 
-    tiny.sr_module(network=Watch()).restore(torch.rand(1, 3, 4, 4))
+    tiny.sr_module(network=Watch()).upscale(torch.rand(1, 3, 4, 4))
     assert seen == [(False, False)]
 
 
@@ -269,7 +269,7 @@ def test_tiles_begin_once_the_memory_of_the_whole_image_is_free():
     network, lr = Small(), torch.rand(1, 3, 20, 40)
     module = tiny.sr_module(network=network)
     with torch.no_grad():
-        torch.testing.assert_close(module.restore(lr), network.tail(network.head(lr)), rtol=0, atol=1e-6)
+        torch.testing.assert_close(module.upscale(lr), network.tail(network.head(lr)), rtol=0, atol=1e-6)
     assert network.features is not None
     assert module.tiled is not None
 
@@ -282,7 +282,7 @@ def test_a_luma_network_gets_luma():
             assert lr.shape == (1, 1, 4, 4)
             return lr.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
-    assert tiny.sr_module(network=Luma()).restore(torch.rand(1, 3, 4, 4)).shape == (1, 1, 8, 8)
+    assert tiny.sr_module(network=Luma()).upscale(torch.rand(1, 3, 4, 4)).shape == (1, 1, 8, 8)
 
 
 def test_a_checkpoint_carries_what_builds_its_network():

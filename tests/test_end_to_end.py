@@ -217,7 +217,7 @@ def test_the_same_run_has_the_same_folder_anywhere(place, first):
 
 def test_a_killed_run_goes_on_to_the_end_of_the_uninterrupted_one(place, first, afterwards):
     assert afterwards["resumed"].returncode == 0, afterwards["resumed"].stderr
-    assert "goes on from" in afterwards["resumed"].stdout
+    assert "resumes from" in afterwards["resumed"].stdout
     killed = run_folder(place / "killed")
     assert_same_weights(killed, first)
     assert figures(killed) == figures(first)

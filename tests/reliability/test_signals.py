@@ -14,8 +14,8 @@ import pytest
 from sr_lab.run_folder import RunFolder, whole_rows
 from tests.command_line import SMOKE, run_folder
 from tests.reliability import results
+from tests.reliability.comparing import checkpoint, differences
 from tests.reliability.forge import INTERVAL
-from tests.reliability.same import checkpoint, differences
 
 TWO = ("dataset.val_count=2", "budget.max_validation_count=2")
 HEARD = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
@@ -99,7 +99,7 @@ def test_a_job_that_cannot_be_queued_again_is_saved_and_says_so(forge, tmp_path,
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     ended = forge.train(tmp_path / "run", *ask(7, signal.SIGUSR1), **scontrol)
     assert ended.code == 138
-    assert "SIGUSR1: saved, and not requeued: " in ended.said
+    assert "SIGUSR1: saved, but not requeued: " in ended.said
     assert checkpoint(tmp_path / "run", "last")["global_step"] == 7
 
 

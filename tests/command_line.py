@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # A training that takes a second, most of a process' time goes into its imports.
@@ -17,13 +15,11 @@ def sr_lab(
 ) -> "subprocess.CompletedProcess[str]":
     """Run in ``folder``, with neither the user's settings nor a key of W&B."""
     folder.mkdir(parents=True, exist_ok=True)
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
-    ours = {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
     command = [sys.executable, "-m", "sr_lab", *arguments]
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=inherited | ours | environment,
+        env=environment_in(folder) | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,12 +33,10 @@ def sr_lab(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def side_by_side(
-    jobs: Sequence[tuple[Path, tuple[str, ...]]], *, timeout: float = 240
-) -> "list[subprocess.CompletedProcess[str]]":
-    """Several at a time, as many as there are cores (two in CI)."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda job: sr_lab(job[0], *job[1], timeout=timeout), jobs))
+def environment_in(folder: Path) -> dict[str, str]:
+    """The environment of a command, without the user's settings."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
+    return inherited | {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
 
 
 def run_folder(folder: Path) -> Path:

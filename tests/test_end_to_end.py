@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from sr_lab.errors import ConfigError
 from sr_lab.models.imdn import IMDN
 from sr_lab.tasks import evaluate
 from tests import tiny
-from tests.command_line import SMOKE, run_folder, side_by_side, sr_lab
+from tests.command_line import SMOKE, run_folder, sr_lab
 from tests.conftest import compose
+from tests.prepared import Prepared, prepared
 
 QUIET = (*SMOKE, "logger=none", "num_workers=0")
 
@@ -67,17 +69,21 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trainings(place):
-    """One run with everything on, one that only has the same seed, and one that is killed in between."""
+def forked() -> Iterator[Prepared]:
+    """All commands but the first, which starts from nothing."""
+    with prepared() as forked:
+        yield forked
+
+
+@pytest.fixture(scope="module")
+def trainings(place, forked):
+    """A run with everything on, one that only has the same seed, and one that is killed on the way."""
     (place / "killed").mkdir()
     (place / "killed" / "kill.py").write_text(KILL)
-    first, again, killed = side_by_side(
-        [
-            (place / "first", SMOKE),
-            (place / "again", QUIET),
-            (place / "killed", (*QUIET, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")),
-        ]
-    )
+    first = sr_lab(place / "first", *SMOKE)
+    again = forked.sr_lab(place / "again", *QUIET)
+    kill = ("+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")
+    killed = forked.sr_lab(place / "killed", *QUIET, *kill)
     assert first.returncode == 0, first.stderr
     assert again.returncode == 0, again.stderr
     assert killed.returncode == -9, killed.stderr
@@ -91,17 +97,19 @@ def first(place, trainings) -> Path:
 
 
 @pytest.fixture(scope="module")
-def afterwards(place, first):
-    """What is asked once a run is finished: train it again, measure its checkpoint, resume the killed one."""
+def afterwards(place, first, forked):
+    """Commands after a finished run: train it again, measure its checkpoint, resume the killed one."""
     stamps = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
-    again, evaluated, named, resumed, reported = side_by_side(
-        [
-            (place / "first", SMOKE),
-            (place / "evaluate", ("task=evaluate", "trainer=cpu", f"ckpt='{first}'")),
-            (place / "evaluate", ("task=evaluate", "trainer=cpu", "model=imdn", f"ckpt='{first}'")),
-            (place / "killed", QUIET),
-            (place / "first", ("task=report", "runs=outputs/train")),
-        ]
+    evaluate = ("task=evaluate", "trainer=cpu", f"ckpt='{first}'")
+    again, evaluated, named, resumed, reported = (
+        forked.sr_lab(place / name, *arguments)
+        for name, arguments in (
+            ("first", SMOKE),
+            ("evaluate", evaluate),
+            ("evaluate", (*evaluate, "model=imdn")),
+            ("killed", QUIET),
+            ("first", ("task=report", "runs=outputs/train")),
+        )
     )
     return {
         "again": again,
@@ -242,11 +250,11 @@ def test_the_dashboard_has_the_results_in_its_summary(first):
 
 
 @pytest.fixture(scope="module")
-def averaged(place):
+def averaged(place, forked):
     """A run with averaged weights, and the evaluation of its checkpoint."""
-    trained = sr_lab(place / "ema", *QUIET, "ema_decay=0.5")
+    trained = forked.sr_lab(place / "ema", *QUIET, "ema_decay=0.5")
     assert trained.returncode == 0, trained.stderr
-    evaluated = sr_lab(
+    evaluated = forked.sr_lab(
         place / "ema_evaluate", "task=evaluate", "trainer=cpu", f"ckpt='{run_folder(place / 'ema')}'"
     )
     assert evaluated.returncode == 0, evaluated.stderr
@@ -260,10 +268,10 @@ def test_averaged_weights_are_what_is_tested_and_kept(averaged, first):
 
 
 @pytest.fixture(scope="module")
-def sweep(place):
+def sweep(place, forked):
     """Two jobs, the first of which cannot be built: 8 channels are too few for IMDN's attention."""
     arguments = [word for word in QUIET if "num_feat" not in word]
-    return sr_lab(place / "sweep", "-m", *arguments, "+model.num_feat=8,16")
+    return forked.sr_lab(place / "sweep", "-m", *arguments, "+model.num_feat=8,16")
 
 
 def test_a_sweep_keeps_going_after_a_failure_and_says_so(place, sweep):
@@ -309,9 +317,11 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def mistakes(place):
-    jobs = [(place / "mistakes", (*SMOKE, *overrides)) for overrides, _ in MISTAKES.values()]
-    return dict(zip(MISTAKES, side_by_side(jobs), strict=True))
+def mistakes(place, forked):
+    return {
+        name: forked.sr_lab(place / "mistakes", *SMOKE, *overrides)
+        for name, (overrides, _) in MISTAKES.items()
+    }
 
 
 @pytest.mark.parametrize("name", MISTAKES)

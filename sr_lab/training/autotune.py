@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from sr_lab import files
-from sr_lab.errors import DistributedError
 from sr_lab.system.devices import arithmetic, processor
 
 _SECONDS = 0.1  # length of one run of a setting, in as many steps as fit
 _ROUNDS = 5
-_WAIT_S = 1800.0  # for the process that compiles and measures
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,6 @@ def choose(
     benchmark: bool,
     known_as: Mapping[str, object],
     cache_dir: Path,
-    wait: bool = False,
 ) -> Choice:
     """The setting in which a training step is fastest, measured now if it is not known yet.
 
@@ -106,14 +104,7 @@ def choose(
         tf32: Whether the training allows TF32.
         benchmark: Whether cuDNN chooses its algorithms by measuring them.
         known_as: The network as plain values; part of the key under which the result is kept.
-        cache_dir: Folder in which results are kept.
-        wait: Another process of this machine measures; wait for its result.
-
-    Returns:
-        The choice, after its file was written.
-
-    Raises:
-        DistributedError: The process that measures has written nothing for half an hour.
+        cache_dir: Folder in which results are kept. One process of a machine measures, the others wait.
     """
     on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
@@ -130,22 +121,17 @@ def choose(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     file = cache_dir / "autotune" / f"{digest}.json"
     by_name = {str(setting): setting for setting in among}
-    patience = time.monotonic() + _WAIT_S
-    while (kept := _kept(file, by_name)) is None and wait:
-        if time.monotonic() > patience:
-            raise DistributedError(
-                f"trainer.autotune: the first process has not written {file} within {_WAIT_S:.0f} s; give "
-                "all processes of the machine the same paths.cache_dir, or leave trainer.autotune out"
-            )
-        time.sleep(0.5)
-    if kept is not None:
-        return Choice(by_name[min(kept, key=kept.__getitem__)], kept, file, measured=False)
-    lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    # A network may draw random numbers: those of the training must not move.
-    with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
-        seconds = _measure({name: _step(network, by_name[name], lr, scale, autocast) for name in by_name})
-    files.write(file, json.dumps({"seconds": seconds, **key}, indent=1) + "\n")
-    return Choice(by_name[min(seconds, key=seconds.__getitem__)], seconds, file, measured=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        seconds = _kept(file, by_name)
+        if measured := seconds is None:
+            lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
+            # A network may draw random numbers: those of the training must not move.
+            with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
+                steps = {name: _step(network, by_name[name], lr, scale, autocast) for name in by_name}
+                seconds = _measure(steps)
+            files.write(file, json.dumps({"seconds": seconds, **key}, indent=1) + "\n")
+    return Choice(by_name[min(seconds, key=seconds.__getitem__)], seconds, file, measured)
 
 
 def _kept(file: Path, names: Container[str]) -> dict[str, float] | None:

@@ -24,7 +24,7 @@ from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
 from sr_lab.protocol import Protocol
 from sr_lab.run_folder import RunFolder
 from sr_lab.system import distributed
-from sr_lab.system.devices import has_gpu, rank, resolve_precision, why_no_compiler
+from sr_lab.system.devices import has_gpu, resolve_precision, why_no_compiler
 from sr_lab.system.signals import Signals
 from sr_lab.training.autotune import Choice, Setting, choose, settings
 from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO, RandomState
@@ -117,7 +117,7 @@ def form(
             "it out, and set what it prints on one of them: trainer.channels_last=true, trainer.compile=true"
         )
     compiled = missing is None and (options.compile or on_gpu(config))
-    # The device of the process that measures: the others of this machine only read.
+    # The first process to come measures, on the first device; the others of this machine wait and read.
     devices = arguments.get("devices")
     first = devices[0] if isinstance(devices, list) else 0
     channels = num_image_ch(network)
@@ -132,7 +132,6 @@ def form(
         benchmark=arguments.get("benchmark") is True and arguments.get("deterministic") is not True,
         known_as=config.model_dump(include={"model", "upsampler", "strategy", "scale"}),
         cache_dir=Path(config.paths.cache_dir).expanduser(),
-        wait=rank() != 0,
     )
     untried = "" if compiled or missing else "; trainer.compile=true tries compiling, minutes on a CPU"
     overruled = options.channels_last and not choice.setting.channels_last

@@ -38,7 +38,8 @@ TEST_ONLY: Mapping[str, Any] = {
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:
     """Layers whose statistics depend on which images are in a batch together."""
-    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return [module for module in network.modules() if isinstance(module, kinds)]
 
 
 @dataclass(frozen=True)

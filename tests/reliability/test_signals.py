@@ -165,7 +165,7 @@ def test_ctrl_c_reaches_the_workers_too_and_the_step_is_saved(tmp_path):
     assert seconds < 5  # 0.1 to save, 0.5 in all; as much as that on a busy machine
     assert said.splitlines()[-2:] == [
         "SIGINT: saves after this step; Ctrl-C again ends at once",
-        "interrupted; the same command goes on from the last checkpoint",
+        "interrupted; the same command resumes from the last checkpoint",
     ]
     folder = run_folder(tmp_path)
     assert checkpoint(folder, "last")["global_step"] >= max(steps_of(tmp_path))

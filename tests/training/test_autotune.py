@@ -1,4 +1,7 @@
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.config.schema import TrainConfig
-from sr_lab.errors import ConfigError, DistributedError
+from sr_lab.errors import ConfigError
 from sr_lab.models.bsrn import BSRN
 from sr_lab.models.edsr_shallow import ShallowEDSR
 from sr_lab.training import autotune, build
@@ -142,18 +145,22 @@ def test_a_network_that_does_not_run_at_all_says_so(tmp_path):
         chosen(Broken(), tmp_path)
 
 
-def test_another_process_reads_what_the_first_has_found(tmp_path, monkeypatch):
-    first = chosen(tiny.TinyNet(), tmp_path)
-    monkeypatch.setattr(autotune, "_measure", lambda *_: pytest.fail("measured again"))
-    assert chosen(tiny.TinyNet(), tmp_path, wait=True).setting == first.setting
+def test_a_second_process_waits_for_the_first_and_reads_what_it_has_found(tmp_path, monkeypatch):
+    measuring, calls = threading.Event(), []
 
+    def slowly(steps: dict[str, object]) -> dict[str, float]:
+        calls.append(1)
+        measuring.set()
+        time.sleep(0.2)
+        return dict.fromkeys(steps, 1.0)
 
-def test_a_process_that_waits_in_vain_says_so_and_does_not_choose_for_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune, "_WAIT_S", 0.0)
-    with pytest.raises(
-        DistributedError, match=r"trainer.autotune: the first process has not written .*\.json"
-    ):
-        chosen(tiny.TinyNet(), tmp_path, wait=True)
+    monkeypatch.setattr(autotune, "_measure", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(chosen, tiny.TinyNet(), tmp_path)
+        measuring.wait()
+        assert not chosen(tiny.TinyNet(), tmp_path).measured
+        assert first.result().measured
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

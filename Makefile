@@ -1,16 +1,23 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow chaos bench bench-store table check lint format clean
-PYTHON ?= python3.11
+# The first of these that runs, is new enough and can create an environment is used. To name one: make PYTHON=...
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-help: ## print the targets
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Torch first and by itself: a plain install of the others would take the newest one with gigabytes of CUDA packages.
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+$(BIN)/python:
+	@for python in $(PYTHON); do \
+	  "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  exec "$$python" -m venv .venv; \
+	done; \
+	echo "Python 3.11 or newer with its venv module was not found (tried: $(PYTHON));" \
+	  "install it, or name it: make PYTHON=/path/to/python" >&2; \
+	exit 1
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -19,27 +26,27 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo
 
-# Two tests at a time; on two cores a second thread for each would make small networks a hundred times slower.
+# Two tests at a time, each with one thread: on two cores more threads make small networks a hundred times slower.
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
 
-test: $(STAMP) ## the default tests (about 10 minutes on 2 cores)
+test: $(STAMP) ## the default tests (about 6 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 12
 
-test-slow: $(STAMP) ## the rest: compilation of whole networks, learning
+test-slow: $(STAMP) ## the slow tests: compilation of whole networks, learning
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow
 
-chaos: $(STAMP) ## break runs thousands of times (hours), store what was lost in experiments/reliability
+chaos: $(STAMP) ## kill runs thousands of times (hours) and store what was lost in experiments/reliability
 	SR_LAB_CHAOS=1 $(BIN)/python -m pytest -m slow tests/reliability
 
 bench bench-store: export OMP_NUM_THREADS ?= 1
 
-bench: $(STAMP) ## how fast we are here; fails if a ratio is worse than stored by more than 10 %
+bench: $(STAMP) ## measure speed; fails if a ratio is more than 10 % worse than the stored one
 	$(BIN)/python -m sr_lab task=benchmark
 
-bench-store: $(STAMP) ## the same, stored in experiments/benchmarks
+bench-store: $(STAMP) ## measure speed and store it in experiments/benchmarks
 	$(BIN)/python -m sr_lab task=benchmark store=true
 
-table: $(STAMP) ## write README's results from experiments/*/results.csv
+table: $(STAMP) ## write the README's results from experiments/*/results.csv
 	$(BIN)/python -m sr_lab.reporting.readme
 
 lint: $(STAMP) ## ruff and mypy
@@ -51,7 +58,7 @@ format: $(STAMP) ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint test ## the whole gate
+check: lint test ## all that CI runs
 
-clean: ## remove what was built
+clean: ## remove everything that was built, .venv too
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary
@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from sr_lab.checkpoints import catalogue
-from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.checkpoints.reading import Checkpoint, load_weights, open_checkpoint
-from sr_lab.config import targets
-from sr_lab.config.schema import StoredNetwork
+from sr_lab.checkpoints.opening import open_network
 from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
@@ -47,39 +43,13 @@ def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend
         ConfigError: The name is unknown or has no scale, the scale is not that of our checkpoint, or the
             backend is not installed or does not run the network.
     """
-    network = _opened(str(path_or_name), scale)
+    if scale is not None and (not isinstance(scale, int) or scale < 2):
+        raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
+    network = open_network(str(path_or_name), scale)
     if backend == "eager":
         return network  # not folded, so that it can be trained further
     cache_dir = Path(os.environ.get("SR_LAB_CACHE", "~/.cache/sr_lab")).expanduser()
     return run_by(network, backend, cache_dir=cache_dir)
-
-
-def _opened(name: str, scale: int | None) -> nn.Module:
-    """What `load` gives, as torch computes it."""
-    if scale is not None and (not isinstance(scale, int) or scale < 2):
-        raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
-    if name in catalogue.options() or ("/" not in name and "." not in name and not Path(name).exists()):
-        if scale is None:
-            raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
-        return Entry(name, scale).build().eval()
-    checkpoint = open_checkpoint(name, "load")
-    if checkpoint.record is not None:
-        network = _stored(checkpoint, checkpoint.record, scale)
-    else:
-        network = catalogue.recognised(checkpoint, scale, key="load").build()
-    load_weights(network, checkpoint)
-    return network.eval()
-
-
-def _stored(checkpoint: Checkpoint, record: Mapping[str, object], scale: int | None) -> nn.Module:
-    """The network that a checkpoint of ours says it holds."""
-    stored = StoredNetwork.read(record, str(checkpoint.path))
-    if scale not in (None, stored.scale):
-        raise ConfigError(f"load: '{checkpoint.path}' is for scale={stored.scale}, got scale={scale}")
-    network: nn.Module = targets.build(stored.model)
-    if stored.strategy.apply is not None:
-        network = targets.build(stored.strategy.apply)(network)
-    return network
 
 
 Progress: TypeAlias = Callable[[float], object]

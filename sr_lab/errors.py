@@ -1,8 +1,8 @@
-"""A user's mistake in one sentence: where, what is wrong, what was given, what is allowed, what to do."""
+"""Errors for users: one sentence with where, what is wrong, what was given, what is allowed, what to do."""
 
 
 class SRLabError(ValueError):
-    """A mistake that the user can mend; the command line prints it without a traceback and exits with 2."""
+    """A mistake that the user can correct; the command line prints it without traceback and exits with 2."""
 
 
 class ConfigError(SRLabError):
@@ -10,7 +10,7 @@ class ConfigError(SRLabError):
 
 
 class DataError(SRLabError):
-    """An image or a folder of images is missing, broken, too small, or does not match its partner."""
+    """An image or a folder of images is missing, broken, too small, or does not match its counterpart."""
 
 
 class CheckpointError(SRLabError):
@@ -22,8 +22,8 @@ class FaultError(SRLabError):
 
 
 class DistributedError(SRLabError):
-    """A process of a training on several devices did not come, does not answer, or is gone."""
+    """A process of a training on several devices did not start, does not answer, or is gone."""
 
 
-# What a machine does to a run is no failure of the run: the same command goes on with it.
+# A fault of the machine is not a failure of the run: the same command resumes it.
 MACHINE_ERRORS = (FaultError, DistributedError, OSError)

@@ -19,23 +19,23 @@ import yaml
 
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-MAX_BYTES = 64 * 2**20  # of a record; a million steps have some 10 MiB
+MAX_BYTES = 64 * 2**20  # a record of a million steps has about 10 MiB
 MAX_YAML_BYTES = 2**20
 _MAX_NODES, _MAX_DEPTH = 100_000, 50
-# What no terminal, XML or UTF-8 file takes as text, and what turns the direction of reading.
+# What terminals, XML or UTF-8 do not accept as text, and what reverses the direction of reading.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
-    """Open a file beside ``path``; at the end of the block it is flushed to the disk and takes the place.
+    """Open a temporary file; at the end of the block it is flushed to the disk and replaces ``path``.
 
-    A reader sees the old file or the new one. The temporary file, ``.<name>.<random>.tmp``, lies in the same
+    A reader sees the old file or the new one. The temporary file, ``.<name>.<random>.tmp``, is in the same
     folder: a rename from another file system is a copy, which a kill can cut short.
 
     Args:
-        path: The file to write; its folder is there.
-        keep: What was at ``path`` gets this name, once the new file is on the disk.
+        path: The file to write; its folder exists.
+        keep: Name that the old file gets once the new one is on the disk.
 
     Raises:
         OSError: It cannot be written; ``path`` is as it was.
@@ -60,29 +60,29 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
 
 
 def at_once(path: str, flags: int) -> int:
-    """An opener for ``open``: a named pipe in a stranger's folder is empty, instead of waited for."""
+    """An opener for ``open``: a named pipe in a stranger's folder reads as empty instead of blocking."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 @contextlib.contextmanager
 def naming(path: Path, *, instead: Path | None = None) -> Iterator[None]:
-    """An error of the disk says which file it was about: of writing and flushing Python does not know.
+    """Name the file in errors of the disk, which Python leaves out when writing and flushing.
 
     Args:
         path: The file.
-        instead: A file that the user does not know, which stands for it.
+        instead: A temporary file, unknown to the user, whose name is replaced.
     """
     try:
         yield
     except Exception as error:
-        for link in (error, error.__cause__ or error.__context__):  # torch tells of a file in its own words
+        for link in (error, error.__cause__ or error.__context__):  # torch wraps the error in its own
             if isinstance(link, OSError) and link.errno and link.filename in (None, str(instead)):
                 link.filename = str(path)
         raise
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a whole file by `replacing`, making its folder if need be."""
+    """Write a whole file with `replacing`, and make its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -92,14 +92,14 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove those of ``paths`` that a killed process left behind; nobody else may be writing there."""
+    """Remove the temporary files of killed processes; no other process may be writing there."""
     for path in paths:
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """The text of a file; what is no UTF-8 is marked in it.
+    """The text of a file; bytes that are not UTF-8 are marked in it.
 
     Raises:
         OSError: There is no such file.
@@ -113,11 +113,11 @@ def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
 
 
 def read_json(path: Path) -> object:
-    """What a JSON file holds, in plain text and plain numbers (see `plain`).
+    """The content of a JSON file, made `plain`.
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no JSON, or too long or too deep.
+        ValueError: It is not JSON, or too long or too deep.
     """
     try:
         return plain(json.loads(read_text(path)))
@@ -126,11 +126,11 @@ def read_json(path: Path) -> object:
 
 
 def read_yaml(path: Path) -> object:
-    """What a YAML file holds, in plain text and plain numbers (see `plain` and `check_yaml`).
+    """The content of a YAML file, checked by `check_yaml` and made `plain`.
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no YAML, would build objects, or is too long or too deep.
+        ValueError: It is not YAML, would build objects, or is too long or too deep.
     """
     text = read_text(path, max_bytes=MAX_YAML_BYTES)
     check_yaml(text)
@@ -144,10 +144,10 @@ def check_yaml(text: str) -> None:
     """Refuse YAML that is larger than it looks: a few lines of anchors can stand for billions of values.
 
     Raises:
-        ValueError: Written out it has too many values or too many levels, refers to itself, or is no YAML.
+        ValueError: Written out it has too many values or levels, it refers to itself, or it is not YAML.
     """
     sizes: dict[str, int] = {}
-    levels: list[tuple[str | None, int]] = [(None, 0)]  # what is open: its anchor, values so far
+    levels: list[tuple[str | None, int]] = [(None, 0)]  # open collections: anchor, values so far
     try:
         for event in yaml.parse(text, Loader=_SafeLoader):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -157,7 +157,7 @@ def check_yaml(text: str) -> None:
                 anchor, size = levels.pop()
                 sizes |= {anchor: size} if anchor else {}
             elif isinstance(event, yaml.AliasEvent):
-                size = sizes.get(event.anchor or "", _MAX_NODES + 1)  # not closed yet: it holds itself
+                size = sizes.get(event.anchor or "", _MAX_NODES + 1)  # not closed yet: it contains itself
             else:
                 size = int(isinstance(event, yaml.ScalarEvent))
             levels[-1] = (levels[-1][0], levels[-1][1] + size)
@@ -168,9 +168,9 @@ def check_yaml(text: str) -> None:
 
 
 def plain(value: object) -> object:
-    """The same with nothing in its texts that steers a terminal or breaks a page, and keys that are texts.
+    """The same without characters that control a terminal or break a page, and with text as keys.
 
-    A whole number that no figure has becomes NaN.
+    Whole numbers beyond 64 bits become NaN.
     """
     if isinstance(value, str):
         return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -184,7 +184,7 @@ def plain(value: object) -> object:
 
 
 def is_small(value: object, *, max_values: int = 10_000) -> bool:
-    """Whether a container has few values, written out: one that holds itself, or another often, has not."""
+    """Whether a container has few values when written out; one that contains itself has too many."""
     waiting, count = [value], 0
     while waiting and count <= max_values:
         current = waiting.pop()
@@ -200,17 +200,17 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf|nan", re.ASCI
 
 
 def number(text: object) -> float:
-    """A number as programs write it, NaN for any other text: ``float`` reads ``3_0`` and Arabic digits."""
+    """A number as programs write it, else NaN; ``float`` would accept ``3_0`` and Arabic digits."""
     text = str(text).strip()
     return float(text) if _NUMBER.fullmatch(text) else math.nan
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, as long as they have a text for each column and are no more than that.
+    """The rows of a CSV file; cells beyond the last column are dropped.
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is no CSV, too long, or has a column twice.
+        ValueError: It is not CSV, too long, or has a column twice.
     """
     try:
         rows = list(csv.reader(read_text(path).splitlines(), strict=True))

@@ -1,10 +1,10 @@
-"""How a paper measures: where the LR image comes from, which values are compared, what is cut away.
+"""How a paper measures: how the LR image is made, which values are compared, how much border is cropped.
 
-Three protocols are in use, and the second decimal of a published PSNR depends on which.
+Three protocols are in use, and the second decimal of a published PSNR depends on the choice.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -12,8 +12,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, quantise, ssim
 from sr_lab.ops.resize import Border, downscale_uint8, imresize, mod_crop
-
-NetworkColour: TypeAlias = Literal["rgb", "y", "any"]
+from sr_lab.types import NetworkColour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +20,22 @@ class Protocol:
     """One way to make the LR image and to measure the result.
 
     Args:
-        name: Word on the command line and in the head of a table.
+        name: Name on the command line and in the head of a table.
         colour: Measure on luma (``y``) or on all three channels (``rgb``).
-        luma_range: BT.601 ``studio`` range, 16..235, as papers do, or ``full`` range, 0..255.
-        round_luma: Round luma to whole grey levels before measuring.
-        quantise: Clip and round an RGB result to 8 bits before measuring. A network that returns luma has no
-            RGB result: its luma is clipped, and rounded if ``round_luma`` says so too.
+        luma_range: BT.601 ``studio`` range, 16..235, as in papers, or ``full`` range, 0..255.
+        round_luma: Round luma to 8-bit levels before measuring.
+        quantise: Clip and round an RGB result to 8 bits before measuring. The result of a luma network is
+            clipped too, but rounded only with ``round_luma``.
         crop: Pixels dropped at every edge: ``scale``, or a number.
         lr_source: The bicubic LR image is made from 8-bit RGB and rounded after each axis (``uint8``), from
             RGB in double precision and rounded once (``double``), or from rounded luma and kept in floating
             point, one channel (``luma``).
-        border: What `imresize` sees outside the HR image.
+        border: How `imresize` continues the HR image outside.
         grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
             0..255 are the luma (``luma``). The former gains 1.32 dB in the studio range.
 
     Raises:
-        ConfigError: A field has a value that is not listed, or RGB shall be measured on a luma LR.
+        ConfigError: A field has a value that is not listed, or ``colour`` is RGB with a luma LR image.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Protocol:
                 )
         if self.crop != "scale" and (not isinstance(self.crop, int) or self.crop < 0):
             raise ConfigError(
-                f"protocol {self.name}: crop={self.crop!r}; allowed: scale, or a number from 0 up"
+                f"protocol {self.name}: crop={self.crop!r}; allowed: scale, or a number of at least 0"
             )
         if self.colour == "rgb" and self.lr_source == "luma":
             raise ConfigError(
@@ -88,13 +87,13 @@ class Protocol:
         )
 
     def check_network(self, colour: NetworkColour) -> None:
-        """Refuse a network that this protocol cannot feed or measure.
+        """Check that this protocol can feed and measure a network.
 
         Args:
             colour: What the network takes and returns: ``rgb``, ``y``, or ``any`` (follows the protocol).
 
         Raises:
-            ConfigError: An RGB network and a protocol whose LR image is luma, or a luma network and a
+            ConfigError: An RGB network with a protocol whose LR image is luma, or a luma network with a
                 protocol that measures RGB.
         """
         if colour == "rgb" and self.lr_source == "luma":
@@ -104,7 +103,7 @@ class Protocol:
             )
         if colour == "y" and self.colour == "rgb":
             raise ConfigError(
-                f"protocol {self.name} measures RGB, got a network that restores luma only; "
+                f"protocol {self.name} measures RGB, got a network that returns luma only; "
                 f"allowed: {', '.join(PROTOCOLS)}"
             )
 
@@ -113,25 +112,25 @@ class Protocol:
 
         Args:
             hr: uint8 ``(N, 3, H, W)``; cropped at the right and bottom to multiples of ``scale`` first.
-            scale: Factor of reduction.
+            scale: Downscaling factor.
             grey: The images come from files with one channel.
 
         Returns:
-            float32 ``(N, 3, H // scale, W // scale)`` with values k / 255, or one channel of luma, in [0, 1]
-            apart from the overshoot of the cubic kernel, where ``lr_source`` is ``luma``.
+            float32 ``(N, 3, H // scale, W // scale)`` with values k / 255. If ``lr_source`` is ``luma``: one
+            channel in [0, 1], which the cubic kernel may exceed a little.
         """
         hr = mod_crop(hr, scale)
         if self.lr_source == "uint8":
             return downscale_uint8(hr, scale=scale, border=self.border).float() / 255
         if self.lr_source == "double":
-            # On 0..255, where ties are exact, rather than on [0, 1], where they depend on the platform.
+            # On 0..255 ties are exact; on [0, 1] they would depend on the platform.
             lr = imresize(hr.double(), denominator=scale, border=self.border)
             return ((lr + 0.5).floor().clamp(0, 255) / 255).float()
         luma = quantise(self._luma(hr.double() / 255, grey))
         return imresize(luma, denominator=scale, border=self.border).float()
 
     def network_input(self, lr: Tensor, colour: NetworkColour, *, grey: bool = False) -> Tensor:
-        """The LR images as a network takes them.
+        """The LR images in the form that a network takes.
 
         Args:
             lr: What `make_lr` returned.
@@ -148,15 +147,15 @@ class Protocol:
         return self._luma(lr, grey) if colour == "y" and lr.shape[1] == 3 else lr
 
     def bicubic(self, lr: Tensor, scale: int) -> Tensor:
-        """Enlarge what `make_lr` returned the way it was made: the bicubic row of a table.
+        """Upscale LR images with the bicubic kernel that made them: the bicubic row of a table.
 
         Args:
             lr: What `make_lr` returned, ``(N, C, h, w)``.
-            scale: Factor of enlargement.
+            scale: Upscaling factor.
 
         Returns:
-            ``(N, C, scale * h, scale * w)``. An 8-bit LR image is rounded after each axis, as MATLAB does for
-            uint8; the others stay in floating point.
+            ``(N, C, scale * h, scale * w)``, rounded after each axis if ``lr_source`` is ``uint8``, as MATLAB
+            does, otherwise not rounded.
         """
         if self.lr_source != "uint8":
             return imresize(lr, numerator=scale, border=self.border)
@@ -178,7 +177,7 @@ class Protocol:
             Two tensors ``(N,)`` in float64.
 
         Raises:
-            ConfigError: Luma results and a protocol that measures RGB.
+            ConfigError: The results are luma, and the protocol measures RGB.
             ValueError: The sizes differ, or the crop leaves too few pixels.
         """
         target = mod_crop(hr, scale).double() / 255
@@ -198,7 +197,7 @@ class Protocol:
         return psnr(sr, target, crop_border=crop_border), ssim(sr, target, crop_border=crop_border)
 
     def _luma(self, rgb: Tensor, grey: bool) -> Tensor:
-        # The full-range luma of three equal channels is their value, which is what a grey file holds.
+        # The full-range luma of three equal channels is their value: that of the grey file.
         return rgb_to_y(rgb, full_range=self.luma_range == "full" or (grey and self.grey == "luma"))
 
 
@@ -224,14 +223,14 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple[str, Protocol]]:
-    """The other conventions in use, to show what a figure of each would read.
+    """The other conventions in use, to show which figures they would give.
 
     Args:
-        protocol: The protocol that counts.
+        protocol: The protocol of the measurement.
         colour: The network's colour; conventions that do not fit it are left out.
 
     Returns:
-        Pairs of what is different and the protocol, the given one first.
+        Pairs of a label, which says what differs, and a protocol; the given one first.
     """
     other_border: Border = "replicate" if protocol.border == "symmetric" else "symmetric"
     changed = [("as measured", protocol)]

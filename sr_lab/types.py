@@ -1,8 +1,14 @@
 """Shared types. Axis letters everywhere: N images, C channels, H x W pixels of the LR image, r = scale."""
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from torch import nn
+
+# What a network upscales: RGB images, luma alone, or any number of channels, each by itself.
+NetworkColour: TypeAlias = Literal["rgb", "y", "any"]
+
+# A way of counting multiply-adds, see `sr_lab.ops.complexity.multi_adds`.
+Rule: TypeAlias = Literal["all", "torchinfo", "conv", "op_counter"]
 
 
 class UpsamplerFactory(Protocol):

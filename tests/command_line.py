@@ -1,14 +1,25 @@
-"""``python -m sr_lab`` in a process and a folder of its own."""
+"""``python -m sr_lab`` in a process and a folder of its own.
 
+Most of the time of a short command goes into its imports, so the processes are forked from one that has them.
+"""
+
+import atexit
+import contextlib
+import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
-# A training that takes a second, most of a process' time goes into its imports.
 SMOKE = ("trainer=cpu", "budget=smoke", "model=imdn", "+model.num_feat=16", "+model.num_block=1")
 
 
@@ -19,22 +30,31 @@ def sr_lab(
     folder.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
     ours = {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
+    with tempfile.TemporaryDirectory() as scratch:
+        request = {
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": inherited | ours | environment,
+            "scratch": scratch,
+        }
+        _server().ask(request)
+        code = _wait(Path(scratch), timeout)
+        said = [Path(scratch, name).read_text(errors="replace") for name in ("stdout", "stderr")]
     command = [sys.executable, "-m", "sr_lab", *arguments]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=inherited | ours | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # its own processes too: DDP ranks wait for each other
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(command, code, *said)
+
+
+def _wait(scratch: Path, timeout: float) -> int:
+    until = time.monotonic() + timeout
+    try:
+        while not (scratch / "code").exists():
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("sr_lab", timeout)
+            time.sleep(0.02)
+    except BaseException:
+        os.killpg(int((scratch / "pid").read_text()), signal.SIGKILL)  # DDP ranks wait for each other
+        raise
+    return int((scratch / "code").read_text())
 
 
 def side_by_side(
@@ -49,3 +69,98 @@ def run_folder(folder: Path) -> Path:
     """The only run folder below ``folder``."""
     (found,) = {path.parent for path in folder.glob("outputs/*/*/config.yaml")}
     return found
+
+
+class _Server:
+    """The process that forks; it ends with this one."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.command_line"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment)
+        self.lock = threading.Lock()
+        atexit.register(self.close)
+
+    def ask(self, request: dict[str, object]) -> None:
+        assert self.process.stdin is not None
+        with self.lock:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+
+
+_servers: list[_Server] = []
+_starting = threading.Lock()
+
+
+def _server() -> _Server:
+    with _starting:
+        if not _servers:
+            _servers.append(_Server())
+    return _servers[0]
+
+
+def _serve() -> None:
+    """Fork a process for each line of stdin, and one that waits for its end."""
+    import sr_lab.tasks.evaluate
+    import sr_lab.tasks.train  # noqa: F401 - what most commands import
+
+    for line in sys.stdin:
+        if os.fork() == 0:
+            _run(json.loads(line))
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _run(request: dict[str, object]) -> NoReturn:
+    scratch = Path(str(request["scratch"]))
+    worker = os.fork()
+    if worker == 0:
+        _become(request, scratch)
+    (scratch / "pid").write_text(str(worker))
+    code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    (scratch / "ended").write_text(str(code))
+    (scratch / "ended").rename(scratch / "code")
+    os._exit(0)
+
+
+def _become(request: dict[str, object], scratch: Path) -> NoReturn:
+    """Do what ``python -m sr_lab`` does, and end as an interpreter ends."""
+    code: object = 1
+    try:
+        os.setsid()
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(scratch / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(str(request["folder"]))
+        environment, arguments = request["environment"], request["arguments"]
+        assert isinstance(environment, dict)
+        assert isinstance(arguments, list)
+        os.environ.clear()
+        os.environ.update(environment)
+        tempfile.tempdir = None  # asks the environment again
+        sys.argv = ["sr_lab", *arguments]
+        sys.path[0] = os.getcwd()  # as with -m
+        runpy.run_module("sr_lab", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)  # noqa: T201
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    _serve()

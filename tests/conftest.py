@@ -7,9 +7,10 @@ import hydra
 import pytest
 import torch
 
+from sr_lab.config.compose import load
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
-from sr_lab.config.schema import Config, load
+from sr_lab.config.schema import Config
 
 
 @pytest.fixture(autouse=True)

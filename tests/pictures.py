@@ -1,4 +1,4 @@
-"""Run folders with pictures, as a test leaves them, made without a network."""
+"""Run folders with images, as a test leaves them, made without a network."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sr_lab.reporting import pictures
+from sr_lab.reporting import saved_images
 from sr_lab.reporting.runs import Run, read_run
 
 METHODS = {"first": 30.0, "second": 31.5}
@@ -26,10 +26,14 @@ def run_folder(
     scale: int = 4,
     psnr: float = 30.0,
     size: tuple[int, int] = (60, 80),
+    plots: bool = True,
     **more: object,
 ) -> Run:
-    """A finished run whose SR images are the HR images with some noise in their middle."""
-    folder = root / f"{pictures.safe(name)}-{len(list(root.glob('*'))) if root.is_dir() else 0:08x}"
+    """A finished run whose SR images are the HR images with some noise in their middle.
+
+    Without ``plots`` it has neither curves nor a place in the plot of cost, which take most of a page's time.
+    """
+    folder = root / f"{saved_images.safe(name)}-{len(list(root.glob('*'))) if root.is_dir() else 0:08x}"
     folder.mkdir(parents=True)
     results = []
     for number, image in enumerate(images):
@@ -40,7 +44,7 @@ def run_folder(
         lr = hr[::scale, ::scale]
         files = {"hr": hr, "sr": sr, "lr": lr, "bicubic": lr.repeat(scale, 0).repeat(scale, 1)}
         for kind, pixels in files.items():
-            file = pictures.place(folder / "images", set_name, image, kind)
+            file = saved_images.place(folder / "images", set_name, image, kind)
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(file)
         results.append(
@@ -59,7 +63,7 @@ def run_folder(
         "seed": 0,
         "budget": "smoke",
         "num_params": 7e5,
-        "multi_adds": 4e10,
+        "multi_adds": 4e10 if plots else None,
         "commit": "0123456789abcdef",
         "device": "CPU",
         "protocol": "rgb_uint8",
@@ -70,6 +74,7 @@ def run_folder(
     }
     (folder / "metrics.json").write_text(json.dumps(values | more))
     (folder / "config.yaml").write_text(json.dumps({"model": {"_target_": "a.Net", "num_feat": len(name)}}))
-    rows = [f"{step},{1 / step},{1e-3 / step},{20 + step / 10}" for step in range(1, 20)]
-    (folder / "metrics.csv").write_text("\n".join(["step,train/loss,learning_rate,val/psnr_y", *rows]))
+    if plots:
+        rows = [f"{step},{1 / step},{1e-3 / step},{20 + step / 10}" for step in range(1, 20)]
+        (folder / "metrics.csv").write_text("\n".join(["step,train/loss,learning_rate,val/psnr_y", *rows]))
     return read_run(folder)

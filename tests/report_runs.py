@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+from sr_lab.reporting import published
 from sr_lab.reporting.runs import Run, read_run
 
 FIVE = ("Set5", "Set14", "B100", "Urban100", "Manga109")
+# Metric of expected.csv -> key of metrics.json and its unit.
+UNITS = {"num_params_k": ("num_params", 1e3), "multi_adds_g": ("multi_adds", 1e9)}
 
 
 def values(label: str | None, psnr: float, **more: object) -> dict[str, object]:
@@ -64,3 +67,20 @@ def folder(root: Path, name: str, *, failed: str = "", settings: str = "", **con
     if failed:
         (path / "failed.txt").write_text(failed)
     return read_run(path)
+
+
+def as_printed(paper: str, table: str) -> list[Run]:
+    """One finished run for each row and scale of a paper's table, which measured exactly what is printed."""
+    found: dict[tuple[str, int], dict[str, object]] = {}
+    for figure in published.table(paper, table):
+        values = found.setdefault((figure.row, figure.scale or 4), {})
+        name = f"test/{figure.set_name}/{figure.metric}" if figure.set_name else f"val/{figure.metric}"
+        values[name] = figure.value
+        if figure.metric in UNITS:
+            key, unit = UNITS[figure.metric]
+            values[key] = figure.value * unit
+    about = {"table": {"paper": paper, "name": table}}
+    return [
+        Run(Path(f"{number}"), about | {"scale": scale} | values, labels=(row,))
+        for number, ((row, scale), values) in enumerate(found.items())
+    ]

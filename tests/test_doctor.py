@@ -1,4 +1,4 @@
-"""``task=doctor`` tells a right data folder from a wrong one, by name; ``task=prepare`` makes a right one."""
+"""``task=doctor`` finds every fault in a data folder; ``task=prepare`` fills one without faults."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ from tests.loopback import serving
 
 
 def findings(root: Path, state: str | None = None) -> dict[str, str]:
-    """Place below ``root`` -> what is said of it."""
+    """Place below ``root`` -> the finding."""
     found = [one for one in examine(root) if state in (None, one.state)]
     return {one.where.relative_to(root).as_posix(): one.says for one in found}
 
@@ -97,10 +97,10 @@ def test_the_right_sets_are_right(data_dir):
     for name, count in (("Set5", 5), ("Set14", 14)):
         (found,) = examine(data_dir / "benchmarks" / name / "HR")
         assert found.state == "right"
-        assert f"{name}, {count} of {count} images right" in found.says
+        assert f"{name} in our layout: {count} of {count} images right" in found.says
 
 
-def test_matlabs_own_lr_images_are_told_by_their_version(data_dir):
+def test_the_version_of_matlabs_own_lr_images_is_recognised(data_dir):
     (new,) = examine(data_dir / "benchmarks" / "Set5" / "LR_matlab" / "X3")
     (old,) = examine(data_dir / "benchmarks" / "Set5" / "LR_matlab_selfexsr" / "X3")
     assert new.state == "right"
@@ -126,7 +126,7 @@ TAMPERED = {
 }
 
 
-def test_each_tampered_image_is_told_by_name(set14):
+def test_each_tampered_image_is_reported_by_name(set14):
     for name, (change, _) in TAMPERED.items():
         changed(set14, name, change)
     with Image.open(set14 / "barbara.png") as image:
@@ -136,7 +136,7 @@ def test_each_tampered_image_is_told_by_name(set14):
     (set14 / "bridge.png").write_bytes((set14 / "bridge.png").read_bytes()[:2000])
     image_file(set14 / "holiday.png", noise(0))
     wrong = findings(set14, "wrong")
-    assert wrong["."].startswith("ours: Set14, 0 of 14 images right; ")
+    assert wrong["."].startswith("Set14 in our layout: 0 of 14 images right; ")
     for part in ("2 half-size", "3 cropped", "2 recompressed", "1 broken", "1 superfluous", "1 missing"):
         assert part in wrong["."]
     for name, (_, said) in TAMPERED.items():
@@ -148,16 +148,16 @@ def test_each_tampered_image_is_told_by_name(set14):
     assert wrong["holiday.png"] == "superfluous: Set14 has no image of this name"
 
 
-def test_an_image_of_another_set_is_told(tmp_path, data_dir):
+def test_an_image_of_another_set_is_reported(tmp_path, data_dir):
     folder = tmp_path / "Set5" / "HR"
     shutil.copytree(data_dir / "benchmarks" / "Set5" / "HR", folder)
     shutil.copy(data_dir / "benchmarks" / "Set14" / "HR" / "face.png", folder / "head.png")
     assert findings(folder, "wrong")["head.png"] == "another image: these are the pixels of Set14/face.png"
 
 
-def test_an_image_that_is_there_twice_is_told(set14):
+def test_an_image_that_is_there_twice_is_reported(set14):
     shutil.copy(set14 / "man.png", set14 / "man_copy.png")
-    assert findings(set14, "wrong") == {".": "ours: Set14, 14 of 14 images right; man.png twice"}
+    assert findings(set14, "wrong") == {".": "Set14 in our layout: 14 of 14 images right; man.png twice"}
     assert findings(set14, "note") == {"man_copy.png": "renamed: this is Set14/man.png"}
 
 
@@ -178,7 +178,7 @@ def test_a_cropped_set_is_what_basicsr_makes_and_a_fault_elsewhere(tmp_path, dat
             image_file(tmp_path / folder / file.name, pixels[:height, :width])
     found = {one.where.relative_to(tmp_path).as_posix(): one for one in examine(tmp_path)}
     assert found["Set5/GTmod12"].state == "note"
-    assert "as this layout does" in found["Set5/GTmod12/baby.png"].says
+    assert "as in this layout" in found["Set5/GTmod12/baby.png"].says
     assert found["benchmarks/Set5/HR"].state == "wrong"
     assert (
         found["benchmarks/Set5/HR/baby.png"].says
@@ -250,11 +250,11 @@ def test_every_tree_is_recognised_and_its_pairs_are_found(tree, tmp_path):
         (pillow(Image.Resampling.LANCZOS), "wrong", "3 of 3 are bit for bit Pillow's Lanczos ("),
         (lambda hr: hr[::4, ::4], "wrong", "3 of 3 are bit for bit nearest neighbour (OpenCV"),
         (recompressed, "wrong", "3 of 3 are recompressed, converted or shifted (000"),
-        (brighter, "wrong", "3 of 3 are made by no resize known here"),
+        (brighter, "wrong", "3 of 3 are made by an unknown resize"),
     ],
     ids=["double", "Pillow", "Lanczos", "every fourth pixel", "JPEG", "brighter"],
 )
-def test_what_made_an_lr_image_is_told(shrink, state, said, tmp_path):
+def test_the_resize_of_lr_images_is_recognised(shrink, state, said, tmp_path):
     pairs(tmp_path, *TREES["EDSR"], shrink)
     below = [one for one in examine(tmp_path) if "LR_bicubic" in str(one.where)]
     assert below[0].state == state
@@ -266,22 +266,22 @@ def test_an_unknown_degradation_is_not_compared(tmp_path):
     pairs(tmp_path, hr, lr.replace("bicubic", "unknown"), brighter)
     (found,) = (one for one in examine(tmp_path) if "x4 LR" in one.says)
     assert found.state == "right"
-    assert "not bicubic, as the folder says" in found.says
+    assert "not bicubic according to the name of the folder" in found.says
 
 
-def test_missing_and_wrong_sized_partners_are_told(tmp_path):
+def test_missing_images_and_wrong_sizes_of_pairs_are_reported(tmp_path):
     hr, lr = TREES["Hugging Face"]
     pairs(tmp_path, hr, lr, matlab, count=4)
     (tmp_path / hr.format(1)).unlink()
     (tmp_path / lr.format(2)).unlink()
     image_file(tmp_path / lr.format(3), matlab(noise(3))[:-1])
     wrong = findings(tmp_path, "wrong")
-    assert "1 of 3 fit their HR images, 1 HR images have none" in wrong["Set5_LR_x4"]
+    assert "1 of 3 fit their HR images, 1 HR images have no LR image" in wrong["Set5_LR_x4"]
     assert wrong["Set5_LR_x4/1.png"].startswith("has no HR image in")
     assert wrong["Set5_LR_x4/3.png"] == "11x9 does not fit its HR image 48x36 at x4"
 
 
-def test_lr_images_alone_are_told(tmp_path):
+def test_lr_images_without_hr_images_are_reported(tmp_path):
     image_file(tmp_path / "DIV2K_train_LR_bicubic" / "X2" / "0001x2.png", noise(1))
     assert "without HR images in" in findings(tmp_path, "wrong")["DIV2K_train_LR_bicubic/X2"]
 
@@ -289,20 +289,20 @@ def test_lr_images_alone_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("name", "stem"), [("0001x4", "0001"), ("0001_x4", "0001"), ("0001X4", "0001"), ("a_LR", "a_HR")]
 )
-def test_the_name_of_a_partner(name, stem):
+def test_the_name_of_the_hr_image_of_an_lr_image(name, stem):
     assert partner(Path(f"{name}.png"), 4) == stem
 
 
 # Training sets and other folders.
 
 
-def test_an_incomplete_div2k_and_half_size_images_are_told(tmp_path):
+def test_an_incomplete_div2k_and_half_size_images_are_reported(tmp_path):
     folder = tmp_path / "DIV2K" / "DIV2K_valid_HR"
     for number in range(802, 901):
         image_file(folder / f"{number:04d}.png", np.zeros((4, 2040, 3), np.uint8))
     image_file(folder / "0900.png", np.zeros((678, 1020, 3), np.uint8))
     wrong = findings(tmp_path, "wrong")
-    assert "DIV2K (validation), 99 images" in wrong["DIV2K/DIV2K_valid_HR"]
+    assert "DIV2K (validation) in EDSR's layout: 99 images" in wrong["DIV2K/DIV2K_valid_HR"]
     assert "1 missing, the first 0801" in wrong["DIV2K/DIV2K_valid_HR"]
     assert wrong["DIV2K/DIV2K_valid_HR/0900.png"].startswith("half-size or another image: 678x1020")
     image_file(folder / "0801.png", np.zeros((4, 2040, 3), np.uint8))
@@ -316,7 +316,7 @@ def test_photos_are_read_to_their_end(tmp_path):
     good = image_file(tmp_path / "photos" / "a.png", noise(0))
     (tmp_path / "photos" / "b.png").write_bytes(good.read_bytes()[:-40])
     found = findings(tmp_path)
-    assert found["photos"] == "photos, 2 images, the smallest side 36; 1 of them wrong"
+    assert found["photos"] == "photos: 2 images, smallest side 36; 1 wrong"
     assert found["photos/b.png"].startswith("broken: cannot read")
 
 
@@ -337,13 +337,13 @@ def test_many_faults_are_summed_up(tmp_path):
     assert Finding("wrong", tmp_path, "and 10 more of this kind") in found
 
 
-def test_a_circle_of_links_ends(tmp_path):
+def test_links_in_a_circle_are_followed_once(tmp_path):
     image_file(tmp_path / "photos" / "a.png", noise(0))
     (tmp_path / "photos" / "up").symlink_to(tmp_path)
     assert len(list(examine(tmp_path))) == 1
 
 
-def test_an_empty_folder_and_none_are_told(tmp_path):
+def test_an_empty_and_a_missing_folder_are_reported(tmp_path):
     assert findings(tmp_path, "wrong") == {".": "holds no images"}
     with pytest.raises(DataError, match=r"there is no folder .*nowhere; set folder="):
         list(examine(tmp_path / "nowhere"))
@@ -352,26 +352,29 @@ def test_an_empty_folder_and_none_are_told(tmp_path):
 # The command line.
 
 
-def test_the_doctor_ends_with_1_where_something_is_wrong(tmp_path, set14):
+def test_the_doctor_exits_with_1_if_something_is_wrong(tmp_path, set14):
     changed(set14, "baboon.png", lambda image: image.crop((0, 0, 492, 480)))
     bad = sr_lab(tmp_path, "task=doctor", SR_LAB_DATA=str(tmp_path))
     assert bad.returncode == 1, bad.stderr
-    assert "ours: Set14, 13 of 14 images right; 1 cropped" in bad.stdout
+    assert "Set14 in our layout: 13 of 14 images right; 1 cropped" in bad.stdout
     assert "benchmarks/Set14/HR/baboon.png" in bad.stdout
     assert "cropped: to a multiple of 12: 480x492 instead of 480x500" in bad.stdout
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_right_folder_ends_well_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
+def test_a_right_folder_exits_normally_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
     image_file(tmp_path / "[red]photos" / "a.png", noise(0))
     doctor.run(compose("task=doctor", f"folder='{tmp_path}'"), tmp_path, [])
-    told = capsys.readouterr().out
-    assert "Set14, 14 of 14 images right" in told
-    assert "[red]photos" in told
-    assert f"{tmp_path}: 2 right" in told
+    printed = capsys.readouterr().out
+    assert "Set14 in our layout: 14 of 14 images right" in printed
+    assert "[red]photos" in printed
+    assert f"{tmp_path}: 2 right" in printed
 
 
-def test_prepare_fetches_a_test_set_from_a_server_of_ones_own_and_decodes(tmp_path, data_dir, capsys):
+def test_prepare_fetches_a_test_set_from_the_users_own_server_and_decodes(tmp_path, data_dir, capsys):
+    hr_dir = tmp_path / "hr"
+    for number in range(3):
+        image_file(hr_dir / f"{number}.png", noise(number))
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as file:
         for image in sorted((data_dir / "benchmarks" / "Set5" / "HR").iterdir()):
@@ -379,20 +382,22 @@ def test_prepare_fetches_a_test_set_from_a_server_of_ones_own_and_decodes(tmp_pa
     with serving() as server:
         server.files["/Set5_HR.tar.gz"] = archive.getvalue()
         server.cuts = [0, 100_000]
-        command = ("task=prepare", "benchmark=set5", "trainer=cpu", "scale=2", f"mirror='{server.url}'")
-        done = sr_lab(tmp_path, *command)
-    assert done.returncode == 0, done.stderr
-    assert "Set5: 5 images in data/benchmarks/Set5/HR, every pixel as published" in done.stdout
-    assert "dataset: nothing to download" in done.stdout
-    assert "dataset: 5 training images decoded for x2" in done.stdout
-    assert list((tmp_path / "cache").rglob("*.npy"))
-    assert not (tmp_path / "outputs").exists()
-    again = compose("task=prepare", "benchmark=set5", "decode=false", f"paths.data_dir='{tmp_path / 'data'}'")
-    prepare.run(again, tmp_path, [])
+        config = compose(
+            *("task=prepare", "benchmark=set5", "dataset=folder", f"mirror='{server.url}'"),
+            *(f"dataset.hr_dir='{hr_dir}'", "dataset.lr_patch_size=8", "scale=2"),
+            *(f"paths.data_dir='{tmp_path / 'data'}'", f"paths.cache_dir='{tmp_path / 'cache'}'"),
+        )
+        prepare.run(config, tmp_path, [])
+    printed = capsys.readouterr().out
+    assert f"Set5: 5 images in {tmp_path}/data/benchmarks/Set5/HR, every pixel as published" in printed
+    assert "dataset: nothing to download" in printed
+    assert "dataset: 2 training images decoded for x2" in printed
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
+    prepare.run(config.model_copy(update={"decode": False}), tmp_path, [])
     assert "Set5: is there already, every pixel right" in capsys.readouterr().out
 
 
-def test_prepare_tries_every_set_and_says_what_is_not_for_download(tmp_path, capsys):
+def test_prepare_tries_every_set_and_reports_what_is_not_for_download(tmp_path, capsys):
     config = compose(
         "task=prepare",
         "benchmark=manga109",

@@ -158,7 +158,7 @@ def test_an_rgb_network_does_not_fit_classic_y():
 
 def test_a_luma_network_is_not_measured_on_rgb():
     protocol = Protocol(name="rgb", colour="rgb")
-    with pytest.raises(ConfigError, match="protocol rgb measures RGB, got a network that restores luma only"):
+    with pytest.raises(ConfigError, match="protocol rgb measures RGB, got a network that returns luma only"):
         protocol.measure(torch.rand(1, 1, 36, 36), photograph(36, 36), 2)
 
 
@@ -167,7 +167,7 @@ def test_a_luma_network_is_not_measured_on_rgb():
     [
         ({"luma_range": "half"}, "protocol p: unknown luma_range='half'; allowed: studio, full"),
         ({"border": "zero"}, "unknown border='zero'; allowed: symmetric, replicate"),
-        ({"crop": -1}, "crop=-1; allowed: scale, or a number from 0 up"),
+        ({"crop": -1}, "crop=-1; allowed: scale, or a number of at least 0"),
         ({"colour": "rgb", "lr_source": "luma"}, "colour=rgb needs an RGB result, got lr_source=luma"),
     ],
 )

@@ -88,7 +88,7 @@ def other_process(tmp_path):
 
 def test_a_second_process_is_refused(tmp_path, other_process):
     with (
-        pytest.raises(ConfigError, match="another process is at work on this run; wait for it"),
+        pytest.raises(ConfigError, match="another process is running this run"),
         RunFolder(tmp_path).attempt(),
     ):
         pytest.fail("two processes at work")

@@ -4,9 +4,7 @@ Nothing that is opened here can run code: pickles go through ``weights_only`` an
 more.
 """
 
-import copy
 import errno
-import importlib
 import struct
 import warnings
 import zipfile
@@ -19,21 +17,21 @@ from typing import Any
 import safetensors.torch
 import scipy.io
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sr_lab.checkpoints import digest
 from sr_lab.errors import CheckpointError, FaultError
-from sr_lab.layers.folding import fold
+from sr_lab.run_folder import checkpoint_file
 
-# Levels that authors put around their state dicts, in the order in which they are looked for: averaged
-# weights are the published ones.
 _MAX_WRAPPERS = 5
-_MAX_MATLAB = 64 * 2**20  # VDSR, the one network that is published in this format, has 3 MiB
+_MAX_MATLAB = 64 * 2**20  # VDSR, the only network published in this format, has 3 MiB
+# Keys under which authors put their state dicts, in the order of search: averaged weights are the published
+# ones.
 _WRAPPERS = ("params_ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
-# What DataParallel and torch.compile put before every name, and what trainers do; but a network's own names
-# may begin like the latter (IMDN-RTC's do).
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-_TRAINER_PREFIXES = ("model.", "network.", "generator.", "net.", "net_g.")
+# Prefixes of every name that DataParallel and torch.compile add, and those that trainers add. A network's own
+# names may begin with one of the latter (IMDN-RTC's do).
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+TRAINER_PREFIXES = ("model.", "network.", "generator.", "net.", "net_g.")
 
 
 @dataclass(frozen=True)
@@ -52,25 +50,6 @@ class Checkpoint:
     record: dict[str, object] | None
 
 
-def resolve(path: str, key: str = "ckpt") -> Path:
-    """The file that a path means; of a run folder the best checkpoint, else the last.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    given = Path(path).expanduser()
-    if given.is_dir():
-        for name in ("best.ckpt", "last.ckpt"):
-            if (given / "checkpoints" / name).is_file():
-                return given / "checkpoints" / name
-        raise CheckpointError(
-            f"{key}: '{given}' holds no checkpoints/best.ckpt or last.ckpt; give a run folder or a file"
-        )
-    if not given.is_file():
-        raise CheckpointError(f"{key}: there is no file '{given}'; give a checkpoint file or a run folder")
-    return given
-
-
 def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
     """Read a checkpoint without running anything in it.
 
@@ -82,7 +61,7 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
         CheckpointError: The file is missing, damaged, would have to run code, or holds no weights.
         FaultError: The disk cannot read it.
     """
-    file = resolve(path, key)
+    file = checkpoint_file(path, key)
     content = _read(file, key)
     record = content.get("sr_lab") if isinstance(content, dict) else None
     if isinstance(record, dict) and isinstance(content.get("state_dict"), dict):
@@ -102,7 +81,7 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
     if not isinstance(content, dict) or not content or not all(map(is_plain, content.values())):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
     state = {str(name): value for name, value in content.items()}
-    return Checkpoint(file, _without_prefix(state, _WRAPPER_PREFIXES), None)
+    return Checkpoint(file, without_prefix(state, WRAPPER_PREFIXES), None)
 
 
 def _read(file: Path, key: str) -> Any:
@@ -149,7 +128,7 @@ def _check_zip(file: Path) -> None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a tensor whose numbers are all there: a few bytes can claim to be a terabyte."""
+    """Whether it is a dense tensor with all its numbers in memory: a few bytes can claim to be a terabyte."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -160,8 +139,8 @@ def is_plain(value: object) -> bool:
     )
 
 
-def _without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Without what stands before every name."""
+def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Without the prefixes that every name has."""
     state = dict(state)
     while state and (prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), None)):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -169,13 +148,13 @@ def _without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> d
 
 
 def _check_matlab(file: Path) -> None:
-    """Unpack as far as the limit, and no further, what SciPy would unpack whole.
+    """Unpack up to the limit what SciPy would unpack whole.
 
     Raises:
-        ValueError: It is larger.
+        ValueError: The file holds more.
     """
     content = file.read_bytes()
-    place = 128  # behind the header
+    place = 128  # after the header
     room = _MAX_MATLAB
     while len(content) >= place + 8 and room >= 0:
         kind, size = struct.unpack_from("<II", content, place)
@@ -202,100 +181,3 @@ def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
         for field in model.dtype.names
         for index, array in enumerate(model[field].item().ravel())
     }
-
-
-def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under our names; the table at the end of the network's file maps its authors'."""
-    own = network.state_dict().keys()
-    if state.keys() == own:
-        return dict(state)
-    readings = [dict(state), _without_prefix(state, _WRAPPER_PREFIXES + _TRAINER_PREFIXES)]
-    from_official = getattr(importlib.import_module(type(network).__module__), "from_official", None)
-    if from_official is not None:
-        readings += [from_official(reading, scale=network.scale) for reading in readings]
-    return max(readings, key=lambda reading: len(reading.keys() & own))
-
-
-def _folded(network: nn.Module) -> nn.Module | None:
-    """A folded copy, or ``None`` of a network that has nothing to fold."""
-    if any(hasattr(module, "fold") for module in network.modules()):
-        return fold(copy.deepcopy(network))
-    return None
-
-
-def fits(network: nn.Module, checkpoint: Checkpoint) -> bool:
-    """Whether names and shapes are those of a network, folded or not; it may be on the meta device."""
-    state = {name: value.shape for name, value in _named_as_ours(network, checkpoint.state).items()}
-    if state == {name: value.shape for name, value in network.state_dict().items()}:
-        return True
-    folded = _folded(network)
-    return folded is not None and state == {name: v.shape for name, v in folded.state_dict().items()}
-
-
-def shared_names(network: nn.Module, checkpoint: Checkpoint) -> float:
-    """Share of a network's weights, folded or not, that are in a checkpoint by their names, 0 to 1."""
-    state = _named_as_ours(network, checkpoint.state).keys()
-    forms = [form.state_dict().keys() for form in (network, _folded(network)) if form is not None]
-    return max(len(state & names) / max(1, len(names)) for names in forms)
-
-
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load every weight, exactly; into the folded network if the file holds that.
-
-    Raises:
-        CheckpointError: What is missing, what is too much, what has another shape or is no number.
-    """
-    state = _named_as_ours(network, checkpoint.state)
-    folded = _folded(network)
-    if folded is not None and state.keys() == folded.state_dict().keys():  # as some authors publish theirs
-        fold(network)
-    own = network.state_dict()
-    common = [name for name in own if name in state]
-    problems = {
-        "missing": [name for name in own if name not in state],
-        "too much": [name for name in state if name not in own],
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-            for name in common
-            if state[name].shape != own[name].shape
-        ],
-        "no number": [
-            name
-            for name in common
-            if state[name].shape == own[name].shape and _is_no_number(state[name], own[name])
-        ],
-    }
-    said = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in problems.items()
-        if names
-    ]
-    if said:
-        raise CheckpointError(
-            f"ckpt: '{checkpoint.path}' does not fit {type(network).__name__}: {'; '.join(said)}; "
-            "set model and scale to those of the checkpoint"
-        )
-    network.load_state_dict(state)
-
-
-def _is_no_number(value: Tensor, own: Tensor) -> bool:
-    """NaN, infinite, complex, or whole where a fraction belongs: copying it would go through in silence."""
-    kinds_differ = value.is_complex() or value.is_floating_point() != own.is_floating_point()
-    return kinds_differ or not bool(torch.isfinite(value.to(own.dtype)).all())
-
-
-def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Start from another network's weights: take each whose name and shape fit.
-
-    Returns:
-        Names of the network's weights that were not taken over.
-    """
-    state, own = _named_as_ours(network, checkpoint.state), network.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise CheckpointError(
-            f"init_ckpt: no weight of '{checkpoint.path}' fits {type(network).__name__}; "
-            "give a checkpoint of the same network"
-        )
-    network.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting]

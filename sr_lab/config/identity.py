@@ -1,19 +1,15 @@
-"""What a run is called: by what changes its numbers, so that repeating a run resumes it."""
+"""What a run is called: its hash covers what changes its numbers, so that repeating a run resumes it."""
 
-import contextlib
-import glob
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel
 
-from sr_lab import files
-from sr_lab.config import schema as configuration
-from sr_lab.config import targets
+from sr_lab.config import compose, targets
 from sr_lab.config.schema import (
     BenchmarkConfig,
     Config,
@@ -26,8 +22,8 @@ from sr_lab.config.schema import (
     TrainConfig,
     UpscaleConfig,
 )
-from sr_lab.errors import ConfigError, DataError
-from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.errors import ConfigError
+from sr_lab.run_folder import checkpoint_file
 
 # What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
 _TRAINING = (
@@ -38,40 +34,60 @@ _TRAINING = (
 _NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark"} | {
     "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
 }  # fmt: skip
-_FORM = {"compile", "channels_last", "autotune", "timeout"}  # of the trainer: how, not what
 _MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
+
+_identities: WeakKeyDictionary[Config, Node] = WeakKeyDictionary()
+_datasets: WeakKeyDictionary[Config, Any] = WeakKeyDictionary()
 
 
 def identity(config: Config) -> Node:
-    """Everything that changes the numbers of a run, as plain values.
+    """Everything that changes the numbers of a run, as plain values; computed once for a configuration.
 
     Raises:
         ConfigError: ``init_ckpt`` or ``ckpt`` names no file.
-        DataError: The training images are not there.
+        DataError: The training images are missing.
     """
+    if config not in _identities:
+        _identities[config] = _of_training(config) if isinstance(config, TrainConfig) else _of_task(config)
+    return _identities[config]
+
+
+def training_set(config: Config) -> Any:
+    """The dataset of a configuration, built once.
+
+    Raises:
+        DataError: The training images are missing.
+    """
+    if config not in _datasets:
+        _datasets[config] = targets.build(config.dataset)
+    return _datasets[config]
+
+
+def _of_task(config: Config) -> Node:
     if isinstance(config, BenchmarkConfig):
         return {"task": config.task, "only": sorted(config.only)}
-    if not isinstance(config, TrainConfig):
-        values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
-        if isinstance(config, EvaluateConfig):
-            values["ckpt"] = _content("ckpt", config.ckpt)
-            if config.tile != "none":  # the default leaves the hash as it was
-                values["tile"] = config.tile
-            if config.backend != "eager":
-                values["backend"] = config.backend
-        return values
+    values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
+    if isinstance(config, EvaluateConfig):
+        values["ckpt"] = _content("ckpt", config.ckpt)
+        if config.tile != "none":  # the default leaves the hash as it was
+            values["tile"] = config.tile
+        if config.backend != "eager":
+            values["backend"] = config.backend
+    return values
+
+
+def _of_training(config: TrainConfig) -> Node:
     # Torch and the dataset's class are needed from here on, and only for a training.
     from sr_lab.system.devices import has_gpu, resolve_precision
 
-    dataset = targets.build(config.dataset)
     values = config.model_dump(include=set(_TRAINING))
     values["dataset"] = {
         key: value for key, value in config.dataset.items() if not key.endswith(("_dir", "_gb"))
     }
-    values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` and what it stands for are one run
-    values["manifest"] = dataset.manifest()
+    values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` and the budget it chooses are one
+    values["manifest"] = training_set(config).manifest()
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
-    # On a GPU what was asked: a run may go on on one that computes another precision natively.
+    # On a GPU the precision that was asked for: a run may resume on a GPU with another native precision.
     asked, accelerator = config.trainer.precision, config.trainer.accelerator
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
     if config.trainer.float32_matmul_precision != "high":  # the default leaves the hash as it was
@@ -82,7 +98,7 @@ def identity(config: Config) -> Node:
     return values
 
 
-# Lightning's callbacks that end a training or change what it learns; who watches leaves the hash as it is.
+# Lightning's callbacks that end a training or change what it learns; those that only watch are left out.
 _CHANGING = {
     *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
     *("GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning", "BatchSizeFinder"),
@@ -91,9 +107,9 @@ _CHANGING = {
 
 
 def _changes_training(node: object) -> bool:
-    """Whether a callback is one of these or made from one; of a user's own nobody knows."""
+    """Whether a callback is one of these or derives from one."""
     path = node.get("_target_") if isinstance(node, Mapping) else None
-    bases = hydra.utils.get_class(path).__mro__ if isinstance(path, str) else ()
+    bases = targets.find_class(path).__mro__ if isinstance(path, str) else ()
     return any(base.__name__ in _CHANGING and base.__module__.startswith("lightning.") for base in bases)
 
 
@@ -102,145 +118,40 @@ def hash8(values: Node) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, resumed: bool) -> str | None:
-    """Write down which images a run is trained on, and compare them with those of before.
-
-    The hash of a run covers names and sizes of its files, so that a folder of images that has changed makes
-    another run; images replaced by others of the same size show in their pixels alone.
+def settings(values: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a training that decide which run it is, by their dotted names.
 
     Args:
-        config: Configuration of the training.
-        folder: Its run folder.
-        images: A line for each, its name and the SHA-256 of its pixels.
-        resumed: Whether the run goes on.
-
-    Returns:
-        What to tell the user of a new run, where one beside it has learnt the same from other images.
-
-    Raises:
-        DataError: The run goes on, and not all images are those that it began with.
+        values: A configuration as plain values, e.g. what is in ``config.yaml``.
     """
-    values = identity(config)
-    training = hash8({key: value for key, value in values.items() if key != "manifest"})
-    lines = [str(files.plain(image)) for image in images]
-    note = _Note(run=hash8(values), training=training, images=lines)
-    before = _noted(folder) if resumed else None
-    if before is not None:
-        if before.images != lines:
-            raise DataError(
-                f"dataset: {_difference(before, note)} since '{folder.path}' was begun; put the images back, "
-                f"begin anew with resume=never, or remove {folder.trained_on} to go on with these"
-            )
-        return None
-    files.write(folder.trained_on, note.model_dump_json(indent=1) + "\n")
-    name = folder.path.name.rpartition("-")[0]
-    for path in folder.path.parent.glob(f"{glob.escape(name)}-*"):
-        before = None if resumed else _noted(RunFolder(path))
-        if before is not None and before.training == training and before.run != note.run:
-            return f"dataset: {_difference(before, note)} since '{path}' was trained; this is a new run"
-    return None
-
-
-class _Note(BaseModel):
-    """Hash of a run, the same without its images, and a line for each of these."""
-
-    run: str
-    training: str
-    images: list[str]
-
-
-def _noted(folder: RunFolder) -> _Note | None:
-    """What `note_images` has written, ``None`` if that cannot be read."""
-    try:
-        return _Note.model_validate(files.read_json(folder.trained_on))
-    except (OSError, ValueError):
-        return None
-
-
-def _difference(before: _Note, now: _Note) -> str:
-    """How many images are others, and the names of the first."""
-    names = sorted({line.rpartition(" ")[0] for line in set(before.images) ^ set(now.images)})
-    if not names:
-        return "validation images have changed"
-    more = ", ..." if len(names) > 3 else ""
-    return f"{len(names)} training image(s) have changed ({', '.join(names[:3])}{more})"
-
-
-_NEAREST = 20  # runs that are looked at, the newest
-_FEW = 3  # settings: a run that differs in more is another experiment
-
-
-def unfinished_beside(config: TrainConfig, folder: RunFolder) -> str | None:
-    """What to tell the user of a new run, where one beside it that nearly is the same came to no end.
-
-    Args:
-        config: Configuration of the training.
-        folder: Its run folder.
-    """
-    saved = [
-        path
-        for path in folder.path.parent.glob("*/checkpoints/last.ckpt")
-        if path.parents[1] != folder.path and path.is_file()
-    ]
-    found: list[tuple[dict[str, tuple[object, object]], RunFolder]] = []
-    own = _settings(config.model_dump())
-    for path in sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)[:_NEAREST]:
-        other = RunFolder(path.parents[1])
-        with contextlib.suppress(OSError, ValueError):
-            theirs = files.read_yaml(other.config)
-            if isinstance(theirs, dict) and other.state() in ("interrupted", "failed"):
-                found.append((_changed(_settings(theirs), own), other))
-    found = [(differing, other) for differing, other in found if 0 < len(differing) <= _FEW]
-    if not found:
-        return None
-    differing, other = min(found, key=lambda pair: len(pair[0]))
-    step = max((int(row["step"]) for row in whole_rows(other.record)), default=0)
-    what = ", ".join(f"{key} ({before} there, {now} here)" for key, (before, now) in differing.items())
-    return (
-        f"resume: '{other.path}' beside this run came to no end, at step {step}; it differs in {what}, "
-        "so this is a new run"
-    )
-
-
-def _settings(values: Mapping[str, object]) -> dict[str, object]:
-    """Settings of a configuration that decide which run it is, by their dotted names."""
     found: dict[str, object] = {}
 
     def add(key: str, value: object) -> None:
         if isinstance(value, Mapping) and value:
             for name, inner in value.items():
                 add(f"{key}.{name}", inner)
-        elif value is not None:  # what is not set need not be there
+        elif value is not None:  # unset and missing are the same
             found[key] = value
 
     for key in (*_TRAINING, "budget", "trainer", "callbacks", "init_ckpt"):
         add(key, values.get(key))
-    neutral = {f"trainer.{key}" for key in _NEUTRAL_TRAINER | _FORM} | {"budget.name"}
+    form = {"compile", "channels_last", "autotune", "timeout"}  # of the trainer: how, not what
+    neutral = {f"trainer.{key}" for key in _NEUTRAL_TRAINER | form} | {"budget.name"}
     return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
-
-
-def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """Before and now of what differs; what follows another setting (``optimizer.lr``) is told by that one."""
-    pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
-    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    told = [pair for key, pair in pairs.items() if "." not in key]
-    return {key: pair for key, pair in pairs.items() if "." not in key or pair not in told}
 
 
 def _content(key: str, path: str | None) -> str | None:
     """SHA-256 of a checkpoint: its name says nothing about its weights."""
     if path is None:
         return None
-    from sr_lab.checkpoints.reading import resolve  # imports torch
-
-    file = resolve(path, key)
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with checkpoint_file(path, key).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_name(config: Config, parent: Path) -> str:
-    """``<run_name>-<hash8>``; the same run, or search, under another name keeps the folder that it has."""
+    """``<run_name>-<hash8>``; the same run, or search, under another name keeps its folder."""
     name, values = config.run_name, identity(config)
-    if config.hparams_search is not None:  # known by what it varies: more trials, or a pruner, are no other
+    if config.hparams_search is not None:  # more trials or another pruner make no other search
         name, values = f"{name}_search", {"training": values, "space": config.hparams_search.space}
     digest = hash8(values)
     existing = sorted(parent.glob(f"*-{digest}"))
@@ -249,11 +160,11 @@ def folder_name(config: Config, parent: Path) -> str:
 
 def _load(root: DictConfig) -> Config:
     """The configuration inside Hydra's own, which is the root that a resolver sees."""
-    return configuration.load(root, list(root.hydra.overrides.task), root.hydra.runtime.choices)
+    return compose.load(root, list(root.hydra.overrides.task), root.hydra.runtime.choices)
 
 
 def run_dir(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.run.dir``: one folder for Hydra, every rank and a resumed run."""
+    """Resolver of ``hydra.run.dir``: the same folder for Hydra, every process and a resumed run."""
     config = _load(_root_)
     if isinstance(config, ReadingConfig):
         return config.runs
@@ -266,9 +177,9 @@ def run_dir(*, _root_: DictConfig) -> str:
 
 
 def sweep_dir(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment lie side by side."""
+    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment are next to each other."""
     name = str(_root_.experiment_name)
-    # The default name is the default task's; other tasks write beside it, not into it.
+    # The default name is that of the default task; other tasks get a folder of their own.
     task = str(_root_.task)
     if name == "train" and task != "train":
         name = task
@@ -281,7 +192,7 @@ def run_folder(*, _root_: DictConfig) -> str:
 
 
 def rows(*, _root_: DictConfig) -> str:
-    """Resolver for the axis of a sweep over all rows: their positions, ``0,1,2``.
+    """Resolver for a sweep over all rows: their positions, ``0,1,2``.
 
     Raises:
         ConfigError: There are no rows.
@@ -295,13 +206,13 @@ def lr_side(hr_side: int, scale: int) -> int:
     """Resolver for recipes that state the HR patch: its side in LR pixels."""
     if hr_side % scale:
         raise ConfigError(
-            f"dataset.lr_patch_size: the recipe's HR patch of {hr_side} does not divide by scale={scale}; "
+            f"dataset.lr_patch_size: the recipe's HR patch of {hr_side} is not divisible by scale={scale}; "
             "set dataset.lr_patch_size"
         )
     return hr_side // scale
 
 
 def register_resolvers() -> None:
-    """Make the names known to ``conf/``."""
+    """Make these resolvers known to ``conf/``."""
     for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -1,4 +1,4 @@
-"""What goes wrong while Hydra composes, as one sentence for the user."""
+"""Errors of Hydra and OmegaConf as sentences for the user."""
 
 import re
 
@@ -13,16 +13,16 @@ from sr_lab.errors import SRLabError
 
 
 def explain(error: Exception) -> str | None:
-    """Hydra's and OmegaConf's own errors as one sentence; ours as they are; ``None`` for anything else."""
+    """An error as one sentence: ours as it is, Hydra's and OmegaConf's translated, ``None`` for the rest."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     for link in chain:
         if isinstance(link, SRLabError):
-            return str(files.plain(str(link)))  # it may name a file of a stranger
-    if isinstance(error, OSError) and error.filename is not None:  # read-only, full, not there
+            return str(files.plain(str(link)))  # it may name a stranger's file
+    if isinstance(error, OSError) and error.filename is not None:  # read-only, full, missing
         what = f"cannot use '{error.filename}': {error.strerror}"
-        return f"{what}; mend that, or choose another folder below paths"
+        return f"{what}; correct that, or choose another folder with paths.output_dir or paths.cache_dir"
     if "Config group override must be a string" in str(error):
         return "a group takes the name of one of its options, got something else; --help lists the options"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -34,9 +34,9 @@ def explain(error: Exception) -> str | None:
         given = missing[1].removeprefix(f"{group}/")
         near = targets.did_you_mean(given, options)
         return f"{group}: there is no option {given!r}; allowed: {', '.join(options)}{near}"
-    no_group = re.search(r"Could not override '([^']*)'", text)
-    if no_group:
-        return _unknown_key(no_group[1])
+    unknown = re.search(r"Could not override '([^']*)'", text)
+    if unknown:
+        return _unknown_key(unknown[1])
     return " ".join(text.split())
 
 
@@ -44,19 +44,19 @@ def _unknown_key(key: str) -> str:
     """A key of the command line that the composed configuration does not have."""
     groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
     top, _, rest = key.partition(".")
-    keys = sorted(
-        {*groups, *(str(name) for name in OmegaConf.load(conf_dir() / "config.yaml") if name != "defaults")}
-    )
+    settings = OmegaConf.load(conf_dir() / "config.yaml")
+    keys = sorted({*groups, *(str(name) for name in settings if name != "defaults")})
     if not rest:
         near = targets.did_you_mean(key, keys)
         return f"{key}: there is no such group or setting; allowed: {', '.join(keys)}{near}"
     known: set[str] = set()
-    for path in [conf_dir() / "config.yaml", *(conf_dir() / top).glob("*.yaml")]:
-        loaded = OmegaConf.load(path)
-        found = OmegaConf.select(loaded, top) if path.name == "config.yaml" else loaded
+    for found in [
+        OmegaConf.select(settings, top),
+        *(OmegaConf.load(path) for path in (conf_dir() / top).glob("*.yaml")),
+    ]:
         if isinstance(found, DictConfig):
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
     if rest in known:
-        return f"{key}: the chosen option of '{top}' has no such setting, another has; choose that or drop it"
+        return f"{key}: the chosen option of '{top}' has no such setting; choose one that has it, or drop it"
     near = targets.did_you_mean(rest, known) if known else targets.did_you_mean(top, keys)
     return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"

@@ -1,8 +1,8 @@
 """What a ``_target_`` may name, and how it is built.
 
-A configuration can come from a stranger, so a target is judged by what it resolves to, never by how it is
-spelled: it must be a class of the kind its slot takes, defined in a package that is trusted. An allow-list of
-prefixes would let ``torch.utils.collect_env.run`` through, which is a shell.
+A configuration can come from a stranger, so a target is checked by what it resolves to, never by its
+spelling: it must be a class of the kind that its slot takes, defined in a trusted package. A list of allowed
+prefixes would admit ``torch.utils.collect_env.run``, which is a shell.
 """
 
 import difflib
@@ -25,11 +25,11 @@ Node: typing.TypeAlias = Mapping[str, object]
 
 TRUSTED = ("sr_lab", "torch", "lightning", "torchmetrics", "kornia")
 
-# Slot -> the class that its target must be or derive from. "*" stands for a name that the user chose.
+# Slot -> the class that its target must be or derive from. "*" stands for a name of the user's choice.
 KINDS = {
     "model": "torch.nn.Module",
     "upsampler.factory": "torch.nn.Module",
-    "strategy.apply": "sr_lab.strategies.*.apply",  # the one kind of function: see _resolve
+    "strategy.apply": "sr_lab.strategies.*.apply",  # the only function that may be named: see _resolve
     "schedule.scheduler": "torch.optim.lr_scheduler.LRScheduler",
     "dataset": "torch.utils.data.Dataset",
     "degradation": "torch.nn.Module",
@@ -39,21 +39,21 @@ KINDS = {
     "callbacks.*": "lightning.Callback",
     "logger.*": "lightning.pytorch.loggers.Logger",
 }
-# A target inside another target's arguments: any of these.
+# What a target inside another target's arguments may be.
 NESTED_KINDS = (*dict.fromkeys(k for k in KINDS.values() if "*" not in k), "torchmetrics.Metric")
 
-# Classes that take **kwargs: where the names really come from.
+# Classes that take **kwargs, and the function that receives them.
 _FORWARDS_TO = {"lightning.pytorch.loggers.wandb.WandbLogger": "wandb.init"}
 
 
 def trusted_packages(allowed: Iterable[str] = ()) -> tuple[str, ...]:
-    """Ours, and those the user allowed on the command line or in ``SR_LAB_ALLOW`` (comma-separated)."""
+    """Ours and those that the user allowed, on the command line or in ``SR_LAB_ALLOW`` (comma-separated)."""
     environment = [name.strip() for name in os.environ.get("SR_LAB_ALLOW", "").split(",") if name.strip()]
     return (*TRUSTED, *environment, *allowed)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the nearest known name, or nothing."""
+    """``; did you mean 'x'?`` with the nearest known name, or an empty text."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
@@ -79,16 +79,21 @@ def _locate(path: str) -> object:
     raise ImportError(f"there is no module '{parts[0]}'")
 
 
+def find_class(path: str) -> type:
+    """The class that a checked target names."""
+    return typing.cast(type, _locate(path))
+
+
 def _resolve(slot: str, path: object, kinds: tuple[str, ...], trusted: tuple[str, ...]) -> type:
-    """The class that ``path`` names, if the slot may take it."""
+    """The class that ``path`` names, if it is allowed in the slot."""
     if not isinstance(path, str):
         raise ConfigError(f"{slot}._target_: must be a dotted name, got {path!r}")
     wanted = " or ".join(kinds)
-    # Importing a module runs it, so the package is judged before anything is imported.
+    # Importing a module runs it, so the package is checked before anything is imported.
     if path.split(".")[0] not in trusted:
         raise ConfigError(
             f"{slot}._target_: '{path}' is not in a trusted package; allowed: {', '.join(trusted)}; "
-            "if it is yours and you trust it, name the package in allow=[...] on the command line"
+            "if you trust it, name the package in allow=[...] on the command line"
         )
     try:
         found = _locate(path)
@@ -105,20 +110,20 @@ def _resolve(slot: str, path: object, kinds: tuple[str, ...], trusted: tuple[str
             f"{slot}._target_: '{path}' is defined in '{found.__module__}', which is not trusted; "
             f"allowed: {', '.join(trusted)}"
         )
-    bases = tuple(typing.cast(type, _locate(kind)) for kind in kinds if "*" not in kind)
+    bases = tuple(find_class(kind) for kind in kinds if "*" not in kind)
     if not issubclass(found, bases):
         raise ConfigError(f"{slot}._target_: '{path}' is not a {wanted}")
     return found
 
 
 def _is_strategy(found: object, path: str) -> bool:
-    """The one kind of function that may be named: ``sr_lab.strategies.<name>.apply``, defined there."""
+    """Whether it is ``sr_lab.strategies.<name>.apply``, the only kind of function that may be named."""
     module = getattr(found, "__module__", "")
     return inspect.isfunction(found) and module.startswith("sr_lab.strategies.") and path == f"{module}.apply"
 
 
 def _parameters(target: type) -> dict[str, inspect.Parameter]:
-    """Names that the target's constructor accepts (of the function behind it where it only forwards)."""
+    """The names that the target's constructor accepts, or the function that it forwards to."""
     parameters = dict(inspect.signature(target).parameters)
     forwards_to = _FORWARDS_TO.get(f"{target.__module__}.{target.__qualname__}")
     if forwards_to is not None:
@@ -132,7 +137,7 @@ def _parameters(target: type) -> dict[str, inspect.Parameter]:
 
 
 def _check_type(slot: str, value: object, annotation: object) -> None:
-    """Compare a plain value with its annotation; what is no plain type is left to the class."""
+    """Compare a plain value with its annotation; other types are left to the class."""
     try:
         adapter: TypeAdapter[object] = TypeAdapter(
             annotation,  # type: ignore[arg-type]
@@ -142,7 +147,7 @@ def _check_type(slot: str, value: object, annotation: object) -> None:
     except (PydanticSchemaGenerationError, PydanticUserError, SchemaError, TypeError, NameError):
         return
     try:
-        # In JSON mode a list is a tuple and an int a float, but "3" is no int.
+        # In JSON mode a list passes as a tuple and an int as a float, but "3" not as an int.
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
@@ -152,14 +157,14 @@ def _check_type(slot: str, value: object, annotation: object) -> None:
 def check(
     slot: str, node: object, *, trusted: tuple[str, ...], supplied: Iterable[str] = (), kind: str = ""
 ) -> None:
-    """Refuse a target that its slot may not take, or arguments that it does not have.
+    """Refuse a target that is not allowed in its slot, or arguments that it does not have.
 
     Args:
-        slot: Where the node stands, e.g. ``model`` or ``callbacks.early_stopping``.
+        slot: The place of the node, e.g. ``model`` or ``callbacks.early_stopping``.
         node: The plain configuration of the slot.
         trusted: Packages whose classes may be named.
-        supplied: Arguments that the code passes itself; a configuration may not.
-        kind: The class that the slot takes; empty inside another target's arguments: any kind.
+        supplied: Arguments that the code passes itself; a configuration may not set them.
+        kind: The class that the slot takes; empty for any kind, inside another target's arguments.
 
     Raises:
         ConfigError: Untrusted package, wrong kind, unknown argument, wrong type, missing argument.
@@ -231,16 +236,16 @@ def _make(
 
 
 def build(node: Node, **arguments: object) -> typing.Any:
-    """Instantiate a checked node; ``_partial_`` nodes give a factory.
+    """Build a checked node; a ``_partial_`` node gives a factory.
 
     Args:
-        node: Configuration that ``check`` has let through.
+        node: Configuration that has passed `check`.
         arguments: What the code passes itself.
 
     Raises:
-        ConfigError: Its constructor refuses the settings.
+        ConfigError: The constructor refuses the settings.
     """
-    # As a factory first: instantiate() would take an argument named `config` for its own.
+    # A factory first: instantiate() would take an argument named `config` for its own.
     factory = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
     make = functools.partial(_make, str(node["_target_"]), factory, **arguments)
     return make if node.get("_partial_", False) else make()

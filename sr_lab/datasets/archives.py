@@ -1,7 +1,7 @@
-"""Taking images out of an archive that nobody vouches for.
+"""Taking images out of an archive that is not trusted.
 
-Only images come out, each straight into the target folder under the last part of its name, so that nothing
-can lead elsewhere. An archive that tries to is refused as a whole, before a byte is written.
+Only images come out, each directly into the target folder under the last part of its name, so that no path
+leads elsewhere. An archive that tries something is refused as a whole, before a byte is written.
 """
 
 import errno
@@ -23,21 +23,11 @@ from sr_lab.errors import DataError
 
 Kind: TypeAlias = Literal["file", "folder", "other"]
 
-_HEADER = 1 << 20  # bytes; tarfile reads a header whole, however long it says that it is
-
-
-class Limits(NamedTuple):
-    """What is no bomb.
-
-    Args:
-        members: Entries, wanted or not (Flickr2K has 18,550).
-        total_bytes: Length of everything that would be decompressed (Flickr2K has 20 GB).
-        ratio: Length after over length before decompression; PNG and JPEG hardly shrink.
-    """
-
-    members: int = 100_000
-    total_bytes: int = 64 << 30
-    ratio: int = 100
+# An archive beyond these is taken for a bomb.
+MAX_MEMBERS = 100_000  # entries, wanted or not (Flickr2K has 18,550)
+MAX_BYTES = 64 << 30  # of all entries, decompressed (Flickr2K has 20 GB)
+MAX_RATIO = 100  # of decompressed to compressed bytes; PNG and JPEG hardly shrink
+_MAX_HEADER = 1 << 20  # bytes; tarfile reads a header whole, whatever its length
 
 
 class _Entry(NamedTuple):
@@ -47,37 +37,33 @@ class _Entry(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
-def unpack(archive: Path, target: Path, *, members: str, limits: Limits | None = None) -> list[Path]:
+def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
     """Take images out of an archive.
 
     Args:
-        archive: ``.zip``, ``.tar`` or ``.tar.gz``, told by its content.
+        archive: ``.zip``, ``.tar`` or ``.tar.gz``, recognised by its content.
         target: An empty folder.
-        members: Regular expression that the whole path of a wanted image matches.
-        limits: What is taken for a bomb.
+        members: Regular expression that matches the whole path of a wanted image.
 
     Returns:
         The images, directly in ``target``, at least one.
 
     Raises:
         OSError: The disk is full.
-        DataError: The archive is broken, is no archive, holds no wanted image, or attacks: a path that leaves
-            the target, a link, a device, two files of one name, more than ``limits`` allow.
+        DataError: The archive is broken, not an archive or without wanted images, or it is an attack: a path
+            that leaves the target, a link, a device, two files of one name, a bomb.
     """
-    limits = limits or Limits()
     wanted: dict[str, _Entry] = {}
     try:
         with _opened(archive) as entries:
-            for entry in _judged(archive, entries, limits):
+            for entry in _checked(archive, entries):
                 path = PurePosixPath(entry.name)
                 hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
                 image = entry.kind == "file" and path.suffix.lower() in EXTENSIONS and not hidden
-                if (
-                    image
-                    and re.fullmatch(members, str(path))
-                    and wanted.setdefault(path.name, entry) is not entry
-                ):
-                    raise _refusal(archive, f"it has {path.name} twice")
+                if image and re.fullmatch(members, str(path)):
+                    if path.name in wanted:
+                        raise _refusal(archive, f"it has {path.name} twice")
+                    wanted[path.name] = entry
             if sum(entry.size for entry in wanted.values()) > shutil.disk_usage(target).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
             for name, entry in wanted.items():
@@ -89,27 +75,27 @@ def unpack(archive: Path, target: Path, *, members: str, limits: Limits | None =
         raise
     except Exception as error:  # zipfile and tarfile raise many types for broken files, EINVAL among them
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # of the disk
-        raise DataError(f"archive: {archive.name} is broken or no archive: {error}") from error
+            raise  # an error of the disk
+        raise DataError(f"archive: {archive.name} is broken or not an archive: {error}") from error
     if not wanted:
         raise DataError(f"archive: {archive.name} holds none of the wanted images")
     return [target / name for name in wanted]
 
 
-def _judged(archive: Path, entries: Iterable[_Entry], limits: Limits) -> Iterator[_Entry]:
-    """Every entry, or a refusal at the first that no honest archive has."""
-    room = min(limits.total_bytes, limits.ratio * archive.stat().st_size)
+def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
+    """Every entry; the first that no honest archive has is refused."""
+    room = min(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
     for count, entry in enumerate(entries, 1):
         path = PureWindowsPath(entry.name)  # knows both slashes, and drives
         room -= entry.size
         if path.anchor or ".." in path.parts or not entry.name.isprintable():
-            raise _refusal(archive, f"{entry.name[:100]!r} leads out of the folder or is no name")
+            raise _refusal(archive, f"{entry.name[:100]!r} leads out of the folder or is not a name")
         if entry.kind == "other":
             raise _refusal(archive, f"{entry.name[:100]!r} is a link or a device")
         if entry.size < 0 or room < 0:
             raise _refusal(archive, "it would unpack to too many bytes, as a bomb does")
-        if count > limits.members:
-            raise _refusal(archive, f"it has more than {limits.members} entries")
+        if count > MAX_MEMBERS:
+            raise _refusal(archive, f"it has more than {MAX_MEMBERS} entries")
         yield entry
 
 
@@ -144,10 +130,10 @@ def _tar_kind(member: tarfile.TarInfo) -> Kind:
 
 
 class _Gzip(gzip.GzipFile):
-    """What tarfile reads, without the enormous header that would fill the memory."""
+    """A gzip file for tarfile that refuses a header so large that it would fill the memory."""
 
     def read(self, size: int | None = -1) -> bytes:
-        if size is None or not 0 <= size <= _HEADER:
+        if size is None or not 0 <= size <= _MAX_HEADER:
             raise tarfile.ReadError(f"it has a header of {size} bytes")
         return super().read(size)
 

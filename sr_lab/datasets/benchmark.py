@@ -1,4 +1,4 @@
-"""Test sets: whole images, with the LR image that the protocol asks for."""
+"""Test sets: whole images, with the LR images of a protocol."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ class BenchmarkImage(TypedDict):
 
 
 class BenchmarkSet(Dataset[BenchmarkImage]):
-    """A test set under one protocol; every image is read and shrunk when it is asked for.
+    """A test set under one protocol; an image is read and shrunk when it is accessed.
 
     Args:
         name: Name in tables and metrics, e.g. ``Set5``.
         files: HR images, e.g. of `benchmark_files`.
-        scale: Factor of reduction.
+        scale: Downscaling factor.
         protocol: Makes the LR image; `Protocol.measure` takes ``hr`` and ``grey``.
-        limit: Use the first so many images only; ``None`` uses all.
+        limit: Number of images, the first of ``files``; ``None`` takes all.
 
     Raises:
         ConfigError: ``limit`` is below 1.
@@ -46,7 +46,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         if limit is not None and limit < 1:
             raise ConfigError(f"benchmark {name}: limit must be at least 1, got {limit}")
         if not files:
-            raise DataError(f"benchmark {name}: has no images; name a folder with HR images")
+            raise DataError(f"benchmark {name}: has no images; give a folder with HR images")
         self.name = name
         self.files = list(files)[:limit]
         self.scale = scale
@@ -54,7 +54,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 
     @classmethod
     def of(cls, name: str, *, data_dir: str | Path, scale: int, protocol: Protocol) -> "BenchmarkSet":
-        """The set of this name, see `benchmark_files`."""
+        """The set with this name, see `benchmark_files`."""
         return cls(name=name, files=benchmark_files(data_dir, name), scale=scale, protocol=protocol)
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
     """HR images of a test set: ``<data_dir>/benchmarks/<name>/HR``, or scikit-image's for ``sample``.
 
-    ``DIV2K`` is its 100 validation images; without that folder they are read where ``dataset=div2k`` does.
+    ``DIV2K`` stands for its 100 validation images; without that folder, those of ``dataset=div2k`` are read.
 
     Args:
         data_dir: ``paths.data_dir``.

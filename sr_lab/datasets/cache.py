@@ -2,25 +2,26 @@
 
 A 2040x1356 PNG takes about 56 ms to decode; a patch is copied out of its decoded map in some 0.02 ms.
 
-What a large set costs, DF2K with its 3,450 images of 2040x1356: 3,450 x 8.3 MB = 28.6 GB of disk, and 1/r^2
-of that for the LR images. Building takes at most 0.2 GB for each image in work (an LR image is computed in
-double precision) and 0.4 GB for the program, so 1.6 GB for six, however many images there are. Opening reads
-one file, the manifest of some 0.5 MB. A worker has one map for each image that it has cut from, 6,900 in the
-end (Linux allows 65,530), and no open file; the pixels lie in the system's page cache, once for all.
+What a large set costs, for DF2K with its 3,450 images of 2040x1356: 3,450 x 8.3 MB = 28.6 GB of disk, and
+1/r^2 of that for the LR images. Building takes at most 0.2 GB of memory for each image in progress (LR images
+are computed in double precision) and 0.4 GB for the program: 1.6 GB for six, whatever the number of images.
+Opening reads one file, the manifest of about 0.5 MB. A worker keeps one map for each image that it has cut
+from, 6,900 in the end (Linux allows 65,530), and no open file; all processes share the pixels in the system's
+page cache.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -29,11 +30,11 @@ from sr_lab.errors import DataError
 from sr_lab.files import remove_leftovers, replacing
 
 _FORMAT = 1  # part of every key: raise it when decoding, resizing or the layout changes
-WORKERS = min(6, os.cpu_count() or 1)  # Pillow and torch release the GIL; each has one image in work
+WORKERS = min(6, os.cpu_count() or 1)  # threads, each with one image; Pillow and torch release the GIL
 
 
 class Record(NamedTuple):
-    """What is known of a cached image: its size and the SHA-256 of ``HxWx3`` and its pixels in HWC order."""
+    """Size of a cached image, and the SHA-256 of the text ``HxWx3`` followed by its pixels in HWC order."""
 
     height: int
     width: int
@@ -43,12 +44,12 @@ class Record(NamedTuple):
 class ImageCache:
     """One image for each of a list of files, kept as ``.npy`` in a folder.
 
-    An entry is found again by the path, size and modification time of its file. Every image is written beside
-    its place and renamed, so that an interrupted build goes on where it stopped and two processes that build
-    at once do no harm.
+    An entry is found by the path, size and modification time of its file. An image gets its name only when it
+    is complete, so that a build resumes where an earlier one was killed. One process builds at a time; the
+    others wait and find the images made.
 
     Args:
-        folder: Where the images are kept; made when needed. One folder for each way of making images.
+        folder: Where the images are kept; created when needed. Each way of making images has its own folder.
         files: The files that the images are made from.
 
     Note:
@@ -67,15 +68,15 @@ class ImageCache:
         return len(self.files)
 
     def __getstate__(self) -> dict[str, object]:
-        # Workers map the files themselves; pickling a map would copy its pixels.
+        # Workers map the files themselves: pickling a map would copy its pixels.
         return {**self.__dict__, "_maps": {}}
 
     def build(self, make: Callable[[int], NDArray[np.uint8]], *, title: str) -> None:
-        """Make the images that are not there yet, several at a time, and open the cache.
+        """Make the missing images, several at a time, and open the cache.
 
         Args:
-            make: Image ``(3, H, W)`` of the file with this index; called from threads.
-            title: Said beside the progress bar, which is shown on a terminal only.
+            make: Returns the image ``(3, H, W)`` of the file with this index; called from threads.
+            title: Label of the progress bar, which is shown on a terminal only.
 
         Raises:
             DataError: A file is missing, ``make`` refuses it, or the cache cannot be written.
@@ -83,19 +84,21 @@ class ImageCache:
         if self._load():
             return
         console = Console(stderr=True)
-        with _building(self.folder), ThreadPoolExecutor(WORKERS) as pool:
+        with _alone(self.folder, console), ThreadPoolExecutor(WORKERS) as pool:
+            if self._load():  # another process has made the images meanwhile
+                return
             finished = pool.map(lambda index: self._make(index, make), range(len(self)))
             self.records = list(
                 track(finished, title, len(self), console=console, disable=not console.is_terminal)
             )
-            text = json.dumps(dict(zip(self._names, self.records, strict=True)), indent=1)
-            _write(self._manifest(), lambda file: file.write(text.encode()))
+            manifest = json.dumps(dict(zip(self._names, self.records, strict=True)), indent=1)
+            _write(self._manifest(), lambda file: file.write(manifest.encode()))
 
     def open(self) -> None:
         """Open a finished cache; does nothing if it is open.
 
         Raises:
-            DataError: The cache was not built here, or a file has changed since.
+            DataError: The cache is not complete, or a file has changed since it was built.
         """
         if not self.records and not self._load():
             raise DataError(
@@ -104,7 +107,7 @@ class ImageCache:
             )
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """Pixels ``(3, H, W)`` of an image, memory-mapped; the cache is open."""
+        """Pixels ``(3, H, W)`` of an image, memory-mapped; the cache must be open."""
         pixels = self._maps.get(index)
         if pixels is None:
             pixels = self._maps[index] = self.map(index)
@@ -115,21 +118,21 @@ class ImageCache:
         return self.image(index)[:, top : top + size, left : left + size]
 
     def map(self, index: int) -> NDArray[np.uint8]:
-        """The same, mapped for this once: going through all images would else leave all of them mapped."""
+        """As `image`, but the map is not kept: for a pass through all images."""
         height, width, _ = self.records[index]
         path = self.folder / self._names[index]
-        # torch lets go of the file descriptor; numpy keeps one for each map, too many for thousands of files.
+        # numpy would keep a file descriptor open for each map, too many for thousands of files.
         try:
             size = path.stat().st_size
         except OSError as error:
             raise DataError(
-                f"cache: cannot read {path}: {error.strerror}; start again, it is made anew"
+                f"cache: cannot read {path}: {error.strerror}; start again, the image is then made again"
             ) from error
         content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         return content[-3 * height * width :].view(3, height, width).numpy()
 
     def _load(self) -> bool:
-        """Read the manifest; whether it is there and so is every image."""
+        """Read the manifest; returns whether the cache is complete."""
         self._names = [_cache_name(file) for file in self.files]
         try:
             manifest: dict[str, tuple[int, int, str]] = json.loads(self._manifest().read_bytes())
@@ -138,7 +141,7 @@ class ImageCache:
                 if (self.folder / name).stat().st_size <= 3 * record.height * record.width:
                     return False
         except (OSError, ValueError, KeyError, TypeError):
-            return False  # build() makes what is missing
+            return False  # build() makes the missing images
         self.records = records
         return True
 
@@ -172,12 +175,18 @@ def _cache_name(file: Path) -> str:
     return f"{file.stem[:40]}-{_sha256(key.encode())[:16]}.npy"
 
 
+def digest_of(path: Path, kind: str = "sha256") -> str:
+    """Digest of a file, in hexadecimal digits; ``kind`` as `hashlib.new` takes it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
-    """An image that an earlier build has finished."""
+    """An image of an earlier build; ``None`` if it is missing or damaged."""
     try:
         pixels: NDArray[np.uint8] = np.load(path)
     except (OSError, ValueError, EOFError):
@@ -202,17 +211,16 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _building(folder: Path) -> Iterator[None]:
-    """Let others see that a build is at work; remove what killed ones have left, if no other one is."""
+def _alone(folder: Path, console: Console) -> Iterator[None]:
+    """Wait until no other process builds in the folder, and remove what killed processes have left."""
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / ".lock"
-        another_users = path.exists() and not os.access(path, os.W_OK)
-        lock = path.open("r" if another_users else "a")  # NFS locks what is open for writing only
-    with lock:
-        with suppress(OSError):  # another one is, or this file system has no locks
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = FileLock(folder / ".lock", mode=0o666)  # other users may share the folder
+        try:
+            held = lock.acquire(blocking=False)
+        except Timeout:
+            console.print(f"waiting for another process that writes to {folder}", markup=False)
+            held = lock.acquire()
+        with held:
             remove_leftovers(folder.iterdir())
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
+            yield

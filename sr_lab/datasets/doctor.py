@@ -1,4 +1,4 @@
-"""Whether images are what papers use: complete, whole, paired, shrunk as MATLAB shrinks."""
+"""Whether images are those of papers: complete, whole, in pairs, downscaled like MATLAB."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +13,12 @@ from sr_lab.datasets.layouts import Place, partner, places, unread
 from sr_lab.datasets.resizers import MATLAB, UNKNOWN, Origin, origin
 from sr_lab.errors import DataError
 
-_WORKERS = 4  # each decodes one image at a time
-_COMPARED = 20  # LR images of a folder that are made again, spread over it
+_WORKERS = 4  # threads; each decodes one image at a time
+_COMPARED = 20  # LR images of a folder that are compared, spread over it
 _LISTED = 20  # findings of a folder that are listed one by one
-_SIDE_2K = 1500  # pixels; DIV2K's images have 2K on their longer side, half-size copies do not
+_SIDE_2K = 1500  # pixels; the longer side of DIV2K's images has about 2040, that of half-size copies 1020
 
-_EXACT = f"are bit for bit {MATLAB}"  # how what is said of any of MATLAB's three forms begins
+_EXACT = f"are bit for bit {MATLAB}"  # the sentence for any of MATLAB's three forms begins like this
 
 Sizes = dict[Path, tuple[int, int]]
 
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
     Args:
         state: ``wrong``: figures would differ from papers'; ``note``: worth knowing.
         where: The folder or file.
-        says: What is the matter.
+        says: What was found.
     """
 
     state: State
@@ -38,11 +38,11 @@ class Finding(NamedTuple):
 
 
 def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) -> Iterator[Finding]:
-    """Everything there is to say of a folder.
+    """All findings about a folder.
 
     Args:
         root: A folder of data, or any folder with images.
-        count: Called with the number of images that were dealt with.
+        count: Called with the number of images that have been examined.
 
     Raises:
         DataError: There is no such folder.
@@ -51,7 +51,7 @@ def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) 
         raise DataError(f"doctor: there is no folder {root}; set folder=...")
     found = list(places(root))
     for path, what in unread(root):
-        yield Finding("note", path, f"{what}, which nothing here reads; unpack it into a folder of images")
+        yield Finding("note", path, f"{what}, which cannot be read here; unpack it into a folder of images")
     if not found:
         yield Finding("wrong", root, "holds no images")
     for place in found:
@@ -65,8 +65,8 @@ def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) 
 
 
 def benchmark_set(place: Place) -> Iterator[Finding]:
-    """The HR images of a test set, each against its published pixels; first the folder as a whole."""
-    assert place.set_name is not None  # whoever calls this knows the set
+    """Compare the HR images of a test set with its published pixels; the folder as a whole comes first."""
+    assert place.set_name is not None
     name, known = place.set_name, facts.facts()[place.set_name]
     with ThreadPoolExecutor(_WORKERS) as pool:
         verdicts = list(pool.map(lambda file: facts.judge(file, name, cut=place.cut), place.files))
@@ -76,19 +76,19 @@ def benchmark_set(place: Place) -> Iterator[Finding]:
     }
     absent = [fact for fact in known if fact not in there]
     faults = Counter(verdict.kind for verdict in verdicts if verdict.state == "wrong")
-    told = [f"{number} {kind}" for kind, number in faults.most_common()]
+    counts = [f"{number} {kind}" for kind, number in faults.most_common()]
     good = Counter(verdict.fact for verdict in verdicts if verdict.state != "wrong" and verdict.fact)
     twice = [fact for fact, number in good.items() if number > 1]
-    told += [f"{', '.join(fact.file for fact in twice)} twice"] if twice else []
-    told += [f"{len(absent)} missing"] if absent else []
+    counts += [f"{', '.join(fact.file for fact in twice)} twice"] if twice else []
+    counts += [f"{len(absent)} missing"] if absent else []
     right = sum(verdict.state == "right" for verdict in verdicts)
-    says = f"{place.tree}: {name}, {right} of {len(known)} images right"
-    if told:
-        yield Finding("wrong", place.folder, f"{says}; {', '.join(told)}")
+    says = f"{name} in {place.layout}: {right} of {len(known)} images right"
+    if counts:
+        yield Finding("wrong", place.folder, f"{says}; {', '.join(counts)}")
     elif right < len(verdicts):
-        yield Finding("note", place.folder, f"{says}, {len(verdicts) - right} as told below")
+        yield Finding("note", place.folder, f"{says}; notes on the other {len(verdicts) - right} below")
     else:
-        elsewhere = "" if place.tree == "ours" else f"; to be read here it must be benchmarks/{name}/HR"
+        elsewhere = "" if place.tree == "ours" else f"; to use it, move it to benchmarks/{name}/HR"
         yield Finding("right", place.folder, says + elsewhere)
     yield from _listed(
         Finding(verdict.state, file, str(verdict))
@@ -99,14 +99,15 @@ def benchmark_set(place: Place) -> Iterator[Finding]:
 
 
 def _images(place: Place) -> Iterator[Finding]:
-    """A training set, pieces of one, or a folder of one's own: whole images, all of them."""
+    """Check a training set, pieces of one, or photos: no image may be missing or broken."""
     sizes, broken = _decoded(place.files)
     known = place.training
-    says = f"{'photos' if known is None else f'{place.tree}: {known.name}'}, {len(place.files)} images"
-    says += f", the smallest side {min(map(min, sizes.values()))}" if sizes else ""
+    says = "photos" if known is None else f"{known.name} in {place.layout}"
+    says += f": {len(place.files)} images"
+    says += f", smallest side {min(map(min, sizes.values()))}" if sizes else ""
     state: State = "right"
     if place.role == "HR pieces":
-        says += " cut into pieces; dataset=folder dataset.hr_dir=... reads them"
+        says += ", cut into pieces; dataset=folder dataset.hr_dir=... reads them"
     elif known is not None:
         absent = known.missing(place.files)
         extra = len(place.files) - (known.count - len(absent))
@@ -116,21 +117,19 @@ def _images(place: Place) -> Iterator[Finding]:
             state, says = "wrong", f"{says}; {extra} more than {known.name} has"
         if known.name.startswith("DIV2K"):
             broken += [
-                Finding(
-                    "wrong", file, f"half-size or another image: {height}x{width}, and DIV2K has 2K pixels"
-                )
+                Finding("wrong", file, f"half-size or another image: {height}x{width}; DIV2K's are 2K images")
                 for file, (height, width) in sizes.items()
                 if max(height, width) < _SIDE_2K
             ]
     if broken:
-        state, says = "wrong", f"{says}; {len(broken)} of them wrong"
+        state, says = "wrong", f"{says}; {len(broken)} wrong"
     yield Finding(state, place.folder, says)
     yield from _listed(broken)
 
 
 def _lr(place: Place) -> Iterator[Finding]:
-    """LR images: each has an HR image of ``scale`` times its size, and is made of it by MATLAB's bicubic."""
-    assert place.scale is not None  # of every LR folder
+    """Check LR images: each needs an HR image of ``scale`` times its size, downscaled by MATLAB's bicubic."""
+    assert place.scale is not None
     assert place.hr_folder is not None
     scale = place.scale
     hr_files: dict[str, Path] = {}
@@ -156,43 +155,43 @@ def _lr(place: Place) -> Iterator[Finding]:
         else:
             says = f"{_size(sizes[lr_file])} does not fit its HR image {_size((height, width))} at x{scale}"
             faults.append(Finding("wrong", lr_file, says))
-    says = f"{place.tree}: x{scale} LR, {len(fitting)} of {len(place.files)} fit their HR images"
+    says = f"x{scale} LR images in {place.layout}: {len(fitting)} of {len(place.files)} fit their HR images"
     lonely = len(set(hr_files.values()) - set(pairs.values())) if place.tree != "SelfExSR" else 0
-    says += f", {lonely} HR images have none" if lonely else ""
+    says += f", {lonely} HR images have no LR image" if lonely else ""
     state: State = "wrong" if faults or lonely else "right"
     if not place.bicubic:
-        says += "; not bicubic, as the folder says"
+        says += "; not bicubic according to the name of the folder"
     elif fitting:
-        made, told = _made(fitting, scale)
-        says, state = f"{says}; {told}", "wrong" if "wrong" in (state, made) else made
+        made, how = _made(fitting, scale)
+        says, state = f"{says}; {how}", "wrong" if "wrong" in (state, made) else made
     yield Finding(state, place.folder, says)
     yield from _listed(faults)
 
 
 def _made(pairs: Sequence[tuple[Path, Path]], scale: int) -> tuple[State, str]:
-    """How LR images were made, each compared with its HR image: ``(lr, hr)``."""
+    """How LR images were made, found out from pairs ``(lr, hr)``."""
     chosen = pairs[:: -(-len(pairs) // _COMPARED)]
     with ThreadPoolExecutor(2) as pool:
         origins = list(pool.map(lambda pair: origin(pair[1], pair[0], scale), chosen))
     kinds: dict[str, list[int]] = {}
     for index, found in enumerate(origins):
-        kinds.setdefault(_told(found), []).append(index)
+        kinds.setdefault(_in_words(found), []).append(index)
     says = []
     for kind, indices in kinds.items():
         worst = min(indices, key=lambda index: origins[index].psnr)
-        distance = f" ({chosen[worst][0].name}: {origins[worst].psnr:.1f} dB from MATLAB's)"
+        distance = f" ({chosen[worst][0].name}: {origins[worst].psnr:.1f} dB against MATLAB's)"
         says.append(f"{len(indices)} of {len(chosen)} {kind}{'' if kind.startswith(_EXACT) else distance}")
     if all(kind.startswith(_EXACT) for kind in kinds):
         return "right" if set(kinds) == {_EXACT} else "note", ", ".join(says)
     return "wrong", ", ".join(says)
 
 
-def _told(found: Origin) -> str:
+def _in_words(found: Origin) -> str:
     if found.exact:
         return f"are bit for bit {found.name}"
     if found.name == MATLAB:
         return "are recompressed, converted or shifted"
-    return f"are made by {found.name}{'' if found.name == UNKNOWN else ' or one like it'}"
+    return f"are made by {found.name}{'' if found.name == UNKNOWN else ' or a similar resize'}"
 
 
 def _size(size: tuple[int, int]) -> str:
@@ -200,7 +199,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:
-    """Height and width of each image that can be read to its end, and those that cannot."""
+    """Height and width of each image that can be read to its end, and a finding for each that cannot."""
 
     def size(file: Path) -> "tuple[int, int] | DataError":
         try:
@@ -221,7 +220,7 @@ def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:
 
 
 def _listed(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The first so many, and how many more there are."""
+    """The first findings, and the number of the rest."""
     rest = list(findings)
     yield from rest[:_LISTED]
     if len(rest) > _LISTED:

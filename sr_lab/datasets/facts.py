@@ -1,4 +1,4 @@
-"""What is known of the benchmark images: their sizes and the SHA-256 of their pixels."""
+"""Published facts of the benchmark images: their sizes and the SHA-256 of their pixels."""
 
 import csv
 import hashlib
@@ -18,13 +18,13 @@ State: TypeAlias = Literal["right", "note", "wrong"]
 
 _MODULI = (2, 3, 4, 6, 8, 12)  # what pipelines crop to: a scale, or 12 for all of them at once
 _FRACTIONS = {2: "half-size", 3: "third-size", 4: "quarter-size"}
-_MAX_CROP = 16  # pixels; what misses more of the image is more than a crop to a multiple
+_MAX_CROP = 16  # pixels; a crop to a multiple removes no more
 
 
 class Fact(NamedTuple):
-    """One image of a set, as `benchmark_pixels.csv` has it.
+    """One image of a set, a row of `benchmark_pixels.csv`.
 
-    ``sha256`` is taken over the ASCII text ``HxWxC`` and the 8-bit pixels in row-major HWC order.
+    ``sha256`` is that of the ASCII text ``HxWxC`` followed by the 8-bit pixels in row-major HWC order.
     """
 
     set_name: str
@@ -39,13 +39,13 @@ class Fact(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What an image file turned out to be.
+    """What was found out about an image file.
 
     Args:
         state: Whether figures measured on it can be compared with papers.
-        kind: In a word, to count images of the same fault.
-        detail: More of it.
-        fact: The image whose pixels these are, ``None`` where no benchmark has them.
+        kind: The fault in a word, by which faults are counted.
+        detail: The fault in detail.
+        fact: The image with these pixels; ``None`` if no benchmark has them.
     """
 
     state: State
@@ -59,7 +59,7 @@ class Verdict(NamedTuple):
 
 @cache
 def facts() -> dict[str, tuple[Fact, ...]]:
-    """The images of each set, in the order of their names."""
+    """The images of each set, sorted by name."""
     text = (files("sr_lab.datasets") / "benchmark_pixels.csv").read_text()
     by_set: dict[str, list[Fact]] = {}
     for row in csv.DictReader(text.splitlines()):
@@ -71,7 +71,7 @@ def facts() -> dict[str, tuple[Fact, ...]]:
 
 @cache
 def by_hash() -> dict[str, Fact]:
-    """Every image of every set under the hash of its pixels."""
+    """Every image of every set, by the hash of its pixels."""
     return {fact.sha256: fact for images in facts().values() for fact in images}
 
 
@@ -82,7 +82,7 @@ def pixel_hash(pixels: NDArray[np.uint8]) -> str:
 
 
 def identify(pixels: NDArray[np.uint8]) -> Fact | None:
-    """The benchmark image that has these pixels ``(H, W, 3)``; grey ones may stand for a single channel."""
+    """The benchmark image with these pixels ``(H, W, 3)``, of which three equal channels may be one."""
     candidates = [pixels]
     if (pixels == pixels[..., :1]).all():
         candidates.append(pixels[..., :1])
@@ -91,12 +91,12 @@ def identify(pixels: NDArray[np.uint8]) -> Fact | None:
 
 
 def expected(stem: str, set_name: str) -> Fact | None:
-    """The image of a set that a file is by its name, else by its number (`numbered`)."""
+    """The image of a set that a file name means: by its name, or else by its number (`numbered`)."""
     return _named(stem, set_name) or numbered(stem, set_name)
 
 
 def numbered(stem: str, set_name: str) -> Fact | None:
-    """The image at a place in the order of names: SelfExSR's ``img_003_SRF_4_HR`` is the third of any set."""
+    """The image at a place in the order of names: SelfExSR's ``img_003_SRF_4_HR`` is the third."""
     found = re.fullmatch(r"img_(\d{1,4})(_SRF_\d_HR)?", stem)
     return dict(enumerate(facts()[set_name], 1)).get(int(found[1])) if found is not None else None
 
@@ -109,12 +109,12 @@ def _named(stem: str, set_name: str) -> Fact | None:
 
 
 def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
-    """What an HR image of a test set is: right, or what has been done to it.
+    """Whether an HR image of a test set is right, or how it was changed.
 
     Args:
         file: The image.
         set_name: The set that its folder is named after.
-        cut: Multiple to which the folder's layout crops images by design.
+        cut: The multiple that the layout of the folder crops images to.
     """
     try:
         pixels, grey = read_image(file), is_grey(file)
@@ -134,13 +134,13 @@ def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
         return Verdict("note", "renamed", f"this is {found}", found)
     if (found.channels == 1) != grey:
         channels = "one channel" if grey else "three equal channels"
-        detail = f"right pixels in {channels} instead of {found.channels}; classic_y tells them apart"
+        detail = f"right pixels in {channels} instead of {found.channels}, which matters to classic_y"
         return Verdict("note", "other channels", detail, found)
     return Verdict("right", "right", "", found)
 
 
 def _altered(file: Path, height: int, width: int, want: Fact, cut: int) -> Verdict:
-    """An image whose name is a benchmark's and whose pixels are not."""
+    """An image with the name of a benchmark image and other pixels."""
     size, full = (height, width), (want.height, want.width)
     sizes = f"{height}x{width} instead of {want.height}x{want.width}"
     if size == full:
@@ -152,9 +152,7 @@ def _altered(file: Path, height: int, width: int, want: Fact, cut: int) -> Verdi
     if all(0 <= whole - side <= _MAX_CROP for side, whole in zip(size, full, strict=True)):
         fits = [m for m in (cut, *_MODULI) if size == tuple(side - side % m for side in full)]
         if cut > 1 and cut in fits:
-            says = (
-                f"to a multiple of {cut}: {sizes}, as this layout does; tables are measured on whole images"
-            )
-            return Verdict("note", "cropped", says)
+            detail = f"to a multiple of {cut}: {sizes}, as in this layout; papers measure whole images"
+            return Verdict("note", "cropped", detail)
         return Verdict("wrong", "cropped", f"to a multiple of {fits[0]}: {sizes}" if fits else sizes)
     return Verdict("wrong", "other size", sizes)

@@ -1,4 +1,4 @@
-"""Training pairs from folders of the user's images, or of DIV2K and Flickr2K."""
+"""Training pairs from image folders: the user's own, or DIV2K and Flickr2K."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,13 @@ class FolderDataset(PatchDataset):
 
     Args:
         hr_dir: Folder of HR images, or several.
-        lr_dir: Folder of LR images for each HR folder, in the same order. The partner of ``0001.png`` is
+        lr_dir: Folder of LR images for each HR folder, in the same order. The LR image of ``0001.png`` is
             ``0001.png``, ``0001x4.png`` or ``0001_x4.png`` (at scale 4), in any format. ``None`` makes them.
         val_dir: Folder of validation images, or several. ``None`` holds out the last images of ``hr_dir``.
-        val_count: How many images validate: the first so many of ``val_dir`` (``None``: all), or the last so
-            many of ``hr_dir`` (``None``: 5 %, at least one).
-        scale: See `PatchDataset`, as all that follow.
-        lr_patch_size: Side of the LR patch.
-        degradation: Makes LR from HR where there is no ``lr_dir``.
-        cache_dir: Folder for decoded images.
-        seed: Seed of the stream.
-        augment: Draw flips and transpositions.
+        val_count: Number of validation images: the first of ``val_dir`` (``None``: all of them), or the last
+            of ``hr_dir`` (``None``: 5 %, at least one).
+
+    The other arguments are those of `PatchDataset`.
 
     Raises:
         ConfigError: ``val_count`` is below 1, or ``lr_dir`` and ``hr_dir`` differ in number.
@@ -52,8 +48,8 @@ class FolderDataset(PatchDataset):
             held_out = max(1, len(files) // 20) if val_count is None else val_count
             if held_out >= len(files):
                 raise DataError(
-                    f"dataset: {len(files)} image(s) in {', '.join(map(str, hr_dirs))} leave none to "
-                    f"train on when {held_out} validate; add images or set dataset.val_dir"
+                    f"dataset: {len(files)} image(s) in {', '.join(map(str, hr_dirs))} leave none for "
+                    f"training when {held_out} are held out; add images or set dataset.val_dir"
                 )
             files, val_files = files[:-held_out], files[-held_out:]
         else:
@@ -76,10 +72,10 @@ def _folders(setting: str | Sequence[str]) -> list[Path]:
 
 
 def _partners(files: Sequence[Path], hr_dirs: list[Path], lr_dirs: list[Path], scale: int) -> list[Path]:
-    """LR image of each HR image."""
+    """The LR image of each HR image."""
     if len(lr_dirs) != len(hr_dirs):
         raise ConfigError(
-            f"dataset: {len(hr_dirs)} folder(s) in hr_dir and {len(lr_dirs)} in lr_dir; name one for each"
+            f"dataset: {len(hr_dirs)} folder(s) in hr_dir and {len(lr_dirs)} in lr_dir; give one for each"
         )
     lr_dir_of = dict(zip(hr_dirs, lr_dirs, strict=True))
     by_stem = {folder: {file.stem: file for file in list_images(folder)} for folder in lr_dirs}

@@ -1,4 +1,4 @@
-"""Image files: which there are in a folder, and their pixels as 8-bit RGB."""
+"""Image files: the list of a folder, and their pixels as 8-bit RGB."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ from sr_lab.files import at_once
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # a larger image is taken for a decompression bomb: the limit at which Pillow warns
 
-_MIN_SIZE = 2**24  # pixels of an image that may be as flat as it likes
-_MAX_RATIO = 100  # pixels a byte of a larger one; photographs have some 10 at the worst quality of JPEG
+_MIN_SIZE = 2**24  # pixels; up to here an image may be compressed to any size
+_MAX_RATIO = 100  # pixels in a byte of a larger file; photographs have about 10 at the worst JPEG quality
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
@@ -37,7 +37,7 @@ def list_images(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"images: there is no folder {folder}; put the images there or name another one")
+        raise DataError(f"images: there is no folder {folder}; put the images there or give another folder")
     files = sorted(
         (
             path
@@ -62,12 +62,12 @@ def list_images(folder: str | Path) -> list[Path]:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Pixels of an image file as 8-bit RGB.
 
-    Grey becomes three equal channels, palettes and CMYK become RGB, what is not opaque is laid on white, of
-    16 bit the high byte is kept, and the orientation a camera noted in EXIF is applied. Colour profiles are
+    Grey becomes three equal channels, palettes and CMYK become RGB, transparent pixels are laid on white, of
+    16-bit values the high byte is kept, and the camera's EXIF orientation is applied. Colour profiles are
     ignored.
 
     Args:
-        path: File in one of the formats of `EXTENSIONS`, told by its content.
+        path: File in one of the formats of `EXTENSIONS`, recognised by its content.
 
     Returns:
         Array ``(H, W, 3)``.
@@ -77,14 +77,14 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """
     with open_image(path) as image:
         if image.mode in ("I", "F"):
-            raise DataError(f"images: {path} has values of 32 bit; allowed: 8 or 16 bit, convert it first")
+            raise DataError(f"images: {path} has 32-bit values; allowed: 8 or 16 bit, convert it first")
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image)
 
 
 @contextlib.contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image file that may be broken or hostile; whatever fails within is an error of the file.
+    """Open an image file that may be broken or hostile; an exception in the block is an error of the file.
 
     Args:
         path: As in `read_image`.
@@ -92,7 +92,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     Raises:
         DataError: The file is missing, broken, truncated, animated or too large.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it: what is missing would be grey
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # if another library sets it, missing parts become grey
     try:
         with _Reader(path) as file, Image.open(file, formats=FORMATS) as image:
             _check(path, image, file.size)
@@ -101,30 +101,30 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow's decoders raise many types for broken files
         is_other = isinstance(error, UnidentifiedImageError)
-        said = f"it is none of {', '.join(FORMATS)}" if is_other else " ".join(str(error).split())
+        said = f"it is not one of {', '.join(FORMATS)}" if is_other else " ".join(str(error).split())
         raise DataError(f"images: cannot read {path}: {said}; replace or remove the file") from error
 
 
 class _Reader(io.BufferedReader):
-    """A file that is read in no more pieces than an image of its size needs.
+    """A file that can be read in as many pieces as an image of its size needs.
 
-    A million empty parts are a few megabytes, and take Pillow minutes.
+    A file of a few megabytes may have a million empty parts, which take Pillow minutes.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(io.FileIO(path, opener=at_once))
         self.size = os.fstat(self.fileno()).st_size
-        self._left = 10_000 + self.size // 64  # GIF has parts of 256 bytes, each read in two pieces
+        self._left = 10_000 + self.size // 64  # a part of a GIF has 256 bytes and is read in two pieces
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As ever.
+        """As in `io.BufferedReader`.
 
         Raises:
-            OSError: It was read too often.
+            OSError: The file has too many parts.
         """
         self._left -= 1
         if self._left < 0:
-            raise OSError("it has more parts than an image of its size")
+            raise OSError("it has too many parts for its size")
         return super().read(size)
 
 
@@ -132,7 +132,7 @@ def is_grey(path: str | Path) -> bool:
     """Whether an image file has one channel, transparency aside; palettes and equal channels do not count.
 
     Raises:
-        DataError: The file is missing or is no image.
+        DataError: The file is missing or not an image.
     """
     with open_image(path) as image:
         return image.mode in _GREY_MODES
@@ -146,10 +146,10 @@ def _check(path: str | Path, image: Image.Image, size: int) -> None:
         )
     if width * height > max(_MIN_SIZE, _MAX_RATIO * size):
         raise DataError(
-            f"images: {path} claims {height}x{width} pixels in {size} bytes, which no photograph has; "
+            f"images: {path} claims {height}x{width} pixels in {size} bytes, too many for a photograph; "
             "replace or remove the file"
         )
-    # A camera's JPEG may carry further pictures (MPO: depth, preview); the first is the photograph.
+    # A camera's JPEG may hold more images (MPO: depth, preview); the first is the photograph.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise DataError(f"images: {path} is animated or has several pages; save one frame as its own file")
 
@@ -165,7 +165,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def high_bytes(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bit in 8; the value that stands for transparent (PNG) becomes an alpha channel."""
+    """A 16-bit grey image in 8 bits; a PNG's transparent value becomes an alpha channel."""
     values = np.asarray(image)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
@@ -175,24 +175,24 @@ def high_bytes(image: Image.Image) -> Image.Image:
 
 
 def loses_depth(image: Image.Image) -> bool:
-    """Whether an image that is open and not loaded yet has 16 bit, and Pillow has 8 for its colours."""
+    """Whether Pillow will read the 16-bit colours of an open image, not loaded yet, in 8 bits."""
     return not image.mode.startswith("I") and any(
         ";16" in str(part.args) for part in getattr(image, "tile", ())
     )
 
 
 def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Give pixels that nobody sees the colours of the nearest ones that are seen.
+    """Give invisible pixels the colours of the nearest visible pixels.
 
-    What lies under a transparent pixel is arbitrary, and a filter would mix it into its neighbours. Each such
-    pixel gets the mean of what is seen in the smallest block around it of 2x2, 4x4, 8x8, ... pixels.
+    The colour of a transparent pixel is arbitrary, and a filter would mix it into its neighbours. Each such
+    pixel gets the mean of the visible pixels in the smallest block around it of 2x2, 4x4, 8x8, ... pixels.
 
     Args:
         colours: ``(H, W)`` or ``(H, W, C)``.
-        is_seen: ``(H, W)``, what is not wholly transparent.
+        is_seen: ``(H, W)``, pixels that are not fully transparent.
 
     Returns:
-        The colours, of what is seen the same.
+        The colours; those of visible pixels are unchanged.
     """
     if is_seen.all() or not is_seen.any():
         return colours
@@ -205,7 +205,7 @@ def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np
 
 
 def _of_blocks(values: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """Sums of blocks of 2x2 pixels, nothing beyond the edge."""
+    """Sums of blocks of 2x2 pixels; pixels outside the image are 0."""
     height, width, *rest = values.shape
     even = np.pad(values, ((0, height % 2), (0, width % 2), *((0, 0) for _ in rest)))
     rows = np.add(even[::2], even[1::2], dtype=np.uint16)

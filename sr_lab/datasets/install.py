@@ -1,7 +1,6 @@
-"""Downloading an image set into the folder that the data sets and benchmarks read."""
+"""Downloading an image set into the folder that data sets and benchmarks read."""
 
 import datetime
-import fcntl
 import json
 import shutil
 import uuid
@@ -10,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-import pooch
+from filelock import FileLock, Timeout
 
 from sr_lab import files
 from sr_lab.datasets import archives, doctor, facts
-from sr_lab.datasets.cache import in_parallel
+from sr_lab.datasets.cache import digest_of, in_parallel
 from sr_lab.datasets.download import Report, SourceError, fetch, may_be_asked, silent
 from sr_lab.datasets.images import list_images, read_image
 from sr_lab.datasets.layouts import Place
@@ -25,21 +24,21 @@ Say: TypeAlias = Callable[[str], object]
 
 
 class Store:
-    """Image sets below one data folder.
+    """Image sets in one data folder.
 
-    An image set comes into being by one rename: its folder is there whole and checked, or not at all. Where
-    nobody published a SHA-256 of an archive, that of the first good download is written to
-    ``downloads.lock.json``, and every later one must equal it.
+    The folder of a set appears by one rename: it is complete and checked, or missing. Where no SHA-256 of an
+    archive is published, that of the first good download is written to ``downloads.lock.json``, and every
+    later download must have the same.
 
     Args:
         data_dir: ``paths.data_dir``.
-        mirror: Address of a server that has the archives under their own names, asked before all others.
+        mirror: Address of a server that has the archives under their own names; it is asked first.
         say: Called with a sentence for the user, e.g. which address failed.
-        report: Called with the name of an archive, gives what is told the progress of its download.
+        report: Called with the name of an archive; returns the function that shows its progress.
         pause: See `fetch`.
 
     Raises:
-        ConfigError: ``mirror`` is no address that may be asked.
+        ConfigError: ``mirror`` is not an allowed address.
     """
 
     def __init__(
@@ -60,25 +59,19 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out; archives that were unpacked are removed at the end if all went well.
+        """Keep other processes out; at the end, archives that were unpacked are removed.
 
         Raises:
             DataError: Another process downloads here, or the folder cannot be written.
         """
         try:
             self.downloads.mkdir(parents=True, exist_ok=True)
-            with (self.downloads / "lock").open("a") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise DataError(
-                        f"prepare: another process downloads to {self.data_dir}; wait for it"
-                    ) from error
-                for leftover in self.downloads.glob("tmp*"):  # of pooch, when it was killed
-                    leftover.unlink()
+            with FileLock(self.downloads / "lock", blocking=False):
                 yield
-                for archive in self._used:  # one may hold several sets
+                for archive in self._used:  # an archive may hold several sets
                     archive.unlink(missing_ok=True)
+        except Timeout as error:
+            raise DataError(f"prepare: another process downloads to {self.data_dir}; wait for it") from error
         except OSError as error:
             raise DataError(
                 f"prepare: cannot write to {self.data_dir}: {error.strerror or error}; "
@@ -86,18 +79,18 @@ class Store:
             ) from error
 
     def install(self, wanted: ImageSet) -> str:
-        """Download a set, unless it is there; what was done, as a sentence's part.
+        """Download a set unless it is there; returns what was done, to follow the name of the set.
 
         Raises:
             OSError: The folder cannot be written.
-            DataError: The set is there and wrong, or no address gave the right images.
+            DataError: The folder holds something else, or no address gave the right images.
         """
         target = self.data_dir / wanted.folder
         if target.is_dir() and any(target.iterdir()):
             if (fault := _fault(wanted, target)) is not None:
                 raise DataError(
                     f"prepare: {target} is there and is not {wanted.name}: {fault}; "
-                    "task=doctor says more; move the folder away to download it anew"
+                    "task=doctor says more; move the folder away to download the set again"
                 )
             known = "every pixel right" if wanted.name in facts.facts() else f"{wanted.count} images by name"
             return f"is there already, {known}"
@@ -122,7 +115,7 @@ class Store:
         )
 
     def _unpack(self, wanted: ImageSet, archive: Archive, file: Path, target: Path) -> str:
-        """Give the images their place if they are right; how far they can be trusted."""
+        """Move the images to their place if they are right; returns what was compared."""
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(f".{target.name}.*.tmp"):
             shutil.rmtree(leftover)
@@ -136,13 +129,13 @@ class Store:
             elif not published:
                 in_parallel(read_image, images)
             if (fault := _fault(wanted, unpacked)) is not None:
-                raise DataError(f"archive: {archive.name} holds another {wanted.name}: {fault}")
+                raise DataError(f"archive: {archive.name} does not hold {wanted.name}: {fault}")
             pinned = "SHA-256 of the archive as published" if published else self._pin(archive, file)
             if target.is_dir():
                 target.rmdir()  # it is empty
             unpacked.rename(target)
         except DataError as error:
-            file.unlink()  # it would be taken again
+            file.unlink()  # otherwise the next call would use it
             raise SourceError(str(error)) from error
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
@@ -150,14 +143,14 @@ class Store:
         return "every pixel as published" if wanted.name in facts.facts() else pinned
 
     def _pin(self, archive: Archive, file: Path) -> str:
-        """Compare an archive with the first download of its name, or write down that this is the first."""
-        digest: str = pooch.file_hash(str(file))
+        """Compare an archive with the first download of its name, or record it as the first."""
+        digest = digest_of(file)
         try:
             known = json.loads(self.lock_file.read_text()) if self.lock_file.exists() else {}
             first = known.setdefault(archive.name, {"sha256": digest, "date": f"{datetime.date.today()}"})
             same, date = first["sha256"] == digest, first["date"]
         except (ValueError, AttributeError, TypeError, KeyError) as error:
-            raise DataError(f"download: {self.lock_file} cannot be read; mend or remove it") from error
+            raise DataError(f"download: {self.lock_file} cannot be read; repair or remove it") from error
         if not same:
             raise SourceError(
                 f"download: {archive.name} has changed since {date}, its SHA-256 is {digest}; if you trust "
@@ -165,11 +158,11 @@ class Store:
             )
         files.write(self.lock_file, json.dumps(known, indent=2) + "\n")
         weaker = "no SHA-256" if archive.digest is None else "only an MD5"
-        return f"{weaker} is published: it is that of {date}, pinned in {self.lock_file}"
+        return f"{weaker} is published: the SHA-256 is that of {date}, recorded in {self.lock_file}"
 
 
 def _fault(wanted: ImageSet, folder: Path) -> str | None:
-    """What keeps the images of a folder from being this set."""
+    """Why the images of a folder are not this set; ``None`` if they are."""
     try:
         images = list_images(folder)
     except DataError as error:
@@ -186,7 +179,7 @@ def _fault(wanted: ImageSet, folder: Path) -> str | None:
 
 
 def _rename(name: str, images: list[Path]) -> None:
-    """Give benchmark images the names that papers' tables have; archives differ in them (img001, img_001)."""
+    """Give benchmark images the names of papers' tables; archives call them img001 or img_001."""
     for image in images:
         fact = facts.identify(read_image(image))
         if fact is None or fact.set_name != name or image.stem == Path(fact.file).stem:

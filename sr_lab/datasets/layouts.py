@@ -1,6 +1,6 @@
-"""Which image folders lie below a folder, and what their place says: set, HR or LR, scale, whose tree.
+"""Image folders below a folder, and what their paths say: set, HR or LR, scale, layout.
 
-Trees differ in names only: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
+Layouts differ in names only: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
 (``Set5/GTmod12``, ``Set5/LRbicx4``, ``DIV2K_train_HR_sub``), SelfExSR's
 (``Set5/image_SRF_4/img_001_SRF_4_HR.png``) and those of archives on Hugging Face (``Set5_HR``,
 ``Set5_LR_x4``; ``train/hr``, ``train/lr_x4``).
@@ -19,7 +19,7 @@ from sr_lab.datasets.registry import IMAGE_SETS, ImageSet
 
 _SETS = {name.lower(): name for name in facts()} | dict.fromkeys(("bsd100", "bsds100", "cbsd100"), "B100")
 _NAME = f"({'|'.join(_SETS)})"
-# Tails of a path; the first that fits decides.
+# Ends of a path; the first match counts.
 _HR = (
     ("ours", rf"/benchmarks/{_NAME}/HR"),
     ("EDSR", rf"/benchmark/{_NAME}/HR"),
@@ -45,14 +45,14 @@ class Place:
     Args:
         folder: The folder.
         files: Its images, sorted by name.
-        tree: Whose layout it follows; ``other`` where nothing but the set is known, ``photos`` not even that.
+        tree: Name of the layout; ``other`` if only the set is known, ``photos`` if not even that.
         role: What the images are.
         set_name: The test set that the folder is named after.
-        training: The training set that it is named after.
-        cut: Multiple that this layout crops HR images to, 1 where it keeps them whole.
-        scale: Of LR images.
+        training: The training set that the folder is named after.
+        cut: Multiple that this layout crops HR images to; 1 keeps them whole.
+        scale: Scale of LR images.
         hr_folder: Where the HR images of LR images should be.
-        bicubic: Whether LR images claim to be bicubic.
+        bicubic: Whether the path says that LR images are bicubic.
     """
 
     folder: Path
@@ -66,9 +66,14 @@ class Place:
     hr_folder: Path | None = None
     bicubic: bool = True
 
+    @property
+    def layout(self) -> str:
+        """The layout in words."""
+        return {"ours": "our layout", "other": "another layout"}.get(self.tree, f"{self.tree}'s layout")
+
 
 def places(root: Path) -> Iterator[Place]:
-    """Every image folder at or below ``root``, links followed, hidden folders skipped."""
+    """Every image folder at or below ``root``; links are followed, hidden folders skipped."""
     for folder, names in _walk(root):
         images = tuple(folder / name for name in names if Path(name).suffix.lower() in EXTENSIONS)
         if images:
@@ -76,7 +81,7 @@ def places(root: Path) -> Iterator[Place]:
 
 
 def unread(root: Path) -> list[tuple[Path, str]]:
-    """What holds images in a form that nothing here reads, and what it is: databases and packed archives."""
+    """Databases and archives, whose images are not read here, and their kinds."""
     found = []
     for folder, names in _walk(root):
         if folder.suffix in _UNREAD:
@@ -94,7 +99,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     for folder, below, names in os.walk(root, followlinks=True):
         real = Path(folder).resolve()
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if real in seen:  # a link back up
+        if real in seen:  # a link to a folder above
             below.clear()
             continue
         seen.add(real)
@@ -130,7 +135,7 @@ def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
 
 
 def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Place]:
-    """HR and LR side by side, told by the ends of their names; results of other methods are left out."""
+    """HR and LR images of one folder, by the ends of their names; results of other methods are left out."""
     set_name = _SETS.get(folder.parent.name.lower())
     hr = tuple(image for image in images if image.stem.endswith("_HR"))
     lr = tuple(image for image in images if image.stem.endswith("_LR"))
@@ -141,7 +146,7 @@ def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Pl
 
 
 def _hr_folder(base: str, *, pieces: bool) -> Path:
-    """Partner of an LR folder: beside it, or under the same name with HR."""
+    """The HR folder of an LR folder: next to it, or of the same name with HR."""
     candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), Path(base, "HR"), Path(base, "hr")]
     candidates[1:1] = sorted(Path(base).glob("GTmod*"))
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])

@@ -1,10 +1,10 @@
-"""Pairs of LR and HR patches from cached images, the base of every training set."""
+"""Pairs of LR and HR patches from cached images: the base of every training set."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NotRequired, Protocol, TypedDict, cast, runtime_checkable
+from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from sr_lab.ops.resize import mod_crop
 
 
 class Degradation(Protocol):
-    """Makes LR images; the same for the same HR image, since they are cached."""
+    """Makes LR images, always the same from the same HR image, since they are cached."""
 
     scale: int
 
     @property
     def name(self) -> str:
-        """What the LR images depend on besides the scale."""
+        """What the LR images depend on besides the scale; names their cache."""
 
     def __call__(self, hr: Tensor) -> Tensor:
         """uint8 ``(N, 3, rH, rW)`` -> uint8 ``(N, 3, H, W)``."""
@@ -35,46 +35,36 @@ class Degradation(Protocol):
 
 @runtime_checkable
 class RandomDegradation(Protocol):
-    """Makes the LR patches of every batch anew, on the device, of a window around the HR patch."""
+    """Makes new LR patches in every batch, on the device, from a window around the HR patch."""
 
     scale: int
-    margin: int  # LR pixels of the window at each side of the patch
+    margin: int  # LR pixels between the patch and the edge of the window
 
     def __call__(self, hr: Tensor, keys: Sequence[int]) -> Tensor:
-        """uint8 ``(N, 3, r(p + 2 margin), r(p + 2 margin))``, a key for each -> uint8 ``(N, 3, p, p)``."""
+        """uint8 ``(N, 3, r(p + 2 margin), r(p + 2 margin))`` and N keys -> uint8 ``(N, 3, p, p)``."""
 
     def describe(self) -> str:
         """One sentence for the head of a table."""
 
 
 class Images(Protocol):
-    """Decoded images by their index, and what is known of them."""
+    """Decoded images, by index."""
 
     @property
     def records(self) -> Sequence[Record]:
-        """Size of each."""
+        """The size of each image."""
 
     def open(self) -> None:
-        """Make ready to read."""
+        """Prepare for reading."""
 
     def patch(self, index: int, top: int, left: int, size: int) -> NDArray[np.uint8]:
         """A square of an image, ``(3, size, size)``."""
 
 
-class Patch(TypedDict):
-    """One sample: uint8 ``(3, p, p)`` and ``(3, rp, rp)``; see `PatchBatch`."""
-
-    lr: NotRequired[Tensor]
-    hr: Tensor
-    name: str
-    dihedral: int
-    key: NotRequired[int]
-
-
 class PatchBatch(TypedDict):
-    """N samples: uint8 ``(N, 3, p, p)`` and ``(N, 3, rp, rp)``, and the codes of their flips, ``(N,)``.
+    """N samples: ``lr`` uint8 ``(N, 3, p, p)``, ``hr`` uint8 ``(N, 3, rp, rp)`` and the codes of their flips.
 
-    Where the degradation is random, ``key`` has a number for each sample, ``hr`` is the window, and `with_lr`
+    If the degradation is random, ``hr`` is the window, ``key`` has a seed for each sample, and `with_lr`
     makes ``lr`` on the device.
     """
 
@@ -85,26 +75,26 @@ class PatchBatch(TypedDict):
     key: NotRequired[list[int]]
 
 
-class PatchDataset(Dataset[Patch]):
-    """Endless stream of patches, addressed by the number of the sample.
+class PatchDataset(Dataset[PatchBatch]):
+    """Endless stream of patches, read in batches of sample numbers by ``__getitems__``.
 
-    ``len()`` is the number of training images, one pass; any number from 0 up is valid (`draw`). The flips
-    are only drawn here: `sr_lab.ops.dihedral.dihedral` applies them to ``lr`` and ``hr`` on the device.
+    ``len()`` is the number of training images, one pass; any number from 0 up is valid (`draw`). Flips are
+    only drawn here: `sr_lab.ops.dihedral.dihedral` applies them to ``lr`` and ``hr`` on the device.
 
     Args:
         files: HR images to train on.
-        val_files: Images held out for validation; not part of the stream.
-        lr_files: LR image of each of ``files``; ``None`` makes it of the whole image with ``degradation``.
+        val_files: Images for validation; not part of the stream.
+        lr_files: LR image of each of ``files``; ``None`` makes it from the whole image with ``degradation``.
         scale: Size of HR over size of LR.
-        lr_patch_size: Side of the LR patch p; the HR patch has ``scale`` times as much.
-        degradation: Makes LR from HR: once for every image, or anew in every batch.
+        lr_patch_size: Side p of the LR patch; the side of the HR patch is ``scale`` times as long.
+        degradation: Makes LR from HR: once for every image, or in every batch if it is random.
         cache_dir: Folder for decoded images.
         seed: Seed of the stream.
         augment: Draw flips and transpositions; otherwise every code is 0.
 
     Raises:
-        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, ``degradation`` has another scale, or is
-            random though there are LR images.
+        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, ``degradation`` has another scale, or it is
+            random and LR images are given.
     """
 
     def __init__(
@@ -127,7 +117,7 @@ class PatchDataset(Dataset[Patch]):
         if degradation.scale != scale:
             raise ConfigError(
                 f"degradation: its scale is {degradation.scale}, that of the dataset is {scale}; "
-                "set scale=... alone, both follow from it"
+                "set scale=... only, both follow from it"
             )
         self.files = list(files)
         self.val_files = list(val_files)
@@ -145,7 +135,7 @@ class PatchDataset(Dataset[Patch]):
         if isinstance(degradation, RandomDegradation):
             if self.lr_files is not None:
                 raise ConfigError(
-                    "dataset.lr_dir: names LR images, and the degradation would make others; "
+                    "dataset.lr_dir: names LR images, but a random degradation makes its own; "
                     "leave lr_dir out or set degradation=bicubic"
                 )
             self._margin = degradation.margin
@@ -162,13 +152,8 @@ class PatchDataset(Dataset[Patch]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, sample: int) -> Patch:
-        batch = cast("dict[str, list[object]]", self.__getitems__([sample]))
-        alone = {name: values[0] for name, values in batch.items()}
-        return cast(Patch, alone | {"dihedral": int(cast(Tensor, alone["dihedral"]))})
-
     def __getitems__(self, samples: Sequence[int]) -> PatchBatch:
-        """A whole batch at once, in one buffer; the data loader calls it with the numbers of the samples."""
+        """A whole batch in one buffer; the data loader calls this with the numbers of the samples."""
         if len(self._lr_heights) == 0:
             self._open()
         size, scale = self.lr_patch_size + 2 * self._margin, self.scale
@@ -203,7 +188,7 @@ class PatchDataset(Dataset[Patch]):
         return batch
 
     def prepare(self) -> None:
-        """Check every file and build the cache: once, before training, on one process of each machine.
+        """Check every file and build the cache: once before training, in one process of each machine.
 
         Raises:
             DataError: A file is broken or too small for the patch, an LR image has the wrong size, or the
@@ -222,13 +207,13 @@ class PatchDataset(Dataset[Patch]):
             self._check_lr(lr_files, self._lr_cache.records)
 
     def manifest(self) -> str:
-        """SHA-256 over names and sizes of all files, part of a run's identity; paths do not matter."""
+        """SHA-256 over names and sizes of all files, not over their paths; part of a run's identity."""
         groups = (self.files, self.lr_files or [], self.val_files)
         facts = [sorted((file.name, file.stat().st_size) for file in group) for group in groups]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def fingerprints(self) -> list[str]:
-        """Name, and where it is known SHA-256 of the pixels, of each training image; it is prepared."""
+        """Name of each training image and SHA-256 of its pixels, where known; call `prepare` first."""
         pairs = list(zip(self.files, self._hr.records, strict=True))
         if self._lr_cache is not None and self.lr_files is not None:
             pairs += zip(self.lr_files, self._lr_cache.records, strict=True)
@@ -245,10 +230,7 @@ class PatchDataset(Dataset[Patch]):
         hr = mod_crop(torch.from_numpy(self._hr_cache.map(index)).unsqueeze(0), self.scale)
         assert not isinstance(self.degradation, RandomDegradation)
         lr = self.degradation(hr)
-        assert lr.shape[-2:] == (
-            hr.shape[-2] // self.scale,
-            hr.shape[-1] // self.scale,
-        )  # before it is cached
+        assert [self.scale * side for side in lr.shape[-2:]] == list(hr.shape[-2:])
         return lr.squeeze(0).numpy()
 
     def _check_hr(self) -> None:
@@ -273,14 +255,14 @@ class PatchDataset(Dataset[Patch]):
 
 
 def with_lr(batch: PatchBatch, degradation: RandomDegradation) -> PatchBatch:
-    """A batch of windows as one of patches, their LR made on the device that the batch is on."""
+    """A batch of windows as a batch of patches; their LR is made on the device of the batch."""
     border = degradation.scale * degradation.margin
     hr = batch["hr"]
     return {**batch, "lr": degradation(hr, batch["key"]), "hr": hr[..., border:-border, border:-border]}
 
 
 def _cut(images: Images, places: Sequence[tuple[int, int, int]], patches: Tensor) -> None:
-    """Copy the patch at each place (image, top, left) into a batch."""
+    """Copy the patches at (image, top, left) into a batch."""
     pixels, size = patches.numpy(), patches.shape[-1]
     for number, (image, top, left) in enumerate(places):
         pixels[number] = images.patch(image, top, left, size)

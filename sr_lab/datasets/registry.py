@@ -1,8 +1,8 @@
-"""Where the image sets of the field can be had, and how a download is known to be the right one.
+"""Where the image sets of the field are downloaded from, and how a download is checked.
 
-No figure here is ours: the comment beside it names who published it. Where nobody published a digest, the
-pixels decide (`sr_lab.datasets.facts`); where there are none either, the digest of the first download is
-written down and every later one must equal it (`sr_lab.datasets.install.Store`).
+Digests and sizes are published ones; the comment above each names the source. Where no digest is published,
+the pixels are compared (`sr_lab.datasets.facts`); where no pixels are published either, the digest of the
+first download is recorded and every later one must equal it (`sr_lab.datasets.install.Store`).
 """
 
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ class Archive(NamedTuple):
     """One file to download, the same bytes at each of its addresses.
 
     Args:
-        urls: Where it is, asked in this order.
-        members: Regular expression that the path of a wanted image inside it matches as a whole.
-        digest: ``sha256:...`` or ``md5:...`` as published; ``None`` where nobody published one.
+        urls: Its addresses, tried in this order.
+        members: Regular expression that matches the whole path of a wanted image in the archive.
+        digest: ``sha256:...`` or ``md5:...`` as published; ``None`` if none is published.
         size: Length in bytes as published.
     """
 
@@ -28,21 +28,21 @@ class Archive(NamedTuple):
 
     @property
     def name(self) -> str:
-        """File name, that of the first address."""
+        """File name in the first address."""
         return self.urls[0].rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that belong into one folder.
+    """A set of images in one folder.
 
     Args:
-        name: As papers print it.
+        name: Name in papers.
         folder: Where the data sets and benchmarks of ``conf/`` read it, below ``paths.data_dir``.
-        count: How many images it has.
-        archives: What it can be taken from, tried in this order.
-        numbers: Names of the images where they are numbers: the first number and how many digits.
-        by_hand: Why nobody may offer it for download, and where to ask.
+        count: Number of images.
+        archives: Archives that contain it, tried in this order.
+        numbers: If the names of the images are numbers: the first number, and the number of digits.
+        by_hand: Why it may not be offered for download, and where to ask.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ImageSet:
     by_hand: str = ""
 
     def missing(self, images: Iterable[Path]) -> list[str]:
-        """Names that a set of numbered images lacks."""
+        """Names of missing images, if the names are numbers."""
         if self.numbers is None:
             return []
         first, digits = self.numbers
@@ -144,6 +144,6 @@ IMAGE_SETS = (
 
 
 def named(folders: Iterable[str | Path], data_dir: Path) -> list[ImageSet]:
-    """The sets that belong into these folders."""
+    """The sets that these folders should hold."""
     wanted = {Path(folder).expanduser().absolute() for folder in folders}
     return [known for known in IMAGE_SETS if (data_dir / known.folder).absolute() in wanted]

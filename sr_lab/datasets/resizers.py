@@ -1,4 +1,4 @@
-"""Which bicubic an LR image was made with: MATLAB's in its three forms, or another library's."""
+"""How an LR image was made: with one of MATLAB's three forms of bicubic, or by another library."""
 
 import math
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from sr_lab.datasets.images import read_image
 from sr_lab.ops.resize import downscale_uint8, imresize, mod_crop
 
 MATLAB = "MATLAB's bicubic"
-UNKNOWN = "no resize known here"
-_NEAR = 25.0  # dB between an image and what JPEG or other roundings leave of it; another resize is further
-_AHEAD = 3.0  # dB by which another resize must be nearer than MATLAB's to be named
+UNKNOWN = "an unknown resize"
+_NEAR = 25.0  # dB; after JPEG or other roundings an image is nearer than this, after another resize it is not
+_AHEAD = 3.0  # dB by which another resize must be nearer than MATLAB's to be reported
 
 
 class Origin(NamedTuple):
@@ -26,8 +26,8 @@ class Origin(NamedTuple):
 
     Args:
         name: The nearest resize.
-        exact: Whether it gives the same pixels.
-        psnr: Distance to MATLAB's bicubic in dB, over all channels; ``inf`` where equal.
+        exact: Whether it gives exactly these pixels.
+        psnr: PSNR against MATLAB's bicubic in dB, over all channels; ``inf`` if equal.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Origin(NamedTuple):
 
 
 def origin(hr_file: Path, lr_file: Path, scale: int) -> Origin:
-    """Compare an LR image, whose size fits, with every way of making it that is in use.
+    """Compare an LR image with the results of all resizes in use.
 
     Args:
         hr_file: The HR image; it is cropped to multiples of the scale at the right and the bottom.
-        lr_file: The LR image.
-        scale: Factor of reduction.
+        lr_file: The LR image; its size must fit.
+        scale: Downscaling factor.
     """
     hr = mod_crop(torch.from_numpy(read_image(hr_file)).permute(2, 0, 1)[None], scale)
     lr = torch.from_numpy(read_image(lr_file)).permute(2, 0, 1)[None]
@@ -66,7 +66,7 @@ def _pillow(resample: Image.Resampling) -> Callable[[Tensor, int], Tensor]:
 
 
 def _torch(mode: str, *, antialias: bool = False) -> Callable[[Tensor, int], Tensor]:
-    """Without antialiasing also OpenCV's, up to its fixed-point arithmetic."""
+    """A resize of torch; without antialiasing it is OpenCV's too, up to its fixed-point arithmetic."""
 
     def make(hr: Tensor, scale: int) -> Tensor:
         size = (hr.shape[-2] // scale, hr.shape[-1] // scale)
@@ -81,10 +81,10 @@ def _double(hr: Tensor, scale: int) -> Tensor:
 
 
 _OTHERS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "MATLAB's bicubic of an older version (other in the outer 2 pixels)": lambda hr, scale: downscale_uint8(
+    "MATLAB's bicubic of an older version (differs in the outer 2 pixels)": lambda hr, scale: downscale_uint8(
         hr, scale=scale, border="replicate"
     ),
-    "MATLAB's bicubic of double images (one rounding at the end, as BasicSR)": _double,
+    "MATLAB's bicubic of double images (one rounding at the end, as in BasicSR)": _double,
     "Pillow's bicubic": _pillow(Image.Resampling.BICUBIC),
     "Pillow's Lanczos": _pillow(Image.Resampling.LANCZOS),
     "Pillow's bilinear": _pillow(Image.Resampling.BILINEAR),

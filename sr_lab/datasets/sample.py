@@ -1,4 +1,4 @@
-"""Photographs that come with scikit-image: enough to try everything without a download."""
+"""Photographs that come with scikit-image, to try things without a download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,18 +12,12 @@ _TEST = ("astronaut.png", "chelsea.png")
 
 
 class SamplePhotographs(PatchDataset):
-    """Five photographs to train on and one to validate; far too few for figures that mean something.
+    """Five photographs for training and one for validation: far too few for meaningful figures.
 
-    Args:
-        scale: See `PatchDataset`, as all that follow.
-        lr_patch_size: Side of the LR patch.
-        degradation: Makes LR from HR.
-        cache_dir: Folder for decoded images.
-        seed: Seed of the stream.
-        augment: Draw flips and transpositions.
+    The arguments are those of `PatchDataset`.
 
     Raises:
-        DataError: The installed scikit-image has not these photographs.
+        DataError: The installed scikit-image does not have these photographs.
     """
 
     def __init__(
@@ -49,12 +43,12 @@ class SamplePhotographs(PatchDataset):
 
 
 def benchmark_photographs() -> list[Path]:
-    """The two photographs of the benchmark ``sample``, none of them trained on."""
+    """The two photographs of the benchmark ``sample``; none is in the training set."""
     return _photographs(_TEST)
 
 
 def training_photographs() -> list[Path]:
-    """The photographs to train on."""
+    """The photographs for training."""
     return _photographs(_TRAIN)
 
 

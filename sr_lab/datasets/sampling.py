@@ -1,7 +1,7 @@
-"""Which image, which patch and which flip a sample gets: a function of the seed and its number, nothing else.
+"""Which image, patch and flip a sample gets: a function of the seed and the number of the sample alone.
 
-No state means that resuming, another number of workers or of devices does not change what a network sees.
-Random numbers come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), the same on every platform.
+Without state, a resumed run and another number of workers or devices see the same samples. The random numbers
+come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) and are the same on every platform.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,11 @@ _WORD = 2**64
 # One stream of random numbers for each thing that is drawn.
 _PERMUTATION, _TOP, _LEFT, _DIHEDRAL, _KEY = range(5)
 
-
-Order: TypeAlias = Callable[[int, int, int], NDArray[np.int64]]
+Order: TypeAlias = Callable[[int, int, int], NDArray[np.int64]]  # seed, number of the pass, images -> indices
 
 
 class Draw(NamedTuple):
-    """What each of N samples is cut from; arrays ``(N,)``."""
+    """Where each of N samples is cut and how it is flipped; arrays ``(N,)``."""
 
     image: NDArray[np.int64]
     top: NDArray[np.int64]
@@ -37,9 +36,9 @@ def draw(
     heights: NDArray[np.int64],
     widths: NDArray[np.int64],
     patch_size: int,
-    order: Order | None = None,
+    order: Order,
 ) -> Draw:
-    """Draw samples of an endless stream; every pass over the images takes each of them once.
+    """Draw samples of an endless stream; every pass takes each image once.
 
     Args:
         samples: Numbers of the samples, from 0 up, in any order.
@@ -47,10 +46,10 @@ def draw(
         heights: Height of every image, ``(num_images,)``.
         widths: Width of every image.
         patch_size: Side of the square that is cut; at most the smallest height or width.
-        order: Order of the images in a pass, as `permutation` gives it, the default.
+        order: Order of the images in a pass: `permutation`, or a `ShardOrder`.
 
     Returns:
-        Index of the image, position of the patch and code of its flip, uniform and independent.
+        Index of the image, position of the patch and code of the flip, uniform and independent.
     """
     numbers = np.asarray(samples, dtype=np.uint64)
     num_images = len(heights)
@@ -58,7 +57,7 @@ def draw(
     image = np.empty(len(numbers), dtype=np.int64)
     for number in np.unique(passes).tolist():
         here = passes == number
-        image[here] = (order or permutation)(seed, number, num_images)[places[here]]
+        image[here] = order(seed, number, num_images)[places[here]]
     return Draw(
         image=image,
         top=_below(heights[image] - patch_size + 1, random_bits(seed, _TOP, numbers)),
@@ -68,32 +67,78 @@ def draw(
 
 
 def keys(samples: Sequence[int], *, seed: int) -> list[int]:
-    """A whole number of 64 bits for each sample, the seed of what else is random about it."""
+    """A 64-bit integer for each sample: the seed of its random degradation."""
     return [int(bits) for bits in random_bits(seed, _KEY, np.asarray(samples, dtype=np.uint64))]
 
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, number: int, count: int) -> NDArray[np.int64]:
-    """Order of ``count`` images in one pass over them, the pass with this number."""
+    """Order of ``count`` images in the pass with this number."""
     pass_seed = int(random_bits(seed, _PERMUTATION, np.array([number], dtype=np.uint64))[0])
     order = np.argsort(random_bits(pass_seed, _PERMUTATION, np.arange(count, dtype=np.uint64)), kind="stable")
     order.flags.writeable = False  # the cache hands it to every caller
     return order
 
 
+class Pass(NamedTuple):
+    """One pass over the images of all shards."""
+
+    images: NDArray[np.int64]  # in their order, ``(num_images,)``
+    groups: list[list[int]]  # shards whose images are mixed
+    ends: NDArray[np.int64]  # images of the pass up to the end of each group
+
+
+class ShardOrder:
+    """Order of the images in each pass: shards in random order, and the images of ``mixed`` shards mixed.
+
+    It depends on the seed and the number of the pass alone, and each pass has every image once. A reader
+    needs the shards of one group at a time.
+
+    Args:
+        sizes: Number of images in each shard.
+        mixed: Shards of a group.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, mixed: int) -> None:
+        self.sizes = tuple(sizes)
+        self.mixed = mixed
+
+    def __call__(self, seed: int, number: int, count: int) -> NDArray[np.int64]:
+        """The images of a pass in their order, as `permutation` returns them."""
+        return self.of_pass(seed, number).images
+
+    def of_pass(self, seed: int, number: int) -> Pass:
+        """The pass with this number."""
+        return _shard_pass(self.sizes, self.mixed, seed, number)
+
+
+@lru_cache(maxsize=4)
+def _shard_pass(sizes: tuple[int, ...], mixed: int, seed: int, number: int) -> Pass:
+    first = np.concatenate([[0], np.cumsum(sizes)])
+    shards = permutation(seed, number, len(sizes)).tolist()
+    groups = [shards[start : start + mixed] for start in range(0, len(shards), mixed)]
+    parts = []
+    for place, group in enumerate(groups):
+        images = np.concatenate([np.arange(first[shard], first[shard + 1]) for shard in group])
+        parts.append(images[permutation(seed, ((number + 1) << 32) + place, len(images))])
+    order = np.concatenate(parts)
+    order.flags.writeable = False  # the cache hands it to every caller
+    return Pass(order, groups, np.cumsum([len(part) for part in parts]))
+
+
 def random_bits(seed: int, stream: int, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """64 random bits for each number: outputs of the SplitMix64 generator of this seed and stream."""
+    """64 random bits for each number: outputs of the SplitMix64 generator with this seed and stream."""
     start = _mix(np.array([seed % _WORD], dtype=np.uint64)) + np.uint64(stream)
     return _mix(_mix(start) + (numbers + np.uint64(1)) * np.uint64(_GAMMA))
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Finaliser of SplitMix64; arithmetic of arrays is modulo 2^64."""
+    """Finaliser of SplitMix64; array arithmetic is modulo 2^64."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
 
 
 def _below(limits: NDArray[np.int64], bits: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Whole numbers in ``[0, limit)`` from the upper 32 bits; the bias is below limit / 2^32."""
+    """Integers in ``[0, limit)`` from the upper 32 bits; the bias is below limit / 2^32."""
     return (((bits >> np.uint64(32)) * limits.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)

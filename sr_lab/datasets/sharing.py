@@ -1,9 +1,9 @@
-"""Batches go from a worker to the training in shared memory that is used again.
+"""Sends batches from a worker to the training in shared memory that is used again.
 
-Left to itself torch takes new shared memory for every batch. The system clears it, maps it page by page in
-the worker and again in the training, and takes it back: that costs three times as much as cutting patches.
-Here a worker keeps its memory and the training keeps it mapped; only its number travels. A batch is never
-overwritten while a tensor on it lives: the worker takes memory that neither side holds, or new memory.
+torch takes new shared memory for every batch. The system clears it, maps it page by page in the worker and
+again in the training, and frees it, which takes three times as long as cutting the patches. Here the worker
+keeps its memory, the training keeps it mapped, and only a number is sent. A batch is never overwritten while
+a tensor on it exists: the worker takes memory that neither side holds, or new memory.
 """
 
 import multiprocessing
@@ -21,54 +21,51 @@ from torch.utils.data import get_worker_info
 
 Memory: TypeAlias = NDArray[np.uint8]
 
-# The head of every memory has a byte for each side, 1 while it holds the batch that follows.
+# The head of a memory has a byte for each side, which is 1 while the side holds the batch after the head.
 _WORKER: Literal[0] = 0
 _TRAINING: Literal[1] = 1
-_HEAD = 64  # keeps what follows aligned to the lines of the processor's cache
+_HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
 
 
 @dataclass
 class _Slot:
-    """Memory of this worker.
+    """Memory of this worker, ``(_HEAD + size,)`` uint8.
 
     Args:
-        number: Its name at the other side.
-        shared: ``(_HEAD + size,)`` uint8 in shared memory.
-        memory: The same for numpy.
+        number: Its number on the other side.
+        shared: The shared memory.
         known: Whether the other side has mapped it.
     """
 
     number: int
     shared: Tensor
-    memory: Memory
     known: bool = False
 
 
-_slots: dict[int, _Slot] = {}  # of this worker, by the address behind the head
-_mapped: dict[tuple[int, int], Memory] = {}  # of this process's workers, by process and number
+_slots: dict[int, _Slot] = {}  # of this worker, by the address after the head
+_mapped: dict[tuple[int, int], Memory] = {}  # of the workers of this process, by process id and number
 
 
 def empty(size: int) -> Tensor:
-    """uint8 ``(size,)``; in a worker it is shared memory, which `send` need not copy."""
+    """uint8 ``(size,)``; in a worker this is shared memory, which `send` does not copy."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():
-        if len(slot.memory) == _HEAD + size and not slot.memory[: _TRAINING + 1].any():
-            return _hold(slot.memory, _WORKER)
+        if len(slot.shared) == _HEAD + size and not slot.shared.numpy()[: _TRAINING + 1].any():
+            return _hold(slot.shared.numpy(), _WORKER)
     shared: Tensor = torch.zeros(_HEAD + size, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-    slot = _Slot(len(_slots), shared, shared.numpy())
-    _slots[shared.data_ptr() + _HEAD] = slot
-    return _hold(slot.memory, _WORKER)
+    _slots[shared.data_ptr() + _HEAD] = _Slot(len(_slots), shared)
+    return _hold(shared.numpy(), _WORKER)
 
 
 def send(batch: Mapping[str, object]) -> object:
-    """A batch as a worker returns it: the ``collate_fn`` of a loader.
+    """The ``collate_fn`` of a loader: a batch in the form that a worker returns.
 
     Args:
-        batch: Tensors on one buffer that `empty` gave, and whatever else can be pickled.
+        batch: Tensors on one buffer from `empty`, and values that can be pickled.
 
     Returns:
-        Something that arrives as a dictionary like ``batch``; outside a worker the batch itself.
+        An object that arrives as a dictionary like ``batch``; outside a worker the batch itself.
     """
     addresses = {v.untyped_storage().data_ptr() for v in batch.values() if isinstance(v, Tensor)}
     slot = _slots.get(addresses.pop()) if len(addresses) == 1 else None
@@ -76,20 +73,20 @@ def send(batch: Mapping[str, object]) -> object:
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
-    """What follows the head; the side lets go when the last tensor on it is gone."""
+    """The batch of a memory; the side lets go when the last tensor on it is deleted."""
     memory[side] = 1
     content = memory[_HEAD:]
     weakref.finalize(content, _let_go, memory, side, os.getpid()).atexit = False
-    return torch.from_numpy(content)  # whose storage keeps ``content``, this very array
+    return torch.from_numpy(content)  # its storage keeps ``content``, this very array
 
 
 def _let_go(memory: Memory, side: Literal[0, 1], process: int) -> None:
-    if os.getpid() == process:  # not one that was forked from it and lost some of its objects
+    if os.getpid() == process:  # not a fork, which deletes its copies of the tensors
         memory[side] = 0
 
 
 class _Parcel:
-    """A batch on its way."""
+    """A batch that pickles as the number of its memory."""
 
     def __init__(self, slot: _Slot, batch: Mapping[str, object]) -> None:
         self.slot = slot
@@ -97,31 +94,32 @@ class _Parcel:
 
     def __reduce__(self) -> tuple[object, ...]:
         slot = self.slot
-        slot.memory[_TRAINING] = 1
+        slot.shared[_TRAINING] = 1
         shared = None if slot.known else slot.shared
         slot.known = True
         places = {
-            name: (value.storage_offset(), tuple(value.shape)) if isinstance(value, Tensor) else None
+            name: (value.storage_offset(), tuple(value.shape))
             for name, value in self.batch.items()
+            if isinstance(value, Tensor)
         }
-        rest = {name: value for name, value in self.batch.items() if not isinstance(value, Tensor)}
+        rest = {name: value for name, value in self.batch.items() if name not in places}
         return _arrive, ((os.getpid(), slot.number), shared, places, rest)
 
 
 def _arrive(
     key: tuple[int, int],
     shared: Tensor | None,
-    places: Mapping[str, tuple[int, tuple[int, ...]] | None],
+    places: Mapping[str, tuple[int, tuple[int, ...]]],
     rest: Mapping[str, object],
 ) -> dict[str, object]:
-    """What pickle calls at the other side."""
+    """Called by pickle on the other side."""
     if shared is not None:
         workers = {process.pid for process in multiprocessing.active_children()}
         for old in [old for old in list(_mapped) if old[0] not in workers]:
             _mapped.pop(old, None)  # a loader in another thread may do the same
         _mapped[key] = shared.numpy()
     content = _hold(_mapped[key], _TRAINING)
-    return {
-        name: rest[name] if place is None else content[place[0] :][: int(np.prod(place[1]))].view(place[1])
-        for name, place in places.items()
+    tensors = {
+        name: content[start:][: int(np.prod(shape))].view(shape) for name, (start, shape) in places.items()
     }
+    return {**tensors, **rest}

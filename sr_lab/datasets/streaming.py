@@ -1,4 +1,4 @@
-"""Training pairs from shards that are fetched while training: for sets that outgrow one disk."""
+"""Training pairs from shards that are fetched during training, for sets larger than a disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,32 +9,30 @@ import numpy as np
 from sr_lab.datasets.cache import in_parallel
 from sr_lab.datasets.images import list_images, read_image
 from sr_lab.datasets.patches import Degradation, PatchBatch, PatchDataset, RandomDegradation
-from sr_lab.datasets.shards import ShardedImages, ShardOrder, Shards, read_index
+from sr_lab.datasets.sampling import ShardOrder
+from sr_lab.datasets.shards import ShardedImages, Shards, read_index
 from sr_lab.errors import ConfigError, DataError
 
 
 class StreamingDataset(PatchDataset):
     """Patches of images in shards that ``task=shard`` wrote.
 
-    Image, patch and flip of a sample are a function of seed and sample number, as everywhere: a resume, other
-    workers and other ranks see the same. Only the order is another than that of the same images in a
-    folder: images are mixed within ``shuffle_shards`` shards, which are drawn anew in every pass.
+    A sample is a function of the seed and its number, as in every `PatchDataset`. The images come in another
+    order than from a folder: they are mixed within groups of ``shuffle_shards`` shards, and every pass has
+    other groups.
 
     Args:
         shards_dir: Folder or address of the shards: ``https://``, ``s3://`` (needs s3fs), ``gs://`` (gcsfs).
         val_dir: Folder of validation images.
-        val_count: The first so many of them; ``None``: all.
-        shuffle_shards: Shards whose images are mixed, and which are needed at a time.
-        cache_gb: 10^9 bytes of shards that are kept in ``cache_dir``; those in a local folder are read there.
-        scale: See `PatchDataset`, as all that follow.
-        lr_patch_size: Side of the LR patch.
-        degradation: Bicubic, whose LR images the shards hold, or a random one.
-        cache_dir: Folder for fetched shards.
-        seed: Seed of the stream.
-        augment: Draw flips and transpositions.
+        val_count: Number of validation images, the first of ``val_dir``; ``None`` takes all.
+        shuffle_shards: Shards of a group, which are needed at the same time.
+        cache_gb: Size of the copies kept in ``cache_dir``, in 10^9 bytes; a local folder is read in place.
+
+    The other arguments are those of `PatchDataset`. ``degradation`` is random, or bicubic with the LR images
+    that the shards hold.
 
     Raises:
-        ConfigError: A number below 1, an address of an unknown kind, or too small a ``cache_gb``.
+        ConfigError: A number is below 1, the address is of an unknown kind, or ``cache_gb`` is too small.
         DataError: The index is missing or broken, or has no LR images of this scale and degradation.
     """
 
@@ -75,11 +73,11 @@ class StreamingDataset(PatchDataset):
             limit=cache_gb * 1e9,
             keep_open=2 * shuffle_shards,
         )
-        used = min(2 * shuffle_shards, len(self.index.shards))  # a group and the next
+        used = min(2 * shuffle_shards, len(self.index.shards))  # this group and the next
         need = used * max(shard.size for shard in self.index.shards)
         if not self.shards.local and need > cache_gb * 1e9:
             raise ConfigError(
-                f"dataset.cache_gb: {cache_gb:g} GB do not hold the {used} shards in use; "
+                f"dataset.cache_gb: {cache_gb:g} GB cannot hold the {used} shards in use; "
                 f"set dataset.cache_gb={need / 1e9:.1f} or more, or lower dataset.shuffle_shards"
             )
         self._hr = ShardedImages(self.shards, "hr")
@@ -87,7 +85,7 @@ class StreamingDataset(PatchDataset):
             kind = f"x{scale}-{degradation.name}"
             if kind not in self.index.lr:
                 raise DataError(
-                    f"dataset.shards_dir: {shards_dir} holds no LR images {kind}, only "
+                    f"dataset.shards_dir: {shards_dir} has no LR images {kind}, only "
                     f"{', '.join(self.index.lr) or 'HR'}; "
                     f"write them again with task=shard lr_scales=[{scale}]"
                 )
@@ -98,23 +96,23 @@ class StreamingDataset(PatchDataset):
         self._fetching: tuple[int, int] | None = None
 
     def __getitems__(self, samples: Sequence[int]) -> PatchBatch:
-        """See `PatchDataset`; the shards that come next are fetched in the background."""
+        """See `PatchDataset`; the next shards are fetched in the background."""
         self._look_ahead(samples[-1])
         return super().__getitems__(samples)
 
     def prepare(self) -> None:
-        """Check the validation images, and the sizes of all others; shards are fetched when needed."""
+        """Check the validation images and the sizes of the training images; shards are fetched later."""
         in_parallel(read_image, self.val_files)
         self._check_hr()
 
     def manifest(self) -> str:
-        """SHA-256 over the shards' contents, their mixing and the validation files."""
+        """SHA-256 over the contents of the shards and the validation files."""
         facts = [shard.sha256 for shard in self.index.shards]
         facts += sorted(f"{file.name} {file.stat().st_size}" for file in self.val_files)
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     def _look_ahead(self, sample: int) -> None:
-        """Fetch the shards of the group after that of a sample."""
+        """Fetch the shards of the group after the one that the sample is in."""
         number, place = divmod(sample, len(self))
         current = self._shard_order.of_pass(self.seed, number)
         here = int(np.searchsorted(current.ends, place, side="right"))
@@ -125,4 +123,4 @@ class StreamingDataset(PatchDataset):
         following = (
             self._shard_order.of_pass(self.seed, number + 1).groups[0] if last else current.groups[here + 1]
         )
-        self.shards.coming([*current.groups[here], *following])
+        self.shards.prefetch([*current.groups[here], *following])

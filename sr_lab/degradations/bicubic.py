@@ -1,4 +1,4 @@
-"""The standard degradation of the field: MATLAB's bicubic ``imresize`` of the 8-bit image."""
+"""The standard degradation of the field: MATLAB's bicubic ``imresize`` of 8-bit images."""
 
 from torch import Tensor, nn
 
@@ -6,11 +6,11 @@ from sr_lab.ops.resize import Border, downscale_uint8
 
 
 class BicubicDegradation(nn.Module):
-    """Shrink 8-bit images as MATLAB does, rounded after each axis.
+    """Downscale 8-bit images as MATLAB does, rounding after each axis.
 
     Args:
-        scale: Factor of reduction.
-        border: What lies outside the image, see `sr_lab.ops.resize.imresize`.
+        scale: Downscaling factor.
+        border: How the image continues outside, see `sr_lab.ops.resize.imresize`.
 
     Shape:
         hr uint8 ``(N, 3, rH, rW)`` -> lr uint8 ``(N, 3, H, W)``, r = ``scale``.
@@ -23,7 +23,7 @@ class BicubicDegradation(nn.Module):
 
     @property
     def name(self) -> str:
-        """What the LR images depend on besides the scale; part of the name of their cache."""
+        """What the LR images depend on besides the scale; names their cache."""
         return f"bicubic-{self.border}"
 
     def forward(self, hr: Tensor) -> Tensor:

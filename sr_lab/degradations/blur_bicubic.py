@@ -1,4 +1,4 @@
-"""Unknown blur, then bicubic reduction: the "classical" degradation of blind super-resolution."""
+"""Unknown blur, then bicubic downscaling: the "classical" degradation of blind super-resolution."""
 
 import math
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from sr_lab.degradations.operations import (
 
 
 class BlurBicubicDegradation(RandomDegradation):
-    """Gaussian blur of random width and shape, then bicubic reduction.
+    """Gaussian blur of random width and shape, then bicubic downscaling.
 
-    Isotropic as in IKC (Gu et al., CVPR 2019), whose widths are 0.2 to 2, 3 and 4 at x2, x3 and x4;
-    anisotropic as in DASR (Wang et al., CVPR 2021, arXiv 2104.00416), axes at any angle. Kernels are 21x21.
+    Isotropic as in IKC (Gu et al., CVPR 2019), with widths of 0.2 to 2, 3 and 4 at x2, x3 and x4, or
+    anisotropic at any angle as in DASR (Wang et al., CVPR 2021, arXiv 2104.00416). Kernels are 21x21.
 
     Args:
-        scale: Factor of reduction.
-        sigma: Range of the deviation in HR pixels; ``None`` is [0.2, scale].
-        anisotropic_share: Share of images whose two axes differ.
+        scale: Downscaling factor.
+        sigma: Range of the standard deviation in HR pixels; ``None`` is [0.2, scale].
+        anisotropic_share: Share of images with different deviations along the two axes.
 
     Raises:
-        ConfigError: A range or share that is none.
+        ConfigError: A range or share is not allowed.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class BlurBicubicDegradation(RandomDegradation):
         self.anisotropic_share = anisotropic_share
 
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
-        """Blur and shrink."""
+        """Blur and downscale."""
         first, second = draws.uniform(*self.sigma), draws.uniform(*self.sigma)
         second = where(draws.chance(self.anisotropic_share), second, first)
         kernels = gaussian_kernels(*draws.to_device(first, second, draws.uniform(0, math.pi)))
@@ -51,5 +51,5 @@ class BlurBicubicDegradation(RandomDegradation):
         """See `RandomDegradation`."""
         return (
             f"blur_bicubic: Gaussian blur 21x21, sigma {self.sigma[0]:g} to {self.sigma[1]:g} HR pixels, "
-            f"{self.anisotropic_share:.0%} anisotropic; bicubic reduction; 8 bits"
+            f"{self.anisotropic_share:.0%} anisotropic; bicubic downscaling; 8 bits"
         )

@@ -1,4 +1,4 @@
-"""Bicubic reduction, then JPEG."""
+"""Bicubic downscaling, then JPEG."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,14 @@ from sr_lab.degradations.operations import Draws, RandomDegradation, check_range
 class JPEGDegradation(RandomDegradation):
     """JPEG of random quality of the bicubic LR image.
 
-    The 8x8 blocks begin at the corner of the window, whose margin is one block; a network that moves with its
-    input cannot tell.
+    The margin of the window is one 8x8 block, so that the patch begins at a block too.
 
     Args:
-        scale: Factor of reduction.
+        scale: Downscaling factor.
         quality: Range of libjpeg's quality; 30 to 95 is Real-ESRGAN's (arXiv 2107.10833).
 
     Raises:
-        ConfigError: No range within 1 to 100.
+        ConfigError: ``quality`` is not a range within 1 to 100.
     """
 
     def __init__(self, *, scale: int, quality: Sequence[float] = (30.0, 95.0)) -> None:
@@ -27,10 +26,10 @@ class JPEGDegradation(RandomDegradation):
         self.quality = (quality[0], quality[1])
 
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
-        """Shrink, encode and decode."""
+        """Downscale, encode and decode."""
         return jpeg(shrink(image, self.scale), draws.uniform(*self.quality).round())
 
     def describe(self) -> str:
         """See `RandomDegradation`."""
         low, high = self.quality
-        return f"jpeg: bicubic reduction; JPEG of quality {low:g} to {high:g}, 4:2:0 chroma; 8 bits"
+        return f"jpeg: bicubic downscaling; JPEG of quality {low:g} to {high:g}, 4:2:0 chroma; 8 bits"

@@ -1,4 +1,4 @@
-"""Bicubic reduction, then noise."""
+"""Bicubic downscaling, then noise."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ class NoiseDegradation(RandomDegradation):
     """Noise of random strength on the bicubic LR image, as in DASR (arXiv 2104.00416).
 
     Args:
-        scale: Factor of reduction.
-        sigma: Range of the deviation of Gaussian noise, on 0..255.
+        scale: Downscaling factor.
+        sigma: Range of the standard deviation of Gaussian noise, on 0..255.
         poisson_share: Share of images that get Poisson noise instead.
         poisson: Range of its strength, see `sr_lab.degradations.operations.add_noise`.
 
     Raises:
-        ConfigError: A range or share that is none.
+        ConfigError: A range or share is not allowed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class NoiseDegradation(RandomDegradation):
         self.poisson = (poisson[0], poisson[1])
 
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
-        """Shrink, and add noise."""
+        """Downscale and add noise."""
         return add_noise(
             shrink(image, self.scale),
             draws,
@@ -56,7 +56,7 @@ class NoiseDegradation(RandomDegradation):
     def describe(self) -> str:
         """See `RandomDegradation`."""
         low, high = self.sigma
-        text = f"noise: bicubic reduction; Gaussian noise of sigma {low:g} to {high:g} of 255"
+        text = f"noise: bicubic downscaling; Gaussian noise of sigma {low:g} to {high:g} of 255"
         if self.poisson_share:
             low, high = self.poisson
             text += f", or ({self.poisson_share:.0%}) Poisson noise of strength {low:g} to {high:g}"

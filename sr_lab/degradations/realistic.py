@@ -1,4 +1,4 @@
-"""Second-order degradation in the manner of Real-ESRGAN (Wang et al., ICCVW 2021, arXiv 2107.10833)."""
+"""Second-order degradation of Real-ESRGAN (Wang et al., ICCVW 2021, arXiv 2107.10833)."""
 
 import math
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ _KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
 @dataclass(frozen=True)
 class _Stage:
-    """One blur, resize, noise; the settings of options/train_realesrgan_x4plus.yml."""
+    """Settings of one blur, resize and noise, from options/train_realesrgan_x4plus.yml."""
 
     blur_share: float
     sigma: tuple[float, float]  # of the blur, in pixels
-    resize: tuple[float, float, float]  # shares of: enlarge, reduce, keep
+    resize: tuple[float, float, float]  # shares of upscaling, downscaling, keeping the size
     factor: tuple[float, float]
-    noise: tuple[float, float]  # deviation on 0..255
+    noise: tuple[float, float]  # standard deviation on 0..255
     poisson: tuple[float, float]
 
 
@@ -42,7 +42,7 @@ _SINC_SHARE = 0.1  # of each of the two blurs
 _FINAL_SINC_SHARE = 0.8
 _POISSON_SHARE, _GREY_SHARE = 0.5, 0.4
 _QUALITY = (30.0, 95.0)
-_REACH = 2  # pixels beyond the border that a cubic kernel takes
+_REACH = 2  # pixels that a cubic kernel needs beyond the border
 
 
 class RealisticDegradation(RandomDegradation):
@@ -53,16 +53,16 @@ class RealisticDegradation(RandomDegradation):
     quality 30 to 95; the second blur on 80 % of images, the final sinc on 80 %.
 
     Args:
-        scale: Factor of reduction.
+        scale: Downscaling factor.
 
     Note:
-        Real-ESRGAN draws one factor for a whole batch, draws from a queue of 180 images, and sharpens its HR
-        images. Here each image has its own factor, of its own key, and HR stays as it is. Its area resize is
-        computed as the exact mean over the area of a pixel.
+        Real-ESRGAN draws one resize factor for a whole batch, takes batches from a queue of 180 images, and
+        sharpens HR images. Here each image has its own factor, drawn from its key, and HR is not changed. The
+        area resize is the exact mean over the area of a pixel.
     """
 
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
-        """All of it; an image smaller than the canvas lies in its upper left corner and is continued."""
+        """Apply everything; a small image fills the top left of its canvas, the rest repeats its edge."""
         whole = image.shape[-1]
         final = whole // self.scale
         length = torch.full((len(image),), whole)
@@ -82,7 +82,7 @@ class RealisticDegradation(RandomDegradation):
     def _stage(
         self, stage: _Stage, image: Tensor, length: Tensor, base: int, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """Blur, resize to about ``base``, noise: the images and their new sides."""
+        """Blur, resize to about ``base``, add noise; returns the images and their new sides."""
         image = blur(image, _kernels(stage, draws))
         up, down = draws.uniform(1.0, stage.factor[1]), draws.uniform(stage.factor[0], 1.0)
         kind = draws.choice(stage.resize)
@@ -109,12 +109,12 @@ class RealisticDegradation(RandomDegradation):
 
 
 def _mode(draws: Draws) -> Tensor:
-    """0 area, 1 bilinear, 2 bicubic, each as often."""
+    """0 area, 1 bilinear, 2 bicubic, with equal probability."""
     return draws.choice((1 / 3, 1 / 3, 1 / 3))
 
 
 def _size(draws: Draws) -> Tensor:
-    """Odd sides of kernels, 7 to 21."""
+    """Sides of kernels: odd, 7 to 21."""
     return 7 + 2 * draws.uniform(0, (KERNEL - 7) / 2 + 1).floor()
 
 
@@ -122,7 +122,7 @@ def _kernels(stage: _Stage, draws: Draws) -> Tensor:
     """Blur kernels of a stage, ``(N, KERNEL, KERNEL)``."""
     kind, size = draws.choice(_KINDS), _size(draws)
     first, second = draws.uniform(*stage.sigma), draws.uniform(*stage.sigma)
-    second = torch.where(kind % 2 == 1, second, first)  # the anisotropic ones
+    second = torch.where(kind % 2 == 1, second, first)  # anisotropic kinds are odd
     shape = torch.where(kind >= 4, _beta(draws, 1.0, 2.0), _beta(draws, 0.5, 4.0))
     shape = torch.where(kind < 2, torch.ones(()), shape)
     angle = draws.uniform(-math.pi, math.pi)
@@ -139,14 +139,14 @@ def _kernels(stage: _Stage, draws: Draws) -> Tensor:
 
 
 def _beta(draws: Draws, low: float, high: float) -> Tensor:
-    """Exponent of a generalised or plateau kernel: below 1 as often as above."""
+    """Exponent of a generalised or plateau kernel: below or above 1 with equal probability."""
     return torch.where(draws.chance(0.5), draws.uniform(low, 1.0), draws.uniform(1.0, high))
 
 
 def _sinc(draws: Draws, size: Tensor, filtered: Tensor, *, lowest: Tensor | float) -> Tensor:
-    """Circular low-pass kernels, which ring; the others leave an image as it is.
+    """Circular low-pass kernels with ringing where ``filtered``, elsewhere kernels that change nothing.
 
-    The cutoff is from ``lowest`` to pi.
+    The cutoff is drawn from ``lowest`` to pi.
     """
     cutoff, side, filters = draws.to_device(lowest + (math.pi - lowest) * draws.uniform(), size, filtered)
     distance = radius(side)
@@ -156,21 +156,21 @@ def _sinc(draws: Draws, size: Tensor, filtered: Tensor, *, lowest: Tensor | floa
 
 
 def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, draws: Draws) -> Tensor:
-    """Resize square images of different sides at once: two matrix products each.
+    """Resize square images of different sides together, by two matrix products for each image.
 
     Args:
-        image: ``(N, 3, H, H)``: the first ``old`` rows and columns, the rest continues them.
+        image: ``(N, 3, H, H)``: the first ``old`` rows and columns; the rest repeats their edge.
         old: Sides, ``(N,)`` on the CPU.
-        new: Sides wanted, ``(N,)``.
-        canvas: Side of the result, at least the largest of ``new``; what is too much continues the edge.
-        mode: 0 area, 1 bilinear, 2 bicubic (a = -0.75, not antialiased, as torch's), ``(N,)``.
-        draws: Brings the numbers to the device.
+        new: New sides, ``(N,)``.
+        canvas: Side of the result, at least the largest of ``new``; the rest repeats the edge.
+        mode: 0 area, 1 bilinear, 2 bicubic (a = -0.75, not antialiased, like torch's), ``(N,)``.
+        draws: Moves the numbers to the device.
 
     Returns:
         ``(N, 3, canvas, canvas)``.
     """
     before, after, kind = draws.to_device(old, new, mode)
-    step = before / after  # input pixels to an output pixel
+    step = before / after  # input pixels per output pixel
     place = torch.arange(canvas, device=image.device, dtype=torch.float32).view(1, -1, 1)
     source = (torch.minimum(place, after - 1) + 0.5) * step - 0.5
     pixel = torch.arange(-_REACH, image.shape[-1] + _REACH, device=image.device, dtype=torch.float32)
@@ -184,7 +184,7 @@ def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, d
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Kernel of Keys with torch's a = -0.75."""
+    """Cubic kernel of Keys with torch's a = -0.75."""
     near = (1.25 * distance - 2.25) * distance * distance + 1
     far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))

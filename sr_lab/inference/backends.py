@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from sr_lab import files
 from sr_lab.errors import ConfigError
-from sr_lab.inference.footprint import channels, min_size
 from sr_lab.layers.folding import TOLERANCE, for_inference
+from sr_lab.layers.network import colour_of, min_size_of, num_image_ch, scale_of
 
 BackendName: TypeAlias = Literal["eager", "onnxruntime", "openvino", "auto"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
@@ -128,8 +128,8 @@ class BackendNetwork(nn.Module):
                 "take network.float(), or backend=eager"
             )
         self.backend = backend
-        self.colour = getattr(network, "colour", "rgb")
-        self.scale = getattr(network, "scale", None)
+        self.colour = colour_of(network)
+        self.scale = scale_of(network)
         self.threads = torch.get_num_threads()
         self._network = [network]  # in a list: not a submodule
         graph = cache_dir / "onnx" / f"{_fingerprint(network)}.onnx"
@@ -229,7 +229,7 @@ class BackendNetwork(nn.Module):
 
 def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
     """A random LR image, not smaller than the network takes."""
-    shape = (1, channels(network), *(max(side, min_size(network)) for side in size))
+    shape = (1, num_image_ch(network), *(max(side, min_size_of(network)) for side in size))
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.inference.upscaling import upscale_batch
+from sr_lab.layers.network import min_size_of, num_image_ch, scale_of
 from sr_lab.ops.complexity import multi_adds, peak_memory
 
 _IMRESIZE_REACH = 2  # LR pixels on each side that `imresize` reads, for the chroma of a luma network
@@ -32,32 +33,24 @@ def _once_per_network(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module
     return found
 
 
-def min_size(network: nn.Module) -> int:
-    """Smallest height and width that a network takes, in LR pixels."""
-    return int(getattr(network, "min_size", 1))
-
-
-def channels(network: nn.Module) -> int:
-    """Number of channels of the images that a network takes: 1 (luma) or 3."""
-    return 1 if getattr(network, "colour", "rgb") == "y" else 3
-
-
 @_once_per_network
-def scale_of(network: nn.Module) -> int:
+def measured_scale(network: nn.Module) -> int:
     """Upscaling factor; where a network does not state it, that of a small image."""
-    stated = getattr(network, "scale", None)
-    if isinstance(stated, int):
+    stated = scale_of(network)
+    if stated is not None:
         return stated
-    side = max(min_size(network), 16)
+    side = max(min_size_of(network), 16)
     on_meta = copy.deepcopy(network).to("meta").eval()
     with torch.no_grad():
-        return int(on_meta(torch.empty(1, channels(network), side, side, device="meta")).shape[-1]) // side
+        return (
+            int(on_meta(torch.empty(1, num_image_ch(network), side, side, device="meta")).shape[-1]) // side
+        )
 
 
 @_once_per_network
 def bytes_per_pixel(network: nn.Module) -> float:
     """Peak memory for each LR pixel of a colour image, the conversion of its colours included."""
-    in_float32, scale = _ColourToDouble(copy.deepcopy(network).float()), scale_of(network)
+    in_float32, scale = _ColourToDouble(copy.deepcopy(network).float()), measured_scale(network)
     weights = sum(value.nbytes for value in [*in_float32.parameters(), *in_float32.buffers()])
     memory = peak_memory(in_float32, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
     return (memory - weights) / _SIDES[1] ** 2
@@ -77,7 +70,7 @@ class _ColourToDouble(nn.Module):
 @_once_per_network
 def is_quadratic(network: nn.Module) -> bool:
     """Whether a pixel costs more multiply-adds in a larger image, as with attention over the whole image."""
-    scale = scale_of(network)
+    scale = measured_scale(network)
     small, large = (
         multi_adds(network, scale=scale, rule="all", hr_size=(scale * side,) * 2) / side**2 for side in _SIDES
     )
@@ -93,7 +86,7 @@ def reach(network: nn.Module) -> int | None:
     distance. Strips in float64 then confirm that tiles with this overlap equal the whole, which they do not
     where a network has strides.
     """
-    exact, scale = copy.deepcopy(network).cpu().double().eval(), scale_of(network)
+    exact, scale = copy.deepcopy(network).cpu().double().eval(), measured_scale(network)
     distances = [_nan_distance(exact, axis, scale) for axis in (2, 3)]
     if None in distances:
         return None
@@ -103,8 +96,8 @@ def reach(network: nn.Module) -> int | None:
 
 def _strip(network: nn.Module, axis: int, length: int) -> Tensor:
     """A random image in float64, long along one axis and as short as the network allows on the other."""
-    short = max(min_size(network), 2)  # torch's antialiased interpolation of a single column is wrong
-    shape = [1, channels(network), short, short]
+    short = max(min_size_of(network), 2)  # torch's antialiased interpolation of a single column is wrong
+    shape = [1, num_image_ch(network), short, short]
     shape[axis] = length
     return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -128,7 +121,7 @@ def _nan_distance(network: nn.Module, axis: int, scale: int) -> int | None:
 def _equals_whole(network: nn.Module, axis: int, pixels: int, scale: int) -> bool:
     """Whether the two ends of a strip, each upscaled on its own, equal those of the whole strip."""
     for start in (5, 7):  # not a multiple of a common stride
-        length = start + 2 * (pixels + 8) + min_size(network) + 3
+        length = start + 2 * (pixels + 8) + min_size_of(network) + 3
         stop = length - start
         lr = _strip(network, axis, length)
         whole = network(lr)

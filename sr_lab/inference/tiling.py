@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.inference.footprint import bytes_per_pixel, is_quadratic, min_size, reach, scale_of
+from sr_lab.inference.footprint import bytes_per_pixel, is_quadratic, measured_scale, reach
+from sr_lab.layers.network import colour_of, min_size_of
 
 Tile: TypeAlias = int | Literal["auto", "none"]
 
@@ -20,9 +21,7 @@ ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 _FAR_OVERLAP = 24
 _FAR_ALIGN = 24  # windows of 8 pixels, pooling by 6
 _FAR_TILE = 120  # smallest side that ``auto`` takes: smaller tiles are mostly overlap
-_ATTENTION_TILE = (
-    144  # where attention over the image makes a pixel of a larger tile dearer (LBNet: 120 to 168)
-)
+_ATTENTION_TILE = 144  # best for attention over the image, where pixels of larger tiles cost more
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,14 @@ class Tiled(nn.Module):
         self.network = network
         self.tile = tile
         self.memory = memory
-        self.colour = getattr(network, "colour", "rgb")
+        self.colour = colour_of(network)
         self.note: str | None = None  # the tiles of the last image that was not taken whole
         self._like = [network if like is None else like]  # in a list: not a submodule
 
     @property
     def scale(self) -> int:
         """Upscaling factor."""
-        return scale_of(self._like[0])
+        return measured_scale(self._like[0])
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale a batch, in tiles if needed."""
@@ -158,7 +157,7 @@ class _Grid(NamedTuple):
 def _grid(network: nn.Module) -> _Grid:
     pixels = reach(network)
     overlap, align = (_FAR_OVERLAP, _FAR_ALIGN) if pixels is None else (pixels, 1)
-    return _Grid(overlap, align, max(2 * overlap, min_size(network)) + align)
+    return _Grid(overlap, align, max(2 * overlap, min_size_of(network)) + align)
 
 
 def _nearly_square(size: tuple[int, int], max_pixels: int, grid: _Grid) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import SRLabError
+from sr_lab.layers.network import colour_of
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
 from sr_lab.system.devices import exact_float32
@@ -40,7 +41,7 @@ def upscale_batch(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def _upscale(network: nn.Module, lr: Tensor) -> Tensor:
-    colour, is_grey = getattr(network, "colour", "rgb"), lr.shape[1] == 1
+    colour, is_grey = colour_of(network), lr.shape[1] == 1
     if colour == "any":
         return cast(Tensor, network(lr))
     if colour == "rgb":

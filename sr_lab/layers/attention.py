@@ -71,7 +71,7 @@ class CA(nn.Module):
         return weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels."""
+        """Weight the channels."""
         return x * self.weights(x)
 
 
@@ -109,7 +109,7 @@ class CCA(nn.Module):
         return weights
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels."""
+        """Weight the channels."""
         return x * self.weights(x)
 
 
@@ -140,7 +140,7 @@ class WSILBV(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels."""
+        """Weight the channels."""
         mean, contrast = mean_and_contrast(x)
         peak = x.amax(dim=(2, 3), keepdim=True)
         logits = self.excite((mean + contrast).to(x.dtype)) + self.excite(peak)  # (N, C, 1, 1)
@@ -161,7 +161,7 @@ class SA(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the positions."""
+        """Weight the positions."""
         described = torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
         return x * torch.sigmoid(self.conv(described))  # (N, 1, H, W)
 
@@ -201,7 +201,7 @@ class ESA(nn.Module):
     ) -> None:
         super().__init__()
         if form not in ("bsrn", "rfdn", "rlfn", "bsrn_s"):
-            raise ConfigError(f"ESA: has no such form, got form={form}; allowed: bsrn, rfdn, rlfn, bsrn_s")
+            raise ConfigError(f"ESA: unknown form, got form={form}; allowed: bsrn, rfdn, rlfn, bsrn_s")
         separable = form in ("bsrn", "bsrn_s")
         conv = partial(BSConv, pointwise_bias=form == "bsrn_s") if separable else nn.Conv2d
         strided: type[BSConv | nn.Conv2d] = BSConv if form == "bsrn" else nn.Conv2d
@@ -219,12 +219,12 @@ class ESA(nn.Module):
         self.excite = nn.Sequential(nn.Conv2d(num_squeezed, num_feat, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the positions."""
+        """Weight the positions."""
         height, width = x.shape[-2:]
         if min(height, width) < self.min_size:
             raise ConfigError(
                 f"ESA: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; enlarge the image or the patch"
+                f"got {height}x{width}; take a larger image or patch"
             )
         squeezed = self.squeeze(x)  # (N, f, H, W)
         context = self.context(self.shrink(squeezed))  # (N, f, about H/6, about W/6)
@@ -234,7 +234,7 @@ class ESA(nn.Module):
 
 
 class PA(nn.Module):
-    """Pixel attention (PAN, Zhao et al., ECCVW 2020): a 1x1 convolution weighs each channel and position.
+    """Pixel attention (PAN, Zhao et al., ECCVW 2020): a 1x1 convolution weights each channel and position.
 
     Args:
         num_feat: Channels in and out (C).
@@ -248,7 +248,7 @@ class PA(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh every value."""
+        """Weight every value."""
         return x * torch.sigmoid(self.conv(x))
 
 
@@ -284,7 +284,7 @@ class MSWA(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average over growing windows, then weigh."""
+        """Average over growing windows, then weight."""
         # 2^i c_i, halved all at once: the same values, since these are powers of two, in fewer passes.
         context, factor = x, 1
         for pool in self.pools:

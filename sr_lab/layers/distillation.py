@@ -82,7 +82,7 @@ class RFDB(nn.Module):
     ) -> None:
         super().__init__()
         if attention not in ("esa", "cca"):
-            raise ConfigError(f"RFDB: has no such attention, got attention={attention}; allowed: esa, cca")
+            raise ConfigError(f"RFDB: unknown attention, got attention={attention}; allowed: esa, cca")
         num_kept = num_feat // 2
         self.distil1 = nn.Conv2d(num_feat, num_kept, 1)
         self.distil2 = nn.Conv2d(num_feat, num_kept, 1)
@@ -100,7 +100,7 @@ class RFDB(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """Distil three times, fuse what was kept, weigh it."""
+        """Distil three times, fuse what was kept, weight it."""
         refined1 = self.act(self.refine1(x) + x)
         refined2 = self.act(self.refine2(refined1) + refined1)
         refined3 = self.act(self.refine3(refined2) + refined2)

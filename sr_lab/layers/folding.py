@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sr_lab.layers.network import min_size_of, num_image_ch
+
 TOLERANCE = 1e-5  # of an image in [0, 1], or of its largest value
 
 
@@ -33,7 +35,7 @@ def fold(network: nn.Module) -> nn.Module:
 def for_inference(network: nn.Module) -> nn.Module:
     """The network in the form that runs fastest: folded, and merged too where papers count the parts.
 
-    Beside `fold`: parts with an own ``fuse()`` (parallel kernels that are one), batch norms behind a
+    Beside `fold`: parts with an own ``fuse()`` (parallel kernels that are one), batch norms after a
     convolution of the same chain, and weight norms, whose weights are computed once instead of at each call.
     The halves of a BSConv stay apart: as one dense convolution they cost up to nine times the arithmetic.
 
@@ -85,9 +87,10 @@ def _fix_weight(module: nn.Module) -> None:
 def _same(network: nn.Module, merged: nn.Module) -> bool:
     """Whether both make the same of a random image."""
     weight = next(network.parameters())
-    side = max(24, int(getattr(network, "min_size", 1)))
-    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
-    lr = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(weight)
+    side = max(24, min_size_of(network))
+    lr = torch.rand(1, num_image_ch(network), side, side, generator=torch.Generator().manual_seed(0)).to(
+        weight
+    )
     training = {module: module.training for module in network.modules()}
     try:
         expected: Tensor = network.eval()(lr)

@@ -67,7 +67,7 @@ class AWRU(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the two and add them."""
+        """Weight the two and add them."""
         out: Tensor = self.res_scale(self.residual(x)) + self.x_scale(x)
         return out
 
@@ -92,7 +92,7 @@ class LFB(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The fused chain and the input, each weighed."""
+        """The fused chain and the input, each weighted."""
         feat = x
         stages = []
         for unit in self.units:
@@ -106,7 +106,7 @@ class LFB(nn.Module):
 class AWMS(nn.Module):
     """Adaptive weighted multi-scale convolution (AWSRN, Sec. 3.3).
 
-    Weight-normalised convolutions of several sizes side by side; the sum of their results, each with a
+    Weight-normalised convolutions of several sizes in parallel; the sum of their results, each with a
     learned factor that starts at one over their number.
 
     Args:
@@ -124,7 +124,7 @@ class AWMS(nn.Module):
         self.scales = nn.ModuleList(LearnedScale(1 / len(kernel_sizes)) for _ in kernel_sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve, weigh, add."""
+        """Convolve, weight, add."""
         branches = (scale(conv(x)) for conv, scale in zip(self.convs, self.scales, strict=True))
         out: Tensor = reduce(torch.add, branches)
         return out

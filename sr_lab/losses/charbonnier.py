@@ -7,10 +7,10 @@ from torch import Tensor, nn
 class CharbonnierLoss(nn.Module):
     """Mean of ``sqrt((sr - hr)^2 + eps^2)`` (LapSRN, Lai et al., CVPR 2017, Sec. 3.2).
 
-    L1 that is smooth at zero. The penalty is Charbonnier's (ICIP 1994).
+    An L1 loss that is smooth at zero, with the penalty of Charbonnier et al. (ICIP 1994).
 
     Args:
-        eps: Difference below which the loss bends from L1 to L2, in image units (1 is white).
+        eps: Difference below which the loss goes from L1 to L2, in image units (1 is white).
 
     Shape:
         sr and hr ``(N, C, H, W)`` -> a scalar of at least ``eps``.
@@ -26,5 +26,5 @@ class CharbonnierLoss(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Compare two batches of images of the same shape."""
-        difference = (sr - hr).float()  # eps^2 vanishes beside a difference in half precision
+        difference = (sr - hr).float()  # in half precision, eps^2 would vanish next to a difference
         return torch.sqrt(difference.square() + self.eps**2).mean()

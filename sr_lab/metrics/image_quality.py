@@ -1,4 +1,4 @@
-"""Means over a test set that come out the same on any number of devices."""
+"""Means over a test set that are the same on any number of devices."""
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ class MeanOverImages(Metric):
     """Mean of per-image PSNR or SSIM over a test set, as papers report it.
 
     torchmetrics' own PSNR pools the squared error over the set, which is up to 5 dB off; here every image
-    counts the same, whatever its size and whichever device measured it. And the mean is that of one device
-    bit for bit: each image has its place in a vector, of which every device fills its own part, so that
-    adding the vectors up is exact and the mean is taken in the order of the set.
+    counts the same, whatever its size. The mean equals that of one device bit for bit: each image has its
+    place in a vector and every device fills its own places, so that the sum of the vectors is exact and the
+    mean is taken in the order of the set.
 
     Args:
-        count: Images of the set.
+        count: Number of images in the set.
     """
 
     is_differentiable = False
@@ -31,11 +31,11 @@ class MeanOverImages(Metric):
         self.add_state("measured", torch.zeros(count, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, place: int) -> None:
-        """Add an image.
+        """Add the value of an image.
 
         Args:
             value: ``(1,)``, as `sr_lab.protocol.Protocol.measure` returns it.
-            place: Of the image in the set.
+            place: Place of the image in the set.
         """
         self.values[place] += value.double().squeeze()
         self.measured[place] += 1

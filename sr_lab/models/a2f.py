@@ -1,28 +1,29 @@
-"""A2F: Lightweight SISR Network with Attentive Auxiliary Feature Learning (Wang et al., ACCV 2020)."""
+"""A2F: Lightweight SISR Network with Attentive Auxiliary Feature Learning (Wang et al., ACCV 2020).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/wxxxxxxh/A2F-SR (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LearnedScale, WNSubpixelUpsampler, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import CA_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 
-class A2F(nn.Module):
-    """Attentive auxiliary feature network, as its authors' code builds it (github.com/wxxxxxxh/A2F-SR).
+class A2F(SRNetwork):
+    """Attentive auxiliary feature network, as its authors' code builds it.
 
-    Every block also receives what a 1x1 convolution and a channel attention make of all features so far; the
-    image itself reaches the output through one convolution.
+    Every block also gets all features so far, through a 1x1 convolution and a channel attention. The image
+    itself reaches the output through one convolution.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk; 16 in A2F-SD.
-        num_block: Number of blocks: 12 in A2F-M, in A2F-S 4, in A2F-SD 8, in A2F-L 16.
+        num_block: Number of blocks: 12 in A2F-M, 4 in A2F-S, 8 in A2F-SD, 16 in A2F-L.
         num_mid_feat: Channels inside the residuals of the blocks.
         upsampler: Factory for the tail; ``None`` builds the paper's weight-normalised sub-pixel tail.
 
@@ -33,9 +34,7 @@ class A2F(nn.Module):
         Everything is from the authors' code and settings, whose checkpoints load.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -46,9 +45,8 @@ class A2F(nn.Module):
         num_mid_feat: int = 128,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = WNSubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
@@ -58,7 +56,7 @@ class A2F(nn.Module):
         self.skip = WNSubpixelUpsampler(num_feat=3, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: what the blocks make of it, and the image itself."""
+        """Upscale lr: the blocks' features through the tail, plus the image itself."""
         image = self.image_range(lr)
         states = [self.head(image)]  # (N, C, H, W)
         for block in self.body:
@@ -67,12 +65,12 @@ class A2F(nn.Module):
 
 
 class AAFBlock(nn.Module):
-    """Attentive auxiliary feature block (A2F): identity, residual and auxiliary features, each weighed.
+    """Attentive auxiliary feature block (A2F): a weighted sum of identity, residual and auxiliary features.
 
     Args:
         num_feat: Channels in and out (C).
         num_mid_feat: Channels between the two convolutions of the residual.
-        num_state: Number of earlier features (S), the block's own input among them.
+        num_state: Number of earlier feature maps (S), including the block's own input.
 
     Shape:
         x ``(N, C, H, W)`` and states ``(N, S * C, H, W)`` -> ``(N, C, H, W)``.
@@ -90,32 +88,25 @@ class AAFBlock(nn.Module):
         self.aux_scale = LearnedScale()
 
     def forward(self, x: Tensor, states: Tensor) -> Tensor:
-        """Add the three."""
+        """The weighted sum of the three."""
         auxiliary = self.attention(self.fusion(states))
         out: Tensor = self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
         return out
 
 
-# The authors' names and ours; one of theirs is misspelt.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^(body\.\d+)\.body\.", r"\1.residual."),
-    (r"^(x|res)_scale_list\.(\d+)\.", r"body.\2.\1_scale."),
-    (r"^auxilary_scale_list\.(\d+)\.", r"body.\1.aux_scale."),
-    (r"^fusion_conv_list\.(\d+)\.0\.", r"body.\1.fusion."),
-    (r"^fusion_conv_list\.(\d+)\.1\.conv_du\.", r"body.\1.attention.excite."),
-    *WEIGHT_NORM,
+# Its authors' names; one of them is misspelt there.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "head.0": "head",
+            "body.{i}.body": "body.{i}.residual",
+            "x_scale_list.{i}": "body.{i}.x_scale",
+            "res_scale_list.{i}": "body.{i}.res_scale",
+            "auxilary_scale_list.{i}": "body.{i}.aux_scale",
+            "fusion_conv_list.{i}.0": "body.{i}.fusion",
+            "fusion_conv_list.{i}.1": ("body.{i}.attention", CA_NAMES),
+            "tail": "tail",
+            "skip": "skip",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/wxxxxxxh/A2F-SR.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``A2F``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,22 +1,23 @@
-"""A2N: Attention in Attention Network for Image Super-Resolution (Chen et al., arXiv:2104.09497)."""
+"""A2N: Attention in Attention Network for Image Super-Resolution (Chen et al., arXiv:2104.09497).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/haoyuc/A2N (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, upscaled
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import PA_TAIL_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
 
 
-class A2N(nn.Module):
-    """Attention in attention network, as its authors' code builds it (github.com/haoyuc/A2N).
+class A2N(SRNetwork):
+    """Attention in attention network, as its authors' code builds it.
 
-    PAN's trunk and tail around blocks that decide, image by image, how much of their attention to use. The
+    PAN's trunk and tail, with blocks that decide for each image how much of their attention to use. The
     defaults are A2N; A2N-M has ``plain_kernel_size=1``.
 
     Cost: at x4 72.4 G multiply-adds, 57.5 G of them in the blocks; A2N-M 60.6 G.
@@ -27,22 +28,20 @@ class A2N(nn.Module):
         num_block: Number of A2Bs.
         plain_kernel_size: Kernel of the A2Bs' branch without attention, odd.
         upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            enlarged lr is added to the output of any.
+            upscaled lr is added to the output of any.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: ``num_feat`` is too small, the kernel is even, or the paper's tail has no stages to
+        ConfigError: If ``num_feat`` is too small, the kernel is even, or the paper's tail cannot reach
             ``scale``.
 
     Note:
-        From the authors' code: everything; it works on 0..255, which its weights expect.
+        Everything is from the authors' code, which works on 0..255.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -53,9 +52,8 @@ class A2N(nn.Module):
         plain_kernel_size: int = 3,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = PAUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
@@ -65,7 +63,7 @@ class A2N(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a residual in feature space, the tail, and the enlarged image."""
+        """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -75,18 +73,18 @@ class A2N(nn.Module):
 
 
 class A2B(nn.Module):
-    """Attention in attention block (A2N): a branch with and one without attention, weighed.
+    """Attention in attention block (A2N): the weighted sum of a branch with attention and one without.
 
     Args:
         num_feat: Channels in and out (C).
         plain_kernel_size: Kernel of the branch without attention, odd.
-        temperature: Divides the logits of the two weights, which brings them near one half.
+        temperature: Divides the logits of the two weights, so that both stay near one half.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: ``num_feat`` leaves no channel to the weights, or the kernel is even.
+        ConfigError: If ``num_feat`` is below 4, or the kernel is even.
     """
 
     def __init__(self, num_feat: int, *, plain_kernel_size: int = 3, temperature: float = 30) -> None:
@@ -98,7 +96,7 @@ class A2B(nn.Module):
             )
         self.temperature = temperature
         self.entry = nn.Conv2d(num_feat, num_feat, 1, bias=False)
-        self.dropout = nn.Sequential(
+        self.adm = nn.Sequential(  # the paper's attention dropout module: it weights, and drops nothing
             nn.Linear(num_feat, num_feat // 4, bias=False),
             nn.ReLU(inplace=True),
             nn.Linear(num_feat // 4, 2, bias=False),
@@ -111,10 +109,10 @@ class A2B(nn.Module):
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run both branches, weigh them by what the image is like."""
+        """Run both branches and weight them by the means of the channels."""
         feat = self.act(self.entry(x))
-        mean = feat.float().mean(dim=(2, 3)).to(feat.dtype)  # (N, C), a sum over the image: in float32
-        weights = torch.softmax(self.dropout(mean) / self.temperature, dim=1)[..., None, None, None]
+        mean = feat.float().mean(dim=(2, 3)).to(feat.dtype)  # (N, C); sums over an image need float32
+        weights = torch.softmax(self.adm(mean) / self.temperature, dim=1)[..., None, None, None]
         mixed = self.attended(feat) * weights[:, 0] + self.plain(feat) * weights[:, 1]
         out: Tensor = self.fusion(self.act(mixed)) + x
         return out
@@ -142,39 +140,31 @@ class AttentionBranch(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the values between two convolutions."""
+        """Weight the values between two convolutions."""
         out: Tensor = self.conv2(self.conv1(x) * self.attention(x))
         return out
 
 
-# The authors' names and ours. The stages of their tail count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv_first\.", "head."),
-    (r"^AAB_trunk\.", "body."),
-    (r"^(body\.\d+)\.conv_first\.", r"\1.entry."),
-    (r"^(body\.\d+)\.conv_last\.", r"\1.fusion."),
-    (r"\.ADM\.", ".dropout."),
-    (r"\.attention\.k1\.", ".attended.attention.0."),
-    (r"\.attention\.k2\.", ".attended.attention.2."),
-    (r"\.attention\.k3\.", ".attended.conv1."),
-    (r"\.attention\.k4\.", ".attended.conv2."),
-    (r"\.non_attention\.", ".plain."),
-    (r"^trunk_conv\.", "fusion."),
-    (r"^upconv(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.1."),
-    (r"^att(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.2."),
-    (r"^HRconv(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.4."),
-    (r"^conv_last\.", "tail.last."),
+_A2B_NAMES: Names = {
+    "conv_first": "entry",
+    "ADM": "adm",
+    "attention.k1": "attended.attention.0",
+    "attention.k2": "attended.attention.2",
+    "attention.k3": "attended.conv1",
+    "attention.k4": "attended.conv2",
+    "non_attention": "plain",
+    "conv_last": "fusion",
+}
+
+# Its authors' names, and those of our own checkpoints from before ``adm`` was called so.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv_first": "head",
+            "AAB_trunk.{i}": ("body.{i}", _A2B_NAMES),
+            "trunk_conv": "fusion",
+            **PA_TAIL_NAMES,
+        }
+    ),
+    OfficialNames({"body.{i}.dropout": "body.{i}.adm"}),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/haoyuc/A2N.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``A2N``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,26 +1,27 @@
-"""AWSRN: Lightweight Image SR with Adaptive Weighted Learning Network (Wang et al., arXiv:1904.02358)."""
+"""AWSRN: Lightweight Image SR with Adaptive Weighted Learning Network (Wang et al., arXiv:1904.02358).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/ChaofWang/AWSRN (no licence stated).
+"""
 
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LFB, AWMSUpsampler, WNSubpixelUpsampler, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 
-class AWSRN(nn.Module):
-    """Adaptive weighted SR network, as its authors' code builds it (github.com/ChaofWang/AWSRN).
+class AWSRN(SRNetwork):
+    """Adaptive weighted SR network, as its authors' code builds it.
 
-    Local fusion blocks of residual units whose every sum is weighed, a tail of four convolutions of growing
-    size, and the image itself brought to output size by one convolution.
+    Local fusion blocks of residual units, where every sum has learned factors; a tail of four convolutions of
+    growing size; and the image itself, which one convolution brings to output size.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3, 4 and 8.
         num_feat: Width of the trunk; 16 in AWSRN-SD.
-        num_block: Number of LFBs: 4, in AWSRN-M 3, in AWSRN-S and AWSRN-SD 1.
+        num_block: Number of LFBs: 4 in AWSRN, 3 in AWSRN-M, 1 in AWSRN-S and AWSRN-SD.
         num_unit: AWRUs in each LFB; 8 in AWSRN-SD.
         num_mid_feat: Channels inside the AWRUs.
         upsampler: Factory for the tail; ``None`` builds the paper's AWMS with all four branches.
@@ -29,14 +30,12 @@ class AWSRN(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything is from the authors' ``awsrn.py`` and ``awsrnd.py``, which their published weights are of.
-        Their later ``awsrnv2.py`` adds the skip of an LFB to the output of its last AWRU instead of to its
-        own input; that network is another one.
+        Everything is from the authors' ``awsrn.py`` and ``awsrnd.py``, the code of their published weights.
+        Their later ``awsrnv2.py`` is another network: an LFB's skip starts at its last AWRU, not at its
+        input.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -48,9 +47,8 @@ class AWSRN(nn.Module):
         num_mid_feat: int = 128,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = AWMSUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
@@ -65,7 +63,7 @@ class AWSRN(nn.Module):
         return [unit for block in self.body for unit in block.get_submodule("units").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: what the blocks make of it, and the image itself."""
+        """Upscale lr: the blocks' features through the tail, plus the image itself."""
         image = self.image_range(lr)
         feat = self.head(image)  # (N, C, H, W)
         for block in self.body:
@@ -73,26 +71,14 @@ class AWSRN(nn.Module):
         return self.image_range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)
 
 
-# The authors' names and ours. Their AWMS names its branches by kernel size: 3, 5, 7, 9.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^(body\.\d+)\.b(\d)\.body\.", r"\1.units.\2.residual."),
-    (r"^(body\.\d+)\.b(\d)\.", r"\1.units.\2."),
-    (r"^(body\.\d+)\.reduction\.", r"\1.fusion."),
-    (r"^tail\.tail_k(\d)\.", lambda match: f"tail.0.convs.{(int(match[1]) - 3) // 2}."),
-    (r"^tail\.scale_k(\d)\.", lambda match: f"tail.0.scales.{(int(match[1]) - 3) // 2}."),
-    *WEIGHT_NORM,
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "head.0": "head",
+            "body.{i}": ("body.{i}", LFB_NAMES),
+            "tail": ("tail.0", AWMS_NAMES),
+            "skip": "skip",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/ChaofWang/AWSRN.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``AWSRN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

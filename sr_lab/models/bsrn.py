@@ -1,7 +1,10 @@
-"""BSRN: Blueprint Separable Residual Network for Efficient Image SR (Li et al., CVPRW 2022)."""
+"""BSRN: Blueprint Separable Residual Network for Efficient Image SR (Li et al., CVPRW 2022).
+
+Authors' code: github.com/xiaom233/BSRN (MIT).
+"""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +12,20 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import BSConv
-from sr_lab.ops.renaming import ESA_KEYS, KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 _NUM_COPIES = 4
 
 
-class BSRN(nn.Module):
-    """Blueprint separable residual network, as its authors' code builds it (github.com/xiaom233/BSRN).
+class BSRN(SRNetwork):
+    """Blueprint separable residual network, as its authors' code builds it.
 
-    RFDN on blueprint separable convolutions, with the image stacked four times in front of the head. The
-    defaults are BSRN; BSRN-S, first in model complexity at NTIRE 2022, has ``form="bsrn_s"``, ``num_feat=48``
-    and ``num_block=5``.
+    RFDN with blueprint separable convolutions; the head sees four copies of the image. The defaults are BSRN;
+    BSRN-S, the winner of NTIRE 2022's model complexity track, has ``form="bsrn_s"``, ``num_feat=48`` and
+    ``num_block=5``.
 
     Cost: at x4 19.4 G multiply-adds, 15.6 G of them in the blocks; BSRN-S 8.5 G.
 
@@ -40,12 +44,11 @@ class BSRN(nn.Module):
             ``forward``, if lr is too small.
 
     Note:
-        From the authors' code, whose checkpoints of BSRN load: everything.
+        Everything is from the authors' code, whose checkpoints of BSRN load.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = ESA.min_size
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+    min_size = ESA.min_size
+    multi_adds_rule = "torchinfo"
 
     def __init__(
         self,
@@ -56,12 +59,11 @@ class BSRN(nn.Module):
         form: Literal["bsrn", "bsrn_s"] = "bsrn",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if form not in ("bsrn", "bsrn_s"):
-            raise ConfigError(f"BSRN: has no such form, got form={form}; allowed: bsrn, bsrn_s")
+            raise ConfigError(f"BSRN: unknown form, got form={form}; allowed: bsrn, bsrn_s")
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         pointwise_bias = form == "bsrn_s"
-        self.scale = scale
         self.head = BSConv(3 * _NUM_COPIES, num_feat, pointwise_bias=pointwise_bias)
         self.body = nn.ModuleList(ESDB(num_feat, form=form) for _ in range(num_block))
         self.fusion = nn.Sequential(
@@ -72,7 +74,7 @@ class BSRN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of all blocks are fused, then the tail."""
+        """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -89,8 +91,8 @@ class ESDB(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        form: ``bsrn`` weighs the channels by a CCA; ``bsrn_s`` by a ``ChannelScale``, and gives its BSConvs a
-            bias in each half.
+        form: ``bsrn`` weights the channels by a CCA. ``bsrn_s`` has a ``ChannelScale`` instead, and a bias in
+            both halves of a BSConv.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
@@ -113,7 +115,7 @@ class ESDB(nn.Module):
         self.cca = CCA(num_feat) if form == "bsrn" else ChannelScale(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Distil three times, fuse what was kept, weigh positions and channels."""
+        """Distil three times, fuse the kept features, weight positions and channels."""
         refined1 = self.act(self.refine1(x) + x)
         refined2 = self.act(self.refine2(refined1) + refined1)
         refined3 = self.act(self.refine3(refined2) + refined2)
@@ -124,7 +126,7 @@ class ESDB(nn.Module):
 
 
 class ChannelScale(nn.Module):
-    """One learned factor for each channel, then a 1x1 convolution: BSRN-S's place-holder of a CCA.
+    """One learned factor for each channel, then a 1x1 convolution: BSRN-S's stand-in for a CCA.
 
     Args:
         num_feat: Channels in and out (C).
@@ -139,42 +141,53 @@ class ChannelScale(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels, then mix them."""
+        """Weight the channels, then mix them."""
         out: Tensor = self.conv(x * self.weight)
         return out
 
 
-# The authors' names and ours. Their blocks count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"\.pw\.", ".pointwise."),
-    (r"\.dw\.", ".depthwise."),
-    (r"^fea_conv\.", "head."),
-    (r"^B(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.c([1-3])_d\.", r"\1.distil\2."),
-    (r"^(body\.\d+)\.c([1-3])_r\.", r"\1.refine\2."),
-    (r"^(body\.\d+)\.c4\.", r"\1.distil4."),
-    (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
-    *ESA_KEYS,
-    (r"\.cca\.conv_du\.", ".cca.excite."),
-    (r"\.cw$", ".cca.weight"),
-    (r"\.conv_out\.", ".cca.conv."),
-    (r"^c1\.", "fusion.0."),
-    (r"^c2\.", "fusion.2."),
-    (r"^upsampler\.upsampleOneStep\.", "tail."),
+_BSCONV_NAMES: Names = {"pw": "pointwise", "dw": "depthwise"}
+
+# In ESA every 3x3 is a BSConv; BSRN-S has a plain one that strides.
+_ESA_NAMES: Names = {
+    "conv1": "squeeze",
+    "conv2.pw": "shrink.0.pointwise",
+    "conv2.dw": "shrink.0.depthwise",
+    "conv2": "shrink.0",
+    "conv_max": ("context.0", _BSCONV_NAMES),
+    "conv3": ("context.2", _BSCONV_NAMES),
+    "conv3_": ("context.4", _BSCONV_NAMES),
+    "conv_f": "skip",
+    "conv4": "excite.0",
+}
+
+_ESDB_NAMES: Names = {
+    "c4": ("distil4", _BSCONV_NAMES),
+    "c5": "fusion",
+    "c{j}_d": "distil{j}",
+    "c{j}_r": ("refine{j}", _BSCONV_NAMES),
+    "esa": ("esa", _ESA_NAMES),
+    "cca.conv_du": "cca.excite",
+    "cw": "cca.weight",
+    "conv_out": "cca.conv",
+}
+
+
+def _as_convolutions(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """BSRN-S has linear layers over the channels where the network here has 1x1 convolutions."""
+    return {name: value[..., None, None] if value.ndim == 2 else value for name, value in state.items()}
+
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "fea_conv": ("head", _BSCONV_NAMES),
+            "B{i+1}": ("body.{i}", _ESDB_NAMES),
+            "c1": "fusion.0",
+            "c2": ("fusion.2", _BSCONV_NAMES),
+            "upsampler.upsampleOneStep": "tail",
+        },
+        prepare=_as_convolutions,
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/xiaom233/BSRN.
-
-    BSRN-S's linear layers over the channels become 1x1 convolutions.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``BSRN``.
-    """
-    renamed = rename(state, _OFFICIAL_KEYS)
-    return {name: value[..., None, None] if value.ndim == 2 else value for name, value in renamed.items()}

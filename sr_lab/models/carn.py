@@ -1,24 +1,27 @@
-"""CARN: Fast, Accurate, and Lightweight SR with Cascading Residual Network (Ahn et al., ECCV 2018)."""
+"""CARN: Fast, Accurate, and Lightweight SR with Cascading Residual Network (Ahn et al., ECCV 2018).
 
-from collections.abc import Iterable, Mapping
+Authors' code: github.com/nmhkahn/CARN-pytorch (MIT).
+"""
+
+from collections.abc import Iterable
 from functools import partial
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, without_mean_shift
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
-from sr_lab.upsamplers.stepwise import StepwiseUpsampler, steps_to
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
-class CARN(nn.Module):
-    """Cascading residual network, as its authors' code builds it (github.com/nmhkahn/CARN-pytorch).
+class CARN(SRNetwork):
+    """Cascading residual network, as its authors' code builds it.
 
-    Blocks cascade, and so do the residual units inside a block: after each, a 1x1 convolution fuses
-    everything so far. The defaults are CARN; CARN-M has ``groups=4`` and ``recursive=True``.
+    Blocks cascade, and so do the residual units inside a block: after each of them, a 1x1 convolution fuses
+    all features so far. The defaults are CARN; CARN-M has ``groups=4`` and ``recursive=True``.
 
     Cost: at x4 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
     32.5 G.
@@ -30,7 +33,7 @@ class CARN(nn.Module):
         groups: Makes the units efficient residual blocks, whose 3x3 convolutions, and the paper's tail, have
             this many groups; ``None``: plain units and tail.
         recursive: Whether the three units of a cascading block share their weights.
-        upsampler: Factory for the tail; ``None`` builds the paper's: EDSR's with a ReLU before each shuffle.
+        upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's with a ReLU before each shuffle.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -40,13 +43,11 @@ class CARN(nn.Module):
 
     Note:
         The paper counts one network for all scales, with three tails: 1592 K for CARN. This one has the tail
-        of its scale only. From the authors' code: the groups in CARN-M's tail, where an earlier version of it
-        had 1x1 convolutions.
+        of its scale only. The groups in CARN-M's tail are from the authors' code, whose earlier version had
+        1x1 convolutions there.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class CARN(nn.Module):
         recursive: bool = False,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if groups is not None and (groups < 1 or num_feat % groups):
             raise ConfigError(
                 f"CARN: cannot split num_feat={num_feat} channels into groups={groups}; "
@@ -67,7 +68,6 @@ class CARN(nn.Module):
         make_tail = (
             partial(StepwiseUpsampler, act=True, groups=groups or 1) if upsampler is None else upsampler
         )
-        self.scale = scale
         self.image_range = ImageRange()
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
@@ -82,19 +82,19 @@ class CARN(nn.Module):
         return [unit for block in self.body for unit in block.get_submodule("units").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the cascade of blocks, then the tail; there is no long skip."""
+        """Upscale lr: the cascade of blocks, then the tail; there is no long skip."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         sr: Tensor = self.tail(_cascade(shallow, self.body, self.fusions))  # (N, 3, rH, rW)
         return self.image_range.restore(sr)
 
 
 class CascadingBlock(nn.Module):
-    """Cascading block: three residual units, each followed by a fusion of everything so far.
+    """Cascading block: three residual units, each followed by a fusion of all features so far.
 
     Args:
         num_feat: Channels in and out.
         groups: See ``CARN``.
-        recursive: Whether the three units are one.
+        recursive: Whether the three units share their weights.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same.
@@ -109,12 +109,12 @@ class CascadingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The cascade of the units."""
-        uses = len(self.fusions) // len(self.units)  # three of a shared unit
+        uses = len(self.fusions) // len(self.units)  # 3 if the unit is shared, else 1
         return _cascade(x, list(self.units) * uses, self.fusions)
 
 
 class ResidualUnit(nn.Module):
-    """Residual block with an activation behind the sum; with groups the paper's efficient residual block.
+    """Residual block with an activation after the sum; with groups, the paper's efficient residual block.
 
     Args:
         num_feat: Channels in and out.
@@ -142,7 +142,7 @@ class ResidualUnit(nn.Module):
 
 
 def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
-    """The 1x1 convolutions of a cascade; the k-th sees its input and the outputs of k blocks."""
+    """The 1x1 convolutions of a cascade; the k-th sees the input and the outputs of k blocks."""
     return nn.ModuleList(
         nn.Sequential(nn.Conv2d((k + 1) * num_feat, num_feat, 1), nn.ReLU(inplace=True))
         for k in range(1, number + 1)
@@ -150,7 +150,7 @@ def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
 
 
 def _cascade(x: Tensor, blocks: Iterable[nn.Module], fusions: nn.ModuleList) -> Tensor:
-    """Each block sees the last fusion, each fusion the input and all blocks before it."""
+    """Each block sees the last fusion; each fusion sees the input and all blocks so far."""
     stages = out = x
     for block, fusion in zip(blocks, fusions, strict=True):
         stages = torch.cat((stages, block(out)), dim=1)
@@ -158,29 +158,21 @@ def _cascade(x: Tensor, blocks: Iterable[nn.Module], fusions: nn.ModuleList) -> 
     return out
 
 
-# The authors' names and ours. They count from 1, and name blocks and the units inside them alike.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^entry\.", "head."),
-    (r"^c(\d+)\.body\.", lambda match: f"fusions.{int(match[1]) - 1}."),
-    (r"^b(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"(?<=\d)\.c(\d+)\.body\.", lambda match: f".fusions.{int(match[1]) - 1}."),
-    (r"(?<=\d)\.b(\d+)\.body\.", lambda match: f".units.{int(match[1]) - 1}.residual."),
+_CASCADE_NAMES: Names = {"c{i+1}.body": "fusions.{i}"}
+
+_NAMES: Names = {
+    "entry": "head",
+    "b{i+1}": ("body.{i}", {"b{j+1}.body": "units.{j}.residual", **_CASCADE_NAMES}),
+    **_CASCADE_NAMES,
+    "exit": "tail.{t-1}",
+}
+
+# The names of its authors' networks for one scale, and for all of them, of which one tail is kept.
+OFFICIAL_NAMES = (
+    OfficialNames({**_NAMES, "upsample.up.body": "tail"}, {"t": "tail"}, partial(without_mean_shift, gain=1)),
+    OfficialNames(
+        {**_NAMES, "upsample.up{r}.body": "tail", "upsample": None},
+        {"t": "tail"},
+        partial(without_mean_shift, gain=1),
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/nmhkahn/CARN-pytorch, CARN or CARN-M.
-
-    Args:
-        state: Tensors under the authors' names, of a network for one scale or for all.
-        scale: Upscaling factor of the network: of a network for all scales this one's tail is kept.
-
-    Returns:
-        The tensors under the names of ``CARN``, without the frozen mean shifts and the other tails.
-    """
-    tail: tuple[KeyRule, ...] = (
-        (rf"^upsample\.up({scale})?\.body\.", "tail."),
-        (r"^upsample\.", None),
-        (r"^exit\.", f"tail.{3 * len(steps_to(scale))}."),
-    )
-    return rename(without_mean_shift(state, gain=1), (*_OFFICIAL_KEYS, *tail))

@@ -1,43 +1,43 @@
-"""ECBSR: Edge-oriented Convolution Block for Real-time SR on Mobile Devices (Zhang et al., ACM MM 2021)."""
+"""ECBSR: Edge-oriented Convolution Block for Real-time SR on Mobile Devices (Zhang et al., ACM MM 2021).
 
-import re
-from collections.abc import Mapping
+Authors' code: github.com/xindongzhang/ECBSR (no licence stated).
+"""
+
 from functools import partial
-from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange, upscaled
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.reparam import EdgeConv, Kernel, RepConv
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import EDGE_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 
-class ECBSR(nn.Module):
+class ECBSR(SRNetwork):
     """Plain chain of edge-oriented convolution blocks on the luma, for mobile devices.
 
-    Folded it is a stack of 3x3 convolutions with PReLUs between them, and nothing else to keep in memory.
+    Folded, it is a stack of 3x3 convolutions and PReLUs, with nothing else to keep in memory.
 
     Args:
         scale: Upscaling factor r; the paper has 2 and 4.
         num_feat: Width of the trunk (C): 8, 16, 32 or 64.
         num_block: Number of ECBs between the first and the last (M): 4, 10 or 16.
-        identity: Gives the ECBs an identity branch where they keep the number of channels; off in the
-            authors' configurations.
+        identity: Adds an identity branch to the ECBs that keep the number of channels; off in the authors'
+            configurations.
         upsampler: Factory for the tail; ``None`` builds the paper's ECB and pixel shuffle.
 
     Shape:
         lr ``(N, 1, H, W)`` in [0, 1] -> sr ``(N, 1, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: works in 0..255; the image is added to every channel before the shuffle,
-        which is its nearest-neighbour enlargement. The 596 K and 137.3 G that are printed for the default at
-        x2 fit one value more for each channel of each PReLU than the 594.9 K here (so do those at x4).
+        From the authors' code: the range of 0..255, and the image that is added to every channel before the
+        shuffle, which is nearest-neighbour upscaling. The printed 596 K and 137.3 G at x2 fit one more value
+        for each channel of each PReLU than the 594.9 K here; so do those at x4.
     """
 
-    colour: ClassVar[str] = "y"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+    colour = "y"
+    multi_adds_rule = "torchinfo"
 
     def __init__(
         self,
@@ -48,9 +48,8 @@ class ECBSR(nn.Module):
         identity: bool = False,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = partial(ECBUpsampler, identity=identity) if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(mean=(0.0,), gain=255)
         self.head = nn.Sequential(ECB(1, num_feat, identity=identity), nn.PReLU(num_feat))
         self.body = nn.ModuleList(
@@ -60,7 +59,7 @@ class ECBSR(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=1, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: one block after the other, and the image beside them."""
+        """Upscale lr: the chain of blocks, plus the upscaled image."""
         feat = self.head(self.image_range(lr))  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
@@ -74,7 +73,7 @@ class ECB(RepConv):
     Args:
         num_in_ch: Channels in.
         num_out_ch: Channels out; the wide branch has twice as many inside.
-        identity: Adds the input where the number of channels stays.
+        identity: Adds the input if the number of channels stays.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -120,41 +119,28 @@ class ECBUpsampler(nn.Sequential):
         super().__init__(ECB(num_feat, num_out_ch * scale**2, identity=identity), nn.PixelShuffle(scale))
 
 
-# The authors' names of an ECB's branches and ours. The edge filters are constants here.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"\.mask$", None),
-    (r"\.act\.", ".1."),
-    (r"\.conv1x1_3x3\.([kb])0$", r".0.expand.\1"),
-    (r"\.conv1x1_3x3\.([kb])1$", r".0.reduce.\1"),
-    (r"\.conv1x1_sbx\.", ".0.sobel_x."),
-    (r"\.conv1x1_sby\.", ".0.sobel_y."),
-    (r"\.conv1x1_lpl\.", ".0.laplacian."),
-    (r"\.([kb])0$", r".conv.\1"),
-    (r"\.k$", ".weight"),
-    (r"\.b$", ".bias"),
-    (r"\.scale$", ".strength"),
-)
+_TRAINED_NAMES: Names = {
+    "conv3x3": "0.conv",
+    "conv1x1_3x3.k0": "0.expand.weight",
+    "conv1x1_3x3.b0": "0.expand.bias",
+    "conv1x1_3x3.k1": "0.reduce.weight",
+    "conv1x1_3x3.b1": "0.reduce.bias",
+    "conv1x1_sbx": ("0.sobel_x", EDGE_NAMES),
+    "conv1x1_sby": ("0.sobel_y", EDGE_NAMES),
+    "conv1x1_lpl": ("0.laplacian", EDGE_NAMES),
+    "act": "1",
+}
+_FOLDED_NAMES: Names = {"conv3x3": "0.folded", "act": "1"}
 
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/xindongzhang/ECBSR.
-
-    Args:
-        state: Tensors under the authors' names, of their ``ECBSR`` or of the ``PlainSR`` that it folds into.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``ECBSR``, folded if they are of a ``PlainSR``.
-    """
-    stages = [int(match[1]) for name in state if (match := re.match(r"backbone\.(\d+)\.", name))]
-    trained = any(".conv1x1_3x3." in name for name in state)
-
-    def part(match: re.Match[str]) -> str:
-        stage = int(match[1])
-        return "head." if stage == 0 else "tail." if stage == max(stages) else f"body.{stage - 1}."
-
-    rules: tuple[KeyRule, ...] = (
-        (r"^backbone\.(\d+)\.", part),
-        (r"\.conv3x3\.", ".0.conv." if trained else ".0.folded."),
+# The names of its authors' ``ECBSR`` and of the ``PlainSR`` that it folds into.
+OFFICIAL_NAMES = tuple(
+    OfficialNames(
+        {
+            "backbone.0": ("head", stage),
+            "backbone.{n+1}": ("tail", stage),
+            "backbone.{i+1}": ("body.{i}", stage),
+        },
+        {"n": "body"},
     )
-    return rename(state, rules + _OFFICIAL_KEYS)
+    for stage in (_TRAINED_NAMES, _FOLDED_NAMES)
+)

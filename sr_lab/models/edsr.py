@@ -1,21 +1,24 @@
-"""EDSR: Enhanced Deep Residual Networks for Single Image SR (Lim et al., CVPRW 2017)."""
+"""EDSR: Enhanced Deep Residual Networks for Single Image SR (Lim et al., CVPRW 2017).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/sanghyun-son/EDSR-PyTorch (MIT).
+"""
+
+from functools import partial
 
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange, without_mean_shift
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.residual import ResidualBlock
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import BASICSR_NAMES, EDSR_TAIL_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
-from sr_lab.upsamplers.stepwise import StepwiseUpsampler, steps_to
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
-class EDSR(nn.Module):
-    """Enhanced deep residual network, as its authors' code builds it (github.com/sanghyun-son/EDSR-PyTorch).
+class EDSR(SRNetwork):
+    """Enhanced deep residual network, as its authors' code builds it.
 
-    The defaults are the baseline, which lightweight networks are compared with. The full EDSR has 256
+    The defaults are EDSR-baseline, with which lightweight networks are compared. The full EDSR has 256
     channels, 32 blocks and a ``res_scale`` of 0.1.
 
     Cost: at x4 114.2 G multiply-adds, 67.9 G of them in the blocks and 42.5 G in the tail's steps; the full
@@ -26,18 +29,16 @@ class EDSR(nn.Module):
         num_feat: Width of the trunk (F).
         num_block: Number of residual blocks (B).
         res_scale: Factor of each block's residual; below 1 it steadies the training of wide networks.
-        upsampler: Factory for the tail; ``None`` builds the paper's, which enlarges in steps.
+        upsampler: Factory for the tail; ``None`` builds the paper's, which upscales in steps.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the range of 255 around DIV2K's mean, and the convolution behind the blocks.
+        From the authors' code: the range of 255 around DIV2K's mean, and the convolution after the blocks.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -48,9 +49,8 @@ class EDSR(nn.Module):
         res_scale: float = 1.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = StepwiseUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(ResidualBlock(num_feat, res_scale=res_scale) for _ in range(num_block))
@@ -58,7 +58,7 @@ class EDSR(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: blocks in series around a global skip, then the tail."""
+        """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -67,36 +67,17 @@ class EDSR(nn.Module):
         return self.image_range.restore(sr)
 
 
-# The authors' names and ours: their Sequentials number the layers, the convolution behind the blocks as well.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^body\.\d+\.(weight|bias)$", r"fusion.\1"),
-    (r"^(body\.\d+)\.body\.0\.", r"\1.conv1."),
-    (r"^(body\.\d+)\.body\.2\.", r"\1.conv2."),
+# Its authors' names, which number the convolution after the blocks as one of them, and BasicSR's.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "head.0": "head",
+            "body.{n}": "fusion",
+            "body.{i}": ("body.{i}", {"body.0": "conv1", "body.2": "conv2"}),
+            **EDSR_TAIL_NAMES,
+        },
+        {"n": "body", "t": "tail"},
+        partial(without_mean_shift, gain=255),
+    ),
+    OfficialNames({**BASICSR_NAMES, "body": "body"}, {"t": "tail"}),
 )
-
-# BasicSR's names (github.com/XPixelGroup/BasicSR); its blocks are named as ours.
-_BASICSR_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv_first\.", "head."),
-    (r"^conv_after_body\.", "fusion."),
-    (r"^upsample\.", "tail."),
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/sanghyun-son/EDSR-PyTorch, or of BasicSR's EDSR.
-
-    Args:
-        state: Tensors under the authors' or BasicSR's names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network, which tells where its tail ends.
-
-    Returns:
-        The same tensors under the names of ``EDSR``, without the frozen mean shifts.
-    """
-    last = f"tail.{2 * len(steps_to(scale))}."
-    tail: tuple[KeyRule, ...] = (
-        (r"^tail\.1\.", last),
-        (r"^tail\.0\.(\d+\.)", r"tail.\1"),
-        (r"^conv_last\.", last),
-    )
-    return rename(without_mean_shift(state, gain=255), (*tail, *_BASICSR_KEYS, *_OFFICIAL_KEYS))

@@ -1,26 +1,30 @@
-"""Shallow EDSR: the baseline of Table 1 of "Two Strategies Toward Lightweight Image SR" (Du et al.)."""
+"""Shallow EDSR: the baseline of Table 1 of "Two Strategies Toward Lightweight Image SR" (Du et al.).
 
-from typing import ClassVar, Literal
+Built from the paper; no authors' code was at hand.
+"""
+
+from typing import Literal
 
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, CCA, ESA, SA
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.residual import ResidualBlock
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class ShallowEDSR(nn.Module):
-    """EDSR with 8 blocks, no convolution behind them and a sub-pixel tail, to compare attentions on.
+class ShallowEDSR(SRNetwork):
+    """EDSR with 8 blocks, no convolution after them and a sub-pixel tail, for comparing attentions.
 
     Args:
         scale: Upscaling factor r; the paper has 4.
         num_feat: Width of the trunk, at least 16 with ``ca`` and ``cca``.
         num_block: Number of residual blocks.
-        attention: What weighs a residual before it is added: channel attention (``ca``), contrast-aware
-            channel attention (``cca``), spatial attention (``sa``), enhanced spatial attention (``esa``).
+        attention: Weights each residual before it is added: channel attention (``ca``), contrast-aware
+            channel attention (``cca``), spatial attention (``sa``) or enhanced spatial attention (``esa``).
         share_attention: Whether all blocks use one attention module; off, each has its own.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail.
 
@@ -29,19 +33,18 @@ class ShallowEDSR(nn.Module):
         ``esa``.
 
     Raises:
-        ConfigError: If ``attention`` is unknown, or ``share_attention`` is off and there is none to share; in
-            ``forward``, if lr is too small.
+        ConfigError: If ``attention`` is unknown, or ``share_attention`` is off without an attention;
+            in ``forward``, if lr is too small.
 
     Note:
         Stated: 8 blocks. Fitted to the printed 620 K: width, tail, and that no convolution follows the
-        blocks. The counts of the attentions (620 to 622 K) are those of one module, their run times (CA
-        +94 %) those of one in every block: shared weights explain both. ESA's 622 K need C // 16 channels
-        inside, where its paper has C // 4. Inferred: the range, EDSR's; the attention's place, RCAN's.
+        blocks. The printed sizes of the attentions (620 to 622 K) are those of one module, the run times
+        (CA +94 %) those of one in every block: shared weights explain both. ESA's 622 K need C // 16 channels
+        inside, where its paper has C // 4. Inferred: EDSR's range, and RCAN's place for the attention.
     """
 
-    colour: ClassVar[str] = "rgb"
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    min_size: int = 1  # without ESA
+    multi_adds_rule = "conv"
+    min_size = 1  # without ESA
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class ShallowEDSR(nn.Module):
         share_attention: bool = True,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if attention == "none" and not share_attention:
             raise ConfigError(
                 "edsr_shallow: share_attention=false has nothing to act on with attention=none; "
@@ -66,14 +69,13 @@ class ShallowEDSR(nn.Module):
             if share_attention
             else [_make_attention(attention, num_feat) for _ in range(num_block)]
         )
-        self.scale = scale
         self.image_range = ImageRange(gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(ResidualBlock(num_feat, attention=part) for part in attentions)
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: blocks in series around a global skip, then the tail."""
+        """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -95,5 +97,5 @@ def _make_attention(attention: str, num_feat: int) -> nn.Module | None:
         case "esa":
             return ESA(num_feat, num_squeezed=max(1, num_feat // 16), form="rfdn")
     raise ConfigError(
-        f"edsr_shallow: has no such attention, got attention={attention}; allowed: none, ca, cca, sa, esa"
+        f"edsr_shallow: unknown attention, got attention={attention}; allowed: none, ca, cca, sa, esa"
     )

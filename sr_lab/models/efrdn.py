@@ -1,6 +1,9 @@
-"""EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024)."""
+"""EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024).
 
-from typing import ClassVar, Literal
+Built from the paper; no authors' code was at hand.
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
 from sr_lab.layers.image import DIV2K_MEAN
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.reparam import Kernel
 from sr_lab.layers.transformer import ET
@@ -17,7 +21,7 @@ from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class EFRDN(nn.Module):
+class EFRDN(SRNetwork):
     """Efficient feature reuse distillation network (EFRDN, Fig. 1, Eqs. 1 to 9).
 
     Four distillation modules, then two transformers over 3x3 patches; in either part every layer sees the sum
@@ -70,9 +74,8 @@ class EFRDN(nn.Module):
         ``.half()`` overflows; ``.bfloat16()`` does not.
     """
 
-    colour: ClassVar[str] = "rgb"
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    min_size: int = ESA.min_size  # of the published network; 1 without ESA
+    multi_adds_rule = "conv"
+    min_size = ESA.min_size  # of the published network; 1 without ESA
     rgb_mean: Tensor
 
     def __init__(
@@ -100,7 +103,7 @@ class EFRDN(nn.Module):
         rgb_range: float = 255.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat < 16 or num_feat % 8 != 0:
             raise ConfigError(f"EFRDN: num_feat has to be a multiple of 8 of at least 16, got {num_feat}")
         if num_block < 1:
@@ -115,7 +118,7 @@ class EFRDN(nn.Module):
                 f"effb={effb}, cc={cc}; drop them or take fflb=true"
             )
         if block not in ("acdm", "imdb", "rfdb"):
-            raise ConfigError(f"EFRDN: has no such block, got block={block}; allowed: acdm, imdb, rfdb")
+            raise ConfigError(f"EFRDN: unknown block, got block={block}; allowed: acdm, imdb, rfdb")
         if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
             raise ConfigError(
                 f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
@@ -163,7 +166,7 @@ class EFRDN(nn.Module):
         self.shallow_tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_r,2
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr, Eqs. 1 to 8."""
+        """Upscale lr, Eqs. 1 to 8."""
         shallow = self.head((lr - self.rgb_mean) * self.rgb_range)  # F_S (N, C, H, W), Eq. 1
         feat = total = shallow
         for k, conv in enumerate(self.convs):
@@ -262,7 +265,7 @@ class ACRB(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        Inferred: one batch norm, behind the sum; only Table 3 names it. LeakyReLU of slope 0.05.
+        Inferred: one batch norm, after the sum; only Table 3 names it. LeakyReLU of slope 0.05.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -275,7 +278,7 @@ class ACRB(nn.Module):
         self.is_fused = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Three kernels side by side around one residual."""
+        """Three kernels in parallel around one residual."""
         feat = self.square(x) if self.is_fused else self.row(x) + self.square(x) + self.column(x)
         out: Tensor = x + self.act(self.norm(feat))
         return out
@@ -346,7 +349,7 @@ class FFLB(nn.Module):
 
 
 class CC(nn.Module):
-    """Combination coefficient (LatticeNet, Luo et al., TPAMI 2023; EFRDN, Fig. 4): weighs the channels.
+    """Combination coefficient (LatticeNet, Luo et al., TPAMI 2023; EFRDN, Fig. 4): weights the channels.
 
     ``x * (MLP(mean of x) + MLP(standard deviation of x)) / 2``
 
@@ -370,7 +373,7 @@ class CC(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels."""
+        """Weight the channels."""
         statistics = torch.cat(mean_and_contrast(x)).to(x.dtype)  # (2N, C, 1, 1)
         weights = self.mlp(statistics).unflatten(0, (2, -1)).mean(dim=0)  # (N, C, 1, 1)
         out: Tensor = x * weights
@@ -428,7 +431,7 @@ class EFFB(nn.Module):
 
     Note:
         The text has three GCRBs, the printed counts room for the weights of two. Inferred: the chain, the sum
-        with the third output, convolutions in four groups behind an interleaving of their inputs.
+        with the third output, convolutions in four groups after an interleaving of their inputs.
     """
 
     def __init__(self, num_feat: int, *, mode: Literal["tied", "three", "two"] = "tied") -> None:
@@ -484,11 +487,11 @@ class MSCC(nn.Module):
 class SelfCalibrated(nn.Module):
     """Self-calibrated convolution with spatial or channel attention (EFRDN, Fig. 2: SCSA, SCCA).
 
-    Half of the channels is weighed, the other half convolved; a 3x3 merges them, and the input is added.
+    Half of the channels is weighted, the other half convolved; a 3x3 merges them, and the input is added.
 
     Args:
         num_feat: Channels in and out (C).
-        attention: Weighs the C/2 channels of the left half.
+        attention: Weights the C/2 channels of the left half.
 
     Shape:
         ``(N, C, H, W)`` -> the same.

@@ -1,7 +1,7 @@
-"""ESRT: Transformer for Single Image Super-Resolution (Lu et al., CVPRW 2022)."""
+"""ESRT: Transformer for Single Image Super-Resolution (Lu et al., CVPRW 2022).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/luissen/ESRT (MIT).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,20 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.transformer import ET
 from sr_lab.layers.weighted import LearnedScale
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import CA_NAMES, EDSR_TAIL_NAMES, ET_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
-class ESRT(nn.Module):
-    """Efficient SR transformer, as its authors' code builds it (github.com/luissen/ESRT).
+class ESRT(SRNetwork):
+    """Efficient SR transformer, as its authors' code builds it.
 
-    A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches;
-    a second tail enlarges the shallow features.
+    A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches.
+    A second tail upscales the shallow features.
 
     Cost: at x4 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
     transformer, whose attention products grow with the square of the image.
@@ -31,7 +32,7 @@ class ESRT(nn.Module):
         num_feat: Width of the trunk (C), even.
         num_block: Number of HPBs.
         num_head: Heads of the attention.
-        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        num_segment: Segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Squeeze of the tokens before queries, keys and values are made.
         upsampler: Factory for both tails; ``None`` builds the paper's, EDSR's.
 
@@ -43,13 +44,12 @@ class ESRT(nn.Module):
             small.
 
     Note:
-        The source is the authors' code. A learned scale in each of its ARFBs has no effect: left out, so that
-        there are 12 parameters fewer. Its second tail ends in a ReLU and, natively, has no last bias.
+        The source is the authors' code. Each of its ARFBs has a learned scale without effect, which is left
+        out here (12 parameters fewer). Its second tail ends in a ReLU and has no last bias.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 2  # of the pooling in an HPB
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = 2  # of the pooling in an HPB
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -62,9 +62,8 @@ class ESRT(nn.Module):
         attention_reduction: int = 2,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = StepwiseUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(HPB(num_feat) for _ in range(num_block))
         self.fusion = nn.Conv2d(num_block * num_feat, num_feat, 3, padding=1)
@@ -88,12 +87,12 @@ class ESRT(nn.Module):
             self.shallow_tail[-1].register_parameter("bias", None)  # as the authors have it
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: CNN backbone, transformer, two tails."""
+        """Upscale lr: CNN backbone, transformer, two tails."""
         height, width = lr.shape[-2:]
         if min(height, width) < self.min_size:
             raise ConfigError(
                 f"ESRT: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; enlarge the image or the patch"
+                f"got {height}x{width}; take a larger image or patch"
             )
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
@@ -112,7 +111,7 @@ class ESRT(nn.Module):
 
 
 class HPB(nn.Module):
-    """High preserving block: the low frequencies are refined at half size, the high ones beside them.
+    """High preserving block: refines the low frequencies at half size, and the high ones at full size.
 
     Args:
         num_feat: Channels in and out (C), even.
@@ -154,7 +153,7 @@ def _resized(low: Tensor, x: Tensor) -> Tensor:
 
 
 class ARFB(nn.Module):
-    """Adaptive residual feature block: two residual units, joined, weighed and convolved.
+    """Adaptive residual feature block: two residual units, joined, weighted and convolved.
 
     Args:
         num_feat: Channels in and out (C), even.
@@ -212,57 +211,52 @@ class ResidualUnit(nn.Module):
         return out
 
 
-# The authors' names and ours. Their "alise" (1x1 or 3x3 behind a join) means another layer at each level.
-_ARFB = r"^(body\.\d+\.(?:encoder|low|high|fusion\.3)\.)"
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^reduce\.", "last."),
-    (r"^body\.0\.reduce\.", "fusion."),
-    (r"^body\.0\.alise\.", "transformer_conv."),
-    (r"^body\.0\.weight1\.", "shallow_scale."),
-    (r"^body\.0\.weight2\.", "deep_scale."),
-    (r"^body\.0\.attention\.", "transformer."),
-    (r"\.atten\.(reduce|qkv|proj)\.", r".attention.\1."),
-    (r"\.mlp\.fc1\.", ".mlp.0."),
-    (r"\.mlp\.fc2\.", ".mlp.2."),
-    (r"^body\.0\.encoder([1-9])\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.alise2\.conv\.", r"\1.fusion.0."),
-    (r"^(body\.\d+)\.att\.", r"\1.fusion.2."),
-    (r"^(body\.\d+)\.alise\.", r"\1.fusion.3."),
-    (r"^(body\.\d+)\.decoder_(low|high)\.", r"\1.\2."),
-    (_ARFB + r"weight1\.", None),  # without effect
-    (_ARFB + r"weight2\.", r"\1scale2."),
-    (_ARFB + r"weight3\.", r"\1scale1."),
-    (_ARFB + r"weight4\.", r"\1identity_scale."),
-    (_ARFB + r"weight5\.", r"\1residual_scale."),
-    (_ARFB + r"layer([12])\.conv\.", r"\1unit\2.reduce."),
-    (_ARFB + r"layer([12])\.conv1\.", r"\1unit\2.expand."),
-    (_ARFB + r"layer([12])\.relu\.", r"\1unit\2.act."),
-    (_ARFB + r"layer([12])\.weight1\.", r"\1unit\2.identity_scale."),
-    (_ARFB + r"layer([12])\.weight2\.", r"\1unit\2.residual_scale."),
-    (_ARFB + r"alise\.conv\.", r"\1fusion.0."),
-    (_ARFB + r"atten\.", r"\1fusion.2."),
-    (_ARFB + r"layer4\.conv\.", r"\1fusion.3."),
-    (r"\.conv_du\.", ".excite."),
+_RU_NAMES: Names = {
+    "conv": "reduce",
+    "relu": "act",
+    "conv1": "expand",
+    "weight1": "identity_scale",
+    "weight2": "residual_scale",
+}
+
+_ARFB_NAMES: Names = {
+    "layer1": ("unit1", _RU_NAMES),
+    "layer2": ("unit2", _RU_NAMES),
+    "weight1": None,  # without effect
+    "weight2": "scale2",
+    "weight3": "scale1",
+    "alise.conv": "fusion.0",
+    "atten": ("fusion.2", CA_NAMES),
+    "layer4.conv": "fusion.3",
+    "weight4": "identity_scale",
+    "weight5": "residual_scale",
+}
+
+_HPB_NAMES: Names = {
+    "encoder": ("encoder", _ARFB_NAMES),
+    "decoder_low": ("low", _ARFB_NAMES),
+    "decoder_high": ("high", _ARFB_NAMES),
+    "alise2.conv": "fusion.0",
+    "att": ("fusion.2", CA_NAMES),
+    "alise": ("fusion.3", _ARFB_NAMES),
+}
+
+# Its authors' names, where "alise" is another layer at each level.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "head.0": "head",
+            "body.0.encoder{i+1}": ("body.{i}", _HPB_NAMES),
+            "body.0.reduce": "fusion",
+            "body.0.attention": ("transformer", ET_NAMES),
+            "body.0.alise": "transformer_conv",
+            "body.0.weight1": "shallow_scale",
+            "body.0.weight2": "deep_scale",
+            "reduce": "last",
+            **EDSR_TAIL_NAMES,
+            "up.1.conv": "shallow_tail.{t-1}",
+            "up.0": "shallow_tail",
+        },
+        {"t": "tail"},
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/luissen/ESRT.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network, which numbers the last convolution of its tails.
-
-    Returns:
-        The same tensors under the names of ``ESRT``, without the scales that have no effect.
-    """
-    # Theirs nests the steps: tail.0.{0,2} and tail.1, up.0.{0,2} and up.1.conv; ours is one sequence.
-    last = 2 if scale == 3 else 2 * (scale.bit_length() - 1)
-    tails: tuple[KeyRule, ...] = (
-        (r"^tail\.0\.(\d)\.", r"tail.\1."),
-        (r"^tail\.1\.", f"tail.{last}."),
-        (r"^up\.0\.(\d)\.", r"shallow_tail.\1."),
-        (r"^up\.1\.conv\.", f"shallow_tail.{last}."),
-    )
-    return rename(state, (*tails, *_OFFICIAL_KEYS))

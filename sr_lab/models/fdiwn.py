@@ -1,7 +1,7 @@
-"""FDIWN: Feature Distillation Interaction Weighting Network for Lightweight SR (Gao et al., AAAI 2022)."""
+"""FDIWN: Feature Distillation Interaction Weighting Network for Lightweight SR (Gao et al., AAAI 2022).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/IVIPLab/FDIWN (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +10,25 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import mean_and_contrast
 from sr_lab.layers.image import MeanShift
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LearnedScale, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class FDIWN(nn.Module):
+class FDIWN(SRNetwork):
     """Feature distillation interaction weighting network, as its authors' code builds it.
 
-    The first group runs twice, then the others, in order, twice; each run sees the sum of all runs before it.
+    The first group runs twice, then the rest, in order, twice; each run sees the sum of all runs before it.
     A second path takes the image straight to the output through two convolutions.
 
-    Cost: at x4 71.2 G multiply-adds. The 28.4 G that the paper prints leave the weight-normalised
-    convolutions out.
+    Cost: at x4 71.2 G multiply-adds. The printed 28.4 G leave the weight-normalised convolutions out.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 8.
-        num_block: Number of groups with weights of their own (FSWG).
+        num_block: Number of groups (FSWG) with their own weights.
         upsampler: Factory for the tail of the features; ``None`` builds the paper's sub-pixel tail. The
             second path keeps its own.
 
@@ -36,23 +36,21 @@ class FDIWN(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 8.
+        ConfigError: If ``num_feat`` is not a multiple of 8.
 
     Note:
-        From the authors' code (github.com/IVIPLab/FDIWN), which has one file per scale: x4 has wider units
-        and a narrower tail than x2 and x3, and its second path takes the shifted image, theirs the raw one.
-        The mean shifts were meant to be frozen there but are trained, so here they are weights. How another
-        number of groups takes turns is our continuation.
+        From the authors' code, which has one file per scale: x4 has wider units and a narrower tail than x2
+        and x3, and its second path takes the shifted image, where x2 and x3 take the raw one. The mean shifts
+        were meant to be frozen there but are trained, so here they are weights. The order of any other number
+        of groups is our choice.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+    multi_adds_rule = "torchinfo"
 
     def __init__(
         self, *, scale: int, num_feat: int = 24, num_block: int = 3, upsampler: UpsamplerFactory | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat < 8 or num_feat % 8:
             raise ConfigError(
                 f"model=fdiwn: its units divide the channels by 8, got num_feat={num_feat}; "
@@ -62,7 +60,6 @@ class FDIWN(nn.Module):
         large = scale >= 4
         expansions = (2.5, 4.5, 2.25) if large else (2.0, 4.0, 2.0)
         num_tail_feat = num_feat * (4 if large else 8) // 3
-        self.scale = scale
         self.raw_skip = not large
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -76,12 +73,12 @@ class FDIWN(nn.Module):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the groups, their tail, the second path."""
+        """Upscale lr: the groups, their tail, the second path."""
         image = lr * 255
         shifted = self.sub_mean(image)
-        first, *others = self.body
+        first, *rest = self.body
         feat = first(self.head(shifted))  # (N, C, H, W)
-        for group in (first, *others, *others):
+        for group in (first, *rest, *rest):
             feat = feat + group(feat)
         sr = self.tail(self.fusion(feat)) + self.skip(image if self.raw_skip else shifted)  # (N, 3, rH, rW)
         restored: Tensor = self.add_mean(sr) / 255
@@ -126,13 +123,13 @@ class FSWG(nn.Module):
 class WDIB(nn.Module):
     """Wide-residual distillation interaction block.
 
-    Two branches, each a wide unit whose second half is widened again, exchange their features as in a lattice
-    block; the first halves then gate the branches.
+    Two branches exchange their features as in a lattice block. Each is a wide unit, whose second half is
+    widened again; the first halves then gate the branches.
 
     Args:
         num_feat: Channels in and out (C), even.
-        expansions: Width inside the units in widths of their input: of a WIRW, of the WCRW that widens, of
-            the WCRW that fuses.
+        expansions: Width inside the units, in widths of their input: in a WIRW, in the WCRW that widens, and
+            in the WCRW that fuses.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -175,7 +172,7 @@ class WDIB(nn.Module):
 
 
 class WCRW(nn.Module):
-    """Wide convolutional residual weighting unit: wide residual beside a Conv3x3, a learned factor for each.
+    """Wide convolutional residual weighting unit: a wide residual plus a Conv3x3, with a learned factor each.
 
     Args:
         num_in_ch: Channels in.
@@ -208,7 +205,7 @@ class WCRW(nn.Module):
 
 
 class WIRW(WCRW):
-    """Wide identical residual weighting unit: a WCRW of one width, with the identity for its Conv3x3.
+    """Wide identical residual weighting unit: a WCRW with the identity in place of its Conv3x3.
 
     Args:
         num_feat: Channels in and out (C).
@@ -226,8 +223,8 @@ class WIRW(WCRW):
 class CC(nn.Module):
     """Combination coefficients of LatticeNet (Luo et al., ECCV 2020) in the form of FDIWN's code.
 
-    Two squeezes, of each channel's mean and of its deviation, are averaged. The ReLU before the sigmoid keeps
-    every coefficient in [0.5, 1).
+    The average of two squeeze-and-excite branches, of each channel's mean and of its deviation. The ReLU
+    before the sigmoid keeps every coefficient in [0.5, 1).
 
     Args:
         num_feat: Channels (C), squeezed to C // 8.
@@ -286,12 +283,12 @@ class SCF(nn.Module):
 class ShuffleAttention(nn.Module):
     """Shuffle attention (SA-Net, Zhang and Yang, ICASSP 2021).
 
-    In each group of channels one half is weighed by its means, the other, position by position, by itself
+    In each group of channels one half is weighted by its means, the other, position by position, by itself
     after a normalisation over the image; a shuffle then mixes the halves.
 
     Args:
         num_feat: Channels (C), even.
-        groups: Groups at most; the largest number that halves and divides C is taken.
+        groups: Largest number of groups; the largest that divides C / 2 is taken.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -308,10 +305,12 @@ class ShuffleAttention(nn.Module):
         self.norm = nn.GroupNorm(num_half, num_half)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh channels and positions, shuffle."""
+        """Weight channels and positions, shuffle."""
         groups = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])  # (N * groups, C / groups, H, W)
         by_channel, by_position = groups.chunk(2, dim=1)
-        mean = by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)  # over an image: in float32
+        mean = (
+            by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
+        )  # sums over an image need float32
         by_channel = by_channel * torch.sigmoid(self.channel_weight * mean + self.channel_bias)
         normed = self.position_weight * self.norm(by_position) + self.position_bias
         by_position = by_position * torch.sigmoid(normed)
@@ -319,66 +318,69 @@ class ShuffleAttention(nn.Module):
         return F.channel_shuffle(out, 2)
 
 
-_WIDE_UNIT: tuple[KeyRule, ...] = (
-    (r"\.(enter_[ab]|leave_[ab]|widen_[ab]|wcrw|residual)\.body\.", r".\1.wide."),
-    (r"\.(enter_[ab]|leave_[ab]|widen_[ab]|wcrw|residual)\.SAlayer\.", r".\1.wide.4."),
-    (r"\.(widen_[ab]|wcrw)\.conv\.", r".\1.skip."),
-    (r"\.res_scale\.", ".scale_wide."),
-    (r"\.x_scale\.", ".scale_skip."),
+_SA_NAMES: Names = {
+    "cweight": "channel_weight",
+    "cbias": "channel_bias",
+    "sweight": "position_weight",
+    "sbias": "position_bias",
+    "gn": "norm",
+}
+
+_WCRW_NAMES: Names = {
+    "body": "wide",
+    "SAlayer": ("wide.4", _SA_NAMES),
+    "conv": "skip",
+    "res_scale": "scale_wide",
+    "x_scale": "scale_skip",
+}
+
+_CC_NAMES: Names = {
+    "upper_branch.1": "of_mean.0",
+    "upper_branch.3": "of_mean.2",
+    "lower_branch": "of_deviation",
+}
+
+_WDIB_NAMES: Names = {
+    "srb1": ("enter_a", _WCRW_NAMES),
+    "srb2": ("enter_b", _WCRW_NAMES),
+    "rb1": ("widen_a", _WCRW_NAMES),
+    "rb2": ("widen_b", _WCRW_NAMES),
+    "A1_coffconv": ("cc_a1", _CC_NAMES),
+    "B1_coffconv": ("cc_x", _CC_NAMES),
+    "A2_coffconv": ("cc_a2", _CC_NAMES),
+    "B2_coffconv": ("cc_b", _CC_NAMES),
+    "conv_distilled2": "gate_a",
+    "conv_distilled1": "gate_b",
+    "srb3": ("leave_a", _WCRW_NAMES),
+    "srb4": ("leave_b", _WCRW_NAMES),
+    "scale_x1": "scf.scale_a",
+    "scale_x2": "scf.scale_b",
+    "fuse1": ("scf.wcrw", _WCRW_NAMES),
+    "fuse2": "scf.gate",
+    "SAlayer": ("attention", _SA_NAMES),
+}
+
+_FSWG_NAMES: Names = {
+    "MY{i}": ("block{i}", _WDIB_NAMES),
+    "conv": "conv",
+    "conv{i}": "mix{i}",
+    "rb1": ("residual", _WCRW_NAMES),
+    "scale_x": "scale_mixed",
+    "scale_res": "scale_residual",
+}
+
+# Its authors' names; gate 1 is that of their branch b.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "Sub_mean": "sub_mean",
+            "head": "head",
+            "Li{i+1}": ("body.{i}", _FSWG_NAMES),
+            "conv1": "fusion",
+            "UP1": "tail",
+            "conv2": "skip.0",
+            "UP2": "skip.1",
+            "Add_mean": "add_mean",
+        }
+    ),
 )
-
-# The authors' names and ours. Their groups and blocks count from 1, and gate 1 is that of their branch b.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^Sub_mean\.", "sub_mean."),
-    (r"^Add_mean\.", "add_mean."),
-    (r"^Li(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^conv1\.", "fusion."),
-    (r"^UP1\.", "tail."),
-    (r"^conv2\.", "skip.0."),
-    (r"^UP2\.", "skip.1."),
-    (r"^(body\.\d+)\.MY([123])\.", r"\1.block\2."),
-    (r"^(body\.\d+)\.conv([12])\.", r"\1.mix\2."),
-    (r"^(body\.\d+)\.rb1\.", r"\1.residual."),
-    (r"^(body\.\d+)\.scale_x\.", r"\1.scale_mixed."),
-    (r"^(body\.\d+)\.scale_res\.", r"\1.scale_residual."),
-    (r"\.srb1\.", ".enter_a."),
-    (r"\.srb2\.", ".enter_b."),
-    (r"\.srb3\.", ".leave_a."),
-    (r"\.srb4\.", ".leave_b."),
-    (r"\.rb1\.", ".widen_a."),
-    (r"\.rb2\.", ".widen_b."),
-    (r"\.A1_coffconv\.", ".cc_a1."),
-    (r"\.B1_coffconv\.", ".cc_x."),
-    (r"\.A2_coffconv\.", ".cc_a2."),
-    (r"\.B2_coffconv\.", ".cc_b."),
-    (r"\.upper_branch\.1\.", ".of_mean.0."),
-    (r"\.upper_branch\.3\.", ".of_mean.2."),
-    (r"\.lower_branch\.", ".of_deviation."),
-    (r"\.conv_distilled1\.", ".gate_b."),
-    (r"\.conv_distilled2\.", ".gate_a."),
-    (r"\.scale_x1\.", ".scf.scale_a."),
-    (r"\.scale_x2\.", ".scf.scale_b."),
-    (r"\.fuse1\.", ".scf.wcrw."),
-    (r"\.fuse2\.", ".scf.gate."),
-    *_WIDE_UNIT,
-    (r"\.SAlayer\.", ".attention."),
-    (r"\.cweight$", ".channel_weight"),
-    (r"\.cbias$", ".channel_bias"),
-    (r"\.sweight$", ".position_weight"),
-    (r"\.sbias$", ".position_bias"),
-    (r"\.gn\.", ".norm."),
-    *WEIGHT_NORM,
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/IVIPLab/FDIWN.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``FDIWN``; the mean shifts stay, since training moved them.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,7 +1,7 @@
-"""FMEN: Fast and Memory-Efficient Network Towards Efficient Image SR (Du et al., CVPRW 2022)."""
+"""FMEN: Fast and Memory-Efficient Network Towards Efficient Image SR (Du et al., CVPRW 2022).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/NJU-Jet/FMEN (Apache-2.0).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,42 +9,41 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.reparam import Kernel, RepConv
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class FMEN(nn.Module):
-    """Fast and memory-efficient network (github.com/NJU-Jet/FMEN): pairs of an ERB and an HFAB in a chain.
+class FMEN(SRNetwork):
+    """Fast and memory-efficient network: a chain of pairs of an ERB and an HFAB.
 
-    Folded it has one residual, around everything, and no concatenation, so little has to stay in memory.
+    Folded, it has a single residual, around the whole chain, and no concatenation, so it needs little memory.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of pairs of an ERB and an HFAB.
-        num_mid_feat: Channels inside the HFABs, more than 4: the one that warms up has 4 less.
+        num_mid_feat: Channels inside the HFABs, at least 5: the HFAB before the chain has 4 fewer.
         num_erb: ERBs inside each HFAB.
-        num_warmup_erb: ERBs inside the HFAB that warms up.
+        num_warmup_erb: ERBs inside the HFAB before the chain.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_mid_feat`` leaves the HFAB that warms up without channels.
+        ConfigError: If ``num_mid_feat`` is below 5.
 
     Note:
-        The authors' code has the layers and the sizes of the NTIRE variant, 50 channels in 4 pairs of one
-        ERB. The defaults, those of the paper's larger network, are inferred: of the sizes with the same
-        number of ERBs in every HFAB and the code's 16 channels there, they alone have the printed 748 / 757
-        / 769 K (cut off, not rounded) and 172.0 / 77.2 / 44.2 G. It works in 0..255, as in that code.
+        The authors' code has the layers, and the sizes of the NTIRE variant: 50 channels, 4 pairs, one ERB.
+        The defaults, the sizes of the paper's larger network, are inferred: with the same number of ERBs in
+        every HFAB and the code's 16 channels there, only these give the printed 748 / 757 / 769 K (cut off,
+        not rounded) and 172.0 / 77.2 / 44.2 G. It works on 0..255, as in that code.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -57,14 +56,12 @@ class FMEN(nn.Module):
         num_warmup_erb: int = 2,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_mid_feat <= 4:
             raise ConfigError(
-                f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the HFAB that warms up; "
-                "allowed: 5 or more"
+                f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the first HFAB; allowed: 5 or more"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.warmup = nn.Sequential(
@@ -79,7 +76,7 @@ class FMEN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: warm up, the pairs, then the tail."""
+        """Upscale lr: the first HFAB, the pairs, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = self.warmup(shallow)
         for block in self.body:
@@ -108,18 +105,18 @@ class HFAB(nn.Module):
         self.act = nn.LeakyReLU(0.1, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the features."""
+        """Weight the features."""
         attention = self.act(self.erbs(self.act(self.squeeze(x))))
         return x * torch.sigmoid(self.excite(attention))
 
 
 class NormConv(RepConv):
-    """A 3x3 convolution behind a batch norm, and before another if asked, which fold into it.
+    """A 3x3 convolution after a batch norm, optionally with another after it; both fold into it.
 
     Args:
         num_in_ch: Channels in.
         num_out_ch: Channels out.
-        norm_out: Adds the batch norm of the output.
+        norm_out: Adds a batch norm after the convolution.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -134,20 +131,20 @@ class NormConv(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Normalise, pad, convolve, normalise."""
         normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
-        # The border is what the norm makes of zeros in inference, in training too.
+        # The border is what the norm makes of zeros at inference; the same while training.
         _, shift = _affine(self.norm_in)
         border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
         out: Tensor = self.conv(normed + border * shift[:, None, None])
         return out if self.norm_out is None else self.norm_out(out)
 
     def merged(self) -> Kernel:
-        """The norms as 1x1 convolutions around the other."""
+        """The norms as 1x1 convolutions around the 3x3."""
         kernel = Kernel.of(self.conv).after(_as_kernel(self.norm_in))
         return kernel if self.norm_out is None else kernel.before(_as_kernel(self.norm_out))
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Factor and summand of each channel in inference."""
+    """Factor and summand of each channel at inference."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -174,7 +171,7 @@ class ERB(nn.Sequential):
 
 
 class RRRB(RepConv):
-    """Residual in residual re-parameterizable block: a 3x3 convolution in a wider space, and two identities.
+    """Residual in residual re-parameterizable block: a 3x3 at twice the width, and two identities.
 
     Args:
         num_feat: Channels in and out; twice as many inside.
@@ -190,7 +187,7 @@ class RRRB(RepConv):
         self.reduce = nn.Conv2d(2 * num_feat, num_feat, 1)
 
     def branches(self, x: Tensor) -> Tensor:
-        """Expand, convolve within a residual, reduce, within another."""
+        """Expand, convolve in an inner residual, reduce, add the outer residual."""
         expanded = self.expand(x)  # (N, 2C, H + 2, W + 2)
         out: Tensor = self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
         return out + x
@@ -202,41 +199,37 @@ class RRRB(RepConv):
         return kernel + kernel.identity()
 
 
-# The authors' names and ours. Their folded network keeps the names of the convolutions beside a norm.
-_NORM_KEYS: tuple[KeyRule, ...] = (
-    (r"\.bn1\.", ".squeeze.norm_in."),
-    (r"\.bn2\.", ".excite.norm_in."),
-    (r"\.bn3\.", ".excite.norm_out."),
-    (r"\.squeeze\.(weight|bias)$", r".squeeze.conv.\1"),
-    (r"\.excitate\.", ".excite.conv."),
+_RRRB_NAMES: Names = {
+    "expand_conv": "expand",
+    "fea_conv": "conv",
+    "reduce_conv": "reduce",
+    "rep_conv": "folded",
+}
+_ERB_NAMES: Names = {"conv1": ("0", _RRRB_NAMES), "conv2": ("2", _RRRB_NAMES)}
+_CHAIN_NAMES: Names = {"convs.{i}": ("erbs.{i}", _ERB_NAMES)}
+
+_TRAINED_NAMES: Names = {
+    "bn1": "squeeze.norm_in",
+    "squeeze": "squeeze.conv",
+    **_CHAIN_NAMES,
+    "bn2": "excite.norm_in",
+    "excitate": "excite.conv",
+    "bn3": "excite.norm_out",
+}
+_FOLDED_NAMES: Names = {"squeeze": "squeeze.folded", **_CHAIN_NAMES, "excitate": "excite.folded"}
+
+# The names of its authors' ``TRAIN_FMEN``, and of their ``TEST_FMEN``, which is folded.
+OFFICIAL_NAMES = tuple(
+    OfficialNames(
+        {
+            "head": "head",
+            "warmup.0": "warmup.0",
+            "warmup.1": ("warmup.1", hfab),
+            "ERBs.{i}": ("body.{i}.0", _ERB_NAMES),
+            "HFABs.{i}": ("body.{i}.1", hfab),
+            "lr_conv": "last",
+            "tail": "tail",
+        }
+    )
+    for hfab in (_TRAINED_NAMES, _FOLDED_NAMES)
 )
-_FOLDED_KEYS: tuple[KeyRule, ...] = (
-    (r"\.squeeze\.(weight|bias)$", r".squeeze.folded.\1"),
-    (r"\.excitate\.", ".excite.folded."),
-)
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^lr_conv\.", "last."),
-    (r"^ERBs\.(\d+)\.", r"body.\1.0."),
-    (r"^HFABs\.(\d+)\.", r"body.\1.1."),
-    (r"\.convs\.(\d+)\.", r".erbs.\1."),
-    (r"\.conv1\.(?=\w+_conv\.)", ".0."),
-    (r"\.conv2\.(?=\w+_conv\.)", ".2."),
-    (r"\.rep_conv\.", ".folded."),
-    (r"\.expand_conv\.", ".expand."),
-    (r"\.fea_conv\.", ".conv."),
-    (r"\.reduce_conv\.", ".reduce."),
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/NJU-Jet/FMEN.
-
-    Args:
-        state: Tensors under the authors' names, of their ``TRAIN_FMEN`` or their ``TEST_FMEN``.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``FMEN``, folded if they are of a ``TEST_FMEN``.
-    """
-    folded = any(".rep_conv." in name for name in state)
-    return rename(state, (_FOLDED_KEYS if folded else _NORM_KEYS) + _OFFICIAL_KEYS)

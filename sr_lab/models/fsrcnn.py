@@ -1,25 +1,27 @@
-"""FSRCNN: Accelerating the SR Convolutional Neural Network (Dong et al., ECCV 2016)."""
+"""FSRCNN: Accelerating the SR Convolutional Neural Network (Dong et al., ECCV 2016).
 
-import re
-from collections.abc import Mapping
+The original form follows a port, github.com/yjn870/FSRCNN-pytorch (no licence stated).
+"""
+
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class FSRCNN(nn.Module):
-    """Fast SRCNN: shrink the features, map them by a few thin convolutions, expand, enlarge.
+class FSRCNN(SRNetwork):
+    """Fast SRCNN: shrink the features, map them by a few thin convolutions, expand them, upscale.
 
     Cost: at x4 2.0 G multiply-adds, of which the tail has 1.4 G; as ``original`` 0.7 G.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
-        num_feat: Channels before the shrinking and after the expanding (d).
+        num_feat: Channels before shrinking and after expanding (d).
         num_shrunk: Channels between them (s).
         num_block: Mapping convolutions (m).
         form: ``lr_space`` is the RGB host of "Two Strategies for Lightweight Image SR" (its Table 2), with
@@ -33,15 +35,13 @@ class FSRCNN(nn.Module):
         ConfigError: If ``form`` is unknown.
 
     Note:
-        ``original`` is built as github.com/yjn870/FSRCNN-pytorch does, which pads where the paper crops; each
-        LR pixel falls on the first of its r pixels. ``lr_space`` is inferred from a public framework with the
-        same hosts; no usual form has the 33K that the table prints, this one has 35.1K.
+        ``original`` is built like the port, which pads where the paper crops; each LR pixel lands on the
+        first of its r pixels. ``lr_space`` is inferred from a public framework with the same hosts; no usual
+        form has the printed 33 K, this one has 35.1 K.
     """
 
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
     residual_units: ClassVar[tuple[nn.Module, ...]] = ()
-    colour: str = "rgb"  # of the default form
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class FSRCNN(nn.Module):
         form: Literal["lr_space", "original"] = "lr_space",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if form not in ("lr_space", "original"):
-            raise ConfigError(f"FSRCNN: has no such form, got form={form}; allowed: lr_space, original")
+            raise ConfigError(f"FSRCNN: unknown form, got form={form}; allowed: lr_space, original")
         original = form == "original"
         native: UpsamplerFactory = _deconvolution if original else SubpixelUpsampler
         make_tail = native if upsampler is None else upsampler
@@ -65,7 +65,6 @@ class FSRCNN(nn.Module):
             conv = nn.Conv2d(num_in_ch, num_out_ch, kernel_size, padding=kernel_size // 2)
             return nn.Sequential(conv, nn.PReLU(num_out_ch) if original else nn.ReLU(inplace=True))
 
-        self.scale = scale
         self.colour = "y" if original else "rgb"
         self.head = nn.Sequential(layer(num_image_ch, num_feat, 5), layer(num_feat, num_shrunk, 1))
         self.body = nn.ModuleList(layer(num_shrunk, num_shrunk, 3) for _ in range(num_block))
@@ -73,7 +72,7 @@ class FSRCNN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: no skip, neither of features nor of the image."""
+        """Upscale lr: without any skip."""
         feat = self.head(lr)  # (N, s, H, W)
         for layer in self.body:
             feat = layer(feat)
@@ -85,28 +84,19 @@ def _deconvolution(*, num_feat: int, num_out_ch: int, scale: int) -> nn.Module:
     return nn.ConvTranspose2d(num_feat, num_out_ch, 9, stride=scale, padding=4, output_padding=scale - 1)
 
 
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^first_part\.", "head.0."),
-    (r"^mid_part\.([01])\.", r"head.1.\1."),
-    (r"^last_part\.", "tail."),
+# The names of the port, which numbers convolutions and activations in one row.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "first_part": "head.0",
+            "mid_part.0": "head.1.0",
+            "mid_part.1": "head.1.1",
+            "mid_part.{2n+2}": "expand.0",
+            "mid_part.{2n+3}": "expand.1",
+            "mid_part.{2i+2}": "body.{i}.0",
+            "mid_part.{2i+3}": "body.{i}.1",
+            "last_part": "tail",
+        },
+        {"n": "body"},
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/yjn870/FSRCNN-pytorch (form ``original``).
-
-    Args:
-        state: Tensors under the names of that port, which numbers convolutions and activations in one row.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``FSRCNN``.
-    """
-    places = [int(match[1]) for name in state if (match := re.match(r"mid_part\.(\d+)\.", name))]
-    expand = max(places, default=0) // 2
-
-    def mapping(match: re.Match[str]) -> str:
-        layer, part = divmod(int(match[1]), 2)
-        return f"expand.{part}." if layer == expand else f"body.{layer - 1}.{part}."
-
-    return rename(state, (*_OFFICIAL_KEYS, (r"^mid_part\.(\d+)\.", mapping)))

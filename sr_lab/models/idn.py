@@ -1,20 +1,23 @@
-"""IDN: Fast and Accurate SR via Information Distillation Network (Hui et al., CVPR 2018)."""
+"""IDN: Fast and Accurate SR via Information Distillation Network (Hui et al., CVPR 2018).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/Zheng222/IDN-Caffe and github.com/Zheng222/IDN-tensorflow (no licence stated).
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import OfficialNames
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class IDN(nn.Module):
-    """Information distillation network: blocks that keep a quarter of their features and enhance the rest.
+class IDN(SRNetwork):
+    """Information distillation network: each block keeps a quarter of its features and enhances the rest.
 
     Cost: at x4 34.5 G multiply-adds; as ``original`` 31.7 G.
 
@@ -22,7 +25,7 @@ class IDN(nn.Module):
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk (D_3), a multiple of 16.
         num_block: Number of DBlocks.
-        form: ``lr_space`` works on RGB and has a sub-pixel tail, as the authors' later code and the host of
+        form: ``lr_space`` works on RGB and has a sub-pixel tail, like the authors' later code and the host in
             "Two Strategies for Lightweight Image SR" (its Table 2); ``original`` is the paper's network on
             luma, with a 17x17 deconvolution.
         upsampler: Factory for the tail; ``None`` builds that of the form.
@@ -31,17 +34,15 @@ class IDN(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
 
     Raises:
-        ConfigError: If ``form`` is unknown or ``num_feat`` is no multiple of 16.
+        ConfigError: If ``form`` is unknown or ``num_feat`` is not a multiple of 16.
 
     Note:
-        Taken from the authors' code: github.com/Zheng222/IDN-tensorflow (``lr_space``, there on 0..255 and
-        with an 8-bit bicubic image) and IDN-Caffe (``original``). A PyTorch port (yjn870) differs from both:
-        it keeps the last quarter instead of the first and has no activation after the compression.
+        ``lr_space`` is from the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
+        image; ``original`` is from their Caffe code. A PyTorch port (yjn870) differs from both: it keeps the
+        last quarter instead of the first, and has no activation after the compression.
     """
 
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    colour: str = "rgb"  # of the default form
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -52,20 +53,19 @@ class IDN(nn.Module):
         form: Literal["lr_space", "original"] = "lr_space",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if form not in ("lr_space", "original"):
-            raise ConfigError(f"IDN: has no such form, got form={form}; allowed: lr_space, original")
+            raise ConfigError(f"IDN: unknown form, got form={form}; allowed: lr_space, original")
         native: UpsamplerFactory = Deconvolution if form == "original" else _subpixel
         make_tail = native if upsampler is None else upsampler
         num_image_ch = 1 if form == "original" else 3
-        self.scale = scale
         self.colour = "y" if form == "original" else "rgb"
         self.head = nn.Sequential(_conv_lrelu(num_image_ch, num_feat), _conv_lrelu(num_feat, num_feat))
         self.body = nn.ModuleList(DBlock(num_feat) for _ in range(num_block))
         self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the tail gives what MATLAB's bicubic misses."""
+        """Upscale lr: the tail's output is added to MATLAB's bicubic."""
         feat = self.head(lr)  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
@@ -77,22 +77,21 @@ class DBlock(nn.Module):
     """Information distillation block: an enhancement unit, then a compression unit.
 
     Args:
-        num_feat: Channels in and out (C), a multiple of 16. Widths differ by C // 4 (d), as much as is kept
-            (1 / s of C).
+        num_feat: Channels in and out (C), a multiple of 16. Widths differ by C // 4 (d), which is also the
+            number of channels kept (1 / s of C).
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 16.
+        ConfigError: If ``num_feat`` is not a multiple of 16.
     """
 
     def __init__(self, num_feat: int) -> None:
         super().__init__()
         if num_feat < 16 or num_feat % 16:
             raise ConfigError(
-                f"IDN: a quarter of its channels is split in 4 groups, got num_feat={num_feat}; "
-                "allowed: multiples of 16"
+                f"IDN: num_feat is divided by 16, got num_feat={num_feat}; allowed: multiples of 16"
             )
         quarter = num_feat // 4
         self.split_sizes = (quarter, num_feat - quarter)
@@ -109,7 +108,7 @@ class DBlock(nn.Module):
         self.compress = _conv_lrelu(num_feat + quarter, num_feat, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is kept joins the input, what is passed on is added to both."""
+        """The kept features join the input; the enhanced rest is added to both."""
         kept, passed = self.above(x).split(self.split_sizes, dim=1)
         enhanced = torch.cat((x, kept), dim=1) + self.below(passed)  # (N, 5C/4, H, W)
         out: Tensor = self.compress(enhanced)
@@ -128,24 +127,24 @@ class Deconvolution(nn.Module):
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Raises:
-        ConfigError: If ``scale`` is none of those.
+        ConfigError: If ``scale`` is not 1 to 9.
 
     Note:
-        Each LR pixel falls on the last of its r pixels, as in the authors' code, which leaves the first
-        r - 1 rows and columns out; here they are there.
+        Each LR pixel lands on the last of its r pixels, as in the authors' code. That code leaves out the
+        first r - 1 rows and columns; here they are computed.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
         super().__init__()
         if not 1 <= scale <= 9:
-            raise ConfigError(f"IDN: its kernel of 17 cannot enlarge by scale={scale}; allowed: 1 to 9")
+            raise ConfigError(f"IDN: its 17x17 kernel cannot upscale by scale={scale}; allowed: 1 to 9")
         self.scale = scale
         self.deconv = nn.ConvTranspose2d(num_feat, num_out_ch, 17, stride=scale, padding=9 - scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Enlarge, and cut what lies beyond the last pixel."""
+        """Upscale, and crop to the size of the image."""
         height, width = x.shape[-2:]
-        sr: Tensor = self.deconv(x)  # r - 1 pixels too much at the end of each axis
+        sr: Tensor = self.deconv(x)  # r - 1 pixels too many at the end of each axis
         return sr[..., : self.scale * height, : self.scale * width]
 
 
@@ -159,24 +158,16 @@ def _conv_lrelu(num_in_ch: int, num_out_ch: int, *, kernel_size: int = 3, groups
     return nn.Sequential(conv, nn.LeakyReLU(0.05, inplace=True))
 
 
-# The layers of the authors' prototxt and ours. Their blocks count from 3, with the trunk's first two before.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv([12])\.", lambda match: f"head.{int(match[1]) - 1}.0."),
-    (r"^conv(\d+)_([123])\.", lambda match: f"body.{int(match[1]) - 3}.above.{int(match[2]) - 1}.0."),
-    (r"^conv(\d+)_([456])\.", lambda match: f"body.{int(match[1]) - 3}.below.{int(match[2]) - 4}.0."),
-    (r"^down(\d+)\.", lambda match: f"body.{int(match[1]) - 1}.compress.0."),
-    (r"^upsample\.", "tail.deconv."),
+# The layers of its authors' prototxt (form ``original``), as ``<layer>.weight`` and ``<layer>.bias``. Their
+# blocks count from 3, after the trunk's first two layers.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv{i+1}": "head.{i}.0",
+            "conv{i+3}_{j+4}": "body.{i}.below.{j}.0",
+            "conv{i+3}_{j+1}": "body.{i}.above.{j}.0",
+            "down{i+1}": "body.{i}.compress.0",
+            "upsample": "tail.deconv",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames weights converted from a model of github.com/Zheng222/IDN-Caffe (form ``original``).
-
-    Args:
-        state: Tensors under ``<layer of the prototxt>.weight`` and ``.bias``.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``IDN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

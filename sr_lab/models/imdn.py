@@ -1,7 +1,9 @@
-"""IMDN: Lightweight Image SR with Information Multi-distillation Network (Hui et al., ACM MM 2019)."""
+"""IMDN: Lightweight Image SR with Information Multi-distillation Network (Hui et al., ACM MM 2019).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/Zheng222/IMDN (no licence stated).
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +11,14 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB
 from sr_lab.layers.image import upscaled
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class IMDN(nn.Module):
-    """Information multi-distillation network, as its authors' code builds it (github.com/Zheng222/IMDN).
+class IMDN(SRNetwork):
+    """Information multi-distillation network, as its authors' code builds it.
 
     The defaults are IMDN; IMDN-RTC, which won the challenge AI in RTC with 20 K parameters, has
     ``variant="rtc"``, ``num_feat=12`` and ``num_block=5``.
@@ -28,27 +31,25 @@ class IMDN(nn.Module):
         num_block: Number of IMDBs.
         distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
         cca_reduction: Squeeze of the channel attention.
-        variant: ``imdn``, or ``rtc``, whose blocks have no channel attention, and which fuses the output of
-            the last block only, by one 1x1 convolution.
-        image_skip: Adds the bicubically enlarged lr to the output, so that a short training starts near
-            bicubic instead of near black. Not in the paper. Its kernel is torch's antialiased one (a = -0.5,
-            MATLAB's), not torch's default (a = -0.75).
+        variant: ``imdn``, or ``rtc``: no channel attention in the blocks, and one 1x1 convolution on the last
+            block's output in place of the fusion of all.
+        image_skip: Adds the bicubically upscaled lr to the output, so that a short training starts near
+            bicubic instead of near black. Not in the paper. The kernel is torch's antialiased one (a = -0.5,
+            as in MATLAB), not torch's default (a = -0.75).
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``variant`` is unknown, a rate or reduction leaves no channel, or ``cca_reduction`` is
-            set for ``variant="rtc"``.
+        ConfigError: If ``variant`` is unknown, the rate or the reduction leaves no channel, or
+            ``cca_reduction`` is set for ``variant="rtc"``.
 
     Note:
         The paper's text was not available; the source is the authors' code, whose checkpoints load.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -62,16 +63,15 @@ class IMDN(nn.Module):
         image_skip: bool = False,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if variant not in ("imdn", "rtc"):
-            raise ConfigError(f"IMDN: has no such variant, got variant={variant}; allowed: imdn, rtc")
+            raise ConfigError(f"IMDN: unknown variant, got variant={variant}; allowed: imdn, rtc")
         if variant == "rtc" and cca_reduction != 16:
             raise ConfigError(
                 f"IMDN: variant=rtc has no channel attention, got cca_reduction={cca_reduction}; "
                 "drop it or take variant=imdn"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.fuses_all = variant == "imdn"
         self.image_skip = image_skip
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -95,7 +95,7 @@ class IMDN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of the blocks are fused, then the tail."""
+        """Upscale lr: the outputs of the blocks are fused, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -109,31 +109,26 @@ class IMDN(nn.Module):
         return sr
 
 
-# The authors' names and ours. Their blocks count from 1, those of IMDN-RTC from 0, its fusion behind them.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^model\.0\.", "head."),
-    (r"^model\.1\.sub\.(\d+)\.c", r"body.\1.c"),
-    (r"^model\.1\.sub\.\d+\.", "fusion."),
-    (r"^model\.2\.", "tail.0."),
-    (r"^fea_conv\.", "head."),
-    (r"^IMDB(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.c([1-4])\.", r"\1.conv\2."),
-    (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
-    (r"\.cca\.conv_du\.", ".cca.excite."),
-    (r"^c\.0\.", "fusion.0."),
-    (r"^LR_conv\.", "fusion.2."),
-    (r"^upsampler\.", "tail."),
+_IMDB_NAMES: Names = {"c5": "fusion", "c{j}": "conv{j}", "cca": ("cca", CA_NAMES)}
+
+# Its authors' names of IMDN and of IMDN-RTC, which numbers the fusion as one of the blocks.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "fea_conv": "head",
+            "IMDB{i+1}": ("body.{i}", _IMDB_NAMES),
+            "c.0": "fusion.0",
+            "LR_conv": "fusion.2",
+            "upsampler": "tail",
+        }
+    ),
+    OfficialNames(
+        {
+            "model.0": "head",
+            "model.1.sub.{n}": "fusion",
+            "model.1.sub.{i}": ("body.{i}", _IMDB_NAMES),
+            "model.2": "tail.0",
+        },
+        {"n": "body"},
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/Zheng222/IMDN.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``IMDN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

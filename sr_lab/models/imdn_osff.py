@@ -1,26 +1,30 @@
-"""IMDN with the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024, Table 3)."""
+"""IMDN with the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024, Table 3).
+
+Built from the paper; no authors' code was at hand. IMDN's: github.com/Zheng222/IMDN (no licence stated).
+"""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.osff import make_drfs
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class IMDNWithOSFF(nn.Module):
+class IMDNWithOSFF(SRNetwork):
     """IMDN whose blocks see the shallow features again and are fused by OSFF (OSFFNet, Eqs. 1 to 6).
 
-    The parts that IMDN has too carry the same names, so weights of an IMDN of ours can start this network;
-    with all three switches off it is IMDN.
+    Parts that IMDN has too carry the same names, so the weights of our IMDN can initialize this network. With
+    all three switches off, it is IMDN.
 
     Cost: at x4 43.3 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks; OSFF adds 2.4 G,
-    of which the DRFs 1.7 G.
+    1.7 G of them in the DRFs.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -28,10 +32,10 @@ class IMDNWithOSFF(nn.Module):
         num_block: Number of IMDBs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
         distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
         cca_reduction: Squeeze of the channel attention in the IMDBs.
-        num_copies: Copies of the image that are stacked (O), at least 1.
+        num_copies: Copies of the image that the head sees (O), at least 1.
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; the first ``num_block`` are taken.
         oisi: Original image stacked initialization; off, the head sees one image.
-        sfgc: Shallow feature global connection; off, a block sees the previous one only.
+        sfgc: Shallow feature global connection; off, a block sees the previous block's output only.
         mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
         drf: How a DRF joins its two branches, see ``sr_lab.layers.osff.DRF``; needs ``mfdf``.
         lambda_init: First value of the num_block - 1 weights lambda of Eq. 2.
@@ -45,14 +49,12 @@ class IMDNWithOSFF(nn.Module):
             ``num_copies`` is below 1.
 
     Note:
-        The paper prints sizes and no layers. They fit IMDN's own head, a plain convolution, on 24 channels
-        (not the BSConv of Eq. 1), one scalar lambda per block, and the DRFs in front of IMDN's own fusion.
+        The paper prints sizes but no layers. The sizes fit IMDN's own head, a plain convolution, on 24
+        channels (not the BSConv of Eq. 1), one scalar lambda per block, and DRFs before IMDN's own fusion.
         Inferred: lambda starts at 1.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
+    multi_adds_rule = "torchinfo"
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class IMDNWithOSFF(nn.Module):
         lambda_init: float = 1.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_copies < 1:
             raise ConfigError(
                 f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"
@@ -95,7 +97,7 @@ class IMDNWithOSFF(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr, Eqs. 1 to 5 around IMDN's blocks."""
+        """Upscale lr, Eqs. 1 to 5 around IMDN's blocks."""
         shallow = self.head(torch.cat([lr] * self.num_copies, dim=1))  # F_s (N, C, H, W), Eq. 1
         feat = shallow
         stages = []

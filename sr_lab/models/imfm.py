@@ -1,8 +1,11 @@
-"""IMFM: lightweight SR by progressive feature fusion ("Improve Multi-scale Fine-grained Model")."""
+"""IMFM: lightweight SR by progressive feature fusion ("Improve Multi-scale Fine-grained Model").
+
+Built from the paper; no authors' code was at hand.
+"""
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +13,21 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import MSWA
+from sr_lab.layers.network import SRNetwork
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.mwaum import MWAUM
 
 
-class IMFM(nn.Module):
+class IMFM(SRNetwork):
     """Progressive feature fusion network (IMFM, Fig. 1, Eqs. 1 to 4).
 
-    Blocks of parallel paths that hand their result on to the next path, an upsampler with pixel attention,
-    and the bilinearly enlarged image added to the result.
+    Blocks of parallel paths, each of which passes its result to the next; an upsampler with pixel attention;
+    and the bilinearly upscaled image, added to the result.
 
     Cost: at x4 46.5 G multiply-adds: blocks 32.4 G, upsampler 14.0 G, of which 10.7 G at output size. The
-    paths of a block wait for each other: 14 convolutions of 3x3 one after the other in each block, on few
-    channels, and 14 average poolings that no count shows. On a CPU the poolings take 40 % of the time;
-    channels-last makes the whole 1.7 times as fast.
+    paths of a block wait for each other: 14 successive 3x3 convolutions in each block, on few channels, and
+    14 average poolings that no count shows. On a CPU the poolings take 40 % of the time, and channels-last
+    makes the network 1.7 times as fast.
 
     Args:
         scale: Upscaling factor r: 2, 3 or 4 as in the paper, 8 or 16.
@@ -33,9 +37,9 @@ class IMFM(nn.Module):
         num_path_feat: Channels of a path (m); ``None`` takes half of ``num_feat``.
         num_cam_feat: Channels inside a CAM; needs ``cam``, as does ``cam_act``.
         pab: Progressive attention blocks; off, each block is a residual chain of 3x3 convolutions.
-        mswam: Multi-scale weights, in the paths of the PABs and in the tail of ``upsampler=None``. A MWAUM
-            that is given as ``upsampler`` keeps its own: without ``mswam`` that is 577,795 parameters at x4,
-            not 576,595.
+        mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. A MWAUM
+            given as ``upsampler`` keeps its own weights: 577,795 parameters at x4 without ``mswam``, not
+            576,595.
         cam: Coordinate attention in the PABs; needs ``pab``.
         window_sizes: Windows of the multi-scale weights in pixels, odd; empty gives plain pixel attention.
             Needs ``mswam``.
@@ -46,20 +50,18 @@ class IMFM(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_path`` is below 1, a window is even, ``cam_act`` is unknown, or a setting is
-            about a part that is switched off.
+        ConfigError: If ``num_path`` is below 1, a window is even, ``cam_act`` is unknown, or a setting
+            concerns a part that is switched off.
 
     Note:
         The paper states the components, the 40 channels and Eqs. 1 to 13, and no other size. Inferred from
-        the printed counts, one layout among others that fit them as well: n = 7, s = 8, m = 20, PABs without
-        biases but for their attentions, a chain of 6 convolutions without PAB. It has 598.375 K parameters
-        at x4, the paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print; read as
-        MWAUM(F_n + F_0).
+        the printed counts, which other layouts fit as well: n = 7, s = 8, m = 20, PABs without biases except
+        in their attentions, a chain of 6 convolutions without PAB. It has 598.375 K parameters at x4; the
+        paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print; read as
+        MWAUM(F_n + F_0). Not stated in the paper; chosen here: ``align_corners=False`` in the image skip.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -77,11 +79,9 @@ class IMFM(nn.Module):
         cam_act: Literal["h_swish", "h_sigmoid"] = "h_swish",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if cam and not pab:
-            raise ConfigError(
-                "IMFM: cam=true stands inside a PAB, got pab=false; allowed: cam=false, or pab=true"
-            )
+            raise ConfigError("IMFM: cam=true needs a PAB, got pab=false; allowed: cam=false, or pab=true")
         if num_path < 1:
             raise ConfigError(f"IMFM: a PAB needs a path, got num_path={num_path}; allowed: 1 or more")
         if not pab and (num_path, num_path_feat) != (8, None):
@@ -101,7 +101,6 @@ class IMFM(nn.Module):
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
         make_tail = own_tail if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
             PAB(
@@ -118,7 +117,7 @@ class IMFM(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr, Eqs. 1 to 4."""
+        """Upscale lr, Eqs. 1 to 4."""
         shallow = self.head(lr)  # F_0 (N, C, H, W), Eq. 1
         feat = shallow
         for block in self.body:
@@ -136,7 +135,7 @@ class PAB(nn.Module):
         num_path: Number of paths (s).
         num_path_feat: Channels of a path (m).
         window_sizes: Windows of the weights in the paths, see ``MSWAM``.
-        cam: Coordinate attention behind the paths; ``None`` goes without.
+        cam: Coordinate attention after the paths, if any.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -144,7 +143,8 @@ class PAB(nn.Module):
     Note:
         Eq. 6 prints ``x_1 + y_{i-1}`` for the later paths, read as ``x_i + y_{i-1}``, and the text ``m < s``,
         read as m < C. Inferred: LeakyReLU of slope 0.2 (PAN's) after the split and after each path, no
-        biases, the place of the CAM (its input comes "after passing through a 1x1 convolution").
+        biases, the place of the CAM (its input comes "after passing through a 1x1 convolution"). Not stated
+        in the paper; chosen here: the 3x3 convolution at the end and the residual around the block.
     """
 
     def __init__(
@@ -182,11 +182,12 @@ class PAB(nn.Module):
 class MSWAM(nn.Module):
     """Multi-scale weight allocation module (IMFM, Sec. 2.2 and 2.3) in a path of a PAB.
 
-    Two 3x3 convolutions; what stands between them is weighed by the module's input, seen at several scales.
+    Two 3x3 convolutions; the features between them are weighted by the module's input, seen at several
+    scales.
 
     Args:
         num_feat: Channels in and out (m).
-        window_sizes: Windows of the weights in pixels, see ``MSWA``; ``None`` leaves the convolutions alone.
+        window_sizes: Windows of the weights in pixels, see ``MSWA``; ``None``: no weights.
 
     Shape:
         ``(N, m, H, W)`` -> the same.
@@ -202,7 +203,7 @@ class MSWAM(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve, weigh, convolve."""
+        """Convolve, weight, convolve."""
         feat = self.conv1(x)
         if self.attention is not None:
             feat = feat * self.attention(x)
@@ -213,8 +214,7 @@ class MSWAM(nn.Module):
 class CAM(nn.Module):
     """Coordinate attention (IMFM, Fig. 2, Eqs. 7 to 12): Hou et al., CVPR 2021, without normalisation.
 
-    A weight per channel and row times a weight per channel and column. All but two passes over the map work
-    on H + W positions.
+    A weight per channel and row times a weight per channel and column, computed from H + W positions.
 
     Args:
         num_feat: Channels in and out (C).
@@ -238,8 +238,7 @@ class CAM(nn.Module):
         super().__init__()
         if act not in ("h_swish", "h_sigmoid"):
             raise ConfigError(
-                f"IMFM: no such activation in coordinate attention, got cam_act={act}; "
-                "allowed: h_swish, h_sigmoid"
+                f"IMFM: unknown activation of the CAM, got cam_act={act}; allowed: h_swish, h_sigmoid"
             )
         self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
         self.act = nn.Hardswish() if act == "h_swish" else nn.Hardsigmoid()
@@ -247,7 +246,7 @@ class CAM(nn.Module):
         self.excite_columns = nn.Conv2d(num_squeezed, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh rows and columns."""
+        """Weight rows and columns."""
         height, width = x.shape[-2:]
         # Sums over an image need float32 whatever the precision of the network.
         rows = x.mean(dim=3, keepdim=True, dtype=torch.float32)  # (N, C, H, 1), Eq. 7
@@ -261,7 +260,7 @@ class CAM(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """What stands for a PAB in the paper's basic model: a residual chain of 3x3 convolutions.
+    """Stands in for a PAB in the paper's basic model: a residual chain of 3x3 convolutions.
 
     Args:
         num_feat: Channels in and out (C).

@@ -1,9 +1,10 @@
-"""LAPAR: Linearly-Assembled Pixel-Adaptive Regression Network for SISR (Li et al., NeurIPS 2020)."""
+"""LAPAR: Linearly-Assembled Pixel-Adaptive Regression Network for SISR (Li et al., NeurIPS 2020).
+
+Authors' code: github.com/dvlab-research/Simple-SR (MIT).
+"""
 
 import math
-from collections.abc import Mapping
 from itertools import combinations
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +12,26 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, upscaled
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import AWMS, LFB, wn_conv
-from sr_lab.ops.renaming import WEIGHT_NORM, KeyRule, rename
+from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
 
 
-class LAPAR(nn.Module):
-    """Filters the bicubically enlarged image, each pixel with its own mix of 72 fixed filters.
+class LAPAR(SRNetwork):
+    """Filters the bicubically upscaled image; each pixel has its own mix of 72 fixed filters.
 
-    The network sees lr and tells the coefficients of the mix.
+    The network computes the coefficients of the mix from lr.
 
-    Cost: at x4 93.7 G multiply-adds of convolutions, 59.7 G of them at output size. As in the printed 94 G,
-    mixing the filters and filtering are left out.
+    Cost: at x4 93.7 G multiply-adds of convolutions, 59.7 G of them at output size. Like the printed 94 G,
+    this leaves out mixing the filters and filtering.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
-        num_feat: Width of the network: 32 in LAPAR-A, in LAPAR-B 24, in LAPAR-C 16.
-        num_block: Number of LFBs: 4 in LAPAR-A, in LAPAR-B 3, in LAPAR-C 2.
-        upsampler: Must be ``None``: no tail takes features to an image here.
+        num_feat: Width of the network: 32 in LAPAR-A, 24 in LAPAR-B, 16 in LAPAR-C.
+        num_block: Number of LFBs: 4 in LAPAR-A, 3 in LAPAR-B, 2 in LAPAR-C.
+        upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 2.
@@ -38,22 +40,22 @@ class LAPAR(nn.Module):
         ConfigError: If ``upsampler`` is given; in ``forward``, if lr is too small.
 
     Note:
-        From the authors' code (dvlab-research/Simple-SR), whose checkpoints load and bring their own filters.
-        See ``gaussian_dictionary`` for those of a new network.
+        From the authors' code, whose checkpoints load and bring their own filters. For the filters of a new
+        network see ``gaussian_dictionary``.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 2  # reflection at the border of the enlarged image
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = 2  # reflection at the border of the upscaled image
+    multi_adds_rule = "conv"
     dictionary: Tensor
 
     def __init__(
         self, *, scale: int, num_feat: int = 32, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
         native_only("LAPAR", upsampler)
-        super().__init__()
-        self.scale = scale
-        self.register_buffer("dictionary", gaussian_dictionary())  # in the state dict: see the note above
+        super().__init__(scale=scale)
+        self.register_buffer(
+            "dictionary", gaussian_dictionary()
+        )  # in the state dict: checkpoints bring theirs
         self.image_range = ImageRange()
         self.head = nn.Sequential(wn_conv(3, num_feat), nn.ReLU(inplace=True))
         self.body = nn.ModuleList(LFB(num_feat, num_mid_feat=num_feat) for _ in range(num_block))
@@ -78,13 +80,13 @@ class LAPAR(nn.Module):
         if min(height, width) < self.min_size:
             raise ConfigError(
                 f"LAPAR: its filters need an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; enlarge the image or the patch"
+                f"got {height}x{width}; take a larger image or patch"
             )
         feat = self.head(self.image_range(lr))  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
         coefficients = self.tail(feat)  # (N, 72, rH, rW)
-        # One filter from 72 before it meets the image: a third of the work, and no 72 filtered images.
+        # Mixing the filters first takes a third of the work of filtering 72 times, and less memory.
         filters = self.dictionary.flatten(1).t() @ coefficients.flatten(2)  # (N, 25, rH * rW)
         return _filtered(upscaled(lr, self.scale), filters.unflatten(2, coefficients.shape[2:]))
 
@@ -116,10 +118,11 @@ def gaussian_dictionary() -> Tensor:
         ``(72, 1, 5, 5)``; a Gaussian's values sum to 1, a difference's to 0.
 
     Note:
-        Stated: anisotropic Gaussians and differences of Gaussians; 72 of 5x5 in the authors' code. Chosen
-        here: how many of each, and their widths, angles and elongations, for the authors ship values alone.
-        The choice costs no expressiveness: filters made of centred Gaussians are symmetric about their
-        centre, and these 72 span all such filters of 5x5, which is 13 dimensions.
+        Stated: anisotropic Gaussians and differences of Gaussians; 72 of 5x5 in the authors' code. Not
+            stated;
+        chosen here: how many of each, and their widths, angles and elongations. The choice costs no
+        expressiveness: sums of centred Gaussians are symmetric about their centre, and these 72 span all 13
+        dimensions of such 5x5 filters.
     """
     angles = (torch.arange(8) * math.pi / 8).view(-1, 1, 1)
     offsets = torch.arange(-2.0, 3.0)
@@ -138,31 +141,18 @@ def gaussian_dictionary() -> Tensor:
     return torch.cat(filters).unsqueeze(1)
 
 
-# The authors' names and ours.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^w_conv\.rgb_mean$", None),
-    (r"^decom_conv\.weight$", "dictionary"),
-    (r"^w_conv\.(head|body)\.", r"\1."),
-    (r"^(body\.\d+)\.b(\d)\.body\.", r"\1.units.\2.residual."),
-    (r"^(body\.\d+)\.b(\d)\.", r"\1.units.\2."),
-    (r"^(body\.\d+)\.reduction\.", r"\1.fusion."),
-    (r"^w_conv\.up\.0\.", "tail.0."),
-    (r"^w_conv\.tail\.tail_k(\d)\.", lambda match: f"tail.3.convs.{(int(match[1]) - 3) // 2}."),
-    (r"^w_conv\.tail\.scale_k(\d)\.", lambda match: f"tail.3.scales.{(int(match[1]) - 3) // 2}."),
-    (r"^w_conv\.tail\.fuse\.", "tail.4."),
-    (r"^w_conv\.tail\.w_conv\.", "tail.6."),
-    *WEIGHT_NORM,
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "w_conv.rgb_mean": None,
+            "decom_conv.weight": "dictionary",
+            "w_conv.head": "head",
+            "w_conv.body.{i}": ("body.{i}", LFB_NAMES),
+            "w_conv.up.0": "tail.0",
+            "w_conv.tail.fuse": "tail.4",
+            "w_conv.tail.w_conv": "tail.6",
+            "w_conv.tail": ("tail.3", AWMS_NAMES),
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/dvlab-research/Simple-SR.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``LAPAR``, the filters among them.
-    """
-    return rename(state, _OFFICIAL_KEYS)

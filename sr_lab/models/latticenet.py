@@ -1,20 +1,21 @@
-"""LatticeNet: Towards Lightweight Image Super-resolution with Lattice Block (Luo et al., ECCV 2020)."""
+"""LatticeNet: Towards Lightweight Image Super-resolution with Lattice Block (Luo et al., ECCV 2020).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Code of a third party, whose checkpoints load: github.com/ymff0592/super-resolution (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import mean_and_contrast
 from sr_lab.layers.image import MeanShift
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class LatticeNet(nn.Module):
-    """Lattice network: a chain of lattice blocks, joined backwards, from the last to the first.
+class LatticeNet(SRNetwork):
+    """Lattice network: a chain of lattice blocks, whose outputs are fused from the last to the first.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -26,23 +27,20 @@ class LatticeNet(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the code whose checkpoints load (github.com/ymff0592/super-resolution). Its file with the mean
-        shifts is missing; RCAN's, on which it builds, meant to freeze them but trains them, so here they are
-        weights, and the published counts include them.
+        From the code whose checkpoints load. Its file with the mean shifts is missing; RCAN's, on which it
+        builds, meant to freeze them but trains them. So here they are weights, and the published counts
+        include them.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self, *, scale: int, num_feat: int = 64, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.sub_mean = MeanShift(sign=-1)
-        self.head = nn.Sequential(  # no activation between
+        self.head = nn.Sequential(  # no activation in between
             nn.Conv2d(3, num_feat, 3, padding=1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
         )
         self.body = nn.ModuleList(LB(num_feat) for _ in range(num_block))
@@ -52,7 +50,7 @@ class LatticeNet(nn.Module):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: blocks, backward fusion, tail."""
+        """Upscale lr: blocks, backward fusion, tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -99,7 +97,7 @@ class LB(nn.Module):
 
 
 def _residual_unit(num_feat: int) -> nn.Sequential:
-    """Three convolutions, C to 3/4 C and back, each with its activation."""
+    """Three convolutions, from C to 3C/4 channels and back, each followed by an activation."""
     num_squeezed = num_feat - num_feat // 4
     layers: list[nn.Module] = []
     for num_in_ch, num_out_ch in (
@@ -149,7 +147,7 @@ class CC(nn.Module):
 
 
 class BFM(nn.Module):
-    """A step of the backward fusion: deep and shallower features, halved each, side by side.
+    """A step of the backward fusion: deep and shallower features, reduced to half the channels and joined.
 
     Args:
         num_feat: Channels of either input and of the output (C).
@@ -170,36 +168,31 @@ class BFM(nn.Module):
         return out
 
 
-# The authors' names and ours. Their blocks and fusions count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv1\.", "head.0."),
-    (r"^conv2\.", "head.1."),
-    (r"^tail\.0\.", "refine."),
-    (r"^tail\.1\.", "tail.0."),
-    (r"^body_unit(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.conv_block0\.", r"\1.unit1."),
-    (r"^(body\.\d+)\.conv_block1\.", r"\1.unit2."),
-    (r"\.fea_ca1\.", ".cc_unit1."),
-    (r"\.x_ca1\.", ".cc_x."),
-    (r"\.fea_ca2\.", ".cc_q."),
-    (r"\.x_ca2\.", ".cc_unit2."),
-    (r"\.conv_mean\.", ".of_mean."),
-    (r"\.conv_std\.", ".of_deviation."),
-    (r"\.compress\.", ".fusion."),
-    (r"^T_tdm(\d+)\.0\.", lambda match: f"fusion.{int(match[1]) - 1}.deep."),
-    (r"^L_tdm(\d+)\.0\.", lambda match: f"fusion.{int(match[1]) - 1}.shallower."),
+_CC_NAMES: Names = {"conv_mean": "of_mean", "conv_std": "of_deviation"}
+
+_LB_NAMES: Names = {
+    "conv_block0": "unit1",
+    "conv_block1": "unit2",
+    "fea_ca1": ("cc_unit1", _CC_NAMES),
+    "x_ca1": ("cc_x", _CC_NAMES),
+    "fea_ca2": ("cc_q", _CC_NAMES),
+    "x_ca2": ("cc_unit2", _CC_NAMES),
+    "compress": "fusion",
+}
+
+# The names of the code whose checkpoints load.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "sub_mean": "sub_mean",
+            "conv1": "head.0",
+            "conv2": "head.1",
+            "body_unit{i+1}": ("body.{i}", _LB_NAMES),
+            "T_tdm{i+1}.0": "fusion.{i}.deep",
+            "L_tdm{i+1}.0": "fusion.{i}.shallower",
+            "tail.0": "refine",
+            "tail.1": "tail.0",
+            "add_mean": "add_mean",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/ymff0592/super-resolution.
-
-    Args:
-        state: Tensors under its names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``LatticeNet``; the mean shifts stay, since training may have
-        moved them.
-    """
-    return rename(state, _OFFICIAL_KEYS)

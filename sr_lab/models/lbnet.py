@@ -1,28 +1,29 @@
-"""LBNet: Lightweight Bimodal Network via Symmetric CNN and Recursive Transformer (Gao et al., IJCAI 2022)."""
+"""LBNet: Lightweight Bimodal Network via Symmetric CNN and Recursive Transformer (Gao et al., IJCAI 2022).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/IVIPLab/LBNet (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import CA, SA
 from sr_lab.layers.image import MeanShift
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.transformer import ET
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import CA_NAMES, ET_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class LBNet(nn.Module):
-    """Lightweight bimodal network, as its authors' code builds it (github.com/IVIPLab/LBNet).
+class LBNet(SRNetwork):
+    """Lightweight bimodal network, as its authors' code builds it.
 
-    The same fusion modules see the image twice, the second time with the weighed features of the first; then
+    The same fusion modules run twice, the second time with the weighted features of the first run added; then
     two recursive transformers.
 
-    Cost: at x4 462 G multiply-adds: the convolutions' 38.9 G, which is what the paper prints, and those of
-    the transformers, whose attention products grow with the square of the image.
+    Cost: at x4 462 G multiply-adds: 38.9 G in the convolutions, the figure that the paper prints, and the
+    rest in the transformers, whose attention products grow with the square of the image.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -30,7 +31,7 @@ class LBNet(nn.Module):
         num_block: Number of LFFMs, each used twice.
         num_transformer: Number of recursive transformers.
         num_head: Heads of the attention; 6 in LBNet-T.
-        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        num_segment: Segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Squeeze of the tokens before queries, keys and values are made; LBNet-T has none.
         num_repeat: How often a transformer's tokens pass the same weights.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
@@ -43,14 +44,12 @@ class LBNet(nn.Module):
 
     Note:
         The source is the authors' code, whose checkpoints load. Its mean shifts were meant to be frozen but
-        are trained (24 parameters, which the printed counts include). The segments' length is rounded down,
-        so that a result depends on the size of the image. Behind the transformers autocast is off, and sr has
-        the type of the weights: features there may pass what float16 holds.
+        are trained (24 parameters, which the printed counts include). The length of a segment is rounded
+        down, so results depend on the size of the image. After the transformers autocast is off, and sr has
+        the type of the weights, since the features there may exceed the range of float16.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -65,9 +64,8 @@ class LBNet(nn.Module):
         num_repeat: int = 3,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(LFFM(num_feat) for _ in range(num_block))
@@ -94,7 +92,7 @@ class LBNet(nn.Module):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: symmetric CNN, recursive transformers, tail."""
+        """Upscale lr: symmetric CNN, recursive transformers, tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -144,7 +142,7 @@ class LFFM(nn.Module):
 
 
 class FRDAB(nn.Module):
-    """Feature refinement dual-attention block: channel and spatial attention side by side, summed.
+    """Feature refinement dual-attention block: channel and spatial attention, summed.
 
     Args:
         num_feat: Channels in and out (C), even.
@@ -167,7 +165,7 @@ class FRDAB(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two halves beside the whole, refined, weighed, merged."""
+        """The whole and two halves, refined, weighted and merged."""
         whole = self.act(self.conv1(x))  # (N, C, H, W)
         left = self.act(self.conv2(whole))  # (N, C/2, H, W)
         right = self.act(self.conv3(whole))
@@ -179,33 +177,23 @@ class FRDAB(nn.Module):
         return out
 
 
-# The authors' names and ours. Theirs count from 1, but their first transformer has no number.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^r(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.b([1-3])\.", lambda match: f"{match[1]}.blocks.{int(match[2]) - 1}."),
-    (r"^(body\.\d+)\.c([1-3])\.", lambda match: f"{match[1]}.fusions.{int(match[2]) - 1}."),
-    (r"(\.blocks\.\d)\.c([1-6])\.", r"\1.conv\2."),
-    (r"(\.blocks\.\d)\.se\.", r"\1.ca."),
-    (r"\.sa\.conv1\.", ".sa.conv."),
-    (r"^se(\d+)\.", lambda match: f"attentions.{int(match[1]) - 1}."),
-    (r"\.conv_du\.", ".excite."),
-    (r"^attention(\d*)\.", lambda match: f"transformers.{int(match[1] or 1) - 1}."),
-    (r"\.atten\.", ".attention."),
-    (r"\.mlp\.fc1\.", ".mlp.0."),
-    (r"\.mlp\.fc2\.", ".mlp.2."),
-    (r"^c1\.", "fusion."),
-    (r"^c([2-9])\.", lambda match: f"transformer_convs.{int(match[1]) - 2}."),
+_FRDAB_NAMES: Names = {"c{i}": "conv{i}", "se": ("ca", CA_NAMES), "sa.conv1": "sa.conv"}
+_LFFM_NAMES: Names = {"b{i+1}": ("blocks.{i}", _FRDAB_NAMES), "c{i+1}": "fusions.{i}"}
+
+# Its authors' names; the first transformer has no number there.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "sub_mean": "sub_mean",
+            "head": "head",
+            "r{i+1}": ("body.{i}", _LFFM_NAMES),
+            "se{i+1}": ("attentions.{i}", CA_NAMES),
+            "c1": "fusion",
+            "attention": ("transformers.0", ET_NAMES),
+            "attention{i+1}": ("transformers.{i}", ET_NAMES),
+            "c{i+2}": "transformer_convs.{i}",
+            "tail": "tail",
+            "add_mean": "add_mean",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/IVIPLab/LBNet.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``LBNet``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

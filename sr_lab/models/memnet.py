@@ -1,21 +1,25 @@
-"""MemNet: A Persistent Memory Network for Image Restoration (Tai et al., ICCV 2017)."""
+"""MemNet: A Persistent Memory Network for Image Restoration (Tai et al., ICCV 2017).
+
+Authors' code: github.com/tyshiwo/MemNet (no licence stated).
+"""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.network import SRNetwork
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class MemNet(nn.Module):
-    """Memory network: recursions of one residual unit, and gates that decide what of all states is kept.
+class MemNet(SRNetwork):
+    """Memory network: recursions of one residual unit, and gates that decide what to keep of all states.
 
     Cost: at x4 168.0 G multiply-adds; as ``original``, at output size, 2.66 T at any scale.
 
@@ -23,10 +27,10 @@ class MemNet(nn.Module):
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of memory blocks (M).
-        num_recursion: Times that a block applies its residual unit (R), at least 1.
-        form: ``lr_space`` is the RGB host of "Two Strategies for Lightweight Image SR" (its Table 2): LR-size
-            features, a feature skip and a sub-pixel tail; ``original`` works on the enlarged luma.
-        upsampler: Factory for the tail; ``None`` builds that of the form; ``original`` has none to replace.
+        num_recursion: How often a block applies its residual unit (R), at least 1.
+        form: ``lr_space`` is the RGB host in "Two Strategies for Lightweight Image SR" (its Table 2): LR-size
+            features, a feature skip and a sub-pixel tail; ``original`` works on the upscaled luma.
+        upsampler: Factory for the tail; ``None`` builds that of the form. Must be ``None`` for ``original``.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
@@ -36,15 +40,13 @@ class MemNet(nn.Module):
             ``original``.
 
     Note:
-        ``lr_space`` has the printed counts exactly: batch norms tied like the convolutions, no biases inside.
-        ``original`` is taken from the authors' prototxt: biases, and batch norms of each recursion's own
-        around the tied convolutions. Its printed 677K are the weights of the convolutions alone. Not built:
-        the outputs of the earlier blocks with which the authors train and average.
+        ``lr_space`` has exactly the printed counts: batch norms tied like the convolutions, no biases inside.
+        ``original`` follows the authors' prototxt: biases, and separate batch norms for each recursion around
+        the tied convolutions. Its printed 677 K are the weights of the convolutions alone. Left out: the
+        outputs of the earlier blocks, with which the authors train and average.
     """
 
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    colour: str = "rgb"  # of the default form
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -56,16 +58,12 @@ class MemNet(nn.Module):
         form: Literal["lr_space", "original"] = "lr_space",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if form not in ("lr_space", "original"):
-            raise ConfigError(f"MemNet: has no such form, got form={form}; allowed: lr_space, original")
+            raise ConfigError(f"MemNet: unknown form, got form={form}; allowed: lr_space, original")
         if num_recursion < 1:
-            raise ConfigError(
-                f"MemNet: a block applies its residual unit, got num_recursion={num_recursion}; "
-                "allowed: 1 or more"
-            )
+            raise ConfigError(f"MemNet: num_recursion must be 1 or more, got num_recursion={num_recursion}")
         self.original = form == "original"
-        self.scale = scale
         self.head: nn.Module
         self.tail: nn.Module
         if self.original:
@@ -95,9 +93,9 @@ class MemNet(nn.Module):
         return [block.get_submodule("unit") for block in self.body]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: every block sees what all earlier ones kept."""
+        """Upscale lr: every block sees the memories of all earlier ones."""
         image = imresize(lr, numerator=self.scale) if self.original else lr
-        memories = [self.head(image)]  # B_0 (N, C, H, W), of the enlarged image if original
+        memories = [self.head(image)]  # B_0 (N, C, H, W), of the upscaled image if original
         for block in self.body:
             memories.append(block(memories[-1], memories))
         if self.original:
@@ -112,8 +110,8 @@ class MemoryBlock(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        num_recursion: Times that the unit is applied (R).
-        num_long: Memories that the gate sees beside the recursions: of the head and of each earlier block.
+        num_recursion: How often the unit is applied (R).
+        num_long: Memories that the gate sees next to the recursions: the head's and each earlier block's.
         num_norm: See ``ResidualUnit``.
         bias: Whether the convolutions have biases.
 
@@ -144,11 +142,11 @@ class ResidualUnit(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        num_norm: 1 ties the batch norms of all recursions; their number gives each its own.
+        num_norm: 1 if the recursions share their batch norms, else the number of recursions.
         bias: Whether the convolutions have biases.
 
     Shape:
-        x ``(N, C, H, W)`` and the number of the recursion, from 0 -> the same.
+        x ``(N, C, H, W)`` and the index of the recursion -> the same.
     """
 
     def __init__(self, num_feat: int, *, num_norm: int, bias: bool) -> None:

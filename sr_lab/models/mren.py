@@ -1,6 +1,9 @@
-"""MREN: Spatial-Channel Adaptive Coordination of Multilevel Refinement Enhancement Network (Cai et al.)."""
+"""MREN: Spatial-Channel Adaptive Coordination of Multilevel Refinement Enhancement Network (Cai et al.).
 
-from typing import ClassVar, Literal, TypeAlias
+Built from the paper; no authors' code was at hand.
+"""
+
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +11,8 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import WSILBV
+from sr_lab.layers.image import upscaled
+from sr_lab.layers.network import SRNetwork
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.rbwa import RBWAUpsampler
 
@@ -16,12 +21,12 @@ Exchange: TypeAlias = Literal["running", "final"]
 Message: TypeAlias = Literal["raw", "fused"]
 
 
-class MREN(nn.Module):
+class MREN(SRNetwork):
     """Multilevel refinement enhancement network (MREN, Fig. 1, Eqs. 1 to 4); MREN-L is ``num_feat=84``.
 
     Cost: at x4 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
-    and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are those of the tail,
-    which interpolates before it convolves: num_feat channels at output size, at x2, x3 and x4.
+    and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are in the tail, which
+    interpolates before it convolves: num_feat channels at output size.
 
     Args:
         scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper has 2, 3 and 4.
@@ -31,7 +36,7 @@ class MREN(nn.Module):
         scacb_exchange: Which maps the two parts of a SCACB exchange, see ``SCACB``.
         communication_weight: Share of the previous attention map in a DRACB's own (W), 0 to 1 as in Table 2;
             0 is a DRACB without jump connection (Table 4).
-        dracb_sigmoid: Whether a DRACB weighs its map by the sigmoid of itself (Table 4).
+        dracb_sigmoid: Whether a DRACB weights its map by the sigmoid of itself (Table 4).
         dracb_message: Which map a DRACB hands on, see ``DRACB``.
         upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
 
@@ -39,18 +44,17 @@ class MREN(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is below 6, W is outside 0 to 1, or a choice is unknown or about a part
-            that is not there.
+        ConfigError: If ``num_feat`` is below 6, W is outside 0 to 1, or a choice is unknown or concerns a
+            part that is switched off.
 
     Note:
-        Inferred: where the GELUs stand, and the residuals of SCACB and MREB, as in RFDN. The bicubic skip of
+        Inferred: the places of the GELUs, and the residuals of SCACB and MREB, as in RFDN. The bicubic skip
+            of
         Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10 are fitted to the
         printed counts, MREN-L's too.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["op_counter"]] = "op_counter"
+    multi_adds_rule = "op_counter"
 
     def __init__(
         self,
@@ -65,11 +69,10 @@ class MREN(nn.Module):
         dracb_message: Message = "raw",
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat < 6:
             raise ConfigError(f"MREN: a SCACB needs num_feat of at least 6, got num_feat={num_feat}")
         make_tail = RBWAUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
             MREB(
@@ -85,15 +88,13 @@ class MREN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr, Eqs. 1 to 4."""
+        """Upscale lr, Eqs. 1 to 4."""
         shallow = self.head(lr)  # F_0 (N, C, H, W), Eq. 1
         feat = shallow
         for block in self.body:
             feat = block(feat)  # F_k, Eq. 2
         sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW), Eq. 3
-        # In float32: half precision would round the image to its own few bits before the interpolation.
-        image = F.interpolate(lr.float(), scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return sr + image.to(lr.dtype)  # Eq. 4
+        return sr + upscaled(lr, self.scale)  # Eq. 4
 
 
 class MREB(nn.Module):
@@ -145,7 +146,7 @@ class MREB(nn.Module):
         self.attention = WSILBV(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine and distil three times, fuse what was distilled, weigh the channels."""
+        """Refine and distil three times, fuse what was distilled, weight the channels."""
         distilled, message = self.dracbs[0](x, None)
         kept, refined = [distilled], x
         for scacb, dracb in zip(self.scacbs, self.dracbs[1:], strict=True):
@@ -166,10 +167,10 @@ class DRACB(nn.Module):
     Args:
         num_feat: Channels in.
         num_distilled: Channels out.
-        communication_weight: W, 0 to 1; at 0 the previous map is not looked at.
-        sigmoid: Whether Eq. 6 is there; off, F' is the output.
-        message: What the next block gets as F_{l-1}: this block's own map F_l (``raw``) or F' (``fused``,
-            which W = 0 does not have).
+        communication_weight: W, 0 to 1; 0 ignores the previous map.
+        sigmoid: Whether Eq. 6 applies; off, F' is the output.
+        message: What the next block gets as F_{l-1}: this block's own map F_l (``raw``), or F' (``fused``,
+            which needs W above 0).
 
     Shape:
         ``(N, num_feat, H, W)`` and the previous map ``(N, num_distilled, H, W)``, ``None`` for the first
@@ -193,17 +194,12 @@ class DRACB(nn.Module):
     ) -> None:
         super().__init__()
         if message not in ("raw", "fused"):
-            raise ConfigError(
-                f"MREN: unknown map to hand on, got dracb_message={message}; allowed: raw, fused"
-            )
+            raise ConfigError(f"MREN: unknown message, got dracb_message={message}; allowed: raw, fused")
         if not 0 <= communication_weight <= 1:
-            raise ConfigError(
-                "MREN: no such share of the previous map, got "
-                f"communication_weight={communication_weight}; allowed: 0 to 1"
-            )
+            raise ConfigError(f"MREN: got communication_weight={communication_weight}; allowed: 0 to 1")
         if communication_weight == 0 and message != "raw":
             raise ConfigError(
-                "MREN: at communication_weight=0 no block looks at what the previous one hands on, got "
+                "MREN: communication_weight=0 ignores the messages between blocks, got "
                 f"dracb_message={message}; allowed: raw, or a communication_weight above 0"
             )
         self.conv = nn.Conv2d(num_feat, num_distilled, 1)
@@ -212,7 +208,7 @@ class DRACB(nn.Module):
         self.message = message
 
     def forward(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Distil, hear the previous block, weigh by itself."""
+        """Distil, add the previous block's map, weight the sum by itself."""
         own = self.conv(x)  # F_l
         fused = own
         if previous is not None and self.communication_weight != 0:
@@ -225,28 +221,27 @@ class SCACB(nn.Module):
     """Space-channel adaptive coordination block (MREN, Fig. 2, Sec. 3.2).
 
     Squeezed to C // 6 channels, the features go through a spatial part (depthwise convolutions) and a channel
-    part (ordinary ones); each sees 1x1, 3x3 and 5x5 pixels on three levels, which a 1x1 convolution
+    part (ordinary ones). Each sees 1x1, 3x3 and 5x5 pixels on three levels, which a 1x1 convolution
     aggregates. At each level the parts exchange their maps. The 1x1 convolutions have 6.2 K of the 8.3 K
-    parameters; the rest of the time goes into many small maps.
+    parameters.
 
     Args:
         num_feat: Channels in and out (C).
         mode: ``full``: both parts, with exchange. ``scnc``: both, without exchange. ``osa`` and ``oca``: the
             spatial or the channel part alone, twice as wide and without aggregation (Table 3).
-        exchange: The sums replace the maps at once, so that the third level is built on the second's sum
-            (``running``), or only where they are concatenated (``final``, with ``full`` only).
+        exchange: Where the sums replace the maps: at once, so that the third level builds on the second's sum
+            (``running``), or only in the concatenation (``final``, with ``full`` only).
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: If ``mode`` or ``exchange`` is unknown, or ``final`` has no exchange to be about.
+        ConfigError: If ``mode`` or ``exchange`` is unknown, or ``final`` is set without an exchange.
 
     Note:
-        The exchange gives both parts the same map c_i + s_i, so one is kept: the parts differ in how they
-        make and aggregate it. Fitted to the printed counts: a 5x5 is a 3x3 on top of the 3x3, the spatial
-        part has a depthwise 1x1, and the forms of ``osa`` and ``oca``. Inferred: the shared squeeze, the
-        residual, ``running``.
+        The exchange gives both parts the same map c_i + s_i, so it is computed once. Fitted to the printed
+        counts: a 5x5 is a 3x3 on top of the 3x3, the spatial part has a depthwise 1x1, and the forms of
+        ``osa`` and ``oca``. Inferred: the shared squeeze, the residual, ``running``.
     """
 
     def __init__(self, num_feat: int, *, mode: SCACBMode = "full", exchange: Exchange = "running") -> None:
@@ -257,7 +252,7 @@ class SCACB(nn.Module):
             raise ConfigError(f"MREN: got scacb_exchange={exchange}; allowed: running, final")
         if mode != "full" and exchange != "running":
             raise ConfigError(
-                f"MREN: with scacb={mode} no maps are exchanged, got scacb_exchange={exchange}; "
+                f"MREN: scacb={mode} exchanges no maps, got scacb_exchange={exchange}; "
                 "allowed: running, or scacb=full"
             )
         num_levels = 6 * (num_feat // 6)  # channels of all levels of all parts

@@ -1,7 +1,10 @@
-"""OSFFNet: Omni-Stage Feature Fusion Network for Lightweight Image SR (Wang and Zhang, AAAI 2024)."""
+"""OSFFNet: Omni-Stage Feature Fusion Network for Lightweight Image SR (Wang and Zhang, AAAI 2024).
+
+Built from the paper; no authors' code was at hand.
+"""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,30 +12,31 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import ERB, BSConv
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.osff import make_drfs
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class OSFFNet(nn.Module):
+class OSFFNet(SRNetwork):
     """Omni-stage feature fusion network (OSFFNet, Fig. 2, Eqs. 1 to 5).
 
-    The shallow features F_s come from several copies of the image (OISI), enter every block again (SFGC),
-    and are joined by the features of every stage, each seen through its own receptive field (MFDF).
+    The shallow features F_s come from several copies of the image (OISI) and enter every block again (SFGC).
+    The features of all stages are fused, each seen through its own receptive field (MFDF).
 
     Cost: at x4 29.3 G multiply-adds: blocks 22.9 G (their FFNs 7.5 G), DRFs 2.5 G, fusion 2.2 G, tail 1.6 G.
-    The 22.0 G that the paper prints leave the FFNs out. The FFNs work on channels-last maps, so that memory
-    format saves the copies around them.
+    The printed 22.0 G leave the FFNs out. The FFNs work on channels-last maps, so that memory format avoids
+    copies.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4, and shows 16.
         num_feat: Width of the trunk (C), at least 16.
         num_block: Number of AEFDs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
-        num_copies: Copies of the image that are stacked (O), at least 1.
+        num_copies: Copies of the image that the head sees (O), at least 1.
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; a shorter network takes the first
             ``num_block``.
         oisi: Original image stacked initialization; off, the head sees one image.
-        sfgc: Shallow feature global connection; off, a block sees the previous one only.
+        sfgc: Shallow feature global connection; off, a block sees the previous block's output only.
         mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
         esa: Spatial attention in the AEFDs (Table 4).
         cca: Channel attention in the AEFDs (Table 4); the DRFs keep theirs.
@@ -51,12 +55,12 @@ class OSFFNet(nn.Module):
     Note:
         Eq. 6's d = 2 * floor(k / 2) + 1 contradicts the listed D_s = (1, 1, 3, 3, 5, 5, 7, 7), and the
         printed counts fit the list. They also fit one scalar lambda per block. Inferred: lambda starts at 1,
-        GELU throughout.
+        GELU throughout. Not stated in the paper; chosen here: the GELU between the two convolutions of
+        H_Fusion (Eq. 4), BSRN's place.
     """
 
-    colour: ClassVar[str] = "rgb"
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "torchinfo"
-    min_size: int = ESA.min_size  # of the published network; 1 without ESA
+    multi_adds_rule = "torchinfo"
+    min_size = ESA.min_size  # of the published network; 1 without ESA
 
     def __init__(
         self,
@@ -75,7 +79,7 @@ class OSFFNet(nn.Module):
         lambda_init: float = 1.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_copies < 1:
             raise ConfigError(
                 f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"
@@ -100,7 +104,7 @@ class OSFFNet(nn.Module):
         return [getattr(block, name) for block in self.body for name in ("refine1", "refine2", "refine3")]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr, Eqs. 1 to 5."""
+        """Upscale lr, Eqs. 1 to 5."""
         shallow = self.head(torch.cat([lr] * self.num_copies, dim=1))  # F_s (N, C, H, W), Eq. 1
         feat = shallow
         stages = []
@@ -118,19 +122,21 @@ class AEFD(nn.Module):
     """Attention-enhanced feature distillation module (OSFFNet, Eqs. 7 to 10).
 
     Three steps each keep half the channels (distillation, H_D) and refine all of them (H_R); what was kept is
-    fused, weighed by two attentions, and enhanced by a feed-forward network at each position.
+    fused, weighted by two attentions, and enhanced by a feed-forward network at each position.
 
     Args:
         num_feat: Channels in and out (C).
-        esa: Whether the spatial attention of Eq. 9 is there.
-        cca: Whether the channel attention of Eq. 9 is there.
+        esa: Adds the spatial attention of Eq. 9.
+        cca: Adds the channel attention of Eq. 9.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Note:
         The sentence after Eq. 7 swaps its symbols: by the prose before it, and by the counts, H_D is a 1x1
-        convolution and H_R an ERB. The counts also make H_D^4 a BSConv of 3x3, as in BSRN. Inferred: GELU.
+        convolution and H_R an ERB. The counts also make H_D^4 a 3x3 BSConv, as in BSRN. Inferred: GELU. Not
+        stated in the paper; chosen here: one GELU on the concatenation, before the 1x1 of Eq. 8, BSRN's
+        place.
     """
 
     def __init__(self, num_feat: int, *, esa: bool = True, cca: bool = True) -> None:
@@ -174,8 +180,8 @@ class FFN(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        Linear layers rather than 1x1 convolutions, which compute the same: the paper's multiply-adds (22.0
-        G, not 29.6 G) are those of a counter that takes a linear layer once per image.
+        Linear layers rather than 1x1 convolutions, which compute the same: the printed 22.0 G (not 29.6 G)
+        come from a counter that counts a linear layer once per image.
     """
 
     def __init__(self, num_feat: int) -> None:

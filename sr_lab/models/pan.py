@@ -1,19 +1,20 @@
-"""PAN: Efficient Image Super-Resolution Using Pixel Attention (Zhao et al., ECCVW 2020)."""
+"""PAN: Efficient Image Super-Resolution Using Pixel Attention (Zhao et al., ECCVW 2020).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/zhaohengyuan1/PAN (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.image import upscaled
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import PA_TAIL_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
 
 
-class PAN(nn.Module):
-    """Pixel attention network, as its authors' code builds it (github.com/zhaohengyuan1/PAN).
+class PAN(SRNetwork):
+    """Pixel attention network, as its authors' code builds it.
 
     Cost: at x4 28.2 G multiply-adds, 14.0 G of them in the tail.
 
@@ -22,21 +23,19 @@ class PAN(nn.Module):
         num_feat: Width of the trunk.
         num_block: Number of SCPAs.
         upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            enlarged lr is added to the output of any.
+            upscaled lr is added to the output of any.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: The paper's tail has no stages to ``scale``.
+        ConfigError: If the paper's tail cannot reach ``scale``.
 
     Note:
-        From the authors' code, whose checkpoints load: everything.
+        Everything is from the authors' code, whose checkpoints load.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -46,16 +45,15 @@ class PAN(nn.Module):
         num_block: int = 16,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = PAUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(SCPA(num_feat) for _ in range(num_block))
         self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a residual in feature space, the tail, and the enlarged image."""
+        """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -109,38 +107,29 @@ class PAConv(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the values between two convolutions."""
+        """Weight the values between two convolutions."""
         out: Tensor = self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
         return out
 
 
-# The authors' names and ours. The stages of their tail count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv_first\.", "head."),
-    (r"^SCPA_trunk\.", "body."),
-    (r"\.conv1_a\.", ".squeeze1."),
-    (r"\.conv1_b\.", ".squeeze2."),
-    (r"\.k1\.0\.", ".conv."),
-    (r"\.PAConv\.k2\.", ".pa_conv.attention."),
-    (r"\.PAConv\.k3\.", ".pa_conv.conv1."),
-    (r"\.PAConv\.k4\.", ".pa_conv.conv2."),
-    (r"^(body\.\d+)\.conv3\.", r"\1.fusion."),
-    (r"^trunk_conv\.", "fusion."),
-    (r"^upconv(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.1."),
-    (r"^att(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.2."),
-    (r"^HRconv(\d)\.", lambda match: f"tail.stages.{int(match[1]) - 1}.4."),
-    (r"^conv_last\.", "tail.last."),
+_SCPA_NAMES: Names = {
+    "conv1_a": "squeeze1",
+    "conv1_b": "squeeze2",
+    "k1.0": "conv",
+    "PAConv.k2": "pa_conv.attention",
+    "PAConv.k3": "pa_conv.conv1",
+    "PAConv.k4": "pa_conv.conv2",
+    "conv3": "fusion",
+}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv_first": "head",
+            "SCPA_trunk.{i}": ("body.{i}", _SCPA_NAMES),
+            "trunk_conv": "fusion",
+            **PA_TAIL_NAMES,
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/zhaohengyuan1/PAN.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``PAN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

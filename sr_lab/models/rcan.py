@@ -1,22 +1,25 @@
-"""RCAN: Image SR Using Very Deep Residual Channel Attention Networks (Zhang et al., ECCV 2018)."""
+"""RCAN: Image SR Using Very Deep Residual Channel Attention Networks (Zhang et al., ECCV 2018).
+
+Authors' code: github.com/yulunzhang/RCAN (no licence stated).
+"""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import MeanShift
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.residual import ResidualBlock
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import BASICSR_NAMES, CA_NAMES, EDSR_TAIL_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
-from sr_lab.upsamplers.stepwise import StepwiseUpsampler, steps_to
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
-class RCAN(nn.Module):
-    """Residual channel attention network, as its authors' code builds it (github.com/yulunzhang/RCAN).
+class RCAN(SRNetwork):
+    """Residual channel attention network, as its authors' code builds it.
 
-    A residual in residual: skips around every block, around every group of blocks, and around all groups.
+    Residual in residual: skips around every block, every group of blocks, and all groups.
 
     Cost: at x4 916.9 G multiply-adds, nearly all in the 3x3 convolutions of the blocks.
 
@@ -35,9 +38,7 @@ class RCAN(nn.Module):
         From the authors' code: the range of 255, and mean shifts that are trained, not frozen.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -49,9 +50,8 @@ class RCAN(nn.Module):
         reduction: int = 16,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = StepwiseUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.sub_mean = MeanShift(sign=-1)
         self.add_mean = MeanShift(sign=1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -67,7 +67,7 @@ class RCAN(nn.Module):
         return [block for group in self.body for block in group.get_submodule("blocks").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: groups in series around a global skip, then the tail."""
+        """Upscale lr: groups in series around a global skip, then the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # F_0 (N, C, H, W)
         feat = shallow
         for group in self.body:
@@ -104,46 +104,51 @@ class ResidualGroup(nn.Module):
         return x + residual
 
 
-# The authors' names and ours: their Sequentials number the layers, the convolutions behind them as well.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^head\.0\.", "head."),
-    (r"^body\.\d+\.(weight|bias)$", r"fusion.\1"),
-    (r"^(body\.\d+)\.body\.\d+\.(weight|bias)$", r"\1.conv.\2"),
-    (r"^(body\.\d+)\.body\.(\d+)\.body\.", r"\1.blocks.\2."),
-    (r"(?<=blocks)(\.\d+)\.0\.", r"\1.conv1."),
-    (r"(?<=blocks)(\.\d+)\.2\.", r"\1.conv2."),
-    (r"(?<=blocks)(\.\d+)\.3\.conv_du\.", r"\1.attention.excite."),
+def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """BasicSR keeps DIV2K's mean outside the weights."""
+    shifts = {"sub_mean": MeanShift(sign=-1), "add_mean": MeanShift(sign=1)}
+    return dict(state) | {
+        f"{name}.{key}": value
+        for name, shift in shifts.items()
+        for key, value in shift.state_dict().items()
+        if "conv_first.weight" in state
+    }
+
+
+# Its authors' names, which number the convolutions after blocks and groups as one of them, and BasicSR's.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "sub_mean": "sub_mean",
+            "head.0": "head",
+            "body.{n}": "fusion",
+            "body.{i}.body.{m}": "body.{i}.conv",
+            "body.{i}.body.{j}.body": (
+                "body.{i}.blocks.{j}",
+                {"0": "conv1", "2": "conv2", "3": ("attention", CA_NAMES)},
+            ),
+            **EDSR_TAIL_NAMES,
+            "add_mean": "add_mean",
+        },
+        {"n": "body", "m": "body.0.blocks", "t": "tail"},
+    ),
+    OfficialNames(
+        {
+            "sub_mean": "sub_mean",
+            **BASICSR_NAMES,
+            "body.{i}.conv": "body.{i}.conv",
+            "body.{i}.residual_group.{j}.rcab": (
+                "body.{i}.blocks.{j}",
+                {
+                    "0": "conv1",
+                    "2": "conv2",
+                    "3.attention.1": "attention.excite.0",
+                    "3.attention.3": "attention.excite.2",
+                },
+            ),
+            "add_mean": "add_mean",
+        },
+        {"t": "tail"},
+        _with_mean_shift,
+    ),
 )
-
-# BasicSR's names (github.com/XPixelGroup/BasicSR), where they are not the authors'.
-_BASICSR_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv_first\.", "head."),
-    (r"^conv_after_body\.", "fusion."),
-    (r"^upsample\.", "tail."),
-    (r"\.residual_group\.(\d+)\.rcab\.", r".blocks.\1."),
-    (r"(?<=blocks)(\.\d+)\.3\.attention\.1\.", r"\1.attention.excite.0."),
-    (r"(?<=blocks)(\.\d+)\.3\.attention\.3\.", r"\1.attention.excite.2."),
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/yulunzhang/RCAN, or of BasicSR's RCAN.
-
-    Args:
-        state: Tensors under the authors' or BasicSR's names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network, which tells where its tail ends.
-
-    Returns:
-        The same tensors under the names of ``RCAN``, with DIV2K's mean where BasicSR keeps it outside.
-    """
-    last = f"tail.{2 * len(steps_to(scale))}."
-    tail: tuple[KeyRule, ...] = (
-        (r"^tail\.1\.", last),
-        (r"^tail\.0\.(\d+\.)", r"tail.\1"),
-        (r"^conv_last\.", last),
-    )
-    renamed = rename(state, (*tail, *_BASICSR_KEYS, *_OFFICIAL_KEYS))
-    if "conv_first.weight" in state:  # BasicSR's
-        for name, shift in (("sub_mean", MeanShift(sign=-1)), ("add_mean", MeanShift(sign=1))):
-            renamed |= {f"{name}.{key}": value for key, value in shift.state_dict().items()}
-    return renamed

@@ -1,18 +1,22 @@
-"""RDN: Residual Dense Network for Image SR (Zhang et al., CVPR 2018)."""
+"""RDN: Residual Dense Network for Image SR (Zhang et al., CVPR 2018).
+
+Authors' code: github.com/yulunzhang/RDN (no licence stated). Ports whose checkpoints load:
+github.com/yjn870/RDN-pytorch (MIT) and github.com/sanghyun-son/EDSR-PyTorch (MIT).
+"""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import OfficialNames
 from sr_lab.types import UpsamplerFactory
-from sr_lab.upsamplers.stepwise import StepwiseUpsampler, steps_to
+from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
-class RDN(nn.Module):
-    """Residual dense network: every convolution of a block sees all before it, the end sees all blocks.
+class RDN(SRNetwork):
+    """Residual dense network: each convolution of a block sees all earlier ones; the fusion sees all blocks.
 
     Cost: at x4 1.31 T multiply-adds. The dense blocks hold many feature maps at once, so that training takes
     several times the memory of an equally wide EDSR.
@@ -21,22 +25,19 @@ class RDN(nn.Module):
         scale: Upscaling factor r; the paper has 2, 3 and 4.
         num_feat: Channels between the blocks (G_0).
         num_block: Number of residual dense blocks (D); the paper also shows 20.
-        num_layer: Convolutions in a block (C); 6 in the paper's other network.
-        growth: Channels that each of them adds (G); 32 in the paper's other network.
+        num_layer: Convolutions in a block (C); 6 in the paper's network of 20 blocks.
+        growth: Channels that each convolution adds (G); 32 in the paper's network of 20 blocks.
         upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' Torch7 code (github.com/yulunzhang/RDN): a tail of G_0 channels throughout. Its
-        network works on 0..255 around DIV2K's mean; this one, as the PyTorch ports whose checkpoints load, on
-        the image itself.
+        From the authors' Torch7 code: G_0 channels throughout the tail. That network works on 0..255 around
+        DIV2K's mean; this one works on the image itself, like the port RDN-pytorch.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -48,9 +49,8 @@ class RDN(nn.Module):
         growth: int = 64,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = StepwiseUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.entry = nn.Conv2d(3, num_feat, 3, padding=1)
         self.head = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.body = nn.ModuleList(RDB(num_feat, num_layer=num_layer, growth=growth) for _ in range(num_block))
@@ -60,7 +60,7 @@ class RDN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of all blocks are fused, the skip starts at the first convolution."""
+        """Upscale lr: fuse the outputs of all blocks; the skip starts at the first convolution."""
         entered = self.entry(lr)  # F_-1 (N, G_0, H, W)
         feat = self.head(entered)  # F_0
         stages = []
@@ -73,7 +73,7 @@ class RDN(nn.Module):
 
 
 class RDB(nn.Module):
-    """Residual dense block: densely connected convolutions, a 1x1 that fuses them, a skip.
+    """Residual dense block: densely connected convolutions, a 1x1 convolution that fuses them, a skip.
 
     Args:
         num_feat: Channels in and out (G_0).
@@ -101,34 +101,34 @@ class RDB(nn.Module):
         return x + fused
 
 
-# The names of the two ports and ours: github.com/yjn870/RDN-pytorch, and EDSR-PyTorch's with capitals.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^(sfe|SFENet)1\.", "entry."),
-    (r"^(sfe|SFENet)2\.", "head."),
-    (r"^(rdbs|RDBs)\.", "body."),
-    (r"^(body\.\d+)\.layers\.(\d+)\.conv\.", r"\1.convs.\2."),
-    (r"^(body\.\d+)\.convs\.(\d+)\.conv\.0\.", r"\1.convs.\2."),
-    (r"^(body\.\d+)\.(lff|LFF)\.", r"\1.fusion."),
-    (r"^(gff|GFF)\.", "fusion."),
-    (r"^(upscale|UPNet)\.", "tail."),
+def _on_0_to_1(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """EDSR-PyTorch's RDN works on 0..255: the factor goes into its first and its last convolution."""
+    last = max((name.rpartition(".")[0] for name in state if name.startswith("UPNet.")), default="UPNet")
+    factors = {"SFENet1.weight": 255, f"{last}.weight": 1 / 255, f"{last}.bias": 1 / 255}
+    return {name: value * factors[name] if name in factors else value for name, value in state.items()}
+
+
+# The names of the two ports: RDN-pytorch, and EDSR-PyTorch.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "sfe1": "entry",
+            "sfe2": "head",
+            "rdbs.{i}": ("body.{i}", {"layers.{j}.conv": "convs.{j}", "lff": "fusion"}),
+            "gff": "fusion",
+            "output": "tail.{t-1}",
+            "upscale": "tail",
+        },
+        {"t": "tail"},
+    ),
+    OfficialNames(
+        {
+            "SFENet1": "entry",
+            "SFENet2": "head",
+            "RDBs.{i}": ("body.{i}", {"convs.{j}.conv.0": "convs.{j}", "LFF": "fusion"}),
+            "GFF": "fusion",
+            "UPNet": "tail",
+        },
+        prepare=_on_0_to_1,
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of yjn870/RDN-pytorch, or of EDSR-PyTorch's RDN.
-
-    Args:
-        state: Tensors under the names of either port, without a ``module.`` prefix.
-        scale: Upscaling factor of the network, which tells where its tail ends.
-
-    Returns:
-        The tensors under the names of ``RDN``. EDSR-PyTorch's network works on 0..255: the factor goes into
-        its first and its last convolution.
-    """
-    last = f"tail.{2 * len(steps_to(scale))}."
-    renamed = rename(state, (*_OFFICIAL_KEYS, (r"^output\.", last)))
-    if "SFENet1.weight" in state:
-        for name, factor in (("entry.weight", 255), (f"{last}weight", 1 / 255), (f"{last}bias", 1 / 255)):
-            if name in renamed:
-                renamed[name] = renamed[name] * factor
-    return renamed

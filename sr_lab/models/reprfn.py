@@ -1,19 +1,20 @@
-"""RepRFN: Reparameterized Residual Feature Network for Lightweight Image SR (Deng et al., CVPRW 2023)."""
+"""RepRFN: Reparameterized Residual Feature Network for Lightweight Image SR (Deng et al., CVPRW 2023).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/laonafahaodange/RepRFN (MIT).
+"""
 
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import ESA
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.reparam import EdgeConv, Kernel, RepConv
-from sr_lab.ops.renaming import ESA_KEYS, KeyRule, rename
+from sr_lab.ops.renaming import EDGE_NAMES, RLFN_ESA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class RepRFN(nn.Module):
-    """Residual feature network with re-parameterised convolutions (github.com/laonafahaodange/RepRFN).
+class RepRFN(SRNetwork):
+    """Residual feature network with re-parameterised convolutions.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -28,12 +29,11 @@ class RepRFN(nn.Module):
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        From the authors' code; folded, its sizes are the printed ones.
+        From the authors' code; the folded network has the printed sizes.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = ESA.min_size
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = ESA.min_size
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -43,16 +43,15 @@ class RepRFN(nn.Module):
         num_block: int = 4,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(RepRFB(num_feat) for _ in range(num_block))
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a chain of blocks within one residual, then the tail."""
+        """Upscale lr: a chain of blocks within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -81,7 +80,7 @@ class RepRFB(nn.Module):
         self.esa = ESA(num_feat, form="rlfn")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine, then weigh the positions."""
+        """Refine, then weight the positions."""
         out: Tensor = self.esa(x + self.refine(x))
         return out
 
@@ -127,38 +126,30 @@ class RepBlock(RepConv):
         return kernel + kernel.identity()
 
 
-# The authors' names and ours. Their blocks count from 1; the edge filters are constants here.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"\.mask$", None),
-    (r"^fea_conv\.", "head."),
-    (r"^reprfb(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^lr_conv\.", "last."),
-    (r"^upsampler\.conv\.", "tail.0."),
-    (r"\.repblock([1-3])\.", lambda match: f".refine.{2 * int(match[1]) - 2}."),
-    (r"^(body\.\d+)\.conv3\.", r"\1.refine.6."),
-    (r"\.rbr_reparam\.", ".folded."),
-    (r"\.rbr_1x1_3x3_branch_1x1\.", ".expand."),
-    (r"\.rbr_1x1_3x3_branch_3x3\.", ".reduce."),
-    (r"\.rbr_(\dx\d)_branch\.", r".conv\1."),
-    (r"\.rbr_conv1x1_sbx_branch\.", ".sobel_x."),
-    (r"\.rbr_conv1x1_sby_branch\.", ".sobel_y."),
-    (r"\.rbr_conv1x1_lpl_branch\.", ".laplacian."),
-    (r"\.k0$", ".conv.weight"),
-    (r"\.b0$", ".conv.bias"),
-    (r"\.scale$", ".strength"),
-    (r"\.esa\.conv3\.", ".esa.context.0."),
-    *ESA_KEYS,
+_REPBLOCK_NAMES: Names = {
+    "rbr_{i}x{j}_branch": "conv{i}x{j}",
+    "rbr_1x1_3x3_branch_1x1": "expand",
+    "rbr_1x1_3x3_branch_3x3": "reduce",
+    "rbr_conv1x1_sbx_branch": ("sobel_x", EDGE_NAMES),
+    "rbr_conv1x1_sby_branch": ("sobel_y", EDGE_NAMES),
+    "rbr_conv1x1_lpl_branch": ("laplacian", EDGE_NAMES),
+    "rbr_reparam": "folded",
+}
+
+_REPRFB_NAMES: Names = {
+    "conv3": "refine.6",
+    "repblock{i+1}": ("refine.{2i}", _REPBLOCK_NAMES),
+    "esa": ("esa", RLFN_ESA_NAMES),
+}
+
+# Its authors' names, of the trained form and of the folded one, which they call ``deploy``.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "fea_conv": "head",
+            "reprfb{i+1}": ("body.{i}", _REPRFB_NAMES),
+            "lr_conv": "last",
+            "upsampler.conv": "tail.0",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/laonafahaodange/RepRFN.
-
-    Args:
-        state: Tensors under the authors' names, trained or of their ``deploy`` form.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``RepRFN``, folded if they are of the ``deploy`` form.
-    """
-    return rename(state, _OFFICIAL_KEYS)

@@ -1,7 +1,9 @@
-"""RFDN: Residual Feature Distillation Network for Lightweight Image SR (Liu et al., ECCVW 2020)."""
+"""RFDN: Residual Feature Distillation Network for Lightweight Image SR (Liu et al., ECCVW 2020).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/njulj/RFDN (MIT).
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +11,17 @@ from torch import Tensor, nn
 from sr_lab.layers.attention import ESA
 from sr_lab.layers.distillation import RFDB
 from sr_lab.layers.image import ImageRange
-from sr_lab.ops.renaming import ESA_KEYS, KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import ESA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class RFDN(nn.Module):
+class RFDN(SRNetwork):
     """Residual feature distillation network: the paper's, or the one that won AIM 2020 (E-RFDN).
 
-    The defaults are RFDN; RFDN-L has ``num_feat=52``. E-RFDN, whose code is published
-    (github.com/njulj/RFDN), has ``num_feat=50``, ``num_block=4``, ``attention="esa"`` and ``residual=False``.
+    The defaults are RFDN; RFDN-L has ``num_feat=52``. E-RFDN, whose code is published, has ``num_feat=50``,
+    ``num_block=4``, ``attention="esa"`` and ``residual=False``.
 
     Cost: at x4 31.1 G multiply-adds, 27.9 G of them in the blocks; E-RFDN 23.8 G.
 
@@ -38,14 +41,13 @@ class RFDN(nn.Module):
         ConfigError: If ``attention`` is neither; in ``forward``, if lr is too small.
 
     Note:
-        From the authors' code, whose checkpoint loads: all of E-RFDN. Stated of the paper's network: widths,
-        CCA, residual around the block. Fitted to its counts: CCA's reduction of 4. Inferred: that CCA stands
-        where E-RFDN's ESA does, and that the range is 0..255 too.
+        E-RFDN is from the authors' code, whose checkpoint loads. Stated for the paper's network: widths, CCA,
+        residual around the block. Fitted to its counts: CCA's reduction of 4. Inferred: CCA in the place of
+        E-RFDN's ESA, and the same range of 0..255.
     """
 
-    colour: ClassVar[str] = "rgb"
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
-    min_size: int = 1  # of the published network; more with ESA
+    multi_adds_rule = "conv"
+    min_size = 1  # of the published network; more with ESA
 
     def __init__(
         self,
@@ -57,9 +59,8 @@ class RFDN(nn.Module):
         residual: bool = True,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.min_size = ESA.min_size if attention == "esa" else 1
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -74,7 +75,7 @@ class RFDN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of all blocks are fused, then the tail."""
+        """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         stages = []
@@ -86,29 +87,23 @@ class RFDN(nn.Module):
         return sr
 
 
-# The authors' names and ours. Their blocks count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^fea_conv\.", "head."),
-    (r"^B(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"^(body\.\d+)\.c([1-3])_d\.", r"\1.distil\2."),
-    (r"^(body\.\d+)\.c([1-3])_r\.", r"\1.refine\2."),
-    (r"^(body\.\d+)\.c4\.", r"\1.distil4."),
-    (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
-    *ESA_KEYS,
-    (r"^c\.0\.", "fusion.0."),
-    (r"^LR_conv\.", "fusion.2."),
-    (r"^upsampler\.", "tail."),
+_RFDB_NAMES: Names = {
+    "c4": "distil4",
+    "c5": "fusion",
+    "c{j}_d": "distil{j}",
+    "c{j}_r": "refine{j}",
+    "esa": ("esa", ESA_NAMES),
+}
+
+# Its authors' names of E-RFDN.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "fea_conv": "head",
+            "B{i+1}": ("body.{i}", _RFDB_NAMES),
+            "c.0": "fusion.0",
+            "LR_conv": "fusion.2",
+            "upsampler": "tail",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/njulj/RFDN.
-
-    Args:
-        state: Tensors under the authors' names, without a ``module.`` prefix.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``RFDN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

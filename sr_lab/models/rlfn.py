@@ -1,21 +1,22 @@
-"""RLFN: Residual Local Feature Network for Efficient Super-Resolution (Kong et al., CVPRW 2022)."""
+"""RLFN: Residual Local Feature Network for Efficient Super-Resolution (Kong et al., CVPRW 2022).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/bytedance/RLFN (Apache-2.0).
+"""
 
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import ESA
 from sr_lab.layers.image import ImageRange
-from sr_lab.ops.renaming import ESA_KEYS, KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import RLFN_ESA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class RLFN(nn.Module):
-    """Residual local feature network, as its authors' code builds it (github.com/bytedance/RLFN).
+class RLFN(SRNetwork):
+    """Residual local feature network, as its authors' code builds it.
 
-    RFDN without distillation and without fusion of the stages, for its speed. The defaults are RLFN; RLFN-S
+    RFDN without distillation and without fusion of the stages, for speed. The defaults are RLFN; RLFN-S
     has ``num_feat=48``; the network that won NTIRE 2022 has ``num_feat=46``, ``num_mid_feat=48`` and
     ``num_block=4``.
 
@@ -35,13 +36,12 @@ class RLFN(nn.Module):
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        From the authors' code: everything, 0..255 from the test script of the challenge's network. Inferred:
-        that RLFN and RLFN-S work on the same range.
+        Everything is from the authors' code; the range of 0..255 is from the test script of the challenge
+        network. Inferred: the same range for RLFN and RLFN-S.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = ESA.min_size
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = ESA.min_size
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -52,9 +52,8 @@ class RLFN(nn.Module):
         num_block: int = 6,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
@@ -65,7 +64,7 @@ class RLFN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a residual in feature space, then the tail."""
+        """Upscale lr: a residual in feature space, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -99,32 +98,21 @@ class RLFB(nn.Module):
         self.esa = ESA(num_feat, form="rlfn")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine, then weigh the positions."""
+        """Refine, then weight the positions."""
         out: Tensor = self.esa(self.fusion(self.refine(x) + x))
         return out
 
 
-# The authors' names and ours. Their blocks count from 1.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^conv_1\.", "head."),
-    (r"^block_(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."),
-    (r"\.c([1-3])_r\.", lambda match: f".refine.{2 * int(match[1]) - 2}."),
-    (r"^(body\.\d+)\.c5\.", r"\1.fusion."),
-    (r"\.esa\.conv3\.", ".esa.context.0."),
-    *ESA_KEYS,
-    (r"^conv_2\.", "fusion."),
-    (r"^upsampler\.", "tail."),
+_RLFB_NAMES: Names = {"c5": "fusion", "c{j+1}_r": "refine.{2j}", "esa": ("esa", RLFN_ESA_NAMES)}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv_1": "head",
+            "block_{i+1}": ("body.{i}", _RLFB_NAMES),
+            "conv_2": "fusion",
+            "upsampler": "tail",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/bytedance/RLFN.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``RLFN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

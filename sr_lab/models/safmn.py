@@ -1,21 +1,22 @@
-"""SAFMN: Spatially-Adaptive Feature Modulation for Efficient Image SR (Sun et al., ICCV 2023)."""
+"""SAFMN: Spatially-Adaptive Feature Modulation for Efficient Image SR (Sun et al., ICCV 2023).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/sunny2109/SAFMN (no licence stated).
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.norm import ChannelNorm
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class SAFMN(nn.Module):
-    """Spatially-adaptive feature modulation network, as its authors' code builds it (sunny2109/SAFMN).
+class SAFMN(SRNetwork):
+    """Spatially-adaptive feature modulation network, as its authors' code builds it.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -27,12 +28,11 @@ class SAFMN(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 8.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 4; in ``forward``, if lr is too small.
+        ConfigError: If ``num_feat`` is not a multiple of 4; in ``forward``, if lr is too small.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 8
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    min_size = 8
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -42,15 +42,14 @@ class SAFMN(nn.Module):
         num_block: int = 8,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(FMM(num_feat) for _ in range(num_block))
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a chain of modules within one residual, then the tail."""
+        """Upscale lr: a chain of modules within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         for block in self.body:
@@ -60,7 +59,7 @@ class SAFMN(nn.Module):
 
 
 class FMM(nn.Module):
-    """Feature mixing module: SAFM, then a convolutional channel mixer, each behind a norm within a residual.
+    """Feature mixing module: SAFM, then a convolutional channel mixer, each with a norm and a residual.
 
     Args:
         num_feat: Channels in and out; the mixer has twice as many inside.
@@ -86,7 +85,7 @@ class FMM(nn.Module):
 
 
 class SAFM(nn.Module):
-    """Spatially-adaptive feature modulation: weights from four sizes of the map, each for its channels.
+    """Spatially-adaptive feature modulation: each quarter of the channels is seen at its own size of the map.
 
     Args:
         num_feat: Channels in and out, a multiple of 4.
@@ -95,7 +94,7 @@ class SAFM(nn.Module):
         ``(N, num_feat, H, W)`` -> the same; H and W of at least 8.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 4; in ``forward``, if the map is too small.
+        ConfigError: If ``num_feat`` is not a multiple of 4; in ``forward``, if the map is too small.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -109,7 +108,7 @@ class SAFM(nn.Module):
         self.fusion = nn.Sequential(nn.Conv2d(num_feat, num_feat, 1), nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the features by what smaller copies of them show."""
+        """Weight the features by what smaller copies of them show."""
         height, width = x.shape[-2:]
         if min(height, width) < 8:
             raise ConfigError(
@@ -127,25 +126,14 @@ class SAFM(nn.Module):
         return weights * x
 
 
-# The authors' names and ours.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^to_feat\.", "head."),
-    (r"^feats\.", "body."),
-    (r"^to_img\.", "tail."),
-    (r"\.safm\.mfr\.", ".safm.levels."),
-    (r"\.safm\.aggr\.", ".safm.fusion.0."),
-    (r"\.ccm\.ccm\.", ".ccm."),
+_FMM_NAMES: Names = {
+    "norm{i}": "norm{i}",
+    "safm.mfr": "safm.levels",
+    "safm.aggr": "safm.fusion.0",
+    "ccm.ccm": "ccm",
+}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames({"to_feat": "head", "feats.{i}": ("body.{i}", _FMM_NAMES), "to_img": "tail"}),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/sunny2109/SAFMN.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SAFMN``.
-    """
-    return rename(state, _OFFICIAL_KEYS)

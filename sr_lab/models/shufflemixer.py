@@ -1,24 +1,25 @@
-"""ShuffleMixer: An Efficient ConvNet for Image Super-Resolution (Sun et al., NeurIPS 2022)."""
+"""ShuffleMixer: An Efficient ConvNet for Image Super-Resolution (Sun et al., NeurIPS 2022).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/sunny2109/ShuffleMixer (MIT).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import upscaled
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.norm import ChannelNorm
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
 _GROUPS = 8  # of the channel shuffle
 
 
-class ShuffleMixer(nn.Module):
-    """ShuffleMixer, as its authors' code builds it (github.com/sunny2109/ShuffleMixer).
+class ShuffleMixer(SRNetwork):
+    """ShuffleMixer, as its authors' code builds it.
 
-    Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on enlarged features.
+    Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on upscaled features.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -31,12 +32,10 @@ class ShuffleMixer(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is no multiple of 8, or ``kernel_size`` is even.
+        ConfigError: If ``num_feat`` is not a multiple of 8, or ``kernel_size`` is even.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class ShuffleMixer(nn.Module):
         kernel_size: int = 7,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_feat % _GROUPS:
             raise ConfigError(
                 f"ShuffleMixer: cannot shuffle num_feat={num_feat} channels in {_GROUPS} groups; "
@@ -56,13 +55,12 @@ class ShuffleMixer(nn.Module):
         if kernel_size % 2 == 0:
             raise ConfigError(f"ShuffleMixer: kernel_size must be odd, got {kernel_size}")
         make_tail = ShuffleMixerUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.head = nn.Conv2d(3, num_feat, 3, padding=1, bias=False)
         self.body = nn.ModuleList(FMB(num_feat, kernel_size) for _ in range(num_block))
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: a chain of blocks and the tail, beside the bilinear enlargement."""
+        """Upscale lr: a chain of blocks and the tail, plus the bilinearly upscaled image."""
         feat = self.head(lr)  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
@@ -71,7 +69,7 @@ class ShuffleMixer(nn.Module):
 
 
 class FMB(nn.Module):
-    """Feature mixing block: two shuffle mixer layers, then a fused MBConv, each within a residual.
+    """Feature mixing block: two shuffle mixer layers, then a fused MBConv, each with a residual.
 
     Args:
         num_feat: Channels in and out; the MBConv has 16 more inside.
@@ -98,11 +96,11 @@ class FMB(nn.Module):
 
 
 class ShuffleMixerLayer(nn.Module):
-    """Shuffle mixer layer: channels mixed at each position, positions of each channel, channels again.
+    """Shuffle mixer layer: mixes channels at each position, positions in each channel, channels again.
 
     Args:
         num_feat: Channels in and out, a multiple of 8.
-        kernel_size: Kernel of the depthwise convolution, which alone has no residual.
+        kernel_size: Kernel of the depthwise convolution, the one part without a residual.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same.
@@ -124,7 +122,7 @@ class ShuffleMixerLayer(nn.Module):
 
 
 class SplitMLP(nn.Module):
-    """An MLP at each position for half of the channels, then a shuffle that deals all of them out anew.
+    """An MLP at each position on half of the channels, then a shuffle of all channels.
 
     Args:
         num_feat: Channels in and out, a multiple of 8; the MLP has as many inside.
@@ -171,27 +169,21 @@ class ShuffleMixerUpsampler(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(num_feat, num_out_ch, 3, padding=1))
 
 
-# The authors' names and ours, without the tail: which layer its last convolution is depends on the scale.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^to_feat\.", "head."),
-    (r"^blocks\.", "body."),
-    (r"^(body\.\d+)\.net\.", r"\1.mix."),
-    (r"\.spatial\.", ".depthwise."),
-    (r"\.(norm[12])\.body\.", r".\1."),
-    (r"\.(mlp[12])\.fc\.", r".\1.mlp."),
+_LAYER_NAMES: Names = {
+    "norm{i}.body": "norm{i}",
+    "mlp{i}.fc": "mlp{i}.mlp",
+    "spatial": "depthwise",
+}
+
+# Its authors' names; one of them is misspelt there.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "to_feat": "head",
+            "blocks.{i}": ("body.{i}", {"net.{j}": ("mix.{j}", _LAYER_NAMES), "conv": "conv"}),
+            "tail": "tail.{t-1}",
+            "upsapling": "tail",
+        },
+        {"t": "tail"},
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/sunny2109/ShuffleMixer.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network.
-
-    Returns:
-        The same tensors under the names of ``ShuffleMixer``.
-    """
-    last = 6 if scale == 4 else 3
-    tail: tuple[KeyRule, ...] = ((r"^tail\.(?!\d)", f"tail.{last}."), (r"^upsapling\.", "tail."))  # sic
-    return rename(state, tail + _OFFICIAL_KEYS)

@@ -1,7 +1,9 @@
-"""SMSR: Exploring Sparsity in Image Super-Resolution for Efficient Inference (Wang et al., CVPR 2021)."""
+"""SMSR: Exploring Sparsity in Image Super-Resolution for Efficient Inference (Wang et al., CVPR 2021).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/The-Learning-And-Vision-Atelier-LAVA/SMSR (no licence stated).
+"""
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +12,21 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import ImageRange, upscaled, without_mean_shift
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.layers.network import SRNetwork
+from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class SMSR(nn.Module):
-    """Sparse mask network: masks mark the channels that are computed only where the image needs it.
+class SMSR(SRNetwork):
+    """Sparse mask network: masks mark the channels and positions where computing can be skipped.
 
-    Training draws soft masks with Gumbel noise from torch's generator. Evaluation takes hard ones, without
-    noise, and computes densely what the authors' sparse kernels give: the same image, none of their saving.
+    Training draws soft masks with Gumbel noise from torch's generator. Evaluation uses hard masks without
+    noise, and computes everything densely: the same image as with the authors' sparse kernels, without
+    their savings.
 
-    Cost: at x4 89.0 G multiply-adds, since dense and sparse channels are convolved apart; sparse kernels need
-    two thirds of that at most, and less the more the masks leave out.
+    Cost: at x4 89.0 G multiply-adds, since dense and sparse channels are convolved separately; sparse kernels
+    need at most two thirds of that.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -38,17 +42,14 @@ class SMSR(nn.Module):
         ConfigError: If ``tau`` is not above 0.
 
     Note:
-        From the authors' code (github.com/The-Learning-And-Vision-Atelier-LAVA/SMSR), which takes even sizes
-        only; an odd one is rounded up inside the mask branch. What goes into a layer is weighed by the mask
-        of the layer before it, as in their inference; their training takes the layer's own. Left out is the
-        loss that makes the masks sparse (0.1 times their mean): only the image leaves the network. Their
-        trainer means to anneal tau from 1 to 0.4, but calls a method that no module has, so that it stays
-        at 1. The printed counts leave the weights of the channel masks out (2560).
+        From the authors' code, which takes even sizes only; here an odd size is rounded up inside the mask
+        branch. A layer's input is weighted by the mask of the layer before it, as in their inference; their
+        training uses the layer's own mask. Left out: the loss that makes the masks sparse (0.1 times their
+        mean). Their trainer means to anneal tau from 1 to 0.4, but calls a method that no module has, so tau
+        stays at 1. The printed counts leave out the 2560 weights of the channel masks.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -59,13 +60,10 @@ class SMSR(nn.Module):
         tau: float = 1.0,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if tau <= 0:
-            raise ConfigError(
-                f"model=smsr: a temperature is above 0, got tau={tau}; allowed: above 0, e.g. 1"
-            )
+            raise ConfigError(f"model=smsr: tau must be above 0, e.g. 1, got tau={tau}")
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=255)
         self.head = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
@@ -81,7 +79,7 @@ class SMSR(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the outputs of all modules are fused, then the tail beside the enlarged image."""
+        """Upscale lr: fuse the outputs of all modules, then the tail, plus the upscaled image."""
         image = self.image_range(lr)
         shallow = self.head(image)  # (N, C, H, W)
         feat = shallow
@@ -95,7 +93,7 @@ class SMSR(nn.Module):
 
 
 class SMM(nn.Module):
-    """Sparse mask module: a mask of positions from the features, convolutions under it, channel attention.
+    """Sparse mask module: a mask of positions, convolutions under that mask, channel attention.
 
     Args:
         num_feat: Channels in and out (C).
@@ -133,10 +131,10 @@ class SMM(nn.Module):
 
 
 class SMB(nn.Module):
-    """Sparse masked convolutions: four 3x3, all of whose outputs are collected.
+    """Sparse masked convolutions: four 3x3 convolutions, whose outputs are all fused.
 
-    Each layer has a mask of its own over the channels: a dense channel is computed everywhere, a sparse one
-    at the marked positions only; what comes from sparse channels counts there only.
+    Each layer has its own mask over the channels: a dense channel is computed everywhere, a sparse one at the
+    marked positions only. What comes from sparse channels counts at those positions only.
 
     Args:
         num_feat: Channels in and out (C).
@@ -159,7 +157,7 @@ class SMB(nn.Module):
         self.collect = nn.Conv2d(num_conv * num_feat, num_feat, 1)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The convolutions in turn, each with dense and sparse channels apart."""
+        """The convolutions in turn, on dense and sparse channels separately."""
         if self.training:
             channels = F.gumbel_softmax(self.channel_logits, tau=self.tau, dim=-1)
         else:
@@ -182,25 +180,18 @@ class SMB(nn.Module):
         return out
 
 
-# The authors' names and ours.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"^collect\.", "fusion."),
-    (r"^(body\.\d+)\.spa_mask\.", r"\1.mask."),
-    (r"^(body\.\d+)\.body\.ch_mask$", r"\1.smb.channel_logits"),
-    (r"^(body\.\d+)\.body\.body\.", r"\1.smb.convs."),
-    (r"^(body\.\d+)\.body\.collect\.", r"\1.smb.collect."),
-    (r"\.ca\.conv_du\.", ".ca.excite."),
+_SMM_NAMES: Names = {
+    "spa_mask": "mask",
+    "body.ch_mask": "smb.channel_logits",
+    "body.body": "smb.convs",
+    "body.collect": "smb.collect",
+    "ca": ("ca", CA_NAMES),
+}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {"head": "head", "body.{i}": ("body.{i}", _SMM_NAMES), "collect": "fusion", "tail": "tail"},
+        prepare=partial(without_mean_shift, gain=255),
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/The-Learning-And-Vision-Atelier-LAVA/SMSR.
-
-    Args:
-        state: Tensors under the authors' names.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SMSR``, without the mean shifts.
-    """
-    return rename(without_mean_shift(state, gain=255), _OFFICIAL_KEYS)

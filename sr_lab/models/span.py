@@ -1,20 +1,21 @@
-"""SPAN: Swift Parameter-free Attention Network for Efficient SR (Wan et al., CVPRW 2024)."""
+"""SPAN: Swift Parameter-free Attention Network for Efficient SR (Wan et al., CVPRW 2024).
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/hongyuanyu/SPAN (Apache-2.0).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.reparam import Kernel, RepConv
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class SPAN(nn.Module):
-    """Swift parameter-free attention network, as its authors' code builds it (github.com/hongyuanyu/SPAN).
+class SPAN(SRNetwork):
+    """Swift parameter-free attention network, as its authors' code builds it.
 
     Args:
         scale: Upscaling factor r.
@@ -26,13 +27,11 @@ class SPAN(nn.Module):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the image goes in as (lr - mean) * 255, what comes out is in [0, 1] as it is.
-        The features that the last block lends to the fusion have its activation, since that works in place.
+        From the authors' code: the image goes in as (lr - mean) * 255, the output is in [0, 1] directly. The
+        fusion gets the last block's inner features after their activation, which works in place there.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -42,9 +41,8 @@ class SPAN(nn.Module):
         num_block: int = 6,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
-        self.scale = scale
         self.image_range = ImageRange(gain=255)
         self.head = Conv3XC(3, num_feat)
         self.body = nn.ModuleList(SPAB(num_feat) for _ in range(num_block))
@@ -53,28 +51,27 @@ class SPAN(nn.Module):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr: the features of the head, the first and the last block are fused, then the tail."""
+        """Upscale lr: the features of the head, the first and the last block are fused, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         outputs: list[Tensor] = []
-        middles: list[Tensor] = []
         for block in self.body:
-            feat = block(feat, middles)
+            feat, middle = block(feat)
             outputs.append(feat)
-        stages = (shallow, self.last(feat), outputs[0], middles[-1])
+        stages = (shallow, self.last(feat), outputs[0], middle)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, 4C, H, W) -> (N, C, H, W)
         sr: Tensor = self.tail(fused)  # (N, 3, rH, rW)
         return sr
 
 
 class SPAB(nn.Module):
-    """Swift parameter-free attention block: three convolutions whose output is its own attention.
+    """Swift parameter-free attention block: three convolutions, whose output also gives the attention.
 
     Args:
         num_feat: Channels in and out.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same, and the features after the first activation, of that shape too.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -84,24 +81,16 @@ class SPAB(nn.Module):
         self.conv3 = Conv3XC(num_feat, num_feat)
         self.act = nn.SiLU()
 
-    def forward(self, x: Tensor, middles: list[Tensor] | None = None) -> Tensor:
-        """The residual, weighed by an odd function of what was added to it.
-
-        Args:
-            x: Features.
-            middles: Takes the features behind the first convolution, which the network wants from its last
-                block.
-        """
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of input and residual, weighted by an odd function of the residual."""
         middle = self.act(self.conv1(x))
-        if middles is not None:
-            middles.append(middle)
         refined = self.conv3(self.act(self.conv2(middle)))
         out: Tensor = (refined + x) * (torch.sigmoid(refined) - 0.5)
-        return out
+        return out, middle
 
 
 class Conv3XC(RepConv):
-    """A 3x3 convolution, trained twice as wide between two 1x1 ones, beside a 1x1 skip.
+    """A 3x3 convolution, trained as a 3x3 of twice the width between two 1x1 convolutions, plus a 1x1 skip.
 
     Args:
         num_in_ch: Channels in.
@@ -119,7 +108,7 @@ class Conv3XC(RepConv):
         self.reduce = nn.Conv2d(2 * num_out_ch, num_out_ch, 1)
 
     def branches(self, x: Tensor) -> Tensor:
-        """The chain beside the skip."""
+        """The chain plus the skip."""
         out: Tensor = self.reduce(self.conv(self.expand(x))) + self.skip(x)
         return out
 
@@ -129,33 +118,25 @@ class Conv3XC(RepConv):
         return chain + Kernel.of(self.skip)
 
 
-# The authors' names and ours. Their blocks count from 1.
-_TRAINED_KEYS: tuple[KeyRule, ...] = (
-    (r"\.eval_conv\.", None),  # folded anew at every inference
-    (r"\.sk\.", ".skip."),
-    (r"\.conv\.0\.", ".expand."),
-    (r"\.conv\.1\.", ".conv."),
-    (r"\.conv\.2\.", ".reduce."),
+_TRAINED_NAMES: Names = {
+    "sk": "skip",
+    "conv.0": "expand",
+    "conv.1": "conv",
+    "conv.2": "reduce",
+    "eval_conv": None,  # folded again at every inference
+}
+_FOLDED_NAMES: Names = {"eval_conv": "folded"}
+
+# Its authors' names, of the trained network and of its ``eval_conv`` alone.
+OFFICIAL_NAMES = tuple(
+    OfficialNames(
+        {
+            "conv_1": ("head", conv),
+            "block_{i+1}.c{j}_r": ("body.{i}.conv{j}", conv),
+            "conv_2": ("last", conv),
+            "conv_cat": "fusion",
+            "upsampler": "tail",
+        }
+    )
+    for conv in (_TRAINED_NAMES, _FOLDED_NAMES)
 )
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"\.eval_conv\.", ".folded."),
-    (r"^conv_1\.", "head."),
-    (r"^block_(\d+)\.c([1-3])_r\.", lambda match: f"body.{int(match[1]) - 1}.conv{match[2]}."),
-    (r"^conv_2\.", "last."),
-    (r"^conv_cat\.", "fusion."),
-    (r"^upsampler\.", "tail."),
-)
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a checkpoint of github.com/hongyuanyu/SPAN.
-
-    Args:
-        state: Tensors under the authors' names, of the trained network, or of its ``eval_conv`` alone.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SPAN``, folded if the trained branches are not there.
-    """
-    trained = any(".sk." in name for name in state)
-    return rename(state, (_TRAINED_KEYS if trained else ()) + _OFFICIAL_KEYS)

@@ -1,23 +1,24 @@
-"""SwinIR: Image Restoration Using Swin Transformer (Liang et al., ICCVW 2021), its lightweight SR network."""
+"""SwinIR: Image Restoration Using Swin Transformer (Liang et al., ICCVW 2021), its lightweight SR network.
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+Authors' code: github.com/JingyunLiang/SwinIR (Apache-2.0).
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.transformer import attend
-from sr_lab.ops.renaming import KeyRule, rename
+from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
-class SwinIRLight(nn.Module):
-    """SwinIR for lightweight SR, as its authors' code builds it (github.com/JingyunLiang/SwinIR).
+class SwinIRLight(SRNetwork):
+    """SwinIR for lightweight SR, as its authors' code builds it.
 
-    Transformers whose attention stays within windows, every other layer's shifted by half a window.
+    Transformers whose attention stays within windows; in every other layer the windows are shifted by half.
 
     Cost: at x4 62.7 G multiply-adds (49.6 G are printed): convolutions 11.2 G, linear layers 40.7 G,
     attention products 10.9 G.
@@ -27,28 +28,26 @@ class SwinIRLight(nn.Module):
         num_feat: Width of the trunk (C).
         num_block: Number of RSTBs.
         num_layer: Number of STLs in an RSTB.
-        num_head: Heads of the attention; ``None``: as many as divide ``num_feat``, 6 at most.
+        num_head: Heads of the attention; ``None``: the largest divisor of ``num_feat`` up to 6.
         window_size: Side of a window in LR pixels.
         mlp_ratio: Width inside the MLPs, in widths of the trunk.
-        drop_path: Probability that training leaves a residual of the last STL out for an image; it grows from
-            0 at the first. Not in the paper, but in its authors' code.
+        drop_path: Probability that training skips a residual of the last STL for an image; it grows from 0 at
+            the first STL. Not in the paper, but in its authors' code.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. Inside, lr is mirrored at its
-        right and lower edge to whole windows.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. Inside, lr is padded to whole
+        windows, by mirroring its right and lower edges.
 
     Raises:
         ConfigError: If the heads do not divide the width.
 
     Note:
-        The source is the authors' code. The counts that the paper prints leave the position biases (32.4 K)
-        out. The authors' test script mirrors by one more window where the image has whole ones already.
+        The source is the authors' code. The printed counts leave out the position biases (32.4 K). The
+        authors' test script adds one more window to an image that has whole windows already.
     """
 
-    colour: ClassVar[str] = "rgb"
-    min_size: ClassVar[int] = 1
-    multi_adds_rule: ClassVar[Literal["torchinfo", "conv"]] = "conv"
+    multi_adds_rule = "conv"
 
     def __init__(
         self,
@@ -63,18 +62,17 @@ class SwinIRLight(nn.Module):
         drop_path: float = 0.1,
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(scale=scale)
         if num_head is None:
             num_head = max(heads for heads in range(1, 7) if num_feat % heads == 0)
         if num_head < 1 or num_feat % num_head != 0:
             raise ConfigError(
-                f"SwinIR: the heads share the channels evenly, got num_head={num_head}, num_feat={num_feat}; "
-                "allowed: a divisor of num_feat; change one of them"
+                f"SwinIR: num_head must divide num_feat, got num_head={num_head}, num_feat={num_feat}; "
+                "change one of them"
             )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
         num_layers = num_block * num_layer
         rates = [drop_path * index / max(1, num_layers - 1) for index in range(num_layers)]
-        self.scale = scale
         self.window_size = window_size
         self.image_range = ImageRange()
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -98,7 +96,7 @@ class SwinIRLight(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Enlarge lr, mirrored to whole windows."""
+        """Upscale lr, mirrored to whole windows."""
         height, width = lr.shape[-2:]
         shallow = self.head(self.image_range(_mirrored(lr, self.window_size)))  # (N, C, H, W)
         feat = _normed(self.first_norm, shallow)
@@ -110,7 +108,7 @@ class SwinIRLight(nn.Module):
 
 
 def _mirrored(image: Tensor, multiple: int) -> Tensor:
-    """An image continued by its mirror image to a multiple in height and width, however small it is."""
+    """An image of any size, padded by mirroring to a multiple in height and width."""
     for dim in (-2, -1):
         size = image.shape[dim] + -image.shape[dim] % multiple
         while image.shape[dim] < size:
@@ -120,7 +118,7 @@ def _mirrored(image: Tensor, multiple: int) -> Tensor:
 
 
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """A norm over the channels of ``(N, C, H, W)``."""
+    """A layer norm over the channels of ``(N, C, H, W)``."""
     normed: Tensor = norm(x.permute(0, 2, 3, 1))
     return normed.permute(0, 3, 1, 2)
 
@@ -131,7 +129,7 @@ class RSTB(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
-        drop_paths: See ``STL``, one for each of them.
+        drop_paths: ``drop_path`` of each STL.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W in whole windows.
@@ -180,7 +178,7 @@ def _windows(tokens: Tensor, size: int) -> Tensor:
 
 
 def _shift_mask(tokens: Tensor, window_size: int, shift: int) -> Tensor:
-    """What keeps apart, in shifted windows, positions that are no neighbours in the image.
+    """Mask that separates positions of a shifted window that are not neighbours in the image.
 
     Args:
         tokens: ``(N, H, W, C)``.
@@ -203,8 +201,8 @@ class STL(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
-        shift: By how much the windows are shifted, 0 for not at all.
-        drop_path: Probability that training leaves a residual out for an image.
+        shift: By how much the windows are shifted, in pixels.
+        drop_path: Probability that training skips a residual for an image.
 
     Shape:
         ``(N, H, W, C)`` and the shifted windows' mask ``(windows, 1, L, L)`` -> ``(N, H, W, C)``.
@@ -236,7 +234,7 @@ class STL(nn.Module):
         return x + self._dropped(self.mlp(self.norm2(x)))
 
     def _attended(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attention in the windows of an image, which for a shift is rolled there and back."""
+        """Attention in the windows of an image; shifted windows are those of the rolled image."""
         batch, height, width, channels = x.shape
         size, shift = self.window_size, self.shift
         windows = _windows(x.roll((-shift, -shift), (1, 2)) if shift else x, size)
@@ -246,7 +244,7 @@ class STL(nn.Module):
         return x.roll((shift, shift), (1, 2)) if shift else x
 
     def _dropped(self, residual: Tensor) -> Tensor:
-        """Stochastic depth: an image keeps its residual, enlarged to the same mean, or loses it."""
+        """Stochastic depth: an image keeps its residual, scaled to the same mean, or loses it."""
         if not self.training or self.drop_path == 0:
             return residual
         keep = 1 - self.drop_path
@@ -292,31 +290,28 @@ class WindowAttention(nn.Module):
         return out
 
 
-# The authors' names and ours. What their file computes once and keeps is computed here.
-_OFFICIAL_KEYS: tuple[KeyRule, ...] = (
-    (r"\.(relative_position_index|attn_mask)$", None),
-    (r"^conv_first\.", "head."),
-    (r"^patch_embed\.norm\.", "first_norm."),
-    (r"^layers\.(\d+)\.", r"body.\1."),
-    (r"^(body\.\d+)\.residual_group\.blocks\.", r"\1.layers."),
-    (r"\.attn\.relative_position_bias_table$", ".attention.bias_table"),
-    (r"\.attn\.", ".attention."),
-    (r"\.mlp\.fc1\.", ".mlp.0."),
-    (r"\.mlp\.fc2\.", ".mlp.2."),
-    (r"^norm\.", "last_norm."),
-    (r"^conv_after_body\.", "last."),
-    (r"^upsample\.", "tail."),
+# What their file computes once and keeps is computed here.
+_STL_NAMES: Names = {
+    "norm{k}": "norm{k}",
+    "attn.relative_position_bias_table": "attention.bias_table",
+    "attn.relative_position_index": None,
+    "attn": "attention",
+    "attn_mask": None,
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+}
+
+# Its authors' names.
+OFFICIAL_NAMES = (
+    OfficialNames(
+        {
+            "conv_first": "head",
+            "patch_embed.norm": "first_norm",
+            "layers.{i}.residual_group.blocks.{j}": ("body.{i}.layers.{j}", _STL_NAMES),
+            "layers.{i}.conv": "body.{i}.conv",
+            "norm": "last_norm",
+            "conv_after_body": "last",
+            "upsample": "tail",
+        }
+    ),
 )
-
-
-def from_official(state: Mapping[str, Tensor], *, scale: int) -> dict[str, Tensor]:
-    """Renames the weights of a lightweight checkpoint of github.com/JingyunLiang/SwinIR.
-
-    Args:
-        state: Tensors under the authors' names, without the ``params`` around them.
-        scale: Upscaling factor of the network; the names do not depend on it.
-
-    Returns:
-        The same tensors under the names of ``SwinIRLight``, without the indices and masks.
-    """
-    return rename(state, _OFFICIAL_KEYS)

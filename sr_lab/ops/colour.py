@@ -1,11 +1,16 @@
-"""Luma as the field measures it: MATLAB's ``rgb2ycbcr``."""
+"""Luma and chroma as in MATLAB's ``rgb2ycbcr``, on which papers measure."""
 
 import torch
 from torch import Tensor
 
-# ITU-R BT.601 for R, G, B in [0, 1]: Y in 16..235 (the constants of MATLAB's rgb2ycbcr) or in 0..255 (JPEG).
-_STUDIO = (65.481, 128.553, 24.966)
-_FULL = (76.245, 149.685, 29.07)
+# ITU-R BT.601 in the studio range (MATLAB's constants): rows Y, Cb, Cr; columns R, G, B in [0, 1].
+_TO_YCBCR = (
+    (65.481, 128.553, 24.966),
+    (-37.797, -74.203, 112.0),
+    (112.0, -93.786, -18.214),
+)
+_OFFSET = (16.0, 128.0, 128.0)
+_FULL_RANGE = (76.245, 149.685, 29.07)  # weights of Y in 0..255, as in JPEG
 
 
 def rgb_to_y(rgb: Tensor, *, full_range: bool = False) -> Tensor:
@@ -14,36 +19,26 @@ def rgb_to_y(rgb: Tensor, *, full_range: bool = False) -> Tensor:
     Args:
         rgb: Floating images ``(..., 3, H, W)`` in [0, 1].
         full_range: Black is 0 and white 1, as in JPEG and kornia, instead of 16/255 and 235/255. Papers
-            measure the studio range; in the full range PSNR comes out 20 log10(255 / 219) = 1.32 dB lower.
+            measure in the studio range; in the full range PSNR is 20 log10(255 / 219) = 1.32 dB lower.
 
     Returns:
         ``(..., 1, H, W)`` in [16/255, 235/255], or in [0, 1] if ``full_range``; not rounded.
 
     Raises:
-        ValueError: ``rgb`` is not floating or has not three channels.
+        ValueError: ``rgb`` is not floating or does not have three channels.
     """
     if rgb.ndim < 3 or rgb.shape[-3] != 3 or not rgb.is_floating_point():
         raise ValueError(
             f"rgb_to_y: expects floating images (..., 3, H, W), got shape {tuple(rgb.shape)} of {rgb.dtype}"
         )
     red, green, blue = torch.unbind(rgb, dim=-3)
-    weights = _FULL if full_range else _STUDIO
-    offset = 0.0 if full_range else 16.0
+    weights, offset = (_FULL_RANGE, 0.0) if full_range else (_TO_YCBCR[0], _OFFSET[0])
     luma = (weights[0] * red).add_(weights[1] * green).add_(weights[2] * blue).add_(offset).div_(255)
     return luma.unsqueeze(-3)
 
 
-# Rows Y, Cb, Cr; columns R, G, B, all in [0, 1]: ITU-R BT.601 in the studio range, Cb and Cr around 128.
-_TO_YCBCR = (
-    (65.481, 128.553, 24.966),
-    (-37.797, -74.203, 112.0),
-    (112.0, -93.786, -18.214),
-)
-_OFFSET = (16.0, 128.0, 128.0)
-
-
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """Luma and chroma of RGB images as MATLAB's ``rgb2ycbcr`` gives them, unrounded.
+    """Luma and chroma of RGB images as in MATLAB's ``rgb2ycbcr``, not rounded.
 
     Args:
         rgb: Floating images ``(N, 3, H, W)`` in [0, 1].
@@ -56,7 +51,7 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
 
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
-    """The inverse of `rgb_to_ycbcr`; values outside the gamut of RGB leave [0, 1]."""
+    """The inverse of `rgb_to_ycbcr`; colours outside the RGB gamut have values outside [0, 1]."""
     inverse = (torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255).inverse().to(ycbcr)
     return torch.einsum("cy,nyhw->nchw", inverse, ycbcr - _offset(ycbcr))
 

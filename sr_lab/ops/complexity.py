@@ -4,7 +4,7 @@ import copy
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-Rule = Literal["all", "torchinfo", "conv", "op_counter"]
+from sr_lab.layers.network import num_image_ch
+from sr_lab.types import Rule
 
 HR_SIZE = (1280, 720)  # width and height of the image at the output
 _OP_COUNTER_SIZE = 192  # LR pixels
@@ -135,9 +136,8 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def lr_image(model: nn.Module, scale: int, device: str, hr_size: tuple[int, int] = HR_SIZE) -> Tensor:
     """An LR image of undefined values, ``(1, C, h, w)``, that a model makes one of ``hr_size`` from."""
-    channels = 1 if getattr(model, "colour", "rgb") == "y" else 3
     width, height = hr_size
-    return torch.empty(1, channels, height // scale, width // scale, device=device)
+    return torch.empty(1, num_image_ch(model), height // scale, width // scale, device=device)
 
 
 def _values_out(*_inputs: object, out_shape: Sequence[int], **_settings: object) -> int:

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of single images, as published super-resolution figures are measured."""
+"""PSNR and SSIM of single images, measured as in super-resolution papers."""
 
 import math
 
@@ -9,7 +9,7 @@ SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _C1 = 0.01**2  # (K1 * data range)^2
 _C2 = 0.03**2
-# Pixels whose four moments, 2 MB, stay in a core's cache while the window passes over them 22 times.
+# Pixels whose four moments (2 MB) stay in a core's cache while the window passes over them 22 times.
 _CACHED = 2**16
 
 
@@ -20,7 +20,7 @@ def quantise(image: Tensor) -> Tensor:
         image: Floating images of any shape; values outside [0, 1] are clipped.
 
     Returns:
-        The same shape and dtype, values k / 255; halves are rounded up, as MATLAB does.
+        The same shape and dtype, values k / 255; halves are rounded up, as in MATLAB.
     """
     return image.clamp(0, 1).mul_(255).add_(0.5).floor_().div_(255)
 
@@ -29,7 +29,7 @@ def psnr(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
     """Peak signal-to-noise ratio of each image, in dB, for peak value 1.
 
     Args:
-        sr: Restored images ``(N, C, H, W)`` in [0, 1].
+        sr: Results ``(N, C, H, W)`` in [0, 1].
         hr: Ground truth, same shape as ``sr``.
         crop_border: Pixels dropped at every edge; papers use the scale.
 
@@ -48,11 +48,11 @@ def psnr(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
 def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
     """Structural similarity of each image (Wang et al., IEEE TIP 2004), as in the authors' ``ssim_index.m``.
 
-    11x11 Gaussian window with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, covariances of the population;
-    only windows that lie wholly inside the cropped image count.
+    11x11 Gaussian window with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, population covariances; only
+    windows that lie fully inside the cropped image count.
 
     Args:
-        sr: Restored images ``(N, C, H, W)`` in [0, 1].
+        sr: Results ``(N, C, H, W)`` in [0, 1].
         hr: Ground truth, same shape as ``sr``.
         crop_border: Pixels dropped at every edge; papers use the scale.
 
@@ -60,7 +60,7 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
         ``(N,)`` in float64, the mean over channels, 1 where the two images are equal.
 
     Raises:
-        ValueError: As `psnr`, or the crop leaves less than 11x11 pixels.
+        ValueError: As in `psnr`, or the crop leaves less than 11x11 pixels.
     """
     height, width = hr.shape[-2:]
     sr, hr = _cropped("ssim", sr, hr, crop_border)
@@ -81,8 +81,8 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
 def _ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
     """SSIM of every whole window: ``(N, C, H, W) -> (N, C, H - 10, W - 10)``.
 
-    With s = sr + hr and d = sr - hr, 4 sr hr = s^2 - d^2 and 2 (sr^2 + hr^2) = s^2 + d^2: the means of four
-    images rather than five, and a difference that cancels only where it is small beside what it is added to.
+    With s = sr + hr and d = sr - hr, 4 sr hr = s^2 - d^2 and 2 (sr^2 + hr^2) = s^2 + d^2. This takes the
+    means of four images instead of five, and loses no digits where sr and hr are alike.
     """
     moments = hr.new_empty(4, *hr.shape)
     torch.add(sr, hr, out=moments[0])
@@ -101,10 +101,11 @@ def _ssim_map(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def _cropped(name: str, sr: Tensor, hr: Tensor, crop_border: int) -> tuple[Tensor, Tensor]:
-    """Check a pair of images and drop their borders, in float64; a figure has no gradient."""
+    """Check a pair of images and drop their borders; float64, without gradient."""
     if sr.shape != hr.shape or hr.ndim != 4:
         raise ValueError(
-            f"{name}: sr and hr must have one shape (N, C, H, W), got {tuple(sr.shape)} and {tuple(hr.shape)}"
+            f"{name}: sr and hr must have the same shape (N, C, H, W), "
+            f"got {tuple(sr.shape)} and {tuple(hr.shape)}"
         )
     if not (sr.is_floating_point() and hr.is_floating_point()):
         raise ValueError(f"{name}: expects floating images in [0, 1], got {sr.dtype} and {hr.dtype}")

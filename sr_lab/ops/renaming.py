@@ -1,53 +1,213 @@
-"""Weights under another naming, for checkpoints that a network's authors published."""
+"""Names of weights in the checkpoints that a network's authors published: tables that work both ways."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from typing import TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
-# Pattern and replacement; ``None`` drops a weight that has no counterpart (a frozen mean shift, a buffer).
-KeyRule: TypeAlias = tuple[str, str | Callable[[re.Match[str]], str] | None]
+from sr_lab.layers.network import scale_of
 
-# torch's older and newer names of a weight-normalised convolution's length and direction.
-WEIGHT_NORM: tuple[KeyRule, ...] = (
-    (r"\.weight_g$", ".parametrizations.weight.original0"),
-    (r"\.weight_v$", ".parametrizations.weight.original1"),
-)
+# The authors' path of a part and ours; with a table for the names inside the part where they differ too.
+# ``None``: a weight that the network here does not have (a constant, a mask).
+Names: TypeAlias = "Mapping[str, str | tuple[str, Names] | None]"
 
-# Enhanced spatial attention, as RFDN and the networks after it name it.
-ESA_KEYS: tuple[KeyRule, ...] = (
-    (r"\.esa\.conv1\.", ".esa.squeeze."),
-    (r"\.esa\.conv2\.", ".esa.shrink.0."),
-    (r"\.esa\.conv_max\.", ".esa.context.0."),
-    (r"\.esa\.conv3\.", ".esa.context.2."),
-    (r"\.esa\.conv3_\.", ".esa.context.4."),
-    (r"\.esa\.conv_f\.", ".esa.skip."),
-    (r"\.esa\.conv4\.", ".esa.excite.0."),
-)
+_Weights: TypeAlias = Mapping[str, Tensor]
+
+# torch's older names of a weight-normalised convolution's length and direction, and its newer ones.
+_WEIGHT_NORM = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
 
 
-def rename(state: Mapping[str, Tensor], rules: Iterable[KeyRule]) -> dict[str, Tensor]:
-    """Apply every rule to every name, in their order.
+@dataclass(frozen=True)
+class OfficialNames:
+    """How the authors of a network, or of a port of it, name its weights.
+
+    The paths of ``names`` are matched segment by segment from the start of a weight's name, and the first
+    that fits is replaced; what follows it stays, or is looked up in the nested table. ``{i}`` stands for a
+    number that both sides share, ``{i+1}`` and ``{2i+3}`` for one computed from it.
 
     Args:
-        state: Weights by name.
-        rules: Regular expressions, searched for anywhere in a name, and what replaces a match.
-
-    Returns:
-        The same tensors under their new names, without those that a rule drops.
+        names: The authors' paths and ours, for every part of the network.
+        counts: Letters that are no free numbers: ``{"n": "body"}`` makes ``{n}`` the number of modules in
+            the network's ``body``. ``{r}`` is the scale.
+        prepare: What has to happen to a file's tensors, still under the authors' names, to be those of the
+            network here. Names lead back, this does not.
     """
-    rules = tuple(rules)
-    renamed = {}
-    for name, tensor in state.items():
-        new_name: str | None = name
-        for pattern, replacement in rules:
-            if replacement is None:
-                new_name = None if re.search(pattern, str(new_name)) else new_name
-            else:
-                new_name = re.sub(pattern, replacement, str(new_name))
-            if new_name is None:
-                break
-        else:
-            renamed[str(new_name)] = tensor
-    return renamed
+
+    names: Names
+    counts: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[_Weights], _Weights] | None = None
+
+    def to_ours(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
+        """Weights of a file under the names of ``network``; a name that is in no table stays as it is."""
+        prepared = state if self.prepare is None else self.prepare(state)
+        known = self._known(network)
+        renamed = {}
+        for name, tensor in prepared.items():
+            try:
+                ours = _renamed(_leaf(name, _WEIGHT_NORM), self.names, known, back=False)
+            except KeyError:
+                ours = name
+            if ours is not None:
+                renamed[ours] = tensor
+        return renamed
+
+    def to_theirs(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
+        """Weights of ``network`` under the authors' names.
+
+        Raises:
+            KeyError: They have no name for one of its weights.
+        """
+        known = self._known(network)
+        older = {newer: older for older, newer in _WEIGHT_NORM.items()}
+        return {
+            str(_renamed(_leaf(name, older), self.names, known, back=True)): tensor
+            for name, tensor in state.items()
+        }
+
+    def _known(self, network: nn.Module) -> dict[str, int]:
+        """The numbers that the letters of ``counts`` stand for."""
+        names = network.state_dict().keys() if self.counts else ()
+        known = {"r": scale_of(network) or 0}
+        for letter, place in self.counts.items():
+            pattern = re.compile(rf"{re.escape(place)}\.(\d+)\.")
+            known[letter] = 1 + max((int(m[1]) for name in names if (m := pattern.match(name))), default=-1)
+        return known
+
+
+def official_names(network: nn.Module) -> tuple[OfficialNames, ...]:
+    """The tables ``OFFICIAL_NAMES`` at the end of a network's file, most usual first."""
+    tables: tuple[OfficialNames, ...] = getattr(sys.modules[type(network).__module__], "OFFICIAL_NAMES", ())
+    return tables
+
+
+def official_state(network: nn.Module) -> dict[str, Tensor] | None:
+    """A network's weights under its authors' names; ``None`` if they have none for this form of it."""
+    state = network.state_dict()
+    for table in official_names(network):
+        try:
+            return table.to_theirs(state, network)
+        except KeyError:
+            continue
+    return None
+
+
+def _renamed(name: str, names: Names, known: Mapping[str, int], *, back: bool) -> str | None:
+    """One name by one table; ``None`` if the table leaves the weight out.
+
+    Raises:
+        KeyError: No path of the table fits.
+    """
+    for theirs, entry in names.items():
+        ours, inner = entry if isinstance(entry, tuple) else (entry, None)
+        old, new = (ours, theirs) if back else (theirs, ours)
+        found = None if old is None else _match(old, name, known)
+        if found is None:
+            continue
+        if new is None:
+            return None
+        values, rest = found
+        place = _SLOT.sub(lambda slot: str(_value(slot.groups(), values)), new)  # noqa: B023 (called at once)
+        inside = rest if not rest or inner is None else _renamed(rest, inner, known, back=back)
+        return None if inside is None else f"{place}.{inside}" if inside else place
+    raise KeyError(name)
+
+
+_SLOT = re.compile(r"\{(\d*)([a-z])([+-]\d+)?\}")  # {2i+3}: factor, letter, summand
+
+
+def _value(slot: tuple[str, ...], values: Mapping[str, int]) -> int:
+    factor, letter, summand = slot
+    return int(factor or 1) * values[letter] + int(summand or 0)
+
+
+def _match(path: str, name: str, known: Mapping[str, int]) -> tuple[dict[str, int], str] | None:
+    """The numbers in a name that begins with a path, and what follows the path."""
+    pattern, slots = _compiled(path)
+    found = pattern.match(name)
+    if found is None:
+        return None
+    values = dict(known)
+    for (factor, letter, summand), digits in zip(slots, found.groups(), strict=True):
+        value, remainder = divmod(int(digits) - int(summand or 0), int(factor or 1))
+        if remainder or value < 0 or values.setdefault(letter, value) != value:
+            return None
+    return values, name[found.end() :]
+
+
+@cache
+def _compiled(path: str) -> tuple[re.Pattern[str], list[tuple[str, str, str]]]:
+    """A path as a pattern with a group for each slot, and its slots."""
+    literals = _SLOT.split(path)[:: 1 + _SLOT.groups]
+    return re.compile(r"(\d+)".join(map(re.escape, literals)) + r"(?:\.|$)"), _SLOT.findall(path)
+
+
+def _leaf(name: str, leaves: Mapping[str, str]) -> str:
+    """A name with its last part replaced, if that is in a table."""
+    for old, new in leaves.items():
+        if name.endswith(f".{old}"):
+            return name.removesuffix(old) + new
+    return name
+
+
+# Names that several networks share.
+
+CA_NAMES: Names = {"conv_du": "excite"}
+
+_ESA_NAMES: Names = {"conv1": "squeeze", "conv2": "shrink.0", "conv_f": "skip", "conv4": "excite.0"}
+ESA_NAMES: Names = {
+    **_ESA_NAMES,
+    "conv_max": "context.0",
+    "conv3": "context.2",
+    "conv3_": "context.4",
+}
+RLFN_ESA_NAMES: Names = {**_ESA_NAMES, "conv3": "context.0"}
+
+# An edge branch of an ECB (ECBSR, RepRFN); its filter is a constant here.
+EDGE_NAMES: Names = {
+    "k0": "conv.weight",
+    "b0": "conv.bias",
+    "scale": "strength",
+    "bias": "bias",
+    "mask": None,
+}
+
+# The transformer over 3x3 patches (ESRT, LBNet).
+ET_NAMES: Names = {
+    "atten": "attention",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+    "norm{i}": "norm{i}",
+}
+
+# A local fusion block (AWSRN, LAPAR), and the convolutions of several sizes of AWSRN, LAPAR and MAFFSRN.
+LFB_NAMES: Names = {
+    "b{i}": ("units.{i}", {"body": "residual", "res_scale": "res_scale", "x_scale": "x_scale"}),
+    "reduction": "fusion",
+    "res_scale": "res_scale",
+    "x_scale": "x_scale",
+}
+AWMS_NAMES: Names = {"tail_k{2i+3}": "convs.{i}", "scale_k{2i+3}": "scales.{i}"}
+
+# The tails of EDSR and PAN and of the networks that took them over.
+EDSR_TAIL_NAMES: Names = {"tail.1": "tail.{t-1}", "tail.0": "tail"}
+PA_TAIL_NAMES: Names = {
+    "upconv{i+1}": "tail.stages.{i}.1",
+    "att{i+1}": "tail.stages.{i}.2",
+    "HRconv{i+1}": "tail.stages.{i}.4",
+    "conv_last": "tail.last",
+}
+
+# BasicSR's names around the blocks of EDSR and RCAN (github.com/XPixelGroup/BasicSR, Apache-2.0).
+BASICSR_NAMES: Names = {
+    "conv_first": "head",
+    "conv_after_body": "fusion",
+    "conv_last": "tail.{t-1}",
+    "upsample": "tail",
+}

@@ -1,4 +1,4 @@
-"""MATLAB's bicubic ``imresize``, the resize behind the published super-resolution figures."""
+"""MATLAB's bicubic ``imresize``, which published super-resolution figures are based on."""
 
 from typing import Literal, TypeAlias
 
@@ -17,28 +17,28 @@ def imresize(
     border: Border = "symmetric",
     round_each_axis: bool = False,
 ) -> Tensor:
-    """Bicubic resize by ``numerator / denominator`` as MATLAB's ``imresize`` does it, computed in float64.
+    """Bicubic resize by ``numerator / denominator`` as in MATLAB's ``imresize``, computed in float64.
 
-    Cubic kernel of Keys (IEEE TASSP 1981) with a = -0.5, widened by the factor when shrinking (antialiasing).
+    Cubic kernel of Keys (IEEE TASSP 1981) with a = -0.5, widened when downscaling (antialiasing).
 
     Args:
         image: Floating images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.
-        numerator: Factor of enlargement, from 1 up.
-        denominator: Factor of reduction, from 1 up.
-        border: What lies outside the image: its mirror, edge pixel included twice (``symmetric``, MATLAB), or
-            its edge pixel (``replicate``, some older test images).
+        numerator: Upscaling factor, at least 1.
+        denominator: Downscaling factor, at least 1.
+        border: How the image continues outside: mirrored, the edge pixel twice (``symmetric``, MATLAB), or
+            with its edge pixel (``replicate``, some older test images).
         round_each_axis: Round half up and clip to 0..255 after each axis, as MATLAB does for uint8 images.
 
     Returns:
-        ``(N, C, H * numerator / denominator, W * numerator / denominator)`` of the dtype of ``image``.
-        Without rounding, values may lie a little outside the range of the input.
+        ``(N, C, H * numerator / denominator, W * numerator / denominator)`` in the dtype of ``image``.
+        Without rounding, values may exceed the range of the input a little.
 
     Raises:
-        ValueError: The image is not ``(N, C, H, W)`` of a floating type or has no pixels, a factor is
-            below 1, ``border`` is unknown, or the size of the result is not whole.
+        ValueError: The image is not a floating ``(N, C, H, W)`` or has no pixels, a factor is below 1,
+            ``border`` is unknown, or the size of the result is not an integer.
 
     Note:
-        The height goes first, as in MATLAB; this matters only when each axis is rounded.
+        The height is resized first, as in MATLAB; this matters only when each axis is rounded.
     """
     if image.ndim != 4 or not image.is_floating_point() or image.numel() == 0:
         raise ValueError(
@@ -54,11 +54,11 @@ def imresize(
     height, width = image.shape[-2:]
     if height * numerator % denominator or width * numerator % denominator:
         raise ValueError(
-            f"imresize: a {height}x{width} image times {numerator}/{denominator} has no whole size; "
+            f"imresize: a {height}x{width} image times {numerator}/{denominator} has a fractional size; "
             "crop it first (mod_crop)"
         )
-    # The kernel reaches 2 pixels of the coarser grid to each side. A margin that is a multiple of the
-    # denominator leaves the two grids aligned, so that the result is cut out exactly.
+    # The kernel reaches 2 pixels of the coarser grid to each side. With a margin that is a multiple of the
+    # denominator the two grids stay aligned, and the margin can be cut off exactly.
     reach = 2 + -(-2 * denominator // numerator)
     margin = denominator * -(-reach // denominator)
     cut = margin * numerator // denominator
@@ -76,11 +76,11 @@ def imresize(
 
 
 def downscale_uint8(hr: Tensor, *, scale: int, border: Border = "symmetric") -> Tensor:
-    """Shrink 8-bit images exactly as MATLAB's ``imresize(hr, 1 / scale)`` does for uint8.
+    """Downscale 8-bit images exactly as MATLAB's ``imresize(hr, 1 / scale)`` does for uint8.
 
     Args:
         hr: uint8 images ``(N, C, H, W)``, H and W multiples of ``scale``.
-        scale: Factor of reduction.
+        scale: Downscaling factor.
         border: See `imresize`.
 
     Returns:
@@ -96,14 +96,14 @@ def downscale_uint8(hr: Tensor, *, scale: int, border: Border = "symmetric") -> 
 
 
 def mod_crop(image: Tensor, scale: int) -> Tensor:
-    """Cut the right and the bottom edge so that height and width are multiples of ``scale``.
+    """Crop images at the right and the bottom to multiples of ``scale``.
 
     Args:
         image: Images ``(..., H, W)``.
-        scale: Factor that the sizes shall be multiples of.
+        scale: Height and width of the result are multiples of it.
 
     Returns:
-        A view ``(..., H - H % scale, W - W % scale)``, empty where the image is smaller than ``scale``.
+        A view ``(..., H - H % scale, W - W % scale)``, empty if the image is smaller than ``scale``.
     """
     height, width = image.shape[-2:]
     return image[..., : height - height % scale, : width - width % scale]
@@ -114,5 +114,5 @@ def _outside(length: int, margin: int, border: Border, device: torch.device) -> 
     index = torch.arange(-margin, length + margin, device=device)
     if border == "replicate":
         return index.clamp(0, length - 1)
-    index = index % (2 * length)  # the mirrored image repeats, so a margin wider than the image is fine
+    index = index % (2 * length)  # the mirrored image repeats: the margin may be wider than the image
     return torch.minimum(index, 2 * length - 1 - index)

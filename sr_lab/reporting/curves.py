@@ -1,4 +1,4 @@
-"""How trainings went: loss, validation PSNR of each set, learning rate and so on, from ``metrics.csv``."""
+"""Training curves from ``metrics.csv``: loss, validation PSNR of each set, learning rate and more."""
 
 import itertools
 import math
@@ -10,76 +10,54 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from sr_lab.reporting import pictures, svg
+from sr_lab.reporting import saved_images, svg
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 
-_MAX_POINTS = 400  # a line of a picture some 400 pixels wide
+_MAX_POINTS = 400  # a panel is about 400 pixels wide
 _DASHES = ("", "5 3", "1.5 2.5")  # of SVG, in points
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One column of a training's record.
+    """One column of a training's record."""
 
-    Args:
-        name: The run.
-        steps: Optimizer steps.
-        values: The column at these steps.
-    """
-
-    name: str
+    name: str  # of the run
     steps: tuple[float, ...]
     values: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture: a column of every run.
+    """One plot: a column of every run."""
 
-    Args:
-        title: What is drawn, with its unit.
-        picture: An ``<svg>``, in which a run's line is marked ``data-run``, its number in the key.
-    """
-
-    title: str
-    picture: str
+    title: str  # the quantity, with its unit
+    plot: str  # an ``<svg>``; each run's line has its number in the legend as ``data-run``
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a run's line looks like in every panel.
-
-    Args:
-        name: The run.
-        colour: Of its line.
-        dash: SVG's ``stroke-dasharray``, empty for none.
-    """
+    """Entry of the legend: the line of a run in every panel."""
 
     name: str
     colour: str
-    dash: str
+    dash: str  # SVG's ``stroke-dasharray``, empty for a solid line
 
 
 @dataclass(frozen=True)
 class Training:
-    """Curves of all runs.
+    """Curves of all runs."""
 
-    Args:
-        panels: In the order of reading; none if no run was a training.
-        keys: The runs.
-        has_restarts: Whether any training was interrupted: dotted uprights show where it went on.
-    """
-
-    panels: tuple[Panel, ...] = ()
-    keys: tuple[Key, ...] = ()
+    panels: tuple[Panel, ...] = ()  # the plots; empty if no run was a training
+    keys: tuple[Key, ...] = ()  # the legend
+    # Whether any training was interrupted; dotted vertical lines show where it resumed.
     has_restarts: bool = False
 
 
 def read(runs: Sequence[Run], column: str) -> list[Curve]:
-    """The column of each run that has recorded it."""
+    """One column of the record, of each run that has it."""
     found = []
-    for run, name in zip(runs, pictures.names(runs), strict=True):
+    for run, name in zip(runs, saved_images.names(runs), strict=True):
         points = [(row["step"], row[column]) for row in run.record if {"step", column} <= row.keys()]
         if points:
             shown = [*points[: -1 : math.ceil(len(points) / _MAX_POINTS)], points[-1]]
@@ -89,10 +67,10 @@ def read(runs: Sequence[Run], column: str) -> list[Curve]:
 
 
 def restarts(run: Run) -> tuple[float, ...]:
-    """Steps at which a training went on after an interruption.
+    """Steps from which a training was resumed.
 
-    When the last attempt began is known. Earlier ones have left no trace but the clock: between two rows with
-    no validation between them at least a minute has passed, and ten times what usually does.
+    The time at which the last attempt began is known. Earlier interruptions show only as pauses: at least a
+    minute, and ten times the usual time, between two rows without a validation.
     """
     rows = [row for row in run.record if {"step", "time"} <= row.keys()]
     pairs = [(one["time"], other["time"], one["step"], other) for one, other in itertools.pairwise(rows)]
@@ -100,14 +78,14 @@ def restarts(run: Run) -> tuple[float, ...]:
     begun = RunFolder(run.path).since()
     found = []
     for before, after, step, row in pairs:
-        stood = "val/psnr_y" not in row and after - before > max(60.0, 10 * usual)
-        if stood or (begun is not None and before < begun < after):
+        paused = "val/psnr_y" not in row and after - before > max(60.0, 10 * usual)
+        if paused or (begun is not None and before < begun < after):
             found.append(step)
     return tuple(found)
 
 
 def draw(runs: Sequence[Run]) -> Training:
-    """A panel for each quantity that any run has recorded."""
+    """One panel for each quantity that a run has recorded."""
     curves = {title: (column, factor, read(runs, column)) for title, column, factor in _columns(runs)}
     curves = {title: found for title, found in curves.items() if found[2]}
     order = list(dict.fromkeys(curve.name for *_, found in curves.values() for curve in found))
@@ -119,7 +97,7 @@ def draw(runs: Sequence[Run]) -> Training:
         )
         for index, name in enumerate(order)
     )
-    marks = {name: restarts(run) for run, name in zip(runs, pictures.names(runs), strict=True)}
+    marks = {name: restarts(run) for run, name in zip(runs, saved_images.names(runs), strict=True)}
     panels = []
     for number, (title, (column, factor, found)) in enumerate(curves.items()):
         with svg.drawing(f"curves{number}"):
@@ -133,13 +111,13 @@ def draw(runs: Sequence[Run]) -> Training:
             axes.grid(axis="y")
             if column == "train/loss":
                 _log_scale(axes, [value for curve in found for value in curve.values])
-            label = f"{title} over steps, a line for each run"
+            label = f"{title} over steps, one line for each run"
             panels.append(Panel(title, svg.inline(figure, label=label)))
     return Training(tuple(panels), keys, any(marks[name] for name in order))
 
 
 def _columns(runs: Sequence[Run]) -> list[tuple[str, str, float]]:
-    """Title, column of the record, and what its values are multiplied by."""
+    """Title, column of the record, and the factor for its values."""
     known = dict.fromkeys(column for run in runs for row in run.record for column in row)
     sets = [c for c in known if c.startswith("val/") and c.endswith("/psnr_y") and c.count("/") == 2]
     validation = [(f"PSNR, {column.split('/')[1].replace('_', ' ')} [dB]", column, 1.0) for column in sets]
@@ -172,7 +150,7 @@ def _line(axes: Axes, curve: Curve, key: Key, index: int, factor: float, marks: 
 
 
 def _log_scale(axes: Axes, values: Sequence[float]) -> None:
-    """A loss falls fast and then slowly; ticks as plain numbers."""
+    """A logarithmic axis with plain numbers: a loss falls fast, then slowly."""
     if min(values) <= 0:
         return
     axes.set_yscale("log")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, fixed
+from sr_lab.reporting.formatting import fixed
+from sr_lab.reporting.table import Cell, Column, Row, Table
 
 _NEEDS = "booktabs,multirow,adjustbox,amssymb,pifont"
 _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -19,34 +20,32 @@ _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 _TITLES = {"params": r"\#Params", "multi-adds": r"\#Multi-Adds"}
 _MARKS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
-_MIN_SEEDS = 3  # from which a standard deviation is printed
+_MIN_SEEDS = 3  # with fewer, no standard deviation is printed
 
 
 def escape(text: str) -> str:
-    """A text that LaTeX prints as it is."""
+    """A text as LaTeX source that prints it unchanged."""
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
-def to_latex(grid: Grid, *, paired: bool = False) -> str:
-    r"""A ``table*``; needs booktabs, multirow, adjustbox, amssymb and pifont.
+def to_latex(table: Table, *, paired: bool = False) -> str:
+    r"""A ``table*`` that fits the page; needs booktabs, multirow, adjustbox, amssymb and pifont.
 
-    A table that is too wide or too long for the page is made smaller, none larger.
-
-    Columns that the paper's table does not have are left out. Rows that were not measured beside rows that
-    were stand with the paper's figures, a dagger, and no rank.
+    Columns that the paper's table does not have are left out. If some rows were measured, the rest show the
+    paper's figures with a dagger and without a rank.
 
     Args:
-        grid: The table.
-        paired: PSNR and SSIM in one cell, each marked by itself, and units behind the numbers (EFRDN,
+        table: Any table.
+        paired: PSNR and SSIM in one cell, each marked by itself, and units after the numbers (EFRDN,
             Table 1); else a column for each number (OSFFNet, Table 1).
     """
-    shown = [index for index, column in enumerate(grid.columns) if not column.is_extra]
-    columns = [grid.columns[index] for index in shown]
-    rows = [replace(row, cells=tuple(row.cells[index] for index in shown)) for row in grid.rows]
-    cited = any(row.is_ours and not row.problem for row in rows)
+    shown = [index for index, column in enumerate(table.columns) if not column.is_extra]
+    columns = [table.columns[index] for index in shown]
+    rows = [replace(row, cells=tuple(row.cells[index] for index in shown)) for row in table.rows]
+    cited = any(row.is_measured for row in rows)
     slots = _slots(columns, paired)
-    lead = 2 if grid.has_blocks else 1
-    caption = f"{escape(grid.title)}. Best figures are bold, second best are underlined."
+    lead = 2 if table.has_blocks else 1
+    caption = f"{escape(table.title)}. The best figures are bold, the second best underlined."
     if cited and any(row.problem and row.has_paper for row in rows):
         caption += r" $^\dagger$: as printed in the paper, not ranked."
     if bases := {_label(row.against, rows) for row in rows if row.mark}:
@@ -61,16 +60,16 @@ def to_latex(grid: Grid, *, paired: bool = False) -> str:
                 for position, row in enumerate(members)
             ]
         )
-    # A column that holds texts is set left, like the names.
+    # Texts are aligned left, like the names.
     align = "".join("l" if _is_text(rows, slot) else "c" for slot in slots)
     return "\n".join(
         [
             rf"% \usepackage{{{_NEEDS}}}",
-            *(f"% {' '.join(line.split())}" for line in grid.head),
+            *(f"% {' '.join(line.split())}" for line in table.head),
             r"\begin{table*}[t]",
             r"\centering",
             rf"\caption{{{caption}}}",
-            r"\setlength{\abovetopsep}{4pt}",  # the caption stands above the rule
+            r"\setlength{\abovetopsep}{4pt}",  # between caption and rule
             r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.9\textheight}",
             rf"\begin{{tabular}}{{l{'c' * (lead - 1)}{align}}}",
             r"\toprule",
@@ -87,7 +86,7 @@ def to_latex(grid: Grid, *, paired: bool = False) -> str:
 
 
 def _slots(columns: Sequence[Column], paired: bool) -> list[tuple[int, ...]]:
-    """Which columns stand together in one of LaTeX's."""
+    """The columns of the LaTeX table, each with the indices of the columns that it shows."""
     slots: list[tuple[int, ...]] = []
     for index, column in enumerate(columns):
         before = columns[index - 1] if index else None
@@ -99,12 +98,12 @@ def _slots(columns: Sequence[Column], paired: bool) -> list[tuple[int, ...]]:
     return slots
 
 
-def _is_text(rows: Sequence[GridRow], slot: tuple[int, ...]) -> bool:
+def _is_text(rows: Sequence[Row], slot: tuple[int, ...]) -> bool:
     return all(row.cells[slot[0]].text and row.cells[slot[0]].value is None for row in rows)
 
 
 def _head(columns: Sequence[Column], slots: Sequence[tuple[int, ...]], lead: int, paired: bool) -> list[str]:
-    """One line, or two with the sets above their columns."""
+    """One line of heads, or two with the sets above their columns."""
     titles = ["/".join(_title(columns[index], paired) for index in slot) for slot in slots]
     groups = [(group, list(own)) for group, own in groupby(slots, key=lambda slot: columns[slot[0]].group)]
     names = ["Method", "Scale"][:lead]
@@ -132,12 +131,12 @@ def _title(column: Column, paired: bool) -> str:
 
 
 def _row(
-    row: GridRow,
+    row: Row,
     columns: Sequence[Column],
     slots: Sequence[tuple[int, ...]],
     paired: bool,
     span: int,
-    rows: Sequence[GridRow],
+    rows: Sequence[Row],
 ) -> str:
     texts = [
         _cell(replace(cell, value=cell.paper) if row.problem else cell, column, paired)
@@ -152,8 +151,8 @@ def _row(
     return " & ".join([name, *(scale if any(other.block for other in rows) else []), *cells]) + r" \\"
 
 
-def _label(label: str, rows: Sequence[GridRow]) -> str:
-    """A row's label; in a table of components ``101`` says which of them it has."""
+def _label(label: str, rows: Sequence[Row]) -> str:
+    """A row's label; ``101`` in a table of components becomes a tick, a cross and a tick."""
     labels = [label, *(row.label for row in rows if not row.is_reference)]
     if all(re.fullmatch("[01]{2,}", other) for other in labels):
         signs = {"0": r"\ding{55}", "1": r"\checkmark"}
@@ -161,10 +160,10 @@ def _label(label: str, rows: Sequence[GridRow]) -> str:
     return escape(label)
 
 
-def _name(row: GridRow, rows: Sequence[GridRow]) -> str:
+def _name(row: Row, rows: Sequence[Row]) -> str:
     name = _label(row.label, rows)
     name = rf"\textbf{{{name}}}" if row.is_own else name
-    if row.problem and row.has_paper and any(other.is_ours and not other.problem for other in rows):
+    if row.problem and row.has_paper and any(other.is_measured for other in rows):
         name += r"$^\dagger$"
     return name + (r"$^{*}$" if row.mark else "")
 

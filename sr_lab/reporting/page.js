@@ -1,10 +1,10 @@
 "use strict";
-// Sorting, copying, and the viewer. The page says everything without this script.
+// Sorting, copying, and the image viewer. The page shows everything without this script too.
 (() => {
   const byId = (id) => document.getElementById(id);
   const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
 
-  // Tables: a click on a head sorts the rows of each block; what is missing stays last.
+  // Tables: a click on a head sorts the rows of each block; missing values stay last.
   for (const table of document.querySelectorAll(".sortable")) {
     const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
     heads.forEach((head, index) => {
@@ -46,7 +46,7 @@
       const code = command.querySelector("code");
       try {
         await navigator.clipboard.writeText(code.textContent);
-      } catch {  // no permission: select it, so that the reader can
+      } catch {  // no permission: select and copy
         getSelection().selectAllChildren(code);
         document.execCommand("copy");
       }
@@ -56,10 +56,10 @@
     command.append(button);
   }
 
-  // Below a PSNR the images as bars: the five worst, where the pointer or the focus is.
+  // Bar charts: a tooltip with the five worst images, on pointer or focus.
   const tip = byId("tip");
-  const showTip = (spark) => {
-    const { worst, against, count } = spark.dataset;
+  const showTip = (chart) => {
+    const { worst, against, count } = chart.dataset;
     const table = make("table");
     for (const [image, psnr, gain] of JSON.parse(worst)) {
       const row = table.insertRow();
@@ -68,20 +68,20 @@
     const five = JSON.parse(worst).length;
     tip.replaceChildren(make("p", `${Number(count) > five ? `The ${five} worst of ${count} images` : "Images"} against ${against} [dB]`), table);
     tip.hidden = false;
-    const { left, right, top, bottom } = spark.getBoundingClientRect();
+    const { left, right, top, bottom } = chart.getBoundingClientRect();
     const x = Math.min(Math.max(8, (left + right - tip.offsetWidth) / 2), document.documentElement.clientWidth - tip.offsetWidth - 8);
     tip.style.left = `${x}px`;
     tip.style.top = `${bottom + 6 + tip.offsetHeight > innerHeight ? top - 6 - tip.offsetHeight : bottom + 6}px`;
   };
   const hideTip = () => { tip.hidden = true; };
-  for (const spark of document.querySelectorAll(".spark")) {
-    spark.removeAttribute("title");
-    for (const kind of ["pointerenter", "focus"]) spark.addEventListener(kind, () => showTip(spark));
-    for (const kind of ["pointerleave", "blur"]) spark.addEventListener(kind, hideTip);
+  for (const chart of document.querySelectorAll(".chart")) {
+    chart.removeAttribute("title");
+    for (const kind of ["pointerenter", "focus"]) chart.addEventListener(kind, () => showTip(chart));
+    for (const kind of ["pointerleave", "blur"]) chart.addEventListener(kind, hideTip);
   }
   addEventListener("scroll", hideTip, { capture: true, passive: true });
 
-  // Curves: a run's lines alone, where the pointer or the focus is in the key.
+  // Curves: pointer or focus on a run in the legend leaves only its lines.
   for (const key of document.querySelectorAll(".lines li")) {
     const only = (run) => document.querySelectorAll("#training [data-run]").forEach((element) => {
       element.classList.toggle("faint", run !== undefined && element.dataset.run !== run);
@@ -93,7 +93,7 @@
   const articles = [...document.querySelectorAll("#gallery article")];
   if (articles.length === 0) return;
 
-  // The viewer: x and y are the HR pixel in the middle of every pane.
+  // The viewer: (x, y) is the HR pixel in the middle of every pane.
   const ERROR = "error map";
   const albums = articles.map((article) => ({
     key: `${article.dataset.set}/${article.dataset.image}@${article.dataset.scale}`,
@@ -117,7 +117,7 @@
     return shot?.kind === "sr" ? name : names()[1];
   };
 
-  // Cividis at five points; errors are 0 to 10 % of the range.
+  // The colour map cividis at five points, for errors from 0 to 10 % of the range.
   const MAP = [[0, 32, 77], [67, 78, 108], [124, 123, 120], [188, 174, 108], [255, 234, 70]];
   const errors = new Map();
   const pixels = async (image, width, height) => {
@@ -147,7 +147,7 @@
     return errors.get(key);
   };
 
-  // PSNR and SSIM of what is seen, on luma from 16 to 235; a network for luma alone leaves its luma as grey.
+  // PSNR and SSIM of the visible crop, on luma from 16 to 235. A network for luma alone saves its luma as grey.
   const WINDOW = Array.from({ length: 11 }, (_, i) => Math.exp(-((i - 5) ** 2) / 4.5));
   const SUM = WINDOW.reduce((sum, value) => sum + value, 0);
   const lumas = { album: null, of: new Map() };
@@ -175,7 +175,7 @@
     }
     return part;
   };
-  const smooth = (values, width, height) => {  // only where the whole window lies inside
+  const smooth = (values, width, height) => {  // only where the whole window is inside
     const wide = width - 10;
     const across = new Float64Array(wide * height);
     for (let y = 0; y < height; y++) {
@@ -205,7 +205,7 @@
     }
     return sum / m.length;
   };
-  const seen = () => {
+  const visibleCrop = () => {
     const { x, y, zoom, album } = state;
     const [wide, high] = [pane.clientWidth / zoom / 2, pane.clientHeight / zoom / 2];
     const left = Math.max(0, Math.round(x - wide));
@@ -228,19 +228,19 @@
     clearTimeout(measuring);
     const own = measuring = setTimeout(async () => {
       const { album } = state;
-      const box = seen();
+      const box = visibleCrop();
       const found = {};
       for (const side of ["a", "b"]) {
         found[side] = await cropScore(album, state[side] === ERROR ? other(side) : state[side], box);
       }
-      if (own !== measuring) return;  // it has moved since
+      if (own !== measuring) return;  // the view has moved since
       for (const side of ["a", "b"]) {
         const score = found[side];
         crops[side] = score === null ? "" : `crop ${dB(score.psnr)} dB${isNaN(score.ssim) ? "" : ` / ${score.ssim.toFixed(4)}`}`;
       }
       const both = found.a && found.b && state.a !== ERROR && state.b !== ERROR;
       crops.gain = both ? `; visible crop of ${box.width}×${box.height}: ${signed(found.b.psnr - found.a.psnr, 2)} dB` : "";
-      tell();
+      showScores();
     }, 120);
   };
 
@@ -318,7 +318,7 @@
     }));
   };
 
-  const tell = () => {
+  const showScores = () => {
     label(byId("tag-a"), "a");
     label(byId("tag-b"), "b");
     const [left, right] = [state.album.shots.get(state.a), state.album.shots.get(state.b)];
@@ -338,7 +338,7 @@
     byId("slider").value = split;
     byId("tag-a").hidden = state.solo === "b";
     byId("tag-b").hidden = state.solo === "a";
-    tell();
+    showScores();
     measure();
     byId("level").textContent = state.zoom >= 1 ? `×${state.zoom}` : `${Math.round(100 * state.zoom)} %`;
     for (const button of byId("strip").children) {
@@ -348,12 +348,12 @@
       place(image, name, image.parentElement);
       button.setAttribute("aria-pressed", String(name === state.b || name === state.a));
     }
-    remember();
+    writeAddress();
   };
 
   let timer = 0;
   let written = "";
-  const remember = () => {
+  const writeAddress = () => {
     clearTimeout(timer);
     timer = setTimeout(() => {
       const { album, a, b, x, y, zoom, split } = state;
@@ -362,7 +362,7 @@
       history.replaceState(null, "", written);
     }, 200);
   };
-  const recall = () => {
+  const readAddress = () => {
     const values = new URLSearchParams(location.hash.slice(1));
     const album = albums.find(({ key }) => key === values.get("img"));
     if (!album) return false;
@@ -393,7 +393,7 @@
     state.y = Math.min(state.album.height, Math.max(0, y));
     draw();
   };
-  // Zooms by one level; the pixel under the pointer, given from the middle of the pane, stays where it is.
+  // Zooms by one level around the pixel under the pointer; dx and dy count from the middle of the pane.
   const step = (direction, dx = 0, dy = 0) => {
     const { zoom } = state;
     const next = direction > 0
@@ -422,7 +422,7 @@
     select(albums.find(({ key }) => key === list.value));
   };
 
-  // One finger or the mouse moves, two fingers zoom.
+  // One finger or the mouse moves the image, two fingers zoom.
   let moved = false;
   const drag = (box) => {
     const points = new Map();
@@ -471,7 +471,7 @@
     return [event.clientX - frame.left - frame.width / 2, event.clientY - frame.top - frame.height / 2];
   };
   pane.addEventListener("wheel", (event) => {
-    if (!event.ctrlKey && !event.metaKey && document.activeElement !== pane) return;  // else the page scrolls
+    if (!event.ctrlKey && !event.metaKey && document.activeElement !== pane) return;  // let the page scroll
     event.preventDefault();
     step(event.deltaY < 0 ? 1 : -1, ...fromMiddle(event));
   }, { passive: false });
@@ -489,7 +489,7 @@
   byId("fit").addEventListener("click", fit);
   addEventListener("resize", draw);
   addEventListener("hashchange", () => {
-    if (location.hash === written || !recall()) return;
+    if (location.hash === written || !readAddress()) return;
     fillMethods();
     fillImages();
     draw();
@@ -523,10 +523,10 @@
   byId("viewer").hidden = false;
   byId("gallery").hidden = true;
   state.a = names()[1];
-  // The best run beside bicubic, to begin with.
+  // Start with bicubic against the best run.
   const runs = [...state.album.shots].filter(([, shot]) => shot.kind === "sr").slice(1);
   state.b = runs.reduce((best, run) => (run[1].psnr > best[1].psnr ? run : best))[0];
-  if (recall()) {
+  if (readAddress()) {
     fillMethods();
     fillImages();
     draw();

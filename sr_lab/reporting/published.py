@@ -1,4 +1,4 @@
-"""What papers print about a network: ``experiments/<paper>/expected.csv``. Needs no torch."""
+"""The figures that papers print: ``experiments/<paper>/expected.csv``."""
 
 import csv
 import functools
@@ -11,38 +11,26 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Figure:
-    """One printed figure.
+    """One printed figure."""
 
-    Args:
-        paper: Folder of ``experiments/``.
-        table: The paper's table, as in ``table1``.
-        row: Its row, as printed.
-        model: What ``model=`` takes, or ``not implemented``.
-        scale: Upscaling factor, ``None`` where the paper says none.
-        set_name: Test set, empty for a figure of the network alone.
-        metric: ``psnr_y``, ``ssim_y``, ``num_params_k``, ``multi_adds_g`` and so on.
-        value: The figure.
-        text: The figure as printed, digit for digit.
-    """
-
-    paper: str
-    table: str
-    row: str
-    model: str
-    scale: int | None
-    set_name: str
-    metric: str
+    paper: str  # folder of ``experiments/``
+    table: str  # the paper's table, as in ``table1``
+    row: str  # its row, as printed
+    model: str  # what ``model=`` takes, or ``not implemented``
+    scale: int | None  # upscaling factor, ``None`` where the paper gives none
+    set_name: str  # test set, empty for a figure of the network alone
+    metric: str  # ``psnr_y``, ``ssim_y``, ``num_params_k``, ``multi_adds_g`` and so on
     value: float
-    text: str = ""
+    text: str = ""  # as printed, digit by digit
 
     @property
     def decimals(self) -> int:
-        """How many are printed."""
+        """Number of printed decimals."""
         return len(self.text.partition(".")[2])
 
 
 def experiments_dir() -> Path:
-    """The papers' figures: beside the code in an installed wheel, one folder up in a checkout."""
+    """Folder of the papers' figures: inside the package if installed, next to it in a checkout."""
     inside = _PACKAGE / "experiments"
     return inside if inside.is_dir() else _PACKAGE.parent / "experiments"
 
@@ -62,23 +50,17 @@ def figures() -> tuple[Figure, ...]:
 
 
 def papers() -> tuple[str, ...]:
-    """Folders of `experiments_dir` that are a paper's."""
+    """Folders of `experiments_dir` that belong to a paper."""
     return tuple(sorted({figure.paper for figure in figures()}))
 
 
 def table(paper: str, name: str) -> tuple[Figure, ...]:
-    """The figures of one table, in their order; none where nothing is printed."""
+    """The figures of one table in printed order; empty for an unknown table."""
     return tuple(figure for figure in figures() if (figure.paper, figure.table) == (paper, name))
 
 
 def psnr(model: str, scale: int, set_name: str) -> float | None:
-    """The PSNR in dB that most papers print for a network, of equally many the highest, if any does.
-
-    Args:
-        model: What ``model=`` takes.
-        scale: Upscaling factor.
-        set_name: Test set.
-    """
+    """The PSNR in dB that most papers print for a network, at a tie the highest; ``None`` if none does."""
     values = [
         figure.value
         for figure in comparisons()
@@ -90,10 +72,10 @@ def psnr(model: str, scale: int, set_name: str) -> float | None:
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that set whole networks side by side; in an ablation all rows are of one or two."""
+    """Figures of tables that compare networks; an ablation, which has one or two networks, is left out."""
     models: dict[tuple[str, str], set[str]] = {}
     for figure in figures():
         models.setdefault((figure.paper, figure.table), set()).add(figure.model)
-    # "CARN + GGAS" and "CARN cos_lr minus step_lr" print what something gained.
+    # "CARN + GGAS" and "CARN cos_lr minus step_lr" are rows of gains.
     gain = re.compile(r"\+|minus")
     return tuple(f for f in figures() if len(models[f.paper, f.table]) > 3 and not gain.search(f.row))

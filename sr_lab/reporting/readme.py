@@ -1,28 +1,22 @@
 """README's table of results, made from ``experiments/<paper>/results.csv``: ``make table``."""
 
-import re
 from pathlib import Path
 
 from sr_lab import files
-from sr_lab.errors import ConfigError
-from sr_lab.reporting.experiment import FIVE_SETS, is_own_row
-from sr_lab.reporting.grid import fixed
-from sr_lab.reporting.markdown import escape
+from sr_lab.reporting.formatting import fixed
+from sr_lab.reporting.markdown import escape, fill
 from sr_lab.reporting.published import experiments_dir, papers
 from sr_lab.reporting.results import read_results
+from sr_lab.reporting.rows import FIVE_SETS, is_own_row
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 _NOTHING = "Nothing has been trained at a paper's full budget yet."
 
 
 def section(root: Path) -> str:
-    """The text between the markers: the papers' own networks at the papers' budget, print in brackets.
-
-    Args:
-        root: Folder of the papers.
-    """
+    """The text between the markers: the papers' own networks, trained at the papers' budget."""
     rows: dict[tuple[str, ...], dict[tuple[str, str], dict[str, str]]] = {}
-    others: dict[str, set[tuple[str, ...]]] = {}
+    rest: dict[str, set[tuple[str, ...]]] = {}
     for paper in papers():
         for line in read_results(root / paper / "results.csv"):
             if line["budget"] != "paper":
@@ -31,21 +25,21 @@ def section(root: Path) -> str:
             if is_own_row(paper, line["row"], line["model"]) and line["set"] in FIVE_SETS:
                 rows.setdefault(row, {})[line["set"], line["metric"]] = line
             else:
-                others.setdefault(paper, set()).add(row)
-    others = {paper: found - rows.keys() for paper, found in others.items()}
-    if not rows and not any(others.values()):
+                rest.setdefault(paper, set()).add(row)
+    rest = {paper: found - rows.keys() for paper, found in rest.items()}
+    if not rows and not any(rest.values()):
         return _NOTHING
     lines = []
     if rows:
         lines += [
-            "PSNR / SSIM, mean ± standard deviation over n seeds, in brackets what the paper prints.",
+            "PSNR / SSIM, mean ± standard deviation over n seeds; the paper's figures in brackets.",
             "",
             f"| network | {' | '.join(FIVE_SETS)} | n | commit | hardware |",
             "|---|" + "---|" * (len(FIVE_SETS) + 3),
             *(_line(row, found) for row, found in rows.items()),
             "",
         ]
-    more = [f"{len(found)} in `experiments/{paper}/results.csv`" for paper, found in others.items() if found]
+    more = [f"{len(found)} in `experiments/{paper}/results.csv`" for paper, found in rest.items() if found]
     if more:
         lines.append(f"{'Further rows' if rows else 'Rows'} of the papers' tables: {', '.join(more)}.")
     return "\n".join(lines).strip()
@@ -61,8 +55,8 @@ def _line(row: tuple[str, ...], found: dict[tuple[str, str], dict[str, str]]) ->
             continue
         std = f" ± {fixed(float(psnr['std']), 2)}" if psnr["std"] else ""
         ours = f"{fixed(float(psnr['value']), 2)}{std} / {fixed(float(ssim['value']), 4)}"
-        print_ = f" ({psnr['paper']} / {ssim['paper']})" if psnr["paper"] and ssim["paper"] else ""
-        cells.append(ours + print_)
+        printed = f" ({psnr['paper']} / {ssim['paper']})" if psnr["paper"] and ssim["paper"] else ""
+        cells.append(ours + printed)
     one = next(iter(found.values()))
     commits = " ".join(commit[:8] for commit in one["commit"].split("|"))
     name = escape(f"{label} x{scale}, {paper} {table}")
@@ -70,15 +64,12 @@ def _line(row: tuple[str, ...], found: dict[tuple[str, str], dict[str, str]]) ->
 
 
 def filled(text: str, root: Path) -> str:
-    """README with the section put in.
+    """README with the section filled in.
 
     Raises:
-        ConfigError: It has no markers.
+        ConfigError: The markers are missing.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ConfigError(f"README.md: needs one '{BEGIN}' and one '{END}' behind it; put them in")
-    new = f"{BEGIN}\n{section(root)}\n{END}"
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: new, text, flags=re.DOTALL)
+    return fill(text, section(root), begin=BEGIN, end=END, where="README.md")
 
 
 def main() -> None:

@@ -1,21 +1,17 @@
-"""Tables as CSV, every number unrounded; what was measured of a paper (``results.csv``)."""
+"""What was measured of the papers' tables: ``experiments/<paper>/results.csv``."""
 
-import contextlib
 import csv
-import fcntl
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sr_lab import files
 from sr_lab.errors import ConfigError
-from sr_lab.reporting.csv_text import csv_text, original
-from sr_lab.reporting.experiment import Entry, budget, keys_of, paper_entries
-from sr_lab.reporting.grid import Column, Grid, GridRow
+from sr_lab.reporting.columns import measured_keys
 from sr_lab.reporting.published import experiments_dir
+from sr_lab.reporting.rows import Entry, budget, paper_entries
 from sr_lab.reporting.runs import Run
+from sr_lab.reporting.safe_csv import csv_text, original
 from sr_lab.reporting.settings import changed
-from sr_lab.reporting.significance import ALL_SETS
 
 COLUMNS = (
     *("table", "row", "model", "scale", "set", "metric", "value", "std", "n", "paper"),
@@ -24,47 +20,10 @@ COLUMNS = (
 _KEY = ("table", "row", "scale", "set", "metric", "budget")
 
 
-def to_csv(grid: Grid) -> str:
-    """One line for each cell, with all that belongs to it."""
-    columns = (
-        *("row", "block", "of", "problem", "set", "column", "unit", "value", "std", "n"),
-        *("paper", "difference", "baseline", "baseline_difference", "p_holm", "rank"),
-    )
-    lines: list[dict[str, object]] = []
-    for row in grid.rows:
-        kind = "bicubic" if row.is_reference else "ours" if row.is_ours else "paper"
-        for cell, column in zip(row.cells, grid.columns, strict=True):
-            told = {"row": row.label, "block": row.block, "of": kind, "problem": row.problem}
-            told |= {"set": column.group, "column": column.title, "unit": column.unit}
-            lines.append(
-                told
-                | {
-                    "value": cell.text if cell.value is None else cell.value,
-                    "std": cell.std,
-                    "n": cell.count or None,
-                    "paper": cell.paper,
-                    "difference": cell.difference,
-                    "baseline": row.against,
-                    "baseline_difference": cell.gain,
-                    "p_holm": _p_value(row, column),
-                    "rank": cell.rank or None,
-                }
-            )
-    return csv_text(columns, lines)
-
-
-def _p_value(row: GridRow, column: Column) -> float | None:
-    """The test of a PSNR column; the only set is all sets."""
-    if not column.key.endswith("/psnr_y"):
-        return None
-    found = {test.set_name: test.p_holm for test in row.tests}
-    return found.get(column.group, found.get(ALL_SETS) if len(found) == 1 else None)
-
-
 def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
-    """Put what was measured of papers' tables into ``<root>/<paper>/results.csv``.
+    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``.
 
-    What is there stays, unless it is the same figure at the same budget.
+    A figure replaces the earlier one of the same budget; all other lines stay.
 
     Args:
         runs: Any runs; those of no table are left out.
@@ -74,17 +33,17 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
         The files written.
 
     Raises:
-        ConfigError: No run belongs to a paper's table and is finished.
+        ConfigError: There is no finished run of a paper's table.
     """
     root = experiments_dir() if root is None else root
     found: dict[str, list[dict[str, str]]] = {}
     for paper, table in sorted({run.table for run in runs if run.table is not None}):
         own = [run for run in runs if run.table == (paper, table)]
-        costs = [run for run in own if run.values.get("task") == "complexity"]
-        trained = [run for run in own if run not in costs]
-        # Each budget by itself: a row is called the same whichever others are beside it.
-        for told in sorted({_budget(run) for run in trained}) or [""]:
-            entries, _ = paper_entries(paper, table, [*(r for r in trained if _budget(r) == told), *costs])
+        costs = [run for run in own if run.is_cost]
+        trained = [run for run in own if not run.is_cost]
+        # Each budget alone, so that no budget becomes part of a row's label.
+        for each in sorted({_budget(run) for run in trained}) or [""]:
+            entries, _ = paper_entries(paper, table, [*(r for r in trained if _budget(r) == each), *costs])
             lines = [line for entry in entries if entry.finished for line in _lines(table, entry)]
             found.setdefault(paper, []).extend(lines)
     if not any(found.values()):
@@ -94,10 +53,8 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
     written = []
     for paper, lines in found.items():
         path = root / paper / "results.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent):
-            merged = {_key(line): line for line in [*read_results(path), *lines]}
-            files.write(path, csv_text(COLUMNS, [merged[key] for key in sorted(merged)]))
+        merged = {tuple(line[name] for name in _KEY): line for line in [*read_results(path), *lines]}
+        files.write(path, csv_text(COLUMNS, [merged[key] for key in sorted(merged)]))
         written.append(path)
     return written
 
@@ -106,7 +63,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     """The lines of a ``results.csv``; none if there is no such file.
 
     Raises:
-        ConfigError: It has other columns.
+        ConfigError: It cannot be read, or has other columns.
     """
     if not path.is_file():
         return []
@@ -119,28 +76,13 @@ def read_results(path: Path) -> list[dict[str, str]]:
     return [dict(zip(COLUMNS, map(original, row), strict=True)) for row in rows[1:]]
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time: the later one reads what the earlier has written."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _key(line: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(line[name] for name in _KEY)
-
-
 def _budget(run: Run) -> str:
-    """A run's budget, and what was changed in the recipe: it must not be taken for the paper's."""
+    """A run's budget and its changes to the recipe, which keep it apart from the paper's."""
     return " ".join([budget(run.values), *changed(run)])
 
 
 def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
-    """The figures of a row; what several seeds say differently is parted by ``|``."""
+    """The figures of a row; where seeds differ in commit or hardware, both are given, separated by ``|``."""
     runs = entry.finished
     about = {
         "run": _joined(run.path.name for run in runs),
@@ -152,7 +94,7 @@ def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
         "budget": _joined(map(_budget, runs)),
     }
     lines = []
-    for key in keys_of(entry):
+    for key in dict.fromkeys([*entry.figures, *measured_keys(runs)]):
         cell, figure = entry.measured(key), entry.figures.get(key)
         if cell.value is not None:
             lines.append(

@@ -1,4 +1,4 @@
-"""Run folders as rows; needs no torch."""
+"""Run folders as `Run`: results, settings, record, or why there are none."""
 
 import functools
 import math
@@ -14,52 +14,51 @@ from sr_lab.run_folder import RunFolder, read_index
 
 @dataclass(frozen=True)
 class Run:
-    """One run on disk: its results, or why there are none.
-
-    Args:
-        path: The run folder.
-        values: Contents of ``metrics.json``, empty if the run is not finished.
-        problem: ``""``, or one line: failed or pruned and why, or unfinished.
-        settings: Contents of ``config.yaml``, which an unfinished run has, too.
-        labels: The rows of a paper's table that the run is; none for other runs.
-        overrides: The command line that it stands for, if it was the job of a sweep.
-    """
+    """One run on disk."""
 
     path: Path
+    # Contents of ``metrics.json``, empty for an unfinished run.
     values: dict[str, object] = field(default_factory=dict)
+    # One line, e.g. ``failed: ...``, ``pruned: ...`` or ``unfinished``; empty for a finished run.
     problem: str = ""
+    # Contents of ``config.yaml``, which an unfinished run also has.
     settings: Mapping[str, object] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # the rows of a paper's table that the run stands for; empty for other runs
+    overrides: tuple[str, ...] = ()  # its command line, if it was a job of a sweep
 
     @property
     def name(self) -> str:
-        """What the table calls the run."""
+        """The run's name in tables."""
         return str(self.values.get("run") or self.path.name.rpartition("-")[0] or self.path.name)
-
-    def _said(self, key: str) -> object:
-        """A result, or the setting of a run that has none."""
-        return self.values.get(key, self.settings.get(key))
 
     @property
     def scale(self) -> int:
-        """Enlargement; 0 if the run never said."""
-        value = self._said("scale")
-        return value if isinstance(value, int) and not isinstance(value, bool) else 0
+        """Upscaling factor; 0 if unknown."""
+        return self._integer("scale") or 0
 
     @property
     def seed(self) -> int | None:
-        """Seed; ``None`` if the run never said."""
-        value = self._said("seed")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        """Seed; ``None`` if unknown."""
+        return self._integer("seed")
 
     @property
     def table(self) -> tuple[str, str] | None:
         """Paper and name of the table that the run belongs to."""
-        value = self._said("table")
+        value = self._result_or_setting("table")
         if not isinstance(value, dict) or not {"paper", "name"} <= value.keys():
             return None
         return str(value["paper"]), str(value["name"])
+
+    @property
+    def commit(self) -> str:
+        """Commit of the code, shortened, and whether it had local changes; empty if unknown."""
+        changes = " with local changes" if self.values.get("dirty") else ""
+        return f"{str(self.values['commit'])[:8]}{changes}" if self.values.get("commit") else ""
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it is a run of ``task=complexity``."""
+        return self.values.get("task") == "complexity"
 
     @property
     def sets(self) -> list[str]:
@@ -70,9 +69,9 @@ class Run:
 
     @functools.cached_property
     def record(self) -> list[dict[str, float]]:
-        """The rows of ``metrics.csv`` without their holes; empty if the run was no training.
+        """The rows of ``metrics.csv`` without empty cells; no rows if the run was not a training.
 
-        A row that a kill has cut short has what it has, perhaps half a number.
+        If the run was killed, its last row may be incomplete and its last number cut short.
         """
         try:
             rows = files.read_csv(RunFolder(self.path).record)
@@ -83,9 +82,9 @@ class Run:
 
     @property
     def validation_psnr(self) -> float | None:
-        """PSNR of the dataset's held-out images at the checkpoint that was kept, that of the best mean.
+        """PSNR in dB of the dataset's held-out images, at the checkpoint with the best mean over all sets.
 
-        In dB; ``None`` if the run has not validated.
+        ``None`` if the run has not validated.
         """
         validated = [row for row in self.record if "val/psnr_y" in row]
         if not validated:
@@ -94,9 +93,16 @@ class Run:
         return kept.get("val/held_out/psnr_y", kept["val/psnr_y"])
 
     def number(self, key: str) -> float | None:
-        """A figure, ``None`` where it is missing."""
+        """A figure of ``metrics.json``; ``None`` where it is missing."""
         value = self.values.get(key)
         return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    def _result_or_setting(self, key: str) -> object:
+        return self.values.get(key, self.settings.get(key))
+
+    def _integer(self, key: str) -> int | None:
+        value = self._result_or_setting(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def read_run(path: Path) -> Run:
@@ -108,25 +114,29 @@ def read_run(path: Path) -> Run:
     except (ValueError, OSError) as error:
         problem = f"metrics.json cannot be read: {error}"
     if values is not None and not isinstance(values, dict):
-        values, problem = None, "metrics.json cannot be read: it holds no object"
+        values, problem = None, "metrics.json cannot be read: it is not a JSON object"
     if values is None and not problem:
-        problem = "unfinished"
-        if folder.pruned.is_file():
-            problem = f"pruned: {_said(folder.pruned).strip()}"
-        elif folder.failed.is_file():
-            lines = _said(folder.failed).split("\n")
-            last = next((line for line in reversed(lines) if line.strip()), "")
-            problem = "failed: " + re.sub(r"^sr_lab[.]errors[.]\w+: ", "", last)
+        problem = _why_unfinished(folder)
     listed = [job for job in read_index(path.parent) if job.folder == path.name]
-    # Rows of a table may be one and the same run; which they are stands in the list of the sweep.
+    # Several rows of a table may be one and the same run; the list of the sweep names them.
     own = (values or {}).get("row", settings.get("row_label"))
     labels = [] if own is None else [own, *(job.label for job in listed)]
-    told = tuple(dict.fromkeys(str(label) for label in labels if label is not None))
-    return Run(path, values or {}, problem, settings, told, tuple(listed[-1].overrides) if listed else ())
+    distinct = tuple(dict.fromkeys(str(label) for label in labels if label is not None))
+    overrides = tuple(listed[-1].overrides) if listed else ()
+    return Run(path, values or {}, problem, settings, distinct, overrides)
 
 
-def _said(file: Path) -> str:
-    """What a short text says; nothing if it cannot be read."""
+def _why_unfinished(folder: RunFolder) -> str:
+    if folder.pruned.is_file():
+        return f"pruned: {_text(folder.pruned).strip()}"
+    if folder.failed.is_file():
+        last = next((line for line in reversed(_text(folder.failed).split("\n")) if line.strip()), "")
+        return "failed: " + re.sub(r"^sr_lab[.]errors[.]\w+: ", "", last)
+    return "unfinished"
+
+
+def _text(file: Path) -> str:
+    """A short text; empty if it cannot be read."""
     try:
         return str(files.plain(files.read_text(file)))
     except (OSError, ValueError):
@@ -142,7 +152,7 @@ def _settings(folder: RunFolder) -> Mapping[str, object]:
 
 
 def find_runs(root: Path) -> list[Run]:
-    """The run at ``root``, or every run below it, in the order of their names.
+    """The run at ``root``, or every run below it, sorted by path.
 
     Raises:
         ConfigError: There is no run.

@@ -1,43 +1,33 @@
-"""What was set for a run, as flat names and texts, and what varies between runs."""
+"""The settings of a run as flat names and texts, and which of them differ between runs."""
 
 from collections.abc import Mapping, Sequence
 
 from sr_lab.reporting.runs import Run
 
-# What tells rows apart: not the seed, which they are averaged over, nor the scale, which parts blocks.
+# Settings that make a row of its own. Rows are averaged over seeds, and each scale is a block.
 _GROUPS = (
-    "task",
-    *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
-    *(
-        "steps",
-        "batch_size",
-        "learning_rate",
-        "ema_decay",
-        "init_ckpt",
-        "ckpt",
-        "budget",
-        "validation",
-        "benchmark",
-    ),
+    *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
+    *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
+    *("validation", "benchmark"),
 )
-# The setting of a group that repeats one of the run.
-_AGAIN = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
-# The node that a group's settings are in.
+# A group's setting that usually repeats one of the run.
+_REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
+# The node that holds a group's settings.
 _INNER = {"upsampler": "factory", "strategy": "apply", "schedule": "scheduler"}
 
 
 def flat(run: Run) -> dict[str, str]:
     """Settings of a run: ``model: IMDN``, ``model.num_feat: 64``, ``upsampler: deconv``, ...
 
-    Taken from config.yaml, which a failed run has, too; else from the identity in metrics.json.
+    They are read from config.yaml, which a failed run also has, else from the identity in metrics.json.
     """
     identity = run.values.get("identity")
     source = run.settings or (identity if isinstance(identity, Mapping) else {})
     found: dict[str, str] = {}
     for group in _GROUPS:
         value = source.get(group)
-        if group in _AGAIN and isinstance(value, Mapping):
-            inner, outer = _AGAIN[group]
+        if group in _REPEATED and isinstance(value, Mapping):
+            inner, outer = _REPEATED[group]
             value = {key: own for key, own in value.items() if key != inner or own != source.get(outer)}
         if group == "budget":
             name = value.get("name") if isinstance(value, Mapping) else None
@@ -52,12 +42,12 @@ def flat(run: Run) -> dict[str, str]:
 
 
 def changed(run: Run) -> list[str]:
-    """What the command line of a sweep set in the recipe: its numbers are no longer the experiment's.
+    """Overrides on a sweep's command line that change the recipe, so that the numbers are not the paper's.
 
-    Budget and seed, which a table tells by themselves, and places of files are left out.
+    Left out are the budget, which a table shows anyway, and folders.
     """
-    told = ("task", "budget", "validation", "benchmark")
-    recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(told)
+    shown = ("task", "budget", "validation", "benchmark")
+    recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)
     keys = {override: override.partition("=")[0].lstrip("+~") for override in run.overrides}
     return [
         override
@@ -67,7 +57,7 @@ def changed(run: Run) -> list[str]:
 
 
 def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names of what differs; a group's inner settings are compared only where the group is the same."""
+    """Names of the settings that differ; ``model.x`` is compared only between runs of the same model."""
     names = dict.fromkeys(name for own in settings for name in own)
     found = []
     for name in names:
@@ -87,7 +77,7 @@ def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) ->
     body = inner if isinstance(inner, Mapping) else {} if group in ("upsampler", "strategy") else node
     outer = {} if body is node else {key: node[key] for key in node if key not in (_INNER[group], "name")}
     for key, value in {**outer, **body}.items():
-        # The tail is told by the group upsampler, the scale by the block; paths change nothing.
+        # The group upsampler shows the tail and the block the scale; folders change no number.
         if not key.endswith("_dir") and not (group == "model" and key in ("scale", "upsampler")):
             _add(found, group, key, value)
 

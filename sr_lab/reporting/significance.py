@@ -4,17 +4,17 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from sr_lab.reporting.grid import Significance
 from sr_lab.reporting.runs import Run
+from sr_lab.reporting.table import Significance
 
-MIN_IMAGES = 6  # below, no outcome can reach p < 0.05
+MIN_IMAGES = 6  # with fewer, no outcome reaches p < 0.05
 ALL_SETS = "all sets"
 
 Images = Mapping[tuple[str, str], float]
 
 
 def per_image(runs: Sequence[Run], key: str = "psnr_y") -> dict[tuple[str, str], float]:
-    """(set, image) -> PSNR, a mean over the seeds that have the image."""
+    """(set, image) -> PSNR, the mean over the seeds that have the image."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         images = run.values.get("images")
@@ -32,7 +32,7 @@ def signed_rank(differences: Sequence[float]) -> float:
     """
     from scipy.stats import wilcoxon  # takes a second to load
 
-    # An image that both restore to the same bytes has one PSNR, but for the last bits.
+    # Where two networks give the same bytes, their PSNR may still differ in the last bits.
     rounded = [round(difference, 9) for difference in differences]
     return float(wilcoxon(rounded, zero_method="pratt").pvalue) if any(rounded) else 1.0
 
@@ -48,7 +48,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def compare(rows: Sequence[Images], baseline: Images) -> list[tuple[Significance, ...]]:
-    """Each row against the baseline: all sets together, then each set that both have.
+    """Test each row against the baseline: on all sets together, then on each set that both have.
 
     Args:
         rows: Per-image PSNR of each row, see `per_image`.

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from sr_lab import files
-from sr_lab.errors import ConfigError
-from sr_lab.reporting.markdown import escape
+from sr_lab.reporting.markdown import escape, fill
 from sr_lab.reporting.published import experiments_dir
 
 Table: TypeAlias = Mapping[str, object]
@@ -206,9 +205,6 @@ def filled(text: str, root: Path) -> str:
     """The text of a README with the stored tables between its markers.
 
     Raises:
-        ConfigError: It has no markers.
+        ConfigError: The markers are missing.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ConfigError(f"{root / 'README.md'}: needs one '{BEGIN}' and one '{END}' after it; add them")
-    new = f"{BEGIN}\n\n{section(root)}\n\n{END}"
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: new, text, flags=re.DOTALL)
+    return fill(text, f"\n{section(root)}\n", begin=BEGIN, end=END, where=str(root / "README.md"))

@@ -1,4 +1,4 @@
-"""Figures of matplotlib as SVG that stands inside a page: no style, no script, colours of the page's text."""
+"""Matplotlib figures as inline SVG: without style or script, in the colour of the page's text."""
 
 import contextlib
 import io
@@ -11,11 +11,11 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-# Stands for the page's own text colour, which a figure does not know.
+# Placeholder for the text colour of the page, which a figure does not know.
 INK = "#010203"
-# Begins the gid of what belongs to a run: in the page it is the element's data-run.
+# Prefix of the gid of a run's lines; in the page the rest is their data-run.
 RUN = "run-"
-# Readable on white and on near-black; blue and orange first, which nearly everyone tells apart.
+# Readable on white and on near-black; blue and orange first, which nearly everyone can tell apart.
 COLOURS = (
     *("#3b82c4", "#d9772b", "#3f9d5b", "#b65fcf", "#d1495b"),
     *("#1fa3a3", "#9a7b3c", "#7d79e0", "#7f8c8d", "#c2a300"),
@@ -26,15 +26,15 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 
 @contextlib.contextmanager
 def drawing(salt: str) -> Iterator[None]:
-    """Within it, figures are drawn to be put into a page by `inline`.
+    """Matplotlib settings for figures that `inline` puts into a page.
 
     Args:
-        salt: Keeps the identifiers of two figures of one page apart.
+        salt: Different for each figure of a page; keeps their identifiers apart.
     """
     settings: dict[RcKeyType, object] = {
-        "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font
+        "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
         "svg.hashsalt": salt,
-        "text.parse_math": False,  # a name with $ is a name
+        "text.parse_math": False,  # $ in a name is not a formula
         "font.size": 9,
         "axes.edgecolor": INK,
         "axes.labelcolor": INK,
@@ -52,18 +52,18 @@ def drawing(salt: str) -> Iterator[None]:
         "ytick.major.width": 0.6,
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the reader's font has it
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser's font has it
         yield
 
 
 def inline(figure: Figure, *, label: str) -> str:
-    """The figure as one ``<svg>`` element that a strict content policy lets through.
+    """The figure as one ``<svg>`` element that a strict content policy allows.
 
-    Style attributes become presentation attributes, which need no permission.
+    Style attributes become presentation attributes, which the policy does not restrict.
 
     Args:
         figure: Drawn inside `drawing`.
-        label: What a screen reader says.
+        label: Text for screen readers.
     """
     content = io.BytesIO()
     figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})

@@ -1,176 +1,232 @@
-"""Runs as one plain table, and any table on the terminal."""
+"""A table in memory, from which every form is written: terminal, Markdown, CSV, LaTeX, HTML."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+from sr_lab.reporting.formatting import fixed, signed
 
-from sr_lab.reporting.csv_text import csv_text
-from sr_lab.reporting.grid import Grid, lines, shortened, titles
-from sr_lab.reporting.grid import fixed as fixed
-from sr_lab.reporting.runs import Run
+# Why a row that nobody tried to run has no figures; the last is for a difference of rows.
+UNMEASURED = ("not run", "not implemented", "rows missing")
 
 
-def _scaled(value: float | None, unit: float) -> float | None:
-    return None if value is None else value / unit
+@dataclass(frozen=True)
+class Column:
+    """One column."""
+
+    title: str  # head, e.g. ``PSNR``
+    group: str = ""  # head above several columns, e.g. ``Set5``; empty for none
+    unit: str = ""  # in brackets after the title, e.g. ``K``
+    decimals: int = 2  # how many are printed
+    # Whether the highest number is the best; ``None`` where nothing is marked.
+    higher_is_better: bool | None = None
+    # What the column shows, e.g. ``Set5/psnr_y``, ``num_params_k`` (as in expected.csv) or a setting.
+    key: str = ""
+    is_extra: bool = False  # measured here but not in the paper's table: left out of the LaTeX table
+    is_setting: bool = False  # a setting, not a result
+
+    @property
+    def head(self) -> str:
+        """Title and unit."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
 
 
-def head(runs: Sequence[Run]) -> list[str]:
-    """What must be known to read the numbers: protocol, budget, where they were made."""
-    lines = []
-    for title, key in (
-        ("protocol", "protocol_says"),
-        ("trained on", "degradation_says"),
-        ("budget", "budget"),
-        ("device", "device"),
-    ):
-        said = list(dict.fromkeys(str(run.values[key]) for run in runs if key in run.values))
-        lines += [f"{title}: {' | '.join(said)}"] if said else []
-    early = [
-        f"{run.name} at step {run.values.get('steps')} of {run.values['planned_steps']}"
-        for run in runs
-        if "planned_steps" in run.values
-    ]
-    lines += [f"stopped early: {' | '.join(early)}"] if early else []
-    skipped = [
-        f"{run.name} {run.values['skipped_steps']} of {run.values.get('steps')}"
-        for run in runs
-        if run.number("skipped_steps")
-    ]
-    lines += (
-        [f"steps skipped, of which loss or gradient was no number: {' | '.join(skipped)}"] if skipped else []
-    )
-    if any("cpu_s_per_megapixel" in run.values for run in runs):
-        lines.append("CPU: eager float32 passes to 640x360 pixels, median (quartiles); all else at 1280x720")
-    commits = dict.fromkeys(
-        f"{str(run.values['commit'])[:8]}{' with local changes' if run.values.get('dirty') else ''}"
-        for run in runs
-        if run.values.get("commit")
-    )
-    lines += [f"commit: {' | '.join(commits)}"] if commits else []
-    seeds = sorted({run.seed for run in runs if run.seed is not None})
-    lines += [f"seeds: {', '.join(map(str, seeds))}"] if seeds else []
-    for title, key in (("budgets", "budget"), ("protocols", "protocol")):
-        if len({run.values[key] for run in runs if key in run.values}) > 1:
-            lines.append(f"warning: {title} differ between rows")
-    return lines
+@dataclass(frozen=True)
+class Cell:
+    """One cell: a number and what belongs to it, or a text."""
+
+    value: float | None = None  # the mean, unrounded; ``None`` where it is missing
+    text: str = ""  # shown instead of a number, e.g. a setting
+    std: float | None = None  # standard deviation over seeds (n - 1), ``None`` for fewer than two
+    count: int = 0  # number of seeds
+    paper: float | None = None  # the figure that the paper prints
+    # 1 for the best distinct number of its block at printed precision, 2 for the second, else 0.
+    rank: int = 0
+    baseline: float | None = None  # the number in the baseline row
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        return None if self.value is None or self.paper is None else self.value - self.paper
+
+    @property
+    def gain(self) -> float | None:
+        """This row minus the baseline row."""
+        return None if self.value is None or self.baseline is None else self.value - self.baseline
+
+    def shown(self, column: Column, *, min_count: int = 2) -> str:
+        """The text of the cell; the standard deviation is shown from ``min_count`` seeds on."""
+        if self.text:
+            return self.text
+        number = fixed(self.value, column.decimals)
+        if not self.std or self.count < min_count:  # zero: a parameter count is the same for each seed
+            return number
+        return f"{number} ± {fixed(self.std, column.decimals)}"
 
 
-# Column, key of metrics.json, unit, decimals; the first two are always there.
-_SIZES = (("params [K]", "num_params", 1e3, 1), ("multi-adds [G]", "multi_adds", 1e9, 1))
-COSTS = (
-    ("paper [G]", "multi_adds_paper", 1e9, 1),
-    ("acts [M]", "activations", 1e6, 1),
-    ("memory [MiB]", "peak_memory_bytes", 2**20, 0),
-    ("CPU [s/MP]", "cpu_s_per_megapixel", 1, 2),
-    ("GPU [ms]", "gpu_ms", 1, 2),
-    ("GPU memory [MiB]", "gpu_peak_memory_bytes", 2**20, 0),
-)
+@dataclass(frozen=True)
+class Significance:
+    """Whether a row differs from the baseline row, compared image by image."""
+
+    set_name: str  # test set, or ``all sets`` for all images together
+    count: int  # number of images that both rows have
+    p: float | None = None  # of the two-sided test; ``None`` without a test
+    p_holm: float | None = None  # the same, corrected for the number of rows that are compared
+    problem: str = ""  # why there is no test: ``too few images``
+
+    def __str__(self) -> str:
+        if self.p_holm is None:
+            return f"{self.set_name}: {self.problem} (n={self.count})"
+        return f"{self.set_name}: p={self.p_holm:.2g} (n={self.count})"
 
 
-def _with_quartiles(run: Run, key: str, unit: float, decimals: int) -> str:
-    """A figure, with its quartiles where it was measured several times."""
-    text = fixed(_scaled(run.number(key), unit), decimals)
-    quartiles = [fixed(_scaled(run.number(f"{key}_{q}"), unit), decimals) for q in ("q1", "q3")]
-    return text if "-" in quartiles else f"{text} ({' to '.join(quartiles)})"
+@dataclass(frozen=True)
+class ImageGain:
+    """PSNR of one image, and its difference to the row that it is compared with."""
+
+    set_name: str
+    image: str
+    psnr: float  # in dB, mean over the seeds
+    gain: float  # in dB, this row minus the other
 
 
-def rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Column titles and text cells; bicubic stands above the first network of each scale."""
-    sets = list(dict.fromkeys(name for run in runs for name in run.sets))
-    columns = ["run", "scale", "params [K]", "multi-adds [G]"]
-    columns += [column for column, key, *_ in COSTS if any(key in run.values for run in runs)]
-    columns += [f"{name} {metric}" for name in sets for metric in ("PSNR", "SSIM")]
-    timed = any("wall_time_s" in run.values for run in runs)
-    columns += ["time [s]"] if timed else []
-    cells, baselines = [], set()
-    for run in sorted(runs, key=lambda run: run.scale):
-        if run.problem:
-            cells.append([run.name, "-", run.problem] + [""] * (len(columns) - 3))
+@dataclass(frozen=True)
+class Row:
+    """One row."""
+
+    label: str  # as the paper prints it, or the run's name
+    cells: tuple[Cell, ...]  # one for each column
+    block: str = ""  # rows of one block are ranked together, between two rules, e.g. ``x4``
+    is_ours: bool = True  # measured here
+    # Why the row has no figures: ``failed: ...``, ``unfinished``, one of `UNMEASURED`; else empty.
+    problem: str = ""
+    mark: str = ""  # ``*`` if the row differs significantly from the baseline row, else empty
+    note: str = ""  # a remark on the row, e.g. that one seed failed
+    is_own: bool = False  # the network that the paper proposes
+    is_reference: bool = False  # bicubic: above the other rows, and not ranked
+    # Significance against the baseline row, for all sets together and for each.
+    tests: tuple[Significance, ...] = ()
+    against: str = ""  # label of the baseline row
+    # Each image against the baseline row; in the baseline row itself against bicubic.
+    images: tuple[ImageGain, ...] = ()
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether the paper prints anything in this row."""
+        return any(cell.paper is not None for cell in self.cells)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the row has figures of ours."""
+        return self.is_ours and not self.problem
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table."""
+
+    title: str
+    head: tuple[str, ...]  # lines to read with it: protocol, budget, device, commit, warnings
+    columns: tuple[Column, ...]  # its columns, without the row's label
+    rows: tuple[Row, ...] = ()
+
+    def blocks(self) -> Iterator[tuple[str, list[Row]]]:
+        """Neighbouring rows of one block."""
+        for block, rows in groupby(self.rows, key=lambda row: row.block):
+            yield block, list(rows)
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether rows name the block that they belong to."""
+        return any(row.block for row in self.rows)
+
+    def notes(self) -> list[str]:
+        """Lines below the table: why rows have no figures, what the star means."""
+        lines = []
+        for row in self.rows:
+            name = f"{row.label} {row.block}".strip()
+            if row.problem not in ("", *UNMEASURED):
+                lines.append(f"{name}: {row.problem}")
+            if row.note:
+                lines.append(f"{name}: {row.note}")
+        if any(row.mark for row in self.rows):
+            lines.append(
+                "*: differs from the baseline row, p < 0.05 "
+                "(Wilcoxon test on the PSNR of the images, Holm-corrected)"
+            )
+        return lines
+
+
+def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
+    """Rank the numbers of each column of a block as papers do: equal bests are all best.
+
+    The next distinct number is second wherever it occurs. Numbers are compared as printed. Bicubic is left
+    out, and so are the paper's rows if any row was measured here.
+    """
+    ours = any(row.is_measured and not row.is_reference for row in rows)
+    ranked = [not row.is_reference and not row.problem and row.is_ours == ours for row in rows]
+    cells = [list(row.cells) for row in rows]
+    for position, column in enumerate(columns):
+        if column.higher_is_better is None:
             continue
-        kind = (run.scale, run.values.get("protocol"))
-        if sets and kind not in baselines:
-            baselines.add(kind)
-            cells.append(_row("bicubic", _baseline(runs, *kind), "bicubic", sets, columns, cost=False))
-        cells.append(_row(run.name, run, "test", sets, columns, cost=True))
-    return columns, cells
+        sign = 1 if column.higher_is_better else -1
+        printed = {}
+        for index, row in enumerate(rows):
+            value = row.cells[position].value
+            if ranked[index] and value is not None and not math.isnan(value):
+                printed[index] = sign * float(fixed(value, column.decimals))
+        best = sorted(set(printed.values()), reverse=True)[:2]
+        for index, value in printed.items():
+            if value in best and len(printed) > 1:
+                cells[index][position] = replace(cells[index][position], rank=best.index(value) + 1)
+    return [replace(row, cells=tuple(own)) for row, own in zip(rows, cells, strict=True)]
 
 
-def _baseline(runs: Sequence[Run], scale: int, protocol: object) -> Run:
-    """Bicubic's figures on every set that any run measured at this scale by this protocol."""
-    values: dict[str, object] = {"scale": scale}
-    for run in runs:
-        if run.scale == scale and run.values.get("protocol") == protocol:
-            values |= {key: value for key, value in run.values.items() if key.startswith("bicubic/")}
-    return Run(Path("bicubic"), values)
+@dataclass(frozen=True)
+class Line:
+    """One line of the terminal's or Markdown's table."""
+
+    texts: list[str]  # label, block (if there are blocks), and one text for each column
+    ranks: list[int]  # rank of each text, 0 for none
+    kind: str  # ``row``, ``paper`` (the paper's figures) or ``difference``
+    ends_block: bool = False  # whether a rule follows
 
 
-def _row(
-    name: str, run: Run, prefix: str, sets: Sequence[str], columns: Sequence[str], *, cost: bool
-) -> list[str]:
-    cells = [name, f"x{run.scale}"]
-    for column, key, unit, decimals in (*_SIZES, *COSTS):
-        if column in columns:
-            cells.append(_with_quartiles(run, key, unit, decimals) if cost else "-")
-    for set_name in sets:
-        cells.append(fixed(run.number(f"{prefix}/{set_name}/psnr_y"), 2))
-        cells.append(fixed(run.number(f"{prefix}/{set_name}/ssim_y"), 4))
-    if "time [s]" in columns:
-        cells.append(fixed(run.number("wall_time_s"), 0) if cost else "-")
-    return cells
+def titles(table: Table) -> list[str]:
+    """Heads of the columns that `lines` fills."""
+    names = [f"{column.group} {column.head}".strip() for column in table.columns]
+    first = "row" if any(row.has_paper for row in table.rows) else "run"
+    return [first, *(["scale"] if table.has_blocks else []), *names]
 
 
-def print_table(runs: Sequence[Run], console: Console | None = None) -> None:
-    """Print head and table of runs as they are, one row each."""
-    columns, cells = rows(runs)
-    table = _table(columns)
-    for row in cells:
-        table.add_row(*map(escape, row))
-    print_wide(table, head(runs), console)
+def lines(table: Table) -> list[Line]:
+    """The table as text; a row with figures of ours and of the paper takes three lines."""
+    made: list[Line] = []
+    for _, rows in table.blocks():
+        for row in rows:
+            made += _lines_of(table, row)
+        made[-1] = replace(made[-1], ends_block=True)
+    return made
 
 
-def print_grid(grid: Grid, console: Console | None = None) -> None:
-    """Print a table, ours beside the paper's; best bold, second underlined."""
-    table = _table(titles(grid))
-    styles = {0: "", 1: "bold", 2: "underline"}
-    for line in lines(grid):
-        texts = [line.texts[0], *map(shortened, line.texts[1:])]
-        cells = [Text(text, styles[rank]) for text, rank in zip(texts, line.ranks, strict=True)]
-        style = "" if line.kind == "row" else "dim"
-        table.add_row(*cells, style=style, end_section=line.ends_block)
-    console = print_wide(table, [grid.title, *grid.head], console)
-    for note in grid.notes():
-        console.print(Text(note), soft_wrap=True)
+def _lines_of(table: Table, row: Row) -> list[Line]:
+    lead = 2 if table.has_blocks else 1
 
+    def line(kind: str, label: str, texts: list[str], ranks: Sequence[int] = ()) -> Line:
+        block = [row.block] * (lead - 1)
+        return Line([label, *block, *texts], [*[0] * lead, *(ranks or [0] * len(texts))], kind)
 
-def _table(columns: Sequence[str]) -> Table:
-    table = Table()
-    for index, column in enumerate(columns):
-        title = column if index == 0 else escape(column).replace(" ", "\n", 1)
-        table.add_column(title, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
-
-
-def print_wide(table: Table, lines: Sequence[str], console: Console | None) -> Console:
-    """Numbers are never squeezed, however narrow the terminal."""
-    console = console or Console(highlight=False)
-    widest = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.width = max(console.width, widest)
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
-    console.print(table)
-    return console
-
-
-def to_csv(runs: Sequence[Run]) -> str:
-    """Every figure of every run, unrounded, for other programs; images are left out."""
-    keys = list(
-        dict.fromkeys(
-            k for run in runs for k, v in run.values.items() if isinstance(v, (str, int, float, bool))
-        )
-    )
-    written = [{"folder": run.path.name, "problem": run.problem} | run.values for run in runs]
-    return csv_text(["folder", "problem", *keys], written)
+    pairs = list(zip(table.columns, row.cells, strict=True))
+    paper = [cell.text or fixed(cell.paper, column.decimals) for column, cell in pairs]
+    status = row.problem.partition(":")[0]
+    if row.problem and row.has_paper:
+        return [line("paper", f"{row.label} (paper; {status})", paper)]
+    label = f"{row.label} ({status})" if row.problem else f"{row.label}{row.mark}"
+    texts = [cell.shown(column) for column, cell in pairs]
+    made = [line("row", label, texts, [cell.rank for cell in row.cells])]
+    if row.has_paper:
+        differences = [signed(cell.difference, column.decimals) for column, cell in pairs]
+        paper = ["" if cell.text else text for cell, text in zip(row.cells, paper, strict=True)]
+        made += [line("paper", "  paper", paper), line("difference", "  difference", differences)]
+    return made

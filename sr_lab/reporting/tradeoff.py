@@ -1,4 +1,4 @@
-"""The picture of what quality costs: PSNR over multiply-adds, parameters as area. Needs no torch."""
+"""The plot of quality over cost: PSNR over multiply-adds, parameters as bubble area."""
 
 import io
 import math
@@ -14,10 +14,11 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 from matplotlib.typing import FillStyleType
 
-from sr_lab.reporting import published, svg
-from sr_lab.reporting.grid import shortened
+from sr_lab.reporting import published, saved_images, svg
+from sr_lab.reporting.formatting import shortened
+from sr_lab.reporting.runs import Run
 
-# Whether measured here, colour, fill of the legend's mark, label.
+# Whether measured here, colour, fill of the mark in the legend, label.
 _KINDS: tuple[tuple[bool, str, FillStyleType, str], ...] = (
     (False, "#c8571b", "none", "printed in papers"),
     (True, "#1f6fb4", "full", "measured here"),
@@ -26,31 +27,17 @@ _KINDS: tuple[tuple[bool, str, FillStyleType, str], ...] = (
 
 @dataclass(frozen=True)
 class Point:
-    """A network in the picture.
-
-    Args:
-        name: Label.
-        num_params: Parameters.
-        multi_adds: At a 1280x720 output.
-        psnr: In dB.
-        is_measured: Of a run of ours (filled), not printed in a paper (hollow).
-    """
+    """A network in the plot."""
 
     name: str
     num_params: float
-    multi_adds: float
-    psnr: float
-    is_measured: bool
+    multi_adds: float  # at a 1280x720 output
+    psnr: float  # in dB
+    is_measured: bool  # measured by a run (filled), not printed in a paper (hollow)
 
 
 def draw(points: Sequence[Point], *, title: str, set_name: str) -> bytes:
-    """The picture as a PNG.
-
-    Args:
-        points: At least one.
-        title: Above the picture.
-        set_name: Test set of the PSNR.
-    """
+    """The plot of at least one network as a PNG."""
     figure = Figure(figsize=(10, 6), dpi=150, layout="constrained")
     _scatter(figure, points, set_name=set_name)
     figure.axes[0].set_title(f"{title}: quality and cost")
@@ -60,28 +47,38 @@ def draw(points: Sequence[Point], *, title: str, set_name: str) -> bytes:
 
 
 def draw_svg(points: Sequence[Point], *, set_name: str, salt: str) -> str:
-    """The picture as an ``<svg>`` inside a page.
-
-    Args:
-        points: At least one.
-        set_name: Test set of the PSNR.
-        salt: Other than that of every other figure of the page.
-    """
+    """The plot as an ``<svg>`` for a page; see `svg.drawing` for the salt."""
     with svg.drawing(salt):
         figure = Figure(figsize=(9, 4.6), layout="constrained")
         _scatter(figure, points, set_name=set_name)
         return svg.inline(figure, label=f"PSNR on {set_name} over multiply-adds")
 
 
+def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
+    """Scale, test set and plot for each scale, on the largest of the usual sets that was measured."""
+    made = []
+    for scale in sorted({run.scale for run in runs if run.sets}):
+        of_scale = [run for run in runs if run.scale == scale]
+        sets = [name for run in of_scale for name in run.sets]
+        usual = [name for name in ("Urban100", "B100", "Manga109", "Set14", "Set5") if name in sets]
+        set_name = (usual or sets)[0]
+        points = [
+            Point(name, run.number("num_params") or 0, multi_adds, psnr, is_measured=True)
+            for run, name in zip(of_scale, saved_images.names(of_scale), strict=True)
+            if (multi_adds := run.number("multi_adds"))
+            and (psnr := run.number(f"test/{set_name}/psnr_y"))
+            and math.isfinite(psnr)
+        ]
+        if points:
+            shown = around(points, scale=scale, set_name=set_name)
+            made.append((scale, set_name, draw_svg(shown, set_name=set_name, salt=f"plot{scale}")))
+    return made
+
+
 def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]:
-    """Points of ours among what the papers print of the networks that they compare.
+    """Our points and the networks that papers compare.
 
-    Left out is what is far larger than ours and than lightweight networks: EDSR's 43 M would hide the rest.
-
-    Args:
-        points: Ours.
-        scale: Enlargement.
-        set_name: Test set.
+    Networks far larger than ours and than lightweight ones are left out: EDSR's 43 M would hide the rest.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for figure in published.comparisons():
@@ -135,16 +132,16 @@ def _scatter(figure: Figure, points: Sequence[Point], *, set_name: str) -> None:
 
 
 def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Write the names beside the points, ours first: each in the nearest place that is still free.
+    """Write each name, ours first, at the nearest free place to its point, with a line if that is far.
 
-    A name that stands away from its point has a line to it.
+    A name without a free place is left out.
     """
     figure.draw_without_rendering()
-    pixel = figure.dpi / 72  # of a point of print
+    pixel = figure.dpi / 72  # in one point of print
     frame = axes.get_window_extent()
     centres = [axes.transData.transform((point.multi_adds / 1e9, point.psnr)) for point in points]
     radii = [_area(point.num_params) ** 0.5 / 2 * pixel for point in points]
-    # No name on a name, nor on the middle of a bubble.
+    # A name covers no other name, nor the middle of a bubble.
     taken = [
         Bbox.from_extents(x - 0.7 * r, y - 0.7 * r, x + 0.7 * r, y + 0.7 * r)
         for (x, y), r in zip(centres, radii, strict=True)
@@ -156,7 +153,7 @@ def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
         size = text.get_window_extent()
         for away, angle in _PLACES:
             reach = 0.8 * radius + (2 + away) * pixel
-            # The side of the name that faces the point lies on a circle around it.
+            # The side of the name that faces the point is on a circle around it.
             left = x + reach * math.cos(angle) - size.width * (1 - math.cos(angle)) / 2
             low = y + reach * math.sin(angle) - size.height * (1 - math.sin(angle)) / 2
             box = Bbox.from_bounds(left, low, size.width, size.height)
@@ -175,7 +172,7 @@ def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
             axes.plot(*ends.T, color="grey", linewidth=0.5, zorder=1, scalex=False, scaley=False)
 
 
-# Where a name may stand: how far from its bubble, in points of print, and in which direction.
+# Places for a name: distance from its bubble in points of print, and direction.
 _PLACES = tuple(
     (away, math.radians(angle))
     for away in (0, 4, 9, 15, 22, 30, 40, 52, 66, 82, 100)
@@ -184,5 +181,5 @@ _PLACES = tuple(
 
 
 def _area(num_params: float) -> float:
-    """Bubble area in square points, in proportion."""
+    """Bubble area in square points, proportional to the parameters."""
     return num_params / 4e3

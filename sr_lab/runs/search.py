@@ -1,11 +1,11 @@
-"""Hyper-parameter search: Optuna proposes trials, the queue runs them, and ends those that fall behind.
+"""Hyper-parameter search: Optuna proposes trials, the queue runs them and ends those that fall behind.
 
-A search is known by its training and its space. In its folder lie ``study.db``, which is Optuna's SQLite
-storage, ``trials.csv``, and the run folder of each trial, where the trial is found again after any
-interruption: the same command goes on up to the number of trials asked for.
+A search is identified by its training and its space. Its folder contains ``study.db`` (Optuna's SQLite
+storage), ``trials.csv`` and the run folder of each trial. After any interruption the same command continues,
+up to the number of trials asked for.
 
-What a trial is given follows from the seed, the trial's number and the trials before it, never from the state
-of a generator, so that a search that was interrupted goes on as if it had not been.
+The values of a trial follow from the seed, the trial's number and the trials before it, never from the state
+of a generator, so an interrupted search proposes the same trials as an undisturbed one.
 """
 
 import contextlib
@@ -31,11 +31,12 @@ from sqlalchemy.engine import URL
 
 from sr_lab import files
 from sr_lab.config import targets
+from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
 from sr_lab.config.identity import folder_name
-from sr_lab.config.schema import NOT_OF_A_ROW, HparamsSearch, TrainConfig, load_trial, without_search
+from sr_lab.config.schema import HparamsSearch, TrainConfig
 from sr_lab.errors import ConfigError, SRLabError
-from sr_lab.reporting.csv_text import csv_text
-from sr_lab.reporting.table import print_wide
+from sr_lab.reporting.safe_csv import csv_text
+from sr_lab.reporting.terminal import print_wide
 from sr_lab.run_folder import Listed, RunFolder, write_index
 from sr_lab.runs import sweep
 
@@ -47,8 +48,8 @@ _STATES = {
     TrialState.RUNNING: "interrupted",
     TrialState.WAITING: "waiting",
 }
-# Settings that are no part of a recipe, and those after which val/psnr_y is another measure.
-_NO_RECIPE = NOT_OF_A_ROW | {
+# Settings that a trial may not change, and those that change what val/psnr_y is measured on.
+_NOT_OF_A_TRIAL = NOT_OF_A_ROW | {
     *("task", "paths", "logger", "callbacks", "debug", "resume", "run_name", "num_workers", "seed"),
 }
 _MEASURE = {"scale", "benchmark", "validation", "dataset"}
@@ -59,7 +60,7 @@ Make: TypeAlias = Callable[[Mapping[str, str]], tuple[TrainConfig, list[str]]]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; whole ones if both are."""
+    """Numbers from ``low`` to ``high``, both included; whole numbers if both are whole."""
 
     low: float
     high: float
@@ -72,14 +73,14 @@ class Range:
         return self.text(self.low), self.text(self.high)
 
     def suggest(self, trial: Trial, key: str) -> str:
-        """The trial's value, as on the command line."""
+        """The trial's value, as it is written on the command line."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             step = 1 if self.step is None else int(self.step)
             return str(trial.suggest_int(key, self.low, self.high, step=step, log=self.log))
         return self.text(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log))
 
     def text(self, value: object) -> str:
-        """A value as it is trained with: four digits are enough for a recipe, and for the name of a run."""
+        """A value as it is used: four digits are enough for a recipe and for the name of a run."""
         if isinstance(value, int):
             return str(value)
         assert isinstance(value, float)
@@ -89,7 +90,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values, as they are written on the command line."""
+    """A list of values, as they are written on the command line."""
 
     ends: tuple[str, ...]
 
@@ -98,7 +99,7 @@ class Choices:
         return self.text(trial.suggest_categorical(key, self.ends))
 
     def text(self, value: object) -> str:
-        """A value as it is trained with."""
+        """A value as it is used."""
         return str(value)
 
 
@@ -110,24 +111,26 @@ def read_space(values: Mapping[str, object], given: Sequence[str] = ()) -> Space
 
     Args:
         values: ``hparams_search.space``: a range or choices for each key.
-        given: Overrides of the command line, none of which may set what is searched.
+        given: Overrides of the command line, which may not set what is searched.
 
     Raises:
-        ConfigError: A key that no trial may set, or no range nor choices.
+        ConfigError: A key that a trial may not set, or a value that is neither a range nor choices.
     """
     space: Space = {}
     set_already = {override.lstrip("+~").partition("=")[0] for override in given}
     for key, value in values.items():
         place = f"hparams_search.space.{key}"
         if not re.fullmatch(r"\w+([./]\w+)*", key):
-            raise ConfigError(f"{place}: is no key; write it as on the command line, without + or =")
+            raise ConfigError(f"{place}: is not a key; write it as on the command line, without + or =")
         top = re.split("[./]", key)[0]
-        if top in _NO_RECIPE:
-            raise ConfigError(f"{place}: is no setting of a recipe; remove it")
+        if top in _NOT_OF_A_TRIAL:
+            raise ConfigError(f"{place}: is not a setting that a trial may change; remove it")
         if top in _MEASURE and key != "dataset.lr_patch_size":
-            raise ConfigError(f"{place}: changes what {_GOAL} is measured on; search for each by itself")
+            raise ConfigError(
+                f"{place}: changes what {_GOAL} is measured on; search for each value separately"
+            )
         if key in set_already:
-            raise ConfigError(f"{place}: is set on the command line, too; leave out one of the two")
+            raise ConfigError(f"{place}: is also set on the command line; leave out one of the two")
         space[key] = _choices(place, value) if isinstance(value, list) else _range(place, value)
     return space
 
@@ -171,26 +174,27 @@ def _range(place: str, value: object) -> Range:
     if log and step is not None:
         raise ConfigError(f"{place}: takes log or step, got both; remove one")
     if step is not None and (step <= 0 or abs((high - low) / step - round((high - low) / step)) > 1e-6):
-        raise ConfigError(f"{place}: step must divide the way from {low} to {high}, got {step}")
+        raise ConfigError(f"{place}: step must divide the range from {low} to {high}, got {step}")
     if step is not None and isinstance(low, int) and isinstance(high, int) and not isinstance(step, int):
         low, high = float(low), float(high)
     return Range(low, high, log, step)
 
 
 def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequence[str]) -> int:
-    """Search, or go on searching.
+    """Start or continue a search.
 
     Args:
-        config: The training that is searched around.
-        composed: What Hydra composed of it.
+        config: The training whose settings are searched.
+        composed: What Hydra composed for it.
         folder: The search's folder.
         overrides: Overrides of the command line.
 
     Returns:
-        0 if there are as many trials as were asked for, and one is finished, else 1.
+        0 if there are as many trials as were asked for and at least one is finished, else 1.
 
     Raises:
-        ConfigError: The space is none, a value in it is no recipe, or another process is searching.
+        ConfigError: The search space is empty, one of its values is not allowed, or another process is
+            searching.
     """
     settings = config.hparams_search
     assert settings is not None
@@ -199,19 +203,19 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     name = f"{config.experiment_name}/{folder.name}"
 
     def make(values: Mapping[str, str]) -> tuple[TrainConfig, list[str]]:
-        # ++: what is an argument of a class need not stand in its yaml.
+        # ++: an argument of a class need not be in its yaml.
         words = [f"{key}={value}" if key in choices else f"++{key}={value}" for key, value in values.items()]
         return load_trial(composed, overrides, words, name), words
 
     try:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise ConfigError(
-                "hparams_search: searches around one training, got a multirun; leave out -m "
-                "(around a row of a table: hydra.mode=RUN row=<position>)"
+                "hparams_search: searches the settings of one training, got a multirun; leave out -m "
+                "(for a row of a table: hydra.mode=RUN row=<position>)"
             )
         if config.resume == "never":
             raise ConfigError(
-                f"resume: a search goes on from where it is, got never; remove {folder} to start again"
+                f"resume: a search always continues, got never; remove {folder} to start from scratch"
             )
         space = read_space(settings.space, overrides)
         for key, parameter in space.items():
@@ -222,39 +226,39 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
                     raise ConfigError(f"hparams_search.space.{key}: {error}") from error
     except SRLabError:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # Hydra has made it
+            folder.rmdir()  # Hydra made it
         raise
     place = RunFolder(folder.resolve())
     with place.holding("search; wait for it"):
         study = _open(place.path / "study.db", _pruner(settings, config))
         _Queue(study, config, place.path, space, make).work()
     again = [override for override in hydra_config.overrides.hydra if "searchpath" in override]
-    best = _tell(study, space, place.path)
+    best = _print_trials(study, space, place.path)
     if best is not None:
         values = {key: space[key].text(value) for key, value in best.params.items()}
         command = ["python", "-m", "sr_lab", *again, *without_search(overrides), *make(values)[1]]
         sweep.console.print(shlex.join(command), markup=False)
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     if left:
-        sweep.console.print(f"{len(left)} trials came to no end; the same command goes on with them")
+        sweep.console.print(f"{len(left)} trials are unfinished; the same command resumes them")
     return 0 if not left and best is not None else 1
 
 
 def _open(path: Path, pruner: BasePruner) -> optuna.Study:
-    """The study in a file; what Optuna keeps there is numbers, names and JSON."""
+    """The study in a file, where Optuna stores only numbers, names and JSON."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.create_study(
-            storage=URL.create("sqlite", database=str(path)).render_as_string(),  # quotes what it must
-            study_name="search",  # its only one: the folder may be moved
+            storage=URL.create("sqlite", database=str(path)).render_as_string(),  # quotes special characters
+            study_name="search",  # a fixed name: the folder may be moved
             direction="maximize",
             pruner=pruner,
             load_if_exists=True,
         )
-    except Exception as error:  # of SQLite, SQLAlchemy, Alembic or Optuna
+    except Exception as error:  # from SQLite, SQLAlchemy, Alembic or Optuna
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"'{path}' cannot be used ({reason}); remove it: trials of the same values find their runs again"
+            f"'{path}' cannot be used ({reason}); remove it: a new search finds the runs of the old trials"
         ) from error
 
 
@@ -267,7 +271,7 @@ def _pruner(settings: HparamsSearch, config: TrainConfig) -> BasePruner:
 
 
 def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
-    """The sampler of one trial: with the seed alone, a search that goes on would draw the same again."""
+    """The sampler of one trial: with the seed alone, a continued search would draw the same values again."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if settings.sampler == "random":
         return RandomSampler(seed=own)
@@ -281,16 +285,16 @@ class _TrialJob(sweep.Job):
     Args:
         trial: The trial.
         reported: Steps whose figure the study knows.
-        judged: Steps after which the pruner was asked.
+        checked: Steps at which the pruner was asked.
     """
 
     trial: Trial
     reported: set[int] = field(default_factory=set)
-    judged: set[int] = field(default_factory=set)
+    checked: set[int] = field(default_factory=set)
 
 
 class _Queue(sweep.Queue):
-    """Trials on their way through the slots."""
+    """Runs trials in slots."""
 
     def __init__(
         self,
@@ -309,13 +313,13 @@ class _Queue(sweep.Queue):
         self.space = space
         self.make = make
         begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # of a search that was ended
+        self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # of an interrupted search
         self._complete = False
         if self.settings.retry_failed:
             self._retry()
 
     def _retry(self) -> None:
-        """Plan each failed trial once more; Optuna does not reopen one."""
+        """Add each failed trial once more; Optuna does not reopen trials."""
         trials = self.study.get_trials(deepcopy=False)
         retried = {trial.user_attrs.get("retry_of") for trial in trials}
         for trial in trials:
@@ -323,7 +327,7 @@ class _Queue(sweep.Queue):
                 self.study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
 
     def plan(self) -> None:
-        """The next trial: one that was begun, one that is planned, or a new one."""
+        """Add the next trial: an unfinished one, a planned one, or a new one."""
         while not self.waiting and (trial := self._next()) is not None:
             self._propose(trial)
 
@@ -341,7 +345,7 @@ class _Queue(sweep.Queue):
         return self.study.ask()
 
     def _propose(self, trial: Trial) -> None:
-        """Give a trial its values, and write its training down; it fails if they are no recipe."""
+        """Give a trial its values and queue its training; the trial fails if the values are not allowed."""
         values = {key: parameter.suggest(trial, key) for key, parameter in self.space.items()}
         try:
             config, words = self.make(values)
@@ -360,7 +364,7 @@ class _Queue(sweep.Queue):
         self.waiting.append(job)
 
     def start(self, job: sweep.Job) -> None:
-        """Start a trial that is neither pruned nor was to be when the search was ended."""
+        """Start a trial, unless it is pruned or was about to be when the search was interrupted."""
         assert isinstance(job, _TrialJob)
         state = job.folder.state()
         if state == "interrupted" and (why := self._verdict(job)):
@@ -373,21 +377,21 @@ class _Queue(sweep.Queue):
             super().start(job)
 
     def watch(self, running: sweep.Running) -> None:
-        """End a trial that has fallen behind."""
+        """End a trial that has fallen behind the others."""
         assert isinstance(running.job, _TrialJob)
         if why := self._verdict(running.job):
             self.end(running, why)
 
     def _verdict(self, job: _TrialJob) -> str:
-        """Report the validations that are new in the record; why the trial should end, or nothing.
+        """Report new validations to the study, and return why the trial should end, or an empty text.
 
-        After the last step it should not: all that is left is to measure the network.
+        After the last step it should not end: only measuring is left.
         """
         why = ""
         for step, value in job.folder.validations().items():
-            if step in job.judged:
+            if step in job.checked:
                 continue
-            job.judged.add(step)
+            job.checked.add(step)
             if step not in job.reported:
                 job.trial.report(value, step)
                 job.reported.add(step)
@@ -396,7 +400,7 @@ class _Queue(sweep.Queue):
         return why
 
     def settled(self, job: sweep.Job) -> None:
-        """Tell the study how a trial ended; one that was interrupted is left to the next time."""
+        """Tell the study how a trial ended; an interrupted trial is left to the next command."""
         assert isinstance(job, _TrialJob)
         self._verdict(job)
         state = job.folder.state()
@@ -421,7 +425,7 @@ class _Queue(sweep.Queue):
 
     @property
     def count(self) -> int:
-        """Trials of this session, those to come included."""
+        """Number of trials of this session, including those to come."""
         trials = self.study.get_trials(deepcopy=False)
         return len(self.jobs) + len(self._begun) + max(0, self.search.trials - _asked_for(trials))
 
@@ -432,7 +436,7 @@ class _Queue(sweep.Queue):
 
 
 def _asked_for(trials: Sequence[FrozenTrial]) -> int:
-    """How many trials there are, a failed one and its repetition being one."""
+    """Number of trials; a failed trial and its repetition count as one."""
     return sum("retry_of" not in trial.user_attrs for trial in trials)
 
 
@@ -442,7 +446,7 @@ def _best(study: optuna.Study) -> FrozenTrial | None:
 
 
 def _figures(trial: FrozenTrial) -> tuple[int | None, float | None]:
-    """The last step that a trial was validated at, and its best figure."""
+    """The last step at which a trial was validated, and its best figure."""
     values = trial.intermediate_values
     return max(values, default=None), max(values.values(), default=None)
 
@@ -459,8 +463,8 @@ def _to_csv(study: optuna.Study, space: Space) -> str:
     return csv_text(["trial", "state", _GOAL, "step", *space, "run", "problem"], rows)
 
 
-def _tell(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
-    """Print the trials, the best one bold, and return it."""
+def _print_trials(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
+    """Print the trials with the best one in bold, and return the best."""
     best = _best(study)
     table = Table()
     for title in ("trial", *space, _GOAL, "step", "state", "run"):
@@ -484,8 +488,8 @@ def _tell(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None
         style = "bold" if best is not None and trial.number == best.number else None
         table.add_row(*map(escape, cells), style=style)
     counts = {name: sum(trial.state == state for trial in trials) for state, name in _STATES.items()}
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    console = print_wide(table, [f"{len(trials)} trials: {told}"], None)
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    console = print_wide(table, [f"{len(trials)} trials: {summary}"], None)
     for trial in trials:
         if "problem" in trial.user_attrs:
             console.print(

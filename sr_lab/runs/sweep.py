@@ -1,10 +1,10 @@
-"""The queue of a multirun: Hydra expands, we run, one process a job, ``sweep.jobs`` at a time.
+"""The queue of a multirun: Hydra expands the jobs, we run them, one process each, ``sweep.jobs`` at a time.
 
-Hydra's basic launcher runs jobs in one process, where they share a CUDA context, W&B's global run and a
-random state, and where Lightning's DDP children would replay ``-m``.
+Hydra's basic launcher runs all jobs in one process, where they would share a CUDA context, W&B's global run
+and a random state, and where Lightning's DDP children would replay ``-m``.
 
-What is done is read from the run folders alone, so the same command after any interruption, of a job or of
-the sweep, does what is left.
+Which jobs are done is read from the run folders alone, so that the same command finishes the rest after any
+interruption of a job or of the sweep.
 """
 
 import contextlib
@@ -24,15 +24,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sr_lab.config import targets
-from sr_lab.config.schema import Sweep, TrainConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import Sweep, TrainConfig
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import Listed, RunFolder, write_index
 
-IN_SWEEP = "SR_LAB_IN_SWEEP"  # process of the sweep; set for jobs, whose table comes at the end
-RANK_OF = "SR_LAB_RANK_OF"  # process that started this one as a rank of its run, see `ranks`
+IN_SWEEP = "SR_LAB_IN_SWEEP"  # process id of the sweep; set for its jobs, whose table is printed at the end
+RANK_OF = "SR_LAB_RANK_OF"  # process id of the job that started this process, see `system.distributed`
 _JOB = "SR_LAB_JOB"  # run folder of the job
-_POLL = 0.1  # seconds between two looks at the processes
-_GRACE = 30.0  # seconds that an interrupted job has to end
+_POLL = 0.1  # seconds between two checks of the processes
+_GRACE = 30.0  # seconds in which an interrupted job must end
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -46,16 +47,16 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What the sweep's lines call the job."""
+        """Name of the job in the sweep's output."""
         return self.folder.path.name
 
 
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
-    """Write a job down in its run folder, from which it can be started."""
+    """Write a job's configuration into its run folder, from which it can be started."""
     job = Job(config, RunFolder(folder.resolve()), tuple(overrides))
     if config.resume == "never" or not job.folder.is_finished():
         job.folder.write_config(to_yaml(config))
-    # The command line trusted these packages; a file may not say so again in the job's process.
+    # The command line trusted these packages; in the job's process a file may not say so again.
     extra = [name for name in targets.trusted_packages(config.allow) if name not in targets.TRUSTED]
     if extra:
         os.environ["SR_LAB_ALLOW"] = ",".join(dict.fromkeys(extra))
@@ -72,9 +73,9 @@ def command(folder: Path) -> list[str]:
 
 
 def end_with_sweep() -> None:
-    """In a job: end when the sweep is killed, which cannot say so any more; in a rank, with its job."""
+    """End together with the process that started this one: a job with its sweep, a rank with its job."""
     parent, number = os.environ.get(IN_SWEEP), signal.SIGTERM
-    if "LOCAL_RANK" in os.environ:  # one that waits for another rank hears no other signal
+    if "LOCAL_RANK" in os.environ:  # while it waits for another rank it reacts to no other signal
         parent, number = os.environ.get(RANK_OF), signal.SIGKILL
     if parent is None:
         return
@@ -85,26 +86,26 @@ def end_with_sweep() -> None:
 
 
 def refused(why: str) -> None:
-    """In a job: leave behind why it ended, if that was before its attempt began."""
+    """In a job: record why it ended, if that was before its attempt began."""
     if (folder := os.environ.get(_JOB)) is not None:
         RunFolder(Path(folder)).refuse(why)
 
 
 def run(jobs: Sequence[Job]) -> int:
-    """Run every job that is left to do, keep going after a failure, print the collected table.
+    """Run every job that is not finished, continue after failures, print the table of all.
 
     Returns:
         0 if every job is finished, else 1.
     """
     list_jobs([(job.folder.path, job.config.row_label, job.overrides) for job in jobs])
-    unique = list({job.folder.path: job for job in jobs}.values())  # rows may be one and the same run
+    unique = list({job.folder.path: job for job in jobs}.values())  # several rows may be the same run
     queue = Queue(unique, jobs[0].config.sweep)
     queue.work()
     return finish([job.folder.path for job in unique], queue.problems)
 
 
 def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
-    """Write down beside the run folders which jobs there are.
+    """Write the index of the jobs, ``sweep.json``, next to their run folders.
 
     Args:
         jobs: Folder, row and command line of each.
@@ -115,8 +116,12 @@ def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
 
 
 def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:
-    """Print the table of all jobs, and what is wrong with those that did not finish."""
-    from sr_lab.reporting.experiment import print_experiment  # imports scipy, for a table alone
+    """Print the table of all jobs, and what is wrong with those that did not finish.
+
+    Returns:
+        0 if there are no problems, else 1.
+    """
+    from sr_lab.reporting.experiment import print_experiment  # imports scipy, which only a table needs
 
     if folders:
         print_experiment(folders)
@@ -127,15 +132,15 @@ def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:
 
 @dataclass
 class Running:
-    """A job at work in a slot.
+    """A job that runs in a slot.
 
     Args:
         job: The job.
-        process: Its process, the first of a group.
+        process: Its process, the leader of a group.
         slot: Its part of the machine.
-        started: When, on the monotonic clock.
+        started: Start time, on the monotonic clock.
         ended: When it was asked to end.
-        why: Why it was.
+        why: Why it was asked to end.
     """
 
     job: Job
@@ -146,17 +151,17 @@ class Running:
     why: str = ""
 
     def send(self, number: int) -> None:
-        """Signal the job with all its own processes: data workers and DDP ranks."""
+        """Signal the job and all its processes: data workers and DDP ranks."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
 
 class Queue:
-    """Jobs on their way through the slots.
+    """Runs jobs in slots.
 
     Args:
-        jobs: The jobs, in their order; `plan` may add to them.
-        settings: How many at a time, and what of those that failed.
+        jobs: The jobs in order; `plan` may add more.
+        settings: How many run at a time, and whether failed jobs are tried again.
     """
 
     def __init__(self, jobs: Sequence[Job], settings: Sweep) -> None:
@@ -164,28 +169,28 @@ class Queue:
         self.settings = settings
         self.waiting = deque(jobs)
         self.running: list[Running] = []
-        self.elsewhere: list[Job] = []  # another process is at work on them: another sweep, another machine
+        self.elsewhere: list[Job] = []  # being run by another sweep or machine
         self.free = list(range(self.settings.jobs))
         self.problems: list[str] = []
         self.gpus = _gpus() if self.settings.jobs > 1 else []
-        self._looked = 0.0
+        self._checked = 0.0
 
     def plan(self) -> None:
-        """A slot is free and no job waits: put further ones into ``jobs`` and ``waiting``, if there are."""
+        """Add more jobs to ``jobs`` and ``waiting``; called when a slot is free and no job waits."""
 
     def watch(self, running: Running) -> None:
-        """Look at a job at work, several times a second."""
+        """Check a running job, several times a second."""
 
     def settled(self, job: Job) -> None:
-        """A job has come to an end, or needs no start."""
+        """A job has ended, or need not be started."""
 
     def place(self, job: Job) -> str:
-        """Which of all jobs it is, at the beginning of its lines."""
+        """Position of a job among all jobs, as printed at the start of its lines."""
         return f"[{self.jobs.index(job) + 1}/{self.count}]"
 
     @property
     def count(self) -> int:
-        """How many jobs there are, or will be."""
+        """Number of jobs, including those to come."""
         return len(self.jobs)
 
     @property
@@ -194,14 +199,14 @@ class Queue:
         return sum(job.config.steps for job in self.jobs)
 
     def end(self, running: Running, why: str) -> None:
-        """Ask a job to end before its last step; its run folder says why."""
+        """Ask a job to end before its last step; the reason is recorded in its run folder."""
         running.ended, running.why = time.monotonic(), why
         running.send(signal.SIGINT)
 
     def work(self) -> None:
-        """Run all jobs; whatever ends the sweep ends them, too."""
+        """Run all jobs; whatever ends the sweep ends them too."""
         try:
-            with self._shown() as show:
+            with self._progress() as show:
                 while self._are_left():
                     while self.free and self.waiting:
                         self.start(self.waiting.popleft())
@@ -212,7 +217,7 @@ class Queue:
                             self.watch(running)
                         elif time.monotonic() > running.ended + _GRACE:
                             running.send(signal.SIGKILL)
-                    self._look_elsewhere()
+                    self._check_elsewhere()
                     show()
                     time.sleep(_POLL)
         finally:
@@ -224,13 +229,13 @@ class Queue:
         return bool(self.waiting or self.running or self.elsewhere)
 
     def start(self, job: Job) -> None:
-        """Give a job the first free slot, unless it is done."""
+        """Start a job in the first free slot, unless it is done."""
         folder, again = job.folder, job.config.resume == "never"
-        if folder.refused:  # nothing was begun, and what it wanted may be there now
+        if folder.refused:  # no attempt began, and what was missing may exist now
             folder.failed.unlink()
         state = folder.state()
         if state == "running":
-            self.say(job, "another process is at work on it; waiting for that")
+            self.say(job, "another process is running it; waiting for that")
             self.elsewhere.append(job)
             return
         if state == "finished" and not again:
@@ -239,14 +244,14 @@ class Queue:
             return
         if state == "failed" and not again and not self.settings.retry_failed:
             why = reason(folder)
-            self.say(job, f"failed the last time: {why}; sweep.retry_failed=true starts it again")
+            self.say(job, f"failed last time: {why}; sweep.retry_failed=true starts it again")
             self._note(f"failed: {job.name}: {why} (traceback in {folder.failed})")
             self.settled(job)
             return
         several = self.settings.jobs > 1
-        self.say(job, f"{'goes on' if state == 'interrupted' else 'started'}" if several else "")
+        self.say(job, f"{'resumed' if state == 'interrupted' else 'started'}" if several else "")
         slot = self.free.pop(0)
-        # A group of its own: Ctrl-C comes to us, and what a killed job leaves behind can be ended.
+        # A group of its own: Ctrl-C reaches only us, and processes left by a killed job can be ended.
         with folder.log.open("ab") if several else contextlib.nullcontext() as log:
             process = subprocess.Popen(
                 command(folder.path),
@@ -261,7 +266,7 @@ class Queue:
         self.running.append(Running(job, process, slot))
 
     def _share(self, job: Job, slot: int) -> dict[str, str]:
-        """Environment that gives a slot its part of the GPUs and cores."""
+        """Environment variables that give a slot its part of the GPUs and cores."""
         jobs = self.settings.jobs
         if jobs == 1:
             return {}
@@ -273,7 +278,7 @@ class Queue:
         return share
 
     def _settle(self, running: Running, code: int) -> None:
-        """A process has ended: say how."""
+        """A process has ended: print how."""
         self.running.remove(running)
         self.free.append(running.slot)
         self.free.sort()
@@ -284,7 +289,7 @@ class Queue:
         if code == 0 and state == "finished":
             if self.settings.jobs > 1:
                 self.say(job, f"finished in {time.monotonic() - running.started:.0f} s")
-        elif code == 2 and state == "running":  # it came between our look and our start
+        elif code == 2 and state == "running":  # another process started it first
             self.elsewhere.append(job)
             return
         elif running.why and state != "finished":
@@ -299,20 +304,20 @@ class Queue:
             how += " (out of memory?)" if code == -signal.SIGKILL else ""
             how += f": {last}" if (last := self._last_line(folder)) and code > 0 else ""
             self.say(job, how)
-            self._note(f"interrupted: {job.name}: {how}; the same command goes on with it")
+            self._note(f"interrupted: {job.name}: {how}; the same command resumes it")
         self.settled(job)
 
-    def _look_elsewhere(self) -> None:
-        """Take back the jobs that other processes have let go of, once a second."""
-        if not self.elsewhere or time.monotonic() - self._looked < 1:
+    def _check_elsewhere(self) -> None:
+        """Take back the jobs that other processes no longer run, once a second."""
+        if not self.elsewhere or time.monotonic() - self._checked < 1:
             return
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         free = [job for job in self.elsewhere if job.folder.state() != "running"]
         self.elsewhere = [job for job in self.elsewhere if job not in free]
         self.waiting.extend(free)
 
     def _stop(self) -> None:
-        """End what still runs: asked first, then forced after a while or at a second Ctrl-C."""
+        """End the jobs that still run: ask first, then kill after a while or at a second Ctrl-C."""
         for running in self.running:
             running.send(signal.SIGINT)
         try:
@@ -326,13 +331,13 @@ class Queue:
                 running.process.wait()
 
     def _last_line(self, folder: RunFolder) -> str:
-        if self.settings.jobs == 1:  # it stands above, on the terminal
+        if self.settings.jobs == 1:  # it is on the terminal already
             return ""
         lines = folder.log.read_text(errors="replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "")
 
     def say(self, job: Job, what: str) -> None:
-        """One line about a job."""
+        """Print a line about a job."""
         place = f"{self.place(job)} {job.name}"
         console.print(f"{place}: {what}" if what else place, markup=False)
 
@@ -340,8 +345,8 @@ class Queue:
         self.problems.append(problem)
 
     @contextlib.contextmanager
-    def _shown(self) -> Iterator[Callable[[], None]]:
-        """A bar over the steps of all jobs, where several run and somebody watches."""
+    def _progress(self) -> Iterator[Callable[[], None]]:
+        """A progress bar over the steps of all jobs, when several run and the output is a terminal."""
         if self.settings.jobs == 1 or not console.is_terminal:
             yield lambda: None
             return
@@ -355,18 +360,18 @@ class Queue:
                 if time.monotonic() - drawn < 1:
                     return
                 drawn = time.monotonic()
-                at_work = [running.job for running in self.running]
-                done = [j for j in self.jobs if j not in at_work and j not in self.waiting]
+                running = [running.job for running in self.running]
+                done = [j for j in self.jobs if j not in running and j not in self.waiting]
                 steps = sum(job.config.steps for job in done)
-                steps += sum(int(job.folder.progress().get("step", 0)) for job in at_work)
-                said = f"{len(at_work)} running, {len(done)} of {self.count} done"
-                bar.update(task, completed=steps, total=self.steps, description=said)
+                steps += sum(int(job.folder.progress().get("step", 0)) for job in running)
+                status = f"{len(running)} running, {len(done)} of {self.count} done"
+                bar.update(task, completed=steps, total=self.steps, description=status)
 
             yield show
 
 
 def _gpus() -> list[str]:
-    """GPUs that jobs can be given, without loading CUDA here: what is visible, or what the driver lists."""
+    """GPUs for the jobs, found without loading CUDA: the visible ones, or those that the driver lists."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
@@ -378,6 +383,6 @@ def _gpus() -> list[str]:
 
 
 def reason(folder: RunFolder) -> str:
-    """Why a run failed, in the words of the error, or was ended."""
+    """Why a run failed or was ended early, in the words of the error."""
     problem = re.sub("^(failed|pruned): ", "", read_run(folder.path).problem)
     return re.sub(r"^sr_lab\.errors\.\w+: ", "", problem)

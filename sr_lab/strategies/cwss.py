@@ -11,7 +11,7 @@ class Scale(nn.Module):
 
     Args:
         num_feat: Channels (C).
-        init: First value of alpha; below 1 it shrinks the variance of the features.
+        init: Initial value of alpha; below 1 it reduces the variance of the features.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -26,17 +26,17 @@ class Scale(nn.Module):
         return x * self.alpha
 
     def scale_input(self, unit: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Hook of a residual unit; a bound method, which a deepcopy of the host binds to its own copy."""
+        """Hook of a residual unit. A bound method, so that a deepcopy of the host gets its own."""
         return (self(inputs[0]), *inputs[1:])
 
 
 class CWSS(nn.Module):
-    """Scales what goes into every residual unit of a host, for its identity and its residual alike (Eq. 8).
+    """Scales the input of every residual unit of a host, for identity and residual alike (Eq. 8).
 
     Args:
         units: Number of residual units.
-        num_feat: Channels that go into each of them.
-        init: First value of alpha.
+        num_feat: Channels of a unit's input.
+        init: Initial value of alpha.
     """
 
     def __init__(self, units: int, num_feat: int, *, init: float = 0.9) -> None:
@@ -44,24 +44,24 @@ class CWSS(nn.Module):
         self.scales = nn.ModuleList(Scale(num_feat, init=init) for _ in range(units))
 
     def watch(self, units: list[nn.Module]) -> None:
-        """Hang the hooks."""
+        """Register the hooks."""
         for unit, scale in zip(units, self.scales, strict=True):
             assert isinstance(scale, Scale)
             unit.register_forward_pre_hook(scale.scale_input)
 
 
 def apply(model: nn.Module, *, init: float = 0.9) -> nn.Module:
-    """Give a host the strategy.
+    """Add the strategy to a host.
 
     Args:
         model: A network with ``residual_units``, or whose ``body`` consists of them.
-        init: First value of alpha; the paper uses 0.9, with twice the host's learning rate.
+        init: Initial value of alpha; the paper uses 0.9, with twice the host's learning rate.
 
     Returns:
         The same network, with ``model.strategy.cwss``.
 
     Raises:
-        ConfigError: The network has no such parts, or a strategy already.
+        ConfigError: If the network has no such parts, or has the strategy already.
     """
     units = residual_units_of(model)
     strategy = CWSS(len(units), num_feat_of(model), init=init)

@@ -33,7 +33,7 @@ class GAB(nn.Module):
         return attention
 
     def fold(self) -> None:
-        """Put the batch norm into the convolution, for inference: C^2 + (K^2 + 2) C parameters (Eq. 6)."""
+        """Merge the batch norm into the convolution, for inference: C^2 + (K^2 + 2) C parameters (Eq. 6)."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.depthwise = fuse_conv_bn_eval(self.depthwise.eval(), self.norm.eval())
             self.norm = nn.Identity()
@@ -42,15 +42,15 @@ class GAB(nn.Module):
 class GGAS(nn.Module):
     """Gates the output of every block of a host with one map of its shallow features (Eq. 3).
 
-    The host is watched by hooks, so its parameters keep their names. The map lives from the host's head to
-    its tail.
+    It works through hooks, so the host's parameters keep their names. The map exists from the host's head to
+    its tail only.
 
     Args:
         num_feat: Channels of the host's shallow features F_0.
         kernel_size: Kernel of the attention block.
 
     Note:
-        Inferred: a gated output is what the next block and every later concatenation see.
+        Inferred: the next block and every later concatenation see the gated output.
     """
 
     def __init__(self, num_feat: int, *, kernel_size: int = 7) -> None:
@@ -59,20 +59,22 @@ class GGAS(nn.Module):
         self._attention: Tensor | None = None
 
     def watch(self, host: nn.Module) -> None:
-        """Hang the hooks: bound methods, which a deepcopy of the host binds to its own copy."""
+        """Register the hooks: bound methods, so that a deepcopy of the host gets its own."""
         head, tail = host.get_submodule("head"), host.get_submodule("tail")
         head.register_forward_hook(self._look)
-        for block in dict.fromkeys(body_of(host)):  # a block with tied weights stands there twice
+        for block in dict.fromkeys(body_of(host)):  # a block with tied weights occurs twice
             block.register_forward_hook(self._gate)
         tail.register_forward_pre_hook(self._forget)
-        # A forward that fails on its way must not leave a map either: a deepcopy would refuse its graph.
+        # A forward that fails must not leave a map either: deepcopy refuses tensors with a graph.
         host.register_forward_hook(self._forget, always_call=True)
 
     def _look(self, head: nn.Module, inputs: tuple[Tensor, ...], shallow: Tensor) -> None:
         self._attention = self.gab(shallow)
 
-    def _gate(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _gate(self, block: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
         assert self._attention is not None
+        if isinstance(output, tuple):  # features first, then what else the network takes from the block
+            return (output[0] * self._attention, *output[1:])
         return output * self._attention
 
     def _forget(self, *_: object) -> None:
@@ -80,17 +82,17 @@ class GGAS(nn.Module):
 
 
 def apply(model: nn.Module, *, kernel_size: int = 7) -> nn.Module:
-    """Give a host the strategy.
+    """Add the strategy to a host.
 
     Args:
-        model: A network with ``head`` (its output is F_0), ``body`` (the blocks that are gated) and ``tail``.
+        model: A network with ``head`` (its output is F_0), ``body`` (the gated blocks) and ``tail``.
         kernel_size: K of the attention block; the paper uses 7.
 
     Returns:
         The same network, with ``model.strategy.ggas``.
 
     Raises:
-        ConfigError: The network has no such parts, or a strategy already.
+        ConfigError: If the network has no such parts, or has the strategy already.
     """
     strategy = GGAS(num_feat_of(model), kernel_size=kernel_size)
     attach(model, "ggas", strategy)

@@ -6,5 +6,5 @@ from sr_lab.strategies import cwss, ggas
 
 
 def apply(model: nn.Module, *, kernel_size: int = 7, init: float = 0.9) -> nn.Module:
-    """Give a host GGAS and CWSS, see `sr_lab.strategies.ggas.apply` and `sr_lab.strategies.cwss.apply`."""
+    """Add GGAS and CWSS to a host, see `sr_lab.strategies.ggas.apply` and `sr_lab.strategies.cwss.apply`."""
     return cwss.apply(ggas.apply(model, kernel_size=kernel_size), init=init)

@@ -1,4 +1,4 @@
-"""What a strategy asks of its host, and where its parameters live."""
+"""What a strategy needs from its host, and where its parameters live."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -13,8 +13,8 @@ def _part(model: nn.Module, name: str) -> nn.Module:
     part = getattr(model, name, None)
     if not isinstance(part, nn.Module):
         raise ConfigError(
-            f"strategy: {type(model).__name__} has no {name}, which a strategy needs; "
-            "allowed: networks with head, body and tail; take strategy=none"
+            f"strategy: {type(model).__name__} has no {name}, and a strategy needs head, body and tail; "
+            "take strategy=none"
         )
     return part
 
@@ -23,35 +23,33 @@ def body_of(model: nn.Module) -> list[nn.Module]:
     """The blocks of a host, in the order of their use.
 
     Raises:
-        ConfigError: There is no body, or nothing in it.
+        ConfigError: If there is no body, or it is empty.
     """
     blocks = list(cast(Iterable[nn.Module], _part(model, "body")))
     if not blocks:
         raise ConfigError(
-            f"strategy: {type(model).__name__} has no block that could be gated or scaled; "
-            "allowed: strategy=none"
+            f"strategy: {type(model).__name__} has no blocks to gate or scale; allowed: strategy=none"
         )
     return blocks
 
 
 def residual_units_of(model: nn.Module) -> list[nn.Module]:
-    """The modules whose input CWSS scales: ``residual_units``, else the body; tied ones once.
+    """The modules whose input CWSS scales: ``residual_units``, else the body; tied modules count once.
 
     Raises:
-        ConfigError: The network says that it has none.
+        ConfigError: If the network has none.
     """
     own = cast("Iterable[nn.Module] | None", getattr(model, "residual_units", None))
     units = list(dict.fromkeys(body_of(model) if own is None else own))
     if not units:
         raise ConfigError(
-            f"strategy: {type(model).__name__} has no residual unit whose input could be scaled; "
-            "allowed: strategy=none or ggas"
+            f"strategy: {type(model).__name__} has no residual units to scale; allowed: strategy=none or ggas"
         )
     return units
 
 
 def num_feat_of(model: nn.Module) -> int:
-    """Channels of the shallow features: what the head's last convolution puts out."""
+    """Channels of the shallow features: the output of the head's last convolution."""
     convolutions = [part for part in _part(model, "head").modules() if isinstance(part, nn.Conv2d)]
     return convolutions[-1].out_channels
 
@@ -60,16 +58,16 @@ def attach(model: nn.Module, name: str, strategy: nn.Module) -> None:
     """Register a strategy as ``model.strategy.<name>``.
 
     Raises:
-        ConfigError: The model has it already, or lacks head, body or tail.
+        ConfigError: If the model has it already, or has no head, body or tail.
     """
     for part in ("head", "body", "tail"):
         _part(model, part)
-    # By default compiled code is reused for another network of the same class without a look at its hooks, so
-    # a host with this strategy could silently run as the host without it.
+    # By default torch reuses compiled code for another network of the same class without checking its hooks,
+    # so a host with this strategy could silently run as one without it.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     if not hasattr(model, "strategy"):
         model.strategy = nn.ModuleDict()
     strategies = cast(nn.ModuleDict, model.strategy)
     if name in strategies:
-        raise ConfigError(f"strategy: {type(model).__name__} has {name} already; apply it once")
+        raise ConfigError(f"strategy: {type(model).__name__} already has {name}; apply it once")
     strategies[name] = strategy

@@ -26,7 +26,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Lightning's tips and its own progress lines, and warnings that its code causes in torch."""
+    """Silence Lightning's tips and progress lines, and warnings that its code causes in torch."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
@@ -42,7 +42,7 @@ def finish(config: Config, folders: Sequence[Path]) -> None:
 
     Args:
         config: Configuration of the last job.
-        folders: Run folders of the jobs that went well.
+        folders: Run folders of the jobs that succeeded.
     """
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     if hasattr(task, "collect"):

@@ -25,7 +25,8 @@ from sr_lab.config.schema import BenchmarkConfig
 from sr_lab.config.targets import did_you_mean
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
-from sr_lab.reporting.table import print_wide
+from sr_lab.reporting.terminal import print_wide
+from sr_lab.runs import provenance
 from sr_lab.speed.benchmark import Benchmark, Spread, measure
 from sr_lab.system.devices import cpuinfo, processor
 from sr_lab.tasks import common
@@ -134,7 +135,7 @@ def _print(table: speed.Table) -> None:
 def _facts() -> dict[str, object]:
     """Device, threads, clocks, commit, versions and date of the figures."""
     threads = torch.get_num_threads()
-    return {"device": device(), "threads": threads, "clocks": _clocks(), **common.origin()}
+    return {"device": device(), "threads": threads, "clocks": _clocks(), **provenance.origin()}
 
 
 def device() -> str:

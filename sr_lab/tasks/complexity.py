@@ -10,15 +10,18 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from sr_lab import files
-from sr_lab.config.schema import ComplexityConfig, to_yaml
+from sr_lab.checkpoints.opening import build_network
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import ComplexityConfig
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
-from sr_lab.reporting.experiment import print_experiment
+from sr_lab.reporting.experiment import print_experiment, print_runs
 from sr_lab.reporting.published import psnr
 from sr_lab.reporting.runs import Run, find_runs, read_run
-from sr_lab.reporting.table import print_table, to_csv
+from sr_lab.reporting.safe_csv import runs_to_csv
 from sr_lab.reporting.tradeoff import Point, draw
 from sr_lab.run_folder import RunFolder
+from sr_lab.runs.provenance import provenance
 from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
 from sr_lab.tasks import common
 
@@ -31,19 +34,17 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
     run_folder = RunFolder(folder)
     with run_folder.attempt():
         run_folder.write_config(to_yaml(config))
-        network = common.build_network(config).eval()
+        network = build_network(config).eval()
         counted = common.cost(network, config.scale)
         network = for_inference(network)  # the time is that of the folded network
         cost: dict[str, float] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
         run_folder.write_metrics(
-            common.provenance(config, folder)
-            | {"option": HydraConfig.get().runtime.choices.get("model")}
-            | cost
+            provenance(config, folder) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost
         )
     if not common.in_multirun():
-        print_table([read_run(folder)])
+        print_runs([read_run(folder)])
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
@@ -52,8 +53,8 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     if counted[0].table is not None:  # trained rows: PSNR and costs in one table
         print_experiment([run.path for run in find_runs(place) if not run.problem])
     else:
-        print_table(counted)
-    files.write(place / "complexity.csv", to_csv(counted))
+        print_runs(counted)
+    files.write(place / "complexity.csv", runs_to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
     for old in place.glob("complexity_x*.png"):
         old.unlink()

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from sr_lab.config.schema import DashboardConfig
 from sr_lab.errors import ConfigError
-from sr_lab.reporting.beside import beside_paper
-from sr_lab.reporting.experiment import experiment_grid
+from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.markdown import to_markdown
+from sr_lab.reporting.rows import compared_with_paper
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.training.loggers import has_wandb_key
 
@@ -26,35 +26,36 @@ _STEP = "trainer/global_step"  # W&B's own step counts calls
 
 
 def run(config: DashboardConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Save the workspace of the sweep in the folder and print where it is.
+    """Save the workspace of a sweep and print its address.
 
     Raises:
-        ConfigError: W&B has no key, refuses it or cannot be reached.
+        ConfigError: There is no API key, or W&B refuses it or cannot be reached.
     """
     runs = find_runs(Path(config.runs))
     project, entity = logged_to(runs)
     if not has_wandb_key():
         raise ConfigError(
-            "task=dashboard: W&B has no API key here, or WANDB_MODE says offline; run `wandb login`, "
-            f"`wandb sync {config.runs}/*/wandb/offline-run-*`, then this command again"
+            "task=dashboard: there is no W&B API key, or WANDB_MODE is offline or disabled; "
+            f"run `wandb login`, `wandb sync {config.runs}/*/wandb/offline-run-*`, then this command again"
         )
-    wandb.termsetup(wandb.Settings(silent=True), None)  # our own line says where it is
+    wandb.termsetup(wandb.Settings(silent=True), None)  # our own line prints the address
     try:
         workspace = build(runs, project=project, entity=entity or wandb.Api().default_entity or "")
         workspace.save()  # type: ignore[no-untyped-call]
     except wandb.errors.Error as error:
-        said = " ".join(str(error).split()).rstrip(".")
+        text = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
-            f"task=dashboard: W&B did not take it: {said}; look at the network and the key (`wandb login`)"
+            f"task=dashboard: W&B did not save the workspace: {text}; "
+            "check the network and the key (`wandb login`)"
         ) from error
     Console(highlight=False, soft_wrap=True).print(f"dashboard: {workspace.url}", markup=False)
 
 
 def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
-    """Project and entity that the runs were logged to; no entity is the user's own.
+    """Project and entity that the runs were logged to; an empty entity is the user's own.
 
     Raises:
-        ConfigError: They were logged to none, or to several.
+        ConfigError: They were not logged to W&B, or to several projects.
     """
     loggers = [run.settings.get("logger") for run in runs]
     nodes = [node for logger in loggers if isinstance(logger, dict) for node in logger.values()]
@@ -64,35 +65,40 @@ def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
         if isinstance(node, dict) and str(node.get("_target_")).endswith("WandbLogger")
     }
     if len(found) != 1:
-        said = ", ".join("/".join(filter(None, (entity, project))) for project, entity in sorted(found))
+        places = ", ".join("/".join(filter(None, (entity, project))) for project, entity in sorted(found))
         raise ConfigError(
-            f"runs: must have been logged to one W&B project, got {said or 'none'}; train with logger=wandb"
+            f"runs: must have been logged to one W&B project, got {places or 'none'}; train with logger=wandb"
         )
     return found.pop()
 
 
 def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
-    """The workspace of a sweep: its runs table with the paper's figures, and sections of panels.
+    """The workspace of a sweep: a runs table with the paper's figures, and sections of panels.
 
     Args:
         runs: The jobs of one experiment, finished or not.
-        project: Project of W&B.
+        project: W&B project.
         entity: Its user or team.
 
     Raises:
-        ConfigError: The runs are of several experiments.
+        ConfigError: The runs belong to several experiments.
     """
     names = sorted({str(run.settings.get("experiment_name")) for run in runs})
     if len(names) > 1:
-        raise ConfigError(f"runs: must be of one experiment, got {', '.join(names)}; give the folder of one")
+        raise ConfigError(
+            f"runs: must belong to one experiment, got {', '.join(names)}; give the folder of one"
+        )
     printed = _unique(
-        key.removeprefix("paper/") for run in runs for key in beside_paper(run) if key.startswith("paper/")
+        key.removeprefix("paper/")
+        for run in runs
+        for key in compared_with_paper(run)
+        if key.startswith("paper/")
     )
     cells = [f"{kind}/{key}" for key in printed for kind in ("ours", "paper", "difference")]
     quality = [f"{name}/{metric}" for name in _sets(runs) for metric in ("psnr_y", "ssim_y")]
     cells += [f"test/{key}" for key in quality if key not in printed]
     gaps = [key for key in cells if key.startswith("difference/") and key.endswith("psnr_y")]
-    table = panels.MarkdownPanel(markdown=to_markdown(experiment_grid(runs)))  # as it stands now
+    table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the current state
     sections = [
         _section("table", [table], columns=1, rows=1),
         _section("difference to the paper", [_bars(key, len(runs)) for key in gaps]),
@@ -108,7 +114,8 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
         settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=max(10, len(runs))),
         runset_settings=ws.RunsetSettings(
             filters=ws.And(ws.Metric("Group") == names[0]),
-            order=[ws.Ordering(ws.Metric("CreatedTimestamp"), ascending=True)],  # the sweep's, so the paper's
+            # As in the sweep, so as in the paper.
+            order=[ws.Ordering(ws.Metric("CreatedTimestamp"), ascending=True)],
             pinned_columns=[f"summary:{key}" for key in ("row", "scale", "budget", *cells)],
         ),
     )
@@ -133,12 +140,12 @@ def _section(name: str, shown: Sequence[panels.PanelTypes], *, columns: int = 2,
 
 
 def _sets(runs: Sequence[Run]) -> list[str]:
-    """Test sets, also of runs that have not come to them yet."""
+    """Test sets, including those that are not measured yet."""
     return _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))
 
 
 def _validated(runs: Sequence[Run]) -> list[str]:
-    """``val/psnr_y``, by which checkpoints are chosen, and that of each set."""
+    """``val/psnr_y``, which chooses the checkpoint, and the PSNR of each set."""
     sets = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
     return ["val/psnr_y", *(f"val/{name}/psnr_y" for name in sets)]
 
@@ -150,7 +157,7 @@ def _names(run: Run, group: str) -> list[str]:
 
 
 def _image_keys(runs: Sequence[Run]) -> list[str]:
-    """Keys of the strips that the finished runs have logged (``callbacks.ExampleImages``)."""
+    """Keys of the example images that the finished runs have logged."""
     found = []
     for run in runs:
         images = run.values.get("images")

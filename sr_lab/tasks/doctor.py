@@ -1,4 +1,4 @@
-"""``task=doctor``: what is right and wrong with a folder of data; ends with 1 where something is wrong."""
+"""``task=doctor``: what is right and wrong in a folder of data; exits with 1 if something is wrong."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ def run(config: DoctorConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Print a table of findings.
 
     Raises:
-        SystemExit: With 1, where something is wrong.
+        SystemExit: With 1, if something is wrong.
     """
     root = Path(config.folder).expanduser()
     errors = Console(stderr=True)
     with Progress(
-        TextColumn("looked at {task.completed} images"), console=errors, disable=not errors.is_terminal
+        TextColumn("{task.completed} images examined"), console=errors, disable=not errors.is_terminal
     ) as bar:
         row = bar.add_task("", total=None)
         findings = list(examine(root, count=lambda images: bar.advance(row, images)))
@@ -45,10 +45,10 @@ def _print(root: Path, findings: Sequence[Finding]) -> None:
             f"[{_COLOURS[state]}]{state}[/]", escape(str(plain(str(place)))), escape(str(plain(says)))
         )
     console = Console(highlight=False)
-    if not console.is_terminal:  # one line a finding, for other programs
+    if not console.is_terminal:  # one line for each finding, for other programs
         needed = console.measure(table, options=console.options.update(width=1000)).maximum
         console.width = max(console.width, needed)
     console.print(table)
     counts = Counter(finding.state for finding in findings)
-    told = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
-    console.print(f"{root}: {told}", markup=False, soft_wrap=True)
+    summary = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
+    console.print(f"{root}: {summary}", markup=False, soft_wrap=True)

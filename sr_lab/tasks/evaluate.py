@@ -11,14 +11,19 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config import targets
-from sr_lab.config.schema import EvaluateConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import BackendNetwork
+from sr_lab.layers.network import colour_of
 from sr_lab.protocol import Protocol, variants
+from sr_lab.reporting.experiment import print_runs
+from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.runs import read_run
-from sr_lab.reporting.table import fixed, print_table
 from sr_lab.run_folder import RunFolder
+from sr_lab.runs.provenance import provenance
 from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, rank
 from sr_lab.tasks import common
@@ -33,7 +38,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
     with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
-        config, network = common.open_network(config, overrides)
+        config, network = open_configured(config, overrides)
         protocol = common.protocol_of(config)
         tiled = common.prepared(config, network)
         results = _test(config, tiled, protocol, ExampleImages(run_folder.images))
@@ -41,7 +46,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             return
         run_folder.write_config(to_yaml(config))
         run_folder.write_metrics(
-            common.provenance(config, folder)
+            provenance(config, folder)
             | {"ckpt": config.ckpt, "precision": "32-true"}
             | ({"tiled": tiled.note} if tiled.note else {})
             | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
@@ -51,7 +56,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         )
     if common.in_multirun():
         return
-    print_table([read_run(folder)])
+    print_runs([read_run(folder)])
     if tiled.note:
         common.console.print(f"tiled: {tiled.note}", markup=False)
     if config.explain:
@@ -87,7 +92,7 @@ def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> 
         table.add_column(f"{name} PSNR", justify="right")
         table.add_column(f"{name} SSIM", justify="right")
     network.eval()
-    for label, variant in variants(protocol, colour=getattr(network, "colour", "rgb")):
+    for label, variant in variants(protocol, colour=colour_of(network)):
         cells = []
         for name in names:
             images = common.benchmark_set(config, name, variant)

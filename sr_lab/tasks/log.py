@@ -1,7 +1,7 @@
-"""``task=log``: the W&B run of a run folder, made anew of ``metrics.csv``.
+"""``task=log``: write the W&B run of a run folder again, from ``metrics.csv``.
 
-W&B's offline file loses its last rows, about 100, when a run is killed, and all of them from when its process
-is; the record has every one.
+W&B's offline file loses about its last 100 rows when a run is killed, and all later rows when W&B's own
+process is killed; ``metrics.csv`` has every row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,22 @@ from sr_lab.training.loggers import close_wandb
 
 
 def run(config: LogConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Write an offline run beside those of W&B for each run that has a record, and say how it is sent."""
+    """Write an offline W&B run for each run that has a record, and print the command that uploads it."""
     for found in find_runs(Path(config.runs)):
         if found.record:
             with RunFolder(found.path).holding("run; wait for it"):
                 written = rebuild(found)
             Console(highlight=False, soft_wrap=True).print(
-                f"{found.path.name}: {len(found.record)} rows; wandb sync {written}, not earlier ones",
+                f"{found.path.name}: {len(found.record)} rows; upload with `wandb sync {written}` alone",
                 markup=False,
             )
 
 
 def rebuild(found: Run) -> Path:
-    """One run; it has the id of its folder, as when it was trained.
+    """Write the W&B run, with the same id as in training.
 
     Returns:
-        The folder that ``wandb sync`` takes.
+        The folder for ``wandb sync``.
     """
     node = _wandb_node(found.settings.get("logger"))
     settings = wandb.Settings(silent=True, console="off")
@@ -59,7 +59,7 @@ def rebuild(found: Run) -> Path:
 
 
 def _wandb_node(loggers: object) -> Mapping[str, object]:
-    """Where the run was logged to, if it was."""
+    """The W&B logger of the run's configuration; empty if it has none."""
     nodes = loggers.values() if isinstance(loggers, dict) else ()
     return next(
         (n for n in nodes if isinstance(n, dict) and str(n.get("_target_")).endswith("WandbLogger")), {}

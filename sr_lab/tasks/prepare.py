@@ -25,10 +25,10 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Download each set that is not there, then check and decode what a training would read.
+    """Download missing sets, then check and decode the training images.
 
     Raises:
-        DataError: A set cannot be had; the others were still tried.
+        DataError: A set could not be downloaded; the others were tried all the same.
     """
     data_dir = Path(config.paths.data_dir).expanduser()
     training = named(_folders(config), data_dir)
@@ -48,9 +48,9 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
             _install(store, wanted)
     for name in config.benchmark.sets:
         if name not in {known.name for known in IMAGE_SETS}:
-            _say(f"{name}: nothing to download, {len(benchmark_files(data_dir, name))} images are there")
+            _say(f"{name}: nothing to download, it has {len(benchmark_files(data_dir, name))} images")
     if not training:
-        _say(f"dataset: nothing to download, {config.dataset['_target_']} reads images that are there")
+        _say(f"dataset: nothing to download for {config.dataset['_target_']}")
     if config.decode:
         dataset = targets.build(config.dataset)
         dataset.prepare()
@@ -73,7 +73,7 @@ def _install(store: Store, wanted: Sequence[ImageSet]) -> None:
 
 
 def _folders(config: PrepareConfig) -> list[str]:
-    """Folders that the training set reads."""
+    """The folders of the training and validation images."""
     found: list[str] = []
     for key in ("hr_dir", "val_dir"):
         value = config.dataset.get(key)

@@ -1,4 +1,4 @@
-"""``task=shard``: the training images of a dataset as shards, which ``dataset=streaming`` reads."""
+"""``task=shard``: write the training images of a dataset into shards, which ``dataset=streaming`` reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,24 +6,22 @@ from pathlib import Path
 from sr_lab.config import targets
 from sr_lab.config.schema import ShardConfig
 from sr_lab.datasets.patches import PatchDataset
-from sr_lab.datasets.shards import write_shards
+from sr_lab.datasets.shard_writing import write_shards
 from sr_lab.datasets.streaming import StreamingDataset
 from sr_lab.errors import ConfigError
 from sr_lab.tasks import common
 
 
 def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Write the shards, or what is missing of them.
+    """Write the missing shards.
 
     Raises:
-        ConfigError: The dataset is made of shards already, or of LR images of the user.
+        ConfigError: The dataset consists of shards already, or has LR images of its own.
         DataError: An image is broken, or the folder cannot be written.
     """
     dataset: PatchDataset = targets.build(config.dataset)
     if isinstance(dataset, StreamingDataset) or dataset.lr_files is not None:
-        raise ConfigError(
-            "task=shard: takes HR images from files; set dataset=folder, div2k, flickr2k or df2k"
-        )
+        raise ConfigError("task=shard: needs HR images in files; set dataset=folder, div2k, flickr2k or df2k")
     index = write_shards(
         dataset.files, folder, images_per_shard=config.images_per_shard, lr_scales=config.lr_scales
     )

@@ -1,4 +1,4 @@
-"""``task=status``: how far the jobs of a sweep are, read from their folders alone; needs no torch."""
+"""``task=status``: state and progress of every run or job below a folder; needs no torch."""
 
 import time
 from collections import Counter
@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sr_lab import files
 from sr_lab.config.schema import StatusConfig
 from sr_lab.errors import ConfigError
-from sr_lab.reporting.runs import find_runs
+from sr_lab.reporting.runs import find_runs, read_run
 from sr_lab.run_folder import Listed, RunFolder, State, read_index
 from sr_lab.runs.sweep import reason
 
@@ -24,7 +23,7 @@ _COLOURS: dict[State, str] = {
     "interrupted": "yellow",
     "waiting": "default",
 }
-# Column of the record, what the table calls it, its format.
+# Column of the record, its title in the table, its format.
 _FIGURES = (
     ("train/loss", "loss", ".4g"),
     ("val/psnr_y", "val PSNR", ".2f"),
@@ -33,36 +32,36 @@ _FIGURES = (
 
 
 def run(config: StatusConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Print every job below the folder of runs, and how many there are of each state."""
+    """Print every job, and how many there are in each state."""
     root = Path(config.runs)
     jobs = find_jobs(root)
     states = [run_folder.state() for run_folder, _ in jobs]
     table = Table()
-    rowed = any(listed is not None and listed.label is not None for _, listed in jobs)
-    for title in ("job", *(("row",) if rowed else ()), "state", "step", "begun", "newest"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("state", "step", "begun"))
+    has_rows = any(listed is not None and listed.label is not None for _, listed in jobs)
+    for title in ("job", *(("row",) if has_rows else ()), "state", "step", "started", "latest"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("state", "step", "started"))
     for (run_folder, listed), state in zip(jobs, states, strict=True):
         name = run_folder.path.relative_to(root) if run_folder.path != root else run_folder.path.name
-        label = (listed.label or "" if listed is not None else "",) if rowed else ()
+        label = (listed.label or "" if listed is not None else "",) if has_rows else ()
         coloured = f"[{_COLOURS[state]}]{state}[/]"
         table.add_row(
             escape(str(name)), *map(escape, label), coloured, *map(escape, _cells(run_folder, state))
         )
     console = Console(highlight=False)
-    if not console.is_terminal:  # one line a job, for other programs
+    if not console.is_terminal:  # one line per job, for other programs
         needed = console.measure(table, options=console.options.update(width=1000)).maximum
         console.width = max(console.width, needed)
     console.print(table)
     counts = Counter(states)
-    told = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
-    console.print(f"{len(jobs)} jobs: {told}")
+    total = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
+    console.print(f"{len(jobs)} jobs: {total}")
 
 
 def find_jobs(root: Path) -> list[tuple[RunFolder, Listed | None]]:
-    """The jobs at or below ``root``, those of a sweep in its order, with what its index says of them.
+    """The jobs at or below ``root``, with their entries in the index of a sweep; a sweep's jobs come first.
 
     Raises:
-        ConfigError: There is no run, nor a sweep that planned one.
+        ConfigError: There is neither a run nor a sweep.
     """
     parents = [root, *sorted(path.parent for path in root.rglob("sweep.json") if path.parent != root)]
     listed = {parent / job.folder: job for parent in [root.parent, *parents] for job in read_index(parent)}
@@ -77,32 +76,24 @@ def find_jobs(root: Path) -> list[tuple[RunFolder, Listed | None]]:
 
 
 def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
-    """Step of steps, since when, and the newest figures or the reason of a failure."""
-    progress, total, since = folder.progress(), _steps(folder), folder.since()
+    """Step, time since the start, and the latest figures or the reason of a failure."""
+    progress, since = folder.progress(), folder.since()
+    total = read_run(folder.path).settings.get("steps")
     step = f"{progress.get('step', 0)}/{total}" if total else progress.get("step", "")
-    newest = ", ".join(
+    latest = ", ".join(
         f"{title} {_figure(progress[key], spec)}" for key, title, spec in _FIGURES if key in progress
     )
     if state in ("failed", "pruned"):
-        newest = reason(folder)
-    return step if state != "waiting" else "", _ago(since) if since is not None else "", newest
+        latest = reason(folder)
+    return step if state != "waiting" else "", _ago(since) if since is not None else "", latest
 
 
 def _figure(text: str, spec: str) -> str:
-    """A number of the record, in which anything may stand after a power cut."""
+    """A number of the record, which a power cut may have damaged."""
     try:
         return format(float(text), spec)
     except ValueError:
         return "?"
-
-
-def _steps(folder: RunFolder) -> int | None:
-    try:
-        settings = files.read_yaml(folder.config)
-    except (OSError, ValueError):
-        return None
-    steps = settings.get("steps") if isinstance(settings, dict) else None
-    return steps if isinstance(steps, int) else None
 
 
 def _ago(since: float) -> str:

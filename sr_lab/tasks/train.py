@@ -14,17 +14,22 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint, take_over
+from sr_lab.checkpoints.opening import build_network
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights, take_over
 from sr_lab.config import targets
-from sr_lab.config.identity import note_images, unfinished_beside
-from sr_lab.config.schema import TrainConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.identity import training_set
+from sr_lab.config.schema import TrainConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset, RandomDegradation
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
 from sr_lab.protocol import Protocol
+from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.runs import read_run
-from sr_lab.reporting.table import print_table
 from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.runs.provenance import note_images, provenance, similar_unfinished
 from sr_lab.system import distributed, faults
 from sr_lab.system.devices import (
     check_gpu,
@@ -74,7 +79,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         overrides: Overrides of the command line, for the record.
     """
     run_folder = RunFolder(folder.resolve())
-    anew = config.resume == "never" and not (is_started_again() and run_folder.begun_by(job()))
+    anew = config.resume == "never" and not (is_started_again() and run_folder.started_over_by(job()))
     if run_folder.is_finished() and not anew:
         if rank() != 0:
             return
@@ -100,7 +105,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 def _show(folder: RunFolder) -> None:
     if not common.in_multirun():
-        print_table([read_run(folder.path)])
+        print_runs([read_run(folder.path)])
         inside = folder.path.is_relative_to(Path.cwd())
         common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
 
@@ -130,7 +135,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
     protocol = common.protocol_of(config)
     # Everything that can be missing is looked for before the first step.
     test_sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
-    dataset: PatchDataset = targets.build(config.dataset)
+    dataset: PatchDataset = training_set(config)
     val_sets = _validation_sets(config, dataset, protocol)
     module = _module(config, protocol, val_sets, test_sets)
     _check_fit(module.network, dataset, protocol)
@@ -176,7 +181,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
             with faults.told():
                 folder.metrics.unlink(missing_ok=True)  # one that fails must not leave the numbers before it
                 if anew:
-                    folder.begin_anew(job())
+                    folder.start_over(job())
         with faults.told(), distributed.together(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
             tested = to_test(folder.checkpoints)
@@ -188,7 +193,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, anew: bo
         _check_numbers(results, skipped, trainer.global_step)
         if rank() == 0:
             values = (
-                common.provenance(config, folder.path)
+                provenance(config, folder.path)
                 | _how(config, trainer, module, setting)
                 | _degraded(dataset)
                 | _lost(folder, trainer, tested.path)
@@ -216,7 +221,7 @@ def _tell_of_others(
         changed = note_images(config, folder, dataset.fingerprints(), resumed=resumed)
     beside = None
     if not (resumed or anew or common.in_multirun()):
-        beside = unfinished_beside(config, folder)
+        beside = similar_unfinished(config, folder)
     for line in filter(None, (changed, beside)):
         _say(line)
 
@@ -266,13 +271,13 @@ def _check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) ->
     """Refuse what would fail, or do nothing, only after the work has begun."""
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(f"model: {type(network).__name__} has nothing to train; take task=evaluate")
-    smallest = getattr(network, "min_size", 1)
+    smallest = min_size_of(network)
     if dataset.lr_patch_size < smallest:
         raise ConfigError(
             f"dataset.lr_patch_size: {type(network).__name__} needs at least {smallest}, "
             f"got {dataset.lr_patch_size}; enlarge it"
         )
-    protocol.check_network(getattr(network, "colour", "rgb"))
+    protocol.check_network(colour_of(network))
 
 
 def _check_same(last: Path, module: SRModule) -> None:
@@ -364,7 +369,7 @@ def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Proto
 def _module(
     config: TrainConfig, protocol: Protocol, val_sets: list[BenchmarkSet], test_sets: list[BenchmarkSet]
 ) -> SRModule:
-    network = common.build_network(config)
+    network = build_network(config)
     if config.init_ckpt is not None:
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
         names = f", left as they are: {', '.join(left)}" if left else ""
@@ -413,11 +418,10 @@ def _form(config: TrainConfig, network: nn.Module, lr_patch_size: int) -> tuple[
     devices = arguments.get("devices")
     first = devices[0] if isinstance(devices, list) else 0
     device = torch.device("cuda", first) if _on_gpu(config) else torch.device("cpu")
-    channels = 1 if getattr(network, "colour", "rgb") == "y" else 3
     choice = choose(
         network,
         settings(compile=compiled),
-        lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
+        lr_shape=(_batch_of_a_device(config), num_image_ch(network), lr_patch_size, lr_patch_size),
         scale=config.scale,
         device=device,
         autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(_precision(config)),

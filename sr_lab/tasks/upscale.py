@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sr_lab import api, files
+from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.errors import ConfigError, DataError, SRLabError
@@ -36,7 +37,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
         raise ConfigError("upscale: one network writes into one output, got -m (a sweep); drop -m")
     check_gpu(config.trainer.accelerator)
     found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
-    config, network = common.open_network(config, overrides)
+    config, network = open_configured(config, overrides)
     maker = fingerprint(network, str(_FORMAT), str(config.scale))
     jobs, failed = plan(found, folder, config.scale)
     done, waiting = [], {}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sr_lab import files
 from sr_lab.ops.colour import rgb_to_y
-from sr_lab.reporting import pictures
+from sr_lab.reporting import saved_images
 from sr_lab.run_folder import RunFolder, whole_rows
 from sr_lab.training.lit_module import Measured, SRModule
 
@@ -345,9 +345,9 @@ class ExampleImages(lightning.Callback):
     """Saves what the first images of each test set came out as: a report needs neither data nor network.
 
     A strip of LR, bicubic, SR, HR and error of the middle, for a glance: one place, and in W&B one name,
-    whatever the network and (if it divides 24) the scale. And these images whole (``reporting.pictures`` says
-    where), of a small set all. A thread of its own writes them, so that the test goes on meanwhile; they are
-    all there when it ends.
+    whatever the network and (if it divides 24) the scale. And these images whole
+    (``reporting.saved_images`` says where), of a small set all. A thread of its own writes them, so that the
+    test goes on meanwhile; they are all there when it ends.
 
     Args:
         folder: Where the PNG files go.
@@ -383,14 +383,14 @@ class ExampleImages(lightning.Callback):
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
         place, of = batch["place"], batch["of"]  # whichever process measures it
         if place < self.count or of <= self.small_set:
-            images: dict[pictures.Kind, Tensor] = {
+            images: dict[saved_images.Kind, Tensor] = {
                 "lr": outputs["lr"],
                 "bicubic": outputs["bicubic"],
                 "sr": outputs["sr"],
                 "hr": hr,
             }
             for kind, image in images.items():
-                self._save(image[0], pictures.place(self.folder, set_name, name, kind))
+                self._save(image[0], saved_images.place(self.folder, set_name, name, kind))
         if place >= self.count:
             return
         strip = self._strip(outputs, hr, pl_module.scale)

@@ -1,4 +1,4 @@
-"""Training stream, validation images and test images."""
+"""Data for the Trainer: the training stream, validation images and test images."""
 
 import collections
 import ctypes
@@ -14,17 +14,18 @@ from typing import Protocol, TypedDict, cast
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
+from sr_lab.datasets.benchmark import BenchmarkImage
 from sr_lab.datasets.patches import PatchBatch, PatchDataset, RandomDegradation, with_lr
 from sr_lab.datasets.sharing import send
 from sr_lab.errors import ConfigError
 
 
 class EvalBatch(TypedDict):
-    """One image: ``lr (1, C, H, W)`` in [0, 1], ``hr (1, 3, rH, rW)`` uint8, its place in a set of how many.
+    """One image: ``lr (1, C, h, w)`` in [0, 1], ``hr (1, 3, rh, rw)`` uint8, its place in a set of ``of``.
 
-    A rank that does not count it (`RankShare`) only takes part.
+    An image that is not ``counted`` only keeps a process in step with the others (`RankShare`).
     """
 
     lr: Tensor
@@ -44,21 +45,21 @@ class EvalSet(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def __getitem__(self, index: int) -> Mapping[str, object]:
-        """Image ``index``."""
+    def __getitem__(self, index: int) -> BenchmarkImage:
+        """The image with this index."""
 
 
 class StreamSampler(Sampler[list[int]]):
-    """Endless batches of sample numbers for one rank: ``first + rank, first + rank + world, ...``.
+    """Endless batches of sample numbers for one process: ``first + rank, first + rank + world, ...``.
 
-    A sample number alone decides what is read, so a resumed run or another number of ranks sees the same. No
-    number of ranks is excluded: shares of a batch differ by one sample where it does not divide, and a rank
-    beyond its size gets an empty one. What cannot weigh such shares refuses them (`share_of_a_rank`).
+    A sample number alone decides what is read, so a resumed run or another number of processes sees the same
+    samples. Any number of processes works: shares differ by one sample if the batch does not divide, and may
+    be empty. A training needs equal shares and checks them itself (`share_of_a_rank`).
 
     Args:
-        first: Asked when an iteration starts: the number of the first sample not yet trained on.
-        batch_size: Samples of a batch on all ranks together.
-        rank: This process.
+        first: Called when an iteration starts: the number of the first sample not yet trained on.
+        batch_size: Samples of a batch in all processes together.
+        rank: Number of this process.
         world: Number of processes.
     """
 
@@ -69,7 +70,7 @@ class StreamSampler(Sampler[list[int]]):
         self.world = world
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield batches for ever."""
+        """Yield batches without end."""
         start = self.first()
         while True:
             yield list(range(start + self.rank, start + self.batch_size, self.world))
@@ -77,58 +78,66 @@ class StreamSampler(Sampler[list[int]]):
 
 
 def share_of_a_rank(batch_size: int, *, world: int, accumulate: int) -> int:
-    """Samples that one rank trains on between two exchanges of gradients.
+    """Number of samples that one process trains on between two exchanges of gradients.
 
     Raises:
-        ConfigError: The batch does not divide: unequal shares would weigh samples unequally.
+        ConfigError: The batch does not divide; unequal shares would weigh samples unequally.
     """
     share, remainder = divmod(batch_size, world * accumulate)
     if remainder:
         raise ConfigError(
-            "batch_size: is the total and must divide by devices x accumulated batches, "
+            "batch_size: is the total and must be a multiple of devices x accumulated batches, "
             f"got {batch_size} for {world} x {accumulate}; take a multiple of {world * accumulate}"
         )
     return share
 
 
-class RankShare(Dataset[Mapping[str, object]]):
-    """One rank's images of a set: ``rank, rank + world, ...``, nothing padded.
+class RankShare:
+    """The images of a set that one process measures: ``rank, rank + world, ...``, without padding.
 
-    A rank that has none gets the first one, not to be counted: Lightning leaves out a loop without images,
-    and the other ranks would wait for it for ever.
+    A process without images gets the first one, not counted: Lightning skips a loop without images, and the
+    other processes would wait forever.
 
     Args:
         images: The whole set.
-        rank: This process.
+        rank: Number of this process.
         world: Number of processes.
     """
 
     def __init__(self, images: EvalSet, *, rank: int, world: int) -> None:
         self.images = images
-        self.indices = range(rank, len(images), world)
+        self.counted = rank < len(images)
+        self.indices = range(rank, len(images), world) if self.counted else range(1)
 
     def __len__(self) -> int:
-        return max(1, len(self.indices))
+        return len(self.indices)
 
-    def __getitem__(self, index: int) -> Mapping[str, object]:
-        """Image ``index`` of this rank's."""
-        counted = len(self.indices) > 0
-        place = self.indices[index] if counted else 0
-        return {**self.images[place], "place": place, "of": len(self.images), "counted": counted}
+    def __getitem__(self, index: int) -> EvalBatch:
+        """Image ``index`` of this process, as a batch of one: the images of a set differ in size."""
+        place = self.indices[index]
+        image = self.images[place]
+        return {
+            "lr": image["lr"][None],
+            "hr": image["hr"][None],
+            "name": image["name"],
+            "grey": image["grey"],
+            "place": place,
+            "of": len(self.images),
+            "counted": self.counted,
+        }
 
 
 _READERS = 4  # threads; each holds one image in double precision
-_KEPT = 512 * 2**20  # bytes of validation images, ten of 2K size take 0.2 GB at most
+_KEPT = 512 * 2**20  # bytes of validation images; ten of 2K size take at most 0.2 GB
 
 
 class ImageLoader:
-    """A set image by image, each read and shrunk by a thread while the network works on those before it.
+    """The images of a set one by one; threads read and shrink the next ones while the network works.
 
     Args:
-        images: What this rank measures.
-        keep: Bytes of images that stay in memory for the next pass; once they are used up, the other images
-            are read at every pass.
-        pin: Whether the device is a GPU: only from pinned memory do images travel while the network works.
+        images: The images that this process measures.
+        keep: Bytes of images that stay in memory for the next pass; the rest is read in every pass.
+        pin: Whether the device is a GPU: copies to it overlap with its work only from pinned memory.
     """
 
     def __init__(self, images: RankShare, *, keep: int = 0, pin: bool = False) -> None:
@@ -141,7 +150,7 @@ class ImageLoader:
         return len(self.images)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        """The images in their order; ``_READERS`` of them are ready or being read."""
+        """The images in order; ``_READERS`` of them are ready or being read."""
         coming: collections.deque[Future[EvalBatch]] = collections.deque()
         with ThreadPoolExecutor(_READERS) as pool:
             try:
@@ -151,12 +160,17 @@ class ImageLoader:
                         yield self._keep(index - _READERS, coming.popleft().result())
                 for index in range(len(self) - len(coming), len(self)):
                     yield self._keep(index, coming.popleft().result())
-            finally:  # nobody will ask for them
+            finally:  # the caller may have stopped early
                 for future in coming:
                     future.cancel()
 
     def _read(self, index: int) -> EvalBatch:
-        return self._kept[index] if index in self._kept else _one_image(self.images[index], pin=self.pin)
+        if index in self._kept:
+            return self._kept[index]
+        batch = self.images[index]
+        if self.pin:
+            batch["lr"], batch["hr"] = batch["lr"].pin_memory(), batch["hr"].pin_memory()
+        return batch
 
     def _keep(self, index: int, batch: EvalBatch) -> EvalBatch:
         size = batch["lr"].nbytes + batch["hr"].nbytes
@@ -167,16 +181,16 @@ class ImageLoader:
 
 
 class SRDataModule(lightning.LightningDataModule):
-    """Hands loaders to the Trainer.
+    """Loaders for the Trainer.
 
     Args:
-        train: Patches by sample number; ``None`` where nothing is trained.
+        train: Patches by sample number; ``None`` if there is no training.
         val: Validation sets.
         test: Test sets.
-        batch_size: Total over ranks and accumulated batches.
+        batch_size: Total over processes and accumulated batches.
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
-        timeout: Seconds after which a worker that does not answer is given up.
+        timeout: Seconds after which a worker that does not answer is an error.
     """
 
     def __init__(
@@ -200,7 +214,7 @@ class SRDataModule(lightning.LightningDataModule):
         self.timeout = timeout
 
     def train_dataloader(self) -> DataLoader[PatchBatch]:
-        """Endless stream of batches, from where the training stands."""
+        """Endless stream of batches, starting after the last step of the training."""
         assert self.trainer is not None
         assert self.train is not None
         trainer, world = self.trainer, self.trainer.world_size
@@ -218,14 +232,14 @@ class SRDataModule(lightning.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Mapping[str, object], device: torch.device, dataloader_idx: int
     ) -> dict[str, object]:
-        """Move the images and leave the names; Lightning's own way walks through every name."""
+        """Move the images; Lightning's own method would visit every name of the batch too."""
         return {
             key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for key, value in batch.items()
         }
 
     def on_after_batch_transfer(self, batch: dict[str, object], dataloader_idx: int) -> Mapping[str, object]:
-        """Make the LR patches of a random degradation, on the device."""
+        """Make the LR patches of a random degradation on the device."""
         if "key" not in batch:
             return batch
         assert self.train is not None
@@ -233,11 +247,11 @@ class SRDataModule(lightning.LightningDataModule):
         return with_lr(cast(PatchBatch, batch), self.train.degradation)
 
     def val_dataloader(self) -> list[ImageLoader]:
-        """One loader a set, whose images stay in memory from the first validation to the last."""
+        """One loader for each set; the images stay in memory until the last validation."""
         return [self._images(images, keep=_KEPT // len(self.val)) for images in self.val]
 
     def test_dataloader(self) -> list[ImageLoader]:
-        """One loader a set."""
+        """One loader for each set."""
         return [self._images(images) for images in self.test]
 
     def _images(self, images: EvalSet, keep: int = 0) -> ImageLoader:
@@ -246,7 +260,7 @@ class SRDataModule(lightning.LightningDataModule):
         return ImageLoader(share, keep=keep, pin=self._pins())
 
     def _pins(self) -> bool:
-        """Whether the Trainer's device is a GPU: one that is merely there would be woken for nothing."""
+        """Whether the Trainer uses a GPU; pinning memory would start one that it does not use."""
         assert self.trainer is not None
         return self.trainer.strategy.root_device.type == "cuda"
 
@@ -259,53 +273,36 @@ def patch_loader(
     timeout: float = 0.0,
     pin: bool = False,
 ) -> DataLoader[PatchBatch]:
-    """Batches of patches as ``__getitems__`` fills them; ``pin`` for a GPU, which reads them itself then."""
+    """Loader of batches as ``__getitems__`` returns them; ``pin`` is for a GPU."""
     return DataLoader(
-        dataset,  # type: ignore[arg-type] # __getitems__ returns the batch, __getitem__ a sample
+        dataset,
         batch_sampler=sampler,
-        collate_fn=send,  # type: ignore[arg-type]
+        collate_fn=send,  # type: ignore[arg-type] # it gets a batch, not a list of samples
         num_workers=num_workers,
         timeout=timeout if num_workers > 0 else 0,
         pin_memory=pin,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_hear_parent_only,
+        worker_init_fn=_obey_parent_only,
     )
 
 
-def _hear_parent_only(worker: int) -> None:
-    """In a worker: go on at a signal that is meant for the training, which needs it for its last step.
+def _obey_parent_only(worker: int) -> None:
+    """Let a worker ignore signals that are meant for the training, which needs the worker for its last step.
 
-    Ctrl-C and Slurm tell every process of a job. The loader itself ends workers that hang, by SIGTERM. When
-    the training is killed, it ends at once: until torch notices, after 5 s, it would keep the folder locked.
+    Ctrl-C and Slurm signal every process of a job; only the loader's own SIGTERM ends a worker. When the
+    training is killed, the worker ends at once: torch notices only after 5 s, and until then the worker would
+    keep the run folder locked.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None and parent.pid == os.getppid():
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    heard = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1}
-    signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+    signals = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
     def listen() -> None:
         while True:
-            told = signal.sigwaitinfo(heard)
-            if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+            received = signal.sigwaitinfo(signals)
+            if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
                 os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-
-
-def _one_image(item: Mapping[str, object], *, pin: bool) -> EvalBatch:
-    """A batch of one: images of a set differ in size."""
-    lr, hr = item["lr"], item["hr"]
-    assert isinstance(lr, Tensor)
-    assert isinstance(hr, Tensor)
-    if pin:
-        lr, hr = lr.pin_memory(), hr.pin_memory()
-    return {
-        "lr": lr[None],
-        "hr": hr[None],
-        "name": str(item["name"]),
-        "grey": bool(item["grey"]),
-        "place": cast(int, item["place"]),
-        "of": cast(int, item["of"]),
-        "counted": bool(item["counted"]),
-    }

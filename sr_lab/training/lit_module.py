@@ -17,10 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from sr_lab.datasets.patches import PatchBatch
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.inference.tiling import Tiled
+from sr_lab.layers.network import colour_of
 from sr_lab.metrics.image_quality import MeanOverImages
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.dihedral import dihedral
-from sr_lab.protocol import NetworkColour, Protocol
+from sr_lab.protocol import Protocol
 from sr_lab.system.devices import exact_float32
 from sr_lab.training.data_module import EvalBatch
 
@@ -121,7 +122,7 @@ class SRModule(lightning.LightningModule):
         """Loss of one batch of uint8 patches, flipped and made float on the device, of luma if need be."""
         lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
         hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
-        if getattr(self.network, "colour", "rgb") == "y":
+        if colour_of(self.network) == "y":
             lr, hr = rgb_to_y(lr), rgb_to_y(hr)
         assert self.loss is not None
         loss: Tensor = self.loss(self.network(lr), hr)
@@ -210,7 +211,7 @@ class SRModule(lightning.LightningModule):
 
     def upscale(self, lr: Tensor, *, grey: bool = False) -> Tensor:
         """SR image of one LR image, in float32 whatever the training's precision."""
-        colour: NetworkColour = getattr(self.network, "colour", "rgb")
+        colour = colour_of(self.network)
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
             # forward() passes torch.compile by, which would compile anew for the size of every image.
             image = self.protocol.network_input(lr, colour, grey=grey).float()

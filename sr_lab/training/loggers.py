@@ -14,8 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from sr_lab.config import targets
 from sr_lab.config.schema import Config
-from sr_lab.reporting.beside import beside_paper
-from sr_lab.reporting.experiment import budget
+from sr_lab.reporting.rows import budget, compared_with_paper
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 from sr_lab.system.devices import rank
@@ -81,7 +80,7 @@ def _row(config: Config) -> dict[str, object]:
     """Label of the row that a job is, and what the paper prints of it."""
     label = config.row_label
     run = Run(Path(), settings=config.model_dump(), labels=() if label is None else (label,))
-    return {"row": label, **beside_paper(run)}
+    return {"row": label, **compared_with_paper(run)}
 
 
 class RowInSummary(lightning.Callback):
@@ -132,5 +131,5 @@ def close_wandb(values: Mapping[str, object] | None = None) -> None:
         if values is not None:
             labels = (str(values["row"]),) if "row" in values else ()
             own = {key: value for key, value in values.items() if key != "images"}
-            run.summary.update(own | beside_paper(Run(Path(), dict(values), labels=labels)))
+            run.summary.update(own | compared_with_paper(Run(Path(), dict(values), labels=labels)))
         run.finish(exit_code=0 if values is not None else 1)

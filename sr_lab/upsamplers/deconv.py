@@ -8,8 +8,8 @@ from sr_lab.errors import ConfigError
 class DeconvUpsampler(nn.Module):
     """One transposed convolution from features to image (deconvolution, as in IMFM's Table 3).
 
-    Kernel 2r - 1, stride r, padding r // 2; the output padding makes the size exact at every scale. Its work
-    is at LR size.
+    Kernel 2r - 1, stride r, padding r // 2; the output padding makes the size exact at every scale. All its
+    work is at LR size.
 
     Args:
         num_feat: Channels in.
@@ -23,14 +23,14 @@ class DeconvUpsampler(nn.Module):
         ConfigError: If ``scale`` is below 1.
 
     Note:
-        Inferred: the paper does not give the kernel; 7 at x4 comes nearest to its printed count.
+        Inferred: the kernel, which the paper does not give; 7 at x4 comes nearest to its printed count.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
         super().__init__()
         if scale < 1:
             raise ConfigError(
-                f"upsampler=deconv: cannot enlarge by scale={scale}; allowed: whole numbers of at least 1"
+                f"upsampler=deconv: cannot upscale by scale={scale}; allowed: whole numbers of at least 1"
             )
         kernel_size = 2 * scale - 1
         padding = scale // 2
@@ -44,6 +44,6 @@ class DeconvUpsampler(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Enlarge the features to an image."""
+        """Upscale the features to an image."""
         sr: Tensor = self.deconv(x)
         return sr

@@ -14,27 +14,27 @@ _STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2), 16: (2, 2, 2, 2)}
 class MWAUM(nn.Module):
     """Upsampling module based on multi-scale weight allocation (IMFM, Sec. 2.2 and Eq. 3).
 
-    Enlarges in stages of 2 (one stage of 3 at x3), each a bilinear interpolation with pixel attention
-    between two convolutions. The last stage runs at output size: at x4 that is most of the cost of a
-    lightweight network.
+    Upscales in stages of 2 (one stage of 3 at x3). Each stage is a bilinear interpolation, then pixel
+    attention between two convolutions. The last stage runs at output size: at x4 that is most of the cost of
+    a lightweight network.
 
     Args:
         num_feat: Channels in.
         num_out_ch: Channels of the image, 3 or 1.
         scale: Upscaling factor r: 2, 3, 4, 8 or 16.
         num_up_feat: Channels inside (u).
-        attention: Whether the stages weigh their features (IMFM's ablation of MSWAM goes without).
+        attention: Whether the stages weight their features (IMFM's ablation of MSWAM goes without).
         window_sizes: Windows of the attention, see ``MSWA``.
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Raises:
-        ConfigError: If ``scale`` is none of those, or a window is even.
+        ConfigError: If there are no stages for ``scale``, or a window is even.
 
     Note:
         Stated: attention and interpolation between two convolutions. Inferred: the stages and u = 24 (as
-        PAN), fitted to the printed counts.
+        PAN), fitted to the printed counts. Not stated in the paper; chosen here: ``align_corners=False``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class MWAUM(nn.Module):
         super().__init__()
         if scale not in _STAGES:
             raise ConfigError(
-                f"upsampler=mwaum: has no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
+                f"upsampler=mwaum: no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
                 "take another scale or another upsampler"
             )
         widths = [num_feat] + [num_up_feat] * len(_STAGES[scale])
@@ -71,13 +71,13 @@ class MWAUM(nn.Module):
 
 
 class MWAUMStage(nn.Module):
-    """One enlargement: bilinear interpolation, Conv3x3, pixel attention, Conv3x3.
+    """One stage: bilinear interpolation, Conv3x3, pixel attention, Conv3x3.
 
     Args:
         num_in_ch: Channels in.
         num_feat: Channels out.
-        factor: Enlargement of this stage.
-        attention: Whether the features are weighed.
+        factor: Upscaling factor of this stage.
+        attention: Whether the features are weighted.
         window_sizes: Windows of the attention, see ``MSWA``.
 
     Shape:

@@ -5,17 +5,16 @@ from sr_lab.types import UpsamplerFactory
 
 
 def native_only(model: str, upsampler: UpsamplerFactory | None) -> None:
-    """Refuse a tail for a network that has none to replace.
+    """Refuse a tail for a network without a replaceable one.
 
     Args:
         model: The network, for the message.
-        upsampler: What the configuration names; ``None`` for ``upsampler=native``.
+        upsampler: The tail of the configuration; ``None`` for ``upsampler=native``.
 
     Raises:
         ConfigError: If ``upsampler`` is given.
     """
     if upsampler is not None:
         raise ConfigError(
-            f"upsampler: {model} has no tail that it could replace; "
-            "allowed: upsampler=native; drop the override"
+            f"upsampler: {model} has no tail to replace; allowed: upsampler=native; drop the override"
         )

@@ -1,4 +1,4 @@
-"""Nearest enlargement with pixel attention, the tail of PAN."""
+"""Nearest-neighbour upscaling with pixel attention, the tail of PAN."""
 
 from torch import Tensor, nn
 
@@ -7,9 +7,11 @@ from sr_lab.upsamplers.stepwise import steps_to
 
 
 class PAUpsampler(nn.Module):
-    """Tail of PAN and A2N: stages of nearest enlargement, Conv3x3, pixel attention, Conv3x3, then a Conv3x3.
+    """Tail of PAN and A2N, in stages, with a Conv3x3 to the image at the end.
 
-    x3 takes one stage of 3, every other scale stages of 2. Most of its cost is at output size.
+    A stage is nearest-neighbour upscaling, Conv3x3, pixel attention and Conv3x3.
+
+    x3 takes one stage of 3, any other scale stages of 2. Most of the cost is at output size.
 
     Args:
         num_feat: Channels in.

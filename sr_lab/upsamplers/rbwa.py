@@ -12,8 +12,8 @@ _STAGES: dict[int, tuple[float, ...]] = {2: (2,), 3: (2, 1.5), 4: (2, 2), 8: (2,
 class RBWAUpsampler(nn.Module):
     """A chain of RBWAs and a Conv3x3 to the image (MREN, Fig. 1, Eqs. 3 and 4 without the image skip).
 
-    Each stage works at the size that it enlarges to, so this tail costs more than a lightweight body: with
-    60 features at x4 38.1 G multiply-adds for a 1280x720 image, where the sub-pixel tail has 1.5 G.
+    Each stage works at its output size, so this tail costs more than a lightweight body: with 60 features at
+    x4 38.1 G multiply-adds for a 1280x720 image, where the sub-pixel tail has 1.5 G.
 
     Args:
         num_feat: Channels in (C).
@@ -24,19 +24,19 @@ class RBWAUpsampler(nn.Module):
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Raises:
-        ConfigError: If ``scale`` is none of those.
+        ConfigError: If there are no stages for ``scale``.
 
     Note:
-        Fitted to the printed counts: the first stage keeps C channels, the second halves them; that each
-        later one (x8, x16) halves them again is our continuation. x3 is x2, then x1.5, as in the same
-        authors' PMDN, where the paper is silent; its count fits.
+        Fitted to the printed counts: the first stage keeps C channels, the second halves them. Not stated in
+        the paper; chosen here: later stages (x8, x16) halve them again, ``align_corners=False``, and x3 as
+        x2, then x1.5, like the same authors' PMDN, whose count fits.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
         super().__init__()
         if scale not in _STAGES:
             raise ConfigError(
-                f"upsampler=rbwa: has no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
+                f"upsampler=rbwa: no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
                 "take another scale or another upsampler"
             )
         factors = _STAGES[scale]
@@ -63,7 +63,7 @@ class RBWA(nn.Module):
     Args:
         num_in_ch: Channels in.
         num_out_ch: Channels out, and between the convolutions.
-        factor: Enlargement; factor * H and factor * W must be whole.
+        factor: Upscaling factor; factor * H and factor * W must be whole.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, factor * H, factor * W)``.
@@ -81,7 +81,7 @@ class RBWA(nn.Module):
         self.conv2 = nn.Conv2d(num_out_ch, num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Interpolate, convolve, weigh the channels, convolve."""
+        """Interpolate, convolve, weight the channels, convolve."""
         x = F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
         out: Tensor = self.conv2(self.act(self.attention(self.conv1(x))))
         return out

@@ -6,7 +6,7 @@ from sr_lab.errors import ConfigError
 
 
 def steps_to(scale: int) -> list[int]:
-    """The factors of the steps that reach a scale: 3 at x3, else 2 each.
+    """The factors of the steps to a scale: one step of 3 at x3, else steps of 2.
 
     Args:
         scale: Upscaling factor r: 3, or a power of 2.
@@ -22,8 +22,8 @@ def steps_to(scale: int) -> list[int]:
 class StepwiseUpsampler(nn.Sequential):
     """EDSR's tail (Lim et al., CVPRW 2017): [Conv3x3, PixelShuffle(2)] once or twice, then a Conv3x3.
 
-    x3 takes one step of 3. The last convolutions work on enlarged features, which makes this the most
-    expensive of the tails: at x4 two fifths of EDSR-baseline's multiply-adds.
+    x3 takes one step of 3. The last convolutions work on upscaled features, which makes this an expensive
+    tail: at x4 it has two fifths of EDSR-baseline's multiply-adds.
 
     Args:
         num_feat: Channels in, and after every step.

@@ -4,14 +4,16 @@ import torch
 
 from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.checkpoints.reading import fits, load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import fits, load_weights
+from sr_lab.config.compose import model_options
 from sr_lab.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture
 def only_a_few(monkeypatch):
     """Every network is built to find one: four are enough to see that it works."""
-    monkeypatch.setattr(catalogue, "options", lambda: ["bicubic", "imdn", "mren", "osffnet"])
+    monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn", "mren", "osffnet"])
 
 
 def stored(folder, network):
@@ -20,13 +22,13 @@ def stored(folder, network):
 
 
 def test_options_are_the_files_of_conf_model():
-    assert {"imdn", "osffnet", "bicubic"} <= set(catalogue.options())
+    assert {"imdn", "osffnet", "bicubic"} <= set(model_options())
 
 
 def shapes_of_all():
     """Names and shapes of the weights of every network at every scale."""
     found = {}
-    for option in catalogue.options():
+    for option in model_options():
         for scale in catalogue.SCALES:
             with torch.device("meta"):
                 state = Entry(option, scale).build().state_dict()

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from sr_lab.checkpoints import catalogue
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint, resolve, take_over
-from sr_lab.config.schema import StoredNetwork
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights, take_over
+from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.layers.image import DIV2K_MEAN, without_mean_shift
 from sr_lab.models.imdn import IMDN
+from sr_lab.run_folder import checkpoint_file
 from tests.tiny import TinyNet, sr_module, trainer
 
 RECORD = {
@@ -41,23 +43,23 @@ def ours(path: Path, network: nn.Module) -> Path:
 def test_of_a_run_folder_the_best_checkpoint_is_taken(tmp_path):
     for name in ("best", "last"):
         ours(tmp_path / "checkpoints" / f"{name}.ckpt", TinyNet())
-    assert resolve(str(tmp_path)) == tmp_path / "checkpoints" / "best.ckpt"
+    assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "best.ckpt"
 
 
 def test_of_an_unfinished_run_folder_the_last_checkpoint_is_taken(tmp_path):
     ours(tmp_path / "checkpoints" / "last.ckpt", TinyNet())
-    assert resolve(str(tmp_path)) == tmp_path / "checkpoints" / "last.ckpt"
+    assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "last.ckpt"
 
 
 def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.pth").touch()
-    assert resolve("~/a.pth") == tmp_path / "a.pth"
+    assert checkpoint_file("~/a.pth") == tmp_path / "a.pth"
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no checkpoints/best.ckpt or last.ckpt; give a run"):
-        resolve(str(tmp_path))
+        checkpoint_file(str(tmp_path))
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -146,7 +148,7 @@ def test_a_missing_weight_is_named(tmp_path):
 
 def test_a_weight_too_much_is_named(tmp_path):
     checkpoint = opened(tmp_path, TinyNet().state_dict() | {"more": torch.ones(1)})
-    with pytest.raises(CheckpointError, match=r"does not fit TinyNet: 1 too much \(more\)"):
+    with pytest.raises(CheckpointError, match=r"does not fit TinyNet: 1 unexpected \(more\)"):
         load_weights(TinyNet(), checkpoint)
 
 
@@ -158,7 +160,7 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path):
 
 def test_of_many_problems_the_first_three_are_named(tmp_path):
     checkpoint = opened(tmp_path, TinyNet().state_dict() | {f"more{i}": torch.ones(1) for i in range(4)})
-    with pytest.raises(CheckpointError, match=r"4 too much \(more0, more1, more2, \.\.\.\)"):
+    with pytest.raises(CheckpointError, match=r"4 unexpected \(more0, more1, more2, \.\.\.\)"):
         load_weights(TinyNet(), checkpoint)
 
 
@@ -276,20 +278,22 @@ def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
     assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
 
 
-def test_weights_of_no_network_say_what_the_nearest_lacks(tmp_path):
+def test_weights_of_no_network_say_what_the_nearest_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "imdn", "osffnet"])
     state = IMDN(scale=2).state_dict()
     del state["head.bias"]
     with pytest.raises(CheckpointError, match=r"IMDN: 1 missing \(head.bias\).*nearest is model=imdn"):
         catalogue.recognised(opened(tmp_path, state), None, key="ckpt")
 
 
-def test_weights_under_unknown_names_are_refused(tmp_path):
+def test_weights_under_unknown_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn"])
     checkpoint = opened(tmp_path, {"unheard.of": torch.ones(1)})
-    with pytest.raises(CheckpointError, match=r"none has a weight of these names \(unheard.of"):
+    with pytest.raises(CheckpointError, match=r"fits no network .*\(unheard.of"):
         catalogue.recognised(checkpoint, None, key="ckpt")
 
 
 @pytest.mark.parametrize("record", [{**RECORD, "strategy": "none"}, {"model": RECORD["model"], "scale": 2}])
 def test_a_record_that_is_not_whole_is_refused(tmp_path, record):
     with pytest.raises(ConfigError, match="does not say which network it holds; give its state dict"):
-        StoredNetwork.read(record, "a.ckpt")
+        stored_network(record, "a.ckpt")

@@ -1,4 +1,4 @@
-"""An archive gives images and nothing else, whatever it tries."""
+"""An archive yields images and nothing else, whatever it tries."""
 
 import gzip
 import io
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.datasets.archives import Limits, unpack
+from sr_lab.datasets import archives
+from sr_lab.datasets.archives import unpack
 from sr_lab.errors import DataError
 
 IMAGE = bytes(range(256)) * 8
@@ -45,13 +46,13 @@ def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
     return info
 
 
-def refusal(archive: Path, tmp_path: Path, limits: Limits | None = None) -> str:
-    """What is said of an archive; nothing outside the target may have come into being."""
+def refusal(archive: Path, tmp_path: Path) -> str:
+    """The error that an archive gets; nothing outside the target may have been created."""
     target = tmp_path / "deep" / "target"
     target.mkdir(parents=True)
     before = {path for path in tmp_path.rglob("*") if target not in path.parents}
     with pytest.raises(DataError) as caught:
-        unpack(archive, target, members=ANY, limits=limits)
+        unpack(archive, target, members=ANY)
     assert {path for path in tmp_path.rglob("*") if target not in path.parents} == before
     assert not any(path.is_symlink() for path in target.rglob("*"))
     said = str(caught.value)
@@ -60,7 +61,7 @@ def refusal(archive: Path, tmp_path: Path, limits: Limits | None = None) -> str:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_only_the_wanted_images_come_out_and_lie_flat(kind, tmp_path):
+def test_only_the_wanted_images_come_out_without_their_folders(kind, tmp_path):
     names = ("a/HR/1.png", "a/HR/2.png", "a/LR/3.png", "a/HR/run.py", "a/HR/.4.png", "__MACOSX/a/HR/5.png")
     path = tmp_path / f"a.{kind}"
     if kind == "zip":
@@ -133,18 +134,18 @@ def test_a_bomb_is_refused_by_its_ratio(tmp_path):
     assert "as a bomb does" in refusal(path, tmp_path)
 
 
-def test_a_bomb_that_nobody_wants_is_refused_too(tmp_path):
-    """Skipping over a member of a tar.gz decompresses it."""
+def test_a_bomb_that_is_not_wanted_is_refused_too(tmp_path):
+    """Skipping a member of a tar.gz decompresses it."""
     path = tmp_path / "a.tar.gz"
     info = tarfile.TarInfo("zeros.bin")
-    info.size = 200 << 20
+    info.size = 100 << 20
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.write(info.tobuf())
-        for _ in range(200):
+        for _ in range(100):
             file.write(bytes(1 << 20))
-    started = time.perf_counter()
-    assert "as a bomb does" in refusal(path, tmp_path, Limits(ratio=20))
-    assert time.perf_counter() - started < 5
+    started = time.process_time()
+    assert "as a bomb does" in refusal(path, tmp_path)
+    assert time.process_time() - started < 0.1
 
 
 def test_overlapping_entries_are_a_bomb(tmp_path):
@@ -160,15 +161,15 @@ def test_overlapping_entries_are_a_bomb(tmp_path):
     assert "as a bomb does" in refusal(path, tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_too_many_entries_are_refused(mode, tmp_path):
-    path = tarred(tmp_path / "a.tar", *(f"{number}.png" for number in range(11)), mode=mode)
-    assert "has more than 10 entries" in refusal(path, tmp_path, Limits(members=10))
-
-
-def test_too_many_entries_of_a_zip_are_refused(tmp_path):
-    path = zipped(tmp_path / "a.zip", *((f"{number}.png", IMAGE) for number in range(11)))
-    assert "has more than 10 entries" in refusal(path, tmp_path, Limits(members=10))
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_too_many_entries_are_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 10)
+    names = [f"{number}.png" for number in range(11)]
+    if kind == "zip":
+        path = zipped(tmp_path / "a", *((name, IMAGE) for name in names))
+    else:
+        path = tarred(tmp_path / "a", *names, mode="w:gz" if kind == "tar.gz" else "w")
+    assert "has more than 10 entries" in refusal(path, tmp_path)
 
 
 def test_a_sparse_file_is_refused(tmp_path):
@@ -196,13 +197,13 @@ def test_an_enormous_header_is_refused_before_it_is_read(tmp_path):
     [
         (lambda content: content[: len(content) // 2], "broken"),
         (lambda content: content[:100] + bytes(50) + content[150:], "broken"),
-        (lambda content: b"<html>not found</html>", "broken or no archive"),
-        (lambda content: b"", "broken or no archive"),
+        (lambda content: b"<html>not found</html>", "broken or not an archive"),
+        (lambda content: b"", "broken or not an archive"),
     ],
     ids=["half", "zeros", "a page", "nothing"],
 )
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_damaged_archive_is_told(kind, damage: Callable[[bytes], bytes], said, tmp_path):
+def test_a_damaged_archive_is_reported(kind, damage: Callable[[bytes], bytes], said, tmp_path):
     path = tmp_path / f"a.{kind}"
     content = os.urandom(5000)
     if kind == "zip":
@@ -216,13 +217,13 @@ def test_a_damaged_archive_is_told(kind, damage: Callable[[bytes], bytes], said,
     assert said in refusal(path, tmp_path)
 
 
-def test_a_tar_that_ends_in_an_image_is_told(tmp_path):
+def test_a_tar_that_ends_within_an_image_is_reported(tmp_path):
     path = tarred(tmp_path / "a.tar", "1.png")
     path.write_bytes(path.read_bytes()[:1000])
-    assert "a.tar is broken or no archive: unexpected end of data" in refusal(path, tmp_path)
+    assert "a.tar is broken or not an archive: unexpected end of data" in refusal(path, tmp_path)
 
 
-def test_an_encrypted_zip_is_told(tmp_path):
+def test_an_encrypted_zip_is_reported(tmp_path):
     path = zipped(tmp_path / "a.zip", ("1.png", IMAGE))
     content = bytearray(path.read_bytes())
     content[6] |= 1  # the flag, of the entry and of the directory
@@ -231,22 +232,22 @@ def test_an_encrypted_zip_is_told(tmp_path):
     assert "encrypted" in refusal(path, tmp_path)
 
 
-def test_an_archive_without_wanted_images_is_told(tmp_path):
+def test_an_archive_without_wanted_images_is_reported(tmp_path):
     path = zipped(tmp_path / "a.zip", ("readme.txt", IMAGE))
     assert "holds none of the wanted images" in refusal(path, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_whatever_is_changed_in_an_archive_it_opens_or_is_told_in_a_sentence(kind, tmp_path):
-    """Bytes drawn from a seeded stream; zipfile and tarfile answer with a dozen types of error."""
+def test_an_archive_with_random_changes_opens_or_is_reported_in_a_sentence(kind, tmp_path):
+    """Bytes are drawn from a seeded stream; zipfile and tarfile raise a dozen types of error."""
     rng = random.Random(0)
     path, target = tmp_path / f"a.{kind}", tmp_path / "deep" / "target"
     if kind == "zip":
         zipped(path, *((f"ü/{number}.png", IMAGE) for number in range(3)))
     else:
         tarred(path, *(f"{'ü' * 60}/{number}.png" for number in range(3)))
-    seed, told = path.read_bytes(), list[str]()
-    for _ in range(150):
+    seed, errors = path.read_bytes(), list[str]()
+    for _ in range(80):
         content = bytearray(seed)
         for _ in range(rng.choice((1, 2, 8))):
             place = rng.randrange(len(content))
@@ -258,8 +259,8 @@ def test_whatever_is_changed_in_an_archive_it_opens_or_is_told_in_a_sentence(kin
         try:
             unpack(path, target, members=ANY)
         except DataError as error:
-            told.append(str(error))
+            errors.append(str(error))
         shutil.rmtree(target)
         assert set(tmp_path.iterdir()) == {path, target.parent}
-    assert 0 < len(told) < 150
-    assert "\n" not in "".join(told)
+    assert 0 < len(errors) < 80
+    assert "\n" not in "".join(errors)

@@ -1,17 +1,25 @@
-import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
 
 from sr_lab.datasets.cache import ImageCache, in_parallel
+from sr_lab.datasets.folder import FolderDataset
+from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.errors import DataError
+
+FORK = multiprocessing.get_context("fork")
 
 
 def pixels_of(index):
@@ -19,7 +27,7 @@ def pixels_of(index):
 
 
 class Maker:
-    """Makes known images and notes for which files it was asked."""
+    """Makes known images and records the files that it was asked for."""
 
     def __init__(self, fail_at=None):
         self.asked = []
@@ -72,7 +80,7 @@ def test_a_second_build_makes_nothing(folder, files):
     assert (cache.image(4) == pixels_of(4)).all()
 
 
-def test_an_interrupted_build_goes_on(folder, files):
+def test_an_interrupted_build_resumes(folder, files):
     with pytest.raises(DataError, match="broken"):
         build(folder, files, fail_at=3)
     finished = len(list(folder.glob("*.npy")))
@@ -155,16 +163,19 @@ def test_a_full_disk_leaves_no_part_of_an_image(folder, files, monkeypatch):
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
-def test_leftovers_of_a_killed_process_are_removed(folder, files):
+def test_leftovers_of_a_killed_process_are_removed_but_no_file_that_is_being_written(folder, files, capsys):
     folder.mkdir(parents=True)
     leftover = folder / f".a.npy.{'0' * 32}.tmp"
     leftover.touch()
-    with (folder / ".lock").open("a") as lock:  # another process may be writing it
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        build(folder, files[:2])
-        assert leftover.exists()
-    build(folder, files)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(folder / ".lock"):  # another process is building
+            building = pool.submit(build, folder, files)
+            with pytest.raises(TimeoutError):
+                building.result(timeout=0.2)
+            assert leftover.exists()
+        building.result()
     assert list(folder.glob(".*")) == [folder / ".lock"]
+    assert f"waiting for another process that writes to {folder}" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_pickling_drops_the_maps(folder, files):
@@ -175,6 +186,11 @@ def test_pickling_drops_the_maps(folder, files):
     copy = pickle.loads(content)
     assert copy._maps == {}
     assert (copy.image(0) == pixels_of(0)).all()
+
+
+def test_other_users_of_the_folder_can_take_the_lock(folder, files):
+    build(folder, files)
+    assert (folder / ".lock").stat().st_mode & 0o666 == 0o666
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
@@ -197,52 +213,55 @@ def test_opening_maps_no_image_and_each_image_is_mapped_once(folder, files):
 
     assert mapped() == []
     cache.map(1)
-    assert mapped() == []  # let go at once
+    assert mapped() == []  # it is not kept
     for _ in range(3):
         cache.image(0)
         cache.image(1)
     assert len(mapped()) == 2
 
 
-BUILD = """
-import sys
-import numpy as np
-from PIL import Image
-from pathlib import Path
-from sr_lab.datasets.folder import FolderDataset
-from sr_lab.degradations.bicubic import BicubicDegradation
-folder, count = Path(sys.argv[1]), int(sys.argv[2])
-(folder / "hr").mkdir()
-for number in range(count):
-    image = np.full((400, 700, 3), number, dtype=np.uint8)
-    Image.fromarray(image).save(folder / "hr" / f"{number:03}.png", compress_level=1)
-dataset = FolderDataset(hr_dir=str(folder / "hr"), scale=2, lr_patch_size=16, cache_dir=str(folder / "cache"),
-                        degradation=BicubicDegradation(scale=2))
-dataset.prepare()
-(peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(peak.split()[1])
-"""
+def _build_many(folder, peaks):
+    torch.set_num_threads(1)
+    for count in (24, 120):
+        hr_dir = folder / str(count)
+        hr_dir.mkdir()
+        for number in range(count):
+            Image.new("RGB", (700, 400), (number, 0, 0)).save(hr_dir / f"{number:03}.bmp")
+        cache_dir, degradation = str(hr_dir / "cache"), BicubicDegradation(scale=2)
+        FolderDataset(hr_dir=str(hr_dir), scale=2, cache_dir=cache_dir, degradation=degradation).prepare()
+        status = Path("/proc/self/status").read_text()
+        peaks.put(int(re.search(r"VmHWM:\s*(\d+)", status)[1]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
 def test_the_memory_of_building_does_not_depend_on_the_number_of_images(tmp_path):
-    peaks = []
-    for count in (24, 120):
-        (tmp_path / str(count)).mkdir()
-        command = [sys.executable, "-c", BUILD, str(tmp_path / str(count)), str(count)]
-        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    assert peaks[1] - peaks[0] < 48 * 1024  # KiB; the 96 images more are 80 MB
+    peaks = FORK.Queue()
+    process = FORK.Process(target=_build_many, args=(tmp_path, peaks))
+    process.start()
+    first, last = (peaks.get(timeout=120) for _ in range(2))
+    process.join()
+    assert last - first < 48 * 1024  # KiB; the 96 images more are 80 MB
 
 
-def test_two_processes_may_build_at_once(folder, files):
-    code = (
-        "import sys, numpy as np; from pathlib import Path; from sr_lab.datasets.cache import ImageCache\n"
-        "def make(i): return np.random.default_rng(i).integers(0, 256, (3, 8 + i, 12), dtype=np.uint8)\n"
-        "ImageCache(Path(sys.argv[1]), [Path(p) for p in sys.argv[2:]]).build(make, title='')"
-    )
-    command = [sys.executable, "-c", code, str(folder), *map(str, files)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [(process.communicate()[1], process.returncode) for process in processes] == [(b"", 0)] * 2
+def _build_known(folder, files, made):
+    def make(index):
+        made.put(index)
+        time.sleep(0.05)
+        return pixels_of(index)
+
+    ImageCache(folder, files).build(make, title="")
+
+
+def test_processes_that_build_at_the_same_time_make_each_image_once(folder, files):
+    made = FORK.Queue()
+    processes = [FORK.Process(target=_build_known, args=(folder, files, made)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert sorted(made.get(timeout=60) for _ in files) == list(range(5))
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert made.empty()
     cache = ImageCache(folder, files)
     cache.open()
     assert all((cache.image(index) == pixels_of(index)).all() for index in range(5))

@@ -1,10 +1,10 @@
 """Downloads over a real connection: cut, resumed, tampered with, redirected, lied about."""
 
-import fcntl
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import zipfile
@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+from filelock import FileLock
 from PIL import Image
 
+from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.datasets import download
 from sr_lab.datasets.download import fetch
 from sr_lab.datasets.install import Store
@@ -57,19 +59,19 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_cut_connection_goes_on_where_it_stopped(server, tmp_path):
+def test_a_cut_connection_resumes_where_it_stopped(server, tmp_path):
     archive = archive_at(server)
     server.cuts = [100_000, 50_000, 0, 10]
-    told: list[int] = []
-    assert fetched(archive, tmp_path, report=lambda done, total: told.append(done)) == CONTENT
+    reported: list[int] = []
+    assert fetched(archive, tmp_path, report=lambda done, total: reported.append(done)) == CONTENT
     ranges = [wanted for _, wanted in server.asked]
     assert ranges == [None, "bytes=100000-", "bytes=150000-", "bytes=150000-", "bytes=150010-"]
-    assert told == sorted(told)
-    assert told[-1] == len(CONTENT)
+    assert reported == sorted(reported)
+    assert reported[-1] == len(CONTENT)
 
 
 @pytest.mark.parametrize("digest", [SHA256, None])
-def test_a_killed_download_goes_on_in_the_next_process(digest, server, tmp_path):
+def test_a_killed_download_resumes_in_the_next_process(digest, server, tmp_path):
     archive = archive_at(server, digest=digest)
     server.cuts = [100_000] + [0] * 4
     assert "does not answer" in failure(archive, tmp_path)
@@ -78,7 +80,7 @@ def test_a_killed_download_goes_on_in_the_next_process(digest, server, tmp_path)
     assert server.asked == [("/a.zip", "bytes=100000-")]
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(server, tmp_path):
+def test_a_file_that_has_changed_meanwhile_is_fetched_from_the_start(server, tmp_path):
     archive = archive_at(server, CONTENT[::-1], digest=None)
     server.cuts = [100_000] + [0] * 4
     failure(archive, tmp_path)
@@ -86,7 +88,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(server, tmp
     assert fetched(archive, tmp_path) == CONTENT
 
 
-def test_without_a_digest_and_a_mark_of_the_version_nothing_is_pieced_together(server, tmp_path):
+def test_without_a_digest_and_an_etag_a_download_starts_again(server, tmp_path):
     archive = archive_at(server, CONTENT[::-1], digest=None)
     server.etag = None
     server.cuts = [100_000] + [0] * 4
@@ -157,7 +159,7 @@ def test_a_length_other_than_the_published_one_is_refused(server, tmp_path):
     assert "announces 300,000 bytes, the published file has 300,001" in said
 
 
-def test_a_length_beyond_the_free_space_is_told(server, tmp_path):
+def test_a_length_beyond_the_free_space_is_reported(server, tmp_path):
     free = shutil.disk_usage(tmp_path).free
     archive = archive_at(server, size=4 * free)
     server.announced["/a.zip"] = 4 * free
@@ -192,12 +194,12 @@ def test_a_missing_file_is_not_asked_for_again(status, server, tmp_path):
     assert len(server.asked) == 1
 
 
-def test_nobody_there_is_told(tmp_path):
+def test_a_silent_address_is_reported(tmp_path):
     said = failure(Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path)
-    assert said.endswith("does not answer (ConnectionError)")  # nothing has come, and nothing is kept
+    assert said.endswith("does not answer (ConnectionError)")  # not that something is kept
 
 
-def test_what_has_come_is_kept_and_said_to_be(server, tmp_path):
+def test_what_has_come_is_kept_and_reported(server, tmp_path):
     archive = archive_at(server)
     server.cuts = [100_000] + [0] * 4
     assert failure(archive, tmp_path).endswith("; what has come is kept")
@@ -248,7 +250,7 @@ def test_a_circle_of_redirects_ends(server, tmp_path):
     ["http://example.org/a", "http://127.0.0.1.example.org/a", "http://127.0.0.1@example.org/a", "file:///a",
      "ftp://a/b", "a.zip"],
 )  # fmt: skip
-def test_only_https_is_asked_and_this_machine(url, tmp_path):
+def test_only_https_and_this_machine_may_be_asked(url, tmp_path):
     assert "refused address; allowed: https" in failure(Archive((url,), ""), tmp_path)
 
 
@@ -268,14 +270,10 @@ def test_every_address_of_the_registry_may_be_asked():
         assert len(digest) == {"sha256": 64, "md5": 32}[kind]
 
 
-@pytest.mark.parametrize("dataset", ["div2k", "flickr2k", "df2k"])
-def test_every_folder_that_a_dataset_reads_is_in_the_registry(dataset):
-    from tests.conftest import compose
-
-    config = compose("task=prepare", "trainer=cpu", f"dataset={dataset}", "paths.data_dir=x")
-    hr_dir = config.dataset["hr_dir"]
-    folders = [*(hr_dir if isinstance(hr_dir, list) else [hr_dir]), config.dataset["val_dir"]]
-    assert len(named(folders, Path("x"))) == len(folders)
+def test_every_folder_that_a_dataset_reads_is_in_the_registry():
+    text = "\n".join((conf_dir() / "dataset" / f"{name}.yaml").read_text() for name in ("df2k", "flickr2k"))
+    folders = set(re.findall(r"\$\{paths\.data_dir\}/(\S+)", text))
+    assert len(named([f"x/{folder}" for folder in folders], Path("x"))) == len(folders) == 3
 
 
 # A whole set.
@@ -328,14 +326,14 @@ def test_a_set_is_unpacked_into_its_folder_and_the_archive_goes(server, tmp_path
 
 def test_the_next_mirror_is_asked_when_one_is_gone_or_differs(server, tmp_path):
     server.files |= {"/differs.zip": TINY[:-1] + b"x", "/good.zip": TINY}
-    told: list[str] = []
-    install(tmp_path, tiny(server, "/gone.zip", "/differs.zip", "/good.zip"), say=told.append)
-    assert "answers 404" in told[0]
-    assert "not the published file" in told[1]
+    said: list[str] = []
+    install(tmp_path, tiny(server, "/gone.zip", "/differs.zip", "/good.zip"), say=said.append)
+    assert "answers 404" in said[0]
+    assert "not the published file" in said[1]
     assert len(list((tmp_path / "Tiny" / "Tiny_HR").iterdir())) == 5
 
 
-def test_a_mirror_of_ones_own_comes_first(server, tmp_path):
+def test_the_users_own_mirror_is_asked_first(server, tmp_path):
     server.files["/mine/a.zip"] = TINY
     install(tmp_path, tiny(server, "/a.zip"), mirror=f"{server.url}/mine/")
     assert [path for path, _ in server.asked] == ["/mine/a.zip"]
@@ -366,10 +364,10 @@ def test_no_good_address_leaves_nothing_and_says_why(server, tmp_path):
     assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
 
 
-def test_the_first_download_is_trusted_and_said_to_be(server, tmp_path):
+def test_the_first_download_is_trusted_and_reported_so(server, tmp_path):
     server.files["/a.zip"] = TINY
     said = install(tmp_path, tiny(server, "/a.zip", digest=None))
-    assert "no SHA-256 is published: it is that of" in said
+    assert "no SHA-256 is published: the SHA-256 is that of" in said
     (entry,) = json.loads((tmp_path / "downloads.lock.json").read_text()).values()
     assert entry["sha256"] == TINY_SHA.removeprefix("sha256:")
 
@@ -388,7 +386,7 @@ def test_another_download_than_the_first_is_refused(server, tmp_path):
         install(
             tmp_path, tiny(server, "/differs/a.zip", digest=None)
         )  # of another mirror, which is no excuse
-    assert "it is that of" in install(tmp_path, wanted)
+    assert "the SHA-256 is that of" in install(tmp_path, wanted)
 
 
 @pytest.mark.parametrize(
@@ -398,14 +396,14 @@ def test_another_download_than_the_first_is_refused(server, tmp_path):
         (range(1, 7), "it has 6 images instead of 5"),
     ],
 )
-def test_an_archive_with_other_images_is_no_source(numbers, said, server, tmp_path):
+def test_an_archive_with_other_images_is_refused(numbers, said, server, tmp_path):
     server.files["/a.zip"] = zip_of(numbers)
     with pytest.raises(DataError, match=said):
         install(tmp_path, tiny(server, "/a.zip", digest=None))
     assert list((tmp_path / "Tiny").iterdir()) == []
 
 
-def test_a_broken_image_without_a_digest_is_no_source(server, tmp_path):
+def test_a_broken_image_in_an_archive_without_a_digest_is_refused(server, tmp_path):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for number in range(1, 6):
@@ -442,7 +440,7 @@ def test_a_folder_that_is_there_and_wrong_is_left_alone(server, tmp_path):
     assert server.asked == []
 
 
-def test_what_a_killed_unpacking_left_is_removed(server, tmp_path):
+def test_leftovers_of_a_killed_unpacking_are_removed(server, tmp_path):
     server.files["/a.zip"] = TINY
     leftover = tmp_path / "Tiny" / ".Tiny_HR.0123.tmp"
     leftover.mkdir(parents=True)
@@ -453,26 +451,27 @@ def test_what_a_killed_unpacking_left_is_removed(server, tmp_path):
 
 def test_two_processes_do_not_download_to_one_folder(server, tmp_path):
     (tmp_path / ".downloads").mkdir()
-    with (tmp_path / ".downloads" / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another process downloads to"):
-            install(tmp_path, tiny(server, "/a.zip"))
+    with (
+        FileLock(tmp_path / ".downloads" / "lock"),
+        pytest.raises(DataError, match="another process downloads to"),
+    ):
+        install(tmp_path, tiny(server, "/a.zip"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_folder_is_told(server, tmp_path):
+def test_a_read_only_folder_is_reported(server, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="cannot write to"):
         install(tmp_path, tiny(server, "/a.zip"))
 
 
-def test_manga109_is_asked_for_by_hand(tmp_path):
+def test_manga109_must_be_asked_for_by_hand(tmp_path):
     manga = next(known for known in IMAGE_SETS if known.name == "Manga109")
     with pytest.raises(DataError, match="Manga109 is not for download: its terms forbid"):
         install(tmp_path, manga)
 
 
-# A benchmark, judged by its pixels.
+# A benchmark, checked by its pixels.
 
 
 def tar_of(folder: Path, prefix: str) -> bytes:
@@ -508,7 +507,7 @@ def test_set5_is_recognised_by_its_pixels_and_gets_its_names(server, tmp_path, d
     assert "is there already, every pixel right" in install(tmp_path / "data", set5(server))
 
 
-def test_a_set5_with_one_other_pixel_is_no_set5(server, tmp_path, data_dir):
+def test_a_set5_with_one_changed_pixel_is_refused(server, tmp_path, data_dir):
     source = tmp_path / "source"
     shutil.copytree(data_dir / "benchmarks" / "Set5" / "HR", source)
     with Image.open(source / "head.png") as opened:

@@ -183,7 +183,7 @@ def test_the_second_picture_of_a_camera_is_ignored(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_32_bit_values_are_refused(tmp_path, dtype):
     path = save(tmp_path / "a.tif", np.ones((4, 4), dtype=dtype))
-    with pytest.raises(DataError, match="has values of 32 bit"):
+    with pytest.raises(DataError, match="has 32-bit values"):
         read_image(path)
 
 

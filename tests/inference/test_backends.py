@@ -18,8 +18,8 @@ from sr_lab.config.identity import identity
 from sr_lab.errors import ConfigError
 from sr_lab.inference import backends
 from sr_lab.inference.backends import BackendNetwork, run_by
-from sr_lab.inference.footprint import channels, min_size
 from sr_lab.inference.tiling import Tiled
+from sr_lab.layers.network import min_size_of, num_image_ch
 from sr_lab.tasks import evaluate, upscale
 from tests.conftest import compose
 
@@ -97,7 +97,7 @@ class Unexportable(PlusMean):
 
 @torch.no_grad()
 def difference(network, backend, size, batch=1):
-    lr = torch.rand(batch, channels(network), *(max(side, min_size(network)) for side in size))
+    lr = torch.rand(batch, num_image_ch(network), *(max(side, min_size_of(network)) for side in size))
     sr = network(lr)
     return ((sr - backend(lr)).abs().max() / max(1, sr.abs().max())).item()
 

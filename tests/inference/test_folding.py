@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.inference.footprint import channels
 from sr_lab.layers.folding import for_inference
+from sr_lab.layers.network import num_image_ch
 
 
 def built(name, **settings):
@@ -33,7 +33,7 @@ def test_what_runs_gives_the_output_of_what_was_trained(name):
     network = with_norms_in_use(built(name))
     before = copy.deepcopy(network.state_dict())
     runs = for_inference(network)
-    lr = torch.rand(1, channels(network), 30, 37)
+    lr = torch.rand(1, num_image_ch(network), 30, 37)
     sr = network(lr)  # of fresh weights: not in [0, 1]
     assert (sr - runs(lr)).abs().max() < 1e-5 * max(1, sr.abs().max())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

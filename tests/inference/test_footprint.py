@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from sr_lab.inference.footprint import is_quadratic, reach, scale_of
+from sr_lab.inference.footprint import is_quadratic, measured_scale, reach
 from tests.inference.test_tiling import Chain, built
 
 
@@ -48,4 +48,4 @@ def test_only_attention_over_the_image_makes_a_pixel_dearer_in_a_larger_image():
 
 def test_the_scale_is_that_of_the_output_where_a_network_does_not_state_it():
     network = nn.Sequential(nn.Conv2d(3, 27, 3, padding=1), nn.PixelShuffle(3))
-    assert scale_of(network) == 3
+    assert measured_scale(network) == 3

@@ -11,8 +11,8 @@ import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import ConfigError
 from sr_lab.inference import tiling
-from sr_lab.inference.footprint import channels
 from sr_lab.inference.tiling import Tiled
+from sr_lab.layers.network import num_image_ch
 from sr_lab.ops.complexity import peak_memory
 
 
@@ -45,7 +45,7 @@ def built(name, scale=2, **settings):
 
 @torch.no_grad()
 def difference(network, tiled, height, width):
-    lr = torch.rand(1, channels(network), height, width)
+    lr = torch.rand(1, num_image_ch(network), height, width)
     return (network(lr) - tiled(lr)).abs().max().item()
 
 

@@ -8,7 +8,8 @@ import torch
 
 from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.training.lit_module import SRModule

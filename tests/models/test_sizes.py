@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.config.compose import model_options
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
 
@@ -50,4 +50,4 @@ def test_the_printed_count_is_reached_or_the_gap_is_explained(row):
 
 
 def test_every_network_stands_in_the_table():
-    assert {row["option"] for row in SIZES} == set(catalogue.options()) - {"bicubic"}
+    assert {row["option"] for row in SIZES} == set(model_options()) - {"bicubic"}

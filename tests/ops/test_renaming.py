@@ -1,26 +1,118 @@
+"""The tables of authors' names lead from our names to theirs and back, for every network that has some."""
+
+import copy
+
+import pytest
 import torch
 
-from sr_lab.ops.renaming import WEIGHT_NORM, rename
+from sr_lab.checkpoints import catalogue
+from sr_lab.checkpoints.catalogue import SCALES, Entry
+from sr_lab.checkpoints.reading import Checkpoint, load_weights, open_checkpoint
+from sr_lab.layers.folding import fold
+from sr_lab.models.a2n import A2N
+from sr_lab.models.imdn import IMDN
+from sr_lab.ops.renaming import OfficialNames, official_names, official_state
+from sr_lab.strategies import ggas
+from tests.models.test_official import OFFICIAL
+
+# No names were published for these, or not for this form of them.
+WITHOUT = {
+    *("bicubic", "edsr_shallow", "efrdn", "imdn_osff", "imfm", "memnet", "memnet_original", "mren", "mren_l"),
+    *("osffnet", "idn", "rfdn"),
+}
 
 
-def test_rules_apply_in_their_order():
-    state = {"B1.c1.weight": torch.ones(1), "B2.c1.weight": torch.zeros(1)}
-    rules = ((r"^B(\d+)\.", lambda match: f"body.{int(match[1]) - 1}."), (r"^body\.(\d)\.c", r"body.\1.conv"))
-    assert list(rename(state, rules)) == ["body.0.conv1.weight", "body.1.conv1.weight"]
+def forms(option, scale):
+    """A network without values, and its folded copy where that has other names."""
+    with torch.device("meta"):
+        net = Entry(option, scale).build().eval()
+    folded = fold(copy.deepcopy(net))
+    return [net] if folded.state_dict().keys() == net.state_dict().keys() else [net, folded]
 
 
-def test_a_rule_without_replacement_drops():
-    state = {"sub_mean.weight": torch.ones(1), "head.weight": torch.zeros(1)}
-    assert list(rename(state, ((r"^sub_mean\.", None),))) == ["head.weight"]
+@pytest.mark.parametrize("option", sorted(set(catalogue.options()) - WITHOUT))
+def test_our_names_lead_to_theirs_and_back(option):
+    for net in (form for scale in SCALES for form in forms(option, scale)):
+        state = net.state_dict()
+        assert official_state(net) is not None
+        for table in official_names(net):
+            try:
+                theirs = table.to_theirs(state, net)
+            except KeyError:  # the names of another form
+                continue
+            assert len(theirs) == len(state)
+            assert table.to_ours(theirs, net).keys() == state.keys()
 
 
-def test_tensors_stay_the_same():
-    state = {"a": torch.ones(1)}
-    assert rename(state, ())["a"] is state["a"]
+@pytest.mark.parametrize("option", sorted(WITHOUT))
+def test_a_form_without_published_names_has_none(option):
+    assert all(official_state(net) is None for scale in SCALES for net in forms(option, scale))
 
 
-def test_names_of_a_weight_normalised_convolution():
-    conv = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(1, 1, 1))
-    state = {"weight_g": torch.ones(1), "weight_v": torch.ones(1), "bias": torch.ones(1)}
-    named = {f"net.{name}": value for name, value in state.items()}
-    assert set(rename(named, WEIGHT_NORM)) == {f"net.{name}" for name in conv.state_dict()}
+@pytest.mark.parametrize("row", {row.file: row for row in OFFICIAL}.values(), ids=lambda row: row.file)
+def test_a_files_own_names_come_back(weights_dir, row):
+    state = open_checkpoint(str(weights_dir / row.file)).state
+    with torch.device("meta"):
+        net = Entry(row.option, row.scale).build()
+    own = net.state_dict().keys()
+    (table,) = [table for table in official_names(net) if table.to_ours(state, net).keys() == own]
+    there_and_back = table.to_theirs(table.to_ours(state, net), net).keys()
+    left_out = {name.split(".")[0] for name in state.keys() - there_and_back}
+    # CARN-M's file has the tails of all scales and two frozen mean shifts.
+    assert left_out == ({"upsample", "sub_mean", "add_mean"} if row.option == "carn_m" else set())
+    assert there_and_back <= state.keys()
+
+
+def test_a_network_with_parts_of_its_own_has_no_official_names():
+    assert official_state(ggas.apply(IMDN(scale=2, num_feat=16, num_block=1))) is None
+
+
+def test_a_checkpoint_of_ours_from_before_adm_was_called_so_opens(tmp_path):
+    net, other = (A2N(scale=2, num_feat=8, num_block=2) for _ in range(2))
+    older = {name.replace(".adm.", ".dropout."): value for name, value in net.state_dict().items()}
+    load_weights(other, Checkpoint(tmp_path / "old.ckpt", older, None))
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+def renamed(table, *names, net):
+    return list(table.to_ours(dict.fromkeys(names, torch.zeros(1)), net))
+
+
+def test_numbers_are_shifted_multiplied_or_counted():
+    net = torch.nn.Module()
+    net.body = torch.nn.ModuleList(torch.nn.Conv2d(1, 1, 1) for _ in range(3))
+    net.scale = 4
+    table = OfficialNames(
+        {"B{i+1}.c{2j+3}": "body.{i}.convs.{j}", "up{r}": "tail", "sub.{n}": "fusion", "sub.{i}": "body.{i}"},
+        {"n": "body"},
+    )
+    names = ["B1.c3.weight", "B2.c7.weight", "up4.weight", "sub.3.weight", "sub.2.weight"]
+    ours = ["body.0.convs.0.weight", "body.1.convs.2.weight", "tail.weight", "fusion.weight", "body.2.weight"]
+    assert renamed(table, *names, net=net) == ours
+    assert list(table.to_theirs(dict.fromkeys(ours, torch.zeros(1)), net)) == names
+    unknown = ["B0.c3.weight", "B1.c4.weight", "up2.weight", "B1x.weight"]
+    assert renamed(table, *unknown, net=net) == unknown
+
+
+def test_a_nested_table_renames_what_is_inside_and_drops_what_has_no_counterpart():
+    net = torch.nn.Module()
+    table = OfficialNames({"a": ("b", {"c": "d", "mask": None}), "e": "e"})
+    assert renamed(table, "a.c.weight", "a.mask", "e.weight", net=net) == ["b.d.weight", "e.weight"]
+    with pytest.raises(KeyError, match="other"):
+        table.to_theirs({"b.other": torch.zeros(1)}, net)
+
+
+def test_tensors_stay_the_same_but_for_what_prepare_does():
+    net, weight = torch.nn.Module(), torch.ones(1)
+    assert OfficialNames({"a": "b"}).to_ours({"a": weight}, net)["b"] is weight
+    twice = OfficialNames(
+        {"a": "b"}, prepare=lambda state: {name: 2 * value for name, value in state.items()}
+    )
+    assert twice.to_ours({"a": weight}, net)["b"] == 2
+
+
+def test_weight_normalised_convolutions_have_torchs_newer_names():
+    net = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(1, 1, 1)))
+    table, theirs = OfficialNames({"head": "0"}), ["head.bias", "head.weight_g", "head.weight_v"]
+    assert renamed(table, *theirs, net=net) == list(net.state_dict())
+    assert list(table.to_theirs(net.state_dict(), net)) == theirs

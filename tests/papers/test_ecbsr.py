@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr_lab.layers.folding import fold
-from sr_lab.models.ecbsr import ECB, ECBSR, from_official
+from sr_lab.models.ecbsr import ECB, ECBSR, OFFICIAL_NAMES
 
 
 @pytest.mark.parametrize("identity", [False, True])
@@ -31,12 +31,8 @@ def test_the_network_folds_into_a_plain_chain():
 
 
 def test_the_3x3_of_a_file_is_a_branch_or_all_that_is_left():
-    weight = torch.zeros(1)
-    folded = {f"backbone.{stage}.conv3x3.weight": weight for stage in range(3)}
-    trained = folded | {f"backbone.{stage}.conv1x1_3x3.k0": weight for stage in range(3)}
-    assert list(from_official(folded, scale=2)) == [
-        "head.0.folded.weight",
-        "body.0.0.folded.weight",
-        "tail.0.folded.weight",
-    ]
-    assert "body.0.0.conv.weight" in from_official(trained, scale=2)
+    net = ECBSR(scale=2, num_feat=8, num_block=1)
+    state = {f"backbone.{stage}.conv3x3.weight": torch.zeros(1) for stage in range(3)}
+    trained, folded = (list(table.to_ours(state, net)) for table in OFFICIAL_NAMES)
+    assert trained == ["head.0.conv.weight", "body.0.0.conv.weight", "tail.0.conv.weight"]
+    assert folded == ["head.0.folded.weight", "body.0.0.folded.weight", "tail.0.folded.weight"]

@@ -7,6 +7,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.image import MeanShift
 from sr_lab.models import edsr, rcan, rdn
 from sr_lab.models.edsr_shallow import ShallowEDSR
+from sr_lab.ops.renaming import official_names
 
 
 def names(*layers):
@@ -33,39 +34,40 @@ SMALL = {"scale": 4, "num_feat": 16, "num_block": 2}
 
 
 @pytest.mark.parametrize(
-    ("module", "net", "state"),
+    ("net", "port", "state"),
     [
         (
-            edsr,
             edsr.EDSR(**SMALL),
+            0,
             with_shifts(names(*EDSR_PYTORCH, *(f"body.{i}.body.{j}" for i in "01" for j in "02"))),
         ),
-        (edsr, edsr.EDSR(**SMALL), names(*BASICSR, *(f"body.{i}.conv{j}" for i in "01" for j in "12"))),
+        (edsr.EDSR(**SMALL), 1, names(*BASICSR, *(f"body.{i}.conv{j}" for i in "01" for j in "12"))),
         (
-            rcan,
             rcan.RCAN(num_group=2, **SMALL),
+            0,
             with_shifts(names(*EDSR_PYTORCH, "body.0.body.2", "body.1.body.2", *RCABS))
             | names(*(name.replace("du.0", "du.2") for name in RCABS)),
         ),
         (
-            rcan,
             rcan.RCAN(num_group=2, **SMALL),
+            1,
             names(*BASICSR, "body.0.conv", "body.1.conv", *BASICSR_RCABS)
             | names(*(name.replace("attention.1", "attention.3") for name in BASICSR_RCABS)),
         ),
         (
-            rdn,
             rdn.RDN(num_layer=2, **SMALL),
+            0,
             names("sfe1", "sfe2", "gff.0", "gff.1", "upscale.0", "upscale.2", "output", *PORT),
         ),
     ],
     ids=["EDSR", "EDSR of BasicSR", "RCAN", "RCAN of BasicSR", "RDN"],
 )
-def test_the_authors_names_lead_to_every_weight(module, net, state):
-    assert set(module.from_official(state, scale=4)) == set(net.state_dict())
+def test_the_authors_names_lead_to_every_weight(net, port, state):
+    assert official_names(net)[port].to_ours(state, net).keys() == net.state_dict().keys()
 
 
 def test_rdn_of_edsr_pytorch_keeps_its_range_of_255():
+    net = rdn.RDN(scale=2, num_feat=8, num_block=1, num_layer=1)
     layers = (
         "SFENet1",
         "SFENet2",
@@ -76,10 +78,11 @@ def test_rdn_of_edsr_pytorch_keeps_its_range_of_255():
         "UPNet.0",
         "UPNet.2",
     )
-    state = rdn.from_official(names(*layers), scale=2)
-    assert set(state) == set(rdn.RDN(scale=2, num_feat=8, num_block=1, num_layer=1).state_dict())
+    state = rdn.OFFICIAL_NAMES[1].to_ours(names(*layers, "UPNet.0", "UPNet.2"), net)
+    assert state.keys() == net.state_dict().keys()
     assert state["entry.weight"] == 255 * state["entry.bias"]
     assert state["tail.2.weight"] == state["tail.2.bias"] == 1 / torch.tensor(255.0)
+    assert state["tail.0.weight"] == 1
 
 
 @pytest.mark.parametrize(("share", "modules"), [(True, 1), (False, 3)], ids=["shared", "one per block"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sr_lab.errors import ConfigError
-from sr_lab.models.fdiwn import CC, FDIWN, from_official
+from sr_lab.models.fdiwn import CC, FDIWN, OFFICIAL_NAMES
 from sr_lab.ops.complexity import multi_adds
 
 SMALL = {"num_feat": 16, "num_block": 2}
@@ -43,9 +43,10 @@ def test_coefficients_are_at_least_one_half():
 
 def test_mean_shifts_of_a_checkpoint_count():
     state = {"Sub_mean.weight": torch.rand(3, 3, 1, 1), "Add_mean.bias": torch.rand(3)}
-    renamed = from_official(state, scale=2)
+    net = FDIWN(scale=2, **SMALL)
+    renamed = OFFICIAL_NAMES[0].to_ours(state, net)
     assert set(renamed) == {"sub_mean.weight", "add_mean.bias"}
-    assert set(renamed) < set(dict(FDIWN(scale=2, **SMALL).named_parameters()))
+    assert set(renamed) < set(dict(net.named_parameters()))
 
 
 def test_a_width_that_its_units_cannot_divide_is_refused():

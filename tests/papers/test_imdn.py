@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from sr_lab.checkpoints.opening import build_network
 from sr_lab.errors import ConfigError
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.ops.resize import imresize
-from sr_lab.tasks.common import build_network
 from tests.conftest import compose
 
 

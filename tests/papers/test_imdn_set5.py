@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
 from sr_lab.models.imdn import IMDN
 from tests.command_line import run_folder, sr_lab
 from tests.tiny import sr_module, trainer

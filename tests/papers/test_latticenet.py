@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sr_lab.models.latticenet import CC, LatticeNet, from_official
+from sr_lab.models.latticenet import CC, OFFICIAL_NAMES, LatticeNet
 from sr_lab.ops.complexity import multi_adds
 
 
@@ -24,5 +24,6 @@ def test_coefficients_see_the_unbiased_deviation():
 
 def test_mean_shifts_of_a_checkpoint_count():
     state = {"sub_mean.weight": torch.rand(3, 3, 1, 1), "add_mean.bias": torch.rand(3)}
-    assert from_official(state, scale=2).keys() == state.keys()
-    assert state.keys() < dict(LatticeNet(scale=2, num_feat=16).named_parameters()).keys()
+    net = LatticeNet(scale=2, num_feat=16)
+    assert OFFICIAL_NAMES[0].to_ours(state, net).keys() == state.keys()
+    assert state.keys() < dict(net.named_parameters()).keys()

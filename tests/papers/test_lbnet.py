@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
 from sr_lab.layers.transformer import EMHA, ET
 from sr_lab.models.lbnet import LBNet
 from sr_lab.ops.complexity import multi_adds

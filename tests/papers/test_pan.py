@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.models import a2n, pan
-from sr_lab.upsamplers.pa import PAUpsampler
+from sr_lab.ops.renaming import official_names
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
@@ -22,13 +22,14 @@ def test_any_tail_adds_to_the_bilinear_image(network, scale):
 
 
 @pytest.mark.parametrize(("scale", "stages"), [(2, 1), (3, 1), (4, 2)])
-@pytest.mark.parametrize("module", [pan, a2n])
-def test_the_authors_names_of_the_tail_lead_to_its_weights(module, scale, stages):
+@pytest.mark.parametrize("network", [pan.PAN, a2n.A2N])
+def test_the_authors_names_of_the_tail_lead_to_its_weights(network, scale, stages):
     names = [f"{name}{k}" for k in range(1, stages + 1) for name in ("upconv", "HRconv")] + ["conv_last"]
     names += [f"att{k}.conv" for k in range(1, stages + 1)]
     state = {f"{name}.{kind}": torch.zeros(1) for name in names for kind in ("weight", "bias")}
-    tail = PAUpsampler(num_feat=16, num_out_ch=3, scale=scale)
-    assert set(module.from_official(state, scale=scale)) == {f"tail.{name}" for name in tail.state_dict()}
+    net = network(scale=scale, num_feat=16, num_block=1)
+    renamed = official_names(net)[0].to_ours(state, net)
+    assert set(renamed) == {f"tail.{name}" for name in net.tail.state_dict()}
 
 
 def test_weights_of_the_two_branches_of_an_a2b_add_up_to_one():

@@ -4,7 +4,8 @@ import torch
 from torch.nn import functional as F
 
 from sr_lab.layers.folding import fold
-from sr_lab.models.span import SPAB, SPAN, Conv3XC, from_official
+from sr_lab.models.span import OFFICIAL_NAMES, SPAB, SPAN, Conv3XC
+from sr_lab.strategies import ggas
 
 
 def test_a_conv3xc_folds_into_one_convolution_up_to_its_border():
@@ -16,15 +17,25 @@ def test_a_conv3xc_folds_into_one_convolution_up_to_its_border():
     assert [name for name, _ in block.named_parameters()] == ["folded.weight", "folded.bias"]
 
 
-def test_a_block_lends_its_features_behind_the_activation():
-    block, x, middles = SPAB(4), torch.randn(1, 4, 5, 5), []
-    block(x, middles)
-    torch.testing.assert_close(middles, [F.silu(block.conv1(x))])
+def test_a_block_gives_what_stands_behind_its_first_activation_too():
+    block, x = SPAB(4), torch.randn(1, 4, 5, 5)
+    torch.testing.assert_close(block(x)[1], F.silu(block.conv1(x)))
+
+
+def test_ggas_gates_the_features_of_a_block_and_not_what_it_gives_beside_them():
+    net, lr = ggas.apply(SPAN(scale=2, num_feat=8, num_block=2)).eval(), torch.rand(1, 3, 6, 7)
+    seen = []
+    net.fusion.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].chunk(4, dim=1)))
+    with torch.no_grad():
+        net.strategy["ggas"].gab.pointwise.bias.fill_(-1000)  # the gate is shut
+        net(lr)
+    assert [part.abs().max().item() > 0 for part in seen[0]] == [True, True, False, True]
 
 
 def test_a_file_with_branches_is_trained_and_one_without_is_folded():
-    trained = {"conv_1.sk.bias": torch.zeros(1), "conv_1.eval_conv.bias": torch.zeros(1)}
-    folded = {"conv_1.eval_conv.bias": torch.zeros(1)}
-    assert list(from_official(trained, scale=4)) == ["head.skip.bias"]
-    assert list(from_official(folded, scale=4)) == ["head.folded.bias"]
-    assert "head.folded.bias" in fold(SPAN(scale=4, num_feat=8, num_block=1)).state_dict()
+    net = SPAN(scale=4, num_feat=8, num_block=1)
+    state = {"conv_1.sk.bias": torch.zeros(1), "conv_1.eval_conv.bias": torch.zeros(1)}
+    trained, folded = (list(table.to_ours(state, net)) for table in OFFICIAL_NAMES)
+    assert trained == ["head.skip.bias"]
+    assert folded[1] == "head.folded.bias"
+    assert folded[1] in fold(net).state_dict()

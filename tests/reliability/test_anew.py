@@ -42,7 +42,7 @@ SWA = "{_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0
         (f"+callbacks.swa={SWA}", "StochasticWeightAveraging averages is neither tested nor gone on with; "),
     ],
 )
-def test_a_run_that_cannot_begin_anew_keeps_what_was_there(forge, whole, tmp_path, mistake, sentence):
+def test_a_run_that_cannot_start_over_keeps_what_was_there(forge, whole, tmp_path, mistake, sentence):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     before = contents(folder)
@@ -85,7 +85,7 @@ def test_a_job_that_was_ended_before_it_began_anew_does_so_when_it_is_queued_aga
     ended = forge.train(folder, NEVER, *ask(2, signal.SIGKILL), **job)
     assert ended.code == KILLED
     assert "goes on from" not in ended.said
-    assert RunFolder(folder).begun_by("17")
+    assert RunFolder(folder).started_over_by("17")
 
 
 def test_a_process_that_torchrun_starts_again_goes_on(forge, tmp_path):

@@ -47,7 +47,8 @@ def test_a_training_goes_on_without_the_process_of_wandb_and_its_record_makes_th
     command = [sys.executable, "-m", "sr_lab", "task=log", f"runs={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     (anew,) = set(folder.glob("wandb/offline-run-*")) - {own}
-    assert done.stdout == f"run: 29 rows; wandb sync {anew}, not earlier ones\n", done.stderr
+    assert "run: 29 rows;" in done.stdout, done.stderr
+    assert f"`wandb sync {anew}`" in done.stdout
     assert history(anew) == recorded(folder)
     assert len(recorded(folder)) == 29
 

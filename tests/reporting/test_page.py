@@ -1,7 +1,6 @@
-"""The report's page: what it says, and what it does in a real browser (where there is one)."""
+"""The report's page: its content, and its behaviour in a real browser (where there is one)."""
 
 import base64
-import dataclasses
 import hashlib
 import html
 import io
@@ -13,12 +12,13 @@ import pytest
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from sr_lab.reporting import crops, curves, page, pictures
-from sr_lab.reporting.grid import Cell, Column, Grid, GridRow, ImageGain, mark_best
+from sr_lab.reporting import crops, curves, page, page_images, saved_images
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
-from sr_lab.reporting.results import to_csv
+from sr_lab.reporting.page_table import BarChart, BarCharts
 from sr_lab.reporting.runs import Run, read_run
+from sr_lab.reporting.safe_csv import table_to_csv
+from sr_lab.reporting.table import Cell, Column, ImageGain, Row, Table, mark_best
 from tests import chromium
 from tests.chromium import Chromium
 from tests.pictures import run_folder
@@ -32,14 +32,14 @@ HEAD = ("protocol: rgb_uint8: as papers do.", "budget: smoke", "device: CPU", "c
 HOSTILE = ("<script>boom()</script>", '" onload="boom()', "{{7*7}}", "</style>", "'; boom(); '", "$x$ & <b>")
 
 
-def row(label: str, params: float, psnr: float, ssim: float, **more: object) -> GridRow:
+def row(label: str, params: float, psnr: float, ssim: float, **more: object) -> Row:
     cells = (Cell(params, count=1), Cell(psnr, count=1, paper=psnr - 0.104), Cell(ssim, count=1))
-    return GridRow(label, cells, "x4", **more)
+    return Row(label, cells, "x4", **more)
 
 
-def grid(*labels: str, head: tuple[str, ...] = HEAD) -> Grid:
+def table(*labels: str, head: tuple[str, ...] = HEAD) -> Table:
     rows = [row(label, 700.0 - 100 * n, 30.0 + n * 1.5, 0.9 - n / 100) for n, label in enumerate(labels)]
-    return Grid("osffnet table2", head, COLUMNS, tuple(mark_best(COLUMNS, rows)))
+    return Table("osffnet table2", head, COLUMNS, tuple(mark_best(COLUMNS, rows)))
 
 
 @pytest.fixture(name="runs", scope="module")
@@ -54,7 +54,7 @@ def _runs(tmp_path_factory) -> list[Run]:
 
 @pytest.fixture(name="text", scope="module")
 def _text(runs) -> str:
-    return page.render(grid("first", "second", "third"), runs, root=Path("outputs/train"))
+    return page.render(table("first", "second", "third"), runs, root=Path("outputs/train"))
 
 
 def plain(text: str) -> str:
@@ -63,30 +63,29 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", body))
 
 
-def test_the_head_says_what_by_which_protocol_where_and_with_which_seeds(text):
+def test_the_head_gives_title_protocol_budget_device_and_commit(text):
     said = plain(text)
-    for words in ("osffnet table2", "rgb_uint8: as papers do.", "smoke", "CPU", "01234567", "0, 1"):
+    for words in ("osffnet table2", "rgb_uint8: as papers do.", "smoke", "CPU", "01234567"):
         assert words in said
 
 
-def test_differing_budgets_are_a_warning(runs, tmp_path):
-    other = run_folder(tmp_path, "other", budget="paper")
-    assert 'class="warning"' in page.render(grid("a", "b"), [runs[0], other], root=tmp_path)
-    assert 'class="warning"' not in page.render(grid("a", "b"), runs, root=tmp_path)
-    warned = grid("a", head=(*HEAD, "warning: budgets differ between rows"))
-    assert page.render(warned, [runs[0], other], root=tmp_path).count('class="warning"') == 1
+def test_a_warning_of_the_head_is_shown_as_one(text):
+    assert 'class="warning"' not in text
+    warned = table("a", head=(*HEAD, "warning: budgets differ between rows"))
+    (shown,) = re.findall('class="warning"[^>]*>([^<]*)', page.render(warned, [], root=Path()))
+    assert shown == "budgets differ between rows"
 
 
-def test_ours_the_papers_and_the_difference_stand_in_a_cell_best_and_second_marked(text):
+def test_a_cell_shows_our_figure_the_papers_and_the_difference_best_and_second_marked(text):
     assert re.search(
         r'class="number best"[^>]*>\s*<span class="v">33.00</span><small>32.90 <b>\+0.10</b>', text
     )
     assert re.search(r'class="number second"[^>]*>\s*<span class="v">31.50</span>', text)
 
 
-def test_a_row_that_was_not_measured_shows_the_papers_figure_as_such(runs):
-    printed = GridRow("RCAN", (Cell(), Cell(paper=32.63), Cell()), "x4", is_ours=False, problem="not run")
-    text = page.render(Grid("t", HEAD, COLUMNS, (printed,)), runs, root=Path())
+def test_a_row_that_was_not_measured_shows_the_papers_figure_as_such():
+    printed = Row("RCAN", (Cell(), Cell(paper=32.63), Cell()), "x4", is_ours=False, problem="not run")
+    text = page.render(Table("t", HEAD, COLUMNS, (printed,)), [], root=Path())
     assert re.search(r'class="number printed "[^>]*>\s*<span class="v">32.63</span>', text)
     assert 'title="not run"' in text
 
@@ -104,7 +103,7 @@ def test_nothing_may_load_or_run_but_what_the_page_holds(text):
     assert {source[:5] for source in sources if not source.startswith("#")} == {"data:"}
 
 
-def test_without_a_script_every_picture_stands_in_the_page_with_its_figures(text):
+def test_every_image_is_in_the_page_with_its_scores_without_a_script(text):
     assert text.count("<article") == 2
     assert re.findall(r"<figcaption>([^<]*)", text.split("</article>")[0]) == [
         *("LR, nearest", "bicubic", "first", "second", "third", "HR")
@@ -112,7 +111,7 @@ def test_without_a_script_every_picture_stands_in_the_page_with_its_figures(text
     assert "33.00 dB / 0.9000" in text
 
 
-def test_settings_that_differ_and_none_that_are_alike(text):
+def test_only_settings_that_differ_are_listed(text):
     shown = text.split('id="settings"')[1].split("</section>")[0]
     assert "model.num_feat" in shown
     assert "multi_adds" not in shown
@@ -123,17 +122,14 @@ def test_commands_can_be_pasted(text):
     assert "git checkout 0123456789abcdef" in plain(text)
 
 
-def test_the_command_of_a_table_says_what_the_sweep_was_told(runs):
-    said = ("experiment=imfm/fig3_fig4_schedules", "budget=smoke", "dataset.hr_dir=my photos")
+def test_the_command_of_a_table_repeats_the_overrides_of_the_sweep():
+    given = ("experiment=imfm/fig3_fig4_schedules", "budget=smoke", "dataset.hr_dir=my photos")
+    of_table = {"table": {"paper": "imfm", "name": "table2"}}
     jobs = [
-        dataclasses.replace(
-            runs[0],
-            values=runs[0].values | {"table": {"paper": "imfm", "name": "table2"}},
-            overrides=(f"row={row}", f"scale={scale}", *said),
-        )
+        Run(Path("a-1"), of_table, overrides=(f"row={row}", f"scale={scale}", *given))
         for row, scale in ((0, 2), (1, 4))
     ]
-    text = page.render(grid("first"), jobs, root=Path())
+    text = page.render(table("first"), jobs, root=Path())
     (command,) = re.findall("<code>(.*experiment=.*)</code>", text)
     wanted = "experiment=imfm/fig3_fig4_schedules scale=2,4 budget=smoke 'dataset.hr_dir=my photos'"
     assert html.unescape(command) == f"python -m sr_lab {wanted}"
@@ -142,29 +138,29 @@ def test_the_command_of_a_table_says_what_the_sweep_was_told(runs):
 def test_the_table_can_be_copied_in_its_other_forms(text):
     shown = text.split('id="table"')[1].split("</section>")[0]
     forms = dict(re.findall("<span>(table[^<]*)</span><pre><code>(.*?)</code>", shown, flags=re.DOTALL))
-    whole = grid("first", "second", "third")
+    whole = table("first", "second", "third")
     assert {file: html.unescape(said) for file, said in forms.items()} == {
         "table.md": to_markdown(whole),
-        "table.csv": to_csv(whole),
+        "table.csv": table_to_csv(whole),
         "table.tex": to_latex(whole),
         "table_paired.tex": to_latex(whole, paired=True),
     }
 
 
-def test_commands_name_no_folder_of_the_machine_if_they_need_not(runs, tmp_path, monkeypatch):
-    monkeypatch.chdir(runs[0].path.parents[1])
-    text = page.render(grid("first"), runs, root=runs[0].path.parent)
+def test_commands_name_no_folder_of_the_machine_if_they_need_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = page.render(table("first"), [Run(tmp_path / "runs" / "a-1")], root=tmp_path / "runs")
     commands = re.findall(r"<pre><code>(.*?)</code>", text)
-    assert f"python -m sr_lab task=report runs={runs[0].path.parent.name}" in commands
-    assert not any(str(Path.cwd()) in command for command in commands)
+    assert "python -m sr_lab task=report runs=runs" in commands
+    assert not any(str(tmp_path) in command for command in commands)
 
 
-def test_a_long_setting_is_shown_shortened_and_whole_under_the_pointer(runs):
+def test_a_long_setting_is_shortened_and_whole_under_the_pointer():
     path = "/a/very/long/way/to/weights/of/a/network/IMDN_x4.pth"
     columns = (Column("ckpt", key="ckpt", is_setting=True), *COLUMNS)
     own = row("a", 1.0, 30.0, 0.9)
     text = page.render(
-        Grid("t", HEAD, columns, (GridRow("a", (Cell(text=path), *own.cells), "x4"),)), runs, root=Path()
+        Table("t", HEAD, columns, (Row("a", (Cell(text=path), *own.cells), "x4"),)), [], root=Path()
     )
     cell = re.search(r'<td class="setting[^>]*title="([^"]*)"[^>]*>\s*<span class="v">([^<]*)', text)
     assert cell[1] == path
@@ -176,50 +172,52 @@ def gains(*values: float, set_name: str = "Set5") -> tuple[ImageGain, ...]:
     return tuple(ImageGain(set_name, f"img_{n}", 30.0 + n, value) for n, value in enumerate(values))
 
 
-def sparkline(*values: float, others: tuple[float, ...] = ()) -> page._Sparkline:
+def chart(*values: float, others: tuple[float, ...] = ()) -> BarChart:
     rows = (row("a", 1, 30, 0.9, images=gains(*values)), row("b", 1, 30, 0.9, images=gains(*others)))
-    return page._Sparklines(Grid("t", HEAD, COLUMNS, rows))(rows[0], COLUMNS[1])
+    return BarCharts(Table("t", HEAD, COLUMNS, rows))(rows[0], COLUMNS[1])
 
 
-def test_a_sparkline_has_a_bar_for_each_image_up_or_down_on_the_scale_of_its_column():
-    line = sparkline(0.5, -0.25, others=(1.0,))
+def test_a_chart_has_a_bar_for_each_image_up_or_down_on_the_scale_of_its_column():
+    line = chart(0.5, -0.25, others=(1.0,))
     assert line.bars(1) == "M0.0 0h31.0v-4.0h-31.0z"
     assert line.bars(-1) == "M32.0 0h31.0v2.0h-31.0z"
 
 
-def test_a_sparkline_names_the_five_images_that_lose_most():
-    line = sparkline(0.1, -0.2, 0.3, -0.4, 0.5, 0.0, 0.6)
+def test_a_chart_names_the_five_images_that_lose_most():
+    line = chart(0.1, -0.2, 0.3, -0.4, 0.5, 0.0, 0.6)
     assert line.worst == [
         *(("img_3", "33.00", "-0.40"), ("img_1", "31.00", "-0.20"), ("img_5", "35.00", "0.00")),
         *(("img_0", "30.00", "+0.10"), ("img_2", "32.00", "+0.30")),
     ]
-    assert "img_3 33.00 (-0.40)" in line.said
+    assert "img_3 33.00 (-0.40)" in line.description
 
 
-def test_only_the_psnr_of_a_measured_set_has_a_sparkline():
+def test_only_the_psnr_of_a_measured_set_has_a_chart():
     own = row("a", 1, 30, 0.9, images=gains(0.1))
-    lines = page._Sparklines(Grid("t", HEAD, COLUMNS, (own,)))
+    lines = BarCharts(Table("t", HEAD, COLUMNS, (own,)))
     assert [lines(own, column) is not None for column in COLUMNS] == [False, True, False]
-    assert not page._Sparklines(grid("a"))
+    assert not BarCharts(table("a"))
 
 
-def test_zoomed_crops_stand_in_the_page_as_they_lie_beside_it(runs, tmp_path):
-    picture = pictures.find(runs)[0]
+def test_zoomed_crops_are_in_the_page_and_next_to_it(tmp_path):
+    runs = [run_folder(tmp_path, "first", images=("one",), plots=False)]
+    (picture,) = saved_images.find(runs)
     file = crops.write(tmp_path / "crops", picture)
-    text = page.render(grid("first"), runs, root=tmp_path, figures=[(picture, file)])
+    text = page.render(table("first"), runs, root=tmp_path, figures=[(picture, file)])
     (source,) = re.findall(r'<figure class="crops"><img src="data:image/png;base64,([^"]*)"', text)
     assert base64.b64decode(source) == file.read_bytes()
 
 
-def test_curves_show_every_training(runs):
-    training = curves.draw(runs)
-    assert [key.name for key in training.keys] == ["first", "second", "third"]
-    titles = [panel.title for panel in training.panels]
-    assert titles == ["training loss", "PSNR, validation [dB]", "learning rate"]
-    for panel in training.panels:
-        assert {f'data-run="{index}"' in panel.picture for index in range(3)} == {True}
+def test_curves_show_every_training(runs, text):
+    shown = text.split('id="training"')[1].split("</section>")[0]
+    _, *panels = shown.split('<figure class="figure">')
+    assert [re.match("<h3>([^<]*)", panel)[1] for panel in panels] == [
+        *("training loss", "PSNR, validation [dB]", "learning rate")
+    ]
+    for panel in panels:
+        assert {f'data-run="{index}"' in panel for index in range(3)} == {True}
     assert curves.read(runs, "val/psnr_y")[0].values[-1] == pytest.approx(21.9)
-    assert not training.has_restarts
+    assert "the training was interrupted" not in shown
 
 
 def recorded(tmp_path, rows: str) -> Run:
@@ -228,12 +226,21 @@ def recorded(tmp_path, rows: str) -> Run:
     return read_run(run.path)
 
 
-def test_each_set_that_validates_has_a_curve_and_what_else_was_recorded(tmp_path):
-    columns = "step,data_wait,val/psnr_y,val/held_out/psnr_y,val/Set5/psnr_y,val/Set5/ssim_y,gpu_memory_bytes"
-    run = recorded(tmp_path, f"{columns}\n1,0.25,29,30,28,0.8,1048576\n2,0.5,30,31,29,0.8,2097152\n")
-    assert [panel.title for panel in curves.draw([run]).panels] == [
+def test_every_quantity_has_a_panel_and_a_restart_a_line_in_each(tmp_path):
+    columns = (
+        "step,time,data_wait,val/psnr_y,val/held_out/psnr_y,val/Set5/psnr_y,val/Set5/ssim_y,gpu_memory_bytes"
+    )
+    times = [100, 101, 102, 9000, 9001]
+    rows = [f"{step},{time},0.25,,,,," for step, time in enumerate(times, start=1)]
+    run = recorded(
+        tmp_path, "\n".join([columns, *rows, "5,9002,,29,30,28,0.8,1048576", "6,9003,,30,31,29,0.8,2097152"])
+    )
+    training = curves.draw([run])
+    assert [panel.title for panel in training.panels] == [
         *("PSNR, held out [dB]", "PSNR, Set5 [dB]", "waiting for data [% of the time]", "gpu memory [MiB]")
     ]
+    assert training.has_restarts
+    assert [panel.plot.count('data-run="0"') for panel in training.panels] == [2] * 4  # curve and line
     assert curves.read([run], "val/Set5/psnr_y")[0].values == (28, 29)
 
 
@@ -243,30 +250,19 @@ def clocked(tmp_path, *times: float, validated: tuple[int, ...] = ()) -> Run:
     return recorded(tmp_path, "\n".join(["step,time,val/psnr_y", *lines]))
 
 
-def test_the_beginning_of_the_last_attempt_is_marked_exactly(tmp_path):
+def test_the_start_of_the_last_attempt_is_known_exactly(tmp_path):
     run = clocked(tmp_path, 100, 101, 102, 104, 105)
     assert curves.restarts(run) == ()
     (run.path / ".lock").write_text("103.5\n")
     assert curves.restarts(run) == (3,)
-    assert curves.draw([run]).has_restarts is False  # nothing is drawn of this record
     (run.path / ".lock").write_text("99.5\n")
     assert curves.restarts(run) == ()
 
 
-def test_an_earlier_interruption_shows_as_time_without_steps(tmp_path):
+def test_an_earlier_interruption_shows_as_a_pause(tmp_path):
     assert curves.restarts(clocked(tmp_path / "a", 100, 105, 110, 1000, 1005)) == (3,)
     assert curves.restarts(clocked(tmp_path / "b", 100, 105, 110, 168, 173)) == ()  # not even a minute
     assert curves.restarts(clocked(tmp_path / "c", 100, 105, 110, 1000, 1005, validated=(4,))) == ()
-
-
-def test_a_restart_is_drawn_in_every_panel_of_its_run(tmp_path):
-    columns = "step,time,train/loss,learning_rate"
-    rows = "\n".join(
-        f"{step},{100 * step if step < 4 else 9000 + 100 * step},0.5,0.1" for step in range(1, 8)
-    )
-    training = curves.draw([recorded(tmp_path, f"{columns}\n{rows}")])
-    assert training.has_restarts
-    assert [panel.picture.count('data-run="0"') for panel in training.panels] == [2, 2]
 
 
 def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends(tmp_path):
@@ -276,40 +272,40 @@ def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends(tmp_path):
     assert len(curve.steps) <= 401
 
 
-def test_a_record_that_a_kill_cut_short_is_drawn_as_far_as_it_goes(tmp_path):
+def test_an_incomplete_record_is_read_as_far_as_it_goes(tmp_path):
     run = recorded(tmp_path, "step,train/loss,learning_rate\n1,0.5,1e-3\n2,,\n3,0.4,1e")
     assert curves.read([run], "train/loss")[0].values == (0.5, 0.4)
     assert curves.read([run], "learning_rate")[0].values == (0.001,)
 
 
-def test_runs_without_record_or_pictures_make_a_page_all_the_same(tmp_path):
+def test_runs_without_record_or_images_make_a_page(tmp_path):
     bare = Run(tmp_path / "bare-1", problem="failed: no")
-    text = page.render(grid("a"), [bare], root=tmp_path)
+    text = page.render(table("a"), [bare], root=tmp_path)
     assert "failed: no" in plain(text)
-    assert 'id="pictures"' not in text
+    assert 'id="images"' not in text
     assert 'id="training"' not in text
 
 
-def test_a_page_that_would_be_too_large_shows_middles_and_then_fewer_images(tmp_path):
-    runs = [run_folder(tmp_path, "large", images=("one", "two"), size=(400, 600))]
-    found = pictures.find(runs)
-    whole, said = page._albums(found, 10**8)
-    assert (len(whole), whole[0].width, said) == (2, 600, "")
+def test_a_large_page_shows_middles_of_images_and_then_fewer_of_them(tmp_path):
+    runs = [run_folder(tmp_path, "large", images=("one", "two"), size=(200, 300))]
+    found = saved_images.find(runs)
+    whole, said = page_images.fitting(found, 10**8)
+    assert (len(whole), whole[0].width, said) == (2, 300, "")
     size = sum(len(shot.source) for album in whole for shot in album.shots)
-    cut, said = page._albums(found, size // 2)
+    cut, said = page_images.fitting(found, size // 2)
     assert (len(cut), cut[0].width % 4) == (2, 0)
-    assert cut[0].width < 400
-    assert f"Middles of {cut[0].width} pixels" in said
-    fewer, said = page._albums(found, 200_000)
+    assert cut[0].width < 300
+    assert f"only the middle {cut[0].width} pixels" in said
+    fewer, said = page_images.fitting(found, 200_000)
     assert len(fewer) == 1
     assert "1 of 2 images are left out" in said
 
 
-def test_a_middle_is_the_same_place_in_every_picture(tmp_path):
-    (picture,) = pictures.find([run_folder(tmp_path, "a", images=("one",), size=(404, 600))])
-    album = page._album(picture, 128)
+def test_the_middle_is_the_same_place_in_every_image(tmp_path):
+    (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",), size=(204, 300))])
+    album = page_images.album(picture, 128)
     assert (album.width, album.height) == (128, 128)
-    hr = pictures.load(picture.hr)[136:264, 236:364]  # (404 - 128) / 2 = 138, down to a multiple of 4
+    hr = saved_images.load(picture.hr)[36:164, 84:212]  # (204 - 128) / 2 = 38 and 86, down to multiples of 4
     shown = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(s.source.split(",")[1])))) for s in album.shots
     ]
@@ -367,7 +363,7 @@ def test_the_network_log_would_show_a_request(shown):
 FIRST = "[...document.querySelectorAll('.results tbody .row th')].map((head) => head.textContent.trim())"
 
 
-def test_a_click_on_a_head_sorts_best_first_and_a_second_one_turns_it_round(shown):
+def test_a_click_on_a_head_sorts_best_first_and_a_second_click_reverses(shown):
     head = "document.querySelectorAll('.results thead tr:last-child th')"
     assert shown.run(FIRST) == ["first", "second", "third"]
     shown.run(f"{head}[2].querySelector('button').click()")
@@ -472,7 +468,7 @@ def test_the_error_map_is_dark_where_nothing_differs_and_bright_where_much_does(
     assert bright > 100
 
 
-def test_the_address_keeps_what_is_seen(shown, tmp_path):
+def test_the_address_keeps_the_view(shown, tmp_path):
     shown.press("ArrowRight")
     shown.press("4", "Digit4")
     shown.run("document.querySelector('#in').click(), new Promise((done) => setTimeout(done, 400))")
@@ -485,27 +481,28 @@ def test_the_address_keeps_what_is_seen(shown, tmp_path):
 TIP = "document.querySelector('#tip')"
 
 
-@pytest.mark.parametrize("way", ["pointer", "focus"])
-def test_the_worst_images_are_shown_where_the_pointer_or_the_focus_is(browser, runs, tmp_path, way):
+def test_pointer_and_focus_show_the_worst_images(browser, tmp_path):
     rows = (row("a", 1, 30, 0.9, images=gains(0.5, -0.25)), row("<b>", 1, 30, 0.9))
-    page.write(tmp_path / "report.html", Grid("t", HEAD, COLUMNS, rows), runs)
+    page.write(tmp_path / "report.html", Table("t", HEAD, COLUMNS, rows), [])
     browser.open((tmp_path / "report.html").as_uri())
-    spark = "document.querySelector('.spark')"
+    chart = "document.querySelector('.chart')"
+    x, y = browser.run(f"(({{left, top}}) => [left + 5, top + 5])({chart}.getBoundingClientRect())")
+    ways = (
+        (lambda: browser.mouse("Moved", x, y), lambda: browser.mouse("Moved", 1, 1)),
+        (lambda: browser.run(f"{chart}.focus()"), lambda: browser.run("document.activeElement.blur()")),
+    )
     assert browser.run(f"{TIP}.offsetHeight") == 0
-    if way == "focus":
-        browser.run(f"{spark}.focus()")
-    else:
-        x, y = browser.run(f"(({{left, top}}) => [left + 5, top + 5])({spark}.getBoundingClientRect())")
-        browser.mouse("Moved", x, y)
-    assert browser.run(f"{TIP}.offsetHeight") > 0
-    shown = browser.run(f"[...{TIP}.querySelectorAll('tr')].map((row) => row.textContent)")
-    assert shown == ["img_131.00−0.25", "img_030.00+0.50"]
-    browser.run("document.activeElement.blur()") if way == "focus" else browser.mouse("Moved", 1, 1)
-    assert browser.run(f"{TIP}.offsetHeight") == 0
+    for enter, leave in ways:
+        enter()
+        assert browser.run(f"{TIP}.offsetHeight") > 0
+        shown = browser.run(f"[...{TIP}.querySelectorAll('tr')].map((row) => row.textContent)")
+        assert shown == ["img_131.00−0.25", "img_030.00+0.50"]
+        leave()
+        assert browser.run(f"{TIP}.offsetHeight") == 0
     assert complaints(browser) == []
 
 
-def test_pointing_at_a_run_of_the_key_leaves_its_curves_alone(shown):
+def test_pointing_at_a_run_in_the_legend_fades_the_other_curves(shown):
     faint = "[...document.querySelectorAll('.panels .faint')].map((line) => line.dataset.run)"
     shown.run("document.querySelectorAll('.lines li')[1].focus()")
     assert set(shown.run(faint)) == {"0", "2"}
@@ -538,8 +535,8 @@ def expected(own: np.ndarray, hr: np.ndarray) -> str:
 
 
 def test_psnr_and_ssim_of_the_visible_crop_are_those_of_its_pixels(shown, runs):
-    picture = pictures.find(runs)[0]
-    sr, hr = pictures.load(picture.results[1].file), pictures.load(picture.hr)
+    picture = saved_images.find(runs)[0]
+    sr, hr = saved_images.load(picture.results[1].file), saved_images.load(picture.hr)
     shown.press("3", "Digit3")
     shown.run("document.querySelector('#fit').click()")
     assert shown.run(CROP) == expected(luma(sr), luma(hr))
@@ -559,12 +556,12 @@ def test_psnr_and_ssim_of_the_visible_crop_are_those_of_its_pixels(shown, runs):
 
 
 def test_the_luma_of_a_network_for_luma_alone_is_taken_as_it_is(browser, tmp_path):
-    run = run_folder(tmp_path / "runs", "grey", images=("one",))
-    (picture,) = pictures.find([run])
-    hr = luma(pictures.load(picture.hr))
+    run = run_folder(tmp_path / "runs", "grey", images=("one",), plots=False)
+    (picture,) = saved_images.find([run])
+    hr = luma(saved_images.load(picture.hr))
     own = np.clip(np.round(hr) + 9, 0, 255).astype(np.uint8)
     Image.fromarray(np.stack([own] * 3, axis=2)).save(picture.results[1].file)
-    page.write(tmp_path / "report.html", grid("grey"), [run])
+    page.write(tmp_path / "report.html", table("grey"), [run])
     browser.open((tmp_path / "report.html").as_uri())
     browser.press("3", "Digit3")
     assert browser.run(CROP) == expected(own.astype(float), hr)
@@ -614,12 +611,11 @@ def test_two_fingers_zoom_all_panes(shown):
     assert narrow < wide[0][0]
 
 
-def test_names_of_others_stay_text(browser, tmp_path):
+def test_hostile_names_stay_text(browser, tmp_path):
     runs = [run_folder(tmp_path / "runs", name, images=HOSTILE[:2], set_name=HOSTILE[3]) for name in HOSTILE]
-    table = Grid(
-        HOSTILE[0], (*HEAD, f"note: {HOSTILE[1]}", f"warning: {HOSTILE[3]}"), COLUMNS, grid(*HOSTILE).rows
-    )
-    page.write(tmp_path / "report.html", table, runs)
+    head = (*HEAD, f"note: {HOSTILE[1]}", f"warning: {HOSTILE[3]}")
+    hostile = Table(HOSTILE[0], head, COLUMNS, table(*HOSTILE).rows)
+    page.write(tmp_path / "report.html", hostile, runs)
     browser.open((tmp_path / "report.html").as_uri())
     assert complaints(browser) == []
     assert requests(browser) == []
@@ -644,16 +640,14 @@ def test_the_page_is_as_wide_as_a_phone(shown):
     assert shown.run("document.documentElement.scrollWidth") == 390
 
 
-def test_a_phone_shows_name_and_psnr_side_by_side_whatever_was_set(browser, runs, tmp_path):
+def test_a_phone_shows_name_and_psnr_next_to_each_other(browser, tmp_path):
     settings = tuple(Column(f"model.setting_{n}", key=f"s{n}", is_setting=True) for n in range(3))
     adds = Column("multi-adds", unit="G", decimals=1, key="multi_adds")
     rows = tuple(
-        GridRow(
-            f"a_run_of_some_name_and_more_{n}", (*[Cell(text="/long/" * 9)] * 3, Cell(9.0), *own.cells), "x4"
-        )
-        for n, own in enumerate(grid("a", "b").rows)
+        Row(f"a_run_of_some_name_and_more_{n}", (*[Cell(text="/long/" * 9)] * 3, Cell(9.0), *own.cells), "x4")
+        for n, own in enumerate(table("a", "b").rows)
     )
-    page.write(tmp_path / "report.html", Grid("t", HEAD, (*settings, adds, *COLUMNS), rows), runs)
+    page.write(tmp_path / "report.html", Table("t", HEAD, (*settings, adds, *COLUMNS), rows), [])
     phone(browser)
     browser.open((tmp_path / "report.html").as_uri())
     name, psnr = browser.run(

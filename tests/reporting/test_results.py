@@ -1,4 +1,4 @@
-"""results.csv of the papers, README's table, the table as CSV."""
+"""The papers' results.csv, README's table, the table as CSV."""
 
 import csv
 import dataclasses
@@ -9,9 +9,9 @@ import pytest
 
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import published, readme
-from sr_lab.reporting.csv_text import csv_text, harmless, original
-from sr_lab.reporting.experiment import experiment_grid
-from sr_lab.reporting.results import COLUMNS, read_results, to_csv, write_results
+from sr_lab.reporting.experiment import experiment_table
+from sr_lab.reporting.results import COLUMNS, read_results, write_results
+from sr_lab.reporting.safe_csv import csv_text, harmless, original, table_to_csv
 from tests.report_runs import FIVE, finished
 
 TABLE_1 = {"paper": "osffnet", "name": "table1"}
@@ -23,13 +23,13 @@ def found(root: Path, **like: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1"])
-def test_a_formula_is_made_a_text_and_comes_back(text):
+def test_a_formula_becomes_a_text_and_comes_back(text):
     assert harmless(text) == f"'{text}"
     assert original(str(harmless(text))) == text
 
 
 @pytest.mark.parametrize("text", ["OSFFNet", "'quoted'", "1-2", ""])
-def test_other_texts_stay_as_they_are(text):
+def test_other_texts_are_left_alone(text):
     assert harmless(text) == text == original(text)
 
 
@@ -39,7 +39,7 @@ def test_negative_numbers_stay_numbers():
 
 def test_the_table_as_csv_holds_every_number_unrounded():
     runs = [finished("000", 31.9), finished("111", 32.123456789), finished("111", 32.2, seed=1)]
-    lines = list(csv.DictReader(io.StringIO(to_csv(experiment_grid(runs)))))
+    lines = list(csv.DictReader(io.StringIO(table_to_csv(experiment_table(runs)))))
     (line,) = [own for own in lines if (own["row"], own["set"], own["column"]) == ("111", "Set5", "PSNR")]
     mean = (32.123456789 + 32.2) / 2
     assert float(line["value"]) == pytest.approx(mean, abs=1e-12)
@@ -51,13 +51,13 @@ def test_the_table_as_csv_holds_every_number_unrounded():
 
 
 def test_the_table_as_csv_has_every_row_with_its_problem():
-    lines = list(csv.DictReader(io.StringIO(to_csv(experiment_grid([finished("=1+1", 32.2)])))))
+    lines = list(csv.DictReader(io.StringIO(table_to_csv(experiment_table([finished("=1+1", 32.2)])))))
     assert {own["of"] for own in lines} == {"bicubic", "ours", "paper"}
     assert {own["problem"] for own in lines if own["of"] == "paper"} == {"not run"}
     assert "'=1+1" in {own["row"] for own in lines}
 
 
-def test_results_are_written_with_where_they_come_from(tmp_path):
+def test_results_are_written_with_their_origin(tmp_path):
     runs = [finished("111", 32.0, budget="paper (auto)"), finished("111", 32.5, seed=1, dirty=True)]
     runs[1].values["budget"] = "paper (auto)"
     (path,) = write_results([*runs, finished(None, 1.0)], tmp_path)
@@ -81,7 +81,7 @@ def test_results_are_merged_and_the_same_figure_is_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "osffnet").iterdir()] == ["results.csv"]
 
 
-def test_another_recipe_than_the_papers_is_another_budget_and_not_in_the_readme(tmp_path):
+def test_a_changed_recipe_is_another_budget_and_not_in_the_readme(tmp_path):
     own = finished("OSFFNet", 32.0, table=TABLE_1)
     write_results([own], tmp_path)
     before = readme.section(tmp_path)
@@ -92,7 +92,7 @@ def test_another_recipe_than_the_papers_is_another_budget_and_not_in_the_readme(
     assert readme.section(tmp_path) == before
 
 
-def test_writing_the_same_again_changes_no_byte(tmp_path):
+def test_writing_the_same_results_again_changes_nothing(tmp_path):
     (path,) = write_results([finished("000", 31.0), finished("111", 32.0)], tmp_path)
     before = path.read_bytes()
     write_results([finished("111", 32.0), finished("000", 31.0)], tmp_path)
@@ -120,7 +120,7 @@ def test_the_readme_says_when_nothing_was_trained(tmp_path):
     assert readme.section(tmp_path) == "Nothing has been trained at a paper's full budget yet."
 
 
-def test_the_readme_shows_the_papers_own_network_beside_the_print(tmp_path):
+def test_the_readme_shows_the_papers_own_network_with_the_printed_figures(tmp_path):
     runs = [finished("OSFFNet", 32.0 + seed, table=TABLE_1, seed=seed, sets=FIVE) for seed in range(2)]
     write_results([*runs, finished("111", 32.0)], tmp_path)
     lines = readme.section(tmp_path).splitlines()
@@ -155,7 +155,7 @@ def test_every_results_file_can_be_read_and_names_rows_of_its_paper():
         assert {line["table"] for line in read_results(path)} <= tables
 
 
-def test_the_columns_are_those_that_everyone_relies_on():
+def test_the_columns_of_results_stay():
     assert ",".join(COLUMNS) == (
         "table,row,model,scale,set,metric,value,std,n,paper,run,commit,hardware,date,budget"
     )

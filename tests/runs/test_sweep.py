@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.config.schema import TrainConfig, to_yaml
+from sr_lab.config.compose import to_yaml
+from sr_lab.config.schema import TrainConfig
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import Listed, RunFolder, read_index, write_index
 from sr_lab.runs import sweep
@@ -97,7 +98,7 @@ def test_a_job_knows_its_row_and_needs_the_rows_no_more(row):
     assert config.table is not None
     assert config.table.model_dump() == {"paper": "osffnet", "name": "table2"}
     written = OmegaConf.create(to_yaml(config))
-    from sr_lab.config.schema import load
+    from sr_lab.config.compose import load
 
     assert load(written) == config
 
@@ -107,13 +108,13 @@ def test_the_command_line_wins_over_a_row(row):
 
 
 @pytest.mark.parametrize("position", [-1, 4, "x"])
-def test_a_row_that_is_not_there_is_told(row, position):
+def test_a_row_that_is_not_there_is_reported(row, position):
     with pytest.raises(ConfigError, match=r"row: must be a position in rows, got .*; allowed: 0 \(000\), 1"):
         row(position)
 
 
-def test_a_row_without_rows_is_told():
-    with pytest.raises(ConfigError, match="row: got 1, and there are no rows; choose an experiment"):
+def test_a_row_without_rows_is_reported():
+    with pytest.raises(ConfigError, match="row: got 1, but there are no rows"):
         compose("trainer=cpu", "budget=smoke", "row=1")
 
 
@@ -126,7 +127,7 @@ def test_a_mistake_in_a_row_names_the_row():
     "override", ["allow=[evil]", "hydra.callbacks={}", "+hydra/launcher=x", "row=1", "+experiment=demo", 3]
 )
 def test_a_row_may_not_choose_rows_or_trust_anybody(override):
-    with pytest.raises(ConfigError, match="is no setting of a row; remove it"):
+    with pytest.raises(ConfigError, match="is not a setting that a row may have"):
         compose("trainer=cpu", "budget=smoke", "row=0", f"+rows={{a: [{json.dumps(override)}]}}")
 
 
@@ -171,11 +172,11 @@ def test_no_more_jobs_than_slots_run_at_a_time(queue, tmp_path):
     assert max(int((tmp_path / name / "log.txt").read_text()) for name in "abcde") == 2
 
 
-def test_a_killed_job_harms_no_other_and_its_signal_is_told(queue, tmp_path, capsys):
+def test_a_killed_job_harms_no_other_and_its_signal_is_reported(queue, tmp_path, capsys):
     killed = "import os; os.kill(os.getpid(), 9)"
     assert queue({"a": killed, "b": "print('no room'); raise SystemExit(7)", "c": FINISHES}) == 1
     said = capsys.readouterr().out
-    assert "interrupted: a: killed by signal 9 (out of memory?); the same command goes on with it" in said
+    assert "interrupted: a: killed by signal 9 (out of memory?); the same command resumes it" in said
     assert "interrupted: b: ended with exit code 7: no room" in said
     assert "[3/3] c: finished in" in said
 
@@ -218,10 +219,10 @@ def test_a_job_that_cannot_begin_has_failed_and_is_tried_again(queue, tmp_path, 
     wants = (
         "import pathlib, sys; from sr_lab import __main__ as m; from sr_lab.errors import DataError\n"
         "f = pathlib.Path(sys.argv[1])\n"
-        "def job():\n"
+        "def job(command):\n"
         "    if not (f.parent / 'images').exists(): raise DataError('dataset: there are no images')\n"
         "    (f / 'metrics.json').write_text('{}')\n"
-        "m._job = job; sys.exit(m.main())\n"
+        "m.CommandLine.compose_and_run = job; sys.exit(m.main())\n"
     )
     assert queue({"a": wants}, jobs=jobs) == 1
     said = capsys.readouterr().out
@@ -236,20 +237,20 @@ def test_a_job_that_cannot_begin_has_failed_and_is_tried_again(queue, tmp_path, 
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_job_that_the_machine_has_ended_is_gone_on_with(queue, tmp_path, capsys, jobs):
+def test_a_job_that_the_machine_has_ended_is_resumed(queue, tmp_path, capsys, jobs):
     wants = (
         "import pathlib, sys; from sr_lab import __main__ as m; from sr_lab.errors import FaultError\n"
         "from sr_lab.run_folder import RunFolder; f = RunFolder(pathlib.Path(sys.argv[1]))\n"
-        "def job():\n"
+        "def job(command):\n"
         "    with f.attempt():\n"
         "        if not (f.path.parent / 'space').exists(): raise FaultError('training: the disk is full')\n"
         "        f.write_metrics({})\n"
-        "m._job = job; sys.exit(m.main())\n"
+        "m.CommandLine.compose_and_run = job; sys.exit(m.main())\n"
     )
     assert queue({"a": wants}, jobs=jobs) == 1
     why = ": error: training: the disk is full" if jobs > 1 else ""
     said = capsys.readouterr().out
-    assert f"interrupted: a: ended with exit code 2{why}; the same command goes on with it" in said
+    assert f"interrupted: a: ended with exit code 2{why}; the same command resumes it" in said
     assert RunFolder(tmp_path / "a").state() == "interrupted"
     (tmp_path / "space").touch()
     assert queue({"a": wants}, jobs=jobs) == 0
@@ -279,7 +280,7 @@ def test_a_job_at_work_elsewhere_is_waited_for(queue, tmp_path, capsys):
         assert other.stdout.readline() == "at work\n"
         assert queue({"a": "raise SystemExit('started twice')", "b": FINISHES}) == 0
     said = capsys.readouterr().out
-    assert "[1/2] a: another process is at work on it; waiting for that" in said
+    assert "[1/2] a: another process is running it" in said
     assert "[1/2] a: finished already" in said
 
 
@@ -309,7 +310,7 @@ def test_the_index_keeps_the_jobs_of_earlier_sweeps_whose_folders_are_there(tmp_
     assert read_index(tmp_path) == [old[0], Listed("b", "two", ["row=1"])]
 
 
-def test_a_broken_index_is_told(tmp_path):
+def test_a_broken_index_is_reported(tmp_path):
     (tmp_path / "sweep.json").write_text("[")
     with pytest.raises(ConfigError, match=r"sweep.json: cannot be read .*; remove it"):
         read_index(tmp_path)
@@ -374,7 +375,7 @@ def test_status_tells_every_job(states):
     assert "5 jobs: 1 finished, 1 running, 1 failed, 1 interrupted, 1 waiting" in done.stdout
 
 
-def test_status_of_nothing_is_told(tmp_path):
+def test_status_of_nothing_is_reported(tmp_path):
     done = sr_lab(tmp_path, "task=status", "runs=nowhere")
     assert (done.returncode, done.stderr[:40]) == (2, "error: runs: no run folder in 'nowhere'; "[:40])
 
@@ -521,8 +522,8 @@ def test_nothing_that_is_finished_runs_again(sweeps):
 
 
 def test_a_failed_job_is_started_again_on_request_only(sweeps):
-    assert "failed the last time: CCA: num_feat=8 leaves no channel" in sweeps["again"].stdout
-    assert "failed the last time" not in sweeps["retried"].stdout
+    assert "failed last time: CCA: num_feat=8 leaves no channel" in sweeps["again"].stdout
+    assert "failed last time" not in sweeps["retried"].stdout
     assert (
         sweeps["folders"]["refused"].log.read_text().count("error: CCA") == 2
     )  # the first time and on request

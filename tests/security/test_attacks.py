@@ -3,7 +3,7 @@
 ============================  =======================================================================
 config, 14 kinds              direct, alias, partial, ``_args_``, ``_recursive_`` of 21 gadgets:
                               tests/test_targets.py; settings of Hydra itself in a process of its own:
-                              tests/test_hydra_settings.py; the others here
+                              tests/test_hydra_guard.py; the others here
 checkpoints, 14               ``__reduce__``: tests/test_checkpoints.py; the others here
 archives and downloads, 9     tests/datasets/test_archives.py (links, devices, bombs, ``../``) and
                               tests/datasets/test_download.py (hashes, lengths, redirects, mirrors)
@@ -39,23 +39,23 @@ from PIL import ImageFile
 
 from sr_lab import files
 from sr_lab.api import upscale
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint
-from sr_lab.config import hydra_guard as hydra_settings
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
+from sr_lab.config import hydra_guard
+from sr_lab.config.compose import to_yaml
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
-from sr_lab.config.schema import StoredNetwork, to_yaml
+from sr_lab.config.untrusted import stored_network
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import run_by
-from sr_lab.reporting import crops, page, pictures
-from sr_lab.reporting.csv_text import csv_text
-from sr_lab.reporting.experiment import experiment_grid
+from sr_lab.reporting import crops, page, saved_images
+from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
-from sr_lab.reporting.results import to_csv
 from sr_lab.reporting.runs import find_runs
-from sr_lab.reporting.table import to_csv as to_plain_csv
+from sr_lab.reporting.safe_csv import csv_text, runs_to_csv, table_to_csv
 from sr_lab.run_folder import RunFolder, read_index
 from sr_lab.training.checkpointing import DurableCheckpointIO
 from tests import chromium
@@ -163,7 +163,7 @@ def test_a_file_cannot_steer_hydra(tmp_path, mark, place, text):
 
     def judge() -> None:
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        hydra_settings.check_hydra(composed.hydra, overrides)
+        hydra_guard.check_hydra(composed.hydra, overrides)
 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(HYDRAS) as caught:
         judge()
@@ -178,7 +178,7 @@ def test_hydras_own_settings_are_let_through(options):
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        hydra_settings.check_hydra(composed.hydra, overrides)
+        hydra_guard.check_hydra(composed.hydra, overrides)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ def test_a_file_cannot_write_into_the_script_of_a_job(tmp_path, mark, setting):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
         with pytest.raises(ConfigError, match="goes to the cluster's shell"):
-            hydra_settings.check_hydra(composed.hydra, overrides)
+            hydra_guard.check_hydra(composed.hydra, overrides)
         key = text.partition(":")[0]
-        hydra_settings.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
+        hydra_guard.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_the_command_line_may_name_no_callback_either(mark):
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
         with pytest.raises(ConfigError, match=r"hydra\.callbacks: is not allowed"):
-            hydra_settings.check_hydra(composed.hydra, overrides)
+            hydra_guard.check_hydra(composed.hydra, overrides)
 
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -233,7 +233,7 @@ def test_no_secret_is_stored(monkeypatch, mark, override):
     for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, SECRET)
     said = sentence(override)
-    assert "secret, which would be stored" in said
+    assert "secret" in said
     for secret in (SECRET, "abc", "hunter2"):
         assert secret not in said
 
@@ -252,8 +252,8 @@ def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_p
     for text in (hostile.laughs(), "a: &a [*a]\n", "a: " + "[" * 5000 + "]" * 5000, "a: &a {b: *a}\n"):
         path.write_text(text)
         begun = time.process_time()
-        with pytest.raises(ConfigError, match="is no configuration"):
-            hydra_settings.check_file(path)
+        with pytest.raises(ConfigError, match="is not a valid configuration"):
+            hydra_guard.check_file(path)
         with pytest.raises(ValueError, match=r"written out|flow|depth"):
             files.read_yaml(path)
         assert time.process_time() - begun < 1
@@ -265,14 +265,14 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
     path = tmp_path / "config.yaml"
     path.write_text("a: 1\n" + "# padding\n" * 2**20)
     with pytest.raises(ConfigError, match="it has more than 1048576 bytes"):
-        hydra_settings.check_file(path)
+        hydra_guard.check_file(path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--config-dir={0}", "experiment=sly"), "is no configuration: it has more than 100000 values"),
-        (("--config-path={0}/experiment", "--config-name=sly"), "is no configuration: it has more than"),
+        (("--config-dir={0}", "experiment=sly"), "it has more than 100000 values"),
+        (("--config-path={0}/experiment", "--config-name=sly"), "it has more than"),
     ],
     ids=["group", "primary"],
 )
@@ -446,7 +446,7 @@ def test_numbers_of_any_kind_are_loaded_or_refused(tmp_path, dtype):
         load_weights(network, checkpoint)
         assert torch.equal(network.weight, torch.eye(2))
     else:
-        with pytest.raises(CheckpointError, match="1 no number"):
+        with pytest.raises(CheckpointError, match="1 of another type"):
             load_weights(network, checkpoint)
 
 
@@ -489,10 +489,10 @@ def record(**model: object) -> dict[str, object]:
 @pytest.mark.parametrize("target", [RUN, "os.system", "torch.hub.load", "torch.nn.Linear", "antigravity.x"])
 def test_a_network_of_a_stranger_inside_is_not_built(mark, target):
     with pytest.raises(ConfigError, match="not in a trusted package"):
-        StoredNetwork.read(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
+        stored_network(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
     nested = record(_target_="sr_lab.models.imdn.IMDN", num_feat={"_target_": target})
     with pytest.raises(ConfigError, match="not in a trusted package"):
-        StoredNetwork.read(nested, "a.ckpt")
+        stored_network(nested, "a.ckpt")
 
 
 def test_a_record_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
@@ -503,7 +503,7 @@ def test_a_record_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
     itself["x"] = itself
     for odd in (values, itself):
         with pytest.raises(ConfigError, match="does not say which network it holds"):
-            StoredNetwork.read(record(_target_="sr_lab.models.imdn.IMDN", x=odd), "a.ckpt")
+            stored_network(record(_target_="sr_lab.models.imdn.IMDN", x=odd), "a.ckpt")
 
 
 def test_a_checkpoint_that_holds_itself_is_refused(tmp_path, mark):
@@ -679,15 +679,15 @@ def _reported(tmp_path_factory) -> Path:
     (failed / "failed.txt").write_bytes(f"Traceback\n{NAMES['script']}".encode() + b"\xff\x00\x1b[2J")
     with hostile.nothing_runs():
         runs = find_runs(root)
-        grid = experiment_grid(runs)
+        grid = experiment_table(runs)
         assert grid is not None
-        figures = [(picture, crops.write(root / "crops", picture)) for picture in pictures.find(runs)]
+        figures = [(picture, crops.write(root / "crops", picture)) for picture in saved_images.find(runs)]
         page.write(root / "report.html", grid, runs, figures)
         forms = {
             "md": to_markdown(grid),
             "tex": to_latex(grid),
-            "csv": to_csv(grid),
-            "runs.csv": to_plain_csv(runs),
+            "csv": table_to_csv(grid),
+            "runs.csv": runs_to_csv(runs),
         }
     for suffix, text in forms.items():
         (root / f"table.{suffix}").write_text(text)
@@ -756,19 +756,19 @@ def test_nothing_steers_the_terminal(reported, name):
 @pytest.mark.parametrize("kind", sorted(FOREIGN))
 def test_a_picture_of_a_run_that_is_none_is_left_out(tmp_path, mark, kind):
     run = run_folder(tmp_path, "a", images=("one", "two"))
-    file = pictures.place(run.path / "images", "Set5", "one", "sr")
+    file = saved_images.place(run.path / "images", "Set5", "one", "sr")
     file.write_bytes(FOREIGN[kind])
-    assert [picture.image for picture in pictures.find([run])] == ["two"]
+    assert [picture.image for picture in saved_images.find([run])] == ["two"]
     file.write_bytes(hostile.picture("PPM", size=(80, 60)))  # of the right size
-    assert [picture.image for picture in pictures.find([run])] == ["two"]
+    assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
 def test_a_picture_that_leads_to_another_file_is_left_out(tmp_path, mark):
     run = run_folder(tmp_path, "a", images=("one",))
-    file = pictures.place(run.path / "images", "Set5", "one", "lr")
+    file = saved_images.place(run.path / "images", "Set5", "one", "lr")
     file.unlink()
     file.symlink_to("/etc/passwd")
-    assert pictures.find([run]) == []
+    assert saved_images.find([run]) == []
 
 
 # Run folders
@@ -808,7 +808,7 @@ def test_beginning_anew_follows_no_link(tmp_path, name):
     folder.checkpoints.mkdir(exist_ok=True)
     (folder.checkpoints / "last.ckpt").touch()
     with contextlib.suppress(OSError):
-        folder.begin_anew("job")
+        folder.start_over("job")
     DurableCheckpointIO(folder.earlier).save_checkpoint({}, folder.path / "new" / "last.ckpt")
     assert (tmp_path / "precious" / "last.ckpt").read_text() == "precious"
 
@@ -817,13 +817,13 @@ def test_beginning_anew_follows_no_link(tmp_path, name):
 def test_the_list_of_a_sweep_names_no_other_folder(tmp_path, mark, name):
     job = {"folder": name, "label": None, "overrides": []}
     (tmp_path / "sweep.json").write_text(json.dumps({"version": 1, "jobs": [job]}))
-    with pytest.raises(ConfigError, match="not beside it"):
+    with pytest.raises(ConfigError, match="not next to it"):
         read_index(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "a\0b", "", "x" * 300, "\ud800", "a/b"])
 def test_a_picture_of_any_name_lies_in_its_folder(tmp_path, name):
-    placed = pictures.place(tmp_path, name, name, "sr")
+    placed = saved_images.place(tmp_path, name, name, "sr")
     assert placed.resolve().is_relative_to(tmp_path)
     assert len(placed.relative_to(tmp_path).parts) == 2
     assert all(len(part.encode()) < 200 for part in placed.relative_to(tmp_path).parts)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sr_lab import files
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import SRLabError
 from sr_lab.reporting.runs import read_run

@@ -15,15 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_lab.checkpoints.reading import load_weights, open_checkpoint
-from sr_lab.config import hydra_guard as hydra_settings
-from sr_lab.config.schema import StoredNetwork
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
+from sr_lab.config import hydra_guard
+from sr_lab.config.untrusted import stored_network
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import list_images, read_image
 from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.errors import DataError
 from sr_lab.models.imdn import IMDN
-from sr_lab.reporting import pictures
+from sr_lab.reporting import saved_images
 from sr_lab.reporting.curves import read as read_curves
 from sr_lab.reporting.results import COLUMNS, read_results
 from sr_lab.reporting.runs import read_run
@@ -447,7 +448,7 @@ RECORDS = [
 @pytest.mark.parametrize("number", range(len(RECORDS)))
 def test_a_record_of_a_network_that_lies(number):
     assert isinstance(IMDN, type)  # loaded before the fork
-    result = judged(lambda: str(StoredNetwork.read(RECORDS[number], "a.ckpt")))
+    result = judged(lambda: str(stored_network(RECORDS[number], "a.ckpt")))
     told(result)
 
 
@@ -497,7 +498,7 @@ def test_a_configuration_that_is_none(tmp_path, name):
     result = judged(lambda: [flat(read_run(folder)), read_run(folder).problem])
     assert result.odd == result.error == ""
     assert result.value[1] == "unfinished"
-    result = judged(lambda: hydra_settings.check_file(folder / "config.yaml"))
+    result = judged(lambda: hydra_guard.check_file(folder / "config.yaml"))
     told(result, None)
     if name in ("cut", "itself", "laughs", "deep", "deep mappings", "ten megabytes", "an unknown anchor"):
         assert result.error
@@ -549,7 +550,7 @@ def test_results_that_are_none(tmp_path, name):
         run = read_run(folder)
         text = "".join([run.name, str(run.scale), str(run.seed), str(run.table), str(run.sets), run.problem])
         text.encode()
-        pictures.find([run])
+        saved_images.find([run])
         return [run.number(ONE), run.scale, str(RunFolder(folder).state())]
 
     result = judged(read)

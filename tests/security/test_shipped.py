@@ -454,7 +454,7 @@ def test_the_digest_of_a_shard_is_no_path(tmp_path, digest):
     store.pipe("/evil/index.json", json.dumps({"format": 1, "lr": [], "shards": [shard]}).encode())
     store.pipe("/evil/0.safetensors", b"evil")
     (tmp_path / "precious").mkdir()
-    with pytest.raises(DataError, match=r"sha256: String should match pattern"):
+    with pytest.raises(DataError, match=r"is not a valid index: .*0-9a-f"):
         Shards(
             "memory://evil", read_index("memory://evil"), folder=tmp_path / "a" / "b", limit=1e9, keep_open=1
         ).file(0)
@@ -486,7 +486,7 @@ def index_of(lr: tuple[str, ...] = (), **changes: object) -> bytes:
 )
 def test_sizes_that_the_images_of_a_shard_cannot_have_are_refused(index):
     fsspec.filesystem("memory").pipe("/sizes/index.json", index)
-    with pytest.raises(DataError, match="is no index of ours: ") as caught:
+    with pytest.raises(DataError, match="is not a valid index: ") as caught:
         read_index("memory://sizes")
     assert len(str(caught.value)) < 300
 

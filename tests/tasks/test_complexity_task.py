@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.layers.reparam import RepConv
-from sr_lab.reporting import pictures
+from sr_lab.reporting import saved_images
 from sr_lab.reporting.runs import read_run
 from sr_lab.tasks import common, complexity
 from tests.command_line import sr_lab
@@ -88,7 +88,7 @@ def test_costs_join_the_rows_that_are_trained(tmp_path, capsys):
     assert ours["Baseline"] == ["31.50", "4.0", "0.0"]
     assert ours["Baseline+CA"] == ["31.50", "9.0", "125.0"]
     assert ours["Baseline+SA"][1:] == ["5.0", "25.0"]
-    names = pictures.names([read_run(tmp_path / name) for name in ("cost", "trained")])
+    names = saved_images.names([read_run(tmp_path / name) for name in ("cost", "trained")])
     assert names == ["Baseline (costs)", "Baseline"]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from sr_lab.ops.resize import mod_crop
-from sr_lab.reporting import pictures
+from sr_lab.reporting import saved_images
 from sr_lab.run_folder import RunFolder
 from sr_lab.training.callbacks import (
     ExampleImages,
@@ -343,7 +343,7 @@ def test_the_strip_is_of_the_same_place_at_each_scale(tmp_path, height, width):
 @pytest.mark.parametrize(("kind", "factor"), [("lr", 1), ("bicubic", 1), ("sr", 1), ("hr", 255)])
 def test_the_first_images_are_kept_whole_as_they_were_measured(tmp_path, kind, factor):
     kept = example(tmp_path)
-    shown = np.asarray(Image.open(pictures.place(tmp_path, "Set", "photo", kind)))
+    shown = np.asarray(Image.open(saved_images.place(tmp_path, "Set", "photo", kind)))
     height, width = kept[kind].shape[-2:]
     assert shown.shape == (height, width, 3)
     assert np.array_equal(shown, (kept[kind][0].float() / factor * 255 + 0.5).byte().permute(1, 2, 0).numpy())

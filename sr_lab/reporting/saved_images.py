@@ -1,4 +1,4 @@
-"""The pictures that a run leaves behind, from which a report is made without the data. Needs no torch.
+"""The images that runs keep of their tests, from which a report is made without the data.
 
 images/<Set>/<image>.{lr,bicubic,sr,hr}.png     whole images, of a few images of each set
 """
@@ -23,7 +23,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 
 def safe(name: str) -> str:
-    """A file name for any name: what is odd in it becomes ``_``, and a hash keeps two such names apart."""
+    """A file name for any name: odd characters become ``_``, and a hash keeps such names apart."""
     plain = re.sub(r"[^A-Za-z0-9_+=,-]", "_", name)
     if plain == name and 0 < len(name) <= 100:
         return name
@@ -32,66 +32,37 @@ def safe(name: str) -> str:
 
 
 def place(images: Path, set_name: str, image: str, kind: Kind) -> Path:
-    """Where a run keeps a picture.
-
-    Args:
-        images: The run folder's ``images``.
-        set_name: Test set.
-        image: Name of the image, any text.
-        kind: Which of the four.
-    """
+    """The file of an image in a run folder's ``images``."""
     return images / safe(set_name) / f"{safe(image)}.{kind}.png"
 
 
 @dataclass(frozen=True)
-class Score:
-    """What a picture was measured as: dB and SSIM of the whole image by the run's protocol."""
-
-    psnr: float
-    ssim: float
-
-
-@dataclass(frozen=True)
 class Result:
-    """One method's enlargement of an image.
-
-    Args:
-        name: What the method is called.
-        file: The picture.
-        score: How near it is to the HR image.
-    """
+    """An image as upscaled by one method."""
 
     name: str
-    file: Path
-    score: Score
+    file: Path  # the SR image
+    psnr: float  # in dB, of the whole image by the run's protocol; ``nan`` if unknown
+    ssim: float  # the same
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a test set with every method's enlargement.
-
-    Args:
-        set_name: Test set.
-        image: Name of the image.
-        scale: Enlargement.
-        lr: File of the LR image.
-        hr: File of the HR image.
-        results: Bicubic first, then the runs.
-    """
+    """An image of a test set with the results of all methods."""
 
     set_name: str
     image: str
     scale: int
     lr: Path
     hr: Path
-    results: tuple[Result, ...]
+    results: tuple[Result, ...]  # bicubic first, then the runs
 
 
 def load(path: Path) -> Pixels:
-    """``(H, W, 3)``; luma as grey.
+    """Pixels of a PNG, ``(H, W, 3)``; a grey image has equal channels.
 
     Raises:
-        ConfigError: It is damaged.
+        ConfigError: The file is damaged.
     """
     try:
         with Image.open(path, formats=("PNG",)) as picture:
@@ -101,7 +72,7 @@ def load(path: Path) -> Pixels:
 
 
 def _are_whole(files: Sequence[Path], scale: int) -> bool:
-    """Whether LR, bicubic, SR and HR image are PNGs (none leads to another kind of file) of fitting sizes."""
+    """Whether LR, bicubic, SR and HR image are undamaged PNGs whose sizes fit."""
     try:
         sizes = []
         for file in files:
@@ -115,11 +86,10 @@ def _are_whole(files: Sequence[Path], scale: int) -> bool:
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run, no two alike: the row's label if it has one, and what tells it apart."""
+    """A short, distinct name for each run: its row's label or its name, with a suffix where two are equal."""
     found = [" = ".join(run.labels) or run.name for run in runs]
-    costs = [run.values.get("task") == "complexity" for run in runs]
-    if not all(costs):  # beside the trainings of the same rows, which keep their names
-        found = [f"{name} (costs)" if cost else name for name, cost in zip(found, costs, strict=True)]
+    if not all(run.is_cost for run in runs):  # next to trainings of the same rows, which keep their names
+        found = [f"{name} (costs)" if run.is_cost else name for name, run in zip(found, runs, strict=True)]
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: f"x{run.scale}",
         lambda run: f"seed {run.seed}",
@@ -127,18 +97,17 @@ def names(runs: Sequence[Run]) -> list[str]:
         lambda run: str(run.path),
     )
     for more in ways:
-        alike = {name for name in found if found.count(name) > 1}
-        for name in alike:
+        for name in {name for name in found if found.count(name) > 1}:
             places = [index for index, other in enumerate(found) if other == name]
-            told = [more(runs[index]) for index in places]
-            if len(set(told)) > 1:
-                for index, text in zip(places, told, strict=True):
+            texts = [more(runs[index]) for index in places]
+            if len(set(texts)) > 1:
+                for index, text in zip(places, texts, strict=True):
                     found[index] = f"{name} ({text})"
     return found
 
 
 def find(runs: Sequence[Run]) -> list[Picture]:
-    """Every image of which a run has kept its pictures, sets and images in the order of the test."""
+    """Every image that a run has kept, sets and images in the order of the test."""
     found: dict[tuple[str, str, int], Picture] = {}
     for run, name in zip(runs, names(runs), strict=True):
         images = run.values.get("images")
@@ -153,14 +122,15 @@ def find(runs: Sequence[Run]) -> list[Picture]:
             if not _are_whole((lr, bicubic, sr, hr), run.scale):
                 continue
             key = (set_name, image, run.scale)
-            baseline = Result("bicubic", bicubic, _score(values, "bicubic_"))
+            baseline = Result("bicubic", bicubic, *_scores(values, "bicubic_"))
             known = found.get(key, Picture(set_name, image, run.scale, lr, hr, (baseline,)))
-            results = (*known.results, Result(name, sr, _score(values, "")))
+            results = (*known.results, Result(name, sr, *_scores(values, "")))
             found[key] = Picture(set_name, image, run.scale, known.lr, known.hr, results)
     sets = list(dict.fromkeys(key[0] for key in found))
     return sorted(found.values(), key=lambda picture: (sets.index(picture.set_name), picture.scale))
 
 
-def _score(values: dict[str, object], prefix: str) -> Score:
+def _scores(values: dict[str, object], prefix: str) -> tuple[float, float]:
     psnr, ssim = (values.get(f"{prefix}{metric}") for metric in ("psnr_y", "ssim_y"))
-    return Score(*(float(v) if isinstance(v, (int, float)) else float("nan") for v in (psnr, ssim)))
+    number = [float(v) if isinstance(v, (int, float)) else float("nan") for v in (psnr, ssim)]
+    return number[0], number[1]

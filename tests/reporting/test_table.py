@@ -1,34 +1,24 @@
-"""A table in one shape: rounding, marks, its lines as text, Markdown."""
+"""A table in memory: rounding, marks, its lines as text, Markdown."""
 
 import pytest
 
-from sr_lab.reporting.experiment import published_grid
-from sr_lab.reporting.grid import (
-    Cell,
-    Column,
-    Grid,
-    GridRow,
-    lines,
-    mark_best,
-    shortened,
-    signed,
-    titles,
-)
+from sr_lab.reporting.formatting import fixed, shortened, signed
 from sr_lab.reporting.markdown import to_markdown
+from sr_lab.reporting.table import Cell, Column, Row, Table, lines, mark_best, titles
 
 PSNR = Column("PSNR", "Set5", decimals=2, higher_is_better=True)
 
 
-def row(*numbers: float | None, **more: object) -> GridRow:
-    return GridRow(str(more.pop("label", numbers)), tuple(Cell(value=number) for number in numbers), **more)
+def row(*numbers: float | None, **more: object) -> Row:
+    return Row(str(more.pop("label", numbers)), tuple(Cell(value=number) for number in numbers), **more)
 
 
-def ranks(*rows: GridRow, column: Column = PSNR) -> list[int]:
+def ranks(*rows: Row, column: Column = PSNR) -> list[int]:
     return [own.cells[0].rank for own in mark_best([column], rows)]
 
 
-def grid(*rows: GridRow, columns: tuple[Column, ...] = (PSNR,)) -> Grid:
-    return Grid("a table", ("budget: paper",), columns, rows)
+def table(*rows: Row, columns: tuple[Column, ...] = (PSNR,)) -> Table:
+    return Table("a table", ("budget: paper",), columns, rows)
 
 
 @pytest.mark.parametrize(
@@ -42,15 +32,33 @@ def test_a_difference_has_a_sign_unless_it_rounds_to_zero(value, text):
 @pytest.mark.parametrize(
     ("text", "short"), [("short", "short"), ("12345678", "12345678"), ("/data/x/IMDN.pth", "/d…N.pth")]
 )
-def test_of_a_long_text_the_beginning_and_more_of_the_end_are_kept(text, short):
+def test_a_long_text_is_cut_in_its_middle(text, short):
     assert shortened(text, 8) == short
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (2.345, 2, "2.35"),  # the float is below 2.345; papers round the printed number
+        (2.5, 0, "3"),
+        (0.00005, 4, "0.0001"),
+        (-2.345, 2, "-2.35"),
+        (32.2, 2, "32.20"),
+        (1e-7, 4, "0.0000"),
+        (None, 2, "-"),
+        (float("inf"), 2, "inf"),
+        (float("nan"), 2, "nan"),
+    ],
+)
+def test_numbers_are_rounded_half_up(value, decimals, text):
+    assert fixed(value, decimals) == text
 
 
 def test_equal_bests_are_all_best_and_the_next_distinct_value_is_second_wherever_it_occurs():
     assert ranks(row(30.84), row(30.79), row(30.84), row(30.79), row(30.5)) == [1, 2, 1, 2, 0]
 
 
-def test_compared_is_what_is_printed():
+def test_numbers_are_compared_as_printed():
     assert ranks(row(30.844), row(30.836), row(30.834)) == [1, 1, 2]
 
 
@@ -75,56 +83,48 @@ def test_printed_rows_are_not_ranked_among_measured_ones():
     assert ranks(row(40.0, is_ours=False), row(30.0), row(29.0)) == [0, 1, 2]
 
 
-def test_no_number_is_the_best_of_none():
+def test_nan_is_never_the_best():
     assert ranks(row(float("nan")), row(30.0), row(29.0)) == [0, 1, 2]
 
 
-def test_a_standard_deviation_stands_behind_its_mean_from_two_seeds_on():
+def test_a_standard_deviation_follows_its_mean_from_two_seeds_on():
     assert Cell(value=32.2, std=0.021, count=2).shown(PSNR) == "32.20 ± 0.02"
     assert Cell(value=32.2, std=0.021, count=2).shown(PSNR, min_count=3) == "32.20"
     assert Cell(value=32.2, std=0.0, count=3).shown(PSNR) == "32.20"
 
 
-def test_the_papers_figure_and_the_difference_stand_below_ours():
-    ours = GridRow("111", (Cell(value=32.204, paper=32.25, rank=1),), "x4")
-    told = [(line.texts, line.kind) for line in lines(grid(ours))]
+def test_the_papers_figure_and_the_difference_are_below_ours():
+    ours = Row("111", (Cell(value=32.204, paper=32.25, rank=1),), "x4")
+    told = [(line.texts, line.kind) for line in lines(table(ours))]
     assert told == [
         (["111", "x4", "32.20"], "row"),
         (["  paper", "x4", "32.25"], "paper"),
         (["  difference", "x4", "-0.05"], "difference"),
     ]
-    assert titles(grid(ours)) == ["row", "scale", "Set5 PSNR"]
+    assert titles(table(ours)) == ["row", "scale", "Set5 PSNR"]
 
 
 @pytest.mark.parametrize("problem", ["not implemented", "not run", "failed"])
-def test_a_row_without_figures_says_why_and_what_the_paper_prints(problem):
-    missing = GridRow(
+def test_a_row_without_figures_gives_the_reason_and_the_papers_figures(problem):
+    missing = Row(
         "HNCT", (Cell(paper=38.08),), problem=f"{problem}: because" * (problem == "failed") or problem
     )
-    (line,) = lines(grid(missing))
+    (line,) = lines(table(missing))
     assert (line.texts, line.kind) == ([f"HNCT (paper; {problem})", "38.08"], "paper")
 
 
-def test_why_a_row_failed_stands_below_the_table():
+def test_the_reason_of_a_failure_is_below_the_table():
     failed = row(None, label="101", problem="failed: too bad", block="x4")
-    assert grid(failed).notes() == ["101 x4: failed: too bad"]
-    assert "101 x4: failed: too bad" in to_markdown(grid(failed))
+    assert table(failed).notes() == ["101 x4: failed: too bad"]
+    assert "101 x4: failed: too bad" in to_markdown(table(failed))
 
 
 def test_markdown_is_a_table_with_a_rule_of_the_same_width():
-    text = to_markdown(
-        grid(GridRow("a", (Cell(value=32.2, rank=1),)), GridRow("b", (Cell(value=32.1, rank=2),)))
-    )
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert table == ["| row | Set5 PSNR |", "|---|---:|", "| a | **32.20** |", "| b | <u>32.10</u> |"]
+    text = to_markdown(table(Row("a", (Cell(value=32.2, rank=1),)), Row("b", (Cell(value=32.1, rank=2),))))
+    shown = [line for line in text.splitlines() if line.startswith("|")]
+    assert shown == ["| run | Set5 PSNR |", "|---|---:|", "| a | **32.20** |", "| b | <u>32.10</u> |"]
 
 
 def test_markdown_escapes_what_would_be_markup():
-    text = to_markdown(grid(row(1.0, label="x|y <img src=x> [a](b) *z*")))
+    text = to_markdown(table(row(1.0, label="x|y <img src=x> [a](b) *z*")))
     assert r"| x\|y \<img src=x\> \[a\](b) \*z\* |" in text
-
-
-@pytest.mark.parametrize(("table", "rows"), [("table1", 31), ("table2", 8)])
-def test_every_row_of_a_printed_table_is_in_markdown(table, rows):
-    text = to_markdown(published_grid("osffnet", table))
-    assert sum(line.startswith("|") for line in text.splitlines()) == rows + 2

@@ -1,0 +1,135 @@
+"""From a path or a name to a network with its weights: one way in for the command line and for Python."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from sr_lab.checkpoints import catalogue
+from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
+from sr_lab.config import targets
+from sr_lab.config.compose import model_node, model_options
+from sr_lab.config.overrides import by_group
+from sr_lab.config.schema import CheckpointConfig, Config, StoredNetwork, Strategy, Upsampler
+from sr_lab.config.untrusted import stored_network
+from sr_lab.errors import CheckpointError, ConfigError
+
+Checkpointed = TypeVar("Checkpointed", bound=CheckpointConfig)
+
+
+def build_network(described: Config | StoredNetwork) -> nn.Module:
+    """The network that a configuration or a checkpoint describes, with its strategy and fresh weights."""
+    network: nn.Module = targets.build(described.model)
+    if described.strategy.apply is not None:
+        network = targets.build(described.strategy.apply)(network)
+    return network
+
+
+def describe(
+    checkpoint: Checkpoint, scale: int | None = None, *, key: str = "ckpt", allow: Sequence[str] = ()
+) -> StoredNetwork:
+    """Which network a checkpoint holds: by its own record, or by the names and shapes of its weights.
+
+    Args:
+        checkpoint: The opened file.
+        scale: The scale that the user asked for, ``None`` for that of the file.
+        key: The setting that names the file, for error messages.
+        allow: Packages that the command line trusts in addition to ours.
+
+    Raises:
+        CheckpointError: It fits no network, or several.
+        ConfigError: It names a network that may not be built, or has another scale.
+    """
+    if checkpoint.record is not None:
+        stored = stored_network(checkpoint.record, str(checkpoint.path), allow)
+        if scale not in (None, stored.scale):
+            raise ConfigError(f"{key}: '{checkpoint.path}' has scale={stored.scale}, got scale={scale}")
+        return stored
+    entry = catalogue.recognised(checkpoint, scale, key=key)
+    return StoredNetwork(
+        model=model_node(entry.option, entry.scale),
+        upsampler=Upsampler(name="native", factory=None),
+        strategy=Strategy(name="none", apply=None),
+        scale=entry.scale,
+    )
+
+
+def open_network(path_or_name: str, scale: int | None) -> nn.Module:
+    """What `sr_lab.load` gives: a checkpoint's network with its weights, or a named one with fresh weights.
+
+    Raises:
+        CheckpointError: See `describe`.
+        ConfigError: See `describe`; or a name without a scale.
+    """
+    name = path_or_name
+    if name in model_options() or ("/" not in name and "." not in name and not Path(name).exists()):
+        if scale is None:
+            raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
+        return catalogue.Entry(name, scale).build().eval()
+    checkpoint = open_checkpoint(name, "load")
+    network = build_network(describe(checkpoint, scale, key="load"))
+    load_weights(network, checkpoint)
+    return network.eval()
+
+
+def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Checkpointed, nn.Module]:
+    """The network of ``ckpt`` with its weights, and the configuration that describes it.
+
+    Args:
+        config: What was composed; what a checkpoint says about itself replaces it.
+        overrides: Overrides of the command line, which may not contradict the checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be opened, does not fit, or fits several networks.
+        ConfigError: The network has weights and none are given, or the checkpoint contradicts an override.
+    """
+    if config.ckpt is None:
+        network = build_network(config)
+        if any(True for _ in network.parameters()):
+            raise ConfigError(
+                f"ckpt: {type(network).__name__} has weights and none are given; "
+                "set ckpt=<run folder or checkpoint file>"
+            )
+        return config, network
+    checkpoint = open_checkpoint(config.ckpt)
+    named = by_group(overrides)
+    if checkpoint.record is not None:
+        _refuse_other_network(checkpoint, named)
+    if checkpoint.record is not None or not named.keys() & {"model", "upsampler"}:
+        scale = config.scale if "scale" in named else None
+        stored = describe(checkpoint, scale, allow=config.allow)
+        if checkpoint.record is None:  # a strategy is not part of an official checkpoint
+            stored = stored.model_copy(update={"strategy": config.strategy})
+        fields = {name: getattr(stored, name) for name in StoredNetwork.model_fields}
+        config = config.model_copy(update=fields)
+    network = build_network(config)
+    _load_named(network, checkpoint)
+    return config, network
+
+
+def _refuse_other_network(checkpoint: Checkpoint, named: dict[str, str]) -> None:
+    """Refuse a network on the command line next to a checkpoint that says what it holds."""
+    assert checkpoint.record is not None
+    model, scale = checkpoint.record.get("model"), checkpoint.record.get("scale")
+    for group, override in named.items():
+        if group in StoredNetwork.model_fields:
+            name = str(model.get("_target_")).rpartition(".")[2] if isinstance(model, dict) else "?"
+            raise ConfigError(
+                f"{override}: '{checkpoint.path}' says itself which network it holds ({name} x{scale}); "
+                "drop the override"
+            )
+
+
+def _load_named(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into the network that the user named.
+
+    Raises:
+        CheckpointError: It does not fit; with the networks that it would fit.
+    """
+    try:
+        load_weights(network, checkpoint)
+    except CheckpointError as error:
+        names = " or ".join(map(str, catalogue.fitting(checkpoint)))
+        raise CheckpointError(f"{error} ({names or 'no network of conf/model has these weights'})") from error

@@ -1,0 +1,111 @@
+"""Weights of a checkpoint into a network: under our names, into the folded form, or as far as they fit."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sr_lab.checkpoints.reading import TRAINER_PREFIXES, WRAPPER_PREFIXES, Checkpoint, without_prefix
+from sr_lab.errors import CheckpointError
+from sr_lab.layers.folding import fold
+from sr_lab.ops.renaming import official_names
+
+
+def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under our names; the tables at the end of the network's file map its authors'."""
+    own = network.state_dict().keys()
+    if state.keys() == own:
+        return dict(state)
+    readings = [dict(state), without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)]
+    readings += [
+        table.to_ours(reading, network) for table in official_names(network) for reading in readings[:2]
+    ]
+    folded = _folded(network)
+    forms = [own] if folded is None else [own, folded.state_dict().keys()]
+    return max(readings, key=lambda reading: max(len(reading.keys() & form) for form in forms))
+
+
+def _folded(network: nn.Module) -> nn.Module | None:
+    """A folded copy, or ``None`` when the network has nothing to fold."""
+    if any(hasattr(module, "fold") for module in network.modules()):
+        return fold(copy.deepcopy(network))
+    return None
+
+
+def fits(network: nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether names and shapes are those of a network, folded or not; it may be on the meta device."""
+    state = {name: value.shape for name, value in _named_as_ours(network, checkpoint.state).items()}
+    forms = [form.state_dict() for form in (network, _folded(network)) if form is not None]
+    return any(state == {name: value.shape for name, value in form.items()} for form in forms)
+
+
+def shared_names(network: nn.Module, checkpoint: Checkpoint) -> float:
+    """Share of a network's weights, folded or not, whose names are in a checkpoint, 0 to 1."""
+    state = _named_as_ours(network, checkpoint.state).keys()
+    forms = [form.state_dict().keys() for form in (network, _folded(network)) if form is not None]
+    return max(len(state & names) / max(1, len(names)) for names in forms)
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load every weight, exactly; the network is folded first if the file holds the folded form.
+
+    Raises:
+        CheckpointError: Weights are missing, unexpected, of another shape or type, or not finite.
+    """
+    state = _named_as_ours(network, checkpoint.state)
+    folded = _folded(network)
+    if folded is not None and state.keys() == folded.state_dict().keys():  # some authors publish this form
+        fold(network)
+    own = network.state_dict()
+    shared = [name for name in own if name in state]
+    same_shape = [name for name in shared if state[name].shape == own[name].shape]
+    problems = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in shared
+            if name not in same_shape
+        ],
+        "of another type or not finite": [
+            name for name in same_shape if not _is_usable(state[name], own[name])
+        ],
+    }
+    found = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    if found:
+        raise CheckpointError(
+            f"ckpt: '{checkpoint.path}' does not fit {type(network).__name__}: {'; '.join(found)}; "
+            "set model and scale to those of the checkpoint"
+        )
+    network.load_state_dict(state)
+
+
+def _is_usable(value: Tensor, own: Tensor) -> bool:
+    """Finite, and of the kind of our own: torch would copy complex or whole numbers without a word."""
+    same_kind = not value.is_complex() and value.is_floating_point() == own.is_floating_point()
+    return same_kind and bool(torch.isfinite(value.to(own.dtype)).all())
+
+
+def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """Start from another network's weights: take each one whose name and shape fit.
+
+    Returns:
+        Names of the network's weights that were not taken over.
+
+    Raises:
+        CheckpointError: No weight fits.
+    """
+    state, own = _named_as_ours(network, checkpoint.state), network.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise CheckpointError(
+            f"init_ckpt: no weight of '{checkpoint.path}' fits {type(network).__name__}; "
+            "give a checkpoint of the same network"
+        )
+    network.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting]

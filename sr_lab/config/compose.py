@@ -1,0 +1,299 @@
+"""From composed YAML to checked, typed values: budgets, rows, the name of a run.
+
+Hydra composes, `load` validates, and only typed values go further: below ``tasks/`` nothing sees a
+DictConfig.
+"""
+
+import functools
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from pydantic import BaseModel, ValidationError
+
+from sr_lab.config import targets, untrusted
+from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.config.messages import explain
+from sr_lab.config.overrides import key_of
+from sr_lab.config.schema import SCHEMAS, Config, Node, TrainConfig, UnbuiltConfig
+from sr_lab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class _Composition:
+    """What Hydra composed; equal to another one with the same text and the same command line."""
+
+    text: str
+    overrides: tuple[str, ...]
+    choices: tuple[tuple[str, str], ...]
+    composed: DictConfig = field(compare=False)
+
+
+def load(
+    composed: DictConfig, overrides: Sequence[str] = (), choices: Mapping[str, str] | None = None
+) -> Config:
+    """Validate a composed configuration before anything is built.
+
+    Hydra asks for the run folder before the job starts, and both need the configuration: asked again for the
+    same composition, this returns the same object.
+
+    Args:
+        composed: What Hydra composed; its ``hydra`` node is ignored.
+        overrides: The overrides of the command line, which name the run and may trust packages.
+        choices: The chosen option of each group (``hydra.runtime.choices``).
+
+    Raises:
+        ConfigError: One sentence with the place, the value, what is allowed and the nearest match.
+    """
+    text = OmegaConf.to_yaml(_without_hydra(composed))
+    return _load(_Composition(text, tuple(overrides), tuple((choices or {}).items()), composed))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(composition: _Composition) -> Config:
+    overrides = composition.overrides
+    composed, choices, row_overrides = _with_row(composition.composed, overrides, dict(composition.choices))
+    for override in [*row_overrides, *overrides]:
+        group, _, options = override.lstrip("+").partition("=")
+        if options.startswith("[") and (conf_dir() / group).is_dir():  # Hydra would merge them
+            raise ConfigError(f"{group}: takes one option, got {options}; for a sweep write -m {group}=a,b")
+    node = _without_hydra(composed)
+    OmegaConf.set_struct(node, False)
+    schema = SCHEMAS.get(str(node.get("task")))
+    if schema is None:
+        raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
+    builds = not issubclass(schema, UnbuiltConfig)  # checking what is never built would load torch
+    if builds:
+        _apply_budget(node)
+    if node.get("run_name", None) is None:
+        node.run_name = run_name(node, overrides, choices)
+    try:
+        values = typing.cast(Node, OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
+    untrusted.refuse_secrets(values)
+    try:
+        config = schema.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, schema)) from error
+    if config.hparams_search is not None and not isinstance(config, TrainConfig):
+        raise ConfigError(f"hparams_search: searches trainings only, got task={config.task}; leave it out")
+    if builds:
+        untrusted.check_targets(config, overrides)
+    return config
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def load_trial(
+    composed: DictConfig, overrides: Sequence[str], trial: Sequence[str], experiment_name: str
+) -> TrainConfig:
+    """A training of a search: composed again with the values of a trial, which win.
+
+    Args:
+        composed: What Hydra composed from the search's own command line.
+        overrides: The overrides of that command line.
+        trial: The trial's overrides.
+        experiment_name: The search that the training belongs to.
+
+    Raises:
+        ConfigError: The values do not make a valid training.
+    """
+    words = [*without_search(overrides), *trial, f"experiment_name={experiment_name}", "run_name=null"]
+    try:
+        again = _compose_again(composed, words)
+    except HydraException as error:
+        raise ConfigError(str(explain(error))) from error
+    config = load(again, words, again.hydra.runtime.choices)
+    assert isinstance(config, TrainConfig)
+    return config.model_copy(update={"hparams_search": None})
+
+
+def without_search(overrides: Sequence[str]) -> list[str]:
+    """A command line without the search's own settings and the name of the whole."""
+    own = ("hparams_search", "experiment_name", "run_name")
+    return [override for override in overrides if key_of(override).partition(".")[0] not in own]
+
+
+# Settings that a row may not change: they choose the row, act before a run is checked, or say whom we trust.
+NOT_OF_A_ROW = {
+    *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow"),
+    "hparams_search",
+}
+
+
+def _with_row(
+    composed: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]
+) -> tuple[DictConfig, Mapping[str, str], list[str]]:
+    """A job that is a row of ``rows``, composed again with the overrides of its row.
+
+    They come before those of the command line, which therefore wins.
+
+    Returns:
+        The composition, with ``row_label`` in place of ``row`` and ``rows``; the chosen option of each group;
+        the overrides of the row.
+    """
+    position = composed.get("row")
+    if position is None:
+        return composed, choices, []
+    rows = OmegaConf.to_container(composed.rows, resolve=False) if composed.get("rows") else {}
+    if not isinstance(rows, dict) or not all(isinstance(row, list) for row in rows.values()):
+        raise ConfigError("rows: must be {label: [overrides]}, got something else")
+    if not rows:
+        raise ConfigError(f"row: got {position!r}, but there are no rows; choose an experiment that has some")
+    if not isinstance(position, int) or not 0 <= position < len(rows):
+        labels = ", ".join(f"{number} ({label})" for number, label in enumerate(rows))
+        raise ConfigError(f"row: must be a position in rows, got {position!r}; allowed: {labels}")
+    label, row = list(rows.items())[position]
+    given = {key_of(override) for override in overrides}
+    for override in row:
+        if not isinstance(override, str) or re.split(r"[./]", key_of(override))[0] in NOT_OF_A_ROW:
+            raise ConfigError(f"rows.{label}: {override!r} is not a setting that a row may have; remove it")
+    kept = [override for override in row if key_of(override) not in given]
+    own = [override for override in overrides if key_of(override) != "row"]
+    try:
+        again = _compose_again(composed, [*kept, *own])
+    except HydraException as error:
+        raise ConfigError(f"rows.{label}: {explain(error)}") from error
+    again.row, again.rows, again.row_label = None, {}, str(label)
+    return again, again.hydra.runtime.choices, kept
+
+
+def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The same configuration with other overrides, searched in the same places, with its ``hydra`` node."""
+    hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
+    places = [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
+    again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
+    OmegaConf.set_struct(again, False)
+    return again
+
+
+def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first problem of a pydantic error, in our form."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        owner: type[BaseModel] = schema
+        for part in problem["loc"][:-1]:
+            owner = typing.cast(type[BaseModel], owner.model_fields[str(part)].annotation)
+        known = list(owner.model_fields)
+        near = targets.did_you_mean(str(problem["loc"][-1]), known)
+        return f"{place}: there is no such setting; allowed: {', '.join(sorted(known))}{near}"
+    if problem["type"] == "missing":
+        return f"{place}: is missing; set {place}=..."
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{place}: {message}, got {problem['input']!r}"
+
+
+_LIMITS = {
+    "max_batch_size": "batch_size",
+    "max_lr_patch_size": "dataset.lr_patch_size",
+    "max_validation_interval": "validation.interval",
+    "max_validation_count": "validation.count",
+}
+
+
+def _apply_budget(node: DictConfig) -> None:
+    """Apply the budget's limits to the recipe, in place; doing it twice changes nothing.
+
+    A shortened training runs its whole schedule: an epoch is shortened with it.
+    """
+    budget = node.get("budget")
+    if not isinstance(budget, DictConfig):
+        raise ConfigError(
+            f"budget: must be a group of settings, got {budget!r}; choose an option with budget=<name>"
+        )
+    if budget.get("name") == "auto":
+        from sr_lab.system.devices import has_gpu  # imports torch: only a run needs it
+
+        name = "paper" if has_gpu(str(OmegaConf.select(node, "trainer.accelerator"))) else "short"
+        chosen = OmegaConf.load(conf_dir() / "budget" / f"{name}.yaml")
+        node.budget = OmegaConf.merge(chosen, {"name": f"{name} (auto)"})
+        budget = node.budget
+    for limit, place in _LIMITS.items():
+        value, most = OmegaConf.select(node, place), budget.get(limit)
+        if isinstance(value, int) and isinstance(most, int):
+            OmegaConf.update(node, place, min(value, most))
+    steps, most = node.get("steps"), budget.get("max_steps")
+    if isinstance(steps, int) and isinstance(most, int) and most < steps:
+        node.steps = most
+        node.steps_per_epoch = float(node.steps_per_epoch) * most / steps
+
+
+# Overrides that change no number, or that are elsewhere in the folder's path.
+_NEVER_NAMED = {
+    *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
+    *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
+    *("num_workers", "validation", "benchmark", "allow", "resume", "ckpt", "runs", "explain", "hydra"),
+}
+
+
+def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
+    """``<model>_x<scale>`` and what else the command line varied, e.g. ``imdn_x4_deconv_seed-1``.
+
+    A measured checkpoint has its own name: that of its run folder or file.
+    """
+    if node.get("ckpt") is not None:
+        return _checkpoint_name(Path(str(node.ckpt)))
+    model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]
+    parts = [model, f"x{node.get('scale')}"]
+    if node.get("row_label") is not None:
+        parts.append(re.sub(r"[^\w.-]+", "-", node.row_label).strip("-") or "row")
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        top = key.split(".")[0].split("@")[0]
+        if (
+            key in ("model", "scale")
+            or top in _NEVER_NAMED
+            or (top == "trainer" and key != "trainer.precision")
+        ):
+            continue
+        if key.endswith(("_dir", "_ckpt")):
+            value = Path(value).name
+        parts.append(value if key in choices else f"{key.rpartition('.')[2]}-{value}")
+    # Nothing that Hydra's grammar would take apart in ckpt=<run folder>.
+    return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
+
+
+def _checkpoint_name(path: Path) -> str:
+    run = path.parents[1] if path.parent.name == "checkpoints" else path
+    is_file = run.suffix in (".ckpt", ".pth", ".pt", ".mat", ".safetensors")
+    name = re.sub(r"-[0-9a-f]{8}$", "", run.stem if is_file else run.name)
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100] or "checkpoint"
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration, from which the run can be started again."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(exclude={"allow"}) | {"allow": []}))
+
+
+def model_options() -> list[str]:
+    """Every network that ``model=`` takes, sorted."""
+    return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+
+
+def model_node(option: str, scale: int) -> Node:
+    """The resolved configuration of a network of ``conf/model`` with its own tail.
+
+    Raises:
+        ConfigError: There is no such option.
+    """
+    options = model_options()
+    if option not in options:
+        near = targets.did_you_mean(option, options)
+        raise ConfigError(f"model: there is no option '{option}'; allowed: {', '.join(options)}{near}")
+    loaded = OmegaConf.load(conf_dir() / "model" / f"{option}.yaml")
+    composed = OmegaConf.create({"model": loaded, "scale": scale, "upsampler": {"factory": None}})
+    resolved = typing.cast("dict[str, Node]", OmegaConf.to_container(composed, resolve=True))
+    return resolved["model"]

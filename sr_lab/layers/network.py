@@ -1,0 +1,53 @@
+"""What a network says about itself, and what holds for one that says nothing."""
+
+from torch import nn
+
+from sr_lab.types import NetworkColour, Rule
+
+
+class SRNetwork(nn.Module):
+    """Base of the networks in `sr_lab.models`: four facts that the rest of the program asks for.
+
+    A network of your own may be any ``nn.Module``. The functions below read these attributes from whatever
+    network they get, and where one is missing, the default of this class holds.
+
+    Args:
+        scale: Upscaling factor r.
+    """
+
+    colour: NetworkColour = "rgb"
+    min_size: int = 1  # smallest height and width of an LR image, in pixels
+    multi_adds_rule: Rule = "all"  # how the network's paper counts multiply-adds
+    scale: int
+
+    def __init__(self, *, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+
+def colour_of(network: nn.Module) -> NetworkColour:
+    """What a network upscales: ``rgb``, ``y`` (luma) or ``any``."""
+    colour: NetworkColour = getattr(network, "colour", SRNetwork.colour)
+    return colour
+
+
+def num_image_ch(network: nn.Module) -> int:
+    """Channels of an image that a network takes: 1 for luma, else 3."""
+    return 1 if colour_of(network) == "y" else 3
+
+
+def min_size_of(network: nn.Module) -> int:
+    """Smallest height and width of an LR image that a network takes, in pixels."""
+    return int(getattr(network, "min_size", SRNetwork.min_size))
+
+
+def multi_adds_rule_of(network: nn.Module) -> Rule:
+    """How a network's paper counts multiply-adds."""
+    rule: Rule = getattr(network, "multi_adds_rule", SRNetwork.multi_adds_rule)
+    return rule
+
+
+def scale_of(network: nn.Module) -> int | None:
+    """Upscaling factor of a network, ``None`` if it does not say."""
+    scale: int | None = getattr(network, "scale", None)
+    return scale if isinstance(scale, int) else None

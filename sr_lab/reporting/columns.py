@@ -1,0 +1,146 @@
+"""The columns of a table: how each metric is printed, and how its figure is read from a row's runs."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from sr_lab.reporting import published
+from sr_lab.reporting.formatting import divided, fixed
+from sr_lab.reporting.rows import MINUS, Entry, Key
+from sr_lab.reporting.runs import Run
+from sr_lab.reporting.settings import flat, varied
+from sr_lab.reporting.table import Cell, Column
+
+Read: TypeAlias = Callable[[Entry], Cell]
+
+_MAX_SETTINGS = 3  # columns of settings to the left of the figures; the rest are on the right
+
+# Metric -> title, unit, decimals, which way is better (papers mark quality only).
+_METRICS: dict[str, tuple[str, str, int, bool | None]] = {
+    "psnr_y": ("PSNR", "", 2, True),
+    "ssim_y": ("SSIM", "", 4, True),
+    "psnr_y_gain": ("PSNR gain", "dB", 2, None),
+    "num_params_k": ("params", "K", 1, None),
+    "multi_adds_g": ("multi-adds", "G", 1, None),
+    "time_s": ("time", "s", 4, None),
+    "cpu_time_s": ("CPU", "s", 3, None),
+    "gpu_time_s": ("GPU", "s", 3, None),
+    "gpu_time_ms": ("GPU", "ms", 1, None),
+    "gpu_time_increase_percent": ("increase", "%", 1, None),
+    "gpu_memory_m": ("GPU memory", "MB", 0, None),
+}
+# Title, unit, key of metrics.json, its unit, decimals.
+_COSTS = (
+    ("paper", "G", "multi_adds_paper", 1e9, 1),
+    ("acts", "M", "activations", 1e6, 1),
+    ("memory", "MiB", "peak_memory_bytes", 2**20, 0),
+    ("CPU", "s/MP", "cpu_s_per_megapixel", 1, 2),
+    ("GPU", "ms", "gpu_ms", 1, 2),
+    ("GPU memory", "MiB", "gpu_peak_memory_bytes", 2**20, 0),
+    ("time", "s", "wall_time_s", 1, 0),
+)
+
+
+def key_of(column: Column) -> Key:
+    """Set and metric of a column."""
+    set_name, _, metric = column.key.rpartition("/")
+    return set_name, metric
+
+
+def measured_keys(runs: Sequence[Run]) -> list[Key]:
+    """Size, cost, and the quality on every set that was tested."""
+    sets = dict.fromkeys(name for run in runs for name in run.sets)
+    quality = [(name, metric) for name in sets for metric in ("psnr_y", "ssim_y")]
+    return [("", "num_params_k"), ("", "multi_adds_g"), *quality]
+
+
+def paper_columns(paper: str, table: str, runs: Sequence[Run]) -> list[tuple[Column, Read]]:
+    """The paper's columns, then the sets and costs that only we measured."""
+    decimals: dict[Key, Counter[int]] = {}
+    for figure in published.table(paper, table):
+        decimals.setdefault((figure.set_name, figure.metric), Counter())[figure.decimals] += 1
+    columns = [_metric(key, decimals=counts.most_common(1)[0][0]) for key, counts in decimals.items()]
+    more = [key for key in measured_keys(runs) if key not in decimals]
+    columns += [_metric(key, is_extra=bool(decimals)) for key in more]
+    return columns + _costs(runs, skip=("multi_adds_paper",), is_extra=True)
+
+
+def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[Column, Read]]:
+    """The settings that differ between rows, then size, quality and costs."""
+    settings: list[tuple[Column, Read]] = [
+        (Column(name, key=name, is_setting=True), _setting(name))
+        for name in varied([flat(entry.runs[0]) for entry in entries])
+    ]
+    params, _, *quality = measured_keys(runs)
+    columns = settings[:_MAX_SETTINGS]
+    if any("num_params" in run.values for run in runs):
+        adds = Column("multi-adds", unit="G", decimals=1, key="multi_adds")
+        columns += [_metric(params), (adds, _number("multi_adds", 1e9, 1))]
+    columns += [_metric(key) for key in quality]
+    return columns + _costs(runs) + settings[_MAX_SETTINGS:]
+
+
+def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
+    """A figure that follows from other rows of the block: a strategy's gain or cost, "A new minus old"."""
+
+    def number(label: str, metric: str) -> float | None:
+        found = [other.measured((set_name, metric)).value for other in block if other.label == label]
+        return found[0] if found else None
+
+    set_name, metric = key
+    if metric not in _METRICS:
+        return None
+    if metric == "psnr_y_gain":
+        if " + " not in entry.label:
+            return None
+        pair = entry.label, entry.label.partition(" + ")[0]
+        metric = "psnr_y"
+    elif metric == "gpu_time_increase_percent":
+        time, base = (number(label, "gpu_time_ms") for label in (entry.label, block[0].label))
+        return None if time is None or not base else 100 * (time / base - 1)
+    elif MINUS in entry.label:  # "CARN cos_lr minus step_lr" is "CARN cos_lr" minus "CARN step_lr"
+        minuend, _, rest = entry.label.partition(MINUS)
+        pair = minuend, f"{minuend.rpartition(' ')[0]} {rest}".strip()
+    else:
+        return None
+    ours, other = (number(label, metric) for label in pair)
+    return None if ours is None or other is None else ours - other
+
+
+def _metric(key: Key, *, decimals: int | None = None, is_extra: bool = False) -> tuple[Column, Read]:
+    set_name, metric = key
+    title, unit, usual, better = _METRICS.get(metric, (metric, "", 2, None))
+    decimals = usual if decimals is None else decimals
+    name = f"{set_name}/{metric}" if set_name else metric
+    column = Column(title, set_name, unit, decimals, better, name, is_extra)
+    return column, lambda entry: entry.measured(key)
+
+
+def _costs(
+    runs: Sequence[Run], skip: Sequence[str] = (), *, is_extra: bool = False
+) -> list[tuple[Column, Read]]:
+    return [
+        (Column(title, "", unit, decimals, None, key, is_extra), _number(key, divisor, decimals))
+        for title, unit, key, divisor, decimals in _COSTS
+        if key not in skip and any(key in run.values for run in runs)
+    ]
+
+
+def _number(key: str, unit: float, decimals: int) -> Read:
+    """A figure of metrics.json, with its quartiles where one run measured it several times."""
+
+    def cell(entry: Entry, name: str) -> Cell:
+        return entry.cell(lambda run: divided(run.number(name), unit))
+
+    def read(entry: Entry) -> Cell:
+        cells = [cell(entry, name) for name in (key, f"{key}_q1", f"{key}_q3")]
+        median, q1, q3 = (fixed(each.value, decimals) for each in cells)
+        is_spread = all(each.count == 1 for each in cells)
+        return replace(cells[0], text=f"{median} ({q1} to {q3})") if is_spread else cells[0]
+
+    return read
+
+
+def _setting(name: str) -> Read:
+    return lambda entry: Cell(text=flat(entry.runs[0]).get(name, "-"))

@@ -1,0 +1,34 @@
+"""Numbers and names as tables print them."""
+
+import math
+from decimal import ROUND_HALF_UP, Decimal
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """A number rounded half up, as papers round; ``-`` where it is missing."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_UP))
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """A difference with its sign; empty where it is missing, no sign where it rounds to zero."""
+    if value is None:
+        return ""
+    text = fixed(value, decimals)
+    if not text.strip("-0."):
+        return text.lstrip("-")
+    return text if text.startswith("-") or text == "nan" else f"+{text}"
+
+
+def shortened(text: str, limit: int = 32) -> str:
+    """A text of at most ``limit`` characters, cut in the middle; the end, which says more, is kept longer."""
+    start = limit // 4
+    return text if len(text) <= limit else f"{text[:start]}…{text[len(text) - limit + start + 1 :]}"
+
+
+def divided(value: float | None, unit: float) -> float | None:
+    """A number in another unit; ``None`` where it is missing."""
+    return None if value is None else value / unit

@@ -1,0 +1,233 @@
+"""Which runs make which row of a table, and what they measured: seeds together, other settings apart."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from sr_lab.reporting import published
+from sr_lab.reporting.formatting import divided
+from sr_lab.reporting.published import Figure
+from sr_lab.reporting.runs import Run
+from sr_lab.reporting.settings import flat, varied
+from sr_lab.reporting.table import Cell
+
+FIVE_SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
+NOT_IMPLEMENTED = "not implemented"
+MINUS = " minus "  # in the label of a row that prints the difference of two rows
+
+Key: TypeAlias = tuple[str, str]  # set and metric, as in expected.csv
+
+VALIDATION: Key = ("", "psnr_y")  # a PSNR without a set is measured on the paper's validation images
+
+# Papers measure time and memory on a test set, task=complexity at an output of 1280x720.
+AT_HD = {
+    "gpu_time_ms": ("gpu_ms", 1.0),
+    "gpu_time_s": ("gpu_ms", 1e3),
+    "gpu_memory_m": ("gpu_peak_memory_bytes", 2.0**20),
+    "cpu_time_s": ("cpu_s_per_megapixel", 1e6 / (1280 * 720)),
+}
+
+
+@dataclass
+class Entry:
+    """The runs of one row, which differ only in their seed, and what the paper prints in it."""
+
+    label: str  # as the paper prints it, or the runs' name
+    scale: int | None = None  # upscaling factor, ``None`` where neither the paper nor the run gives one
+    model: str = ""  # what ``model=`` takes, or the network's class
+    figures: dict[Key, Figure] = field(default_factory=dict)  # the paper's figures
+    runs: list[Run] = field(default_factory=list)  # one for each seed
+    is_own: bool = False  # the network that the paper proposes
+
+    @property
+    def block(self) -> str:
+        """The block of the table in which the row is ranked."""
+        return f"x{self.scale}" if self.scale else ""
+
+    @property
+    def finished(self) -> list[Run]:
+        """The newest finished run of each seed."""
+        newest: dict[object, Run] = {}
+        for run in sorted(self.runs, key=lambda run: str(run.values.get("date", ""))):
+            if not run.problem:
+                newest[run.path if run.seed is None else run.seed] = run
+        return list(newest.values())
+
+    @property
+    def problem(self) -> str:
+        """Why the row has no figures; empty if it has."""
+        if self.finished:
+            return ""
+        if self.runs:
+            return min((run.problem for run in self.runs), key=lambda text: not text.startswith("failed"))
+        if MINUS in self.label:
+            return "rows missing"
+        return NOT_IMPLEMENTED if self.model == NOT_IMPLEMENTED else "not run"
+
+    @property
+    def note(self) -> str:
+        """What went wrong with some of the seeds."""
+        problems = [f"seed {run.seed} {run.problem}" for run in self.runs if run.problem]
+        if len(self.runs) - len(problems) > len(self.finished):
+            problems.append("of several runs with one seed, the newest is shown")
+        return "; ".join(problems) if self.finished else ""
+
+    def cell(self, read: Callable[[Run], float | None]) -> Cell:
+        """Mean and standard deviation over the seeds."""
+        values = [value for run in self.finished if (value := read(run)) is not None]
+        if not values:
+            return Cell()
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return Cell(value=statistics.fmean(values), std=std, count=len(values))
+
+    def measured(self, key: Key) -> Cell:
+        """Our figure for what the paper prints under this key."""
+        return self.cell(lambda run: measured(run, key))
+
+
+def measured(run: Run, key: Key) -> float | None:
+    """A run's figure under the name that it has in expected.csv; ``None`` where it was not measured."""
+    set_name, metric = key
+    if set_name == "Average":
+        values = [run.number(f"test/{name}/{metric}") for name in FIVE_SETS]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if len(known) == len(FIVE_SETS) else None
+    if metric == "num_params_k":
+        return divided(run.number("num_params"), 1e3)
+    if metric == "multi_adds_g":  # counted as the network's own paper does
+        counted = run.number("multi_adds_paper")
+        return divided(run.number("multi_adds") if counted is None else counted, 1e9)
+    own = run.number(f"test/{set_name}/{metric}" if set_name else f"val/{metric}")
+    if own is None and key == VALIDATION:
+        return run.validation_psnr
+    if own is None and metric in AT_HD:
+        name, unit = AT_HD[metric]
+        return divided(run.number(name), unit)
+    return own
+
+
+def compared_with_paper(run: Run) -> dict[str, float]:
+    """``paper/Set5/psnr_y``, ``ours/Set5/psnr_y``, ``difference/Set5/psnr_y`` (ours minus the paper's), ...
+
+    Args:
+        run: Finished or not; for an unfinished run, only the paper's figures are there.
+
+    Returns:
+        Names and units as in expected.csv; empty if the run is not a row of a paper's table.
+    """
+    found: dict[str, float] = {}
+    for figure in published.table(*run.table) if run.table is not None and run.labels else ():
+        if figure.row != run.labels[0] or figure.scale not in (None, run.scale):
+            continue
+        name = f"{figure.set_name}/{figure.metric}" if figure.set_name else figure.metric
+        found[f"paper/{name}"] = figure.value
+        ours = measured(run, (figure.set_name, figure.metric))
+        if ours is not None:
+            found |= {f"ours/{name}": ours, f"difference/{name}": ours - figure.value}
+    return found
+
+
+def budget(values: Mapping[str, object]) -> str:
+    """The budget of a run, without the remark that it was chosen for the machine."""
+    return str(values.get("budget", "")).removesuffix(" (auto)")
+
+
+def without_seed(name: str) -> str:
+    """A run's name without the seed that the command line set."""
+    return "_".join(part for part in name.split("_") if not part.startswith("seed-"))
+
+
+def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
+    """One row for all runs that differ only in their seed."""
+    entries: dict[object, Entry] = {}
+    for run in runs:
+        name, settings = without_seed(run.name), flat(run)
+        entry = entries.setdefault(
+            (frozenset(settings.items()) or name, run.scale, run.values.get("protocol")),
+            Entry(name, run.scale or None, str(run.values.get("model", ""))),
+        )
+        entry.runs.append(run)
+    return sorted(entries.values(), key=lambda entry: entry.scale or 0)
+
+
+def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
+    """The rows of a paper's table, each with its runs, and the scales that nobody ran.
+
+    Runs that differ in more than the seed, e.g. in their budget, are separate rows.
+    """
+    runs = _with_costs(runs)
+    scales = sorted({run.scale for run in runs if run.scale})
+    printed: list[Entry] = []
+    for entry in _printed(paper, table):
+        # Where the paper gives no scale, its figures stand next to the runs of every scale.
+        printed += [replace(entry, scale=scale) for scale in ([entry.scale] if entry.scale else scales)]
+    claimed: dict[int, dict[object, Entry]] = {}
+    extra: list[Entry] = []
+    for run in runs:
+        settings = flat(run)
+        for label in run.labels or (without_seed(run.name),):
+            found = _find([*printed, *extra], label, run.scale)
+            entry = found or Entry(label, run.scale or None, str(run.values.get("model", "")))
+            extra += [] if found else [entry]
+            groups = claimed.setdefault(id(entry), {})
+            own = groups.setdefault(frozenset(settings.items()), replace(entry, runs=[]))
+            own.runs.append(run)
+    entries = []
+    for entry in sorted([*printed, *extra], key=lambda entry: entry.scale or 0):
+        groups = claimed.get(id(entry), {})
+        entries += _with_settings(list(groups.values())) if groups else [entry]
+    ran = {entry.scale for entry in entries if entry.runs}
+    left_out = sorted({entry.block for entry in entries if entry.scale not in ran})
+    return [entry for entry in entries if entry.scale in ran], left_out
+
+
+def is_own_row(paper: str, label: str, model: str) -> bool:
+    """Whether a row is the network that a paper proposes, without changes."""
+    return model.startswith(paper) and _letters(label) == _letters(model)
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _printed(paper: str, table: str) -> list[Entry]:
+    """The rows of a paper's table, by scale."""
+    entries: dict[tuple[str, int | None], Entry] = {}
+    figures = published.table(paper, table)
+    compares = (
+        len({figure.model for figure in figures}) > 2
+    )  # in an ablation, each row is the paper's network
+    for figure in figures:
+        entry = entries.setdefault((figure.row, figure.scale), Entry(figure.row, figure.scale, figure.model))
+        entry.figures[figure.set_name, figure.metric] = figure
+        entry.is_own = compares and is_own_row(paper, figure.row, figure.model)
+    return sorted(entries.values(), key=lambda entry: entry.scale or 0)
+
+
+def _find(entries: Iterable[Entry], label: str, scale: int) -> Entry | None:
+    same = (entry for entry in entries if (entry.label, entry.scale or 0) == (label, scale))
+    return next(same, None)
+
+
+def _with_costs(runs: Sequence[Run]) -> list[Run]:
+    """Trainings with what ``task=complexity`` measured for the same row, and the costs without a training."""
+    costs = {(label, run.scale): run for run in runs for label in run.labels if run.is_cost}
+    trained = [run for run in runs if not run.is_cost]
+    found = []
+    for run in trained:
+        cost = next((costs[label, run.scale] for label in run.labels if (label, run.scale) in costs), None)
+        more = cost.values if cost is not None and not run.problem else {}
+        found.append(replace(run, values={**more, **run.values}))
+    has_training = {(label, run.scale) for run in trained for label in run.labels}
+    return found + [run for key, run in costs.items() if key not in has_training]
+
+
+def _with_settings(entries: list[Entry]) -> list[Entry]:
+    """The runs of one row that differ in more than the seed, each with the difference after its label."""
+    differing = varied([flat(entry.runs[0]) for entry in entries])
+    for entry in entries:
+        settings = flat(entry.runs[0])
+        shown = ", ".join(f"{name}={settings.get(name, '-')}" for name in differing)
+        entry.label += f" ({shown})" if shown else ""
+    return entries

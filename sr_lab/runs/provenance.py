@@ -1,0 +1,169 @@
+"""What is recorded with a run: where its numbers come from, and which images it was trained on."""
+
+import contextlib
+import datetime
+import glob
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from sr_lab import files
+from sr_lab.config.hydra_guard import PACKAGE
+from sr_lab.config.identity import hash8, identity, settings
+from sr_lab.config.schema import Config, TrainConfig
+from sr_lab.errors import DataError
+from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.system.devices import device_name
+
+
+def provenance(config: Config, folder: Path) -> dict[str, object]:
+    """Where the numbers of a run come from, for ``metrics.json``."""
+    return {
+        "task": config.task,
+        "experiment": config.experiment_name,
+        "run": config.run_name,
+        "hash": folder.name.rpartition("-")[2],
+        "identity": identity(config),
+        "model": str(config.model["_target_"]).rpartition(".")[2],
+        "upsampler": config.upsampler.name,
+        "strategy": config.strategy.name,
+        "scale": config.scale,
+        "seed": config.seed,
+        "device": device_name(config.trainer.accelerator),
+        **origin(),
+        **({"table": config.table.model_dump()} if config.table is not None else {}),
+        **({"row": config.row_label} if config.row_label is not None else {}),
+    }
+
+
+def origin() -> dict[str, object]:
+    """Commit, versions and date of what is measured now."""
+    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in our checkout; ``None`` in an installed package."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+class _Images(BaseModel):
+    """``images.json``: hash of a run, hash of the same without its images, and a line for each image."""
+
+    run: str
+    training: str
+    images: list[str]
+
+
+def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, resumed: bool) -> str | None:
+    """Record which images a run is trained on, and compare them with those of earlier runs.
+
+    The hash of a run covers the names and sizes of its files, so another set of images makes another run;
+    images replaced by others of the same size show only in their pixels.
+
+    Args:
+        config: Configuration of the training.
+        folder: Its run folder.
+        images: A line for each image, its name and the SHA-256 of its pixels.
+        resumed: Whether the run is resumed.
+
+    Returns:
+        A note for the user when an earlier run of the same training used other images.
+
+    Raises:
+        DataError: The run is resumed, and its images have changed since it started.
+    """
+    values = identity(config)
+    training = hash8({key: value for key, value in values.items() if key != "manifest"})
+    lines = [str(files.plain(image)) for image in images]
+    now = _Images(run=hash8(values), training=training, images=lines)
+    before = _recorded(folder) if resumed else None
+    if before is not None:
+        if before.images != lines:
+            raise DataError(
+                f"dataset: {_difference(before, now)} since '{folder.path}' was started; restore the images, "
+                f"start from scratch with resume=never, or remove {folder.trained_on} to continue with these"
+            )
+        return None
+    files.write(folder.trained_on, now.model_dump_json(indent=1) + "\n")
+    name = folder.path.name.rpartition("-")[0]
+    for path in folder.path.parent.glob(f"{glob.escape(name)}-*"):
+        before = None if resumed else _recorded(RunFolder(path))
+        if before is not None and before.training == training and before.run != now.run:
+            return f"dataset: {_difference(before, now)} since '{path}' was trained; this is a new run"
+    return None
+
+
+def _recorded(folder: RunFolder) -> _Images | None:
+    """What `note_images` wrote, ``None`` if that cannot be read."""
+    try:
+        return _Images.model_validate(files.read_json(folder.trained_on))
+    except (OSError, ValueError):
+        return None
+
+
+def _difference(before: _Images, now: _Images) -> str:
+    """How many images differ, and the names of the first three."""
+    names = sorted({line.rpartition(" ")[0] for line in set(before.images) ^ set(now.images)})
+    if not names:
+        return "validation images have changed"
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} training image(s) have changed ({', '.join(names[:3])}{more})"
+
+
+_NEWEST = 20  # runs that are compared
+_FEW = 3  # settings: a run that differs in more is another experiment
+
+
+def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
+    """A note for the user of a new run when a similar run in the same folder is unfinished.
+
+    Args:
+        config: Configuration of the training.
+        folder: Its run folder.
+    """
+    saved = [
+        path
+        for path in folder.path.parent.glob("*/checkpoints/last.ckpt")
+        if path.parents[1] != folder.path and path.is_file()
+    ]
+    found: list[tuple[dict[str, tuple[object, object]], RunFolder]] = []
+    own = settings(config.model_dump())
+    for path in sorted(saved, key=lambda path: path.stat().st_mtime, reverse=True)[:_NEWEST]:
+        other = RunFolder(path.parents[1])
+        with contextlib.suppress(OSError, ValueError):
+            theirs = files.read_yaml(other.config)
+            if isinstance(theirs, dict) and other.state() in ("interrupted", "failed"):
+                found.append((_changed(settings(theirs), own), other))
+    found = [(differing, other) for differing, other in found if 0 < len(differing) <= _FEW]
+    if not found:
+        return None
+    differing, other = min(found, key=lambda pair: len(pair[0]))
+    step = max((int(row["step"]) for row in whole_rows(other.record)), default=0)
+    what = ", ".join(f"{key} ({before} there, {now} here)" for key, (before, now) in differing.items())
+    return (
+        f"resume: '{other.path}' stopped at step {step} and is unfinished; this run differs in {what}, "
+        "so it is a new one"
+    )
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """What differs, before and now; what follows another setting (``optimizer.lr``) is left to that one."""
+    pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
+    pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    top = [pair for key, pair in pairs.items() if "." not in key]
+    return {key: pair for key, pair in pairs.items() if "." not in key or pair not in top}

@@ -21,9 +21,7 @@ ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 _FAR_OVERLAP = 24
 _FAR_ALIGN = 24  # windows of 8 pixels, pooling by 6
 _FAR_TILE = 120  # smallest side that ``auto`` takes: smaller tiles are mostly overlap
-_ATTENTION_TILE = (
-    144  # where attention over the image makes a pixel of a larger tile dearer (LBNet: 120 to 168)
-)
+_ATTENTION_TILE = 144  # best for attention over the image, where pixels of larger tiles cost more
 
 
 @dataclass(frozen=True)

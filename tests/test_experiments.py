@@ -1,5 +1,6 @@
 """Every recipe and table of conf/experiment composes, and has the rows that its paper prints."""
 
+import contextlib
 import csv
 import functools
 import re
@@ -95,9 +96,9 @@ class Sweep:
         return str(self.composed.table.name)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@contextlib.contextmanager
 def _yaml_read_once():
-    """Else Hydra reads some 30 files again for each row, which takes half of the time of composing."""
+    """Else Hydra reads some 30 files again for each row; what it keeps depends on the experiment."""
     shared = {}
     begin = CachingConfigRepository.__init__
 
@@ -120,7 +121,7 @@ def _compose(name: str) -> Sweep:
     """The table as its command composes it."""
     register_resolvers()
     given = [f"experiment={name}", "trainer=cpu", "budget=smoke"]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _yaml_read_once(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", given, return_hydra_config=True)
         axes = OmegaConf.to_container(composed.hydra.sweeper.params, resolve=True)
         assert set(axes) == {"row", "scale"}

@@ -7,7 +7,8 @@ import torch
 
 from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.catalogue import SCALES, Entry
-from sr_lab.checkpoints.reading import Checkpoint, load_weights, open_checkpoint
+from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
+from sr_lab.checkpoints.weights import load_weights
 from sr_lab.layers.folding import fold
 from sr_lab.models.a2n import A2N
 from sr_lab.models.imdn import IMDN

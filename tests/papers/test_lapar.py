@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.models.lapar import LAPAR, OFFICIAL_NAMES, gaussian_dictionary
 from sr_lab.ops.complexity import multi_adds
 
@@ -31,7 +31,7 @@ def test_mixing_filters_first_is_filtering_first_and_mixing_then():
     net.tail.register_forward_hook(lambda tail, inputs, output: coefficients.append(output))
     with torch.no_grad():
         sr = net(lr)
-    padded = F.pad(enlarged(lr, 2), (2, 2, 2, 2), mode="reflect")
+    padded = F.pad(upscaled(lr, 2), (2, 2, 2, 2), mode="reflect")
     filtered = F.conv2d(padded.reshape(6, 1, 18, 22), net.dictionary).view(2, 3, 72, 14, 18)
     torch.testing.assert_close(sr, (coefficients[0].unsqueeze(1) * filtered).sum(dim=2))
 

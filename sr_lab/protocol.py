@@ -4,7 +4,7 @@ Three protocols are in use, and the second decimal of a published PSNR depends o
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -49,9 +49,9 @@ class Protocol:
     grey: Literal["rgb", "luma"] = "rgb"
 
     def __post_init__(self) -> None:
-        for field, allowed in _CHOICES.items():
-            value = getattr(self, field)
-            if value not in allowed:
+        for field, kind in get_type_hints(type(self)).items():
+            value, allowed = getattr(self, field), get_args(kind)
+            if get_origin(kind) is Literal and value not in allowed:
                 raise ConfigError(
                     f"protocol {self.name}: unknown {field}={value!r}; allowed: {', '.join(allowed)}"
                 )
@@ -200,14 +200,6 @@ class Protocol:
         # The full-range luma of three equal channels is their value: that of the grey file.
         return rgb_to_y(rgb, full_range=self.luma_range == "full" or (grey and self.grey == "luma"))
 
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "colour": ("y", "rgb"),
-    "luma_range": ("studio", "full"),
-    "lr_source": ("uint8", "double", "luma"),
-    "border": get_args(Border),
-    "grey": ("rgb", "luma"),
-}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol

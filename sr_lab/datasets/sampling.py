@@ -46,7 +46,7 @@ def draw(
         heights: Height of every image, ``(num_images,)``.
         widths: Width of every image.
         patch_size: Side of the square that is cut; at most the smallest height or width.
-        order: Order of the images in a pass: `permutation`, or a `ShardOrder`.
+        order: Order of the images in a pass: `permutation`, or one by `shard_pass`.
 
     Returns:
         Index of the image, position of the patch and code of the flip, uniform and independent.
@@ -80,7 +80,7 @@ def permutation(seed: int, number: int, count: int) -> NDArray[np.int64]:
     return order
 
 
-class Pass(NamedTuple):
+class ShardPass(NamedTuple):
     """One pass over the images of all shards."""
 
     images: NDArray[np.int64]  # in their order, ``(num_images,)``
@@ -88,32 +88,18 @@ class Pass(NamedTuple):
     ends: NDArray[np.int64]  # images of the pass up to the end of each group
 
 
-class ShardOrder:
-    """Order of the images in each pass: shards in random order, and the images of ``mixed`` shards mixed.
+@lru_cache(maxsize=4)
+def shard_pass(sizes: tuple[int, ...], mixed: int, seed: int, number: int) -> ShardPass:
+    """The pass with this number: shards in random order, and the images of ``mixed`` shards mixed.
 
-    It depends on the seed and the number of the pass alone, and each pass has every image once. A reader
-    needs the shards of one group at a time.
+    Every pass has each image once; a reader needs the shards of one group at a time.
 
     Args:
         sizes: Number of images in each shard.
         mixed: Shards of a group.
+        seed: Seed of the run.
+        number: Number of the pass.
     """
-
-    def __init__(self, sizes: Sequence[int], *, mixed: int) -> None:
-        self.sizes = tuple(sizes)
-        self.mixed = mixed
-
-    def __call__(self, seed: int, number: int, count: int) -> NDArray[np.int64]:
-        """The images of a pass in their order, as `permutation` returns them."""
-        return self.of_pass(seed, number).images
-
-    def of_pass(self, seed: int, number: int) -> Pass:
-        """The pass with this number."""
-        return _shard_pass(self.sizes, self.mixed, seed, number)
-
-
-@lru_cache(maxsize=4)
-def _shard_pass(sizes: tuple[int, ...], mixed: int, seed: int, number: int) -> Pass:
     first = np.concatenate([[0], np.cumsum(sizes)])
     shards = permutation(seed, number, len(sizes)).tolist()
     groups = [shards[start : start + mixed] for start in range(0, len(shards), mixed)]
@@ -123,7 +109,7 @@ def _shard_pass(sizes: tuple[int, ...], mixed: int, seed: int, number: int) -> P
         parts.append(images[permutation(seed, ((number + 1) << 32) + place, len(images))])
     order = np.concatenate(parts)
     order.flags.writeable = False  # the cache hands it to every caller
-    return Pass(order, groups, np.cumsum([len(part) for part in parts]))
+    return ShardPass(order, groups, np.cumsum([len(part) for part in parts]))
 
 
 def random_bits(seed: int, stream: int, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

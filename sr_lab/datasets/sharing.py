@@ -2,15 +2,14 @@
 
 torch takes new shared memory for every batch. The system clears it, maps it page by page in the worker and
 again in the training, and frees it, which takes three times as long as cutting the patches. Here the worker
-keeps its memory, the training keeps it mapped, and only a number is sent. A batch is never overwritten while
-a tensor on it exists: the worker takes memory that neither side holds, or new memory.
+keeps its memory, the training keeps it mapped, and only its address is sent. A batch is never overwritten
+while a tensor on it exists: the worker takes memory that neither side holds, or new memory.
 """
 
 import multiprocessing
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,23 +26,13 @@ _TRAINING: Literal[1] = 1
 _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
 
 
-@dataclass
-class _Slot:
-    """Memory of this worker, ``(_HEAD + size,)`` uint8.
-
-    Args:
-        number: Its number on the other side.
-        shared: The shared memory.
-        known: Whether the other side has mapped it.
-    """
-
-    number: int
-    shared: Tensor
-    known: bool = False
-
-
-_slots: dict[int, _Slot] = {}  # of this worker, by the address after the head
-_mapped: dict[tuple[int, int], Memory] = {}  # of the workers of this process, by process id and number
+_slots: dict[
+    int, Tensor
+] = {}  # memory of this worker, ``(_HEAD + size,)`` uint8, by the address after the head
+_sent: set[int] = set()  # addresses of those that the other side has mapped
+_mapped: dict[
+    tuple[int, int], Memory
+] = {}  # memory of the workers of this process, by process id and address
 
 
 def empty(size: int) -> Tensor:
@@ -51,10 +40,10 @@ def empty(size: int) -> Tensor:
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():
-        if len(slot.shared) == _HEAD + size and not slot.shared.numpy()[: _TRAINING + 1].any():
-            return _hold(slot.shared.numpy(), _WORKER)
+        if len(slot) == _HEAD + size and not slot.numpy()[: _TRAINING + 1].any():
+            return _hold(slot.numpy(), _WORKER)
     shared: Tensor = torch.zeros(_HEAD + size, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-    _slots[shared.data_ptr() + _HEAD] = _Slot(len(_slots), shared)
+    _slots[shared.data_ptr() + _HEAD] = shared
     return _hold(shared.numpy(), _WORKER)
 
 
@@ -68,8 +57,7 @@ def send(batch: Mapping[str, object]) -> object:
         An object that arrives as a dictionary like ``batch``; outside a worker the batch itself.
     """
     addresses = {v.untyped_storage().data_ptr() for v in batch.values() if isinstance(v, Tensor)}
-    slot = _slots.get(addresses.pop()) if len(addresses) == 1 else None
-    return batch if slot is None else _Parcel(slot, batch)
+    return _Parcel(addresses.pop(), batch) if len(addresses) == 1 and addresses <= _slots.keys() else batch
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
@@ -86,24 +74,24 @@ def _let_go(memory: Memory, side: Literal[0, 1], process: int) -> None:
 
 
 class _Parcel:
-    """A batch that pickles as the number of its memory."""
+    """A batch that pickles as the address of its memory in the worker."""
 
-    def __init__(self, slot: _Slot, batch: Mapping[str, object]) -> None:
-        self.slot = slot
+    def __init__(self, address: int, batch: Mapping[str, object]) -> None:
+        self.address = address
         self.batch = batch
 
     def __reduce__(self) -> tuple[object, ...]:
-        slot = self.slot
-        slot.shared[_TRAINING] = 1
-        shared = None if slot.known else slot.shared
-        slot.known = True
+        slot = _slots[self.address]
+        slot.numpy()[_TRAINING] = 1
+        shared = None if self.address in _sent else slot
+        _sent.add(self.address)
         places = {
             name: (value.storage_offset(), tuple(value.shape))
             for name, value in self.batch.items()
             if isinstance(value, Tensor)
         }
         rest = {name: value for name, value in self.batch.items() if name not in places}
-        return _arrive, ((os.getpid(), slot.number), shared, places, rest)
+        return _arrive, ((os.getpid(), self.address), shared, places, rest)
 
 
 def _arrive(

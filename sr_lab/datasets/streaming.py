@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sr_lab.datasets.cache import in_parallel
 from sr_lab.datasets.images import list_images, read_image
 from sr_lab.datasets.patches import Degradation, PatchBatch, PatchDataset, RandomDegradation
-from sr_lab.datasets.sampling import ShardOrder
+from sr_lab.datasets.sampling import ShardPass, shard_pass
 from sr_lab.datasets.shards import ShardedImages, Shards, read_index
 from sr_lab.errors import ConfigError, DataError
 
@@ -90,9 +91,9 @@ class StreamingDataset(PatchDataset):
                     f"write them again with task=shard lr_scales=[{scale}]"
                 )
             self._lr = ShardedImages(self.shards, kind, scale=scale)
-        self._order = self._shard_order = ShardOrder(
-            [len(shard.images) for shard in self.index.shards], mixed=shuffle_shards
-        )
+        self._sizes = tuple(len(shard.images) for shard in self.index.shards)
+        self._mixed = shuffle_shards
+        self._order = self._images_of_pass
         self._fetching: tuple[int, int] | None = None
 
     def __getitems__(self, samples: Sequence[int]) -> PatchBatch:
@@ -114,13 +115,16 @@ class StreamingDataset(PatchDataset):
     def _look_ahead(self, sample: int) -> None:
         """Fetch the shards of the group after the one that the sample is in."""
         number, place = divmod(sample, len(self))
-        current = self._shard_order.of_pass(self.seed, number)
+        current = self._pass(number)
         here = int(np.searchsorted(current.ends, place, side="right"))
         if self._fetching == (number, here):
             return
         self._fetching = (number, here)
-        last = here + 1 == len(current.groups)
-        following = (
-            self._shard_order.of_pass(self.seed, number + 1).groups[0] if last else current.groups[here + 1]
-        )
+        following = [*current.groups[here + 1 :], *self._pass(number + 1).groups][0]
         self.shards.prefetch([*current.groups[here], *following])
+
+    def _pass(self, number: int) -> ShardPass:
+        return shard_pass(self._sizes, self._mixed, self.seed, number)
+
+    def _images_of_pass(self, seed: int, number: int, count: int) -> NDArray[np.int64]:
+        return self._pass(number).images

@@ -56,7 +56,9 @@ def _wait(scratch: Path, timeout: float) -> int:
 def environment_in(folder: Path) -> dict[str, str]:
     """The environment of a command, without the user's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
-    return inherited | {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
+    ours = {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
+    # Its list of fonts takes seconds to make, in each new HOME.
+    return {"MPLCONFIGDIR": str(Path.home() / ".cache" / "matplotlib")} | inherited | ours
 
 
 def run_folder(folder: Path) -> Path:

@@ -28,7 +28,7 @@ from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
 from tests import tiny
 
-STEPS = 50
+STEPS = 20
 BATCH = 4
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "imdn": lambda: IMDN(scale=2, num_feat=16, num_block=1),
@@ -105,12 +105,9 @@ def fit(
 
 
 def exact(folder: Path, world: int) -> dict[str, object]:
-    """Every network in both precisions."""
-    return {
-        f"{name}-{'64' if double else '32'}": fit(folder, world, name, double=double)
-        for name in NETWORKS
-        for double in (False, True)
-    }
+    """Every network in double precision, in which only the order of sums differs, and one in single."""
+    found = {f"{name}-64": fit(folder, world, name, double=True) for name in NETWORKS}
+    return found | {"imdn-32": fit(folder, world, "imdn")}
 
 
 def one(folder: Path, world: int) -> dict[str, object]:

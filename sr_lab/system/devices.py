@@ -1,4 +1,4 @@
-"""Which device, which precision: decided by what the card can do, never by what torch can emulate."""
+"""The device and the precision: decided by what the card computes natively, not by what torch can emulate."""
 
 import contextlib
 import importlib.util
@@ -24,7 +24,7 @@ def has_gpu(accelerator: str) -> bool:
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """``auto`` as the precision that the first GPU computes natively.
+    """Replace ``auto`` by the precision that the first GPU computes natively.
 
     bf16 needs compute capability 8.0 (Ampere); ``torch.cuda.is_bf16_supported()`` counts emulation and is
     true on a V100. Below 8.0 fp16 with a gradient scaler is used, on a CPU plain float32.
@@ -37,7 +37,7 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 
 def why_fp16() -> str:
-    """Said at the start when ``auto`` has chosen fp16."""
+    """The line that is printed at the start when ``auto`` has chosen fp16."""
     major, minor = torch.cuda.get_device_capability()
     return (
         f"precision: fp16 with a gradient scaler, since {torch.cuda.get_device_name()} (compute capability "
@@ -46,8 +46,8 @@ def why_fp16() -> str:
 
 
 def why_no_compiler(accelerator: str) -> str | None:
-    """What torch.compile misses on this machine, in words; ``None`` where it can work."""
-    # Looked up as torch looks them up: asking torch itself would load its compiler, which takes seconds.
+    """Why torch.compile cannot work on this machine, ``None`` if it can."""
+    # Found as torch finds them; asking torch itself would load its compiler, which takes seconds.
     if has_gpu(accelerator):
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed"
@@ -62,7 +62,7 @@ def why_no_compiler(accelerator: str) -> str | None:
 
 
 def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
-    """What keeps a compiler from an extension module of Python, as torch and Triton write them."""
+    """Why a compiler cannot build an extension module of Python, as torch and Triton write them."""
     named = f"{compiler}; {'CC' if language == 'C' else 'CXX'} may name another"
     if shutil.which(compiler) is None:
         return f"there is no {language} compiler ({named})"
@@ -74,7 +74,7 @@ def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
         command = [compiler, "-x", language.lower(), "-", "-shared", "-fPIC", f"-I{headers}", "-o", str(made)]
         try:
             tried = subprocess.run(command, input="#include <Python.h>\n", capture_output=True, text=True)
-        except OSError as error:  # a file that is no program
+        except OSError as error:  # a file that is not a program
             return f"the {language} compiler does not run ({named}): {error.strerror}"
         if tried.returncode != 0 or not made.is_file():
             last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
@@ -83,9 +83,9 @@ def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
 
 
 def float32_matmul_precision(precision: str) -> None:
-    """How exact float32 convolutions and matrix products are on GPUs that have TF32 (Ampere and newer).
+    """Set how exact float32 convolutions and matrix products are on GPUs with TF32 (Ampere and newer).
 
-    torch's own switch of that name leaves convolutions out; they have another, with TF32 on by default.
+    torch's function of that name does not cover convolutions, for which TF32 is on by default.
 
     Args:
         precision: ``highest`` is float32, ``high`` allows TF32.
@@ -94,15 +94,15 @@ def float32_matmul_precision(precision: str) -> None:
 
 
 def check_gpu(accelerator: str) -> None:
-    """Refuse a GPU that is not there, or that the installed torch has no kernels for.
+    """Refuse a GPU that is missing, or for which the installed torch has no kernels.
 
     Raises:
-        ConfigError: With the install command that fits the card.
+        ConfigError: With the command that installs a torch for this card.
     """
     found = torch.cuda.is_available() or torch.backends.mps.is_available()
     if accelerator in ("gpu", "cuda") and not found:
         raise ConfigError(
-            f"trainer.accelerator: got {accelerator}, and torch sees none here; take trainer=cpu, "
+            f"trainer.accelerator: got {accelerator}, but torch sees no GPU here; take trainer=cpu, "
             "or for several processes trainer=ddp trainer.accelerator=cpu trainer.devices=2"
         )
     if not has_gpu(accelerator):
@@ -121,7 +121,7 @@ def check_gpu(accelerator: str) -> None:
 
 
 def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
-    """Binary code runs on its own major version from its minor on; PTX (``compute_``) on anything newer."""
+    """Binary code runs on its own major version from its minor on; PTX (``compute_``) on newer cards."""
     for entry in compiled:
         kind, _, digits = entry.partition("_")
         digits = digits.rstrip("af")
@@ -136,9 +136,9 @@ def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
 
 
 def rank() -> int:
-    """Number of this process among those of the run, before torch.distributed has started.
+    """Number of this process in the run, known before torch.distributed has started.
 
-    Where Lightning starts the processes of several machines (``NODE_RANK``), it is 0 for the first alone.
+    On several machines without a launcher (``NODE_RANK``) it is 0 for the first process only.
     """
     return int(_first_set("RANK", "LOCAL_RANK", "SLURM_PROCID")) or int(_first_set("NODE_RANK"))
 
@@ -155,9 +155,9 @@ def _first_set(*variables: str) -> str:
 def why_not_deterministic(
     accelerator: str, *, deterministic: object, benchmark: object, compiled: bool, autotuned: bool, world: int
 ) -> list[str]:
-    """What may come out otherwise when the same run is made again on this machine; nothing on a CPU.
+    """Why the same run may give other numbers the next time on this machine; empty on a CPU.
 
-    torch's CPU kernels, and gloo between processes, add in one order for a number of threads and processes.
+    torch's CPU kernels, and gloo, add in an order that depends only on the number of threads and processes.
 
     Args:
         accelerator: ``trainer.accelerator``.
@@ -171,13 +171,15 @@ def why_not_deterministic(
     if not has_gpu(accelerator):
         return because
     if deterministic is not True:
-        because.append("GPU kernels: some add atomically, in any order (trainer.deterministic=true has none)")
+        because.append(
+            "GPU kernels: some add atomically, in any order (trainer.deterministic=true avoids them)"
+        )
     if benchmark and deterministic is not True:
         because.append("trainer.benchmark: cuDNN chose its algorithms by measuring")
     if compiled:
         because.append("trainer.compile: Triton's kernels were chosen by measuring")
     if world > 1:
-        because.append(f"NCCL: how it adds the gradients of {world} processes is its choice")
+        because.append(f"NCCL: it chooses the order in which it adds the gradients of {world} processes")
     return because
 
 
@@ -188,13 +190,13 @@ def processor() -> str:
 
 
 def cpuinfo() -> str:
-    """What Linux tells of the CPU; nothing elsewhere."""
+    """Linux's description of the CPU; empty on other systems."""
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.is_file() else ""
 
 
 def device_name(accelerator: str) -> str:
-    """What a run with this ``trainer.accelerator`` computes on, for the record."""
+    """Name of the device of a run with this ``trainer.accelerator``, for the record."""
     if has_gpu(accelerator):
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
@@ -202,11 +204,11 @@ def device_name(accelerator: str) -> str:
 
 @contextlib.contextmanager
 def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
-    """How a GPU computes convolutions and products; put back after that.
+    """Set how a GPU computes convolutions and products within the block.
 
     Args:
-        tf32: Whether float32 may be TF32.
-        benchmark: Whether cuDNN chooses algorithms by measuring them; ``None`` leaves that as it is.
+        tf32: Whether TF32 may be used for float32.
+        benchmark: Whether cuDNN chooses algorithms by measuring them; ``None`` changes nothing.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
@@ -220,5 +222,5 @@ def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
 
 
 def exact_float32() -> contextlib.AbstractContextManager[None]:
-    """Measure in float32 without TF32: cuDNN's is on by default and moves PSNR."""
+    """Measure in float32 without TF32, which cuDNN uses by default and which changes PSNR."""
     return arithmetic(tf32=False)

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.reliability.forge import Forge, forging
+from tests.reliability.forge import TWO, Forge, forging
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +14,24 @@ def forge(tmp_path_factory) -> Iterator[Forge]:
     """One for all files: it takes seconds to start."""
     with forging(tmp_path_factory.mktemp("forge")) as forge:
         yield forge
+
+
+@pytest.fixture(scope="session")
+def whole(forge, tmp_path_factory) -> Path:
+    """A run to which nothing happened."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    ended = forge.train(folder)
+    assert ended.code == 0, ended.said
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_of_two(forge, tmp_path_factory) -> Path:
+    """The same with two validation images, between which a signal may come."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    ended = forge.train(folder, *TWO)
+    assert ended.code == 0, ended.said
+    return folder
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, at a fraction of a second each: forked from one that has torch loaded.
+"""Trainings in processes of their own, a second each: forked from one that has imported torch.
 
 The child does what ``python -m sr_lab`` does once the configuration is composed (`sr_lab.tasks.train.run`).
 """
@@ -34,6 +34,9 @@ TINY = (
     "+callbacks.noise._target_=tests.reliability.plugins.Noise",
     "+callbacks.witness._target_=tests.reliability.plugins.Witness",
 )
+
+
+TWO = ("dataset.val_count=2", "budget.max_validation_count=2")  # validation images
 
 
 class Outcome(NamedTuple):

@@ -59,14 +59,6 @@ def _stored(request) -> Iterator[None]:
     results.store("fault", count=count, lost=lost, seconds=time.perf_counter() - started)
 
 
-@pytest.fixture(scope="module")
-def whole(forge, tmp_path_factory) -> Path:
-    """A run to which nothing happened."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert forge.train(folder).code == 0
-    return folder
-
-
 def breaks(what: str, step: int = 12) -> tuple[str, ...]:
     """Overrides for a run in which something breaks at a step."""
     return (

@@ -26,8 +26,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_the_training_stops_says_where_and_resumes_from_the_last_checkpoint(forge, tmp_path, what, value):
-    folder, whole = tmp_path / "run", tmp_path / "whole"
+def test_the_training_stops_says_where_and_resumes_from_the_last_checkpoint(
+    forge, whole, tmp_path, what, value
+):
+    folder = tmp_path / "run"
     ended = forge.train(folder, *spoil(what, value, 12))
     assert ended.code == 1
     (line,) = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.ConfigError")]
@@ -35,7 +37,6 @@ def test_the_training_stops_says_where_and_resumes_from_the_last_checkpoint(forg
     kept = folder / "nan" / "step-12.pt"
     assert f" at step 12 (its batch is in '{kept}'); the last checkpoint is from before it" in line
     assert checkpoint(folder, "last")["global_step"] == 10
-    assert forge.train(whole).code == 0
     assert forge.train(folder).code == 0
     assert differences(whole, folder) == []
 
@@ -50,12 +51,11 @@ def test_the_batch_is_kept_with_its_names_samples_and_seed(forge, tmp_path):
     assert len(kept["name"]) == len(kept["dihedral"]) == 2
 
 
-@pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=str)
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_a_step_that_is_skipped_is_counted_and_leaves_numbers(forge, tmp_path, what, value, optimizer):
+def test_a_step_that_is_skipped_is_counted_and_leaves_finite_weights(forge, tmp_path, what, value):
     folder = tmp_path / "run"
     bad = range(6, 10)
-    ended = forge.train(folder, "nan_policy=skip", *optimizer, *spoil(what, value, *bad, 24))
+    ended = forge.train(folder, "nan_policy=skip", *spoil(what, value, *bad, 24))
     assert ended.code == 0, ended.said
     assert ended.said.count("such steps are skipped") == 1
     assert json.loads((folder / "metrics.json").read_text())["skipped_steps"] == 5

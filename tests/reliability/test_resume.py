@@ -32,11 +32,9 @@ def figures(folder: Path) -> dict[tuple[str, str], float]:
 
 
 @pytest.fixture(scope="module")
-def finished(forge, tmp_path_factory) -> tuple[Path, dict[tuple[str, str], float]]:
-    """A run of two accumulated batches a step that nobody stopped, and its record."""
-    folder = tmp_path_factory.mktemp("going_on") / "run"
-    assert forge.train(folder).code == 0
-    return folder, figures(folder)
+def finished(whole) -> tuple[Path, dict[tuple[str, str], float]]:
+    """A run of two accumulated batches per step that nobody stopped, and its record."""
+    return whole, figures(whole)
 
 
 @pytest.mark.parametrize("accumulated", [(1, 2, 1), (2, 1, 2)], ids=str)
@@ -99,7 +97,7 @@ def test_a_result_that_is_nan_fails_the_run(forge, tmp_path):
         assert folder.state() == "failed"
 
 
-def test_an_unfinished_run_beside_a_new_one_is_told_with_what_differs(forge, tmp_path):
+def test_a_similar_unfinished_run_is_named_with_what_differs(forge, tmp_path):
     assert forge.train(tmp_path / "a", *die(4)).code == KILLED
     said = forge.train(tmp_path / "b", "trainer.gradient_clip_val=0.5", "seed=1", *die(4)).said
     (line,) = [line for line in said.splitlines() if line.startswith("resume: ")]

@@ -11,20 +11,17 @@ from sr_lab.errors import CheckpointError
 from sr_lab.run_folder import RunFolder
 from sr_lab.training.checkpointing import to_test
 from tests.reliability.comparing import checkpoint, differences
-from tests.reliability.forge import INTERVAL
+from tests.reliability.forge import INTERVAL, TWO
 from tests.reliability.test_kill import KILLED, die
-from tests.reliability.test_signals import TWO, ask
+from tests.reliability.test_signals import ask
 
 NEVER = "resume=never"
 
 
 @pytest.fixture(scope="module")
-def whole(forge, tmp_path_factory) -> Path:
+def whole(whole_of_two) -> Path:
     """A finished run."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    ended = forge.train(folder, *TWO)
-    assert ended.code == 0, ended.said
-    return folder
+    return whole_of_two
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -127,7 +127,7 @@ def test_a_card_that_is_not_used_is_not_refused(gpu):
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_a_gpu_that_is_not_there_is_refused_with_what_can_be_taken(no_gpu, accelerator):
-    with pytest.raises(ConfigError, match=f"got {accelerator}, and torch sees none here; take trainer=cpu"):
+    with pytest.raises(ConfigError, match=f"got {accelerator}, but torch sees no GPU here; take trainer=cpu"):
         devices.check_gpu(accelerator)
 
 

@@ -15,8 +15,6 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,13 +26,11 @@ def sr_lab(
 ) -> "subprocess.CompletedProcess[str]":
     """Run in ``folder``, with neither the user's settings nor a key of W&B."""
     folder.mkdir(parents=True, exist_ok=True)
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
-    ours = {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
     with tempfile.TemporaryDirectory() as scratch:
         request = {
             "arguments": arguments,
             "folder": str(folder),
-            "environment": inherited | ours | environment,
+            "environment": environment_in(folder) | environment,
             "scratch": scratch,
         }
         _server().ask(request)
@@ -57,12 +53,10 @@ def _wait(scratch: Path, timeout: float) -> int:
     return int((scratch / "code").read_text())
 
 
-def side_by_side(
-    jobs: Sequence[tuple[Path, tuple[str, ...]]], *, timeout: float = 240
-) -> "list[subprocess.CompletedProcess[str]]":
-    """Several at a time, as many as there are cores (two in CI)."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda job: sr_lab(job[0], *job[1], timeout=timeout), jobs))
+def environment_in(folder: Path) -> dict[str, str]:
+    """The environment of a command, without the user's settings."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
+    return inherited | {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
 
 
 def run_folder(folder: Path) -> Path:
@@ -146,6 +140,7 @@ def _become(request: dict[str, object], scratch: Path) -> NoReturn:
         os.environ.update(environment)
         tempfile.tempdir = None  # asks the environment again
         sys.argv = ["sr_lab", *arguments]
+        sys.orig_argv = [sys.executable, "-m", "sr_lab", *arguments]
         sys.path[0] = os.getcwd()  # as with -m
         runpy.run_module("sr_lab", run_name="__main__", alter_sys=True)
         code = 0

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from hydra.errors import ConfigCompositionException
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, SpikeDetection
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from skimage.metrics import structural_similarity
@@ -25,6 +26,7 @@ from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, ssim
+from sr_lab.system.distributed import Environment
 from tests import tiny
 
 
@@ -161,13 +163,6 @@ def composed(*overrides: str):
         return hydra.compose("config", list(overrides))
 
 
-def test_what_lightning_does_at_a_signal_has_the_names_that_are_replaced():
-    """`SaveWhenAsked` takes their place; under other names Lightning would end a run with 0, and unsaved."""
-    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert callable(trainer._signal_connector.register_signal_handlers)
-    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
-
-
 def test_hydra_cannot_set_a_group_to_null():
     with pytest.raises((ConfigCompositionException, ValueError)):
         composed("upsampler=null")
@@ -181,3 +176,53 @@ def test_omegaconf_cannot_index_whole_numbers():
     table = OmegaConf.create({"scale": 2, "table": {2: "a"}, "chosen": "${table[${scale}]}"})
     with pytest.raises(OmegaConfBaseException):
         _ = table.chosen
+
+
+# Private names that training uses, each with its reason
+
+
+@pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
+@pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
+def test_lightning_shares_sigterm_between_processes_at_every_batch_by_this_method(tmp_path, monkeypatch):
+    """`training.ending.SaveLast` replaces it: it would wait for the device at every batch."""
+    asked: list[None] = []
+
+    class Several(lightning.Callback):
+        def on_train_start(self, trainer, pl_module) -> None:
+            assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: asked.append(None)
+            monkeypatch.setattr(lightning.Trainer, "world_size", 2)
+            monkeypatch.setattr(
+                torch.distributed, "broadcast", lambda *_, **__: pytest.fail("so does another")
+            )
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        trainer = tiny.trainer(tmp_path, max_steps=3, limit_val_batches=0, callbacks=[Several()])
+        trainer.fit(tiny.sr_module(), tiny.data())
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(asked) == 3
+
+
+def test_lightnings_average_of_the_weights_has_the_names_that_are_used():
+    """`training.weight_average.WeightAverage` updates all tensors at once, without a wait for the device."""
+    average = EMAWeightAveraging(decay=0.5)
+    assert average._average_model is None
+    assert average._latest_update_step == 0
+
+
+def test_lightnings_spike_detection_cannot_load_its_own_state():
+    """`SRModule.on_load_checkpoint` drops it; once Lightning can load it, it need not."""
+    spikes = SpikeDetection()
+    with pytest.raises(AttributeError, match="running"):
+        spikes.load_state_dict(spikes.state_dict())
+
+
+def test_lightning_starts_no_processes_in_an_environment_that_says_they_are_there():
+    """`system.distributed.Environment` says so, since `together` starts them."""
+    strategy = DDPStrategy(cluster_environment=Environment())
+    trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False)
+    assert trainer.strategy.cluster_environment.creates_processes_externally
+    assert trainer.strategy.launcher.launch(lambda: "in this process") == "in this process"
+    assert trainer.strategy.launcher.procs == []

@@ -15,7 +15,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.models.imdn import IMDN
 from sr_lab.tasks import evaluate
 from tests import tiny
-from tests.command_line import SMOKE, run_folder, side_by_side, sr_lab
+from tests.command_line import SMOKE, run_folder, sr_lab
 from tests.conftest import compose
 
 QUIET = (*SMOKE, "logger=none", "num_workers=0")
@@ -68,16 +68,13 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trainings(place):
-    """One run with everything on, one that only has the same seed, and one that is killed in between."""
+    """A run with everything on, one that only has the same seed, and one that is killed on the way."""
     (place / "killed").mkdir()
     (place / "killed" / "kill.py").write_text(KILL)
-    first, again, killed = side_by_side(
-        [
-            (place / "first", SMOKE),
-            (place / "again", QUIET),
-            (place / "killed", (*QUIET, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")),
-        ]
-    )
+    first = sr_lab(place / "first", *SMOKE)
+    again = sr_lab(place / "again", *QUIET)
+    kill = ("+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")
+    killed = sr_lab(place / "killed", *QUIET, *kill)
     assert first.returncode == 0, first.stderr
     assert again.returncode == 0, again.stderr
     assert killed.returncode == -9, killed.stderr
@@ -92,16 +89,18 @@ def first(place, trainings) -> Path:
 
 @pytest.fixture(scope="module")
 def afterwards(place, first):
-    """What is asked once a run is finished: train it again, measure its checkpoint, resume the killed one."""
+    """Commands after a finished run: train it again, measure its checkpoint, resume the killed one."""
     stamps = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
-    again, evaluated, named, resumed, reported = side_by_side(
-        [
-            (place / "first", SMOKE),
-            (place / "evaluate", ("task=evaluate", "trainer=cpu", f"ckpt='{first}'")),
-            (place / "evaluate", ("task=evaluate", "trainer=cpu", "model=imdn", f"ckpt='{first}'")),
-            (place / "killed", QUIET),
-            (place / "first", ("task=report", "runs=outputs/train")),
-        ]
+    evaluate = ("task=evaluate", "trainer=cpu", f"ckpt='{first}'")
+    again, evaluated, named, resumed, reported = (
+        sr_lab(place / name, *arguments)
+        for name, arguments in (
+            ("first", SMOKE),
+            ("evaluate", evaluate),
+            ("evaluate", (*evaluate, "model=imdn")),
+            ("killed", QUIET),
+            ("first", ("task=report", "runs=outputs/train")),
+        )
     )
     return {
         "again": again,
@@ -217,7 +216,7 @@ def test_the_same_run_has_the_same_folder_anywhere(place, first):
 
 def test_a_killed_run_goes_on_to_the_end_of_the_uninterrupted_one(place, first, afterwards):
     assert afterwards["resumed"].returncode == 0, afterwards["resumed"].stderr
-    assert "goes on from" in afterwards["resumed"].stdout
+    assert "resumes from" in afterwards["resumed"].stdout
     killed = run_folder(place / "killed")
     assert_same_weights(killed, first)
     assert figures(killed) == figures(first)
@@ -310,8 +309,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def mistakes(place):
-    jobs = [(place / "mistakes", (*SMOKE, *overrides)) for overrides, _ in MISTAKES.values()]
-    return dict(zip(MISTAKES, side_by_side(jobs), strict=True))
+    return {name: sr_lab(place / "mistakes", *SMOKE, *overrides) for name, (overrides, _) in MISTAKES.items()}
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -113,7 +113,7 @@ class SAFM(nn.Module):
         if min(height, width) < 8:
             raise ConfigError(
                 f"SAFM: its third halving needs an LR image of at least 8x8 pixels, got {height}x{width}; "
-                "enlarge the image or the patch"
+                "use a larger image or patch"
             )
         parts = []
         for halvings, (part, conv) in enumerate(zip(x.chunk(4, dim=1), self.levels, strict=True)):

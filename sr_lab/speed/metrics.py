@@ -22,8 +22,8 @@ from sr_lab.ops.metrics import SSIM_WINDOW, psnr, ssim
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.speed.benchmark import Benchmark
 from sr_lab.system.devices import exact_float32
-from sr_lab.training.callbacks import ExampleImages
 from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import TEST_ONLY, SRModule
 
 SCALE = 4

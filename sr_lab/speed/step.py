@@ -19,10 +19,12 @@ from sr_lab.protocol import PROTOCOLS
 from sr_lab.run_folder import RunFolder
 from sr_lab.speed.benchmark import Benchmark
 from sr_lab.system.devices import arithmetic
-from sr_lab.system.signals import SaveWhenAsked, Signals
-from sr_lab.training.callbacks import NoProfiler, ValidateAtEnd, watchers, without_idle_hooks
-from sr_lab.training.checkpointing import LAST, DurableCheckpointIO, RandomState, checkpoints
+from sr_lab.system.signals import Signals
+from sr_lab.training.build import watchers
+from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO, RandomState
 from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.ending import Ending, SaveLast
+from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
 from sr_lab.training.nan_policy import NanPolicy
 
@@ -171,13 +173,14 @@ def with_trainer(
     run_folder = RunFolder(folder)
     callbacks = [
         *watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL),
-        ValidateAtEnd(),
+        ExampleImages(run_folder.images),
+        Ending(),
         NanPolicy(
             "stop", folder / "nan", lambda _: {}, seed=0, batch_size=1, interval=_ROW_INTERVAL, say=print
         ),
-        *checkpoints(run_folder.checkpoints),
+        Checkpoints(run_folder.checkpoints),
         RandomState(),
-        SaveWhenAsked(run_folder.checkpoints / LAST, Signals()),
+        SaveLast(run_folder.checkpoints / LAST, Signals()),
     ]
     lightning.Trainer(
         accelerator="gpu" if device == "cuda" else device,
@@ -190,14 +193,14 @@ def with_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        callbacks=[without_idle_hooks(callback) for callback in callbacks],
-        profiler=NoProfiler(),
+        callbacks=callbacks,
         logger=logger or False,
         plugins=[DurableCheckpointIO()],
         default_root_dir=folder,
+        enable_progress_bar=False,
         enable_model_summary=False,
         benchmark=True,
-    ).fit(without_idle_hooks(module), datamodule=_Data(timed))
+    ).fit(module, datamodule=_Data(timed))
     return timed.seconds_a_step
 
 

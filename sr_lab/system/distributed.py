@@ -1,7 +1,7 @@
 """The processes of a training on several devices: starting them, waiting for them, and losing one.
 
-Lightning starts them on one machine (``trainer=ddp``); ``torchrun``, Slurm's ``srun`` and submitit start them
-on any number, and then how many there are is theirs to say.
+On one machine the first process starts the others (``trainer=ddp``). ``torchrun``, Slurm's ``srun`` and
+submitit start them on any number of machines, and decide how many there are.
 """
 
 import contextlib
@@ -13,25 +13,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import lightning
-from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from sr_lab.errors import ConfigError, DistributedError
 
 _POLL = 0.2  # seconds between two looks at the other processes
-_GRACE = 5.0  # seconds in which the loss of one usually comes up by itself, with gloo at once
-_PATIENCE = 30.0  # the same where one was told to end: this one was, too, and may be saving
-_TOLD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
-_ASKED = {code for number in _TOLD for code in (-number, 128 + number)}  # exit codes of such a one
+_GRACE = 5.0  # seconds in which the loss of a process usually shows by itself (with gloo at once)
+_PATIENCE = 30.0  # the same after a signal: this process has got it too, and may be saving
+_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+_ENDED_BY_SIGNAL = {code for number in _SIGNALS for code in (-number, 128 + number)}  # exit codes
 
 
 class Launch(NamedTuple):
-    """Processes that somebody else has started."""
+    """Processes that another program has started."""
 
     by: str
     devices: int  # on each machine
@@ -39,7 +38,7 @@ class Launch(NamedTuple):
 
 
 def launched() -> Launch | None:
-    """What ``torchrun`` or ``srun`` has started, ``None`` where nobody has.
+    """What ``torchrun``, ``srun`` or submitit has started; ``None`` if this process was started alone.
 
     Raises:
         ConfigError: Machines have different numbers of processes.
@@ -63,17 +62,19 @@ def launched() -> Launch | None:
     return Launch(by, on_each, world // max(1, on_each))
 
 
-def arranged(arguments: Mapping[str, object], *, timeout: float, alone: bool = False) -> dict[str, object]:
-    """Arguments of a Trainer, made to fit the processes that there are.
+def trainer_arguments(
+    arguments: Mapping[str, object], *, timeout: float, alone: bool = False
+) -> dict[str, object]:
+    """Arguments of a Trainer that fit the processes there are.
 
     Args:
-        arguments: ``devices``, ``num_nodes`` and ``strategy`` as the configuration has them, and others.
-        timeout: Seconds that processes wait for one another.
-        alone: Whether processes that Lightning would start would repeat more than this one training.
+        arguments: Those of the configuration, among them ``devices``, ``num_nodes`` and ``strategy``.
+        timeout: Seconds that processes wait for each other.
+        alone: Whether other processes may not be started: they would repeat more than this training.
 
     Raises:
-        ConfigError: The configuration names another number of devices than were started, or wants processes
-            to be started that may not be.
+        ConfigError: The configuration asks for another number of devices than were started, or for processes
+            that may not be started.
     """
     arguments = dict(arguments)
     found, devices = launched(), arguments.get("devices")
@@ -81,120 +82,131 @@ def arranged(arguments: Mapping[str, object], *, timeout: float, alone: bool = F
         if devices not in (1, -1, "-1", "auto", found.devices):
             raise ConfigError(
                 f"trainer.devices: got {devices}, and {found.by} has started {found.devices} on each "
-                f"machine; leave it out, and have {found.by} start as many as you want"
+                f"machine; leave it out, and let {found.by} start as many as you want"
             )
         arguments |= {"devices": found.devices, "num_nodes": found.machines}
         several = found.devices * found.machines > 1
     else:
         if arguments.get("accelerator") == "cpu" and devices in (-1, "-1"):
-            raise ConfigError("trainer.devices: a CPU is not counted, got -1; say how many processes, e.g. 2")
+            raise ConfigError("trainer.devices: a CPU has no devices to count, got -1; give a number, e.g. 2")
         several = devices != 1 or arguments.get("num_nodes", 1) != 1
         if several and alone:
             raise ConfigError(
-                f"hydra/launcher: each process of trainer.devices={devices} would begin all jobs of this "
+                f"hydra/launcher: each process of trainer.devices={devices} would run all jobs of this "
                 "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that "
                 "starts the processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
             )
     unused = arguments.get("strategy") == "ddp_find_unused_parameters_true"
     if arguments.get("strategy") == "ddp" or unused or (several and arguments.get("strategy") == "auto"):
         limit = datetime.timedelta(seconds=timeout)
-        arguments["strategy"] = Ranks(timeout=limit, find_unused_parameters=unused)
+        environment = None if found is not None else Environment()
+        arguments["strategy"] = DDPStrategy(
+            cluster_environment=environment, timeout=limit, find_unused_parameters=unused
+        )
     return arguments
 
 
-class Ranks(DDPStrategy):
-    """Lightning's DDP, which says why it ends when a process is lost."""
+class Environment(LightningEnvironment):
+    """Lightning's for one machine, except that `together` starts the other processes and watches over them.
 
-    def _configure_launcher(self) -> None:
-        assert self.cluster_environment is not None
-        self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
-
-
-class Launcher(_SubprocessScriptLauncher):
-    """Lightning's, with a watch over the processes that says what became of them.
-
-    Lightning's own kills the first process without a word, and leaves the others when that one is killed.
+    Lightning kills the first process without a message when another is lost, and leaves the others running
+    when the first is lost.
     """
 
-    settled = False  # the loss of a process came up by itself
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Lightning starts no processes."""
+        return True
 
-    def launch(
-        self, function: Callable[..., Any], *args: Any, trainer: lightning.Trainer | None = None, **named: Any
-    ) -> Any:
-        """Start the processes, unless that has been done, and call the function in this one."""
-        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        if not self.cluster_environment.creates_processes_externally:
-            os.environ["SR_LAB_RANK_OF"] = str(os.getpid())
-            self._call_children_scripts()  # they end with this process: `sweep.end_with_sweep`
-            threading.Thread(target=self._watch, daemon=True, name="ranks").start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
-        return function(*args, **named)
+
+class Others:
+    """The processes that this one has started."""
+
+    def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+        self.processes = processes
+        self.settled = False  # the loss of a process has shown by itself
+        if processes:
+            threading.Thread(target=self._watch, daemon=True, name="processes").start()
 
     def fate(self, patience: float = 0.0) -> str | None:
-        """What became of a process that is no more, ``None`` if all are well."""
+        """What became of a process that has ended, ``None`` if all are running."""
         until = time.monotonic() + patience
-        while self.procs:
-            for number, process in enumerate(self.procs, start=1):
+        while self.processes:
+            for number, process in enumerate(self.processes, start=1):
                 code = process.poll() or 0
                 if code < 0:
                     guess = " (out of memory?)" if code == -signal.SIGKILL else ""
                     return f"process {number} was killed by signal {-code}{guess}"
                 if code > 0:
-                    return f"process {number} ended with exit code {code} and has said why"
+                    return f"process {number} ended with exit code {code}, its message says why"
             if time.monotonic() >= until:
                 break
             time.sleep(_POLL)
         return None
 
     def _watch(self) -> None:
-        """End this process if another has died and nobody notices: NCCL waits for it until the timeout."""
+        """End this process if another was lost without notice: NCCL waits for it until the timeout."""
         codes: list[int | None] = [None]
         while None in codes:
             time.sleep(_POLL)
-            codes = [process.poll() for process in self.procs]
+            codes = [process.poll() for process in self.processes]
             if failed := {code for code in codes if code}:
-                time.sleep(_PATIENCE if failed <= _ASKED else _GRACE)
+                time.sleep(_PATIENCE if failed <= _ENDED_BY_SIGNAL else _GRACE)
                 if self.settled:
                     return
                 print(f"error: {_lost(self.fate())}", file=sys.stderr, flush=True)  # noqa: T201
-                for process in self.procs:
+                for process in self.processes:
                     process.kill()
                 os._exit(1)
 
 
+def _start(trainer: lightning.Trainer) -> Others:
+    """Start the other processes of this machine, by the command that has started this one."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, Environment) or "LOCAL_RANK" in os.environ:
+        return Others([])
+    os.environ |= {
+        "MASTER_ADDR": environment.main_address,
+        "MASTER_PORT": str(environment.main_port),
+        "NODE_RANK": str(environment.node_rank()),
+        "SR_LAB_RANK_OF": str(os.getpid()),  # they end with this process: `sweep.end_with_sweep`
+    }
+    command = [sys.executable, *sys.orig_argv[1:]]
+    ranks = range(1, trainer.num_devices)
+    return Others([subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}) for rank in ranks])
+
+
 @contextlib.contextmanager
 def together(trainer: lightning.Trainer) -> Iterator[None]:
-    """What processes do together: the loss of one is told in words.
+    """Run the block in all processes; the loss of one is reported in a sentence.
 
     Raises:
-        DistributedError: One was lost, or did not come, or does not answer.
+        DistributedError: A process was lost, did not come, or does not answer.
     """
-    launcher = trainer.strategy.launcher
+    others = _start(trainer)
     try:
         yield
     except RuntimeError as error:
-        sentence = why_lost(error, launcher if isinstance(launcher, Launcher) else None)
+        sentence = why_lost(error, others)
         if sentence is None:
             raise
         raise DistributedError(sentence) from error
     finally:
-        if isinstance(launcher, Launcher):
-            launcher.settled = True
-    if isinstance(launcher, Launcher):
-        for process in launcher.procs:  # they end now; this process' end would kill them
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=_GRACE)
+        others.settled = True
+    for process in others.processes:  # they end now; the end of this process would kill them
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_GRACE)
 
 
-def why_lost(error: RuntimeError, launcher: Launcher | None = None) -> str | None:
-    """A failure of torch.distributed in words, ``None`` for any other error."""
+def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
+    """A failure of torch.distributed in a sentence, ``None`` for any other error."""
     text = str(error)
     joined = re.search(r"Timed out after (\d+) seconds waiting for clients\. (\d+)/(\d+) clients", text)
     if joined:
         seconds, count, world = joined.groups()
         return (
             f"trainer: after {seconds} s only {count} of {world} processes had come; "
-            "start all of them, or let trainer.timeout be longer"
+            "start all of them, or set a longer trainer.timeout"
         )
     silent = re.search(
         r"client socket has timed out after (\d+)ms while trying to connect to \(?([^),]+), (\d+)", text
@@ -203,23 +215,23 @@ def why_lost(error: RuntimeError, launcher: Launcher | None = None) -> str | Non
         milliseconds, host, port = silent.groups()
         return (
             f"trainer: the first process at {host}:{port} did not answer for {int(milliseconds) // 1000} s; "
-            "start it, check the address, or let trainer.timeout be longer"
+            "start it, check the address, or set a longer trainer.timeout"
         )
     late = re.search(r"Timed out waiting (\d+)ms for", text)
     if late:
         return (
             f"training: a process has not answered for {int(late[1]) / 1000:g} s; it hangs or is gone; "
-            "the same command goes on from the last checkpoint (trainer.timeout sets how long to wait)"
+            "the same command resumes from the last checkpoint (trainer.timeout sets how long to wait)"
         )
     if re.search(
         r"Connection (closed|reset) by peer|connectFullMesh failed|Broken pipe|remote process", text
     ):
-        return _lost(launcher.fate(_GRACE) if launcher is not None else None)
+        return _lost(others.fate(_GRACE) if others is not None else None)
     return None
 
 
 def _lost(fate: str | None) -> str:
     return (
         f"training: {fate or 'another process of this run is gone'}; "
-        "the same command goes on from the last checkpoint"
+        "the same command resumes from the last checkpoint"
     )

@@ -1,4 +1,4 @@
-"""What a machine or Lightning says to a training, in one sentence: full disks, full memory, dead workers."""
+"""Faults of the machine during a training, in one sentence: full disks, full memory, dead workers."""
 
 import contextlib
 import re
@@ -10,16 +10,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from sr_lab import errors
 from sr_lab.errors import ConfigError, FaultError, SRLabError
 
-_GOES_ON = "the same command goes on from the last checkpoint"
+_RESUMES = "the same command resumes from the last checkpoint"
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """A fault of the machine within the block, or of what a class was given, is told in words.
+def explained() -> Iterator[None]:
+    """Turn a fault of the machine, or a setting that a class cannot take, into a sentence.
 
     Raises:
-        FaultError: There was one of the machine.
-        SRLabError: A worker has met a mistake of the user's.
+        FaultError: The machine failed.
+        SRLabError: A data worker has met a mistake of the user's.
         ConfigError: Lightning or torch cannot do what the configuration asks for.
     """
     try:
@@ -33,7 +33,7 @@ def told() -> Iterator[None]:
 
 
 def _of_a_worker(error: BaseException) -> SRLabError | None:
-    """The error of ours that has ended a data worker; its traceback comes as text."""
+    """The error of ours that ended a data worker, whose traceback arrives as text."""
     found = re.search(r"^sr_lab\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
     if "Original Traceback" not in str(error) or found is None:
         return None
@@ -42,47 +42,47 @@ def _of_a_worker(error: BaseException) -> SRLabError | None:
 
 
 def _misfit(error: BaseException) -> ConfigError | None:
-    """What Lightning or torch says of the arguments of a class."""
+    """What Lightning or torch says about the arguments of a class."""
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return ConfigError(f"training: Lightning cannot do this: {text}")
     if isinstance(error, RuntimeError) and "cannot be converted to type" in text and "overflow" in text:
         return ConfigError(
             f"training: a setting is too large for the network's numbers (torch: {text}); "
-            "take a smaller learning_rate, or look at optimizer and loss"
+            "take a smaller learning_rate, or check optimizer and loss"
         )
     return None
 
 
 def in_words(error: BaseException) -> str | None:
-    """What has happened, ``None`` of a mistake in a program or of what is a sentence already."""
+    """What has happened, in a sentence; ``None`` for a bug, and for an error that is a sentence already."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     text = str(error)
-    if isinstance(error, SRLabError) or "Original Traceback" in text:  # a worker's own error comes with that
+    if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
         return None
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
-            f"learns from the same batches in half of it; {_GOES_ON}"
+            f"trains on the same batches in half of it; {_RESUMES}"
         )
     if isinstance(error, MemoryError):
-        return f"training: the memory of this machine is full; take fewer num_workers; {_GOES_ON}"
+        return f"training: the memory of this machine is full; take fewer num_workers; {_RESUMES}"
     if "DataLoader timed out" in text:
         return (
             f"training: a worker that reads images has not answered for {text.split()[-2]} s "
-            f"(trainer.timeout); look at the disk with the images; {_GOES_ON}"
+            f"(trainer.timeout); check the disk with the images; {_RESUMES}"
         )
     if "DataLoader worker" in text:
         signal = re.search(r"killed by signal: (\w+)", f"{text} {error.__cause__}")
         how = f" by signal {signal[1]}" if signal else ""
         return (
             f"training: a worker that reads images was killed{how} (out of memory? then take fewer "
-            f"num_workers); {_GOES_ON}"
+            f"num_workers); {_RESUMES}"
         )
     for link in chain:
         if isinstance(link, OSError) and link.strerror is not None:
             where = f"'{link.filename}'" if link.filename is not None else "a file of the run"
-            return f"training: cannot use {where}: {link.strerror}; mend that, then {_GOES_ON}"
+            return f"training: cannot use {where}: {link.strerror}; fix that, then {_RESUMES}"
     return None

@@ -1,7 +1,7 @@
 """Ctrl-C while the program starts: it ends at once, before any other module is imported.
 
-As an exception it would come up inside an import, where whoever imports (torch NumPy, a resolver of OmegaConf
-a module) may take it for a missing module: the run would go on.
+As an exception it would be raised inside an import, where the importing code (torch importing NumPy, a
+resolver of OmegaConf importing a module) may take it for a missing module, and the run would go on.
 """
 
 import os
@@ -18,7 +18,7 @@ def end_at_once() -> None:
 
 
 def as_exception() -> None:
-    """From now on it is `KeyboardInterrupt` again, for work that has something to tidy up."""
+    """From now on Ctrl-C raises `KeyboardInterrupt` again, for work that has something to clean up."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

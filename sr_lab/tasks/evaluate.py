@@ -27,8 +27,8 @@ from sr_lab.runs.provenance import provenance
 from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, rank
 from sr_lab.tasks import common
-from sr_lab.training.callbacks import ExampleImages
 from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 
 
@@ -72,7 +72,7 @@ def _test(
     )
     with tempfile.TemporaryDirectory() as scratch:
         trainer: lightning.Trainer = targets.build(
-            distributed.arranged(config.trainer.arguments(), timeout=config.trainer.timeout),
+            distributed.trainer_arguments(config.trainer.arguments(), timeout=config.trainer.timeout),
             **TEST_ONLY,
             callbacks=list(callbacks),
             default_root_dir=scratch,

@@ -1,7 +1,7 @@
 """Which memory layout, compiled or not, trains a network fastest on this device: measured once and kept.
 
-Neither changes more than the rounding of a result, so a run keeps its identity; the precision does, and is
-therefore never chosen here.
+Layout and compilation change only the rounding of a result, so a run keeps its identity. The precision
+changes more, and is therefore never chosen here.
 """
 
 import copy
@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from sr_lab import files
-from sr_lab.errors import DistributedError
 from sr_lab.system.devices import arithmetic, processor
 
-_SECONDS = 0.1  # one run of a contender: so many steps as take that long
+_SECONDS = 0.1  # length of one run of a setting, in as many steps as fit
 _ROUNDS = 5
-_WAIT_S = 1800.0  # compiling and measuring, by the process that the others wait for
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Setting:
         return " + ".join(named) or "plain"
 
     def apply(self, network: nn.Module) -> nn.Module:
-        """Put a network into that form, in place: its state dict keeps its names."""
+        """Put a network into that form, in place; the names in its state dict stay."""
         if self.channels_last:
             # inputs follow the weights
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -48,13 +47,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """The fastest setting and what each took.
+    """The fastest setting, and the time of each.
 
     Args:
         setting: The fastest.
-        seconds: Setting as text -> seconds of a step, of those that ran.
-        file: Where it is kept.
-        measured: Just now, rather than read from the file.
+        seconds: Setting as text -> seconds per step, for the settings that ran.
+        file: Where the times are kept.
+        measured: Whether it was measured just now, rather than read from the file.
     """
 
     setting: Setting
@@ -70,8 +69,8 @@ class Choice:
 
     def __str__(self) -> str:
         ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in self.ratios.items())
-        how = "measured" if self.measured else "known"
-        return f"autotune: {self.setting} ({how}, in times of the fastest: {ratios}; kept in {self.file})"
+        how = "measured now" if self.measured else "measured before"
+        return f"autotune: {self.setting} ({how}; relative to the fastest: {ratios}; kept in {self.file})"
 
 
 def settings(*, compile: bool) -> list[Setting]:
@@ -92,28 +91,20 @@ def choose(
     benchmark: bool,
     known_as: Mapping[str, object],
     cache_dir: Path,
-    wait: bool = False,
 ) -> Choice:
-    """The setting in which a step of training is fastest, measured now if it is not known.
+    """The setting in which a training step is fastest, measured now if it is not known yet.
 
     Args:
-        network: ``lr -> sr``; it stays as it is, copies are measured.
-        among: What is compared; one that fails (a compiler may) is left out.
-        lr_shape: Of a training batch on this device, ``(N, C, H, W)``.
-        scale: Size of HR over size of LR.
-        device: Where it is measured.
-        autocast: Half precision of mixed training; ``None`` for float32.
+        network: ``lr -> sr``; copies of it are measured.
+        among: The settings to compare; one that fails, as a compiler may, is left out.
+        lr_shape: Shape of a training batch on this device, ``(N, C, H, W)``.
+        scale: Upscaling factor.
+        device: The device to measure on.
+        autocast: Half precision of a mixed-precision training; ``None`` for float32.
         tf32: Whether the training allows TF32.
         benchmark: Whether cuDNN chooses its algorithms by measuring them.
-        known_as: What the network is, as plain values; with the rest it is what the result is kept under.
-        cache_dir: Folder of the results.
-        wait: Another process of this machine measures; read what it finds.
-
-    Returns:
-        The choice. Its file is written as soon as it is known.
-
-    Raises:
-        DistributedError: The process that measures has found nothing for long.
+        known_as: The network as plain values; part of the key under which the result is kept.
+        cache_dir: Folder in which results are kept. One process of a machine measures, the others wait.
     """
     on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
@@ -130,26 +121,21 @@ def choose(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     file = cache_dir / "autotune" / f"{digest}.json"
     by_name = {str(setting): setting for setting in among}
-    patience = time.monotonic() + _WAIT_S
-    while (kept := _kept(file, by_name)) is None and wait:
-        if time.monotonic() > patience:
-            raise DistributedError(
-                f"trainer.autotune: the first process has put nothing into {file} for {_WAIT_S:.0f} s; "
-                "let all processes of the machine see one paths.cache_dir, or leave trainer.autotune out"
-            )
-        time.sleep(0.5)
-    if kept is not None:
-        return Choice(by_name[min(kept, key=kept.__getitem__)], kept, file, measured=False)
-    lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    # A network may draw: the training's own numbers must not move.
-    with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
-        seconds = _measure({name: _step(network, by_name[name], lr, scale, autocast) for name in by_name})
-    files.write(file, json.dumps({"seconds": seconds, **key}, indent=1) + "\n")
-    return Choice(by_name[min(seconds, key=seconds.__getitem__)], seconds, file, measured=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        seconds = _kept(file, by_name)
+        if measured := seconds is None:
+            lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
+            # A network may draw random numbers: those of the training must not move.
+            with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
+                steps = {name: _step(network, by_name[name], lr, scale, autocast) for name in by_name}
+                seconds = _measure(steps)
+            files.write(file, json.dumps({"seconds": seconds, **key}, indent=1) + "\n")
+    return Choice(by_name[min(seconds, key=seconds.__getitem__)], seconds, file, measured)
 
 
 def _kept(file: Path, names: Container[str]) -> dict[str, float] | None:
-    """Seconds of each setting as they were written; ``None`` where there are none, or the file is damaged."""
+    """The seconds that a file holds; ``None`` if there is no file, or it is damaged."""
     try:
         seconds = {name: float(value) for name, value in json.loads(file.read_bytes())["seconds"].items()}
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
@@ -161,7 +147,7 @@ def _kept(file: Path, names: Container[str]) -> dict[str, float] | None:
 def _step(
     network: nn.Module, setting: Setting, lr: Tensor, scale: int, autocast: torch.dtype | None
 ) -> Callable[[], None]:
-    """One forward and backward pass of a copy of the network; the optimizer does not care for layouts."""
+    """One forward and backward pass of a copy of the network; layouts do not matter to the optimizer."""
     own = setting.apply(copy.deepcopy(network).to(lr.device).train())
     hr = torch.rand(len(lr), lr.shape[1], scale * lr.shape[2], scale * lr.shape[3], device=lr.device)
 
@@ -177,7 +163,7 @@ def _step(
 
 
 def _measure(steps: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Median seconds of a step of each contender, all in turn, so that a slow minute slows all of them."""
+    """Median seconds per step of each setting, measured in turns, so that a slow minute slows all of them."""
     repeats: dict[str, int] = {}
     for name, step in steps.items():
         try:

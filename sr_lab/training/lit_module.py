@@ -1,14 +1,14 @@
-"""Training and measuring of one network, as a LightningModule."""
+"""Training and measuring a network, as a LightningModule."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypedDict, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
 import lightning
 import torch
+from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
@@ -25,7 +25,7 @@ from sr_lab.protocol import Protocol
 from sr_lab.system.devices import exact_float32
 from sr_lab.training.data_module import EvalBatch
 
-# How the Trainer is set up to measure a network, and nothing else.
+# Settings of a Trainer that only measures a network.
 TEST_ONLY: Mapping[str, Any] = {
     "precision": "32-true",
     "logger": False,
@@ -38,12 +38,13 @@ TEST_ONLY: Mapping[str, Any] = {
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:
     """Layers whose statistics depend on which images are in a batch together."""
-    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return [module for module in network.modules() if isinstance(module, kinds)]
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image of a test set, measured by the protocol (dB on Y unless the protocol says RGB)."""
+    """The figures of one test image, measured by the protocol (dB on Y unless the protocol says RGB)."""
 
     set_name: str
     image: str
@@ -54,7 +55,7 @@ class ImageResult:
 
 
 class Measured(TypedDict):
-    """What a test step hands to callbacks: images in [0, 1], ``(1, C, H, W)``."""
+    """What a test step gives to callbacks: images in [0, 1], ``(1, C, H, W)``."""
 
     lr: Tensor
     bicubic: Tensor
@@ -64,20 +65,23 @@ class Measured(TypedDict):
     figures: Tensor  # the four of an `ImageResult`, still on the device
 
 
+Saved: TypeAlias = dict[str, Any]  # what a checkpoint holds
+
+
 class SRModule(lightning.LightningModule):
-    """Optimises a network on patches and measures it on whole images.
+    """Trains a network on patches and measures it on whole images.
 
     Args:
         network: ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``.
-        scale: Enlargement r.
+        scale: Upscaling factor r.
         protocol: How images are measured.
         val_sets: Name and number of images of each validation set, in the order of their loaders.
         test_sets: Names of the test sets, in the order of their loaders.
-        loss: ``(sr, hr) -> scalar``; only a training needs it.
-        make_optimizer: Called with the parameters; only a training needs it.
-        make_scheduler: Called with the optimizer; only a training needs it.
+        loss: ``(sr, hr) -> scalar``; needed for training only.
+        make_optimizer: Called with the parameters; needed for training only.
+        make_scheduler: Called with the optimizer; needed for training only.
         steps_per_unit: Optimizer steps after which the scheduler moves on by one.
-        record: Plain values stored in every checkpoint, enough to build the network again.
+        record: Plain values stored in every checkpoint, from which the network can be built again.
     """
 
     def __init__(
@@ -105,10 +109,10 @@ class SRModule(lightning.LightningModule):
         self.make_scheduler = make_scheduler
         self.steps_per_unit = steps_per_unit
         self.record = dict(record or {})
-        self.tiled: str | None = None  # in which tiles images were measured for want of memory
+        self.tiled: str | None = None  # the tiles in which images were measured that did not fit into memory
         self.results: list[ImageResult] = []
         self._measured: list[tuple[str, str, Tensor]] = []
-        # One pair of metrics a set: torchmetrics reduces their states over ranks.
+        # A pair of metrics per set; torchmetrics adds their states up over processes.
         self.val_metrics = nn.ModuleList(
             nn.ModuleList((MeanOverImages(count), MeanOverImages(count))) for count in self.val_sets.values()
         )
@@ -119,35 +123,25 @@ class SRModule(lightning.LightningModule):
         return sr
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
-        """Loss of one batch of uint8 patches, flipped and made float on the device, of luma if need be."""
+        """Loss of a batch of uint8 patches, flipped and made float (luma, if need be) on the device."""
         lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
         hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
         if colour_of(self.network) == "y":
             lr, hr = rgb_to_y(lr), rgb_to_y(hr)
         assert self.loss is not None
         loss: Tensor = self.loss(self.network(lr), hr)
-        # An infinite loss can have finite gradients: times NaN, none passes for a number (`NanPolicy`).
+        # An infinite loss can have finite gradients; multiplied by NaN, all of them are NaN (`NanPolicy`).
         return loss * ((loss - loss).detach() + 1)
 
-    # Lightning looks the signature up at every step; written down, that costs nothing.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
-
-    def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
-        # Lightning notes the running hook forty times a step; the way of a module looks for parameters first.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def on_validation_epoch_start(self) -> None:
-        """Measure one network: each rank has normalised with batches of its own since the last exchange."""
+        """Give all processes the same batch norm statistics: each has only seen its own batches."""
         if distributed.is_available() and distributed.is_initialized():
             for norm in batch_norms(self.network):
                 for statistic in norm.buffers():
                     distributed.broadcast(statistic, src=0)
 
     def validation_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure one image; nothing is exchanged between ranks here."""
+        """Measure one image; processes exchange nothing here."""
         if not batch["counted"]:
             return
         psnr, ssim = self.protocol.measure(
@@ -161,7 +155,7 @@ class SRModule(lightning.LightningModule):
         return cast("list[tuple[MeanOverImages, MeanOverImages]]", self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/<Set>/psnr_y`` and their mean ``val/psnr_y``, by which checkpoints are chosen."""
+        """Log ``val/<Set>/psnr_y`` and their mean ``val/psnr_y``, by which the best checkpoint is chosen."""
         values: dict[str, Tensor] = {}
         for name, (psnr, ssim) in zip(self.val_sets, self._val_metrics(), strict=True):
             values[f"val/{name}/psnr_y"] = psnr.compute()
@@ -170,17 +164,17 @@ class SRModule(lightning.LightningModule):
             ssim.reset()
         psnrs = [value for key, value in values.items() if key.endswith("psnr_y")]
         values["val/psnr_y"] = torch.stack(psnrs).mean()
-        # compute() is the same on every rank; float32 because some accelerators have no float64
+        # compute() is the same on every process; float32 because some accelerators have no float64
         self.log_dict(
             {key: value.float() for key, value in values.items()}, logger=False, rank_zero_only=False
         )
 
     def on_test_start(self) -> None:
-        """Forget an earlier test's results."""
+        """Drop the results of an earlier test."""
         self.results, self._measured = [], []
 
     def test_step(self, batch: EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Measured | None:
-        """Measure one image, and bicubic enlargement beside it."""
+        """Measure one image, and the bicubic upscaling of its LR image."""
         if not batch["counted"]:
             return None
         sr = self.upscale(batch["lr"], grey=batch["grey"])
@@ -188,7 +182,7 @@ class SRModule(lightning.LightningModule):
         psnr, ssim = self.protocol.measure(sr, batch["hr"], self.scale, grey=batch["grey"])
         base_psnr, base_ssim = self.protocol.measure(bicubic, batch["hr"], self.scale, grey=batch["grey"])
         set_name, image = self.test_sets[dataloader_idx], batch["name"]
-        # They stay on the device: asking for them would have it wait for us at every image.
+        # The figures stay on the device: fetching them would make every image wait for it.
         figures = torch.cat((psnr, ssim, base_psnr, base_ssim))
         self._measured.append((set_name, image, figures))
         return {
@@ -201,8 +195,8 @@ class SRModule(lightning.LightningModule):
         }
 
     def on_test_epoch_end(self) -> None:
-        """Fetch what was measured."""
-        if self._measured:  # a rank may have had no image
+        """Fetch the figures."""
+        if self._measured:  # a process may have had no image
             figures = torch.stack([figures for *_, figures in self._measured]).tolist()
             self.results = [
                 ImageResult(set_name, image, *values)
@@ -210,19 +204,19 @@ class SRModule(lightning.LightningModule):
             ]
 
     def upscale(self, lr: Tensor, *, grey: bool = False) -> Tensor:
-        """SR image of one LR image, in float32 whatever the training's precision."""
+        """SR image of one LR image, in float32 whatever the precision of the training."""
         colour = colour_of(self.network)
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
-            # forward() passes torch.compile by, which would compile anew for the size of every image.
+            # forward() bypasses torch.compile, which would compile again for every image size.
             image = self.protocol.network_input(lr, colour, grey=grey).float()
-            # Tiles begin behind this block: the error holds what the whole image has taken.
+            # Tiles start after this block: the error holds the memory that the whole image has taken.
             with contextlib.suppress(torch.OutOfMemoryError):
                 sr: Tensor = self.network.forward(image)
                 return sr
             return self._in_tiles(image)
 
     def _in_tiles(self, image: Tensor) -> Tensor:
-        """An image for which the memory does not suffice, in tiles of half its size, a quarter, ..."""
+        """An image too large for the memory, in tiles of half its size, a quarter, ..."""
         side = max(image.shape[-2:])
         while side > 1:
             side = -(-side // 2)
@@ -233,14 +227,14 @@ class SRModule(lightning.LightningModule):
                 sr: Tensor = tiled(image)
             except torch.OutOfMemoryError:
                 continue
-            except ConfigError:  # nothing is left beside the overlap
+            except ConfigError:  # the tile is not larger than the overlap
                 break
             self.tiled = tiled.note
             return sr
         raise torch.OutOfMemoryError("no tile is small enough")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Optimizer and scheduler; the scheduler is asked after every step, see ``lr_scheduler_step``."""
+        """Optimizer and scheduler; the scheduler is called after every step, see ``lr_scheduler_step``."""
         assert self.make_optimizer is not None
         assert self.make_scheduler is not None
         optimizer = self.make_optimizer(self.network.parameters())
@@ -248,16 +242,16 @@ class SRModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: object) -> None:
-        """Move the schedule to where ``global_step`` is; a unit need not be a whole number of steps."""
+        """Move the schedule to ``global_step``; a unit need not be a whole number of steps."""
         unit = int(self.global_step / self.steps_per_unit + 1e-9)  # 6 / 0.006 is 999.9999999999999
         while scheduler.last_epoch < unit:
             scheduler.step()
 
     def on_train_start(self) -> None:
-        """Refuse ranks that begin at different steps: they would learn from wrong samples, or wait for ever.
+        """Refuse processes that begin at different steps: they would learn wrong samples, or wait for ever.
 
         Raises:
-            CheckpointError: A machine does not see the checkpoint that the others go on from.
+            CheckpointError: A machine does not see the checkpoint from which the others resume.
         """
         if not (distributed.is_available() and distributed.is_initialized()):
             return
@@ -269,17 +263,24 @@ class SRModule(lightning.LightningModule):
                 "must see the same run folder: put paths.output_dir on a file system that they share"
             )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Store what builds the network again, as plain values that ``weights_only`` loading accepts."""
+    def on_save_checkpoint(self, checkpoint: Saved) -> None:
+        """Store the network's configuration, as plain values that ``weights_only`` loading accepts."""
         checkpoint["sr_lab"] = self.record
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count batches as this run accumulates them; who saved may have made a step of more, or of fewer.
+    def on_load_checkpoint(self, checkpoint: Saved) -> None:
+        """Count batches as this run accumulates them: the run that saved may have accumulated another number.
 
-        Lightning takes the count over, and by it decides which batches make a step and when to validate.
+        Lightning takes over the count, and decides by it which batches make a step and when to validate.
         """
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
         for count in (progress["total"], progress["current"]):
             if count["ready"] != batches:
                 count.update(dict.fromkeys(count, batches))
+        states = checkpoint["callbacks"]
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SpikeDetection):
+                # Lightning 2.6 cannot load its state, which also names a file to write; ten steps replace it.
+                states.pop(callback.state_key, None)
+        for key in [key for key in states if str(key).startswith("Checkpoints{'monitor': None")]:
+            del states[key]  # the callback that saved last.ckpt in earlier versions

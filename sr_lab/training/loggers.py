@@ -1,10 +1,10 @@
-"""Dashboards: views of the run that can be missing or dead without harm; ``metrics.csv`` is the record."""
+"""Dashboards: views of a run that may be missing or fail; the record is ``metrics.csv``."""
 
 import contextlib
 import netrc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
-    """The loggers of the ``logger`` group, each told which run this is.
+    """The loggers of the ``logger`` group.
 
-    A W&B run has the id of its run folder, so that a resumed run goes on in the same one; the jobs of an
-    experiment are one group, and each says in its config which row it is and what the paper prints of it.
+    A W&B run has the name of its run folder as id, so that a resumed run continues it. The jobs of an
+    experiment are one group; the config of each holds its row of the table and the paper's figures for it.
     """
     loggers: list[Logger] = []
     for node in config.logger.values():
         assert isinstance(node, Mapping)
         arguments: dict[str, object] = {"save_dir": str(folder.path)}
         if str(node["_target_"]).endswith("WandbLogger"):
-            import wandb  # half a second, which other loggers need not wait for
+            import wandb  # takes half a second, for which other loggers need not wait
 
-            # Our own lines say where the run lies; W&B's would stand between the rows of a sweep.
+            # We print where the run is; W&B's own lines would come between the rows of a sweep.
             settings = wandb.Settings(silent=True, console="off")
             wandb.termsetup(settings, None)
             arguments |= {
@@ -58,33 +58,47 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
                 _ = logger.experiment
             except wandb.errors.Error as error:
                 said = " ".join(str(error).split())
-                print(  # noqa: T201 - once a run, if at all
+                print(  # noqa: T201 - once per run, if at all
                     f"W&B: offline, since it cannot be reached or refuses the key ({said}); later: "
                     f"wandb sync {folder.path}/wandb/offline-run-*",
                     file=sys.stderr,
                 )
-                wandb.teardown()  # its process holds the run id
+                wandb.teardown()  # its process still holds the run's id
                 logger = targets.build(node, **arguments | {"offline": True})
         loggers.append(logger)
     return loggers
 
 
 def _tags(config: Config, own: object) -> list[str]:
-    """The user's tags, then what sweeps are looked for by: paper, table, scale, budget."""
+    """The user's tags, then those by which runs are found: paper, table, scale, budget."""
     table = [config.table.paper, config.table.name] if config.table is not None else []
     said = [*(own if isinstance(own, list) else []), *table, f"x{config.scale}"]
     return list(dict.fromkeys([*said, budget({"budget": config.budget.name})]))
 
 
 def _row(config: Config) -> dict[str, object]:
-    """Label of the row that a job is, and what the paper prints of it."""
+    """Label of the job's row in the table, and the paper's figures for it."""
     label = config.row_label
     run = Run(Path(), settings=config.model_dump(), labels=() if label is None else (label,))
     return {"row": label, **compared_with_paper(run)}
 
 
+def log_to_dashboards(trainer: lightning.Trainer, log: Callable[[Logger], None]) -> None:
+    """Call ``log`` with every dashboard; one that fails, as when its process was killed, is dropped."""
+    for logger in list(trainer.loggers):
+        try:
+            log(logger)
+        except Exception as error:  # whatever it is: a dashboard is only a view
+            trainer.loggers = [other for other in trainer.loggers if other is not logger]
+            print(  # noqa: T201 - once per run, if at all
+                f"{type(logger).__name__}: lost ({error or type(error).__name__}); the training goes on, "
+                "metrics.csv has every row, and task=log makes a W&B run of it",
+                file=sys.stderr,
+            )
+
+
 class RowInSummary(lightning.Callback):
-    """Says from the beginning which row a job is, in W&B's summary: there the runs table has its columns."""
+    """Puts the row of a job into W&B's summary at the start: W&B's table of runs shows columns from there."""
 
     def __init__(self, config: Config) -> None:
         row = {key: value for key, value in _row(config).items() if value is not None}
@@ -98,12 +112,12 @@ class RowInSummary(lightning.Callback):
 
 
 def _wandb_run() -> "wandb.Run | None":
-    """The W&B run of this process; ``None`` if there is none, for which the library need not be imported."""
+    """The W&B run of this process, ``None`` if there is none; does not import the library."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def has_wandb_key() -> bool:
-    """Whether W&B could sync: a key in the environment or in ``~/.netrc``, and nobody said offline."""
+    """Whether W&B could sync: a key is in the environment or in ``~/.netrc``, and W&B is not offline."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return False
     if os.environ.get("WANDB_API_KEY"):
@@ -116,18 +130,18 @@ def has_wandb_key() -> bool:
 
 @rank_zero_only
 def close_wandb(values: Mapping[str, object] | None = None) -> None:
-    """Put the results of ``metrics.json`` in the summary, beside the paper's figures, and end the W&B run.
+    """Put the results of ``metrics.json`` and the paper's figures into the summary, and end the W&B run.
+
+    A process has one W&B run at a time: one that stays open would take the rows of the next job.
 
     Args:
         values: The results, ``None`` if the run has failed.
-
-    A process holds one W&B run at a time: one that is left open would swallow the next job's rows.
     """
     if (run := _wandb_run()) is None:
         return
     import wandb
 
-    with contextlib.suppress(OSError, wandb.errors.Error):  # its process was killed: `callbacks.show` said so
+    with contextlib.suppress(OSError, wandb.errors.Error):  # `log_to_dashboards` has reported it
         if values is not None:
             labels = (str(values["row"]),) if "row" in values else ()
             own = {key: value for key, value in values.items() if key != "images"}

@@ -1,9 +1,9 @@
-"""Several processes follow one; they measure to the bit what one measures; the loss of one is told."""
+"""Several processes train as one does and measure bit by bit what one measures; losing one is reported."""
 
 import pytest
 import torch
 
-from tests import ranks
+from tests import processes
 
 MANY = (3, 4, 7)
 
@@ -12,14 +12,16 @@ MANY = (3, 4, 7)
 def few(tmp_path_factory):
     """One and two processes, and a process that is left alone."""
     scenarios = ("exact:1", "exact:2", "one:2", "half:2", "rest:1", "measure:1", "measure:2", "norm:2")
-    return ranks.run(tmp_path_factory.mktemp("few"), *scenarios, "dies:2", "hangs:2", "alone:1")
+    return processes.run(tmp_path_factory.mktemp("few"), *scenarios, "dies:2", "hangs:2", "alone:1")
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """More than two processes."""
     scenarios = [f"measure:{world}" for world in (1, *MANY)]
-    return ranks.run(tmp_path_factory.mktemp("many"), *scenarios, "exact:1", "exact:4", "half:4", "rest:2")
+    return processes.run(
+        tmp_path_factory.mktemp("many"), *scenarios, "exact:1", "exact:4", "half:4", "rest:2"
+    )
 
 
 def difference(ours, theirs) -> float:
@@ -31,14 +33,14 @@ def difference(ours, theirs) -> float:
 
 
 def assert_follows(one, several, precision: str) -> None:
-    assert len(several["losses"]) == ranks.STEPS
+    assert len(several["losses"]) == processes.STEPS
     assert one["losses"][-1] < one["losses"][0]  # something is learnt
     assert several["losses"] == pytest.approx(one["losses"], abs=1e-12 if precision == "64" else 1e-6)
     assert difference(one, several) < (1e-12 if precision == "64" else 1e-6)
 
 
 @pytest.mark.parametrize("precision", ["32", "64"])
-@pytest.mark.parametrize("name", ranks.NETWORKS)
+@pytest.mark.parametrize("name", processes.NETWORKS)
 def test_two_processes_learn_what_one_learns_from_the_whole_batch(few, name, precision):
     (one,), two = few["exact:1"], few["exact:2"]
     assert_follows(one[f"{name}-{precision}"], two[0][f"{name}-{precision}"], precision)
@@ -46,7 +48,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(few, name, pre
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32", "64"])
-@pytest.mark.parametrize("name", ranks.NETWORKS)
+@pytest.mark.parametrize("name", processes.NETWORKS)
 def test_four_processes_learn_what_one_learns_from_the_whole_batch(many, name, precision):
     (one,), four = many["exact:1"], many["exact:4"]
     assert_follows(one[f"{name}-{precision}"], four[0][f"{name}-{precision}"], precision)
@@ -80,7 +82,7 @@ def test_two_processes_go_on_with_what_four_began(many):
 
 def test_two_processes_measure_what_one_measures_bit_for_bit(few):
     (one,) = few["measure:1"]
-    assert len(one["images"]) == sum(count for _, count in ranks.SETS)
+    assert len(one["images"]) == sum(count for _, count in processes.SETS)
     assert len(one["pictures"]) == 5 * (2 + 2 + 1)  # the first two of each set, in strips and in four kinds
     assert few["measure:2"] == [one, one]
 
@@ -102,7 +104,7 @@ def test_processes_measure_one_network_though_each_normalised_with_its_own_batch
 def test_a_process_that_is_gone_ends_the_others_at_once_in_one_sentence(few):
     (left,) = few["dies:2"]
     assert left["told"] == (
-        "training: another process of this run is gone; the same command goes on from the last checkpoint"
+        "training: another process of this run is gone; the same command resumes from the last checkpoint"
     )
     assert left["seconds"] < 5
 
@@ -117,5 +119,5 @@ def test_a_process_that_does_not_come_is_waited_for_no_longer_than_the_timeout(f
     (left,) = few["alone:1"]
     assert left["told"] == (
         "trainer: after 3 s only 1 of 2 processes had come; "
-        "start all of them, or let trainer.timeout be longer"
+        "start all of them, or set a longer trainer.timeout"
     )

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder
-from sr_lab.system import distributed as ranks
+from sr_lab.system import distributed
 from tests.command_line import SMOKE, run_folder, sr_lab
 
 SMALL = (*(argument for argument in SMOKE if argument != "trainer=cpu"), "num_workers=0")
@@ -51,33 +51,35 @@ def environment(monkeypatch):
 )
 def test_who_has_started_the_processes_is_known(environment, variables, launch):
     environment(variables)
-    assert ranks.launched() == launch
+    assert distributed.launched() == launch
 
 
 @pytest.mark.parametrize("devices", [1, -1, "auto", 8])
 def test_who_has_started_the_processes_says_how_many(environment, devices):
     environment(TORCHRUN)
-    arranged = ranks.arranged({"devices": devices, "num_nodes": 1, "strategy": "auto"}, timeout=60)
+    arranged = distributed.trainer_arguments(
+        {"devices": devices, "num_nodes": 1, "strategy": "auto"}, timeout=60
+    )
     assert (arranged["devices"], arranged["num_nodes"]) == (8, 2)
-    assert isinstance(arranged["strategy"], ranks.Ranks)
+    assert arranged["strategy"].cluster_environment is None  # Lightning finds torchrun's by itself
 
 
 def test_another_number_of_devices_than_were_started_is_refused(environment):
     environment(TORCHRUN)
     with pytest.raises(ConfigError, match=r"trainer\.devices: got 4, and torchrun has started 8 on each"):
-        ranks.arranged({"devices": 4}, timeout=60)
+        distributed.trainer_arguments({"devices": 4}, timeout=60)
 
 
 def test_machines_with_different_numbers_of_processes_are_refused(environment):
     environment(TORCHRUN | {"WORLD_SIZE": "15"})
     with pytest.raises(ConfigError, match="torchrun has started 15 processes, 8 on this machine"):
-        ranks.launched()
+        distributed.launched()
 
 
 def test_a_single_process_needs_no_strategy(environment):
     environment({})
     given = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    assert ranks.arranged(given, timeout=60) == given
+    assert distributed.trainer_arguments(given, timeout=60) == given
 
 
 @pytest.mark.parametrize(("devices", "variables"), [(1, {}), (2, TORCHRUN | {"LOCAL_WORLD_SIZE": "2"})])
@@ -86,13 +88,13 @@ def test_a_launcher_of_hydra_may_run_a_job_for_which_nothing_has_to_be_started(
 ):
     environment(variables)
     given = {"accelerator": "cpu", "devices": devices, "num_nodes": 1, "strategy": "auto"}
-    assert ranks.arranged(given, timeout=60, alone=True)["devices"] == devices
+    assert distributed.trainer_arguments(given, timeout=60, alone=True)["devices"] == devices
 
 
 def test_all_processors_of_a_cpu_are_no_number_of_processes(environment):
     environment({})
-    with pytest.raises(ConfigError, match="a CPU is not counted, got -1"):
-        ranks.arranged({"accelerator": "cpu", "devices": -1, "strategy": "ddp"}, timeout=60)
+    with pytest.raises(ConfigError, match=r"trainer\.devices: .* got -1"):
+        distributed.trainer_arguments({"accelerator": "cpu", "devices": -1, "strategy": "ddp"}, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +114,11 @@ def test_all_processors_of_a_cpu_are_no_number_of_processes(environment):
     ],
 )
 def test_a_failure_of_torch_distributed_is_told_in_words(error, told):
-    assert told in str(ranks.why_lost(RuntimeError(error)))
+    assert told in str(distributed.why_lost(RuntimeError(error)))
 
 
 def test_any_other_error_stays_what_it_is():
-    assert ranks.why_lost(RuntimeError("CUDA out of memory")) is None
+    assert distributed.why_lost(RuntimeError("CUDA out of memory")) is None
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_a_process_is_started(tmp_path):
@@ -152,7 +154,7 @@ def test_a_launcher_whose_jobs_would_mix_between_ranks_is_refused(tmp_path):
     lines = done.stderr.splitlines()
     assert len(lines) == 2  # one for each job
     assert set(lines) == {
-        "error: hydra/launcher: each process of trainer.devices=2 would begin all jobs of this multirun; "
+        "error: hydra/launcher: each process of trainer.devices=2 would run all jobs of this multirun; "
         "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that starts the processes"
         ": hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
     }
@@ -226,10 +228,10 @@ def test_why_a_process_was_lost_is_said_once(sweep):
     errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: dataset: a.png has gone",
-        "error: training: process 1 ended with exit code 2 and has said why; "
-        "the same command goes on from the last checkpoint",
+        "error: training: process 1 ended with exit code 2, its message says why; "
+        "the same command resumes from the last checkpoint",
         "error: training: process 1 was killed by signal 9 (out of memory?); "
-        "the same command goes on from the last checkpoint",
+        "the same command resumes from the last checkpoint",
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.same import differences
+from tests.reliability.comparing import differences
 from tests.reliability.test_faults import breaks
 
 

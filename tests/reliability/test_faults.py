@@ -45,8 +45,8 @@ from sr_lab.run_folder import RunFolder
 from sr_lab.system import faults
 from sr_lab.training.checkpointing import DurableCheckpointIO, newest
 from tests.reliability import results
+from tests.reliability.comparing import checkpoint, differences, rows
 from tests.reliability.forge import Forge, Outcome
-from tests.reliability.same import checkpoint, differences, rows
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +85,7 @@ def sentence(ended: Outcome) -> str:
 CKPT = ".last.ckpt.*.tmp"
 FULL, ADVICE = (
     "No space left on device",
-    "; mend that, then the same command goes on from the last checkpoint",
+    "; fix that, then the same command resumes from the last checkpoint",
 )
 DISK = {
     "disk full, checkpoint": (f"ENOSPC write {CKPT}", FULL),
@@ -217,15 +217,15 @@ def test_an_empty_last_checkpoint_is_named_and_the_one_before_it_taken(forge, wh
     last.write_bytes(b"")
     ended = forge.train(tmp_path / "run")
     assert f"resume: '{last}' is damaged" in ended.said
-    assert "goes on from previous.ckpt, the one before it" in ended.said
+    assert "resumes from previous.ckpt, the one before it" in ended.said
     assert differences(whole, tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({"scale": 3}, "holds another network"),
-        ({"version": 2}, "was saved by another version of sr_lab; update this one"),
+        ({"scale": 3}, "it holds another network"),
+        ({"version": 2}, "it was saved by another version of sr_lab (update this one)"),
     ],
 )
 def test_a_checkpoint_that_is_not_of_this_run_is_refused_and_nothing_is_overwritten(
@@ -241,7 +241,8 @@ def test_a_checkpoint_that_is_not_of_this_run_is_refused_and_nothing_is_overwrit
     before = [path.read_bytes() for path in kept]
     ended = forge.train(tmp_path / "run")
     assert sentence(ended) == (
-        f"resume: '{last}' {said}, put the run's own checkpoint there, or begin anew with resume=never"
+        f"resume: cannot resume from '{last}': {said}; put the run's own checkpoint there, or train from "
+        "scratch with resume=never"
     )
     assert [path.read_bytes() for path in kept] == before
     last.write_bytes(own)
@@ -316,7 +317,7 @@ def test_a_checkpoint_that_finds_no_room_is_named_however_much_of_it_does(mounte
     (mounted / "hog").write_bytes(bytes(left))
     fill(mounted)
     (mounted / "hog").unlink()
-    with pytest.raises(FaultError) as raised, faults.told():
+    with pytest.raises(FaultError) as raised, faults.explained():
         DurableCheckpointIO().save_checkpoint({"weights": torch.ones(250_000)}, mounted / "last.ckpt")
     assert str(raised.value) == f"training: cannot use '{mounted}/last.ckpt': {FULL}{ADVICE}"
 

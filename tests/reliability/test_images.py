@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.reliability import results
+from tests.reliability.comparing import differences
 from tests.reliability.forge import Forge
-from tests.reliability.same import differences
 from tests.reliability.test_faults import breaks, sentence
 
 

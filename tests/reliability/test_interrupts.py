@@ -60,7 +60,7 @@ def test_ctrl_c_while_the_program_starts_ends_it_at_once_and_silently(tmp_path, 
 def test_ctrl_c_that_is_ignored_stays_ignored():
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from sr_lab import interrupts; interrupts.end_at_once()\n"
+        "from sr_lab.system import interrupts; interrupts.end_at_once()\n"
         "signal.raise_signal(signal.SIGINT)\n"
         "interrupts.as_exception(); signal.raise_signal(signal.SIGINT); print('there')"
     )

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab.checkpoints import digest
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.errors import CheckpointError
 from sr_lab.run_folder import RunFolder, whole_rows
 from sr_lab.training.checkpointing import newest
 from tests.reliability import results
+from tests.reliability.comparing import differences
 from tests.reliability.forge import INTERVAL, Forge
-from tests.reliability.same import differences
 
 KILLED = -signal.SIGKILL
 OTHER_FILE_SYSTEM = Path("/dev/shm")
@@ -33,6 +34,14 @@ def orphans(folder: Path) -> list[Path]:
     return list(folder.rglob(".*.tmp"))
 
 
+def is_damaged(path: Path) -> bool:
+    try:
+        open_checkpoint(str(path))
+    except CheckpointError:
+        return True
+    return False
+
+
 def problems(folder: Path) -> list[str]:
     """What a killed attempt must not have done."""
     found = []
@@ -44,7 +53,7 @@ def problems(folder: Path) -> list[str]:
             if not any(row["step"] == step and row[column] for row in rows):
                 found.append(f"row lost: {line}")
     there = [folder / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt", "best.ckpt")]
-    found += [f"damaged: {path.name}" for path in there if path.exists() and digest.is_damaged(path)]
+    found += [f"damaged: {path.name}" for path in there if path.exists() and is_damaged(path)]
     good = next((path for path in there if path.exists()), None)
     saved = torch.load(good, weights_only=True)["global_step"] if good is not None else 0
     reached = max((int(row["step"]) for row in rows), default=0)
@@ -161,7 +170,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_ends_bit_equal(forge, whole, tmp
     ended = forge.train(folder)
     (line,) = [line for line in ended.said.splitlines() if "damaged" in line]
     assert line.startswith(f"resume: '{last}' is damaged")
-    assert line.endswith("; goes on from previous.ckpt, the one before it")
+    assert line.endswith("; resumes from previous.ckpt, the one before it")
     assert differences(whole[0], folder) == []
 
 
@@ -198,7 +207,7 @@ def test_a_checkpoint_whose_writer_is_killed_stays_readable(forge, tmp_path, kil
             lost += [f"kill {kill}: orphan {path}" for path in orphans(run.path)]
         for name in ("last.ckpt", "previous.ckpt"):
             path = run.checkpoints / name
-            if path.exists() and digest.is_damaged(path):
+            if path.exists() and is_damaged(path):
                 lost.append(f"kill {kill}: {name} is damaged")
         good = newest(run.checkpoints, print)
         if good is None:

@@ -1,15 +1,15 @@
-"""Steps whose loss or gradient is no number: left out, or the end, and looked at afterwards."""
+"""Steps whose loss or gradient is not finite: they are skipped, or end the run, and their batch is kept."""
 
 import json
 
 import pytest
 import torch
 
-from tests.reliability.same import checkpoint, differences, rows
+from tests.reliability.comparing import checkpoint, differences, rows
 
 
 def spoil(what: str, value: str, *steps: int) -> tuple[str, ...]:
-    """Overrides for a run in which these steps have a loss or gradient that is no number."""
+    """Overrides for a run in which the loss or gradient of these steps is not finite."""
     return (
         "+callbacks.spoil._target_=tests.reliability.plugins.Spoil",
         f"+callbacks.spoil.steps={list(steps)}",
@@ -26,14 +26,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_the_training_stops_says_where_and_goes_on_from_the_last_checkpoint(forge, tmp_path, what, value):
+def test_the_training_stops_says_where_and_resumes_from_the_last_checkpoint(forge, tmp_path, what, value):
     folder, whole = tmp_path / "run", tmp_path / "whole"
     ended = forge.train(folder, *spoil(what, value, 12))
     assert ended.code == 1
     (line,) = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.ConfigError")]
     assert f"training: the {'loss' if what == 'loss' else 'norm of the gradient'} is " in line
     kept = folder / "nan" / "step-12.pt"
-    assert f" at step 12 (its batch is in '{kept}'); the last checkpoint is from before" in line
+    assert f" at step 12 (its batch is in '{kept}'); the last checkpoint is from before it" in line
     assert checkpoint(folder, "last")["global_step"] == 10
     assert forge.train(whole).code == 0
     assert forge.train(folder).code == 0

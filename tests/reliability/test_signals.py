@@ -14,8 +14,8 @@ import pytest
 from sr_lab.run_folder import RunFolder, whole_rows
 from tests.command_line import SMOKE, run_folder
 from tests.reliability import results
+from tests.reliability.comparing import checkpoint, differences
 from tests.reliability.forge import INTERVAL
-from tests.reliability.same import checkpoint, differences
 
 TWO = ("dataset.val_count=2", "budget.max_validation_count=2")
 HEARD = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
@@ -99,7 +99,7 @@ def test_a_job_that_cannot_be_queued_again_is_saved_and_says_so(forge, tmp_path,
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     ended = forge.train(tmp_path / "run", *ask(7, signal.SIGUSR1), **scontrol)
     assert ended.code == 138
-    assert "SIGUSR1: saved, and not requeued: " in ended.said
+    assert "SIGUSR1: saved, but not requeued: " in ended.said
     assert checkpoint(tmp_path / "run", "last")["global_step"] == 7
 
 
@@ -165,7 +165,7 @@ def test_ctrl_c_reaches_the_workers_too_and_the_step_is_saved(tmp_path):
     assert seconds < 5  # 0.1 to save, 0.5 in all; as much as that on a busy machine
     assert said.splitlines()[-2:] == [
         "SIGINT: saves after this step; Ctrl-C again ends at once",
-        "interrupted; the same command goes on from the last checkpoint",
+        "interrupted; the same command resumes from the last checkpoint",
     ]
     folder = run_folder(tmp_path)
     assert checkpoint(folder, "last")["global_step"] >= max(steps_of(tmp_path))

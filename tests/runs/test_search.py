@@ -359,7 +359,7 @@ def test_a_killed_search_resumes_its_trial_and_prunes_the_next(searches):
     assert searches["killed"].returncode == -signal.SIGKILL
     again = searches["again"]
     assert again.returncode == 0, again.stderr
-    assert "goes on from" in again.stdout  # the first trial, from its checkpoint
+    assert "resumes from" in again.stdout  # the first trial, from its checkpoint
     assert [trial["state"] for trial in searches["trials"]] == ["finished", "pruned"]
     assert "2 trials: 1 finished, 1 pruned" in again.stdout
     assert "best: trial 0" in again.stdout

@@ -507,7 +507,7 @@ def test_the_same_command_finishes_what_was_left(sweeps):
     expected = {"finished": "finished", "killed": "finished", "kills": "finished", "refused": "failed"}
     assert states == expected
     for label in ("killed", "kills"):
-        assert "goes on from" in sweeps["folders"][label].log.read_text()
+        assert "resumes from" in sweeps["folders"][label].log.read_text()
 
 
 def test_nothing_that_is_finished_runs_again(sweeps):

@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_lab.speed import step
 from sr_lab.speed.benchmark import measure
-from sr_lab.training.callbacks import WeightAverage
+from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 
 pytestmark = [

@@ -20,7 +20,7 @@ pytestmark = [
 
 def train(folder: Path, *callbacks: lightning.Callback, **settings: float) -> None:
     """Two steps, as `tasks.train` runs them."""
-    with faults.told():
+    with faults.explained():
         trainer = tiny.trainer(folder, max_steps=2, callbacks=[*callbacks], limit_val_batches=0)
         trainer.fit(tiny.sr_module(**settings), tiny.data())
 
@@ -58,5 +58,5 @@ class Broken(torch.utils.data.Dataset):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_broken_image_that_a_worker_meets_is_no_fault_of_the_machine():
-    with pytest.raises(errors.DataError, match=r"^images: 'a.png' is broken$"), faults.told():
+    with pytest.raises(errors.DataError, match=r"^images: 'a.png' is broken$"), faults.explained():
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))

@@ -1,4 +1,7 @@
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -6,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.config.schema import TrainConfig
-from sr_lab.errors import ConfigError, DistributedError
+from sr_lab.errors import ConfigError
 from sr_lab.models.bsrn import BSRN
 from sr_lab.models.edsr_shallow import ShallowEDSR
-from sr_lab.tasks import train
-from sr_lab.training import autotune
+from sr_lab.training import autotune, build
 from sr_lab.training.autotune import Choice, Setting, choose, settings
 from tests import tiny
 from tests.conftest import compose
@@ -25,6 +27,12 @@ NETWORKS = [
 def soon(monkeypatch):
     """A hundredth of a second for each."""
     monkeypatch.setattr(autotune, "_SECONDS", 0.01)
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    """Nothing is measured: every setting takes a second."""
+    monkeypatch.setattr(autotune, "_measure", lambda steps: dict.fromkeys(steps, 1.0))
 
 
 def chosen(network: nn.Module, folder: Path, **changed: object) -> Choice:
@@ -74,12 +82,12 @@ def test_a_second_call_reads_the_file_and_measures_nothing(tmp_path, monkeypatch
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_another_network_batch_or_precision_is_measured_anew(tmp_path, changed):
+def test_another_network_batch_or_precision_is_measured_again(tmp_path, instant, changed):
     first = chosen(tiny.TinyNet(), tmp_path)
     assert chosen(tiny.TinyNet(), tmp_path, **changed).file != first.file
 
 
-def test_another_processor_is_measured_anew(tmp_path, monkeypatch):
+def test_another_processor_is_measured_again(tmp_path, instant, monkeypatch):
     first = chosen(tiny.TinyNet(), tmp_path)  # the folder may be one for many machines
     monkeypatch.setattr(autotune, "processor", lambda: "another")
     assert chosen(tiny.TinyNet(), tmp_path).file != first.file
@@ -91,7 +99,7 @@ def test_the_slower_setting_is_not_taken(tmp_path, monkeypatch):
     choice = chosen(tiny.TinyNet(), tmp_path)
     assert choice.setting == Setting(channels_last=True)
     assert str(choice).startswith(
-        "autotune: channels_last (measured, in times of the fastest: plain 1.50, channels_last 1.00; kept in "
+        "autotune: channels_last (measured now; relative to the fastest: plain 1.50, channels_last 1.00; kept"
     )
 
 
@@ -137,24 +145,28 @@ def test_a_network_that_does_not_run_at_all_says_so(tmp_path):
         chosen(Broken(), tmp_path)
 
 
-def test_another_process_reads_what_the_first_has_found(tmp_path, monkeypatch):
-    first = chosen(tiny.TinyNet(), tmp_path)
-    monkeypatch.setattr(autotune, "_measure", lambda *_: pytest.fail("measured again"))
-    assert chosen(tiny.TinyNet(), tmp_path, wait=True).setting == first.setting
+def test_a_second_process_waits_for_the_first_and_reads_what_it_has_found(tmp_path, monkeypatch):
+    measuring, calls = threading.Event(), []
 
+    def slowly(steps: dict[str, object]) -> dict[str, float]:
+        calls.append(1)
+        measuring.set()
+        time.sleep(0.2)
+        return dict.fromkeys(steps, 1.0)
 
-def test_a_process_that_waits_in_vain_says_so_and_does_not_choose_for_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune, "_WAIT_S", 0.0)
-    with pytest.raises(
-        DistributedError, match=r"trainer.autotune: the first process has put nothing into .*\.json"
-    ):
-        chosen(tiny.TinyNet(), tmp_path, wait=True)
+    monkeypatch.setattr(autotune, "_measure", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(chosen, tiny.TinyNet(), tmp_path)
+        measuring.wait()
+        assert not chosen(tiny.TinyNet(), tmp_path).measured
+        assert first.result().measured
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"seconds": {}}', '{"seconds": {"other": 1}}', '{"seconds": 1}']
 )
-def test_a_damaged_file_is_measured_anew(tmp_path, content):
+def test_a_damaged_file_is_measured_again(tmp_path, instant, content):
     first = chosen(tiny.TinyNet(), tmp_path)
     first.file.write_text(content)
     assert chosen(tiny.TinyNet(), tmp_path).measured
@@ -185,7 +197,7 @@ def config():
 def form(config: TrainConfig, **changed: object) -> None:
     """Find it out, with other settings of the trainer."""
     trainer = config.trainer.model_copy(update=changed)
-    train._form(config.model_copy(update={"trainer": trainer}), tiny.TinyNet(), 16)
+    build.form(config.model_copy(update={"trainer": trainer}), tiny.TinyNet(), 16, print)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +216,7 @@ def test_a_training_tunes_with_its_own_switches(config, tmp_path, monkeypatch, c
         asked.update(named)
         return Choice(Setting(), {"plain": 1.0}, tmp_path, measured=True)
 
-    monkeypatch.setattr(train, "choose", noted)
+    monkeypatch.setattr(build, "choose", noted)
     form(config, **changed)
     assert (asked["tf32"], asked["benchmark"]) == switches
 
@@ -212,10 +224,10 @@ def test_a_training_tunes_with_its_own_switches(config, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_layout_that_was_asked_for_and_is_not_taken_is_named(config, tmp_path, monkeypatch, capsys, wanted):
     found = Choice(Setting(), {"plain": 1.0}, tmp_path, measured=True)
-    monkeypatch.setattr(train, "choose", lambda *_, **__: found)
+    monkeypatch.setattr(build, "choose", lambda *_, **__: found)
     form(config, channels_last=wanted)
     said = capsys.readouterr().out.replace("\n", " ")
-    assert ("trainer.channels_last=true gives way" in said) is wanted
+    assert ("this overrides trainer.channels_last=true" in said) is wanted
 
 
 def test_several_machines_are_refused_for_they_may_choose_differently(config):

@@ -1,4 +1,4 @@
-"""Parts of going on that the killed runs of ``tests/reliability`` do not come by."""
+"""Parts of resuming that the killed runs of ``tests/reliability`` do not reach."""
 
 import random
 import shutil
@@ -12,9 +12,11 @@ import torch
 
 from sr_lab import files
 from sr_lab.run_folder import RunFolder, whole_rows
-from sr_lab.training.callbacks import Record, Speed
-from sr_lab.training.checkpointing import DurableCheckpointIO, RandomState, checkpoints
-from sr_lab.training.resume import judge
+from sr_lab.system.signals import Signals
+from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState
+from sr_lab.training.ending import SaveLast
+from sr_lab.training.record import Record, Speed
+from sr_lab.training.resume import check_resume
 from tests import tiny
 
 pytestmark = [
@@ -36,19 +38,19 @@ def train(
     **settings: object,
 ) -> None:
     """A validation and a checkpoint every two steps; goes on as ``task=train`` does."""
-    images = tiny.Images("A", 1)
+    images, kept = tiny.Images("A", 1), folder / "checkpoints"
     trainer = tiny.trainer(
         folder,
         max_steps=steps,
         val_check_interval=2 * accumulate,
         accumulate_grad_batches=accumulate,
         enable_checkpointing=True,
-        callbacks=[*callbacks, *checkpoints(folder / "checkpoints")],
+        callbacks=[*callbacks, Checkpoints(kept), SaveLast(kept / "last.ckpt", Signals())],
         plugins=[DurableCheckpointIO(), *plugins],
     )
     module = tiny.sr_module(val=[images], learning_rate=rate, **settings)
     if ckpt is not None:
-        judge(Path(ckpt), trainer, module)
+        check_resume(Path(ckpt), trainer, module)
     data = tiny.data(val=[images], accumulate=accumulate)
     trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
 
@@ -97,8 +99,8 @@ def test_the_score_of_a_plateau_is_known_after_a_resume(tmp_path):
 def test_losses_that_wait_for_their_row_are_part_of_a_checkpoint(tmp_path):
     def train_with_record(name: str, *callbacks: object, ckpt: str | None = None) -> list[str]:
         """The losses of the record, a row every three steps."""
-        path, speed = tmp_path / name / "metrics.csv", Speed(batch_size=2)
-        train(tmp_path / name, 6, speed, Record(path, speed, interval=3), *callbacks, ckpt=ckpt)
+        path = tmp_path / name / "metrics.csv"
+        train(tmp_path / name, 6, Record(path, Speed(batch_size=2), interval=3), *callbacks, ckpt=ckpt)
         return [row["train/loss"] for row in whole_rows(path) if row["train/loss"]]
 
     class DiedError(Exception):
@@ -139,6 +141,46 @@ def test_each_generator_goes_on_where_it_was(tmp_path):
     torch.manual_seed(7)
     train(tmp_path, 4, Draw(), ckpt=str(tmp_path / "checkpoints" / "best.ckpt"))
     assert drawn[0] == drawn[1]
+
+
+def test_a_checkpoint_reads_back_with_weights_only(tmp_path):
+    DurableCheckpointIO().save_checkpoint({"w": torch.ones(3), "epoch": 1}, tmp_path / "new" / "a.ckpt")
+    read = torch.load(tmp_path / "new" / "a.ckpt", weights_only=True)
+    assert read["epoch"] == 1
+    assert torch.equal(read["w"], torch.ones(3))
+
+
+def test_a_training_checkpoint_reads_back_with_weights_only(tmp_path):
+    train(tmp_path, 2)
+    checkpoint = saved(tmp_path, "last")
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "sr_lab"} <= set(checkpoint)
+
+
+def test_a_write_that_fails_keeps_the_old_checkpoint_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    writer, target = DurableCheckpointIO(), tmp_path / "last.ckpt"
+    writer.save_checkpoint({"step": 1}, target)
+
+    def half(checkpoint, file) -> None:
+        file.write(b"half a file")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="no space left"):
+        writer.save_checkpoint({"step": 2}, target)
+    assert torch.load(target, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_checkpoint_is_whole_before_it_has_its_name(tmp_path, monkeypatch):
+    seen = []
+
+    def replace(source, target) -> None:
+        seen.append((torch.load(source, weights_only=True), Path(source).parent == Path(target).parent))
+        Path(source).rename(target)
+
+    monkeypatch.setattr("os.replace", replace)
+    DurableCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+    assert seen == [({"step": 1}, True)]
 
 
 # What a killed process leaves behind

@@ -218,9 +218,9 @@ def test_measuring_is_in_float32_under_bf16_autocast():
     module, lr = tiny.sr_module(), torch.rand(1, 3, 5, 7)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert module.network(lr).dtype == torch.bfloat16  # what a training in bf16-mixed computes
-        sr = module.upscale(lr)
-    assert sr.dtype == torch.float32
-    torch.testing.assert_close(sr, module.network(lr), rtol=0, atol=0)
+        restored = module.upscale(lr)
+    assert restored.dtype == torch.float32
+    torch.testing.assert_close(restored, module.network(lr), rtol=0, atol=0)
 
 
 def test_measuring_is_without_tf32():

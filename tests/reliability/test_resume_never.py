@@ -1,4 +1,4 @@
-"""Runs that begin anew, and runs whose checkpoints somebody has removed or damaged: nothing is lost by it."""
+"""Runs that train from scratch, and runs whose checkpoints were removed or damaged: nothing is lost."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ import pytest
 from sr_lab.errors import CheckpointError
 from sr_lab.run_folder import RunFolder
 from sr_lab.training.checkpointing import to_test
+from tests.reliability.comparing import checkpoint, differences
 from tests.reliability.forge import INTERVAL
-from tests.reliability.same import checkpoint, differences
 from tests.reliability.test_kill import KILLED, die
 from tests.reliability.test_signals import TWO, ask
 
@@ -39,10 +39,13 @@ SWA = "{_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0
     ("mistake", "sentence"),
     [
         ("benchmark.sets=[Set14]", "there is no folder"),
-        (f"+callbacks.swa={SWA}", "StochasticWeightAveraging averages is neither tested nor gone on with; "),
+        (
+            f"+callbacks.swa={SWA}",
+            "the average of StochasticWeightAveraging is not tested and cannot be resumed; ",
+        ),
     ],
 )
-def test_a_run_that_cannot_start_over_keeps_what_was_there(forge, whole, tmp_path, mistake, sentence):
+def test_a_run_that_cannot_start_from_scratch_keeps_what_was_there(forge, whole, tmp_path, mistake, sentence):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     before = contents(folder)
@@ -52,7 +55,7 @@ def test_a_run_that_cannot_start_over_keeps_what_was_there(forge, whole, tmp_pat
     assert contents(folder) == before
 
 
-def test_an_attempt_before_is_kept_until_the_new_one_has_saved(forge, whole, tmp_path):
+def test_an_earlier_attempt_is_kept_until_the_new_one_has_saved(forge, whole, tmp_path):
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole, folder.path)
     last = (folder.checkpoints / "last.ckpt").read_bytes()
@@ -66,29 +69,31 @@ def test_an_attempt_before_is_kept_until_the_new_one_has_saved(forge, whole, tmp
     assert differences(whole, folder.path) == []
 
 
-def test_a_job_that_began_anew_and_is_queued_again_goes_on(forge, whole, tmp_path, scontrol):
+def test_a_job_that_started_from_scratch_and_is_queued_again_resumes(forge, whole, tmp_path, scontrol):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     first = forge.train(folder, NEVER, *ask(7, signal.SIGUSR1), **scontrol)
     assert first.code == 138, first.said
     again = forge.train(folder, NEVER, *ask(7, signal.SIGUSR1), **scontrol, SLURM_RESTART_COUNT="1")
     assert again.code == 0, again.said
-    assert f"goes on from {folder / 'checkpoints' / 'last.ckpt'}" in again.said
+    assert f"resumes from {folder / 'checkpoints' / 'last.ckpt'}" in again.said
     assert differences(whole, folder) == []
     assert "finished already" in forge.train(folder, NEVER, *TWO, **scontrol, SLURM_RESTART_COUNT="2").said
 
 
-def test_a_job_that_was_ended_before_it_began_anew_does_so_when_it_is_queued_again(forge, whole, tmp_path):
+def test_a_job_that_ended_before_it_had_started_from_scratch_does_so_when_it_is_queued_again(
+    forge, whole, tmp_path
+):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     job = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"}
     ended = forge.train(folder, NEVER, *ask(2, signal.SIGKILL), **job)
     assert ended.code == KILLED
-    assert "goes on from" not in ended.said
+    assert "resumes from" not in ended.said
     assert RunFolder(folder).started_over_by("17")
 
 
-def test_a_process_that_torchrun_starts_again_goes_on(forge, tmp_path):
+def test_a_process_that_torchrun_starts_again_resumes(forge, tmp_path):
     job = {"TORCHELASTIC_RUN_ID": "a"} | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1")
     job |= dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK"), "0")
     folder = tmp_path / "run"
@@ -96,7 +101,7 @@ def test_a_process_that_torchrun_starts_again_goes_on(forge, tmp_path):
     again = forge.train(folder, NEVER, *ask(9, signal.SIGTERM), **job, TORCHELASTIC_RESTART_COUNT="1")
     assert again.code == 143
     assert checkpoint(folder, "last")["global_step"] == 9
-    assert "goes on from" in again.said
+    assert "resumes from" in again.said
 
 
 WORSE = ("+optimizer.maximize=true",)  # the first validation stays the best
@@ -109,8 +114,8 @@ def damage(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "how"),
     [
-        (damage, "damaged, and set aside"),
-        pytest.param(Path.unlink, "gone", marks=pytest.mark.slow),
+        (damage, "damaged, and renamed to damaged.ckpt"),
+        pytest.param(Path.unlink, "missing", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_whose_best_checkpoint_is_lost_ends_with_the_best_of_the_rest(forge, tmp_path, harm, how):
@@ -128,7 +133,7 @@ def test_a_run_whose_best_checkpoint_is_lost_ends_with_the_best_of_the_rest(forg
 
 
 @pytest.mark.parametrize("harm", [pytest.param(damage, marks=pytest.mark.slow), Path.unlink])
-def test_a_run_that_has_only_to_be_tested_takes_the_last_checkpoint_for_the_best(
+def test_a_run_that_only_has_to_be_tested_takes_the_last_checkpoint_if_the_best_is_lost(
     forge, whole, tmp_path, harm
 ):
     folder = RunFolder(tmp_path / "run")
@@ -146,7 +151,7 @@ def test_without_a_readable_checkpoint_the_sentence_is_about_the_best(tmp_path):
         to_test(tmp_path)
 
 
-def test_a_run_whose_checkpoints_are_all_removed_says_that_it_begins_at_0(forge, whole, tmp_path):
+def test_a_run_whose_checkpoints_are_all_removed_says_that_it_starts_at_0(forge, whole, tmp_path):
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole, folder.path)
     folder.metrics.unlink()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import run_folder, sr_lab
+from tests.reliability.comparing import differences
 from tests.reliability.forge import TINY, small_images
-from tests.reliability.same import differences
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 """Several processes of one training, forked by a process that has imported everything once.
 
-``python -m tests.ranks <folder> exact:1 exact:2 ...`` runs each scenario of this file in so many processes,
-joined by gloo, and writes what each of them returns to ``<folder>/<scenario>-<world>-<rank>.pt``.
+``python -m tests.processes <folder> exact:1 exact:2 ...`` runs each scenario of this file in that many
+processes, joined by gloo, and writes what each of them returns to ``<folder>/<scenario>-<world>-<rank>.pt``.
 """
 
 import multiprocessing
@@ -22,9 +22,9 @@ from sr_lab.errors import DistributedError
 from sr_lab.models.imdn import IMDN
 from sr_lab.models.imfm import IMFM
 from sr_lab.models.mren import MREN
-from sr_lab.system import distributed as ranks
+from sr_lab.system import distributed
 from sr_lab.tasks import common
-from sr_lab.training.callbacks import ExampleImages
+from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
 from tests import tiny
 
@@ -61,7 +61,7 @@ class Normed(tiny.TinyNet):
 
 
 class Losses(lightning.Callback):
-    """The loss of every step, the mean over ranks."""
+    """The loss of every step, the mean over processes."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -73,7 +73,7 @@ class Losses(lightning.Callback):
 def trainer(folder: Path, world: int, **settings: object) -> lightning.Trainer:
     """One of ``world`` processes."""
     several = {"accelerator": "cpu", "devices": world, "strategy": "ddp" if world > 1 else "auto"}
-    return tiny.trainer(folder, **(ranks.arranged(several, timeout=60) | settings))
+    return tiny.trainer(folder, **(distributed.trainer_arguments(several, timeout=60) | settings))
 
 
 def module(name: str, *, double: bool) -> SRModule:
@@ -129,7 +129,7 @@ def rest(folder: Path, world: int) -> dict[str, object]:
 
 
 def measure(folder: Path, world: int) -> dict[str, object]:
-    """Validate and test on sets of which some have fewer images than there are ranks."""
+    """Validate and test on sets of which some have fewer images than there are processes."""
     sets = [tiny.Images(name, count) for name, count in SETS]
     own, data = tiny.sr_module(val=sets, test=sets), tiny.data(val=sets, test=sets)
     validator = trainer(folder, world)
@@ -174,7 +174,7 @@ def _told(trained: lightning.Trainer) -> dict[str, object]:
     """What is said when a training with a process less comes to nothing, and after how many seconds."""
     started = time.monotonic()
     try:
-        with ranks.together(trained):
+        with distributed.together(trained):
             trained.fit(tiny.sr_module(), tiny.data(batch_size=BATCH))
     except DistributedError as error:
         return {"told": str(error), "seconds": time.monotonic() - started}
@@ -191,7 +191,7 @@ def hangs(folder: Path, world: int) -> dict[str, object]:
     """One process does not answer."""
     several = {"accelerator": "cpu", "devices": world, "strategy": "ddp"}
     callbacks = [Ends(lambda: time.sleep(6))]
-    settings = ranks.arranged(several, timeout=2) | {"max_steps": 9, "limit_val_batches": 0}
+    settings = distributed.trainer_arguments(several, timeout=2) | {"max_steps": 9, "limit_val_batches": 0}
     return _told(tiny.trainer(folder, callbacks=callbacks, **settings))
 
 
@@ -200,13 +200,13 @@ def alone(folder: Path, world: int) -> dict[str, object]:
     settings = {"accelerator": "cpu", "devices": 1, "num_nodes": 2, "strategy": "ddp"}
     port = find_free_network_port()
     os.environ |= {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return _told(tiny.trainer(folder, max_steps=9, **ranks.arranged(settings, timeout=2)))
+    return _told(tiny.trainer(folder, max_steps=9, **distributed.trainer_arguments(settings, timeout=2)))
 
 
 def run(folder: Path, *scenarios: str, timeout: float = 240) -> dict[str, list[dict]]:
     """Run scenarios (``exact:2``) in a process of their own: what each rank returned."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tests.ranks", str(folder), *scenarios]
+    command = [sys.executable, "-m", "tests.processes", str(folder), *scenarios]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     done = subprocess.run(
         command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=timeout

@@ -1,0 +1,276 @@
+"""A training from its configuration: network and module, the form of the network, callbacks, Trainer."""
+
+import functools
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from sr_lab.checkpoints.opening import build_network
+from sr_lab.checkpoints.reading import open_checkpoint
+from sr_lab.checkpoints.weights import take_over
+from sr_lab.config import targets
+from sr_lab.config.schema import TrainConfig
+from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.patches import PatchBatch, PatchDataset
+from sr_lab.errors import ConfigError
+from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
+from sr_lab.protocol import Protocol
+from sr_lab.run_folder import RunFolder
+from sr_lab.system import distributed
+from sr_lab.system.devices import has_gpu, resolve_precision, why_no_compiler
+from sr_lab.system.signals import Signals
+from sr_lab.training.autotune import Choice, Setting, choose, settings
+from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO, RandomState
+from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.ending import Ending, SaveLast
+from sr_lab.training.examples import ExampleImages
+from sr_lab.training.lit_module import SRModule
+from sr_lab.training.loggers import RowInSummary
+from sr_lab.training.nan_policy import NanPolicy
+from sr_lab.training.progress import TrainingProgress
+from sr_lab.training.record import Record, Speed, TimedLoader
+from sr_lab.training.weight_average import WeightAverage
+
+_Callback = TypeVar("_Callback", bound=Callback)
+
+
+def module(
+    config: TrainConfig,
+    protocol: Protocol,
+    val_sets: Sequence[BenchmarkSet],
+    test_sets: Sequence[BenchmarkSet],
+    say: Callable[[str], None],
+) -> SRModule:
+    """The network, with the weights of ``init_ckpt`` if there is one, and all that trains and measures it."""
+    network = build_network(config)
+    if config.init_ckpt is not None:
+        left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
+        names = f", which keep their initial values: {', '.join(left)}" if left else ""
+        say(f"weights from {config.init_ckpt}: {len(left)} weights of the network are not in it{names}")
+    return SRModule(
+        network,
+        scale=config.scale,
+        protocol=protocol,
+        val_sets={images.name: len(images) for images in val_sets},
+        test_sets=[images.name for images in test_sets],
+        loss=targets.build(config.loss),
+        make_optimizer=_optimizer(config),
+        make_scheduler=targets.build(config.schedule.scheduler),
+        steps_per_unit=config.steps_per_epoch if config.schedule.interval == "epoch" else 1.0,
+        record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
+    )
+
+
+def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
+    """Adam in one kernel on a GPU: only there fp16 does not wait for the device to ask for overflows."""
+    build: Callable[..., torch.optim.Optimizer] = targets.build(config.optimizer)
+    fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
+    clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales
+    if not fusible or clipped or {"fused", "foreach"} & set(config.optimizer) or not on_gpu(config):
+        return build
+    return functools.partial(build, fused=True)
+
+
+def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> None:
+    """Refuse what would fail, or have no effect, only after the work has begun.
+
+    Raises:
+        ConfigError: The network has nothing to train, or does not fit patches or protocol.
+    """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"model: {type(network).__name__} has nothing to train; take task=evaluate")
+    smallest = min_size_of(network)
+    if dataset.lr_patch_size < smallest:
+        raise ConfigError(
+            f"dataset.lr_patch_size: {type(network).__name__} needs at least {smallest}, "
+            f"got {dataset.lr_patch_size}; take larger patches"
+        )
+    protocol.check_network(colour_of(network))
+
+
+def form(
+    config: TrainConfig, network: nn.Module, lr_patch_size: int, say: Callable[[str], None]
+) -> tuple[Setting, Choice | None]:
+    """Memory layout and compilation: those of the configuration, or the fastest on this device.
+
+    Raises:
+        ConfigError: ``trainer.autotune`` with several machines.
+    """
+    options = config.trainer
+    missing = why_no_compiler(options.accelerator) if options.compile or options.autotune else None
+    if options.compile and missing is not None:
+        say(f"trainer.compile: not compiled, since {missing}")
+    if not options.autotune:
+        return Setting(options.channels_last, options.compile and missing is None), None
+    arguments, found = options.arguments(), distributed.launched()
+    machines = found.machines if found is not None else arguments.get("num_nodes", 1)
+    if machines != 1:
+        raise ConfigError(
+            f"trainer.autotune: measures on one machine, got {machines}, which may choose differently; leave "
+            "it out, and set what it prints on one of them: trainer.channels_last=true, trainer.compile=true"
+        )
+    compiled = missing is None and (options.compile or on_gpu(config))
+    # The first process to come measures, on the first device; the others of this machine wait and read.
+    devices = arguments.get("devices")
+    first = devices[0] if isinstance(devices, list) else 0
+    channels = num_image_ch(network)
+    choice = choose(
+        network,
+        settings(compile=compiled),
+        lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
+        scale=config.scale,
+        device=torch.device("cuda", first) if on_gpu(config) else torch.device("cpu"),
+        autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision(config)),
+        tf32=options.float32_matmul_precision == "high",
+        benchmark=arguments.get("benchmark") is True and arguments.get("deterministic") is not True,
+        known_as=config.model_dump(include={"model", "upsampler", "strategy", "scale"}),
+        cache_dir=Path(config.paths.cache_dir).expanduser(),
+    )
+    untried = "" if compiled or missing else "; trainer.compile=true tries compiling, minutes on a CPU"
+    overruled = options.channels_last and not choice.setting.channels_last
+    say(f"{choice}{untried}{'; this overrides trainer.channels_last=true' if overruled else ''}")
+    return choice.setting, choice
+
+
+def _batch_of_a_device(config: TrainConfig) -> int:
+    """Images in the batch of one device."""
+    devices = config.trainer.arguments().get("devices", 1)
+    nodes = config.trainer.arguments().get("num_nodes", 1)
+    if (found := distributed.launched()) is not None:
+        _, devices, nodes = found
+    if isinstance(devices, list):
+        count = len(devices)
+    elif isinstance(devices, int) and devices > 0:
+        count = devices
+    else:  # all of them
+        count = torch.cuda.device_count() if on_gpu(config) else 1
+    assert isinstance(nodes, int)
+    return max(1, config.batch_size // (max(1, count) * nodes * config.trainer.accumulate_grad_batches))
+
+
+def on_gpu(config: TrainConfig) -> bool:
+    """Whether the training runs on a GPU."""
+    return has_gpu(config.trainer.accelerator)
+
+
+def precision(config: TrainConfig) -> str:
+    """Lightning's name of the precision."""
+    return resolve_precision(config.trainer.precision, config.trainer.accelerator)
+
+
+def syncs_batch_norm(config: TrainConfig) -> bool:
+    """Whether batch norm sees the batch of all devices."""
+    return bool(config.trainer.arguments().get("sync_batchnorm")) and on_gpu(config)
+
+
+class TimedDataModule(SRDataModule):
+    """The data of a training whose `Record` reports how long batches are waited for."""
+
+    def train_dataloader(self) -> TimedLoader[PatchBatch]:  # type: ignore[override]
+        """The training stream."""
+        assert self.trainer is not None
+        return TimedLoader(super().train_dataloader(), callback_of(self.trainer, Record).speed)
+
+
+def callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback:
+    """The first callback of a kind."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, kind))
+
+
+def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> list[Callback]:
+    """Callbacks that record and show a training; the progress bar only where there is a terminal."""
+    speed = Speed(batch_size)
+    record = Record(folder.record, speed, interval=row_interval)
+    return [record, *([TrainingProgress(speed)] if TrainingProgress.is_shown() else [])]
+
+
+def _own_callbacks(config: TrainConfig) -> list[Callback]:
+    """The callbacks of the configuration.
+
+    Raises:
+        ConfigError: One of them would have no effect on what is tested, and could not be resumed.
+    """
+    made = {name: targets.build(typing.cast(targets.Node, node)) for name, node in config.callbacks.items()}
+    for name, callback in made.items():
+        if isinstance(callback, StochasticWeightAveraging):
+            raise ConfigError(
+                f"callbacks.{name}: the average of StochasticWeightAveraging is not tested and cannot be "
+                "resumed; take ema_decay=0.999"
+            )
+    return list(made.values())
+
+
+def trainer(
+    config: TrainConfig,
+    folder: RunFolder,
+    dataset: PatchDataset,
+    loggers: list[Logger],
+    signals: Signals,
+    say: Callable[[str], None],
+    *,
+    alone: bool,
+) -> Trainer:
+    """The Trainer with its callbacks.
+
+    Args:
+        config: The configuration.
+        folder: The run's folder.
+        dataset: What it trains on, to keep the batch of a NaN.
+        loggers: The dashboards.
+        signals: Listens for signals.
+        say: Prints a line for the user.
+        alone: Whether other processes may not be started (`distributed.trainer_arguments`).
+    """
+    accumulate = config.trainer.accumulate_grad_batches
+    interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
+    callbacks = [
+        *watchers(folder, batch_size=config.batch_size // accumulate, row_interval=interval),
+        *([RowInSummary(config)] if config.logger else []),
+        ExampleImages(folder.images),
+        Ending(),
+        *_own_callbacks(config),
+        *([WeightAverage(config.ema_decay)] if config.ema_decay is not None else []),
+        NanPolicy(
+            config.nan_policy,
+            folder.path / "nan",
+            dataset.__getitems__,
+            seed=dataset.seed,
+            batch_size=config.batch_size,
+            interval=interval,
+            say=say,
+        ),
+        Checkpoints(folder.checkpoints, say),
+        RandomState(),
+        SaveLast(folder.checkpoints / LAST, signals),
+    ]
+    arguments = distributed.trainer_arguments(
+        config.trainer.arguments(), timeout=config.trainer.timeout, alone=alone
+    )
+    arguments["sync_batchnorm"] = syncs_batch_norm(config)
+    if arguments.get("deterministic") is True:  # cuDNN would choose among deterministic algorithms, by time
+        arguments["benchmark"] = False
+    made: Trainer = targets.build(
+        arguments,
+        precision=precision(config),
+        max_steps=config.steps,
+        max_epochs=-1,
+        val_check_interval=config.validation.interval * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[DurableCheckpointIO(folder.earlier)],
+        default_root_dir=folder.path,
+        enable_progress_bar=TrainingProgress.is_shown(),
+        enable_model_summary=False,
+    )
+    return made

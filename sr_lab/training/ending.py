@@ -1,0 +1,137 @@
+"""How a training ends, and from where it resumes: its last step, a callback that stops it, a signal.
+
+Lightning 2.6.6 ends with 0 after SIGTERM, writes a checkpoint of another name to another folder at Slurm's
+signal, does not find it at a first start, and waits for other processes inside a signal handler, where all of
+them can hang.
+"""
+
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor, distributed
+
+from sr_lab.system.signals import Ended, Signals
+from sr_lab.training.lit_module import Saved
+
+
+class Ending(Callback):
+    """Validates, and so saves, after the last step too. A run stopped early stays stopped.
+
+    Lightning forgets with the process that another callback has stopped the training; resuming such a run
+    goes straight to the test.
+    """
+
+    _stopped = False
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Lightning validates before it obeys ``should_stop``, also where no validation is due."""
+        if trainer.global_step >= trainer.max_steps > 0:
+            trainer.should_stop = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
+        """Store whether the training was stopped before its last step."""
+        checkpoint["ended_early"] = trainer.should_stop and trainer.global_step < trainer.max_steps
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
+        """Remember it until the training starts."""
+        self._stopped = checkpoint.get("ended_early") is True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make no further step."""
+        trainer.should_stop |= self._stopped
+
+
+class SaveLast(Checkpoint):
+    """Saves ``last.ckpt`` after each validation, and after the step during which a signal came.
+
+    Lightning's ``save_last`` saves only after a new best score: on a plateau all work would be lost. After a
+    signal the training ends; a validation is finished first. Processes agree on the step by an exchange on
+    the CPU, which runs during the next step. Must be the last callback that saves.
+
+    Args:
+        path: The checkpoint.
+        signals: Listens for signals.
+    """
+
+    def __init__(self, path: Path, signals: Signals) -> None:
+        self.path = path
+        self.signals = signals
+        self._group: distributed.ProcessGroup | None = None
+        self._exchange: tuple[distributed.Work, Tensor] | None = None
+        self._ends = 0  # the signal at which the training ends
+        self._validation_due = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Spare several processes a wait for the device at every batch, by which Lightning shares SIGTERM."""
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on signals wait for the end of a step."""
+        self.signals.listen()  # in place of Lightning's handlers
+        self.signals.waits = True
+        if trainer.world_size > 1:
+            self._group = distributed.new_group(backend="gloo")
+        if self._validation_due:
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Save and end, if a process was asked to; a validation that is due saves."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step >= trainer.max_steps > 0:
+            return
+        self._ends = self._agreed()
+        validates = trainer.val_check_batch and (batch_idx + 1) % trainer.val_check_batch == 0
+        if self._ends and not validates:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, and end if a process was asked to before."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        if self._ends:
+            raise Ended(self._ends)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is left to save; tell the other processes of a signal that came after the last exchange."""
+        if self._group is not None:
+            asked = torch.tensor(self.signals.asked or 0)
+            distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self._group)
+            self.signals.asked = int(asked) or None
+        self.signals.end_if_asked()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the place of Lightning's handlers in the test too."""
+        self.signals.listen()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
+        """Run the validation that an earlier version of this program has postponed at a signal."""
+        self._validation_due = checkpoint.get("validation_due") is True
+
+    def _agreed(self) -> int:
+        """The signal at which all processes end now; 0 if none had heard one at the step before."""
+        own = self.signals.asked or 0
+        if self._group is None:
+            return own
+        running, asked = self._exchange, torch.tensor(own)
+        if running is not None:
+            running[0].wait()
+            if running[1]:
+                return int(running[1])
+        work = distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self._group, async_op=True)
+        assert work is not None
+        self._exchange = (work, asked)
+        return 0
+
+
+def _nothing() -> None:
+    """Stands in for a method of Lightning."""

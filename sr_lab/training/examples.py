@@ -1,0 +1,119 @@
+"""Example images of a test: what the first images of each set came out as."""
+
+import io
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from sr_lab import files
+from sr_lab.ops.colour import rgb_to_y
+from sr_lab.reporting import saved_images
+from sr_lab.training.lit_module import Measured, SRModule
+from sr_lab.training.loggers import log_to_dashboards
+
+_ALL_SCALES = 24  # the least common multiple of 2, 3, 4 and 8
+_SMALL_SET = 5  # images; a set of up to so many is kept whole
+
+
+class ExampleImages(Callback):
+    """Saves the first images of each test set, so that a report needs neither data nor network.
+
+    For each of them a strip that shows the middle in LR, bicubic, SR, HR and error, at the same place for
+    every network and every scale that divides 24, and the whole images (``reporting.pictures`` says where);
+    of a small set, all whole images. A thread writes them while the test continues, and has written all when
+    the test ends.
+
+    Args:
+        folder: Where the PNG files are written.
+        count: Images per set.
+        size: Side of the strip's crop in HR pixels.
+    """
+
+    def __init__(self, folder: Path, *, count: int = 3, size: int = 160) -> None:
+        self.folder = folder
+        self.count = count
+        self.size = size
+        self._writing: list[Future[None]] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the thread."""
+        self._writer = ThreadPoolExecutor(1)
+
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Measured,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save the pictures of an image, if it is one of the first of its set."""
+        if outputs is None:
+            return
+        assert isinstance(pl_module, SRModule)
+        set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
+        place, of = batch["place"], batch["of"]  # in the set, whichever process measures it
+        if place < self.count or of <= _SMALL_SET:
+            images: dict[saved_images.Kind, Tensor] = {
+                "lr": outputs["lr"],
+                "bicubic": outputs["bicubic"],
+                "sr": outputs["sr"],
+                "hr": hr,
+            }
+            for kind, image in images.items():
+                self._save(image[0], saved_images.place(self.folder, set_name, name, kind))
+        if place >= self.count:
+            return
+        strip = self._strip(outputs, hr, pl_module.scale)
+        picture = self._save(strip, self.folder / f"{set_name}_{name}.png")
+
+        def log(logger: Logger) -> None:
+            if isinstance(logger, WandbLogger):
+                psnr, _, bicubic_psnr, _ = outputs["figures"].tolist()
+                caption = f"LR, bicubic {bicubic_psnr:.2f} dB, SR {psnr:.2f} dB, HR, error x4"
+                key = f"examples/{set_name}/{name}"
+                logger.log_image(key, [picture], step=trainer.global_step, caption=[caption])
+
+        log_to_dashboards(trainer, log)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the pictures; an error in writing one is raised here."""
+        self._writer.shutdown()
+        written, self._writing = self._writing, []
+        for picture in written:
+            picture.result()
+
+    def _save(self, image: Tensor, path: Path) -> Image.Image:
+        """Write ``(C, H, W)`` in [0, 1] as PNG, quantised as it is measured, luma as grey."""
+        levels = (image.detach().clamp(0, 1) * 255 + 0.5).floor().byte()
+        picture = Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
+        self._writing.append(self._writer.submit(_write_png, picture, path))
+        return picture
+
+    def _strip(self, outputs: Measured, hr: Tensor, scale: int) -> Tensor:
+        """``(C, S, 5 S + gutters)`` in [0, 1]."""
+        lr = outputs["lr"].repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+        images = [image.to(hr) for image in (lr, outputs["bicubic"], outputs["sr"], hr)]
+        if min(image.shape[1] for image in images) == 1:  # one of them is luma
+            images = [rgb_to_y(image) if image.shape[1] == 3 else image for image in images]
+        error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # about 0.02: invisible otherwise
+        # Images are cropped to a multiple of their scale; cropped to one of all scales, they have one middle.
+        height, width = (length // _ALL_SCALES * _ALL_SCALES or length for length in hr.shape[-2:])
+        side = min(self.size, height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        panes = [image[0, :, top : top + side, left : left + side] for image in (*images, error)]
+        gutter = torch.ones_like(panes[0][:, :, :2])
+        return torch.cat([part for pane in panes for part in (pane, gutter)][:-1], dim=2)
+
+
+def _write_png(picture: Image.Image, path: Path) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)  # a sixth larger than the default, in a third of the time
+    files.write(path, buffer.getvalue())

@@ -1,0 +1,197 @@
+"""``metrics.csv``, the record of a training, and the speed that it reports."""
+
+import csv
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from sr_lab import files
+from sr_lab.run_folder import whole_rows
+from sr_lab.training.lit_module import Saved, SRModule
+from sr_lab.training.loggers import log_to_dashboards
+
+_Batch = TypeVar("_Batch")
+
+
+class Speed:
+    """Measures samples per second and the share of time spent waiting for data, in spans.
+
+    Args:
+        batch_size: Samples of a batch, over all processes.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new span."""
+        self._start = time.perf_counter()
+        self._waited = self._excluded = 0.0
+        self._paused: float | None = None
+        self._batches = 0
+
+    @property
+    def samples_per_s(self) -> float:
+        """Over the current span, without validation and the checkpoint after it."""
+        return self._batches * self.batch_size / max(self._elapsed, 1e-9)
+
+    @property
+    def data_wait(self) -> float:
+        """Share of the current span, 0..1, spent waiting for the loader."""
+        return self._waited / max(self._elapsed, 1e-9)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._start - self._excluded
+
+    def asked(self) -> float:
+        """Note that the next batch is asked for; a pause ends."""
+        now = time.perf_counter()
+        if self._paused is not None:
+            self._excluded += now - self._paused
+            self._paused = None
+        return now
+
+    def received(self, asked: float) -> None:
+        """Count the time since a batch was asked for as waiting."""
+        self._waited += time.perf_counter() - asked
+
+    def count(self) -> None:
+        """Count a batch that was trained on."""
+        self._batches += 1
+
+    def pause(self) -> None:
+        """From here to the next batch no time counts."""
+        self._paused = time.perf_counter()
+
+
+class TimedLoader(Generic[_Batch]):
+    """The batches of a data loader; the speed counts how long each is waited for."""
+
+    def __init__(self, loader: Iterable[_Batch], speed: Speed) -> None:
+        self.loader = loader
+        self.speed = speed
+
+    def __iter__(self) -> Iterator[_Batch]:
+        """The batches of the loader."""
+        asked = self.speed.asked()
+        for batch in self.loader:
+            self.speed.received(asked)
+            yield batch
+            asked = self.speed.asked()
+
+
+class Record(Callback):
+    """Writes ``metrics.csv``, flushed row by row, and sends the same rows to the dashboards.
+
+    Lightning's CSV logger deletes the file when a run resumes; this one drops the rows after the resumed step
+    and appends. Losses stay on the device until a row is due, so that no step waits for one; losses that have
+    no row yet are stored in the checkpoint.
+
+    Args:
+        path: The file.
+        speed: Measures the speed, which a row reports.
+        interval: Steps between two rows.
+    """
+
+    def __init__(self, path: Path, speed: Speed, *, interval: int) -> None:
+        self.path = path
+        self.speed = speed
+        self.interval = interval
+        self._losses: list[Tensor] = []  # one per step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the file; drop the rows after the step from which the run resumes."""
+        assert isinstance(pl_module, SRModule)
+        per_set = (f"val/{name}/{metric}" for name in pl_module.val_sets for metric in ("psnr_y", "ssim_y"))
+        self.columns = [
+            *("step", "time", "train/loss", "learning_rate", "samples_per_s", "data_wait", "val/psnr_y"),
+            *per_set,
+        ]
+        if trainer.is_global_zero:
+            kept = [row for row in whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
+            if trainer.global_step and not kept:
+                print(  # noqa: T201 - once per run, if at all
+                    f"{self.path}: has no row up to step {trainer.global_step}, from which the run resumes; "
+                    "the earlier rows are lost",
+                    file=sys.stderr,
+                )
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(kept)
+            files.write(self.path, text.getvalue())
+        self._losses = [loss.to(pl_module.device) for loss in self._losses]
+        self.speed.reset()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
+        """Store the losses that have no row yet, averaged over processes, and flush the rows to the disk."""
+        losses = torch.stack(self._losses) if self._losses else torch.empty(0)
+        checkpoint["losses"] = trainer.strategy.reduce(losses, reduce_op="mean") if self._losses else losses
+        if trainer.is_global_zero:
+            with files.naming(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
+        """Take over the losses that have no row yet."""
+        self._losses = list(checkpoint.get("losses", torch.empty(0)))
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        """Keep the rate of this step: at its end the schedule has moved on."""
+        self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Mapping[str, Tensor],
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Keep the loss; write a row every ``interval`` steps."""
+        self.speed.count()
+        loss = outputs["loss"].detach()  # Lightning has divided it by the number of accumulated batches
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._losses.append(loss)
+        else:
+            self._losses[-1] = self._losses[-1] + loss
+        step = trainer.global_step
+        due = (step % self.interval == 0 or step == trainer.max_steps) and len(self._losses) > 0
+        if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            own = torch.stack(self._losses).nanmean()  # without the steps that `NanPolicy` skips
+            mean = float(trainer.strategy.reduce(own, reduce_op="mean"))  # called by every process
+            self._losses.clear()
+            row = {"train/loss": mean} if math.isfinite(mean) else {}
+            row |= {"learning_rate": self._learning_rate}
+            self._write(
+                trainer, row | {"samples_per_s": self.speed.samples_per_s, "data_wait": self.speed.data_wait}
+            )
+            self.speed.reset()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the validation out of the speed."""
+        self.speed.pause()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a row with the figures of the validation."""
+        if not trainer.sanity_checking:
+            values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            self._write(trainer, values)
+
+    def _write(self, trainer: Trainer, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        with files.naming(self.path), self.path.open("a", newline="") as file:
+            row = {"step": trainer.global_step, "time": round(time.time(), 3)} | values
+            csv.DictWriter(file, self.columns, restval="").writerow(row)
+        log_to_dashboards(trainer, lambda logger: logger.log_metrics(values, step=trainer.global_step))

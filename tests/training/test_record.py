@@ -1,0 +1,212 @@
+import csv
+import time
+from pathlib import Path
+
+import lightning
+import pytest
+
+from sr_lab.run_folder import RunFolder
+from sr_lab.training.build import TimedDataModule, watchers
+from sr_lab.training.record import Record, Speed, TimedLoader
+from tests import tiny
+
+pytestmark = [
+    # Lightning's own code, and its advice for long trainings
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
+    pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
+]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def train(
+    folder: Path, steps: int, *, interval: int = 1, ckpt: Path | None = None, **settings: object
+) -> Path:
+    """Train with a validation every two steps and a row every ``interval``; returns the record."""
+    images = tiny.Images("A", 1)
+    path = folder / "metrics.csv"
+    accumulate = settings.get("accumulate_grad_batches", 1)
+    trainer = tiny.trainer(
+        folder,
+        max_steps=steps,
+        val_check_interval=2 * accumulate,
+        callbacks=[Record(path, Speed(batch_size=2), interval=interval)],
+        **settings,
+    )
+    trainer.fit(
+        tiny.sr_module(val=[images]),
+        tiny.data(val=[images], accumulate=accumulate),
+        ckpt_path=None if ckpt is None else str(ckpt),
+        weights_only=True,
+    )
+    trainer.save_checkpoint(folder / f"{steps}.ckpt")
+    return path
+
+
+def test_the_record_has_a_row_per_interval_and_per_validation(tmp_path):
+    assert [row["step"] for row in rows(train(tmp_path, 4))] == ["1", "2", "2", "3", "4", "4"]
+
+
+def test_the_record_has_these_columns(tmp_path):
+    with train(tmp_path, 2).open() as file:
+        assert file.readline().strip() == (
+            "step,time,train/loss,learning_rate,samples_per_s,data_wait,val/psnr_y,val/A/psnr_y,val/A/ssim_y"
+        )
+
+
+def test_a_row_holds_either_training_or_validation(tmp_path):
+    for row in rows(train(tmp_path, 2)):
+        filled = {key for key, value in row.items() if value} - {"step", "time"}
+        assert filled in (
+            {"train/loss", "learning_rate", "samples_per_s", "data_wait"},
+            {"val/psnr_y", "val/A/psnr_y", "val/A/ssim_y"},
+        )
+
+
+def test_a_loss_in_the_record_is_the_mean_since_the_last_row(tmp_path):
+    (tmp_path / "each").mkdir()
+    (tmp_path / "both").mkdir()
+    each = [float(row["train/loss"]) for row in rows(train(tmp_path / "each", 4)) if row["train/loss"]]
+    both = [
+        float(row["train/loss"]) for row in rows(train(tmp_path / "both", 4, interval=2)) if row["train/loss"]
+    ]
+    assert both == pytest.approx([(each[0] + each[1]) / 2, (each[2] + each[3]) / 2])
+
+
+def test_accumulated_batches_make_one_row(tmp_path):
+    record = rows(train(tmp_path, 3, accumulate_grad_batches=2))
+    assert [row["step"] for row in record if row["train/loss"]] == ["1", "2", "3"]
+
+
+def test_the_last_step_has_a_row_when_the_interval_does_not_divide_the_steps(tmp_path):
+    assert [row["step"] for row in rows(train(tmp_path, 5, interval=3)) if row["train/loss"]] == ["3", "5"]
+
+
+def without_clock(record: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [
+        {k: v for k, v in row.items() if k not in ("time", "samples_per_s", "data_wait")} for row in record
+    ]
+
+
+def test_a_resumed_record_is_that_of_an_uninterrupted_run(tmp_path):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = rows(train(tmp_path / "whole", 6))
+    train(tmp_path / "parts", 2)
+    train(
+        tmp_path / "parts", 4, ckpt=tmp_path / "parts" / "2.ckpt"
+    )  # died after step 4, its checkpoint is at 2
+    parts = rows(train(tmp_path / "parts", 6, ckpt=tmp_path / "parts" / "2.ckpt"))
+    assert without_clock(parts) == without_clock(whole)
+
+
+def test_rows_up_to_the_resumed_step_stay_as_they_were(tmp_path):
+    before = train(tmp_path, 4).read_text()
+    after = train(tmp_path, 6, ckpt=tmp_path / "4.ckpt").read_text()
+    assert after.startswith(before)
+
+
+def test_a_run_that_starts_over_starts_its_record_over(tmp_path):
+    train(tmp_path, 4)
+    assert [row["step"] for row in rows(train(tmp_path, 2))] == ["1", "2", "2"]
+
+
+def test_rows_are_on_disk_when_the_run_dies(tmp_path):
+    class Die(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_: object) -> None:
+            if trainer.global_step == 3:
+                raise RuntimeError("died")
+
+    path = tmp_path / "metrics.csv"
+    callbacks = [Record(path, Speed(batch_size=2), interval=1), Die()]
+    with pytest.raises(RuntimeError, match="died"):
+        tiny.trainer(tmp_path, max_steps=5, limit_val_batches=0, callbacks=callbacks).fit(
+            tiny.sr_module(), tiny.data()
+        )
+    assert [row["step"] for row in rows(path)] == ["1", "2", "3"]
+
+
+def test_dashboards_get_the_rows_of_the_record(tmp_path):
+    logged: list[tuple[int, dict[str, float]]] = []
+
+    class Memory(lightning.pytorch.loggers.logger.DummyLogger):
+        def log_metrics(self, metrics, step=None) -> None:
+            logged.append((step, dict(metrics)))
+
+    record = rows(train(tmp_path, 2, logger=Memory()))
+    ours = [(int(row["step"]), {k: float(v) for k, v in row.items() if v}) for row in record]
+    assert [step for step, _ in logged] == [step for step, _ in ours]
+    for (_, sent), (_, row) in zip(logged, ours, strict=True):
+        assert sent == pytest.approx({k: v for k, v in row.items() if k not in ("step", "time")})
+
+
+def test_speed_counts_samples_and_leaves_validation_out(monkeypatch):
+    clock = iter([0.0, 0.0, 1.0, 3.0, 103.0, 104.0, 105.0, 105.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    speed = Speed(batch_size=8)  # at 0
+    batches = iter(TimedLoader("ab", speed))
+    next(batches)  # at 0, at 1: waited 1 s
+    speed.count()
+    speed.pause()  # at 3
+    next(batches)  # at 103: that was validation and its checkpoint; at 104: waited 1 s more
+    speed.count()
+    assert speed.samples_per_s == pytest.approx(16 / 5)
+    assert speed.data_wait == pytest.approx(2 / 5)
+
+
+class Slow(lightning.Callback):
+    """Does something else at the end of steps or validations, and for long."""
+
+    def __init__(self, *, step: float = 0.0, validation: float = 0.0) -> None:
+        self.seconds = {"step": step, "validation": validation}
+
+    def on_train_batch_end(self, *_: object) -> None:
+        time.sleep(self.seconds["step"])
+
+    def on_validation_end(self, *_: object) -> None:
+        time.sleep(self.seconds["validation"])
+
+
+class SlowPatches(tiny.Patches):
+    def __getitems__(self, samples):
+        time.sleep(0.05)
+        return super().__getitems__(samples)
+
+
+class OneSpan(Speed):
+    """Does not start again at a row."""
+
+    def reset(self) -> None:
+        if not hasattr(self, "_start"):
+            super().reset()
+
+
+def measured(folder: Path, train: tiny.Patches, **slow: float) -> Speed:
+    """Speed over five steps, with a validation after the second and fourth."""
+    speed, images = OneSpan(batch_size=2), tiny.Images("A", 1)
+    callbacks = [Record(folder / "metrics.csv", speed, interval=100), Slow(**slow)]
+    tiny.trainer(folder, max_steps=5, val_check_interval=2, callbacks=callbacks).fit(
+        tiny.sr_module(val=[images]), TimedDataModule(train=train, batch_size=2, val=[images])
+    )
+    return speed
+
+
+def test_the_time_of_callbacks_does_not_count_as_waiting_nor_after_a_validation_at_all(tmp_path):
+    speed = measured(tmp_path, tiny.Patches(), step=0.1, validation=0.3)
+    assert speed._waited < 0.4
+    assert speed._excluded >= 2 * 0.3
+
+
+def test_a_slow_loader_is_waited_for(tmp_path):
+    assert measured(tmp_path, SlowPatches())._waited >= 5 * 0.05
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_every_run_has_a_record_and_in_a_terminal_a_bar(tmp_path, monkeypatch, terminal):
+    monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
+    callbacks = watchers(RunFolder(tmp_path), batch_size=1, row_interval=1)
+    names = [type(callback).__name__ for callback in callbacks]
+    assert names == ["Record", *(["TrainingProgress"] if terminal else [])]

@@ -74,8 +74,8 @@ def test_no_measurement_depends_on_those_before_it(tmp_path, small):
     gpu._training_step(form, build, "cpu")()
     gpu._eager(form, build, "cpu")()
     batches = step.in_memory(scale=2, batch_size=1, lr_patch_size=8)
-    step.with_trainer(build(), batches, folder=tmp_path, scale=2, device="cpu")
-    step.with_bare_loop(build(), batches, device="cpu")
+    step.with_trainer(build(), batches, folder=tmp_path, scale=2, steps=1, device="cpu")
+    step.with_bare_loop(build(), batches, steps=1, device="cpu")
     assert set(seen[:2]) == {(True, False)}
     assert set(seen[2:]) == {(True, True)}  # as conf/trainer/default.yaml
     assert not torch.backends.cudnn.benchmark

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sr_lab.layers.image import enlarged
+from sr_lab.layers.image import upscaled
 from sr_lab.models.lapar import LAPAR, OFFICIAL_NAMES, gaussian_dictionary
 from sr_lab.ops.complexity import multi_adds
+from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(("scale", "printed_g"), [(2, 171.0), (3, 114.0), (4, 94.0)])
 def test_cost_is_the_printed_one(scale, printed_g):
-    assert multi_adds(LAPAR(scale=scale), scale=scale, rule="conv") / 1e9 == pytest.approx(
+    assert multi_adds(on_meta(LAPAR, scale=scale), scale=scale, rule="conv") / 1e9 == pytest.approx(
         printed_g, rel=0.006
     )
 
@@ -31,7 +32,7 @@ def test_mixing_filters_first_is_filtering_first_and_mixing_then():
     net.tail.register_forward_hook(lambda tail, inputs, output: coefficients.append(output))
     with torch.no_grad():
         sr = net(lr)
-    padded = F.pad(enlarged(lr, 2), (2, 2, 2, 2), mode="reflect")
+    padded = F.pad(upscaled(lr, 2), (2, 2, 2, 2), mode="reflect")
     filtered = F.conv2d(padded.reshape(6, 1, 18, 22), net.dictionary).view(2, 3, 72, 14, 18)
     torch.testing.assert_close(sr, (coefficients[0].unsqueeze(1) * filtered).sum(dim=2))
 

@@ -155,7 +155,7 @@ def test_the_average_of_the_weights_follows(apply: Apply, host: Callable[[], nn.
 
 
 def test_a_strategy_is_applied_once():
-    with pytest.raises(ConfigError, match="IMDN has ggas already"):
+    with pytest.raises(ConfigError, match="IMDN already has ggas"):
         ggas.apply(ggas.apply(imdn()))
 
 

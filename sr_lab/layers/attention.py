@@ -1,4 +1,4 @@
-"""Attention over channels (CA, CCA, WSILB-V), positions (SA, ESA) and both (PA, MSWA), shared by papers."""
+"""Attention over channels (CA, CCA, WSILB-V), positions (SA, ESA) and both (PA, MSWA)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.bsconv import BSConv
+from sr_lab.layers.image import check_min_size
 
 
 def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,27 +22,17 @@ def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Mean and deviation, ``(N, C, 1, 1)`` each.
     """
-    # Sums over an image need float32 whatever the precision of the network.
+    # Sums over an image need float32, whatever the precision of the network.
     variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-    # The published forms have no epsilon, and an infinite gradient on a constant map. The smallest normal
-    # number makes that gradient zero and moves the value by 1e-19 at most.
+    # The published forms have no epsilon and so an infinite gradient on a constant map. Clamping to the
+    # smallest normal number makes that gradient zero and moves the value by at most 1e-19.
     return mean, variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-
-
-def _squeezed(attention: str, num_feat: int, reduction: int) -> int:
-    """Channels between the two convolutions of a channel attention."""
-    if num_feat < reduction:
-        raise ConfigError(
-            f"{attention}: num_feat={num_feat} leaves no channel at reduction={reduction}; "
-            f"allowed: num_feat of at least {reduction}; widen the network or lower the reduction"
-        )
-    return num_feat // reduction
 
 
 class CA(nn.Module):
     """Channel attention (SENet, Hu et al., CVPR 2018; RCAN, Zhang et al., ECCV 2018).
 
-    A weight per channel from its mean over the image, through two 1x1 convolutions.
+    Each channel is described by its mean over the image; two 1x1 convolutions turn that into a weight.
 
     Args:
         num_feat: Channels in and out (C).
@@ -56,18 +47,25 @@ class CA(nn.Module):
 
     def __init__(self, num_feat: int, *, reduction: int = 16) -> None:
         super().__init__()
-        num_squeezed = _squeezed("CA", num_feat, reduction)
+        if num_feat < reduction:
+            raise ConfigError(
+                f"{type(self).__name__}: num_feat={num_feat} leaves no channel at reduction={reduction}; "
+                f"allowed: num_feat of at least {reduction}; widen the network or lower the reduction"
+            )
         self.excite = nn.Sequential(
-            nn.Conv2d(num_feat, num_squeezed, 1),
+            nn.Conv2d(num_feat, num_feat // reduction, 1),
             nn.ReLU(),
-            nn.Conv2d(num_squeezed, num_feat, 1),
+            nn.Conv2d(num_feat // reduction, num_feat, 1),
             nn.Sigmoid(),
         )
 
+    def describe(self, x: Tensor) -> Tensor:
+        """One number for each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)``."""
+        return x.float().mean(dim=(2, 3), keepdim=True)  # sums over an image need float32
+
     def weights(self, x: Tensor) -> Tensor:
         """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""
-        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)  # a sum over the image: in float32
-        weights: Tensor = self.excite(mean)
+        weights: Tensor = self.excite(self.describe(x).to(x.dtype))
         return weights
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,50 +73,30 @@ class CA(nn.Module):
         return x * self.weights(x)
 
 
-class CCA(nn.Module):
+class CCA(CA):
     """Contrast-aware channel attention (IMDN, Hui et al., ACM MM 2019; OSFFNet, Fig. 3).
 
-    Each channel is described by its mean plus its contrast (standard deviation) over the whole image; two 1x1
-    convolutions turn that into one weight per channel.
+    Each channel is described by its mean plus its contrast (standard deviation) over the whole image.
 
     Args:
-        num_feat: Channels in and out (C).
-        reduction: C is squeezed to C // reduction between the two convolutions.
+        num_feat, reduction: See ``CA``.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
-
-    Raises:
-        ConfigError: If the squeeze leaves no channel.
     """
 
-    def __init__(self, num_feat: int, *, reduction: int = 16) -> None:
-        super().__init__()
-        num_squeezed = _squeezed("CCA", num_feat, reduction)
-        self.excite = nn.Sequential(
-            nn.Conv2d(num_feat, num_squeezed, 1),
-            nn.ReLU(),
-            nn.Conv2d(num_squeezed, num_feat, 1),
-            nn.Sigmoid(),
-        )
-
-    def weights(self, x: Tensor) -> Tensor:
-        """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""
+    def describe(self, x: Tensor) -> Tensor:
+        """Mean plus contrast of each channel."""
         mean, contrast = mean_and_contrast(x)
-        weights: Tensor = self.excite((mean + contrast).to(x.dtype))
-        return weights
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Weight the channels."""
-        return x * self.weights(x)
+        return mean + contrast
 
 
 class WSILBV(nn.Module):
     """WSILB-V, weight-sharing information lossless attention block, variant (MREN, Sec. 3.4).
 
     Each channel is described by its mean plus its contrast (standard deviation), and by its maximum, over the
-    whole image; the same two 1x1 convolutions turn either description into a number, and the sigmoid of
-    their sum is the channel's weight.
+    whole image. The same two 1x1 convolutions turn either description into a number; the sigmoid of the sum
+    is the channel's weight.
 
     Args:
         num_feat: Channels in and out (C), squeezed to C // 4 (at least 1) between the two convolutions.
@@ -127,9 +105,9 @@ class WSILBV(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        Stated: two 1x1 convolutions that squeeze and recover, where WSILB has one. From WSILB as the authors'
-        PMDN code has it: the two descriptions. Fitted to the printed counts: C // 4. Inferred: no activation
-        between the convolutions.
+        Stated: two 1x1 convolutions that squeeze and recover, where WSILB has one. The two descriptions are
+        those of WSILB in the authors' PMDN code. Fitted to the printed counts: C // 4. Inferred: no
+        activation between the convolutions.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -169,15 +147,15 @@ class SA(nn.Module):
 class ESA(nn.Module):
     """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in the form of RFDN, RLFN, BSRN or BSRN-S.
 
-    A strided convolution and a wide max pooling shrink the map about sixfold, so the convolutions that
+    A strided convolution and a wide max pooling shrink the map about sixfold, so that the convolutions that
     follow see far and cost little; most of the cost is in the three 1x1 convolutions at full size.
 
     Args:
         num_feat: Channels in and out (C).
         num_squeezed: Channels inside (f).
-        form: ``bsrn`` has BSConvs for its 3x3 and GELU, ``rfdn`` plain convolutions and ReLU, ``rlfn`` one
-            convolution after the pooling where the others have three. ``bsrn_s`` is ``bsrn`` with a plain
-            strided convolution and a bias in either half of a BSConv.
+        form: ``rfdn`` has plain 3x3 convolutions and ReLU. ``rlfn`` is the same with one convolution after
+            the pooling instead of three. ``bsrn`` has BSConvs and GELU. ``bsrn_s`` is ``bsrn`` with a plain
+            strided convolution, and a bias in both halves of a BSConv.
 
     Shape:
         ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
@@ -189,7 +167,7 @@ class ESA(nn.Module):
         OSFFNet's Fig. 4 draws fewer layers; its parameter counts fit this form (4064 at C = 64, f = 16).
     """
 
-    # A 3x3 of stride 2 without padding must leave the 7 pixels of the pooling.
+    # After an unpadded 3x3 of stride 2, 7 pixels must be left for the pooling.
     min_size: ClassVar[int] = 15
 
     def __init__(
@@ -220,15 +198,10 @@ class ESA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the positions."""
-        height, width = x.shape[-2:]
-        if min(height, width) < self.min_size:
-            raise ConfigError(
-                f"ESA: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; take a larger image or patch"
-            )
+        check_min_size(x, self.min_size, "ESA: its pooling")
         squeezed = self.squeeze(x)  # (N, f, H, W)
         context = self.context(self.shrink(squeezed))  # (N, f, about H/6, about W/6)
-        context = F.interpolate(context, size=(height, width), mode="bilinear", align_corners=False)
+        context = F.interpolate(context, size=x.shape[-2:], mode="bilinear", align_corners=False)
         weights: Tensor = self.excite(context + self.skip(squeezed))  # (N, C, H, W)
         return x * weights
 
@@ -260,7 +233,7 @@ class MSWA(nn.Module):
 
     Args:
         num_feat: Channels (m).
-        window_sizes: Widths k_i of the windows in pixels, odd; empty gives plain pixel attention.
+        window_sizes: Widths k_i of the windows in pixels, odd; empty: plain pixel attention.
 
     Shape:
         ``(N, m, H, W)`` -> weights of the same shape in (0, 1).
@@ -269,9 +242,9 @@ class MSWA(nn.Module):
         ConfigError: If a window is even or below 1.
 
     Note:
-        Inferred: the paper gives no formula. The printed 21.8K parameters of all attention leave room for
-        the 1x1 alone, so the scales must be free of parameters; the windows of 3 and 5 are a guess. A window
-        at the border averages the pixels inside the image only.
+        Inferred: the paper gives no formula. The printed 21.8 K parameters of all attention leave room for
+        the 1x1 alone, so the scales have no parameters; the windows of 3 and 5 are a guess. A window at the
+        border averages the pixels inside the image only.
     """
 
     def __init__(self, num_feat: int, *, window_sizes: Sequence[int] = (3, 5)) -> None:
@@ -285,7 +258,7 @@ class MSWA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Average over growing windows, then weight."""
-        # 2^i c_i, halved all at once: the same values, since these are powers of two, in fewer passes.
+        # Computes 2^i c_i and divides once at the end: exact, with fewer passes over the map.
         context, factor = x, 1
         for pool in self.pools:
             context = torch.add(pool(context), x, alpha=factor)

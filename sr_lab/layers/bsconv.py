@@ -6,23 +6,22 @@ from torch import Tensor, nn
 class BSConv(nn.Module):
     """Blueprint separable convolution (BSConv-U; Haase and Amthor, CVPR 2020), as BSRN builds it.
 
-    A 1x1 convolution without bias, then a depthwise k x k convolution with bias, nothing in between. The
-    stride sits on the depthwise part. All but 1/num_out_ch of its cost is the 1x1.
+    A 1x1 convolution without bias, then a depthwise k x k convolution with bias. The stride is that of the
+    depthwise part. Most of the cost is in the 1x1.
 
     Args:
         num_in_ch: Channels in.
         num_out_ch: Channels out.
         kernel_size: k of the depthwise part, odd.
-        stride: Step of the depthwise part, in pixels.
+        stride: Step of the depthwise part, in pixels; 2 in ESA.
         padding: Zeros at each edge, in pixels; ``None`` keeps the size at stride 1 (k // 2).
-        pointwise_bias: Gives the 1x1 a bias too, as BSRN-S does.
+        pointwise_bias: Gives the 1x1 a bias too, as in BSRN-S.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)`` at stride 1 and the default padding.
 
     Note:
-        OSFFNet does not say which of the two parts has the bias; its printed parameter counts allow this
-        split only.
+        OSFFNet does not say which of the two parts has the bias; only this split fits its printed counts.
     """
 
     def __init__(
@@ -59,8 +58,8 @@ class ERB(nn.Module):
         ``(N, num_feat, H, W)`` -> the same.
 
     Note:
-        Inferred: the paper names the block without a formula. One BSConv is what its parameter counts allow
-        (the ERB of FMEN is far larger); the order residual, then GELU, is that of BSRN's shallow block.
+        Inferred: the paper names the block without a formula. Its parameter counts allow one BSConv (the ERB
+        of FMEN is far larger). The residual before the GELU is as in BSRN's shallow block.
     """
 
     def __init__(self, num_feat: int, kernel_size: int) -> None:
@@ -69,6 +68,6 @@ class ERB(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """One convolution around an inner residual."""
+        """One convolution within a residual."""
         out: Tensor = self.act(self.conv(x) + x)
         return out

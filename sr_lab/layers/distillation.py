@@ -1,4 +1,4 @@
-"""Distillation blocks: each step keeps a share of the features aside and refines the rest."""
+"""Distillation blocks: each step sets a share of the features aside and refines the rest."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ class IMDB(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: The rate keeps no channel, or all.
+        ConfigError: If the rate keeps no channel, or all.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class IMDB(nn.Module):
         self.fusion = nn.Conv2d(4 * num_kept, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Distil three times, fuse what was kept."""
+        """Distil three times, fuse the kept features."""
         kept1, rest = self.act(self.conv1(x)).split(self.split_sizes, dim=1)
         kept2, rest = self.act(self.conv2(rest)).split(self.split_sizes, dim=1)
         kept3, rest = self.act(self.conv3(rest)).split(self.split_sizes, dim=1)
@@ -62,19 +62,19 @@ class RFDB(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        attention: Over positions (``esa``, the network of the challenge) or channels (``cca``, the paper's).
-        residual: Adds the block's input; the refinements have their own residuals in any case.
+        attention: Over positions (``esa``, the challenge network) or channels (``cca``, the paper's).
+        residual: Adds the block's input; the refinements always have their own residuals.
 
     Shape:
         ``(N, C, H, W)`` -> the same; with ``esa`` H and W of at least ``ESA.min_size``.
 
     Raises:
-        ConfigError: If ``attention`` is neither.
+        ConfigError: If ``attention`` is unknown.
 
     Note:
-        The authors published the block of their challenge network: ESA and no residual around the block. They
-        say that the paper's has one. Fitted to the paper's counts: CCA's reduction of 4. Inferred: its place,
-        which is ESA's.
+        The authors published the block of their challenge network, with ESA and no residual around the block,
+        and say that the paper's block has a residual. Fitted to the paper's counts: CCA's reduction of 4.
+        Inferred: CCA in the place of ESA.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RFDB(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """Distil three times, fuse what was kept, weight it."""
+        """Distil three times, fuse the kept features, weight them."""
         refined1 = self.act(self.refine1(x) + x)
         refined2 = self.act(self.refine2(refined1) + refined1)
         refined3 = self.act(self.refine3(refined2) + refined2)
@@ -108,3 +108,17 @@ class RFDB(nn.Module):
         distilled = self.act(torch.cat(kept, dim=1))  # (N, 4 * num_kept, H, W)
         out: Tensor = self.cca(self.esa(self.fusion(distilled)))
         return out + x if self.residual else out
+
+
+def stage_fusion(num_feat: int, num_block: int) -> nn.Sequential:
+    """What IMDN and RFDN fuse the outputs of all blocks with: Conv1x1, LeakyReLU, Conv3x3.
+
+    Args:
+        num_feat: Channels of a block (C), and of the result.
+        num_block: Number of blocks.
+    """
+    return nn.Sequential(
+        nn.Conv2d(num_block * num_feat, num_feat, 1),
+        nn.LeakyReLU(0.05, inplace=True),
+        nn.Conv2d(num_feat, num_feat, 3, padding=1),
+    )

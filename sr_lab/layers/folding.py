@@ -1,4 +1,4 @@
-"""From the form that a network is trained in to the one that it runs in."""
+"""From the form in which a network is trained to the one in which it runs."""
 
 import copy
 
@@ -15,11 +15,12 @@ TOLERANCE = 1e-5  # of an image in [0, 1], or of its largest value
 def fold(network: nn.Module) -> nn.Module:
     """Fold, in place, every part that has a cheaper form of the same value (its own ``fold()``).
 
-    Branches of re-parameterised convolutions become one convolution, batch norms go into their neighbours.
-    Papers count the folded network. It is for inference: training goes on only from the unfolded one.
+    Branches of re-parameterised convolutions become one convolution, batch norms are merged into neighbouring
+    convolutions. Papers count the folded network. It is for inference: training continues from the unfolded
+    network only.
 
     Args:
-        network: Any network; one without such parts stays as it is.
+        network: Any network; without such parts it stays as it is.
 
     Returns:
         The same network.
@@ -33,21 +34,22 @@ def fold(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def for_inference(network: nn.Module) -> nn.Module:
-    """The network in the form that runs fastest: folded, and merged too where papers count the parts.
+    """The network in the form that runs fastest: folded, and merged further where papers count the parts.
 
-    Beside `fold`: parts with an own ``fuse()`` (parallel kernels that are one), batch norms after a
-    convolution of the same chain, and weight norms, whose weights are computed once instead of at each call.
-    The halves of a BSConv stay apart: as one dense convolution they cost up to nine times the arithmetic.
+    In addition to `fold`: parts with a ``fuse()`` of their own (parallel kernels that add up to one), batch
+    norms after a convolution of the same chain, and weight norms, whose weights are computed once instead of
+    at each call. The halves of a BSConv stay separate: one dense convolution would need up to nine times the
+    arithmetic.
 
     On one core, at 96x96, re-parameterised networks take 0.19 to 0.35 of their time, EFRDN 0.96 to 0.99 (an
-    ACRB 0.5, the attention all of its own), those with weight norms as long as before (0.96 to 1.04, noise).
+    ACRB 0.5), networks with weight norms the same time (0.96 to 1.04, noise).
 
     Args:
         network: Any network for images, in any mode.
 
     Returns:
-        A copy in evaluation mode, or the network itself where there is nothing to merge, or where rounding
-        (float16, ill-conditioned weights) would move an image by more than ``TOLERANCE``.
+        A copy in evaluation mode, or the network itself if there is nothing to merge, or if rounding
+        (float16, ill-conditioned weights) would change an image by more than ``TOLERANCE``.
     """
     merged = fold(copy.deepcopy(network).eval())
     for module in list(merged.modules()):
@@ -64,7 +66,7 @@ def for_inference(network: nn.Module) -> nn.Module:
 
 
 def _merge_norms(chain: nn.Sequential) -> None:
-    """Put batch norms into the convolutions right before them."""
+    """Merge batch norms into the convolutions right before them."""
     for index in range(len(chain) - 1):
         conv, norm = chain[index], chain[index + 1]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -72,10 +74,9 @@ def _merge_norms(chain: nn.Sequential) -> None:
 
 
 def _fix_weight(module: nn.Module) -> None:
-    """Put the weight that a parametrization computes in its place.
+    """Replace a parametrization by the weight that it computes.
 
-    ``remove_parametrizations`` would take the weight of the module that this one is a copy of, too: the two
-    share a class.
+    ``remove_parametrizations`` would also break the module that this one is a copy of: the two share a class.
     """
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -85,7 +86,7 @@ def _fix_weight(module: nn.Module) -> None:
 
 
 def _same(network: nn.Module, merged: nn.Module) -> bool:
-    """Whether both make the same of a random image."""
+    """Whether both upscale a random image to the same result."""
     weight = next(network.parameters())
     side = max(24, min_size_of(network))
     lr = torch.rand(1, num_image_ch(network), side, side, generator=torch.Generator().manual_seed(0)).to(

@@ -1,4 +1,4 @@
-"""What networks do with the image itself: shift and stretch its range, enlarge it beside the features."""
+"""What networks do with the image itself: shift and stretch its range, upscale it for a skip connection."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_lab.errors import ConfigError
 from sr_lab.layers.precision import at_full_precision
 
 # Mean of DIV2K's training images, in [0, 1]; the constants of EDSR, CARN and RCAN.
@@ -15,13 +16,13 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class ImageRange(nn.Module):
-    """The range that a network works in: ``(image - mean) * gain`` on its way in, the inverse on its way out.
+    """The range that a network works in: ``(image - mean) * gain`` at the entrance, the inverse at the exit.
 
-    The mean is a buffer outside the state dict, where authors keep frozen 1x1 convolutions.
+    The mean is a buffer outside the state dict; many authors keep it in frozen 1x1 convolutions.
 
     Args:
         mean: Value of each channel that is subtracted, in [0, 1].
-        gain: Stretch; 255 gives networks of the EDSR family their 0..255.
+        gain: Factor; 255 gives networks of the EDSR family their range of 0..255.
 
     Shape:
         ``(N, C, H, W)`` -> the same, with as many channels as ``mean`` has values.
@@ -44,13 +45,13 @@ class ImageRange(nn.Module):
 
 
 class MeanShift(nn.Conv2d):
-    """DIV2K's mean taken off or put on, as a 1x1 convolution that training may change.
+    """Subtracts or adds DIV2K's mean, as a 1x1 convolution that training may change.
 
-    RCAN's code sets ``requires_grad`` of the module, which freezes nothing; so do the codes that took it over
-    (LBNet, FDIWN), and their checkpoints hold trained values.
+    RCAN's code sets ``requires_grad`` of the module, which freezes nothing. LBNet and FDIWN took it over, and
+    their checkpoints hold trained values.
 
     Args:
-        sign: -1 takes it off, 1 puts it on.
+        sign: -1 subtracts, 1 adds.
 
     Shape:
         ``(N, 3, H, W)`` in 0..255 -> the same, at full precision.
@@ -64,21 +65,21 @@ class MeanShift(nn.Conv2d):
             self.bias.copy_(sign * 255 * torch.tensor(DIV2K_MEAN))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Shift, without autocast: half precision would round 8-bit values."""
+        """Shift without autocast: half precision would round 8-bit values."""
         with at_full_precision(image):
             return super().forward(image.to(self.weight.dtype))
 
 
 def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str, Tensor]:
-    """Drop the frozen 1x1 convolutions in which authors keep DIV2K's mean, since `ImageRange` has it.
+    """Drop the frozen 1x1 convolutions in which authors keep DIV2K's mean: `ImageRange` has it.
 
     Args:
-        state: Weights under the authors' names, ``sub_mean.*`` and ``add_mean.*`` among them.
+        state: Weights under the authors' names, including ``sub_mean.*`` and ``add_mean.*``.
         gain: Range of the authors' images: 1 or 255.
 
     Returns:
-        The rest, and shifts that are not DIV2K's: those would change the result, so they are left to be
-        refused.
+        The other weights, and shifts that are not DIV2K's: those would change the result, so they stay and
+        make the checkpoint be refused.
     """
     mean = torch.tensor(DIV2K_MEAN)
     fixed = {"weight": torch.eye(3).view(3, 3, 1, 1), "sub.bias": -gain * mean, "add.bias": gain * mean}
@@ -95,6 +96,25 @@ def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str,
     return rest
 
 
+def check_min_size(x: Tensor, min_size: int, needed_by: str) -> None:
+    """Refuse an LR image or a feature map with a side below ``min_size`` pixels.
+
+    Args:
+        x: ``(N, C, H, W)``.
+        min_size: Smallest height and width.
+        needed_by: Which part needs that, for the message.
+
+    Raises:
+        ConfigError: If a side is smaller.
+    """
+    height, width = x.shape[-2:]
+    if min(height, width) < min_size:
+        raise ConfigError(
+            f"{needed_by} needs an LR image of at least {min_size}x{min_size} pixels, got {height}x{width}; "
+            "take a larger image or patch"
+        )
+
+
 def upscaled(
     image: Tensor,
     scale: int,
@@ -102,13 +122,13 @@ def upscaled(
     mode: Literal["bicubic", "bilinear", "nearest"] = "bicubic",
     antialias: bool = False,
 ) -> Tensor:
-    """An image enlarged by torch, as skip connections around a network do it.
+    """An image upscaled by torch, as in skip connections around a network.
 
     Args:
         image: ``(N, C, H, W)`` of any range.
         scale: Factor r.
-        mode: Interpolation; corners are not aligned.
-        antialias: Cubic kernel with a = -0.5, MATLAB's, instead of torch's -0.75.
+        mode: Interpolation, without aligned corners.
+        antialias: Cubic kernel with MATLAB's a = -0.5 instead of torch's -0.75.
 
     Returns:
         ``(N, C, rH, rW)`` of the dtype of ``image``.

@@ -1,4 +1,4 @@
-"""What the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024) adds to a network, shared by its hosts."""
+"""What the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024) adds to a network."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,24 +16,24 @@ class DRF(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         kernel_size: Kernel d of the ERB.
-        join: ``product`` is Eq. 6 to the letter, the product of two feature maps; ``gate`` multiplies by
+        join: ``product``: the product of two feature maps, Eq. 6 taken literally. ``gate``: multiplies by
             CCA's channel weights alone. Both cost the same.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: If ``join`` is neither.
+        ConfigError: If ``join`` is unknown.
 
     Note:
-        Inferred: that Eq. 6 is meant to the letter. Eq. 9, where H_CCA gives a feature map, speaks for it.
+        Inferred: Eq. 6 is meant literally, since H_CCA gives a feature map in Eq. 9 too.
     """
 
     def __init__(self, num_feat: int, kernel_size: int, *, join: Literal["product", "gate"]) -> None:
         super().__init__()
         if join not in ("product", "gate"):
             raise ConfigError(
-                f"OSFF: no such way to join the branches of a DRF, got drf={join}; allowed: product, gate"
+                f"OSFF: unknown way to join the branches of a DRF, got drf={join}; allowed: product, gate"
             )
         self.erb = ERB(num_feat, kernel_size)
         self.cca = CCA(num_feat)
@@ -58,16 +58,16 @@ def make_drfs(
 
     Args:
         num_feat: Channels of the blocks (C).
-        num_block: Number of blocks, which take the first ``num_block`` kernels.
-        kernel_sizes: Kernel of each block's DRF (D_s), odd.
+        num_block: Number of blocks.
+        kernel_sizes: Kernel of each block's DRF (D_s), odd; the first ``num_block`` are used.
         join: How a DRF joins its two branches, see ``DRF``.
-        mfdf: Whether the DRFs are there; off, the features of each block go on as they are.
+        mfdf: Whether there are DRFs; off, the features of each block stay as they are.
 
     Returns:
         ``num_block`` DRFs, or as many identities.
 
     Raises:
-        ConfigError: If a kernel is even or missing, or ``join`` is unknown, or not ``product`` without DRFs.
+        ConfigError: If a kernel is even or missing, ``join`` is unknown, or ``join`` is set without DRFs.
     """
     if not mfdf:
         if join != "product":

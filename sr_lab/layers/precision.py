@@ -1,4 +1,4 @@
-"""Where a network must not compute in half precision."""
+"""Parts of a network that must not compute in half precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 

@@ -14,15 +14,15 @@ Edge: TypeAlias = Literal["sobel_x", "sobel_y", "laplacian"]
 class RepConv(nn.Module, ABC):
     """Base of the blocks that are trained as a sum of branches and run as one 3x3 convolution.
 
-    A subclass builds its branches, says in ``branches`` what they compute, and in ``merged`` which single
-    convolution that is. ``fold`` puts the latter in the place of the former.
+    A subclass builds the branches; ``branches`` computes them, ``merged`` gives the convolution that they add
+    up to, and ``fold`` replaces the branches by it.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
 
     Note:
-        A 1x1 convolution before a 3x3 one is padded here itself, by zeros: its bias then stands around its
-        output, as where authors write the bias there, and the merged convolution pads by zeros again.
+        A 1x1 convolution before a 3x3 one is itself padded by zeros, so its bias surrounds its output, as in
+        the authors' code, and the merged convolution can be padded by zeros too.
     """
 
     folded: nn.Conv2d | None
@@ -32,20 +32,20 @@ class RepConv(nn.Module, ABC):
         self.folded = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches, or the convolution that they were folded into."""
+        """The branches, or the convolution into which they were folded."""
         out: Tensor = self.branches(x) if self.folded is None else self.folded(x)
         return out
 
     @abstractmethod
     def branches(self, x: Tensor) -> Tensor:
-        """What is trained."""
+        """The branches, as they are trained."""
 
     @abstractmethod
     def merged(self) -> "Kernel":
         """The convolution that the branches add up to."""
 
     def fold(self) -> None:
-        """Replace the branches by one convolution of the same output, for inference."""
+        """Replace the branches by one convolution with the same output, for inference."""
         if self.folded is None:
             folded = self.merged().conv(like=next(self.parameters()))
             for name, _ in list(self.named_children()):
@@ -55,7 +55,7 @@ class RepConv(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A 3x3 convolution in numbers, float64: sums of many branches keep their last digits.
+    """Weight and bias of a 3x3 convolution in float64, so that sums of many branches keep their last digits.
 
     Args:
         weight: ``(num_out_ch, num_in_ch, 3, 3)``.
@@ -67,7 +67,7 @@ class Kernel:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Self:
-        """A convolution of 3x3 or less; a smaller kernel stands in the middle."""
+        """Of a convolution of 3x3 or less; a smaller kernel is centred."""
         weight = conv.weight.detach().double()
         height, width = ((3 - size) // 2 for size in weight.shape[2:])
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
@@ -79,21 +79,21 @@ class Kernel:
         return cls(F.pad(weight.detach().double()[:, :, None, None], (1, 1, 1, 1)), bias.detach().double())
 
     def identity(self) -> Self:
-        """The convolution that changes nothing, for as many channels as this one puts out."""
+        """The identity, for as many channels as this convolution puts out."""
         matrix = torch.eye(len(self.bias), device=self.bias.device)
         return self.pointwise(matrix, torch.zeros_like(self.bias))
 
     def __add__(self, other: Self) -> Self:
-        """Two convolutions of one input, summed."""
+        """The sum of two convolutions of the same input."""
         return type(self)(self.weight + other.weight, self.bias + other.bias)
 
     def after(self, pointwise: Self) -> Self:
-        """This one on the output of a 1x1 convolution that was padded by zeros."""
+        """This convolution on the output of a 1x1 convolution that was padded by zeros."""
         weight = torch.einsum("omhw,mi->oihw", self.weight, pointwise.weight[:, :, 1, 1])
         return type(self)(weight, self.bias + self.weight.sum((2, 3)) @ pointwise.bias)
 
     def before(self, pointwise: Self) -> Self:
-        """A 1x1 convolution on the output of this one."""
+        """A 1x1 convolution on the output of this convolution."""
         matrix = pointwise.weight[:, :, 1, 1]
         weight = torch.einsum("om,mihw->oihw", matrix, self.weight)
         return type(self)(weight, matrix @ self.bias + pointwise.bias)
@@ -112,7 +112,7 @@ class Kernel:
 class EdgeConv(nn.Module):
     """Edge branch of an ECB (ECBSR, Zhang et al., ACM MM 2021): Conv1x1, then an edge filter per channel.
 
-    The filter is fixed but for its strength, one learned factor for each channel.
+    The filter is fixed; only its strength is learned, one factor for each channel.
 
     Args:
         num_in_ch: Channels in.
@@ -138,12 +138,12 @@ class EdgeConv(nn.Module):
         self.register_buffer("filter", torch.tensor(self.FILTERS[edge])[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The edges of a mixture of the channels."""
+        """The edges of mixtures of the channels."""
         mixed = self.conv(x)  # (N, num_out_ch, H + 2, W + 2)
         return F.conv2d(mixed, self.strength * self.filter, self.bias, groups=len(self.bias))
 
     def merged(self) -> Kernel:
-        """The convolution that both layers are."""
+        """Both layers as one convolution."""
         mix = Kernel.of(self.conv)
         filters = self.strength.detach().double() * self.filter  # (num_out_ch, 1, 3, 3)
         weight = mix.weight[:, :, 1:2, 1:2] * filters

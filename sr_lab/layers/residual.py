@@ -9,8 +9,8 @@ class ResidualBlock(nn.Module):
     Args:
         num_feat: Channels in and out.
         res_scale: Factor of the residual; 1 in the baseline, 0.1 in the full EDSR.
-        attention: Weights the residual before it is added, as in RCAN's RCAB; a module that several blocks
-            are given is one set of weights for all of them. ``None``: none.
+        attention: Weights the residual before it is added, as in RCAN's RCAB; ``None``: no attention. Blocks
+            may share one module.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same.

@@ -1,4 +1,4 @@
-"""The transformer over 3x3 patches of ESRT, LBNet and EFRDN, and what any attention here is computed with."""
+"""The transformer over 3x3 patches of ESRT, LBNet and EFRDN, and scaled dot-product attention."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from sr_lab.errors import ConfigError
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
-    """``softmax(scale * query key^T + bias) value`` by fused kernels, which never hold all pairs.
+    """``softmax(scale * query key^T + bias) value`` by fused kernels, which never store all pairs.
 
     Args:
         query: ``(N, heads, L, channels)``.
@@ -22,8 +22,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
     """
     num_channels = query.shape[-1]
     if not query.is_meta:
-        # Fused kernels on CUDA want a multiple of 8 channels, and those on the CPU are faster with it.
-        # Zeros change no product; where operators are counted they would be counted too.
+        # Fused kernels on CUDA need a multiple of 8 channels, and those on the CPU are faster with it. Zeros
+        # change no product, but on the meta device, where operators are counted, they would count.
         padding = (0, -num_channels % 8)
         query, key, value = (F.pad(part, padding) for part in (query, key, value))
     if bias is not None:
@@ -34,21 +34,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
 class ET(nn.Module):
     """Efficient transformer (ESRT, Lu et al., CVPRW 2022) over overlapping 3x3 patches.
 
-    Every position is a token of its 3x3 neighbourhood; what comes out is summed where patches overlap.
+    Every position is a token of its 3x3 neighbourhood; the results are summed where patches overlap.
 
     Args:
         num_feat: Channels in and out (C).
         num_head, num_segment, round_up, reduction, scale_before_squeeze: See ``EMHA``.
         mlp_ratio: Width inside the MLP, in widths of a token (9C).
-        bias: Whether the layers that put tokens out have biases: the attention's last and the MLP's both.
-        num_repeat: How often the tokens pass the same weights.
+        bias: Whether the attention's last layer and both layers of the MLP have biases.
+        num_repeat: How often the tokens pass through the same weights.
 
     Shape:
         ``(N, C, H, W)`` -> the same, in the weights' type.
 
     Note:
-        ESRT has a reduction of 2, an MLP of a quarter and biases, LBNet the same and three repeats; the
-        defaults are what EFRDN's counts want.
+        ESRT has a reduction of 2, an ``mlp_ratio`` of 1/4 and biases, LBNet the same with three repeats. The
+        defaults fit EFRDN's counts.
     """
 
     def __init__(
@@ -100,19 +100,19 @@ class ET(nn.Module):
 class EMHA(nn.Module):
     """Efficient multi-head attention (ESRT, Lu et al., CVPRW 2022; EFRDN, Eq. 30).
 
-    The tokens are cut into segments of equal length, and each segment attends to itself; where the length
-    does not divide, the rest is one more segment.
+    The tokens are cut into segments of equal length, and attention stays within a segment. Tokens that are
+    left over are one more segment.
 
     Args:
         num_feat: Width of a token (D).
         num_head: Heads; each has ``D // (reduction * num_head)`` channels.
         num_segment: Number of segments.
-        round_up: Whether the length of a segment is rounded up, so that the last of the segments is the
-            shorter, or down (but to 1 at least), so that the rest comes on top of their number.
+        round_up: Whether the length of a segment is rounded up, so that the last segment is shorter, or down
+            (to at least 1), so that the rest is an additional segment.
         reduction: Squeeze of the tokens.
-        scale_before_squeeze: Divides the products by the root of ``D // num_head``, as ESRT's and LBNet's
-            code do, rather than by that of the channels that a head has.
-        bias: Whether the last layer has one; the others have none.
+        scale_before_squeeze: Divides the products by the root of ``D // num_head``, as in the code of ESRT
+            and LBNet, instead of by the root of a head's channels.
+        bias: Whether the last layer has a bias; the rest have none.
 
     Shape:
         ``(N, L, D)`` -> the same.
@@ -158,7 +158,7 @@ class EMHA(nn.Module):
         length = -(-num_token // self.num_segment) if self.round_up else num_token // self.num_segment
         length = max(1, length)
         whole = num_token - num_token % length
-        segments = qkv[:, :whole].reshape(-1, length, qkv.shape[-1])  # those of equal length as one batch
+        segments = qkv[:, :whole].reshape(-1, length, qkv.shape[-1])  # segments of equal length as one batch
         attended = self._attended(segments).reshape(x.shape[0], whole, -1)
         if whole < num_token:
             attended = torch.cat((attended, self._attended(qkv[:, whole:])), dim=1)

@@ -29,7 +29,7 @@ class LearnedScale(nn.Module):
     """One learned factor for a whole feature map.
 
     Args:
-        init: First value.
+        init: Initial value.
 
     Shape:
         Any -> the same.
@@ -47,8 +47,8 @@ class LearnedScale(nn.Module):
 class AWRU(nn.Module):
     """Adaptive weighted residual unit (AWSRN, Wang et al., arXiv:1904.02358, Sec. 3.2).
 
-    Residual and identity each have a learned factor; the residual is two weight-normalised 3x3 convolutions
-    around a ReLU.
+    Residual and identity each have a learned factor. The residual is two weight-normalised 3x3 convolutions
+    with a ReLU in between.
 
     Args:
         num_feat: Channels in and out.
@@ -67,13 +67,13 @@ class AWRU(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the two and add them."""
+        """The weighted sum of both."""
         out: Tensor = self.res_scale(self.residual(x)) + self.x_scale(x)
         return out
 
 
 class LFB(nn.Module):
-    """Local fusion block (AWSRN, Sec. 3.2): a chain of AWRUs, all of whose outputs are fused.
+    """Local fusion block (AWSRN, Sec. 3.2): a chain of AWRUs, and a fusion of all their outputs.
 
     Args:
         num_feat: Channels in and out.
@@ -92,7 +92,7 @@ class LFB(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The fused chain and the input, each weighted."""
+        """The weighted sum of the fused chain and the input."""
         feat = x
         stages = []
         for unit in self.units:
@@ -106,8 +106,8 @@ class LFB(nn.Module):
 class AWMS(nn.Module):
     """Adaptive weighted multi-scale convolution (AWSRN, Sec. 3.3).
 
-    Weight-normalised convolutions of several sizes in parallel; the sum of their results, each with a
-    learned factor that starts at one over their number.
+    The weighted sum of parallel weight-normalised convolutions of several sizes. The learned factors start at
+    one over the number of convolutions.
 
     Args:
         num_in_ch: Channels in.
@@ -145,7 +145,7 @@ class AWMSUpsampler(nn.Sequential):
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Note:
-        The authors shuffle each branch before they add, which gives the same.
+        The authors shuffle each branch before adding, which gives the same.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class WNSubpixelUpsampler(nn.Sequential):
     """Weight-normalised Conv3x3, then PixelShuffle: A2F's tail, and the image skip of A2F and AWSRN.
 
     Args:
-        num_feat: Channels in; 3 where it enlarges the image itself.
+        num_feat: Channels in; 3 where the input is the image itself.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r.
 

@@ -3,6 +3,8 @@
 Built from the paper; no authors' code was at hand.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -24,12 +26,12 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class EFRDN(SRNetwork):
     """Efficient feature reuse distillation network (EFRDN, Fig. 1, Eqs. 1 to 9).
 
-    Four distillation modules, then two transformers over 3x3 patches; in either part every layer sees the sum
-    of all features before it, and a second tail enlarges the shallow features.
+    Four distillation modules, then two transformers over 3x3 patches. In both parts every layer sees the sum
+    of all features before it. A second tail upscales the shallow features.
 
     Cost: at x4 293 G multiply-adds: convolutions 28.1 G (the 27.9 G that the paper prints), the transformers'
     linear layers 25.7 G and their attention products 239 G. The last grow with the square of the image, so
-    that a large image is cheaper in tiles; memory grows with its area only.
+    a large image is cheaper in tiles; memory grows with its area only.
 
     Args:
         scale: Upscaling factor r; the paper has 2, 3 and 4.
@@ -37,19 +39,22 @@ class EFRDN(SRNetwork):
         num_block: Number of distillation modules.
         num_transformer: Number of efficient transformers.
         block: The distillation module: the paper's ACDM, or the IMDB or RFDB of Table 2.
-        parameter_sharing: Whether module k has the weights of module k - 2; ``None``: for ACDMs only, as
-            the counts of Table 2 want.
-        acrb: Asymmetric convolutions on what an ACDM distils (Table 3); ``conv`` puts one 3x3 in their place.
+        parameter_sharing: Whether module k has the weights of module k - 2; ``None``: for ACDMs only, which
+            fits the counts of Table 2.
+        acrb: Asymmetric convolutions on the features that an ACDM distils (Table 3); ``conv``: a 3x3
+            convolution in their place.
         fflb: Lattice blocks in the ACDMs (Table 3).
         mscc: Self-calibrated convolutions at the end of an ACDM (Table 3).
-        gcrb: Group convolutions in the two branches of an FFLB (Table 4); its EFFB keeps them.
+        gcrb: Group convolutions in the two branches of an FFLB (Table 4); the EFFB keeps its own.
         effb: Feature fusion at the end of an FFLB (Table 4).
         cc: Combination coefficients of an FFLB (Table 4); off, plain sums.
-        cnn_dc: Dense connections between the distillation modules (Table 5).
+        cnn_dc: Dense connections between the distillation modules (Table 5); off, C_out is the output of the
+            last module.
+        cnn_skip: Adds F_S to C_out where ``cnn_dc`` is off.
         transformer_dc: Dense connections between the transformers (Table 5).
         effb_mode: Third GCRB of an EFFB, see ``EFFB``.
         num_head: Heads of the attention.
-        num_segment: Segments of the image, in raster order, that attend within themselves only.
+        num_segment: Segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Squeeze of the tokens before queries, keys and values are made.
         mlp_ratio: Width inside the transformer's MLP, in widths of a token.
         rgb_range: Value of white inside the network.
@@ -60,18 +65,22 @@ class EFRDN(SRNetwork):
         lattice blocks or RFDBs.
 
     Raises:
-        ConfigError: If a width or a choice is impossible, or a switch is set of a part that is not there; in
-            ``forward``, if lr is too small.
+        ConfigError: If a width or a choice is impossible, or a switch concerns a part that is switched off;
+            in ``forward``, if lr is too small.
 
     Note:
-        The text "concatenates" what its equations sum: summed here. The inner sum of Eq. 2 repeats one term:
+        The text "concatenates" what the equations sum: summed here. The inner sum of Eq. 2 repeats one term:
         read as all F_An. The 768 K that the paper prints for x2 and x3 are those of x4. The transformers'
-        sizes are not given; Table 2 fixes their sum at 224 K parameters each, and the defaults meet it
-        without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: how that sum is made up;
-        four segments, as in ESRT; the mean shift and a range of 255, as in LBNet of the same group; that
-        dense connections, where off, leave a plain chain with F_S added at its end. Behind the transformers
-        autocast is off, and sr has the type of the weights: features there pass what float16 holds, so that
-        ``.half()`` overflows; ``.bfloat16()`` does not.
+        sizes are not given; Table 2 fixes them at 224 K parameters each, which the defaults meet without
+        biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: how those 224 K are made up;
+        four segments, as in ESRT; the mean shift and a range of 255, as in LBNet of the same group.
+
+        Without dense connections the network is a plain chain, with F_S added at its end (Eq. 7). Eq. 3 can
+        be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S goes with them (the
+        default); or F_S is a skip of its own, as the text calls it in Eq. 7, and stays (``cnn_skip``).
+
+        After the transformers autocast is off, and sr has the type of the weights: features there exceed
+        float16, so that ``.half()`` overflows; ``.bfloat16()`` does not.
     """
 
     multi_adds_rule = "conv"
@@ -94,6 +103,7 @@ class EFRDN(SRNetwork):
         effb: bool = True,
         cc: bool = True,
         cnn_dc: bool = True,
+        cnn_skip: bool = False,
         transformer_dc: bool = True,
         effb_mode: Literal["tied", "three", "two"] = "tied",
         num_head: int = 8,
@@ -104,64 +114,39 @@ class EFRDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if num_feat < 16 or num_feat % 8 != 0:
-            raise ConfigError(f"EFRDN: num_feat has to be a multiple of 8 of at least 16, got {num_feat}")
-        if num_block < 1:
-            raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
-        if effb_mode not in ("tied", "three", "two"):
+        _check_sizes(num_feat=num_feat, num_block=num_block)
+        _check_switches(block, acrb, fflb=fflb, mscc=mscc, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
+        if cnn_dc and cnn_skip:
             raise ConfigError(
-                f"EFRDN: no such third GCRB, got effb_mode={effb_mode}; allowed: tied, three, two"
+                "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or take cnn_dc=false"
             )
-        if not fflb and not (gcrb and effb and cc):
-            raise ConfigError(
-                f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
-                f"effb={effb}, cc={cc}; drop them or take fflb=true"
-            )
-        if block not in ("acdm", "imdb", "rfdb"):
-            raise ConfigError(f"EFRDN: unknown block, got block={block}; allowed: acdm, imdb, rfdb")
-        if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
-            raise ConfigError(
-                f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
-                "none; drop them or take block=acdm"
-            )
-        if effb_mode != "tied" and not (block == "acdm" and fflb and effb):
-            raise ConfigError(
-                f"EFRDN: effb_mode is a choice of the EFFB, and a network with block={block}, fflb={fflb}, "
-                f"effb={effb} has none, got effb_mode={effb_mode}; drop it or put the EFFB back"
-            )
+        parts = {"fflb": fflb, "mscc": mscc, "gcrb": gcrb, "effb": effb, "cc": cc}
+        blocks: dict[str, Callable[[], nn.Module]] = {
+            "acdm": partial(ACDM, num_feat, acrb=acrb, effb_mode=effb_mode, **parts),
+            "imdb": partial(IMDB, num_feat),
+            "rfdb": partial(RFDB, num_feat),
+        }
+        make_transformer = partial(
+            ET,
+            num_feat,
+            num_head=num_head,
+            num_segment=num_segment,
+            reduction=attention_reduction,
+            mlp_ratio=mlp_ratio,
+        )
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        sharing = block == "acdm" if parameter_sharing is None else parameter_sharing
         self.min_size = ESA.min_size if block == "rfdb" or (block == "acdm" and fflb) else 1
         self.cnn_dc = cnn_dc
+        self.cnn_skip = cnn_skip
         self.transformer_dc = transformer_dc
         self.rgb_range = rgb_range
-        mean = torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1)
-        self.register_buffer("rgb_mean", mean, persistent=False)
-
-        def make_block() -> nn.Module:
-            if block == "imdb":
-                return IMDB(num_feat)
-            if block == "rfdb":
-                return RFDB(num_feat)
-            lattice = {"gcrb": gcrb, "effb": effb, "cc": cc}
-            return ACDM(num_feat, acrb=acrb, fflb=fflb, mscc=mscc, effb_mode=effb_mode, **lattice)
-
-        sharing = block == "acdm" if parameter_sharing is None else parameter_sharing
+        self.register_buffer("rgb_mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)  # G_S
-        self.body = nn.ModuleList(make_block() for _ in range(min(num_block, 2) if sharing else num_block))
-        self.convs = nn.ModuleList(nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_block))
-        self.transformers = nn.ModuleList(
-            ET(
-                num_feat,
-                num_head=num_head,
-                num_segment=num_segment,
-                reduction=attention_reduction,
-                mlp_ratio=mlp_ratio,
-            )
-            for _ in range(num_transformer)
-        )
-        self.transformer_convs = nn.ModuleList(
-            nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_transformer)
-        )
+        self.body = nn.ModuleList(blocks[block]() for _ in range(min(num_block, 2) if sharing else num_block))
+        self.convs = _convolutions(num_feat, num_block)
+        self.transformers = nn.ModuleList(make_transformer() for _ in range(num_transformer))
+        self.transformer_convs = _convolutions(num_feat, num_transformer)
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_r,1
         self.shallow_tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_r,2
 
@@ -173,6 +158,8 @@ class EFRDN(SRNetwork):
             feat = self.body[k % len(self.body)](feat)
             feat = conv(feat + total if self.cnn_dc else feat)  # F_Ak, Eq. 2
             total = total + feat if self.cnn_dc else feat  # C_out in the end, Eq. 3
+        if self.cnn_skip:
+            total = total + shallow
         for transformer, conv in zip(self.transformers, self.transformer_convs, strict=True):
             feat = transformer(total)
             with at_full_precision(lr):
@@ -184,10 +171,54 @@ class EFRDN(SRNetwork):
         return sr / self.rgb_range + self.rgb_mean
 
 
+def _check_sizes(*, num_feat: int, num_block: int) -> None:
+    if num_feat < 16 or num_feat % 8 != 0:
+        raise ConfigError(f"EFRDN: num_feat must be a multiple of 8 of at least 16, got {num_feat}")
+    if num_block < 1:
+        raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
+
+
+def _check_switches(
+    block: str,
+    acrb: bool | Literal["conv"],
+    *,
+    fflb: bool,
+    mscc: bool,
+    gcrb: bool,
+    effb: bool,
+    cc: bool,
+    effb_mode: str,
+) -> None:
+    """Refuse unknown choices, and switches of parts that the network does not have."""
+    if effb_mode not in ("tied", "three", "two"):
+        raise ConfigError(f"EFRDN: unknown third GCRB, got effb_mode={effb_mode}; allowed: tied, three, two")
+    if not fflb and not (gcrb and effb and cc):
+        raise ConfigError(
+            f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
+            f"effb={effb}, cc={cc}; drop them or take fflb=true"
+        )
+    if block not in ("acdm", "imdb", "rfdb"):
+        raise ConfigError(f"EFRDN: unknown block, got block={block}; allowed: acdm, imdb, rfdb")
+    if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
+        raise ConfigError(
+            f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
+            "none; drop them or take block=acdm"
+        )
+    if effb_mode != "tied" and not (block == "acdm" and fflb and effb):
+        raise ConfigError(
+            f"EFRDN: effb_mode is a choice of the EFFB, and a network with block={block}, fflb={fflb}, "
+            f"effb={effb} has none, got effb_mode={effb_mode}; drop it or put the EFFB back"
+        )
+
+
+def _convolutions(num_feat: int, number: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(number))
+
+
 class ACDM(nn.Module):
     """Asymmetric convolution distillation module (EFRDN, Fig. 1, Eqs. 17 to 27).
 
-    Three steps each split a quarter of the channels off and refine the rest.
+    Each of three steps splits off a quarter of the channels and refines the rest.
 
     Args:
         num_feat: Channels in and out (C).
@@ -197,7 +228,7 @@ class ACDM(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        The counts fit IMDN's quarter, a last refinement of 3C/4 channels and no residual but the outer one.
+        The counts fit IMDN's quarter, a last refinement of 3C/4 channels, and no inner residual.
     """
 
     def __init__(
@@ -243,14 +274,14 @@ class ACDM(nn.Module):
 
 
 def _distil(num_feat: int, acrb: bool | Literal["conv"]) -> nn.Module:
-    """What an ACDM does to the features that it keeps, by the rows of Table 3."""
+    """What an ACDM does to the features that it keeps, see Table 3."""
     if acrb is True:
         return ACRB(num_feat)
     if acrb is False:
         return nn.Identity()
     if acrb == "conv":
         return nn.Conv2d(num_feat, num_feat, 3, padding=1)
-    raise ConfigError(f"EFRDN: no such distillation, got acrb={acrb}; allowed: true, false, conv")
+    raise ConfigError(f"EFRDN: unknown distillation, got acrb={acrb}; allowed: true, false, conv")
 
 
 class ACRB(nn.Module):
@@ -265,7 +296,7 @@ class ACRB(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        Inferred: one batch norm, after the sum; only Table 3 names it. LeakyReLU of slope 0.05.
+        Inferred: one batch norm, after the sum (only Table 3 mentions it); LeakyReLU of slope 0.05.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -278,13 +309,13 @@ class ACRB(nn.Module):
         self.is_fused = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Three kernels in parallel around one residual."""
+        """Three parallel kernels within one residual."""
         feat = self.square(x) if self.is_fused else self.row(x) + self.square(x) + self.column(x)
         out: Tensor = x + self.act(self.norm(feat))
         return out
 
     def fuse(self) -> None:
-        """Make the three kernels and the norm one 3x3, for inference; the paper counts them apart."""
+        """Merge the three kernels and the norm, for inference; the paper counts them separately."""
         if not self.is_fused:
             assert isinstance(self.norm, nn.BatchNorm2d)
             kernel = Kernel.of(self.row) + Kernel.of(self.square) + Kernel.of(self.column)
@@ -307,7 +338,8 @@ class FFLB(nn.Module):
 
     Note:
         X_in of Eq. 11 is read as E_in. Inferred: S_1 and S_2 are scalars that start at 1. One MLP per
-        coefficient, or two MLPs for half the coefficients, cost the same: the printed counts fit both.
+        coefficient, or two MLPs for half the coefficients: the printed counts fit both. Not stated in the
+        paper; chosen here: ESA in RFDN's form, with C // 4 channels inside, which fits the counts.
     """
 
     def __init__(
@@ -390,7 +422,7 @@ class GCRB(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        The counts of Table 4 want 1x1 convolutions in two groups, without bias before the batch norms.
+        The counts of Table 4 fit 1x1 convolutions in two groups, without bias before the batch norms.
         Inferred: LeakyReLU of slope 0.05.
     """
 
@@ -420,24 +452,24 @@ class EFFB(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        mode: Third GCRB: ``tied`` uses the second's weights again, ``three`` has its own, ``two`` leaves it
-            out and takes the second's output in its place.
+        mode: Third GCRB: ``tied`` shares the second's weights, ``three`` has its own, ``two`` leaves it out
+            and uses the second's output.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
 
     Raises:
-        ConfigError: If ``mode`` is none of them.
+        ConfigError: If ``mode`` is unknown.
 
     Note:
-        The text has three GCRBs, the printed counts room for the weights of two. Inferred: the chain, the sum
-        with the third output, convolutions in four groups after an interleaving of their inputs.
+        The text has three GCRBs; the printed counts have room for the weights of two. Inferred: the chain,
+        the sum with the third output, convolutions in four groups on interleaved inputs.
     """
 
     def __init__(self, num_feat: int, *, mode: Literal["tied", "three", "two"] = "tied") -> None:
         super().__init__()
         if mode not in ("tied", "three", "two"):
-            raise ConfigError(f"EFRDN: no such third GCRB, got effb_mode={mode}; allowed: tied, three, two")
+            raise ConfigError(f"EFRDN: unknown third GCRB, got effb_mode={mode}; allowed: tied, three, two")
         self.tied = mode == "tied"
         self.gcrb1 = GCRB(num_feat)
         self.gcrb2 = GCRB(num_feat)
@@ -467,7 +499,7 @@ class MSCC(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        Inferred: how the last unit "weights" the output; it is one more SCCA here.
+        Inferred: how the last unit "weights" the output; here it is one more SCCA.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -487,7 +519,7 @@ class MSCC(nn.Module):
 class SelfCalibrated(nn.Module):
     """Self-calibrated convolution with spatial or channel attention (EFRDN, Fig. 2: SCSA, SCCA).
 
-    Half of the channels is weighted, the other half convolved; a 3x3 merges them, and the input is added.
+    Half of the channels are weighted, the other half convolved; a 3x3 merges them, and the input is added.
 
     Args:
         num_feat: Channels in and out (C).
@@ -497,8 +529,9 @@ class SelfCalibrated(nn.Module):
         ``(N, C, H, W)`` -> the same.
 
     Note:
-        Table 3 leaves no room for a full 3x3 of C channels. Inferred: both convolutions in four groups, the
-        halves interleaved before the merge, since they would never mix otherwise.
+        Table 3 leaves no room for a full 3x3 of C channels. Inferred: both convolutions in four groups, with
+        the halves interleaved before the merge, since they would not mix otherwise. Not stated in the paper;
+        chosen here: CBAM's 7x7 convolution in SCSA, a reduction of 4 in SCCA.
     """
 
     def __init__(self, num_feat: int, attention: nn.Module) -> None:
@@ -515,5 +548,5 @@ class SelfCalibrated(nn.Module):
 
 
 def _interleave(left: Tensor, right: Tensor) -> Tensor:
-    """Channels in turn, so that a group of the next convolution has as many of one as of the other."""
+    """Alternate the channels, so that each group of the next convolution sees both sides."""
     return torch.stack((left, right), dim=2).flatten(1, 2)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA
+from sr_lab.layers.image import check_min_size
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.transformer import ET
@@ -88,12 +88,7 @@ class ESRT(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: CNN backbone, transformer, two tails."""
-        height, width = lr.shape[-2:]
-        if min(height, width) < self.min_size:
-            raise ConfigError(
-                f"ESRT: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; take a larger image or patch"
-            )
+        check_min_size(lr, self.min_size, "ESRT: its pooling")
         shallow = self.head(lr)  # (N, C, H, W)
         feat = shallow
         stages = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.distillation import IMDB
+from sr_lab.layers.distillation import IMDB, stage_fusion
 from sr_lab.layers.image import upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
@@ -84,13 +84,7 @@ class IMDN(SRNetwork):
             for _ in range(num_block)
         )
         self.fusion = (
-            nn.Sequential(
-                nn.Conv2d(num_block * num_feat, num_feat, 1),
-                nn.LeakyReLU(0.05, inplace=True),
-                nn.Conv2d(num_feat, num_feat, 3, padding=1),
-            )
-            if self.fuses_all
-            else nn.Conv2d(num_feat, num_feat, 1)
+            stage_fusion(num_feat, num_block) if self.fuses_all else nn.Conv2d(num_feat, num_feat, 1)
         )
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.distillation import IMDB
+from sr_lab.layers.distillation import IMDB, stage_fusion
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.osff import make_drfs
 from sr_lab.types import UpsamplerFactory
@@ -89,11 +89,7 @@ class IMDNWithOSFF(SRNetwork):
         if self.sfgc:
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
         self.drfs = make_drfs(num_feat, num_block, drf_kernels, join=drf, mfdf=mfdf)
-        self.fusion = nn.Sequential(
-            nn.Conv2d(num_block * num_feat, num_feat, 1),
-            nn.LeakyReLU(0.05, inplace=True),
-            nn.Conv2d(num_feat, num_feat, 3, padding=1),
-        )
+        self.fusion = stage_fusion(num_feat, num_block)
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_lab.errors import ConfigError
-from sr_lab.layers.image import ImageRange, upscaled
+from sr_lab.layers.image import ImageRange, check_min_size, upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import AWMS, LFB, wn_conv
 from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, OfficialNames
@@ -53,9 +52,8 @@ class LAPAR(SRNetwork):
     ) -> None:
         native_only("LAPAR", upsampler)
         super().__init__(scale=scale)
-        self.register_buffer(
-            "dictionary", gaussian_dictionary()
-        )  # in the state dict: checkpoints bring theirs
+        # In the state dict, since checkpoints bring their own.
+        self.register_buffer("dictionary", gaussian_dictionary())
         self.image_range = ImageRange()
         self.head = nn.Sequential(wn_conv(3, num_feat), nn.ReLU(inplace=True))
         self.body = nn.ModuleList(LFB(num_feat, num_mid_feat=num_feat) for _ in range(num_block))
@@ -76,12 +74,7 @@ class LAPAR(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Coefficients, a filter for each pixel from them, and the filtered image."""
-        height, width = lr.shape[-2:]
-        if min(height, width) < self.min_size:
-            raise ConfigError(
-                f"LAPAR: its filters need an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; take a larger image or patch"
-            )
+        check_min_size(lr, self.min_size, "LAPAR: its filtering")
         feat = self.head(self.image_range(lr))  # (N, C, H, W)
         for block in self.body:
             feat = block(feat)
@@ -119,10 +112,9 @@ def gaussian_dictionary() -> Tensor:
 
     Note:
         Stated: anisotropic Gaussians and differences of Gaussians; 72 of 5x5 in the authors' code. Not
-            stated;
-        chosen here: how many of each, and their widths, angles and elongations. The choice costs no
-        expressiveness: sums of centred Gaussians are symmetric about their centre, and these 72 span all 13
-        dimensions of such 5x5 filters.
+        stated in the paper; chosen here: how many of each, and their widths, angles and elongations. The
+        choice costs no expressiveness: sums of centred Gaussians are symmetric about their centre, and these
+        72 span all 13 dimensions of such 5x5 filters.
     """
     angles = (torch.arange(8) * math.pi / 8).view(-1, 1, 1)
     offsets = torch.arange(-2.0, 3.0)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_lab.errors import ConfigError
-from sr_lab.layers.image import upscaled
+from sr_lab.layers.image import check_min_size, upscaled
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import AWMSUpsampler, LearnedScale, wn_conv
 from sr_lab.ops.renaming import AWMS_NAMES, Names, OfficialNames
@@ -158,16 +157,11 @@ class CEA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight channels and positions."""
-        height, width = x.shape[-2:]
-        if min(height, width) < self.min_size:
-            raise ConfigError(
-                f"CEA: its pooling needs an LR image of at least {self.min_size}x{self.min_size} pixels, "
-                f"got {height}x{width}; take a larger image or patch"
-            )
+        check_min_size(x, self.min_size, "CEA: its pooling")
         squeezed = self.squeeze(x)  # (N, C/4, H, W)
         shrunken = self.shrink(squeezed)  # (N, C/4, about H/6, about W/6)
         context = self.act(self.far(shrunken)) + self.act(self.near(shrunken))
-        context = F.interpolate(context, size=(height, width), mode="nearest")
+        context = F.interpolate(context, size=x.shape[-2:], mode="nearest")
         out: Tensor = x * self.excite(context + squeezed) * self.local(x)
         return out
 

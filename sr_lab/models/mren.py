@@ -49,9 +49,8 @@ class MREN(SRNetwork):
 
     Note:
         Inferred: the places of the GELUs, and the residuals of SCACB and MREB, as in RFDN. The bicubic skip
-            of
-        Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10 are fitted to the
-        printed counts, MREN-L's too.
+        of Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10 are fitted to the
+        printed counts, also MREN-L's.
     """
 
     multi_adds_rule = "op_counter"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import ESA
-from sr_lab.layers.distillation import RFDB
+from sr_lab.layers.distillation import RFDB, stage_fusion
 from sr_lab.layers.image import ImageRange
 from sr_lab.layers.network import SRNetwork
 from sr_lab.ops.renaming import ESA_NAMES, Names, OfficialNames
@@ -67,11 +67,7 @@ class RFDN(SRNetwork):
         self.body = nn.ModuleList(
             RFDB(num_feat, attention=attention, residual=residual) for _ in range(num_block)
         )
-        self.fusion = nn.Sequential(
-            nn.Conv2d(num_block * num_feat, num_feat, 1),
-            nn.LeakyReLU(0.05, inplace=True),
-            nn.Conv2d(num_feat, num_feat, 3, padding=1),
-        )
+        self.fusion = stage_fusion(num_feat, num_block)
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.image import check_min_size
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import Names, OfficialNames
@@ -110,11 +111,7 @@ class SAFM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weight the features by what smaller copies of them show."""
         height, width = x.shape[-2:]
-        if min(height, width) < 8:
-            raise ConfigError(
-                f"SAFM: its third halving needs an LR image of at least 8x8 pixels, got {height}x{width}; "
-                "use a larger image or patch"
-            )
+        check_min_size(x, 8, "SAFM: its third halving")
         parts = []
         for halvings, (part, conv) in enumerate(zip(x.chunk(4, dim=1), self.levels, strict=True)):
             if halvings == 0:

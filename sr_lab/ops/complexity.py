@@ -1,4 +1,4 @@
-"""How large a network is and what one 1280x720 image costs it, by four ways of counting."""
+"""How large a network is, and what a 1280x720 image costs it, in four ways of counting."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ _OP_COUNTER_SIZE = 192  # LR pixels
 
 
 def num_params(model: nn.Module) -> int:
-    """Number of values in the parameters, a shared one counted once; buffers are none."""
+    """Number of values in the parameters, shared ones counted once, without buffers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -29,10 +29,10 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
     """Multiply-adds for one image of 1280x720 pixels at the output.
 
     The LR image has ``floor(1280 / scale) x floor(720 / scale)`` pixels, 426x240 at x3. A copy of the model
-    runs on the meta device, where no value is computed; the model stays as it is.
+    runs on the meta device, which computes no values; the model itself stays as it is.
 
     Args:
-        model: A network for images of that scale; its ``colour`` tells the channels (``y`` has 1, others 3).
+        model: A network of that scale.
         scale: Upscaling factor of ``model``.
         rule: ``all``: every convolution, linear layer and attention product. ``conv``: convolution weights
             times positions (of the input, where transposed), nothing else. ``torchinfo``: convolution
@@ -41,10 +41,10 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
             A convolution counts input channels per group times (kernel positions, and one more for a bias)
             for each output value; a sigmoid counts 3 for each value, a mean or maximum over the image 1 for
             each input value.
-        hr_size: Width and height of the image at the output, but for ``op_counter``.
+        hr_size: Width and height of the image at the output; not for ``op_counter``.
 
     Returns:
-        The count; 0 for a model without parameters, since no rule counts an interpolation.
+        The count; 0 for a model without parameters, since no rule counts interpolation.
     """
     if num_params(model) == 0:
         return 0
@@ -62,10 +62,10 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
 
 
 def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
-    """Values that the convolutions put out for one image.
+    """Number of values that the convolutions put out for one image.
 
-    The count of the AIM and NTIRE challenges on efficient super-resolution, which follows the run time on a
-    GPU more closely than multiply-adds do.
+    The AIM and NTIRE challenges on efficient super-resolution report it; it follows the run time on a GPU
+    more closely than multiply-adds do.
 
     Args:
         model: As for `multi_adds`.
@@ -86,10 +86,10 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
 
 
 def peak_memory(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
-    """Bytes alive at once while one image, of 1280x720 pixels at the output, is made in float32.
+    """Most bytes in use at once while one image, of 1280x720 pixels at the output, is computed in float32.
 
-    Weights and intermediate results, as eager PyTorch keeps them on the CPU; what a kernel needs inside
-    itself is not known here. Nothing is computed: the sizes are followed through fake tensors.
+    Counts weights and intermediate results as eager PyTorch keeps them on the CPU, without the workspace of
+    kernels. Nothing is computed: fake tensors carry the sizes.
     """
     model = copy.deepcopy(model).cpu().eval()
     weights: int = sum(value.nbytes for value in [*model.parameters(), *model.buffers()])
@@ -99,7 +99,7 @@ def peak_memory(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
 
 
 class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows which storages are alive."""
+    """Tracks which storages are alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -135,7 +135,7 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def lr_image(model: nn.Module, scale: int, device: str, hr_size: tuple[int, int] = HR_SIZE) -> Tensor:
-    """An LR image of undefined values, ``(1, C, h, w)``, that a model makes one of ``hr_size`` from."""
+    """An LR image ``(1, C, h, w)`` of undefined values, whose SR image has ``hr_size``."""
     width, height = hr_size
     return torch.empty(1, num_image_ch(model), height // scale, width // scale, device=device)
 
@@ -145,7 +145,7 @@ def _values_out(*_inputs: object, out_shape: Sequence[int], **_settings: object)
 
 
 def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
-    """What torchinfo counts: the parameters of a layer at each call, a convolution's at every position."""
+    """What torchinfo counts: a layer's parameters at each call, a convolution's at every output position."""
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -163,14 +163,14 @@ def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
 
 
 def _op_counter_count(model: nn.Module, channels: int) -> int:
-    """What an early pytorch-OpCounter counts, by the operators that run rather than by the layers."""
+    """What an early pytorch-OpCounter counts, here by operators instead of layers."""
     aten = torch.ops.aten
     formulas = {
         aten.convolution: _op_counter_convolution,
         aten.sigmoid: _three_per_value,
         aten.silu: _three_per_value,
         aten.mean: _one_per_value,
-        aten.var_mean: _one_per_value,  # the counter knows the pooling, not the deviation
+        aten.var_mean: _one_per_value,  # the counter knows pooling, not the deviation
         aten.amax: _one_per_value,
     }
     lr = torch.empty(1, channels, _OP_COUNTER_SIZE, _OP_COUNTER_SIZE, device="meta")

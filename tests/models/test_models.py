@@ -1,6 +1,7 @@
 """What every model of conf/model keeps to. A new yaml is covered without a change here."""
 
 import copy
+import functools
 import inspect
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.network import colour_of, min_size_of, multi_adds_rule_of, num_image_ch, scale_of
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.training.lit_module import SRModule
+from sr_lab.upsamplers.deconv import DeconvUpsampler
 
 CONF = Path(__file__).parents[2] / "conf"
-UPSAMPLERS = sorted(path.stem for path in (CONF / "upsampler").glob("*.yaml"))
+UPSAMPLERS = sorted({path.stem for path in (CONF / "upsampler").glob("*.yaml")} - {"native"})
 SHRUNKEN = {"num_feat": 16, "num_block": 2, "num_group": 2}
 
 
@@ -29,9 +32,7 @@ def distinct_models():
     return list(found.values())
 
 
-MODELS = distinct_models()
-
-every_model = pytest.mark.parametrize("model", MODELS)
+every_model = pytest.mark.parametrize("model", distinct_models())
 
 
 def model_class(model):
@@ -52,23 +53,20 @@ def build(model, *, scale=2, upsampler="native", **settings):
     return hydra.utils.instantiate(config.model, **shrunken)
 
 
-def refuses_tails(model):
-    """Whether the model says that it has no tail; any other failure is one."""
-    try:
-        build(model, upsampler="subpixel")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ConfigError) and "allowed: upsampler=native" in str(error.__cause__):
-            return True
-        raise
-    return False
-
-
 def images(net, *, number=1):
     """An odd, non-square size that the network takes."""
     height = max(net.min_size, 7) | 1
-    channels = 1 if net.colour == "y" else 3
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(number, channels, height, height + 4, generator=generator)
+    return torch.rand(number, num_image_ch(net), height, height + 4, generator=generator)
+
+
+@functools.cache
+def upscaled(model):
+    """A network, two LR images and their SR images, computed once; the tests copy what they change."""
+    net = build(model).eval()
+    lr = images(net, number=2)
+    with torch.no_grad():
+        return net, lr, net(lr)
 
 
 def assert_same(sr, expected, *, atol):
@@ -82,91 +80,107 @@ def test_constructor_is_keyword_only_and_takes_no_others(model):
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
 
-# Every upsampler is tried at every scale in test_upsamplers.
 @every_model
-@pytest.mark.parametrize(
-    ("upsampler", "scale"), [*((name, 2) for name in UPSAMPLERS), ("native", 3), ("native", 4)]
-)
-def test_output_is_scale_times_input(model, upsampler, scale):
-    if upsampler != "native" and refuses_tails(model):
-        pytest.skip("has no tail")
-    net = build(model, scale=scale, upsampler=upsampler).eval()
-    lr = images(net, number=2)
-    with torch.no_grad():
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@torch.no_grad()
+def test_output_is_scale_times_input(model, scale):
+    net, lr, sr = upscaled(model)
+    if scale != 2:
+        net = build(model, scale=scale).eval()
         sr = net(lr)
+    assert net.scale == scale
     assert sr.shape == (*lr.shape[:2], lr.shape[2] * scale, lr.shape[3] * scale)
     assert sr.isfinite().all()
 
 
-@every_model
-def test_smallest_image_passes_and_a_smaller_one_is_refused(model):
-    net = build(model).eval()
-    channels, size = images(net).shape[1], net.min_size
+# A tail that is replaced, two of them, one of a luma network. Every tail at every scale: test_upsamplers.
+@pytest.mark.parametrize("model", ["imdn", "efrdn", "ecbsr"])
+@pytest.mark.parametrize("upsampler", UPSAMPLERS)
+def test_a_network_takes_every_tail(model, upsampler):
+    net = build(model, upsampler=upsampler).eval()
+    lr = images(net, number=2)
     with torch.no_grad():
-        assert net(torch.rand(1, channels, size, size)).isfinite().all()
+        assert net(lr).shape == (*lr.shape[:2], lr.shape[2] * 2, lr.shape[3] * 2)
+
+
+def refusal(model, upsampler):
+    """What a network says to a tail that it cannot take; any other failure is one."""
+    try:
+        build(model, upsampler=upsampler)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ConfigError):
+            return str(error.__cause__)
+        raise
+    return ""
+
+
+@every_model
+def test_another_tail_is_taken_or_refused_by_name(model):
+    said = refusal(model, "deconv")
+    assert (
+        "allowed: upsampler=native" in said or type(build(model, upsampler="deconv").tail) is DeconvUpsampler
+    )
+
+
+@every_model
+@torch.no_grad()
+def test_smallest_image_passes_and_a_smaller_one_is_refused(model):
+    net, lr, _ = upscaled(model)
+    size = net.min_size
+    assert net(lr[:1, :, :size, :size]).isfinite().all()
     if size > 1:
         with pytest.raises(ConfigError, match=f"at least {size}x{size} pixels, got {size}x{size - 1}"):
-            net(torch.rand(1, channels, size, size - 1))
+            net(lr[:1, :, :size, : size - 1])
 
 
 @every_model
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@torch.no_grad()
 def test_mixed_precision_stays_near_float32(model, dtype):
-    net = build(model).eval()
-    lr = images(net)
-    with torch.no_grad():
-        expected = net(lr)
-        with torch.autocast("cpu", dtype=dtype):
-            sr = net(lr)
+    net, lr, expected = upscaled(model)
+    with torch.autocast("cpu", dtype=dtype):
+        sr = net(lr)
     assert_same(sr.float(), expected, atol=0.02)
 
 
 @every_model
+@torch.no_grad()
 def test_compiled_graph_gives_the_same(model):
     net = build(model, num_block=1).eval()  # tracing takes a time per layer
     lr = images(net)
-    with torch.no_grad():
-        assert_same(torch.compile(net, backend="aot_eager")(lr), net(lr), atol=1e-5)
+    assert_same(torch.compile(net, backend="aot_eager")(lr), net(lr), atol=1e-5)
 
 
 @every_model
+@torch.no_grad()
 def test_channels_last_gives_the_same(model):
-    net = build(model).eval()
-    lr = images(net, number=2)
-    with torch.no_grad():
-        expected = net(lr)
-        sr = net.to(memory_format=torch.channels_last)(lr.to(memory_format=torch.channels_last))
+    net, lr, expected = upscaled(model)
+    sr = copy.deepcopy(net).to(memory_format=torch.channels_last)(lr.to(memory_format=torch.channels_last))
     assert_same(sr, expected, atol=1e-5)
 
 
 @every_model
-def test_eval_is_deterministic(model):
-    net = build(model).eval()
-    lr = images(net)
-    with torch.no_grad():
-        assert torch.equal(net(lr), net(lr))
+@torch.no_grad()
+def test_eval_is_deterministic_and_an_image_does_not_see_its_batch(model):
+    net, lr, expected = upscaled(model)
+    assert torch.equal(net(lr), expected)
+    assert_same(net(lr.flip(0)).flip(0), expected, atol=1e-6)
 
 
 @every_model
-def test_an_image_does_not_see_its_batch(model):
-    net = build(model).eval()
-    lr = images(net, number=3)
-    with torch.no_grad():
-        assert_same(net(lr.flip(0)).flip(0), net(lr), atol=1e-6)
-
-
-@every_model
-def test_every_parameter_gets_a_gradient(model):
-    net = build(model)
-    lr = images(net, number=2).requires_grad_()
+def test_every_parameter_gets_a_gradient_and_a_copy_after_the_step_is_equal(model):
+    net, lr = copy.deepcopy(upscaled(model)[0]).train(), upscaled(model)[1].clone().requires_grad_()
     net(lr).square().mean().backward()
     assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
     assert lr.grad.isfinite().all()
+    net.eval()
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(net)(lr), net(lr))
 
 
 @every_model
 def test_a_training_step_takes_rgb_patches(model):
-    net = build(model)
+    net = copy.deepcopy(upscaled(model)[0]).train()
     size = max(net.min_size, 8)
     batch = {
         "lr": torch.randint(256, (2, 3, size, size), dtype=torch.uint8),
@@ -179,8 +193,8 @@ def test_a_training_step_takes_rgb_patches(model):
 
 @every_model
 def test_a_constant_image_has_finite_gradients(model):
-    net = build(model)
-    lr = torch.full_like(images(net, number=2), 0.5).requires_grad_()
+    net = copy.deepcopy(upscaled(model)[0]).train()
+    lr = torch.full_like(upscaled(model)[1], 0.5).requires_grad_()
     net(lr).square().mean().backward()
     gradients = [lr.grad, *(parameter.grad for parameter in net.parameters())]
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -188,29 +202,32 @@ def test_a_constant_image_has_finite_gradients(model):
 
 @every_model
 def test_weights_survive_a_round_trip(model):
-    net, other = build(model).eval(), build(model).eval()
+    net, lr, expected = upscaled(model)
+    other = copy.deepcopy(net)
     for parameter in other.parameters():
         nn.init.zeros_(parameter)
     other.load_state_dict(net.state_dict(), strict=True)
-    lr = images(net)
     with torch.no_grad():
-        assert torch.equal(other(lr), net(lr))
-
-
-@every_model
-def test_a_copy_after_a_training_step_is_equal(model):
-    net = build(model)
-    lr = images(net, number=2).requires_grad_()
-    net(lr).mean().backward()
-    net.eval()
-    with torch.no_grad():
-        assert torch.equal(copy.deepcopy(net)(lr), net(lr))
+        assert torch.equal(other(lr), expected)
 
 
 @every_model
 def test_a_model_with_weights_has_head_body_and_tail(model):
-    net = build(model)
+    net = upscaled(model)[0]
     if any(True for _ in net.parameters()):
         assert isinstance(net.head, nn.Module)
         assert isinstance(net.body, nn.ModuleList)
         assert isinstance(net.tail, nn.Module)
+
+
+def test_a_network_that_says_nothing_about_itself_counts_as_rgb_of_any_size():
+    net = nn.Conv2d(3, 3, 1)
+    assert (colour_of(net), num_image_ch(net), min_size_of(net)) == ("rgb", 3, 1)
+    assert (multi_adds_rule_of(net), scale_of(net)) == ("all", None)
+
+
+def test_a_network_may_say_what_it_is_without_a_base_class():
+    net = nn.Conv2d(1, 1, 1)
+    net.colour, net.min_size, net.multi_adds_rule, net.scale = "y", 5, "conv", 4
+    assert (colour_of(net), num_image_ch(net), min_size_of(net)) == ("y", 1, 5)
+    assert (multi_adds_rule_of(net), scale_of(net)) == ("conv", 4)

@@ -6,6 +6,7 @@ import torch
 from sr_lab.errors import ConfigError
 from sr_lab.models.carn import CARN, OFFICIAL_NAMES
 from sr_lab.ops.complexity import multi_adds, num_params
+from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize("level", ["up", "up4"], ids=["one scale", "all scales"])
@@ -28,7 +29,7 @@ def test_the_authors_names_lead_to_every_weight(level):
     ids=["CARN", "CARN-M"],
 )
 def test_the_authors_count_the_tails_of_three_scales(settings, number):
-    nets = {scale: CARN(scale=scale, **settings) for scale in (2, 3, 4)}
+    nets = {scale: on_meta(CARN, scale=scale, **settings) for scale in (2, 3, 4)}
     steps = {scale: num_params(net.tail) - num_params(net.tail[-1]) for scale, net in nets.items()}
     trunk = num_params(nets[2]) - steps[2]
     assert trunk + sum(steps.values()) + 24 == number  # 24 in the two frozen mean shifts
@@ -40,7 +41,7 @@ def test_the_authors_count_the_tails_of_three_scales(settings, number):
     ids=["CARN", "CARN-M"],
 )
 def test_multiply_adds_are_those_printed(settings, printed):
-    counted = [multi_adds(CARN(scale=r, **settings), scale=r, rule="conv") / 1e9 for r in (2, 4)]
+    counted = [multi_adds(on_meta(CARN, scale=r, **settings), scale=r, rule="conv") / 1e9 for r in (2, 4)]
     assert counted == pytest.approx(printed, abs=0.05)
 
 

@@ -12,6 +12,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.transformer import EMHA, ET
 from sr_lab.models.efrdn import CC, EFFB, EFRDN, FFLB, GCRB, SelfCalibrated
 from sr_lab.ops.complexity import multi_adds, num_params
+from tests.papers.meta import on_meta
 
 NO_DENSE = {"cnn_dc": False, "transformer_dc": False}
 SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
@@ -39,7 +40,7 @@ SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
     ],
 )
 def test_parameters_at_x4(settings, printed_k, half_digit, params):
-    net = EFRDN(scale=4, **settings)
+    net = on_meta(EFRDN, scale=4, **settings)
     assert num_params(net) == params
     assert num_params(net) / 1e3 == pytest.approx(printed_k, abs=half_digit)
 
@@ -63,32 +64,33 @@ def test_parameters_at_x4(settings, printed_k, half_digit, params):
     ],
 )
 def test_multi_adds_at_x4(settings, printed_g, rel, ours_g):
-    counted = multi_adds(EFRDN(scale=4, **settings), scale=4, rule="conv") / 1e9
+    counted = multi_adds(on_meta(EFRDN, scale=4, **settings), scale=4, rule="conv") / 1e9
     assert counted == pytest.approx(printed_g, rel=rel)
     assert counted == pytest.approx(ours_g, abs=0.005)
 
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 747_116), (3, 755_786)])
 def test_parameters_at_the_other_scales_are_not_those_of_x4(scale, params):
-    assert num_params(EFRDN(scale=scale)) == params  # printed: 768 K at both
+    assert num_params(on_meta(EFRDN, scale=scale)) == params  # printed: 768 K at both
 
 
 @pytest.mark.parametrize(("scale", "printed_g", "ours_g"), [(2, 111.6, 112.30), (3, 49.5, 49.83)])
 def test_printed_multi_adds_at_the_other_scales_are_those_of_the_x4_network(scale, printed_g, ours_g):
-    counted = multi_adds(EFRDN(scale=4), scale=scale, rule="conv") / 1e9
+    counted = multi_adds(on_meta(EFRDN, scale=4), scale=scale, rule="conv") / 1e9
     assert counted == pytest.approx(ours_g, abs=0.005)
     assert counted == pytest.approx(printed_g, rel=0.007)
 
 
 @pytest.mark.parametrize(("scale", "conv_g"), [(2, 107.53), (3, 48.59)])
 def test_multi_adds_at_the_other_scales(scale, conv_g):
-    assert multi_adds(EFRDN(scale=scale), scale=scale, rule="conv") / 1e9 == pytest.approx(conv_g, abs=0.005)
+    counted = multi_adds(on_meta(EFRDN, scale=scale), scale=scale, rule="conv")
+    assert counted / 1e9 == pytest.approx(conv_g, abs=0.005)
 
 
 def test_honest_count_has_the_linear_layers_and_the_attention_too():
     linear = 2 * 57_600 * (224_064 - 1152)  # two transformers, without their layer norms
     products = 2 * 4 * 2 * 14_400**2 * 72  # two transformers, four segments, two products
-    net = EFRDN(scale=4)
+    net = on_meta(EFRDN, scale=4)
     counted = multi_adds(net, scale=4, rule="all")
     assert counted == multi_adds(net, scale=4, rule="conv") + linear + products
     assert counted / 1e9 == pytest.approx(292.6, abs=0.05)
@@ -120,7 +122,7 @@ def test_parameters_of_the_parts(block, params):
     ],
 )
 def test_parameters_of_other_readings(settings, params):
-    assert num_params(EFRDN(scale=4, **settings)) == params
+    assert num_params(on_meta(EFRDN, scale=4, **settings)) == params
 
 
 def test_modules_share_their_weights_in_turn():
@@ -133,7 +135,11 @@ def test_modules_share_their_weights_in_turn():
     assert calls == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize(("settings", "share"), [({}, 2), (NO_DENSE, 1)], ids=["dense", "chain"])
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({}, 2), (NO_DENSE, 1), ({"cnn_dc": False}, 1), ({"cnn_dc": False, "cnn_skip": True}, 2)],
+    ids=["dense", "chain", "chain, then dense", "chain with the skip of Eq. 3"],
+)
 def test_dense_connections_carry_the_shallow_features(settings, share):
     net = EFRDN(**SMALL, **settings, rgb_range=1.0).eval()
     for conv in (*net.convs, *net.transformer_convs):
@@ -319,6 +325,7 @@ def test_the_published_network_stays_finite_in_half_precision(level):
     [
         ({"effb_mode": "typo", "effb": False}, "got effb_mode=typo; allowed: tied, three, two"),
         ({"effb_mode": "typo", "block": "imdb"}, "got effb_mode=typo; allowed: tied, three, two"),
+        ({"cnn_skip": True}, "cnn_dc=true .* got cnn_skip=true"),
         ({"fflb": False, "gcrb": False}, "fflb=false has none, got gcrb=False, effb=True, cc=True"),
         ({"fflb": False, "effb": False}, "fflb=false has none, got gcrb=True, effb=False, cc=True"),
         ({"fflb": False, "cc": False}, "fflb=false has none, got gcrb=True, effb=True, cc=False"),

@@ -6,12 +6,13 @@ import torch
 from sr_lab.errors import ConfigError
 from sr_lab.models.fdiwn import CC, FDIWN, OFFICIAL_NAMES
 from sr_lab.ops.complexity import multi_adds
+from tests.papers.meta import on_meta
 
 SMALL = {"num_feat": 16, "num_block": 2}
 
 
 def test_printed_cost_leaves_weight_normalised_convolutions_out():
-    net = FDIWN(scale=4)
+    net = on_meta(FDIWN, scale=4)
     assert multi_adds(net, scale=4, rule=net.multi_adds_rule) / 1e9 == pytest.approx(28.4, rel=0.005)
 
 

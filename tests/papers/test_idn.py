@@ -8,6 +8,7 @@ from sr_lab.layers.folding import fold
 from sr_lab.models.idn import IDN, DBlock, Deconvolution
 from sr_lab.ops.complexity import num_params
 from sr_lab.strategies import cwss, ggas, ggas_cwss
+from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from sr_lab.strategies import cwss, ggas, ggas_cwss
     ids=["IDN", "+ GGAS", "+ CWSS", "+ both"],
 )
 def test_table_2_prints_whole_thousands_of_the_folded_host(build, printed):
-    assert num_params(build(IDN(scale=4))) // 1000 == printed
+    assert num_params(build(on_meta(IDN, scale=4))) // 1000 == printed
 
 
 def test_a_block_keeps_its_first_quarter_and_passes_the_rest_on():
@@ -54,9 +55,9 @@ def test_the_deconvolution_puts_a_pixel_on_the_last_of_its_own(scale):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"form": "rgb"}, "IDN: has no such form, got form=rgb; allowed: lr_space, original"),
+        ({"form": "rgb"}, "got form=rgb; allowed: lr_space, original"),
         ({"num_feat": 40}, "got num_feat=40; allowed: multiples of 16"),
-        ({"scale": 10, "form": "original"}, "cannot enlarge by scale=10; allowed: 1 to 9"),
+        ({"scale": 10, "form": "original"}, "cannot upscale by scale=10; allowed: 1 to 9"),
     ],
 )
 def test_what_it_cannot_be_is_refused(settings, message):

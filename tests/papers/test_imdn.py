@@ -9,13 +9,14 @@ from sr_lab.models.imdn import IMDN
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.ops.resize import imresize
 from tests.conftest import compose
+from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(
     ("scale", "params", "multi_adds_g"), [(2, 694_404, 158.8), (3, 703_059, 71.5), (4, 715_176, 40.9)]
 )
 def test_size_is_the_printed_one(scale, params, multi_adds_g):
-    net = IMDN(scale=scale)
+    net = on_meta(IMDN, scale=scale)
     counted = multi_adds(net, scale=scale, rule="conv") / 1e9
     if scale == 3:
         counted *= 427 / 426  # the paper rounds the LR width 1280 / 3 up, we down (71.3 G)
@@ -34,7 +35,7 @@ def test_image_skip_adds_matlabs_bicubic(scale):
 
 
 def test_image_skip_has_no_parameters():
-    assert num_params(IMDN(scale=2, image_skip=True)) == 694_404
+    assert num_params(on_meta(IMDN, scale=2, image_skip=True)) == 694_404
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -51,7 +52,7 @@ def test_the_light_variant_is_an_option_and_an_argument():
     option = build_network(compose("trainer=cpu", "model=imdn_rtc", "scale=2"))
     argument = build_network(compose("trainer=cpu", "model=imdn", "+model.variant=rtc", "scale=2"))
     assert num_params(option) == 20_190
-    assert num_params(argument) == num_params(IMDN(scale=2, variant="rtc"))  # as wide as IMDN
+    assert num_params(argument) == num_params(on_meta(IMDN, scale=2, variant="rtc"))  # as wide as IMDN
 
 
 @pytest.mark.parametrize(

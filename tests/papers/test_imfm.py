@@ -13,6 +13,7 @@ from sr_lab.upsamplers.deconv import DeconvUpsampler
 from sr_lab.upsamplers.mwaum import MWAUM
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 from tests.conftest import compose
+from tests.papers.meta import on_meta
 
 SUBPIXEL = partial(SubpixelUpsampler, mid_ch=4)
 # The rows of the ablation in Sec. 3.3, whose table is missing from the text.
@@ -34,14 +35,14 @@ ROWS = (
     ids=["mwaum", "subpixel", "deconv"],
 )
 def test_table_3_is_reached_within_half_a_percent(upsampler, params, printed_k, off):
-    net = IMFM(scale=4, upsampler=upsampler)
+    net = on_meta(IMFM, scale=4, upsampler=upsampler)
     assert num_params(net) == params
     assert num_params(net) / 1e3 / printed_k - 1 == pytest.approx(off, abs=1e-4)
 
 
 def test_table_4_contradicts_table_3():
-    assert num_params(IMFM(scale=4)) / 670e3 - 1 == pytest.approx(-0.107, abs=5e-4)  # printed: 670K
-    assert num_params(IMFM(scale=4, num_block=8)) == 679_963  # may be a deeper network
+    assert num_params(on_meta(IMFM, scale=4)) / 670e3 - 1 == pytest.approx(-0.107, abs=5e-4)  # printed: 670K
+    assert num_params(on_meta(IMFM, scale=4, num_block=8)) == 679_963  # may be a deeper network
 
 
 @pytest.mark.parametrize(
@@ -50,38 +51,38 @@ def test_table_4_contradicts_table_3():
     ids=["plain", "+PAB", "+MSWAM", "+CAM"],
 )
 def test_ablation_rows(row, params, multi_adds_g):
-    net = IMFM(scale=4, **ROWS[row])
+    net = on_meta(IMFM, scale=4, **ROWS[row])
     assert num_params(net) == params
     # The paper prints no totals. The specification has 46.49 G for the last row.
     assert multi_adds(net, scale=4, rule="conv") / 1e9 == pytest.approx(multi_adds_g, abs=0.005)
 
 
 def test_pab_saves_what_is_printed_but_for_0_4_thousand_parameters():
-    plain, pab = IMFM(scale=4, **ROWS[0]), IMFM(scale=4, **ROWS[1])
+    plain, pab = on_meta(IMFM, scale=4, **ROWS[0]), on_meta(IMFM, scale=4, **ROWS[1])
     assert num_params(pab) - num_params(plain) == -63_280  # printed: -63.7K
     saved = multi_adds(plain, scale=4, rule="conv") - multi_adds(pab, scale=4, rule="conv")
     assert saved / 1e9 == pytest.approx(3.5, abs=0.05)  # printed: 3.5
 
 
 def test_mswam_costs_what_is_printed():
-    without, with_mswam = IMFM(scale=4, **ROWS[1]), IMFM(scale=4, **ROWS[2])
+    without, with_mswam = on_meta(IMFM, scale=4, **ROWS[1]), on_meta(IMFM, scale=4, **ROWS[2])
     assert (num_params(with_mswam) - num_params(without)) / 1e3 == pytest.approx(21.8, abs=0.05)
 
 
 @pytest.mark.parametrize(("upsampler", "params"), [(None, 576_595), (MWAUM, 577_795)], ids=["own", "given"])
 def test_a_given_tail_keeps_its_attention_without_mswam(upsampler, params):
-    assert num_params(IMFM(scale=4, mswam=False, upsampler=upsampler)) == params
+    assert num_params(on_meta(IMFM, scale=4, mswam=False, upsampler=upsampler)) == params
 
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 587_359), (3, 587_359), (4, 598_375)])
 def test_parameters_to_the_unit(scale, params):
-    assert num_params(IMFM(scale=scale)) == params
+    assert num_params(on_meta(IMFM, scale=scale)) == params
 
 
 @pytest.mark.parametrize(("scale", "multi_adds_g"), [(2, 143.79), (3, 71.50), (4, 46.48)])
 def test_honest_count_is_that_of_the_convolutions(scale, multi_adds_g):
     # Specification: 143.83, 71.63 (for an LR image 1280 / 3 wide, not 426) and 46.49.
-    net = IMFM(scale=scale)
+    net = on_meta(IMFM, scale=scale)
     assert multi_adds(net, scale=scale, rule="all") == multi_adds(net, scale=scale, rule="conv")
     assert multi_adds(net, scale=scale, rule="all") / 1e9 == pytest.approx(multi_adds_g, abs=0.005)
 
@@ -164,8 +165,8 @@ def test_weights_of_half_precision_work_too(dtype):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pab": False}, "got pab=false; allowed: cam=false, or pab=true"),
-        ({"cam_act": "relu"}, "got cam_act=relu; allowed: h_swish, h_sigmoid"),
+        ({"pab": False}, "got pab=false"),
+        ({"cam_act": "relu"}, "got cam_act=relu"),
         ({"num_path": 0}, "got num_path=0; allowed: 1 or more"),
         ({"window_sizes": [3, 4]}, r"must be odd, got \(3, 4\)"),
     ],

@@ -5,11 +5,12 @@ import torch
 
 from sr_lab.models.latticenet import CC, OFFICIAL_NAMES, LatticeNet
 from sr_lab.ops.complexity import multi_adds
+from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(("scale", "printed_g"), [(2, 169.5), (3, 76.3), (4, 43.6)])
 def test_cost_is_the_printed_one(scale, printed_g):
-    cost = multi_adds(LatticeNet(scale=scale), scale=scale, rule="conv")
+    cost = multi_adds(on_meta(LatticeNet, scale=scale), scale=scale, rule="conv")
     assert cost / 1e9 == pytest.approx(printed_g, rel=0.003)
 
 

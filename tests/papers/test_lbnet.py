@@ -11,6 +11,7 @@ from sr_lab.checkpoints.weights import load_weights
 from sr_lab.layers.transformer import EMHA, ET
 from sr_lab.models.lbnet import LBNet
 from sr_lab.ops.complexity import multi_adds
+from tests.papers.meta import on_meta
 
 TINY = {"num_feat": 18, "num_head": 6, "attention_reduction": 1}
 
@@ -37,7 +38,7 @@ def test_official_checkpoint_in_half_precision_stays_within_a_grey_level(weights
 )
 def test_printed_multi_adds_are_those_of_the_convolutions(settings, printed_g):
     counted = {
-        scale: multi_adds(LBNet(scale=scale, **settings), scale=scale, rule="conv") / 1e9
+        scale: multi_adds(on_meta(LBNet, scale=scale, **settings), scale=scale, rule="conv") / 1e9
         for scale in printed_g
     }
     assert counted == pytest.approx(printed_g, abs=0.05)

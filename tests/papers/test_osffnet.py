@@ -10,6 +10,7 @@ from sr_lab.models.imdn_osff import IMDNWithOSFF
 from sr_lab.models.osffnet import AEFD, OSFFNet
 from sr_lab.ops.complexity import multi_adds, num_params
 from tests.conftest import compose
+from tests.papers.meta import on_meta
 
 OFF = {"oisi": False, "sfgc": False, "mfdf": False}
 NO_ATTENTION = {"esa": False, "cca": False}
@@ -72,11 +73,11 @@ def test_table_3_with_osff(scale, params_k, multi_adds_g):
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 739_425), (3, 748_080), (4, 760_197)])
 def test_osff_on_imdn_to_the_unit(scale, params):
-    assert num_params(IMDNWithOSFF(scale=scale)) == params
+    assert num_params(on_meta(IMDNWithOSFF, scale=scale)) == params
 
 
 def test_printed_multi_adds_of_osff_on_imdn_have_the_biases_in_them():
-    net = IMDNWithOSFF(scale=4)
+    net = on_meta(IMDNWithOSFF, scale=4)
     assert multi_adds(net, scale=4, rule="all") / 1e9 == pytest.approx(43.26, abs=0.005)  # printed: 43.4
 
 
@@ -90,8 +91,8 @@ def test_imdn_with_all_of_osff_off_is_imdn():
 
 @pytest.mark.parametrize(("part", "params"), [("oisi", 12_096), ("sfgc", 5), ("mfdf", 32_920)])
 def test_each_part_of_osff_can_stand_alone_on_imdn(part, params):
-    alone = IMDNWithOSFF(scale=4, **(OFF | {part: True}))
-    assert num_params(alone) - num_params(IMDN(scale=4)) == params
+    alone = on_meta(IMDNWithOSFF, scale=4, **(OFF | {part: True}))
+    assert num_params(alone) - num_params(on_meta(IMDN, scale=4)) == params
 
 
 @pytest.mark.parametrize(
@@ -121,20 +122,20 @@ def test_table_4(attention, params_k, multi_adds_g):
     ids=["x2", "x3", "x4", "000", "w/oAtt"],
 )
 def test_parameters_to_the_unit(settings, params):
-    assert num_params(OSFFNet(**settings)) == params
+    assert num_params(on_meta(OSFFNet, **settings)) == params
 
 
 def test_honest_count_has_the_linear_layers_too():
-    assert multi_adds(OSFFNet(scale=4), scale=4, rule="all") / 1e9 == pytest.approx(29.3, abs=0.05)
+    assert multi_adds(on_meta(OSFFNet, scale=4), scale=4, rule="all") / 1e9 == pytest.approx(29.3, abs=0.05)
 
 
 def test_kernel_formula_of_equation_6_does_not_give_the_printed_size():
-    net = OSFFNet(scale=4, drf_kernels=[2 * (k // 2) + 1 for k in range(1, 9)])
+    net = on_meta(OSFFNet, scale=4, drf_kernels=[2 * (k // 2) + 1 for k in range(1, 9)])
     assert num_params(net) / 1e3 == pytest.approx(541.6, abs=0.05)  # printed: 537
 
 
 def test_both_readings_of_equation_6_cost_the_same():
-    product, gate = OSFFNet(scale=4), OSFFNet(scale=4, drf="gate")
+    product, gate = on_meta(OSFFNet, scale=4), on_meta(OSFFNet, scale=4, drf="gate")
     assert num_params(gate) == num_params(product)
     assert multi_adds(gate, scale=4, rule="all") == multi_adds(product, scale=4, rule="all")
 

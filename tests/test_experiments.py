@@ -1,6 +1,7 @@
 """Every recipe and table of conf/experiment composes, and has the rows that its paper prints."""
 
 import contextlib
+import copy
 import csv
 import functools
 import re
@@ -96,10 +97,20 @@ class Sweep:
         return str(self.composed.table.name)
 
 
+class _Copies(dict):
+    """Composing changes what it is given."""
+
+    def __getitem__(self, key):
+        return copy.deepcopy(super().__getitem__(key))
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, copy.deepcopy(value))
+
+
 @contextlib.contextmanager
 def _yaml_read_once():
-    """Else Hydra reads some 30 files again for each row; what it keeps depends on the experiment."""
-    shared = {}
+    """Else Hydra reads some 30 files again for each row."""
+    shared = _Copies()
     begin = CachingConfigRepository.__init__
 
     def begin_with_what_is_known(self, delegate):

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.catalogue import SCALES, Entry
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
+from sr_lab.config.compose import model_options
 from sr_lab.layers.folding import fold
 from sr_lab.models.a2n import A2N
 from sr_lab.models.imdn import IMDN
@@ -31,7 +31,7 @@ def forms(option, scale):
     return [net] if folded.state_dict().keys() == net.state_dict().keys() else [net, folded]
 
 
-@pytest.mark.parametrize("option", sorted(set(catalogue.options()) - WITHOUT))
+@pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
 def test_our_names_lead_to_theirs_and_back(option):
     for net in (form for scale in SCALES for form in forms(option, scale)):
         state = net.state_dict()

@@ -42,7 +42,7 @@ def test_time_is_that_of_the_folded_network(monkeypatch, tmp_path):
     """The branches of an ECB would cost four times as much."""
     timed = []
     monkeypatch.setattr(complexity, "cpu_time", lambda network, scale: timed.append(network) or {})
-    monkeypatch.setattr(complexity.common, "provenance", lambda config, folder: {})
+    monkeypatch.setattr(complexity, "provenance", lambda config, folder: {})
     monkeypatch.setattr(complexity.HydraConfig, "get", lambda: OmegaConf.create({"runtime": {"choices": {}}}))
     monkeypatch.setattr(complexity.common, "in_multirun", lambda: True)
     complexity.run(compose("task=complexity", "trainer=cpu", "model=ecbsr_m4c16"), tmp_path, [])

@@ -1,5 +1,6 @@
-"""What a run of these tests has plugged in: noise of each random generator, and ways to die."""
+"""What these tests plug into a run: noise of each random generator, and ways to die."""
 
+import builtins
 import contextlib
 import errno
 import fnmatch
@@ -73,7 +74,7 @@ class Ask(lightning.Callback):
 
 
 class Spoil(lightning.Callback):
-    """Makes the loss, or a gradient, of some steps a number that is none.
+    """Makes the loss or a gradient of some steps NaN or infinite.
 
     Args:
         steps: Which, from 1.
@@ -147,7 +148,7 @@ def _digest(values) -> str:
 
 
 class Draws(lightning.Callback):
-    """Notes what each rank would draw after each batch; the ranks begin with different states.
+    """Notes what each process would draw after each batch; they begin with different states.
 
     Args:
         die_after: Step after which the processes are killed, unless they began behind it.
@@ -173,10 +174,10 @@ class Draws(lightning.Callback):
 
 
 class SaveAndDie(lightning.pytorch.callbacks.Checkpoint):
-    """Saves after steps of the optimizer (and their validation) that nobody else saves after, and dies.
+    """Saves after steps of the optimizer (and their validation), and dies.
 
     Args:
-        steps: After which; whoever goes on from there does not die again.
+        steps: After which; a run that resumes from there does not die again.
         interval: Steps between validations.
     """
 
@@ -288,7 +289,7 @@ class Break(lightning.Callback):
 
 
 def break_files(number: int, how: str, pattern: str) -> None:
-    """Have the disk fail.
+    """Let the disk fail.
 
     Args:
         number: What it says, of `errno`.
@@ -312,11 +313,12 @@ def break_files(number: int, how: str, pattern: str) -> None:
                 raise OSError(number, os.strerror(number))
             return super().readinto(buffer)
 
-    opened, fsync, replace = Path.open, os.fsync, os.replace
+    opened, fsync, replace = io.open, os.fsync, os.replace
 
     def opening(path, mode="r", *rest, **named):
         reads = not set("wax+") & set(mode)
-        if not fnmatch.fnmatch(path.name, pattern) or reads != (how == "read"):
+        named_so = isinstance(path, str | os.PathLike) and fnmatch.fnmatch(Path(path).name, pattern)
+        if not named_so or reads != (how == "read"):
             return opened(path, mode, *rest, **named)
         if how == "open":
             fail(path)
@@ -326,7 +328,9 @@ def break_files(number: int, how: str, pattern: str) -> None:
         buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, newline="")
 
-    if how in ("open", "read", "write", "short"):
+    if how == "read":
+        builtins.open = io.open = opening
+    elif how in ("open", "write", "short"):
         Path.open = opening
     elif how == "fsync":
         os.fsync = lambda handle: fail(os.readlink(f"/proc/self/fd/{handle}")) or fsync(handle)

@@ -1,4 +1,4 @@
-"""Images that are others than before, and a cache whose building is killed."""
+"""Images that have changed since, and a cache whose building is killed."""
 
 import random
 import shutil
@@ -41,7 +41,7 @@ def half(forge: Forge, folder: Path, images: Path) -> None:
     assert forge.train(folder, *of(images), *breaks("memory")).code == 1
 
 
-def test_a_new_run_says_that_one_beside_it_has_learnt_from_other_images(forge, tmp_path, images):
+def test_a_new_run_says_that_a_similar_one_was_trained_on_other_images(forge, tmp_path, images):
     half(forge, tmp_path / "run-a", images)
     draw(images / "1.bmp", 9)
     shutil.copy(images / "0.bmp", images / "00.bmp")
@@ -60,7 +60,7 @@ def test_nothing_is_said_of_runs_with_the_same_images_or_other_settings(forge, t
     assert "changed" not in forge.train(tmp_path / "run-c", *of(images), "seed=1", *breaks("memory")).said
 
 
-def test_a_run_does_not_go_on_with_images_that_were_replaced_unseen(forge, tmp_path, images):
+def test_a_run_does_not_resume_with_images_that_were_replaced(forge, tmp_path, images):
     whole, folder = tmp_path / "whole" / "run", tmp_path / "half" / "run"
     assert forge.train(whole, *of(images)).code == 0
     half(forge, folder, images)
@@ -68,8 +68,8 @@ def test_a_run_does_not_go_on_with_images_that_were_replaced_unseen(forge, tmp_p
     ended = forge.train(folder, *of(images))
     assert ended.code == 1
     assert sentence(ended) == (
-        f"dataset: 1 training image(s) have changed (1.bmp) since '{folder}' was begun; put the images back, "
-        f"begin anew with resume=never, or remove {folder}/images.json to go on with these"
+        f"dataset: 1 training image(s) have changed (1.bmp) since '{folder}' was started; restore the images, "
+        f"start from scratch with resume=never, or remove {folder}/images.json to continue with these"
     )
     draw(images / "1.bmp", 1)
     moved = images.rename(tmp_path / "moved")  # where they lie does not matter
@@ -79,7 +79,7 @@ def test_a_run_does_not_go_on_with_images_that_were_replaced_unseen(forge, tmp_p
     assert differences(whole, folder) == []
 
 
-def test_a_run_goes_on_with_other_images_where_its_list_was_removed(forge, tmp_path, images):
+def test_a_run_resumes_with_other_images_if_its_list_was_removed(forge, tmp_path, images):
     half(forge, tmp_path / "run", images)
     draw(images / "1.bmp", 9)
     (tmp_path / "run" / "images.json").unlink()

@@ -102,13 +102,13 @@ def test_a_similar_unfinished_run_is_named_with_what_differs(forge, tmp_path):
     said = forge.train(tmp_path / "b", "trainer.gradient_clip_val=0.5", "seed=1", *die(4)).said
     (line,) = [line for line in said.splitlines() if line.startswith("resume: ")]
     assert line == (
-        f"resume: '{tmp_path}/a' beside this run came to no end, at step 4; it differs in seed (0 there, 1 "
-        "here), trainer.gradient_clip_val (None there, 0.5 here), so this is a new run"
+        f"resume: '{tmp_path}/a' stopped at step 4 and is unfinished; this run differs in seed (0 there, 1 "
+        "here), trainer.gradient_clip_val (None there, 0.5 here), so it is a new one"
     )
     said = forge.train(tmp_path / "c", "trainer.gradient_clip_val=0.5", *die(4)).said
     assert f"resume: '{tmp_path}/a' " not in said  # the other is as near and newer
-    assert f"resume: '{tmp_path}/b' beside this run came to no end, at step 4; it differs in seed (1" in said
+    assert f"resume: '{tmp_path}/b' stopped at step 4 and is unfinished; this run differs in seed (1" in said
     (tmp_path / "a" / "metrics.csv").unlink()
-    said = forge.train(tmp_path / "a").said  # this one goes on
-    assert "came to no end" not in said
-    assert "metrics.csv: has no row up to step 4, from which the run goes on" in said
+    said = forge.train(tmp_path / "a").said  # this one resumes
+    assert "unfinished" not in said
+    assert "metrics.csv: has no row up to step 4, from which the run resumes" in said

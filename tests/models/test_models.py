@@ -139,8 +139,8 @@ def test_smallest_image_passes_and_a_smaller_one_is_refused(model):
 def test_mixed_precision_stays_near_float32(model, dtype):
     net, lr, expected = upscaled(model)
     with torch.autocast("cpu", dtype=dtype):
-        sr = net(lr)
-    assert_same(sr.float(), expected, atol=0.02)
+        sr = net(lr[:1])
+    assert_same(sr.float(), expected[:1], atol=0.02)
 
 
 @every_model

@@ -120,9 +120,7 @@ class EFRDN(SRNetwork):
             raise ConfigError(
                 "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or take cnn_dc=false"
             )
-        make_fflb = (
-            partial(FFLB, num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode) if fflb else None
-        )
+        make_fflb = partial(FFLB, num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         blocks: dict[str, Callable[[], nn.Module]] = {
             "acdm": partial(ACDM, num_feat, acrb=acrb, make_fflb=make_fflb if fflb else None, mscc=mscc),
             "imdb": partial(IMDB, num_feat),

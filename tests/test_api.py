@@ -137,7 +137,7 @@ def test_anything_but_an_image_is_refused(image):
 
 def test_a_broken_file_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(DataError, match=r"images: cannot read .*a.png: it is none of PNG"):
+    with pytest.raises(DataError, match=r"images: cannot read .*a.png: it is not one of PNG"):
         sr_lab.upscale(tmp_path / "a.png", Repeat())
 
 

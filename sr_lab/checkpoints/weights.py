@@ -18,10 +18,9 @@ def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str,
     if state.keys() == own:
         return dict(state)
     readings = [dict(state), without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)]
-    readings += [
-        table.to_ours(reading, network) for table in official_names(network) for reading in readings[:2]
-    ]
-    folded = _folded(network)
+    tables = official_names(network)
+    readings += [table.to_ours(reading, network) for table in tables for reading in readings[:2]]
+    folded = _folded(network) if len(tables) > 1 else None  # some authors name the folded form differently
     forms = [own] if folded is None else [own, folded.state_dict().keys()]
     return max(readings, key=lambda reading: max(len(reading.keys() & form) for form in forms))
 

@@ -91,6 +91,42 @@ class CCA(CA):
         return mean + contrast
 
 
+class CC(nn.Module):
+    """Combination coefficients of a lattice block (LatticeNet, Luo et al., ECCV 2020; FDIWN).
+
+    The average of a weight per channel from its mean and another from its deviation over the image.
+
+    Args:
+        num_feat: Channels (C).
+        num_squeezed: Channels between the two 1x1 convolutions of either branch.
+        unbiased: Whether the deviation is the unbiased one.
+        relu: Adds a ReLU before the sigmoid, which keeps every coefficient in [0.5, 1).
+
+    Shape:
+        ``(N, C, H, W)`` -> ``(N, C, 1, 1)``.
+    """
+
+    def __init__(self, num_feat: int, *, num_squeezed: int, unbiased: bool, relu: bool) -> None:
+        super().__init__()
+
+        def excitation() -> nn.Sequential:
+            layers = [nn.Conv2d(num_feat, num_squeezed, 1), nn.ReLU(), nn.Conv2d(num_squeezed, num_feat, 1)]
+            return nn.Sequential(*layers, *([nn.ReLU()] if relu else []), nn.Sigmoid())
+
+        self.unbiased = unbiased
+        self.of_mean = excitation()
+        self.of_deviation = excitation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Coefficients of the channels of x."""
+        mean, deviation = mean_and_contrast(x)
+        if self.unbiased:
+            num_positions = x.shape[-2] * x.shape[-1]
+            deviation = deviation * (num_positions / max(1, num_positions - 1)) ** 0.5
+        coefficients: Tensor = self.of_mean(mean.to(x.dtype)) + self.of_deviation(deviation.to(x.dtype))
+        return coefficients / 2
+
+
 class WSILBV(nn.Module):
     """WSILB-V, weight-sharing information lossless attention block, variant (MREN, Sec. 3.4).
 

@@ -1,6 +1,8 @@
 """What a network says about itself, and what holds for one that says nothing."""
 
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 
 from sr_lab.types import NetworkColour, Rule
 
@@ -51,3 +53,19 @@ def scale_of(network: nn.Module) -> int | None:
     """Upscaling factor of a network, ``None`` if it does not say."""
     scale: int | None = getattr(network, "scale", None)
     return scale if isinstance(scale, int) else None
+
+
+def through(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """What comes out of a chain of blocks."""
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def stages_of(blocks: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """What comes out of each block of a chain."""
+    stages = []
+    for block in blocks:
+        x = block(x)
+        stages.append(x)
+    return stages

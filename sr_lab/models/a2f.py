@@ -10,7 +10,7 @@ from sr_lab.layers.attention import CA
 from sr_lab.layers.image import ImageRange
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LearnedScale, WNSubpixelUpsampler, wn_conv
-from sr_lab.ops.renaming import CA_NAMES, OfficialNames
+from sr_lab.ops.renaming import CA_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 
 
@@ -95,18 +95,14 @@ class AAFBlock(nn.Module):
 
 
 # Its authors' names; one of them is misspelt there.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "head.0": "head",
-            "body.{i}.body": "body.{i}.residual",
-            "x_scale_list.{i}": "body.{i}.x_scale",
-            "res_scale_list.{i}": "body.{i}.res_scale",
-            "auxilary_scale_list.{i}": "body.{i}.aux_scale",
-            "fusion_conv_list.{i}.0": "body.{i}.fusion",
-            "fusion_conv_list.{i}.1": ("body.{i}.attention", CA_NAMES),
-            "tail": "tail",
-            "skip": "skip",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "head.0": "head",
+    "body.{i}.body": "body.{i}.residual",
+    "x_scale_list.{i}": "body.{i}.x_scale",
+    "res_scale_list.{i}": "body.{i}.res_scale",
+    "auxilary_scale_list.{i}": "body.{i}.aux_scale",
+    "fusion_conv_list.{i}.0": "body.{i}.fusion",
+    "fusion_conv_list.{i}.1": ("body.{i}.attention", CA_NAMES),
+    "tail": "tail",
+    "skip": "skip",
+}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, upscaled
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.ops.renaming import PA_TAIL_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
@@ -65,9 +65,7 @@ class A2N(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, shallow)
         residual: Tensor = self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
         return residual + upscaled(lr, self.scale, mode="bilinear")
 

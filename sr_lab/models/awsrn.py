@@ -6,9 +6,9 @@ Authors' code: github.com/ChaofWang/AWSRN (no licence stated).
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.weighted import LFB, AWMSUpsampler, WNSubpixelUpsampler, wn_conv
-from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, OfficialNames
+from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 
 
@@ -65,20 +65,14 @@ class AWSRN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the blocks' features through the tail, plus the image itself."""
         image = self.image_range(lr)
-        feat = self.head(image)  # (N, C, H, W)
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, self.head(image))  # (N, C, H, W)
         return self.image_range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)
 
 
 # Its authors' names.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "head.0": "head",
-            "body.{i}": ("body.{i}", LFB_NAMES),
-            "tail": ("tail.0", AWMS_NAMES),
-            "skip": "skip",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "head.0": "head",
+    "body.{i}": ("body.{i}", LFB_NAMES),
+    "tail": ("tail.0", AWMS_NAMES),
+    "skip": "skip",
+}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import BSConv
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, stages_of
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -76,11 +76,7 @@ class BSRN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
-        feat = shallow
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
+        stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
         sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
         return sr

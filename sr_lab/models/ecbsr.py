@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange, upscaled
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.reparam import EdgeConv, Kernel, RepConv
 from sr_lab.ops.renaming import EDGE_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -60,9 +60,7 @@ class ECBSR(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the chain of blocks, plus the upscaled image."""
-        feat = self.head(self.image_range(lr))  # (N, C, H, W)
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, self.head(self.image_range(lr)))  # (N, C, H, W)
         residual: Tensor = self.image_range.restore(self.tail(feat))  # (N, 1, rH, rW)
         return residual + upscaled(lr, self.scale, mode="nearest")
 

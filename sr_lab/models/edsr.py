@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from sr_lab.layers.image import ImageRange, without_mean_shift
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.residual import ResidualBlock
 from sr_lab.ops.renaming import BASICSR_NAMES, EDSR_TAIL_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -60,9 +60,7 @@ class EDSR(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, shallow)
         sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
         return self.image_range.restore(sr)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, CCA, ESA, SA
 from sr_lab.layers.image import ImageRange
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.residual import ResidualBlock
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -77,9 +77,7 @@ class ShallowEDSR(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, shallow)
         sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW)
         return self.image_range.restore(sr)
 

@@ -120,9 +120,9 @@ class EFRDN(SRNetwork):
             raise ConfigError(
                 "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or take cnn_dc=false"
             )
-        parts = {"fflb": fflb, "mscc": mscc, "gcrb": gcrb, "effb": effb, "cc": cc}
+        make_fflb = partial(FFLB, num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         blocks: dict[str, Callable[[], nn.Module]] = {
-            "acdm": partial(ACDM, num_feat, acrb=acrb, effb_mode=effb_mode, **parts),
+            "acdm": partial(ACDM, num_feat, acrb=acrb, make_fflb=make_fflb if fflb else None, mscc=mscc),
             "imdb": partial(IMDB, num_feat),
             "rfdb": partial(RFDB, num_feat),
         }
@@ -222,7 +222,8 @@ class ACDM(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        acrb, fflb, mscc, gcrb, effb, cc, effb_mode: See ``EFRDN``.
+        acrb, mscc: See ``EFRDN``.
+        make_fflb: Builds a lattice block; ``None``: there are none.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -235,13 +236,9 @@ class ACDM(nn.Module):
         self,
         num_feat: int,
         *,
-        acrb: bool | Literal["conv"] = True,
-        fflb: bool = True,
-        mscc: bool = True,
-        gcrb: bool = True,
-        effb: bool = True,
-        cc: bool = True,
-        effb_mode: Literal["tied", "three", "two"] = "tied",
+        acrb: bool | Literal["conv"],
+        make_fflb: Callable[[], nn.Module] | None,
+        mscc: bool,
     ) -> None:
         super().__init__()
         num_kept = num_feat // 4
@@ -250,9 +247,7 @@ class ACDM(nn.Module):
 
         def refine() -> nn.Module:
             conv = nn.Conv2d(num_rest, num_feat, 3, padding=1)
-            if not fflb:
-                return conv
-            return nn.Sequential(conv, FFLB(num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode))
+            return conv if make_fflb is None else nn.Sequential(conv, make_fflb())
 
         self.distil = nn.ModuleList(_distil(num_kept, acrb) for _ in range(3))
         self.refine = nn.ModuleList(refine() for _ in range(3))

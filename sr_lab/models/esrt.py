@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import check_min_size
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, stages_of
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.transformer import ET
 from sr_lab.layers.weighted import LearnedScale
@@ -90,11 +90,7 @@ class ESRT(SRNetwork):
         """Upscale lr: CNN backbone, transformer, two tails."""
         check_min_size(lr, self.min_size, "ESRT: its pooling")
         shallow = self.head(lr)  # (N, C, H, W)
-        feat = shallow
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
+        stages = stages_of(self.body, shallow)
         feat = self.transformer(
             self.fusion(torch.cat(stages, dim=1))
         )  # (N, num_block * C, H, W) -> (N, C, H, W)

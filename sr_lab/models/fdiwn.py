@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.attention import mean_and_contrast
+from sr_lab.layers.attention import CC
 from sr_lab.layers.image import MeanShift
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.weighted import LearnedScale, wn_conv
-from sr_lab.ops.renaming import Names, OfficialNames
+from sr_lab.ops.renaming import Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -143,10 +143,10 @@ class WDIB(nn.Module):
         self.enter_b = WIRW(num_feat, expansion=identical)
         self.widen_a = WCRW(half, num_feat, num_narrow=half, expansion=widening)
         self.widen_b = WCRW(half, num_feat, num_narrow=half, expansion=widening)
-        self.cc_a1 = CC(num_feat)
-        self.cc_x = CC(num_feat)
-        self.cc_a2 = CC(num_feat)
-        self.cc_b = CC(num_feat)
+        self.cc_a1 = _coefficients(num_feat)
+        self.cc_x = _coefficients(num_feat)
+        self.cc_a2 = _coefficients(num_feat)
+        self.cc_b = _coefficients(num_feat)
         self.gate_a = nn.Conv2d(half, num_feat, 3, padding=1, bias=False)
         self.gate_b = nn.Conv2d(half, num_feat, 3, padding=1, bias=False)
         self.leave_a = WIRW(num_feat, expansion=identical)
@@ -169,6 +169,10 @@ class WDIB(nn.Module):
         b = b * torch.sigmoid(self.gate_b(kept_b))
         out: Tensor = self.attention(self.scf(self.leave_a(a), self.leave_b(b)) + x)
         return out
+
+
+def _coefficients(num_feat: int) -> CC:
+    return CC(num_feat, num_squeezed=num_feat // 8, unbiased=False, relu=True)
 
 
 class WCRW(nn.Module):
@@ -218,41 +222,6 @@ class WIRW(WCRW):
     def __init__(self, num_feat: int, *, expansion: float) -> None:
         super().__init__(num_feat, num_feat, num_narrow=num_feat // 2, expansion=expansion)
         self.skip = nn.Identity()
-
-
-class CC(nn.Module):
-    """Combination coefficients of LatticeNet (Luo et al., ECCV 2020) in the form of FDIWN's code.
-
-    The average of two squeeze-and-excite branches, of each channel's mean and of its deviation. The ReLU
-    before the sigmoid keeps every coefficient in [0.5, 1).
-
-    Args:
-        num_feat: Channels (C), squeezed to C // 8.
-
-    Shape:
-        ``(N, C, H, W)`` -> ``(N, C, 1, 1)``.
-    """
-
-    def __init__(self, num_feat: int) -> None:
-        super().__init__()
-        self.of_mean = self._excitation(num_feat)
-        self.of_deviation = self._excitation(num_feat)
-
-    @staticmethod
-    def _excitation(num_feat: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(num_feat, num_feat // 8, 1),
-            nn.ReLU(),
-            nn.Conv2d(num_feat // 8, num_feat, 1),
-            nn.ReLU(),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Coefficients of the channels of x."""
-        mean, deviation = mean_and_contrast(x)
-        coefficients: Tensor = self.of_mean(mean.to(x.dtype)) + self.of_deviation(deviation.to(x.dtype))
-        return coefficients / 2
 
 
 class SCF(nn.Module):
@@ -370,17 +339,13 @@ _FSWG_NAMES: Names = {
 }
 
 # Its authors' names; gate 1 is that of their branch b.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "Sub_mean": "sub_mean",
-            "head": "head",
-            "Li{i+1}": ("body.{i}", _FSWG_NAMES),
-            "conv1": "fusion",
-            "UP1": "tail",
-            "conv2": "skip.0",
-            "UP2": "skip.1",
-            "Add_mean": "add_mean",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "Sub_mean": "sub_mean",
+    "head": "head",
+    "Li{i+1}": ("body.{i}", _FSWG_NAMES),
+    "conv1": "fusion",
+    "UP1": "tail",
+    "conv2": "skip.0",
+    "UP2": "skip.1",
+    "Add_mean": "add_mean",
+}

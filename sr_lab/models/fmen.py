@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.reparam import Kernel, RepConv
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -78,9 +78,7 @@ class FMEN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the first HFAB, the pairs, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
-        feat = self.warmup(shallow)
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, self.warmup(shallow))
         sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
         return self.image_range.restore(sr)
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.ops.renaming import OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -73,9 +73,7 @@ class FSRCNN(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: without any skip."""
-        feat = self.head(lr)  # (N, s, H, W)
-        for layer in self.body:
-            feat = layer(feat)
+        feat = through(self.body, self.head(lr))  # (N, s, H, W)
         sr: Tensor = self.tail(self.expand(feat))  # (N, d, H, W) -> (N, 3 or 1, rH, rW)
         return sr
 

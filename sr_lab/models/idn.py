@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork
-from sr_lab.ops.renaming import OfficialNames
+from sr_lab.layers.network import SRNetwork, through
+from sr_lab.ops.renaming import Names
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -66,9 +66,7 @@ class IDN(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the tail's output is added to MATLAB's bicubic."""
-        feat = self.head(lr)  # (N, C, H, W)
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, self.head(lr))  # (N, C, H, W)
         residual: Tensor = self.tail(feat)  # (N, 3 or 1, rH, rW)
         return residual + imresize(lr, numerator=self.scale)
 
@@ -160,14 +158,10 @@ def _conv_lrelu(num_in_ch: int, num_out_ch: int, *, kernel_size: int = 3, groups
 
 # The layers of its authors' prototxt (form ``original``), as ``<layer>.weight`` and ``<layer>.bias``. Their
 # blocks count from 3, after the trunk's first two layers.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "conv{i+1}": "head.{i}.0",
-            "conv{i+3}_{j+4}": "body.{i}.below.{j}.0",
-            "conv{i+3}_{j+1}": "body.{i}.above.{j}.0",
-            "down{i+1}": "body.{i}.compress.0",
-            "upsample": "tail.deconv",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "conv{i+1}": "head.{i}.0",
+    "conv{i+3}_{j+4}": "body.{i}.below.{j}.0",
+    "conv{i+3}_{j+1}": "body.{i}.above.{j}.0",
+    "down{i+1}": "body.{i}.compress.0",
+    "upsample": "tail.deconv",
+}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB, stage_fusion
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, stages_of
 from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -91,12 +91,8 @@ class IMDN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of the blocks are fused, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
-        feat = shallow
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
-        fused = self.fusion(torch.cat(stages, dim=1) if self.fuses_all else feat)  # (N, C, H, W)
+        stages = stages_of(self.body, shallow)
+        fused = self.fusion(torch.cat(stages, dim=1) if self.fuses_all else stages[-1])  # (N, C, H, W)
         sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
         if self.image_skip:
             sr = sr + upscaled(lr, self.scale, antialias=True)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import MSWA
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.mwaum import MWAUM
 
@@ -119,9 +119,7 @@ class IMFM(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 4."""
         shallow = self.head(lr)  # F_0 (N, C, H, W), Eq. 1
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)  # F_k, Eq. 2
+        feat = through(self.body, shallow)  # F_n, Eq. 2
         upsampled: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW), Eq. 3
         image = F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
         return upsampled + image  # Eq. 4

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.layers.image import ImageRange, check_min_size, upscaled
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.weighted import AWMS, LFB, wn_conv
-from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, OfficialNames
+from sr_lab.ops.renaming import AWMS_NAMES, LFB_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
 
@@ -75,9 +75,7 @@ class LAPAR(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Coefficients, a filter for each pixel from them, and the filtered image."""
         check_min_size(lr, self.min_size, "LAPAR: its filtering")
-        feat = self.head(self.image_range(lr))  # (N, C, H, W)
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, self.head(self.image_range(lr)))  # (N, C, H, W)
         coefficients = self.tail(feat)  # (N, 72, rH, rW)
         # Mixing the filters first takes a third of the work of filtering 72 times, and less memory.
         filters = self.dictionary.flatten(1).t() @ coefficients.flatten(2)  # (N, 25, rH * rW)
@@ -134,17 +132,13 @@ def gaussian_dictionary() -> Tensor:
 
 
 # Its authors' names.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "w_conv.rgb_mean": None,
-            "decom_conv.weight": "dictionary",
-            "w_conv.head": "head",
-            "w_conv.body.{i}": ("body.{i}", LFB_NAMES),
-            "w_conv.up.0": "tail.0",
-            "w_conv.tail.fuse": "tail.4",
-            "w_conv.tail.w_conv": "tail.6",
-            "w_conv.tail": ("tail.3", AWMS_NAMES),
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "w_conv.rgb_mean": None,
+    "decom_conv.weight": "dictionary",
+    "w_conv.head": "head",
+    "w_conv.body.{i}": ("body.{i}", LFB_NAMES),
+    "w_conv.up.0": "tail.0",
+    "w_conv.tail.fuse": "tail.4",
+    "w_conv.tail.w_conv": "tail.6",
+    "w_conv.tail": ("tail.3", AWMS_NAMES),
+}

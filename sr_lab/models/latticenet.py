@@ -6,10 +6,10 @@ Code of a third party, whose checkpoints load: github.com/ymff0592/super-resolut
 import torch
 from torch import Tensor, nn
 
-from sr_lab.layers.attention import mean_and_contrast
+from sr_lab.layers.attention import CC
 from sr_lab.layers.image import MeanShift
-from sr_lab.layers.network import SRNetwork
-from sr_lab.ops.renaming import Names, OfficialNames
+from sr_lab.layers.network import SRNetwork, stages_of
+from sr_lab.ops.renaming import Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -52,11 +52,7 @@ class LatticeNet(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: blocks, backward fusion, tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
-        feat = shallow
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
+        stages = stages_of(self.body, shallow)
         fused = stages.pop()
         for fusion in self.fusion:
             fused = fusion(fused, stages.pop())
@@ -77,11 +73,11 @@ class LB(nn.Module):
     def __init__(self, num_feat: int) -> None:
         super().__init__()
         self.unit1 = _residual_unit(num_feat)
-        self.cc_unit1 = CC(num_feat)
-        self.cc_x = CC(num_feat)
+        self.cc_unit1 = _coefficients(num_feat)
+        self.cc_x = _coefficients(num_feat)
         self.unit2 = _residual_unit(num_feat)
-        self.cc_q = CC(num_feat)
-        self.cc_unit2 = CC(num_feat)
+        self.cc_q = _coefficients(num_feat)
+        self.cc_unit2 = _coefficients(num_feat)
         self.fusion = nn.Conv2d(2 * num_feat, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,41 +105,8 @@ def _residual_unit(num_feat: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class CC(nn.Module):
-    """Combination coefficients: a weight per channel from its mean, another from its deviation, averaged.
-
-    Args:
-        num_feat: Channels (C), squeezed to C // 16, at least 1.
-
-    Shape:
-        ``(N, C, H, W)`` -> ``(N, C, 1, 1)``.
-
-    Note:
-        The deviation is the unbiased one.
-    """
-
-    def __init__(self, num_feat: int) -> None:
-        super().__init__()
-        self.of_mean = self._excitation(num_feat)
-        self.of_deviation = self._excitation(num_feat)
-
-    @staticmethod
-    def _excitation(num_feat: int) -> nn.Sequential:
-        num_squeezed = max(1, num_feat // 16)
-        return nn.Sequential(
-            nn.Conv2d(num_feat, num_squeezed, 1),
-            nn.ReLU(),
-            nn.Conv2d(num_squeezed, num_feat, 1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Coefficients of the channels of x."""
-        mean, deviation = mean_and_contrast(x)
-        num_positions = x.shape[-2] * x.shape[-1]
-        unbiased = deviation * (num_positions / max(1, num_positions - 1)) ** 0.5
-        coefficients: Tensor = self.of_mean(mean.to(x.dtype)) + self.of_deviation(unbiased.to(x.dtype))
-        return coefficients / 2
+def _coefficients(num_feat: int) -> CC:
+    return CC(num_feat, num_squeezed=max(1, num_feat // 16), unbiased=True, relu=False)
 
 
 class BFM(nn.Module):
@@ -181,18 +144,14 @@ _LB_NAMES: Names = {
 }
 
 # The names of the code whose checkpoints load.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "sub_mean": "sub_mean",
-            "conv1": "head.0",
-            "conv2": "head.1",
-            "body_unit{i+1}": ("body.{i}", _LB_NAMES),
-            "T_tdm{i+1}.0": "fusion.{i}.deep",
-            "L_tdm{i+1}.0": "fusion.{i}.shallower",
-            "tail.0": "refine",
-            "tail.1": "tail.0",
-            "add_mean": "add_mean",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "sub_mean": "sub_mean",
+    "conv1": "head.0",
+    "conv2": "head.1",
+    "body_unit{i+1}": ("body.{i}", _LB_NAMES),
+    "T_tdm{i+1}.0": "fusion.{i}.deep",
+    "L_tdm{i+1}.0": "fusion.{i}.shallower",
+    "tail.0": "refine",
+    "tail.1": "tail.0",
+    "add_mean": "add_mean",
+}

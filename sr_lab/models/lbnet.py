@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from sr_lab.layers.attention import CA, SA
 from sr_lab.layers.image import MeanShift
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, stages_of
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.transformer import ET
-from sr_lab.ops.renaming import CA_NAMES, ET_NAMES, Names, OfficialNames
+from sr_lab.ops.renaming import CA_NAMES, ET_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -94,14 +94,9 @@ class LBNet(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: symmetric CNN, recursive transformers, tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
-        feat = shallow
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
+        stages = stages_of(self.body, shallow)
         for block, attention, first in zip(self.body, self.attentions, tuple(stages), strict=True):
-            feat = block(feat + attention(first))
-            stages.append(feat)
+            stages.append(block(stages[-1] + attention(first)))
         feat = self.fusion(torch.cat(stages, dim=1))  # (N, 2 * num_block * C, H, W) -> (N, C, H, W)
         for transformer, conv in zip(self.transformers, self.transformer_convs, strict=True):
             feat = transformer(feat)
@@ -181,19 +176,15 @@ _FRDAB_NAMES: Names = {"c{i}": "conv{i}", "se": ("ca", CA_NAMES), "sa.conv1": "s
 _LFFM_NAMES: Names = {"b{i+1}": ("blocks.{i}", _FRDAB_NAMES), "c{i+1}": "fusions.{i}"}
 
 # Its authors' names; the first transformer has no number there.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "sub_mean": "sub_mean",
-            "head": "head",
-            "r{i+1}": ("body.{i}", _LFFM_NAMES),
-            "se{i+1}": ("attentions.{i}", CA_NAMES),
-            "c1": "fusion",
-            "attention": ("transformers.0", ET_NAMES),
-            "attention{i+1}": ("transformers.{i}", ET_NAMES),
-            "c{i+2}": "transformer_convs.{i}",
-            "tail": "tail",
-            "add_mean": "add_mean",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "sub_mean": "sub_mean",
+    "head": "head",
+    "r{i+1}": ("body.{i}", _LFFM_NAMES),
+    "se{i+1}": ("attentions.{i}", CA_NAMES),
+    "c1": "fusion",
+    "attention": ("transformers.0", ET_NAMES),
+    "attention{i+1}": ("transformers.{i}", ET_NAMES),
+    "c{i+2}": "transformer_convs.{i}",
+    "tail": "tail",
+    "add_mean": "add_mean",
+}

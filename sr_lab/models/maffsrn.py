@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.layers.image import check_min_size, upscaled
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.weighted import AWMSUpsampler, LearnedScale, wn_conv
-from sr_lab.ops.renaming import AWMS_NAMES, Names, OfficialNames
+from sr_lab.ops.renaming import AWMS_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 
 
@@ -50,9 +50,7 @@ class MAFFSRN(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the groups and the tail, added to the bicubically upscaled image."""
-        feat = self.head(lr)  # (N, C, H, W)
-        for group in self.body:
-            feat = group(feat)
+        feat = through(self.body, self.head(lr))  # (N, C, H, W)
         sr: Tensor = self.tail(feat) + upscaled(lr, self.scale)  # (N, 3, rH, rW)
         return sr
 
@@ -186,6 +184,8 @@ _FFG_NAMES: Names = {
 }
 
 # Its authors' names; conv01 comes before conv00 there.
-OFFICIAL_NAMES = (
-    OfficialNames({"head.0": "head", "body.{i}": ("body.{i}", _FFG_NAMES), "tail": ("tail.0", AWMS_NAMES)}),
-)
+OFFICIAL_NAMES: Names = {
+    "head.0": "head",
+    "body.{i}": ("body.{i}", _FFG_NAMES),
+    "tail": ("tail.0", AWMS_NAMES),
+}

@@ -3,6 +3,8 @@
 Built from the paper; no authors' code was at hand.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import WSILBV
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.rbwa import RBWAUpsampler
 
@@ -73,25 +75,24 @@ class MREN(SRNetwork):
             raise ConfigError(f"MREN: a SCACB needs num_feat of at least 6, got num_feat={num_feat}")
         make_tail = RBWAUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        make_scacb = partial(SCACB, num_feat, mode=scacb, exchange=scacb_exchange)
+        make_dracb = partial(
+            DRACB,
+            num_feat,
+            num_feat // 4,
+            communication_weight=communication_weight,
+            sigmoid=dracb_sigmoid,
+            message=dracb_message,
+        )
         self.body = nn.ModuleList(
-            MREB(
-                num_feat,
-                scacb=scacb,
-                scacb_exchange=scacb_exchange,
-                communication_weight=communication_weight,
-                dracb_sigmoid=dracb_sigmoid,
-                dracb_message=dracb_message,
-            )
-            for _ in range(num_block)
+            MREB(num_feat, make_scacb=make_scacb, make_dracb=make_dracb) for _ in range(num_block)
         )
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 4."""
         shallow = self.head(lr)  # F_0 (N, C, H, W), Eq. 1
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)  # F_k, Eq. 2
+        feat = through(self.body, shallow)  # F_n, Eq. 2
         sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW), Eq. 3
         return sr + upscaled(lr, self.scale)  # Eq. 4
 
@@ -104,11 +105,8 @@ class MREB(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        scacb: Parts of the SCACBs.
-        scacb_exchange: Which maps their parts exchange.
-        communication_weight: W of the DRACBs.
-        dracb_sigmoid: Whether the DRACBs have their sigmoid.
-        dracb_message: Which map a DRACB hands on.
+        make_scacb: Builds a SCACB.
+        make_dracb: Builds a DRACB that distils C // 4 channels.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -119,29 +117,12 @@ class MREB(nn.Module):
     """
 
     def __init__(
-        self,
-        num_feat: int,
-        *,
-        scacb: SCACBMode,
-        scacb_exchange: Exchange,
-        communication_weight: float,
-        dracb_sigmoid: bool,
-        dracb_message: Message,
+        self, num_feat: int, *, make_scacb: Callable[[], nn.Module], make_dracb: Callable[[], nn.Module]
     ) -> None:
         super().__init__()
-        num_distilled = num_feat // 4
-        self.scacbs = nn.ModuleList(SCACB(num_feat, mode=scacb, exchange=scacb_exchange) for _ in range(3))
-        self.dracbs = nn.ModuleList(
-            DRACB(
-                num_feat,
-                num_distilled,
-                communication_weight=communication_weight,
-                sigmoid=dracb_sigmoid,
-                message=dracb_message,
-            )
-            for _ in range(4)
-        )
-        self.fusion = nn.Conv2d(4 * num_distilled, num_feat, 1)
+        self.scacbs = nn.ModuleList(make_scacb() for _ in range(3))
+        self.dracbs = nn.ModuleList(make_dracb() for _ in range(4))
+        self.fusion = nn.Conv2d(4 * (num_feat // 4), num_feat, 1)
         self.attention = WSILBV(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:

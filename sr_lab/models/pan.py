@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork
-from sr_lab.ops.renaming import PA_TAIL_NAMES, Names, OfficialNames
+from sr_lab.layers.network import SRNetwork, through
+from sr_lab.ops.renaming import PA_TAIL_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
 
@@ -55,9 +55,7 @@ class PAN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
         shallow = self.head(lr)  # (N, C, H, W)
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, shallow)
         sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
         return sr + upscaled(lr, self.scale, mode="bilinear")
 
@@ -123,13 +121,9 @@ _SCPA_NAMES: Names = {
 }
 
 # Its authors' names.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "conv_first": "head",
-            "SCPA_trunk.{i}": ("body.{i}", _SCPA_NAMES),
-            "trunk_conv": "fusion",
-            **PA_TAIL_NAMES,
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "conv_first": "head",
+    "SCPA_trunk.{i}": ("body.{i}", _SCPA_NAMES),
+    "trunk_conv": "fusion",
+    **PA_TAIL_NAMES,
+}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import MeanShift
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.residual import ResidualBlock
 from sr_lab.ops.renaming import BASICSR_NAMES, CA_NAMES, EDSR_TAIL_NAMES, OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -69,9 +69,7 @@ class RCAN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: groups in series around a global skip, then the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # F_0 (N, C, H, W)
-        feat = shallow
-        for group in self.body:
-            feat = group(feat)
+        feat = through(self.body, shallow)
         sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
         shifted: Tensor = self.add_mean(sr)
         return shifted / 255

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, stages_of
 from sr_lab.ops.renaming import OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.stepwise import StepwiseUpsampler
@@ -62,11 +62,7 @@ class RDN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: fuse the outputs of all blocks; the skip starts at the first convolution."""
         entered = self.entry(lr)  # F_-1 (N, G_0, H, W)
-        feat = self.head(entered)  # F_0
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
+        stages = stages_of(self.body, self.head(entered))
         fused = self.fusion(torch.cat(stages, dim=1))  # F_GF, from (N, D * G_0, H, W)
         sr: Tensor = self.tail(fused + entered)  # (N, 3, rH, rW)
         return sr

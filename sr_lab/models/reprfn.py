@@ -6,9 +6,9 @@ Authors' code: github.com/laonafahaodange/RepRFN (MIT).
 from torch import Tensor, nn
 
 from sr_lab.layers.attention import ESA
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.reparam import EdgeConv, Kernel, RepConv
-from sr_lab.ops.renaming import EDGE_NAMES, RLFN_ESA_NAMES, Names, OfficialNames
+from sr_lab.ops.renaming import EDGE_NAMES, RLFN_ESA_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -36,12 +36,7 @@ class RepRFN(SRNetwork):
     multi_adds_rule = "conv"
 
     def __init__(
-        self,
-        *,
-        scale: int,
-        num_feat: int = 48,
-        num_block: int = 4,
-        upsampler: UpsamplerFactory | None = None,
+        self, *, scale: int, num_feat: int = 48, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
@@ -53,9 +48,7 @@ class RepRFN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of blocks within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, shallow)
         sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
         return sr
 
@@ -143,13 +136,9 @@ _REPRFB_NAMES: Names = {
 }
 
 # Its authors' names, of the trained form and of the folded one, which they call ``deploy``.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "fea_conv": "head",
-            "reprfb{i+1}": ("body.{i}", _REPRFB_NAMES),
-            "lr_conv": "last",
-            "upsampler.conv": "tail.0",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "fea_conv": "head",
+    "reprfb{i+1}": ("body.{i}", _REPRFB_NAMES),
+    "lr_conv": "last",
+    "upsampler.conv": "tail.0",
+}

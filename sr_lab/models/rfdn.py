@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sr_lab.layers.attention import ESA
 from sr_lab.layers.distillation import RFDB, stage_fusion
 from sr_lab.layers.image import ImageRange
-from sr_lab.layers.network import SRNetwork
-from sr_lab.ops.renaming import ESA_NAMES, Names, OfficialNames
+from sr_lab.layers.network import SRNetwork, stages_of
+from sr_lab.ops.renaming import ESA_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -73,11 +73,7 @@ class RFDN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
-        feat = shallow
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
+        stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
         sr: Tensor = self.image_range.restore(self.tail(fused + shallow))  # (N, 3, rH, rW)
         return sr
@@ -92,14 +88,10 @@ _RFDB_NAMES: Names = {
 }
 
 # Its authors' names of E-RFDN.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "fea_conv": "head",
-            "B{i+1}": ("body.{i}", _RFDB_NAMES),
-            "c.0": "fusion.0",
-            "LR_conv": "fusion.2",
-            "upsampler": "tail",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "fea_conv": "head",
+    "B{i+1}": ("body.{i}", _RFDB_NAMES),
+    "c.0": "fusion.0",
+    "LR_conv": "fusion.2",
+    "upsampler": "tail",
+}

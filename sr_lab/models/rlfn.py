@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from sr_lab.layers.attention import ESA
 from sr_lab.layers.image import ImageRange
-from sr_lab.layers.network import SRNetwork
-from sr_lab.ops.renaming import RLFN_ESA_NAMES, Names, OfficialNames
+from sr_lab.layers.network import SRNetwork, through
+from sr_lab.ops.renaming import RLFN_ESA_NAMES, Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -66,9 +66,7 @@ class RLFN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a residual in feature space, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, shallow)
         sr: Tensor = self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
         return sr
 
@@ -106,13 +104,9 @@ class RLFB(nn.Module):
 _RLFB_NAMES: Names = {"c5": "fusion", "c{j+1}_r": "refine.{2j}", "esa": ("esa", RLFN_ESA_NAMES)}
 
 # Its authors' names.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "conv_1": "head",
-            "block_{i+1}": ("body.{i}", _RLFB_NAMES),
-            "conv_2": "fusion",
-            "upsampler": "tail",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "conv_1": "head",
+    "block_{i+1}": ("body.{i}", _RLFB_NAMES),
+    "conv_2": "fusion",
+    "upsampler": "tail",
+}

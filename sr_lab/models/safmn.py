@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import check_min_size
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.norm import ChannelNorm
-from sr_lab.ops.renaming import Names, OfficialNames
+from sr_lab.ops.renaming import Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -36,12 +36,7 @@ class SAFMN(SRNetwork):
     multi_adds_rule = "conv"
 
     def __init__(
-        self,
-        *,
-        scale: int,
-        num_feat: int = 36,
-        num_block: int = 8,
-        upsampler: UpsamplerFactory | None = None,
+        self, *, scale: int, num_feat: int = 36, num_block: int = 8, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler
@@ -52,9 +47,7 @@ class SAFMN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of modules within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
-        feat = shallow
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, shallow)
         sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW)
         return sr
 
@@ -131,6 +124,4 @@ _FMM_NAMES: Names = {
 }
 
 # Its authors' names.
-OFFICIAL_NAMES = (
-    OfficialNames({"to_feat": "head", "feats.{i}": ("body.{i}", _FMM_NAMES), "to_img": "tail"}),
-)
+OFFICIAL_NAMES: Names = {"to_feat": "head", "feats.{i}": ("body.{i}", _FMM_NAMES), "to_img": "tail"}

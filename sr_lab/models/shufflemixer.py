@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -61,9 +61,7 @@ class ShuffleMixer(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of blocks and the tail, plus the bilinearly upscaled image."""
-        feat = self.head(lr)  # (N, C, H, W)
-        for block in self.body:
-            feat = block(feat)
+        feat = through(self.body, self.head(lr))  # (N, C, H, W)
         residual: Tensor = self.tail(feat)  # (N, 3, rH, rW)
         return residual + upscaled(lr, self.scale, mode="bilinear")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import ImageRange, upscaled, without_mean_shift
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, stages_of
 from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -82,11 +82,7 @@ class SMSR(SRNetwork):
         """Upscale lr: fuse the outputs of all modules, then the tail, plus the upscaled image."""
         image = self.image_range(lr)
         shallow = self.head(image)  # (N, C, H, W)
-        feat = shallow
-        stages = []
-        for block in self.body:
-            feat = block(feat)
-            stages.append(feat)
+        stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
         sr: Tensor = self.tail(fused + shallow) + upscaled(image, self.scale)  # (N, 3, rH, rW)
         return self.image_range.restore(sr)

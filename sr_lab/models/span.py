@@ -34,12 +34,7 @@ class SPAN(SRNetwork):
     multi_adds_rule = "conv"
 
     def __init__(
-        self,
-        *,
-        scale: int,
-        num_feat: int = 48,
-        num_block: int = 6,
-        upsampler: UpsamplerFactory | None = None,
+        self, *, scale: int, num_feat: int = 48, num_block: int = 6, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
         make_tail = SubpixelUpsampler if upsampler is None else upsampler

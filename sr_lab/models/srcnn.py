@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.network import SRNetwork
-from sr_lab.ops.renaming import OfficialNames
+from sr_lab.ops.renaming import Names
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
@@ -80,4 +80,4 @@ class SRCNN(SRNetwork):
 
 
 # The names of the port.
-OFFICIAL_NAMES = (OfficialNames({"conv1": "head.0", "conv2": "head.2", "conv3": "tail"}),)
+OFFICIAL_NAMES: Names = {"conv1": "head.0", "conv2": "head.2", "conv3": "tail"}

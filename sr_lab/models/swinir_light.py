@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.norm import ChannelNorm
 from sr_lab.layers.transformer import attend
-from sr_lab.ops.renaming import Names, OfficialNames
+from sr_lab.ops.renaming import Names
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
@@ -76,7 +77,7 @@ class SwinIRLight(SRNetwork):
         self.window_size = window_size
         self.image_range = ImageRange()
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
-        self.first_norm = nn.LayerNorm(num_feat)
+        self.first_norm = ChannelNorm(num_feat)
         self.body = nn.ModuleList(
             RSTB(
                 num_feat,
@@ -87,7 +88,7 @@ class SwinIRLight(SRNetwork):
             )
             for index in range(num_block)
         )
-        self.last_norm = nn.LayerNorm(num_feat)
+        self.last_norm = ChannelNorm(num_feat)
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
         for module in self.modules():
@@ -99,10 +100,8 @@ class SwinIRLight(SRNetwork):
         """Upscale lr, mirrored to whole windows."""
         height, width = lr.shape[-2:]
         shallow = self.head(self.image_range(_mirrored(lr, self.window_size)))  # (N, C, H, W)
-        feat = _normed(self.first_norm, shallow)
-        for block in self.body:
-            feat = block(feat)
-        deep = self.last(_normed(self.last_norm, feat)) + shallow
+        feat = through(self.body, self.first_norm(shallow))
+        deep = self.last(self.last_norm(feat)) + shallow
         sr: Tensor = self.image_range.restore(self.tail(deep))  # (N, 3, rH, rW)
         return sr[..., : self.scale * height, : self.scale * width]
 
@@ -115,12 +114,6 @@ def _mirrored(image: Tensor, multiple: int) -> Tensor:
             image = torch.cat((image, image.flip(dim)), dim=dim)
         image = image.narrow(dim, 0, size)
     return image
-
-
-def _normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """A layer norm over the channels of ``(N, C, H, W)``."""
-    normed: Tensor = norm(x.permute(0, 2, 3, 1))
-    return normed.permute(0, 3, 1, 2)
 
 
 class RSTB(nn.Module):
@@ -136,13 +129,7 @@ class RSTB(nn.Module):
     """
 
     def __init__(
-        self,
-        num_feat: int,
-        *,
-        num_head: int,
-        window_size: int,
-        mlp_ratio: float,
-        drop_paths: list[float],
+        self, num_feat: int, *, num_head: int, window_size: int, mlp_ratio: float, drop_paths: list[float]
     ) -> None:
         super().__init__()
         self.window_size = window_size
@@ -302,16 +289,12 @@ _STL_NAMES: Names = {
 }
 
 # Its authors' names.
-OFFICIAL_NAMES = (
-    OfficialNames(
-        {
-            "conv_first": "head",
-            "patch_embed.norm": "first_norm",
-            "layers.{i}.residual_group.blocks.{j}": ("body.{i}.layers.{j}", _STL_NAMES),
-            "layers.{i}.conv": "body.{i}.conv",
-            "norm": "last_norm",
-            "conv_after_body": "last",
-            "upsample": "tail",
-        }
-    ),
-)
+OFFICIAL_NAMES: Names = {
+    "conv_first": "head",
+    "patch_embed.norm": "first_norm",
+    "layers.{i}.residual_group.blocks.{j}": ("body.{i}.layers.{j}", _STL_NAMES),
+    "layers.{i}.conv": "body.{i}.conv",
+    "norm": "last_norm",
+    "conv_after_body": "last",
+    "upsample": "tail",
+}

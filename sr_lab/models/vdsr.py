@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, through
 from sr_lab.ops.renaming import OfficialNames
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
@@ -67,9 +67,7 @@ class VDSR(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr with MATLAB's bicubic and add the predicted residual."""
         image = imresize(lr, numerator=self.scale)  # (N, 1, rH, rW)
-        feat = self.head(image)  # (N, C, rH, rW)
-        for layer in self.body:
-            feat = layer(feat)
+        feat = through(self.body, self.head(image))  # (N, C, rH, rW)
         residual: Tensor = self.tail(feat)
         return image + residual
 

@@ -82,9 +82,10 @@ class OfficialNames:
 
 
 def official_names(network: nn.Module) -> tuple[OfficialNames, ...]:
-    """The tables ``OFFICIAL_NAMES`` at the end of a network's file, most usual first."""
-    tables: tuple[OfficialNames, ...] = getattr(sys.modules[type(network).__module__], "OFFICIAL_NAMES", ())
-    return tables
+    """``OFFICIAL_NAMES`` at the end of a network's file: one table of names, or several ways of naming."""
+    tables: Names | tuple[OfficialNames, ...]
+    tables = getattr(sys.modules[type(network).__module__], "OFFICIAL_NAMES", ())
+    return tables if isinstance(tables, tuple) else (OfficialNames(tables),)
 
 
 def official_state(network: nn.Module) -> dict[str, Tensor] | None:

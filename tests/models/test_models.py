@@ -33,6 +33,14 @@ def distinct_models():
 
 
 every_model = pytest.mark.parametrize("model", distinct_models())
+# Tracing takes a time per layer, and the options of a class are compiled from the same code.
+every_class = pytest.mark.parametrize(
+    "model",
+    {
+        OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_: model for model in distinct_models()
+    }.values(),
+)
+SHALLOW = {"num_block": 1, "num_group": 1, "num_transformer": 1, "num_layer": 2, "num_path": 2, "num_unit": 1}
 
 
 def model_class(model):
@@ -139,14 +147,14 @@ def test_smallest_image_passes_and_a_smaller_one_is_refused(model):
 def test_mixed_precision_stays_near_float32(model, dtype):
     net, lr, expected = upscaled(model)
     with torch.autocast("cpu", dtype=dtype):
-        sr = net(lr)
-    assert_same(sr.float(), expected, atol=0.02)
+        sr = net(lr[:1])
+    assert_same(sr.float(), expected[:1], atol=0.02)
 
 
-@every_model
+@every_class
 @torch.no_grad()
 def test_compiled_graph_gives_the_same(model):
-    net = build(model, num_block=1).eval()  # tracing takes a time per layer
+    net = build(model, **SHALLOW).eval()
     lr = images(net)
     assert_same(torch.compile(net, backend="aot_eager")(lr), net(lr), atol=1e-5)
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from sr_lab.models.esrt import ESRT, HPB, OFFICIAL_NAMES
+from sr_lab.models.esrt import ESRT, HPB
+from sr_lab.ops.renaming import official_names
 from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
@@ -35,7 +36,7 @@ def test_scales_without_effect_are_dropped_and_others_kept():
     unit = "body.0.encoder2.decoder_low."
     names = [f"{unit}weight{k}.scale" for k in (1, 2, 3, 4, 5)] + [f"{unit}layer1.weight1.scale"]
     net = ESRT(scale=2, num_feat=16, num_block=2)
-    assert list(OFFICIAL_NAMES[0].to_ours(dict.fromkeys(names, torch.ones(1)), net)) == [
+    assert list(official_names(net)[0].to_ours(dict.fromkeys(names, torch.ones(1)), net)) == [
         "body.1.low.scale2.scale",
         "body.1.low.scale1.scale",
         "body.1.low.identity_scale.scale",
@@ -48,5 +49,5 @@ def test_last_convolutions_are_numbered_by_the_scale():
     names = ["tail.0.0.weight", "tail.1.weight", "up.1.conv.weight"]
     for scale, last in ((2, 2), (3, 2), (4, 4)):
         net = ESRT(scale=scale, num_feat=16, num_block=1)
-        renamed = OFFICIAL_NAMES[0].to_ours(dict.fromkeys(names, torch.ones(1)), net)
+        renamed = official_names(net)[0].to_ours(dict.fromkeys(names, torch.ones(1)), net)
         assert list(renamed) == ["tail.0.weight", f"tail.{last}.weight", f"shallow_tail.{last}.weight"]

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sr_lab.errors import ConfigError
-from sr_lab.models.fdiwn import CC, FDIWN, OFFICIAL_NAMES
+from sr_lab.models.fdiwn import FDIWN
 from sr_lab.ops.complexity import multi_adds
+from sr_lab.ops.renaming import official_names
 from tests.papers.meta import on_meta
 
 SMALL = {"num_feat": 16, "num_block": 2}
@@ -37,7 +38,7 @@ def test_second_path_takes_the_shifted_image_at_x4_only(scale, shifted):
 
 def test_coefficients_are_at_least_one_half():
     with torch.no_grad():
-        coefficients = CC(16)(torch.randn(2, 16, 5, 6))
+        coefficients = FDIWN(scale=2, **SMALL).body[0].block1.cc_x(torch.randn(2, 16, 5, 6))
     assert coefficients.shape == (2, 16, 1, 1)
     assert 0.5 <= coefficients.min() < coefficients.max() < 1
 
@@ -45,7 +46,7 @@ def test_coefficients_are_at_least_one_half():
 def test_mean_shifts_of_a_checkpoint_count():
     state = {"Sub_mean.weight": torch.rand(3, 3, 1, 1), "Add_mean.bias": torch.rand(3)}
     net = FDIWN(scale=2, **SMALL)
-    renamed = OFFICIAL_NAMES[0].to_ours(state, net)
+    renamed = official_names(net)[0].to_ours(state, net)
     assert set(renamed) == {"sub_mean.weight", "add_mean.bias"}
     assert set(renamed) < set(dict(net.named_parameters()))
 

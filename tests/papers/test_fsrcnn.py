@@ -5,8 +5,9 @@ import torch
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.folding import fold
-from sr_lab.models.fsrcnn import FSRCNN, OFFICIAL_NAMES
+from sr_lab.models.fsrcnn import FSRCNN
 from sr_lab.ops.complexity import num_params
+from sr_lab.ops.renaming import official_names
 from sr_lab.strategies import cwss, ggas
 
 
@@ -33,7 +34,7 @@ def test_one_row_of_official_layers_is_taken_apart_at_any_depth(num_block):
     }
     official |= {f"first_part.{name}": weight for name, weight in net.head[0].named_parameters()}
     official |= {f"last_part.{name}": weight for name, weight in net.tail.named_parameters()}
-    net.load_state_dict(OFFICIAL_NAMES[0].to_ours(official, net), strict=True)
+    net.load_state_dict(official_names(net)[0].to_ours(official, net), strict=True)
     assert [layer[0].bias[0].item() for layer in layers] == list(range(num_block + 2))
 
 

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from sr_lab.layers.image import upscaled
-from sr_lab.models.lapar import LAPAR, OFFICIAL_NAMES, gaussian_dictionary
+from sr_lab.models.lapar import LAPAR, gaussian_dictionary
 from sr_lab.ops.complexity import multi_adds
+from sr_lab.ops.renaming import official_names
 from tests.papers.meta import on_meta
 
 
@@ -42,5 +43,5 @@ def test_filters_are_fixed_but_those_of_a_checkpoint_count():
     assert "dictionary" not in dict(net.named_parameters())
     assert "dictionary" in net.state_dict()
     state = {"decom_conv.weight": torch.ones(1), "w_conv.rgb_mean": torch.ones(1)}
-    renamed = OFFICIAL_NAMES[0].to_ours(state, net)
+    renamed = official_names(net)[0].to_ours(state, net)
     assert renamed == {"dictionary": torch.ones(1)}

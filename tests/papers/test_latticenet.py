@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from sr_lab.models.latticenet import CC, OFFICIAL_NAMES, LatticeNet
+from sr_lab.models.latticenet import LatticeNet
 from sr_lab.ops.complexity import multi_adds
+from sr_lab.ops.renaming import official_names
 from tests.papers.meta import on_meta
 
 
@@ -15,7 +16,7 @@ def test_cost_is_the_printed_one(scale, printed_g):
 
 
 def test_coefficients_see_the_unbiased_deviation():
-    coefficients = CC(16)
+    coefficients = LatticeNet(scale=2, num_feat=16, num_block=1).body[0].cc_x
     seen = []
     coefficients.of_deviation.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     x = torch.randn(2, 16, 2, 3)
@@ -26,5 +27,5 @@ def test_coefficients_see_the_unbiased_deviation():
 def test_mean_shifts_of_a_checkpoint_count():
     state = {"sub_mean.weight": torch.rand(3, 3, 1, 1), "add_mean.bias": torch.rand(3)}
     net = LatticeNet(scale=2, num_feat=16)
-    assert OFFICIAL_NAMES[0].to_ours(state, net).keys() == state.keys()
+    assert official_names(net)[0].to_ours(state, net).keys() == state.keys()
     assert state.keys() < dict(net.named_parameters()).keys()

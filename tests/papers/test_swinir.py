@@ -5,13 +5,13 @@ import torch
 
 from sr_lab.errors import ConfigError
 from sr_lab.models.swinir_light import (
-    OFFICIAL_NAMES,
     STL,
     SwinIRLight,
     WindowAttention,
     _mirrored,
     _shift_mask,
 )
+from sr_lab.ops.renaming import official_names
 
 SMALL = {"scale": 2, "num_feat": 16, "num_block": 1}
 
@@ -101,5 +101,6 @@ def test_heads_that_do_not_are_refused(num_head):
 def test_indices_and_masks_of_an_official_file_are_dropped():
     place = "layers.0.residual_group.blocks.1."
     names = (place + "attn.relative_position_index", place + "attn_mask", place + "attn.qkv.weight")
-    renamed = OFFICIAL_NAMES[0].to_ours(dict.fromkeys(names, torch.zeros(1)), SwinIRLight(**SMALL))
+    net = SwinIRLight(**SMALL)
+    renamed = official_names(net)[0].to_ours(dict.fromkeys(names, torch.zeros(1)), net)
     assert list(renamed) == ["body.0.layers.1.attention.qkv.weight"]

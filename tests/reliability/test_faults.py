@@ -256,7 +256,7 @@ def test_a_second_process_in_a_run_folder_is_refused(forge, tmp_path):
     with RunFolder(tmp_path / "run").attempt():
         ended = forge.train(tmp_path / "run")
     assert ended.code == 1
-    assert sentence(ended).startswith(f"{tmp_path}/run: another process is at work on this run; wait for it")
+    assert sentence(ended).startswith(f"{tmp_path}/run: another process is running this run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

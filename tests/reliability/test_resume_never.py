@@ -154,5 +154,5 @@ def test_a_run_whose_checkpoints_are_all_removed_says_that_it_starts_at_0(forge,
     folder.metrics.unlink()
     shutil.rmtree(folder.checkpoints)
     ended = forge.train(folder.path, *TWO)
-    assert "resume: no checkpoint is left of the 24 steps in" in "".join(ended.said.splitlines())
+    assert "there is no checkpoint for the 24 steps in" in "".join(ended.said.splitlines())
     assert differences(whole, folder.path) == []

@@ -9,6 +9,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from sr_lab.layers.network import num_image_ch
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
@@ -39,7 +41,7 @@ def gradients(net: nn.Module, forward: nn.Module, lr: Tensor) -> dict[str, Tenso
 @pytest.mark.parametrize("model", MODELS)
 def test_inductor_gives_the_same_image(model: str) -> None:
     net = build(model).eval()
-    lr = torch.rand(1, 3, 24, 32)
+    lr = torch.rand(1, num_image_ch(net), 24, 32)
     with torch.inference_mode():
         torch.testing.assert_close(torch.compile(net)(lr), net(lr), rtol=1e-4, atol=1e-5)
 

@@ -17,6 +17,7 @@ from sr_lab.config.schema import Config
 def _seeded() -> None:
     """Random inputs are the same in every run: a tolerance that holds once holds always."""
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = False  # a Trainer of another test may have set it
 
 
 def _reference(variable: str) -> Path:

@@ -124,10 +124,9 @@ def test_any_other_error_stays_what_it_is():
 def test_a_batch_that_does_not_divide_is_refused_before_a_process_is_started(tmp_path):
     done = sr_lab(tmp_path, *SMALL, *TWO, "batch_size=1", "logger=none")
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "error: batch_size: is the total and must divide by devices x accumulated batches, "
-        "got 1 for 2 x 1; take a multiple of 2"
-    ]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: batch_size: ")
+    assert "got 1 for 2 x 1; take a multiple of 2" in line
 
 
 # Stands for hydra-joblib-launcher, which runs jobs in processes that know the command line of all.

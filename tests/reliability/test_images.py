@@ -68,8 +68,8 @@ def test_a_run_does_not_resume_with_images_that_were_replaced(forge, tmp_path, i
     ended = forge.train(folder, *of(images))
     assert ended.code == 1
     assert sentence(ended) == (
-        f"dataset: 1 training image(s) have changed (1.bmp) since '{folder}' was started; restore the images, "
-        f"start from scratch with resume=never, or remove {folder}/images.json to continue with these"
+        f"dataset: 1 training image(s) have changed (1.bmp) since '{folder}' was started; restore the "
+        f"images, start from scratch with resume=never, or remove {folder}/images.json to continue with these"
     )
     draw(images / "1.bmp", 1)
     moved = images.rename(tmp_path / "moved")  # where they lie does not matter

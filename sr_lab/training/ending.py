@@ -92,8 +92,10 @@ class SaveLast(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and end if a process was asked to before."""
+        """Save, and end if a process was asked to meanwhile."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            if self._group is None:  # several processes agree at the next step
+                self._ends = self.signals.asked or 0
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

@@ -110,5 +110,5 @@ def test_a_similar_unfinished_run_is_named_with_what_differs(forge, tmp_path):
     assert f"resume: '{tmp_path}/b' stopped at step 4 and is unfinished; this run differs in seed (1" in said
     (tmp_path / "a" / "metrics.csv").unlink()
     said = forge.train(tmp_path / "a").said  # this one resumes
-    assert "unfinished" not in said
+    assert "is unfinished;" not in said
     assert "metrics.csv: has no row up to step 4, from which the run resumes" in said

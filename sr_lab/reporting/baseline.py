@@ -11,24 +11,20 @@ RowAndImages: TypeAlias = tuple[Row, significance.Images]  # with the PSNR of ea
 
 
 def compared(block: Sequence[RowAndImages], baseline: str | None) -> list[Row]:
-    """The rows of a block with their differences to the baseline row.
+    """The rows of one scale with their differences to the row labelled ``baseline``.
 
-    Args:
-        block: Rows of one scale.
-        baseline: Label of the baseline row; ``None``: a strategy's host, or the first row.
+    Without a label, that is a strategy's host, or the first row.
     """
     rows = [
         (row, images)
         for row, images in block
         if row.is_measured and (row.label == baseline or not row.is_reference)
     ]
-    members: dict[int, tuple[RowAndImages, list[RowAndImages]]] = {}
-    for pair in rows:
-        if (base := _base_of(pair[0], rows, baseline)) is not None:
-            members.setdefault(id(base), (base, []))[1].append(pair)
+    bases = {id(row): _base_of(row, rows, baseline) for row, _ in rows}
     made: dict[int, Row] = {}
-    for (base_row, base_images), of_base in members.values():
-        rest = [(row, images) for row, images in of_base if row is not base_row]
+    for base in [pair for pair in rows if any(pair is base for base in bases.values())]:
+        base_row, base_images = base
+        rest = [pair for pair in rows if bases[id(pair[0])] is base and pair is not base]
         tests = significance.compare([images for _, images in rest], base_images)
         for (row, images), own in zip(rest, tests, strict=True):
             made[id(row)] = replace(_against(row, base_row, own), images=_gains(images, base_images))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from sr_lab.reporting import published
-from sr_lab.reporting.formatting import divided, fixed
+from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.rows import MINUS, Entry, Key
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import flat, varied
@@ -131,7 +131,7 @@ def _number(key: str, unit: float, decimals: int) -> Read:
     """A figure of metrics.json, with its quartiles where one run measured it several times."""
 
     def cell(entry: Entry, name: str) -> Cell:
-        return entry.cell(lambda run: divided(run.number(name), unit))
+        return entry.cell(lambda run: run.number(name, unit))
 
     def read(entry: Entry) -> Cell:
         cells = [cell(entry, name) for name in (key, f"{key}_q1", f"{key}_q3")]

@@ -12,30 +12,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Affine2D, Transform
 from matplotlib.typing import RcKeyType
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from sr_lab import files
-from sr_lab.reporting.formatting import fixed, shortened
-from sr_lab.reporting.latex import escape
+from sr_lab.reporting.formatting import shortened
+from sr_lab.reporting.latex import MARKS, escape
 from sr_lab.reporting.safe_csv import csv_text
 from sr_lab.reporting.saved_images import Picture, Pixels, Result, load, safe
+from sr_lab.reporting.table import Cell, Column, Row, mark_best
 
 _GUTTER = 2
 _TEXT = 56  # two lines below each cell
 _DPI = 300
 _MAX_METHODS = 7
 _STYLE: dict[RcKeyType, object] = {"font.family": "serif", "pdf.fonttype": 42, "text.parse_math": False}
+_METRICS = (Column("PSNR", higher_is_better=True), Column("SSIM", decimals=4, higher_is_better=True))
 _COLUMNS = (
     *("set", "image", "scale", "rule", "method", "psnr_y", "ssim_y"),
     *("left", "top", "width", "height"),
 )
+Score: TypeAlias = list[tuple[str, int]]  # parts of a line of text, with their ranks
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # else it logs every glyph of a PDF's font
 
 
@@ -94,88 +99,66 @@ def write(folder: Path, picture: Picture) -> Path:
     Returns:
         The PNG.
     """
-    box = choose(picture)
-    stem = _stem(picture)
+    box, cells = choose(picture), _cells(picture)
+    stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
     png, pdf = io.BytesIO(), io.BytesIO()
     with rc_context(_STYLE):
-        figure = _draw(picture, box)
+        figure = _draw(picture, box, cells)
         figure.savefig(png, format="png")
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     files.write(folder / f"{stem}.png", png.getvalue())
     files.write(folder / f"{stem}.pdf", pdf.getvalue())
-    files.write(folder / f"{stem}.tex", _latex(picture))
-    rows = []
-    for result in (None, *_shown(picture)):
-        name, file = _name_and_file(picture, result)
+    files.write(folder / f"{stem}.tex", _latex(picture, stem, cells))
+    rows: list[dict[str, object]] = []
+    for shown, _ in cells:
         content = io.BytesIO()
-        Image.fromarray(box.cut(load(file))).save(content, "PNG")
-        files.write(folder / _file(picture, name), content.getvalue())
-        row = {"set": picture.set_name, "image": picture.image, "scale": picture.scale, "method": name}
-        row |= {"rule": "auto"} | asdict(box)
-        rows.append(row if result is None else row | {"psnr_y": result.psnr, "ssim_y": result.ssim})
+        Image.fromarray(box.cut(load(shown.file))).save(content, "PNG")
+        files.write(folder / f"{stem}_{safe(shown.name)}.png", content.getvalue())
+        row = {"set": picture.set_name, "image": picture.image, "scale": picture.scale, "method": shown.name}
+        scores = {} if shown.file == picture.hr else {"psnr_y": shown.psnr, "ssim_y": shown.ssim}
+        rows.append(row | {"rule": "auto"} | asdict(box) | scores)
     files.write(folder / f"{stem}.csv", csv_text(_COLUMNS, rows))
     return folder / f"{stem}.png"
 
 
-def _draw(picture: Picture, box: Box) -> Figure:
-    """The figure of one image: bicubic and the last six runs (a paper's own network comes last)."""
-    results = _shown(picture)
+def _cells(picture: Picture) -> list[tuple[Result, Score]]:
+    """HR, bicubic and the last six runs (a paper's own network comes last), with what is below each name."""
+    first, *rest = picture.results
+    results = [first, *rest[-(_MAX_METHODS - 1) :]]
+    rows = mark_best(_METRICS, [Row(r.name, (Cell(r.psnr), Cell(r.ssim))) for r in results])
+    found: list[tuple[Result, Score]] = [(Result("HR", picture.hr), [("PSNR/SSIM", 0)])]
+    for result, row in zip(results, rows, strict=True):
+        psnr, ssim = (
+            (cell.shown(column), cell.rank) for cell, column in zip(row.cells, _METRICS, strict=True)
+        )
+        found.append((result, [psnr, ("/", 0), ssim]))
+    return found
+
+
+def _draw(picture: Picture, box: Box, cells: Sequence[tuple[Result, Score]]) -> Figure:
     hr = load(picture.hr)
     zoom = max(1, round(192 / box.height))
     wide, high = box.width * zoom, box.height * zoom
-    columns = min(4, math.ceil((len(results) + 1) / 2))
-    rows = math.ceil((len(results) + 1) / columns)
+    columns = min(4, math.ceil(len(cells) / 2))
+    rows = math.ceil(len(cells) / columns)
     tall = rows * high + (rows - 1) * (_TEXT + _GUTTER)
-    whole = _resized(hr, tall)
-    left = whole.shape[1] + 4 * _GUTTER
+    room = round(hr.shape[1] * tall / hr.shape[0])
+    whole = np.asarray(Image.fromarray(hr).resize((room, tall), Image.Resampling.LANCZOS))
+    left = room + 4 * _GUTTER
     width, height = left + columns * (wide + _GUTTER) - _GUTTER, tall + _TEXT
-    best = _best(results)
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     _place(figure, whole, 0, 0)
-    ratio = tall / hr.shape[0]
-    _frame(figure, [ratio * value for value in (box.left, box.top, box.width, box.height)])
-    room, title = whole.shape[1], f"{picture.image} (\N{MULTIPLICATION SIGN}{picture.scale})"
+    _frame(figure, box, tall / hr.shape[0])
+    title = f"{picture.image} (\N{MULTIPLICATION SIGN}{picture.scale})"
     _caption(figure, room / 2, tall, [(title, 0)], room=room)
     _caption(figure, room / 2, tall + _TEXT // 2 - 4, [(f"from {picture.set_name}", 0)], room=room)
-    for index, result in enumerate((None, *results)):
+    for index, (shown, score) in enumerate(cells):
         x = left + index % columns * (wide + _GUTTER)
         y = index // columns * (high + _TEXT + _GUTTER)
-        name, file = _name_and_file(picture, result)
-        _place(figure, box.cut(load(file)).repeat(zoom, axis=0).repeat(zoom, axis=1), x, y)
-        _caption(figure, x + wide / 2, y + high, [(name, 0)], room=wide)
-        _caption(figure, x + wide / 2, y + high + _TEXT // 2 - 4, _score(result, best))
+        _place(figure, box.cut(load(shown.file)).repeat(zoom, axis=0).repeat(zoom, axis=1), x, y)
+        _caption(figure, x + wide / 2, y + high, [(shown.name, 0)], room=wide)
+        _caption(figure, x + wide / 2, y + high + _TEXT // 2 - 4, score)
     return figure
-
-
-def _shown(picture: Picture) -> list[Result]:
-    first, *rest = picture.results
-    return [first, *rest[-(_MAX_METHODS - 1) :]]
-
-
-def _name_and_file(picture: Picture, result: Result | None) -> tuple[str, Path]:
-    return ("HR", picture.hr) if result is None else (result.name, result.file)
-
-
-def _best(results: Sequence[Result]) -> tuple[list[str], list[str]]:
-    """The two best distinct PSNRs and SSIMs, as printed."""
-    numbers = [(fixed(result.psnr, 2), fixed(result.ssim, 4)) for result in results]
-    psnrs, ssims = (
-        sorted({text for text in column if text != "nan"}, key=float, reverse=True)[:2]
-        for column in zip(*numbers, strict=True)
-    )
-    return psnrs, ssims
-
-
-def _score(result: Result | None, best: tuple[list[str], list[str]]) -> list[tuple[str, int]]:
-    """Parts of the line below a name, with their ranks."""
-    if result is None:
-        return [("PSNR/SSIM", 0)]
-    psnr, ssim = fixed(result.psnr, 2), fixed(result.ssim, 4)
-    return [(psnr, _rank(psnr, best[0])), ("/", 0), (ssim, _rank(ssim, best[1]))]
-
-
-def _rank(text: str, best: Sequence[str]) -> int:
-    return best.index(text) + 1 if text in best else 0
 
 
 def _place(figure: Figure, pixels: Pixels, left: int, top: int) -> None:
@@ -184,46 +167,32 @@ def _place(figure: Figure, pixels: Pixels, left: int, top: int) -> None:
     figure.figimage(pixels, left, bottom, origin="upper")
 
 
-def _frame(figure: Figure, place: Sequence[float], points: float = 1.5) -> None:
-    """A red frame around left, top, width and height, given in pixels of the figure."""
-    width, height = figure.get_figwidth() * _DPI, figure.get_figheight() * _DPI
+def _pixels(figure: Figure) -> Transform:
+    """Coordinates in pixels of the PNG, from the upper left corner."""
+    return Affine2D().scale(1 / _DPI, -1 / _DPI).translate(0, figure.get_figheight()) + figure.dpi_scale_trans
+
+
+def _frame(figure: Figure, box: Box, ratio: float) -> None:
+    """A red frame around the box in the whole image, which is shown ``ratio`` times as large."""
+    points = 1.5
     line = points * _DPI / 72
-    left, top = place[0] - line / 2, place[1] - line / 2
-    size = (place[2] + line, place[3] + line)
-    figure.add_artist(
-        Rectangle(
-            (left / width, 1 - (top + size[1]) / height),
-            size[0] / width,
-            size[1] / height,
-            fill=False,
-            edgecolor="#d81b1b",
-            linewidth=points,
-            transform=figure.transFigure,
-        )
-    )
+    corner = ratio * box.left - line / 2, ratio * box.top - line / 2
+    size = ratio * box.width + line, ratio * box.height + line
+    frame = Rectangle(corner, *size, fill=False, edgecolor="#d81b1b", linewidth=points)
+    frame.set_transform(_pixels(figure))
+    figure.add_artist(frame)
 
 
-def _caption(
-    figure: Figure, centre: float, top: float, parts: Sequence[tuple[str, int]], *, room: float = math.inf
-) -> None:
+def _caption(figure: Figure, centre: float, top: float, parts: Score, *, room: float = math.inf) -> None:
     """One centred line below a cell: the best bold, the second best blue.
 
     Each part is a text of its own, since matplotlib gives a text one weight. Names are shortened until they
     fit into ``room`` pixels.
     """
-    width, height = figure.get_figwidth() * _DPI, figure.get_figheight() * _DPI
-    texts = [
-        figure.text(
-            0,
-            1 - (top + 7) / height,
-            text,
-            fontsize=5.6,
-            va="top",
-            weight="bold" if rank == 1 else "normal",
-            color="#1746a2" if rank == 2 else "black",
-        )
-        for text, rank in parts
-    ]
+    look = {"transform": _pixels(figure), "fontsize": 5.6, "va": "top"}
+    texts = [figure.text(0, top + 7, text, look) for text, _ in parts]
+    for text, (_, rank) in zip(texts, parts, strict=True):
+        text.set(weight="bold" if rank == 1 else "normal", color="#1746a2" if rank == 2 else "black")
     for text in texts:
         whole, limit = text.get_text(), len(text.get_text())
         while text.get_window_extent().width > room and limit > 3:
@@ -232,25 +201,11 @@ def _caption(
     widths = [text.get_window_extent().width for text in texts]
     x = centre - sum(widths) / 2
     for text, advance in zip(texts, widths, strict=True):
-        text.set_x(x / width)
+        text.set_x(x)
         x += advance
 
 
-def _resized(image: Pixels, height: int) -> Pixels:
-    width = round(image.shape[1] * height / image.shape[0])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-
-
-def _stem(picture: Picture) -> str:
-    return f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
-
-
-def _file(picture: Picture, name: str) -> str:
-    """File of a single crop."""
-    return f"{_stem(picture)}_{safe(name)}.png"
-
-
-def _latex(picture: Picture) -> str:
+def _latex(picture: Picture, stem: str, cells: Sequence[tuple[Result, Score]]) -> str:
     r"""One ``\subfloat`` for each cell, four in a line; LaTeX scales the crops, which are single files."""
     lines = [
         r"% \usepackage{graphicx,subfig}; turn off interpolation in the PDF viewer to see single pixels",
@@ -258,18 +213,11 @@ def _latex(picture: Picture) -> str:
         r"\centering",
         r"\captionsetup[subfloat]{labelformat=empty,justification=centering}",  # no (a), as in papers
     ]
-    results = _shown(picture)
-    best = _best(results)
-    for index, result in enumerate((None, *results)):
-        name, _ = _name_and_file(picture, result)
-        score = "".join(
-            rf"\textbf{{{text}}}" if rank == 1 else rf"\underline{{{text}}}" if rank == 2 else text
-            for text, rank in _score(result, best)
-        )
-        crop = rf"\includegraphics[width=0.24\textwidth]{{{_file(picture, name)}}}"
-        lines.append(
-            rf"\subfloat[{{{escape(name)}\\{score}}}]{{{crop}}}" + (r"\\" if index % 4 == 3 else "%")
-        )
+    for index, (shown, parts) in enumerate(cells):
+        score = "".join(MARKS[rank].format(text) for text, rank in parts)
+        crop = rf"\includegraphics[width=0.24\textwidth]{{{stem}_{safe(shown.name)}.png}}"
+        end = r"\\" if index % 4 == 3 else "%"
+        lines.append(rf"\subfloat[{{{escape(shown.name)}\\{score}}}]{{{crop}}}{end}")
     title = f"{escape(picture.image)} from {escape(picture.set_name)}, $\\times{picture.scale}$"
     caption = f"{title}. The best figures are bold, the second best underlined."
     return "\n".join([*lines, rf"\caption{{{caption}}}", r"\end{figure*}", ""])

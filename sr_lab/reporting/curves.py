@@ -28,14 +28,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One plot: a column of every run."""
-
-    title: str  # the quantity, with its unit
-    plot: str  # an ``<svg>``; each run's line has its number in the legend as ``data-run``
-
-
-@dataclass(frozen=True)
 class Key:
     """Entry of the legend: the line of a run in every panel."""
 
@@ -48,10 +40,11 @@ class Key:
 class Training:
     """Curves of all runs."""
 
-    panels: tuple[Panel, ...] = ()  # the plots; empty if no run was a training
-    keys: tuple[Key, ...] = ()  # the legend
+    # Title and plot (``<svg>``) of each quantity; ``data-run`` of a line is its place in the legend.
+    panels: list[tuple[str, str]]
+    keys: list[Key]  # the legend
     # Whether any training was interrupted; dotted vertical lines show where it resumed.
-    has_restarts: bool = False
+    has_restarts: bool
 
 
 def read(runs: Sequence[Run], column: str) -> list[Curve]:
@@ -86,20 +79,14 @@ def restarts(run: Run) -> tuple[float, ...]:
 
 def draw(runs: Sequence[Run]) -> Training:
     """One panel for each quantity that a run has recorded."""
-    curves = {title: (column, factor, read(runs, column)) for title, column, factor in _columns(runs)}
-    curves = {title: found for title, found in curves.items() if found[2]}
-    order = list(dict.fromkeys(curve.name for *_, found in curves.values() for curve in found))
-    keys = tuple(
-        Key(
-            name,
-            svg.COLOURS[index % len(svg.COLOURS)],
-            _DASHES[index // len(svg.COLOURS) % len(_DASHES)],
-        )
-        for index, name in enumerate(order)
-    )
+    curves = [(title, column, factor, read(runs, column)) for title, column, factor in _columns(runs)]
+    curves = [quantity for quantity in curves if quantity[3]]
+    order = list(dict.fromkeys(curve.name for *_, found in curves for curve in found))
+    styles = itertools.cycle(itertools.product(_DASHES, svg.COLOURS))
+    keys = [Key(name, colour, dash) for name, (dash, colour) in zip(order, styles, strict=False)]
     marks = {name: restarts(run) for run, name in zip(runs, saved_images.names(runs), strict=True)}
     panels = []
-    for number, (title, (column, factor, found)) in enumerate(curves.items()):
+    for number, (title, column, factor, found) in enumerate(curves):
         with svg.drawing(f"curves{number}"):
             figure = Figure(figsize=(4.4, 2.7), layout="constrained")
             axes = figure.add_subplot()
@@ -112,8 +99,8 @@ def draw(runs: Sequence[Run]) -> Training:
             if column == "train/loss":
                 _log_scale(axes, [value for curve in found for value in curve.values])
             label = f"{title} over steps, one line for each run"
-            panels.append(Panel(title, svg.inline(figure, label=label)))
-    return Training(tuple(panels), keys, any(marks[name] for name in order))
+            panels.append((title, svg.inline(figure, label=label)))
+    return Training(panels, keys, any(marks[name] for name in order))
 
 
 def _columns(runs: Sequence[Run]) -> list[tuple[str, str, float]]:

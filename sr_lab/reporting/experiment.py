@@ -11,21 +11,11 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting import significance
 from sr_lab.reporting.baseline import RowAndImages, compared
 from sr_lab.reporting.columns import Read, derived, key_of, paper_columns, sweep_columns
-from sr_lab.reporting.rows import (
-    AT_HD,
-    VALIDATION,
-    Entry,
-    budget,
-    paper_entries,
-    sweep_entries,
-    without_seed,
-)
+from sr_lab.reporting.rows import AT_HD, VALIDATION, Entry, budget, paper_entries, sweep_entries, without_seed
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.reporting.settings import changed
 from sr_lab.reporting.table import Column, Row, Table, mark_best
 from sr_lab.reporting.terminal import print_table
-
-BICUBIC = "bicubic"
 
 _NOTES = (
     (
@@ -109,7 +99,7 @@ def _table(
     specs: Sequence[tuple[Column, Read]],
     baseline: str | None,
 ) -> Table:
-    columns = [column for column, _ in specs]
+    columns = tuple(column for column, _ in specs)
     rows: list[RowAndImages] = []
     for block in dict.fromkeys(entry.block for entry in entries):
         rows += _bicubic([run for run in runs if block in ("", f"x{run.scale}")], columns, block)
@@ -125,7 +115,7 @@ def _table(
     lines += [f"baseline: {' | '.join(bases)}"] if bases else []
     done = sum(not run.problem for run in runs)
     lines += [f"finished: {done} of {len(runs)} runs"] if done < len(runs) else []
-    return Table(title, tuple(lines), tuple(columns), tuple(made))
+    return Table(title, tuple(lines), columns, tuple(made))
 
 
 def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Read]]) -> Row:
@@ -153,20 +143,19 @@ def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Rea
 def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list[RowAndImages]:
     """Bicubic's figures on every set that any run measured, one row for each protocol."""
     rows: list[RowAndImages] = []
-    of_protocol: dict[str, list[Run]] = {}
-    for run in runs:
-        if any(key.startswith("bicubic/") for key in run.values):
-            of_protocol.setdefault(str(run.values.get("protocol", "")), []).append(run)
-    for protocol, same in of_protocol.items():
-        values: dict[str, object] = {
+    measured = [run for run in runs if any(key.startswith("bicubic/") for key in run.values)]
+    protocols = dict.fromkeys(run.values.get("protocol", "") for run in measured)
+    for protocol in protocols:
+        same = [run for run in measured if run.values.get("protocol", "") == protocol]
+        values = {
             key.replace("bicubic/", "test/", 1): value
             for run in same
             for key, value in run.values.items()
             if key.startswith("bicubic/")
         }
-        entry = Entry(BICUBIC, runs=[Run(Path(BICUBIC), values)])
+        entry = Entry("bicubic", runs=[Run(Path("bicubic"), values)])
         cells = tuple(entry.measured(key_of(column)) for column in columns)
-        label = f"{BICUBIC} ({protocol})" if len(of_protocol) > 1 else BICUBIC
+        label = f"bicubic ({protocol})" if len(protocols) > 1 else "bicubic"
         images = significance.per_image(same, "bicubic_psnr_y")
         rows.append((Row(label, cells, block, is_reference=True), images))
     return rows
@@ -174,14 +163,14 @@ def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list
 
 def _head(runs: Sequence[Run]) -> list[str]:
     """Lines above the table: protocol, budget, device, commit, seeds, warnings."""
-    found: dict[str, list[str]] = {
-        title: [str(run.values[key]) for run in runs if key in run.values]
-        for title, key in (
-            ("protocol", "protocol_says"),
-            ("trained on", "degradation_says"),
-            ("budget", "budget"),
-            ("device", "device"),
-        )
+    keys = {
+        "protocol": "protocol_says",
+        "trained on": "degradation_says",
+        "budget": "budget",
+        "device": "device",
+    }
+    found = {
+        title: [str(run.values[key]) for run in runs if key in run.values] for title, key in keys.items()
     }
     found["stopped early"] = [
         f"{run.name} at step {run.values.get('steps')} of {run.values['planned_steps']}"

@@ -27,8 +27,3 @@ def shortened(text: str, limit: int = 32) -> str:
     """A text of at most ``limit`` characters, cut in the middle; the end, which says more, is kept longer."""
     start = limit // 4
     return text if len(text) <= limit else f"{text[:start]}…{text[len(text) - limit + start + 1 :]}"
-
-
-def divided(value: float | None, unit: float) -> float | None:
-    """A number in another unit; ``None`` where it is missing."""
-    return None if value is None else value / unit

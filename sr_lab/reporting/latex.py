@@ -19,7 +19,7 @@ _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
     **dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "),
 }
 _TITLES = {"params": r"\#Params", "multi-adds": r"\#Multi-Adds"}
-_MARKS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+MARKS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
 _MIN_SEEDS = 3  # with fewer, no standard deviation is printed
 
 
@@ -61,7 +61,8 @@ def to_latex(table: Table, *, paired: bool = False) -> str:
             ]
         )
     # Texts are aligned left, like the names.
-    align = "".join("l" if _is_text(rows, slot) else "c" for slot in slots)
+    is_text = [all(row.cells[i].text and row.cells[i].value is None for row in rows) for i, *_ in slots]
+    align = "".join("l" if text else "c" for text in is_text)
     return "\n".join(
         [
             rf"% \usepackage{{{_NEEDS}}}",
@@ -98,10 +99,6 @@ def _slots(columns: Sequence[Column], paired: bool) -> list[tuple[int, ...]]:
     return slots
 
 
-def _is_text(rows: Sequence[Row], slot: tuple[int, ...]) -> bool:
-    return all(row.cells[slot[0]].text and row.cells[slot[0]].value is None for row in rows)
-
-
 def _head(columns: Sequence[Column], slots: Sequence[tuple[int, ...]], lead: int, paired: bool) -> list[str]:
     """One line of heads, or two with the sets above their columns."""
     titles = ["/".join(_title(columns[index], paired) for index in slot) for slot in slots]
@@ -112,7 +109,7 @@ def _head(columns: Sequence[Column], slots: Sequence[tuple[int, ...]], lead: int
     upper = [rf"\multirow{{2}}{{*}}{{{name}}}" for name in names]
     lower, rules, place = [""] * lead, [], lead
     for group, own in groups:
-        of_group = titles[place - lead : place - lead + len(own)]
+        of_group = titles[place - lead :][: len(own)]
         if group:
             name = escape(group)
             upper.append(rf"\multicolumn{{{len(own)}}}{{c}}{{{name}}}")
@@ -174,4 +171,4 @@ def _cell(cell: Cell, column: Column, paired: bool) -> str:
         if not cell.text and column.decimals == 0:
             text = f"{int(fixed(cell.value, 0)):,}"
         text = f"{text}{column.unit}"
-    return _MARKS[cell.rank].format(escape(text))
+    return MARKS[cell.rank].format(escape(text))

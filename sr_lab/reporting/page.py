@@ -12,28 +12,18 @@ from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
-from sr_lab import files
 from sr_lab.reporting import curves, page_images, saved_images, tradeoff
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
-from sr_lab.reporting.page_table import BarCharts, ShownCell
+from sr_lab.reporting.page_table import ShownCell, bar_charts
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.safe_csv import table_to_csv
 from sr_lab.reporting.saved_images import Picture
 from sr_lab.reporting.settings import flat, varied
 from sr_lab.reporting.table import UNMEASURED, Column, Table
 
-_TIMES = "\N{MULTIPLICATION SIGN}"
 _HERE = Path(__file__).parent
-
-
-def write(
-    path: Path, table: Table, runs: Sequence[Run], figures: Sequence[tuple[Picture, Path]] = ()
-) -> None:
-    """Write the page to a file in the folder of runs; see `render`."""
-    files.write(path, render(table, runs, root=path.parent, figures=figures))
 
 
 def render(
@@ -47,34 +37,24 @@ def render(
         root: The folder of runs, for the command that makes the page again.
         figures: Images with the PNG of their zoomed crops (`crops.write`).
     """
-    crop_figures = [
-        (
-            f"{picture.image} from {picture.set_name}, {_TIMES}{picture.scale}",
-            page_images.data_uri(file.read_bytes()),
-        )
-        for picture, file in figures
-    ]
+    crop_figures = [(picture, page_images.data_uri(file.read_bytes())) for picture, file in figures]
     room = page_images.MAX_BYTES - sum(len(source) for _, source in crop_figures)
     albums, left_out = page_images.fitting(saved_images.find(runs), room)
     style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
-    policy = {
-        "default-src": "'none'",
-        "img-src": "data:",
-        "style-src": _hash(style),
-        "script-src": _hash(script),
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     facts, remarks, warnings = _head(table)
     return environment.from_string((_HERE / "page.html").read_text()).render(
-        policy="; ".join(f"{name} {value}" for name, value in policy.items()),
-        style=Markup(style),
-        script=Markup(script),
+        policy=policy,
+        style=style,
+        script=script,
         table=table,
-        forms=_forms(table),
+        forms=forms(table),
         groups=_groups(table.columns),
         facts=facts,
         remarks=remarks,
@@ -83,10 +63,8 @@ def render(
         unmeasured=UNMEASURED,
         cell=ShownCell,
         training=curves.draw(runs),
-        bar_chart=BarCharts(table),
-        plots=[
-            (f"{_TIMES}{scale}, {set_name}", Markup(plot)) for scale, set_name, plot in tradeoff.plots(runs)
-        ],
+        charts=bar_charts(table),
+        plots=tradeoff.plots(runs),
         crop_figures=crop_figures,
         albums=albums,
         left_out=left_out,
@@ -117,7 +95,7 @@ def _head(table: Table) -> tuple[list[tuple[str, str]], list[str], list[str]]:
     return facts, remarks, warnings
 
 
-def _forms(table: Table) -> list[tuple[str, str, str]]:
+def forms(table: Table) -> list[tuple[str, str, str]]:
     """The table in its other forms: name, the file next to the page, text."""
     return [
         ("Markdown", "table.md", to_markdown(table)),

@@ -70,12 +70,7 @@ def fitting(found: Sequence[Picture], max_bytes: int) -> tuple[list[Album], str]
 
 
 def album(picture: Picture, side: int | None) -> Album:
-    """All versions of an image, or of its middle.
-
-    Args:
-        picture: The image.
-        side: Largest width and height; ``None`` for the whole image.
-    """
+    """All versions of an image, or of its middle if it is larger than ``side``."""
     scale = picture.scale
     with Image.open(picture.hr, formats=("PNG",)) as hr:
         width, height = hr.size

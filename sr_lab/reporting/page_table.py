@@ -10,14 +10,14 @@ class ShownCell:
     """A cell as the page shows it: our figure large, the paper's and the difference small below it."""
 
     def __init__(self, cell: Cell, column: Column) -> None:
-        self.is_number = not cell.text and (cell.value is not None or cell.paper is not None)
-        self.is_paper = not cell.text and cell.value is None and cell.paper is not None
+        number = None if cell.text else cell.paper if cell.value is None else cell.value
+        self.is_number = number is not None
+        self.is_paper = self.is_number and cell.value is None
         whole = fixed(cell.paper, column.decimals) if self.is_paper else cell.shown(column)
         self.text = shortened(whole, 24)
         self.paper = "" if self.is_paper or cell.paper is None else fixed(cell.paper, column.decimals)
         self.difference = "" if cell.text else signed(cell.difference, column.decimals)
-        value = cell.paper if self.is_paper else cell.value
-        self.value = "" if value is None or cell.text else repr(value)
+        self.value = "" if number is None else repr(number)
         self.rank = {1: "best", 2: "second"}.get(cell.rank, "")
         gain = signed(cell.gain, column.decimals)
         notes = (
@@ -61,24 +61,18 @@ class BarChart:
         return [(image.image, fixed(image.psnr, 2), signed(image.gain, 2)) for image in lowest]
 
 
-class BarCharts:
-    """The bar charts of a table; rows with the same baseline row share one scale."""
-
-    def __init__(self, table: Table) -> None:
-        self._largest: dict[tuple[str, str, str], float] = {}
-        for row in table.rows:
-            for image in row.images:
-                key = (row.block, row.against, image.set_name)
-                self._largest[key] = max(self._largest.get(key, 1e-3), abs(image.gain))
-
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self._largest)
-
-    def __call__(self, row: Row, column: Column) -> BarChart | None:
-        """The chart of a cell."""
-        gains = tuple(image for image in row.images if column.key == f"{image.set_name}/psnr_y")
-        if not gains:
-            return None
-        largest = self._largest[row.block, row.against, gains[0].set_name]
-        return BarChart(gains, largest, row.against or "bicubic")
+def bar_charts(table: Table) -> dict[tuple[Row, str], BarChart]:
+    """Bar charts by row and key of the column; rows with the same baseline row share one scale."""
+    largest: dict[tuple[str, str, str], float] = {}
+    gains: dict[tuple[Row, str], list[ImageGain]] = {}
+    for row in table.rows:
+        for image in row.images:
+            key = row.block, row.against, image.set_name
+            largest[key] = max(largest.get(key, 1e-3), abs(image.gain))
+            gains.setdefault((row, image.set_name), []).append(image)
+    return {
+        (row, f"{set_name}/psnr_y"): BarChart(
+            tuple(own), largest[row.block, row.against, set_name], row.against or "bicubic"
+        )
+        for (row, set_name), own in gains.items()
+    }

@@ -21,13 +21,9 @@ _KEY = ("table", "row", "scale", "set", "metric", "budget")
 
 
 def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
-    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``.
+    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``, by default the repository's.
 
     A figure replaces the earlier one of the same budget; all other lines stay.
-
-    Args:
-        runs: Any runs; those of no table are left out.
-        root: Folder of the papers; the repository's by default.
 
     Returns:
         The files written.

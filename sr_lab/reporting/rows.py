@@ -1,12 +1,11 @@
 """Which runs make which row of a table, and what they measured: seeds together, other settings apart."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from sr_lab.reporting import published
-from sr_lab.reporting.formatting import divided
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import flat, varied
@@ -94,16 +93,15 @@ def measured(run: Run, key: Key) -> float | None:
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if len(known) == len(FIVE_SETS) else None
     if metric == "num_params_k":
-        return divided(run.number("num_params"), 1e3)
+        return run.number("num_params", 1e3)
     if metric == "multi_adds_g":  # counted as the network's own paper does
-        counted = run.number("multi_adds_paper")
-        return divided(run.number("multi_adds") if counted is None else counted, 1e9)
+        counted = run.number("multi_adds_paper", 1e9)
+        return run.number("multi_adds", 1e9) if counted is None else counted
     own = run.number(f"test/{set_name}/{metric}" if set_name else f"val/{metric}")
     if own is None and key == VALIDATION:
         return run.validation_psnr
     if own is None and metric in AT_HD:
-        name, unit = AT_HD[metric]
-        return divided(run.number(name), unit)
+        return run.number(*AT_HD[metric])
     return own
 
 
@@ -167,7 +165,8 @@ def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Ent
     for run in runs:
         settings = flat(run)
         for label in run.labels or (without_seed(run.name),):
-            found = _find([*printed, *extra], label, run.scale)
+            same = (e for e in [*printed, *extra] if (e.label, e.scale or 0) == (label, run.scale))
+            found = next(same, None)
             entry = found or Entry(label, run.scale or None, str(run.values.get("model", "")))
             extra += [] if found else [entry]
             groups = claimed.setdefault(id(entry), {})
@@ -197,17 +196,12 @@ def _printed(paper: str, table: str) -> list[Entry]:
     figures = published.table(paper, table)
     compares = (
         len({figure.model for figure in figures}) > 2
-    )  # in an ablation, each row is the paper's network
+    )  # an ablation has the paper's network in each row
     for figure in figures:
         entry = entries.setdefault((figure.row, figure.scale), Entry(figure.row, figure.scale, figure.model))
         entry.figures[figure.set_name, figure.metric] = figure
         entry.is_own = compares and is_own_row(paper, figure.row, figure.model)
     return sorted(entries.values(), key=lambda entry: entry.scale or 0)
-
-
-def _find(entries: Iterable[Entry], label: str, scale: int) -> Entry | None:
-    same = (entry for entry in entries if (entry.label, entry.scale or 0) == (label, scale))
-    return next(same, None)
 
 
 def _with_costs(runs: Sequence[Run]) -> list[Run]:

@@ -44,7 +44,7 @@ class Run:
     @property
     def table(self) -> tuple[str, str] | None:
         """Paper and name of the table that the run belongs to."""
-        value = self._result_or_setting("table")
+        value = self.values.get("table", self.settings.get("table"))
         if not isinstance(value, dict) or not {"paper", "name"} <= value.keys():
             return None
         return str(value["paper"]), str(value["name"])
@@ -92,16 +92,28 @@ class Run:
         kept = max(validated, key=lambda row: row["val/psnr_y"])
         return kept.get("val/held_out/psnr_y", kept["val/psnr_y"])
 
-    def number(self, key: str) -> float | None:
-        """A figure of ``metrics.json``; ``None`` where it is missing."""
-        value = self.values.get(key)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    @property
+    def images(self) -> list[dict[str, object]]:
+        """What was measured of each test image."""
+        images = self.values.get("images")
+        return [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
 
-    def _result_or_setting(self, key: str) -> object:
-        return self.values.get(key, self.settings.get(key))
+    @property
+    def wandb(self) -> dict[str, object] | None:
+        """The W&B logger of the configuration, if it has one."""
+        loggers = self.settings.get("logger")
+        nodes = loggers.values() if isinstance(loggers, dict) else ()
+        return next(
+            (n for n in nodes if isinstance(n, dict) and str(n.get("_target_")).endswith("WandbLogger")), None
+        )
+
+    def number(self, key: str, unit: float = 1) -> float | None:
+        """A figure of ``metrics.json`` in another unit; ``None`` where it is missing."""
+        value = self.values.get(key)
+        return value / unit if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     def _integer(self, key: str) -> int | None:
-        value = self._result_or_setting(key)
+        value = self.values.get(key, self.settings.get(key))
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -4,6 +4,7 @@ images/<Set>/<image>.{lr,bicubic,sr,hr}.png     whole images, of a few images of
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ class Result:
 
     name: str
     file: Path  # the SR image
-    psnr: float  # in dB, of the whole image by the run's protocol; ``nan`` if unknown
-    ssim: float  # the same
+    psnr: float = math.nan  # in dB, of the whole image by the run's protocol; ``nan`` if unknown
+    ssim: float = math.nan  # the same
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,7 @@ def find(runs: Sequence[Run]) -> list[Picture]:
     """Every image that a run has kept, sets and images in the order of the test."""
     found: dict[tuple[str, str, int], Picture] = {}
     for run, name in zip(runs, names(runs), strict=True):
-        images = run.values.get("images")
-        for values in images if isinstance(images, list) else []:
-            if not isinstance(values, dict):
-                continue
+        for values in run.images:
             set_name, image = str(values.get("set_name")), str(values.get("image"))
             lr, bicubic, sr, hr = (
                 place(RunFolder(run.path).images, set_name, image, kind)

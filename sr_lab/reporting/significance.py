@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.table import Significance
@@ -17,8 +18,7 @@ def per_image(runs: Sequence[Run], key: str = "psnr_y") -> dict[tuple[str, str],
     """(set, image) -> PSNR, the mean over the seeds that have the image."""
     found: dict[tuple[str, str], list[float]] = {}
     for run in runs:
-        images = run.values.get("images")
-        for image in images if isinstance(images, list) else []:
+        for image in run.images:
             psnr = image.get(key)
             if isinstance(psnr, (int, float)) and math.isfinite(psnr):
                 found.setdefault((str(image.get("set_name", "")), str(image["image"])), []).append(psnr)
@@ -48,28 +48,21 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def compare(rows: Sequence[Images], baseline: Images) -> list[tuple[Significance, ...]]:
-    """Test each row against the baseline: on all sets together, then on each set that both have.
-
-    Args:
-        rows: Per-image PSNR of each row, see `per_image`.
-        baseline: The same of the baseline row.
-    """
+    """Test each row against the baseline: on all sets together, then on each set that both have."""
     sets = dict.fromkeys(set_name for set_name, _ in baseline)
     names = [ALL_SETS, *(sets if len(sets) > 1 else ())]
     found: list[list[Significance]] = [[] for _ in rows]
     for name in names:
         tests = [_test(name, row, baseline) for row in rows]
         values = iter(holm([test.p for test in tests if test.p is not None]))
-        for index, test in enumerate(tests):
-            if test.p is not None:
-                found[index].append(Significance(name, test.count, test.p, next(values)))
-            elif test.count or name == ALL_SETS:
-                found[index].append(test)
+        for own, test in zip(found, tests, strict=True):
+            if test.count or name == ALL_SETS:
+                own.append(test if test.p is None else replace(test, p_holm=next(values)))
     return [tuple(tests) for tests in found]
 
 
 def _test(name: str, row: Images, baseline: Images) -> Significance:
     common = [image for image in baseline if image in row and name in (ALL_SETS, image[0])]
-    if len(common) < MIN_IMAGES:
-        return Significance(name, len(common), problem="too few images")
-    return Significance(name, len(common), signed_rank([row[image] - baseline[image] for image in common]))
+    enough = len(common) >= MIN_IMAGES
+    differences = [row[image] - baseline[image] for image in common]
+    return Significance(name, len(common), signed_rank(differences) if enough else None)

@@ -24,12 +24,7 @@ _TOLERANCE = 0.10
 
 @dataclass(frozen=True)
 class Goal:
-    """Whether a figure should be high or low, and the value to reach.
-
-    Args:
-        better: ``higher`` or ``lower``.
-        value: The value to reach; ``None`` if there is none.
-    """
+    """Whether a figure should be high or low, and the value to reach, if there is one."""
 
     better: Literal["higher", "lower"]
     value: float | None = None

@@ -26,11 +26,7 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 
 @contextlib.contextmanager
 def drawing(salt: str) -> Iterator[None]:
-    """Matplotlib settings for figures that `inline` puts into a page.
-
-    Args:
-        salt: Different for each figure of a page; keeps their identifiers apart.
-    """
+    """Matplotlib settings for figures that `inline` puts into a page; the salt keeps their ids apart."""
     settings: dict[RcKeyType, object] = {
         "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
         "svg.hashsalt": salt,
@@ -57,13 +53,9 @@ def drawing(salt: str) -> Iterator[None]:
 
 
 def inline(figure: Figure, *, label: str) -> str:
-    """The figure as one ``<svg>`` element that a strict content policy allows.
+    """A figure made inside `drawing` as an ``<svg>``, with a label for screen readers.
 
-    Style attributes become presentation attributes, which the policy does not restrict.
-
-    Args:
-        figure: Drawn inside `drawing`.
-        label: Text for screen readers.
+    Style attributes become presentation attributes, which a strict content policy does not restrict.
     """
     content = io.BytesIO()
     figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})

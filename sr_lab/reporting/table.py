@@ -71,13 +71,12 @@ class Significance:
 
     set_name: str  # test set, or ``all sets`` for all images together
     count: int  # number of images that both rows have
-    p: float | None = None  # of the two-sided test; ``None`` without a test
+    p: float | None = None  # of the two-sided test; ``None`` where there were too few images
     p_holm: float | None = None  # the same, corrected for the number of rows that are compared
-    problem: str = ""  # why there is no test: ``too few images``
 
     def __str__(self) -> str:
         if self.p_holm is None:
-            return f"{self.set_name}: {self.problem} (n={self.count})"
+            return f"{self.set_name}: too few images (n={self.count})"
         return f"{self.set_name}: p={self.p_holm:.2g} (n={self.count})"
 
 
@@ -170,13 +169,12 @@ def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
     for position, column in enumerate(columns):
         if column.higher_is_better is None:
             continue
-        sign = 1 if column.higher_is_better else -1
         printed = {}
         for index, row in enumerate(rows):
             value = row.cells[position].value
             if ranked[index] and value is not None and not math.isnan(value):
-                printed[index] = sign * float(fixed(value, column.decimals))
-        best = sorted(set(printed.values()), reverse=True)[:2]
+                printed[index] = float(fixed(value, column.decimals))
+        best = sorted(set(printed.values()), reverse=column.higher_is_better)[:2]
         for index, value in printed.items():
             if value in best and len(printed) > 1:
                 cells[index][position] = replace(cells[index][position], rank=best.index(value) + 1)
@@ -211,11 +209,9 @@ def lines(table: Table) -> list[Line]:
 
 
 def _lines_of(table: Table, row: Row) -> list[Line]:
-    lead = 2 if table.has_blocks else 1
-
     def line(kind: str, label: str, texts: list[str], ranks: Sequence[int] = ()) -> Line:
-        block = [row.block] * (lead - 1)
-        return Line([label, *block, *texts], [*[0] * lead, *(ranks or [0] * len(texts))], kind)
+        block = [row.block] if table.has_blocks else []
+        return Line([label, *block, *texts], [0, *[0] * len(block), *(ranks or [0] * len(texts))], kind)
 
     pairs = list(zip(table.columns, row.cells, strict=True))
     paper = [cell.text or fixed(cell.paper, column.decimals) for column, cell in pairs]

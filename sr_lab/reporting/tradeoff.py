@@ -46,16 +46,8 @@ def draw(points: Sequence[Point], *, title: str, set_name: str) -> bytes:
     return content.getvalue()
 
 
-def draw_svg(points: Sequence[Point], *, set_name: str, salt: str) -> str:
-    """The plot as an ``<svg>`` for a page; see `svg.drawing` for the salt."""
-    with svg.drawing(salt):
-        figure = Figure(figsize=(9, 4.6), layout="constrained")
-        _scatter(figure, points, set_name=set_name)
-        return svg.inline(figure, label=f"PSNR on {set_name} over multiply-adds")
-
-
 def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
-    """Scale, test set and plot for each scale, on the largest of the usual sets that was measured."""
+    """Scale, test set and plot (an ``<svg>``) for each scale, on the largest usual set that was measured."""
     made = []
     for scale in sorted({run.scale for run in runs if run.sets}):
         of_scale = [run for run in runs if run.scale == scale]
@@ -70,8 +62,11 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
             and math.isfinite(psnr)
         ]
         if points:
-            shown = around(points, scale=scale, set_name=set_name)
-            made.append((scale, set_name, draw_svg(shown, set_name=set_name, salt=f"plot{scale}")))
+            with svg.drawing(f"plot{scale}"):
+                figure = Figure(figsize=(9, 4.6), layout="constrained")
+                _scatter(figure, around(points, scale=scale, set_name=set_name), set_name=set_name)
+                plot = svg.inline(figure, label=f"PSNR on {set_name} over multiply-adds")
+            made.append((scale, set_name, plot))
     return made
 
 

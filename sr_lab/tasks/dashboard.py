@@ -57,12 +57,10 @@ def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
     Raises:
         ConfigError: They were not logged to W&B, or to several projects.
     """
-    loggers = [run.settings.get("logger") for run in runs]
-    nodes = [node for logger in loggers if isinstance(logger, dict) for node in logger.values()]
     found = {
-        (str(node.get("project") or "uncategorized"), str(node.get("entity") or ""))
-        for node in nodes
-        if isinstance(node, dict) and str(node.get("_target_")).endswith("WandbLogger")
+        (str(run.wandb.get("project") or "uncategorized"), str(run.wandb.get("entity") or ""))
+        for run in runs
+        if run.wandb is not None
     }
     if len(found) != 1:
         places = ", ".join("/".join(filter(None, (entity, project))) for project, entity in sorted(found))
@@ -74,11 +72,6 @@ def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
 
 def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
     """The workspace of a sweep: a runs table with the paper's figures, and sections of panels.
-
-    Args:
-        runs: The jobs of one experiment, finished or not.
-        project: W&B project.
-        entity: Its user or team.
 
     Raises:
         ConfigError: The runs belong to several experiments.
@@ -95,16 +88,22 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
         if key.startswith("paper/")
     )
     cells = [f"{kind}/{key}" for key in printed for kind in ("ours", "paper", "difference")]
-    quality = [f"{name}/{metric}" for name in _sets(runs) for metric in ("psnr_y", "ssim_y")]
+    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # or will be
+    quality = [f"{name}/{metric}" for name in tested for metric in ("psnr_y", "ssim_y")]
+    validated = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
+    curves = ["val/psnr_y", *(f"val/{name}/psnr_y" for name in validated)]
     cells += [f"test/{key}" for key in quality if key not in printed]
     gaps = [key for key in cells if key.startswith("difference/") and key.endswith("psnr_y")]
     table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the current state
     sections = [
         _section("table", [table], columns=1, rows=1),
-        _section("difference to the paper", [_bars(key, len(runs)) for key in gaps]),
-        _section("curves", [_line(key) for key in _validated(runs)]),
+        _section(
+            "difference to the paper",
+            [panels.BarPlot(title=key, metrics=[key], max_runs_to_show=len(runs)) for key in gaps],
+        ),
+        _section("curves", [_line(key) for key in curves]),
         _section("learning rate", [_line("learning_rate"), _line("train/loss", log_y=True)]),
-        _section("images", [_side_by_side(key) for key in _image_keys(runs)], columns=1),
+        _section("images", [_examples(key) for key in _image_keys(runs)], columns=1),
     ]
     return ws.Workspace(
         entity=entity,
@@ -121,15 +120,11 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
     )
 
 
-def _bars(key: str, count: int) -> panels.BarPlot:
-    return panels.BarPlot(title=key, metrics=[key], max_runs_to_show=count)
-
-
 def _line(key: str, *, log_y: bool | None = None) -> panels.LinePlot:
     return panels.LinePlot(title=key, x=_STEP, y=[key], log_y=log_y, smoothing_type="none")
 
 
-def _side_by_side(key: str) -> panels.MediaBrowser:
+def _examples(key: str) -> panels.MediaBrowser:
     """The same crop of every job, one below the other."""
     return panels.MediaBrowser(title=key, media_keys=[key], grid_x_axis="index", grid_y_axis="run")
 
@@ -137,17 +132,6 @@ def _side_by_side(key: str) -> panels.MediaBrowser:
 def _section(name: str, shown: Sequence[panels.PanelTypes], *, columns: int = 2, rows: int = 2) -> ws.Section:
     layout = ws.SectionLayoutSettings(columns=columns, rows=rows)
     return ws.Section(name=name, panels=list(shown), is_open=True, layout_settings=layout)
-
-
-def _sets(runs: Sequence[Run]) -> list[str]:
-    """Test sets, including those that are not measured yet."""
-    return _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))
-
-
-def _validated(runs: Sequence[Run]) -> list[str]:
-    """``val/psnr_y``, which chooses the checkpoint, and the PSNR of each set."""
-    sets = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
-    return ["val/psnr_y", *(f"val/{name}/psnr_y" for name in sets)]
 
 
 def _names(run: Run, group: str) -> list[str]:
@@ -158,14 +142,12 @@ def _names(run: Run, group: str) -> list[str]:
 
 def _image_keys(runs: Sequence[Run]) -> list[str]:
     """Keys of the example images that the finished runs have logged."""
-    found = []
-    for run in runs:
-        images = run.values.get("images")
-        for image in images if isinstance(images, list) else []:
-            set_name, name = image["set_name"], image["image"]
-            if (run.path / "images" / f"{set_name}_{name}.png").is_file():
-                found.append(f"examples/{set_name}/{name}")
-    return _unique(found)
+    return _unique(
+        f"examples/{image['set_name']}/{image['image']}"
+        for run in runs
+        for image in run.images
+        if (run.path / "images" / f"{image['set_name']}_{image['image']}.png").is_file()
+    )
 
 
 def _unique(names: Iterable[str]) -> list[str]:

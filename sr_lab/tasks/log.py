@@ -4,7 +4,7 @@ W&B's offline file loses about its last 100 rows when a run is killed, and all l
 process is killed; ``metrics.csv`` has every row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import wandb
@@ -35,7 +35,7 @@ def rebuild(found: Run) -> Path:
     Returns:
         The folder for ``wandb sync``.
     """
-    node = _wandb_node(found.settings.get("logger"))
+    node = found.wandb or {}
     settings = wandb.Settings(silent=True, console="off")
     wandb.termsetup(settings, None)
     logger = WandbLogger(
@@ -56,11 +56,3 @@ def rebuild(found: Run) -> Path:
     written = Path(logger.experiment.dir).parent
     close_wandb(found.values)
     return written
-
-
-def _wandb_node(loggers: object) -> Mapping[str, object]:
-    """The W&B logger of the run's configuration; empty if it has none."""
-    nodes = loggers.values() if isinstance(loggers, dict) else ()
-    return next(
-        (n for n in nodes if isinstance(n, dict) and str(n.get("_target_")).endswith("WandbLogger")), {}
-    )

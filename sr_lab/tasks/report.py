@@ -7,11 +7,9 @@ from sr_lab import files
 from sr_lab.config.schema import ReportConfig
 from sr_lab.reporting import crops, page, saved_images
 from sr_lab.reporting.experiment import experiment_table, in_table_order
-from sr_lab.reporting.latex import to_latex
-from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.results import write_results
 from sr_lab.reporting.runs import find_runs
-from sr_lab.reporting.safe_csv import runs_to_csv, table_to_csv
+from sr_lab.reporting.safe_csv import runs_to_csv
 from sr_lab.reporting.terminal import print_table
 from sr_lab.runs import sweep
 
@@ -25,14 +23,12 @@ def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     runs = find_runs(root)
     table = experiment_table(runs, baseline=config.baseline)
     runs = in_table_order(table, runs)
-    files.write(root / "table.md", to_markdown(table))
-    files.write(root / "table.csv", table_to_csv(table))
-    files.write(root / "table.tex", to_latex(table))
-    files.write(root / "table_paired.tex", to_latex(table, paired=True))
+    for _, name, text in page.forms(table):
+        files.write(root / name, text)
     files.write(root / "runs.csv", runs_to_csv(runs))
     shown = crops.most_different(saved_images.find(runs))
     figures = [(picture, crops.write(root / "crops", picture)) for picture in shown]
-    page.write(root / "report.html", table, runs, figures)
+    files.write(root / "report.html", page.render(table, runs, root=root, figures=figures))
     print_table(table)
     sweep.console.print(f"report: {root / 'report.html'}", markup=False)
     for path in write_results(runs) if config.write_results else ():

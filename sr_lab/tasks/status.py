@@ -12,6 +12,7 @@ from rich.table import Table
 from sr_lab.config.schema import StatusConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs, read_run
+from sr_lab.reporting.terminal import print_wide
 from sr_lab.run_folder import Listed, RunFolder, State, read_index
 from sr_lab.runs.sweep import reason
 
@@ -48,10 +49,10 @@ def run(config: StatusConfig, folder: Path, overrides: Sequence[str]) -> None:
             escape(str(name)), *map(escape, label), coloured, *map(escape, _cells(run_folder, state))
         )
     console = Console(highlight=False)
-    if not console.is_terminal:  # one line per job, for other programs
-        needed = console.measure(table, options=console.options.update(width=1000)).maximum
-        console.width = max(console.width, needed)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+    else:  # one line per job, for other programs
+        print_wide(table, [], console)
     counts = Counter(states)
     total = ", ".join(f"{counts[state]} {state}" for state in _COLOURS if counts[state])
     console.print(f"{len(jobs)} jobs: {total}")

@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from sr_lab.reporting import crops, curves, page, page_images, saved_images
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
-from sr_lab.reporting.page_table import BarChart, BarCharts
+from sr_lab.reporting.page_table import BarChart, bar_charts
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.reporting.safe_csv import table_to_csv
 from sr_lab.reporting.table import Cell, Column, ImageGain, Row, Table, mark_best
@@ -174,7 +174,7 @@ def gains(*values: float, set_name: str = "Set5") -> tuple[ImageGain, ...]:
 
 def chart(*values: float, others: tuple[float, ...] = ()) -> BarChart:
     rows = (row("a", 1, 30, 0.9, images=gains(*values)), row("b", 1, 30, 0.9, images=gains(*others)))
-    return BarCharts(Table("t", HEAD, COLUMNS, rows))(rows[0], COLUMNS[1])
+    return bar_charts(Table("t", HEAD, COLUMNS, rows))[rows[0], COLUMNS[1].key]
 
 
 def test_a_chart_has_a_bar_for_each_image_up_or_down_on_the_scale_of_its_column():
@@ -194,9 +194,8 @@ def test_a_chart_names_the_five_images_that_lose_most():
 
 def test_only_the_psnr_of_a_measured_set_has_a_chart():
     own = row("a", 1, 30, 0.9, images=gains(0.1))
-    lines = BarCharts(Table("t", HEAD, COLUMNS, (own,)))
-    assert [lines(own, column) is not None for column in COLUMNS] == [False, True, False]
-    assert not BarCharts(table("a"))
+    assert list(bar_charts(Table("t", HEAD, COLUMNS, (own,)))) == [(own, "Set5/psnr_y")]
+    assert bar_charts(table("a")) == {}
 
 
 def test_zoomed_crops_are_in_the_page_and_next_to_it(tmp_path):
@@ -236,11 +235,11 @@ def test_every_quantity_has_a_panel_and_a_restart_a_line_in_each(tmp_path):
         tmp_path, "\n".join([columns, *rows, "5,9002,,29,30,28,0.8,1048576", "6,9003,,30,31,29,0.8,2097152"])
     )
     training = curves.draw([run])
-    assert [panel.title for panel in training.panels] == [
+    assert [title for title, _ in training.panels] == [
         *("PSNR, held out [dB]", "PSNR, Set5 [dB]", "waiting for data [% of the time]", "gpu memory [MiB]")
     ]
     assert training.has_restarts
-    assert [panel.plot.count('data-run="0"') for panel in training.panels] == [2] * 4  # curve and line
+    assert [plot.count('data-run="0"') for _, plot in training.panels] == [2] * 4  # curve and line
     assert curves.read([run], "val/Set5/psnr_y")[0].values == (28, 29)
 
 
@@ -483,7 +482,7 @@ TIP = "document.querySelector('#tip')"
 
 def test_pointer_and_focus_show_the_worst_images(browser, tmp_path):
     rows = (row("a", 1, 30, 0.9, images=gains(0.5, -0.25)), row("<b>", 1, 30, 0.9))
-    page.write(tmp_path / "report.html", Table("t", HEAD, COLUMNS, rows), [])
+    (tmp_path / "report.html").write_text(page.render(Table("t", HEAD, COLUMNS, rows), [], root=tmp_path))
     browser.open((tmp_path / "report.html").as_uri())
     chart = "document.querySelector('.chart')"
     x, y = browser.run(f"(({{left, top}}) => [left + 5, top + 5])({chart}.getBoundingClientRect())")
@@ -561,7 +560,7 @@ def test_the_luma_of_a_network_for_luma_alone_is_taken_as_it_is(browser, tmp_pat
     hr = luma(saved_images.load(picture.hr))
     own = np.clip(np.round(hr) + 9, 0, 255).astype(np.uint8)
     Image.fromarray(np.stack([own] * 3, axis=2)).save(picture.results[1].file)
-    page.write(tmp_path / "report.html", table("grey"), [run])
+    (tmp_path / "report.html").write_text(page.render(table("grey"), [run], root=tmp_path))
     browser.open((tmp_path / "report.html").as_uri())
     browser.press("3", "Digit3")
     assert browser.run(CROP) == expected(own.astype(float), hr)
@@ -615,7 +614,7 @@ def test_hostile_names_stay_text(browser, tmp_path):
     runs = [run_folder(tmp_path / "runs", name, images=HOSTILE[:2], set_name=HOSTILE[3]) for name in HOSTILE]
     head = (*HEAD, f"note: {HOSTILE[1]}", f"warning: {HOSTILE[3]}")
     hostile = Table(HOSTILE[0], head, COLUMNS, table(*HOSTILE).rows)
-    page.write(tmp_path / "report.html", hostile, runs)
+    (tmp_path / "report.html").write_text(page.render(hostile, runs, root=tmp_path))
     browser.open((tmp_path / "report.html").as_uri())
     assert complaints(browser) == []
     assert requests(browser) == []
@@ -647,7 +646,9 @@ def test_a_phone_shows_name_and_psnr_next_to_each_other(browser, tmp_path):
         Row(f"a_run_of_some_name_and_more_{n}", (*[Cell(text="/long/" * 9)] * 3, Cell(9.0), *own.cells), "x4")
         for n, own in enumerate(table("a", "b").rows)
     )
-    page.write(tmp_path / "report.html", Table("t", HEAD, (*settings, adds, *COLUMNS), rows), [])
+    (tmp_path / "report.html").write_text(
+        page.render(Table("t", HEAD, (*settings, adds, *COLUMNS), rows), [], root=tmp_path)
+    )
     phone(browser)
     browser.open((tmp_path / "report.html").as_uri())
     name, psnr = browser.run(

@@ -682,7 +682,7 @@ def _reported(tmp_path_factory) -> Path:
         grid = experiment_table(runs)
         assert grid is not None
         figures = [(picture, crops.write(root / "crops", picture)) for picture in saved_images.find(runs)]
-        page.write(root / "report.html", grid, runs, figures)
+        (root / "report.html").write_text(page.render(grid, runs, root=root, figures=figures))
         forms = {
             "md": to_markdown(grid),
             "tex": to_latex(grid),

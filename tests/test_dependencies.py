@@ -1,12 +1,15 @@
 """Behaviour of dependencies that decides numbers: when one of them changes, the failure explains itself."""
 
+import ast
 import math
+import re
 from pathlib import Path
 
 import hydra
 import kornia
 import lightning
 import numpy as np
+import optuna
 import pytest
 import torch
 from hydra.errors import ConfigCompositionException
@@ -22,6 +25,7 @@ from torch.utils.data import DistributedSampler
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+import sr_lab
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.ops.colour import rgb_to_y
@@ -226,3 +230,75 @@ def test_lightning_starts_no_processes_in_an_environment_that_says_they_are_ther
     assert trainer.strategy.cluster_environment.creates_processes_externally
     assert trainer.strategy.launcher.launch(lambda: "in this process") == "in this process"
     assert trainer.strategy.launcher.procs == []
+
+
+# Private names of dependencies: the whole list, each with its reason and what fails when it is gone
+
+PRIVATE = {
+    ("config.hydra_guard", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
+        "Hydra builds callbacks and logging before it calls us, without a hook before that; `CommandLine.job` "
+        "asserts that the check was called"
+    ),
+    ("config.hydra_guard", "hydra._internal.sources_registry.SourcesRegistry"): (
+        "bounds a file before Hydra reads it; tests/security reads a billion values through it"
+    ),
+    ("runs.launchers", "hydra._internal.hydra.Hydra"): (
+        "jobs of other launchers return their outcome, which Hydra drops; tests/distributed/test_launching.py"
+    ),
+    ("runs.search", "_trial_id"): "a trial of an interrupted search continues; tests/runs/test_search.py",
+    ("training.ending", "_broadcast_sigterm_tensor"): "the test below",
+    ("training.weight_average", "_average_model"): "the test below",
+    ("training.weight_average", "_latest_update_step"): "the test below",
+    (
+        "strategies.host",
+        "torch._dynamo",
+    ): "no public switch for guards on hooks; an unknown one raises",
+    ("ops.complexity", "torch._subclasses.fake_tensor.FakeTensorMode"): "no public fake tensors; the import",
+    (
+        "ops.complexity",
+        "torch.utils._python_dispatch.TorchDispatchMode",
+    ): "as in torch's counters; the import",
+    ("ops.complexity", "torch.utils._pytree.tree_leaves"): "as in torch's counters; the import",
+    ("ops.complexity", "_cdata"): "which tensors share memory; tests/ops/test_complexity.py",
+    ("ops.roofline", "torch._subclasses.fake_tensor.FakeTensorMode"): "see ops.complexity",
+    ("ops.roofline", "torch.utils._python_dispatch.TorchDispatchMode"): "see ops.complexity",
+    ("ops.roofline", "torch.utils._pytree.tree_leaves"): "see ops.complexity",
+    ("ops.roofline", "_scaled_dot_product_flash_attention"): "operator names; the import",
+    ("ops.roofline", "_scaled_dot_product_flash_attention_for_cpu"): "operator names; the import",
+}
+# Documented despite their underscore, or our own configuration's keys.
+PUBLIC = {"_exit", "_replace", "_asdict", "_target_"}
+
+
+def _taken(nodes: list[ast.AST]) -> set[str]:
+    """Attributes and imports of a module that begin with one underscore, or lie in such a module."""
+    found = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if re.search(r"(^|\.)_(?!_)", name)} - PUBLIC - {"_dynamo"}
+
+
+def _defined(nodes: list[ast.AST]) -> set[str]:
+    """Names that a module defines or assigns."""
+    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names | {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+
+
+def test_private_names_are_those_of_the_list():
+    package = Path(sr_lab.__file__).parent
+    modules = {
+        ".".join(path.relative_to(package).with_suffix("").parts): list(ast.walk(ast.parse(path.read_text())))
+        for path in package.rglob("*.py")
+    }
+    ours = set().union(*map(_defined, modules.values())) - {name for _, name in PRIVATE}  # some are assigned
+    found = {(module, name) for module, nodes in modules.items() for name in _taken(nodes) - ours}
+    assert found == set(PRIVATE)
+
+
+def test_optunas_trials_have_the_number_by_which_they_continue():
+    study = optuna.create_study()
+    assert optuna.trial.Trial(study, study.ask()._trial_id).number == 0

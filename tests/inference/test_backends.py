@@ -20,7 +20,8 @@ from sr_lab.inference import backends
 from sr_lab.inference.backends import BackendNetwork, run_by
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import min_size_of, num_image_ch
-from sr_lab.tasks import evaluate, upscale
+from sr_lab.tasks import upscale
+from tests import command_line
 from tests.conftest import compose
 
 BACKENDS = ("onnxruntime", "openvino")
@@ -301,15 +302,15 @@ def ecbsr(folder, cache_dir):
     )
 
 
-@pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
-@pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
 def test_evaluate_says_which_backend_was_measured(tmp_path, cache_dir):
     metrics = {}
     for backend in ("eager", "auto"):
-        overrides = ["task=evaluate", *ecbsr(tmp_path, cache_dir), "benchmark=sample", f"backend={backend}"]
-        folder = tmp_path / backend
-        evaluate.run(compose(*overrides), folder, overrides)
-        metrics[backend] = json.loads((folder / "metrics.json").read_text())
+        overrides = (*ecbsr(tmp_path, cache_dir), "benchmark=sample", f"backend={backend}")
+        done = command_line.sr_lab(tmp_path / backend, "task=evaluate", *overrides)
+        assert done.returncode == 0, done.stderr
+        metrics[backend] = json.loads(
+            (command_line.run_folder(tmp_path / backend) / "metrics.json").read_text()
+        )
     assert "backend" not in metrics["eager"]
     assert metrics["auto"]["backend"].startswith("openvino 20")
     key = "test/sample/psnr_y"

@@ -236,7 +236,7 @@ def test_lightning_starts_no_processes_in_an_environment_that_says_they_are_ther
 
 PRIVATE = {
     ("config.hydra_guard", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
-        "Hydra builds callbacks and logging before it calls us, without a hook before that; `CommandLine.job` "
+        "Hydra builds callbacks and logging before it calls us, without a hook; `CommandLine.job` "
         "asserts that the check was called"
     ),
     ("config.hydra_guard", "hydra._internal.sources_registry.SourcesRegistry"): (

@@ -34,22 +34,13 @@ from sr_lab.runs import launchers, sweep
 
 @dataclass
 class CommandLine:
-    """One command: what its jobs leave to be done when Hydra has called all of them.
+    """One command: what its jobs leave to be done when Hydra has called all of them."""
 
-    Args:
-        checked: Hydra's own settings passed the guard.
-        queue: Trainings of a multirun, which get a process each.
-        searched: Exit codes of searches.
-        done: Other jobs of a multirun that ran here: folder -> configuration.
-        elsewhere: What came of the jobs that another launcher ran.
-        errors: What went wrong.
-    """
-
-    checked: bool = False
-    queue: list[sweep.Job] = field(default_factory=list)
-    searched: list[int] = field(default_factory=list)
-    done: dict[Path, Config] = field(default_factory=dict)
-    elsewhere: list[launchers.Outcome] = field(default_factory=list)
+    checked: bool = False  # Hydra's own settings passed the guard
+    queue: list[sweep.Job] = field(default_factory=list)  # trainings of a multirun, each gets a process
+    searched: list[int] = field(default_factory=list)  # exit codes of searches
+    done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, which ran here
+    elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
 
     def compose_and_run(self) -> None:

@@ -1,7 +1,7 @@
 """The run folder: its files, its state, its lock. Needs no torch.
 
 config.yaml   resolved configuration            metrics.json  results, written last
-metrics.csv   the record, flushed row by row    failed.txt    traceback of a failed run
+metrics.csv   the record, flushed row by row    failed.txt    traceback, or why no attempt began
 log.txt       output, when several jobs run     images.json   which images it was trained on
 pruned.txt    why a search ended the run early  images/       example images
 checkpoints/{last,previous,best}.ckpt           wandb/
@@ -36,71 +36,27 @@ _STARTED_BY = ".begun"
 State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupted", "waiting"]
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """One run on disk."""
+    """One run on disk; the head of this file says what its files are."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """Resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """Results; they exist once the run is finished."""
-        return self.path / "metrics.json"
-
-    @property
-    def record(self) -> Path:
-        """Training record."""
-        return self.path / "metrics.csv"
-
-    @property
-    def failed(self) -> Path:
-        """Traceback, or why no attempt began; it exists while the last start is a failed one."""
-        return self.path / "failed.txt"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.json"
+        self.record = path / "metrics.csv"
+        self.failed = path / "failed.txt"  # exists while the last start is a failed one
+        self.pruned = path / "pruned.txt"  # removed by the next attempt
+        self.log = path / "log.txt"
+        self.lock = path / ".lock"  # locked by the running process; holds when the last attempt began
+        self.checkpoints = path / "checkpoints"
+        self.earlier = path / "checkpoints.old"
+        self.trained_on = path / "images.json"
+        self.images = path / "images"
 
     @property
     def refused(self) -> bool:
         """Whether the last start failed before its attempt began, which leaves no traceback."""
         return self.failed.is_file() and not self.failed.read_text(errors="replace").startswith("Traceback")
-
-    @property
-    def pruned(self) -> Path:
-        """Why a search ended the last attempt; removed by the next one."""
-        return self.path / "pruned.txt"
-
-    @property
-    def log(self) -> Path:
-        """Output of the job, if it was one of several at a time."""
-        return self.path / "log.txt"
-
-    @property
-    def lock(self) -> Path:
-        """Locked by the running process; contains the time at which the last attempt began."""
-        return self.path / ".lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        """``last.ckpt``, ``previous.ckpt`` (the one before) and ``best.ckpt``."""
-        return self.path / "checkpoints"
-
-    @property
-    def trained_on(self) -> Path:
-        """Which images the run is trained on; written by the first attempt."""
-        return self.path / "images.json"
-
-    @property
-    def images(self) -> Path:
-        """Example images."""
-        return self.path / "images"
-
-    @property
-    def earlier(self) -> Path:
-        """Checkpoints that `start_over` has set aside; the first save removes them."""
-        return self.path / "checkpoints.old"
 
     def start_over(self, job: str) -> None:
         """Set aside the checkpoints of an earlier attempt, and remove its record.
@@ -194,9 +150,8 @@ class RunFolder:
         with self.holding("run; wait for it, or change the seed") as lock:
             with files.naming(self.lock):
                 lock.truncate(0)
-                os.write(
-                    lock.fileno(), f"{time.time()}\n".encode()
-                )  # Python's own file would report a full disk twice
+                # Python's own file would report a full disk twice.
+                os.write(lock.fileno(), f"{time.time()}\n".encode())
             for places in (self.path.glob("*"), self.checkpoints.glob("*"), self.images.rglob("*")):
                 files.remove_leftovers(places)
             self.failed.unlink(missing_ok=True)
@@ -293,16 +248,10 @@ def _locked(file: IO[str], kind: int, *, attempts: int = 1) -> bool:
 
 @dataclass(frozen=True)
 class Listed:
-    """A job in the index of a sweep.
+    """A job in the index of a sweep."""
 
-    Args:
-        folder: Name of the run folder, which is next to the index.
-        label: Label of the row that the job is, if it is one.
-        overrides: The command line of the job.
-    """
-
-    folder: str
-    label: str | None
+    folder: str  # name of the run folder, which is next to the index
+    label: str | None  # of the row that the job is, if it is one
     overrides: list[str]
 
 

@@ -17,24 +17,16 @@ SCALES = (2, 3, 4)
 
 @dataclass(frozen=True)
 class Entry:
-    """A network at one scale.
+    """A network at one scale."""
 
-    Args:
-        option: What ``model=`` takes.
-        scale: Upscaling factor.
-    """
-
-    option: str
+    option: str  # what model= takes
     scale: int
 
     def __str__(self) -> str:
         return f"model={self.option} scale={self.scale}"
 
     def build(self, **settings: object) -> nn.Module:
-        """The network with fresh weights.
-
-        Args:
-            settings: Arguments of its class that replace those of the option.
+        """The network with fresh weights; settings replace those of the option.
 
         Raises:
             ConfigError: There is no such option, or the network refuses the scale or a setting.

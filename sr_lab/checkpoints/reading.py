@@ -36,18 +36,11 @@ TRAINER_PREFIXES = ("model.", "network.", "generator.", "net.", "net_g.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, and how to build their network if the file says so.
-
-    Args:
-        path: The file.
-        state: Weights by name.
-        record: Plain configuration of the network (``model``, ``upsampler``, ``strategy``, ``scale``) in a
-            checkpoint of ours, ``None`` for anything else.
-    """
+    """Weights by name, and how to build their network if the file says so."""
 
     path: Path
     state: dict[str, Tensor]
-    record: dict[str, object] | None
+    record: dict[str, object] | None  # `StoredNetwork` as plain values in a checkpoint of ours
 
 
 def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:

@@ -99,13 +99,7 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 def load_trial(
     composed: DictConfig, overrides: Sequence[str], trial: Sequence[str], experiment_name: str
 ) -> TrainConfig:
-    """A training of a search: composed again with the values of a trial, which win.
-
-    Args:
-        composed: What Hydra composed from the search's own command line.
-        overrides: The overrides of that command line.
-        trial: The trial's overrides.
-        experiment_name: The search that the training belongs to.
+    """A training of a search: composed again with the overrides of a trial, which win.
 
     Raises:
         ConfigError: The values do not make a valid training.

@@ -99,14 +99,9 @@ def check_file(path: Path) -> None:
 def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse settings of Hydra itself that run code before a run is validated.
 
-    Args:
-        node: The composed ``hydra`` node.
-        overrides: The overrides of the command line.
-
     Raises:
         ConfigError: Callbacks, environment variables, other folders, a launcher or sweeper that is not a
-            plugin
-            of Hydra, or logging that names a class of its own.
+            plugin of Hydra, or logging that names a class of its own.
     """
     for key in ("callbacks", "job.env_set"):
         if OmegaConf.select(node, key):

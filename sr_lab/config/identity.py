@@ -1,11 +1,11 @@
 """What a run is called: its hash covers what changes its numbers, so that repeating a run resumes it."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,10 +36,8 @@ _NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_bat
 }  # fmt: skip
 _MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
 
-_identities: WeakKeyDictionary[Config, Node] = WeakKeyDictionary()
-_datasets: WeakKeyDictionary[Config, Any] = WeakKeyDictionary()
 
-
+@functools.lru_cache(maxsize=1)
 def identity(config: Config) -> Node:
     """Everything that changes the numbers of a run, as plain values; computed once for a configuration.
 
@@ -47,20 +45,17 @@ def identity(config: Config) -> Node:
         ConfigError: ``init_ckpt`` or ``ckpt`` names no file.
         DataError: The training images are missing.
     """
-    if config not in _identities:
-        _identities[config] = _of_training(config) if isinstance(config, TrainConfig) else _of_task(config)
-    return _identities[config]
+    return _of_training(config) if isinstance(config, TrainConfig) else _of_task(config)
 
 
+@functools.lru_cache(maxsize=1)
 def training_set(config: Config) -> Any:
     """The dataset of a configuration, built once.
 
     Raises:
         DataError: The training images are missing.
     """
-    if config not in _datasets:
-        _datasets[config] = targets.build(config.dataset)
-    return _datasets[config]
+    return targets.build(config.dataset)
 
 
 def _of_task(config: Config) -> Node:
@@ -109,7 +104,7 @@ _CHANGING = {
 def _changes_training(node: object) -> bool:
     """Whether a callback is one of these or derives from one."""
     path = node.get("_target_") if isinstance(node, Mapping) else None
-    bases = targets.find_class(path).__mro__ if isinstance(path, str) else ()
+    bases = targets.locate(path).__mro__ if isinstance(path, str) else ()
     return any(base.__name__ in _CHANGING and base.__module__.startswith("lightning.") for base in bases)
 
 

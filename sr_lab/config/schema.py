@@ -253,18 +253,6 @@ class ReportConfig(ReadingConfig):
     write_results: bool = False
 
 
-class StatusConfig(ReadingConfig):
-    """``task=status``."""
-
-
-class DashboardConfig(ReadingConfig):
-    """``task=dashboard``."""
-
-
-class LogConfig(ReadingConfig):
-    """``task=log``."""
-
-
 SCHEMAS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -275,7 +263,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "shard": ShardConfig,
     "benchmark": BenchmarkConfig,
     "report": ReportConfig,
-    "status": StatusConfig,
-    "dashboard": DashboardConfig,
-    "log": LogConfig,
+    "status": ReadingConfig,
+    "dashboard": ReadingConfig,
+    "log": ReadingConfig,
 }

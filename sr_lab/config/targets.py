@@ -58,7 +58,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _locate(path: str) -> object:
+def locate(path: str) -> typing.Any:
     """The object that a dotted path names: the longest importable module, then attributes."""
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
@@ -66,7 +66,7 @@ def _locate(path: str) -> object:
     for end in range(len(parts), 0, -1):
         name = ".".join(parts[:end])
         try:
-            found: object = importlib.import_module(name)
+            found: typing.Any = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is not None and not (name + ".").startswith(error.name + "."):
                 raise ImportError(
@@ -77,11 +77,6 @@ def _locate(path: str) -> object:
             found = getattr(found, part)
         return found
     raise ImportError(f"there is no module '{parts[0]}'")
-
-
-def find_class(path: str) -> type:
-    """The class that a checked target names."""
-    return typing.cast(type, _locate(path))
 
 
 def _resolve(slot: str, path: object, kinds: tuple[str, ...], trusted: tuple[str, ...]) -> type:
@@ -96,7 +91,7 @@ def _resolve(slot: str, path: object, kinds: tuple[str, ...], trusted: tuple[str
             "if you trust it, name the package in allow=[...] on the command line"
         )
     try:
-        found = _locate(path)
+        found = locate(path)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"{slot}._target_: cannot find '{path}': {error}; give the dotted name of a {wanted}"
@@ -110,7 +105,7 @@ def _resolve(slot: str, path: object, kinds: tuple[str, ...], trusted: tuple[str
             f"{slot}._target_: '{path}' is defined in '{found.__module__}', which is not trusted; "
             f"allowed: {', '.join(trusted)}"
         )
-    bases = tuple(find_class(kind) for kind in kinds if "*" not in kind)
+    bases = tuple(locate(kind) for kind in kinds if "*" not in kind)
     if not issubclass(found, bases):
         raise ConfigError(f"{slot}._target_: '{path}' is not a {wanted}")
     return found
@@ -127,7 +122,7 @@ def _parameters(target: type) -> dict[str, inspect.Parameter]:
     parameters = dict(inspect.signature(target).parameters)
     forwards_to = _FORWARDS_TO.get(f"{target.__module__}.{target.__qualname__}")
     if forwards_to is not None:
-        behind = inspect.signature(typing.cast("typing.Callable[..., object]", _locate(forwards_to)))
+        behind = inspect.signature(locate(forwards_to))
         parameters = {**behind.parameters, **parameters}
     return {
         name: parameter
@@ -236,11 +231,7 @@ def _make(
 
 
 def build(node: Node, **arguments: object) -> typing.Any:
-    """Build a checked node; a ``_partial_`` node gives a factory.
-
-    Args:
-        node: Configuration that has passed `check`.
-        arguments: What the code passes itself.
+    """Build a node that has passed `check`; a ``_partial_`` node gives a factory.
 
     Raises:
         ConfigError: The constructor refuses the settings.

@@ -58,11 +58,7 @@ def refuse_secrets(value: object, place: str = "") -> None:
 
 
 def check_targets(config: Config, overrides: Sequence[str]) -> None:
-    """Refuse what may not be built.
-
-    Args:
-        config: What was composed.
-        overrides: The overrides of the command line; only they can trust a package or lead a path elsewhere.
+    """Refuse what may not be built; only the command line can trust a package or lead a path elsewhere.
 
     Raises:
         ConfigError: A file trusts a package, a path leads out of the run folder, or a target is refused by

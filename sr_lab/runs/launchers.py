@@ -17,18 +17,11 @@ from sr_lab.runs import sweep
 
 
 class Outcome(NamedTuple):
-    """What a job reports to the process that waits for all of them.
-
-    Args:
-        folder: Its run folder.
-        config: Its configuration, ``None`` if that is not valid.
-        problem: Why it failed, or an empty text.
-        overrides: Its command line.
-    """
+    """What a job reports to the process that waits for all of them."""
 
     folder: Path
-    config: Config | None
-    problem: str
+    config: Config | None  # None if it is not valid
+    problem: str  # why it failed, or empty
     overrides: list[str]
 
 
@@ -72,12 +65,8 @@ def finish(outcomes: Sequence[Outcome]) -> int:
     Returns:
         0 if every job is finished, else 1.
     """
-    sweep.list_jobs(
-        [
-            (job.folder, job.config.row_label if job.config is not None else None, job.overrides)
-            for job in outcomes
-        ]
-    )
+    rows = [job.config.row_label if job.config is not None else None for job in outcomes]
+    sweep.list_jobs([(job.folder, row, job.overrides) for job, row in zip(outcomes, rows, strict=True)])
     return sweep.finish(list(dict.fromkeys(job.folder for job in outcomes)), problems(outcomes))
 
 

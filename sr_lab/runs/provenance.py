@@ -130,12 +130,7 @@ _FEW = 3  # settings: a run that differs in more is another experiment
 
 
 def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
-    """A note for the user of a new run when a similar run in the same folder is unfinished.
-
-    Args:
-        config: Configuration of the training.
-        folder: Its run folder.
-    """
+    """A note for the user of a new run when a similar run in the same folder is unfinished."""
     saved = [
         path
         for path in folder.path.parent.glob("*/checkpoints/last.ckpt")

@@ -11,11 +11,11 @@ of a generator, so an interrupted search proposes the same trials as an undistur
 import contextlib
 import re
 import shlex
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import optuna
@@ -183,12 +183,6 @@ def _range(place: str, value: object) -> Range:
 def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequence[str]) -> int:
     """Start or continue a search.
 
-    Args:
-        config: The training whose settings are searched.
-        composed: What Hydra composed for it.
-        folder: The search's folder.
-        overrides: Overrides of the command line.
-
     Returns:
         0 if there are as many trials as were asked for and at least one is finished, else 1.
 
@@ -237,7 +231,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     if best is not None:
         values = {key: space[key].text(value) for key, value in best.params.items()}
         command = ["python", "-m", "sr_lab", *again, *without_search(overrides), *make(values)[1]]
-        sweep.console.print(shlex.join(command), markup=False)
+        sweep.console.print(shlex.join(command))
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     if left:
         sweep.console.print(f"{len(left)} trials are unfinished; the same command resumes them")
@@ -280,29 +274,18 @@ def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
 
 @dataclass(frozen=True, eq=False)
 class _TrialJob(sweep.Job):
-    """The training of a trial.
-
-    Args:
-        trial: The trial.
-        reported: Steps whose figure the study knows.
-        checked: Steps at which the pruner was asked.
-    """
+    """The training of a trial."""
 
     trial: Trial
-    reported: set[int] = field(default_factory=set)
-    checked: set[int] = field(default_factory=set)
+    reported: set[int] = field(default_factory=set)  # steps whose figure the study knows
+    checked: set[int] = field(default_factory=set)  # steps at which the pruner was asked
 
 
 class _Queue(sweep.Queue):
     """Runs trials in slots."""
 
     def __init__(
-        self,
-        study: optuna.Study,
-        config: TrainConfig,
-        folder: Path,
-        space: Space,
-        make: Make,
+        self, study: optuna.Study, config: TrainConfig, folder: Path, space: Space, make: Make
     ) -> None:
         super().__init__((), config.sweep)
         assert config.hparams_search is not None
@@ -353,7 +336,7 @@ class _Queue(sweep.Queue):
         except SRLabError as error:
             trial.set_user_attr("problem", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
-            sweep.console.print(f"[trial {trial.number}] failed: {error}", markup=False)
+            sweep.console.print(f"[trial {trial.number}] failed: {error}")
             self._write()
             return
         trial.set_user_attr("run", path.name)
@@ -405,9 +388,8 @@ class _Queue(sweep.Queue):
         self._verdict(job)
         state = job.folder.state()
         if state == "finished":
-            self.study.tell(
-                job.trial, max(job.folder.validations().values())
-            )  # the checkpoint that was tested
+            # The best validation: that checkpoint was tested.
+            self.study.tell(job.trial, max(job.folder.validations().values()))
         elif state == "pruned":
             self.study.tell(job.trial, state=TrialState.PRUNED)
         elif state == "failed":
@@ -416,7 +398,8 @@ class _Queue(sweep.Queue):
         self._write()
 
     def _write(self) -> None:
-        files.write(self.folder / "trials.csv", _to_csv(self.study, self.space))
+        columns = ["trial", "state", _GOAL, "step", *self.space, "run", "problem"]
+        files.write(self.folder / "trials.csv", csv_text(columns, _rows(self.study, self.space)))
 
     def place(self, job: sweep.Job) -> str:
         """Optuna's number of the trial, from 0."""
@@ -440,64 +423,41 @@ def _asked_for(trials: Sequence[FrozenTrial]) -> int:
     return sum("retry_of" not in trial.user_attrs for trial in trials)
 
 
-def _best(study: optuna.Study) -> FrozenTrial | None:
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(finished, key=lambda trial: trial.values[0], default=None)
-
-
-def _figures(trial: FrozenTrial) -> tuple[int | None, float | None]:
-    """The last step at which a trial was validated, and its best figure."""
-    values = trial.intermediate_values
-    return max(values, default=None), max(values.values(), default=None)
-
-
-def _to_csv(study: optuna.Study, space: Space) -> str:
-    rows: list[dict[str, object]] = []
+def _rows(study: optuna.Study, space: Space) -> list[dict[str, Any]]:
+    """A row of ``trials.csv`` for each trial."""
+    rows = []
     for trial in study.get_trials(deepcopy=False):
-        step, value = _figures(trial)
+        values = trial.intermediate_values
         rows.append(
-            {"trial": trial.number, "state": _STATES[trial.state], _GOAL: value, "step": step}
+            {"trial": trial.number, "state": _STATES[trial.state]}
+            | {_GOAL: max(values.values(), default=None), "step": max(values, default=None)}
             | {key: space[key].text(given) for key, given in trial.params.items() if key in space}
-            | {"run": trial.user_attrs.get("run"), "problem": trial.user_attrs.get("problem")}
+            | {name: trial.user_attrs.get(name) for name in ("run", "problem")}
         )
-    return csv_text(["trial", "state", _GOAL, "step", *space, "run", "problem"], rows)
+    return rows
 
 
 def _print_trials(study: optuna.Study, space: Space, folder: Path) -> FrozenTrial | None:
     """Print the trials with the best one in bold, and return the best."""
-    best = _best(study)
-    table = Table()
-    for title in ("trial", *space, _GOAL, "step", "state", "run"):
-        table.add_column(
-            title, no_wrap=True, justify="right" if title in ("trial", _GOAL, "step") else "left"
-        )
-    trials = study.get_trials(deepcopy=False)
-    for trial in trials:
-        step, value = _figures(trial)
-        given = [
-            parameter.text(trial.params[k]) if k in trial.params else "" for k, parameter in space.items()
-        ]
-        figures = ("" if value is None else f"{value:.2f}", "" if step is None else str(step))
-        cells = (
-            str(trial.number),
-            *given,
-            *figures,
-            _STATES[trial.state],
-            trial.user_attrs.get("run", "").rpartition("-")[2],
-        )
-        style = "bold" if best is not None and trial.number == best.number else None
-        table.add_row(*map(escape, cells), style=style)
-    counts = {name: sum(trial.state == state for trial in trials) for state, name in _STATES.items()}
-    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    console = print_wide(table, [f"{len(trials)} trials: {summary}"], None)
-    for trial in trials:
-        if "problem" in trial.user_attrs:
-            console.print(
-                f"trial {trial.number} failed: {trial.user_attrs['problem']}", markup=False, soft_wrap=True
-            )
-    console.print(f"trials: {folder / 'trials.csv'}", markup=False, soft_wrap=True)
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = max(finished, key=lambda trial: trial.values[0], default=None)
+    table, rows = Table(), _rows(study, space)
+    titles = ("trial", *space, _GOAL, "step", "state", "run")
+    for title in titles:
+        right = title in ("trial", _GOAL, "step")
+        table.add_column(title, no_wrap=True, justify="right" if right else "left")
+    for row in rows:
+        value, run = row[_GOAL], row["run"] or ""
+        shown = row | {_GOAL: None if value is None else f"{value:.2f}", "run": run.rpartition("-")[2]}
+        cells = ["" if shown.get(title) is None else escape(str(shown[title])) for title in titles]
+        table.add_row(*cells, style="bold" if best is not None and row["trial"] == best.number else None)
+    counts = Counter(row["state"] for row in rows)
+    summary = ", ".join(f"{counts[name]} {name}" for name in _STATES.values() if counts[name])
+    lines = [f"trial {row['trial']} failed: {row['problem']}" for row in rows if row["problem"] is not None]
+    lines.append(f"trials: {folder / 'trials.csv'}")
     if best is not None:
-        console.print(
-            f"best: trial {best.number}, {_GOAL} {best.values[0]:.2f} dB", markup=False, soft_wrap=True
-        )
+        lines.append(f"best: trial {best.number}, {_GOAL} {best.values[0]:.2f} dB")
+    console = print_wide(table, [f"{len(rows)} trials: {summary}"], None)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
     return best

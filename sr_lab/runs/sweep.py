@@ -34,7 +34,7 @@ RANK_OF = "SR_LAB_RANK_OF"  # process id of the job that started this process, s
 _JOB = "SR_LAB_JOB"  # run folder of the job
 _POLL = 0.1  # seconds between two checks of the processes
 _GRACE = 30.0  # seconds in which an interrupted job must end
-console = Console(highlight=False, soft_wrap=True)
+console = Console(markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,7 @@ def run(jobs: Sequence[Job]) -> int:
 
 
 def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
-    """Write the index of the jobs, ``sweep.json``, next to their run folders.
-
-    Args:
-        jobs: Folder, row and command line of each.
-    """
+    """Write the index of the jobs (folder, row, command line), ``sweep.json``, next to their run folders."""
     for parent in dict.fromkeys(folder.parent for folder, *_ in jobs):
         listed = [Listed(f.name, label, list(given)) for f, label, given in jobs if f.parent == parent]
         write_index(parent, listed)
@@ -126,29 +122,20 @@ def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:
     if folders:
         print_experiment(folders)
     for problem in problems:
-        console.print(problem, markup=False)
+        console.print(problem)
     return 1 if problems else 0
 
 
 @dataclass
 class Running:
-    """A job that runs in a slot.
-
-    Args:
-        job: The job.
-        process: Its process, the leader of a group.
-        slot: Its part of the machine.
-        started: Start time, on the monotonic clock.
-        ended: When it was asked to end.
-        why: Why it was asked to end.
-    """
+    """A job that runs in a slot; times are on the monotonic clock."""
 
     job: Job
-    process: "subprocess.Popen[bytes]"
-    slot: int
+    process: "subprocess.Popen[bytes]"  # the leader of a group
+    slot: int  # its part of the machine
     started: float = field(default_factory=time.monotonic)
-    ended: float | None = None
-    why: str = ""
+    ended: float | None = None  # when it was asked to end
+    why: str = ""  # why it was asked to end
 
     def send(self, number: int) -> None:
         """Signal the job and all its processes: data workers and DDP ranks."""
@@ -245,7 +232,7 @@ class Queue:
         if state == "failed" and not again and not self.settings.retry_failed:
             why = reason(folder)
             self.say(job, f"failed last time: {why}; sweep.retry_failed=true starts it again")
-            self._note(f"failed: {job.name}: {why} (traceback in {folder.failed})")
+            self.problems.append(f"failed: {job.name}: {why} (traceback in {folder.failed})")
             self.settled(job)
             return
         several = self.settings.jobs > 1
@@ -298,13 +285,13 @@ class Queue:
         elif state == "failed":
             self.say(job, f"failed: {reason(folder)}")
             left = "the same command tries again" if folder.refused else f"traceback in {folder.failed}"
-            self._note(f"failed: {job.name}: {reason(folder)} ({left})")
+            self.problems.append(f"failed: {job.name}: {reason(folder)} ({left})")
         else:
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             how += " (out of memory?)" if code == -signal.SIGKILL else ""
             how += f": {last}" if (last := self._last_line(folder)) and code > 0 else ""
             self.say(job, how)
-            self._note(f"interrupted: {job.name}: {how}; the same command resumes it")
+            self.problems.append(f"interrupted: {job.name}: {how}; the same command resumes it")
         self.settled(job)
 
     def _check_elsewhere(self) -> None:
@@ -339,10 +326,7 @@ class Queue:
     def say(self, job: Job, what: str) -> None:
         """Print a line about a job."""
         place = f"{self.place(job)} {job.name}"
-        console.print(f"{place}: {what}" if what else place, markup=False)
-
-    def _note(self, problem: str) -> None:
-        self.problems.append(problem)
+        console.print(f"{place}: {what}" if what else place)
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[], None]]:

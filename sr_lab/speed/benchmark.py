@@ -1,9 +1,11 @@
 """How a speed is measured: variants take turns, and a ratio is of two runs of the same round."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,19 @@ class Benchmark:
     name: str
     variants: Mapping[str, Callable[[], float]]
     figures: Callable[[Mapping[str, float]], Mapping[str, float]]
+
+
+def seconds(run: Callable[[], object], repeats: int = 1) -> float:
+    """Mean seconds of a run; a GPU is waited for at both ends."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / repeats
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What random degradations cost: making the LR patches of a batch on the device, against a training step."""
 
-import time
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from sr_lab.degradations.noise import NoiseDegradation
 from sr_lab.degradations.operations import RandomDegradation
 from sr_lab.degradations.realistic import RealisticDegradation
 from sr_lab.models.imdn import IMDN
-from sr_lab.speed.benchmark import Benchmark
+from sr_lab.speed.benchmark import Benchmark, seconds
 from sr_lab.speed.step import in_memory, with_bare_loop
 
 _DEGRADATIONS: Mapping[str, Callable[..., RandomDegradation]] = {
@@ -47,29 +48,17 @@ def benchmarks(_: Path) -> list[Benchmark]:
         degradation = make(scale=SCALE)
         side = SCALE * (LR_PATCH_SIZE + 2 * degradation.margin)
         hr = torch.randint(256, (BATCH_SIZE, 3, side, side), dtype=torch.uint8, device=device)
-        variants[name] = _seconds(degradation, hr)
+        variants[name] = partial(seconds, partial(_degrade, degradation, hr, itertools.count()), BATCHES)
     return [
         Benchmark(
             "degradation",
             variants,
-            lambda seconds: {
-                f"{name}_share_of_step": seconds[name] / seconds["step"] for name in _DEGRADATIONS
-            },
+            lambda s: {f"{name}_share_of_step": s[name] / s["step"] for name in _DEGRADATIONS},
         )
     ]
 
 
-def _seconds(degradation: RandomDegradation, hr: Tensor) -> Callable[[], float]:
-    """Seconds for a batch; each has other random numbers."""
-
-    def run() -> float:
-        if hr.is_cuda:
-            torch.cuda.synchronize()  # a step may still be running
-        started = time.perf_counter()
-        for number in range(BATCHES):
-            degradation(hr, range(number * len(hr), (number + 1) * len(hr)))
-        if hr.is_cuda:
-            torch.cuda.synchronize()
-        return (time.perf_counter() - started) / BATCHES
-
-    return run
+def _degrade(degradation: RandomDegradation, hr: Tensor, numbers: Iterator[int]) -> None:
+    """Degrade a batch; each has other random numbers."""
+    first = next(numbers) * len(hr)
+    degradation(hr, range(first, first + len(hr)))

@@ -1,7 +1,6 @@
 """What tiles cost against the whole image, what folding saves, and what backends gain over torch."""
 
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from sr_lab.inference.backends import missing, run_by
 from sr_lab.inference.tiling import MEMORY, Tiled
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import lr_image, multi_adds
-from sr_lab.speed.benchmark import Benchmark
+from sr_lab.speed.benchmark import Benchmark, seconds
 from sr_lab.system.devices import exact_float32
 
 SCALE = 4
@@ -50,8 +49,8 @@ def _tiling() -> Benchmark:
     return Benchmark(
         "tiling",
         {"tiles": _seconds(in_tiles, lr), "whole": _seconds(network, lr)},
-        lambda seconds: {
-            "ratio_to_whole": seconds["tiles"] / seconds["whole"],
+        lambda s: {
+            "ratio_to_whole": s["tiles"] / s["whole"],
             "planned": read / TILED_SIDE**2,
         },
     )
@@ -67,9 +66,7 @@ def _fold() -> Benchmark:
     return Benchmark(
         "fold",
         variants,
-        lambda seconds: {
-            f"{name}_ratio_to_unfolded": seconds[name] / seconds[f"{name}_unfolded"] for name in FOLDED
-        },
+        lambda s: {f"{name}_ratio_to_unfolded": s[name] / s[f"{name}_unfolded"] for name in FOLDED},
     )
 
 
@@ -83,9 +80,9 @@ def _backend(workspace: Path) -> Benchmark:
     return Benchmark(
         "backend",
         {"matmul": _matmul, **{name: _seconds_by(network, name, workspace, lr) for name in variants}},
-        lambda seconds: {
-            **{f"{name}_ratio_to_eager": seconds["eager"] / seconds[name] for name in backends},
-            **{f"{name}_share_of_matmul": work * seconds["matmul"] / seconds[name] for name in variants},
+        lambda s: {
+            **{f"{name}_ratio_to_eager": s["eager"] / s[name] for name in backends},
+            **{f"{name}_share_of_matmul": work * s["matmul"] / s[name] for name in variants},
         },
     )
 
@@ -115,14 +112,9 @@ def _seconds_by(network: nn.Module, backend: str, workspace: Path, lr: Tensor) -
 def _seconds(network: nn.Module, lr: Tensor, passes: int = 1) -> Callable[[], float]:
     """The fastest of some passes in float32 on the CPU: other processes and page faults only add."""
 
-    def once() -> float:
-        started = time.perf_counter()
-        network(lr)
-        return time.perf_counter() - started
-
     @torch.inference_mode()
     def run() -> float:
         with exact_float32():
-            return min(once() for _ in range(passes))
+            return min(seconds(lambda: network(lr)) for _ in range(passes))
 
     return run

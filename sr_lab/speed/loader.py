@@ -66,11 +66,7 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
 class SubImages(Dataset[dict[str, Tensor]]):
     """The usual training set: 480x480 sub-images as PNG, HR and LR opened and decoded for every sample.
 
-    Args:
-        folder: Where the sub-images are written: pieces of photographs, which decode like photographs.
-        scale: Upscaling factor r.
-        lr_patch_size: Side of the LR patch p.
-        count: Number of sub-images.
+    They are pieces of photographs, which decode like photographs.
     """
 
     def __init__(self, folder: Path, *, scale: int, lr_patch_size: int, count: int) -> None:

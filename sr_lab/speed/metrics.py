@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import kornia
@@ -20,7 +20,7 @@ from sr_lab.datasets.sample import benchmark_photographs
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.metrics import SSIM_WINDOW, psnr, ssim
 from sr_lab.protocol import PROTOCOLS
-from sr_lab.speed.benchmark import Benchmark
+from sr_lab.speed.benchmark import Benchmark, seconds
 from sr_lab.system.devices import exact_float32
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.examples import ExampleImages
@@ -47,16 +47,18 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
     sr, hr = _pair()
     arrays = sr.numpy()[0, 0], hr.numpy()[0, 0]
     of_ssim = {
-        "ours": _seconds(lambda: ssim(sr, hr, crop_border=0), REPEATS),
-        "skimage": _seconds(lambda: skimage_ssim(*arrays), REPEATS),
-        "kornia": _seconds(lambda: kornia.metrics.ssim(sr, hr, SSIM_WINDOW, padding="valid").mean(), REPEATS),
+        "ours": partial(seconds, lambda: ssim(sr, hr, crop_border=0), REPEATS),
+        "skimage": partial(seconds, lambda: skimage_ssim(*arrays), REPEATS),
+        "kornia": partial(
+            seconds, lambda: kornia.metrics.ssim(sr, hr, SSIM_WINDOW, padding="valid").mean(), REPEATS
+        ),
     }
     if torch.cuda.is_available():
         on_gpu = sr.cuda(), hr.cuda()
-        of_ssim["gpu"] = _seconds(lambda: ssim(*on_gpu, crop_border=0).cpu(), 10 * REPEATS)
+        of_ssim["gpu"] = partial(seconds, lambda: ssim(*on_gpu, crop_border=0).cpu(), 10 * REPEATS)
     of_psnr = {
-        "ours": _seconds(lambda: psnr(sr, hr, crop_border=0), REPEATS),
-        "skimage": _seconds(lambda: skimage_psnr(*arrays), REPEATS),
+        "ours": partial(seconds, lambda: psnr(sr, hr, crop_border=0), REPEATS),
+        "skimage": partial(seconds, lambda: skimage_psnr(*arrays), REPEATS),
     }
     images, network = _images(workspace), NETWORK(scale=SCALE)
     return [
@@ -122,7 +124,7 @@ def network_alone(network: nn.Module, images: BenchmarkSet) -> float:
         with exact_float32():
             return torch.stack([network(lr).mean() for lr in lrs]).cpu()  # waits for the device
 
-    return _seconds(run, 1)()
+    return seconds(run)
 
 
 class _Clock(lightning.Callback):
@@ -137,18 +139,6 @@ class _Clock(lightning.Callback):
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Stop."""
         self.seconds = time.perf_counter() - self._started
-
-
-def _seconds(run: Callable[[], object], repeats: int) -> Callable[[], float]:
-    """A variant: the mean seconds of several runs."""
-
-    def timed() -> float:
-        started = time.perf_counter()
-        for _ in range(repeats):
-            run()
-        return (time.perf_counter() - started) / repeats
-
-    return timed
 
 
 def _pair() -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """How long the user waits: for the answer of ``--help``, and from a command to the first training step."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sr_lab.run_folder import whole_rows
 from sr_lab.speed.benchmark import Benchmark
 
 _MODEL = "import lightning; from sr_lab.models.osffnet import OSFFNet; OSFFNet(scale=4)"
@@ -17,9 +17,6 @@ _TIMEOUT = 300.0  # seconds
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
     """Commands against the imports that they need in any case, each in a process of its own.
-
-    Args:
-        workspace: Folder for the cache and the run.
 
     Returns:
         ``start.ratio_to_import``: from the command to the end of the first step (sample data, CPU, warm
@@ -75,9 +72,8 @@ def first_step(workspace: Path) -> float:
             while time.time() - started < _TIMEOUT:
                 ended = process.poll() is not None
                 for record in output.glob("*/*/metrics.csv"):
-                    with record.open(newline="") as file:
-                        for row in csv.DictReader(file):
-                            return float(row["time"]) - started
+                    for row in whole_rows(record):
+                        return float(row["time"]) - started
                 if ended:
                     break
                 time.sleep(0.02)

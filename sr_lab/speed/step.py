@@ -9,7 +9,6 @@ from typing import Literal
 
 import lightning
 import torch
-from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from sr_lab.datasets.patches import PatchBatch
@@ -79,10 +78,8 @@ class TinyNetwork(nn.Sequential):
         super().__init__(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
 
 
-def in_memory(
-    *, scale: int, batch_size: int, lr_patch_size: int, device: str = "cpu", count: int = 4
-) -> list[PatchBatch]:
-    """Batches of random patches, as the loader returns them: in pinned memory for a GPU."""
+def in_memory(*, scale: int, batch_size: int, lr_patch_size: int, device: str = "cpu") -> list[PatchBatch]:
+    """Four batches of random patches, as the loader returns them: in pinned memory for a GPU."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(most: int, *shape: int) -> Tensor:
@@ -96,7 +93,7 @@ def in_memory(
             "name": ["random"] * batch_size,
             "dihedral": drawn(8, batch_size),
         }
-        for _ in range(count)
+        for _ in range(4)
     ]
 
 
@@ -158,7 +155,6 @@ def with_trainer(
     steps: int,
     device: str,
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
-    logger: Logger | None = None,
 ) -> float:
     """Seconds a step of a training as ``task=train`` sets it up, with its record and its callbacks."""
     module = SRModule(
@@ -194,7 +190,7 @@ def with_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         callbacks=callbacks,
-        logger=logger or False,
+        logger=False,
         plugins=[DurableCheckpointIO()],
         default_root_dir=folder,
         enable_progress_bar=False,

@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,22 +55,24 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
         raise ConfigError(f"only: there is no benchmark '{unknown[0]}'; allowed: {', '.join(known)}{near}")
     table: dict[str, object] = {**_facts(), "rounds": config.rounds}
     problems: list[Exception] = []
-    with _progress() as progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for group in (group for group, names in GROUPS.items() if set(names) & set(only)):
             try:  # an error in one group must not lose the figures of the rest
                 spreads = _measure(group, only, config.rounds, folder, progress)
             except Exception as error:
                 problems.append(error)
-                common.console.print(f"{group}: {type(error).__name__}: {error}", markup=False)
+                common.console.print(f"{group}: {type(error).__name__}: {error}")
                 continue
             table |= {key: asdict(spread) for key, spread in spreads.items()}
     files.write(folder / "benchmark.json", json.dumps(table, indent=1) + "\n")
     _print(table)
-    common.console.print(f"figures: {folder / 'benchmark.json'}", markup=False)
+    common.console.print(f"figures: {folder / 'benchmark.json'}")
     if problems:
         raise problems[0]
     if config.store:
-        common.console.print(f"stored: {speed.store(table, speed.benchmarks_dir())}", markup=False)
+        common.console.print(f"stored: {speed.store(table, speed.benchmarks_dir())}")
     else:
         _compare(table, only)
 
@@ -86,12 +87,10 @@ def _compare(table: speed.Table, only: Sequence[str]) -> None:
         return
     fallen = speed.fallen(table, before, only)
     for sentence in fallen:
-        common.console.print(f"worse by more than 10 %: {sentence}", markup=False)
+        common.console.print(f"worse by more than 10 %: {sentence}")
     if fallen:
         sys.exit(1)
-    common.console.print(
-        f"no ratio of {len(compared)} is worse by more than 10 % than in {stored}", markup=False
-    )
+    common.console.print(f"no ratio of {len(compared)} is worse by more than 10 % than in {stored}")
 
 
 def _measure(
@@ -111,15 +110,6 @@ def _measure(
         return measure(
             wanted, rounds, ran=lambda name: progress.update(bar, advance=1, description=escape(name))
         )
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar for each group, on a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield progress
 
 
 def _print(table: speed.Table) -> None:

@@ -27,7 +27,8 @@ from sr_lab.runs import sweep
 from sr_lab.system.devices import has_gpu, rank
 from sr_lab.training.lit_module import ImageResult
 
-console = Console(highlight=False, soft_wrap=True, quiet=rank() != 0)  # only the first process prints
+# Only the first process prints.
+console = Console(markup=False, highlight=False, soft_wrap=True, quiet=rank() != 0)
 
 
 def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
@@ -42,11 +43,11 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
             config.backend,
             cache_dir=Path(config.paths.cache_dir).expanduser(),
             on_gpu=has_gpu(config.trainer.accelerator),
-            note=lambda why: console.print(why, markup=False),
+            note=console.print,
         )
     if config.backend != "eager":
         computed_by = runs if isinstance(runs, backends.BackendNetwork) else "eager"
-        console.print(f"backend: {computed_by}", markup=False)
+        console.print(f"backend: {computed_by}")
     return Tiled(runs, tile=config.tile, like=network)
 
 

@@ -55,7 +55,7 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     else:
         print_runs(counted)
     files.write(place / "complexity.csv", runs_to_csv(counted))
-    common.console.print(f"table: {place / 'complexity.csv'}", markup=False)
+    common.console.print(f"table: {place / 'complexity.csv'}")
     for old in place.glob("complexity_x*.png"):
         old.unlink()
     trained = find_runs(Path(config.runs)) if config.runs is not None else []
@@ -65,12 +65,11 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
         if points:
             plot = place / f"complexity_x{scale}.png"
             files.write(plot, draw(points, title=f"x{scale}", set_name=config.psnr_set))
-            common.console.print(f"plot: {plot}", markup=False)
+            common.console.print(f"plot: {plot}")
         left_out = [run.name for run in of_scale if not any(point.name == run.name for point in points)]
         if left_out:
             common.console.print(
-                f"not in the plot, no paper prints their PSNR on {config.psnr_set}: {', '.join(left_out)}",
-                markup=False,
+                f"not in the plot, no paper prints their PSNR on {config.psnr_set}: {', '.join(left_out)}"
             )
 
 
@@ -121,14 +120,12 @@ def _times(
     forward: Callable[[], object],
     *,
     synchronise: Callable[[], object] = lambda: None,
-    min_runs: int = 5,
-    min_seconds: float = 1.0,
 ) -> list[float]:
-    """Seconds of each of several passes, after a warm-up."""
+    """Seconds of five passes or more, a second in all, after a warm-up."""
     seconds: list[float] = []
     warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses kernels and raises its clock first
     with exact_float32():
-        while len(seconds) < warm_up + min_runs or sum(seconds[warm_up:]) < min_seconds:
+        while len(seconds) < warm_up + 5 or sum(seconds[warm_up:]) < 1:
             synchronise()
             started = time.perf_counter()
             forward()

@@ -6,7 +6,7 @@ from pathlib import Path
 import wandb
 from rich.console import Console
 
-from sr_lab.config.schema import DashboardConfig
+from sr_lab.config.schema import ReadingConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.markdown import to_markdown
@@ -25,7 +25,7 @@ except ModuleNotFoundError as missing:
 _STEP = "trainer/global_step"  # W&B's own step counts calls
 
 
-def run(config: DashboardConfig, folder: Path, overrides: Sequence[str]) -> None:
+def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Save the workspace of a sweep and print its address.
 
     Raises:

@@ -58,7 +58,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         return
     print_runs([read_run(folder)])
     if tiled.note:
-        common.console.print(f"tiled: {tiled.note}", markup=False)
+        common.console.print(f"tiled: {tiled.note}")
     if config.explain:
         _explain(config, tiled, protocol)
 

@@ -11,13 +11,13 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 
-from sr_lab.config.schema import LogConfig
+from sr_lab.config.schema import ReadingConfig
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.run_folder import RunFolder
 from sr_lab.training.loggers import close_wandb
 
 
-def run(config: LogConfig, folder: Path, overrides: Sequence[str]) -> None:
+def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Write an offline W&B run for each run that has a record, and print the command that uploads it."""
     for found in find_runs(Path(config.runs)):
         if found.record:

@@ -21,7 +21,7 @@ from sr_lab.datasets.install import Store
 from sr_lab.datasets.registry import IMAGE_SETS, ImageSet, named
 from sr_lab.errors import DataError
 
-console = Console(highlight=False, soft_wrap=True)
+_say = Console(markup=False, highlight=False, soft_wrap=True).print
 
 
 def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -84,7 +84,3 @@ def _folders(config: PrepareConfig) -> list[str]:
 def _reporter(bar: Progress, name: str) -> Report:
     row = bar.add_task(name, total=None)
     return lambda done, total: bar.update(row, completed=done, total=total)
-
-
-def _say(sentence: str) -> None:
-    console.print(sentence, markup=False)

@@ -29,6 +29,5 @@ def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
     held_out = len(dataset.val_files)
     without = f" (without the {held_out} that are held out for validation)" if held_out else ""
     common.console.print(
-        f"{len(dataset.files)} images{without} in {len(index.shards)} shards, {size:.2f} GB: {folder}",
-        markup=False,
+        f"{len(dataset.files)} images{without} in {len(index.shards)} shards, {size:.2f} GB: {folder}"
     )

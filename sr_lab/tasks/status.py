@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sr_lab.config.schema import StatusConfig
+from sr_lab.config.schema import ReadingConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs, read_run
 from sr_lab.reporting.terminal import print_wide
@@ -32,7 +32,7 @@ _FIGURES = (
 )
 
 
-def run(config: StatusConfig, folder: Path, overrides: Sequence[str]) -> None:
+def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Print every job, and how many there are in each state."""
     root = Path(config.runs)
     jobs = find_jobs(root)

@@ -59,8 +59,8 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     wanted = len(waiting) + len(failed)
     failed |= upscale_all(waiting, runs, maker)
     for path, why in failed.items():
-        common.console.print(f"failed: {path}: {why}", markup=False)
-    common.console.print(f"{wanted - len(failed)} of {wanted} upscaled into {config.output}", markup=False)
+        common.console.print(f"failed: {path}: {why}")
+    common.console.print(f"{wanted - len(failed)} of {wanted} upscaled into {config.output}")
     if failed:
         raise SystemExit(1)
 
@@ -68,12 +68,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
 def plan(
     found: Sequence[tuple[Path, Path]], output: Path, scale: int
 ) -> tuple[dict[Path, Path], dict[Path, str]]:
-    """The result file of each image, in the same sub-folder of ``output`` as the image in its input.
-
-    Args:
-        found: The result of `images`.
-        output: Folder of the results.
-        scale: Upscaling factor, which is part of their names.
+    """The result file of each of `images`, in the same sub-folder of ``output`` as the image in its input.
 
     Returns:
         Image -> result; and image -> the reason, where two images would have the same result.
@@ -157,12 +152,7 @@ def _is_result(output: Path, path: Path, maker: str) -> bool:
 
 
 def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
-    """Upscale images one after the other; each is written while the next one is computed.
-
-    Args:
-        jobs: Images and their results; a result is written whole or not at all.
-        network: The network, ready to run.
-        maker: Its fingerprint, for the stamps.
+    """Upscale images in turn; each is written, whole or not at all, while the next one is computed.
 
     Returns:
         The reason for each image that could not be upscaled.
@@ -202,7 +192,7 @@ def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
             del sr
         finish()
     if network.note:
-        common.console.print(f"tiled: {network.note}", markup=False)
+        common.console.print(f"tiled: {network.note}")
     return failed
 
 
@@ -214,7 +204,7 @@ def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image
     """
 
     def note(text: str) -> None:
-        common.console.print(f"note: {path}: {text}", markup=False)
+        common.console.print(f"note: {path}: {text}")
 
     while True:
         try:

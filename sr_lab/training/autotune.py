@@ -47,19 +47,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """The fastest setting, and the time of each.
-
-    Args:
-        setting: The fastest.
-        seconds: Setting as text -> seconds per step, for the settings that ran.
-        file: Where the times are kept.
-        measured: Whether it was measured just now, rather than read from the file.
-    """
+    """The fastest setting, and the time of each."""
 
     setting: Setting
-    seconds: Mapping[str, float]
-    file: Path
-    measured: bool
+    seconds: Mapping[str, float]  # per step, of the settings that ran
+    file: Path  # in which the times are kept
+    measured: bool  # just now, rather than read from the file
 
     @property
     def ratios(self) -> dict[str, float]:

@@ -27,6 +27,7 @@ from sr_lab.config import hydra_guard
 from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
+from sr_lab.config.overrides import given_to
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.runs import launchers, sweep
@@ -70,7 +71,7 @@ class CommandLine:
         assert self.checked, "this version of Hydra composes in another way than the one that is guarded"
         launchers.join_tasks()
         hydra_node = HydraConfig.get()
-        overrides = list(hydra_node.overrides.task)
+        overrides = given_to(hydra_node)
         folder = Path(hydra_node.runtime.output_dir)
         elsewhere = launchers.is_elsewhere(hydra_node)
         config: Config | None = None

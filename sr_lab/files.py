@@ -183,6 +183,17 @@ def plain(value: object) -> object:
     return value
 
 
+def texts(value: object) -> Iterator[str]:
+    """Every text in a plain value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from texts([part for pair in value.items() for part in pair])
+    elif isinstance(value, list):
+        for child in value:
+            yield from texts(child)
+
+
 def is_small(value: object, *, max_values: int = 10_000) -> bool:
     """Whether a container has few values when written out; one that contains itself has too many."""
     waiting, count = [value], 0

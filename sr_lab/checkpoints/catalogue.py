@@ -31,7 +31,7 @@ class Entry:
         Raises:
             ConfigError: There is no such option, or the network refuses the scale or a setting.
         """
-        network: nn.Module = targets.build({**model_node(self.option, self.scale), **settings})
+        network: nn.Module = targets.build("model", {**model_node(self.option, self.scale), **settings})
         return network
 
 

@@ -19,11 +19,16 @@ from sr_lab.errors import CheckpointError, ConfigError
 Checkpointed = TypeVar("Checkpointed", bound=CheckpointConfig)
 
 
-def build_network(described: Config | StoredNetwork) -> nn.Module:
-    """The network that a configuration or a checkpoint describes, with its strategy and fresh weights."""
-    network: nn.Module = targets.build(described.model)
+def build_network(described: Config | StoredNetwork, allow: Sequence[str] = ()) -> nn.Module:
+    """The network that a configuration or a checkpoint describes, with its strategy and fresh weights.
+
+    Args:
+        described: The configuration or the checkpoint's record.
+        allow: Packages that the user trusts in addition to ours.
+    """
+    network: nn.Module = targets.build("model", described.model, allow)
     if described.strategy.apply is not None:
-        network = targets.build(described.strategy.apply)(network)
+        network = targets.build("strategy", described.strategy.apply, allow)(network)
     return network
 
 
@@ -86,7 +91,7 @@ def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Che
         ConfigError: The network has weights and none are given, or the checkpoint contradicts an override.
     """
     if config.ckpt is None:
-        network = build_network(config)
+        network = build_network(config, config.allow)
         if any(True for _ in network.parameters()):
             raise ConfigError(
                 f"ckpt: {type(network).__name__} has weights and none are given; "
@@ -104,7 +109,7 @@ def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Che
             stored = stored.model_copy(update={"strategy": config.strategy})
         fields = {name: getattr(stored, name) for name in StoredNetwork.model_fields}
         config = config.model_copy(update=fields)
-    network = build_network(config)
+    network = build_network(config, config.allow)
     _load_named(network, checkpoint)
     return config, network
 

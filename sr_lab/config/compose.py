@@ -80,7 +80,9 @@ def _load(composition: _Composition) -> Config:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
+    untrusted.refuse_interpolations(values)
     untrusted.refuse_secrets(values)
+    untrusted.settle_paths(values, overrides)
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:

@@ -1,16 +1,20 @@
 """What Hydra reads and runs before a run is checked: its files, and the settings of its own node.
 
-Any file on Hydra's search path can name callbacks, launchers and logging handlers, which Hydra builds before
-it calls us. `install` puts a check between composing and using them.
+Hydra builds the launcher, the sweeper, callbacks and logging handlers that its node names before it calls us,
+and any file on its search path can name some. `install` puts a check before each of these moments.
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.conf import HydraConf
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
@@ -18,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_lab import files
 from sr_lab.config import targets
-from sr_lab.config.overrides import is_set
+from sr_lab.config.overrides import given_to, is_set, key_of
 from sr_lab.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,7 +35,7 @@ def conf_dir() -> Path:
 
 
 def install(composed: Callable[[DictConfig], None]) -> None:
-    """Check each configuration file before Hydra reads it, and Hydra's own node before Hydra uses it.
+    """Check each configuration file before Hydra uses it, and Hydra's own node before Hydra uses it.
 
     Args:
         composed: Called with each composition that has passed.
@@ -42,6 +46,7 @@ def install(composed: Callable[[DictConfig], None]) -> None:
     def checked(
         loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any, **named: Any
     ) -> DictConfig:
+        check_packages([place.path for place in loader.get_search_path().get_path()], overrides)
         result = compose(loader, config_name, overrides, *rest, **named)
         check_hydra(result.hydra, overrides)
         composed(result)
@@ -56,8 +61,10 @@ def install(composed: Callable[[DictConfig], None]) -> None:
     def bounded(source: ConfigSource, config_path: str) -> ConfigResult:
         path = Path(source.path, config_path.removesuffix(".yaml") + ".yaml")
         if path.is_file():
-            check_file(path)
-        return read(source, config_path)
+            check_size(path)
+        result = read(source, config_path)
+        check_file(path, result.config)
+        return result
 
     source_class.load_config = bounded  # type: ignore[method-assign, assignment]
 
@@ -84,7 +91,7 @@ def quicken_help() -> None:
     ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]
 
 
-def check_file(path: Path) -> None:
+def check_size(path: Path) -> None:
     """Refuse a configuration file that is too large, as it stands or with its anchors written out.
 
     Raises:
@@ -96,42 +103,104 @@ def check_file(path: Path) -> None:
         raise ConfigError(f"{path}: is not a valid configuration: {error}; correct or remove it") from error
 
 
-def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse settings of Hydra itself that run code before a run is validated.
+# The beginning of ${key}, or of a resolver that only looks at the configuration or at our own variables.
+_KNOWN = re.compile(
+    r"(?<!\\)\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
+    r"|oc\.env:SR_LAB_\w*[,}])"
+)
+# Any other: also $\{, from which Hydra would take the escape away in a row or in a value of a sweep, and a $
+# from which another value could make ${.
+_OTHER = re.compile(r"\$(?!\w)")
+
+
+def check_file(path: Path, content: object) -> None:
+    """Refuse what a file may not say: other resolvers than ours, and where Hydra looks for files.
 
     Raises:
-        ConfigError: Callbacks, environment variables, other folders, a launcher or sweeper that is not a
-            plugin of Hydra, or logging that names a class of its own.
+        ConfigError: With the file and its text.
     """
-    for key in ("callbacks", "job.env_set"):
-        if OmegaConf.select(node, key):
+    values = OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
+    for text in files.texts(values):
+        if _OTHER.search(_KNOWN.sub("\0", text)):
             raise ConfigError(
-                f"hydra.{key}: is not allowed because it acts before a run is checked; remove it"
+                f"{path}: {text!r} is not allowed in a file; allowed: ${{key}}, ${{oc.env:SR_LAB_...}} and "
+                "sr_lab's own resolvers; set it on the command line"
             )
-    if not set(node.overrides.task) <= set(overrides):  # the command line decides whom we trust
-        raise ConfigError("hydra.overrides: is not allowed in a file; remove it")
-    for key, ours in _FOLDERS.items():
-        group, _, name = key.rpartition(".")
-        values = OmegaConf.to_container(node[group] if group else node, resolve=False)
-        assert isinstance(values, dict)
-        written = values[name]
-        if written not in ours and not is_set(f"hydra.{key}", overrides):
-            raise ConfigError(f"hydra.{key}: is not allowed in a file, got {written!r}; remove it")
-    for key in ("launcher", "sweeper"):
-        _check_plugin(key, node[key], overrides)
-    for key in ("job_logging", "hydra_logging"):
-        logging = OmegaConf.to_container(node[key], resolve=False) if node.get(key) is not None else None
-        _check_logging(f"hydra.{key}", logging)
+    if isinstance(content, DictConfig) and OmegaConf.select(content, "hydra.searchpath") is not None:
+        raise ConfigError(f"{path}: hydra.searchpath is not allowed in a file; set it on the command line")
 
 
+def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuse to search a package that the user does not trust: looking into it imports it.
+
+    Raises:
+        ConfigError: A ``pkg://`` of another package than Hydra's.
+    """
+    given = [override for override in overrides if key_of(override) == "hydra.searchpath"]
+    allow = [override for override in overrides if key_of(override) == "allow"]
+    trusted = targets.trusted_packages(re.findall(r"\w+", " ".join(allow).partition("=")[2]))
+    for package in re.findall(r"pkg://([\w.]*)", " ".join([*places, *given])):
+        if package.partition(".")[0] not in ("hydra", "hydra_plugins", *trusted):
+            raise ConfigError(
+                f"hydra.searchpath: the package '{package}' is not trusted; if you trust it, add allow=[{package}]"
+            )
+
+
+# What a file may set of Hydra's node, or Hydra sets itself; `_check_plugin` and the rest look into some.
+_FREE = (
+    *("mode", "sweeper", "launcher", "help", "hydra_help", "runtime", "overrides"),
+    *("job_logging", "hydra_logging"),
+    *("job.override_dirname", "job.id", "job.num", "job.config_name", "job.config"),
+)
 # Where Hydra itself writes: what conf/config.yaml says, and Hydra's own defaults.
 _NOW = "${now:%Y-%m-%d}/${now:%H-%M-%S}"
-_FOLDERS = {
+_OURS = {
     "run.dir": ("${run_dir:}", f"outputs/{_NOW}"),
     "sweep.dir": ("${sweep_dir:}", f"multirun/{_NOW}"),
     "sweep.subdir": ("${run_folder:}", "${hydra.job.num}"),
     "output_subdir": (None, ".hydra"),
+    "job.chdir": (None, False),
 }
+
+
+def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse settings of Hydra itself with which a file would run code or write elsewhere.
+
+    Raises:
+        ConfigError: A setting that only the command line may have, a launcher or sweeper that is not a plugin
+            of Hydra, or logging that is not Hydra's own.
+    """
+    if not set(given_to(node)) <= set(overrides):  # the command line decides whom we trust
+        raise ConfigError("hydra.overrides: is not allowed in a file; remove it")
+    values, own = _settings(node), _settings(OmegaConf.structured(HydraConf))
+    for key, value in values.items():
+        free = any(f"{key}.".startswith(f"{name}.") for name in _FREE)
+        named = key == "job.name" and re.fullmatch(r"[\w.-]*", str(value))
+        if free or named or value in _OURS.get(key, (own.get(key),)):
+            continue
+        if key.startswith(("callbacks", "job.env_set")) or not is_set(f"hydra.{key}", overrides):
+            raise ConfigError(f"hydra.{key}: is not allowed in a file, got {value!r}; remove it")
+    for key in ("launcher", "sweeper"):
+        _check_plugin(key, node[key], overrides)
+    for key in ("job_logging", "hydra_logging"):
+        _check_logging(key, node)
+
+
+def _settings(node: DictConfig) -> dict[str, object]:
+    """The settings of Hydra's node by their dotted names, as they are written."""
+    found: dict[str, object] = {}
+
+    def add(key: str, value: object) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, child in value.items():
+                add(f"{key}.{name}" if key else str(name), child)
+        else:
+            found[key] = value
+
+    add("", OmegaConf.to_container(node, resolve=False))
+    return found
+
+
 # Settings of submitit's launchers that end up in the script of a job.
 _SHELL = ("setup", "python", "srun_args", "additional_parameters")
 
@@ -146,7 +215,7 @@ def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
     settings = OmegaConf.to_container(node, resolve=True)
     assert isinstance(settings, dict)
     for name, value in ((str(name), value) for name, value in settings.items()):
-        if targets.holds_target(value):  # Hydra would build it, whatever it is
+        if "_target_" in files.texts(value):  # Hydra would build it, whatever it is
             raise ConfigError(f"hydra.{key}.{name}: holds a _target_, which is not allowed; remove it")
         in_script = bool(value) if name in _SHELL else "\n" in str(value)
         if key == "launcher" and in_script and not is_set(f"hydra.{key}.{name}", overrides):
@@ -156,27 +225,11 @@ def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
             )
 
 
-_HANDLERS = ("logging.StreamHandler", "logging.NullHandler")
-_LOG = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # in Hydra's own default
-
-
-def _check_logging(place: str, value: object) -> None:
-    """Refuse classes and factories, which logging.config would build whatever they are."""
-    if isinstance(value, Mapping):
-        if value.get("class") == "logging.FileHandler" and value.get("filename") == _LOG:
-            value = {key: child for key, child in value.items() if key not in ("class", "filename")}
-        for key, child in value.items():
-            # A file handler writes what a stranger likes where a stranger likes, e.g. into ~/.bashrc.
-            if key == "()" or (key == "class" and child not in _HANDLERS):
-                raise ConfigError(
-                    f"{place}.{key}: {child!r} is not allowed; use one of {', '.join(_HANDLERS)}"
-                )
-            _check_logging(f"{place}.{key}", child)
-    elif isinstance(value, list):
-        for child in value:
-            _check_logging(place, child)
-    elif isinstance(value, str):
-        # Its value after interpolation is not known yet.
-        is_reference = value.startswith(("ext://", "cfg://")) or "${" in value
-        if is_reference and not value.startswith("ext://sys.std"):
-            raise ConfigError(f"{place}: {value!r} is not allowed; use ext://sys.stdout or ext://sys.stderr")
+def _check_logging(key: str, node: DictConfig) -> None:
+    """Refuse logging that is not one of Hydra's own options: it names classes, which Python would build."""
+    option = node.runtime.choices.get(f"hydra/{key}")
+    path = resources.files("hydra.conf") / "hydra" / key / f"{option}.yaml"
+    own = yaml.safe_load(path.read_text()) if path.is_file() else None
+    if own is None or OmegaConf.to_container(node[key], resolve=False) != own:
+        options = ", ".join(sorted(p.name[:-5] for p in path.parent.iterdir() if p.name.endswith(".yaml")))  # type: ignore[attr-defined]
+        raise ConfigError(f"hydra.{key}: must be one of Hydra's own ({options}); set hydra/{key}=default")

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from sr_lab.config import compose, targets
+from sr_lab.config.overrides import given_to
 from sr_lab.config.schema import (
     BenchmarkConfig,
     Config,
@@ -55,7 +56,7 @@ def training_set(config: Config) -> Any:
     Raises:
         DataError: The training images are missing.
     """
-    return targets.build(config.dataset)
+    return targets.build("dataset", config.dataset, config.allow)
 
 
 def _of_task(config: Config) -> Node:
@@ -155,7 +156,7 @@ def folder_name(config: Config, parent: Path) -> str:
 
 def _load(root: DictConfig) -> Config:
     """The configuration inside Hydra's own, which is the root that a resolver sees."""
-    return compose.load(root, list(root.hydra.overrides.task), root.hydra.runtime.choices)
+    return compose.load(root, given_to(root.hydra), root.hydra.runtime.choices)
 
 
 def run_dir(*, _root_: DictConfig) -> str:

@@ -1,6 +1,16 @@
 """What the command line says: the keys of its overrides."""
 
+import typing
 from collections.abc import Sequence
+
+from hydra.conf import HydraConf
+from omegaconf import DictConfig, OmegaConf
+
+
+def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
+    """The overrides as they were typed; reading them as values would resolve what they hold."""
+    task = OmegaConf.to_container(typing.cast(DictConfig, hydra_node.overrides.task), resolve=False)
+    return typing.cast("list[str]", task)
 
 
 def key_of(override: str) -> str:
@@ -9,8 +19,12 @@ def key_of(override: str) -> str:
 
 
 def is_set(key: str, overrides: Sequence[str]) -> bool:
-    """Whether the command line itself sets a key or part of it."""
-    return any(f"{key_of(override)}.".startswith(f"{key}.") for override in overrides)
+    """Whether the command line itself sets a key, part of it, or all settings around it (``a={b: 1}``)."""
+    return any(
+        f"{key_of(override)}.".startswith(f"{key}.")
+        or ("={" in override and f"{key}.".startswith(f"{key_of(override)}."))
+        for override in overrides
+    )
 
 
 def by_group(overrides: Sequence[str]) -> dict[str, str]:

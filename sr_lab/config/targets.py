@@ -1,8 +1,8 @@
-"""What a ``_target_`` may name, and how it is built.
+"""The builder: a description in a configuration or a checkpoint becomes the object that it describes.
 
-A configuration can come from a stranger, so a target is checked by what it resolves to, never by its
-spelling: it must be a class of the kind that its slot takes, defined in a trusted package. A list of allowed
-prefixes would admit ``torch.utils.collect_env.run``, which is a shell.
+A description is plain data: ``{_target_: <dotted name>, <argument>: <value>, ...}``. `_read` admits only what
+`allowed` lists for its slot, or a class of a package that the user trusts, and resolves nothing; only what it
+has read is built.
 """
 
 import difflib
@@ -12,44 +12,89 @@ import inspect
 import json
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-import hydra
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import SchemaError
 
+from sr_lab.config.allowed import KEYWORDS, SLOTS, Slot
 from sr_lab.errors import ConfigError, SRLabError
 
 Node: typing.TypeAlias = Mapping[str, object]
 
-TRUSTED = ("sr_lab", "torch", "lightning", "torchmetrics", "kornia")
 
-# Slot -> the class that its target must be or derive from. "*" stands for a name of the user's choice.
-KINDS = {
-    "model": "torch.nn.Module",
-    "upsampler.factory": "torch.nn.Module",
-    "strategy.apply": "sr_lab.strategies.*.apply",  # the only function that may be named: see _resolve
-    "schedule.scheduler": "torch.optim.lr_scheduler.LRScheduler",
-    "dataset": "torch.utils.data.Dataset",
-    "degradation": "torch.nn.Module",
-    "loss": "torch.nn.Module",
-    "optimizer": "torch.optim.Optimizer",
-    "trainer": "lightning.Trainer",
-    "callbacks.*": "lightning.Callback",
-    "logger.*": "lightning.pytorch.loggers.Logger",
-}
-# What a target inside another target's arguments may be.
-NESTED_KINDS = (*dict.fromkeys(k for k in KINDS.values() if "*" not in k), "torchmetrics.Metric")
+@dataclass(frozen=True)
+class _Described:
+    """A description that may be built."""
 
-# Classes that take **kwargs, and the function that receives them.
-_FORWARDS_TO = {"lightning.pytorch.loggers.wandb.WandbLogger": "wandb.init"}
+    target: Callable[..., object]
+    arguments: dict[str, object]
+    partial: bool
+
+    def build(self, **more: object) -> object:
+        """The object, or a factory; descriptions inside its arguments are built first."""
+        arguments = {name: _built(value) for name, value in self.arguments.items()} | more
+        make = functools.partial(_call, self.target, **arguments)
+        return make if self.partial else make()
 
 
-def trusted_packages(allowed: Iterable[str] = ()) -> tuple[str, ...]:
-    """Ours and those that the user allowed, on the command line or in ``SR_LAB_ALLOW`` (comma-separated)."""
-    environment = [name.strip() for name in os.environ.get("SR_LAB_ALLOW", "").split(",") if name.strip()]
-    return (*TRUSTED, *environment, *allowed)
+def _built(value: object) -> object:
+    if isinstance(value, _Described):
+        return value.build()
+    if isinstance(value, dict):
+        return {key: _built(child) for key, child in value.items()}
+    return [_built(child) for child in value] if isinstance(value, list) else value
+
+
+def _call(target: Callable[..., object], /, *values: object, **arguments: object) -> object:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return target(*values, **arguments)
+    except SRLabError:
+        raise
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        name = f"{target.__module__}.{target.__qualname__}"
+        raise ConfigError(f"{name}: cannot be built: {reason}; change its settings") from error
+
+
+def check(slot: str, node: object, allow: Iterable[str] = (), *, place: str = "") -> None:
+    """Refuse a description that `build` would refuse, without building it.
+
+    Args:
+        slot: Key of `allowed.SLOTS`.
+        node: The description.
+        allow: Packages that the user trusts, in addition to those in ``SR_LAB_ALLOW``.
+        place: Where it is, for error messages, e.g. ``callbacks.early_stopping``.
+
+    Raises:
+        ConfigError: A name that is not allowed, an unknown or missing argument, a value of another type.
+    """
+    _read(place or SLOTS[slot].place, node, (slot,), trusted_packages(allow))
+
+
+def build(slot: str, node: object, allow: Iterable[str] = (), /, **arguments: object) -> typing.Any:
+    """Build what a description of the slot names; with ``_partial_`` it becomes a factory.
+
+    Args:
+        slot: Key of `allowed.SLOTS`.
+        node: The description.
+        allow: Packages that the user trusts, in addition to those in ``SR_LAB_ALLOW``.
+        **arguments: What our code passes.
+
+    Raises:
+        ConfigError: See `check`; or the constructor refuses the settings.
+    """
+    return _read(SLOTS[slot].place, node, (slot,), trusted_packages(allow)).build(**arguments)
+
+
+def trusted_packages(allow: Iterable[str] = ()) -> tuple[str, ...]:
+    """The user's packages: those allowed on the command line or in ``SR_LAB_ALLOW`` (comma-separated)."""
+    environment = [name.strip() for name in os.environ.get("SR_LAB_ALLOW", "").split(",")]
+    return tuple(dict.fromkeys(filter(None, [*environment, *allow])))
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -59,7 +104,12 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 
 def locate(path: str) -> typing.Any:
-    """The object that a dotted path names: the longest importable module, then attributes."""
+    """The object that a dotted path names: the longest importable module, then attributes.
+
+    Raises:
+        ImportError: There is no such module, or it needs one that is missing.
+        AttributeError: The module has no such attribute.
+    """
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ImportError(f"'{path}' is not a dotted name")
@@ -79,59 +129,115 @@ def locate(path: str) -> typing.Any:
     raise ImportError(f"there is no module '{parts[0]}'")
 
 
-def _resolve(slot: str, path: object, kinds: tuple[str, ...], trusted: tuple[str, ...]) -> type:
-    """The class that ``path`` names, if it is allowed in the slot."""
-    if not isinstance(path, str):
-        raise ConfigError(f"{slot}._target_: must be a dotted name, got {path!r}")
-    wanted = " or ".join(kinds)
-    # Importing a module runs it, so the package is checked before anything is imported.
-    if path.split(".")[0] not in trusted:
+def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str, ...]) -> _Described:
+    """The description of one of the slots, checked with everything inside it."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}")
+    target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)
+    partial = node.get("_partial_", False)
+    if not isinstance(partial, bool):
+        raise ConfigError(f"{place}._partial_: must be true or false, got {partial!r}")
+    parameters = _parameters(target, str(node["_target_"]))
+    known = [name for name in parameters if name not in slot.supplied]
+    hints = _type_hints(target)
+    arguments = {}
+    for key in (key for key in node if key not in ("_target_", "_partial_")):
+        if key not in known:
+            raise ConfigError(
+                f"{place}.{key}: {target.__name__} has no such setting; allowed: {', '.join(sorted(known))}"
+                f"{did_you_mean(str(key), known)}"
+            )
+        value = arguments[key] = _argument(f"{place}.{key}", node[key], slot.nested, packages)
+        if key in hints and not _holds_description(value):
+            _check_type(f"{place}.{key}", value, hints[key])
+    required = [name for name in known if parameters[name].default is inspect.Parameter.empty]
+    missing = [name for name in required if name not in arguments]
+    if missing and not partial:
         raise ConfigError(
-            f"{slot}._target_: '{path}' is not in a trusted package; allowed: {', '.join(trusted)}; "
-            "if you trust it, name the package in allow=[...] on the command line"
+            f"{place}: {target.__name__} needs {', '.join(missing)}; set {place}.{missing[0]}=..."
         )
-    try:
-        found = locate(path)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"{slot}._target_: cannot find '{path}': {error}; give the dotted name of a {wanted}"
-        ) from error
-    if not inspect.isclass(found):
-        if kinds == (KINDS["strategy.apply"],) and _is_strategy(found, path):
-            return typing.cast(type, found)
-        raise ConfigError(f"{slot}._target_: '{path}' is not a class; allowed: a {wanted}")
-    if found.__module__.split(".")[0] not in trusted:
-        raise ConfigError(
-            f"{slot}._target_: '{path}' is defined in '{found.__module__}', which is not trusted; "
-            f"allowed: {', '.join(trusted)}"
-        )
-    bases = tuple(locate(kind) for kind in kinds if "*" not in kind)
-    if not issubclass(found, bases):
-        raise ConfigError(f"{slot}._target_: '{path}' is not a {wanted}")
-    return found
+    return _Described(target, arguments, partial)
 
 
-def _is_strategy(found: object, path: str) -> bool:
-    """Whether it is ``sr_lab.strategies.<name>.apply``, the only kind of function that may be named."""
+def _argument(place: str, value: object, nested: tuple[str, ...], packages: tuple[str, ...]) -> object:
+    """A plain value, in which each description is of one of the nested slots."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return _read(place, value, nested, packages)
+        return {
+            _plain(place, key): _argument(f"{place}.{key}", child, nested, packages)
+            for key, child in value.items()
+        }
+    if isinstance(value, list):
+        return [_argument(f"{place}[{index}]", child, nested, packages) for index, child in enumerate(value)]
+    return _plain(place, value)
+
+
+def _plain(place: str, value: object) -> object:
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise ConfigError(f"{place}: must be a plain value, got {type(value).__name__}")
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{place}: holds ${{ after it was resolved, got {value!r}; remove it")
+    return value
+
+
+def _resolve(
+    place: str, path: object, slots: tuple[str, ...], packages: tuple[str, ...]
+) -> tuple[type, Slot]:
+    """The class that is named, and the slot that admits it."""
+    # Importing a module runs it, so the name is judged first.
+    for slot in (SLOTS[name] for name in slots if isinstance(path, str)):
+        places = [name for name in (slot.room, *packages) if name and str(path).startswith(f"{name}.")]
+        if path not in slot.classes and not places:
+            continue
+        try:
+            found = locate(str(path))
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{place}: cannot find '{path}': {error}; allowed: {slot}") from error
+        if path in slot.classes or _is_of(found, slot, places, str(path)):
+            return found, slot
+    allowed = "; or ".join(str(SLOTS[name]) for name in slots) or "plain values only"
+    near = did_you_mean(str(path), [name for slot in slots for name in SLOTS[slot].classes])
+    raise ConfigError(
+        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}"
+        "; a class of your own needs its package in allow=[...] on the command line"
+    )
+
+
+def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
+    """Whether it is defined in one of the packages, and of the kind that the slot takes."""
     module = getattr(found, "__module__", "")
-    return inspect.isfunction(found) and module.startswith("sr_lab.strategies.") and path == f"{module}.apply"
+    if not any(f"{module}.".startswith(f"{name}.") for name in places):
+        return False
+    if not slot.base:
+        return inspect.isfunction(found) and path == f"{module}.apply"
+    return inspect.isclass(found) and issubclass(found, locate(slot.base))
 
 
-def _parameters(target: type) -> dict[str, inspect.Parameter]:
-    """The names that the target's constructor accepts, or the function that it forwards to."""
-    parameters = dict(inspect.signature(target).parameters)
-    forwards_to = _FORWARDS_TO.get(f"{target.__module__}.{target.__qualname__}")
-    if forwards_to is not None:
-        behind = inspect.signature(locate(forwards_to))
-        parameters = {**behind.parameters, **parameters}
-    return {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+def _parameters(target: type, path: str) -> dict[str, inspect.Parameter]:
+    """The names that a class accepts; of ``**kwargs`` only those in `allowed.KEYWORDS`."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(target).parameters
+    more = KEYWORDS.get(path, ())
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in named} | {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more
     }
 
 
-def _check_type(slot: str, value: object, annotation: object) -> None:
+def _type_hints(target: type) -> dict[str, object]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):  # annotations that only a type checker can evaluate
+        return {}
+
+
+def _holds_description(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_description, value.values()))
+    return isinstance(value, _Described) or (isinstance(value, list) and any(map(_holds_description, value)))
+
+
+def _check_type(place: str, value: object, annotation: object) -> None:
     """Compare a plain value with its annotation; other types are left to the class."""
     try:
         adapter: TypeAdapter[object] = TypeAdapter(
@@ -146,97 +252,4 @@ def _check_type(slot: str, value: object, annotation: object) -> None:
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ConfigError(f"{slot}: {problem[0].lower()}{problem[1:]}, got {value!r}") from error
-
-
-def check(
-    slot: str, node: object, *, trusted: tuple[str, ...], supplied: Iterable[str] = (), kind: str = ""
-) -> None:
-    """Refuse a target that is not allowed in its slot, or arguments that it does not have.
-
-    Args:
-        slot: The place of the node, e.g. ``model`` or ``callbacks.early_stopping``.
-        node: The plain configuration of the slot.
-        trusted: Packages whose classes may be named.
-        supplied: Arguments that the code passes itself; a configuration may not set them.
-        kind: The class that the slot takes; empty for any kind, inside another target's arguments.
-
-    Raises:
-        ConfigError: Untrusted package, wrong kind, unknown argument, wrong type, missing argument.
-    """
-    if kind and not isinstance(node, Mapping):
-        raise ConfigError(f"{slot}: must be a group of settings with a _target_, got {node!r}")
-    if isinstance(node, list):
-        for index, item in enumerate(node):
-            check(f"{slot}[{index}]", item, trusted=trusted)
-        return
-    if not isinstance(node, Mapping):
-        return
-    if "_target_" not in node:
-        if kind:
-            raise ConfigError(f"{slot}: has no _target_; give the dotted name of a {kind}")
-        for key, value in node.items():
-            check(f"{slot}.{key}", value, trusted=trusted)
-        return
-    target = _resolve(slot, node["_target_"], (kind,) if kind else NESTED_KINDS, trusted)
-    parameters = _parameters(target)
-    supplied = set(supplied)
-    allowed = [name for name in parameters if name not in supplied and name != "self"]
-    hints = _type_hints(target)
-    for key, value in node.items():
-        if key in ("_target_", "_partial_"):
-            continue
-        if key not in allowed:
-            raise ConfigError(
-                f"{slot}.{key}: {target.__name__} has no such setting; allowed: {', '.join(sorted(allowed))}"
-                f"{did_you_mean(str(key), allowed)}"
-            )
-        check(f"{slot}.{key}", value, trusted=trusted)
-        if key in hints and not holds_target(value):
-            _check_type(f"{slot}.{key}", value, hints[key])
-    if not node.get("_partial_", False):
-        missing = [n for n in allowed if parameters[n].default is inspect.Parameter.empty and n not in node]
-        if missing:
-            raise ConfigError(
-                f"{slot}: {target.__name__} needs {', '.join(missing)}; set {slot}.{missing[0]}=..."
-            )
-
-
-def _type_hints(target: type) -> dict[str, object]:
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError):  # annotations that only a type checker can evaluate
-        return {}
-
-
-def holds_target(value: object) -> bool:
-    """Whether there is a ``_target_`` at any depth of a plain value."""
-    if isinstance(value, Mapping):
-        return "_target_" in value or any(map(holds_target, value.values()))
-    return isinstance(value, list) and any(map(holds_target, value))
-
-
-def _make(
-    name: str, factory: typing.Callable[..., object], /, *values: object, **arguments: object
-) -> object:
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    try:
-        return factory(*values, **arguments)
-    except SRLabError:
-        raise
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{name}: cannot be built: {reason}; change its settings") from error
-
-
-def build(node: Node, **arguments: object) -> typing.Any:
-    """Build a node that has passed `check`; a ``_partial_`` node gives a factory.
-
-    Raises:
-        ConfigError: The constructor refuses the settings.
-    """
-    # A factory first: instantiate() would take an argument named `config` for its own.
-    factory = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
-    make = functools.partial(_make, str(node["_target_"]), factory, **arguments)
-    return make if node.get("_partial_", False) else make()
+        raise ConfigError(f"{place}: {problem[0].lower()}{problem[1:]}, got {value!r}") from error

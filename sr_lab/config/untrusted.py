@@ -11,25 +11,10 @@ from pathlib import Path
 
 from sr_lab import files
 from sr_lab.config import targets
+from sr_lab.config.allowed import SLOTS, Slot
 from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import Config, Node, StoredNetwork
 from sr_lab.errors import ConfigError
-
-# Arguments that the code passes to a target itself, by slot; a configuration may not set them.
-_SUPPLIED = {
-    "model": (),
-    "optimizer": ("params",),
-    "schedule.scheduler": ("optimizer",),
-    "upsampler.factory": ("num_feat", "num_out_ch", "scale"),
-    "strategy.apply": ("model",),
-    "logger.*": ("save_dir", "name", "id", "group", "job_type", "resume", "config"),
-    "trainer": ("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision",
-                "val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler",
-                "num_sanity_val_steps", "enable_model_summary",
-                # a training is shortened by its budget, which the table shows
-                "fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches",
-                "overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
-}  # fmt: skip
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|passphrase|credentials?|jwt)$", re.IGNORECASE)
 _SECRET_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](\w*key|token|\w+_token|sig|signature|password)=", re.I)
@@ -57,6 +42,17 @@ def refuse_secrets(value: object, place: str = "") -> None:
             raise ConfigError(f"{place[:-1]}: holds a secret, which would be stored; {_INSTEAD}")
 
 
+def refuse_interpolations(values: object) -> None:
+    """Refuse what would be an interpolation where the values are read again.
+
+    Raises:
+        ConfigError: A text that still holds one after it was resolved.
+    """
+    for text in files.texts(values):
+        if "${" in text:
+            raise ConfigError(f"{text!r}: an escaped interpolation is not allowed; remove the backslash")
+
+
 def check_targets(config: Config, overrides: Sequence[str]) -> None:
     """Refuse what may not be built; only the command line can trust a package or lead a path elsewhere.
 
@@ -69,13 +65,10 @@ def check_targets(config: Config, overrides: Sequence[str]) -> None:
             f"allow: is set in a file, got {config.allow}; "
             "packages are trusted only on the command line (allow=[...]) or in SR_LAB_ALLOW"
         )
-    for group in ("callbacks", "logger"):
-        _refuse_outside_paths(group, getattr(config, group), overrides)
-    trusted = targets.trusted_packages(config.allow)
     values = config.model_dump() | {"trainer": config.trainer.arguments()}
-    for slot, kind in targets.KINDS.items():
-        for name, node in _slot_nodes(values, slot):
-            targets.check(name, node, trusted=trusted, supplied=_SUPPLIED.get(slot, ()), kind=kind)
+    for name, slot in SLOTS.items():
+        for place, node in _nodes(values, slot):
+            targets.check(name, node, config.allow, place=place)
 
 
 def stored_network(record: Mapping[str, object], source: str, allow: Sequence[str] = ()) -> StoredNetwork:
@@ -96,38 +89,66 @@ def stored_network(record: Mapping[str, object], source: str, allow: Sequence[st
         stored = StoredNetwork.model_validate_json(json.dumps(own), strict=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"'{source}' does not say which network it holds; give its state dict") from error
-    packages = targets.trusted_packages(allow)
-    trusted = tuple(name for name in packages if name == "sr_lab" or name not in targets.TRUSTED)
-    for slot in ("model", "upsampler.factory", "strategy.apply"):
-        for name, node in _slot_nodes(stored.model_dump(), slot):
-            targets.check(name, node, trusted=trusted, supplied=_SUPPLIED[slot], kind=targets.KINDS[slot])
+    for name, slot in SLOTS.items():
+        for place, node in _nodes(stored.model_dump(), slot) if slot.stored else ():
+            targets.check(name, node, allow, place=place)
     return stored
 
 
-def _refuse_outside_paths(place: str, value: object, overrides: Sequence[str]) -> None:
-    """Refuse paths with which a stranger's callback or logger would overwrite files elsewhere."""
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            _refuse_outside_paths(f"{place}.{key}", child, overrides)
-    elif isinstance(value, list):
-        for child in value:
-            _refuse_outside_paths(place, child, overrides)
-    elif isinstance(value, str):
-        leads_out = value[:1] in ("/", "~") or ".." in Path(value).parts
-        if leads_out and not is_set(place, overrides):
+# Names of arguments that are paths.
+_PATH = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
+
+
+def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
+    """Settle, in place, the paths that callbacks, loggers and the profiler are given.
+
+    A path of the command line becomes absolute and may lead anywhere. One of a file stays below the run
+    folder, where `below` puts it.
+
+    Raises:
+        ConfigError: A path of a file leads elsewhere.
+    """
+
+    def settled(place: str, value: object) -> object:
+        if isinstance(value, dict):
+            return {key: settled(f"{place}.{key}", child) for key, child in value.items()}
+        if isinstance(value, list):
+            return [settled(place, child) for child in value]
+        if not isinstance(value, str):
+            return value
+        if is_set(place, overrides):
+            is_path = _PATH.search(place.rpartition(".")[2])
+            return str(Path(value).expanduser().absolute()) if is_path else value
+        if value[:1] in ("/", "~") or ".." in Path(value).parts:
             raise ConfigError(
                 f"{place}: leads out of the run folder, which a file may not do, got {value!r}; "
                 "set it on the command line"
             )
+        return value
+
+    for group in ("callbacks", "logger"):
+        values[group] = settled(group, values.get(group, {}))
+    if isinstance(trainer := values.get("trainer"), dict) and "profiler" in trainer:
+        trainer["profiler"] = settled("trainer.profiler", trainer["profiler"])
 
 
-def _slot_nodes(values: Node, slot: str) -> list[tuple[str, object]]:
-    """The configured nodes of a slot with their places; empty slots (``factory: null``) are left out."""
-    group, _, rest = slot.partition(".")
-    node = values[group]
+def below(folder: Path, value: object) -> object:
+    """A description with its relative paths below a folder."""
+    if isinstance(value, Mapping):
+        return {
+            key: str(folder / child) if isinstance(child, str) and _PATH.search(key) else below(folder, child)
+            for key, child in value.items()
+        }
+    return [below(folder, child) for child in value] if isinstance(value, list) else value
+
+
+def _nodes(values: Node, slot: Slot) -> list[tuple[str, object]]:
+    """The descriptions of a slot with their places; a slot may be empty (``factory: null``)."""
+    group, _, rest = slot.place.partition(".")
+    node = values.get(group)
     if not rest:
-        return [(slot, node)]
+        return [(group, node)] if group else []
     assert isinstance(node, Mapping)  # the schema says so
     if rest == "*":
         return [(f"{group}.{name}", child) for name, child in node.items()]
-    return [(slot, node[rest])] if node.get(rest) is not None else []
+    return [(slot.place, node[rest])] if node.get(rest) is not None else []

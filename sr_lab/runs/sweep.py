@@ -57,9 +57,8 @@ def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     if config.resume == "never" or not job.folder.is_finished():
         job.folder.write_config(to_yaml(config))
     # The command line trusted these packages; in the job's process a file may not say so again.
-    extra = [name for name in targets.trusted_packages(config.allow) if name not in targets.TRUSTED]
-    if extra:
-        os.environ["SR_LAB_ALLOW"] = ",".join(dict.fromkeys(extra))
+    if packages := targets.trusted_packages(config.allow):
+        os.environ["SR_LAB_ALLOW"] = ",".join(packages)
     return job
 
 

@@ -34,7 +34,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
     run_folder = RunFolder(folder)
     with run_folder.attempt():
         run_folder.write_config(to_yaml(config))
-        network = build_network(config).eval()
+        network = build_network(config, config.allow).eval()
         counted = common.cost(network, config.scale)
         network = for_inference(network)  # the time is that of the folded network
         cost: dict[str, float] = counted | cpu_time(network, config.scale)

@@ -72,7 +72,9 @@ def _test(
     )
     with tempfile.TemporaryDirectory() as scratch:
         trainer: lightning.Trainer = targets.build(
+            "trainer",
             distributed.trainer_arguments(config.trainer.arguments(), timeout=config.trainer.timeout),
+            (),
             **TEST_ONLY,
             callbacks=list(callbacks),
             default_root_dir=scratch,

@@ -52,7 +52,7 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
     if not training:
         _say(f"dataset: nothing to download for {config.dataset['_target_']}")
     if config.decode:
-        dataset = targets.build(config.dataset)
+        dataset = targets.build("dataset", config.dataset, config.allow)
         dataset.prepare()
         _say(
             f"dataset: {len(dataset)} training images decoded for x{config.scale} in {config.paths.cache_dir}"

@@ -19,7 +19,7 @@ def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
         ConfigError: The dataset consists of shards already, or has LR images of its own.
         DataError: An image is broken, or the folder cannot be written.
     """
-    dataset: PatchDataset = targets.build(config.dataset)
+    dataset: PatchDataset = targets.build("dataset", config.dataset, config.allow)
     if isinstance(dataset, StreamingDataset) or dataset.lr_files is not None:
         raise ConfigError("task=shard: needs HR images in files; set dataset=folder, div2k, flickr2k or df2k")
     index = write_shards(

@@ -1,7 +1,6 @@
 """A training from its configuration: network and module, the form of the network, callbacks, Trainer."""
 
 import functools
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +16,7 @@ from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import take_over
 from sr_lab.config import targets
 from sr_lab.config.schema import TrainConfig
+from sr_lab.config.untrusted import below
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchBatch, PatchDataset
 from sr_lab.errors import ConfigError
@@ -49,7 +49,7 @@ def module(
     say: Callable[[str], None],
 ) -> SRModule:
     """The network, with the weights of ``init_ckpt`` if there is one, and all that trains and measures it."""
-    network = build_network(config)
+    network = build_network(config, config.allow)
     if config.init_ckpt is not None:
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
         names = f", which keep their initial values: {', '.join(left)}" if left else ""
@@ -60,9 +60,9 @@ def module(
         protocol=protocol,
         val_sets={images.name: len(images) for images in val_sets},
         test_sets=[images.name for images in test_sets],
-        loss=targets.build(config.loss),
+        loss=targets.build("loss", config.loss, config.allow),
         make_optimizer=_optimizer(config),
-        make_scheduler=targets.build(config.schedule.scheduler),
+        make_scheduler=targets.build("schedule", config.schedule.scheduler, config.allow),
         steps_per_unit=config.steps_per_epoch if config.schedule.interval == "epoch" else 1.0,
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
@@ -70,7 +70,7 @@ def module(
 
 def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
     """Adam in one kernel on a GPU: only there fp16 does not wait for the device to ask for overflows."""
-    build: Callable[..., torch.optim.Optimizer] = targets.build(config.optimizer)
+    build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
     clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales
     if not fusible or clipped or {"fused", "foreach"} & set(config.optimizer) or not on_gpu(config):
@@ -192,13 +192,16 @@ def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> list[C
     return [record, *([TrainingProgress(speed)] if TrainingProgress.is_shown() else [])]
 
 
-def _own_callbacks(config: TrainConfig) -> list[Callback]:
+def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
     """The callbacks of the configuration.
 
     Raises:
         ConfigError: One of them would have no effect on what is tested, and could not be resumed.
     """
-    made = {name: targets.build(typing.cast(targets.Node, node)) for name, node in config.callbacks.items()}
+    made = {
+        name: targets.build("callback", below(folder, node), config.allow)
+        for name, node in config.callbacks.items()
+    }
     for name, callback in made.items():
         if isinstance(callback, StochasticWeightAveraging):
             raise ConfigError(
@@ -236,7 +239,7 @@ def trainer(
         *([RowInSummary(config)] if config.logger else []),
         ExampleImages(folder.images),
         Ending(),
-        *_own_callbacks(config),
+        *_own_callbacks(config, folder.path),
         *([WeightAverage(config.ema_decay)] if config.ema_decay is not None else []),
         NanPolicy(
             config.nan_policy,
@@ -258,7 +261,9 @@ def trainer(
     if arguments.get("deterministic") is True:  # cuDNN would choose among deterministic algorithms, by time
         arguments["benchmark"] = False
     made: Trainer = targets.build(
-        arguments,
+        "trainer",
+        below(folder.path, arguments),
+        config.allow,
         precision=precision(config),
         max_steps=config.steps,
         max_epochs=-1,

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from sr_lab.config import targets
 from sr_lab.config.schema import Config
+from sr_lab.config.untrusted import below
 from sr_lab.reporting.rows import budget, compared_with_paper
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
@@ -50,9 +51,10 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
                 "settings": settings,
                 "offline": node.get("offline", not has_wandb_key()),
             }
-        elif "name" not in node:
+        else:
             arguments["name"] = ""
-        logger = targets.build(node, **arguments)
+        described = below(folder.path, {key: value for key, value in node.items() if key not in arguments})
+        logger = targets.build("logger", described, config.allow, **arguments)
         if arguments.get("offline") is False and rank() == 0:
             try:
                 _ = logger.experiment
@@ -64,7 +66,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
                     file=sys.stderr,
                 )
                 wandb.teardown()  # its process still holds the run's id
-                logger = targets.build(node, **arguments | {"offline": True})
+                logger = targets.build("logger", described, config.allow, **arguments | {"offline": True})
         loggers.append(logger)
     return loggers
 

@@ -1,0 +1,139 @@
+"""What a configuration or a checkpoint may name, slot by slot; `targets` builds nothing else.
+
+Classes of ours are admitted by their room, those of libraries one by one. The constructor of each of these
+was read: none runs code, starts a process, opens a file or connects on account of its arguments. What writes
+files writes them below the run folder (`untrusted.refuse_outside_paths`).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one slot of a configuration takes.
+
+    Args:
+        place: Where it is; ``*`` stands for a name of the user's choice. Empty for a slot that is only found
+            inside the arguments of others.
+        base: Class from which a class of ours, or of a package that the user trusts, must derive.
+        room: Package of ours whose classes it takes.
+        classes: Classes of libraries that it takes.
+        nested: Slots of the descriptions that its arguments may hold.
+        supplied: Arguments that our code passes; a configuration may not set them.
+        stored: Whether a checkpoint may describe it.
+    """
+
+    place: str
+    base: str
+    room: str = ""
+    classes: tuple[str, ...] = ()
+    nested: tuple[str, ...] = ()
+    supplied: tuple[str, ...] = ()
+    stored: bool = False
+
+    def __str__(self) -> str:
+        rooms = (f"a class of {self.room}",) if self.room else ()
+        return ", ".join((*rooms, *self.classes)) or f"a class of your own that derives from {self.base}"
+
+
+def _named(package: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{package}.{name}" for name in names.split())
+
+
+_LAYERS = _named(
+    "torch.nn",
+    "AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool2d BatchNorm2d ChannelShuffle Conv2d ConvTranspose2d Dropout "
+    "Dropout2d ELU GELU GroupNorm Hardsigmoid Hardswish Hardtanh Identity InstanceNorm2d LayerNorm LeakyReLU "
+    "LocalResponseNorm MaxPool2d Mish ModuleList PReLU PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 "
+    "ReflectionPad2d ReplicationPad2d SELU Sequential SiLU Sigmoid Softmax Softmax2d Softplus Softsign Tanh "
+    "Upsample UpsamplingBilinear2d UpsamplingNearest2d ZeroPad2d",
+)
+
+SLOTS = {
+    "model": Slot("model", "torch.nn.Module", "sr_lab.models", nested=("upsampler", "layer"), stored=True),
+    "upsampler": Slot(
+        "upsampler.factory",
+        "torch.nn.Module",
+        "sr_lab.upsamplers",
+        nested=("layer",),
+        supplied=("num_feat", "num_out_ch", "scale"),
+        stored=True,
+    ),
+    # The only functions that may be named: ``apply`` of a module of the room.
+    "strategy": Slot("strategy.apply", "", "sr_lab.strategies", supplied=("model",), stored=True),
+    "layer": Slot("", "torch.nn.Module", "sr_lab.layers", _LAYERS, nested=("layer",)),
+    "schedule": Slot(
+        "schedule.scheduler",
+        "torch.optim.lr_scheduler.LRScheduler",
+        classes=_named(
+            "torch.optim.lr_scheduler",
+            "ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR "
+            "MultiStepLR OneCycleLR PolynomialLR StepLR",
+        ),
+        supplied=("optimizer",),
+    ),
+    "dataset": Slot(
+        "dataset", "sr_lab.datasets.patches.PatchDataset", "sr_lab.datasets", nested=("degradation",)
+    ),
+    "degradation": Slot("degradation", "torch.nn.Module", "sr_lab.degradations", nested=("degradation",)),
+    "loss": Slot(
+        "loss",
+        "torch.nn.Module",
+        "sr_lab.losses",
+        (
+            *_named("torch.nn", "HuberLoss L1Loss MSELoss SmoothL1Loss"),
+            *_named("kornia.losses", "CharbonnierLoss MS_SSIMLoss PSNRLoss SSIMLoss"),
+        ),
+        nested=("loss", "layer"),
+    ),
+    "optimizer": Slot(
+        "optimizer",
+        "torch.optim.Optimizer",
+        classes=_named(
+            "torch.optim",
+            "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD",
+        ),
+        supplied=("params",),
+    ),
+    "trainer": Slot(
+        "trainer",
+        "lightning.Trainer",
+        classes=("lightning.Trainer",),
+        nested=("profiler",),
+        supplied=(
+            *("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision"),
+            *("val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler"),
+            *("num_sanity_val_steps", "enable_model_summary"),
+            # a training is shortened by its budget, which the table shows
+            *("fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches"),
+            *("overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
+        ),
+    ),
+    "profiler": Slot(
+        "",
+        "lightning.pytorch.profilers.Profiler",
+        classes=_named("lightning.pytorch.profilers", "AdvancedProfiler PassThroughProfiler SimpleProfiler"),
+    ),
+    "callback": Slot(
+        "callbacks.*",
+        "lightning.Callback",
+        classes=_named(
+            "lightning.pytorch.callbacks",
+            "DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler "
+            "LearningRateMonitor ModelCheckpoint ModelSummary SpikeDetection StochasticWeightAveraging "
+            "ThroughputMonitor Timer",
+        ),
+    ),
+    "logger": Slot(
+        "logger.*",
+        "lightning.pytorch.loggers.Logger",
+        classes=_named("lightning.pytorch.loggers", "CSVLogger TensorBoardLogger WandbLogger"),
+        supplied=("save_dir", "name", "id", "group", "job_type", "resume", "config", "settings"),
+    ),
+}
+
+# What classes with ``**kwargs`` take beside the named parameters of their constructors.
+KEYWORDS = {
+    "lightning.pytorch.loggers.WandbLogger": ("entity", "notes", "tags"),
+    "lightning.pytorch.loggers.TensorBoardLogger": ("flush_secs", "max_queue"),
+}

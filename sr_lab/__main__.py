@@ -139,6 +139,11 @@ def main() -> int:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
     try:
+        if any(word.startswith("--e") for word in sys.argv[1:]):  # --experimental-rerun, or the start of it
+            raise ConfigError(
+                "--experimental-rerun: would read a pickle, which can run code; start the run with "
+                "--config-path <run folder> --config-name config"
+            )
         sweep.end_with_sweep()
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -2,7 +2,7 @@
 
 Classes of ours are admitted by their room, those of libraries one by one. The constructor of each of these
 was read: none runs code, starts a process, opens a file or connects on account of its arguments. What writes
-files writes them below the run folder (`untrusted.refuse_outside_paths`).
+files writes them below the run folder (`untrusted.settle_paths`).
 """
 
 from dataclasses import dataclass
@@ -40,13 +40,11 @@ def _named(package: str, names: str) -> tuple[str, ...]:
     return tuple(f"{package}.{name}" for name in names.split())
 
 
+# For networks of the user's own: none of ours takes a layer.
 _LAYERS = _named(
     "torch.nn",
-    "AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool2d BatchNorm2d ChannelShuffle Conv2d ConvTranspose2d Dropout "
-    "Dropout2d ELU GELU GroupNorm Hardsigmoid Hardswish Hardtanh Identity InstanceNorm2d LayerNorm LeakyReLU "
-    "LocalResponseNorm MaxPool2d Mish ModuleList PReLU PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 "
-    "ReflectionPad2d ReplicationPad2d SELU Sequential SiLU Sigmoid Softmax Softmax2d Softplus Softsign Tanh "
-    "Upsample UpsamplingBilinear2d UpsamplingNearest2d ZeroPad2d",
+    "BatchNorm2d Conv2d Dropout Dropout2d ELU GELU GroupNorm Hardsigmoid Hardswish Identity InstanceNorm2d "
+    "LayerNorm LeakyReLU Mish PReLU ReLU ReLU6 SELU SiLU Sigmoid Softplus Tanh",
 )
 
 SLOTS = {
@@ -84,7 +82,7 @@ SLOTS = {
             *_named("torch.nn", "HuberLoss L1Loss MSELoss SmoothL1Loss"),
             *_named("kornia.losses", "CharbonnierLoss MS_SSIMLoss PSNRLoss SSIMLoss"),
         ),
-        nested=("loss", "layer"),
+        nested=("loss",),
     ),
     "optimizer": Slot(
         "optimizer",
@@ -103,7 +101,7 @@ SLOTS = {
         supplied=(
             *("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision"),
             *("val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler"),
-            *("num_sanity_val_steps", "enable_model_summary"),
+            *("num_sanity_val_steps", "enable_model_summary", "model_registry"),
             # a training is shortened by its budget, which the table shows
             *("fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches"),
             *("overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
@@ -112,7 +110,7 @@ SLOTS = {
     "profiler": Slot(
         "",
         "lightning.pytorch.profilers.Profiler",
-        classes=_named("lightning.pytorch.profilers", "AdvancedProfiler PassThroughProfiler SimpleProfiler"),
+        classes=_named("lightning.pytorch.profilers", "AdvancedProfiler PyTorchProfiler SimpleProfiler"),
     ),
     "callback": Slot(
         "callbacks.*",
@@ -120,15 +118,29 @@ SLOTS = {
         classes=_named(
             "lightning.pytorch.callbacks",
             "DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler "
-            "LearningRateMonitor ModelCheckpoint ModelSummary SpikeDetection StochasticWeightAveraging "
-            "ThroughputMonitor Timer",
+            "LearningRateMonitor ModelCheckpoint ModelPruning ModelSummary RichModelSummary "
+            "StochasticWeightAveraging Timer WeightAveraging",
         ),
     ),
     "logger": Slot(
         "logger.*",
         "lightning.pytorch.loggers.Logger",
         classes=_named("lightning.pytorch.loggers", "CSVLogger TensorBoardLogger WandbLogger"),
-        supplied=("save_dir", "name", "id", "group", "job_type", "resume", "config", "settings"),
+        supplied=(
+            *(
+                "save_dir",
+                "dir",
+                "name",
+                "version",
+                "id",
+                "group",
+                "job_type",
+                "resume",
+                "config",
+                "settings",
+            ),
+            *("anonymous", "experiment"),
+        ),
     ),
 }
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_lab import files
 from sr_lab.config import targets
-from sr_lab.config.overrides import given_to, is_set, key_of
+from sr_lab.config.overrides import given_to, is_set, key_of, only_typed
 from sr_lab.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def install(composed: Callable[[DictConfig], None]) -> None:
     Args:
         composed: Called with each composition that has passed.
     """
-    compose = ConfigLoaderImpl.load_configuration
+    compose = ConfigLoaderImpl._load_configuration_impl
 
     @functools.wraps(compose)
     def checked(
@@ -52,7 +52,7 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         composed(result)
         return result
 
-    ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign, assignment]
+    ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign, assignment]
     Plugins.instance()  # runs each plugin's module again: only after that is its class the one in use
     source_class = SourcesRegistry.instance().resolve("file")
     read = source_class.load_config
@@ -142,13 +142,13 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
     for package in re.findall(r"pkg://([\w.]*)", " ".join([*places, *given])):
         if package.partition(".")[0] not in ("hydra", "hydra_plugins", *trusted):
             raise ConfigError(
-                f"hydra.searchpath: the package '{package}' is not trusted; if you trust it, add allow=[{package}]"
+                f"hydra.searchpath: '{package}' is not trusted; if you do, add allow=[{package}]"
             )
 
 
 # What a file may set of Hydra's node, or Hydra sets itself; `_check_plugin` and the rest look into some.
 _FREE = (
-    *("mode", "sweeper", "launcher", "help", "hydra_help", "runtime", "overrides"),
+    *("mode", "verbose", "sweeper", "launcher", "help", "hydra_help", "runtime", "overrides"),
     *("job_logging", "hydra_logging"),
     *("job.override_dirname", "job.id", "job.num", "job.config_name", "job.config"),
 )
@@ -160,6 +160,7 @@ _OURS = {
     "sweep.subdir": ("${run_folder:}", "${hydra.job.num}"),
     "output_subdir": (None, ".hydra"),
     "job.chdir": (None, False),
+    "env": ({},),  # an empty group
 }
 
 
@@ -203,6 +204,7 @@ def _settings(node: DictConfig) -> dict[str, object]:
 
 # Settings of submitit's launchers that end up in the script of a job.
 _SHELL = ("setup", "python", "srun_args", "additional_parameters")
+_PICKLES = ("${hydra.sweep.dir}/.submitit/%j", None)  # submitit_folder, from which submitit reads pickles
 
 
 def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
@@ -212,6 +214,13 @@ def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
         raise ConfigError(
             f"hydra.{key}._target_: '{target}' is not a plugin of Hydra; choose hydra/{key}=<option>"
         )
+    if _settings(node).get("submitit_folder") not in _PICKLES and not is_set(f"hydra.{key}", overrides):
+        raise ConfigError(
+            f"hydra.{key}.submitit_folder: is not allowed in a file; set it on the command line"
+        )
+    for name in map(str, node.get("params") or ()):  # a sweep's axes become overrides, which are trusted
+        if only_typed(name) and not is_set("hydra.sweeper", overrides):
+            raise ConfigError(f"hydra.sweeper.params.{name}: is not allowed in a file; type it")
     settings = OmegaConf.to_container(node, resolve=True)
     assert isinstance(settings, dict)
     for name, value in ((str(name), value) for name, value in settings.items()):

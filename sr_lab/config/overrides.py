@@ -13,6 +13,14 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
     return typing.cast("list[str]", task)
 
 
+def only_typed(override: str) -> bool:
+    """Whether it says whom we trust or where we write, which no file may say as an override."""
+    key = key_of(override).strip().replace("/", ".")
+    top = key.partition(".")[0]
+    profiles = key == "trainer" or key.startswith("trainer.profiler")
+    return profiles or top in ("allow", "hydra", "paths", "callbacks", "logger")
+
+
 def key_of(override: str) -> str:
     """``model.num_feat`` of ``+model.num_feat=8``; of a group's override the group."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]

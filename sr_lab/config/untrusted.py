@@ -97,6 +97,10 @@ def stored_network(record: Mapping[str, object], source: str, allow: Sequence[st
 
 # Names of arguments that are paths.
 _PATH = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
+# What the paths of a file may not have: a way out of the run folder, another file system, a variable of the
+# environment, or a format that looks into objects ({step].__class__...}).
+_LEADS_OUT = re.compile(r"^[/~]|(^|/)\.\.(/|$)|::|://|\$|[{}]")
+_METRIC = re.compile(r"\{[\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
 
 
 def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
@@ -106,7 +110,7 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
     folder, where `below` puts it.
 
     Raises:
-        ConfigError: A path of a file leads elsewhere.
+        ConfigError: A text of a file leads elsewhere.
     """
 
     def settled(place: str, value: object) -> object:
@@ -116,13 +120,13 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
             return [settled(place, child) for child in value]
         if not isinstance(value, str):
             return value
+        name = place.rpartition(".")[2]
         if is_set(place, overrides):
-            is_path = _PATH.search(place.rpartition(".")[2])
-            return str(Path(value).expanduser().absolute()) if is_path else value
-        if value[:1] in ("/", "~") or ".." in Path(value).parts:
+            return str(Path(value).expanduser().absolute()) if _PATH.search(name) else value
+        if name == "entity" or (name != "_target_" and _LEADS_OUT.search(_METRIC.sub("", value))):
+            what = "decides who gets the runs" if name == "entity" else "leads out of the run folder"
             raise ConfigError(
-                f"{place}: leads out of the run folder, which a file may not do, got {value!r}; "
-                "set it on the command line"
+                f"{place}: {what}, which a file may not do, got {value!r}; set it on the command line"
             )
         return value
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
@@ -234,12 +234,14 @@ def trainer(
     """
     accumulate = config.trainer.accumulate_grad_batches
     interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
+    own = _own_callbacks(config, folder.path)
+    kept = [Path(c.dirpath) for c in own if isinstance(c, ModelCheckpoint) and c.dirpath is not None]
     callbacks = [
         *watchers(folder, batch_size=config.batch_size // accumulate, row_interval=interval),
         *([RowInSummary(config)] if config.logger else []),
         ExampleImages(folder.images),
         Ending(),
-        *_own_callbacks(config, folder.path),
+        *own,
         *([WeightAverage(config.ema_decay)] if config.ema_decay is not None else []),
         NanPolicy(
             config.nan_policy,
@@ -273,7 +275,7 @@ def trainer(
         use_distributed_sampler=False,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[DurableCheckpointIO(folder.earlier)],
+        plugins=[DurableCheckpointIO(folder.earlier, [folder.path, *kept])],
         default_root_dir=folder.path,
         enable_progress_bar=TrainingProgress.is_shown(),
         enable_model_summary=False,

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -32,11 +32,13 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     Args:
         earlier: Checkpoints of an earlier attempt, removed once this one has saved its first.
+        folders: Where a callback may remove checkpoints.
     """
 
-    def __init__(self, earlier: Path | None = None) -> None:
+    def __init__(self, earlier: Path | None = None, folders: Sequence[Path] = ()) -> None:
         super().__init__()
         self.earlier = earlier
+        self.folders = [folder.resolve() for folder in folders]
 
     def save_checkpoint(
         self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
@@ -58,7 +60,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
             CheckpointError: It is not a checkpoint, or the path leads out of its folder.
         """
         target = Path(path)
-        if target.suffix != ".ckpt" or ".." in target.parts or target.is_dir():
+        inside = any(target.parent.resolve().is_relative_to(folder) for folder in self.folders)
+        if target.suffix != ".ckpt" or not inside or target.is_dir():
             raise CheckpointError(
                 f"resume: the checkpoint says that it replaces '{path}', which is not a checkpoint of this "
                 "run; take another, or train from scratch with resume=never"

@@ -227,7 +227,7 @@ def test_frozen_parts_stay_in_evaluation_and_the_result_can_be_learned_from():
     (sr * torch.ones(1, requires_grad=True)).sum().backward()
 
 
-def test_a_name_near_a_network_says_which():
+def test_a_misspelt_name_gets_the_nearest_network_as_a_hint():
     with pytest.raises(ConfigError, match=r"there is no option 'osfnet'.*did you mean 'osffnet'"):
         sr_lab.load("osfnet", scale=4)
 
@@ -295,7 +295,7 @@ def test_an_image_without_pixels_is_refused():
         sr_lab.upscale(Image.new("RGB", (5, 0)), Repeat())
 
 
-def test_a_network_is_folded_once_until_it_is_another(monkeypatch, pixels):
+def test_a_network_is_folded_once_until_it_changes(monkeypatch, pixels):
     network = sr_lab.load("ecbsr_m4c16", scale=2)
     folded = []
     monkeypatch.setattr(api, "for_inference", lambda net: folded.append(for_inference(net)) or folded[-1])
@@ -308,7 +308,7 @@ def test_a_network_is_folded_once_until_it_is_another(monkeypatch, pixels):
     assert not np.array_equal(sr_lab.upscale(pixels, network), first)
 
 
-def test_a_folded_network_does_not_outlive_the_one_it_is_of(pixels):
+def test_a_folded_network_does_not_outlive_its_original(pixels):
     for name in ("ecbsr_m4c16", "fsrcnn"):  # the second has nothing to fold
         network = sr_lab.load(name, scale=2)
         sr_lab.upscale(pixels, network)

@@ -94,7 +94,7 @@ def test_a_second_process_is_refused(tmp_path, other_process):
         pytest.fail("two processes at work")
 
 
-def test_a_refused_process_leaves_no_traceback_in_the_others_folder(tmp_path, other_process):
+def test_a_refused_process_leaves_no_traceback_in_the_folder_of_the_other(tmp_path, other_process):
     with pytest.raises(ConfigError), RunFolder(tmp_path).attempt():
         pass
     assert not (tmp_path / "failed.txt").exists()

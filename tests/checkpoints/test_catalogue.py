@@ -37,7 +37,7 @@ def shapes_of_all():
 
 
 def test_no_two_networks_have_equal_weights():
-    """A checkpoint of either could not be told apart, and would be refused without model=."""
+    """Otherwise a checkpoint would fit both, and be refused without model=."""
     options = {}
     for (option, _), shapes in shapes_of_all().items():
         options.setdefault(shapes, set()).add(option)
@@ -50,11 +50,11 @@ def test_weights_find_their_network(tmp_path):
 
 
 @pytest.mark.usefixtures("only_a_few")
-def test_foreign_weights_find_none(tmp_path):
+def test_foreign_weights_match_no_network(tmp_path):
     assert catalogue.fitting(stored(tmp_path, torch.nn.Conv2d(3, 3, 3))) == []
 
 
-def test_an_unknown_option_is_refused_with_the_nearest():
+def test_an_unknown_option_is_refused_and_the_nearest_is_named():
     with pytest.raises(
         ConfigError, match=r"there is no option 'osfnet'; allowed: .*; did you mean 'osffnet'\?"
     ):

@@ -84,7 +84,7 @@ FREE = {"deterministic": False, "benchmark": True, "compiled": True, "autotuned"
 FIXED = {"deterministic": True, "benchmark": False, "compiled": False, "autotuned": False, "world": 1}
 
 
-def test_a_gpu_is_deterministic_only_where_it_is_told_to_be(monkeypatch):
+def test_a_gpu_is_deterministic_only_where_it_is_set_to_be(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert why_not_deterministic("gpu", **FIXED) == []
     because = why_not_deterministic("gpu", **FREE)

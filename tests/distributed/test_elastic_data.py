@@ -68,7 +68,7 @@ def alone(dataset) -> list[list[str]]:
     return batches(dataset, world=1, workers=0, first=0)
 
 
-def test_every_batch_of_the_stream_is_another(alone):
+def test_no_two_batches_of_the_stream_are_equal(alone):
     assert len({sample for batch in alone for sample in batch}) > 0.9 * BATCH * STEPS  # small images repeat
 
 

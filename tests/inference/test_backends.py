@@ -122,7 +122,7 @@ def test_a_result_outlives_the_next_one(backend, cache_dir):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_size_that_comes_again_gives_the_image_of_torch(backend, cache_dir):
+def test_a_size_that_comes_twice_gives_the_image_of_torch(backend, cache_dir):
     """OpenVINO compiles the network for it."""
     network = PlusMean().eval()
     runs = run_by(network, backend, cache_dir=cache_dir)

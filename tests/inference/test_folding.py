@@ -37,7 +37,7 @@ def test_what_runs_gives_the_output_of_what_was_trained(name):
     sr = network(lr)  # of fresh weights: not in [0, 1]
     assert (sr - runs(lr)).abs().max() < 1e-5 * max(1, sr.abs().max())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    if name != "memnet":  # its norms stand before activations
+    if name != "memnet":  # its norms come before activations
         assert runs is not network
 
 
@@ -69,7 +69,7 @@ def test_what_merging_would_change_is_not_merged():
     assert for_inference(network) is network
 
 
-def test_a_network_in_training_stays_so():
+def test_a_network_in_training_stays_in_training():
     network = built("ecbsr_m4c16").train()
     assert not for_inference(network).training
     assert network.training

@@ -1,4 +1,4 @@
-"""What every model of conf/model keeps to. A new yaml is covered without a change here."""
+"""What holds for every model of conf/model. A new yaml is covered without a change here."""
 
 import copy
 import functools
@@ -83,7 +83,7 @@ def assert_same(sr, expected, *, atol):
 
 
 @every_model
-def test_constructor_is_keyword_only_and_takes_no_others(model):
+def test_constructor_is_keyword_only_and_refuses_unknown_arguments(model):
     kinds = {parameter.kind for parameter in inspect.signature(model_class(model)).parameters.values()}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
@@ -101,7 +101,7 @@ def test_output_is_scale_times_input(model, scale):
     assert sr.isfinite().all()
 
 
-# A tail that is replaced, two of them, one of a luma network. Every tail at every scale: test_upsamplers.
+# Networks with one tail, with two, and for luma. Every tail at every scale: test_upsamplers.
 @pytest.mark.parametrize("model", ["imdn", "efrdn", "ecbsr"])
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
 def test_a_network_takes_every_tail(model, upsampler):
@@ -112,7 +112,7 @@ def test_a_network_takes_every_tail(model, upsampler):
 
 
 def refusal(model, upsampler):
-    """What a network says to a tail that it cannot take; any other failure is one."""
+    """Why a network refuses a tail; any other error is raised."""
     try:
         build(model, upsampler=upsampler)
     except InstantiationException as error:

@@ -55,5 +55,5 @@ def test_the_printed_count_is_reached_or_the_gap_is_explained(row):
     assert reached == (row["gap"] == "")
 
 
-def test_every_network_stands_in_the_table():
+def test_every_network_is_in_the_table():
     assert {row["option"] for row in SIZES} == set(model_options()) - {"bicubic"}

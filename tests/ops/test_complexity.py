@@ -99,7 +99,7 @@ class Gated(nn.Module):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_op_counter_counts_by_hand_on_its_own_image(scale):
+def test_op_counter_gives_the_count_by_hand_on_its_own_image(scale):
     silu, pools, sigmoid = 3 * 6, 2 * 4, 3 * 4
     expected = (6 * (9 + 1) + 4 * 6 + silu + pools) * 192 * 192 + sigmoid
     assert multi_adds(Gated(), scale=scale, rule="op_counter") == expected
@@ -124,7 +124,7 @@ def test_a_model_without_parameters_has_no_activations():
 
 
 class Keeps(nn.Module):
-    """1 + 1 channels from 1, by way of what the tests below count."""
+    """Keeps a number of images in memory, in each way that the tests below count."""
 
     def __init__(self, way):
         super().__init__()

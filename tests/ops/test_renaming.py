@@ -68,7 +68,7 @@ def test_a_network_with_parts_of_its_own_has_no_official_names():
     assert official_state(ggas.apply(IMDN(scale=2, num_feat=16, num_block=1))) is None
 
 
-def test_a_checkpoint_of_ours_from_before_adm_was_called_so_opens(tmp_path):
+def test_a_checkpoint_from_before_adm_had_that_name_opens(tmp_path):
     net, other = (A2N(scale=2, num_feat=8, num_block=2) for _ in range(2))
     older = {name.replace(".adm.", ".dropout."): value for name, value in net.state_dict().items()}
     load_weights(other, Checkpoint(tmp_path / "old.ckpt", older, None))

@@ -1,4 +1,4 @@
-"""IMFM: the sizes that it prints, which contradict each other, beside those of the specification."""
+"""IMFM: the sizes that it prints, which contradict each other, next to those of the specification."""
 
 from functools import partial
 

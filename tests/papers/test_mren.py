@@ -62,7 +62,7 @@ def test_table_6_by_the_authors_counter(settings, printed):
 @pytest.mark.parametrize(
     ("settings", "scale", "counted"),
     [
-        ({}, 2, 105.1),  # Table 6 prints 23.8 beside figures of other networks at 1280x720
+        ({}, 2, 105.1),  # Table 6 prints 23.8 next to figures of other networks at 1280x720
         ({}, 3, 69.1),
         ({}, 4, 49.0),
         (MREN_L, 2, 204.5),  # printed: 46.3
@@ -178,7 +178,7 @@ def published_scacb(block, x, *, exchange):
 @pytest.mark.parametrize(
     ("mode", "exchange"), [("full", "running"), ("full", "final"), ("scnc", "none")], ids=lambda word: word
 )
-def test_scacb_is_its_figure(mode, exchange):
+def test_scacb_is_what_its_figure_shows(mode, exchange):
     torch.manual_seed(0)
     block = SCACB(60, mode=mode, exchange="final" if exchange == "final" else "running")
     x = torch.randn(2, 60, 9, 7)

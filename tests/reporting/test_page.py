@@ -336,7 +336,7 @@ def _shown(browser, text, tmp_path):
 
 
 def complaints(browser: Chromium) -> list[dict]:
-    """What the console and the content policy say."""
+    """What the console and the content policy report."""
     logged = [entry["entry"] for entry in browser.named("Log.entryAdded")]
     return logged + browser.named("Runtime.consoleAPICalled") + browser.named("Runtime.exceptionThrown")
 
@@ -400,7 +400,7 @@ def test_the_handle_is_dragged_with_the_mouse(shown):
     assert share == pytest.approx(75, abs=1)
 
 
-# For every pane: enlargement, and which pixel is in its middle.
+# For every pane: its zoom, and the pixel in its middle.
 PLACES = """[...document.querySelectorAll('#pane > img, #over img, #strip img')].map((image) => {
   const box = image.parentElement.id === 'over' ? document.querySelector('#pane') : image.parentElement;
   const zoom = image.width / 80;

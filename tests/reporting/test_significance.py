@@ -109,7 +109,7 @@ def test_an_image_is_the_mean_of_its_seeds():
     assert per_image(runs) == {("Set5", "0"): pytest.approx(32.5 * (1 - 0.0005))}
 
 
-def test_an_image_restored_without_error_takes_no_part():
+def test_an_image_upscaled_without_error_takes_no_part():
     run = finished("111", 32.0, count=2)
     run.values["images"][0]["psnr_y"] = float("inf")
     assert [image for _, image in per_image([run])] == ["1"]

@@ -147,7 +147,7 @@ with folder.attempt():
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """The command line within this process, with the trainings above; exit code and what was said."""
+    """The command line within this process, with the trainings above; exit code and output."""
     monkeypatch.setattr(sweep, "command", lambda folder: [sys.executable, "-c", TRAINING, str(folder)])
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
     monkeypatch.delenv("SR_LAB_OUTPUT", raising=False)
@@ -165,7 +165,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def search(tmp_path, monkeypatch, command):
-    """Run a search in a folder below ``tmp_path``; exit code, what it said, its trials, their folder."""
+    """Run a search in a folder below ``tmp_path``; exit code, output, trials and their folder."""
 
     def run(name: str, *overrides: str) -> tuple[int, str, list[dict[str, str]], Path]:
         (tmp_path / name).mkdir(exist_ok=True)
@@ -374,7 +374,7 @@ def test_a_report_shows_a_pruned_trial(searches):
 
 @pytest.mark.slow
 def test_a_study_holds_texts_and_numbers_only(searches):
-    """Nothing in it is an object that Optuna would have to load from a study that somebody was sent."""
+    """Optuna would otherwise load objects from a study that came from a stranger."""
     with contextlib.closing(sqlite3.connect(searches["folder"] / "study.db")) as database:
         tables = [name for (name,) in database.execute("select name from sqlite_master where type='table'")]
         cells = []

@@ -222,7 +222,7 @@ def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, caps
         assert np.array_equal(np.asarray(image), np.asarray(sr_lab.upscale(job[0], network)))
 
 
-def test_an_error_of_a_network_is_not_taken_for_missing_memory(tmp_path):
+def test_an_error_of_a_network_is_not_taken_for_a_full_memory(tmp_path):
     with pytest.raises(RuntimeError, match="expected input"):
         upscale.upscale_all(
             drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), ""

@@ -37,7 +37,7 @@ def train(
     plugins: Sequence[object] = (),
     **settings: object,
 ) -> None:
-    """A validation and a checkpoint every two steps; goes on as ``task=train`` does."""
+    """A validation and a checkpoint every two steps; resumes like ``task=train``."""
     images, kept = tiny.Images("A", 1), folder / "checkpoints"
     trainer = tiny.trainer(
         folder,
@@ -118,7 +118,7 @@ def test_losses_that_wait_for_their_row_are_part_of_a_checkpoint(tmp_path):
     assert parts == train_with_record("whole")
 
 
-def test_each_generator_goes_on_where_it_was(tmp_path):
+def test_each_generator_continues_where_it_was(tmp_path):
     drawn = []
 
     def draw() -> tuple[float, ...]:

@@ -89,7 +89,7 @@ def test_an_array_comes_back_as_an_array(pixels):
     assert np.array_equal(sr, pixels.repeat(2, 0).repeat(2, 1))
 
 
-def test_sixteen_bit_stay_sixteen_bit(pixels):
+def test_sixteen_bits_stay_sixteen_bits(pixels):
     deep = pixels.astype(np.uint16) * 257 - pixels % 2
     assert np.array_equal(sr_lab.upscale(deep, Repeat()), deep.repeat(2, 0).repeat(2, 1))
 
@@ -274,7 +274,7 @@ def test_grey_of_16_bit_keeps_its_transparency(tmp_path):
     values = np.full((4, 5), 40000, np.uint16)
     values[:, :2] = 7
     Image.fromarray(values).save(tmp_path / "a.png", transparency=7)
-    with pytest.warns(UserWarning, match="16 bit become 8"):
+    with pytest.warns(UserWarning, match="16 bits become 8"):
         sr = np.asarray(sr_lab.upscale(tmp_path / "a.png", Repeat()))
     assert (sr[..., 0] == 40000 >> 8).all()
     assert (sr[0, 0, 1], sr[0, -1, 1]) == (0, 255)
@@ -287,7 +287,7 @@ def test_less_depth_than_the_file_has_is_noted(tmp_path, colour_type, channels):
     sr_lab.upscale(path, Repeat(), note=said.append)
     with Image.open(path) as image:
         sr_lab.upscale(image, Repeat(), note=said.append)
-    assert [sentence.partition(":")[0] for sentence in said] == ["16 bit become 8"] * 2
+    assert [sentence.partition(":")[0] for sentence in said] == ["16 bits become 8"] * 2
 
 
 def test_an_image_without_pixels_is_refused():

@@ -109,7 +109,7 @@ class _Copies(dict):
 
 @contextlib.contextmanager
 def _yaml_read_once():
-    """Else Hydra reads some 30 files again for each row."""
+    """Otherwise Hydra would read some 30 files again for each row."""
     shared = _Copies()
     begin = CachingConfigRepository.__init__
 

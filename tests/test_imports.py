@@ -88,14 +88,14 @@ def test_a_module_imports_only_what_is_below():
     assert wrong == {}
 
 
-def test_the_rooms_have_no_circle():
+def test_the_rooms_have_no_import_cycle():
     arrows: dict[str, set[str]] = {}
     for name in IMPORTS:
         arrows.setdefault(room(name), set()).update(rooms_used(name))
-    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, which names the circle
+    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, which names the cycle
 
 
-def test_the_modules_have_no_circle():
+def test_the_modules_have_no_import_cycle():
     modules = set(IMPORTS)
     arrows = {
         name: {
@@ -109,7 +109,7 @@ def test_the_modules_have_no_circle():
     graphlib.TopologicalSorter(arrows).prepare()
 
 
-def test_hydra_stays_above():
+def test_only_the_upper_rooms_import_hydra():
     users = {room(name) for name in IMPORTS if packages_used(name) & {"hydra", "omegaconf"}}
     assert users <= {"__main__", "config", "tasks", "runs"}
 

@@ -76,7 +76,7 @@ def test_each_number_is_marked_alone():
     assert cell(made, "ECBSR", "Set5/psnr_y", "x2").rank == 0
 
 
-def test_our_figure_stands_next_to_the_papers():
+def test_our_figure_is_next_to_the_papers():
     own = cell(experiment_table([finished("111", 32.2)]), "111", "Set5/psnr_y")
     assert (own.value, own.paper) == (32.2, 32.25)
     assert own.difference == pytest.approx(-0.05)

@@ -105,7 +105,7 @@ def test_a_luma_network_is_measured_on_its_luma():
     assert CLASSIC_Y.measure(luma, hr, 2)[0].item() == float("inf")  # both rounded
 
 
-def test_full_range_luma_reads_lower():
+def test_full_range_luma_gives_a_lower_psnr():
     hr = photograph(36, 36)
     sr = (hr.double() / 255 + 3 / 255).clamp(0, 1)
     full = dataclasses.replace(RGB_UINT8, luma_range="full")

@@ -24,7 +24,7 @@ def test_results_read_back_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"\0" * 40, b'{"test/Set5/psn', b"[1]", b"{}\xff"])
-def test_a_run_whose_results_are_spoilt_is_not_finished(tmp_path, spoilt):
+def test_a_run_with_damaged_results_is_not_finished(tmp_path, spoilt):
     folder = RunFolder(tmp_path)
     folder.write_metrics({"test/Set5/psnr_y": 32.2})
     assert folder.state() == "finished"

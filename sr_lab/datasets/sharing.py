@@ -29,7 +29,7 @@ _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
 _slots: dict[
     int, Tensor
 ] = {}  # memory of this worker, ``(_HEAD + size,)`` uint8, by the address after the head
-_sent: set[int] = set()  # addresses of those that the other side has mapped
+_sent: set[int] = set()  # addresses that the other side has mapped
 _mapped: dict[
     tuple[int, int], Memory
 ] = {}  # memory of the workers of this process, by process id and address
@@ -61,7 +61,7 @@ def send(batch: Mapping[str, object]) -> object:
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
-    """The batch of a memory; the side lets go when the last tensor on it is deleted."""
+    """The batch in a memory; the side releases it when its last tensor is deleted."""
     memory[side] = 1
     content = memory[_HEAD:]
     weakref.finalize(content, _let_go, memory, side, os.getpid()).atexit = False

@@ -1,4 +1,4 @@
-"""What a network says about itself, and what holds for one that says nothing."""
+"""What a network says about itself, and the defaults for a network that says nothing."""
 
 from collections.abc import Iterable
 

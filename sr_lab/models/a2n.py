@@ -28,7 +28,7 @@ class A2N(SRNetwork):
         num_block: Number of A2Bs.
         plain_kernel_size: Kernel of the A2Bs' branch without attention, odd.
         upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            upscaled lr is added to the output of any.
+            upscaled lr is added to the output of any tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -154,7 +154,7 @@ _A2B_NAMES: Names = {
     "conv_last": "fusion",
 }
 
-# Its authors' names, and those of our own checkpoints from before ``adm`` was called so.
+# Its authors' names, and those of our own checkpoints from before ``adm`` had this name.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

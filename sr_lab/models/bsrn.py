@@ -144,7 +144,7 @@ class ChannelScale(nn.Module):
 
 _BSCONV_NAMES: Names = {"pw": "pointwise", "dw": "depthwise"}
 
-# In ESA every 3x3 is a BSConv; BSRN-S has a plain one that strides.
+# In ESA every 3x3 is a BSConv, but the strided one of BSRN-S is plain.
 _ESA_NAMES: Names = {
     "conv1": "squeeze",
     "conv2.pw": "shrink.0.pointwise",

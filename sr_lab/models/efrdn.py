@@ -223,7 +223,7 @@ class ACDM(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         acrb, mscc: See ``EFRDN``.
-        make_fflb: Builds a lattice block; ``None``: there are none.
+        make_fflb: Builds a lattice block; ``None`` leaves them out.
 
     Shape:
         ``(N, C, H, W)`` -> the same.

@@ -39,7 +39,7 @@ class MREN(SRNetwork):
         communication_weight: Share of the previous attention map in a DRACB's own (W), 0 to 1 as in Table 2;
             0 is a DRACB without jump connection (Table 4).
         dracb_sigmoid: Whether a DRACB weights its map by the sigmoid of itself (Table 4).
-        dracb_message: Which map a DRACB hands on, see ``DRACB``.
+        dracb_message: Which map a DRACB passes on, see ``DRACB``.
         upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
 
     Shape:

@@ -277,7 +277,7 @@ class WindowAttention(nn.Module):
         return out
 
 
-# What their file computes once and keeps is computed here.
+# What their file stores, computed once, is computed here when it is needed.
 _STL_NAMES: Names = {
     "norm{k}": "norm{k}",
     "attn.relative_position_bias_table": "attention.bias_table",

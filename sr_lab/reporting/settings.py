@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sr_lab.reporting.runs import Run
 
-# Settings that make a row of its own. Rows are averaged over seeds, and each scale is a block.
+# Runs that differ in these are separate rows. Rows are averaged over seeds, and each scale is a block.
 _GROUPS = (
     *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),

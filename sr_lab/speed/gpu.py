@@ -112,11 +112,11 @@ def _network(model: str) -> nn.Module:
 
 
 class _Runs:
-    """Runs of one variant. Where it fails (no kernel, too little memory), it has no figure; the rest go on.
+    """Runs of one variant. Where it fails (no kernel, too little memory), it has no figure and the rest run.
 
     Args:
         prepare: Builds what is run, at the first call.
-        benchmark: Whose variant it is: what was built for another benchmark is dropped when this one begins.
+        benchmark: Name of its benchmark: what was built for another one is dropped when this one begins.
         device: ``cuda`` is waited for at both ends.
         must: Whether an error is raised: the reference has to run.
     """
@@ -276,7 +276,7 @@ def _graph(form: Form, build: Callable[[], nn.Module], device: str) -> Callable[
 
 
 def _replay(graph: torch.cuda.CUDAGraph, _recorded: Callable[[], Tensor]) -> None:
-    """Run a graph; whoever holds the arguments keeps the network and image whose addresses it reads."""
+    """Run a graph; its arguments keep alive the network and the image whose addresses it reads."""
     graph.replay()
 
 

@@ -41,7 +41,7 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
 
     Returns:
         ``ssim.ratio_to_skimage``, ``ssim.ratio_to_kornia`` and ``psnr.ratio_to_skimage``: how many times as
-        fast we are, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
+        fast sr_lab is, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
         ``evaluate.share_outside_network``: of the time of ``task=evaluate`` from the first image to the last.
     """
     sr, hr = _pair()

@@ -1,4 +1,4 @@
-"""``task=benchmark``: how fast we are on this machine, against references measured in the same minutes."""
+"""``task=benchmark``: how fast sr_lab is on this machine, against references measured in the same minutes."""
 
 import importlib
 import importlib.util
@@ -43,7 +43,7 @@ GROUPS = {
 
 
 def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``benchmark.json``, print it with the goals, and store it or compare it with the stored.
+    """Measure, write and print ``benchmark.json`` with the goals; store it, or compare it.
 
     Raises:
         SystemExit: With 1, if a ratio is worse than the stored one by more than 10 %.

@@ -28,7 +28,7 @@ _LEVEL = 3  # of zlib: a third of the time of the default 6, for 8 % more bytes
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Upscale every image into ``folder``; if one fails, the rest go on.
+    """Upscale every image into ``folder``; one that fails does not stop the rest.
 
     Raises:
         SystemExit: With 1 at the end, if an image could not be upscaled.
@@ -129,7 +129,7 @@ def _stamp(path: Path, maker: str) -> str:
 
 
 def _stamp_of(path: Path) -> str | None:
-    """The stamp of a file, without decoding its image; ``None`` where it is not a result of ours."""
+    """The stamp of a file, without decoding its image; ``None`` where it is not one of our results."""
     if not path.is_file():  # opening a named pipe would block
         return None
     with contextlib.suppress(OSError), path.open("rb") as file:

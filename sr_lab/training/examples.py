@@ -1,4 +1,4 @@
-"""Example images of a test: what the first images of each set came out as."""
+"""Example images of a test: the results for the first images of each set."""
 
 import io
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -66,7 +66,7 @@ class TrainingProgress(ProgressBar):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Move on; the loss is fetched from the device at most twice a second."""
+        """Advance; the loss is fetched from the device at most twice a second."""
         now = time.perf_counter()
         if self._bar is None or now - self._drawn < 0.5:
             return
@@ -93,7 +93,7 @@ class TrainingProgress(ProgressBar):
             self._bar = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

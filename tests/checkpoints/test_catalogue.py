@@ -45,7 +45,7 @@ def test_no_two_networks_have_equal_weights():
 
 
 @pytest.mark.usefixtures("only_a_few")
-def test_weights_find_their_network(tmp_path):
+def test_weights_identify_their_network(tmp_path):
     assert catalogue.fitting(stored(tmp_path, Entry("mren", 2).build())) == [Entry("mren", 2)]
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_computed_to_find_a_network(tmp_path):
     assert all(parameter.is_meta for parameter in net.parameters())
 
 
-def test_weights_of_another_scale_say_what_has_another_shape(tmp_path):
+def test_weights_of_another_scale_name_what_has_another_shape(tmp_path):
     checkpoint = stored(tmp_path, Entry("imdn", 2).build())
     with pytest.raises(CheckpointError, match=r"2 of another shape \(tail.0.weight \(12, 64, 3, 3\) for"):
         load_weights(Entry("imdn", 4).build(), checkpoint)

@@ -74,7 +74,7 @@ def test_a_lightning_checkpoint_gives_weights_and_record(tmp_path):
     assert opened.record == RECORD
 
 
-def test_safetensors_open(tmp_path):
+def test_safetensors_files_open(tmp_path):
     network = TinyNet()
     safetensors.torch.save_file(network.state_dict(), tmp_path / "a.safetensors")
     opened = open_checkpoint(str(tmp_path / "a.safetensors"))
@@ -259,7 +259,7 @@ def test_wrappers_and_prefixes_of_any_depth_are_undone(tmp_path, prefix, wrap):
     load_weights(IMDN(scale=2, num_feat=16, num_block=1), checkpoint)
 
 
-def test_safetensors_with_a_prefix_open_too(tmp_path):
+def test_safetensors_files_with_a_prefix_open_too(tmp_path):
     net = TinyNet()
     state = {f"module.{name}": value for name, value in net.state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")

@@ -97,7 +97,7 @@ def test_without_a_digest_and_an_etag_a_download_starts_again(server, tmp_path):
     assert fetched(archive, tmp_path) == CONTENT
 
 
-def test_a_server_without_ranges_starts_again(server, tmp_path):
+def test_a_download_from_a_server_without_ranges_starts_again(server, tmp_path):
     server.ranges = False
     server.cuts = [100_000]
     assert fetched(archive_at(server), tmp_path) == CONTENT
@@ -238,7 +238,7 @@ def test_a_redirect_to_elsewhere_is_refused(location, server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_circle_of_redirects_ends(server, tmp_path):
+def test_a_loop_of_redirects_ends(server, tmp_path):
     archive = archive_at(server)
     server.redirects |= {"/a.zip": "/b", "/b": "/a.zip"}
     assert "redirects to a refused address" in failure(archive, tmp_path)

@@ -245,7 +245,7 @@ def test_a_degradation_of_another_scale_is_refused(make):
         make(scale=2, degradation=BicubicDegradation(scale=4))
 
 
-def test_borders_do_not_share_lr_images(make):
+def test_different_borders_do_not_share_lr_images(make):
     batches = []
     for border in ("symmetric", "replicate"):
         dataset = make(degradation=BicubicDegradation(scale=2, border=border))

@@ -259,7 +259,7 @@ def test_settings_that_do_not_fit_are_refused(remote, make, tmp_path):
         make(remote, scale=2, lr_patch_size=27).prepare()
 
 
-def test_the_dataset_is_small_when_it_goes_to_a_worker(remote, make):
+def test_the_dataset_is_small_when_it_is_sent_to_a_worker(remote, make):
     dataset = make(remote)
     dataset.__getitems__(range(6))
     assert len(pickle.dumps(dataset)) < 20_000

@@ -34,7 +34,7 @@ TIMES = {"wall_time_s", "date"}
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "efrdn" else []) for name in NETWORKS]
 )
-def test_training_twice_gives_the_same_weights_whatever_the_workers(tmp_path, name):
+def test_training_twice_gives_the_same_weights_whatever_the_number_of_workers(tmp_path, name):
     def trained(workers: int) -> dict[str, Tensor]:
         torch.manual_seed(0)
         module = tiny.sr_module(

@@ -120,6 +120,6 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(few):
 def test_a_process_that_does_not_start_is_waited_for_no_longer_than_the_timeout(few):
     (left,) = few["alone:1"]
     assert left["told"] == (
-        "trainer: after 3 s only 1 of 2 processes had come; "
+        "trainer: after 3 s only 1 of 2 processes had joined; "
         "start all of them, or set a longer trainer.timeout"
     )

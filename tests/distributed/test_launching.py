@@ -49,13 +49,13 @@ def environment(monkeypatch):
     ],
     ids=["nobody", "torchrun", "srun", "torchrun below srun", "a shell on a node", "submitit"],
 )
-def test_who_has_started_the_processes_is_known(environment, variables, launch):
+def test_the_program_that_started_the_processes_is_recognised(environment, variables, launch):
     environment(variables)
     assert distributed.launched() == launch
 
 
 @pytest.mark.parametrize("devices", [1, -1, "auto", 8])
-def test_who_has_started_the_processes_says_how_many(environment, devices):
+def test_the_program_that_started_the_processes_sets_their_number(environment, devices):
     environment(TORCHRUN)
     arranged = distributed.trainer_arguments(
         {"devices": devices, "num_nodes": 1, "strategy": "auto"}, timeout=60
@@ -91,7 +91,7 @@ def test_a_launcher_of_hydra_may_run_a_job_for_which_nothing_has_to_be_started(
     assert distributed.trainer_arguments(given, timeout=60, alone=True)["devices"] == devices
 
 
-def test_all_devices_of_a_cpu_is_not_a_number_of_processes(environment):
+def test_a_cpu_has_no_devices_to_count(environment):
     environment({})
     with pytest.raises(ConfigError, match=r"trainer\.devices: .* got -1"):
         distributed.trainer_arguments({"accelerator": "cpu", "devices": -1, "strategy": "ddp"}, timeout=60)

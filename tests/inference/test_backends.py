@@ -42,7 +42,7 @@ def graphs():
 
 @pytest.fixture(autouse=True)
 def exports(graphs, monkeypatch):
-    """The networks that a test exports; each takes seconds, so it is really exported once for all tests."""
+    """The networks that a test exports; an export takes seconds and is really made once for all tests."""
     made, export = [], BackendNetwork._graph
 
     def graph(runs):
@@ -282,7 +282,7 @@ def test_a_gpu_is_refused(tmp_path):
         run_by(PlusMean(), "onnxruntime", cache_dir=tmp_path, on_gpu=True)
 
 
-def test_the_backend_is_part_of_what_was_measured():
+def test_the_backend_is_recorded_with_what_was_measured():
     values = [identity(compose("task=evaluate", "model=bicubic", *more)) for more in ((), ("backend=auto",))]
     assert "backend" not in values[0]
     assert values[1] == values[0] | {"backend": "auto"}

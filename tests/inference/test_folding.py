@@ -29,7 +29,7 @@ def with_norms_in_use(network):
 
 @pytest.mark.parametrize("name", MERGED)
 @torch.no_grad()
-def test_what_runs_gives_the_output_of_what_was_trained(name):
+def test_the_folded_network_gives_the_output_of_the_trained_one(name):
     network = with_norms_in_use(built(name))
     before = copy.deepcopy(network.state_dict())
     runs = for_inference(network)
@@ -59,7 +59,7 @@ def test_strategies_are_folded_too():
         assert (network(lr) - runs(lr)).abs().max() < 1e-5
 
 
-def test_a_network_with_nothing_to_merge_runs_itself():
+def test_a_network_with_nothing_to_merge_runs_as_it_is():
     network = built("imdn", num_feat=16, num_block=2)
     assert for_inference(network) is network
 

@@ -37,7 +37,7 @@ def test_networks_of_local_operations_have_a_reach(name, pixels):
 
 
 @pytest.mark.parametrize("name", ["imdn", "osffnet", "rfdn", "mren", "lbnet", "swinir_light"])
-def test_networks_that_pool_or_attend_over_the_image_have_none(name):
+def test_networks_that_pool_or_attend_over_the_image_have_no_reach(name):
     assert reach(built(name)) is None
 
 

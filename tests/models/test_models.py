@@ -91,7 +91,7 @@ def test_constructor_is_keyword_only_and_refuses_unknown_arguments(model):
 @every_model
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @torch.no_grad()
-def test_output_is_scale_times_input(model, scale):
+def test_the_output_is_scale_times_as_large_as_the_input(model, scale):
     net, lr, sr = upscaled(model)
     if scale != 2:
         net = build(model, scale=scale).eval()
@@ -153,7 +153,7 @@ def test_mixed_precision_stays_near_float32(model, dtype):
 
 @every_class
 @torch.no_grad()
-def test_compiled_graph_gives_the_same(model):
+def test_a_compiled_graph_gives_the_same_output(model):
     net = build(model, **SHALLOW).eval()
     lr = images(net)
     assert_same(torch.compile(net, backend="aot_eager")(lr), net(lr), atol=1e-5)
@@ -161,7 +161,7 @@ def test_compiled_graph_gives_the_same(model):
 
 @every_model
 @torch.no_grad()
-def test_channels_last_gives_the_same(model):
+def test_channels_last_gives_the_same_output(model):
     net, lr, expected = upscaled(model)
     sr = copy.deepcopy(net).to(memory_format=torch.channels_last)(lr.to(memory_format=torch.channels_last))
     assert_same(sr, expected, atol=1e-5)

@@ -49,7 +49,7 @@ class ChannelsLast(nn.Module):
         (Attention(), 2, "conv", 3 * 4 * POSITIONS),
     ],
 )
-def test_count_by_hand(model, scale, rule, expected):
+def test_counts_equal_those_by_hand(model, scale, rule, expected):
     assert multi_adds(model, scale=scale, rule=rule) == expected
 
 
@@ -146,7 +146,7 @@ class Keeps(nn.Module):
 @pytest.mark.parametrize(
     ("way", "images"), [("view", 1), ("in place", 1), ("chain", 3), ("two and their sum", 1 + 2 + 2)]
 )
-def test_peak_memory_by_hand(way, images):
+def test_peak_memory_equals_that_by_hand(way, images):
     image = 3 * POSITIONS * 4  # float32
     assert peak_memory(Keeps(way), scale=2) == images * image + 10 * 4
 

@@ -70,7 +70,7 @@ def test_table_6_by_the_authors_counter(settings, printed):
         (MREN_L, 4, 95.5),
     ],
 )
-def test_honest_count(settings, scale, counted):
+def test_the_full_count(settings, scale, counted):
     net = on_meta(MREN, scale=scale, **settings)
     assert multi_adds(net, scale=scale, rule="all") / 1e9 == pytest.approx(counted, abs=0.05)
 
@@ -86,11 +86,11 @@ def test_honest_count(settings, scale, counted):
         ({"scale": 4, **MREN_L}, 578_668),
     ],
 )
-def test_parameters_to_the_unit(settings, params):
+def test_parameters_are_exact_to_the_unit(settings, params):
     assert num_params(on_meta(MREN, **settings)) == params
 
 
-def test_blocks_count_as_specified():
+def test_blocks_have_the_specified_counts():
     net = on_meta(MREN, scale=4)
     assert num_params(net.body[0]) == 34_035
     assert num_params(SCACB(60)) == 8_280

@@ -78,7 +78,7 @@ class Forge:
             kill_after: Seconds after which the process is killed.
             end_at: Number of the file operation before which it kills itself; 0: only list them, in
                 ``operations.txt`` next to the folder.
-            ranks: Processes, joined as torchrun does it.
+            ranks: Number of processes, joined as by torchrun.
             breaks: How the disk fails from the beginning, see `plugins.break_files`.
             environment: Environment variables of this attempt.
         """

@@ -42,7 +42,7 @@ def test_a_training_continues_without_the_process_of_wandb_and_its_record_makes_
     home, folder = {"HOME": str(tmp_path)}, tmp_path / "run"
     ended = forge.train(folder, "logger=wandb", *breaks("wandb"), **home)
     assert ended.code == 0, ended.said
-    assert ended.said.count("WandbLogger: lost (Connection lost); the training goes on") == 1
+    assert ended.said.count("WandbLogger: lost (Connection lost); the training continues") == 1
     assert forge.train(tmp_path / "whole", **home).code == 0
     assert differences(tmp_path / "whole", folder) == []
     (own,) = folder.glob("wandb/offline-run-*")

@@ -196,7 +196,7 @@ def test_a_last_checkpoint_that_the_disk_cannot_read_is_named_and_nothing_is_set
     ended = forge.train(tmp_path / "run", breaks="EIO read last.ckpt")
     assert ended.code == 1
     assert sentence(ended) == (
-        f"resume: cannot read '{last}': Input/output error; mend that and start again, or do without it"
+        f"resume: cannot read '{last}': Input/output error; fix that and start again, or do without it"
     )
     assert [path.read_bytes() for path in kept] == before
     assert set(last.parent.iterdir()) == set(kept[:-1])
@@ -242,7 +242,7 @@ def test_a_checkpoint_that_is_not_of_this_run_is_refused_and_nothing_is_overwrit
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_a_run_whose_results_are_spoilt_measures_again(forge, whole, tmp_path):
+def test_a_run_with_damaged_results_measures_again(forge, whole, tmp_path):
     folder = tmp_path / "run"
     assert forge.train(folder).code == 0
     (folder / "metrics.json").write_bytes(b"")

@@ -90,7 +90,7 @@ def test_a_row_that_was_not_measured_shows_the_papers_figure_as_such():
     assert 'title="not run"' in text
 
 
-def test_nothing_may_load_or_run_but_what_the_page_holds(text):
+def test_only_what_the_page_holds_may_load_or_run(text):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
     for tag in ("style", "script"):
         (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)

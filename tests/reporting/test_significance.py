@@ -95,7 +95,7 @@ def test_only_images_that_both_have_are_compared():
     assert test.count == 7
 
 
-def test_rows_are_corrected_together_and_too_few_images_take_no_part():
+def test_rows_are_corrected_together_except_those_with_too_few_images():
     base = images([30.0] * 7)
     rows = [images([30.0 + d for d in SEVEN]), images([31.0 + i for i in range(7)]), images([1.0])]
     first, second, third = (tests[0] for tests in compare(rows, base))

@@ -30,7 +30,7 @@ def table(**medians):
         ("evaluate.share_outside_network", 0.07, 0.11, True),
     ],
 )
-def test_what_fell_is_a_ratio_that_is_worse_by_more_than_a_tenth(key, stored, now, falls):
+def test_a_ratio_that_is_worse_by_more_than_a_tenth_has_fallen(key, stored, now, falls):
     found = speed.fallen(table(**{key: now}), table(**{key: stored}), [key.partition(".")[0]])
     assert [sentence.split(":")[0] for sentence in found] == [key] * falls
 

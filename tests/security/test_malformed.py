@@ -236,7 +236,7 @@ EXIF = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("name", EXIF)
-def test_the_notes_of_a_camera_that_lie(tmp_path, kind, name):
+def test_metadata_of_a_camera_that_lies(tmp_path, kind, name):
     entry, is_turned = EXIF[name]
     notes = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
     result = pixels_of(hostile.picture(kind, size=(61, 47), exif=notes), tmp_path / "a.png")
@@ -742,7 +742,7 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_an_image_of_an_odd_name_is_an_image(folder, name):
+def test_an_image_with_an_odd_name_is_an_image(folder, name):
     for part, size in (("hr", (32, 28)), ("lr", (16, 14))):
         photograph(folder / part / f"{name}.png", *size)
     if name.startswith("."):
@@ -751,7 +751,7 @@ def test_an_image_of_an_odd_name_is_an_image(folder, name):
     assert prepared(folder).error == ""
 
 
-def test_a_circle_of_folders_ends(folder):
+def test_a_loop_of_folders_ends(folder):
     (folder / "hr" / "loop").symlink_to(folder / "hr")
     (folder / "hr" / "loop.png").symlink_to(folder / "hr")
     assert len(list_images(folder / "hr")) == 3

@@ -114,7 +114,7 @@ def test_a_v100_is_refused_with_the_install_command_that_fits(gpu):
     assert said.endswith("or take trainer=cpu")
 
 
-def test_a_new_card_is_sent_to_the_new_builds(gpu):
+def test_a_new_card_is_pointed_to_the_new_builds(gpu):
     gpu(12, 0, CU126)
     with pytest.raises(ConfigError, match=r"--index-url https://download.pytorch.org/whl/cu130"):
         devices.check_gpu("auto")

@@ -178,7 +178,7 @@ def test_images_with_the_same_result_do_not_stop_the_rest(photos, tmp_path, caps
 
 
 class Hungry(nn.Module):
-    """Needs more memory than there is for more LR pixels than these."""
+    """Runs out of memory on images with more LR pixels than these."""
 
     scale = 2
     colour = "rgb"
@@ -240,7 +240,7 @@ def test_a_result_that_cannot_be_written_does_not_stop_the_rest(tmp_path):
 def test_less_depth_is_noted(tmp_path, capsys):
     path = save_png16(tmp_path / "deep.png", np.full((5, 6, 3), 40000, np.uint16), 2)
     run(path, tmp_path / "big")
-    assert f"note: {path}: 16 bit become 8" in capsys.readouterr().out
+    assert f"note: {path}: 16 bits become 8" in capsys.readouterr().out
 
 
 def test_a_list_of_inputs(photos, tmp_path):

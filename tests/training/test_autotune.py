@@ -175,7 +175,7 @@ def test_a_damaged_file_is_measured_again(tmp_path, instant, content):
 
 @pytest.mark.parametrize("benchmark", [True, False])
 @pytest.mark.parametrize("tf32", [True, False])
-def test_it_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark):
+def test_the_network_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark):
     seen = set()
 
     class Watch(tiny.TinyNet):

@@ -213,7 +213,7 @@ def test_an_attempt_removes_what_a_killed_one_left_and_only_where_a_run_writes(t
     assert (tmp_path / "wandb" / name).exists()
 
 
-def test_rows_that_were_cut_or_spoilt_are_left_out(tmp_path):
+def test_rows_that_were_cut_or_damaged_are_left_out(tmp_path):
     record = tmp_path / "metrics.csv"
     record.write_bytes(
         b"step,time,train/loss\r\n1,5.0,0.5\r\n\x00\x00\x00\x00\r\n2,6\r\n\xff,7.0,1\r\n3,8.0,0.25\r\n"

@@ -1,4 +1,4 @@
-"""Reference data that the repository does not carry, and what many tests compose."""
+"""Reference data that the repository does not contain, and configurations that many tests compose."""
 
 import os
 from pathlib import Path

@@ -174,7 +174,7 @@ def test_a_grey_image_goes_through_a_luma_network():
     assert torch.allclose(upscale_batch(Repeat("y"), grey), expected, atol=1e-6)
 
 
-def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
+def test_ycbcr_has_the_measured_luma_and_converts_back():
     torch.manual_seed(0)
     rgb = torch.rand(2, 3, 5, 6, dtype=torch.float64)
     assert torch.allclose(rgb_to_ycbcr(rgb)[:, :1], rgb_to_y(rgb), atol=1e-12)
@@ -255,7 +255,7 @@ def cut_out(seen, hidden, mode="RGBA"):
 @pytest.mark.parametrize(
     ("mode", "seen", "hidden"), [("RGBA", (255, 0, 0, 255), (0, 255, 0, 0)), ("LA", (200, 255), (0, 0))]
 )
-def test_what_nobody_sees_does_not_colour_what_is_seen(mode, seen, hidden, model):
+def test_invisible_pixels_do_not_colour_visible_ones(mode, seen, hidden, model):
     network = Repeat() if model == "repeat" else sr_lab.load("bicubic", scale=3)
     sr = np.asarray(sr_lab.upscale(cut_out(seen, hidden, mode), network))
     visible = sr[sr[..., -1] > 0]

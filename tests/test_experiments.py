@@ -198,7 +198,7 @@ def test_a_table_has_the_scales_that_the_paper_prints(name, sweep):
         (row, scale) for (table, row), scales in NOT_PRINTED.items() if table == name for scale in scales
     }
     assert extra <= jobs
-    if figures:  # IMFM does not say the scale of all of its tables
+    if figures:  # IMFM does not state the scale of all its tables
         assert jobs - extra == {(figure.row, figure.scale) for figure in figures}
 
 

@@ -156,7 +156,7 @@ def loaded(*arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("--cfg", "job"), ("--info", "defaults")], ids=lambda given: given[0]
 )
-def test_an_answer_about_the_configuration_comes_without_torch(arguments, tmp_path):
+def test_commands_about_the_configuration_do_not_import_torch(arguments, tmp_path):
     packages = loaded("-m", "sr_lab", *arguments)
     assert "hydra" in packages
     assert not packages & {"torch", "lightning", "wandb", "torchmetrics", "kornia", "skimage"}

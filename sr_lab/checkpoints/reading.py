@@ -146,7 +146,7 @@ def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> di
 
 
 def _check_matlab(file: Path) -> None:
-    """Unpack up to the limit what SciPy would unpack whole.
+    """Unpack with a limit what SciPy would unpack whole.
 
     Raises:
         ValueError: The file holds more.

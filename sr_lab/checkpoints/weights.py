@@ -1,4 +1,4 @@
-"""Weights of a checkpoint into a network: under our names, into the folded form, or as far as they fit."""
+"""Loading weights into a network: under our names, in the folded form, or as far as they fit."""
 
 import copy
 from collections.abc import Mapping

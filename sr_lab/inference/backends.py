@@ -36,7 +36,7 @@ _NEEDS = {
 }
 _FORMAT = 1  # part of every graph's name: raise it when the export changes
 _SIDE = 48  # LR pixels of the image that is used for the export
-_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sizes, one size again
+_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sizes, one twice
 
 
 def missing(backend: str) -> list[str]:

@@ -44,7 +44,7 @@ def flat(run: Run) -> dict[str, str]:
 def changed(run: Run) -> list[str]:
     """Overrides on a sweep's command line that change the recipe, so that the numbers are not the paper's.
 
-    Left out are the budget, which a table shows anyway, and folders.
+    The budget, which a table shows anyway, and folders are left out.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)

@@ -50,7 +50,7 @@ def measure(
 ) -> dict[str, Spread]:
     """Measure benchmarks one after the other, after one call of each variant to warm up.
 
-    Every other round runs in the opposite order, so that no variant always follows the same other one.
+    Every other round runs in the opposite order, so that no variant always runs after the same one.
 
     Args:
         benchmarks: What to measure.

@@ -12,7 +12,7 @@ from sr_lab.errors import CheckpointError, ConfigError
 
 @pytest.fixture
 def only_a_few(monkeypatch):
-    """Every network is built to find one: four are enough to see that it works."""
+    """To find a network, all are built: four are enough to see that it works."""
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn", "mren", "osffnet"])
 
 

@@ -46,7 +46,7 @@ def test_our_names_lead_to_theirs_and_back(option):
 
 
 @pytest.mark.parametrize("option", sorted(WITHOUT))
-def test_a_form_without_published_names_has_none(option):
+def test_a_form_without_published_names_has_no_official_names(option):
     assert all(official_state(net) is None for scale in SCALES for net in forms(option, scale))
 
 

@@ -185,7 +185,7 @@ def test_scacb_is_what_its_figure_shows(mode, exchange):
     torch.testing.assert_close(block(x), published_scacb(block, x, exchange=exchange))
 
 
-def test_scacb_without_exchange_takes_the_weights_of_one_with():
+def test_scacb_without_exchange_takes_the_weights_of_scacb_with_exchange():
     SCACB(60, mode="scnc").load_state_dict(SCACB(60, mode="full").state_dict())
 
 

@@ -127,7 +127,7 @@ def test_long_names_stay_inside_their_cells_odd_ones_are_escaped_and_nothing_is_
         assert (line[:, left - 4] == 255).all()  # between whole image and cells
 
 
-def test_of_many_methods_bicubic_and_the_last_six_are_shown(tmp_path):
+def test_bicubic_and_the_last_six_of_many_methods_are_shown(tmp_path):
     runs = [run_folder(tmp_path, f"method {n}", images=("one",)) for n in range(9)]
     (picture,) = saved_images.find(runs)
     file = crops.write(tmp_path / "crops", picture)

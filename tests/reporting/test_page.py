@@ -309,7 +309,7 @@ def test_the_middle_is_the_same_place_in_every_image(tmp_path):
         np.asarray(Image.open(io.BytesIO(base64.b64decode(s.source.split(",")[1])))) for s in album.shots
     ]
     assert np.array_equal(shown[-1], hr)
-    assert np.array_equal(shown[0], hr[::4, ::4])  # LR, which these folders make by leaving out
+    assert np.array_equal(shown[0], hr[::4, ::4])  # LR, which these folders make by dropping pixels
 
 
 # In a browser

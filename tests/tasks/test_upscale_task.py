@@ -300,7 +300,7 @@ def test_a_result_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
     assert upscale.upscale_all(jobs, Tiled(network), "a maker") == {}
     assert overlaps == [True, True]
     written = result.read_bytes()
-    assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's sign of levels 2 to 5
+    assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's mark of levels 2 to 5
 
 
 @pytest.mark.parametrize("task", ["upscale", "prepare", "shard", "doctor"])

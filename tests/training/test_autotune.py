@@ -51,7 +51,7 @@ def chosen(network: nn.Module, folder: Path, **changed: object) -> Choice:
 
 
 @pytest.mark.parametrize(("model", "sizes"), NETWORKS)
-def test_the_fastest_of_the_measured_is_chosen_and_kept(tmp_path, model, sizes):
+def test_the_fastest_measured_setting_is_chosen_and_kept(tmp_path, model, sizes):
     choice = chosen(model(scale=2, **sizes), tmp_path)
     assert set(choice.seconds) == {"plain", "channels_last"}
     assert choice.seconds[str(choice.setting)] == min(choice.seconds.values())

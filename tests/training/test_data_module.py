@@ -147,7 +147,7 @@ def test_a_gpu_that_does_not_train_pins_nothing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
-def test_images_that_are_read_ahead_come_in_their_order_and_once(count):
+def test_images_that_are_read_ahead_come_in_order_and_only_once(count):
     images = Counted(count)
     batches = list(loader(images))
     assert [batch["name"] for batch in batches] == [f"image{k}" for k in range(count)]

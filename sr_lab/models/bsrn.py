@@ -62,7 +62,6 @@ class BSRN(SRNetwork):
         super().__init__(scale=scale)
         if form not in ("bsrn", "bsrn_s"):
             raise ConfigError(f"BSRN: unknown form, got form={form}; allowed: bsrn, bsrn_s")
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         pointwise_bias = form == "bsrn_s"
         self.head = BSConv(3 * _NUM_COPIES, num_feat, pointwise_bias=pointwise_bias)
         self.body = nn.ModuleList(ESDB(num_feat, form=form) for _ in range(num_block))
@@ -71,7 +70,7 @@ class BSRN(SRNetwork):
             nn.GELU(),
             BSConv(num_feat, num_feat, pointwise_bias=pointwise_bias),
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of all blocks are fused, then the tail."""

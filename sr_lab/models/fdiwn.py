@@ -56,7 +56,6 @@ class FDIWN(SRNetwork):
                 f"model=fdiwn: its units divide the channels by 8, got num_feat={num_feat}; "
                 "allowed: multiples of 8"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         large = scale >= 4
         expansions = (2.5, 4.5, 2.25) if large else (2.0, 4.0, 2.0)
         num_tail_feat = num_feat * (4 if large else 8) // 3
@@ -65,7 +64,7 @@ class FDIWN(SRNetwork):
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(FSWG(num_feat, expansions=expansions) for _ in range(num_block))
         self.fusion = nn.Conv2d(num_feat, num_tail_feat, 3, padding=1, bias=False)
-        self.tail = make_tail(num_feat=num_tail_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_tail_feat, num_out_ch=3, scale=scale)
         self.skip = nn.Sequential(
             nn.Conv2d(3, num_tail_feat, 3, padding=1),
             SubpixelUpsampler(num_feat=num_tail_feat, num_out_ch=3, scale=scale),

@@ -61,7 +61,6 @@ class FMEN(SRNetwork):
             raise ConfigError(
                 f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the first HFAB; allowed: 5 or more"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.warmup = nn.Sequential(
@@ -73,7 +72,7 @@ class FMEN(SRNetwork):
             for _ in range(num_block)
         )
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the first HFAB, the pairs, then the tail."""

@@ -58,7 +58,6 @@ class FSRCNN(SRNetwork):
             raise ConfigError(f"FSRCNN: unknown form, got form={form}; allowed: lr_space, original")
         original = form == "original"
         native: UpsamplerFactory = _deconvolution if original else SubpixelUpsampler
-        make_tail = native if upsampler is None else upsampler
         num_image_ch = 1 if original else 3
 
         def layer(num_in_ch: int, num_out_ch: int, kernel_size: int) -> nn.Sequential:
@@ -69,7 +68,7 @@ class FSRCNN(SRNetwork):
         self.head = nn.Sequential(layer(num_image_ch, num_feat, 5), layer(num_feat, num_shrunk, 1))
         self.body = nn.ModuleList(layer(num_shrunk, num_shrunk, 3) for _ in range(num_block))
         self.expand = layer(num_shrunk, num_feat, 1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
+        self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: without any skip."""

@@ -57,12 +57,11 @@ class IDN(SRNetwork):
         if form not in ("lr_space", "original"):
             raise ConfigError(f"IDN: unknown form, got form={form}; allowed: lr_space, original")
         native: UpsamplerFactory = Deconvolution if form == "original" else _subpixel
-        make_tail = native if upsampler is None else upsampler
         num_image_ch = 1 if form == "original" else 3
         self.colour = "y" if form == "original" else "rgb"
         self.head = nn.Sequential(_conv_lrelu(num_image_ch, num_feat), _conv_lrelu(num_feat, num_feat))
         self.body = nn.ModuleList(DBlock(num_feat) for _ in range(num_block))
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
+        self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the tail's output is added to MATLAB's bicubic."""

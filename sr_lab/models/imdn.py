@@ -71,7 +71,6 @@ class IMDN(SRNetwork):
                 f"IMDN: variant=rtc has no channel attention, got cca_reduction={cca_reduction}; "
                 "drop it or take variant=imdn"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.fuses_all = variant == "imdn"
         self.image_skip = image_skip
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -86,7 +85,7 @@ class IMDN(SRNetwork):
         self.fusion = (
             stage_fusion(num_feat, num_block) if self.fuses_all else nn.Conv2d(num_feat, num_feat, 1)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of the blocks are fused, then the tail."""

@@ -100,7 +100,6 @@ class IMFM(SRNetwork):
                 "drop them or take cam=true"
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
-        make_tail = own_tail if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
             PAB(
@@ -114,7 +113,7 @@ class IMFM(SRNetwork):
             else PlainBlock(num_feat)
             for _ in range(num_block)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or own_tail)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 4."""

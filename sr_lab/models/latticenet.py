@@ -38,7 +38,6 @@ class LatticeNet(SRNetwork):
         self, *, scale: int, num_feat: int = 64, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Sequential(  # no activation in between
             nn.Conv2d(3, num_feat, 3, padding=1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
@@ -46,7 +45,7 @@ class LatticeNet(SRNetwork):
         self.body = nn.ModuleList(LB(num_feat) for _ in range(num_block))
         self.fusion = nn.ModuleList(BFM(num_feat) for _ in range(num_block - 1))
         self.refine = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:

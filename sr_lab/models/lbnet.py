@@ -65,7 +65,6 @@ class LBNet(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(LFFM(num_feat) for _ in range(num_block))
@@ -88,7 +87,7 @@ class LBNet(SRNetwork):
         self.transformer_convs = nn.ModuleList(
             nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_transformer)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -72,10 +72,9 @@ class MemNet(SRNetwork):
             self.head = _bn_relu_conv(1, num_feat, 3, bias=True)
             self.tail = _bn_relu_conv(num_feat, 1, 3, bias=True)
         else:
-            make_tail = SubpixelUpsampler if upsampler is None else upsampler
             self.colour = "rgb"
             self.head = nn.Conv2d(3, num_feat, 3, padding=1)
-            self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+            self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.body = nn.ModuleList(
             MemoryBlock(
                 num_feat,

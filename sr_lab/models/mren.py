@@ -73,7 +73,6 @@ class MREN(SRNetwork):
         super().__init__(scale=scale)
         if num_feat < 6:
             raise ConfigError(f"MREN: a SCACB needs num_feat of at least 6, got num_feat={num_feat}")
-        make_tail = RBWAUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         make_scacb = partial(SCACB, num_feat, mode=scacb, exchange=scacb_exchange)
         make_dracb = partial(
@@ -87,7 +86,7 @@ class MREN(SRNetwork):
         self.body = nn.ModuleList(
             MREB(num_feat, make_scacb=make_scacb, make_dracb=make_dracb) for _ in range(num_block)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or RBWAUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 4."""

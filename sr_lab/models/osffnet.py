@@ -84,7 +84,6 @@ class OSFFNet(SRNetwork):
             raise ConfigError(
                 f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if esa else 1
         self.num_copies = num_copies if oisi else 1
         self.head = BSConv(3 * self.num_copies, num_feat)  # H_SF
@@ -96,7 +95,7 @@ class OSFFNet(SRNetwork):
         self.fusion = nn.Sequential(  # H_Fusion
             nn.Conv2d(num_block * num_feat, num_feat, 1), nn.GELU(), BSConv(num_feat, num_feat)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_rec
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_rec
 
     @property
     def residual_units(self) -> list[nn.Module]:

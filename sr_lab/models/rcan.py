@@ -51,7 +51,6 @@ class RCAN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = StepwiseUpsampler if upsampler is None else upsampler
         self.sub_mean = MeanShift(sign=-1)
         self.add_mean = MeanShift(sign=1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -59,7 +58,7 @@ class RCAN(SRNetwork):
             ResidualGroup(num_feat, num_block=num_block, reduction=reduction) for _ in range(num_group)
         )
         self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or StepwiseUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     @property
     def residual_units(self) -> list[nn.Module]:

@@ -50,14 +50,13 @@ class RDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = StepwiseUpsampler if upsampler is None else upsampler
         self.entry = nn.Conv2d(3, num_feat, 3, padding=1)
         self.head = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.body = nn.ModuleList(RDB(num_feat, num_layer=num_layer, growth=growth) for _ in range(num_block))
         self.fusion = nn.Sequential(
             nn.Conv2d(num_block * num_feat, num_feat, 1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or StepwiseUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: fuse the outputs of all blocks; the skip starts at the first convolution."""

@@ -39,11 +39,10 @@ class RepRFN(SRNetwork):
         self, *, scale: int, num_feat: int = 48, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(RepRFB(num_feat) for _ in range(num_block))
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of blocks within one residual, then the tail."""

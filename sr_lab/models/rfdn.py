@@ -60,7 +60,6 @@ class RFDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if attention == "esa" else 1
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -68,7 +67,7 @@ class RFDN(SRNetwork):
             RFDB(num_feat, attention=attention, residual=residual) for _ in range(num_block)
         )
         self.fusion = stage_fusion(num_feat, num_block)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of all blocks are fused, then the tail."""

@@ -54,10 +54,9 @@ class ShuffleMixer(SRNetwork):
             )
         if kernel_size % 2 == 0:
             raise ConfigError(f"ShuffleMixer: kernel_size must be odd, got {kernel_size}")
-        make_tail = ShuffleMixerUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1, bias=False)
         self.body = nn.ModuleList(FMB(num_feat, kernel_size) for _ in range(num_block))
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or ShuffleMixerUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of blocks and the tail, plus the bilinearly upscaled image."""

@@ -63,7 +63,6 @@ class SMSR(SRNetwork):
         super().__init__(scale=scale)
         if tau <= 0:
             raise ConfigError(f"model=smsr: tau must be above 0, e.g. 1, got tau={tau}")
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(gain=255)
         self.head = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
@@ -76,7 +75,7 @@ class SMSR(SRNetwork):
             nn.ReLU(inplace=True),
             nn.Conv2d(num_feat, num_feat, 3, padding=1),
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: fuse the outputs of all modules, then the tail, plus the upscaled image."""

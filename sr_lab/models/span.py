@@ -37,13 +37,12 @@ class SPAN(SRNetwork):
         self, *, scale: int, num_feat: int = 48, num_block: int = 6, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(gain=255)
         self.head = Conv3XC(3, num_feat)
         self.body = nn.ModuleList(SPAB(num_feat) for _ in range(num_block))
         self.last = Conv3XC(num_feat, num_feat)
         self.fusion = nn.Conv2d(4 * num_feat, num_feat, 1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the features of the head, the first and the last block are fused, then the tail."""

@@ -71,7 +71,6 @@ class SwinIRLight(SRNetwork):
                 f"SwinIR: num_head must divide num_feat, got num_head={num_head}, num_feat={num_feat}; "
                 "change one of them"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         num_layers = num_block * num_layer
         rates = [drop_path * index / max(1, num_layers - 1) for index in range(num_layers)]
         self.window_size = window_size
@@ -90,7 +89,7 @@ class SwinIRLight(SRNetwork):
         )
         self.last_norm = ChannelNorm(num_feat)
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -65,8 +65,7 @@ class CA(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""
-        weights: Tensor = self.excite(self.describe(x).to(x.dtype))
-        return weights
+        return self.excite(self.describe(x).to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the channels."""

@@ -51,8 +51,7 @@ class IMDB(nn.Module):
         kept3, rest = self.act(self.conv3(rest)).split(self.split_sizes, dim=1)
         kept4 = self.conv4(rest)  # no activation
         distilled = torch.cat((kept1, kept2, kept3, kept4), dim=1)  # (N, 4 * num_kept, H, W)
-        out: Tensor = self.fusion(self.cca(distilled)) + x
-        return out
+        return self.fusion(self.cca(distilled)) + x
 
 
 class RFDB(nn.Module):

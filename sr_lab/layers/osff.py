@@ -42,8 +42,7 @@ class DRF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Eq. 6."""
         attention = self.cca(x) if self.join == "product" else self.cca.weights(x)
-        out: Tensor = self.erb(x) * attention
-        return out
+        return self.erb(x) * attention
 
 
 def make_drfs(

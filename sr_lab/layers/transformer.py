@@ -162,8 +162,7 @@ class EMHA(nn.Module):
         attended = self._attended(segments).reshape(x.shape[0], whole, -1)
         if whole < num_token:
             attended = torch.cat((attended, self._attended(qkv[:, whole:])), dim=1)
-        out: Tensor = self.proj(attended)
-        return out
+        return self.proj(attended)
 
     def _attended(self, qkv: Tensor) -> Tensor:
         """``(segments, L, 3 * heads * channels)`` -> ``(segments, L, heads * channels)``."""

@@ -89,8 +89,7 @@ class AAFBlock(nn.Module):
     def forward(self, x: Tensor, states: Tensor) -> Tensor:
         """The weighted sum of the three."""
         auxiliary = self.attention(self.fusion(states))
-        out: Tensor = self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
-        return out
+        return self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
 
 
 # Its authors' names; one of them is misspelt there.

@@ -111,8 +111,7 @@ class A2B(nn.Module):
         mean = feat.float().mean(dim=(2, 3)).to(feat.dtype)  # (N, C); sums over an image need float32
         weights = torch.softmax(self.adm(mean) / self.temperature, dim=1)[..., None, None, None]
         mixed = self.attended(feat) * weights[:, 0] + self.plain(feat) * weights[:, 1]
-        out: Tensor = self.fusion(self.act(mixed)) + x
-        return out
+        return self.fusion(self.act(mixed)) + x
 
 
 class AttentionBranch(nn.Module):
@@ -138,8 +137,7 @@ class AttentionBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the values between two convolutions."""
-        out: Tensor = self.conv2(self.conv1(x) * self.attention(x))
-        return out
+        return self.conv2(self.conv1(x) * self.attention(x))
 
 
 _A2B_NAMES: Names = {

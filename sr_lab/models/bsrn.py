@@ -77,8 +77,7 @@ class BSRN(SRNetwork):
         shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
-        sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(fused + shallow)  # (N, 3, rH, rW)
 
 
 class ESDB(nn.Module):
@@ -116,8 +115,7 @@ class ESDB(nn.Module):
         refined3 = self.act(self.refine3(refined2) + refined2)
         kept = (self.distil1(x), self.distil2(refined1), self.distil3(refined2), self.distil4(refined3))
         distilled = self.act(torch.cat(kept, dim=1))  # (N, 4 * num_kept, H, W)
-        out: Tensor = self.cca(self.esa(self.fusion(distilled))) + x
-        return out
+        return self.cca(self.esa(self.fusion(distilled))) + x
 
 
 class ChannelScale(nn.Module):
@@ -137,8 +135,7 @@ class ChannelScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the channels, then mix them."""
-        out: Tensor = self.conv(x * self.weight)
-        return out
+        return self.conv(x * self.weight)
 
 
 _BSCONV_NAMES: Names = {"pw": "pointwise", "dw": "depthwise"}

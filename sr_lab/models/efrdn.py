@@ -264,8 +264,7 @@ class ACDM(nn.Module):
             kept.append(distil(split))  # X_distill, Eqs. 18, 21 and 24
             remain = refine(remain)  # X_remain, Eqs. 19, 22 and 25
         fused = self.fusion(torch.cat((*kept, self.last(remain)), dim=1))  # (N, 3C/2, H, W) -> (N, C, H, W)
-        out: Tensor = x + self.mscc(fused)  # Eq. 27
-        return out
+        return x + self.mscc(fused)  # Eq. 27
 
 
 def _distil(num_feat: int, acrb: bool | Literal["conv"]) -> nn.Module:
@@ -306,8 +305,7 @@ class ACRB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Three parallel kernels within one residual."""
         feat = self.square(x) if self.is_fused else self.row(x) + self.square(x) + self.column(x)
-        out: Tensor = x + self.act(self.norm(feat))
-        return out
+        return x + self.act(self.norm(feat))
 
     def fuse(self) -> None:
         """Merge the three kernels and the norm, for inference; the paper counts them separately."""
@@ -371,8 +369,7 @@ class FFLB(nn.Module):
         inner = self.branch2(upper)  # u_i, Eq. 13
         upper = inner + self.b2(lower)  # U_i, Eq. 14
         lower = lower + self.a2(inner)  # L_i, Eq. 15
-        out: Tensor = x + self.effb(self.s1 * upper + self.s2 * lower)  # Eq. 16
-        return out
+        return x + self.effb(self.s1 * upper + self.s2 * lower)  # Eq. 16
 
 
 class CC(nn.Module):
@@ -403,8 +400,7 @@ class CC(nn.Module):
         """Weight the channels."""
         statistics = torch.cat(mean_and_contrast(x)).to(x.dtype)  # (2N, C, 1, 1)
         weights = self.mlp(statistics).unflatten(0, (2, -1)).mean(dim=0)  # (N, C, 1, 1)
-        out: Tensor = x * weights
-        return out
+        return x * weights
 
 
 class GCRB(nn.Module):
@@ -438,8 +434,7 @@ class GCRB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Three convolutions around one residual."""
-        out: Tensor = x + self.layers(x)
-        return out
+        return x + self.layers(x)
 
 
 class EFFB(nn.Module):
@@ -480,8 +475,7 @@ class EFFB(nn.Module):
         second = self.gcrb2(first)
         third = self.gcrb2(second) if self.tied else self.gcrb3(second)
         fused = self.scsa(self.fusion1(_interleave(first, second)))
-        out: Tensor = self.scca(self.fusion2(fused + third))
-        return out
+        return self.scca(self.fusion2(fused + third))
 
 
 class MSCC(nn.Module):
@@ -507,8 +501,7 @@ class MSCC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Three units around one residual."""
-        out: Tensor = x + self.units(x)
-        return out
+        return x + self.units(x)
 
 
 class SelfCalibrated(nn.Module):
@@ -538,8 +531,7 @@ class SelfCalibrated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Calibrate the left half, convolve the right one, merge."""
         left, right = x.chunk(2, dim=1)
-        out: Tensor = x + self.merge(_interleave(self.attention(left), self.conv(right)))
-        return out
+        return x + self.merge(_interleave(self.attention(left), self.conv(right)))
 
 
 def _interleave(left: Tensor, right: Tensor) -> Tensor:

@@ -97,8 +97,7 @@ class ESRT(SRNetwork):
         with at_full_precision(lr):
             feat = self.transformer_conv(feat)
         feat = self.last(self.shallow_scale(shallow) + self.deep_scale(feat))
-        sr: Tensor = self.tail(feat) + F.relu(self.shallow_tail(shallow))  # (N, 3, rH, rW)
-        return sr
+        return self.tail(feat) + F.relu(self.shallow_tail(shallow))  # (N, 3, rH, rW)
 
 
 class HPB(nn.Module):
@@ -134,8 +133,7 @@ class HPB(nn.Module):
         for _ in range(5):
             low = self.low(low)
         fused = torch.cat((_resized(low, x), self.high(high)), dim=1)  # (N, 2C, H, W)
-        out: Tensor = x + self.fusion(fused)
-        return out
+        return x + self.fusion(fused)
 
 
 def _resized(low: Tensor, x: Tensor) -> Tensor:
@@ -174,8 +172,7 @@ class ARFB(nn.Module):
         first = self.unit1(x)
         second = self.unit2(first)
         joined = torch.cat((self.scale2(second), self.scale1(first)), dim=1)  # (N, 2C, H, W)
-        out: Tensor = self.identity_scale(x) + self.residual_scale(self.fusion(joined))
-        return out
+        return self.identity_scale(x) + self.residual_scale(self.fusion(joined))
 
 
 class ResidualUnit(nn.Module):
@@ -198,8 +195,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Two convolutions around one residual."""
-        out: Tensor = self.identity_scale(x) + self.residual_scale(self.expand(self.act(self.reduce(x))))
-        return out
+        return self.identity_scale(x) + self.residual_scale(self.expand(self.act(self.reduce(x))))
 
 
 _RU_NAMES: Names = {

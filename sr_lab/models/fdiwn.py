@@ -80,8 +80,7 @@ class FDIWN(SRNetwork):
         for group in (first, *rest, *rest):
             feat = feat + group(feat)
         sr = self.tail(self.fusion(feat)) + self.skip(image if self.raw_skip else shifted)  # (N, 3, rH, rW)
-        restored: Tensor = self.add_mean(sr) / 255
-        return restored
+        return self.add_mean(sr) / 255
 
 
 class FSWG(nn.Module):
@@ -115,8 +114,7 @@ class FSWG(nn.Module):
         third = self.block3(second + self.conv(first))
         mixed = self.mix1(self.shuffle(torch.cat((first, second), dim=1)))  # (N, C, H, W)
         mixed = self.mix2(self.shuffle(torch.cat((mixed, third), dim=1)))
-        out: Tensor = self.scale_mixed(mixed + third) + self.scale_residual(self.residual(x))
-        return out
+        return self.scale_mixed(mixed + third) + self.scale_residual(self.residual(x))
 
 
 class WDIB(nn.Module):
@@ -166,8 +164,7 @@ class WDIB(nn.Module):
         a = a + self.cc_b(wide) * wide
         a = a * torch.sigmoid(self.gate_a(kept_a))
         b = b * torch.sigmoid(self.gate_b(kept_b))
-        out: Tensor = self.attention(self.scf(self.leave_a(a), self.leave_b(b)) + x)
-        return out
+        return self.attention(self.scf(self.leave_a(a), self.leave_b(b)) + x)
 
 
 def _coefficients(num_feat: int) -> CC:
@@ -203,8 +200,7 @@ class WCRW(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Wide residual and skip, weighted."""
-        out: Tensor = self.scale_wide(self.wide(x)) + self.scale_skip(self.skip(x))
-        return out
+        return self.scale_wide(self.wide(x)) + self.scale_skip(self.skip(x))
 
 
 class WIRW(WCRW):
@@ -244,8 +240,7 @@ class SCF(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """The fused branches, and b through a gate that sees both."""
         joined = torch.cat((self.scale_a(a), self.scale_b(b)), dim=1)  # (N, 2C, H, W)
-        out: Tensor = self.wcrw(joined) + torch.sigmoid(self.gate(joined)) * b
-        return out
+        return self.wcrw(joined) + torch.sigmoid(self.gate(joined)) * b
 
 
 class ShuffleAttention(nn.Module):

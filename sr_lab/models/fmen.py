@@ -186,8 +186,7 @@ class RRRB(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Expand, convolve in an inner residual, reduce, add the outer residual."""
         expanded = self.expand(x)  # (N, 2C, H + 2, W + 2)
-        out: Tensor = self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
-        return out + x
+        return x + self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
 
     def merged(self) -> Kernel:
         """The chain with its identities."""

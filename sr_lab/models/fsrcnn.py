@@ -73,8 +73,7 @@ class FSRCNN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: without any skip."""
         feat = through(self.body, self.head(lr))  # (N, s, H, W)
-        sr: Tensor = self.tail(self.expand(feat))  # (N, d, H, W) -> (N, 3 or 1, rH, rW)
-        return sr
+        return self.tail(self.expand(feat))  # (N, d, H, W) -> (N, 3 or 1, rH, rW)
 
 
 def _deconvolution(*, num_feat: int, num_out_ch: int, scale: int) -> nn.Module:

@@ -66,8 +66,7 @@ class IDN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the tail's output is added to MATLAB's bicubic."""
         feat = through(self.body, self.head(lr))  # (N, C, H, W)
-        residual: Tensor = self.tail(feat)  # (N, 3 or 1, rH, rW)
-        return residual + imresize(lr, numerator=self.scale)
+        return self.tail(feat) + imresize(lr, numerator=self.scale)  # (N, 3 or 1, rH, rW)
 
 
 class DBlock(nn.Module):
@@ -108,8 +107,7 @@ class DBlock(nn.Module):
         """The kept features join the input; the enhanced rest is added to both."""
         kept, passed = self.above(x).split(self.split_sizes, dim=1)
         enhanced = torch.cat((x, kept), dim=1) + self.below(passed)  # (N, 5C/4, H, W)
-        out: Tensor = self.compress(enhanced)
-        return out
+        return self.compress(enhanced)
 
 
 class Deconvolution(nn.Module):

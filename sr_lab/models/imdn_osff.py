@@ -102,5 +102,4 @@ class IMDNWithOSFF(SRNetwork):
             feat = block(feat)  # F_k, Eq. 2
             stages.append(drf(feat))  # F_f^k, Eq. 3
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W), Eq. 4
-        sr: Tensor = self.tail(fused + shallow)  # Eq. 5
-        return sr
+        return self.tail(fused + shallow)  # Eq. 5

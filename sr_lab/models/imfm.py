@@ -172,8 +172,7 @@ class PAB(nn.Module):
         for i, (path, subset) in enumerate(zip(self.paths, subsets, strict=True)):
             outputs.append(self.act(path(subset if i == 0 else subset + outputs[-1])))
         fused = self.cam(self.fusion(torch.cat(outputs, dim=1)))  # (N, s * m, H, W) -> (N, C, H, W)
-        out: Tensor = self.last(fused) + x
-        return out
+        return self.last(fused) + x
 
 
 class MSWAM(nn.Module):
@@ -204,8 +203,7 @@ class MSWAM(nn.Module):
         feat = self.conv1(x)
         if self.attention is not None:
             feat = feat * self.attention(x)
-        out: Tensor = self.conv2(feat)
-        return out
+        return self.conv2(feat)
 
 
 class CAM(nn.Module):
@@ -252,8 +250,7 @@ class CAM(nn.Module):
         rows, columns = self.act(self.squeeze(both)).split((height, width), dim=2)  # Eq. 9
         row_weights = self.excite_rows(rows).sigmoid()  # (N, C, H, 1), Eq. 10
         column_weights = self.excite_columns(columns).sigmoid().transpose(2, 3)  # (N, C, 1, W), Eq. 11
-        out: Tensor = x * row_weights * column_weights  # Eq. 12
-        return out
+        return x * row_weights * column_weights  # Eq. 12
 
 
 class PlainBlock(nn.Module):
@@ -280,5 +277,4 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The chain around its residual."""
-        out: Tensor = self.chain(x) + x
-        return out
+        return self.chain(x) + x

@@ -55,8 +55,7 @@ class LatticeNet(SRNetwork):
         fused = stages.pop()
         for fusion in self.fusion:
             fused = fusion(fused, stages.pop())
-        sr: Tensor = self.add_mean(self.tail(self.refine(fused + shallow)))  # (N, 3, rH, rW)
-        return sr / 255
+        return self.add_mean(self.tail(self.refine(fused + shallow))) / 255  # (N, 3, rH, rW)
 
 
 class LB(nn.Module):
@@ -87,8 +86,7 @@ class LB(nn.Module):
         unit = self.unit2(p)
         p = unit + self.cc_q(q) * q
         q = q + self.cc_unit2(unit) * unit
-        out: Tensor = self.fusion(torch.cat((p, q), dim=1))  # (N, 2C, H, W) -> (N, C, H, W)
-        return out
+        return self.fusion(torch.cat((p, q), dim=1))  # (N, 2C, H, W) -> (N, C, H, W)
 
 
 def _residual_unit(num_feat: int) -> nn.Sequential:
@@ -126,8 +124,7 @@ class BFM(nn.Module):
 
     def forward(self, deep: Tensor, shallower: Tensor) -> Tensor:
         """Halve and join."""
-        out: Tensor = self.act(torch.cat((self.deep(deep), self.shallower(shallower)), dim=1))
-        return out
+        return self.act(torch.cat((self.deep(deep), self.shallower(shallower)), dim=1))
 
 
 _CC_NAMES: Names = {"conv_mean": "of_mean", "conv_std": "of_deviation"}

@@ -103,8 +103,7 @@ class LBNet(SRNetwork):
                 feat = conv(feat)
         with at_full_precision(lr):
             sr = self.tail((feat + shallow).to(self.head.weight.dtype))  # (N, 3, rH, rW)
-            out: Tensor = self.add_mean(sr) / 255
-        return out
+            return self.add_mean(sr) / 255
 
 
 class LFFM(nn.Module):
@@ -167,8 +166,7 @@ class FRDAB(nn.Module):
             self.conv4(torch.cat((whole, left, right), dim=1))
         )  # (N, 2C, H, W) -> (N, C, H, W)
         joined = torch.cat((left, self.conv5(right), refined), dim=1)  # (N, 2C, H, W)
-        out: Tensor = x + self.conv6(self.ca(joined) + self.sa(joined))
-        return out
+        return x + self.conv6(self.ca(joined) + self.sa(joined))
 
 
 _FRDAB_NAMES: Names = {"c{i}": "conv{i}", "se": ("ca", CA_NAMES), "sa.conv1": "sa.conv"}

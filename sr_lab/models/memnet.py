@@ -98,10 +98,8 @@ class MemNet(SRNetwork):
         for block in self.body:
             memories.append(block(memories[-1], memories))
         if self.original:
-            residual: Tensor = self.tail(memories[-1])
-            return image + residual
-        sr: Tensor = self.tail(memories[-1] + memories[0])  # (N, C, H, W) -> (N, 3, rH, rW)
-        return sr
+            return image + self.tail(memories[-1])
+        return self.tail(memories[-1] + memories[0])  # (N, C, H, W) -> (N, 3, rH, rW)
 
 
 class MemoryBlock(nn.Module):
@@ -132,8 +130,7 @@ class MemoryBlock(nn.Module):
         for recursion in range(self.num_recursion):
             x = self.unit(x, recursion)
             short.append(x)
-        kept: Tensor = self.gate(torch.cat((*short, *memories), dim=1))
-        return kept
+        return self.gate(torch.cat((*short, *memories), dim=1))
 
 
 class ResidualUnit(nn.Module):
@@ -159,8 +156,7 @@ class ResidualUnit(nn.Module):
         """One recursion."""
         k = recursion % len(self.norm1)
         feat = self.conv1(F.relu(self.norm1[k](x)))
-        residual: Tensor = self.conv2(F.relu(self.norm2[k](feat)))
-        return x + residual
+        return x + self.conv2(F.relu(self.norm2[k](feat)))
 
 
 def _bn_relu_conv(num_in_ch: int, num_out_ch: int, kernel_size: int, *, bias: bool) -> nn.Sequential:

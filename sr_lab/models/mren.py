@@ -133,8 +133,7 @@ class MREB(nn.Module):
             distilled, message = dracb(refined, message)
             kept.append(distilled)
         fused = self.fusion(torch.cat(kept, dim=1))  # (N, 4 * (C // 4), H, W) -> (N, C, H, W)
-        out: Tensor = self.attention(fused) + x
-        return out
+        return self.attention(fused) + x
 
 
 class DRACB(nn.Module):
@@ -261,8 +260,7 @@ class SCACB(nn.Module):
         else:
             levels = (self.spatial if self.mode == "osa" else self.channel)(squeezed)
         aggregated = self.aggregate(torch.cat(levels, dim=1))  # (N, 3q or 6q, H, W) -> (N, 6q, H, W)
-        out: Tensor = self.expand(aggregated) + x
-        return out
+        return self.expand(aggregated) + x
 
     def _exchange(self, squeezed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The three levels ``(N, q, H, W)`` of both parts after the exchange."""

@@ -113,8 +113,7 @@ class OSFFNet(SRNetwork):
             feat = block(feat)  # F_k, Eq. 2
             stages.append(drf(feat))  # F_f^k, Eq. 3
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W), Eq. 4
-        sr: Tensor = self.tail(fused + shallow)  # Eq. 5
-        return sr
+        return self.tail(fused + shallow)  # Eq. 5
 
 
 class AEFD(nn.Module):
@@ -165,8 +164,7 @@ class AEFD(nn.Module):
         distilled = torch.cat((distilled1, distilled2, distilled3, distilled4), dim=1)  # (N, 2C, H, W)
         fused = self.fusion(self.act(distilled))  # (N, C, H, W), Eq. 8
         attended = self.cca(self.esa(fused)) + normed  # f_att, Eq. 9
-        out: Tensor = self.ffn(attended) + attended  # Eq. 10
-        return out
+        return self.ffn(attended) + attended  # Eq. 10
 
 
 class FFN(nn.Module):

@@ -83,8 +83,7 @@ class SCPA(nn.Module):
         """Two branches, joined by a 1x1 convolution."""
         plain = self.act(self.conv(self.act(self.squeeze1(x))))  # (N, C / 2, H, W)
         attended = self.act(self.pa_conv(self.act(self.squeeze2(x))))
-        out: Tensor = self.fusion(torch.cat((plain, attended), dim=1)) + x
-        return out
+        return self.fusion(torch.cat((plain, attended), dim=1)) + x
 
 
 class PAConv(nn.Module):
@@ -105,8 +104,7 @@ class PAConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the values between two convolutions."""
-        out: Tensor = self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
-        return out
+        return self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
 
 
 _SCPA_NAMES: Names = {

@@ -69,9 +69,8 @@ class RCAN(SRNetwork):
         """Upscale lr: groups in series around a global skip, then the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # F_0 (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
-        shifted: Tensor = self.add_mean(sr)
-        return shifted / 255
+        sr = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
+        return self.add_mean(sr) / 255
 
 
 class ResidualGroup(nn.Module):
@@ -97,8 +96,7 @@ class ResidualGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The blocks, the convolution, the skip."""
-        residual: Tensor = self.conv(self.blocks(x))
-        return x + residual
+        return x + self.conv(self.blocks(x))
 
 
 def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

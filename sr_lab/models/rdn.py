@@ -63,8 +63,7 @@ class RDN(SRNetwork):
         entered = self.entry(lr)  # F_-1 (N, G_0, H, W)
         stages = stages_of(self.body, self.head(entered))
         fused = self.fusion(torch.cat(stages, dim=1))  # F_GF, from (N, D * G_0, H, W)
-        sr: Tensor = self.tail(fused + entered)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(fused + entered)  # (N, 3, rH, rW)
 
 
 class RDB(nn.Module):
@@ -92,8 +91,7 @@ class RDB(nn.Module):
         dense = x
         for conv in self.convs:
             dense = torch.cat((dense, self.act(conv(dense))), dim=1)
-        fused: Tensor = self.fusion(dense)  # (N, G_0 + C * G, H, W) -> (N, G_0, H, W)
-        return x + fused
+        return x + self.fusion(dense)  # (N, G_0 + C * G, H, W) -> (N, G_0, H, W)
 
 
 def _on_0_to_1(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

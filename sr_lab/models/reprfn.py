@@ -48,8 +48,7 @@ class RepRFN(SRNetwork):
         """Upscale lr: a chain of blocks within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
 
 
 class RepRFB(nn.Module):
@@ -73,8 +72,7 @@ class RepRFB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine, then weight the positions."""
-        out: Tensor = self.esa(x + self.refine(x))
-        return out
+        return self.esa(x + self.refine(x))
 
 
 class RepBlock(RepConv):

@@ -74,8 +74,7 @@ class RFDN(SRNetwork):
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
-        sr: Tensor = self.image_range.restore(self.tail(fused + shallow))  # (N, 3, rH, rW)
-        return sr
+        return self.image_range.restore(self.tail(fused + shallow))  # (N, 3, rH, rW)
 
 
 _RFDB_NAMES: Names = {

@@ -66,8 +66,7 @@ class RLFN(SRNetwork):
         """Upscale lr: a residual in feature space, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
-        return sr
+        return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
 
 
 class RLFB(nn.Module):
@@ -96,8 +95,7 @@ class RLFB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine, then weight the positions."""
-        out: Tensor = self.esa(self.fusion(self.refine(x) + x))
-        return out
+        return self.esa(self.fusion(self.refine(x) + x))
 
 
 _RLFB_NAMES: Names = {"c5": "fusion", "c{j+1}_r": "refine.{2j}", "esa": ("esa", RLFN_ESA_NAMES)}

@@ -47,8 +47,7 @@ class SAFMN(SRNetwork):
         """Upscale lr: a chain of modules within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(feat + shallow)  # (N, 3, rH, rW)
 
 
 class FMM(nn.Module):
@@ -73,8 +72,7 @@ class FMM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Modulate, then mix."""
         x = x + self.safm(self.norm1(x))
-        out: Tensor = x + self.ccm(self.norm2(x))
-        return out
+        return x + self.ccm(self.norm2(x))
 
 
 class SAFM(nn.Module):

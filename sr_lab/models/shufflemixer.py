@@ -61,8 +61,7 @@ class ShuffleMixer(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of blocks and the tail, plus the bilinearly upscaled image."""
         feat = through(self.body, self.head(lr))  # (N, C, H, W)
-        residual: Tensor = self.tail(feat)  # (N, 3, rH, rW)
-        return residual + upscaled(lr, self.scale, mode="bilinear")
+        return self.tail(feat) + upscaled(lr, self.scale, mode="bilinear")  # (N, 3, rH, rW)
 
 
 class FMB(nn.Module):
@@ -88,8 +87,7 @@ class FMB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix, then convolve."""
         x = x + self.mix(x)
-        out: Tensor = x + self.conv(x)
-        return out
+        return x + self.conv(x)
 
 
 class ShuffleMixerLayer(nn.Module):
@@ -114,8 +112,7 @@ class ShuffleMixerLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Channels, positions, channels."""
         x = self.depthwise(x + self.mlp1(self.norm1(x)))
-        out: Tensor = x + self.mlp2(self.norm2(x))
-        return out
+        return x + self.mlp2(self.norm2(x))
 
 
 class SplitMLP(nn.Module):
@@ -139,8 +136,7 @@ class SplitMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Split, mix, shuffle."""
         mixed, kept = x.chunk(2, dim=1)
-        out: Tensor = self.shuffle(torch.cat((self.mlp(mixed), kept), dim=1))
-        return out
+        return self.shuffle(torch.cat((self.mlp(mixed), kept), dim=1))
 
 
 class ShuffleMixerUpsampler(nn.Sequential):

@@ -121,8 +121,7 @@ class SMM(nn.Module):
             positions = F.gumbel_softmax(logits, tau=self.tau, dim=1)[:, 1:]
         else:
             positions = (logits[:, 1:] > logits[:, :1]).float()
-        out: Tensor = self.ca(self.smb(x, positions.to(x.dtype))) + x
-        return out
+        return self.ca(self.smb(x, positions.to(x.dtype))) + x
 
 
 class SMB(nn.Module):
@@ -171,8 +170,7 @@ class SMB(nn.Module):
                 feat = conv(feat * dense_in) * computed + from_sparse
             feat = self.act(feat)
             stages.append(feat)
-        out: Tensor = self.collect(torch.cat(stages, dim=1))  # (N, num_conv * C, H, W) -> (N, C, H, W)
-        return out
+        return self.collect(torch.cat(stages, dim=1))  # (N, num_conv * C, H, W) -> (N, C, H, W)
 
 
 _SMM_NAMES: Names = {

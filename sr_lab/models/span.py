@@ -54,8 +54,7 @@ class SPAN(SRNetwork):
             outputs.append(feat)
         stages = (shallow, self.last(feat), outputs[0], middle)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, 4C, H, W) -> (N, C, H, W)
-        sr: Tensor = self.tail(fused)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(fused)  # (N, 3, rH, rW)
 
 
 class SPAB(nn.Module):
@@ -103,8 +102,7 @@ class Conv3XC(RepConv):
 
     def branches(self, x: Tensor) -> Tensor:
         """The chain plus the skip."""
-        out: Tensor = self.reduce(self.conv(self.expand(x))) + self.skip(x)
-        return out
+        return self.reduce(self.conv(self.expand(x))) + self.skip(x)
 
     def merged(self) -> Kernel:
         """Both in one kernel."""

@@ -152,8 +152,7 @@ class RSTB(nn.Module):
         mask = _shift_mask(tokens, self.window_size, self.shift)
         for layer in self.layers:
             tokens = layer(tokens, mask)
-        out: Tensor = x + self.conv(tokens.permute(0, 3, 1, 2))
-        return out
+        return x + self.conv(tokens.permute(0, 3, 1, 2))
 
 
 def _windows(tokens: Tensor, size: int) -> Tensor:
@@ -272,8 +271,7 @@ class WindowAttention(nn.Module):
         if mask is not None:
             bias = (bias + mask).repeat(len(x) // len(mask), 1, 1, 1)  # (N * windows, heads, L, L)
         attended = attend(query, key, value, scale=query.shape[-1] ** -0.5, bias=bias)
-        out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return out
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 # What their file computes once and keeps is computed here.

@@ -66,8 +66,7 @@ class MWAUM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Stage by stage, then to the image."""
-        sr: Tensor = self.last(self.stages(x))
-        return sr
+        return self.last(self.stages(x))
 
 
 class MWAUMStage(nn.Module):
@@ -109,5 +108,4 @@ class MWAUMStage(nn.Module):
         x = self.conv1(x)
         if self.attention is not None:
             x = x * self.attention(x)
-        out: Tensor = self.act(self.conv2(self.act(x)))
-        return out
+        return self.act(self.conv2(self.act(x)))

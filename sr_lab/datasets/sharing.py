@@ -25,14 +25,11 @@ _WORKER: Literal[0] = 0
 _TRAINING: Literal[1] = 1
 _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
 
-
-_slots: dict[
-    int, Tensor
-] = {}  # memory of this worker, ``(_HEAD + size,)`` uint8, by the address after the head
+# Memory of this worker, ``(_HEAD + size,)`` uint8, by the address after the head.
+_slots: dict[int, Tensor] = {}
 _sent: set[int] = set()  # addresses of those that the other side has mapped
-_mapped: dict[
-    tuple[int, int], Memory
-] = {}  # memory of the workers of this process, by process id and address
+# Memory of the workers of this process, by process id and address.
+_mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
-from sr_lab.layers.image import DIV2K_MEAN
+from sr_lab.layers.image import ImageRange
 from sr_lab.layers.network import SRNetwork
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.reparam import Kernel
@@ -85,7 +85,6 @@ class EFRDN(SRNetwork):
 
     multi_adds_rule = "conv"
     min_size = ESA.min_size  # of the published network; 1 without ESA
-    rgb_mean: Tensor
 
     def __init__(
         self,
@@ -114,7 +113,10 @@ class EFRDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        _check_sizes(num_feat=num_feat, num_block=num_block)
+        if num_feat < 16 or num_feat % 8 != 0:
+            raise ConfigError(f"EFRDN: num_feat must be a multiple of 8 of at least 16, got {num_feat}")
+        if num_block < 1:
+            raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
         _check_switches(block, acrb, fflb=fflb, mscc=mscc, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         if cnn_dc and cnn_skip:
             raise ConfigError(
@@ -140,8 +142,7 @@ class EFRDN(SRNetwork):
         self.cnn_dc = cnn_dc
         self.cnn_skip = cnn_skip
         self.transformer_dc = transformer_dc
-        self.rgb_range = rgb_range
-        self.register_buffer("rgb_mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.image_range = ImageRange(gain=rgb_range)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)  # G_S
         self.body = nn.ModuleList(blocks[block]() for _ in range(min(num_block, 2) if sharing else num_block))
         self.convs = _convolutions(num_feat, num_block)
@@ -152,7 +153,7 @@ class EFRDN(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 8."""
-        shallow = self.head((lr - self.rgb_mean) * self.rgb_range)  # F_S (N, C, H, W), Eq. 1
+        shallow = self.head(self.image_range(lr))  # F_S (N, C, H, W), Eq. 1
         feat = total = shallow
         for k, conv in enumerate(self.convs):
             feat = self.body[k % len(self.body)](feat)
@@ -168,14 +169,7 @@ class EFRDN(SRNetwork):
         with at_full_precision(lr):
             total, shallow = total.to(self.head.weight.dtype), shallow.to(self.head.weight.dtype)
             sr: Tensor = self.tail(total + shallow) + self.shallow_tail(shallow)  # (N, 3, rH, rW), Eq. 8
-        return sr / self.rgb_range + self.rgb_mean
-
-
-def _check_sizes(*, num_feat: int, num_block: int) -> None:
-    if num_feat < 16 or num_feat % 8 != 0:
-        raise ConfigError(f"EFRDN: num_feat must be a multiple of 8 of at least 16, got {num_feat}")
-    if num_block < 1:
-        raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
+        return self.image_range.restore(sr)
 
 
 def _check_switches(

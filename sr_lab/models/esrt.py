@@ -71,11 +71,9 @@ class ESRT(SRNetwork):
             num_feat,
             num_head=num_head,
             num_segment=num_segment,
-            round_up=False,
             reduction=attention_reduction,
-            scale_before_squeeze=True,
             mlp_ratio=0.25,
-            bias=True,
+            form="esrt",
         )
         self.transformer_conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.shallow_scale = LearnedScale()
@@ -91,9 +89,8 @@ class ESRT(SRNetwork):
         check_min_size(lr, self.min_size, "ESRT: its pooling")
         shallow = self.head(lr)  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
-        feat = self.transformer(
-            self.fusion(torch.cat(stages, dim=1))
-        )  # (N, num_block * C, H, W) -> (N, C, H, W)
+        fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
+        feat = self.transformer(fused)
         with at_full_precision(lr):
             feat = self.transformer_conv(feat)
         feat = self.last(self.shallow_scale(shallow) + self.deep_scale(feat))

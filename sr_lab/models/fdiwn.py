@@ -271,9 +271,8 @@ class ShuffleAttention(nn.Module):
         """Weight channels and positions, shuffle."""
         groups = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])  # (N * groups, C / groups, H, W)
         by_channel, by_position = groups.chunk(2, dim=1)
-        mean = (
-            by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
-        )  # sums over an image need float32
+        # Sums over an image need float32.
+        mean = by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
         by_channel = by_channel * torch.sigmoid(self.channel_weight * mean + self.channel_bias)
         normed = self.position_weight * self.norm(by_position) + self.position_bias
         by_position = by_position * torch.sigmoid(normed)

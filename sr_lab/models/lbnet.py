@@ -75,11 +75,9 @@ class LBNet(SRNetwork):
                 num_feat,
                 num_head=num_head,
                 num_segment=num_segment,
-                round_up=False,
                 reduction=attention_reduction,
-                scale_before_squeeze=True,
                 mlp_ratio=0.25,
-                bias=True,
+                form="esrt",
                 num_repeat=num_repeat,
             )
             for _ in range(num_transformer)
@@ -162,9 +160,8 @@ class FRDAB(nn.Module):
         whole = self.act(self.conv1(x))  # (N, C, H, W)
         left = self.act(self.conv2(whole))  # (N, C/2, H, W)
         right = self.act(self.conv3(whole))
-        refined = self.act(
-            self.conv4(torch.cat((whole, left, right), dim=1))
-        )  # (N, 2C, H, W) -> (N, C, H, W)
+        joined = torch.cat((whole, left, right), dim=1)  # (N, 2C, H, W)
+        refined = self.act(self.conv4(joined))  # (N, C, H, W)
         joined = torch.cat((left, self.conv5(right), refined), dim=1)  # (N, 2C, H, W)
         return x + self.conv6(self.ca(joined) + self.sa(joined))
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypedDict, cast
 
 import lightning
@@ -180,6 +181,7 @@ class ImageLoader:
         return batch
 
 
+@dataclass(kw_only=True, eq=False)
 class SRDataModule(lightning.LightningDataModule):
     """Loaders for the Trainer.
 
@@ -193,25 +195,16 @@ class SRDataModule(lightning.LightningDataModule):
         timeout: Seconds after which a worker that does not answer is an error.
     """
 
-    def __init__(
-        self,
-        *,
-        train: PatchDataset | None = None,
-        val: Sequence[EvalSet] = (),
-        test: Sequence[EvalSet] = (),
-        batch_size: int = 1,
-        accumulate: int = 1,
-        num_workers: int = 0,
-        timeout: float = 1800.0,
-    ) -> None:
+    train: PatchDataset | None = None
+    val: Sequence[EvalSet] = ()
+    test: Sequence[EvalSet] = ()
+    batch_size: int = 1
+    accumulate: int = 1
+    num_workers: int = 0
+    timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.train = train
-        self.val = val
-        self.test = test
-        self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.num_workers = num_workers
-        self.timeout = timeout
 
     def train_dataloader(self) -> DataLoader[PatchBatch]:
         """Endless stream of batches, starting after the last step of the training."""

@@ -151,12 +151,7 @@ class Record(Callback):
         self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Mapping[str, Tensor],
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, _: object, outputs: Mapping[str, Tensor], batch: object, batch_idx: int
     ) -> None:
         """Keep the loss; write a row every ``interval`` steps."""
         self.speed.count()

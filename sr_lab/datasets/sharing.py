@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -70,12 +71,12 @@ def _let_go(memory: Memory, side: Literal[0, 1], process: int) -> None:
         memory[side] = 0
 
 
+@dataclass(frozen=True)
 class _Parcel:
     """A batch that pickles as the address of its memory in the worker."""
 
-    def __init__(self, address: int, batch: Mapping[str, object]) -> None:
-        self.address = address
-        self.batch = batch
+    address: int
+    batch: Mapping[str, object]
 
     def __reduce__(self) -> tuple[object, ...]:
         slot = _slots[self.address]

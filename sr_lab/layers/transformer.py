@@ -1,12 +1,14 @@
 """The transformer over 3x3 patches of ESRT, LBNet and EFRDN, and scaled dot-product attention."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+
+Form: TypeAlias = Literal["esrt", "efrdn"]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
@@ -61,7 +63,7 @@ class ET(nn.Module):
         num_segment: int = 4,
         reduction: int = 4,
         mlp_ratio: float = 1.0,
-        form: Literal["esrt", "efrdn"] = "efrdn",
+        form: Form = "efrdn",
         num_repeat: int = 1,
     ) -> None:
         super().__init__()
@@ -118,13 +120,7 @@ class EMHA(nn.Module):
     """
 
     def __init__(
-        self,
-        num_feat: int,
-        *,
-        num_head: int,
-        num_segment: int,
-        reduction: int,
-        form: Literal["esrt", "efrdn"] = "efrdn",
+        self, num_feat: int, *, num_head: int, num_segment: int, reduction: int, form: Form = "efrdn"
     ) -> None:
         super().__init__()
         self.num_head = num_head

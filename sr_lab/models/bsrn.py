@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import BSConv
-from sr_lab.layers.network import SRNetwork, stages_of
+from sr_lab.layers.network import SRNetwork, check_choice, stages_of
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -60,8 +59,7 @@ class BSRN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("bsrn", "bsrn_s"):
-            raise ConfigError(f"BSRN: unknown form, got form={form}; allowed: bsrn, bsrn_s")
+        check_choice("BSRN", "form", form, "bsrn", "bsrn_s")
         pointwise_bias = form == "bsrn_s"
         self.head = BSConv(3 * _NUM_COPIES, num_feat, pointwise_bias=pointwise_bias)
         self.body = nn.ModuleList(ESDB(num_feat, form=form) for _ in range(num_block))

@@ -60,8 +60,7 @@ class EDSR(SRNetwork):
         """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
-        return self.image_range.restore(sr)
+        return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
 
 
 # Its authors' names, which number the convolution after the blocks as one of them, and BasicSR's.

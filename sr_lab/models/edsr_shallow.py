@@ -77,8 +77,7 @@ class ShallowEDSR(SRNetwork):
         """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW)
-        return self.image_range.restore(sr)
+        return self.image_range.restore(self.tail(feat + shallow))  # (N, 3, rH, rW)
 
 
 def _make_attention(attention: str, num_feat: int) -> nn.Module | None:

@@ -15,7 +15,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
 from sr_lab.layers.image import ImageRange
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, check_choice
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.reparam import Kernel
 from sr_lab.layers.transformer import ET
@@ -184,15 +184,12 @@ def _check_switches(
     effb_mode: str,
 ) -> None:
     """Refuse unknown choices, and switches of parts that the network does not have."""
-    if effb_mode not in ("tied", "three", "two"):
-        raise ConfigError(f"EFRDN: unknown third GCRB, got effb_mode={effb_mode}; allowed: tied, three, two")
     if not fflb and not (gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
             f"effb={effb}, cc={cc}; drop them or take fflb=true"
         )
-    if block not in ("acdm", "imdb", "rfdb"):
-        raise ConfigError(f"EFRDN: unknown block, got block={block}; allowed: acdm, imdb, rfdb")
+    check_choice("EFRDN", "block", block, "acdm", "imdb", "rfdb")
     if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
@@ -452,8 +449,7 @@ class EFFB(nn.Module):
 
     def __init__(self, num_feat: int, *, mode: Literal["tied", "three", "two"] = "tied") -> None:
         super().__init__()
-        if mode not in ("tied", "three", "two"):
-            raise ConfigError(f"EFRDN: unknown third GCRB, got effb_mode={mode}; allowed: tied, three, two")
+        check_choice("EFRDN", "effb_mode", mode, "tied", "three", "two")
         self.tied = mode == "tied"
         self.gcrb1 = GCRB(num_feat)
         self.gcrb2 = GCRB(num_feat)

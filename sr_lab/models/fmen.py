@@ -78,8 +78,7 @@ class FMEN(SRNetwork):
         """Upscale lr: the first HFAB, the pairs, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, self.warmup(shallow))
-        sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
-        return self.image_range.restore(sr)
+        return self.image_range.restore(self.tail(self.last(feat) + shallow))  # (N, 3, rH, rW)
 
 
 class HFAB(nn.Module):

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.ops.renaming import OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -54,8 +53,7 @@ class FSRCNN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("lr_space", "original"):
-            raise ConfigError(f"FSRCNN: unknown form, got form={form}; allowed: lr_space, original")
+        check_choice("FSRCNN", "form", form, "lr_space", "original")
         original = form == "original"
         native: UpsamplerFactory = _deconvolution if original else SubpixelUpsampler
         num_image_ch = 1 if original else 3

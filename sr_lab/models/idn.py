@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.ops.renaming import Names
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
@@ -54,8 +54,7 @@ class IDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("lr_space", "original"):
-            raise ConfigError(f"IDN: unknown form, got form={form}; allowed: lr_space, original")
+        check_choice("IDN", "form", form, "lr_space", "original")
         native: UpsamplerFactory = Deconvolution if form == "original" else _subpixel
         num_image_ch = 1 if form == "original" else 3
         self.colour = "y" if form == "original" else "rgb"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB, stage_fusion
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork, stages_of
+from sr_lab.layers.network import SRNetwork, check_choice, stages_of
 from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -64,8 +64,7 @@ class IMDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if variant not in ("imdn", "rtc"):
-            raise ConfigError(f"IMDN: unknown variant, got variant={variant}; allowed: imdn, rtc")
+        check_choice("IMDN", "variant", variant, "imdn", "rtc")
         if variant == "rtc" and cca_reduction != 16:
             raise ConfigError(
                 f"IMDN: variant=rtc has no channel attention, got cca_reduction={cca_reduction}; "

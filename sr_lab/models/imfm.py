@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import MSWA
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.mwaum import MWAUM
 
@@ -231,10 +231,7 @@ class CAM(nn.Module):
         self, num_feat: int, *, num_squeezed: int = 8, act: Literal["h_swish", "h_sigmoid"] = "h_swish"
     ) -> None:
         super().__init__()
-        if act not in ("h_swish", "h_sigmoid"):
-            raise ConfigError(
-                f"IMFM: unknown activation of the CAM, got cam_act={act}; allowed: h_swish, h_sigmoid"
-            )
+        check_choice("IMFM", "cam_act", act, "h_swish", "h_sigmoid")
         self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
         self.act = nn.Hardswish() if act == "h_swish" else nn.Hardsigmoid()
         self.excite_rows = nn.Conv2d(num_squeezed, num_feat, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, check_choice
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
@@ -59,8 +59,7 @@ class MemNet(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("lr_space", "original"):
-            raise ConfigError(f"MemNet: unknown form, got form={form}; allowed: lr_space, original")
+        check_choice("MemNet", "form", form, "lr_space", "original")
         if num_recursion < 1:
             raise ConfigError(f"MemNet: num_recursion must be 1 or more, got num_recursion={num_recursion}")
         self.original = form == "original"

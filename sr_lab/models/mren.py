@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import WSILBV
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.rbwa import RBWAUpsampler
 
@@ -171,8 +171,7 @@ class DRACB(nn.Module):
         message: Message,
     ) -> None:
         super().__init__()
-        if message not in ("raw", "fused"):
-            raise ConfigError(f"MREN: unknown message, got dracb_message={message}; allowed: raw, fused")
+        check_choice("MREN", "dracb_message", message, "raw", "fused")
         if not 0 <= communication_weight <= 1:
             raise ConfigError(f"MREN: got communication_weight={communication_weight}; allowed: 0 to 1")
         if communication_weight == 0 and message != "raw":
@@ -224,10 +223,8 @@ class SCACB(nn.Module):
 
     def __init__(self, num_feat: int, *, mode: SCACBMode = "full", exchange: Exchange = "running") -> None:
         super().__init__()
-        if mode not in ("full", "scnc", "osa", "oca"):
-            raise ConfigError(f"MREN: unknown parts, got scacb={mode}; allowed: full, scnc, osa, oca")
-        if exchange not in ("running", "final"):
-            raise ConfigError(f"MREN: got scacb_exchange={exchange}; allowed: running, final")
+        check_choice("MREN", "scacb", mode, "full", "scnc", "osa", "oca")
+        check_choice("MREN", "scacb_exchange", exchange, "running", "final")
         if mode != "full" and exchange != "running":
             raise ConfigError(
                 f"MREN: scacb={mode} exchanges no maps, got scacb_exchange={exchange}; "

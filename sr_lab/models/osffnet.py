@@ -191,5 +191,4 @@ class FFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The part of Eq. 10 without its residual."""
         x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
-        out: Tensor = self.mlp(self.norm(x))
-        return out.permute(0, 3, 1, 2)  # (N, C, H, W)
+        return self.mlp(self.norm(x)).permute(0, 3, 1, 2)  # (N, C, H, W)

@@ -69,8 +69,7 @@ class RCAN(SRNetwork):
         """Upscale lr: groups in series around a global skip, then the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # F_0 (N, C, H, W)
         feat = through(self.body, shallow)
-        sr = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
-        return self.add_mean(sr) / 255
+        return self.add_mean(self.tail(self.fusion(feat) + shallow)) / 255  # (N, 3, rH, rW)
 
 
 class ResidualGroup(nn.Module):

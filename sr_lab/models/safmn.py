@@ -109,8 +109,7 @@ class SAFM(nn.Module):
             else:
                 smaller = conv(F.adaptive_max_pool2d(part, (height >> halvings, width >> halvings)))
                 parts.append(F.interpolate(smaller, size=(height, width), mode="nearest"))
-        weights: Tensor = self.fusion(torch.cat(parts, dim=1))  # (N, C, H, W)
-        return weights * x
+        return self.fusion(torch.cat(parts, dim=1)) * x
 
 
 _FMM_NAMES: Names = {

@@ -78,8 +78,7 @@ class SPAB(nn.Module):
         """The sum of input and residual, weighted by an odd function of the residual."""
         middle = self.act(self.conv1(x))
         refined = self.conv3(self.act(self.conv2(middle)))
-        out: Tensor = (refined + x) * (torch.sigmoid(refined) - 0.5)
-        return out, middle
+        return (refined + x) * (torch.sigmoid(refined) - 0.5), middle
 
 
 class Conv3XC(RepConv):

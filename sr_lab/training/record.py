@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -75,12 +76,12 @@ class Speed:
         self._paused = time.perf_counter()
 
 
+@dataclass(eq=False)
 class TimedLoader(Generic[_Batch]):
     """The batches of a data loader; the speed counts how long each is waited for."""
 
-    def __init__(self, loader: Iterable[_Batch], speed: Speed) -> None:
-        self.loader = loader
-        self.speed = speed
+    loader: Iterable[_Batch]
+    speed: Speed
 
     def __iter__(self) -> Iterator[_Batch]:
         """The batches of the loader."""

@@ -87,13 +87,7 @@ class MWAUMStage(nn.Module):
     """
 
     def __init__(
-        self,
-        num_in_ch: int,
-        num_feat: int,
-        *,
-        factor: int,
-        attention: bool = True,
-        window_sizes: Sequence[int] = (3, 5),
+        self, num_in_ch: int, num_feat: int, *, factor: int, attention: bool, window_sizes: Sequence[int]
     ) -> None:
         super().__init__()
         self.factor = factor

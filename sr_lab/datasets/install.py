@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -20,8 +19,6 @@ from sr_lab.datasets.images import list_images, read_image
 from sr_lab.datasets.layouts import Place
 from sr_lab.datasets.registry import Archive, ImageSet
 from sr_lab.errors import ConfigError, DataError
-
-Say: TypeAlias = Callable[[str], object]
 
 
 @dataclass(eq=False)
@@ -46,7 +43,7 @@ class Store:
     data_dir: Path
     _: KW_ONLY
     mirror: str | None = None
-    say: Say = lambda sentence: None
+    say: Callable[[str], object] = lambda sentence: None
     report: Callable[[str], Report] = lambda name: silent
     pause: float = 1.0
 

@@ -111,6 +111,7 @@ def _network(model: str) -> nn.Module:
     return Entry(model, SCALE).build()
 
 
+@dataclass(eq=False)
 class _Runs:
     """Runs of one variant. Where it fails (no kernel, too little memory), it has no figure and the rest run.
 
@@ -123,18 +124,12 @@ class _Runs:
 
     _built: ClassVar[list["_Runs"]] = []
 
-    def __init__(
-        self,
-        prepare: Callable[[], Callable[[], object]],
-        *,
-        benchmark: str,
-        device: str,
-        must: bool = False,
-    ) -> None:
-        self.prepare = prepare
-        self.must = must
-        self.benchmark = benchmark
-        self.device = device
+    prepare: Callable[[], Callable[[], object]]
+    benchmark: str
+    device: str
+    must: bool = False
+
+    def __post_init__(self) -> None:
         self.memory_mib = math.nan
         self._run: Callable[[], object] | None = None
         self._failed = False

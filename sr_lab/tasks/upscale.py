@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sr_lab import api, files
 from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config.schema import UpscaleConfig
+from sr_lab.datasets.cache import digest_of
 from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.errors import ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import fingerprint
@@ -123,9 +124,7 @@ def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
 
 def _stamp(path: Path, maker: str) -> str:
     """What identifies the result of an image and a network: the same anywhere, without path or date."""
-    with path.open("rb") as file:
-        of_image = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{maker} {of_image}".encode()).hexdigest()
+    return hashlib.sha256(f"{maker} {digest_of(path)}".encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> str | None:

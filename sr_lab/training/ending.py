@@ -65,7 +65,7 @@ class SaveLast(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Do not share SIGTERM as Lightning does, with a wait for the device at every batch."""
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on signals wait for the end of a step."""
@@ -133,7 +133,3 @@ class SaveLast(Checkpoint):
         assert work is not None
         self._exchange = (work, asked)
         return 0
-
-
-def _nothing() -> None:
-    """Stands in for a method of Lightning."""

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -22,6 +23,7 @@ _DUMPS = 10  # batches that are kept at most
 _PATIENCE = 100  # skipped steps in a row after which the training counts as diverged
 
 
+@dataclass(eq=False)
 class NanPolicy(Callback):
     """Looks at the loss and gradient of every step before the optimizer takes it.
 
@@ -41,24 +43,16 @@ class NanPolicy(Callback):
         say: Prints a line for the user.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        folder: Path,
-        batch_of: Callable[[Sequence[int]], Mapping[str, object]],
-        *,
-        seed: int,
-        batch_size: int,
-        interval: int,
-        say: Callable[[str], None],
-    ) -> None:
-        self.policy = policy
-        self.folder = folder
-        self.batch_of = batch_of
-        self.seed = seed
-        self.batch_size = batch_size
-        self.interval = interval
-        self.say = say
+    policy: Policy
+    folder: Path
+    batch_of: Callable[[Sequence[int]], Mapping[str, object]]
+    _: KW_ONLY
+    seed: int
+    batch_size: int
+    interval: int
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self.skipped = 0
         self._in_a_row = 0
         self._scaled = False

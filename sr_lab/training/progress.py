@@ -59,12 +59,7 @@ class TrainingProgress(ProgressBar):
         self._bar.start()
 
     def on_train_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Mapping[str, Tensor],
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Tensor], *_: object
     ) -> None:
         """Advance; the loss is fetched from the device at most twice a second."""
         now = time.perf_counter()

@@ -147,8 +147,9 @@ def test_dense_connections_carry_the_shallow_features(settings, share):
         torch.nn.init.zeros_(conv.bias)
     lr = torch.rand(1, 3, 15, 17)
     with torch.no_grad():
-        shallow = net.head(lr - net.rgb_mean)
-        expected = net.tail(share * shallow) + net.shallow_tail(shallow) + net.rgb_mean  # Eqs. 3, 7, 8
+        shallow = net.head(net.image_range(lr))
+        sr = net.tail(share * shallow) + net.shallow_tail(shallow)  # Eqs. 3, 7, 8
+        expected = sr + net.image_range.mean
         torch.testing.assert_close(net(lr), expected)
 
 

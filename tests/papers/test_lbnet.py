@@ -72,7 +72,7 @@ def test_mean_shifts_start_at_the_mean_and_learn():
 )
 def test_segments_are_rounded_down_and_the_rest_is_one_more_segment(num_token, lengths):
     settings = {"num_head": 2, "num_segment": 16, "reduction": 2}
-    attention = EMHA(72, **settings, round_up=False, scale_before_squeeze=True, bias=True)
+    attention = EMHA(72, **settings, form="esrt")
     tokens = torch.randn(2, num_token, 72)
     parts = []
     for segment in attention.reduce(tokens).split(lengths, dim=1):

@@ -26,7 +26,7 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo
 
-# Two tests at a time, each with one thread: on two cores more threads make small networks a hundred times slower.
+# Two tests at a time, with one thread each: more threads than cores slow small networks a hundredfold.
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
 
 test: $(STAMP) ## the default tests (about 6 minutes on 2 cores)

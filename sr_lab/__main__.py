@@ -35,7 +35,7 @@ from sr_lab.runs import launchers, sweep
 
 @dataclass
 class CommandLine:
-    """One command: what its jobs leave to be done when Hydra has called all of them."""
+    """One command, and the work that its jobs leave until Hydra has called all of them."""
 
     checked: bool = False  # Hydra's own settings passed the guard
     queue: list[sweep.Job] = field(default_factory=list)  # trainings of a multirun, each gets a process
@@ -68,7 +68,7 @@ class CommandLine:
 
     def job(self, composed: DictConfig) -> launchers.Outcome | None:
         """Run one job; in a multirun on this machine, queue a training for a process of its own."""
-        assert self.checked, "this version of Hydra composes in another way than the one that is guarded"
+        assert self.checked, "this version of Hydra composes in a way that sr_lab does not guard"
         launchers.join_tasks()
         hydra_node = HydraConfig.get()
         overrides = given_to(hydra_node)
@@ -114,7 +114,7 @@ class CommandLine:
             tasks.finish(config, list(good))
             return sweep.finish([], launchers.problems(self.elsewhere))
         if self.queue:
-            interrupts.as_exception()  # its jobs are told to end
+            interrupts.as_exception()  # the sweep asks its jobs to end
             return sweep.run(self.queue)
         return max(self.searched, default=0)
 
@@ -122,8 +122,8 @@ class CommandLine:
 def _prints(error: Exception) -> bool:
     """Whether this process prints an error.
 
-    Of a mistake that all processes make, the first one of each machine prints it; that a process was lost is
-    printed by the one that started it.
+    If all processes make the same mistake, the first of each machine prints it; the loss of a process is
+    printed by the process that started it.
     """
     if (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "0")) == "0":
         return True
@@ -167,7 +167,7 @@ def main() -> int:
         if sentence is None:
             raise
         if _prints(error):
-            print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 - the command line's own voice
+            print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 - output of the command line
         return 2
     return 0
 

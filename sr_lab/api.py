@@ -28,7 +28,7 @@ def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend
     """Load a network in evaluation mode on the CPU.
 
     Args:
-        path_or_name: A run folder, a checkpoint of ours, a safetensors file or an author's own checkpoint,
+        path_or_name: A run folder, our own checkpoint, a safetensors file or an author's checkpoint,
             whose network and scale are recognised; or the name of a network (``imdn``) for fresh weights. For
             a folder with the name of a network, write ``./imdn``.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
@@ -99,7 +99,7 @@ def upscale(
         image.
 
     Raises:
-        DataError: The image is none of these.
+        DataError: The image is not one of these.
         ConfigError: The tile is too small for the network.
     """
     if not isinstance(model, nn.Module):
@@ -213,7 +213,7 @@ def _pillow(
             return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
         image, is_deep = high_bytes(image), True
     if is_deep:
-        note("16 bit become 8: Pillow has 16 only for grey without transparency; pass an array to keep them")
+        note("16 bits become 8: Pillow has 16 only for grey without transparency; pass an array to keep them")
     if image.mode not in _MODES:
         raise DataError(
             f"upscale: cannot upscale a Pillow image of mode {image.mode}, whose range is unknown; "

@@ -1,4 +1,4 @@
-"""Files: written so that they are there whole or not at all, read with bounds.
+"""Files: written whole or not at all, read with limits.
 
 What is read may come from a stranger (a run folder that was downloaded, a configuration to try): it is
 bounded in size and depth, and no text in it controls a terminal or breaks a page.

@@ -185,7 +185,7 @@ class RunFolder:
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
         with self.lock.open("a") as lock:
-            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` holds it for an instant, too
+            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes it for an instant, too
                 raise ConfigError(f"{self.path}: another process is running this {what}")
             yield lock
 

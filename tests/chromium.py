@@ -1,4 +1,4 @@
-"""Debian's ``chromium`` without a window, told what to do over two pipes: no package, no port, no driver."""
+"""Debian's ``chromium`` without a window, controlled over two pipes: no package, no port, no driver."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def path() -> str | None:
-    """The browser, ``None`` where there is none."""
+    """The browser, ``None`` if it is not installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -84,7 +84,7 @@ class Chromium:
         return message
 
     def open(self, url: str) -> None:
-        """Load a page and wait until it stands."""
+        """Load a page and wait until it is complete."""
         self.events.clear()
         self.send("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):

@@ -24,7 +24,7 @@ SMOKE = ("trainer=cpu", "budget=smoke", "model=imdn", "+model.num_feat=16", "+mo
 def sr_lab(
     folder: Path, *arguments: str, timeout: float = 240, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run in ``folder``, with neither the user's settings nor a key of W&B."""
+    """Run in ``folder``, with neither the user's settings nor a W&B key."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         request = {
@@ -102,7 +102,7 @@ def _server() -> _Server:
 
 
 def _serve() -> None:
-    """Fork a process for each line of stdin, and one that waits for its end."""
+    """Fork two processes for each line of stdin: one runs it, the other waits for its end."""
     import sr_lab.tasks.evaluate
     import sr_lab.tasks.train  # noqa: F401 - what most commands import
 
@@ -127,7 +127,7 @@ def _run(request: dict[str, object]) -> NoReturn:
 
 
 def _become(request: dict[str, object], scratch: Path) -> NoReturn:
-    """Do what ``python -m sr_lab`` does, and end as an interpreter ends."""
+    """Do what ``python -m sr_lab`` does, and exit like the interpreter."""
     code: object = 1
     try:
         os.setsid()

@@ -1,4 +1,4 @@
-"""Reference data that the repository does not carry, and what many tests compose."""
+"""Reference data that the repository does not contain, and configurations that many tests compose."""
 
 import os
 from pathlib import Path
@@ -45,7 +45,7 @@ def compose(*overrides: str) -> Config:
         return load(composed, overrides, composed.hydra.runtime.choices)
 
 
-# Minutes in few tests: begun last, one of two processes would wait for the other.
+# Few tests that take minutes: started last, they would leave one of two processes idle.
 _LONG = ("test_tables_whole", "test_readme", "test_official", "test_end_to_end", "test_sweep", "test_search")
 
 
@@ -55,9 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests wanted reference data that is not here."""
+    """Print how many tests were skipped because reference data is missing."""
     skipped = terminalreporter.stats.get("skipped", [])
     missing = [report for report in skipped if "needs reference data" in str(report.longrepr)]
     terminalreporter.write_line(
-        f"{len(missing)} skipped for want of reference data (SR_LAB_DATA, SR_LAB_WEIGHTS)"
+        f"{len(missing)} skipped because reference data is missing (SR_LAB_DATA, SR_LAB_WEIGHTS)"
     )

@@ -20,7 +20,7 @@ class Server:
         redirects: Path -> Location.
         refused: Path -> statuses of the next answers.
         ranges: Whether it can send a part.
-        etag: Changed by whoever changes a file; ``None`` sends none.
+        etag: A test that changes a file changes this too; ``None`` sends none.
         asked: Path and Range header of every request.
     """
 
@@ -37,7 +37,7 @@ class Server:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server for the length of the block."""
+    """A server that runs during the block."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):

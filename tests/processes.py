@@ -145,7 +145,7 @@ def measure(folder: Path, world: int) -> dict[str, object]:
 
 
 def norm(folder: Path, world: int) -> dict[str, object]:
-    """A network with batch norm: what each rank says of its validation, and its statistics after that."""
+    """A network with batch norm: each rank's validation, and its statistics after that."""
     images = [tiny.Images("A", 3)]
     own, data = tiny.sr_module(network=Normed(), val=images), tiny.data(val=images, batch_size=8)
     done = trainer(folder, world, max_steps=3, val_check_interval=3)
@@ -168,7 +168,7 @@ class Ends(lightning.Callback):
 
 
 def _told(trained: lightning.Trainer) -> dict[str, object]:
-    """What is said when a training with a process less comes to nothing, and after how many seconds."""
+    """What is reported when a training loses a process, and after how many seconds."""
     started = time.monotonic()
     try:
         with distributed.together(trained):
@@ -179,7 +179,7 @@ def _told(trained: lightning.Trainer) -> dict[str, object]:
 
 
 def dies(folder: Path, world: int) -> dict[str, object]:
-    """One process is gone from one moment to the next."""
+    """One process disappears without notice."""
     callbacks = [Ends(lambda: os._exit(0))]
     return _told(trainer(folder, world, max_steps=9, limit_val_batches=0, callbacks=callbacks))
 
@@ -193,7 +193,7 @@ def hangs(folder: Path, world: int) -> dict[str, object]:
 
 
 def alone(folder: Path, world: int) -> dict[str, object]:
-    """The other machine does not come."""
+    """The other machine does not start."""
     settings = {"accelerator": "cpu", "devices": 1, "num_nodes": 2, "strategy": "ddp"}
     port = find_free_network_port()
     os.environ |= {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

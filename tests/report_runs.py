@@ -40,7 +40,7 @@ def values(label: str | None, psnr: float, **more: object) -> dict[str, object]:
         found |= {f"test/{name}/psnr_y": psnr, f"test/{name}/ssim_y": 0.89}
         found |= {f"bicubic/{name}/psnr_y": 28.429, f"bicubic/{name}/ssim_y": 0.81114}
         images += [
-            # Each image lies a little more above or below the mean: no two differences are equal.
+            # Each image is a little further above or below the mean: no two differences are equal.
             {"set_name": name, "image": f"{i}", "psnr_y": psnr * (1 + (i - count / 2) / 1000)}
             | {"ssim_y": 0.89, "bicubic_psnr_y": 28.0 + i / 100, "bicubic_ssim_y": 0.8}
             for i in range(count)

@@ -89,7 +89,7 @@ def test_an_array_comes_back_as_an_array(pixels):
     assert np.array_equal(sr, pixels.repeat(2, 0).repeat(2, 1))
 
 
-def test_sixteen_bit_stay_sixteen_bit(pixels):
+def test_sixteen_bits_stay_sixteen_bits(pixels):
     deep = pixels.astype(np.uint16) * 257 - pixels % 2
     assert np.array_equal(sr_lab.upscale(deep, Repeat()), deep.repeat(2, 0).repeat(2, 1))
 
@@ -174,7 +174,7 @@ def test_a_grey_image_goes_through_a_luma_network():
     assert torch.allclose(upscale_batch(Repeat("y"), grey), expected, atol=1e-6)
 
 
-def test_ycbcr_has_the_luma_that_is_measured_and_goes_back():
+def test_ycbcr_has_the_measured_luma_and_converts_back():
     torch.manual_seed(0)
     rgb = torch.rand(2, 3, 5, 6, dtype=torch.float64)
     assert torch.allclose(rgb_to_ycbcr(rgb)[:, :1], rgb_to_y(rgb), atol=1e-12)
@@ -227,7 +227,7 @@ def test_frozen_parts_stay_in_evaluation_and_the_result_can_be_learned_from():
     (sr * torch.ones(1, requires_grad=True)).sum().backward()
 
 
-def test_a_name_near_a_network_says_which():
+def test_a_misspelt_name_gets_the_nearest_network_as_a_hint():
     with pytest.raises(ConfigError, match=r"there is no option 'osfnet'.*did you mean 'osffnet'"):
         sr_lab.load("osfnet", scale=4)
 
@@ -255,7 +255,7 @@ def cut_out(seen, hidden, mode="RGBA"):
 @pytest.mark.parametrize(
     ("mode", "seen", "hidden"), [("RGBA", (255, 0, 0, 255), (0, 255, 0, 0)), ("LA", (200, 255), (0, 0))]
 )
-def test_what_nobody_sees_does_not_colour_what_is_seen(mode, seen, hidden, model):
+def test_invisible_pixels_do_not_colour_visible_ones(mode, seen, hidden, model):
     network = Repeat() if model == "repeat" else sr_lab.load("bicubic", scale=3)
     sr = np.asarray(sr_lab.upscale(cut_out(seen, hidden, mode), network))
     visible = sr[sr[..., -1] > 0]
@@ -274,7 +274,7 @@ def test_grey_of_16_bit_keeps_its_transparency(tmp_path):
     values = np.full((4, 5), 40000, np.uint16)
     values[:, :2] = 7
     Image.fromarray(values).save(tmp_path / "a.png", transparency=7)
-    with pytest.warns(UserWarning, match="16 bit become 8"):
+    with pytest.warns(UserWarning, match="16 bits become 8"):
         sr = np.asarray(sr_lab.upscale(tmp_path / "a.png", Repeat()))
     assert (sr[..., 0] == 40000 >> 8).all()
     assert (sr[0, 0, 1], sr[0, -1, 1]) == (0, 255)
@@ -287,7 +287,7 @@ def test_less_depth_than_the_file_has_is_noted(tmp_path, colour_type, channels):
     sr_lab.upscale(path, Repeat(), note=said.append)
     with Image.open(path) as image:
         sr_lab.upscale(image, Repeat(), note=said.append)
-    assert [sentence.partition(":")[0] for sentence in said] == ["16 bit become 8"] * 2
+    assert [sentence.partition(":")[0] for sentence in said] == ["16 bits become 8"] * 2
 
 
 def test_an_image_without_pixels_is_refused():
@@ -295,7 +295,7 @@ def test_an_image_without_pixels_is_refused():
         sr_lab.upscale(Image.new("RGB", (5, 0)), Repeat())
 
 
-def test_a_network_is_folded_once_until_it_is_another(monkeypatch, pixels):
+def test_a_network_is_folded_once_until_it_changes(monkeypatch, pixels):
     network = sr_lab.load("ecbsr_m4c16", scale=2)
     folded = []
     monkeypatch.setattr(api, "for_inference", lambda net: folded.append(for_inference(net)) or folded[-1])
@@ -308,7 +308,7 @@ def test_a_network_is_folded_once_until_it_is_another(monkeypatch, pixels):
     assert not np.array_equal(sr_lab.upscale(pixels, network), first)
 
 
-def test_a_folded_network_does_not_outlive_the_one_it_is_of(pixels):
+def test_a_folded_network_does_not_outlive_its_original(pixels):
     for name in ("ecbsr_m4c16", "fsrcnn"):  # the second has nothing to fold
         network = sr_lab.load(name, scale=2)
         sr_lab.upscale(pixels, network)

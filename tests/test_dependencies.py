@@ -136,7 +136,7 @@ def test_a_checkpoint_with_a_dictconfig_does_not_open_with_weights_only(tmp_path
 
 @pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
 @pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
-def test_lightnings_average_is_in_the_state_dict_and_the_raw_weights_beside_it(tmp_path):
+def test_lightnings_average_is_in_the_state_dict_and_the_raw_weights_next_to_it(tmp_path):
     class Save(lightning.Callback):
         def on_train_batch_end(self, trainer, *_: object) -> None:
             trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
@@ -232,7 +232,7 @@ def test_lightning_starts_no_processes_in_an_environment_that_says_they_are_ther
     assert trainer.strategy.launcher.procs == []
 
 
-# Private names of dependencies: the whole list, each with its reason and what fails when it is gone
+# Private names of dependencies: the whole list, each with its reason and what fails without it
 
 PRIVATE = {
     ("config.hydra_guard", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
@@ -271,7 +271,7 @@ PUBLIC = {"_exit", "_replace", "_asdict", "_target_"}
 
 
 def _taken(nodes: list[ast.AST]) -> set[str]:
-    """Attributes and imports of a module that begin with one underscore, or lie in such a module."""
+    """Attributes and imports of a module that begin with one underscore, or are in such a module."""
     found = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -299,6 +299,6 @@ def test_private_names_are_those_of_the_list():
     assert found == set(PRIVATE)
 
 
-def test_optunas_trials_have_the_number_by_which_they_continue():
+def test_optunas_trials_have_the_number_that_continues_them():
     study = optuna.create_study()
     assert optuna.trial.Trial(study, study.ask()._trial_id).number == 0

@@ -93,7 +93,7 @@ def test_a_name_of_any_tree_is_understood(stem, set_name, file):
 # Test sets.
 
 
-def test_the_right_sets_are_right(data_dir):
+def test_unchanged_sets_are_right(data_dir):
     for name, count in (("Set5", 5), ("Set14", 14)):
         (found,) = examine(data_dir / "benchmarks" / name / "HR")
         assert found.state == "right"
@@ -337,7 +337,7 @@ def test_many_faults_are_summed_up(tmp_path):
     assert Finding("wrong", tmp_path, "and 10 more of this kind") in found
 
 
-def test_links_in_a_circle_are_followed_once(tmp_path):
+def test_links_in_a_loop_are_followed_once(tmp_path):
     image_file(tmp_path / "photos" / "a.png", noise(0))
     (tmp_path / "photos" / "up").symlink_to(tmp_path)
     assert len(list(examine(tmp_path))) == 1

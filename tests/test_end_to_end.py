@@ -126,7 +126,7 @@ def test_a_run_leaves_no_temporary_file(first):
     assert hidden <= {".lock"}
 
 
-def test_a_run_is_told_in_a_table(trainings):
+def test_a_run_ends_with_a_table(trainings):
     shown = trainings.stdout
     assert "6 steps, batch 2, budget smoke; the full recipe is budget=paper" in shown
     for text in ("protocol: rgb_uint8", "budget: smoke", "bicubic", "imdn_x4", "16.6", "29.16"):
@@ -150,7 +150,7 @@ def test_results_say_where_they_come_from(first):
     assert values["wall_time_s"] > 0
 
 
-def test_results_hold_each_set_each_image_and_bicubic_beside_them(first):
+def test_results_hold_each_set_each_image_and_bicubic_next_to_them(first):
     values = metrics(first)
     assert [image["image"] for image in values["images"]] == ["astronaut", "chelsea"]
     for metric in ("psnr_y", "ssim_y"):
@@ -188,14 +188,14 @@ def test_evaluating_a_run_gives_exactly_its_figures(place, first, afterwards):
     assert figures(run_folder(place / "evaluate")) == figures(first)
 
 
-def test_naming_a_network_beside_a_checkpoint_of_ours_is_refused(afterwards):
+def test_naming_a_network_next_to_our_own_checkpoint_is_refused(afterwards):
     refused = afterwards["named"]
     assert refused.returncode == 2
     assert "model=imdn" in refused.stderr
     assert "says itself which network it holds (IMDN x4); drop the override" in refused.stderr
 
 
-def test_a_report_writes_the_table_beside_the_runs(place, afterwards):
+def test_a_report_writes_the_table_next_to_the_runs(place, afterwards):
     assert afterwards["reported"].returncode == 0, afterwards["reported"].stderr
     assert "imdn_x4" in afterwards["reported"].stdout
     assert "| bicubic | x4 |" in (place / "first" / "outputs" / "train" / "table.md").read_text()
@@ -214,7 +214,7 @@ def test_the_same_run_has_the_same_folder_anywhere(place, first):
     assert run_folder(place / "again").name == first.name == run_folder(place / "killed").name
 
 
-def test_a_killed_run_goes_on_to_the_end_of_the_uninterrupted_one(place, first, afterwards):
+def test_a_killed_run_resumes_and_ends_like_the_uninterrupted_one(place, first, afterwards):
     assert afterwards["resumed"].returncode == 0, afterwards["resumed"].stderr
     assert "resumes from" in afterwards["resumed"].stdout
     killed = run_folder(place / "killed")
@@ -327,7 +327,7 @@ def test_a_network_with_weights_is_not_measured_without_a_checkpoint(tmp_path):
 
 
 class OnePair(tiny.Patches):
-    """The same pair for ever."""
+    """The same pair without end."""
 
     def __init__(self, images: tiny.Images) -> None:
         super().__init__()

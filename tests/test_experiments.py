@@ -109,7 +109,7 @@ class _Copies(dict):
 
 @contextlib.contextmanager
 def _yaml_read_once():
-    """Else Hydra reads some 30 files again for each row."""
+    """Otherwise Hydra would read some 30 files again for each row."""
     shared = _Copies()
     begin = CachingConfigRepository.__init__
 
@@ -198,7 +198,7 @@ def test_a_table_has_the_scales_that_the_paper_prints(name, sweep):
         (row, scale) for (table, row), scales in NOT_PRINTED.items() if table == name for scale in scales
     }
     assert extra <= jobs
-    if figures:  # IMFM does not say the scale of all of its tables
+    if figures:  # IMFM does not state the scale of all its tables
         assert jobs - extra == {(figure.row, figure.scale) for figure in figures}
 
 
@@ -219,7 +219,7 @@ def test_a_benchmark_chosen_on_the_command_line_wins_over_the_experiments():
 
 @every_table
 def test_rows_name_the_networks_that_the_paper_compares(name, sweep):
-    """Down to the class: an ablation's switches are told apart by their parameters."""
+    """Compared by class only: switches of an ablation are compared by their parameters."""
     options = {figure.row: figure.model for figure in _printed(sweep)}
     for job in sweep.jobs:
         if job.row_label in options:
@@ -300,7 +300,7 @@ def test_figure_7_of_osffnet_trains_the_rows_of_table_2_and_watches_set5():
 def test_figures_3_and_4_of_imfm_show_two_runs_of_table_2():
     figure, table = _compose("imfm/fig3_fig4_schedules"), _compose("imfm/table2_schedules")
     assert [job.row_label for job in figure.jobs] == ["IMFM step_lr", "IMFM cos_lr"]
-    assert figure.jobs == table.jobs[-2:]  # the experiment's name too: they lie in its folder
+    assert figure.jobs == table.jobs[-2:]  # the experiment's name too: they are in its folder
 
 
 @pytest.mark.parametrize("budget", ["smoke", "short", "paper"])

@@ -34,7 +34,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(tmp_pat
 
 
 @pytest.mark.parametrize("chained", [False, True])
-def test_a_write_that_fails_names_the_file_that_was_to_be(tmp_path, chained):
+def test_a_write_that_fails_names_the_file_that_was_to_be_written(tmp_path, chained):
     def full() -> None:
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -49,7 +49,7 @@ def test_a_write_that_fails_names_the_file_that_was_to_be(tmp_path, chained):
     assert (found.filename, found.strerror) == (str(tmp_path / "a.txt"), "No space left on device")
 
 
-def test_a_folder_that_takes_no_file_is_told_by_the_name_of_the_file(tmp_path):
+def test_a_folder_that_takes_no_file_is_reported_with_the_name_of_the_file(tmp_path):
     with pytest.raises(FileNotFoundError) as raised, files.replacing(tmp_path / "gone" / "a.txt"):
         pytest.fail("it was opened")
     assert raised.value.filename == str(tmp_path / "gone" / "a.txt")
@@ -69,7 +69,7 @@ def test_a_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     assert steps == ["flushed", ("content", True), "flushed"]  # the content, then the rename
 
 
-def test_files_can_be_read_by_whom_the_umask_lets(tmp_path):
+def test_files_can_be_read_by_everyone_whom_the_umask_allows(tmp_path):
     old = os.umask(0o022)
     try:
         files.write(tmp_path / "a.txt", "content")

@@ -12,7 +12,7 @@ import sr_lab
 
 PACKAGE = Path(sr_lab.__file__).parent
 
-# A module imports from its own floor and those before it, never from one behind it.
+# A module imports from its own floor and those before it, never from one after it.
 FLOORS = (
     {"errors", "types", "files"},
     {"system", "run_folder", "ops", "layers", "losses"},
@@ -25,7 +25,7 @@ FLOORS = (
     {"tasks", "api", "speed"},
     {"__main__"},
 )
-# Two rooms stand beside the floors: what they may import, and who may import them.
+# Two rooms are outside the floors: what they may import, and who may import them.
 BESIDE = {
     "config": {"errors", "types", "files", "system", "run_folder"},
     "reporting": {"errors", "types", "files", "run_folder"},
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "config": {"runs", "tasks", "api", "speed", "__main__"},
     "reporting": {"training", "runs", "tasks", "speed"},
 }
-# Between a network and its numbers stands nothing but torch.
+# Networks need torch and nothing else.
 PURE = {"ops", "layers", "losses", "upsamplers", "models", "strategies", "protocol"}
 
 
@@ -63,7 +63,7 @@ def room(name: str) -> str:
 
 
 def rooms_used(name: str) -> set[str]:
-    """Other rooms of ours that a module imports from."""
+    """The other rooms of sr_lab that a module imports from."""
     return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")} - {room(name)}
 
 
@@ -83,19 +83,19 @@ def may_import(name: str) -> set[str]:
     return set().union(*FLOORS[: number + 1], beside, {"config"} if name in BUILDS_FROM_CONFIG else ())
 
 
-def test_a_module_imports_only_what_lies_below():
+def test_a_module_imports_only_what_is_below():
     wrong = {name: found for name in IMPORTS if (found := rooms_used(name) - may_import(name))}
     assert wrong == {}
 
 
-def test_the_rooms_have_no_circle():
+def test_the_rooms_have_no_import_cycle():
     arrows: dict[str, set[str]] = {}
     for name in IMPORTS:
         arrows.setdefault(room(name), set()).update(rooms_used(name))
-    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, which names the circle
+    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, which names the cycle
 
 
-def test_the_modules_have_no_circle():
+def test_the_modules_have_no_import_cycle():
     modules = set(IMPORTS)
     arrows = {
         name: {
@@ -109,7 +109,7 @@ def test_the_modules_have_no_circle():
     graphlib.TopologicalSorter(arrows).prepare()
 
 
-def test_hydra_stays_above():
+def test_only_the_upper_rooms_import_hydra():
     users = {room(name) for name in IMPORTS if packages_used(name) & {"hydra", "omegaconf"}}
     assert users <= {"__main__", "config", "tasks", "runs"}
 
@@ -156,7 +156,7 @@ def loaded(*arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("--cfg", "job"), ("--info", "defaults")], ids=lambda given: given[0]
 )
-def test_an_answer_about_the_configuration_comes_without_torch(arguments, tmp_path):
+def test_commands_about_the_configuration_do_not_import_torch(arguments, tmp_path):
     packages = loaded("-m", "sr_lab", *arguments)
     assert "hydra" in packages
     assert not packages & {"torch", "lightning", "wandb", "torchmetrics", "kornia", "skimage"}

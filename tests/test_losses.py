@@ -22,7 +22,7 @@ def test_loss_of_conf_is_a_scalar_that_is_least_for_equal_images(path):
     assert sr.grad.isfinite().all()
 
 
-def test_charbonnier_of_known_differences():
+def test_charbonnier_of_known_differences_is_exact():
     sr, hr = torch.tensor([[[[0.0, 0.3]]]]), torch.tensor([[[[0.4, 0.3]]]])
     assert CharbonnierLoss(eps=0.3)(sr, hr).item() == pytest.approx((0.5 + 0.3) / 2)
 

@@ -39,14 +39,14 @@ def labels(table: Table) -> list[str]:
 def test_runs_that_measure_what_is_printed_give_the_printed_table(paper, table):
     made = experiment_table(as_printed(paper, table))
     columns = {column.key: column for column in made.columns}
-    usual = defaultdict(Counter)  # decimals of each column: a few figures have others
+    usual = defaultdict(Counter)  # decimals of each column; a few figures differ
     for figure in published.table(paper, table):
         usual[f"{figure.set_name}/{figure.metric}".lstrip("/")][figure.decimals] += 1
     for figure in published.table(paper, table):
         key = f"{figure.set_name}/{figure.metric}".lstrip("/")
         own = cell(made, figure.row, key, f"x{figure.scale or 4}")
         assert own.paper == figure.value, figure
-        if figure.set_name == "Average":  # of ours, the mean of the five figures, which are rounded
+        if figure.set_name == "Average":  # ours is the mean of the five figures, which are rounded
             assert own.value == pytest.approx(figure.value, abs=0.0101), figure
             continue
         assert fixed(own.value, figure.decimals) == figure.text, figure
@@ -76,7 +76,7 @@ def test_each_number_is_marked_alone():
     assert cell(made, "ECBSR", "Set5/psnr_y", "x2").rank == 0
 
 
-def test_our_figure_stands_next_to_the_papers():
+def test_our_figure_is_next_to_the_papers():
     own = cell(experiment_table([finished("111", 32.2)]), "111", "Set5/psnr_y")
     assert (own.value, own.paper) == (32.2, 32.25)
     assert own.difference == pytest.approx(-0.05)
@@ -150,7 +150,7 @@ def test_a_recipe_that_the_command_line_changed_is_a_warning():
     assert not any("warning" in line for line in experiment_table([plain]).head)
 
 
-def test_a_failed_row_says_so_beside_the_papers_figures():
+def test_a_failed_row_says_so_next_to_the_papers_figures():
     failed = Run(Path("x-1"), problem="failed: no", settings={"scale": 4, "table": TABLE_2}, labels=("101",))
     made = experiment_table([finished("000", 31.9), failed])
     assert row(made, "101").problem == "failed: no"
@@ -238,14 +238,14 @@ def test_psnr_without_a_set_is_that_of_the_held_out_images_at_the_best_checkpoin
     assert not any("held-out images" in line for line in experiment_table([finished("111", 32.0)]).head)
 
 
-def test_a_difference_of_missing_rows_is_not_called_not_run(tmp_path):
+def test_a_difference_of_missing_rows_is_not_reported_as_not_run(tmp_path):
     made = experiment_table([trained(tmp_path, "IMFM cos_lr", 33)])
     assert row(made, "IMFM step_lr").problem == "not run"
     assert row(made, "IMFM cos_lr minus step_lr").problem == "rows missing"
     assert not any("rows missing" in note for note in made.notes())
 
 
-def test_a_time_that_the_paper_describes_too_little_has_no_figure_of_ours():
+def test_a_time_that_the_paper_does_not_describe_has_no_figure_of_ours():
     made = experiment_table(
         [finished("MWAUM", 26, table={"paper": "imfm", "name": "table3"}, wall_time_s=9.0)]
     )
@@ -414,7 +414,7 @@ def test_figures_come_after_at_most_three_settings_and_before_costs():
     ]
 
 
-def test_runs_measured_on_different_sets_are_rows_of_their_own():
+def test_runs_measured_on_different_sets_are_separate_rows():
     benchmark = [{"benchmark": {"sets": [name], "protocol": "rgb_uint8"}} for name in ("Set5", "Set14")]
     runs = [sweep("imdn", 30.0, model("IMDN") | own, sets=own["benchmark"]["sets"]) for own in benchmark]
     assert labels(experiment_table(runs)) == ["bicubic", "imdn", "imdn"]
@@ -443,7 +443,7 @@ def shown(folders: list[Path]) -> str:
     return console.file.getvalue()
 
 
-def test_a_paper_s_table_ends_a_sweep_on_the_terminal(tmp_path):
+def test_a_papers_table_ends_a_sweep_on_the_terminal(tmp_path):
     runs = [
         folder(tmp_path, "osffnet_x4_000-1", **values("000", 31.9)),
         folder(tmp_path, "osffnet_x4_[red]-1", **values("[red]", 32.2)),

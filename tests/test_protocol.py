@@ -16,7 +16,7 @@ FULL_RANGE_GAIN = 20 * np.log10(255 / 219)  # dB
 
 
 def photograph(height=41, width=46, seed=0):
-    """A smooth uint8 image whose sizes are no multiples of 2, 3 or 4."""
+    """A smooth uint8 image whose sides are not multiples of 2, 3 or 4."""
     noise = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
     image = torch.nn.functional.interpolate(noise, size=(height, width), mode="bilinear")
     return (image * 255).round().to(torch.uint8)
@@ -105,7 +105,7 @@ def test_a_luma_network_is_measured_on_its_luma():
     assert CLASSIC_Y.measure(luma, hr, 2)[0].item() == float("inf")  # both rounded
 
 
-def test_full_range_luma_reads_lower():
+def test_full_range_luma_gives_a_lower_psnr():
     hr = photograph(36, 36)
     sr = (hr.double() / 255 + 3 / 255).clamp(0, 1)
     full = dataclasses.replace(RGB_UINT8, luma_range="full")
@@ -241,7 +241,7 @@ def test_published_bicubic_rows_are_reproduced(data_dir, name, scale, expected_p
     assert ssim_y == pytest.approx(expected_ssim, abs=tolerance)
 
 
-# MATLAB's 8-bit images, enlarged as uint8 and as double.
+# MATLAB's 8-bit images, upscaled as uint8 and as double.
 @pytest.mark.parametrize(
     ("name", "protocol", "scale", "expected_psnr", "expected_ssim"),
     [

@@ -24,7 +24,7 @@ def test_results_read_back_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"\0" * 40, b'{"test/Set5/psn', b"[1]", b"{}\xff"])
-def test_a_run_whose_results_are_spoilt_is_not_finished(tmp_path, spoilt):
+def test_a_run_with_damaged_results_is_not_finished(tmp_path, spoilt):
     folder = RunFolder(tmp_path)
     folder.write_metrics({"test/Set5/psnr_y": 32.2})
     assert folder.state() == "finished"
@@ -94,7 +94,7 @@ def test_a_second_process_is_refused(tmp_path, other_process):
         pytest.fail("two processes at work")
 
 
-def test_a_refused_process_leaves_no_traceback_in_the_others_folder(tmp_path, other_process):
+def test_a_refused_process_leaves_no_traceback_in_the_folder_of_the_other(tmp_path, other_process):
     with pytest.raises(ConfigError), RunFolder(tmp_path).attempt():
         pass
     assert not (tmp_path / "failed.txt").exists()

@@ -82,7 +82,7 @@ def test_the_output_is_that_of_the_equations(apply: Apply):
 def test_folding_keeps_the_output(host: Callable[[], nn.Module]):
     model = ggas.apply(host())
     for seed in range(3):
-        model(image(seed))  # running statistics that are not those of the start
+        model(image(seed))  # running statistics that differ from the initial ones
     model.eval()
     before = model(image())
     fold(model)

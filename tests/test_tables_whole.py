@@ -27,7 +27,7 @@ from tests.conftest import compose
 from tests.pictures import hr_image
 
 pytestmark = [
-    pytest.mark.timeout(900),  # a training imports for 4 s, and the first test of a table is charged with all
+    pytest.mark.timeout(900),  # a training imports for 4 s, and the first test of a table pays for all
     # What wandb-workspaces does at its import.
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
@@ -60,7 +60,7 @@ Ended = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def run_once(tmp_path_factory) -> Callable[[str], Ended]:
-    """Runs an experiment in a folder of its own, or returns how it ended before."""
+    """Runs an experiment in its own folder, once; later calls return the same end."""
     ended: dict[str, Ended] = {}
 
     def run(name: str) -> Ended:

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_carries_every_package_and_every_yaml(wheel: Path):
+def test_the_wheel_contains_every_package_and_every_yaml(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "sr_lab").rglob("*.py")}
     settings = {f"sr_lab/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}

@@ -112,5 +112,5 @@ def sr_module(
 
 
 def data(**settings: object) -> SRDataModule:
-    """Patches two by two, unless said otherwise."""
+    """Patches in batches of two, unless a test sets another size."""
     return SRDataModule(**({"train": Patches(), "batch_size": 2} | settings))

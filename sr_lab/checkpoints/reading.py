@@ -1,4 +1,4 @@
-"""Opening checkpoints: a run folder, a Lightning checkpoint of ours, safetensors, or an author's own file.
+"""Opening checkpoints: a run folder, our own Lightning checkpoint, safetensors, or an author's own file.
 
 Nothing that is opened here can run code: pickles go through ``weights_only`` and are refused if they need
 more.
@@ -23,7 +23,7 @@ from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.run_folder import checkpoint_file
 
 _MAX_WRAPPERS = 5
-_FOLDER = 0x10  # the attribute of an archive's entry that is a folder: torch reads no content there
+_FOLDER = 0x10  # attribute of folders in an archive, whose content torch does not read
 _MAX_MATLAB = 64 * 2**20  # VDSR, the only network published in this format, has 3 MiB
 # Keys under which authors put their state dicts, in the order of search: averaged weights are the published
 # ones.
@@ -40,7 +40,7 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Tensor]
-    record: dict[str, object] | None  # `StoredNetwork` as plain values in a checkpoint of ours
+    record: dict[str, object] | None  # `StoredNetwork` as plain values in our own checkpoints
 
 
 def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
@@ -78,7 +78,7 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
 
 
 def _read(file: Path, key: str) -> Any:
-    """What is in a file, whichever of the formats it has."""
+    """The content of a file in any of the formats."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
@@ -91,10 +91,10 @@ def _read(file: Path, key: str) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # damaged files fail in many ways, and each means the same to the user
-        # A disk that fails says nothing about the file; EINVAL is where a damaged one has sent its reader.
+        # A failing disk says nothing about the file; EINVAL comes from positions in a damaged file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise FaultError(
-                f"{key}: cannot read '{file}': {error.strerror}; mend that and start again, or do without it"
+                f"{key}: cannot read '{file}': {error.strerror}; fix that and start again, or do without it"
             ) from error
         raise CheckpointError(
             f"{key}: '{file}' is damaged or would have to run code to open, which is refused "
@@ -103,10 +103,10 @@ def _read(file: Path, key: str) -> Any:
 
 
 def _check_zip(file: Path, key: str) -> None:
-    """Refuse an archive that is damaged, or that torch has not written.
+    """Refuse an archive that is damaged, or that torch did not write.
 
-    Every entry of what ``torch.save`` writes has a CRC, by which a flipped bit, a hole or a missing end is
-    noticed; torch itself does not check it. Older pickles without an archive (``.pth`` before torch 1.6) and
+    Every entry of what ``torch.save`` writes has a CRC, which reveals a flipped bit, a hole or a missing end;
+    torch itself does not check it. Older pickles without an archive (``.pth`` before torch 1.6) and
     safetensors have none: there only damage to the structure is noticed, not a changed number. torch stores
     each entry once and uncompressed; an archive with duplicate names, folders or absurd sizes is refused.
 
@@ -120,7 +120,7 @@ def _check_zip(file: Path, key: str) -> None:
         folders = any(entry.external_attr & _FOLDER for entry in entries)
         size = sum(entry.file_size for entry in entries)
         if len(names) < len(entries) or folders or size > file.stat().st_size:
-            raise ValueError("not an archive that torch has written")
+            raise ValueError("not an archive that torch wrote")
         if archive.testzip() is not None:
             raise CheckpointError(f"{key}: '{file}' is damaged, a CRC in it is wrong; take another copy")
 
@@ -138,7 +138,7 @@ def is_plain(value: object) -> bool:
 
 
 def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Without the prefixes that every name has."""
+    """The weights without the prefixes that all names have."""
     state = dict(state)
     while state and (prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), None)):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -146,7 +146,7 @@ def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> di
 
 
 def _check_matlab(file: Path) -> None:
-    """Unpack up to the limit what SciPy would unpack whole.
+    """Unpack with a limit what SciPy would unpack whole.
 
     Raises:
         ValueError: The file holds more.
@@ -172,7 +172,7 @@ def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
         names = ", ".join(name for name in content if not name.startswith("__"))
         raise CheckpointError(
             f"{key}: '{file}' has no struct 'model' of cell arrays, got {names}; "
-            "allowed in MATLAB's format: VDSR's, with its weight and bias; save others as a state dict"
+            "allowed in MATLAB's format: VDSR's, with its weight and bias; save the rest as a state dict"
         )
     return {
         f"{field}.{index}": torch.from_numpy(array.copy())

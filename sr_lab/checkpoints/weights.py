@@ -1,4 +1,4 @@
-"""Weights of a checkpoint into a network: under our names, into the folded form, or as far as they fit."""
+"""Loading weights into a network: under our names, in the folded form, or as far as they fit."""
 
 import copy
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _is_usable(value: Tensor, own: Tensor) -> bool:
-    """Finite, and of the kind of our own: torch would copy complex or whole numbers without a word."""
+    """Whether values are finite and of our kind: torch would copy complex or whole numbers silently."""
     same_kind = not value.is_complex() and value.is_floating_point() == own.is_floating_point()
     return same_kind and bool(torch.isfinite(value.to(own.dtype)).all())
 

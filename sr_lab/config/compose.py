@@ -29,7 +29,7 @@ from sr_lab.errors import ConfigError
 
 @dataclass(frozen=True)
 class _Composition:
-    """What Hydra composed; equal to another one with the same text and the same command line."""
+    """What Hydra composed; two with the same text and the same command line are equal."""
 
     text: str
     overrides: tuple[str, ...]
@@ -117,7 +117,7 @@ def load_trial(
 
 
 def without_search(overrides: Sequence[str]) -> list[str]:
-    """A command line without the search's own settings and the name of the whole."""
+    """A command line without the search's own settings and the names of the experiment and the run."""
     own = ("hparams_search", "experiment_name", "run_name")
     return [override for override in overrides if key_of(override).partition(".")[0] not in own]
 
@@ -258,7 +258,7 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
         if key.endswith(("_dir", "_ckpt")):
             value = Path(value).name
         parts.append(value if key in choices else f"{key.rpartition('.')[2]}-{value}")
-    # Nothing that Hydra's grammar would take apart in ckpt=<run folder>.
+    # No character that would need quotes in ckpt=<run folder>.
     return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
 
 

@@ -147,7 +147,7 @@ def _content(key: str, path: str | None) -> str | None:
 def folder_name(config: Config, parent: Path) -> str:
     """``<run_name>-<hash8>``; the same run, or search, under another name keeps its folder."""
     name, values = config.run_name, identity(config)
-    if config.hparams_search is not None:  # more trials or another pruner make no other search
+    if config.hparams_search is not None:  # with more trials or another pruner it is the same search
         name, values = f"{name}_search", {"training": values, "space": config.hparams_search.space}
     digest = hash8(values)
     existing = sorted(parent.glob(f"*-{digest}"))
@@ -173,7 +173,7 @@ def run_dir(*, _root_: DictConfig) -> str:
 
 
 def sweep_dir(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment are next to each other."""
+    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment are in one folder."""
     name = str(_root_.experiment_name)
     # The default name is that of the default task; other tasks get a folder of their own.
     task = str(_root_.task)

@@ -22,7 +22,7 @@ def only_typed(override: str) -> bool:
 
 
 def key_of(override: str) -> str:
-    """``model.num_feat`` of ``+model.num_feat=8``; of a group's override the group."""
+    """``model.num_feat`` of ``+model.num_feat=8``; for the override of a group, the group."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 

@@ -122,7 +122,7 @@ class Config(_Strict):
     """What every task is given; the fields are the groups and keys of ``conf/config.yaml``."""
 
     def __hash__(self) -> int:
-        """Known as the object that it is: `config.identity` keeps what it computed for one."""
+        """By identity: `config.identity` keeps what it computed for each configuration."""
         return id(self)
 
     task: str
@@ -192,7 +192,7 @@ class UpscaleConfig(CheckpointConfig):
 
 
 class StoredNetwork(_Strict):
-    """What a checkpoint of ours says about its network."""
+    """What our own checkpoint says about its network."""
 
     model: Node
     upsampler: Upsampler

@@ -1,7 +1,7 @@
 """Taking images out of an archive that is not trusted.
 
 Only images come out, each directly into the target folder under the last part of its name, so that no path
-leads elsewhere. An archive that tries something is refused as a whole, before a byte is written.
+leads elsewhere. An archive that tries anything else is refused as a whole, before a byte is written.
 """
 
 import errno
@@ -51,7 +51,7 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
     Raises:
         OSError: The disk is full.
         DataError: The archive is broken, not an archive or without wanted images, or it is an attack: a path
-            that leaves the target, a link, a device, two files of one name, a bomb.
+            that leaves the target, a link, a device, two files with one name, a bomb.
     """
     wanted: dict[str, _Entry] = {}
     try:
@@ -83,7 +83,7 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
 
 
 def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Every entry; the first that no honest archive has is refused."""
+    """Every entry; the archive is refused at the first that no honest one has."""
     room = min(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
     for count, entry in enumerate(entries, 1):
         path = PureWindowsPath(entry.name)  # knows both slashes, and drives

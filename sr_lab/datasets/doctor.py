@@ -169,7 +169,7 @@ def _lr(place: Place) -> Iterator[Finding]:
 
 
 def _made(pairs: Sequence[tuple[Path, Path]], scale: int) -> tuple[State, str]:
-    """How LR images were made, found out from pairs ``(lr, hr)``."""
+    """How LR images were made, judging by pairs ``(lr, hr)``."""
     chosen = pairs[:: -(-len(pairs) // _COMPARED)]
     with ThreadPoolExecutor(2) as pool:
         origins = list(pool.map(lambda pair: origin(pair[1], pair[0], scale), chosen))

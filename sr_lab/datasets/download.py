@@ -23,7 +23,7 @@ Report: TypeAlias = Callable[[int, int | None], object]  # bytes received, and t
 MAX_BYTES = 64 << 30  # of an archive without a published size; the largest, Flickr2K, has 20 GB
 _PIECE = 1 << 20
 _TIMEOUT = (15, 60)  # seconds to connect, and without a byte
-_ATTEMPTS = 4  # in a row without a byte
+_ATTEMPTS = 4  # without a byte, in a row
 _BUSY = (429, 500, 502, 503, 504)
 _HERE = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/")  # this machine
 

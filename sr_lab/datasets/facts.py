@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
     Args:
         state: Whether figures measured on it can be compared with papers.
-        kind: The fault in a word, by which faults are counted.
+        kind: The fault in one word; faults of the same kind are counted.
         detail: The fault in detail.
         fact: The image with these pixels; ``None`` if no benchmark has them.
     """
@@ -82,7 +82,7 @@ def pixel_hash(pixels: NDArray[np.uint8]) -> str:
 
 
 def identify(pixels: NDArray[np.uint8]) -> Fact | None:
-    """The benchmark image with these pixels ``(H, W, 3)``, of which three equal channels may be one."""
+    """The benchmark image with these pixels ``(H, W, 3)``; three equal channels also match a grey image."""
     candidates = [pixels]
     if (pixels == pixels[..., :1]).all():
         candidates.append(pixels[..., :1])

@@ -62,8 +62,8 @@ def list_images(folder: str | Path) -> list[Path]:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Pixels of an image file as 8-bit RGB.
 
-    Grey becomes three equal channels, palettes and CMYK become RGB, transparent pixels are laid on white, of
-    16-bit values the high byte is kept, and the camera's EXIF orientation is applied. Colour profiles are
+    Grey becomes three equal channels, palettes and CMYK become RGB, transparent pixels are laid on white,
+    16-bit values keep their high byte, and the camera's EXIF orientation is applied. Colour profiles are
     ignored.
 
     Args:
@@ -106,7 +106,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
 
 class _Reader(io.BufferedReader):
-    """A file that can be read in as many pieces as an image of its size needs.
+    """A file that allows as many reads as an image of its size needs.
 
     A file of a few megabytes may have a million empty parts, which take Pillow minutes.
     """

@@ -6,8 +6,8 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -20,9 +20,8 @@ from sr_lab.datasets.layouts import Place
 from sr_lab.datasets.registry import Archive, ImageSet
 from sr_lab.errors import ConfigError, DataError
 
-Say: TypeAlias = Callable[[str], object]
 
-
+@dataclass(eq=False)
 class Store:
     """Image sets in one data folder.
 
@@ -41,20 +40,18 @@ class Store:
         ConfigError: ``mirror`` is not an allowed address.
     """
 
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        mirror: str | None = None,
-        say: Say = lambda sentence: None,
-        report: Callable[[str], Report] = lambda name: silent,
-        pause: float = 1.0,
-    ) -> None:
-        if mirror is not None and not may_be_asked(mirror):
-            raise ConfigError(f"mirror: got '{mirror}'; allowed: https://..., http on this machine")
-        self.data_dir, self.mirror, self.say, self.report, self.pause = data_dir, mirror, say, report, pause
-        self.downloads = data_dir / ".downloads"
-        self.lock_file = data_dir / "downloads.lock.json"
+    data_dir: Path
+    _: KW_ONLY
+    mirror: str | None = None
+    say: Callable[[str], object] = lambda sentence: None
+    report: Callable[[str], Report] = lambda name: silent
+    pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mirror is not None and not may_be_asked(self.mirror):
+            raise ConfigError(f"mirror: got '{self.mirror}'; allowed: https://..., http on this machine")
+        self.downloads = self.data_dir / ".downloads"
+        self.lock_file = self.data_dir / "downloads.lock.json"
         self._used: set[Path] = set()
 
     @contextmanager

@@ -27,7 +27,7 @@ class Degradation(Protocol):
 
     @property
     def name(self) -> str:
-        """What the LR images depend on besides the scale; names their cache."""
+        """What the LR images depend on besides the scale; part of the name of their cache."""
 
     def __call__(self, hr: Tensor) -> Tensor:
         """uint8 ``(N, 3, rH, rW)`` -> uint8 ``(N, 3, H, W)``."""

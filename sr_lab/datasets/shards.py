@@ -31,7 +31,7 @@ from sr_lab.errors import ConfigError, DataError
 INDEX = "index.json"
 MAX_INDEX = 256 << 20  # bytes; two million images
 _HEADER = 1000  # bytes of a shard besides its pixels, for the whole and for each of its tensors
-_STORES = ("file", "http", "https", "s3", "gs", "abfs", "memory")  # fsspec has others that run what they read
+_STORES = ("file", "http", "https", "s3", "gs", "abfs", "memory")  # other stores of fsspec may run code
 
 
 class ImageEntry(NamedTuple):
@@ -155,7 +155,7 @@ def _copy(url: str, target: Path, *, limit: int) -> None:
         target.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise
-        # Each store has errors of its own; some contain all bytes that have come.
+        # Each store raises its own errors; some contain all bytes that have come.
         raise OSError(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}") from error
 
 

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -25,14 +26,11 @@ _WORKER: Literal[0] = 0
 _TRAINING: Literal[1] = 1
 _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
 
-
-_slots: dict[
-    int, Tensor
-] = {}  # memory of this worker, ``(_HEAD + size,)`` uint8, by the address after the head
-_sent: set[int] = set()  # addresses of those that the other side has mapped
-_mapped: dict[
-    tuple[int, int], Memory
-] = {}  # memory of the workers of this process, by process id and address
+# Memory of this worker, ``(_HEAD + size,)`` uint8, by the address after the head.
+_slots: dict[int, Tensor] = {}
+_sent: set[int] = set()  # addresses that the other side has mapped
+# Memory of the workers of this process, by process id and address.
+_mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:
@@ -61,7 +59,7 @@ def send(batch: Mapping[str, object]) -> object:
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
-    """The batch of a memory; the side lets go when the last tensor on it is deleted."""
+    """The batch in a memory; the side releases it when its last tensor is deleted."""
     memory[side] = 1
     content = memory[_HEAD:]
     weakref.finalize(content, _let_go, memory, side, os.getpid()).atexit = False
@@ -73,12 +71,12 @@ def _let_go(memory: Memory, side: Literal[0, 1], process: int) -> None:
         memory[side] = 0
 
 
+@dataclass(frozen=True)
 class _Parcel:
     """A batch that pickles as the address of its memory in the worker."""
 
-    def __init__(self, address: int, batch: Mapping[str, object]) -> None:
-        self.address = address
-        self.batch = batch
+    address: int
+    batch: Mapping[str, object]
 
     def __reduce__(self) -> tuple[object, ...]:
         slot = _slots[self.address]

@@ -122,7 +122,7 @@ def check_share(name: str, *shares: float) -> None:
 def shrink(image: Tensor, scale: int) -> Tensor:
     """Bicubic downscaling with MATLAB's antialiased kernel, in float32.
 
-    Equal to `sr_lab.ops.resize.imresize` except at the border, which lies in the margin.
+    Equal to `sr_lab.ops.resize.imresize` except at the border, which is in the margin.
     """
     size = (image.shape[-2] // scale, image.shape[-1] // scale)
     return F.interpolate(image, size=size, mode="bicubic", antialias=True)
@@ -169,7 +169,7 @@ def radius(like: Tensor) -> Tensor:
 
 
 def within(size: Tensor) -> Tensor:
-    """Mask of the largest kernel that a kernel of the odd side ``size`` ``(N, 1, 1)`` covers."""
+    """Mask of the middle ``size`` x ``size`` of the largest kernel; ``size`` is odd, ``(N, 1, 1)``."""
     x, y = _grid(size)
     return torch.maximum(x.abs(), y.abs()) <= size / 2
 

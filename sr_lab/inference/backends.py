@@ -36,7 +36,7 @@ _NEEDS = {
 }
 _FORMAT = 1  # part of every graph's name: raise it when the export changes
 _SIDE = 48  # LR pixels of the image that is used for the export
-_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sizes, one size again
+_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sizes, one twice
 
 
 def missing(backend: str) -> list[str]:
@@ -191,7 +191,7 @@ class BackendNetwork(nn.Module):
             assert graph is not None
             model = graph.model_proto
             for node in model.graph.node:
-                if node.op_type == "Reshape":  # zero is a length: of the rest after whole segments
+                if node.op_type == "Reshape":  # a length may be zero: the rest after whole segments
                     kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
                     del node.attribute[:]
                     node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])
@@ -207,7 +207,7 @@ class BackendNetwork(nn.Module):
 
     @torch.no_grad()
     def _start(self, graph: Path) -> bool:
-        """Load a graph; whether it computes the network."""
+        """Load a graph, and return whether it computes the network."""
         network = self.network.eval()
         exact = copy.deepcopy(network).double()
         try:
@@ -234,7 +234,7 @@ def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
 
 
 def _reason(error: BaseException) -> str:
-    """The first cause in one line: torch wraps it in pages of its own."""
+    """The first cause in one line: torch wraps it in pages of text."""
     while error.__cause__ is not None:
         error = error.__cause__
     said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
@@ -242,7 +242,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _fingerprint(network: nn.Module) -> str:
-    """Name of a graph: of the network, and the versions of the packages that export it."""
+    """Name of a graph: a hash of the network and of the versions of the packages that export it."""
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onnx", "onnxscript"))
     return fingerprint(network, str(_FORMAT), *versions)[:32]
 

@@ -141,7 +141,7 @@ class Tiled(nn.Module):
 
 
 class _Grid(NamedTuple):
-    """What the tiles of a network have to keep to, in LR pixels.
+    """Limits on the tiles of a network, in LR pixels.
 
     Args:
         overlap: Read on each side of what is kept.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.bsconv import BSConv
 from sr_lab.layers.image import check_min_size
+from sr_lab.layers.network import check_choice
 
 
 def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,8 +66,7 @@ class CA(nn.Module):
 
     def weights(self, x: Tensor) -> Tensor:
         """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""
-        weights: Tensor = self.excite(self.describe(x).to(x.dtype))
-        return weights
+        return self.excite(self.describe(x).to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the channels."""
@@ -123,8 +123,7 @@ class CC(nn.Module):
         if self.unbiased:
             num_positions = x.shape[-2] * x.shape[-1]
             deviation = deviation * (num_positions / max(1, num_positions - 1)) ** 0.5
-        coefficients: Tensor = self.of_mean(mean.to(x.dtype)) + self.of_deviation(deviation.to(x.dtype))
-        return coefficients / 2
+        return (self.of_mean(mean.to(x.dtype)) + self.of_deviation(deviation.to(x.dtype))) / 2
 
 
 class WSILBV(nn.Module):
@@ -214,8 +213,7 @@ class ESA(nn.Module):
         form: Literal["bsrn", "rfdn", "rlfn", "bsrn_s"] = "bsrn",
     ) -> None:
         super().__init__()
-        if form not in ("bsrn", "rfdn", "rlfn", "bsrn_s"):
-            raise ConfigError(f"ESA: unknown form, got form={form}; allowed: bsrn, rfdn, rlfn, bsrn_s")
+        check_choice("ESA", "form", form, "bsrn", "rfdn", "rlfn", "bsrn_s")
         separable = form in ("bsrn", "bsrn_s")
         conv = partial(BSConv, pointwise_bias=form == "bsrn_s") if separable else nn.Conv2d
         strided: type[BSConv | nn.Conv2d] = BSConv if form == "bsrn" else nn.Conv2d
@@ -238,8 +236,7 @@ class ESA(nn.Module):
         squeezed = self.squeeze(x)  # (N, f, H, W)
         context = self.context(self.shrink(squeezed))  # (N, f, about H/6, about W/6)
         context = F.interpolate(context, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        weights: Tensor = self.excite(context + self.skip(squeezed))  # (N, C, H, W)
-        return x * weights
+        return x * self.excite(context + self.skip(squeezed))
 
 
 class PA(nn.Module):

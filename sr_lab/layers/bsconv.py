@@ -43,8 +43,7 @@ class BSConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pointwise, then depthwise."""
-        out: Tensor = self.depthwise(self.pointwise(x))
-        return out
+        return self.depthwise(self.pointwise(x))
 
 
 class ERB(nn.Module):
@@ -69,5 +68,4 @@ class ERB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """One convolution within a residual."""
-        out: Tensor = self.act(self.conv(x) + x)
-        return out
+        return self.act(self.conv(x) + x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
+from sr_lab.layers.network import check_choice
 
 
 class IMDB(nn.Module):
@@ -51,8 +52,7 @@ class IMDB(nn.Module):
         kept3, rest = self.act(self.conv3(rest)).split(self.split_sizes, dim=1)
         kept4 = self.conv4(rest)  # no activation
         distilled = torch.cat((kept1, kept2, kept3, kept4), dim=1)  # (N, 4 * num_kept, H, W)
-        out: Tensor = self.fusion(self.cca(distilled)) + x
-        return out
+        return self.fusion(self.cca(distilled)) + x
 
 
 class RFDB(nn.Module):
@@ -81,8 +81,7 @@ class RFDB(nn.Module):
         self, num_feat: int, *, attention: Literal["esa", "cca"] = "esa", residual: bool = False
     ) -> None:
         super().__init__()
-        if attention not in ("esa", "cca"):
-            raise ConfigError(f"RFDB: unknown attention, got attention={attention}; allowed: esa, cca")
+        check_choice("RFDB", "attention", attention, "esa", "cca")
         num_kept = num_feat // 2
         self.distil1 = nn.Conv2d(num_feat, num_kept, 1)
         self.distil2 = nn.Conv2d(num_feat, num_kept, 1)

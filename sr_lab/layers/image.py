@@ -78,8 +78,8 @@ def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str,
         gain: Range of the authors' images: 1 or 255.
 
     Returns:
-        The other weights, and shifts that are not DIV2K's: those would change the result, so they stay and
-        make the checkpoint be refused.
+        The other weights, and shifts that are not DIV2K's: those would change the result, so they stay, and
+        the checkpoint is refused.
     """
     mean = torch.tensor(DIV2K_MEAN)
     fixed = {"weight": torch.eye(3).view(3, 3, 1, 1), "sub.bias": -gain * mean, "add.bias": gain * mean}

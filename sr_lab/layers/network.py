@@ -1,9 +1,10 @@
-"""What a network says about itself, and what holds for one that says nothing."""
+"""What a network says about itself, and the defaults for a network that says nothing."""
 
 from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from sr_lab.errors import ConfigError
 from sr_lab.types import NetworkColour, Rule
 
 
@@ -53,6 +54,16 @@ def scale_of(network: nn.Module) -> int | None:
     """Upscaling factor of a network, ``None`` if it does not say."""
     scale: int | None = getattr(network, "scale", None)
     return scale if isinstance(scale, int) else None
+
+
+def check_choice(owner: str, setting: str, value: object, *allowed: str) -> None:
+    """Refuse a setting of a network that has none of the allowed values.
+
+    Raises:
+        ConfigError: With the setting, its value and what is allowed.
+    """
+    if value not in allowed:
+        raise ConfigError(f"{owner}: got {setting}={value}; allowed: {', '.join(allowed)}")
 
 
 def through(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:

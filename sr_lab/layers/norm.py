@@ -11,5 +11,5 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise the last axis, with the channels there."""
+        """Normalise over the channels, moved to the last axis."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA
 from sr_lab.layers.bsconv import ERB
+from sr_lab.layers.network import check_choice
 
 
 class DRF(nn.Module):
@@ -31,10 +32,7 @@ class DRF(nn.Module):
 
     def __init__(self, num_feat: int, kernel_size: int, *, join: Literal["product", "gate"]) -> None:
         super().__init__()
-        if join not in ("product", "gate"):
-            raise ConfigError(
-                f"OSFF: unknown way to join the branches of a DRF, got drf={join}; allowed: product, gate"
-            )
+        check_choice("OSFF", "drf", join, "product", "gate")
         self.erb = ERB(num_feat, kernel_size)
         self.cca = CCA(num_feat)
         self.join = join
@@ -42,8 +40,7 @@ class DRF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Eq. 6."""
         attention = self.cca(x) if self.join == "product" else self.cca.weights(x)
-        out: Tensor = self.erb(x) * attention
-        return out
+        return self.erb(x) * attention
 
 
 def make_drfs(

@@ -33,8 +33,7 @@ class RepConv(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branches, or the convolution into which they were folded."""
-        out: Tensor = self.branches(x) if self.folded is None else self.folded(x)
-        return out
+        return self.branches(x) if self.folded is None else self.folded(x)
 
     @abstractmethod
     def branches(self, x: Tensor) -> Tensor:

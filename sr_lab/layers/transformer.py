@@ -1,10 +1,14 @@
 """The transformer over 3x3 patches of ESRT, LBNet and EFRDN, and scaled dot-product attention."""
 
+from typing import Literal, TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+
+Form: TypeAlias = Literal["esrt", "efrdn"]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
@@ -38,9 +42,9 @@ class ET(nn.Module):
 
     Args:
         num_feat: Channels in and out (C).
-        num_head, num_segment, round_up, reduction, scale_before_squeeze: See ``EMHA``.
+        num_head, num_segment, reduction: See ``EMHA``.
         mlp_ratio: Width inside the MLP, in widths of a token (9C).
-        bias: Whether the attention's last layer and both layers of the MLP have biases.
+        form: Of the attention, see ``EMHA``; in ``esrt`` both layers of the MLP have biases too.
         num_repeat: How often the tokens pass through the same weights.
 
     Shape:
@@ -57,11 +61,9 @@ class ET(nn.Module):
         *,
         num_head: int = 8,
         num_segment: int = 4,
-        round_up: bool = True,
         reduction: int = 4,
-        scale_before_squeeze: bool = False,
         mlp_ratio: float = 1.0,
-        bias: bool = False,
+        form: Form = "efrdn",
         num_repeat: int = 1,
     ) -> None:
         super().__init__()
@@ -70,19 +72,13 @@ class ET(nn.Module):
         self.num_repeat = num_repeat
         self.norm1 = nn.LayerNorm(num_token_ch)
         self.attention = EMHA(
-            num_token_ch,
-            num_head=num_head,
-            num_segment=num_segment,
-            round_up=round_up,
-            reduction=reduction,
-            scale_before_squeeze=scale_before_squeeze,
-            bias=bias,
+            num_token_ch, num_head=num_head, num_segment=num_segment, reduction=reduction, form=form
         )
         self.norm2 = nn.LayerNorm(num_token_ch)
         self.mlp = nn.Sequential(
-            nn.Linear(num_token_ch, num_hidden, bias=bias),
+            nn.Linear(num_token_ch, num_hidden, bias=form == "esrt"),
             nn.ReLU(inplace=True),
-            nn.Linear(num_hidden, num_token_ch, bias=bias),
+            nn.Linear(num_hidden, num_token_ch, bias=form == "esrt"),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,12 +103,11 @@ class EMHA(nn.Module):
         num_feat: Width of a token (D).
         num_head: Heads; each has ``D // (reduction * num_head)`` channels.
         num_segment: Number of segments.
-        round_up: Whether the length of a segment is rounded up, so that the last segment is shorter, or down
-            (to at least 1), so that the rest is an additional segment.
         reduction: Squeeze of the tokens.
-        scale_before_squeeze: Divides the products by the root of ``D // num_head``, as in the code of ESRT
-            and LBNet, instead of by the root of a head's channels.
-        bias: Whether the last layer has a bias; the rest have none.
+        form: ``efrdn`` rounds the length of a segment up, so that the last segment is shorter, and divides
+            the products by the root of a head's channels. ``esrt``, the code of ESRT and LBNet, rounds down
+            (to at least 1), so that the rest is an additional segment, divides by the root of
+            ``D // num_head``, and has a bias in the last layer.
 
     Shape:
         ``(N, L, D)`` -> the same.
@@ -125,31 +120,23 @@ class EMHA(nn.Module):
     """
 
     def __init__(
-        self,
-        num_feat: int,
-        *,
-        num_head: int,
-        num_segment: int,
-        reduction: int,
-        round_up: bool = True,
-        scale_before_squeeze: bool = False,
-        bias: bool = False,
+        self, num_feat: int, *, num_head: int, num_segment: int, reduction: int, form: Form = "efrdn"
     ) -> None:
         super().__init__()
         self.num_head = num_head
         self.num_segment = num_segment
-        self.round_up = round_up
+        self.round_up = form == "efrdn"
         self.num_head_ch = num_feat // (reduction * num_head)
         if self.num_head_ch < 1:
             raise ConfigError(
                 f"EMHA: num_head={num_head} at attention_reduction={reduction} leaves no channel of "
                 f"{num_feat} to a head; lower one of them"
             )
-        self.scale = (num_feat // num_head if scale_before_squeeze else self.num_head_ch) ** -0.5
+        self.scale = (num_feat // num_head if form == "esrt" else self.num_head_ch) ** -0.5
         num_inner = num_head * self.num_head_ch
         self.reduce = nn.Linear(num_feat, num_inner, bias=False)
         self.qkv = nn.Linear(num_inner, 3 * num_inner, bias=False)
-        self.proj = nn.Linear(num_inner, num_feat, bias=bias)
+        self.proj = nn.Linear(num_inner, num_feat, bias=form == "esrt")
 
     def forward(self, x: Tensor) -> Tensor:
         """Attention in every head of every segment."""
@@ -162,8 +149,7 @@ class EMHA(nn.Module):
         attended = self._attended(segments).reshape(x.shape[0], whole, -1)
         if whole < num_token:
             attended = torch.cat((attended, self._attended(qkv[:, whole:])), dim=1)
-        out: Tensor = self.proj(attended)
-        return out
+        return self.proj(attended)
 
     def _attended(self, qkv: Tensor) -> Tensor:
         """``(segments, L, 3 * heads * channels)`` -> ``(segments, L, heads * channels)``."""

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from sr_lab.layers.network import stages_of
+
 
 def wn_conv(num_in_ch: int, num_out_ch: int, kernel_size: int = 3, *, groups: int = 1) -> nn.Conv2d:
     """A weight-normalised convolution of stride 1 that keeps the size (Salimans and Kingma, NeurIPS 2016).
@@ -68,8 +70,7 @@ class AWRU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The weighted sum of both."""
-        out: Tensor = self.res_scale(self.residual(x)) + self.x_scale(x)
-        return out
+        return self.res_scale(self.residual(x)) + self.x_scale(x)
 
 
 class LFB(nn.Module):
@@ -93,14 +94,9 @@ class LFB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The weighted sum of the fused chain and the input."""
-        feat = x
-        stages = []
-        for unit in self.units:
-            feat = unit(feat)
-            stages.append(feat)
+        stages = stages_of(self.units, x)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_unit * C, H, W) -> (N, C, H, W)
-        out: Tensor = self.res_scale(fused) + self.x_scale(x)
-        return out
+        return self.res_scale(fused) + self.x_scale(x)
 
 
 class AWMS(nn.Module):
@@ -126,8 +122,7 @@ class AWMS(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, weight, add."""
         branches = (scale(conv(x)) for conv, scale in zip(self.convs, self.scales, strict=True))
-        out: Tensor = reduce(torch.add, branches)
-        return out
+        return reduce(torch.add, branches)
 
 
 class AWMSUpsampler(nn.Sequential):

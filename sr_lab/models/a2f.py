@@ -46,13 +46,12 @@ class A2F(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = WNSubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
             AAFBlock(num_feat, num_mid_feat=num_mid_feat, num_state=k + 1) for k in range(num_block)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or WNSubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.skip = WNSubpixelUpsampler(num_feat=3, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -90,8 +89,7 @@ class AAFBlock(nn.Module):
     def forward(self, x: Tensor, states: Tensor) -> Tensor:
         """The weighted sum of the three."""
         auxiliary = self.attention(self.fusion(states))
-        out: Tensor = self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
-        return out
+        return self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
 
 
 # Its authors' names; one of them is misspelt there.

@@ -28,7 +28,7 @@ class A2N(SRNetwork):
         num_block: Number of A2Bs.
         plain_kernel_size: Kernel of the A2Bs' branch without attention, odd.
         upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            upscaled lr is added to the output of any.
+            upscaled lr is added to the output of any tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -53,14 +53,13 @@ class A2N(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = PAUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
             A2B(num_feat, plain_kernel_size=plain_kernel_size) for _ in range(num_block)
         )
         self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or PAUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
@@ -76,7 +75,6 @@ class A2B(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         plain_kernel_size: Kernel of the branch without attention, odd.
-        temperature: Divides the logits of the two weights, so that both stay near one half.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -85,14 +83,13 @@ class A2B(nn.Module):
         ConfigError: If ``num_feat`` is below 4, or the kernel is even.
     """
 
-    def __init__(self, num_feat: int, *, plain_kernel_size: int = 3, temperature: float = 30) -> None:
+    def __init__(self, num_feat: int, *, plain_kernel_size: int = 3) -> None:
         super().__init__()
         if num_feat < 4 or plain_kernel_size % 2 == 0:
             raise ConfigError(
                 f"A2B: got num_feat={num_feat}, plain_kernel_size={plain_kernel_size}; "
                 "allowed: num_feat of at least 4, an odd kernel"
             )
-        self.temperature = temperature
         self.entry = nn.Conv2d(num_feat, num_feat, 1, bias=False)
         self.adm = nn.Sequential(  # the paper's attention dropout module: it weights, and drops nothing
             nn.Linear(num_feat, num_feat // 4, bias=False),
@@ -110,10 +107,10 @@ class A2B(nn.Module):
         """Run both branches and weight them by the means of the channels."""
         feat = self.act(self.entry(x))
         mean = feat.float().mean(dim=(2, 3)).to(feat.dtype)  # (N, C); sums over an image need float32
-        weights = torch.softmax(self.adm(mean) / self.temperature, dim=1)[..., None, None, None]
+        # Divided by 30, so that both weights stay near one half.
+        weights = torch.softmax(self.adm(mean) / 30, dim=1)[..., None, None, None]
         mixed = self.attended(feat) * weights[:, 0] + self.plain(feat) * weights[:, 1]
-        out: Tensor = self.fusion(self.act(mixed)) + x
-        return out
+        return self.fusion(self.act(mixed)) + x
 
 
 class AttentionBranch(nn.Module):
@@ -139,8 +136,7 @@ class AttentionBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the values between two convolutions."""
-        out: Tensor = self.conv2(self.conv1(x) * self.attention(x))
-        return out
+        return self.conv2(self.conv1(x) * self.attention(x))
 
 
 _A2B_NAMES: Names = {
@@ -154,7 +150,7 @@ _A2B_NAMES: Names = {
     "conv_last": "fusion",
 }
 
-# Its authors' names, and those of our own checkpoints from before ``adm`` was called so.
+# Its authors' names, and those of our own checkpoints from before ``adm`` had this name.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

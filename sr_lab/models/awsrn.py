@@ -48,13 +48,12 @@ class AWSRN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = AWMSUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(gain=2.0)
         self.head = wn_conv(3, num_feat)
         self.body = nn.ModuleList(
             LFB(num_feat, num_mid_feat=num_mid_feat, num_unit=num_unit) for _ in range(num_block)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or AWMSUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.skip = WNSubpixelUpsampler(num_feat=3, num_out_ch=3, scale=scale)
 
     @property

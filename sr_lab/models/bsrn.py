@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CCA, ESA
 from sr_lab.layers.bsconv import BSConv
-from sr_lab.layers.network import SRNetwork, stages_of
+from sr_lab.layers.network import SRNetwork, check_choice, stages_of
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -60,9 +59,7 @@ class BSRN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("bsrn", "bsrn_s"):
-            raise ConfigError(f"BSRN: unknown form, got form={form}; allowed: bsrn, bsrn_s")
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
+        check_choice("BSRN", "form", form, "bsrn", "bsrn_s")
         pointwise_bias = form == "bsrn_s"
         self.head = BSConv(3 * _NUM_COPIES, num_feat, pointwise_bias=pointwise_bias)
         self.body = nn.ModuleList(ESDB(num_feat, form=form) for _ in range(num_block))
@@ -71,15 +68,14 @@ class BSRN(SRNetwork):
             nn.GELU(),
             BSConv(num_feat, num_feat, pointwise_bias=pointwise_bias),
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
-        sr: Tensor = self.tail(fused + shallow)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(fused + shallow)  # (N, 3, rH, rW)
 
 
 class ESDB(nn.Module):
@@ -117,8 +113,7 @@ class ESDB(nn.Module):
         refined3 = self.act(self.refine3(refined2) + refined2)
         kept = (self.distil1(x), self.distil2(refined1), self.distil3(refined2), self.distil4(refined3))
         distilled = self.act(torch.cat(kept, dim=1))  # (N, 4 * num_kept, H, W)
-        out: Tensor = self.cca(self.esa(self.fusion(distilled))) + x
-        return out
+        return self.cca(self.esa(self.fusion(distilled))) + x
 
 
 class ChannelScale(nn.Module):
@@ -138,13 +133,12 @@ class ChannelScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the channels, then mix them."""
-        out: Tensor = self.conv(x * self.weight)
-        return out
+        return self.conv(x * self.weight)
 
 
 _BSCONV_NAMES: Names = {"pw": "pointwise", "dw": "depthwise"}
 
-# In ESA every 3x3 is a BSConv; BSRN-S has a plain one that strides.
+# In ESA every 3x3 is a BSConv, but the strided one of BSRN-S is plain.
 _ESA_NAMES: Names = {
     "conv1": "squeeze",
     "conv2.pw": "shrink.0.pointwise",

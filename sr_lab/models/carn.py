@@ -137,8 +137,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``ReLU(x + residual(x))``."""
-        out: Tensor = self.act(x + self.residual(x))
-        return out
+        return self.act(x + self.residual(x))
 
 
 def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:

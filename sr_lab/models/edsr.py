@@ -50,19 +50,17 @@ class EDSR(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = StepwiseUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(ResidualBlock(num_feat, res_scale=res_scale) for _ in range(num_block))
         self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or StepwiseUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
-        return self.image_range.restore(sr)
+        return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
 
 
 # Its authors' names, which number the convolution after the blocks as one of them, and BasicSR's.

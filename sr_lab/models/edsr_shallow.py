@@ -62,7 +62,6 @@ class ShallowEDSR(SRNetwork):
                 "edsr_shallow: share_attention=false has nothing to act on with attention=none; "
                 "allowed: attention=ca, cca, sa, esa; name one or drop share_attention"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if attention == "esa" else 1
         attentions = (
             [_make_attention(attention, num_feat)] * num_block
@@ -72,14 +71,13 @@ class ShallowEDSR(SRNetwork):
         self.image_range = ImageRange(gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(ResidualBlock(num_feat, attention=part) for part in attentions)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: blocks in series around a global skip, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW)
-        return self.image_range.restore(sr)
+        return self.image_range.restore(self.tail(feat + shallow))  # (N, 3, rH, rW)
 
 
 def _make_attention(attention: str, num_feat: int) -> nn.Module | None:

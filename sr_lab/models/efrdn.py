@@ -14,8 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
-from sr_lab.layers.image import DIV2K_MEAN
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.image import ImageRange
+from sr_lab.layers.network import SRNetwork, check_choice
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.reparam import Kernel
 from sr_lab.layers.transformer import ET
@@ -85,7 +85,6 @@ class EFRDN(SRNetwork):
 
     multi_adds_rule = "conv"
     min_size = ESA.min_size  # of the published network; 1 without ESA
-    rgb_mean: Tensor
 
     def __init__(
         self,
@@ -114,7 +113,10 @@ class EFRDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        _check_sizes(num_feat=num_feat, num_block=num_block)
+        if num_feat < 16 or num_feat % 8 != 0:
+            raise ConfigError(f"EFRDN: num_feat must be a multiple of 8 of at least 16, got {num_feat}")
+        if num_block < 1:
+            raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
         _check_switches(block, acrb, fflb=fflb, mscc=mscc, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         if cnn_dc and cnn_skip:
             raise ConfigError(
@@ -140,8 +142,7 @@ class EFRDN(SRNetwork):
         self.cnn_dc = cnn_dc
         self.cnn_skip = cnn_skip
         self.transformer_dc = transformer_dc
-        self.rgb_range = rgb_range
-        self.register_buffer("rgb_mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.image_range = ImageRange(gain=rgb_range)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)  # G_S
         self.body = nn.ModuleList(blocks[block]() for _ in range(min(num_block, 2) if sharing else num_block))
         self.convs = _convolutions(num_feat, num_block)
@@ -152,7 +153,7 @@ class EFRDN(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 8."""
-        shallow = self.head((lr - self.rgb_mean) * self.rgb_range)  # F_S (N, C, H, W), Eq. 1
+        shallow = self.head(self.image_range(lr))  # F_S (N, C, H, W), Eq. 1
         feat = total = shallow
         for k, conv in enumerate(self.convs):
             feat = self.body[k % len(self.body)](feat)
@@ -168,14 +169,7 @@ class EFRDN(SRNetwork):
         with at_full_precision(lr):
             total, shallow = total.to(self.head.weight.dtype), shallow.to(self.head.weight.dtype)
             sr: Tensor = self.tail(total + shallow) + self.shallow_tail(shallow)  # (N, 3, rH, rW), Eq. 8
-        return sr / self.rgb_range + self.rgb_mean
-
-
-def _check_sizes(*, num_feat: int, num_block: int) -> None:
-    if num_feat < 16 or num_feat % 8 != 0:
-        raise ConfigError(f"EFRDN: num_feat must be a multiple of 8 of at least 16, got {num_feat}")
-    if num_block < 1:
-        raise ConfigError(f"EFRDN: needs at least one distillation module, got num_block={num_block}")
+        return self.image_range.restore(sr)
 
 
 def _check_switches(
@@ -190,15 +184,12 @@ def _check_switches(
     effb_mode: str,
 ) -> None:
     """Refuse unknown choices, and switches of parts that the network does not have."""
-    if effb_mode not in ("tied", "three", "two"):
-        raise ConfigError(f"EFRDN: unknown third GCRB, got effb_mode={effb_mode}; allowed: tied, three, two")
     if not fflb and not (gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
             f"effb={effb}, cc={cc}; drop them or take fflb=true"
         )
-    if block not in ("acdm", "imdb", "rfdb"):
-        raise ConfigError(f"EFRDN: unknown block, got block={block}; allowed: acdm, imdb, rfdb")
+    check_choice("EFRDN", "block", block, "acdm", "imdb", "rfdb")
     if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
@@ -223,7 +214,7 @@ class ACDM(nn.Module):
     Args:
         num_feat: Channels in and out (C).
         acrb, mscc: See ``EFRDN``.
-        make_fflb: Builds a lattice block; ``None``: there are none.
+        make_fflb: Builds a lattice block; ``None`` leaves them out.
 
     Shape:
         ``(N, C, H, W)`` -> the same.
@@ -264,8 +255,7 @@ class ACDM(nn.Module):
             kept.append(distil(split))  # X_distill, Eqs. 18, 21 and 24
             remain = refine(remain)  # X_remain, Eqs. 19, 22 and 25
         fused = self.fusion(torch.cat((*kept, self.last(remain)), dim=1))  # (N, 3C/2, H, W) -> (N, C, H, W)
-        out: Tensor = x + self.mscc(fused)  # Eq. 27
-        return out
+        return x + self.mscc(fused)  # Eq. 27
 
 
 def _distil(num_feat: int, acrb: bool | Literal["conv"]) -> nn.Module:
@@ -306,8 +296,7 @@ class ACRB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Three parallel kernels within one residual."""
         feat = self.square(x) if self.is_fused else self.row(x) + self.square(x) + self.column(x)
-        out: Tensor = x + self.act(self.norm(feat))
-        return out
+        return x + self.act(self.norm(feat))
 
     def fuse(self) -> None:
         """Merge the three kernels and the norm, for inference; the paper counts them separately."""
@@ -371,8 +360,7 @@ class FFLB(nn.Module):
         inner = self.branch2(upper)  # u_i, Eq. 13
         upper = inner + self.b2(lower)  # U_i, Eq. 14
         lower = lower + self.a2(inner)  # L_i, Eq. 15
-        out: Tensor = x + self.effb(self.s1 * upper + self.s2 * lower)  # Eq. 16
-        return out
+        return x + self.effb(self.s1 * upper + self.s2 * lower)  # Eq. 16
 
 
 class CC(nn.Module):
@@ -403,8 +391,7 @@ class CC(nn.Module):
         """Weight the channels."""
         statistics = torch.cat(mean_and_contrast(x)).to(x.dtype)  # (2N, C, 1, 1)
         weights = self.mlp(statistics).unflatten(0, (2, -1)).mean(dim=0)  # (N, C, 1, 1)
-        out: Tensor = x * weights
-        return out
+        return x * weights
 
 
 class GCRB(nn.Module):
@@ -438,8 +425,7 @@ class GCRB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Three convolutions around one residual."""
-        out: Tensor = x + self.layers(x)
-        return out
+        return x + self.layers(x)
 
 
 class EFFB(nn.Module):
@@ -463,8 +449,7 @@ class EFFB(nn.Module):
 
     def __init__(self, num_feat: int, *, mode: Literal["tied", "three", "two"] = "tied") -> None:
         super().__init__()
-        if mode not in ("tied", "three", "two"):
-            raise ConfigError(f"EFRDN: unknown third GCRB, got effb_mode={mode}; allowed: tied, three, two")
+        check_choice("EFRDN", "effb_mode", mode, "tied", "three", "two")
         self.tied = mode == "tied"
         self.gcrb1 = GCRB(num_feat)
         self.gcrb2 = GCRB(num_feat)
@@ -480,8 +465,7 @@ class EFFB(nn.Module):
         second = self.gcrb2(first)
         third = self.gcrb2(second) if self.tied else self.gcrb3(second)
         fused = self.scsa(self.fusion1(_interleave(first, second)))
-        out: Tensor = self.scca(self.fusion2(fused + third))
-        return out
+        return self.scca(self.fusion2(fused + third))
 
 
 class MSCC(nn.Module):
@@ -507,8 +491,7 @@ class MSCC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Three units around one residual."""
-        out: Tensor = x + self.units(x)
-        return out
+        return x + self.units(x)
 
 
 class SelfCalibrated(nn.Module):
@@ -538,8 +521,7 @@ class SelfCalibrated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Calibrate the left half, convolve the right one, merge."""
         left, right = x.chunk(2, dim=1)
-        out: Tensor = x + self.merge(_interleave(self.attention(left), self.conv(right)))
-        return out
+        return x + self.merge(_interleave(self.attention(left), self.conv(right)))
 
 
 def _interleave(left: Tensor, right: Tensor) -> Tensor:

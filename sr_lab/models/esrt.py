@@ -71,11 +71,9 @@ class ESRT(SRNetwork):
             num_feat,
             num_head=num_head,
             num_segment=num_segment,
-            round_up=False,
             reduction=attention_reduction,
-            scale_before_squeeze=True,
             mlp_ratio=0.25,
-            bias=True,
+            form="esrt",
         )
         self.transformer_conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.shallow_scale = LearnedScale()
@@ -91,14 +89,12 @@ class ESRT(SRNetwork):
         check_min_size(lr, self.min_size, "ESRT: its pooling")
         shallow = self.head(lr)  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
-        feat = self.transformer(
-            self.fusion(torch.cat(stages, dim=1))
-        )  # (N, num_block * C, H, W) -> (N, C, H, W)
+        fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
+        feat = self.transformer(fused)
         with at_full_precision(lr):
             feat = self.transformer_conv(feat)
         feat = self.last(self.shallow_scale(shallow) + self.deep_scale(feat))
-        sr: Tensor = self.tail(feat) + F.relu(self.shallow_tail(shallow))  # (N, 3, rH, rW)
-        return sr
+        return self.tail(feat) + F.relu(self.shallow_tail(shallow))  # (N, 3, rH, rW)
 
 
 class HPB(nn.Module):
@@ -134,8 +130,7 @@ class HPB(nn.Module):
         for _ in range(5):
             low = self.low(low)
         fused = torch.cat((_resized(low, x), self.high(high)), dim=1)  # (N, 2C, H, W)
-        out: Tensor = x + self.fusion(fused)
-        return out
+        return x + self.fusion(fused)
 
 
 def _resized(low: Tensor, x: Tensor) -> Tensor:
@@ -174,8 +169,7 @@ class ARFB(nn.Module):
         first = self.unit1(x)
         second = self.unit2(first)
         joined = torch.cat((self.scale2(second), self.scale1(first)), dim=1)  # (N, 2C, H, W)
-        out: Tensor = self.identity_scale(x) + self.residual_scale(self.fusion(joined))
-        return out
+        return self.identity_scale(x) + self.residual_scale(self.fusion(joined))
 
 
 class ResidualUnit(nn.Module):
@@ -198,8 +192,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Two convolutions around one residual."""
-        out: Tensor = self.identity_scale(x) + self.residual_scale(self.expand(self.act(self.reduce(x))))
-        return out
+        return self.identity_scale(x) + self.residual_scale(self.expand(self.act(self.reduce(x))))
 
 
 _RU_NAMES: Names = {

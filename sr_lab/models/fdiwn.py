@@ -56,7 +56,6 @@ class FDIWN(SRNetwork):
                 f"model=fdiwn: its units divide the channels by 8, got num_feat={num_feat}; "
                 "allowed: multiples of 8"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         large = scale >= 4
         expansions = (2.5, 4.5, 2.25) if large else (2.0, 4.0, 2.0)
         num_tail_feat = num_feat * (4 if large else 8) // 3
@@ -65,7 +64,7 @@ class FDIWN(SRNetwork):
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(FSWG(num_feat, expansions=expansions) for _ in range(num_block))
         self.fusion = nn.Conv2d(num_feat, num_tail_feat, 3, padding=1, bias=False)
-        self.tail = make_tail(num_feat=num_tail_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_tail_feat, num_out_ch=3, scale=scale)
         self.skip = nn.Sequential(
             nn.Conv2d(3, num_tail_feat, 3, padding=1),
             SubpixelUpsampler(num_feat=num_tail_feat, num_out_ch=3, scale=scale),
@@ -81,8 +80,7 @@ class FDIWN(SRNetwork):
         for group in (first, *rest, *rest):
             feat = feat + group(feat)
         sr = self.tail(self.fusion(feat)) + self.skip(image if self.raw_skip else shifted)  # (N, 3, rH, rW)
-        restored: Tensor = self.add_mean(sr) / 255
-        return restored
+        return self.add_mean(sr) / 255
 
 
 class FSWG(nn.Module):
@@ -116,8 +114,7 @@ class FSWG(nn.Module):
         third = self.block3(second + self.conv(first))
         mixed = self.mix1(self.shuffle(torch.cat((first, second), dim=1)))  # (N, C, H, W)
         mixed = self.mix2(self.shuffle(torch.cat((mixed, third), dim=1)))
-        out: Tensor = self.scale_mixed(mixed + third) + self.scale_residual(self.residual(x))
-        return out
+        return self.scale_mixed(mixed + third) + self.scale_residual(self.residual(x))
 
 
 class WDIB(nn.Module):
@@ -167,8 +164,7 @@ class WDIB(nn.Module):
         a = a + self.cc_b(wide) * wide
         a = a * torch.sigmoid(self.gate_a(kept_a))
         b = b * torch.sigmoid(self.gate_b(kept_b))
-        out: Tensor = self.attention(self.scf(self.leave_a(a), self.leave_b(b)) + x)
-        return out
+        return self.attention(self.scf(self.leave_a(a), self.leave_b(b)) + x)
 
 
 def _coefficients(num_feat: int) -> CC:
@@ -204,8 +200,7 @@ class WCRW(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Wide residual and skip, weighted."""
-        out: Tensor = self.scale_wide(self.wide(x)) + self.scale_skip(self.skip(x))
-        return out
+        return self.scale_wide(self.wide(x)) + self.scale_skip(self.skip(x))
 
 
 class WIRW(WCRW):
@@ -245,8 +240,7 @@ class SCF(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """The fused branches, and b through a gate that sees both."""
         joined = torch.cat((self.scale_a(a), self.scale_b(b)), dim=1)  # (N, 2C, H, W)
-        out: Tensor = self.wcrw(joined) + torch.sigmoid(self.gate(joined)) * b
-        return out
+        return self.wcrw(joined) + torch.sigmoid(self.gate(joined)) * b
 
 
 class ShuffleAttention(nn.Module):
@@ -277,9 +271,8 @@ class ShuffleAttention(nn.Module):
         """Weight channels and positions, shuffle."""
         groups = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])  # (N * groups, C / groups, H, W)
         by_channel, by_position = groups.chunk(2, dim=1)
-        mean = (
-            by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
-        )  # sums over an image need float32
+        # Sums over an image need float32.
+        mean = by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
         by_channel = by_channel * torch.sigmoid(self.channel_weight * mean + self.channel_bias)
         normed = self.position_weight * self.norm(by_position) + self.position_bias
         by_position = by_position * torch.sigmoid(normed)

@@ -61,7 +61,6 @@ class FMEN(SRNetwork):
             raise ConfigError(
                 f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the first HFAB; allowed: 5 or more"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.warmup = nn.Sequential(
@@ -73,14 +72,13 @@ class FMEN(SRNetwork):
             for _ in range(num_block)
         )
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the first HFAB, the pairs, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, self.warmup(shallow))
-        sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
-        return self.image_range.restore(sr)
+        return self.image_range.restore(self.tail(self.last(feat) + shallow))  # (N, 3, rH, rW)
 
 
 class HFAB(nn.Module):
@@ -187,8 +185,7 @@ class RRRB(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Expand, convolve in an inner residual, reduce, add the outer residual."""
         expanded = self.expand(x)  # (N, 2C, H + 2, W + 2)
-        out: Tensor = self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
-        return out + x
+        return x + self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
 
     def merged(self) -> Kernel:
         """The chain with its identities."""

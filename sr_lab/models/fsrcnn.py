@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.ops.renaming import OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -54,11 +53,9 @@ class FSRCNN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("lr_space", "original"):
-            raise ConfigError(f"FSRCNN: unknown form, got form={form}; allowed: lr_space, original")
+        check_choice("FSRCNN", "form", form, "lr_space", "original")
         original = form == "original"
         native: UpsamplerFactory = _deconvolution if original else SubpixelUpsampler
-        make_tail = native if upsampler is None else upsampler
         num_image_ch = 1 if original else 3
 
         def layer(num_in_ch: int, num_out_ch: int, kernel_size: int) -> nn.Sequential:
@@ -69,13 +66,12 @@ class FSRCNN(SRNetwork):
         self.head = nn.Sequential(layer(num_image_ch, num_feat, 5), layer(num_feat, num_shrunk, 1))
         self.body = nn.ModuleList(layer(num_shrunk, num_shrunk, 3) for _ in range(num_block))
         self.expand = layer(num_shrunk, num_feat, 1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
+        self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: without any skip."""
         feat = through(self.body, self.head(lr))  # (N, s, H, W)
-        sr: Tensor = self.tail(self.expand(feat))  # (N, d, H, W) -> (N, 3 or 1, rH, rW)
-        return sr
+        return self.tail(self.expand(feat))  # (N, d, H, W) -> (N, 3 or 1, rH, rW)
 
 
 def _deconvolution(*, num_feat: int, num_out_ch: int, scale: int) -> nn.Module:

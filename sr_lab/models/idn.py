@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.ops.renaming import Names
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
@@ -54,21 +54,18 @@ class IDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("lr_space", "original"):
-            raise ConfigError(f"IDN: unknown form, got form={form}; allowed: lr_space, original")
+        check_choice("IDN", "form", form, "lr_space", "original")
         native: UpsamplerFactory = Deconvolution if form == "original" else _subpixel
-        make_tail = native if upsampler is None else upsampler
         num_image_ch = 1 if form == "original" else 3
         self.colour = "y" if form == "original" else "rgb"
         self.head = nn.Sequential(_conv_lrelu(num_image_ch, num_feat), _conv_lrelu(num_feat, num_feat))
         self.body = nn.ModuleList(DBlock(num_feat) for _ in range(num_block))
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
+        self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the tail's output is added to MATLAB's bicubic."""
         feat = through(self.body, self.head(lr))  # (N, C, H, W)
-        residual: Tensor = self.tail(feat)  # (N, 3 or 1, rH, rW)
-        return residual + imresize(lr, numerator=self.scale)
+        return self.tail(feat) + imresize(lr, numerator=self.scale)  # (N, 3 or 1, rH, rW)
 
 
 class DBlock(nn.Module):
@@ -109,8 +106,7 @@ class DBlock(nn.Module):
         """The kept features join the input; the enhanced rest is added to both."""
         kept, passed = self.above(x).split(self.split_sizes, dim=1)
         enhanced = torch.cat((x, kept), dim=1) + self.below(passed)  # (N, 5C/4, H, W)
-        out: Tensor = self.compress(enhanced)
-        return out
+        return self.compress(enhanced)
 
 
 class Deconvolution(nn.Module):

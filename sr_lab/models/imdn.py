@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.distillation import IMDB, stage_fusion
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork, stages_of
+from sr_lab.layers.network import SRNetwork, check_choice, stages_of
 from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -64,14 +64,12 @@ class IMDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if variant not in ("imdn", "rtc"):
-            raise ConfigError(f"IMDN: unknown variant, got variant={variant}; allowed: imdn, rtc")
+        check_choice("IMDN", "variant", variant, "imdn", "rtc")
         if variant == "rtc" and cca_reduction != 16:
             raise ConfigError(
                 f"IMDN: variant=rtc has no channel attention, got cca_reduction={cca_reduction}; "
                 "drop it or take variant=imdn"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.fuses_all = variant == "imdn"
         self.image_skip = image_skip
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -86,7 +84,7 @@ class IMDN(SRNetwork):
         self.fusion = (
             stage_fusion(num_feat, num_block) if self.fuses_all else nn.Conv2d(num_feat, num_feat, 1)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of the blocks are fused, then the tail."""

@@ -78,7 +78,6 @@ class IMDNWithOSFF(SRNetwork):
             raise ConfigError(
                 f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.num_copies = num_copies if oisi else 1
         self.head = nn.Conv2d(3 * self.num_copies, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
@@ -90,7 +89,7 @@ class IMDNWithOSFF(SRNetwork):
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
         self.drfs = make_drfs(num_feat, num_block, drf_kernels, join=drf, mfdf=mfdf)
         self.fusion = stage_fusion(num_feat, num_block)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 5 around IMDN's blocks."""
@@ -103,5 +102,4 @@ class IMDNWithOSFF(SRNetwork):
             feat = block(feat)  # F_k, Eq. 2
             stages.append(drf(feat))  # F_f^k, Eq. 3
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W), Eq. 4
-        sr: Tensor = self.tail(fused + shallow)  # Eq. 5
-        return sr
+        return self.tail(fused + shallow)  # Eq. 5

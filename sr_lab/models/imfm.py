@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import MSWA
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.mwaum import MWAUM
 
@@ -100,7 +100,6 @@ class IMFM(SRNetwork):
                 "drop them or take cam=true"
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
-        make_tail = own_tail if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
             PAB(
@@ -114,7 +113,7 @@ class IMFM(SRNetwork):
             else PlainBlock(num_feat)
             for _ in range(num_block)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or own_tail)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 4."""
@@ -173,8 +172,7 @@ class PAB(nn.Module):
         for i, (path, subset) in enumerate(zip(self.paths, subsets, strict=True)):
             outputs.append(self.act(path(subset if i == 0 else subset + outputs[-1])))
         fused = self.cam(self.fusion(torch.cat(outputs, dim=1)))  # (N, s * m, H, W) -> (N, C, H, W)
-        out: Tensor = self.last(fused) + x
-        return out
+        return self.last(fused) + x
 
 
 class MSWAM(nn.Module):
@@ -205,8 +203,7 @@ class MSWAM(nn.Module):
         feat = self.conv1(x)
         if self.attention is not None:
             feat = feat * self.attention(x)
-        out: Tensor = self.conv2(feat)
-        return out
+        return self.conv2(feat)
 
 
 class CAM(nn.Module):
@@ -234,10 +231,7 @@ class CAM(nn.Module):
         self, num_feat: int, *, num_squeezed: int = 8, act: Literal["h_swish", "h_sigmoid"] = "h_swish"
     ) -> None:
         super().__init__()
-        if act not in ("h_swish", "h_sigmoid"):
-            raise ConfigError(
-                f"IMFM: unknown activation of the CAM, got cam_act={act}; allowed: h_swish, h_sigmoid"
-            )
+        check_choice("IMFM", "cam_act", act, "h_swish", "h_sigmoid")
         self.squeeze = nn.Conv2d(num_feat, num_squeezed, 1)
         self.act = nn.Hardswish() if act == "h_swish" else nn.Hardsigmoid()
         self.excite_rows = nn.Conv2d(num_squeezed, num_feat, 1)
@@ -253,8 +247,7 @@ class CAM(nn.Module):
         rows, columns = self.act(self.squeeze(both)).split((height, width), dim=2)  # Eq. 9
         row_weights = self.excite_rows(rows).sigmoid()  # (N, C, H, 1), Eq. 10
         column_weights = self.excite_columns(columns).sigmoid().transpose(2, 3)  # (N, C, 1, W), Eq. 11
-        out: Tensor = x * row_weights * column_weights  # Eq. 12
-        return out
+        return x * row_weights * column_weights  # Eq. 12
 
 
 class PlainBlock(nn.Module):
@@ -281,5 +274,4 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The chain around its residual."""
-        out: Tensor = self.chain(x) + x
-        return out
+        return self.chain(x) + x

@@ -38,7 +38,6 @@ class LatticeNet(SRNetwork):
         self, *, scale: int, num_feat: int = 64, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Sequential(  # no activation in between
             nn.Conv2d(3, num_feat, 3, padding=1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
@@ -46,7 +45,7 @@ class LatticeNet(SRNetwork):
         self.body = nn.ModuleList(LB(num_feat) for _ in range(num_block))
         self.fusion = nn.ModuleList(BFM(num_feat) for _ in range(num_block - 1))
         self.refine = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -56,8 +55,7 @@ class LatticeNet(SRNetwork):
         fused = stages.pop()
         for fusion in self.fusion:
             fused = fusion(fused, stages.pop())
-        sr: Tensor = self.add_mean(self.tail(self.refine(fused + shallow)))  # (N, 3, rH, rW)
-        return sr / 255
+        return self.add_mean(self.tail(self.refine(fused + shallow))) / 255  # (N, 3, rH, rW)
 
 
 class LB(nn.Module):
@@ -88,8 +86,7 @@ class LB(nn.Module):
         unit = self.unit2(p)
         p = unit + self.cc_q(q) * q
         q = q + self.cc_unit2(unit) * unit
-        out: Tensor = self.fusion(torch.cat((p, q), dim=1))  # (N, 2C, H, W) -> (N, C, H, W)
-        return out
+        return self.fusion(torch.cat((p, q), dim=1))  # (N, 2C, H, W) -> (N, C, H, W)
 
 
 def _residual_unit(num_feat: int) -> nn.Sequential:
@@ -127,8 +124,7 @@ class BFM(nn.Module):
 
     def forward(self, deep: Tensor, shallower: Tensor) -> Tensor:
         """Halve and join."""
-        out: Tensor = self.act(torch.cat((self.deep(deep), self.shallower(shallower)), dim=1))
-        return out
+        return self.act(torch.cat((self.deep(deep), self.shallower(shallower)), dim=1))
 
 
 _CC_NAMES: Names = {"conv_mean": "of_mean", "conv_std": "of_deviation"}

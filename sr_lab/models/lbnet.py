@@ -65,7 +65,6 @@ class LBNet(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.sub_mean = MeanShift(sign=-1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(LFFM(num_feat) for _ in range(num_block))
@@ -76,11 +75,9 @@ class LBNet(SRNetwork):
                 num_feat,
                 num_head=num_head,
                 num_segment=num_segment,
-                round_up=False,
                 reduction=attention_reduction,
-                scale_before_squeeze=True,
                 mlp_ratio=0.25,
-                bias=True,
+                form="esrt",
                 num_repeat=num_repeat,
             )
             for _ in range(num_transformer)
@@ -88,7 +85,7 @@ class LBNet(SRNetwork):
         self.transformer_convs = nn.ModuleList(
             nn.Conv2d(num_feat, num_feat, 3, padding=1) for _ in range(num_transformer)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -104,8 +101,7 @@ class LBNet(SRNetwork):
                 feat = conv(feat)
         with at_full_precision(lr):
             sr = self.tail((feat + shallow).to(self.head.weight.dtype))  # (N, 3, rH, rW)
-            out: Tensor = self.add_mean(sr) / 255
-        return out
+            return self.add_mean(sr) / 255
 
 
 class LFFM(nn.Module):
@@ -164,12 +160,10 @@ class FRDAB(nn.Module):
         whole = self.act(self.conv1(x))  # (N, C, H, W)
         left = self.act(self.conv2(whole))  # (N, C/2, H, W)
         right = self.act(self.conv3(whole))
-        refined = self.act(
-            self.conv4(torch.cat((whole, left, right), dim=1))
-        )  # (N, 2C, H, W) -> (N, C, H, W)
+        joined = torch.cat((whole, left, right), dim=1)  # (N, 2C, H, W)
+        refined = self.act(self.conv4(joined))  # (N, C, H, W)
         joined = torch.cat((left, self.conv5(right), refined), dim=1)  # (N, 2C, H, W)
-        out: Tensor = x + self.conv6(self.ca(joined) + self.sa(joined))
-        return out
+        return x + self.conv6(self.ca(joined) + self.sa(joined))
 
 
 _FRDAB_NAMES: Names = {"c{i}": "conv{i}", "se": ("ca", CA_NAMES), "sa.conv1": "sa.conv"}

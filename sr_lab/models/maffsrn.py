@@ -51,8 +51,7 @@ class MAFFSRN(SRNetwork):
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the groups and the tail, added to the bicubically upscaled image."""
         feat = through(self.body, self.head(lr))  # (N, C, H, W)
-        sr: Tensor = self.tail(feat) + upscaled(lr, self.scale)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(feat) + upscaled(lr, self.scale)  # (N, 3, rH, rW)
 
 
 class FFG(nn.Module):
@@ -85,8 +84,7 @@ class FFG(nn.Module):
         for fusion, feat in zip(self.fusions, (feat2, feat3, feat4), strict=True):
             # The channels of the two alternate, as after a channel shuffle of their concatenation.
             fused = fusion(torch.stack((fused, feat), dim=2).flatten(1, 2))  # (N, 2C, H, W) -> (N, C, H, W)
-        out: Tensor = self.res_scale(fused) + self.x_scale(x)
-        return out
+        return self.res_scale(fused) + self.x_scale(x)
 
 
 class MAB(nn.Module):
@@ -110,8 +108,7 @@ class MAB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and weight."""
-        out: Tensor = self.attention(self.features(x))
-        return out
+        return self.attention(self.features(x))
 
 
 class CEA(nn.Module):
@@ -160,8 +157,7 @@ class CEA(nn.Module):
         shrunken = self.shrink(squeezed)  # (N, C/4, about H/6, about W/6)
         context = self.act(self.far(shrunken)) + self.act(self.near(shrunken))
         context = F.interpolate(context, size=x.shape[-2:], mode="nearest")
-        out: Tensor = x * self.excite(context + squeezed) * self.local(x)
-        return out
+        return x * self.excite(context + squeezed) * self.local(x)
 
 
 _MAB_NAMES: Names = {

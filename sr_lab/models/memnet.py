@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.network import SRNetwork, check_choice
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.native import native_only
@@ -59,8 +59,7 @@ class MemNet(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        if form not in ("lr_space", "original"):
-            raise ConfigError(f"MemNet: unknown form, got form={form}; allowed: lr_space, original")
+        check_choice("MemNet", "form", form, "lr_space", "original")
         if num_recursion < 1:
             raise ConfigError(f"MemNet: num_recursion must be 1 or more, got num_recursion={num_recursion}")
         self.original = form == "original"
@@ -72,10 +71,9 @@ class MemNet(SRNetwork):
             self.head = _bn_relu_conv(1, num_feat, 3, bias=True)
             self.tail = _bn_relu_conv(num_feat, 1, 3, bias=True)
         else:
-            make_tail = SubpixelUpsampler if upsampler is None else upsampler
             self.colour = "rgb"
             self.head = nn.Conv2d(3, num_feat, 3, padding=1)
-            self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+            self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.body = nn.ModuleList(
             MemoryBlock(
                 num_feat,
@@ -99,10 +97,8 @@ class MemNet(SRNetwork):
         for block in self.body:
             memories.append(block(memories[-1], memories))
         if self.original:
-            residual: Tensor = self.tail(memories[-1])
-            return image + residual
-        sr: Tensor = self.tail(memories[-1] + memories[0])  # (N, C, H, W) -> (N, 3, rH, rW)
-        return sr
+            return image + self.tail(memories[-1])
+        return self.tail(memories[-1] + memories[0])  # (N, C, H, W) -> (N, 3, rH, rW)
 
 
 class MemoryBlock(nn.Module):
@@ -133,8 +129,7 @@ class MemoryBlock(nn.Module):
         for recursion in range(self.num_recursion):
             x = self.unit(x, recursion)
             short.append(x)
-        kept: Tensor = self.gate(torch.cat((*short, *memories), dim=1))
-        return kept
+        return self.gate(torch.cat((*short, *memories), dim=1))
 
 
 class ResidualUnit(nn.Module):
@@ -160,8 +155,7 @@ class ResidualUnit(nn.Module):
         """One recursion."""
         k = recursion % len(self.norm1)
         feat = self.conv1(F.relu(self.norm1[k](x)))
-        residual: Tensor = self.conv2(F.relu(self.norm2[k](feat)))
-        return x + residual
+        return x + self.conv2(F.relu(self.norm2[k](feat)))
 
 
 def _bn_relu_conv(num_in_ch: int, num_out_ch: int, kernel_size: int, *, bias: bool) -> nn.Sequential:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import WSILBV
 from sr_lab.layers.image import upscaled
-from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.rbwa import RBWAUpsampler
 
@@ -39,7 +39,7 @@ class MREN(SRNetwork):
         communication_weight: Share of the previous attention map in a DRACB's own (W), 0 to 1 as in Table 2;
             0 is a DRACB without jump connection (Table 4).
         dracb_sigmoid: Whether a DRACB weights its map by the sigmoid of itself (Table 4).
-        dracb_message: Which map a DRACB hands on, see ``DRACB``.
+        dracb_message: Which map a DRACB passes on, see ``DRACB``.
         upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
 
     Shape:
@@ -73,7 +73,6 @@ class MREN(SRNetwork):
         super().__init__(scale=scale)
         if num_feat < 6:
             raise ConfigError(f"MREN: a SCACB needs num_feat of at least 6, got num_feat={num_feat}")
-        make_tail = RBWAUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         make_scacb = partial(SCACB, num_feat, mode=scacb, exchange=scacb_exchange)
         make_dracb = partial(
@@ -87,7 +86,7 @@ class MREN(SRNetwork):
         self.body = nn.ModuleList(
             MREB(num_feat, make_scacb=make_scacb, make_dracb=make_dracb) for _ in range(num_block)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or RBWAUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, Eqs. 1 to 4."""
@@ -134,8 +133,7 @@ class MREB(nn.Module):
             distilled, message = dracb(refined, message)
             kept.append(distilled)
         fused = self.fusion(torch.cat(kept, dim=1))  # (N, 4 * (C // 4), H, W) -> (N, C, H, W)
-        out: Tensor = self.attention(fused) + x
-        return out
+        return self.attention(fused) + x
 
 
 class DRACB(nn.Module):
@@ -173,8 +171,7 @@ class DRACB(nn.Module):
         message: Message,
     ) -> None:
         super().__init__()
-        if message not in ("raw", "fused"):
-            raise ConfigError(f"MREN: unknown message, got dracb_message={message}; allowed: raw, fused")
+        check_choice("MREN", "dracb_message", message, "raw", "fused")
         if not 0 <= communication_weight <= 1:
             raise ConfigError(f"MREN: got communication_weight={communication_weight}; allowed: 0 to 1")
         if communication_weight == 0 and message != "raw":
@@ -226,10 +223,8 @@ class SCACB(nn.Module):
 
     def __init__(self, num_feat: int, *, mode: SCACBMode = "full", exchange: Exchange = "running") -> None:
         super().__init__()
-        if mode not in ("full", "scnc", "osa", "oca"):
-            raise ConfigError(f"MREN: unknown parts, got scacb={mode}; allowed: full, scnc, osa, oca")
-        if exchange not in ("running", "final"):
-            raise ConfigError(f"MREN: got scacb_exchange={exchange}; allowed: running, final")
+        check_choice("MREN", "scacb", mode, "full", "scnc", "osa", "oca")
+        check_choice("MREN", "scacb_exchange", exchange, "running", "final")
         if mode != "full" and exchange != "running":
             raise ConfigError(
                 f"MREN: scacb={mode} exchanges no maps, got scacb_exchange={exchange}; "
@@ -262,8 +257,7 @@ class SCACB(nn.Module):
         else:
             levels = (self.spatial if self.mode == "osa" else self.channel)(squeezed)
         aggregated = self.aggregate(torch.cat(levels, dim=1))  # (N, 3q or 6q, H, W) -> (N, 6q, H, W)
-        out: Tensor = self.expand(aggregated) + x
-        return out
+        return self.expand(aggregated) + x
 
     def _exchange(self, squeezed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The three levels ``(N, q, H, W)`` of both parts after the exchange."""

@@ -84,7 +84,6 @@ class OSFFNet(SRNetwork):
             raise ConfigError(
                 f"OSFF: the head needs an image, got num_copies={num_copies}; allowed: 1 or more"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if esa else 1
         self.num_copies = num_copies if oisi else 1
         self.head = BSConv(3 * self.num_copies, num_feat)  # H_SF
@@ -96,7 +95,7 @@ class OSFFNet(SRNetwork):
         self.fusion = nn.Sequential(  # H_Fusion
             nn.Conv2d(num_block * num_feat, num_feat, 1), nn.GELU(), BSConv(num_feat, num_feat)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_rec
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)  # H_rec
 
     @property
     def residual_units(self) -> list[nn.Module]:
@@ -114,8 +113,7 @@ class OSFFNet(SRNetwork):
             feat = block(feat)  # F_k, Eq. 2
             stages.append(drf(feat))  # F_f^k, Eq. 3
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W), Eq. 4
-        sr: Tensor = self.tail(fused + shallow)  # Eq. 5
-        return sr
+        return self.tail(fused + shallow)  # Eq. 5
 
 
 class AEFD(nn.Module):
@@ -166,8 +164,7 @@ class AEFD(nn.Module):
         distilled = torch.cat((distilled1, distilled2, distilled3, distilled4), dim=1)  # (N, 2C, H, W)
         fused = self.fusion(self.act(distilled))  # (N, C, H, W), Eq. 8
         attended = self.cca(self.esa(fused)) + normed  # f_att, Eq. 9
-        out: Tensor = self.ffn(attended) + attended  # Eq. 10
-        return out
+        return self.ffn(attended) + attended  # Eq. 10
 
 
 class FFN(nn.Module):
@@ -194,5 +191,4 @@ class FFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The part of Eq. 10 without its residual."""
         x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
-        out: Tensor = self.mlp(self.norm(x))
-        return out.permute(0, 3, 1, 2)  # (N, C, H, W)
+        return self.mlp(self.norm(x)).permute(0, 3, 1, 2)  # (N, C, H, W)

@@ -46,11 +46,10 @@ class PAN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = PAUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(SCPA(num_feat) for _ in range(num_block))
         self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or PAUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
@@ -84,8 +83,7 @@ class SCPA(nn.Module):
         """Two branches, joined by a 1x1 convolution."""
         plain = self.act(self.conv(self.act(self.squeeze1(x))))  # (N, C / 2, H, W)
         attended = self.act(self.pa_conv(self.act(self.squeeze2(x))))
-        out: Tensor = self.fusion(torch.cat((plain, attended), dim=1)) + x
-        return out
+        return self.fusion(torch.cat((plain, attended), dim=1)) + x
 
 
 class PAConv(nn.Module):
@@ -106,8 +104,7 @@ class PAConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the values between two convolutions."""
-        out: Tensor = self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
-        return out
+        return self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
 
 
 _SCPA_NAMES: Names = {

@@ -51,7 +51,6 @@ class RCAN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = StepwiseUpsampler if upsampler is None else upsampler
         self.sub_mean = MeanShift(sign=-1)
         self.add_mean = MeanShift(sign=1)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -59,7 +58,7 @@ class RCAN(SRNetwork):
             ResidualGroup(num_feat, num_block=num_block, reduction=reduction) for _ in range(num_group)
         )
         self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or StepwiseUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     @property
     def residual_units(self) -> list[nn.Module]:
@@ -70,9 +69,7 @@ class RCAN(SRNetwork):
         """Upscale lr: groups in series around a global skip, then the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # F_0 (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
-        shifted: Tensor = self.add_mean(sr)
-        return shifted / 255
+        return self.add_mean(self.tail(self.fusion(feat) + shallow)) / 255  # (N, 3, rH, rW)
 
 
 class ResidualGroup(nn.Module):
@@ -98,8 +95,7 @@ class ResidualGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The blocks, the convolution, the skip."""
-        residual: Tensor = self.conv(self.blocks(x))
-        return x + residual
+        return x + self.conv(self.blocks(x))
 
 
 def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -50,22 +50,20 @@ class RDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = StepwiseUpsampler if upsampler is None else upsampler
         self.entry = nn.Conv2d(3, num_feat, 3, padding=1)
         self.head = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.body = nn.ModuleList(RDB(num_feat, num_layer=num_layer, growth=growth) for _ in range(num_block))
         self.fusion = nn.Sequential(
             nn.Conv2d(num_block * num_feat, num_feat, 1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or StepwiseUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: fuse the outputs of all blocks; the skip starts at the first convolution."""
         entered = self.entry(lr)  # F_-1 (N, G_0, H, W)
         stages = stages_of(self.body, self.head(entered))
         fused = self.fusion(torch.cat(stages, dim=1))  # F_GF, from (N, D * G_0, H, W)
-        sr: Tensor = self.tail(fused + entered)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(fused + entered)  # (N, 3, rH, rW)
 
 
 class RDB(nn.Module):
@@ -93,8 +91,7 @@ class RDB(nn.Module):
         dense = x
         for conv in self.convs:
             dense = torch.cat((dense, self.act(conv(dense))), dim=1)
-        fused: Tensor = self.fusion(dense)  # (N, G_0 + C * G, H, W) -> (N, G_0, H, W)
-        return x + fused
+        return x + self.fusion(dense)  # (N, G_0 + C * G, H, W) -> (N, G_0, H, W)
 
 
 def _on_0_to_1(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

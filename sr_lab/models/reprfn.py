@@ -39,18 +39,16 @@ class RepRFN(SRNetwork):
         self, *, scale: int, num_feat: int = 48, num_block: int = 4, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(RepRFB(num_feat) for _ in range(num_block))
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of blocks within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(self.last(feat) + shallow)  # (N, 3, rH, rW)
 
 
 class RepRFB(nn.Module):
@@ -74,8 +72,7 @@ class RepRFB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine, then weight the positions."""
-        out: Tensor = self.esa(x + self.refine(x))
-        return out
+        return self.esa(x + self.refine(x))
 
 
 class RepBlock(RepConv):

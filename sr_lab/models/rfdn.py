@@ -60,7 +60,6 @@ class RFDN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.min_size = ESA.min_size if attention == "esa" else 1
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -68,15 +67,14 @@ class RFDN(SRNetwork):
             RFDB(num_feat, attention=attention, residual=residual) for _ in range(num_block)
         )
         self.fusion = stage_fusion(num_feat, num_block)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the outputs of all blocks are fused, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
-        sr: Tensor = self.image_range.restore(self.tail(fused + shallow))  # (N, 3, rH, rW)
-        return sr
+        return self.image_range.restore(self.tail(fused + shallow))  # (N, 3, rH, rW)
 
 
 _RFDB_NAMES: Names = {

@@ -53,7 +53,6 @@ class RLFN(SRNetwork):
         upsampler: UpsamplerFactory | None = None,
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(mean=(0, 0, 0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(
@@ -61,14 +60,13 @@ class RLFN(SRNetwork):
             for _ in range(num_block)
         )
         self.fusion = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a residual in feature space, then the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
-        return sr
+        return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
 
 
 class RLFB(nn.Module):
@@ -97,8 +95,7 @@ class RLFB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine, then weight the positions."""
-        out: Tensor = self.esa(self.fusion(self.refine(x) + x))
-        return out
+        return self.esa(self.fusion(self.refine(x) + x))
 
 
 _RLFB_NAMES: Names = {"c5": "fusion", "c{j+1}_r": "refine.{2j}", "esa": ("esa", RLFN_ESA_NAMES)}

@@ -39,17 +39,15 @@ class SAFMN(SRNetwork):
         self, *, scale: int, num_feat: int = 36, num_block: int = 8, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
         self.body = nn.ModuleList(FMM(num_feat) for _ in range(num_block))
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of modules within one residual, then the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = through(self.body, shallow)
-        sr: Tensor = self.tail(feat + shallow)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(feat + shallow)  # (N, 3, rH, rW)
 
 
 class FMM(nn.Module):
@@ -74,8 +72,7 @@ class FMM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Modulate, then mix."""
         x = x + self.safm(self.norm1(x))
-        out: Tensor = x + self.ccm(self.norm2(x))
-        return out
+        return x + self.ccm(self.norm2(x))
 
 
 class SAFM(nn.Module):
@@ -112,8 +109,7 @@ class SAFM(nn.Module):
             else:
                 smaller = conv(F.adaptive_max_pool2d(part, (height >> halvings, width >> halvings)))
                 parts.append(F.interpolate(smaller, size=(height, width), mode="nearest"))
-        weights: Tensor = self.fusion(torch.cat(parts, dim=1))  # (N, C, H, W)
-        return weights * x
+        return self.fusion(torch.cat(parts, dim=1)) * x
 
 
 _FMM_NAMES: Names = {

@@ -54,16 +54,14 @@ class ShuffleMixer(SRNetwork):
             )
         if kernel_size % 2 == 0:
             raise ConfigError(f"ShuffleMixer: kernel_size must be odd, got {kernel_size}")
-        make_tail = ShuffleMixerUpsampler if upsampler is None else upsampler
         self.head = nn.Conv2d(3, num_feat, 3, padding=1, bias=False)
         self.body = nn.ModuleList(FMB(num_feat, kernel_size) for _ in range(num_block))
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or ShuffleMixerUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: a chain of blocks and the tail, plus the bilinearly upscaled image."""
         feat = through(self.body, self.head(lr))  # (N, C, H, W)
-        residual: Tensor = self.tail(feat)  # (N, 3, rH, rW)
-        return residual + upscaled(lr, self.scale, mode="bilinear")
+        return self.tail(feat) + upscaled(lr, self.scale, mode="bilinear")  # (N, 3, rH, rW)
 
 
 class FMB(nn.Module):
@@ -89,8 +87,7 @@ class FMB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix, then convolve."""
         x = x + self.mix(x)
-        out: Tensor = x + self.conv(x)
-        return out
+        return x + self.conv(x)
 
 
 class ShuffleMixerLayer(nn.Module):
@@ -115,8 +112,7 @@ class ShuffleMixerLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Channels, positions, channels."""
         x = self.depthwise(x + self.mlp1(self.norm1(x)))
-        out: Tensor = x + self.mlp2(self.norm2(x))
-        return out
+        return x + self.mlp2(self.norm2(x))
 
 
 class SplitMLP(nn.Module):
@@ -140,8 +136,7 @@ class SplitMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Split, mix, shuffle."""
         mixed, kept = x.chunk(2, dim=1)
-        out: Tensor = self.shuffle(torch.cat((self.mlp(mixed), kept), dim=1))
-        return out
+        return self.shuffle(torch.cat((self.mlp(mixed), kept), dim=1))
 
 
 class ShuffleMixerUpsampler(nn.Sequential):

@@ -63,7 +63,6 @@ class SMSR(SRNetwork):
         super().__init__(scale=scale)
         if tau <= 0:
             raise ConfigError(f"model=smsr: tau must be above 0, e.g. 1, got tau={tau}")
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(gain=255)
         self.head = nn.Sequential(
             nn.Conv2d(3, num_feat, 3, padding=1),
@@ -76,7 +75,7 @@ class SMSR(SRNetwork):
             nn.ReLU(inplace=True),
             nn.Conv2d(num_feat, num_feat, 3, padding=1),
         )
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: fuse the outputs of all modules, then the tail, plus the upscaled image."""
@@ -122,8 +121,7 @@ class SMM(nn.Module):
             positions = F.gumbel_softmax(logits, tau=self.tau, dim=1)[:, 1:]
         else:
             positions = (logits[:, 1:] > logits[:, :1]).float()
-        out: Tensor = self.ca(self.smb(x, positions.to(x.dtype))) + x
-        return out
+        return self.ca(self.smb(x, positions.to(x.dtype))) + x
 
 
 class SMB(nn.Module):
@@ -172,8 +170,7 @@ class SMB(nn.Module):
                 feat = conv(feat * dense_in) * computed + from_sparse
             feat = self.act(feat)
             stages.append(feat)
-        out: Tensor = self.collect(torch.cat(stages, dim=1))  # (N, num_conv * C, H, W) -> (N, C, H, W)
-        return out
+        return self.collect(torch.cat(stages, dim=1))  # (N, num_conv * C, H, W) -> (N, C, H, W)
 
 
 _SMM_NAMES: Names = {

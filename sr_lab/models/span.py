@@ -37,13 +37,12 @@ class SPAN(SRNetwork):
         self, *, scale: int, num_feat: int = 48, num_block: int = 6, upsampler: UpsamplerFactory | None = None
     ) -> None:
         super().__init__(scale=scale)
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         self.image_range = ImageRange(gain=255)
         self.head = Conv3XC(3, num_feat)
         self.body = nn.ModuleList(SPAB(num_feat) for _ in range(num_block))
         self.last = Conv3XC(num_feat, num_feat)
         self.fusion = nn.Conv2d(4 * num_feat, num_feat, 1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the features of the head, the first and the last block are fused, then the tail."""
@@ -55,8 +54,7 @@ class SPAN(SRNetwork):
             outputs.append(feat)
         stages = (shallow, self.last(feat), outputs[0], middle)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, 4C, H, W) -> (N, C, H, W)
-        sr: Tensor = self.tail(fused)  # (N, 3, rH, rW)
-        return sr
+        return self.tail(fused)  # (N, 3, rH, rW)
 
 
 class SPAB(nn.Module):
@@ -80,8 +78,7 @@ class SPAB(nn.Module):
         """The sum of input and residual, weighted by an odd function of the residual."""
         middle = self.act(self.conv1(x))
         refined = self.conv3(self.act(self.conv2(middle)))
-        out: Tensor = (refined + x) * (torch.sigmoid(refined) - 0.5)
-        return out, middle
+        return (refined + x) * (torch.sigmoid(refined) - 0.5), middle
 
 
 class Conv3XC(RepConv):
@@ -104,8 +101,7 @@ class Conv3XC(RepConv):
 
     def branches(self, x: Tensor) -> Tensor:
         """The chain plus the skip."""
-        out: Tensor = self.reduce(self.conv(self.expand(x))) + self.skip(x)
-        return out
+        return self.reduce(self.conv(self.expand(x))) + self.skip(x)
 
     def merged(self) -> Kernel:
         """Both in one kernel."""

@@ -75,8 +75,7 @@ class SRCNN(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr with MATLAB's bicubic, then convolve."""
-        sr: Tensor = self.tail(self.head(imresize(lr, numerator=self.scale)))  # (N, 1, rH, rW) throughout
-        return sr
+        return self.tail(self.head(imresize(lr, numerator=self.scale)))  # (N, 1, rH, rW) throughout
 
 
 # The names of the port.

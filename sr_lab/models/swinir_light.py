@@ -71,7 +71,6 @@ class SwinIRLight(SRNetwork):
                 f"SwinIR: num_head must divide num_feat, got num_head={num_head}, num_feat={num_feat}; "
                 "change one of them"
             )
-        make_tail = SubpixelUpsampler if upsampler is None else upsampler
         num_layers = num_block * num_layer
         rates = [drop_path * index / max(1, num_layers - 1) for index in range(num_layers)]
         self.window_size = window_size
@@ -90,7 +89,7 @@ class SwinIRLight(SRNetwork):
         )
         self.last_norm = ChannelNorm(num_feat)
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1)
-        self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
+        self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -153,8 +152,7 @@ class RSTB(nn.Module):
         mask = _shift_mask(tokens, self.window_size, self.shift)
         for layer in self.layers:
             tokens = layer(tokens, mask)
-        out: Tensor = x + self.conv(tokens.permute(0, 3, 1, 2))
-        return out
+        return x + self.conv(tokens.permute(0, 3, 1, 2))
 
 
 def _windows(tokens: Tensor, size: int) -> Tensor:
@@ -273,11 +271,10 @@ class WindowAttention(nn.Module):
         if mask is not None:
             bias = (bias + mask).repeat(len(x) // len(mask), 1, 1, 1)  # (N * windows, heads, L, L)
         attended = attend(query, key, value, scale=query.shape[-1] ** -0.5, bias=bias)
-        out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return out
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-# What their file computes once and keeps is computed here.
+# What their file stores, computed once, is computed here when it is needed.
 _STL_NAMES: Names = {
     "norm{k}": "norm{k}",
     "attn.relative_position_bias_table": "attention.bias_table",

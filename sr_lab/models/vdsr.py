@@ -68,8 +68,7 @@ class VDSR(SRNetwork):
         """Upscale lr with MATLAB's bicubic and add the predicted residual."""
         image = imresize(lr, numerator=self.scale)  # (N, 1, rH, rW)
         feat = through(self.body, self.head(image))  # (N, C, rH, rW)
-        residual: Tensor = self.tail(feat)
-        return image + residual
+        return image + self.tail(feat)
 
 
 def _conv_relu(num_in_ch: int, num_out_ch: int) -> nn.Sequential:

@@ -34,10 +34,10 @@ class OfficialNames:
 
     Args:
         names: The authors' paths and ours, for every part of the network.
-        counts: Letters that are no free numbers: ``{"n": "body"}`` makes ``{n}`` the number of modules in
-            the network's ``body``. ``{r}`` is the scale.
+        counts: Letters that stand for a fixed number: ``{"n": "body"}`` makes ``{n}`` the number of modules
+            in the network's ``body``. ``{r}`` is the scale.
         prepare: What has to happen to a file's tensors, still under the authors' names, to be those of the
-            network here. Names lead back, this does not.
+            network here. Names work in both directions, this does not.
     """
 
     names: Names

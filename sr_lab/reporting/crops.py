@@ -122,7 +122,7 @@ def write(folder: Path, picture: Picture) -> Path:
 
 
 def _cells(picture: Picture) -> list[tuple[Result, Score]]:
-    """HR, bicubic and the last six runs (a paper's own network comes last), with what is below each name."""
+    """HR, bicubic and the last six runs (a paper's own network comes last), each with its figures."""
     first, *rest = picture.results
     results = [first, *rest[-(_MAX_METHODS - 1) :]]
     rows = mark_best(_METRICS, [Row(r.name, (Cell(r.psnr), Cell(r.ssim))) for r in results])

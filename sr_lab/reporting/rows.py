@@ -194,9 +194,8 @@ def _printed(paper: str, table: str) -> list[Entry]:
     """The rows of a paper's table, by scale."""
     entries: dict[tuple[str, int | None], Entry] = {}
     figures = published.table(paper, table)
-    compares = (
-        len({figure.model for figure in figures}) > 2
-    )  # an ablation has the paper's network in each row
+    # An ablation has the paper's network in each row.
+    compares = len({figure.model for figure in figures}) > 2
     for figure in figures:
         entry = entries.setdefault((figure.row, figure.scale), Entry(figure.row, figure.scale, figure.model))
         entry.figures[figure.set_name, figure.metric] = figure

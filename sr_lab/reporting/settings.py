@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sr_lab.reporting.runs import Run
 
-# Settings that make a row of its own. Rows are averaged over seeds, and each scale is a block.
+# Runs that differ in these are separate rows. Rows are averaged over seeds, and each scale is a block.
 _GROUPS = (
     *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
@@ -44,7 +44,7 @@ def flat(run: Run) -> dict[str, str]:
 def changed(run: Run) -> list[str]:
     """Overrides on a sweep's command line that change the recipe, so that the numbers are not the paper's.
 
-    Left out are the budget, which a table shows anyway, and folders.
+    The budget, which a table shows anyway, and folders are left out.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)

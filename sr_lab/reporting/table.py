@@ -117,7 +117,7 @@ class Row:
 
     @property
     def is_measured(self) -> bool:
-        """Whether the row has figures of ours."""
+        """Whether the row has our own figures."""
         return self.is_ours and not self.problem
 
 
@@ -199,7 +199,7 @@ def titles(table: Table) -> list[str]:
 
 
 def lines(table: Table) -> list[Line]:
-    """The table as text; a row with figures of ours and of the paper takes three lines."""
+    """The table as text; a row with our figures and the paper's takes three lines."""
     made: list[Line] = []
     for _, rows in table.blocks():
         for row in rows:

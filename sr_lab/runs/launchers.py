@@ -1,4 +1,4 @@
-"""Jobs that another launcher of Hydra (joblib, submitit) runs: joining them, and what came of each."""
+"""Jobs that another launcher of Hydra (joblib, submitit) runs: joining them, and the outcome of each."""
 
 import functools
 import os
@@ -31,7 +31,7 @@ def is_basic(hydra_node: DictConfig | HydraConf) -> bool:
 
 
 def is_elsewhere(hydra_node: DictConfig | HydraConf) -> bool:
-    """Whether this is a job of a multirun that another launcher has given a process."""
+    """Whether another launcher runs this job of a multirun in a process of its own."""
     return hydra_node.mode == RunMode.MULTIRUN and not is_basic(hydra_node)
 
 

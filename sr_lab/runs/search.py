@@ -30,7 +30,6 @@ from rich.table import Table
 from sqlalchemy.engine import URL
 
 from sr_lab import files
-from sr_lab.config import targets
 from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
 from sr_lab.config.identity import folder_name
 from sr_lab.config.schema import HparamsSearch, TrainConfig
@@ -152,19 +151,16 @@ def _override_text(value: object) -> str:
 
 
 def _range(place: str, value: object) -> Range:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{place}: must be a range {{low: a, high: b}} or choices [a, b], got {value!r}")
-    known = ("low", "high", "log", "step")
-    for key in value:
-        if key not in known:
-            near = targets.did_you_mean(str(key), known)
-            raise ConfigError(f"{place}.{key}: a range has no such part; allowed: {', '.join(known)}{near}")
-    log, step = value.get("log", False), value.get("step")
-    numbers = {name: value.get(name) for name in ("low", "high")} | ({} if step is None else {"step": step})
-    for name, number in numbers.items():
+    parts = {"low", "high", "log", "step"}
+    if not isinstance(value, Mapping) or not {"low", "high"} <= value.keys() <= parts:
+        raise ConfigError(
+            f"{place}: must be a range {{low: a, high: b}}, also with log or step, or choices [a, b], "
+            f"got {value!r}"
+        )
+    low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step")
+    for name, number in (("low", low), ("high", high), ("step", 1 if step is None else step)):
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not np.isfinite(number):
             raise ConfigError(f"{place}.{name}: must be a number, got {number!r}")
-    low, high = value["low"], value["high"]
     if not isinstance(log, bool):
         raise ConfigError(f"{place}.log: must be true or false, got {log!r}")
     if low >= high:

@@ -1,4 +1,4 @@
-"""How a speed is measured: variants take turns, and a ratio is of two runs of the same round."""
+"""How a speed is measured: variants take turns, and a ratio compares two runs of the same round."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ class Benchmark:
 
 
 def seconds(run: Callable[[], object], repeats: int = 1) -> float:
-    """Mean seconds of a run; a GPU is waited for at both ends."""
+    """Mean seconds of a run; a GPU is synchronised at both ends."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.synchronize()
@@ -50,7 +50,7 @@ def measure(
 ) -> dict[str, Spread]:
     """Measure benchmarks one after the other, after one call of each variant to warm up.
 
-    Every other round runs in the opposite order, so that no variant always follows the same other one.
+    Every other round runs in the opposite order, so that no variant always runs after the same one.
 
     Args:
         benchmarks: What to measure.

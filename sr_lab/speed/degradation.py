@@ -59,6 +59,6 @@ def benchmarks(_: Path) -> list[Benchmark]:
 
 
 def _degrade(degradation: RandomDegradation, hr: Tensor, numbers: Iterator[int]) -> None:
-    """Degrade a batch; each has other random numbers."""
+    """Degrade a batch, each with new random numbers."""
     first = next(numbers) * len(hr)
     degradation(hr, range(first, first + len(hr)))

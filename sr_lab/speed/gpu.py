@@ -111,30 +111,25 @@ def _network(model: str) -> nn.Module:
     return Entry(model, SCALE).build()
 
 
+@dataclass(eq=False)
 class _Runs:
-    """Runs of one variant. Where it fails (no kernel, too little memory), it has no figure; the rest go on.
+    """Runs of one variant. Where it fails (no kernel, too little memory), it has no figure and the rest run.
 
     Args:
         prepare: Builds what is run, at the first call.
-        benchmark: Whose variant it is: what was built for another benchmark is dropped when this one begins.
+        benchmark: Name of its benchmark: what was built for another one is dropped when this one begins.
         device: ``cuda`` is waited for at both ends.
         must: Whether an error is raised: the reference has to run.
     """
 
     _built: ClassVar[list["_Runs"]] = []
 
-    def __init__(
-        self,
-        prepare: Callable[[], Callable[[], object]],
-        *,
-        benchmark: str,
-        device: str,
-        must: bool = False,
-    ) -> None:
-        self.prepare = prepare
-        self.must = must
-        self.benchmark = benchmark
-        self.device = device
+    prepare: Callable[[], Callable[[], object]]
+    benchmark: str
+    device: str
+    must: bool = False
+
+    def __post_init__(self) -> None:
         self.memory_mib = math.nan
         self._run: Callable[[], object] | None = None
         self._failed = False
@@ -276,7 +271,7 @@ def _graph(form: Form, build: Callable[[], nn.Module], device: str) -> Callable[
 
 
 def _replay(graph: torch.cuda.CUDAGraph, _recorded: Callable[[], Tensor]) -> None:
-    """Run a graph; whoever holds the arguments keeps the network and image whose addresses it reads."""
+    """Run a graph; its arguments keep alive the network and the image whose addresses it reads."""
     graph.replay()
 
 

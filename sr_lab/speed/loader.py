@@ -26,9 +26,9 @@ LR_PATCH_SIZE = 64
 BATCH_SIZE = 64
 NUM_IMAGES = 24  # of our training set, and sub-images of the reference's
 IMAGE_SIZE = (1356, 2040)  # height and width of our images
-BATCHES = 200  # of a run of ours
-PNG_BATCHES = 2  # of a run of the reference
-_READY = 4  # batches: two that are ready, one that the worker is filling, one more
+BATCHES = 200  # of one run with our loader
+PNG_BATCHES = 2  # of one run with the reference
+_READY = 4  # batches: two are ready, the worker is filling one, and one more
 _COPIED = 64 * 2**20  # bytes, more than a processor's caches hold
 
 

@@ -41,7 +41,7 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
 
     Returns:
         ``ssim.ratio_to_skimage``, ``ssim.ratio_to_kornia`` and ``psnr.ratio_to_skimage``: how many times as
-        fast we are, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
+        fast sr_lab is, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
         ``evaluate.share_outside_network``: of the time of ``task=evaluate`` from the first image to the last.
     """
     sr, hr = _pair()
@@ -58,7 +58,7 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
         of_ssim["gpu"] = partial(seconds, lambda: ssim(*on_gpu, crop_border=0).cpu(), 10 * REPEATS)
     of_psnr = {
         "ours": partial(seconds, lambda: psnr(sr, hr, crop_border=0), REPEATS),
-        "skimage": partial(seconds, lambda: skimage_psnr(*arrays), REPEATS),
+        "skimage": partial(seconds, partial(peak_signal_noise_ratio, *arrays, data_range=1), REPEATS),
     }
     images, network = _images(workspace), NETWORK(scale=SCALE)
     return [
@@ -81,11 +81,6 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
             lambda s: {"share_outside_network": 1 - s["network"] / s["whole"]},
         ),
     ]
-
-
-def skimage_psnr(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:
-    """PSNR by scikit-image."""
-    return float(peak_signal_noise_ratio(hr, sr, data_range=1))  # type: ignore[no-untyped-call]
 
 
 def skimage_ssim(sr: NDArray[np.float64], hr: NDArray[np.float64]) -> float:

@@ -29,8 +29,7 @@ class GAB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Eq. 2."""
-        attention: Tensor = self.pointwise(self.act(self.norm(self.depthwise(x)))).sigmoid()
-        return attention
+        return self.pointwise(self.act(self.norm(self.depthwise(x)))).sigmoid()
 
     def fold(self) -> None:
         """Merge the batch norm into the convolution, for inference: C^2 + (K^2 + 2) C parameters (Eq. 6)."""

@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from sr_lab.errors import ConfigError, DistributedError
 
-_POLL = 0.2  # seconds between two looks at the other processes
+_POLL = 0.2  # seconds between two checks of the other processes
 _GRACE = 5.0  # seconds in which the loss of a process usually shows by itself (with gloo at once)
 _PATIENCE = 30.0  # the same after a signal: this process has got it too, and may be saving
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
@@ -181,7 +181,7 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
     """Run the block in all processes; the loss of one is reported in a sentence.
 
     Raises:
-        DistributedError: A process was lost, did not come, or does not answer.
+        DistributedError: A process was lost, did not start, or does not answer.
     """
     others = _start(trainer)
     try:
@@ -205,7 +205,7 @@ def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
     if joined:
         seconds, count, world = joined.groups()
         return (
-            f"trainer: after {seconds} s only {count} of {world} processes had come; "
+            f"trainer: after {seconds} s only {count} of {world} processes had joined; "
             "start all of them, or set a longer trainer.timeout"
         )
     silent = re.search(

@@ -33,7 +33,7 @@ def explained() -> Iterator[None]:
 
 
 def _of_a_worker(error: BaseException) -> SRLabError | None:
-    """The error of ours that ended a data worker, whose traceback arrives as text."""
+    """Our own error that ended a data worker, whose traceback arrives as text."""
     found = re.search(r"^sr_lab\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
     if "Original Traceback" not in str(error) or found is None:
         return None

@@ -1,7 +1,7 @@
 """Ctrl-C while the program starts: it ends at once, before any other module is imported.
 
 As an exception it would be raised inside an import, where the importing code (torch importing NumPy, a
-resolver of OmegaConf importing a module) may take it for a missing module, and the run would go on.
+resolver of OmegaConf importing a module) may take it for a missing module, and the run would continue.
 """
 
 import os

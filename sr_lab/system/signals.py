@@ -17,7 +17,7 @@ _HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Ended(SystemExit):
-    """A signal ended the process; its exit code is the one that a shell would show.
+    """A signal ended the process; its exit code is what a shell would show.
 
     Args:
         number: The signal.

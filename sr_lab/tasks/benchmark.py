@@ -1,4 +1,4 @@
-"""``task=benchmark``: how fast we are on this machine, against references measured in the same minutes."""
+"""``task=benchmark``: how fast sr_lab is on this machine, against references measured in the same minutes."""
 
 import importlib
 import importlib.util
@@ -43,7 +43,7 @@ GROUPS = {
 
 
 def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``benchmark.json``, print it with the goals, and store it or compare it with the stored.
+    """Measure, write and print ``benchmark.json`` with the goals; store it, or compare it.
 
     Raises:
         SystemExit: With 1, if a ratio is worse than the stored one by more than 10 %.
@@ -53,7 +53,8 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     if unknown := [name for name in only if name not in known]:
         near = did_you_mean(unknown[0], known)
         raise ConfigError(f"only: there is no benchmark '{unknown[0]}'; allowed: {', '.join(known)}{near}")
-    table: dict[str, object] = {**_facts(), "rounds": config.rounds}
+    facts = {"device": device(), "threads": torch.get_num_threads(), "clocks": _clocks()}
+    table: dict[str, object] = {**facts, **provenance.origin(), "rounds": config.rounds}
     problems: list[Exception] = []
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -120,12 +121,6 @@ def _print(table: speed.Table) -> None:
     for *cells, met in speed.rows(table):
         shown.add_row(*map(escape, map(str, cells)), marks[met])
     print_wide(shown, speed.facts(table), None)
-
-
-def _facts() -> dict[str, object]:
-    """Device, threads, clocks, commit, versions and date of the figures."""
-    threads = torch.get_num_threads()
-    return {"device": device(), "threads": threads, "clocks": _clocks(), **provenance.origin()}
 
 
 def device() -> str:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sr_lab import api, files
 from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config.schema import UpscaleConfig
+from sr_lab.datasets.cache import digest_of
 from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.errors import ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import fingerprint
@@ -28,7 +29,7 @@ _LEVEL = 3  # of zlib: a third of the time of the default 6, for 8 % more bytes
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Upscale every image into ``folder``; if one fails, the rest go on.
+    """Upscale every image into ``folder``; one that fails does not stop the rest.
 
     Raises:
         SystemExit: With 1 at the end, if an image could not be upscaled.
@@ -123,13 +124,11 @@ def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
 
 def _stamp(path: Path, maker: str) -> str:
     """What identifies the result of an image and a network: the same anywhere, without path or date."""
-    with path.open("rb") as file:
-        of_image = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{maker} {of_image}".encode()).hexdigest()
+    return hashlib.sha256(f"{maker} {digest_of(path)}".encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> str | None:
-    """The stamp of a file, without decoding its image; ``None`` where it is not a result of ours."""
+    """The stamp of a file, without decoding its image; ``None`` where it is not one of our results."""
     if not path.is_file():  # opening a named pipe would block
         return None
     with contextlib.suppress(OSError), path.open("rb") as file:

@@ -89,7 +89,7 @@ def choose(
 
     Args:
         network: ``lr -> sr``; copies of it are measured.
-        among: The settings to compare; one that fails, as a compiler may, is left out.
+        among: The settings to compare; a setting that fails, as compilation may, is left out.
         lr_shape: Shape of a training batch on this device, ``(N, C, H, W)``.
         scale: Upscaling factor.
         device: The device to measure on.

@@ -69,7 +69,7 @@ def module(
 
 
 def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
-    """Adam in one kernel on a GPU: only there fp16 does not wait for the device to ask for overflows."""
+    """On a GPU, Adam in one kernel: only then fp16 checks for overflows without waiting for the device."""
     build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
     clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales

@@ -177,8 +177,8 @@ class RandomState(Callback):
     """Stores the random state of Python, NumPy and torch, of each process and device, in every checkpoint.
 
     Lightning leaves it out, so that dropout would draw other numbers after a resume. It is restored when the
-    training starts, after everything that draws random numbers on the way there, such as the data loader: the
-    last callback but the one that saves at a signal.
+    training starts, after everything that draws random numbers before, such as the data loader; so this must
+    be the last callback but the one that saves at a signal.
     """
 
     _states: list[_State] | None = None
@@ -214,7 +214,7 @@ def _random_state(device: torch.device) -> _State:
 
 def _set_random_state(state: _State, device: torch.device) -> None:
     try:
-        if not 0 <= state["numpy"][2] <= _NUMPY_WORDS:  # type: ignore[operator] # NumPy would read memory behind it
+        if not 0 <= state["numpy"][2] <= _NUMPY_WORDS:  # type: ignore[operator] # NumPy would read beyond it
             raise ValueError("the position is outside of the state")
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])  # type: ignore[arg-type] # noqa: NPY002

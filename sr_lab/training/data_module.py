@@ -9,14 +9,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypedDict, cast
+from dataclasses import dataclass
+from typing import TypedDict, cast
 
 import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from sr_lab.datasets.benchmark import BenchmarkImage
+from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchBatch, PatchDataset, RandomDegradation, with_lr
 from sr_lab.datasets.sharing import send
 from sr_lab.errors import ConfigError
@@ -35,18 +36,6 @@ class EvalBatch(TypedDict):
     place: int
     of: int
     counted: bool
-
-
-class EvalSet(Protocol):
-    """A named set of whole images."""
-
-    name: str
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def __getitem__(self, index: int) -> BenchmarkImage:
-        """The image with this index."""
 
 
 class StreamSampler(Sampler[list[int]]):
@@ -104,7 +93,7 @@ class RankShare:
         world: Number of processes.
     """
 
-    def __init__(self, images: EvalSet, *, rank: int, world: int) -> None:
+    def __init__(self, images: BenchmarkSet, *, rank: int, world: int) -> None:
         self.images = images
         self.counted = rank < len(images)
         self.indices = range(rank, len(images), world) if self.counted else range(1)
@@ -180,6 +169,7 @@ class ImageLoader:
         return batch
 
 
+@dataclass(kw_only=True, eq=False)
 class SRDataModule(lightning.LightningDataModule):
     """Loaders for the Trainer.
 
@@ -193,25 +183,16 @@ class SRDataModule(lightning.LightningDataModule):
         timeout: Seconds after which a worker that does not answer is an error.
     """
 
-    def __init__(
-        self,
-        *,
-        train: PatchDataset | None = None,
-        val: Sequence[EvalSet] = (),
-        test: Sequence[EvalSet] = (),
-        batch_size: int = 1,
-        accumulate: int = 1,
-        num_workers: int = 0,
-        timeout: float = 1800.0,
-    ) -> None:
+    train: PatchDataset | None = None
+    val: Sequence[BenchmarkSet] = ()
+    test: Sequence[BenchmarkSet] = ()
+    batch_size: int = 1
+    accumulate: int = 1
+    num_workers: int = 0
+    timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.train = train
-        self.val = val
-        self.test = test
-        self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.num_workers = num_workers
-        self.timeout = timeout
 
     def train_dataloader(self) -> DataLoader[PatchBatch]:
         """Endless stream of batches, starting after the last step of the training."""
@@ -254,7 +235,7 @@ class SRDataModule(lightning.LightningDataModule):
         """One loader for each set."""
         return [self._images(images) for images in self.test]
 
-    def _images(self, images: EvalSet, keep: int = 0) -> ImageLoader:
+    def _images(self, images: BenchmarkSet, keep: int = 0) -> ImageLoader:
         assert self.trainer is not None
         share = RankShare(images, rank=self.trainer.global_rank, world=self.trainer.world_size)
         return ImageLoader(share, keep=keep, pin=self._pins())

@@ -64,8 +64,8 @@ class SaveLast(Checkpoint):
         self._validation_due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Spare several processes a wait for the device at every batch, by which Lightning shares SIGTERM."""
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        """Do not share SIGTERM as Lightning does, with a wait for the device at every batch."""
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on signals wait for the end of a step."""
@@ -120,7 +120,7 @@ class SaveLast(Checkpoint):
         self._validation_due = checkpoint.get("validation_due") is True
 
     def _agreed(self) -> int:
-        """The signal at which all processes end now; 0 if none had heard one at the step before."""
+        """The signal at which all processes end now; 0 if no process had one at the previous step."""
         own = self.signals.asked or 0
         if self._group is None:
             return own
@@ -133,7 +133,3 @@ class SaveLast(Checkpoint):
         assert work is not None
         self._exchange = (work, asked)
         return 0
-
-
-def _nothing() -> None:
-    """Stands in for a method of Lightning."""

@@ -1,4 +1,4 @@
-"""Example images of a test: what the first images of each set came out as."""
+"""Example images of a test: the results for the first images of each set."""
 
 import io
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,18 +46,11 @@ class ExampleImages(Callback):
         self._writer = ThreadPoolExecutor(1)
 
     def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Measured,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, module: SRModule, outputs: Measured, batch: dict[str, Any], *_: object
     ) -> None:
         """Save the pictures of an image, if it is one of the first of its set."""
         if outputs is None:
             return
-        assert isinstance(pl_module, SRModule)
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
         place, of = batch["place"], batch["of"]  # in the set, whichever process measures it
         if place < self.count or of <= _SMALL_SET:
@@ -71,7 +64,7 @@ class ExampleImages(Callback):
                 self._save(image[0], saved_images.place(self.folder, set_name, name, kind))
         if place >= self.count:
             return
-        strip = self._strip(outputs, hr, pl_module.scale)
+        strip = self._strip(outputs, hr, module.scale)
         picture = self._save(strip, self.folder / f"{set_name}_{name}.png")
 
         def log(logger: Logger) -> None:

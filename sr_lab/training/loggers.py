@@ -72,7 +72,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
 
 
 def _tags(config: Config, own: object) -> list[str]:
-    """The user's tags, then those by which runs are found: paper, table, scale, budget."""
+    """The user's tags, then those for finding runs: paper, table, scale, budget."""
     table = [config.table.paper, config.table.name] if config.table is not None else []
     said = [*(own if isinstance(own, list) else []), *table, f"x{config.scale}"]
     return list(dict.fromkeys([*said, budget({"budget": config.budget.name})]))
@@ -86,14 +86,14 @@ def _row(config: Config) -> dict[str, object]:
 
 
 def log_to_dashboards(trainer: lightning.Trainer, log: Callable[[Logger], None]) -> None:
-    """Call ``log`` with every dashboard; one that fails, as when its process was killed, is dropped."""
+    """Call ``log`` with every dashboard, and drop a dashboard that fails, e.g. because it was killed."""
     for logger in list(trainer.loggers):
         try:
             log(logger)
         except Exception as error:  # whatever it is: a dashboard is only a view
             trainer.loggers = [other for other in trainer.loggers if other is not logger]
             print(  # noqa: T201 - once per run, if at all
-                f"{type(logger).__name__}: lost ({error or type(error).__name__}); the training goes on, "
+                f"{type(logger).__name__}: lost ({error or type(error).__name__}); the training continues, "
                 "metrics.csv has every row, and task=log makes a W&B run of it",
                 file=sys.stderr,
             )
@@ -134,7 +134,7 @@ def has_wandb_key() -> bool:
 def close_wandb(values: Mapping[str, object] | None = None) -> None:
     """Put the results of ``metrics.json`` and the paper's figures into the summary, and end the W&B run.
 
-    A process has one W&B run at a time: one that stays open would take the rows of the next job.
+    A process has one W&B run at a time: left open, it would take the rows of the next job.
 
     Args:
         values: The results, ``None`` if the run has failed.

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -22,43 +23,36 @@ _DUMPS = 10  # batches that are kept at most
 _PATIENCE = 100  # skipped steps in a row after which the training counts as diverged
 
 
+@dataclass(eq=False)
 class NanPolicy(Callback):
     """Looks at the loss and gradient of every step before the optimizer takes it.
 
     A loss that is not finite has made every gradient NaN (`SRModule.training_step`), on all processes and in
-    all accumulated batches, so that all processes skip together. On a CPU each step is looked at. A GPU would
-    have to be waited for: ``skip`` does that, ``stop`` looks when a row, a validation or a checkpoint waits
-    for the device anyway, so that nothing that has learnt from NaN is measured or saved. fp16's scaler leaves
+    all accumulated batches, so that all processes skip together. On a CPU each step is checked. On a GPU that
+    means waiting for it: ``skip`` does so, ``stop`` checks when a row, a validation or a checkpoint waits for
+    the device anyway, so that nothing that has learnt from NaN is measured or saved. fp16's scaler leaves
     such steps out by itself. Must come after every callback that changes gradients.
 
     Args:
-        policy: ``stop`` ends the training, ``skip`` goes on with the next batch.
+        policy: ``stop`` ends the training, ``skip`` continues with the next batch.
         folder: Where batches are kept, as ``step-<n>.pt``.
         batch_of: Makes a batch again from the numbers of its samples.
         seed: The seed of these numbers, for the kept file.
         batch_size: Total over processes and accumulated batches.
-        interval: Steps between two looks on a GPU.
+        interval: Steps between two checks on a GPU.
         say: Prints a line for the user.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        folder: Path,
-        batch_of: Callable[[Sequence[int]], Mapping[str, object]],
-        *,
-        seed: int,
-        batch_size: int,
-        interval: int,
-        say: Callable[[str], None],
-    ) -> None:
-        self.policy = policy
-        self.folder = folder
-        self.batch_of = batch_of
-        self.seed = seed
-        self.batch_size = batch_size
-        self.interval = interval
-        self.say = say
+    policy: Policy
+    folder: Path
+    batch_of: Callable[[Sequence[int]], Mapping[str, object]]
+    _: KW_ONLY
+    seed: int
+    batch_size: int
+    interval: int
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self.skipped = 0
         self._in_a_row = 0
         self._scaled = False
@@ -109,7 +103,7 @@ class NanPolicy(Callback):
             self._read(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Look when the record has waited for the device."""
+        """Check when the record has waited for the device."""
         if trainer.global_step % self.interval == 0:
             self._read(trainer)
 
@@ -118,7 +112,7 @@ class NanPolicy(Callback):
         self._read(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the last steps."""
+        """Check the last steps."""
         self._read(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
@@ -162,7 +156,7 @@ class NanPolicy(Callback):
                 self.say(f"training: {what}{kept}; such steps are skipped, metrics.json has their number")
 
     def _dump(self, trainer: Trainer, step: int, loss: float, norm: float) -> str:
-        """Keep the batch of a step; where, in words."""
+        """Keep the batch of a step, and return where, in words."""
         path = self.folder / f"step-{step}.pt"
         if trainer.is_global_zero:
             samples = list(range((step - 1) * self.batch_size, step * self.batch_size))

@@ -59,14 +59,9 @@ class TrainingProgress(ProgressBar):
         self._bar.start()
 
     def on_train_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Mapping[str, Tensor],
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Tensor], *_: object
     ) -> None:
-        """Move on; the loss is fetched from the device at most twice a second."""
+        """Advance; the loss is fetched from the device at most twice a second."""
         now = time.perf_counter()
         if self._bar is None or now - self._drawn < 0.5:
             return
@@ -93,7 +88,7 @@ class TrainingProgress(ProgressBar):
             self._bar = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

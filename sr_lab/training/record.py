@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -75,12 +76,12 @@ class Speed:
         self._paused = time.perf_counter()
 
 
+@dataclass(eq=False)
 class TimedLoader(Generic[_Batch]):
     """The batches of a data loader; the speed counts how long each is waited for."""
 
-    def __init__(self, loader: Iterable[_Batch], speed: Speed) -> None:
-        self.loader = loader
-        self.speed = speed
+    loader: Iterable[_Batch]
+    speed: Speed
 
     def __iter__(self) -> Iterator[_Batch]:
         """The batches of the loader."""
@@ -151,12 +152,7 @@ class Record(Callback):
         self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Mapping[str, Tensor],
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, _: object, outputs: Mapping[str, Tensor], batch: object, batch_idx: int
     ) -> None:
         """Keep the loss; write a row every ``interval`` steps."""
         self.speed.count()

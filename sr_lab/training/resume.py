@@ -34,8 +34,8 @@ def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
 
     Opening it runs no code, but Lightning and torch believe what it holds, and it may come from a stranger:
     weights must have this run's names and shapes and finite values, counts must fit each other, optimizer and
-    schedule must be of this run's classes and settings. A key that another version of torch or Lightning
-    stores, or leaves out, is no obstacle.
+    schedule must be of this run's classes and settings. A key that another version of torch or Lightning adds
+    or leaves out is tolerated.
 
     Args:
         path: The checkpoint.
@@ -68,7 +68,7 @@ def _check_record(record: Any, own: Mapping[str, object]) -> None:
 
 
 def _check_tensors(content: object) -> None:
-    """All numbers of every tensor are there: a few bytes can claim to be a terabyte."""
+    """Check that all numbers of every tensor are there: a few bytes can claim to be a terabyte."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -116,7 +116,7 @@ def _check_counts(content: Saved, trainer: Trainer) -> None:
 
 
 def _check_counters(own: object, given: Any) -> None:
-    """Counters of Lightning's loops are counts, where both have them."""
+    """Check that the counters of Lightning's loops are counts, where both have them."""
     if isinstance(own, dict):
         for key in own.keys() & given.keys():
             _check_counters(own[key], given[key])
@@ -125,7 +125,7 @@ def _check_counters(own: object, given: Any) -> None:
 
 
 def _check_optimizer(content: Saved, module: SRModule) -> None:
-    """Optimizer and schedule are of this run's classes and settings, and the optimizer can take a step."""
+    """Check that optimizer and schedule have this run's classes and settings, and can take a step."""
     assert module.make_optimizer is not None
     assert module.make_scheduler is not None
     (state,), (schedule,) = content["optimizer_states"], content["lr_schedulers"]
@@ -155,7 +155,7 @@ def _check_optimizer(content: Saved, module: SRModule) -> None:
 def _check_settings(
     what: str, owner: Optimizer | LRScheduler, own: Saved, given: Saved, kinds: list[type]
 ) -> None:
-    """The state is of the owner's class and, as far as torch's own take over settings, has this run's."""
+    """Check that the state is of the owner's class and, where torch reads settings from it, this run's."""
     ours, theirs = (_kind_of(state, [type(owner), *kinds]) for state in (own, given))
     if not issubclass(theirs, ours):  # AdamW is an Adam with other settings
         raise _MisfitError(f"the checkpoint's {what} is a {theirs.__name__}, this run's a {ours.__name__}")

@@ -45,5 +45,4 @@ class DeconvUpsampler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Upscale the features to an image."""
-        sr: Tensor = self.deconv(x)
-        return sr
+        return self.deconv(x)

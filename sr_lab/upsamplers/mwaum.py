@@ -66,8 +66,7 @@ class MWAUM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Stage by stage, then to the image."""
-        sr: Tensor = self.last(self.stages(x))
-        return sr
+        return self.last(self.stages(x))
 
 
 class MWAUMStage(nn.Module):
@@ -88,13 +87,7 @@ class MWAUMStage(nn.Module):
     """
 
     def __init__(
-        self,
-        num_in_ch: int,
-        num_feat: int,
-        *,
-        factor: int,
-        attention: bool = True,
-        window_sizes: Sequence[int] = (3, 5),
+        self, num_in_ch: int, num_feat: int, *, factor: int, attention: bool, window_sizes: Sequence[int]
     ) -> None:
         super().__init__()
         self.factor = factor
@@ -109,5 +102,4 @@ class MWAUMStage(nn.Module):
         x = self.conv1(x)
         if self.attention is not None:
             x = x * self.attention(x)
-        out: Tensor = self.act(self.conv2(self.act(x)))
-        return out
+        return self.act(self.conv2(self.act(x)))

@@ -47,5 +47,4 @@ class PAUpsampler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Stage by stage, then to the image."""
-        sr: Tensor = self.last(self.stages(x))
-        return sr
+        return self.last(self.stages(x))

@@ -51,8 +51,7 @@ class RBWAUpsampler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Stage by stage, then to the image."""
-        sr: Tensor = self.last(self.stages(x))
-        return sr
+        return self.last(self.stages(x))
 
 
 class RBWA(nn.Module):
@@ -83,5 +82,4 @@ class RBWA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Interpolate, convolve, weight the channels, convolve."""
         x = F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
-        out: Tensor = self.conv2(self.act(self.attention(self.conv1(x))))
-        return out
+        return self.conv2(self.act(self.attention(self.conv1(x))))

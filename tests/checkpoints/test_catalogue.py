@@ -12,7 +12,7 @@ from sr_lab.errors import CheckpointError, ConfigError
 
 @pytest.fixture
 def only_a_few(monkeypatch):
-    """Every network is built to find one: four are enough to see that it works."""
+    """To find a network, all are built: four are enough to see that it works."""
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn", "mren", "osffnet"])
 
 
@@ -37,7 +37,7 @@ def shapes_of_all():
 
 
 def test_no_two_networks_have_equal_weights():
-    """A checkpoint of either could not be told apart, and would be refused without model=."""
+    """Otherwise a checkpoint would fit both, and be refused without model=."""
     options = {}
     for (option, _), shapes in shapes_of_all().items():
         options.setdefault(shapes, set()).add(option)
@@ -45,16 +45,16 @@ def test_no_two_networks_have_equal_weights():
 
 
 @pytest.mark.usefixtures("only_a_few")
-def test_weights_find_their_network(tmp_path):
+def test_weights_identify_their_network(tmp_path):
     assert catalogue.fitting(stored(tmp_path, Entry("mren", 2).build())) == [Entry("mren", 2)]
 
 
 @pytest.mark.usefixtures("only_a_few")
-def test_foreign_weights_find_none(tmp_path):
+def test_foreign_weights_match_no_network(tmp_path):
     assert catalogue.fitting(stored(tmp_path, torch.nn.Conv2d(3, 3, 3))) == []
 
 
-def test_an_unknown_option_is_refused_with_the_nearest():
+def test_an_unknown_option_is_refused_and_the_nearest_is_named():
     with pytest.raises(
         ConfigError, match=r"there is no option 'osfnet'; allowed: .*; did you mean 'osffnet'\?"
     ):
@@ -68,7 +68,7 @@ def test_nothing_is_computed_to_find_a_network(tmp_path):
     assert all(parameter.is_meta for parameter in net.parameters())
 
 
-def test_weights_of_another_scale_say_what_has_another_shape(tmp_path):
+def test_weights_of_another_scale_name_what_has_another_shape(tmp_path):
     checkpoint = stored(tmp_path, Entry("imdn", 2).build())
     with pytest.raises(CheckpointError, match=r"2 of another shape \(tail.0.weight \(12, 64, 3, 3\) for"):
         load_weights(Entry("imdn", 4).build(), checkpoint)

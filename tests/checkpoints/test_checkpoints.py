@@ -40,18 +40,18 @@ def ours(path: Path, network: nn.Module) -> Path:
     return path
 
 
-def test_of_a_run_folder_the_best_checkpoint_is_taken(tmp_path):
+def test_the_best_checkpoint_of_a_run_folder_is_taken(tmp_path):
     for name in ("best", "last"):
         ours(tmp_path / "checkpoints" / f"{name}.ckpt", TinyNet())
     assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "best.ckpt"
 
 
-def test_of_an_unfinished_run_folder_the_last_checkpoint_is_taken(tmp_path):
+def test_the_last_checkpoint_of_an_unfinished_run_folder_is_taken(tmp_path):
     ours(tmp_path / "checkpoints" / "last.ckpt", TinyNet())
     assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "last.ckpt"
 
 
-def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.pth").touch()
     assert checkpoint_file("~/a.pth") == tmp_path / "a.pth"
@@ -74,7 +74,7 @@ def test_a_lightning_checkpoint_gives_weights_and_record(tmp_path):
     assert opened.record == RECORD
 
 
-def test_safetensors_open(tmp_path):
+def test_safetensors_files_open(tmp_path):
     network = TinyNet()
     safetensors.torch.save_file(network.state_dict(), tmp_path / "a.safetensors")
     opened = open_checkpoint(str(tmp_path / "a.safetensors"))
@@ -146,7 +146,7 @@ def test_a_missing_weight_is_named(tmp_path):
         load_weights(TinyNet(), checkpoint)
 
 
-def test_a_weight_too_much_is_named(tmp_path):
+def test_an_extra_weight_is_named(tmp_path):
     checkpoint = opened(tmp_path, TinyNet().state_dict() | {"more": torch.ones(1)})
     with pytest.raises(CheckpointError, match=r"does not fit TinyNet: 1 unexpected \(more\)"):
         load_weights(TinyNet(), checkpoint)
@@ -158,7 +158,7 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path):
         load_weights(TinyNet(), checkpoint)
 
 
-def test_of_many_problems_the_first_three_are_named(tmp_path):
+def test_the_first_three_of_many_problems_are_named(tmp_path):
     checkpoint = opened(tmp_path, TinyNet().state_dict() | {f"more{i}": torch.ones(1) for i in range(4)})
     with pytest.raises(CheckpointError, match=r"4 unexpected \(more0, more1, more2, \.\.\.\)"):
         load_weights(TinyNet(), checkpoint)
@@ -211,7 +211,7 @@ def test_a_truncated_file_is_refused_in_one_sentence(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "png"])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged"):
         open_checkpoint(str(tmp_path / "a.pth"))
@@ -259,7 +259,7 @@ def test_wrappers_and_prefixes_of_any_depth_are_undone(tmp_path, prefix, wrap):
     load_weights(IMDN(scale=2, num_feat=16, num_block=1), checkpoint)
 
 
-def test_safetensors_with_a_prefix_open_too(tmp_path):
+def test_safetensors_files_with_a_prefix_open_too(tmp_path):
     net = TinyNet()
     state = {f"module.{name}": value for name, value in net.state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")
@@ -278,7 +278,7 @@ def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
     assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
 
 
-def test_weights_of_no_network_say_what_the_nearest_lacks(tmp_path, monkeypatch):
+def test_weights_of_no_network_say_what_is_missing_from_the_nearest(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "imdn", "osffnet"])
     state = IMDN(scale=2).state_dict()
     del state["head.bias"]
@@ -294,6 +294,6 @@ def test_weights_under_unknown_names_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("record", [{**RECORD, "strategy": "none"}, {"model": RECORD["model"], "scale": 2}])
-def test_a_record_that_is_not_whole_is_refused(tmp_path, record):
+def test_an_incomplete_record_is_refused(tmp_path, record):
     with pytest.raises(ConfigError, match="does not say which network it holds; give its state dict"):
         stored_network(record, "a.ckpt")

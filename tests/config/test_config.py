@@ -16,7 +16,7 @@ SMOKE = ("trainer=cpu", "budget=smoke")
 
 
 def sentence(*overrides: str) -> str:
-    """What the command line says of a mistake."""
+    """What the command line says about a mistake."""
     with pytest.raises((ConfigError, HydraException, OmegaConfBaseException, ValueError)) as caught:
         compose(*SMOKE, *overrides)
     said = explain(caught.value)
@@ -82,7 +82,7 @@ def test_every_network_has_only_settings_of_its_class(option: str):
         ("callbacks=early_stoping", "did you mean 'early_stopping'?"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(override: str, said: str):
+def test_a_mistake_is_reported_in_one_sentence(override: str, said: str):
     assert re.search(said, sentence(override))
 
 

@@ -88,7 +88,7 @@ def test_a_callback_that_ends_a_training_counts_with_its_settings_and_not_with_i
     assert one == same != other
 
 
-def test_on_a_gpu_the_precision_counts_that_was_asked_for(monkeypatch):
+def test_on_a_gpu_the_requested_precision_counts(monkeypatch):
     def hash_on_a_gpu(precision: str, capability: tuple[int, int] = (7, 0)) -> str:
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "is_available", lambda: True)
@@ -100,10 +100,10 @@ def test_on_a_gpu_the_precision_counts_that_was_asked_for(monkeypatch):
 
     assert hash_on_a_gpu("auto") == hash_on_a_gpu("auto", (8, 0))
     assert hash_on_a_gpu("16-mixed") == hash_of("trainer.precision=16-mixed", "trainer.accelerator=auto")
-    assert identity(config("auto"))["precision"] == "32-true"  # here is none
+    assert identity(config("auto"))["precision"] == "32-true"  # no GPU here
 
 
-def test_the_automatic_budget_is_the_run_of_the_budget_it_chooses(base):
+def test_the_automatic_budget_gives_the_same_run_as_the_budget_it_chooses(base):
     assert hash_of("budget=auto") == base
 
 
@@ -130,7 +130,7 @@ def test_the_hash_changes_with_the_content_of_a_checkpoint_and_not_with_its_name
     assert first != hash_of()
 
 
-def test_a_missing_checkpoint_is_told(tmp_path):
+def test_a_missing_checkpoint_is_reported(tmp_path):
     with pytest.raises(SRLabError, match=r"init_ckpt: there is no file '.*nowhere.pth'"):
         hash_of(f"init_ckpt='{tmp_path}/nowhere.pth'")
 
@@ -158,7 +158,7 @@ def test_the_order_of_keys_does_not_matter():
     assert hash8({"a": 1, "b": {"c": 2, "d": 3}}) == hash8({"b": {"d": 3, "c": 2}, "a": 1})
 
 
-def test_the_folder_is_called_by_name_and_hash(tmp_path, base):
+def test_the_folder_is_named_by_run_name_and_hash(tmp_path, base):
     assert folder_name(compose(*BASE), tmp_path) == f"imdn_x4_short-{base}"
 
 
@@ -174,7 +174,7 @@ def test_hydra_gets_the_folder_from_the_identity(base):
     assert folder == f"/out/imfm/table3/imdn_x4_short-{base}"
 
 
-def test_another_task_writes_beside_the_trainings():
+def test_another_task_writes_next_to_the_trainings():
     assert run_dir("paths.output_dir=/out", "task=complexity").startswith("/out/complexity/imdn_x4")
 
 

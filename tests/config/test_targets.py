@@ -76,7 +76,7 @@ def test_a_class_of_another_kind_is_refused():
         compose("trainer=cpu", "optimizer._target_=torch.nn.L1Loss", "~optimizer.lr")
 
 
-def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, monkeypatch):
+def test_a_users_package_is_trusted_on_the_command_line_only(tmp_path, monkeypatch):
     (tmp_path / "my_losses.py").write_text("from torch import nn\nclass Mine(nn.L1Loss): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     mine = ("trainer=cpu", "loss._target_=my_losses.Mine")
@@ -91,7 +91,7 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
     assert compose(*mine).loss["_target_"] == "my_losses.Mine"
 
 
-def test_a_class_that_only_passes_through_a_trusted_package_is_refused():
+def test_a_class_that_a_trusted_package_only_imports_is_refused():
     with pytest.raises(ConfigError, match="is defined in 'collections', which is not trusted"):
         check_loss({"_target_": "torch.nn.modules.module.OrderedDict"})
 

@@ -124,7 +124,7 @@ def test_a_zip_with_a_link_or_a_device_is_refused(kind, tmp_path):
     assert "is a link or a device" in refusal(path, tmp_path)
 
 
-def test_two_images_of_one_name_are_refused(tmp_path):
+def test_two_images_with_one_name_are_refused(tmp_path):
     path = zipped(tmp_path / "a.zip", ("a/1.png", IMAGE), ("b/1.png", IMAGE[::-1]))
     assert "it has 1.png twice" in refusal(path, tmp_path)
 
@@ -134,7 +134,7 @@ def test_a_bomb_is_refused_by_its_ratio(tmp_path):
     assert "as a bomb does" in refusal(path, tmp_path)
 
 
-def test_a_bomb_that_is_not_wanted_is_refused_too(tmp_path):
+def test_a_bomb_among_unwanted_files_is_refused_too(tmp_path):
     """Skipping a member of a tar.gz decompresses it."""
     path = tmp_path / "a.tar.gz"
     info = tarfile.TarInfo("zeros.bin")

@@ -40,7 +40,7 @@ def test_an_item_is_what_the_protocol_measures(folder, tmp_path, protocol, chann
     assert all(value.isfinite().all() for value in values)
 
 
-def test_grey_files_are_told_and_count_as_the_protocol_says(folder, tmp_path):
+def test_grey_files_are_recognised_and_count_as_the_protocol_says(folder, tmp_path):
     images = two(tmp_path, "classic_y", scale=2)
     assert [images[index]["grey"] for index in range(2)] == [False, True]
     hr = images[1]["hr"][None]
@@ -59,7 +59,7 @@ def test_a_set_is_found_by_its_name(folder, tmp_path):
     assert (images.name, len(images)) == ("Two", 2)
 
 
-def test_div2k_is_its_validation_images_unless_it_lies_among_the_benchmarks(folder, tmp_path):
+def test_div2k_is_its_validation_images_unless_it_is_among_the_benchmarks(folder, tmp_path):
     with pytest.raises(DataError, match=f"there is no folder {tmp_path}/DIV2K/DIV2K_valid_HR; "):
         benchmark_files(tmp_path, "DIV2K")
     own = tmp_path / "DIV2K" / "DIV2K_valid_HR"

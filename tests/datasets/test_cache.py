@@ -97,7 +97,7 @@ def test_a_changed_file_is_made_again(folder, files):
     assert maker.asked == [1]
 
 
-def test_files_of_one_name_do_not_share_an_entry(folder, files, tmp_path):
+def test_files_with_one_name_do_not_share_an_entry(folder, files, tmp_path):
     build(folder, files)
     twin = tmp_path / "other" / files[0].name
     twin.parent.mkdir()
@@ -108,7 +108,7 @@ def test_files_of_one_name_do_not_share_an_entry(folder, files, tmp_path):
     assert maker.asked == [0]
 
 
-def test_images_are_shared_by_lists(folder, files):
+def test_lists_of_files_share_their_images(folder, files):
     build(folder, files[:2])
     _, maker = build(folder, files)
     assert sorted(maker.asked) == [2, 3, 4]

@@ -97,7 +97,7 @@ def test_without_a_digest_and_an_etag_a_download_starts_again(server, tmp_path):
     assert fetched(archive, tmp_path) == CONTENT
 
 
-def test_a_server_without_ranges_starts_again(server, tmp_path):
+def test_a_download_from_a_server_without_ranges_starts_again(server, tmp_path):
     server.ranges = False
     server.cuts = [100_000]
     assert fetched(archive_at(server), tmp_path) == CONTENT
@@ -238,7 +238,7 @@ def test_a_redirect_to_elsewhere_is_refused(location, server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_circle_of_redirects_ends(server, tmp_path):
+def test_a_loop_of_redirects_ends(server, tmp_path):
     archive = archive_at(server)
     server.redirects |= {"/a.zip": "/b", "/b": "/a.zip"}
     assert "redirects to a refused address" in failure(archive, tmp_path)
@@ -311,7 +311,7 @@ def install(data_dir: Path, wanted: ImageSet, **more: object) -> str:
         return store.install(wanted)
 
 
-def test_a_set_is_unpacked_into_its_folder_and_the_archive_goes(server, tmp_path):
+def test_a_set_is_unpacked_into_its_folder_and_the_archive_is_removed(server, tmp_path):
     server.files["/a.zip"] = TINY
     said = install(tmp_path, tiny(server, "/a.zip"))
     assert "5 images in" in said
@@ -345,7 +345,7 @@ def test_a_mirror_that_may_not_be_asked_is_refused_at_the_start(tmp_path, mirror
         Store(tmp_path, mirror=mirror)
 
 
-def test_a_folder_with_something_else_is_to_be_moved_away(server, tmp_path):
+def test_a_folder_with_other_content_must_be_moved_away(server, tmp_path):
     note = tmp_path / "Tiny" / "Tiny_HR" / "note.txt"
     note.parent.mkdir(parents=True)
     note.write_text("mine")
@@ -355,7 +355,7 @@ def test_a_folder_with_something_else_is_to_be_moved_away(server, tmp_path):
     assert note.read_text() == "mine"
 
 
-def test_no_good_address_leaves_nothing_and_says_why(server, tmp_path):
+def test_without_a_good_address_nothing_is_left_and_the_reason_is_given(server, tmp_path):
     server.files["/a.zip"] = TINY[:-1] + b"x"
     with pytest.raises(
         DataError, match=r"none of 2 addresses gave Tiny \(the last: .*not the published file"
@@ -364,7 +364,7 @@ def test_no_good_address_leaves_nothing_and_says_why(server, tmp_path):
     assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
 
 
-def test_the_first_download_is_trusted_and_reported_so(server, tmp_path):
+def test_the_first_download_is_trusted_and_this_is_reported(server, tmp_path):
     server.files["/a.zip"] = TINY
     said = install(tmp_path, tiny(server, "/a.zip", digest=None))
     assert "no SHA-256 is published: the SHA-256 is that of" in said
@@ -383,9 +383,7 @@ def test_another_download_than_the_first_is_refused(server, tmp_path):
     assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
     server.files |= {"/a.zip": TINY, "/differs/a.zip": zip_of(range(1, 6), prefix="./Tiny_HR/")}
     with pytest.raises(DataError, match="has changed since"):
-        install(
-            tmp_path, tiny(server, "/differs/a.zip", digest=None)
-        )  # of another mirror, which is no excuse
+        install(tmp_path, tiny(server, "/differs/a.zip", digest=None))  # another mirror makes no difference
     assert "the SHA-256 is that of" in install(tmp_path, wanted)
 
 
@@ -429,7 +427,7 @@ def test_a_tampered_div2k_is_refused(server, tmp_path):
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_a_folder_that_is_there_and_wrong_is_left_alone(server, tmp_path):
+def test_an_existing_folder_with_wrong_images_is_left_alone(server, tmp_path):
     server.files["/a.zip"] = TINY
     folder = tmp_path / "Tiny" / "Tiny_HR"
     folder.mkdir(parents=True)

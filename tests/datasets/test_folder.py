@@ -21,7 +21,7 @@ from sr_lab.training.data_module import StreamSampler, patch_loader
 
 
 def photographs(folder, count=4, height=53, width=66, first=0):
-    """Smooth colour images whose sizes are no multiples of the scale."""
+    """Smooth colour images whose sizes are not multiples of the scale."""
     folder.mkdir(exist_ok=True)
     for index in range(first, first + count):
         noise = np.random.default_rng(index).integers(0, 256, (9, 9, 3), dtype=np.uint8)
@@ -105,12 +105,12 @@ def test_the_seed_changes_the_stream(make):
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_see_the_same(make, start):
+def test_workers_see_the_same_samples(make, start):
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {start} here")
     dataset = make()
     dataset.prepare()
-    expected = dataset.__getitems__([3, 4, 5])  # opens maps, which must not travel
+    expected = dataset.__getitems__([3, 4, 5])  # opens maps, which must not be sent to a worker
     loader = DataLoader(
         dataset,
         batch_sampler=[[0, 1, 2], [3, 4, 5]],
@@ -130,7 +130,7 @@ def test_workers_share_the_pixels_and_do_not_grow_from_pass_to_pass(make, tmp_pa
     dataset.prepare()
     sampler = StreamSampler(lambda: 0, batch_size=len(dataset), rank=0, world=1)
     loader = patch_loader(dataset, sampler, num_workers=2)
-    gc.freeze()  # or a collection in a forked worker writes to the pages of everything that pytest holds
+    gc.freeze()  # else a forked worker's garbage collection would write to all pages that pytest holds
     stream, written = iter(loader), []
     gc.unfreeze()
     for number in range(401):  # passes over the images
@@ -138,7 +138,7 @@ def test_workers_share_the_pixels_and_do_not_grow_from_pass_to_pass(make, tmp_pa
         if number in (20, 400):
             written.append([_written(worker.pid) for worker in stream._workers])
     (early, late), images = np.array(written), list((tmp_path / "cache").rglob("*.npy"))
-    assert (late - early < 4096).all()  # KiB, of an interpreter as well; a batch of 380 passes is 16 MB
+    assert (late - early < 4096).all()  # KiB, the interpreter's; the batches of 380 passes would be 16 MB
     for worker in stream._workers:
         maps = [line for line in _smaps(worker.pid) if line.endswith(".npy")]
         assert 0 < len(maps) <= len(images)  # each at most once
@@ -150,7 +150,7 @@ def _smaps(process):
 
 
 def _written(process):
-    """KiB that the process has for itself alone."""
+    """Private memory of a process in KiB."""
     return sum(int(line.split()[1]) for line in _smaps(process) if line.startswith("Private_Dirty"))
 
 
@@ -245,7 +245,7 @@ def test_a_degradation_of_another_scale_is_refused(make):
         make(scale=2, degradation=BicubicDegradation(scale=4))
 
 
-def test_borders_do_not_share_lr_images(make):
+def test_different_borders_do_not_share_lr_images(make):
     batches = []
     for border in ("symmetric", "replicate"):
         dataset = make(degradation=BicubicDegradation(scale=2, border=border))

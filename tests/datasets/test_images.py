@@ -31,7 +31,7 @@ def save_png16(path, pixels, colour_type):
     return path
 
 
-def test_images_are_sorted_and_others_skipped(tmp_path):
+def test_images_are_sorted_and_other_files_skipped(tmp_path):
     for name in ["b.png", "a.JPG", ".hidden.png", "notes.txt", "c.tiff"]:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
@@ -111,7 +111,7 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)], ids=["grey", "rgb"])
-def test_16_bit_keep_their_high_byte(tmp_path, colour_type, channels):
+def test_16_bit_values_keep_their_high_byte(tmp_path, colour_type, channels):
     values = np.array([[0x00FF, 0x0180], [0x8000, 0xFFFF]])
     pixels = np.repeat(values[..., None], channels, axis=2)
     path = save_png16(tmp_path / "a.png", pixels, colour_type)
@@ -119,13 +119,13 @@ def test_16_bit_keep_their_high_byte(tmp_path, colour_type, channels):
     assert is_grey(path) == (channels == 1)
 
 
-def test_a_transparent_value_of_16_bit_is_laid_on_white(tmp_path):
+def test_a_transparent_16_bit_value_is_laid_on_white(tmp_path):
     values = np.array([[7, 8, 40000]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png", transparency=7)
     assert read_image(tmp_path / "a.png")[0].tolist() == [[255] * 3, [0] * 3, [156] * 3]
 
 
-def test_what_is_not_seen_gets_the_mean_of_the_smallest_block_with_something_seen():
+def test_an_invisible_pixel_gets_the_mean_of_the_smallest_block_with_a_visible_one():
     colours = np.array([[10, 99, 99, 99, 99], [13, 99, 99, 99, 40]], np.uint8)
     expected = [[10, 12, 12, 12, 40], [13, 12, 12, 12, 40]]
     assert spread(colours, colours != 99).tolist() == expected
@@ -173,7 +173,7 @@ def test_an_animation_is_refused(tmp_path, suffix):
         read_image(path)
 
 
-def test_the_second_picture_of_a_camera_is_ignored(tmp_path):
+def test_the_second_image_in_a_file_of_a_camera_is_ignored(tmp_path):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("white", "black")]
     path = tmp_path / "a.jpg"
     frames[0].save(path, format="MPO", save_all=True, append_images=frames[1:])

@@ -122,7 +122,7 @@ def test_a_forked_process_that_loses_a_batch_does_not_free_it():
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs /proc")
 def test_neither_side_grows():
     worker, sizes = 0, []
-    gc.freeze()  # or a collection in the forked worker writes to the pages of everything that pytest holds
+    gc.freeze()  # else the forked worker's garbage collection would write to all pages that pytest holds
     stream = iter(loader(1501))
     gc.unfreeze()
     for number, batch in enumerate(stream):

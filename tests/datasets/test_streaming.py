@@ -49,7 +49,7 @@ def shards(source, tmp_path):
 
 @pytest.fixture
 def remote(shards):
-    """The shards in a store, of which every process has to fetch them."""
+    """The shards in a store, from which every process has to fetch them."""
     store = fsspec.filesystem("memory")
     store.put(str(shards), "/bucket", recursive=True)
     yield "memory://bucket"
@@ -224,7 +224,7 @@ def test_no_pickle_is_run_whatever_the_files_hold(shards, make, tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "a/b.safetensors", "a.pkl"])
-def test_an_index_may_name_files_of_its_own_folder_only(shards, name):
+def test_an_index_may_name_files_in_its_own_folder_only(shards, name):
     index = json.loads((shards / INDEX).read_text())
     index["shards"][0]["name"] = name
     (shards / INDEX).write_text(json.dumps(index))
@@ -259,7 +259,7 @@ def test_settings_that_do_not_fit_are_refused(remote, make, tmp_path):
         make(remote, scale=2, lr_patch_size=27).prepare()
 
 
-def test_the_dataset_is_small_when_it_goes_to_a_worker(remote, make):
+def test_the_dataset_is_small_when_it_is_sent_to_a_worker(remote, make):
     dataset = make(remote)
     dataset.__getitems__(range(6))
     assert len(pickle.dumps(dataset)) < 20_000

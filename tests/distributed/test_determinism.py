@@ -34,7 +34,7 @@ TIMES = {"wall_time_s", "date"}
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "efrdn" else []) for name in NETWORKS]
 )
-def test_training_twice_gives_the_same_weights_whatever_the_workers(tmp_path, name):
+def test_training_twice_gives_the_same_weights_whatever_the_number_of_workers(tmp_path, name):
     def trained(workers: int) -> dict[str, Tensor]:
         torch.manual_seed(0)
         module = tiny.sr_module(
@@ -84,7 +84,7 @@ FREE = {"deterministic": False, "benchmark": True, "compiled": True, "autotuned"
 FIXED = {"deterministic": True, "benchmark": False, "compiled": False, "autotuned": False, "world": 1}
 
 
-def test_a_gpu_is_deterministic_only_where_it_is_told_to_be(monkeypatch):
+def test_a_gpu_is_deterministic_only_where_it_is_set_to_be(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert why_not_deterministic("gpu", **FIXED) == []
     because = why_not_deterministic("gpu", **FREE)

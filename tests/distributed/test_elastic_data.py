@@ -68,7 +68,7 @@ def alone(dataset) -> list[list[str]]:
     return batches(dataset, world=1, workers=0, first=0)
 
 
-def test_every_batch_of_the_stream_is_another(alone):
+def test_no_two_batches_of_the_stream_are_equal(alone):
     assert len({sample for batch in alone for sample in batch}) > 0.9 * BATCH * STEPS  # small images repeat
 
 
@@ -77,7 +77,7 @@ def test_every_batch_of_the_stream_is_another(alone):
     [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
 )
 def test_the_global_batch_is_that_of_one_process(dataset, alone, world, workers, first):
-    """Also where it does not divide: nothing is padded, nothing is dropped."""
+    """Also where the batch does not divide: nothing is padded, nothing is dropped."""
     assert batches(dataset, world=world, workers=workers, first=first) == alone[first:]
 
 

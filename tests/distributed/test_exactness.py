@@ -61,7 +61,7 @@ def test_the_processes_of_a_training_hold_the_same_weights(few):
         assert all(torch.equal(second[key]["weights"][n], value) for n, value in values["weights"].items())
 
 
-def test_two_processes_twice_are_equal_bit_for_bit(few):
+def test_two_runs_of_two_processes_are_equal_bit_for_bit(few):
     again, before = few["one:2"][0], few["exact:2"][0]["imdn-32"]
     assert again["losses"] == before["losses"]
     assert all(torch.equal(again["weights"][name], value) for name, value in before["weights"].items())
@@ -84,7 +84,7 @@ def test_two_processes_resume_what_four_began(many):
 def test_two_processes_measure_what_one_measures_bit_for_bit(few):
     (one,) = few["measure:1"]
     assert len(one["images"]) == sum(count for _, count in processes.SETS)
-    # Of these small sets every image in four kinds, and strips of the first two of each.
+    # Every image of these small sets in four kinds, and strips of the first two of each set.
     assert len(one["pictures"]) == 4 * len(one["images"]) + (2 + 2 + 1)
     assert few["measure:2"] == [one, one]
 
@@ -117,9 +117,9 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(few):
     assert waiting["seconds"] < 5
 
 
-def test_a_process_that_does_not_come_is_waited_for_no_longer_than_the_timeout(few):
+def test_a_process_that_does_not_start_is_waited_for_no_longer_than_the_timeout(few):
     (left,) = few["alone:1"]
     assert left["told"] == (
-        "trainer: after 3 s only 1 of 2 processes had come; "
+        "trainer: after 3 s only 1 of 2 processes had joined; "
         "start all of them, or set a longer trainer.timeout"
     )

@@ -26,7 +26,7 @@ SLURM = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Only these variables of those that say who has started us."""
+    """Set only these of the variables that say who started this process."""
 
     def take(variables: dict[str, str]) -> None:
         for name in {*TORCHRUN, *SLURM, "SUBMITIT_LOCAL_NTASKS"}:
@@ -49,13 +49,13 @@ def environment(monkeypatch):
     ],
     ids=["nobody", "torchrun", "srun", "torchrun below srun", "a shell on a node", "submitit"],
 )
-def test_who_has_started_the_processes_is_known(environment, variables, launch):
+def test_the_program_that_started_the_processes_is_recognised(environment, variables, launch):
     environment(variables)
     assert distributed.launched() == launch
 
 
 @pytest.mark.parametrize("devices", [1, -1, "auto", 8])
-def test_who_has_started_the_processes_says_how_many(environment, devices):
+def test_the_program_that_started_the_processes_sets_their_number(environment, devices):
     environment(TORCHRUN)
     arranged = distributed.trainer_arguments(
         {"devices": devices, "num_nodes": 1, "strategy": "auto"}, timeout=60
@@ -91,7 +91,7 @@ def test_a_launcher_of_hydra_may_run_a_job_for_which_nothing_has_to_be_started(
     assert distributed.trainer_arguments(given, timeout=60, alone=True)["devices"] == devices
 
 
-def test_all_processors_of_a_cpu_are_no_number_of_processes(environment):
+def test_a_cpu_has_no_devices_to_count(environment):
     environment({})
     with pytest.raises(ConfigError, match=r"trainer\.devices: .* got -1"):
         distributed.trainer_arguments({"accelerator": "cpu", "devices": -1, "strategy": "ddp"}, timeout=60)
@@ -113,7 +113,7 @@ def test_all_processors_of_a_cpu_are_no_number_of_processes(environment):
         ("NCCL error: remote process exited or there was a network error", "another process of this run is"),
     ],
 )
-def test_a_failure_of_torch_distributed_is_told_in_words(error, told):
+def test_a_failure_of_torch_distributed_is_reported_in_words(error, told):
     assert told in str(distributed.why_lost(RuntimeError(error)))
 
 
@@ -184,7 +184,7 @@ class Act(lightning.Callback):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Five seeds: of 1 the second process fails, of 3 it is killed, of 4 the first one is."""
+    """Five seeds: the second process of 1 fails, that of 3 is killed, and so is the first process of 4."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "act.py").write_text(ACT)
     done = sr_lab(
@@ -197,11 +197,11 @@ def sweep(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(660)
-def test_a_sweep_goes_on_after_a_job_that_lost_a_process(sweep):
+def test_a_sweep_continues_after_a_job_that_lost_a_process(sweep):
     done, folders = sweep
     assert done.returncode == 1
     states = {seed: RunFolder(folder).state() for seed, folder in sorted(folders.items())}
-    # The first process of seed 1 knows only that the other was lost; the same command goes on with all three.
+    # The first process of seed 1 knows only that the other was lost; the same command resumes all three.
     assert states == {0: "finished", 1: "interrupted", 2: "finished", 3: "interrupted", 4: "interrupted"}
 
 
@@ -216,14 +216,14 @@ def test_every_process_of_a_job_has_the_settings_of_that_job(sweep):
 def test_no_process_of_a_job_outlives_it(sweep):
     notes = [folder / f"rank{rank}" for folder in sweep[1].values() for rank in (0, 1)]
     places = [Path("/proc") / note.read_text().split()[1] for note in notes]
-    until = time.monotonic() + 5  # one that was killed last takes a moment to give its memory back
+    until = time.monotonic() + 5  # the last to be killed takes a moment to give its memory back
     while any(place.exists() for place in places) and time.monotonic() < until:
         time.sleep(0.1)
     assert [place for place in places if place.exists()] == []
 
 
 @pytest.mark.slow
-def test_why_a_process_was_lost_is_said_once(sweep):
+def test_why_a_process_was_lost_is_reported_once(sweep):
     errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: dataset: a.png has gone",

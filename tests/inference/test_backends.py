@@ -42,7 +42,7 @@ def graphs():
 
 @pytest.fixture(autouse=True)
 def exports(graphs, monkeypatch):
-    """The networks that a test exports; each takes seconds, so it is really exported once for all tests."""
+    """The networks that a test exports; an export takes seconds and is really made once for all tests."""
     made, export = [], BackendNetwork._graph
 
     def graph(runs):
@@ -122,7 +122,7 @@ def test_a_result_outlives_the_next_one(backend, cache_dir):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_size_that_comes_again_gives_the_image_of_torch(backend, cache_dir):
+def test_a_size_that_comes_twice_gives_the_image_of_torch(backend, cache_dir):
     """OpenVINO compiles the network for it."""
     network = PlusMean().eval()
     runs = run_by(network, backend, cache_dir=cache_dir)
@@ -282,7 +282,7 @@ def test_a_gpu_is_refused(tmp_path):
         run_by(PlusMean(), "onnxruntime", cache_dir=tmp_path, on_gpu=True)
 
 
-def test_the_backend_is_part_of_what_was_measured():
+def test_the_backend_is_recorded_with_what_was_measured():
     values = [identity(compose("task=evaluate", "model=bicubic", *more)) for more in ((), ("backend=auto",))]
     assert "backend" not in values[0]
     assert values[1] == values[0] | {"backend": "auto"}

@@ -29,7 +29,7 @@ def with_norms_in_use(network):
 
 @pytest.mark.parametrize("name", MERGED)
 @torch.no_grad()
-def test_what_runs_gives_the_output_of_what_was_trained(name):
+def test_the_folded_network_gives_the_output_of_the_trained_one(name):
     network = with_norms_in_use(built(name))
     before = copy.deepcopy(network.state_dict())
     runs = for_inference(network)
@@ -37,7 +37,7 @@ def test_what_runs_gives_the_output_of_what_was_trained(name):
     sr = network(lr)  # of fresh weights: not in [0, 1]
     assert (sr - runs(lr)).abs().max() < 1e-5 * max(1, sr.abs().max())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    if name != "memnet":  # its norms stand before activations
+    if name != "memnet":  # its norms come before activations
         assert runs is not network
 
 
@@ -59,7 +59,7 @@ def test_strategies_are_folded_too():
         assert (network(lr) - runs(lr)).abs().max() < 1e-5
 
 
-def test_a_network_with_nothing_to_merge_runs_itself():
+def test_a_network_with_nothing_to_merge_runs_as_it_is():
     network = built("imdn", num_feat=16, num_block=2)
     assert for_inference(network) is network
 
@@ -69,7 +69,7 @@ def test_what_merging_would_change_is_not_merged():
     assert for_inference(network) is network
 
 
-def test_a_network_in_training_stays_so():
+def test_a_network_in_training_stays_in_training():
     network = built("ecbsr_m4c16").train()
     assert not for_inference(network).training
     assert network.training

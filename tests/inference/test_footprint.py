@@ -37,11 +37,11 @@ def test_networks_of_local_operations_have_a_reach(name, pixels):
 
 
 @pytest.mark.parametrize("name", ["imdn", "osffnet", "rfdn", "mren", "lbnet", "swinir_light"])
-def test_networks_that_pool_or_attend_over_the_image_have_none(name):
+def test_networks_that_pool_or_attend_over_the_image_have_no_reach(name):
     assert reach(built(name)) is None
 
 
-def test_only_attention_over_the_image_makes_a_pixel_dearer_in_a_larger_image():
+def test_only_attention_over_the_image_makes_a_pixel_cost_more_in_a_larger_image():
     assert is_quadratic(built("lbnet"))
     assert not any(is_quadratic(built(name)) for name in ("imdn", "swinir_light"))
 

@@ -73,7 +73,7 @@ def test_tiles_of_a_strided_network_are_aligned():
     assert "; not equal" in tiled.note
 
 
-def test_tiles_of_a_network_that_pools_say_that_they_differ():
+def test_tiles_of_a_network_that_pools_say_that_they_differ_from_the_whole():
     network = built("imdn", num_feat=16, num_block=2)
     tiled = Tiled(network, tile=96)
     assert 1e-7 < difference(network, tiled, 150, 100) < 0.1
@@ -86,7 +86,7 @@ def test_an_image_that_fits_is_taken_whole():
     assert tiled.note is None
 
 
-def test_whole_images_are_whole_whatever_they_take():
+def test_tile_none_takes_an_image_whole_whatever_it_needs():
     assert len(Tiled(built("imdn"), tile="none").pieces(9000, 9000)) == 1
 
 

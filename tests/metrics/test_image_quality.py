@@ -44,7 +44,7 @@ def test_an_image_without_error_makes_the_mean_infinite():
     assert of([30.0, float("inf")]).compute().item() == float("inf")
 
 
-def test_a_reset_forgets():
+def test_a_reset_forgets_all_images():
     metric = of([1.0])
     metric.reset()
     metric.update(torch.tensor([3.0]), 0)

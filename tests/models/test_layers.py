@@ -125,7 +125,7 @@ def test_esa_has_two_forms():
         ESA(16, form="typo")
 
 
-def test_windows_are_odd():
+def test_windows_must_be_odd():
     with pytest.raises(ConfigError, match="window_sizes must be odd, got \\(2,\\)"):
         MSWA(8, window_sizes=(2,))
 
@@ -143,7 +143,7 @@ def test_a_trained_mean_shift_is_not_dropped():
     assert set(without_mean_shift(state, gain=255)) == set(state)
 
 
-def test_image_range_goes_there_and_back():
+def test_image_range_and_its_inverse_cancel_out():
     image, shift = torch.rand(2, 3, 4, 5), ImageRange(gain=255)
     assert torch.allclose(shift.restore(shift(image)), image, atol=1e-6)
     assert torch.allclose(shift(image), MeanShift(sign=-1)(image * 255), atol=1e-4)

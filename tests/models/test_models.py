@@ -1,4 +1,4 @@
-"""What every model of conf/model keeps to. A new yaml is covered without a change here."""
+"""What holds for every model of conf/model. A new yaml is covered without a change here."""
 
 import copy
 import functools
@@ -83,7 +83,7 @@ def assert_same(sr, expected, *, atol):
 
 
 @every_model
-def test_constructor_is_keyword_only_and_takes_no_others(model):
+def test_constructor_is_keyword_only_and_refuses_unknown_arguments(model):
     kinds = {parameter.kind for parameter in inspect.signature(model_class(model)).parameters.values()}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
@@ -91,7 +91,7 @@ def test_constructor_is_keyword_only_and_takes_no_others(model):
 @every_model
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @torch.no_grad()
-def test_output_is_scale_times_input(model, scale):
+def test_the_output_is_scale_times_as_large_as_the_input(model, scale):
     net, lr, sr = upscaled(model)
     if scale != 2:
         net = build(model, scale=scale).eval()
@@ -101,7 +101,7 @@ def test_output_is_scale_times_input(model, scale):
     assert sr.isfinite().all()
 
 
-# A tail that is replaced, two of them, one of a luma network. Every tail at every scale: test_upsamplers.
+# Networks with one tail, with two, and for luma. Every tail at every scale: test_upsamplers.
 @pytest.mark.parametrize("model", ["imdn", "efrdn", "ecbsr"])
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
 def test_a_network_takes_every_tail(model, upsampler):
@@ -112,7 +112,7 @@ def test_a_network_takes_every_tail(model, upsampler):
 
 
 def refusal(model, upsampler):
-    """What a network says to a tail that it cannot take; any other failure is one."""
+    """Why a network refuses a tail; any other error is raised."""
     try:
         build(model, upsampler=upsampler)
     except InstantiationException as error:
@@ -153,7 +153,7 @@ def test_mixed_precision_stays_near_float32(model, dtype):
 
 @every_class
 @torch.no_grad()
-def test_compiled_graph_gives_the_same(model):
+def test_a_compiled_graph_gives_the_same_output(model):
     net = build(model, **SHALLOW).eval()
     lr = images(net)
     assert_same(torch.compile(net, backend="aot_eager")(lr), net(lr), atol=1e-5)
@@ -161,7 +161,7 @@ def test_compiled_graph_gives_the_same(model):
 
 @every_model
 @torch.no_grad()
-def test_channels_last_gives_the_same(model):
+def test_channels_last_gives_the_same_output(model):
     net, lr, expected = upscaled(model)
     sr = copy.deepcopy(net).to(memory_format=torch.channels_last)(lr.to(memory_format=torch.channels_last))
     assert_same(sr, expected, atol=1e-5)

@@ -15,7 +15,7 @@ PRINTED = sorted(
         if figure.metric == "multi_adds_g" and figure.model != "not implemented"
     }
 )
-# Printed beside one network, but of another, or of another image.
+# Printed for one network, but counted on another network or another image.
 GAPS = {
     ("srcnn", 52.7): "of SRCNN 9-5-5, beside the 8 K parameters of 9-1-5",
     ("edsr", 307.9): "of no network that EDSR's authors published; so are the 1335 K beside it",

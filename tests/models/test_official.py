@@ -49,7 +49,7 @@ OFFICIAL = [
     Official("VDSR/VDSR_Official.mat", "vdsr", 4, 31.343, protocol="classic_y"),
 ]
 
-# The longest of them: VDSR works on enlarged images, LBNet takes a minute.
+# The slowest of them: VDSR works on upscaled images, LBNet takes a minute.
 every_checkpoint = pytest.mark.parametrize(
     "official",
     [

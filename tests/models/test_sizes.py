@@ -45,7 +45,7 @@ def test_a_network_has_exactly_these_parameters(row):
 
 @every_size
 def test_the_printed_count_is_reached_or_the_gap_is_explained(row):
-    """Papers round or cut: less than one in the last digit they print."""
+    """Papers round or cut: the tolerance is one in the last digit that they print."""
     if not row["printed"]:
         assert row["source"] == "authors' code"
         return
@@ -55,5 +55,5 @@ def test_the_printed_count_is_reached_or_the_gap_is_explained(row):
     assert reached == (row["gap"] == "")
 
 
-def test_every_network_stands_in_the_table():
+def test_every_network_is_in_the_table():
     assert {row["option"] for row in SIZES} == set(model_options()) - {"bicubic"}

@@ -121,7 +121,7 @@ def test_rbwa_interpolates_bilinearly_before_it_convolves():
 
 
 @pytest.mark.parametrize(("scale", "factors"), [(2, [4]), (3, [9]), (4, [4, 4])])
-def test_stepwise_counts_edsr_s_convolutions(scale, factors):
+def test_stepwise_counts_edsrs_convolutions(scale, factors):
     tail = StepwiseUpsampler(num_feat=64, num_out_ch=3, scale=scale)
     assert num_params(tail) == sum((64 * 9 + 1) * 64 * factor for factor in factors) + (64 * 9 + 1) * 3
 

@@ -49,7 +49,7 @@ class ChannelsLast(nn.Module):
         (Attention(), 2, "conv", 3 * 4 * POSITIONS),
     ],
 )
-def test_count_by_hand(model, scale, rule, expected):
+def test_counts_equal_those_by_hand(model, scale, rule, expected):
     assert multi_adds(model, scale=scale, rule=rule) == expected
 
 
@@ -99,7 +99,7 @@ class Gated(nn.Module):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_op_counter_counts_by_hand_on_its_own_image(scale):
+def test_op_counter_gives_the_count_by_hand_on_its_own_image(scale):
     silu, pools, sigmoid = 3 * 6, 2 * 4, 3 * 4
     expected = (6 * (9 + 1) + 4 * 6 + silu + pools) * 192 * 192 + sigmoid
     assert multi_adds(Gated(), scale=scale, rule="op_counter") == expected
@@ -124,7 +124,7 @@ def test_a_model_without_parameters_has_no_activations():
 
 
 class Keeps(nn.Module):
-    """1 + 1 channels from 1, by way of what the tests below count."""
+    """Keeps a number of images in memory, in each way that the tests below count."""
 
     def __init__(self, way):
         super().__init__()
@@ -146,7 +146,7 @@ class Keeps(nn.Module):
 @pytest.mark.parametrize(
     ("way", "images"), [("view", 1), ("in place", 1), ("chain", 3), ("two and their sum", 1 + 2 + 2)]
 )
-def test_peak_memory_by_hand(way, images):
+def test_peak_memory_equals_that_by_hand(way, images):
     image = 3 * POSITIONS * 4  # float32
     assert peak_memory(Keeps(way), scale=2) == images * image + 10 * 4
 

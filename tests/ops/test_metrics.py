@@ -53,7 +53,7 @@ def of_scikit_image(sr, hr):
     return full[5:-5, 5:-5].mean()
 
 
-# The last is measured strip by strip, the last strip lower than the others.
+# The last is measured strip by strip, and its last strip has fewer rows.
 @pytest.mark.parametrize(("height", "width"), [(11, 11), (40, 53), (64, 32), (501, 303)])
 def test_ssim_is_that_of_scikit_image_on_the_valid_region(height, width):
     sr, hr = pair(1, 1, height, width)
@@ -76,7 +76,7 @@ def checkerboard():
     ],
     ids=["flat", "nearly flat and bright", "inverse", "black and white", "tiny difference"],
 )
-def test_ssim_is_that_of_scikit_image_where_rounding_could_tell(sr, hr):
+def test_ssim_is_that_of_scikit_image_where_rounding_would_show(sr, hr):
     sr, hr = sr.double(), hr.double()
     assert ssim(sr, hr, crop_border=0).item() == pytest.approx(of_scikit_image(sr, hr), abs=1e-12)
 

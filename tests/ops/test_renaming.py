@@ -46,7 +46,7 @@ def test_our_names_lead_to_theirs_and_back(option):
 
 
 @pytest.mark.parametrize("option", sorted(WITHOUT))
-def test_a_form_without_published_names_has_none(option):
+def test_a_form_without_published_names_has_no_official_names(option):
     assert all(official_state(net) is None for scale in SCALES for net in forms(option, scale))
 
 
@@ -68,7 +68,7 @@ def test_a_network_with_parts_of_its_own_has_no_official_names():
     assert official_state(ggas.apply(IMDN(scale=2, num_feat=16, num_block=1))) is None
 
 
-def test_a_checkpoint_of_ours_from_before_adm_was_called_so_opens(tmp_path):
+def test_a_checkpoint_from_before_adm_had_that_name_opens(tmp_path):
     net, other = (A2N(scale=2, num_feat=8, num_block=2) for _ in range(2))
     older = {name.replace(".adm.", ".dropout."): value for name, value in net.state_dict().items()}
     load_weights(other, Checkpoint(tmp_path / "old.ckpt", older, None))

@@ -40,7 +40,7 @@ def test_operators_are_counted_with_what_they_read_and_write():
     assert multi_adds_of(counted) == 3 * 5 * 9 * pixels
 
 
-def test_fused_only_what_multiplies_and_adds_remains():
+def test_with_fusion_only_what_multiplies_and_adds_remains():
     assert [operator.name for operator in traffic(Small(), (1, 3, 4, 6)).fused.operators] == ["convolution"]
 
 

@@ -10,7 +10,7 @@ from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize("level", ["up", "up4"], ids=["one scale", "all scales"])
-def test_the_authors_names_lead_to_every_weight(level):
+def test_every_weight_has_a_name_of_the_authors(level):
     cascade = [f"c{k}.body.0" for k in (1, 2, 3)]
     units = [f"b{k}.body.{layer}" for k in (1, 2, 3) for layer in (0, 2)]
     layers = ["entry", "exit", *cascade]

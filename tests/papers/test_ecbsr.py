@@ -30,7 +30,7 @@ def test_the_network_folds_into_a_plain_chain():
     torch.testing.assert_close(fold(copy.deepcopy(net))(lr), net(lr), atol=1e-5, rtol=0)
 
 
-def test_the_3x3_of_a_file_is_a_branch_or_all_that_is_left():
+def test_the_3x3_of_a_file_is_a_branch_or_the_folded_convolution():
     net = ECBSR(scale=2, num_feat=8, num_block=1)
     state = {f"backbone.{stage}.conv3x3.weight": torch.zeros(1) for stage in range(3)}
     trained, folded = (list(table.to_ours(state, net)) for table in OFFICIAL_NAMES)

@@ -62,7 +62,7 @@ SMALL = {"scale": 4, "num_feat": 16, "num_block": 2}
     ],
     ids=["EDSR", "EDSR of BasicSR", "RCAN", "RCAN of BasicSR", "RDN"],
 )
-def test_the_authors_names_lead_to_every_weight(net, port, state):
+def test_every_weight_has_a_name_of_the_authors(net, port, state):
     assert official_names(net)[port].to_ours(state, net).keys() == net.state_dict().keys()
 
 

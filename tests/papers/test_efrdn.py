@@ -87,7 +87,7 @@ def test_multi_adds_at_the_other_scales(scale, conv_g):
     assert counted / 1e9 == pytest.approx(conv_g, abs=0.005)
 
 
-def test_honest_count_has_the_linear_layers_and_the_attention_too():
+def test_the_full_count_includes_the_linear_layers_and_the_attention():
     linear = 2 * 57_600 * (224_064 - 1152)  # two transformers, without their layer norms
     products = 2 * 4 * 2 * 14_400**2 * 72  # two transformers, four segments, two products
     net = on_meta(EFRDN, scale=4)
@@ -147,8 +147,9 @@ def test_dense_connections_carry_the_shallow_features(settings, share):
         torch.nn.init.zeros_(conv.bias)
     lr = torch.rand(1, 3, 15, 17)
     with torch.no_grad():
-        shallow = net.head(lr - net.rgb_mean)
-        expected = net.tail(share * shallow) + net.shallow_tail(shallow) + net.rgb_mean  # Eqs. 3, 7, 8
+        shallow = net.head(net.image_range(lr))
+        sr = net.tail(share * shallow) + net.shallow_tail(shallow)  # Eqs. 3, 7, 8
+        expected = sr + net.image_range.mean
         torch.testing.assert_close(net(lr), expected)
 
 
@@ -182,7 +183,7 @@ def test_lattice_without_coefficients_and_fusion_is_a_sum():
     torch.testing.assert_close(block(x), x + 2 * (second + first + x))
 
 
-def test_third_group_block_is_the_second_again_or_none():
+def test_third_group_block_repeats_the_second_or_is_left_out():
     tied, two = EFFB(16, mode="tied").eval(), EFFB(16, mode="two").eval()
     two.load_state_dict(tied.state_dict())
     x = torch.randn(1, 16, 5, 6)

@@ -32,7 +32,7 @@ def test_another_tail_keeps_its_bias():
     assert net.shallow_tail[-1].bias is not None
 
 
-def test_scales_without_effect_are_dropped_and_others_kept():
+def test_scales_without_effect_are_dropped_and_the_rest_kept():
     unit = "body.0.encoder2.decoder_low."
     names = [f"{unit}weight{k}.scale" for k in (1, 2, 3, 4, 5)] + [f"{unit}layer1.weight1.scale"]
     net = ESRT(scale=2, num_feat=16, num_block=2)

@@ -43,7 +43,7 @@ def test_coefficients_are_at_least_one_half():
     assert 0.5 <= coefficients.min() < coefficients.max() < 1
 
 
-def test_mean_shifts_of_a_checkpoint_count():
+def test_mean_shifts_of_a_checkpoint_are_used():
     state = {"Sub_mean.weight": torch.rand(3, 3, 1, 1), "Add_mean.bias": torch.rand(3)}
     net = FDIWN(scale=2, **SMALL)
     renamed = official_names(net)[0].to_ours(state, net)

@@ -23,7 +23,7 @@ def test_cwss_is_refused():
 
 
 @pytest.mark.parametrize("num_block", [1, 4])
-def test_one_row_of_official_layers_is_taken_apart_at_any_depth(num_block):
+def test_a_numbered_row_of_official_layers_is_split_at_any_depth(num_block):
     net = FSRCNN(scale=3, num_block=num_block, form="original")
     layers = [net.head[1], *net.body, net.expand]
     official = {

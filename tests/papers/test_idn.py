@@ -40,7 +40,7 @@ def test_a_block_keeps_its_first_quarter_and_passes_the_rest_on():
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_the_deconvolution_puts_a_pixel_on_the_last_of_its_own(scale):
+def test_the_deconvolution_puts_a_pixel_on_the_last_of_its_output_pixels(scale):
     tail = Deconvolution(num_feat=1, num_out_ch=1, scale=scale)
     with torch.no_grad():
         tail.deconv.bias.zero_()
@@ -60,6 +60,6 @@ def test_the_deconvolution_puts_a_pixel_on_the_last_of_its_own(scale):
         ({"scale": 10, "form": "original"}, "cannot upscale by scale=10; allowed: 1 to 9"),
     ],
 )
-def test_what_it_cannot_be_is_refused(settings, message):
+def test_impossible_settings_of_idn_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         IDN(**{"scale": 2} | settings)

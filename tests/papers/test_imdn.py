@@ -19,7 +19,7 @@ def test_size_is_the_printed_one(scale, params, multi_adds_g):
     net = on_meta(IMDN, scale=scale)
     counted = multi_adds(net, scale=scale, rule="conv") / 1e9
     if scale == 3:
-        counted *= 427 / 426  # the paper rounds the LR width 1280 / 3 up, we down (71.3 G)
+        counted *= 427 / 426  # the paper rounds the LR width 1280 / 3 up, we round it down (71.3 G)
     assert num_params(net) == params
     assert counted == pytest.approx(multi_adds_g, abs=0.05)
 

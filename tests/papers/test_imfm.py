@@ -1,4 +1,4 @@
-"""IMFM: the sizes that it prints, which contradict each other, beside those of the specification."""
+"""IMFM: the sizes that it prints, which contradict each other, next to those of the specification."""
 
 from functools import partial
 
@@ -57,7 +57,7 @@ def test_ablation_rows(row, params, multi_adds_g):
     assert multi_adds(net, scale=4, rule="conv") / 1e9 == pytest.approx(multi_adds_g, abs=0.005)
 
 
-def test_pab_saves_what_is_printed_but_for_0_4_thousand_parameters():
+def test_pab_saves_what_is_printed_to_within_0_4_thousand_parameters():
     plain, pab = on_meta(IMFM, scale=4, **ROWS[0]), on_meta(IMFM, scale=4, **ROWS[1])
     assert num_params(pab) - num_params(plain) == -63_280  # printed: -63.7K
     saved = multi_adds(plain, scale=4, rule="conv") - multi_adds(pab, scale=4, rule="conv")
@@ -75,12 +75,12 @@ def test_a_given_tail_keeps_its_attention_without_mswam(upsampler, params):
 
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 587_359), (3, 587_359), (4, 598_375)])
-def test_parameters_to_the_unit(scale, params):
+def test_parameters_are_exact_to_the_unit(scale, params):
     assert num_params(on_meta(IMFM, scale=scale)) == params
 
 
 @pytest.mark.parametrize(("scale", "multi_adds_g"), [(2, 143.79), (3, 71.50), (4, 46.48)])
-def test_honest_count_is_that_of_the_convolutions(scale, multi_adds_g):
+def test_the_full_count_is_that_of_the_convolutions(scale, multi_adds_g):
     # Specification: 143.83, 71.63 (for an LR image 1280 / 3 wide, not 426) and 46.49.
     net = on_meta(IMFM, scale=scale)
     assert multi_adds(net, scale=scale, rule="all") == multi_adds(net, scale=scale, rule="conv")
@@ -113,7 +113,7 @@ def test_a_path_sees_all_paths_before_it_but_the_first():
     assert seen == [False, True, True, True]
 
 
-def test_coordinate_attention_by_hand():
+def test_coordinate_attention_equals_that_by_hand():
     cam = CAM(4, num_squeezed=2)
     x = torch.randn(2, 4, 5, 3)
 

@@ -26,7 +26,7 @@ def test_filters_span_what_centred_gaussians_can():
     torch.testing.assert_close(filters.sum(dim=(1, 2, 3)), torch.tensor([1.0] * 24 + [0.0] * 48))
 
 
-def test_mixing_filters_first_is_filtering_first_and_mixing_then():
+def test_mixing_filters_first_equals_filtering_first():
     net = LAPAR(scale=2, num_feat=16, num_block=1).eval()
     lr = torch.rand(2, 3, 7, 9)
     coefficients = []
@@ -38,7 +38,7 @@ def test_mixing_filters_first_is_filtering_first_and_mixing_then():
     torch.testing.assert_close(sr, (coefficients[0].unsqueeze(1) * filtered).sum(dim=2))
 
 
-def test_filters_are_fixed_but_those_of_a_checkpoint_count():
+def test_filters_are_fixed_but_a_checkpoint_brings_its_own():
     net = LAPAR(scale=2, num_feat=16, num_block=1)
     assert "dictionary" not in dict(net.named_parameters())
     assert "dictionary" in net.state_dict()

@@ -24,7 +24,7 @@ def test_coefficients_see_the_unbiased_deviation():
     torch.testing.assert_close(seen[0], torch.std(x, dim=(2, 3), keepdim=True))
 
 
-def test_mean_shifts_of_a_checkpoint_count():
+def test_mean_shifts_of_a_checkpoint_are_used():
     state = {"sub_mean.weight": torch.rand(3, 3, 1, 1), "add_mean.bias": torch.rand(3)}
     net = LatticeNet(scale=2, num_feat=16)
     assert official_names(net)[0].to_ours(state, net).keys() == state.keys()

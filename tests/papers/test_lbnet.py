@@ -44,7 +44,7 @@ def test_printed_multi_adds_are_those_of_the_convolutions(settings, printed_g):
     assert counted == pytest.approx(printed_g, abs=0.05)
 
 
-def test_modules_see_the_image_twice_and_tokens_a_transformer_three_times():
+def test_modules_see_the_image_twice_and_tokens_pass_a_transformer_three_times():
     net = LBNet(scale=2, num_feat=16).eval()
     calls = []
     for index, block in enumerate(net.body):
@@ -70,9 +70,9 @@ def test_mean_shifts_start_at_the_mean_and_learn():
 @pytest.mark.parametrize(
     ("num_token", "lengths"), [(32, 16 * (2,)), (37, (*18 * (2,), 1)), (5, 5 * (1,))], ids=str
 )
-def test_segments_are_rounded_down_and_the_rest_is_one_more(num_token, lengths):
+def test_segments_are_rounded_down_and_the_rest_is_one_more_segment(num_token, lengths):
     settings = {"num_head": 2, "num_segment": 16, "reduction": 2}
-    attention = EMHA(72, **settings, round_up=False, scale_before_squeeze=True, bias=True)
+    attention = EMHA(72, **settings, form="esrt")
     tokens = torch.randn(2, num_token, 72)
     parts = []
     for segment in attention.reduce(tokens).split(lengths, dim=1):

@@ -18,7 +18,7 @@ def test_fusion_sees_the_channels_of_its_two_inputs_in_turn():
     torch.testing.assert_close(seen[0], F.channel_shuffle(torch.cat((x, 2 * x), dim=1), 2))
 
 
-def test_weights_from_far_are_at_least_one_half():
+def test_weights_from_a_wide_surrounding_are_at_least_one_half():
     attention = CEA(8)
     attention.local[-1] = nn.Hardsigmoid()
     nn.init.zeros_(attention.local[1].weight)

@@ -68,6 +68,6 @@ def test_the_original_has_no_tail_to_replace():
         ({"num_recursion": 0}, "got num_recursion=0"),
     ],
 )
-def test_what_it_cannot_be_is_refused(settings, message):
+def test_impossible_settings_of_idn_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         MemNet(scale=2, **settings)

@@ -62,7 +62,7 @@ def test_table_6_by_the_authors_counter(settings, printed):
 @pytest.mark.parametrize(
     ("settings", "scale", "counted"),
     [
-        ({}, 2, 105.1),  # Table 6 prints 23.8 beside figures of other networks at 1280x720
+        ({}, 2, 105.1),  # Table 6 prints 23.8 next to figures of other networks at 1280x720
         ({}, 3, 69.1),
         ({}, 4, 49.0),
         (MREN_L, 2, 204.5),  # printed: 46.3
@@ -70,7 +70,7 @@ def test_table_6_by_the_authors_counter(settings, printed):
         (MREN_L, 4, 95.5),
     ],
 )
-def test_honest_count(settings, scale, counted):
+def test_the_full_count(settings, scale, counted):
     net = on_meta(MREN, scale=scale, **settings)
     assert multi_adds(net, scale=scale, rule="all") / 1e9 == pytest.approx(counted, abs=0.05)
 
@@ -86,11 +86,11 @@ def test_honest_count(settings, scale, counted):
         ({"scale": 4, **MREN_L}, 578_668),
     ],
 )
-def test_parameters_to_the_unit(settings, params):
+def test_parameters_are_exact_to_the_unit(settings, params):
     assert num_params(on_meta(MREN, **settings)) == params
 
 
-def test_blocks_count_as_specified():
+def test_blocks_have_the_specified_counts():
     net = on_meta(MREN, scale=4)
     assert num_params(net.body[0]) == 34_035
     assert num_params(SCACB(60)) == 8_280
@@ -178,14 +178,14 @@ def published_scacb(block, x, *, exchange):
 @pytest.mark.parametrize(
     ("mode", "exchange"), [("full", "running"), ("full", "final"), ("scnc", "none")], ids=lambda word: word
 )
-def test_scacb_is_its_figure(mode, exchange):
+def test_scacb_is_what_its_figure_shows(mode, exchange):
     torch.manual_seed(0)
     block = SCACB(60, mode=mode, exchange="final" if exchange == "final" else "running")
     x = torch.randn(2, 60, 9, 7)
     torch.testing.assert_close(block(x), published_scacb(block, x, exchange=exchange))
 
 
-def test_scacb_without_exchange_takes_the_weights_of_one_with():
+def test_scacb_without_exchange_takes_the_weights_of_scacb_with_exchange():
     SCACB(60, mode="scnc").load_state_dict(SCACB(60, mode="full").state_dict())
 
 

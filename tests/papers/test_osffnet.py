@@ -72,11 +72,11 @@ def test_table_3_with_osff(scale, params_k, multi_adds_g):
 
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 739_425), (3, 748_080), (4, 760_197)])
-def test_osff_on_imdn_to_the_unit(scale, params):
+def test_osff_on_imdn_is_exact_to_the_unit(scale, params):
     assert num_params(on_meta(IMDNWithOSFF, scale=scale)) == params
 
 
-def test_printed_multi_adds_of_osff_on_imdn_have_the_biases_in_them():
+def test_printed_multi_adds_of_osff_on_imdn_include_the_biases():
     net = on_meta(IMDNWithOSFF, scale=4)
     assert multi_adds(net, scale=4, rule="all") / 1e9 == pytest.approx(43.26, abs=0.005)  # printed: 43.4
 
@@ -121,11 +121,11 @@ def test_table_4(attention, params_k, multi_adds_g):
     ],
     ids=["x2", "x3", "x4", "000", "w/oAtt"],
 )
-def test_parameters_to_the_unit(settings, params):
+def test_parameters_are_exact_to_the_unit(settings, params):
     assert num_params(on_meta(OSFFNet, **settings)) == params
 
 
-def test_honest_count_has_the_linear_layers_too():
+def test_the_full_count_includes_the_linear_layers():
     assert multi_adds(on_meta(OSFFNet, scale=4), scale=4, rule="all") / 1e9 == pytest.approx(29.3, abs=0.05)
 
 

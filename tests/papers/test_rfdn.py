@@ -1,4 +1,4 @@
-"""RFDN (Liu et al., ECCVW 2020): the paper's block beside the one that its authors published."""
+"""RFDN (Liu et al., ECCVW 2020): the paper's block next to the one that its authors published."""
 
 import pytest
 import torch

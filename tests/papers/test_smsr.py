@@ -53,7 +53,7 @@ def test_training_draws_its_masks_from_the_generator_of_torch():
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_nothing_of_a_forward_stays():
+def test_a_forward_pass_leaves_nothing_behind():
     net = SMSR(**SMALL)
     before = set(net.state_dict()), [set(vars(part)) for part in net.modules()]
     net(torch.rand(1, 3, 8, 8)).mean().backward()

@@ -17,12 +17,12 @@ def test_a_conv3xc_folds_into_one_convolution_up_to_its_border():
     assert [name for name, _ in block.named_parameters()] == ["folded.weight", "folded.bias"]
 
 
-def test_a_block_gives_what_stands_behind_its_first_activation_too():
+def test_a_block_also_gives_the_features_after_its_first_activation():
     block, x = SPAB(4), torch.randn(1, 4, 5, 5)
     torch.testing.assert_close(block(x)[1], F.silu(block.conv1(x)))
 
 
-def test_ggas_gates_the_features_of_a_block_and_not_what_it_gives_beside_them():
+def test_ggas_gates_the_features_of_a_block_and_not_its_other_output():
     net, lr = ggas.apply(SPAN(scale=2, num_feat=8, num_block=2)).eval(), torch.rand(1, 3, 6, 7)
     seen = []
     net.fusion.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].chunk(4, dim=1)))

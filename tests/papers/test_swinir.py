@@ -46,7 +46,7 @@ def reach(layer, at, size=16):
     [
         (0, (0, 9), (0, 8), (8, 16)),
         (4, (5, 11), (4, 12), (4, 12)),
-        (4, (0, 0), (0, 4), (0, 4)),  # rolled beside the opposite edge, and kept apart from it
+        (4, (0, 0), (0, 4), (0, 4)),  # rolled next to the opposite edge, and masked from it
         (4, (15, 6), (12, 16), (4, 12)),
     ],
 )
@@ -93,7 +93,7 @@ def test_heads_divide_the_width(num_feat, num_head):
 
 
 @pytest.mark.parametrize("num_head", [0, 3])
-def test_heads_that_do_not_are_refused(num_head):
+def test_heads_that_do_not_divide_the_width_are_refused(num_head):
     with pytest.raises(ConfigError, match=f"got num_head={num_head}, num_feat=16"):
         SwinIRLight(**SMALL, num_head=num_head)
 

@@ -93,7 +93,7 @@ def test_every_host_runs_with_both_and_every_factor_learns(host, num_feat, units
     net = ggas_cwss.apply(Entry(host, 2).build(num_block=2))
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = 1e-12  # else a factor that a batch norm undoes has a small gradient, not none
+            module.eps = 1e-12  # else a factor that a batch norm undoes would still have a small gradient
     net(torch.rand(2, 3, 15, 17)).square().mean().backward()
     reference = next(net.head.parameters()).grad.abs().mean()
     assert all(scale.alpha.grad.abs().mean() > 1e-4 * reference for scale in net.strategy["cwss"].scales)

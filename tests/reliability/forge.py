@@ -74,13 +74,13 @@ class Forge:
 
         Args:
             folder: The run folder.
-            overrides: Beside `TINY`.
+            overrides: In addition to `TINY`.
             kill_after: Seconds after which the process is killed.
             end_at: Number of the file operation before which it kills itself; 0: only list them, in
-                ``operations.txt`` beside the folder.
-            ranks: Processes, joined as torchrun does it.
-            breaks: What the disk does from the beginning, see `plugins.break_files`.
-            environment: Set for this one.
+                ``operations.txt`` next to the folder.
+            ranks: Number of processes, joined as by torchrun.
+            breaks: How the disk fails from the beginning, see `plugins.break_files`.
+            environment: Environment variables of this attempt.
         """
         request = {
             "overrides": [
@@ -189,7 +189,7 @@ def _serve() -> None:
 
 
 def _torchrun(rank: int, world: int, port: int) -> dict[str, str]:
-    """What torchrun tells a process of one machine."""
+    """What torchrun sets for a process on one machine."""
     return {
         "TORCHELASTIC_RUN_ID": "forge",
         "MASTER_ADDR": "127.0.0.1",

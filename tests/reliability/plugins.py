@@ -42,9 +42,9 @@ class Ask(lightning.Callback):
     """Sends this process a signal in the middle of a step, or in the validation after it.
 
     Args:
-        step: Which, from 1; not again in a run that has begun behind it.
+        step: Number of the step, from 1; not again in a run that resumed after it.
         number: The signal.
-        validation: Within the validation.
+        validation: Whether to send it during the validation.
         times: How often.
         rank: The process that is asked; -1: each.
     """
@@ -151,7 +151,7 @@ class Draws(lightning.Callback):
     """Notes what each process would draw after each batch; they begin with different states.
 
     Args:
-        die_after: Step after which the processes are killed, unless they began behind it.
+        die_after: Step after which the processes are killed, unless they resumed after it.
     """
 
     def __init__(self, die_after: int) -> None:
@@ -187,7 +187,7 @@ class SaveAndDie(lightning.pytorch.callbacks.Checkpoint):
         self._begun = -1
 
     def setup(self, trainer, pl_module, stage) -> None:
-        trainer.callbacks.sort(key=lambda callback: callback is self)  # behind those that save the best
+        trainer.callbacks.sort(key=lambda callback: callback is self)  # after those that save the best
 
     def on_train_start(self, trainer, pl_module) -> None:
         self._begun = trainer.global_step
@@ -226,10 +226,10 @@ def prepare(images: str, cache: str) -> None:
 def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
     """Note what this process does to files below ``folder``, and kill it before operation ``end_at``.
 
-    Opening for writing, renaming, removing and making are told by Python's audit events; fsync has none.
+    Python's audit events report opening for writing, renaming, removing and making; fsync has none.
 
     Args:
-        folder: Where it counts.
+        folder: Only files below it count.
         end_at: Number of the operation, from 1; 0 never.
         log: A line for each operation, written before it.
     """
@@ -275,7 +275,7 @@ class Break(lightning.Callback):
 
     Args:
         what: Name of the fault, one of `_FAULTS` or of `errno` followed by a pattern of file names.
-        step: In the middle of which it comes.
+        step: The step during which it happens.
     """
 
     def __init__(self, what: str, step: int) -> None:
@@ -289,13 +289,13 @@ class Break(lightning.Callback):
 
 
 def break_files(number: int, how: str, pattern: str) -> None:
-    """Let the disk fail.
+    """Let operations on files fail.
 
     Args:
-        number: What it says, of `errno`.
-        how: ``open``, ``read``, ``write``, ``short`` (writes less than it was given, which is no fault),
+        number: The error, from `errno`.
+        how: ``open``, ``read``, ``write``, ``short`` (writes less than it was given, which is not a fault),
             ``fsync`` or ``rename``.
-        pattern: Of the names of files.
+        pattern: Pattern of file names.
     """
 
     def fail(path) -> None:

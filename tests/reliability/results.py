@@ -14,7 +14,7 @@ from sr_lab import files
 FOLDER = Path(__file__).parents[2] / "experiments" / "reliability"
 TABLE = FOLDER / "results.csv"
 COLUMNS = ("date", "commit", "kind", "count", "lost", "seconds", "device")
-# 1: the large sizes (make chaos); ci: those of the slow tests. Both store what came out.
+# 1: the large sizes (make chaos); ci: those of the slow tests. Both store their results.
 CHAOS = os.environ.get("SR_LAB_CHAOS")
 
 
@@ -32,7 +32,7 @@ def read() -> list[dict[str, str]]:
 
 
 def store(kind: str, *, count: int, lost: int, seconds: float) -> None:
-    """Append a row and draw the picture anew, where results are to be stored."""
+    """Append a row and draw the plot again, if results are to be stored."""
     if not CHAOS:
         return
     commit = subprocess.run(
@@ -75,6 +75,6 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("times broken (blue), times lost (red)")
     axes.spines[["top", "right"]].set_visible(False)
-    # the same numbers are the same file, in which words are words
+    # the same numbers give the same file, with its text as text
     with mpl.rc_context({"svg.hashsalt": "sr_lab", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})

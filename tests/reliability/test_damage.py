@@ -86,7 +86,7 @@ def test_each_flipped_bit_that_changes_a_weight_is_found(file, flips, request):
 
 
 def test_each_bit_of_the_archives_list_of_contents_counts(file):
-    """There a flipped bit can make a folder of an entry, whose content torch does not read."""
+    """There a flipped bit can turn an entry into a folder, whose content torch does not read."""
     content, weights = file.read_bytes(), open_checkpoint(str(file)).state
     with zipfile.ZipFile(file) as archive:
         start = archive.start_dir

@@ -1,4 +1,4 @@
-"""W&B dies, or cannot be reached: the training goes on, and the record makes the run whole again."""
+"""W&B dies, or cannot be reached: the training continues, and the record makes the run whole again."""
 
 import csv
 import json
@@ -36,11 +36,13 @@ def recorded(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_without_the_process_of_wandb_and_its_record_makes_the_run_anew(forge, tmp_path):
+def test_a_training_continues_without_the_process_of_wandb_and_its_record_makes_the_run_again(
+    forge, tmp_path
+):
     home, folder = {"HOME": str(tmp_path)}, tmp_path / "run"
     ended = forge.train(folder, "logger=wandb", *breaks("wandb"), **home)
     assert ended.code == 0, ended.said
-    assert ended.said.count("WandbLogger: lost (Connection lost); the training goes on") == 1
+    assert ended.said.count("WandbLogger: lost (Connection lost); the training continues") == 1
     assert forge.train(tmp_path / "whole", **home).code == 0
     assert differences(tmp_path / "whole", folder) == []
     (own,) = folder.glob("wandb/offline-run-*")
@@ -54,7 +56,7 @@ def test_a_training_goes_on_without_the_process_of_wandb_and_its_record_makes_th
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_offline_when_wandb_cannot_be_reached(forge, tmp_path):
+def test_a_training_continues_offline_when_wandb_cannot_be_reached(forge, tmp_path):
     closed = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "2"}
     ended = forge.train(tmp_path / "run", "logger=wandb", HOME=str(tmp_path), **closed)
     assert ended.code == 0, ended.said

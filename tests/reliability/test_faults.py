@@ -1,4 +1,4 @@
-"""What machines do to a run: it says so in one sentence, keeps its last good state, and goes on bit-equal.
+"""What machines do to a run: it says so in one sentence, keeps its last good state, and resumes bit-equal.
 
 ====  =============================================  ==================================================
  1    disk full (checkpoint, row, cache)             here
@@ -103,7 +103,7 @@ OTHERS = {
 def broken_and_mended(
     forge: Forge, folder: Path, whole: Path, what: str, said: str, *overrides: str, last: int | None = 10
 ) -> list[str]:
-    """What was wrong with a run that broke, and with how it went on."""
+    """What was wrong with a run that broke, and with how it resumed."""
     ended = forge.train(folder, *overrides, *breaks(what))
     found = [] if ended.code == 1 else [f"code {ended.code}"]
     found += [] if said in sentence(ended) else [sentence(ended)]
@@ -116,32 +116,32 @@ def broken_and_mended(
 
 
 @pytest.mark.parametrize("name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in DISK])
-def test_a_disk_that_fails_is_named_and_the_run_goes_on_bit_equal(forge, whole, tmp_path, name):
+def test_a_disk_that_fails_is_named_and_the_run_resumes_bit_equal(forge, whole, tmp_path, name):
     what, said = DISK[name]
     assert broken_and_mended(forge, tmp_path / "run", whole, what, f": {said}{ADVICE}") == []
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_machine_that_fails_is_named_and_the_run_goes_on_bit_equal(forge, whole, tmp_path, name):
+def test_a_machine_that_fails_is_named_and_the_run_resumes_bit_equal(forge, whole, tmp_path, name):
     what, said = OTHERS[name]
     last = None if name == "run folder deleted" else 10
     assert broken_and_mended(forge, tmp_path / "run", whole, what, said, last=last) == []
 
 
 def own_images(forge: Forge, tmp_path: Path) -> tuple[str, ...]:
-    """Overrides for a run with a copy of the images, to do things to."""
+    """Overrides for a run with a copy of the images, which a test may damage."""
     shutil.copytree(forge.folder / "images", tmp_path / "images")
     return f"dataset.hr_dir={tmp_path}/images", f"paths.cache_dir={tmp_path}/cache"
 
 
 @pytest.mark.parametrize("what", ["clock", f"EIO short {CKPT}", "cache"])
-def test_what_is_no_fault_changes_nothing(forge, whole, tmp_path, what):
+def test_what_is_not_a_fault_changes_nothing(forge, whole, tmp_path, what):
     ended = forge.train(tmp_path / "run", *own_images(forge, tmp_path), *breaks(what))
     assert ended.code == 0, ended.said
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_memory_that_does_not_suffice_in_a_validation_is_told_and_tiles_give_the_same(forge, whole, tmp_path):
+def test_too_little_memory_for_a_validation_is_reported_and_tiles_give_the_same(forge, whole, tmp_path):
     folder = tmp_path / "run"
     ended = forge.train(folder, *breaks("validation"))
     assert ended.code == 0, ended.said
@@ -163,7 +163,7 @@ def test_memory_that_does_not_suffice_in_a_validation_is_told_and_tiles_give_the
         ),
     ],
 )
-def test_a_worker_that_dies_or_hangs_is_named_and_the_run_goes_on_bit_equal(
+def test_a_worker_that_dies_or_hangs_is_named_and_the_run_resumes_bit_equal(
     forge, whole, tmp_path, number, said
 ):
     more = ("num_workers=1", "trainer.timeout=2")
@@ -196,7 +196,7 @@ def test_a_last_checkpoint_that_the_disk_cannot_read_is_named_and_nothing_is_set
     ended = forge.train(tmp_path / "run", breaks="EIO read last.ckpt")
     assert ended.code == 1
     assert sentence(ended) == (
-        f"resume: cannot read '{last}': Input/output error; mend that and start again, or do without it"
+        f"resume: cannot read '{last}': Input/output error; fix that and start again, or do without it"
     )
     assert [path.read_bytes() for path in kept] == before
     assert set(last.parent.iterdir()) == set(kept[:-1])
@@ -242,7 +242,7 @@ def test_a_checkpoint_that_is_not_of_this_run_is_refused_and_nothing_is_overwrit
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_a_run_whose_results_are_spoilt_measures_again(forge, whole, tmp_path):
+def test_a_run_with_damaged_results_measures_again(forge, whole, tmp_path):
     folder = tmp_path / "run"
     assert forge.train(folder).code == 0
     (folder / "metrics.json").write_bytes(b"")
@@ -282,7 +282,7 @@ def mounted(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_run_on_a_disk_that_is_full_goes_on_once_there_is_space(forge, whole, mounted, tmp_path):
+def test_a_run_on_a_full_disk_resumes_once_there_is_space(forge, whole, mounted, tmp_path):
     folder = mounted / "run"
     hog = mounted / "hog"
     hog.write_bytes(bytes(850_000))
@@ -305,7 +305,7 @@ def test_an_attempt_on_a_disk_without_a_byte_names_its_file(mounted):
 
 
 @pytest.mark.parametrize("left", [0, 40_000, 400_000])
-def test_a_checkpoint_that_finds_no_room_is_named_however_much_of_it_does(mounted, left):
+def test_a_checkpoint_that_does_not_fit_is_named_however_much_of_it_does(mounted, left):
     (mounted / "hog").write_bytes(bytes(left))
     fill(mounted)
     (mounted / "hog").unlink()
@@ -320,7 +320,7 @@ def fill(place: Path) -> None:
         (place / "filling").write_bytes(bytes(2**21))
 
 
-def test_data_that_can_only_be_read_are_enough(forge, whole, mounted, tmp_path):
+def test_read_only_data_is_enough(forge, whole, mounted, tmp_path):
     shutil.copytree(forge.folder / "images", mounted / "images")
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
     ended = forge.train(tmp_path / "run", f"dataset.hr_dir={mounted}/images")

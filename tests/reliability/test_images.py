@@ -72,7 +72,7 @@ def test_a_run_does_not_resume_with_images_that_were_replaced(forge, tmp_path, i
         f"images, start from scratch with resume=never, or remove {folder}/images.json to continue with these"
     )
     draw(images / "1.bmp", 1)
-    moved = images.rename(tmp_path / "moved")  # where they lie does not matter
+    moved = images.rename(tmp_path / "moved")  # where they are does not matter
     ended = forge.train(folder, *of(moved))
     assert ended.code == 0, ended.said
     assert "changed" not in ended.said

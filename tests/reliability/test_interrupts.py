@@ -15,7 +15,7 @@ from tests.command_line import SMOKE
 
 
 def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, str]:
-    """Exit code, output and complaints of a training that gets Ctrl-C when a module was imported."""
+    """Exit code, output and errors of a training that gets Ctrl-C when a module was imported."""
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", *SMOKE, "logger=none", *overrides]
     with subprocess.Popen(
         command,

@@ -61,7 +61,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def to_the_end(forge: Forge, folder: Path, whole: Path) -> list[str]:
-    """Start the run again, and say where it ends otherwise than the one that nobody killed."""
+    """Start the run again, and list where its end differs from that of an undisturbed run."""
     ended = forge.train(folder)
     if ended.code != 0:
         return [ended.said]
@@ -77,7 +77,7 @@ def test_a_run_killed_at_a_random_instant_ends_bit_equal(forge, whole, tmp_path,
         folder = tmp_path / str(runs) / "run"
         runs += 1
         found, attempt = [], KILLED
-        # now and then the one that goes on is killed too
+        # now and then the resumed run is killed too
         while attempt == KILLED and (chance.random() < 0.3 or not folder.exists()):
             attempt = forge.train(folder, kill_after=chance.uniform(0.02, 1) * whole[2]).code
             if attempt == KILLED:
@@ -155,7 +155,7 @@ def test_a_run_resumed_at_any_step_ends_bit_equal(forge, whole, tmp_path, cases)
     [(2, "32-true"), *(pytest.param(n, "bf16-mixed", marks=pytest.mark.slow) for n in (0, 2))],
 )
 def test_a_run_with_workers_or_in_bf16_is_resumed_bit_equal(forge, tmp_path, workers, precision):
-    more = (f"num_workers={workers}", f"trainer.precision={precision}")  # beside accumulation and average
+    more = (f"num_workers={workers}", f"trainer.precision={precision}")  # with accumulation and average
     codes = [forge.train(tmp_path / "whole", *more).code]
     codes += [forge.train(tmp_path / "run", *more, *die(7, 15)).code for _ in range(3)]
     assert codes == [0, KILLED, KILLED, 0]

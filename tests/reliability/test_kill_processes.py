@@ -12,7 +12,7 @@ from tests.reliability.forge import TINY, small_images
 pytestmark = pytest.mark.slow
 
 TWO = (
-    # without the noise on gradients, by which ranks with random states of their own would drift apart
+    # without the noise on gradients, with which ranks of different random states would drift apart
     *(x for x in TINY if x not in ("trainer=cpu", "batch_size=2") and ".noise." not in x),
     *(
         "trainer=ddp",

@@ -41,7 +41,7 @@ def finished(whole) -> tuple[Path, dict[tuple[str, str], float]]:
 def test_a_run_that_resumes_with_another_number_of_accumulated_batches_is_the_same(
     forge, finished, tmp_path, accumulated
 ):
-    """At odd steps: what the batches were counted by shows in which of them make a step."""
+    """It is killed at odd steps: counting the batches wrongly would move the ends of the steps."""
     folder = tmp_path / "run"
     codes = [
         forge.train(folder, f"trainer.accumulate_grad_batches={number}", *die(3, 14)).code
@@ -54,7 +54,7 @@ def test_a_run_that_resumes_with_another_number_of_accumulated_batches_is_the_sa
 STOPS = (
     "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
     *("+callbacks.stop.monitor=val/psnr_y", "+callbacks.stop.mode=max"),
-    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no gain is enough: at the second
+    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no gain is enough
 )
 
 

@@ -1,4 +1,4 @@
-"""Trainings that are told to end: they finish the step, save, say who asked, and go on as if nothing was."""
+"""Trainings that are asked to end: they finish the step, save, name the signal, and resume undisturbed."""
 
 import contextlib
 import os
@@ -119,7 +119,7 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def wait_for_a_step(folder: Path, behind: int = 0) -> None:
-    """Until the record has a step behind ``behind``."""
+    """Wait until the record has a step after ``behind``."""
     until = time.monotonic() + 120
     while max(steps_of(folder), default=0) <= behind:
         assert time.monotonic() < until
@@ -127,7 +127,7 @@ def wait_for_a_step(folder: Path, behind: int = 0) -> None:
 
 
 def ended(process: "subprocess.Popen[str]", number: int, *, who: str = "group") -> tuple[int, float, str]:
-    """Ask the first process, the second, or all of the session; exit code, seconds, what they have said."""
+    """Ask the first process, the second, or all of the session; exit code, seconds, output."""
     started = time.monotonic()
     if who == "second":
         (child,) = _children(process.pid)
@@ -166,7 +166,7 @@ def test_ctrl_c_reaches_the_workers_too_and_the_step_is_saved(tmp_path):
     ("name", "who"),
     [(n, "group") for n in HEARD] + [("SIGTERM", "first"), ("SIGTERM", "second"), ("SIGUSR1", "second")],
 )
-def test_two_processes_are_gone_within_seconds_whichever_is_asked(tmp_path, name, who, scontrol):
+def test_two_processes_end_within_seconds_whichever_is_asked(tmp_path, name, who, scontrol):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "num_workers=0")
     with long_training(tmp_path, *ddp, **scontrol) as process:
         wait_for_a_step(tmp_path)

@@ -1,4 +1,4 @@
-"""Two processes of which one meets a NaN, a signal or a disk that fails: they go on, or end, together."""
+"""Two processes, one of which meets a NaN, a signal or a failing disk: they continue, or end, together."""
 
 import itertools
 import json
@@ -48,7 +48,7 @@ def weights(folder: Path, rank: int) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_loss_that_is_no_number_on_one_rank_is_skipped_by_both(forge, tmp_path, rank):
+def test_a_nan_loss_on_one_rank_is_skipped_by_both(forge, tmp_path, rank):
     folder = tmp_path / "run"
     ended = forge.train(folder, *TWO, WEIGHTS, "nan_policy=skip", *spoil(12, 13, rank=rank), ranks=2)
     assert ended.codes == (0, 0), ended.said
@@ -73,7 +73,7 @@ def test_a_skipped_step_leaves_the_statistics_of_batch_norm_as_they_were(forge, 
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_on_one_rank_ends_both_and_they_go_on_bit_equal(forge, whole, tmp_path):
+def test_a_nan_loss_on_one_rank_ends_both_and_they_resume_bit_equal(forge, whole, tmp_path):
     folder = tmp_path / "run"
     ended = forge.train(folder, *TWO, *spoil(12, rank=1), ranks=2)
     assert ended.codes == (1, 1)
@@ -84,7 +84,7 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_both_and_they_go_on_bit_equal
 
 
 @pytest.mark.slow
-def test_why_a_training_of_two_processes_ends_at_a_nan_is_said_once(tmp_path):
+def test_why_a_training_of_two_processes_ends_at_a_nan_is_reported_once(tmp_path):
     done = sr_lab(tmp_path, *SMALL, *spoil(3, rank=1), PYTHONPATH=ROOT)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

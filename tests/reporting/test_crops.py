@@ -34,7 +34,7 @@ def pixels(file: Path) -> np.ndarray:
 
 
 def places(figure: np.ndarray, block: np.ndarray) -> list[tuple[int, int]]:
-    """Where a block stands in a figure, pixel by pixel."""
+    """Where a block is in a figure, pixel by pixel."""
     height, width = block.shape[:2]
     corner = (figure[: -height + 1, : -width + 1] == block[0, 0]).all(axis=2)
     corner &= (figure[height - 1 :, width - 1 :] == block[-1, -1]).all(axis=2)
@@ -45,7 +45,7 @@ def places(figure: np.ndarray, block: np.ndarray) -> list[tuple[int, int]]:
     ]
 
 
-def enlarged(file: Path, box: Box, zoom: int) -> np.ndarray:
+def zoomed(file: Path, box: Box, zoom: int) -> np.ndarray:
     return box.cut(saved_images.load(file)).repeat(zoom, 0).repeat(zoom, 1)
 
 
@@ -53,7 +53,7 @@ def test_every_crop_of_the_figure_is_the_image_pixel_by_pixel(picture, written):
     box = crops.choose(picture)
     shown = pixels(written / f"{STEM}.png")
     files = [picture.hr, *(result.file for result in picture.results)]
-    (hr,), (bicubic,), (first,), (second,) = (places(shown, enlarged(file, box, 4)) for file in files)
+    (hr,), (bicubic,), (first,), (second,) = (places(shown, zoomed(file, box, 4)) for file in files)
     # Two rows of two cells, two pixels apart, with two lines of text below each.
     assert (bicubic[0], second[0]) == (hr[0], first[0]) == (0, 4 * 48 + 56 + 2)
     assert (first[1], second[1] - first[1]) == (hr[1], 4 * 48 + 2)
@@ -120,21 +120,21 @@ def test_long_names_stay_inside_their_cells_odd_ones_are_escaped_and_nothing_is_
     assert r"50\%\_of\_\$x\$" in text
     assert rf"a\_b{'w' * 70} from Set5" in text
     shown = pixels(file)
-    (hr,) = places(shown, enlarged(picture.hr, crops.choose(picture), 4))
+    (hr,) = places(shown, zoomed(picture.hr, crops.choose(picture), 4))
     left, width = hr[1], 4 * 48
     assert (shown[width : width + 28, left + width : left + width + 2] == 255).all()  # between the cells
     for line in (shown[width : width + 28], shown[-56:]):
         assert (line[:, left - 4] == 255).all()  # between whole image and cells
 
 
-def test_of_many_methods_bicubic_and_the_last_six_are_shown(tmp_path):
+def test_bicubic_and_the_last_six_of_many_methods_are_shown(tmp_path):
     runs = [run_folder(tmp_path, f"method {n}", images=("one",)) for n in range(9)]
     (picture,) = saved_images.find(runs)
     file = crops.write(tmp_path / "crops", picture)
     rows = csv.DictReader(file.with_suffix(".csv").read_text().splitlines())
     shown = ["HR", "bicubic", *(f"method {n}" for n in range(3, 9))]
     assert [row["method"] for row in rows] == shown
-    (corner, *_) = places(pixels(file), enlarged(picture.hr, crops.choose(picture), 4))
+    (corner, *_) = places(pixels(file), zoomed(picture.hr, crops.choose(picture), 4))
     assert pixels(file).shape[1] - corner[1] == 4 * (4 * 48 + 2) - 2  # two rows of four
 
 

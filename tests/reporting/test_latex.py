@@ -75,7 +75,7 @@ def test_the_paired_form_has_both_numbers_in_one_cell_each_marked_alone():
     assert r"37.90/\textbf{0.9615}" in ecbsr
     assert ecbsr.endswith(r"-- \\")
     gains = latex("two_strategies", "table2", paired=True)
-    assert "FSRCNN + GGAS &  & 34K & --/0.8733 &" in gains  # of PSNR the gain alone is printed
+    assert "FSRCNN + GGAS &  & 34K & --/0.8733 &" in gains  # for PSNR only the gain is printed
 
 
 def test_components_of_an_ablation_are_ticks_and_crosses():

@@ -90,7 +90,7 @@ def test_a_row_that_was_not_measured_shows_the_papers_figure_as_such():
     assert 'title="not run"' in text
 
 
-def test_nothing_may_load_or_run_but_what_the_page_holds(text):
+def test_only_what_the_page_holds_may_load_or_run(text):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
     for tag in ("style", "script"):
         (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
@@ -309,7 +309,7 @@ def test_the_middle_is_the_same_place_in_every_image(tmp_path):
         np.asarray(Image.open(io.BytesIO(base64.b64decode(s.source.split(",")[1])))) for s in album.shots
     ]
     assert np.array_equal(shown[-1], hr)
-    assert np.array_equal(shown[0], hr[::4, ::4])  # LR, which these folders make by leaving out
+    assert np.array_equal(shown[0], hr[::4, ::4])  # LR, which these folders make by dropping pixels
 
 
 # In a browser
@@ -336,7 +336,7 @@ def _shown(browser, text, tmp_path):
 
 
 def complaints(browser: Chromium) -> list[dict]:
-    """What the console and the content policy say."""
+    """What the console and the content policy report."""
     logged = [entry["entry"] for entry in browser.named("Log.entryAdded")]
     return logged + browser.named("Runtime.consoleAPICalled") + browser.named("Runtime.exceptionThrown")
 
@@ -400,7 +400,7 @@ def test_the_handle_is_dragged_with_the_mouse(shown):
     assert share == pytest.approx(75, abs=1)
 
 
-# For every pane: enlargement, and which pixel is in its middle.
+# For every pane: its zoom, and the pixel in its middle.
 PLACES = """[...document.querySelectorAll('#pane > img, #over img, #strip img')].map((image) => {
   const box = image.parentElement.id === 'over' ? document.querySelector('#pane') : image.parentElement;
   const zoom = image.width / 80;

@@ -16,7 +16,7 @@ from sr_lab.reporting.tradeoff import Point, draw
         ("imdn", 4, "Set5", 32.21),
         ("carn", 4, "Urban100", 26.07),
         ("efrdn", 4, "Urban100", 26.37),
-        ("edsr_shallow", 4, "Set5", None),  # stands in an ablation only
+        ("edsr_shallow", 4, "Set5", None),  # is in an ablation only
         ("bicubic", 4, "Set5", None),
     ],
 )
@@ -24,12 +24,12 @@ def test_psnr_of_a_network_as_published(model, scale, set_name, psnr):
     assert published.psnr(model, scale, set_name) == psnr
 
 
-def test_what_a_strategy_gains_is_no_psnr():
+def test_what_a_strategy_gains_is_not_a_psnr():
     values = [f.value for f in published.comparisons() if f.metric == "psnr_y"]
     assert min(values) > 20
 
 
-def test_figures_say_where_they_stand():
+def test_figures_know_their_table_row_and_scale():
     (figure,) = [
         f
         for f in published.figures()

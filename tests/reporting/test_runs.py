@@ -158,7 +158,7 @@ def test_a_failed_run_gives_the_reason(tmp_path):
     assert (read.name, read.problem) == ("a_seed=1", "failed: ValueError: too bad")
 
 
-def test_an_error_of_ours_is_shown_without_the_name_of_its_class(tmp_path):
+def test_our_own_error_is_shown_without_the_name_of_its_class(tmp_path):
     folder = write(tmp_path / "a-1", failed_txt="Traceback\nsr_lab.errors.DataError: benchmark: no\n")
     assert read_run(folder).problem == "failed: benchmark: no"
 

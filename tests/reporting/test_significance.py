@@ -95,7 +95,7 @@ def test_only_images_that_both_have_are_compared():
     assert test.count == 7
 
 
-def test_rows_are_corrected_together_and_too_few_images_take_no_part():
+def test_rows_are_corrected_together_except_those_with_too_few_images():
     base = images([30.0] * 7)
     rows = [images([30.0 + d for d in SEVEN]), images([31.0 + i for i in range(7)]), images([1.0])]
     first, second, third = (tests[0] for tests in compare(rows, base))
@@ -109,7 +109,7 @@ def test_an_image_is_the_mean_of_its_seeds():
     assert per_image(runs) == {("Set5", "0"): pytest.approx(32.5 * (1 - 0.0005))}
 
 
-def test_an_image_restored_without_error_takes_no_part():
+def test_an_image_upscaled_without_error_takes_no_part():
     run = finished("111", 32.0, count=2)
     run.values["images"][0]["psnr_y"] = float("inf")
     assert [image for _, image in per_image([run])] == ["1"]

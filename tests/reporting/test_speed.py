@@ -26,11 +26,11 @@ def table(**medians):
         ("loader.pairs_per_s", 9000, 100, False),  # a rate is as good as its machine
         ("gpu_osffnet.ratio_to_fp32.bf16", 4.0, 2.0, True),
         ("unknown.ratio", 4.0, 2.0, False),  # nobody said which way is better
-        ("evaluate.share_outside_network", 0.07, 0.09, False),  # three hundredths are no change
+        ("evaluate.share_outside_network", 0.07, 0.09, False),  # three hundredths count as no change
         ("evaluate.share_outside_network", 0.07, 0.11, True),
     ],
 )
-def test_what_fell_is_a_ratio_that_is_worse_by_more_than_a_tenth(key, stored, now, falls):
+def test_a_ratio_that_is_worse_by_more_than_a_tenth_has_fallen(key, stored, now, falls):
     found = speed.fallen(table(**{key: now}), table(**{key: stored}), [key.partition(".")[0]])
     assert [sentence.split(":")[0] for sentence in found] == [key] * falls
 
@@ -41,7 +41,7 @@ def test_a_fall_is_named_with_both_figures():
     assert sentence == "ssim.ratio_to_skimage: 3, stored 6: 50% lower"
 
 
-def test_what_lies_between_the_stored_quartiles_has_not_fallen():
+def test_a_figure_between_the_stored_quartiles_has_not_fallen():
     stored = table() | {"psnr.ratio_to_skimage": {"median": 1.25, "q1": 0.72, "q3": 1.4}}
     assert speed.fallen(table(**{"psnr.ratio_to_skimage": 0.74}), stored, ["psnr"]) == []
     assert len(speed.fallen(table(**{"psnr.ratio_to_skimage": 0.7}), stored, ["psnr"])) == 1

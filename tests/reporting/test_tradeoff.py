@@ -1,4 +1,4 @@
-"""The picture of quality and cost: every network has its name, and no name lies on another."""
+"""The picture of quality and cost: every network has its name, and no name covers another."""
 
 import itertools
 
@@ -21,7 +21,7 @@ OURS = [Point(f"ours_{n}_x4", 6e5, 3e10 + n * 1e8, 28.6, is_measured=True) for n
 
 @pytest.mark.parametrize("set_name", ["Set5", "Set14", "Urban100"])
 @pytest.mark.parametrize("scale", [2, 4])
-def test_every_name_of_the_papers_networks_and_ours_stands_clear_of_the_others(scale, set_name):
+def test_no_name_of_the_papers_networks_or_ours_covers_another(scale, set_name):
     points = tradeoff.around(OURS, scale=scale, set_name=set_name)
     (axes,) = drawn(points).axes
     assert len(points) > 15
@@ -41,7 +41,7 @@ def test_a_name_that_had_to_move_away_has_a_line_to_its_network():
     assert all(end == pytest.approx((30, 28.6)) for end in ends)
 
 
-def test_a_name_that_stands_by_its_network_has_none():
+def test_a_name_next_to_its_network_has_no_line():
     (axes,) = drawn([Point("a", 1e6, 3e10, 28.6, is_measured=True)]).axes
     assert not axes.lines
 

@@ -1,4 +1,4 @@
-"""Rows, the queue and its states; what the queue needs no network for is tried with jobs that only wait."""
+"""Rows, the queue and its states; most of the queue is tested with jobs that only wait."""
 
 import json
 import os
@@ -189,7 +189,7 @@ def test_what_a_killed_job_leaves_behind_is_ended(queue, tmp_path):
 
 
 def alive(process: int) -> bool:
-    """Whether it runs: one that has ended and waits for its parent does not."""
+    """Whether a process runs; one that has ended and waits for its parent does not."""
     try:
         return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
@@ -257,7 +257,7 @@ def test_a_job_that_the_machine_has_ended_is_resumed(queue, tmp_path, capsys, jo
     assert RunFolder(tmp_path / "a").state() == "finished"
 
 
-def test_a_refusal_says_nothing_of_an_attempt(tmp_path):
+def test_a_refusal_does_not_replace_the_reason_of_an_attempt(tmp_path):
     folder = RunFolder(tmp_path)
     with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - the refusal is within
         folder.refuse("another process is at work")
@@ -352,7 +352,7 @@ def test_a_run_whose_lock_is_held_is_running(tmp_path):
     assert folder.state() == "interrupted"
 
 
-def test_status_tells_every_job(states):
+def test_status_lists_every_job(states):
     with RunFolder(states / "busy").attempt():
         (states / "busy" / "config.yaml").write_text("steps: 9\n")
         done = sr_lab(states, "task=status", f"runs='{states}'", COLUMNS="200")
@@ -375,7 +375,7 @@ def test_status_tells_every_job(states):
     assert "5 jobs: 1 finished, 1 running, 1 failed, 1 interrupted, 1 waiting" in done.stdout
 
 
-def test_status_of_nothing_is_reported(tmp_path):
+def test_status_without_any_job_is_reported(tmp_path):
     done = sr_lab(tmp_path, "task=status", "runs=nowhere")
     assert (done.returncode, done.stderr[:40]) == (2, "error: runs: no run folder in 'nowhere'; "[:40])
 

@@ -95,7 +95,7 @@ class _Rebuilt:
 
 
 def safetensors(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
-    """A file with a header of one's own, JSON or bytes."""
+    """A file with the given header, JSON or bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -110,7 +110,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def png(
     width: int, height: int, *, colour: int = 2, depth: int = 8, data: bytes | None = None, extra: bytes = b""
 ) -> bytes:
-    """A PNG of zeros, or with a compressed content of one's own."""
+    """A PNG of zeros, or with the given compressed content."""
     if data is None:
         channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
         row = bytes(1 + (width * channels * depth + 7) // 8)

@@ -21,7 +21,7 @@ class Judged:
 
     Args:
         value: What it gave, as plain values.
-        error: What it said, if it refused.
+        error: Its message, if it refused.
         odd: What went wrong with it: another error, a crash, too long, too much.
     """
 

@@ -3,13 +3,13 @@
 ============================  =======================================================================
 config, 14 kinds              direct, alias, partial, ``_args_``, ``_recursive_`` of 21 gadgets:
                               tests/test_targets.py; settings of Hydra itself in a process of its own:
-                              tests/test_hydra_guard.py; the others here
-checkpoints, 14               ``__reduce__``: tests/test_checkpoints.py; the others here
+                              tests/test_hydra_guard.py; the rest here
+checkpoints, 14               ``__reduce__``: tests/test_checkpoints.py; the rest here
 archives and downloads, 9     tests/datasets/test_archives.py (links, devices, bombs, ``../``) and
                               tests/datasets/test_download.py (hashes, lengths, redirects, mirrors)
 images, 8                     here
-reports, 9                    HTML in a browser: tests/test_page.py; the others here
-run folders, 6                second process: tests/test_run_folder.py; ONNX with external data and the others
+reports, 9                    HTML in a browser: tests/test_page.py; the rest here
+run folders, 6                second process: tests/test_run_folder.py; ONNX with external data and the rest
                               here. There is no demo page: in its places ``sweep.json`` and names of sets
 ============================  =======================================================================
 """
@@ -85,7 +85,7 @@ def _mark(tmp_path):
 
 
 def sentence(*overrides: str) -> str:
-    """What the command line says of a configuration that it refuses."""
+    """What the command line says about a configuration that it refuses."""
     with pytest.raises(HYDRAS) as caught:
         compose(*SMOKE, *overrides)
     said = explain(caught.value)
@@ -95,7 +95,7 @@ def sentence(*overrides: str) -> str:
 
 
 def with_file(folder: Path, text: str) -> tuple[str, str]:
-    """The overrides that take up an experiment of a stranger."""
+    """The overrides that choose a stranger's experiment."""
     (folder / "experiment").mkdir()
     (folder / "experiment" / "sly.yaml").write_text(text)
     return f"hydra.searchpath=[file://{folder}]", "experiment=sly"
@@ -174,7 +174,7 @@ def test_a_file_cannot_steer_hydra(tmp_path, mark, place, text):
 
 @pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
 def test_hydras_own_settings_are_let_through(options):
-    """Guards the test above; the second is what a run folder gets that is started by hand."""
+    """Guards the test above; the second is what a run folder gets when its run is started by hand."""
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
@@ -238,7 +238,7 @@ def test_no_secret_is_stored(monkeypatch, mark, override):
         assert secret not in said
 
 
-def test_what_is_no_secret_is_stored(monkeypatch):
+def test_what_is_not_a_secret_is_stored(monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "train")
     monkeypatch.setenv("MY_KEY", "train")  # as short as a word
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
@@ -276,7 +276,7 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
     ],
     ids=["group", "primary"],
 )
-def test_the_command_line_bounds_what_it_reads(tmp_path, arguments, said):
+def test_the_command_line_limits_what_it_reads(tmp_path, arguments, said):
     with_file(tmp_path, hostile.laughs())
     done = sr_lab(tmp_path, *(argument.format(tmp_path) for argument in arguments), *SMOKE, timeout=60)
     assert done.returncode == 2
@@ -285,7 +285,7 @@ def test_the_command_line_bounds_what_it_reads(tmp_path, arguments, said):
 
 
 @pytest.mark.parametrize("key", ["__class__", "__init__", "__proto__", "__reduce__", "_target_.x", "self"])
-def test_a_key_of_pythons_own_is_no_setting(mark, key):
+def test_a_special_name_of_python_is_not_a_setting(mark, key):
     assert "error" not in sentence(f"+model.{key}=1")
     assert "error" not in sentence(f"+{key}=1")
 
@@ -371,7 +371,7 @@ def state(**weights: torch.Tensor) -> bytes:
     return content.getvalue()
 
 
-def test_two_entries_of_one_name_are_refused(tmp_path, mark):
+def test_two_entries_with_one_name_are_refused(tmp_path, mark):
     content = io.BytesIO(state(w=torch.ones(1)))
     with zipfile.ZipFile(content, "a") as archive, warnings.catch_warnings(action="ignore"):
         name = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
@@ -380,7 +380,7 @@ def test_two_entries_of_one_name_are_refused(tmp_path, mark):
         opened(tmp_path / "a.ckpt", content.getvalue())
 
 
-def test_a_bomb_is_refused_unopened(tmp_path, mark):
+def test_a_bomb_is_refused_before_it_is_opened(tmp_path, mark):
     zeros = hostile.in_zip(
         pickle.dumps({"w": 1}, 2), ("data/0", bytes(2**27)), compression=zipfile.ZIP_DEFLATED
     )
@@ -430,7 +430,7 @@ def test_a_tensor_of_its_storage_is_opened(tmp_path):
     ],
     ids=["meta", "sparse", "csr", "quantized", "nested"],
 )
-def test_what_is_no_plain_tensor_is_refused(tmp_path, make):
+def test_what_is_not_a_plain_tensor_is_refused(tmp_path, make):
     for content in ({"w": make()}, {"sr_lab": {}, "state_dict": {"network.w": make()}}):
         torch.save(content, tmp_path / "a.ckpt")
         with pytest.raises(CheckpointError):
@@ -528,7 +528,7 @@ def test_a_matlab_file_that_unpacks_to_a_gigabyte_is_refused(tmp_path, mark):
 
 
 def refused(path: Path, content: bytes) -> str:
-    """What is said of an image file, by each way in."""
+    """What each way in says about an image file."""
     path.write_bytes(content)
     begun = time.process_time()
     said = []
@@ -548,7 +548,7 @@ def test_a_few_bytes_that_claim_many_pixels_are_refused(tmp_path, mark, side):
     assert "pixels" in refused(tmp_path / "a.png", hostile.png(side, side, data=b"x"))
 
 
-def test_a_bomb_of_pixels_is_refused_unpacked(tmp_path, mark):
+def test_a_pixel_bomb_is_refused_before_it_is_unpacked(tmp_path, mark):
     assert "too many for a photograph" in refused(tmp_path / "a.png", hostile.png(6000, 6000, colour=0))
 
 
@@ -594,7 +594,7 @@ MANY = 200_000
     ],
     ids=["text", "packed text", "unknown", "empty data", "jpeg comments", "gif comments"],
 )
-def test_hundred_thousands_of_parts_are_not_read(tmp_path, mark, content):
+def test_hundreds_of_thousands_of_parts_are_not_read(tmp_path, mark, content):
     refused(tmp_path / "a.png", content)
 
 
@@ -639,7 +639,7 @@ def test_an_honest_tiff_is_read(tmp_path):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
 def test_what_is_missing_is_never_grey(tmp_path, mark, monkeypatch, kind):
-    """Another library may have told Pillow to be content with half a file."""
+    """Another library may have made Pillow accept half a file."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     whole = hostile.picture(kind, size=(120, 90))
     refused(tmp_path / "a.png", whole[: len(whole) // 2])
@@ -754,7 +754,7 @@ def test_nothing_steers_the_terminal(reported, name):
 
 
 @pytest.mark.parametrize("kind", sorted(FOREIGN))
-def test_a_picture_of_a_run_that_is_none_is_left_out(tmp_path, mark, kind):
+def test_a_broken_picture_of_a_run_is_left_out(tmp_path, mark, kind):
     run = run_folder(tmp_path, "a", images=("one", "two"))
     file = saved_images.place(run.path / "images", "Set5", "one", "sr")
     file.write_bytes(FOREIGN[kind])
@@ -799,7 +799,7 @@ def test_a_link_in_place_of_a_result_is_replaced(tmp_path, file):
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints.old"])
-def test_beginning_anew_follows_no_link(tmp_path, name):
+def test_starting_from_scratch_follows_no_link(tmp_path, name):
     folder = RunFolder(tmp_path / "run")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "last.ckpt").write_text("precious")
@@ -822,7 +822,7 @@ def test_the_list_of_a_sweep_names_no_other_folder(tmp_path, mark, name):
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "a\0b", "", "x" * 300, "\ud800", "a/b"])
-def test_a_picture_of_any_name_lies_in_its_folder(tmp_path, name):
+def test_a_picture_of_any_name_stays_in_its_folder(tmp_path, name):
     placed = saved_images.place(tmp_path, name, name, "sr")
     assert placed.resolve().is_relative_to(tmp_path)
     assert len(placed.relative_to(tmp_path).parts) == 2
@@ -831,7 +831,7 @@ def test_a_picture_of_any_name_lies_in_its_folder(tmp_path, name):
 
 @pytest.mark.parametrize("way", ["../../secret", "/secret"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_graph_that_names_files_elsewhere_is_made_anew(tmp_path, mark, backend, way):
+def test_a_graph_that_names_files_elsewhere_is_made_again(tmp_path, mark, backend, way):
     network = PlusMean().eval()
     run_by(network, backend, cache_dir=tmp_path / "honest")
     (honest,) = (tmp_path / "honest" / "onnx").iterdir()
@@ -852,8 +852,8 @@ def test_a_graph_that_names_files_elsewhere_is_made_anew(tmp_path, mark, backend
         assert torch.allclose(runs(lr), network(lr), atol=1e-5)
 
 
-def test_every_mistake_of_a_user_is_one_of_ours():
-    """Guards the sentences: what is no error of ours would come out as a traceback."""
+def test_every_mistake_of_a_user_raises_an_error_of_ours():
+    """Guards the sentences: any other error would come out as a traceback."""
     assert issubclass(ConfigError, SRLabError)
     assert issubclass(DataError, SRLabError)
     assert issubclass(CheckpointError, SRLabError)

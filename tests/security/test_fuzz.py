@@ -191,7 +191,7 @@ READERS: dict[str, Callable[[Path], None]] = {
 
 
 def batch(kind: str, folder: Path, count: int, start: int) -> None:
-    """So many mutants of a kind; what is no error of ours fails with the bytes that caused it."""
+    """So many mutants of a kind; any other error than ours fails with the bytes that caused it."""
     path = folder / {"safetensors": "a.safetensors", "ckpt": "a.ckpt"}.get(kind, "a.png")
     (folder / "run-0").mkdir(exist_ok=True)
 
@@ -235,7 +235,7 @@ def test_no_mutant_hangs_crashes_or_goes_through_in_silence(tmp_path, kind):
 @pytest.mark.timeout(0)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", SEEDS)
-def test_no_mutant_of_thousands_does(tmp_path, kind):
+def test_none_of_thousands_of_mutants_does(tmp_path, kind):
     run(kind, tmp_path, int((1_000_000 if os.environ.get("SR_LAB_CHAOS") else 5_000) * SHARE[kind]))
 
 

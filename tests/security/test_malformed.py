@@ -35,7 +35,7 @@ from tests.security.judged import Judged, judged
 
 
 def told(result: Judged, *right: object) -> None:
-    """A sentence, or one of the right results; with none of these given, a sentence."""
+    """Expect a sentence, or one of the right results if some are given."""
     assert result.odd == ""
     if not result.error:
         assert result.value in right
@@ -92,7 +92,7 @@ def test_an_image_under_the_name_of_another_format(tmp_path, kind, extension):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_an_image_with_something_behind_it(tmp_path, kind):
+def test_an_image_with_something_after_its_end(tmp_path, kind):
     told(pixels_of(WHOLE[kind] + b"PK\x03\x04" + bytes(1000), tmp_path / "a.png"), truth(WHOLE[kind]))
 
 
@@ -236,7 +236,7 @@ EXIF = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("name", EXIF)
-def test_the_notes_of_a_camera_that_lie(tmp_path, kind, name):
+def test_metadata_of_a_camera_that_lies(tmp_path, kind, name):
     entry, is_turned = EXIF[name]
     notes = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
     result = pixels_of(hostile.picture(kind, size=(61, 47), exif=notes), tmp_path / "a.png")
@@ -489,8 +489,8 @@ YAMLS = {
 
 
 @pytest.mark.parametrize("name", YAMLS)
-def test_a_configuration_that_is_none(tmp_path, name):
-    """Of a run folder it is passed over, as Hydra's it is refused before it is built."""
+def test_a_malformed_configuration(tmp_path, name):
+    """In a run folder it is ignored; as Hydra's it is refused before anything is built."""
     content = YAMLS[name]
     folder = tmp_path / "a-00000000"
     folder.mkdir()
@@ -540,7 +540,7 @@ JSONS = {
 
 
 @pytest.mark.parametrize("name", JSONS)
-def test_results_that_are_none(tmp_path, name):
+def test_malformed_results(tmp_path, name):
     content = JSONS[name]
     folder = tmp_path / "a-00000000"
     folder.mkdir()
@@ -557,13 +557,13 @@ def test_results_that_are_none(tmp_path, name):
     assert result.odd == result.error == ""
     psnr, scale, _ = result.value
     assert scale == 0
-    if psnr is not None:  # said as it stands, and no number that is none
+    if psnr is not None:  # given as it is in the file, or NaN if it is not a number
         assert psnr == {"out of range": float("inf"), "a key twice": 2}.get(name) or psnr != psnr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JSONS)
-def test_a_list_of_a_sweep_that_is_none(tmp_path, name):
+def test_a_malformed_list_of_a_sweep(tmp_path, name):
     content = JSONS[name]
     (tmp_path / "sweep.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     told(judged(lambda: [str(job) for job in read_index(tmp_path)]))
@@ -585,7 +585,7 @@ JOBS = [
 
 
 @pytest.mark.parametrize("number", range(len(JOBS)))
-def test_jobs_that_are_none(tmp_path, number):
+def test_malformed_jobs(tmp_path, number):
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": JOBS[number]}))
     told(judged(lambda: [str(job) for job in read_index(tmp_path)]))
 
@@ -615,7 +615,7 @@ CSVS = {
 
 
 @pytest.mark.parametrize("name", CSVS)
-def test_a_record_that_is_none(tmp_path, name):
+def test_a_malformed_record(tmp_path, name):
     content = CSVS[name]
     folder = tmp_path / "a-00000000"
     folder.mkdir()
@@ -636,7 +636,7 @@ def test_a_record_that_is_none(tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CSVS)
-def test_results_of_a_paper_that_are_none(tmp_path, name):
+def test_malformed_results_of_a_paper(tmp_path, name):
     content = CSVS[name]
     (tmp_path / "results.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     told(judged(lambda: read_results(tmp_path / "results.csv")))
@@ -653,7 +653,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_rows_of_a_paper_that_are_none(tmp_path, row):
+def test_malformed_rows_of_a_paper(tmp_path, row):
     (tmp_path / "results.csv").write_text(",".join(COLUMNS) + f"\n{row}\n")
     told(judged(lambda: read_results(tmp_path / "results.csv")))
 
@@ -714,10 +714,10 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_folder_of_images_that_is_none(folder, name):
+def test_a_malformed_folder_of_images(folder, name):
     FOLDERS[name](folder)
     result = prepared(folder)
-    if name == "hr sparse":  # a whole picture with a hole behind it
+    if name == "hr sparse":  # a whole picture followed by a hole
         told(result, prepared(folder).value)
     else:
         told(result)
@@ -742,7 +742,7 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_an_image_of_an_odd_name_is_an_image(folder, name):
+def test_an_image_with_an_odd_name_is_an_image(folder, name):
     for part, size in (("hr", (32, 28)), ("lr", (16, 14))):
         photograph(folder / part / f"{name}.png", *size)
     if name.startswith("."):
@@ -751,7 +751,7 @@ def test_an_image_of_an_odd_name_is_an_image(folder, name):
     assert prepared(folder).error == ""
 
 
-def test_a_circle_of_folders_ends(folder):
+def test_a_loop_of_folders_ends(folder):
     (folder / "hr" / "loop").symlink_to(folder / "hr")
     (folder / "hr" / "loop.png").symlink_to(folder / "hr")
     assert len(list_images(folder / "hr")) == 3

@@ -354,7 +354,7 @@ def test_every_optimizer_and_schedule_resumes(tmp_path, optimizer, scheduler):
 
 
 class Moods(lr_scheduler.LRScheduler):
-    """A user's schedule, whose attributes become others, longer and more on the way."""
+    """A user's schedule, whose attributes change, get longer and become more during the training."""
 
     def __init__(self, optimizer: optim.Optimizer) -> None:
         self.best, self.phase, self.seen, self.slope, self.least = None, "warm-up", [], 0.0, float("inf")
@@ -405,7 +405,7 @@ def of_a_users_own(folder: Path, steps: int, ckpt: Path | None = None) -> None:
     train(folder, steps, Counting(), ckpt=where, make_optimizer=Estimating, make_scheduler=Moods)
 
 
-def test_classes_of_a_users_own_resume(tmp_path):
+def test_a_users_own_classes_resume(tmp_path):
     of_a_users_own(tmp_path, 2)
     of_a_users_own(tmp_path, 4, tmp_path / "checkpoints" / "last.ckpt")
     content = saved(tmp_path, "last")
@@ -413,7 +413,7 @@ def test_classes_of_a_users_own_resume(tmp_path):
     assert content["optimizer_states"][0]["param_groups"][0]["count"] == 4
 
 
-def test_fewer_checkpoints_can_be_kept_from_now_on(tmp_path):
+def test_a_resumed_run_may_keep_fewer_checkpoints(tmp_path):
     def keeping(count: int) -> ModelCheckpoint:
         return ModelCheckpoint(
             tmp_path / "mine", "{step}", monitor="val/psnr_y", mode="max", save_top_k=count
@@ -475,7 +475,7 @@ def test_a_file_lets_nothing_write_outside_of_the_run_folder(tmp_path, writer, w
 
 
 @pytest.mark.parametrize("digest", ["../../precious/x", "/tmp/precious/xx", "0" * 63, "0" * 65, "", "G" * 64])
-def test_the_digest_of_a_shard_is_no_path(tmp_path, digest):
+def test_the_digest_of_a_shard_is_not_a_path(tmp_path, digest):
     image = {"name": "a", "height": 8, "width": 8}
     shard = {"name": "0.safetensors", "size": 4, "sha256": digest, "source": "", "images": [image]}
     store = fsspec.filesystem("memory")
@@ -539,13 +539,13 @@ def test_a_server_that_sends_more_than_it_may_is_cut_off(tmp_path, monkeypatch, 
         ) as said:
             Shards(server.url, read_index(server.url), folder=folder, limit=1e9, keep_open=1).file(0)
     assert len(str(said.value)) < 300
-    assert announced == 400 or "it has more than" in str(said.value)  # what aiohttp sees has its words
+    assert announced == 400 or "it has more than" in str(said.value)  # aiohttp has its own words
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", ["pipe", "device", "long"])
-def test_an_index_in_a_folder_is_a_file_of_some_megabytes(tmp_path, kind):
+def test_an_index_in_a_folder_must_be_a_file_of_limited_size(tmp_path, kind):
     if kind == "pipe":
         os.mkfifo(tmp_path / "index.json")
     elif kind == "device":
@@ -561,7 +561,7 @@ def test_an_index_in_a_folder_is_a_file_of_some_megabytes(tmp_path, kind):
 
 
 @pytest.mark.timeout(20)
-def test_a_pipe_that_is_called_a_photograph_is_not_waited_for(tmp_path):
+def test_a_pipe_named_like_a_photograph_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "photo.png")
     with pytest.raises(DataError, match="cannot read"):
         read_image(tmp_path / "photo.png")

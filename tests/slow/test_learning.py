@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CONF = Path(__file__).parents[2] / "conf"
 # The papers' own; of the networks that they compare with, each fits one batch.
 MODELS = ["efrdn", "imdn", "imdn_osff", "imfm", "mren", "mren_l", "osffnet"]
-# Of these, a network takes what its constructor knows.
+# A network takes those that its constructor knows.
 SMALL = {"num_feat": 32, "num_block": 1, "num_path": 3, "num_transformer": 1}
 SHORT = (
     "steps=300",

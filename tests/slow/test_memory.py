@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-# Bytes at the peak of a process that enlarges an image by 4, beyond what Pillow holds of the two.
+# Peak bytes of a process that upscales an image by 4, beyond what Pillow holds of the two images.
 PROGRAM = """
 import resource, sys, time
 import numpy as np
@@ -25,7 +25,7 @@ seconds = time.perf_counter() - started
 print(f"{name} {height}x{width}: {peak / 2**30:.2f} GiB in {seconds:.1f} s", file=sys.stderr)
 """
 
-# The same of the largest piece of such an image alone: what is done with each.
+# The same for the largest piece of such an image alone.
 PIECE = """
 import resource, sys
 import torch

@@ -26,7 +26,7 @@ def test_there_is_nothing_to_measure_without_a_gpu(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Sizes for which the benchmarks take no time."""
+    """Sizes so small that the benchmarks take no time."""
     sizes = {"MODELS": ["edsr_shallow"], "SCALE": 2, "BATCH_SIZE": 1, "LR_PATCH_SIZE": 8, "STEPS": 1}
     for name, value in (sizes | {"PRECISIONS": ["fp32", "bf16"], "LR_SIZE": (8, 8)}).items():
         monkeypatch.setattr(gpu, name, value)
@@ -104,14 +104,14 @@ def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_graph_goes_on_after_others_have_emptied_the_memory():
+def test_a_graph_still_runs_after_others_have_emptied_the_memory():
     replay = gpu._graph(gpu.Form("fp32", Setting()), lambda: step.TinyNetwork(scale=2), "cuda")
     torch.cuda.empty_cache()
     replay()
     torch.cuda.synchronize()
 
 
-def test_what_does_not_run_is_no_figure_and_is_not_tried_again():
+def test_what_does_not_run_gives_no_figure_and_is_not_tried_again():
     tried = []
 
     def prepare():

@@ -6,7 +6,7 @@ def test_the_time_to_the_first_step_is_that_of_a_training(tmp_path):
     assert seconds > 1  # torch alone takes as much
     (record,) = (tmp_path / "outputs").glob("*/*/metrics.csv")
     assert record.read_text().splitlines()[1].startswith("1,")
-    assert not list((tmp_path / "outputs").glob("*/*/metrics.json"))  # it was ended there
+    assert not list((tmp_path / "outputs").glob("*/*/metrics.json"))  # it was killed there
 
 
 def test_the_figures_are_those_of_the_contract(tmp_path):

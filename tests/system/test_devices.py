@@ -114,7 +114,7 @@ def test_a_v100_is_refused_with_the_install_command_that_fits(gpu):
     assert said.endswith("or take trainer=cpu")
 
 
-def test_a_new_card_is_sent_to_the_new_builds(gpu):
+def test_a_new_card_is_pointed_to_the_new_builds(gpu):
     gpu(12, 0, CU126)
     with pytest.raises(ConfigError, match=r"--index-url https://download.pytorch.org/whl/cu130"):
         devices.check_gpu("auto")
@@ -202,7 +202,7 @@ def script(path: Path, lines: str) -> str:
 
 @pytest.fixture
 def works(tmp_path):
-    """A compiler that makes what it is told to make, the last word of its command."""
+    """A compiler that creates the file named by the last word of its command."""
     return script(tmp_path / "works", "#!/bin/sh\nfor made; do :; done\n: > $made\n")
 
 
@@ -244,7 +244,7 @@ def test_compiling_for_a_gpu_needs_a_c_compiler(gpu, monkeypatch, works):
 
 
 @pytest.mark.parametrize("benchmark", [True, False, None])
-def test_what_a_measurement_computes_with_is_put_back(benchmark):
+def test_the_settings_of_a_measurement_are_put_back(benchmark):
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
     with devices.arithmetic(tf32=True, benchmark=benchmark):

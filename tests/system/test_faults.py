@@ -1,4 +1,4 @@
-"""What Lightning and torch say of a configuration that they cannot do, as one sentence for the user."""
+"""What Lightning and torch say about a configuration that they cannot run, as one sentence for the user."""
 
 from pathlib import Path
 
@@ -36,12 +36,12 @@ def train(folder: Path, *callbacks: lightning.Callback, **settings: float) -> No
     ],
     ids=["monitor", "swa"],
 )
-def test_a_callback_that_cannot_work_is_told_in_a_sentence(tmp_path, callback, says):
+def test_a_callback_that_cannot_work_is_reported_in_a_sentence(tmp_path, callback, says):
     with pytest.raises(errors.ConfigError, match=f"^training: Lightning cannot do this: {says}"):
         train(tmp_path, callback)
 
 
-def test_a_learning_rate_that_is_no_number_of_the_network_is_told_in_a_sentence(tmp_path):
+def test_a_learning_rate_too_large_for_the_network_is_reported_in_a_sentence(tmp_path):
     with pytest.raises(errors.ConfigError, match="take a smaller learning_rate"):
         train(tmp_path, learning_rate=1e40)
 
@@ -57,6 +57,6 @@ class Broken(torch.utils.data.Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_broken_image_that_a_worker_meets_is_no_fault_of_the_machine():
+def test_a_broken_image_that_a_worker_meets_is_not_a_fault_of_the_machine():
     with pytest.raises(errors.DataError, match=r"^images: 'a.png' is broken$"), faults.explained():
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))

@@ -27,7 +27,7 @@ def run(place, *overrides):
     report.run(compose("task=report", f"runs='{place}'", *overrides), place, [])
 
 
-def test_the_table_is_printed_and_lies_beside_the_runs_in_every_form(place, capsys):
+def test_the_table_is_printed_and_written_next_to_the_runs_in_every_form(place, capsys):
     run(place)
     assert {path.name for path in place.iterdir() if path.is_file()} == {
         *("table.md", "table.csv", "table.tex", "table_paired.tex", "runs.csv", "report.html")
@@ -45,7 +45,7 @@ def test_a_report_needs_no_torch(place):
     assert not re.search(r"\| +(torch|lightning|wandb)$", done.stderr, re.MULTILINE)
 
 
-def test_zoomed_crops_of_what_the_runs_kept_lie_beside_the_table_in_its_order(tmp_path):
+def test_zoomed_crops_of_the_kept_images_are_next_to_the_table_in_its_order(tmp_path):
     table = {"paper": "osffnet", "name": "table2"}
     for number, label in enumerate(
         ("111", "010", "000")
@@ -58,7 +58,7 @@ def test_zoomed_crops_of_what_the_runs_kept_lie_beside_the_table_in_its_order(tm
     assert [row["method"] for row in rows] == ["HR", "bicubic", "000", "010", "111"]
     page = (tmp_path / "report.html").read_text()
     assert '<figure class="crops">' in page
-    assert len(find_runs(tmp_path)) == 3  # what it has written is no run
+    assert len(find_runs(tmp_path)) == 3  # what it has written is not a run
 
 
 def test_the_baseline_is_the_one_named(place):

@@ -178,7 +178,7 @@ def test_images_with_the_same_result_do_not_stop_the_rest(photos, tmp_path, caps
 
 
 class Hungry(nn.Module):
-    """Needs more memory than there is for more LR pixels than these."""
+    """Runs out of memory on images with more LR pixels than these."""
 
     scale = 2
     colour = "rgb"
@@ -222,7 +222,7 @@ def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, caps
         assert np.array_equal(np.asarray(image), np.asarray(sr_lab.upscale(job[0], network)))
 
 
-def test_an_error_of_a_network_is_not_taken_for_missing_memory(tmp_path):
+def test_an_error_of_a_network_is_not_taken_for_a_full_memory(tmp_path):
     with pytest.raises(RuntimeError, match="expected input"):
         upscale.upscale_all(
             drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), ""
@@ -240,7 +240,7 @@ def test_a_result_that_cannot_be_written_does_not_stop_the_rest(tmp_path):
 def test_less_depth_is_noted(tmp_path, capsys):
     path = save_png16(tmp_path / "deep.png", np.full((5, 6, 3), 40000, np.uint16), 2)
     run(path, tmp_path / "big")
-    assert f"note: {path}: 16 bit become 8" in capsys.readouterr().out
+    assert f"note: {path}: 16 bits become 8" in capsys.readouterr().out
 
 
 def test_a_list_of_inputs(photos, tmp_path):
@@ -300,7 +300,7 @@ def test_a_result_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
     assert upscale.upscale_all(jobs, Tiled(network), "a maker") == {}
     assert overlaps == [True, True]
     written = result.read_bytes()
-    assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's sign of levels 2 to 5
+    assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's mark of levels 2 to 5
 
 
 @pytest.mark.parametrize("task", ["upscale", "prepare", "shard", "doctor"])

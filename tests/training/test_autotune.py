@@ -51,7 +51,7 @@ def chosen(network: nn.Module, folder: Path, **changed: object) -> Choice:
 
 
 @pytest.mark.parametrize(("model", "sizes"), NETWORKS)
-def test_the_fastest_of_the_measured_is_chosen_and_kept(tmp_path, model, sizes):
+def test_the_fastest_measured_setting_is_chosen_and_kept(tmp_path, model, sizes):
     choice = chosen(model(scale=2, **sizes), tmp_path)
     assert set(choice.seconds) == {"plain", "channels_last"}
     assert choice.seconds[str(choice.setting)] == min(choice.seconds.values())
@@ -175,7 +175,7 @@ def test_a_damaged_file_is_measured_again(tmp_path, instant, content):
 
 @pytest.mark.parametrize("benchmark", [True, False])
 @pytest.mark.parametrize("tf32", [True, False])
-def test_it_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark):
+def test_the_network_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark):
     seen = set()
 
     class Watch(tiny.TinyNet):
@@ -190,12 +190,12 @@ def test_it_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark):
 
 @pytest.fixture(scope="module")
 def config():
-    """Of a training that tunes."""
+    """The configuration of a training that tunes."""
     return compose("trainer=cpu", "trainer.autotune=true")
 
 
 def form(config: TrainConfig, **changed: object) -> None:
-    """Find it out, with other settings of the trainer."""
+    """Choose the form of the network, with other settings of the trainer."""
     trainer = config.trainer.model_copy(update=changed)
     build.form(config.model_copy(update={"trainer": trainer}), tiny.TinyNet(), 16, print)
 
@@ -230,7 +230,7 @@ def test_a_layout_that_was_asked_for_and_is_not_taken_is_named(config, tmp_path,
     assert ("this overrides trainer.channels_last=true" in said) is wanted
 
 
-def test_several_machines_are_refused_for_they_may_choose_differently(config):
+def test_several_machines_are_refused_since_they_may_choose_differently(config):
     with pytest.raises(ConfigError, match=r"trainer\.autotune: measures on one machine, got 2"):
         form(config, num_nodes=2)
 

@@ -37,7 +37,7 @@ def train(
     plugins: Sequence[object] = (),
     **settings: object,
 ) -> None:
-    """A validation and a checkpoint every two steps; goes on as ``task=train`` does."""
+    """A validation and a checkpoint every two steps; resumes like ``task=train``."""
     images, kept = tiny.Images("A", 1), folder / "checkpoints"
     trainer = tiny.trainer(
         folder,
@@ -118,7 +118,7 @@ def test_losses_that_wait_for_their_row_are_part_of_a_checkpoint(tmp_path):
     assert parts == train_with_record("whole")
 
 
-def test_each_generator_goes_on_where_it_was(tmp_path):
+def test_each_generator_continues_where_it_was(tmp_path):
     drawn = []
 
     def draw() -> tuple[float, ...]:
@@ -213,7 +213,7 @@ def test_an_attempt_removes_what_a_killed_one_left_and_only_where_a_run_writes(t
     assert (tmp_path / "wandb" / name).exists()
 
 
-def test_rows_that_were_cut_or_spoilt_are_left_out(tmp_path):
+def test_rows_that_were_cut_or_damaged_are_left_out(tmp_path):
     record = tmp_path / "metrics.csv"
     record.write_bytes(
         b"step,time,train/loss\r\n1,5.0,0.5\r\n\x00\x00\x00\x00\r\n2,6\r\n\xff,7.0,1\r\n3,8.0,0.25\r\n"

@@ -41,7 +41,7 @@ def test_the_stream_counts_from_zero_without_a_gap():
 
 @pytest.mark.parametrize("step", [0, 1, 5])
 @pytest.mark.parametrize("world", [1, 3])
-def test_a_stream_resumed_at_a_step_goes_on_as_if_never_interrupted(step, world):
+def test_a_stream_resumed_at_a_step_continues_as_if_never_interrupted(step, world):
     for rank in range(world):
         whole = batches(9, batch_size=12, rank=rank, world=world)
         resumed = batches(9 - step, batch_size=12, rank=rank, world=world, first=12 * step)
@@ -118,7 +118,7 @@ def test_images_come_one_by_one_with_what_measuring_needs(tmp_path):
 
 
 class Counted(tiny.Images):
-    """Remembers which images were read, and how many were ever read and not yet asked for."""
+    """Remembers which images were read."""
 
     def __init__(self, count: int) -> None:
         super().__init__("A", count)
@@ -147,7 +147,7 @@ def test_a_gpu_that_does_not_train_pins_nothing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
-def test_images_that_are_read_ahead_come_in_their_order_and_once(count):
+def test_images_that_are_read_ahead_come_in_order_and_only_once(count):
     images = Counted(count)
     batches = list(loader(images))
     assert [batch["name"] for batch in batches] == [f"image{k}" for k in range(count)]

@@ -33,7 +33,7 @@ def example(folder: Path, *, size: int = 8, height: int = 24, width: int = 30, c
     }
     module, trainer, watcher = tiny.sr_module(), tiny.trainer(folder), ExampleImages(folder, size=size)
     watcher.on_test_start(trainer, module)
-    watcher.on_test_batch_end(trainer, module, outputs, {"hr": hr, "place": 0, "of": 9}, batch_idx=0)
+    watcher.on_test_batch_end(trainer, module, outputs, {"hr": hr, "place": 0, "of": 9}, 0)
     watcher.on_test_end(trainer, module)
     return outputs | {"hr": hr}
 
@@ -87,7 +87,7 @@ def test_the_strip_is_of_the_same_place_at_each_scale(tmp_path, height, width):
         module = tiny.sr_module(scale=scale, network=tiny.TinyNet(scale=scale))
         trainer, callback = tiny.trainer(tmp_path), ExampleImages(tmp_path, size=50)
         callback.on_test_start(trainer, module)
-        callback.on_test_batch_end(trainer, module, outputs, {"hr": hr, "place": 0, "of": 9}, batch_idx=0)
+        callback.on_test_batch_end(trainer, module, outputs, {"hr": hr, "place": 0, "of": 9}, 0)
         callback.on_test_end(trainer, module)
         crops.append(panes(tmp_path / f"Set_{scale}.png", 50)[3])
     assert all(np.array_equal(crop, crops[0]) for crop in crops)

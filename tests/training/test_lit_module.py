@@ -69,7 +69,7 @@ def test_a_shortened_epoch_ends_at_the_same_unit_as_the_full_one(monkeypatch, st
     module = tiny.sr_module(learning_rate=1.0, steps_per_unit=1000.0 * most / steps)
     monkeypatch.setattr(type(module), "global_step", most)
     configured = module.configure_optimizers()
-    configured["optimizer"].step()  # torch warns if the schedule goes first
+    configured["optimizer"].step()  # torch warns if the schedule steps first
     scheduler = configured["lr_scheduler"]["scheduler"]
     module.lr_scheduler_step(scheduler, None)
     assert scheduler.last_epoch == steps // 1000
@@ -89,7 +89,7 @@ def test_the_loss_of_a_batch_is_the_hand_computed_one():
 
 
 class Upscale(nn.Module):
-    """Nearest neighbour, which any flip leaves what it is."""
+    """Nearest neighbour, which commutes with every flip."""
 
     def forward(self, lr: Tensor) -> Tensor:
         return lr.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -199,7 +199,7 @@ def test_no_image_of_a_test_or_validation_waits_for_the_device():
             module.validation_step(batch, 0)
         assert asked.count == 0
         torch.ones(1).item()
-    assert asked.count == 1  # it does notice
+    assert asked.count == 1  # a fetch is noticed
     assert module.results == []
     module.on_test_epoch_end()
     assert [result.image for result in module.results] == ["image0", "image1", "image2"]
@@ -218,9 +218,9 @@ def test_measuring_is_in_float32_under_bf16_autocast():
     module, lr = tiny.sr_module(), torch.rand(1, 3, 5, 7)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert module.network(lr).dtype == torch.bfloat16  # what a training in bf16-mixed computes
-        restored = module.upscale(lr)
-    assert restored.dtype == torch.float32
-    torch.testing.assert_close(restored, module.network(lr), rtol=0, atol=0)
+        sr = module.upscale(lr)
+    assert sr.dtype == torch.float32
+    torch.testing.assert_close(sr, module.network(lr), rtol=0, atol=0)
 
 
 def test_measuring_is_without_tf32():

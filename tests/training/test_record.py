@@ -158,7 +158,7 @@ def test_speed_counts_samples_and_leaves_validation_out(monkeypatch):
 
 
 class Slow(lightning.Callback):
-    """Does something else at the end of steps or validations, and for long."""
+    """Takes a while at the end of each step or validation."""
 
     def __init__(self, *, step: float = 0.0, validation: float = 0.0) -> None:
         self.seconds = {"step": step, "validation": validation}
@@ -177,7 +177,7 @@ class SlowPatches(tiny.Patches):
 
 
 class OneSpan(Speed):
-    """Does not start again at a row."""
+    """Does not start a new span at a row."""
 
     def reset(self) -> None:
         if not hasattr(self, "_start"):
@@ -194,7 +194,7 @@ def measured(folder: Path, train: tiny.Patches, **slow: float) -> Speed:
     return speed
 
 
-def test_the_time_of_callbacks_does_not_count_as_waiting_nor_after_a_validation_at_all(tmp_path):
+def test_the_time_of_callbacks_does_not_count_as_waiting_and_after_a_validation_not_at_all(tmp_path):
     speed = measured(tmp_path, tiny.Patches(), step=0.1, validation=0.3)
     assert speed._waited < 0.4
     assert speed._excluded >= 2 * 0.3

@@ -167,13 +167,18 @@ def check_yaml(text: str) -> None:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def printable(text: str) -> str:
+    r"""A text with escapes (``\x1b``) in place of characters that control a terminal or break a page."""
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
 def plain(value: object) -> object:
-    """The same without characters that control a terminal or break a page, and with text as keys.
+    """The same with every text made `printable`, and with text as keys.
 
     Whole numbers beyond 64 bits become NaN.
     """
     if isinstance(value, str):
-        return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        return printable(value)
     if isinstance(value, Mapping):
         return {str(plain(key)): plain(child) for key, child in value.items()}
     if isinstance(value, list):

@@ -119,7 +119,7 @@ SLOTS = {
             "lightning.pytorch.callbacks",
             "DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler "
             "LearningRateMonitor ModelCheckpoint ModelPruning ModelSummary RichModelSummary "
-            "StochasticWeightAveraging Timer WeightAveraging",
+            "SpikeDetection StochasticWeightAveraging Timer WeightAveraging",
         ),
     ),
     "logger": Slot(

@@ -180,7 +180,8 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
         if free or named or value in _OURS.get(key, (own.get(key),)):
             continue
         if key.startswith(("callbacks", "job.env_set")) or not is_set(f"hydra.{key}", overrides):
-            raise ConfigError(f"hydra.{key}: is not allowed in a file, got {value!r}; remove it")
+            shown = "" if key.startswith("job.env") else f", got {value!r}"  # Hydra has copied secrets there
+            raise ConfigError(f"hydra.{key}: is not allowed in a file{shown}; remove it")
     for key in ("launcher", "sweeper"):
         _check_plugin(key, node[key], overrides)
     for key in ("job_logging", "hydra_logging"):

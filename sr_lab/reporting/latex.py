@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from sr_lab.files import printable
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.table import Cell, Column, Row, Table
 
@@ -25,7 +26,7 @@ _MIN_SEEDS = 3  # with fewer, no standard deviation is printed
 
 def escape(text: str) -> str:
     """A text as LaTeX source that prints it unchanged."""
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    return "".join(_SPECIAL.get(character, character) for character in printable(text))
 
 
 def to_latex(table: Table, *, paired: bool = False) -> str:

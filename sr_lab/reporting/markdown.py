@@ -3,13 +3,14 @@
 import re
 
 from sr_lab.errors import ConfigError
+from sr_lab.files import printable
 from sr_lab.reporting.table import Table, lines, titles
 
 
 def escape(text: str) -> str:
     """A text that neither ends its cell nor is read as markup."""
     # A bracket could begin an image on somebody's server.
-    return re.sub(r"([\\|`*_<>[\]])", r"\\\1", " ".join(text.splitlines()))
+    return re.sub(r"([\\|`*_<>[\]])", r"\\\1", " ".join(printable(text).splitlines()))
 
 
 def to_markdown(table: Table) -> str:

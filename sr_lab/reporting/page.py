@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from sr_lab.files import printable
 from sr_lab.reporting import curves, page_images, saved_images, tradeoff
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
@@ -46,7 +47,11 @@ def render(
         "base-uri 'none'; form-action 'none'"
     )
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     facts, remarks, warnings = _head(table)
     return environment.from_string((_HERE / "page.html").read_text()).render(
@@ -132,7 +137,7 @@ def _origins(runs: Sequence[Run]) -> list[dict[str, str]]:
     return [
         {
             "run": name,
-            "folder": run.path.name,
+            "folder": run.folder,
             "commit": run.commit or "-",
             "device": str(run.values.get("device", "-")),
             "date": str(run.values.get("date", "-"))[:16].replace("T", " "),

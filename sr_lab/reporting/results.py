@@ -81,7 +81,7 @@ def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
     """The figures of a row; where seeds differ in commit or hardware, both are given, separated by ``|``."""
     runs = entry.finished
     about = {
-        "run": _joined(run.path.name for run in runs),
+        "run": _joined(run.folder for run in runs),
         "commit": _joined(
             f"{run.values.get('commit') or ''}{'+' if run.values.get('dirty') else ''}" for run in runs
         ),

@@ -29,7 +29,12 @@ class Run:
     @property
     def name(self) -> str:
         """The run's name in tables."""
-        return str(self.values.get("run") or self.path.name.rpartition("-")[0] or self.path.name)
+        return str(self.values.get("run") or self.folder.rpartition("-")[0] or self.folder)
+
+    @property
+    def folder(self) -> str:
+        """Name of the run folder, printable."""
+        return files.printable(self.path.name)
 
     @property
     def scale(self) -> int:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+from sr_lab.files import printable
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.significance import ALL_SETS
 from sr_lab.reporting.table import Column, Row, Table
@@ -14,7 +15,9 @@ _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "
 
 def harmless(value: object) -> object:
     """Put an apostrophe before a text that a spreadsheet would run as a formula; numbers stay as they are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_STARTS_A_FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(_STARTS_A_FORMULA) else value)
 
 
 def original(text: str) -> str:
@@ -74,5 +77,5 @@ def _p_value(row: Row, column: Column) -> float | None:
 def runs_to_csv(runs: Sequence[Run]) -> str:
     """Every figure of every run, unrounded; per-image figures are left out."""
     scalars = (key for run in runs for key, v in run.values.items() if isinstance(v, (str, int, float, bool)))
-    rows = [{"folder": run.path.name, "problem": run.problem} | run.values for run in runs]
+    rows = [{"folder": run.folder, "problem": run.problem} | run.values for run in runs]
     return csv_text(["folder", "problem", *dict.fromkeys(scalars)], rows)

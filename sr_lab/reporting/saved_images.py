@@ -94,7 +94,7 @@ def names(runs: Sequence[Run]) -> list[str]:
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: f"x{run.scale}",
         lambda run: f"seed {run.seed}",
-        lambda run: run.path.name,
+        lambda run: run.folder,
         lambda run: str(run.path),
     )
     for more in ways:

@@ -1,14 +1,25 @@
-"""Tables on the terminal."""
+"""The terminal, and tables on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from sr_lab.files import printable
 from sr_lab.reporting.formatting import shortened
 from sr_lab.reporting.table import Table, lines, titles
+
+
+class Terminal(Console):
+    """A console that no text of a stranger controls: the name of a folder may hold escape sequences."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Rich's own, with every text made `printable`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def print_table(table: Table, console: Console | None = None) -> None:
@@ -29,7 +40,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
 
 def print_wide(table: RichTable, lines: Sequence[str], console: Console | None) -> Console:
     """Print lines and a table at full width, so that no number is cut on a narrow terminal."""
-    console = console or Console(highlight=False)
+    console = console or Terminal(highlight=False)
     widest = console.measure(table, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, widest)
     for line in lines:

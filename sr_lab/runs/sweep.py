@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import Sweep, TrainConfig
 from sr_lab.reporting.runs import read_run
+from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import Listed, RunFolder, write_index
 
 IN_SWEEP = "SR_LAB_IN_SWEEP"  # process id of the sweep; set for its jobs, whose table is printed at the end
@@ -34,7 +34,7 @@ RANK_OF = "SR_LAB_RANK_OF"  # process id of the job that started this process, s
 _JOB = "SR_LAB_JOB"  # run folder of the job
 _POLL = 0.1  # seconds between two checks of the processes
 _GRACE = 30.0  # seconds in which an interrupted job must end
-console = Console(markup=False, highlight=False, soft_wrap=True)
+console = Terminal(markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -24,7 +23,7 @@ from sr_lab.config.schema import BenchmarkConfig
 from sr_lab.config.targets import did_you_mean
 from sr_lab.errors import ConfigError
 from sr_lab.reporting import speed
-from sr_lab.reporting.terminal import print_wide
+from sr_lab.reporting.terminal import Terminal, print_wide
 from sr_lab.runs import provenance
 from sr_lab.speed.benchmark import Benchmark, Spread, measure
 from sr_lab.system.devices import cpuinfo, processor
@@ -56,7 +55,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     facts = {"device": device(), "threads": torch.get_num_threads(), "clocks": _clocks()}
     table: dict[str, object] = {**facts, **provenance.origin(), "rounds": config.rounds}
     problems: list[Exception] = []
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for group in (group for group, names in GROUPS.items() if set(names) & set(only)):

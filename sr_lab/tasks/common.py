@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from rich.console import Console
 from torch import distributed, nn
 
 from sr_lab.config import targets
@@ -23,12 +22,13 @@ from sr_lab.layers.folding import fold
 from sr_lab.layers.network import multi_adds_rule_of
 from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
 from sr_lab.protocol import PROTOCOLS, Protocol
+from sr_lab.reporting.terminal import Terminal
 from sr_lab.runs import sweep
 from sr_lab.system.devices import has_gpu, rank
 from sr_lab.training.lit_module import ImageResult
 
 # Only the first process prints.
-console = Console(markup=False, highlight=False, soft_wrap=True, quiet=rank() != 0)
+console = Terminal(markup=False, highlight=False, soft_wrap=True, quiet=rank() != 0)
 
 
 def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:

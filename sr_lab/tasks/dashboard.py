@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import wandb
-from rich.console import Console
 
 from sr_lab.config.schema import ReadingConfig
 from sr_lab.errors import ConfigError
@@ -12,6 +11,7 @@ from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.rows import compared_with_paper
 from sr_lab.reporting.runs import Run, find_runs
+from sr_lab.reporting.terminal import Terminal
 from sr_lab.training.loggers import has_wandb_key
 
 try:
@@ -48,7 +48,7 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
             f"task=dashboard: W&B did not save the workspace: {text}; "
             "check the network and the key (`wandb login`)"
         ) from error
-    Console(highlight=False, soft_wrap=True).print(f"dashboard: {workspace.url}", markup=False)
+    Terminal(highlight=False, soft_wrap=True).print(f"dashboard: {workspace.url}", markup=False)
 
 
 def logged_to(runs: Sequence[Run]) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 from rich.table import Table
@@ -13,6 +12,7 @@ from sr_lab.config.schema import DoctorConfig
 from sr_lab.datasets.doctor import Finding, examine
 from sr_lab.datasets.facts import State
 from sr_lab.files import plain
+from sr_lab.reporting.terminal import Terminal
 
 _COLOURS: dict[State, str] = {"right": "green", "note": "yellow", "wrong": "red"}
 
@@ -24,7 +24,7 @@ def run(config: DoctorConfig, folder: Path, overrides: Sequence[str]) -> None:
         SystemExit: With 1, if something is wrong.
     """
     root = Path(config.folder).expanduser()
-    errors = Console(stderr=True)
+    errors = Terminal(stderr=True)
     with Progress(
         TextColumn("{task.completed} images examined"), console=errors, disable=not errors.is_terminal
     ) as bar:
@@ -44,7 +44,7 @@ def _print(root: Path, findings: Sequence[Finding]) -> None:
         table.add_row(
             f"[{_COLOURS[state]}]{state}[/]", escape(str(plain(str(place)))), escape(str(plain(says)))
         )
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if not console.is_terminal:  # one line for each finding, for other programs
         needed = console.measure(table, options=console.options.update(width=1000)).maximum
         console.width = max(console.width, needed)

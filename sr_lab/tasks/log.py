@@ -9,10 +9,10 @@ from pathlib import Path
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 
 from sr_lab.config.schema import ReadingConfig
 from sr_lab.reporting.runs import Run, find_runs
+from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder
 from sr_lab.training.loggers import close_wandb
 
@@ -23,7 +23,7 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
         if found.record:
             with RunFolder(found.path).holding("run; wait for it"):
                 written = rebuild(found)
-            Console(highlight=False, soft_wrap=True).print(
+            Terminal(highlight=False, soft_wrap=True).print(
                 f"{found.path.name}: {len(found.record)} rows; upload with `wandb sync {written}` alone",
                 markup=False,
             )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -20,8 +19,9 @@ from sr_lab.datasets.download import Report
 from sr_lab.datasets.install import Store
 from sr_lab.datasets.registry import IMAGE_SETS, ImageSet, named
 from sr_lab.errors import DataError
+from sr_lab.reporting.terminal import Terminal
 
-_say = Console(markup=False, highlight=False, soft_wrap=True).print
+_say = Terminal(markup=False, highlight=False, soft_wrap=True).print
 
 
 def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -39,8 +39,8 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not Console(stderr=True).is_terminal,
+        console=Terminal(stderr=True),
+        disable=not Terminal(stderr=True).is_terminal,
     )
     if wanted := [*training, *testing]:
         store = Store(data_dir, mirror=config.mirror, say=_say, report=lambda name: _reporter(bar, name))

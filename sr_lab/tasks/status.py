@@ -5,14 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sr_lab.config.schema import ReadingConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs, read_run
-from sr_lab.reporting.terminal import print_wide
+from sr_lab.reporting.terminal import Terminal, print_wide
 from sr_lab.run_folder import Listed, RunFolder, State, read_index
 from sr_lab.runs.sweep import reason
 
@@ -48,7 +47,7 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
         table.add_row(
             escape(str(name)), *map(escape, label), coloured, *map(escape, _cells(run_folder, state))
         )
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if console.is_terminal:
         console.print(table)
     else:  # one line per job, for other programs

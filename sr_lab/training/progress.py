@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sr_lab.reporting.terminal import Terminal
 from sr_lab.training.record import Speed
 
 
@@ -22,14 +22,14 @@ class TrainingProgress(ProgressBar):
     def __init__(self, speed: Speed) -> None:
         super().__init__()
         self.speed = speed
-        self.console = Console(stderr=True)
+        self.console = Terminal(stderr=True)
         self._bar: Progress | None = None
         self._drawn = 0.0
 
     @staticmethod
     def is_shown() -> bool:
         """Whether the output is a terminal: a bar in a file or a pipe is of no use."""
-        return Console(stderr=True).is_terminal
+        return Terminal(stderr=True).is_terminal
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar."""

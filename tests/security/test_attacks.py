@@ -109,7 +109,9 @@ def test_a_target_made_of_interpolations_is_judged_by_what_it_becomes(tmp_path, 
     assert "b: there is no such setting" in sentence(*with_file(tmp_path, f"{text}b: collect_env\n"))
     both = "experiment_name: collect_env\nloss: {_target_: 'torch.utils.${experiment_name}.run'}\n"
     (tmp_path / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{both}")
-    assert f"'{RUN}' is not a class" in sentence(f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+    assert f"'{RUN}' may not be named here" in sentence(
+        f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly"
+    )
 
 
 @pytest.mark.parametrize("tag", ["object/apply:os.system [touch {}]", "name:os.system", "module:os"])
@@ -208,7 +210,7 @@ def test_the_command_line_may_name_no_callback_either(mark):
     overrides = [*SMOKE, f"+hydra.callbacks.x={{_target_: {RUN}, command: touch {mark}}}"]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        with pytest.raises(ConfigError, match=r"hydra\.callbacks: is not allowed"):
+        with pytest.raises(ConfigError, match=r"hydra\.callbacks.*is not allowed"):
             hydra_guard.check_hydra(composed.hydra, overrides)
 
 
@@ -253,7 +255,7 @@ def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_p
         path.write_text(text)
         begun = time.process_time()
         with pytest.raises(ConfigError, match="is not a valid configuration"):
-            hydra_guard.check_file(path)
+            hydra_guard.check_size(path)
         with pytest.raises(ValueError, match=r"written out|flow|depth"):
             files.read_yaml(path)
         assert time.process_time() - begun < 1
@@ -265,7 +267,7 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
     path = tmp_path / "config.yaml"
     path.write_text("a: 1\n" + "# padding\n" * 2**20)
     with pytest.raises(ConfigError, match="it has more than 1048576 bytes"):
-        hydra_guard.check_file(path)
+        hydra_guard.check_size(path)
 
 
 @pytest.mark.parametrize(
@@ -488,10 +490,10 @@ def record(**model: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("target", [RUN, "os.system", "torch.hub.load", "torch.nn.Linear", "antigravity.x"])
 def test_a_network_of_a_stranger_inside_is_not_built(mark, target):
-    with pytest.raises(ConfigError, match="not in a trusted package"):
+    with pytest.raises(ConfigError, match="may not be named here"):
         stored_network(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
     nested = record(_target_="sr_lab.models.imdn.IMDN", num_feat={"_target_": target})
-    with pytest.raises(ConfigError, match="not in a trusted package"):
+    with pytest.raises(ConfigError, match="may not be named here"):
         stored_network(nested, "a.ckpt")
 
 

@@ -21,6 +21,7 @@ from torch.optim import lr_scheduler
 from sr_lab import files
 from sr_lab.config.messages import explain
 from sr_lab.config.schema import DoctorConfig
+from sr_lab.config.untrusted import below
 from sr_lab.datasets import shards
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.shards import Shards, read_index
@@ -453,22 +454,38 @@ def test_a_folder_that_leads_elsewhere_is_not_written_into(tmp_path, name):
 WRITERS = {
     "callbacks.dirpath": ("callbacks", "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath"),
     "callbacks.filename": ("callbacks", "lightning.pytorch.callbacks.ModelCheckpoint", "filename"),
-    "logger.version": ("logger", "lightning.pytorch.loggers.CSVLogger", "version"),
+    "logger.sub_dir": ("logger", "lightning.pytorch.loggers.TensorBoardLogger", "sub_dir"),
+    "logger.prefix": ("logger", "lightning.pytorch.loggers.CSVLogger", "prefix"),
 }
 
 
-@pytest.mark.parametrize("way", ["/tmp/precious", "~/precious", "../precious", "a/../../precious"])
+WAYS = [
+    *("/tmp/precious", "~/precious", "../precious", "a/../../precious", "a/..", "$HOME/precious"),
+    *("file:///tmp/precious", "simplecache::memory://precious", "{step].__class__}/precious", "{0}"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_file_lets_nothing_write_outside_of_the_run_folder(tmp_path, writer, way):
     group, target, key = WRITERS[writer]
     (tmp_path / "experiment").mkdir()
-    text = f"# @package _global_\n{group}:\n  mine:\n    _target_: {target}\n    {key}: {way}\n"
+    text = f"# @package _global_\n{group}:\n  mine:\n    _target_: {target}\n    {key}: {way!r}\n"
     (tmp_path / "experiment" / "sly.yaml").write_text(text)
     words = ("experiment=sly", "trainer=cpu", "budget=smoke", f"hydra.searchpath=[{tmp_path}]")
     with pytest.raises(ConfigError, match=f"{group}.mine.{key}: leads out of the run folder"):
         compose(*words)
-    said = compose(*words, f"{group}.mine.{key}='{way}'")
-    assert getattr(said, group)["mine"][key] == way
+    used = getattr(compose(*words, f"{group}.mine.{key}='{way}'"), group)["mine"]
+    assert used[key] == (
+        str(Path(way).expanduser().absolute()) if key.endswith("dir") or key == "dirpath" else way
+    )
+    assert below(tmp_path / "run", used) == used
+
+
+def test_a_relative_path_of_a_file_is_below_the_run_folder(tmp_path):
+    node = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "outputs/other/checkpoints"}
+    assert below(tmp_path, node) == node | {"dirpath": f"{tmp_path}/outputs/other/checkpoints"}
+    assert below(tmp_path, {"filename": "a/{val/psnr_y:.2f}"}) == {"filename": "a/{val/psnr_y:.2f}"}
 
 
 # Shards

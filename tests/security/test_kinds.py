@@ -1,0 +1,294 @@
+"""Every slot of a configuration against every kind of attack, from every file that a stranger can send.
+
+Each attack is refused in a sentence that names a place, or composes to something harmless: nothing runs, the
+secret of the environment is nowhere in what is composed, stored or said, and no server is asked.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from sr_lab.checkpoints.opening import build_network
+from sr_lab.config import hydra_guard
+from sr_lab.config.allowed import SLOTS
+from sr_lab.config.compose import load, to_yaml
+from sr_lab.config.identity import register_resolvers
+from sr_lab.config.messages import explain
+from sr_lab.config.overrides import given_to
+from sr_lab.config.untrusted import stored_network
+from sr_lab.errors import ConfigError
+from tests.loopback import Server, serving
+from tests.security import hostile
+
+SMOKE = ("trainer=cpu", "budget=smoke", "dataset=sample")
+SECRET = "of-the-environment-0123456789"
+RUN = "torch.utils.collect_env.run"  # a shell
+TOUCH = {"_target_": RUN, "command": "touch {mark}"}
+PICKLES = {
+    "_target_": "torch.utils.data.datapipes.iter.RoutedDecoder",
+    "datapipe": {"_target_": "torch.utils.data.datapipes.iter.FileOpener", "datapipe": ["{mark}"]},
+}
+STREAMED = {"_target_": "sr_lab.datasets.streaming.StreamingDataset", "shards_dir": "{url}"}
+
+# A slot, its honest class, and one of its settings, under which attacks hide.
+HONEST = {
+    "model": ("sr_lab.models.imdn.IMDN", "num_feat"),
+    "upsampler": ("sr_lab.upsamplers.subpixel.SubpixelUpsampler", "mid_ch"),
+    "strategy": ("sr_lab.strategies.ggas.apply", "kernel_size"),
+    "schedule": ("torch.optim.lr_scheduler.StepLR", "gamma"),
+    "dataset": ("sr_lab.datasets.folder.FolderDataset", "hr_dir"),
+    "degradation": ("sr_lab.degradations.noise.NoiseDegradation", "sigma"),
+    "loss": ("torch.nn.L1Loss", "reduction"),
+    "optimizer": ("torch.optim.Adam", "eps"),
+    "trainer": ("lightning.Trainer", "profiler"),
+    "callback": ("lightning.pytorch.callbacks.ModelCheckpoint", "filename"),
+    "logger": ("lightning.pytorch.loggers.WandbLogger", "project"),
+}
+KINDS = {
+    "target": TOUCH,
+    "partial target": {"_target_": "os.system", "_partial_": True, "_args_": ["touch {mark}"]},
+    "nested target": {"_target_": "{honest}", "{setting}": TOUCH},
+    "nested in a list": {
+        "_target_": "{honest}",
+        "{setting}": [[{"_target_": RUN, "command": "touch {mark}"}]],
+    },
+    "class that reads files": {"_target_": "{honest}", "{setting}": PICKLES},
+    "dataset that connects": {"_target_": "{honest}", "{setting}": STREAMED},
+    "interpolated target": {
+        "_target_": "${oc.decode:torch.utils.collect_env.run}",
+        "command": "touch {mark}",
+    },
+    "created node": {"_target_": "{honest}", "{setting}": "${oc.create:{_target_: os.system}}"},
+    "escaped interpolation": {"_target_": "{honest}", "{setting}": "\\${oc.env:SECRET}"},
+    "environment": {"_target_": "{honest}", "{setting}": "{url}/${oc.env:SECRET}"},
+    "environment in a name": {"_target_": "{honest}", "{setting}": "${${oc.decode:oc.env}:SECRET}"},
+    "environment of a shell": {"_target_": "{honest}", "{setting}": "$SECRET/${SECRET}"},
+    "environment in a default": {
+        "_target_": "{honest}",
+        "{setting}": "${oc.env:SR_LAB_NONE,${oc.env:SECRET}}",
+    },
+    "path": {"_target_": "{honest}", "{setting}": "/{mark}", "dirpath": "/{mark}", "save_dir": "/{mark}"},
+    "path upwards": {
+        "_target_": "{honest}",
+        "{setting}": "../../{mark}",
+        "dirpath": "../..",
+        "save_dir": "..",
+    },
+}
+
+
+def filled(value: object, **words: str) -> object:
+    """A description with the words in place of ``{name}``."""
+    if isinstance(value, dict):
+        return {filled(key, **words): filled(child, **words) for key, child in value.items()}
+    if isinstance(value, list):
+        return [filled(child, **words) for child in value]
+    if isinstance(value, str):
+        for name, word in words.items():
+            value = value.replace(f"{{{name}}}", word)
+    return value
+
+
+def placed(slot: str, description: object) -> dict[str, object]:
+    """A configuration that holds a description in its slot."""
+    group, *rest = SLOTS[slot].place.split(".")
+    for name in reversed(rest):
+        description = {"mine" if name == "*" else name: description}
+    named = {"name": "mine"} if group in ("upsampler", "strategy") else {}
+    return {group: named | description if isinstance(description, dict) else description}
+
+
+@pytest.fixture(name="server", scope="module")
+def _server():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(name="mark")
+def _mark(tmp_path, monkeypatch, server):
+    """What a payload would make; nothing else may happen either."""
+    monkeypatch.setenv("SECRET", SECRET)
+    monkeypatch.chdir(tmp_path)
+    with hostile.nothing_runs():
+        yield tmp_path / "ran"
+    assert not (tmp_path / "ran").exists()
+    assert server.asked == []
+
+
+def survives(*overrides: str, config_name: str = "config", folder: Path | None = None) -> str:
+    """Compose and validate as the command line does: what was stored or said."""
+    try:
+        with hydra.initialize_config_dir(str(folder or hydra_guard.conf_dir()), version_base="1.3"):
+            composed = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+            hydra_guard.check_hydra(composed.hydra, overrides)
+            config = load(composed, given_to(composed.hydra), composed.hydra.runtime.choices)
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        said = explain(error)
+        assert said is not None
+        assert "\n" not in said
+        return said
+    return to_yaml(config)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _guarded():
+    """The guard as `__main__` installs it, taken away again."""
+    register_resolvers()
+    Plugins.instance()
+    source = SourcesRegistry.instance().resolve("file")
+    before = ConfigLoaderImpl._load_configuration_impl, source.load_config
+    hydra_guard.install(lambda _: None)
+    yield
+    ConfigLoaderImpl._load_configuration_impl, source.load_config = before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("slot", HONEST)
+def test_an_experiment_of_a_stranger_does_nothing(tmp_path, mark, server: Server, slot: str, kind: str):
+    honest, setting = HONEST[slot]
+    words = {"honest": honest, "setting": setting, "mark": str(mark), "url": server.url}
+    content = placed(slot, filled(KINDS[kind], **words))
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\n" + json.dumps(content)
+    (tmp_path / "experiment" / "sly.yaml").write_text(text)
+    said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+    assert SECRET not in said
+    assert "upwards" not in kind or "logger" not in slot or "leads out" in said
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("path")])
+@pytest.mark.parametrize("slot", [slot for slot in HONEST if SLOTS[slot].stored])
+def test_a_checkpoint_of_a_stranger_does_nothing(mark, server: Server, slot: str, kind: str):
+    honest, setting = HONEST[slot]
+    words = {"honest": honest, "setting": setting, "mark": str(mark), "url": server.url}
+    none = {"name": "none", "apply": None}
+    record = {"model": {"_target_": HONEST["model"][0], "scale": 2}, "strategy": none, "scale": 2}
+    record |= {"upsampler": {"name": "native", "factory": None}}
+    record |= placed(slot, filled(KINDS[kind], **words))
+    with pytest.raises(ConfigError) as caught:
+        build_network(stored_network(record, "a.ckpt"))
+    assert SECRET not in str(caught.value)
+
+
+ESCAPED = [
+    "$\\\\{oc.env:SECRET\\\\}",
+    "'${oc.env:SECRET}'",
+    "$\\\\{oc.env\\\\:SECRET}",
+    "${a}{oc.env:SECRET}",
+]
+
+
+@pytest.mark.parametrize("text", ESCAPED)
+def test_no_row_or_axis_of_a_stranger_reads_the_environment(tmp_path, mark, text):
+    """Hydra takes escapes away from overrides: a row and an axis of a sweep are some."""
+    (tmp_path / "experiment").mkdir()
+    sly = tmp_path / "experiment" / "sly.yaml"
+    for content in (
+        f'rows: {{a: ["+model.num_feat={text}"]}}\nrow: 0\na: "$"\n',
+        f'hydra: {{mode: MULTIRUN, sweeper: {{params: {{experiment_name: "{text}"}}}}}}\na: "$"\n',
+        f'experiment_name: "{text}"\n',
+        f'defaults: [{{override /model: "{text}"}}]\n',
+    ):
+        sly.write_text(f"# @package _global_\n{content}")
+        said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+        assert said.startswith(str(sly)) or "Interpolation key 'a'" in said, said
+        assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(
+            ("allow", "[evil]"),
+            ("+allow", "[evil]"),
+            ("paths.output_dir", "/tmp/x"),
+            ("hydra.run.dir", "/tmp/x"),
+        ),
+        *(
+            ("callbacks.x.dirpath", "/tmp/x"),
+            ("+logger.wandb.entity", "them"),
+            ("trainer.profiler.dirpath", "/x"),
+        ),
+    ],
+)
+def test_no_axis_of_a_stranger_says_whom_we_trust(tmp_path, mark, key, value):
+    (tmp_path / "experiment").mkdir()
+    text = f'# @package _global_\nhydra: {{sweeper: {{params: {{"{key}": "{value}"}}}}}}\n'
+    (tmp_path / "experiment" / "sly.yaml").write_text(text)
+    said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+    assert f"hydra.sweeper.params.{key}: is not allowed in a file" in said
+
+
+@pytest.mark.parametrize("way", ["pkg://evil", "pkg://evil.conf"])
+def test_a_package_is_looked_into_only_if_it_is_trusted(tmp_path, mark, monkeypatch, way):
+    """A namespace package needs no ``__init__.py``: looking for its files imports what is there."""
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "is not trusted" in survives(*SMOKE, f"hydra.searchpath=[{way}]")
+    (tmp_path / "mine").mkdir()
+    for hidden in (f"hydra: {{searchpath: [{way}]}}", f"hydra: ${{z}}\nz: {{searchpath: [{way}]}}"):
+        (tmp_path / "mine" / "config.yaml").write_text(f"task: train\n{hidden}\n")
+        said = survives(folder=tmp_path / "mine")
+        assert "hydra.searchpath" in said
+    assert not mark.exists()
+
+
+HYDRAS = {
+    "job.env_set": {"LD_PRELOAD": "x"},
+    "job.env_copy": ["SECRET"],
+    "job.chdir": True,
+    "job.name": "../../x",
+    "callbacks": {"x": {"_target_": RUN, "command": "true"}},
+    "run.dir": "/tmp/x",
+    "sweep.dir": "/tmp/x",
+    "sweep.subdir": "../x",
+    "output_subdir": "x",
+    "launcher": {"_target_": RUN, "command": "true"},
+    "sweeper": {"_target_": RUN, "command": "true"},
+    "job_logging": {"handlers": {"x": {"()": RUN, "command": "true"}}},
+    "hydra_logging": {"handlers": {"x": {"class": "logging.FileHandler", "filename": "x"}}},
+    "overrides": {"task": ["allow=[evil]"]},
+    "help": {"header": "${oc.env:SECRET}"},
+}
+
+
+@pytest.mark.parametrize("key", HYDRAS)
+@pytest.mark.parametrize("way", ["experiment", "primary"])
+def test_a_file_of_a_stranger_steers_nothing_of_hydra(tmp_path, mark, key, way):
+    node: object = HYDRAS[key]
+    for name in reversed(f"hydra.{key}".split(".")):
+        node = {name: node}
+    if way == "experiment":
+        (tmp_path / "experiment").mkdir()
+        text = "# @package _global_\n" + json.dumps(node)
+        (tmp_path / "experiment" / "sly.yaml").write_text(text)
+        said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+    else:
+        (tmp_path / "config.yaml").write_text(json.dumps({"task": "train"} | node))  # type: ignore[operator]
+        said = survives(folder=tmp_path)
+    assert (
+        f"hydra.{key}".startswith(said.partition(":")[0][:8]) or "sly.yaml" in said or "config.yaml" in said
+    )
+    assert SECRET not in said
+
+
+def test_what_the_user_types_is_resolved(mark):
+    """The rules above are for files: the user's own words may say everything that OmegaConf knows."""
+    os.environ["SR_LAB_MINE"] = "mine"
+    said = survives(*SMOKE, "+model.x=1", "optimizer.lr=${learning_rate}")
+    assert "model.x" in said
+    stored = survives(*SMOKE, "optimizer.lr=${learning_rate}", "experiment_name=${oc.env:SR_LAB_MINE}")
+    assert "lr: 0.0002" in stored
+    assert "experiment_name: mine" in stored
+    assert "total_iters: 300" in survives(
+        *SMOKE, "steps=300", "+schedule.scheduler.total_iters=${steps}", "schedule=constant", "budget=paper"
+    )

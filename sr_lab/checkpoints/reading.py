@@ -5,6 +5,8 @@ more.
 """
 
 import errno
+import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -19,6 +21,7 @@ import scipy.io
 import torch
 from torch import Tensor
 
+from sr_lab.checkpoints.formats import is_safetensors, refuse_foreign
 from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.run_folder import checkpoint_file
 
@@ -80,16 +83,32 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
 def _read(file: Path, key: str) -> Any:
     """The content of a file in any of the formats."""
     try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+        refuse_foreign(file, key)
         if file.suffix == ".mat":
             return _matlab_state(file, key)
+        if is_safetensors(file) or file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
         if zipfile.is_zipfile(file):
             _check_zip(file, key)
-        with warnings.catch_warnings(action="ignore"):  # torch's own words would advise weights_only=False
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"), file.open("rb") as opened:
+            # torch's own words would advise weights_only=False
+            content = torch.load(opened, map_location="cpu", weights_only=True)
+            if not zipfile.is_zipfile(file) and opened.read(1):
+                raise CheckpointError(f"{key}: '{file}' has bytes after its end; download or copy it again")
+            return content
     except CheckpointError:
         raise
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):  # torch names the class or function that is not allowed
+            needs = re.search(r"GLOBAL ([\w.]+)", str(error))
+            raise CheckpointError(
+                f"{key}: '{file}' would have to run code to open ({needs[1] if needs else 'a class'}), which is "
+                "refused; save it again as a plain state dict or as safetensors"
+            ) from error
+        raise CheckpointError(
+            f"{key}: '{file}' is damaged or would have to run code to open, which is refused; save it again as "
+            "a plain state dict or as safetensors"
+        ) from error
     except Exception as error:  # damaged files fail in many ways, and each means the same to the user
         # A failing disk says nothing about the file; EINVAL comes from positions in a damaged file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):

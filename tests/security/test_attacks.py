@@ -344,7 +344,7 @@ def test_a_pickle_that_scanners_let_through_does_not_run(tmp_path, mark, name, f
     content = {"legacy": pickled, "zip": hostile.in_zip(pickled)}.get(form) or hostile.in_zip(
         b"\x80\x02}" + key + body + b"s."
     )
-    with pytest.raises(CheckpointError, match="is damaged or would have to run code") as caught:
+    with pytest.raises(CheckpointError, match="would have to run code") as caught:
         opened(tmp_path / "a.ckpt", content)
     assert "\n" not in str(caught.value)
 

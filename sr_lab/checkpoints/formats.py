@@ -1,0 +1,78 @@
+"""What kind of file is given as a checkpoint, by its bytes: a name may lie, and downloads fail in many ways."""
+
+import zipfile
+from pathlib import Path
+
+from sr_lab.errors import CheckpointError
+
+_ALLOWED = "give a PyTorch or safetensors file, or VDSR's .mat"
+_AGAIN = "download or copy it again"
+# How files begin that are no checkpoints, what they are, and what to do.
+_FOREIGN = (
+    (b"version https://git-lfs", f"is a pointer of Git LFS, not the weights; {_AGAIN}, with git lfs pull"),
+    (b"<", f"is a web page, not the file that was asked for; {_AGAIN}"),
+    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"BZh", "is compressed with bzip2; unpack it first"),
+    (b"\xfd7zXZ", "is compressed with xz; unpack it first"),
+    (b"7z\xbc\xaf", "is a 7z archive; unpack it first"),
+    (b"Rar!", "is a RAR archive; unpack it first"),
+    (b"\x89HDF", f"is an HDF5 file (Keras, MATLAB 7.3); {_ALLOWED}"),
+    (b"\x93NUMPY", f"is a NumPy array; {_ALLOWED}"),
+    (b"\x89PNG", f"is an image; {_ALLOWED}"),
+)
+_END = b"PK\x05\x06"  # of a zip's last record, 22 bytes without a comment
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether it begins as safetensors do: eight bytes with the length of the header, then its JSON."""
+    with file.open("rb") as content:
+        head = content.read(9)
+    return head[8:] == b"{"
+
+
+def refuse_foreign(file: Path, key: str) -> None:
+    """Refuse a file that is no checkpoint, or not a whole one.
+
+    Args:
+        file: The file.
+        key: The setting that names it, for error messages.
+
+    Raises:
+        CheckpointError: What it is instead, and what to do.
+    """
+    with file.open("rb") as content:
+        head = content.read(512)
+        content.seek(max(0, file.stat().st_size - 2**16))
+        tail = content.read()
+    what = next((says for start, says in _FOREIGN if head.lstrip().startswith(start)), "")
+    if not head:
+        what = f"is empty; {_AGAIN}"
+    elif head[257:262] == b"ustar":
+        what = "is a tar archive; unpack it first"
+    elif head.startswith(b"PK"):
+        what = _wrong_with_zip(file, tail)
+    elif head[:1] == b"\n" and head[1:2] != b"\n" and head[2 : 2 + head[1]].isascii() and b"\x12" in head:
+        what = f"looks like a Caffe model; convert it first: {_ALLOWED}"
+    elif file.suffix == ".safetensors" and head.startswith(b"\x80"):
+        what = "is a pickle, not safetensors; rename it to .pth"
+    if what:
+        raise CheckpointError(f"{key}: '{file}' {what}")
+
+
+def _wrong_with_zip(file: Path, tail: bytes) -> str:
+    place = tail.rfind(_END)
+    if place < 0:
+        return f"is cut off, its end is missing; {_AGAIN}"
+    if len(tail) - place != 22:
+        return f"has bytes after its end; {_AGAIN}"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return f"is damaged; {_AGAIN}"
+    if any(name.endswith("data.pkl") for name in names):
+        return (
+            "is a PyTorch file, not safetensors; rename it to .pth" if file.suffix == ".safetensors" else ""
+        )
+    kind = "a NumPy archive" if any(name.endswith(".npy") for name in names) else "a zip archive"
+    return f"is {kind} without a checkpoint's data.pkl; {_ALLOWED}"

@@ -149,9 +149,10 @@ class _Stack(ctypes.Structure):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the stack of signal handlers")
 def test_openvino_moves_the_stack_of_signal_handlers_once(cache_dir):
     """Moved with every graph, it is freed with one of them, and the next signal crashes the process."""
-    places = []
+    places, kept = [], []
     for _ in range(3):
-        run_by(PlusMean().eval(), "openvino", cache_dir=cache_dir)(torch.rand(1, 3, 20, 30))
+        kept.append(run_by(PlusMean().eval(), "openvino", cache_dir=cache_dir))
+        kept[-1](torch.rand(1, 3, 20, 30))
         stack = _Stack()
         assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
         places.append(stack.place)

@@ -6,6 +6,7 @@ else's graph could be right at these sizes only, so ``cache_dir`` must belong to
 """
 
 import copy
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -16,7 +17,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.layers.folding import TOLERANCE, for_inference
 from sr_lab.layers.network import colour_of, min_size_of, num_image_ch, scale_of
+
+if TYPE_CHECKING:
+    import openvino
 
 BackendName: TypeAlias = Literal["eager", "onnxruntime", "openvino", "auto"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
@@ -278,6 +282,14 @@ def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:
     return run
 
 
+@functools.cache
+def _openvino_core() -> "openvino.Core":
+    """One for the process: each gives signal handlers a stack, which one that is freed leaves dangling."""
+    import openvino
+
+    return openvino.Core()
+
+
 class _OpenVINO:
     """A graph at any size; compiled again for a size that comes twice in a row, as with tiles.
 
@@ -285,9 +297,7 @@ class _OpenVINO:
     """
 
     def __init__(self, graph: Path, threads: int) -> None:
-        import openvino
-
-        self._core = openvino.Core()
+        self._core = _openvino_core()
         self._model = self._core.read_model(graph)
         # On processors with bfloat16 that would be the default.
         self._settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}

@@ -184,6 +184,7 @@ def _check_switches(
     effb_mode: str,
 ) -> None:
     """Refuse unknown choices, and switches of parts that the network does not have."""
+    check_choice("EFRDN", "effb_mode", effb_mode, "tied", "three", "two")
     if not fflb and not (gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
@@ -439,9 +440,6 @@ class EFFB(nn.Module):
     Shape:
         ``(N, C, H, W)`` -> the same.
 
-    Raises:
-        ConfigError: If ``mode`` is unknown.
-
     Note:
         The text has three GCRBs; the printed counts have room for the weights of two. Inferred: the chain,
         the sum with the third output, convolutions in four groups on interleaved inputs.
@@ -449,7 +447,6 @@ class EFFB(nn.Module):
 
     def __init__(self, num_feat: int, *, mode: Literal["tied", "three", "two"] = "tied") -> None:
         super().__init__()
-        check_choice("EFRDN", "effb_mode", mode, "tied", "three", "two")
         self.tied = mode == "tied"
         self.gcrb1 = GCRB(num_feat)
         self.gcrb2 = GCRB(num_feat)

@@ -1,5 +1,6 @@
 """onnxruntime and OpenVINO in torch's place: the same images, or a sentence."""
 
+import ctypes
 import json
 import sys
 from pathlib import Path
@@ -139,6 +140,23 @@ def test_openvino_compiles_for_one_size_at_a_time(cache_dir):
         forms.append((runs._run._fixed_size[-1], runs._run._fixed))
     assert [size for size, _ in forms[1:]] == [20, 20, 20, 20, 30]
     assert forms[1][1] is forms[4][1] is not forms[5][1]
+
+
+class _Stack(ctypes.Structure):
+    _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the stack of signal handlers")
+def test_openvino_moves_the_stack_of_signal_handlers_once(cache_dir):
+    """Moved with every graph, it is freed with one of them, and the next signal crashes the process."""
+    places, kept = [], []
+    for _ in range(3):
+        kept.append(run_by(PlusMean().eval(), "openvino", cache_dir=cache_dir))
+        kept[-1](torch.rand(1, 3, 20, 30))
+        stack = _Stack()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+        places.append(stack.place)
+    assert len(set(places)) == 1
 
 
 def test_tiles_of_a_backend_equal_the_whole(cache_dir):

@@ -1,4 +1,4 @@
-"""What kind of file is given as a checkpoint, by its bytes: a name may lie, and downloads fail in many ways."""
+"""What kind of file is given as a checkpoint, by its bytes: a name may lie, and a download may fail."""
 
 import zipfile
 from pathlib import Path
@@ -40,6 +40,8 @@ def refuse_foreign(file: Path, key: str) -> None:
     Raises:
         CheckpointError: What it is instead, and what to do.
     """
+    if is_safetensors(file):  # whose reader checks it; the length that it begins with may look like anything
+        return
     with file.open("rb") as content:
         head = content.read(512)
         content.seek(max(0, file.stat().st_size - 2**16))
@@ -70,9 +72,7 @@ def _wrong_with_zip(file: Path, tail: bytes) -> str:
             names = archive.namelist()
     except zipfile.BadZipFile:
         return f"is damaged; {_AGAIN}"
-    if any(name.endswith("data.pkl") for name in names):
-        return (
-            "is a PyTorch file, not safetensors; rename it to .pth" if file.suffix == ".safetensors" else ""
-        )
-    kind = "a NumPy archive" if any(name.endswith(".npy") for name in names) else "a zip archive"
-    return f"is {kind} without a checkpoint's data.pkl; {_ALLOWED}"
+    if not any(name.endswith("data.pkl") for name in names):
+        kind = "a NumPy archive" if any(name.endswith(".npy") for name in names) else "a zip archive"
+        return f"is {kind} without a checkpoint's data.pkl; {_ALLOWED}"
+    return "is a PyTorch file, not safetensors; rename it to .pth" if file.suffix == ".safetensors" else ""

@@ -5,7 +5,6 @@ more.
 """
 
 import errno
-import pickle
 import re
 import struct
 import warnings
@@ -98,26 +97,19 @@ def _read(file: Path, key: str) -> Any:
             return content
     except CheckpointError:
         raise
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):  # torch names the class or function that is not allowed
-            needs = re.search(r"GLOBAL ([\w.]+)", str(error))
-            raise CheckpointError(
-                f"{key}: '{file}' would have to run code to open ({needs[1] if needs else 'a class'}), which is "
-                "refused; save it again as a plain state dict or as safetensors"
-            ) from error
-        raise CheckpointError(
-            f"{key}: '{file}' is damaged or would have to run code to open, which is refused; save it again as "
-            "a plain state dict or as safetensors"
-        ) from error
     except Exception as error:  # damaged files fail in many ways, and each means the same to the user
         # A failing disk says nothing about the file; EINVAL comes from positions in a damaged file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise FaultError(
                 f"{key}: cannot read '{file}': {error.strerror}; fix that and start again, or do without it"
             ) from error
+        needs = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch names what a pickle asks for
+        if needs:
+            what = f"would have to run code to open, {needs[1]}, which is refused"
+        else:
+            what = f"is damaged or would have to run code to open, which is refused ({type(error).__name__})"
         raise CheckpointError(
-            f"{key}: '{file}' is damaged or would have to run code to open, which is refused "
-            f"({type(error).__name__}); save it again as a plain state dict or as safetensors"
+            f"{key}: '{file}' {what}; save it again as a plain state dict or as safetensors"
         ) from error
 
 

@@ -21,6 +21,10 @@ class Terminal(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, which ends quietly; Rich would exit with code 1."""
+        raise BrokenPipeError
+
 
 def print_table(table: Table, console: Console | None = None) -> None:
     """Print a table; the best figures are bold, the second best underlined."""

@@ -60,6 +60,11 @@ def in_words(error: BaseException) -> str | None:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     text = str(error)
+    if any(re.search(r"shared memory|/dev/shm|signal: Bus error", str(link)) for link in chain):
+        return (
+            "training: /dev/shm is full, through which data workers pass batches; take fewer num_workers, or "
+            f"make it larger (docker run --shm-size=8g); {_RESUMES}"
+        )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
         return None
     if isinstance(error, torch.OutOfMemoryError):

@@ -82,8 +82,12 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
         ``None`` if the run has not saved yet.
 
     Raises:
-        CheckpointError: There are checkpoints, and all are damaged; they stay as they are.
+        CheckpointError: There are checkpoints, and all are damaged; they stay as they are. Or a folder has a
+            checkpoint's name.
     """
+    for path in (folder / LAST, folder / PREVIOUS, folder / BEST):
+        if path.is_dir():
+            raise CheckpointError(f"resume: '{path}' is a folder, where the run saves a file; rename it")
     there = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
     if not there or (problem := _problem(there[0])) is None:
         return next(iter(there), None)

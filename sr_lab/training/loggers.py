@@ -1,7 +1,6 @@
 """Dashboards: views of a run that may be missing or fail; the record is ``metrics.csv``."""
 
 import contextlib
-import netrc
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -35,6 +34,8 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
         assert isinstance(node, Mapping)
         arguments: dict[str, object] = {"save_dir": str(folder.path)}
         if str(node["_target_"]).endswith("WandbLogger"):
+            if os.environ.get("WANDB_MODE") == "disabled":
+                continue
             import wandb  # takes half a second, for which other loggers need not wait
 
             # We print where the run is; W&B's own lines would come between the rows of a sweep.
@@ -119,14 +120,15 @@ def _wandb_run() -> "wandb.Run | None":
 
 
 def has_wandb_key() -> bool:
-    """Whether W&B could sync: a key is in the environment or in ``~/.netrc``, and W&B is not offline."""
+    """Whether W&B could sync: the library finds a key for its host, and is neither offline nor disabled."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return False
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))  # else it would start its service to print a line
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
+        return bool(wandb.login(prompt=False, verify=False))
+    except wandb.errors.Error:  # a key that cannot be one
         return False
 
 

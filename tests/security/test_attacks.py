@@ -473,7 +473,7 @@ def test_numbers_of_any_kind_are_loaded_or_refused(tmp_path, dtype):
     ids=["header", "header 2^63", "overlap", "hole", "2^62", "polyglot", "zip", "deep"],
 )
 def test_a_safetensors_header_that_lies_is_refused(tmp_path, mark, content):
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(CheckpointError, match=r"is damaged|is a PyTorch file"):
         opened(tmp_path / "a.safetensors", content)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sr_lab.checkpoints.reading import Checkpoint
-from sr_lab.checkpoints.weights import fits, load_weights, shared_names
+from sr_lab.checkpoints.weights import Forms, fit, forms_of, load_weights
 from sr_lab.config import targets
 from sr_lab.config.compose import model_node, model_options
 from sr_lab.errors import CheckpointError
@@ -36,10 +36,11 @@ class Entry:
 
 
 @functools.cache
-def _on_meta(entry: Entry) -> nn.Module:
+def _on_meta(entry: Entry) -> tuple[nn.Module, Forms]:
     """A network whose weights have names and shapes but no values."""
     with torch.device("meta"):
-        return entry.build()
+        network = entry.build()
+    return network, forms_of(network)
 
 
 def fitting(checkpoint: Checkpoint) -> list[Entry]:
@@ -47,10 +48,10 @@ def fitting(checkpoint: Checkpoint) -> list[Entry]:
     found = []
     for option in model_options():
         for entry in (Entry(option, scale) for scale in SCALES):
-            network = _on_meta(entry)
-            if fits(network, checkpoint):
+            fits, share = fit(*_on_meta(entry), checkpoint)
+            if fits:
                 found.append(entry)
-            elif shared_names(network, checkpoint) < 0.5:  # it will not fit at another scale either
+            elif share < 0.5:  # it will not fit at another scale either
                 break
     return found
 
@@ -58,7 +59,7 @@ def fitting(checkpoint: Checkpoint) -> list[Entry]:
 def nearest(checkpoint: Checkpoint) -> Entry | None:
     """The network that shares most names with a checkpoint, to say why it does not fit."""
     entries = [Entry(option, scale) for option in model_options() for scale in SCALES]
-    likeness = {entry: shared_names(_on_meta(entry), checkpoint) for entry in entries}
+    likeness = {entry: fit(*_on_meta(entry), checkpoint)[1] for entry in entries}
     best = max(entries, key=lambda entry: likeness[entry])
     return best if likeness[best] > 0 else None
 

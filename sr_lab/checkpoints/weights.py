@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +12,26 @@ from sr_lab.errors import CheckpointError
 from sr_lab.layers.folding import fold
 from sr_lab.ops.renaming import official_names
 
+Forms: TypeAlias = tuple[dict[str, torch.Size], ...]
 
-def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+
+def forms_of(network: nn.Module) -> Forms:
+    """Names and shapes of a network's weights, and those of its folded form if it has one."""
+    forms = [form.state_dict() for form in (network, _folded(network)) if form is not None]
+    return tuple({name: value.shape for name, value in form.items()} for form in forms)
+
+
+def _named_as_ours(
+    network: nn.Module, state: Mapping[str, Tensor], forms: Forms | None = None
+) -> dict[str, Tensor]:
     """The weights under our names; the tables at the end of the network's file map its authors'."""
-    own = network.state_dict().keys()
-    if state.keys() == own:
+    if state.keys() == network.state_dict().keys():
         return dict(state)
     readings = [dict(state), without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)]
     tables = official_names(network)
     readings += [table.to_ours(reading, network) for table in tables for reading in readings[:2]]
-    folded = _folded(network) if len(tables) > 1 else None  # some authors name the folded form differently
-    forms = [own] if folded is None else [own, folded.state_dict().keys()]
-    return max(readings, key=lambda reading: max(len(reading.keys() & form) for form in forms))
+    forms = forms or forms_of(network)  # some authors name the folded form differently
+    return max(readings, key=lambda reading: max(len(reading.keys() & form.keys()) for form in forms))
 
 
 def _folded(network: nn.Module) -> nn.Module | None:
@@ -32,18 +41,21 @@ def _folded(network: nn.Module) -> nn.Module | None:
     return None
 
 
-def fits(network: nn.Module, checkpoint: Checkpoint) -> bool:
-    """Whether names and shapes are those of a network, folded or not; it may be on the meta device."""
-    state = {name: value.shape for name, value in _named_as_ours(network, checkpoint.state).items()}
-    forms = [form.state_dict() for form in (network, _folded(network)) if form is not None]
-    return any(state == {name: value.shape for name, value in form.items()} for form in forms)
+def fit(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> tuple[bool, float]:
+    """How well a checkpoint fits a network, which may be on the meta device.
 
+    Args:
+        network: The network.
+        forms: Its `forms_of`, which take long to find.
+        checkpoint: The checkpoint.
 
-def shared_names(network: nn.Module, checkpoint: Checkpoint) -> float:
-    """Share of a network's weights, folded or not, whose names are in a checkpoint, 0 to 1."""
-    state = _named_as_ours(network, checkpoint.state).keys()
-    forms = [form.state_dict().keys() for form in (network, _folded(network)) if form is not None]
-    return max(len(state & names) / max(1, len(names)) for names in forms)
+    Returns:
+        Whether names and shapes are those of one of the forms; the share of a form's names that are in the
+        checkpoint, 0 to 1.
+    """
+    state = {name: value.shape for name, value in _named_as_ours(network, checkpoint.state, forms).items()}
+    share = max(len(state.keys() & form.keys()) / max(1, len(form)) for form in forms)
+    return state in forms, share
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:

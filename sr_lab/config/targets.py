@@ -49,13 +49,15 @@ def _built(value: object) -> object:
 
 
 def _call(target: Callable[..., object], /, *values: object, **arguments: object) -> object:
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
     try:
         return target(*values, **arguments)
     except SRLabError:
         raise
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+    except Exception as error:
+        # The last is Lightning's, known by its name: a network alone need not import Lightning.
+        refusals = ("TypeError", "ValueError", "RuntimeError", "MisconfigurationException")
+        if not {kind.__name__ for kind in type(error).__mro__} & set(refusals):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         name = f"{target.__module__}.{target.__qualname__}"
         raise ConfigError(f"{name}: cannot be built: {reason}; change its settings") from error

@@ -100,7 +100,7 @@ _PATH = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
 # What the paths of a file may not have: a way out of the run folder, another file system, a variable of the
 # environment, or a format that looks into objects ({step].__class__...}).
 _LEADS_OUT = re.compile(r"^[/~]|(^|/)\.\.(/|$)|::|://|\$|[{}]")
-_METRIC = re.compile(r"\{[\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
+_METRIC = re.compile(r"\{[A-Za-z][\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
 
 
 def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:

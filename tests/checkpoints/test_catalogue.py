@@ -5,7 +5,7 @@ import torch
 from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.reading import open_checkpoint
-from sr_lab.checkpoints.weights import fits, load_weights
+from sr_lab.checkpoints.weights import fit, forms_of, load_weights
 from sr_lab.config.compose import model_options
 from sr_lab.errors import CheckpointError, ConfigError
 
@@ -64,7 +64,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_is_named():
 def test_nothing_is_computed_to_find_a_network(tmp_path):
     with torch.device("meta"):
         net = Entry("imdn", 3).build()
-    assert fits(net, stored(tmp_path, Entry("imdn", 3).build()))
+    assert fit(net, forms_of(net), stored(tmp_path, Entry("imdn", 3).build())) == (True, 1)
     assert all(parameter.is_meta for parameter in net.parameters())
 
 

@@ -199,7 +199,7 @@ def test_no_row_or_axis_of_a_stranger_reads_the_environment(tmp_path, mark, text
     ):
         sly.write_text(f"# @package _global_\n{content}")
         said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
-        assert said.startswith(str(sly)) or "Interpolation key 'a'" in said, said
+        assert said.startswith(str(sly)) or "nterpolation" in said, said
         assert SECRET not in said
 
 

@@ -275,9 +275,7 @@ def test_a_file_of_a_stranger_steers_nothing_of_hydra(tmp_path, mark, key, way):
     else:
         (tmp_path / "config.yaml").write_text(json.dumps({"task": "train"} | node))  # type: ignore[operator]
         said = survives(folder=tmp_path)
-    assert (
-        f"hydra.{key}".startswith(said.partition(":")[0][:8]) or "sly.yaml" in said or "config.yaml" in said
-    )
+    assert said.startswith(("hydra.", "In '", str(tmp_path)))
     assert SECRET not in said
 
 

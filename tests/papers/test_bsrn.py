@@ -1,4 +1,4 @@
-"""BSRN and BSRN-S (Li et al., CVPRW 2022): the small form, whose 1x1 convolutions are linear layers in its code."""
+"""BSRN and BSRN-S (Li et al., CVPRW 2022): the small form, whose official 1x1 are linear layers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""CARN and CARN-M (Ahn et al., ECCV 2018): the authors' multi-scale file, the tied units and the printed sizes."""
+"""CARN and CARN-M (Ahn et al., ECCV 2018): the authors' multi-scale file, tied units and printed sizes."""
 
 import pytest
 import torch

@@ -31,8 +31,8 @@ SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
         ({"cnn_dc": False}, 767.9, 0.05, 767_924),
         ({"transformer_dc": False}, 767.9, 0.05, 767_924),
         (NO_DENSE, 767.9, 0.05, 767_924),
-        # Rows off by more than half a digit. Three figures are truncated, that of the plain 3x3 (765 K) equals
-        # the row without the layer, and the last is off by an unexplained 0.13 K.
+        # Rows off by more than half a digit: three truncated figures, of which the plain 3x3 (765 K) is printed
+        # as if without the layer, and an unexplained 0.13 K.
         ({}, 767, 0.93, 767_924),
         ({"acrb": False}, 761, 0.93, 761_924),
         ({"acrb": "conv"}, 761, 4.43, 765_428),

@@ -1,4 +1,4 @@
-"""SMSR (Wang et al., CVPR 2021): dense evaluation equals sparse evaluation, and training draws random masks."""
+"""SMSR (Wang et al., CVPR 2021): dense equals sparse evaluation, and training draws its masks."""
 
 import pytest
 import torch

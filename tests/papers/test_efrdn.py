@@ -31,7 +31,7 @@ SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
         ({"cnn_dc": False}, 767.9, 0.05, 767_924),
         ({"transformer_dc": False}, 767.9, 0.05, 767_924),
         (NO_DENSE, 767.9, 0.05, 767_924),
-        # Rows off by more than half a digit: three truncated figures, of which the plain 3x3 (765 K) is printed
+        # Rows off by more than half a digit: three truncated figures, one of which (plain 3x3, 765 K) is printed
         # as if without the layer, and an unexplained 0.13 K.
         ({}, 767, 0.93, 767_924),
         ({"acrb": False}, 761, 0.93, 761_924),
@@ -188,9 +188,8 @@ def test_the_third_group_block_repeats_the_second_or_is_left_out():
     two.load_state_dict(tied.state_dict())
     x = torch.randn(1, 16, 5, 6)
     assert not torch.allclose(tied(x), two(x))
-    torch.nn.init.zeros_(
-        tied.gcrb2.layers[-2].weight
-    )  # the second block adds nothing, so repeating it adds nothing
+    # The second block now adds nothing, so repeating it adds nothing either.
+    torch.nn.init.zeros_(tied.gcrb2.layers[-2].weight)
     two.load_state_dict(tied.state_dict())
     torch.testing.assert_close(tied(x), two(x))
 

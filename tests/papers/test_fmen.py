@@ -46,15 +46,12 @@ def test_a_norm_is_padded_by_its_running_statistics_also_in_training():
     block = NormConv(1, 1)
     with torch.no_grad():
         block.norm_in.bias.fill_(3)
-        block.conv.weight.zero_()[0, 0, 0, 0] = (
-            1  # shifts the input down and right, so the first row shows the padding
-        )
+        block.conv.weight.zero_()[0, 0, 0, 0] = 1  # shifts down and right: the first row is padding
     x = torch.randn(2, 1, 4, 4) + 10
     out = block.train()(x) - block.conv.bias
     norm = block.norm_in
-    border = (
-        norm.bias - norm.running_mean / (norm.running_var + norm.eps).sqrt()
-    )  # the statistics already include x
+    # The running statistics already include x.
+    border = norm.bias - norm.running_mean / (norm.running_var + norm.eps).sqrt()
     torch.testing.assert_close(out[:, :, 0], border.expand(2, 1, 4))
 
 

@@ -52,9 +52,7 @@ def test_the_light_variant_is_available_as_an_option_and_as_an_argument():
     option = build_network(compose("trainer=cpu", "model=imdn_rtc", "scale=2"))
     argument = build_network(compose("trainer=cpu", "model=imdn", "+model.variant=rtc", "scale=2"))
     assert num_params(option) == 20_190
-    assert num_params(argument) == num_params(
-        on_meta(IMDN, scale=2, variant="rtc")
-    )  # this one keeps IMDN's width
+    assert num_params(argument) == num_params(on_meta(IMDN, scale=2, variant="rtc"))  # with IMDN's width
 
 
 @pytest.mark.parametrize(

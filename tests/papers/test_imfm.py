@@ -42,9 +42,7 @@ def test_table_3_is_reproduced_within_half_a_percent(upsampler, params, printed_
 
 def test_table_4_contradicts_table_3():
     assert num_params(on_meta(IMFM, scale=4)) / 670e3 - 1 == pytest.approx(-0.107, abs=5e-4)  # printed: 670K
-    assert (
-        num_params(on_meta(IMFM, scale=4, num_block=8)) == 679_963
-    )  # the paper may have used a deeper network
+    assert num_params(on_meta(IMFM, scale=4, num_block=8)) == 679_963  # perhaps Table 4 has 8 blocks
 
 
 @pytest.mark.parametrize(

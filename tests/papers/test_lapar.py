@@ -22,9 +22,8 @@ def test_the_filters_span_all_symmetric_5x5_kernels():
     filters = gaussian_dictionary()
     assert filters.shape == (72, 1, 5, 5)
     torch.testing.assert_close(filters.flip(2, 3), filters)
-    assert (
-        torch.linalg.matrix_rank(filters.flatten(1).double(), rtol=1e-4) == 13
-    )  # the dimension of symmetric 5x5 kernels
+    # Point-symmetric 5x5 kernels have 13 dimensions.
+    assert torch.linalg.matrix_rank(filters.flatten(1).double(), rtol=1e-4) == 13
     torch.testing.assert_close(filters.sum(dim=(1, 2, 3)), torch.tensor([1.0] * 24 + [0.0] * 48))
 
 

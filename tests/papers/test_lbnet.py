@@ -79,9 +79,7 @@ def test_the_segment_length_is_rounded_down_and_the_rest_forms_another_segment(n
         query, key, value = (
             part.unflatten(-1, (2, 18)).transpose(1, 2) for part in attention.qkv(segment).chunk(3, dim=-1)
         )
-        weights = torch.softmax(
-            query @ key.transpose(-1, -2) / 6, dim=-1
-        )  # 6 is the square root of 36, twice the width of a head
+        weights = torch.softmax(query @ key.transpose(-1, -2) / 6, dim=-1)  # 6 is the root of 2 x 18
         parts.append((weights @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(tokens), attention.proj(torch.cat(parts, dim=1)))
 

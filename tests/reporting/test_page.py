@@ -262,9 +262,7 @@ def test_the_start_of_the_last_attempt_is_read_from_the_lock_file(tmp_path):
 
 def test_an_earlier_interruption_is_detected_by_its_pause(tmp_path):
     assert curves.restarts(clocked(tmp_path / "a", 100, 105, 110, 1000, 1005)) == (3,)
-    assert (
-        curves.restarts(clocked(tmp_path / "b", 100, 105, 110, 168, 173)) == ()
-    )  # a pause of less than a minute
+    assert curves.restarts(clocked(tmp_path / "b", 100, 105, 110, 168, 173)) == ()  # less than a minute
     assert curves.restarts(clocked(tmp_path / "c", 100, 105, 110, 1000, 1005, validated=(4,))) == ()
 
 

@@ -6,9 +6,8 @@ def test_the_time_to_the_first_step_is_measured_on_a_training_run(tmp_path):
     assert seconds > 1  # importing torch alone takes this long
     (record,) = (tmp_path / "outputs").glob("*/*/metrics.csv")
     assert record.read_text().splitlines()[1].startswith("1,")
-    assert not list(
-        (tmp_path / "outputs").glob("*/*/metrics.json")
-    )  # the run was killed after its first step
+    # The run was killed after its first step.
+    assert not list((tmp_path / "outputs").glob("*/*/metrics.json"))
 
 
 def test_the_figures_are_computed_from_the_measured_times(tmp_path):

@@ -1,4 +1,4 @@
-"""Run one training in several processes, forked from a process that has already imported everything.
+"""Train in several processes, forked from a process that has already imported everything.
 
 ``python -m tests.processes <folder> exact:1 exact:2 ...`` runs each scenario of this file in that many
 processes, connected by gloo, and writes each result to ``<folder>/<scenario>-<world>-<rank>.pt``.
@@ -168,7 +168,7 @@ class Ends(lightning.Callback):
 
 
 def _told(trained: lightning.Trainer) -> dict[str, object]:
-    """The error reported when a training loses a process, and the seconds until then."""
+    """The error reported when a training run loses a process, and the seconds until then."""
     started = time.monotonic()
     try:
         with distributed.together(trained):

@@ -1,4 +1,4 @@
-"""Run folders of finished, failed and unfinished runs, as a training leaves them."""
+"""Run folders of finished, failed and unfinished runs, as a training run leaves them."""
 
 import json
 from pathlib import Path

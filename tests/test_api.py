@@ -108,7 +108,7 @@ def test_upscaling_a_file_returns_a_pillow_image(tmp_path, pixels):
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("L", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("I;16", "I;16")])
-def test_each_mode_of_a_pillow_image_gives_the_expected_mode(pixels, mode, expected):
+def test_the_mode_of_a_pillow_image_is_kept_or_converted_to_rgb(pixels, mode, expected):
     image = Image.fromarray(pixels)
     image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
     sr = sr_lab.upscale(image, Repeat())
@@ -304,7 +304,7 @@ def test_a_network_is_folded_only_once_until_its_weights_change(monkeypatch, pix
     assert len(folded) == 1
     next(network.parameters()).data.mul_(2)  # a change through .data does not bump the version counter
     assert np.array_equal(sr_lab.upscale(pixels, network), sr_lab.upscale(pixels, for_inference(network)))
-    assert len(folded) == 3  # for the new weights and for the line above
+    assert len(folded) == 3  # once for the new weights and once by the line above
     assert not np.array_equal(sr_lab.upscale(pixels, network), first)
 
 

@@ -115,9 +115,8 @@ def test_torchs_counter_counts_attention_on_the_meta_device():
     query = torch.empty(1, 2, 10, 8, device="meta")  # 2 heads, 10 positions, 8 channels
     with FlopCounterMode(display=False) as counter:
         F.scaled_dot_product_attention(query, query, query)
-    assert counter.get_total_flops() == 2 * (
-        2 * 2 * 10 * 10 * 8
-    )  # two products, and two operations per multiply-add
+    # There are two products, and a multiply-add counts as two operations.
+    assert counter.get_total_flops() == 2 * (2 * 2 * 10 * 10 * 8)
 
 
 def test_the_default_distributed_sampler_counts_an_image_twice():
@@ -214,7 +213,7 @@ def test_lightning_broadcasts_sigterm_at_every_batch_with_this_method(tmp_path, 
 
 
 def test_lightnings_weight_averaging_has_the_private_names_that_are_used():
-    """`training.weight_average.WeightAverage` uses them to update all tensors without waiting for the device."""
+    """`training.weight_average.WeightAverage` uses them to update all tensors without waiting for the GPU."""
     average = EMAWeightAveraging(decay=0.5)
     assert average._average_model is None
     assert average._latest_update_step == 0
@@ -298,9 +297,8 @@ def test_private_names_are_exactly_those_in_the_list():
         ".".join(path.relative_to(package).with_suffix("").parts): list(ast.walk(ast.parse(path.read_text())))
         for path in package.rglob("*.py")
     }
-    ours = set().union(*map(_defined, modules.values())) - {
-        name for _, name in PRIVATE
-    }  # sr_lab assigns to some of them
+    # Names in PRIVATE are removed because sr_lab assigns to some of them.
+    ours = set().union(*map(_defined, modules.values())) - {name for _, name in PRIVATE}
     found = {(module, name) for module, nodes in modules.items() for name in _taken(nodes) - ours}
     assert found == set(PRIVATE)
 

@@ -58,40 +58,42 @@ IMPORTS = {
 }
 
 
-def room(name: str) -> str:
+def package_of(name: str) -> str:
     return name.split(".")[0]
 
 
-def rooms_used(name: str) -> set[str]:
-    """The other packages of sr_lab that a module imports from."""
-    return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")} - {room(name)}
-
-
 def packages_used(name: str) -> set[str]:
+    """The other packages of sr_lab that a module imports from."""
+    return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")} - {
+        package_of(name)
+    }
+
+
+def libraries_used(name: str) -> set[str]:
     """Top-level libraries that a module imports."""
     return {found.split(".")[0] for found in IMPORTS[name]}
 
 
 def may_import(name: str) -> set[str]:
     """The packages of sr_lab that a module may import from."""
-    here = room(name)
+    here = package_of(name)
     if here in OUTSIDE:
         return OUTSIDE[here]
     number = next((number for number, level in enumerate(LEVELS) if here in level), None)
     assert number is not None, f"assign the new package '{here}' to a level"
-    beside = {other for other, rooms in MAY_IMPORT.items() if here in rooms}
-    return set().union(*LEVELS[: number + 1], beside, {"config"} if name in BUILDS_FROM_CONFIG else ())
+    outside = {other for other, users in MAY_IMPORT.items() if here in users}
+    return set().union(*LEVELS[: number + 1], outside, {"config"} if name in BUILDS_FROM_CONFIG else ())
 
 
 def test_a_module_imports_only_from_its_own_level_and_earlier_levels():
-    wrong = {name: found for name in IMPORTS if (found := rooms_used(name) - may_import(name))}
+    wrong = {name: found for name in IMPORTS if (found := packages_used(name) - may_import(name))}
     assert wrong == {}
 
 
 def test_the_packages_have_no_import_cycle():
     arrows: dict[str, set[str]] = {}
     for name in IMPORTS:
-        arrows.setdefault(room(name), set()).update(rooms_used(name))
+        arrows.setdefault(package_of(name), set()).update(packages_used(name))
     graphlib.TopologicalSorter(arrows).prepare()  # raises a CycleError that names the cycle
 
 
@@ -110,21 +112,21 @@ def test_the_modules_have_no_import_cycle():
 
 
 def test_only_the_upper_levels_import_hydra():
-    users = {room(name) for name in IMPORTS if packages_used(name) & {"hydra", "omegaconf"}}
+    users = {package_of(name) for name in IMPORTS if libraries_used(name) & {"hydra", "omegaconf"}}
     assert users <= {"__main__", "config", "tasks", "runs"}
 
 
 def test_networks_import_no_framework_other_than_torch():
     frameworks = {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "pydantic"}
-    assert [name for name in IMPORTS if room(name) in PURE and packages_used(name) & frameworks] == []
-    assert [name for name in IMPORTS if room(name) in PURE and "datasets" in rooms_used(name)] == []
+    assert [name for name in IMPORTS if package_of(name) in PURE and libraries_used(name) & frameworks] == []
+    assert [name for name in IMPORTS if package_of(name) in PURE and "datasets" in packages_used(name)] == []
 
 
 def test_a_model_imports_no_other_model():
     others = {
         name: found
         for name in IMPORTS
-        if room(name) == "models"
+        if package_of(name) == "models"
         and (found := {each for each in IMPORTS[name] if each.startswith("sr_lab.models")})
     }
     assert others == {}
@@ -132,17 +134,17 @@ def test_a_model_imports_no_other_model():
 
 def test_readers_of_run_folders_need_neither_torch_nor_lightning():
     heavy = {"torch", "lightning", "wandb", "hydra", "omegaconf"}
-    readers = [name for name in IMPORTS if room(name) in ("reporting", "run_folder", "files")]
-    assert [name for name in readers if packages_used(name) & heavy] == []
+    readers = [name for name in IMPORTS if package_of(name) in ("reporting", "run_folder", "files")]
+    assert [name for name in readers if libraries_used(name) & heavy] == []
 
 
 def test_the_parser_finds_imports():
     """Guards the tests above, which would pass if the parser found nothing."""
-    assert {"ops", "errors"} <= rooms_used("protocol")
-    assert "hydra" in packages_used("__main__")
-    assert "torch" in packages_used("models.imdn")
+    assert {"ops", "errors"} <= packages_used("protocol")
+    assert "hydra" in libraries_used("__main__")
+    assert "torch" in libraries_used("models.imdn")
     assert len(IMPORTS) > 100
-    assert {room(name) for name in IMPORTS} == set().union(*LEVELS, OUTSIDE)
+    assert {package_of(name) for name in IMPORTS} == set().union(*LEVELS, OUTSIDE)
 
 
 def loaded(*arguments: str) -> set[str]:

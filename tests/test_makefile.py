@@ -9,7 +9,7 @@ import pytest
 MAKEFILE = Path(__file__).parents[1] / "Makefile"
 WORKS = '#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho "$0 $*" > made-by\n'
 TOO_OLD = "#!/bin/sh\nexit 1\n"
-SHIM = '#!/bin/sh\necho "$0: command not found" >&2\nexit 127\n'  # a shim of pyenv for a version that is not activated
+SHIM = '#!/bin/sh\necho "$0: command not found" >&2\nexit 127\n'  # pyenv's shim for an inactive version
 
 
 def make(folder: Path, pythons: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

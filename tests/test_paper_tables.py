@@ -62,7 +62,7 @@ def test_runs_that_measure_the_printed_figures_give_the_printed_table(paper, tab
         ("Manga109/psnr_y", ["BSRN", "OSFFNet"], ["RepRFN"]),  # two rows share the best value
     ],
 )
-def test_best_and_second_of_a_printed_table_are_marked(key, best, second):
+def test_best_and_second_best_values_of_a_printed_table_are_marked(key, best, second):
     made = experiment_table(as_printed("osffnet", "table1"))
     rows = [own for own in made.rows if own.block == "x4"]
     for rank, wanted in ((1, best), (2, second)):
@@ -82,7 +82,7 @@ def test_the_measured_figure_is_next_to_the_papers_figure():
     assert own.difference == pytest.approx(-0.05)
 
 
-def test_cost_is_counted_as_the_paper_counts():
+def test_cost_is_counted_by_the_rule_of_the_paper():
     made = experiment_table([finished("111", 32.2)])
     assert cell(made, "111", "num_params_k").value == 536.5
     assert cell(made, "111", "multi_adds_g").value == 22.04

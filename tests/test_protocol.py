@@ -119,12 +119,11 @@ def test_a_grey_file_has_a_higher_psnr_when_measured_as_rgb():
     sr = imresize(RGB_UINT8.make_lr(hr, 2, grey=True), numerator=2)
     gain = RGB_UINT8.measure(sr, hr, 2, grey=True)[0] - as_luma.measure(sr, hr, 2, grey=True)[0]
     assert gain.item() == pytest.approx(FULL_RANGE_GAIN, abs=1e-6)
-    assert torch.equal(
-        as_luma.measure(sr, hr, 2)[0], RGB_UINT8.measure(sr, hr, 2)[0]
-    )  # the file had three channels
+    # Without grey=True, the file counts as one with three channels.
+    assert torch.equal(as_luma.measure(sr, hr, 2)[0], RGB_UINT8.measure(sr, hr, 2)[0])
 
 
-def test_a_grey_file_is_its_own_luma_in_classic_y():
+def test_a_grey_file_is_used_as_luma_in_classic_y():
     hr = grey_photograph()
     torch.testing.assert_close(
         CLASSIC_Y.make_lr(hr, 2, grey=True).double(),

@@ -27,9 +27,7 @@ from tests.conftest import compose
 from tests.pictures import hr_image
 
 pytestmark = [
-    pytest.mark.timeout(
-        900
-    ),  # imports take 4 s for each training run, and the first test of a table waits for all runs
+    pytest.mark.timeout(900),  # the first test of a table waits for all of its training runs
     # Importing wandb-workspaces emits these warnings.
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
@@ -264,7 +262,7 @@ def test_the_workspace_has_its_sections(workspace):
     assert workspace.settings.x_axis == "trainer/global_step"
 
 
-def test_the_runs_table_shows_the_ablation_at_a_glance(workspace, logged):
+def test_the_runs_table_pins_the_columns_of_the_ablation(workspace, logged):
     columns = workspace.runset_settings.pinned_columns
     assert columns[:4] == ["run:displayName", "summary:row", "summary:scale", "summary:budget"]
     cell = [f"summary:{kind}/Set5/psnr_y" for kind in ("ours", "paper", "difference")]
@@ -275,7 +273,7 @@ def test_the_runs_table_shows_the_ablation_at_a_glance(workspace, logged):
     assert set(columns[1:]) - known == unmeasured
 
 
-def test_the_workspace_shows_the_sweep_alone_in_its_order(workspace):
+def test_the_workspace_shows_only_the_sweep_and_in_its_order(workspace):
     assert workspace.runset_settings.filters == f"Metric(\"Group\") == '{DEFAULT}'"
     (order,) = workspace.runset_settings.order
     assert (order.item.name, order.ascending) == ("CreatedTimestamp", True)

@@ -93,7 +93,7 @@ def test_a_zip_entry_that_leads_out_of_the_folder_is_refused(name, tmp_path):
     assert "leads out of the folder" in refusal(path, tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in ESCAPES if "\x00" not in name])  # a null byte ends it
+@pytest.mark.parametrize("name", [name for name in ESCAPES if "\x00" not in name])  # NUL ends a tar name
 def test_a_tar_entry_that_leads_out_of_the_folder_is_refused(name, tmp_path):
     assert "leads out of the folder" in refusal(tarred(tmp_path / "a.tar", name), tmp_path)
 

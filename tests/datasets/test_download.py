@@ -196,7 +196,7 @@ def test_a_missing_file_is_not_requested_again(status, server, tmp_path):
 
 def test_an_address_that_does_not_answer_is_reported(tmp_path):
     said = failure(Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path)
-    assert said.endswith("does not answer (ConnectionError)")  # and not that a partial file was kept
+    assert said.endswith("does not answer (ConnectionError)")  # and does not claim to keep a part
 
 
 def test_a_partial_download_is_kept_and_reported(server, tmp_path):
@@ -447,7 +447,7 @@ def test_leftovers_of_a_killed_unpacking_are_removed(server, tmp_path):
     assert [path.name for path in (tmp_path / "Tiny").iterdir()] == ["Tiny_HR"]
 
 
-def test_two_processes_do_not_download_to_one_folder(server, tmp_path):
+def test_two_processes_do_not_download_to_the_same_folder(server, tmp_path):
     (tmp_path / ".downloads").mkdir()
     with (
         FileLock(tmp_path / ".downloads" / "lock"),
@@ -487,7 +487,7 @@ def set5(server: Server) -> ImageSet:
     return ImageSet(known.name, known.folder, known.count, (mine,))
 
 
-def test_set5_is_recognised_by_its_pixels_and_gets_its_names(server, tmp_path, data_dir):
+def test_set5_is_recognised_by_its_pixels_and_its_files_are_renamed(server, tmp_path, data_dir):
     source = tmp_path / "source"
     shutil.copytree(data_dir / "benchmarks" / "Set5" / "HR", source)
     (source / "baby.png").rename(source / "img_001.png")

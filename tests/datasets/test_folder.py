@@ -86,7 +86,7 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_in(make):
         assert alone["dihedral"][0] == batch["dihedral"][number]
 
 
-def test_without_augmentation_every_code_is_zero(make):
+def test_without_augmentation_every_dihedral_code_is_zero(make):
     codes = []
     for augment in (True, False):
         dataset = make(augment=augment)
@@ -133,7 +133,7 @@ def test_workers_share_the_pixels_and_their_memory_does_not_grow_between_passes(
     gc.freeze()  # without this a forked worker's garbage collection would write to all of pytest's pages
     stream, written = iter(loader), []
     gc.unfreeze()
-    for number in range(401):  # one pass over the images each
+    for number in range(401):  # each batch is one pass over the images
         next(stream)
         if number in (20, 400):
             written.append([_written(worker.pid) for worker in stream._workers])
@@ -259,7 +259,7 @@ def test_reading_samples_needs_a_prepared_cache(make):
         make().__getitems__([0])
 
 
-def test_the_manifest_depends_on_names_and_sizes_only(make, tmp_path):
+def test_the_manifest_depends_only_on_names_and_sizes(make, tmp_path):
     first = make().manifest()
     moved = tmp_path / "moved"
     (tmp_path / "hr").rename(moved)

@@ -48,7 +48,7 @@ def test_the_error_for_an_empty_folder_names_it(tmp_path):
         list_images(tmp_path)
 
 
-def test_two_files_with_one_stem_are_refused(tmp_path):
+def test_two_files_with_the_same_stem_are_refused(tmp_path):
     for name in ["a.bmp", "a.png"]:
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"a.bmp and a.png in .* have the same stem"):

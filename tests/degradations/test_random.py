@@ -156,7 +156,7 @@ def test_the_final_sinc_filter_has_a_cutoff_of_at_least_a_third_of_pi(monkeypatc
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 95])
 def test_jpeg_compression_is_close_to_libjpegs(quality):
-    """kornia's rounding is soft: the results agree to 40 dB or more, far better than with the original."""
+    """kornia's rounding is differentiable, so its result only approximates libjpeg's, to 40 dB or more."""
     hr = photograph(96)
     buffer = io.BytesIO()
     Image.fromarray(hr[0].permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)

@@ -91,7 +91,7 @@ def test_a_constructor_is_keyword_only_and_refuses_unknown_arguments(model):
 @every_model
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @torch.no_grad()
-def test_the_output_is_larger_than_the_input_by_the_scale(model, scale):
+def test_the_output_size_is_the_input_size_times_the_scale(model, scale):
     net, lr, sr = upscaled(model)
     if scale != 2:
         net = build(model, scale=scale).eval()

@@ -77,7 +77,7 @@ def test_mwaum_has_the_parameters_of_its_stages(scale, num_stages):
     )
 
 
-def test_tails_have_the_size_order_of_table_3_of_imfm():
+def test_tails_have_the_same_size_order_as_in_table_3_of_imfm():
     # The paper prints MWAUM 596.362K, sub-pixel 594.011K and deconvolution 576.169K: gaps of 2.4K and 17.8K.
     mwaum, subpixel, deconv = (
         num_params(tail)

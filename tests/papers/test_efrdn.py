@@ -31,8 +31,8 @@ SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
         ({"cnn_dc": False}, 767.9, 0.05, 767_924),
         ({"transformer_dc": False}, 767.9, 0.05, 767_924),
         (NO_DENSE, 767.9, 0.05, 767_924),
-        # Rows off by more than half a digit: three truncated figures, one of which (plain 3x3, 765 K) is printed
-        # as if without the layer, and an unexplained 0.13 K.
+        # Rows off by more than half a digit: three figures are truncated, and that of the plain 3x3 (765 K)
+        # is printed as if without the layer. The last is off by an unexplained 0.13 K.
         ({}, 767, 0.93, 767_924),
         ({"acrb": False}, 761, 0.93, 761_924),
         ({"acrb": "conv"}, 761, 4.43, 765_428),
@@ -125,7 +125,7 @@ def test_other_readings_of_the_paper_have_known_parameter_counts(settings, param
     assert num_params(on_meta(EFRDN, scale=4, **settings)) == params
 
 
-def test_two_blocks_run_twice_in_turn():
+def test_two_blocks_run_alternately_and_twice_each():
     net = EFRDN(scale=2, num_feat=16).eval()
     calls = []
     for index, block in enumerate(net.body):

@@ -1,4 +1,4 @@
-"""ESRT (Lu et al., CVPRW 2022): repeats within its blocks, the second tail and the official names."""
+"""ESRT (Lu et al., CVPRW 2022): the repeats within its blocks, the second tail and the official names."""
 
 import torch
 

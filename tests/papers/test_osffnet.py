@@ -81,7 +81,7 @@ def test_the_printed_multi_adds_of_imdn_with_osff_include_the_biases():
     assert multi_adds(net, scale=4, rule="all") / 1e9 == pytest.approx(43.26, abs=0.005)  # printed: 43.4
 
 
-def test_imdn_with_all_of_osff_off_is_imdn():
+def test_imdn_with_every_part_of_osff_off_equals_imdn():
     plain, osff = IMDN(scale=2, num_block=3), IMDNWithOSFF(scale=2, num_block=3, **OFF)
     osff.load_state_dict(plain.state_dict(), strict=True)
     lr = torch.rand(1, 3, 9, 11)

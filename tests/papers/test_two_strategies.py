@@ -54,14 +54,14 @@ def test_table_2_prints_fewer_parameters_than_any_usual_form_of_fsrcnn_has():
         cwss.apply(build("fsrcnn"))
 
 
-def test_ggas_costs_imdn_a_hundredth_of_its_multiply_adds_and_cwss_nothing():
+def test_ggas_adds_a_hundredth_of_imdns_multiply_adds_and_cwss_adds_none():
     plain, gated, scaled = build("imdn"), ggas.apply(build("imdn")), cwss.apply(build("imdn"))
     counts = [multi_adds(net, scale=4, rule="all") for net in (plain, gated, scaled)]
     assert counts[0] == counts[2]
     assert counts[1] - counts[0] == (64**2 + 7**2 * 64) * 320 * 180
 
 
-def test_an_attention_block_of_64_channels_has_roughly_7_3_thousand_parameters():
+def test_an_attention_block_of_64_channels_has_7360_parameters():
     block = GAB(64, kernel_size=7)
     block.fold()
     assert num_params(block) == 7_360

@@ -46,7 +46,7 @@ def test_inductor_gives_the_same_image(model: str) -> None:
         torch.testing.assert_close(torch.compile(net)(lr), net(lr), rtol=1e-4, atol=1e-5)
 
 
-# One network each with batch and layer norms, with convolutions only, with attention, with a large tail.
+# One network each with batch and layer norms, convolutions only, attention, and a tail at output size.
 @pytest.mark.parametrize("model", ["osffnet", "imdn", "efrdn", "mren"])
 def test_inductor_gives_the_same_gradients(model: str) -> None:
     net = build(model, num_block=1)

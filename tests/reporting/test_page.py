@@ -313,7 +313,7 @@ def test_the_middle_is_at_the_same_position_in_every_image(tmp_path):
         np.asarray(Image.open(io.BytesIO(base64.b64decode(s.source.split(",")[1])))) for s in album.shots
     ]
     assert np.array_equal(shown[-1], hr)
-    assert np.array_equal(shown[0], hr[::4, ::4])  # the LR images of these folders drop pixels
+    assert np.array_equal(shown[0], hr[::4, ::4])  # the LR images here are made by dropping pixels
 
 
 # Behaviour in a browser

@@ -1,4 +1,4 @@
-"""Debian's ``chromium`` without a window, controlled over two pipes: no package, no port, no driver."""
+"""Debian's headless ``chromium``, controlled over two pipes without a package, port or driver."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def path() -> str | None:
-    """The browser, ``None`` if it is not installed."""
+    """Path of the browser; ``None`` if it is not installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -20,12 +20,12 @@ class Chromium:
     """One page in one browser.
 
     Args:
-        folder: For the browser's profile.
+        folder: Folder for the browser's profile.
     """
 
     def __init__(self, folder: Path) -> None:
         (read_theirs, self._write), (self._read, write_theirs) = os.pipe(), os.pipe()
-        # The protocol speaks on descriptors 3 and 4; bash puts them there.
+        # The protocol uses descriptors 3 and 4; bash redirects them to the pipes.
         self.process = subprocess.Popen(
             [
                 *("bash", "-c", f'exec "$@" 3<&{read_theirs} 4>&{write_theirs}', "bash", path()),
@@ -51,7 +51,7 @@ class Chromium:
             raise
 
     def close(self) -> None:
-        """End the browser and what it has started."""
+        """Terminate the browser and the processes it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -59,7 +59,7 @@ class Chromium:
         os.close(self._read)
 
     def send(self, method: str, **params: object) -> dict:
-        """One command and its answer."""
+        """Send one command and return its result."""
         self._last += 1
         message = {"id": self._last, "method": method, "params": params}
         message |= {"sessionId": self._session} if self._session else {}
@@ -73,9 +73,9 @@ class Chromium:
     def _receive(self) -> dict:
         until = time.monotonic() + 60
         while b"\0" not in self._buffer:
-            assert select.select([self._read], [], [], until - time.monotonic())[0], "chromium is silent"
+            assert select.select([self._read], [], [], until - time.monotonic())[0], "chromium hangs"
             part = os.read(self._read, 1 << 20)
-            assert part, "chromium has ended"
+            assert part, "chromium has exited"
             self._buffer += part
         text, _, self._buffer = self._buffer.partition(b"\0")
         message = json.loads(text)
@@ -84,30 +84,30 @@ class Chromium:
         return message
 
     def open(self, url: str) -> None:
-        """Load a page and wait until it is complete."""
+        """Load a page and wait until it has finished loading."""
         self.events.clear()
         self.send("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
 
     def run(self, script: str) -> object:
-        """The value of a JavaScript expression, awaited."""
+        """Evaluate a JavaScript expression, await it and return its value."""
         answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def named(self, method: str) -> list[dict]:
-        """Parameters of the events of this name since the page was opened."""
+        """Parameters of the events with this name since the page was opened."""
         self.run("new Promise((done) => setTimeout(done, 50))")
         return [event["params"] for event in self.events if event["method"] == method]
 
     def press(self, key: str, code: str = "") -> None:
-        """A key, down and up."""
+        """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=code or key)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        """``Pressed``, ``Moved`` or ``Released``."""
+        """Send a mouse event; ``kind`` is ``Pressed``, ``Moved`` or ``Released``."""
         button = {} if kind == "Moved" else {"clickCount": 1}
         self.send(
             "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", buttons=1, **button

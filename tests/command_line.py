@@ -1,6 +1,6 @@
-"""``python -m sr_lab`` in a process and a folder of its own.
+"""Run ``python -m sr_lab`` in its own process and folder.
 
-Most of the time of a short command goes into its imports, so the processes are forked from one that has them.
+A short command spends most of its time on imports, so its process is forked from one that has them loaded.
 """
 
 import atexit
@@ -24,7 +24,7 @@ SMOKE = ("trainer=cpu", "budget=smoke", "model=imdn", "+model.num_feat=16", "+mo
 def sr_lab(
     folder: Path, *arguments: str, timeout: float = 240, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run in ``folder``, with neither the user's settings nor a W&B key."""
+    """Run a command in ``folder``, with neither the user's settings nor a W&B key."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         request = {
@@ -57,7 +57,7 @@ def environment_in(folder: Path) -> dict[str, str]:
     """The environment of a command, without the user's settings."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SR_LAB_", "COVERAGE"))}
     ours = {"OMP_NUM_THREADS": "1", "HOME": str(folder), "SR_LAB_CACHE": str(folder / "cache")}
-    # Its list of fonts takes seconds to make, in each new HOME.
+    # Matplotlib takes seconds to build its font cache in a new HOME.
     return {"MPLCONFIGDIR": str(Path.home() / ".cache" / "matplotlib")} | inherited | ours
 
 
@@ -68,7 +68,7 @@ def run_folder(folder: Path) -> Path:
 
 
 class _Server:
-    """The process that forks; it ends with this one."""
+    """The process that forks the commands; it exits when this process does."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.command_line"]
@@ -102,9 +102,9 @@ def _server() -> _Server:
 
 
 def _serve() -> None:
-    """Fork two processes for each line of stdin: one runs it, the other waits for its end."""
+    """Fork two processes for each line of stdin: one runs the command, the other waits for it to exit."""
     import sr_lab.tasks.evaluate
-    import sr_lab.tasks.train  # noqa: F401 - what most commands import
+    import sr_lab.tasks.train  # noqa: F401 - most commands import these
 
     for line in sys.stdin:
         if os.fork() == 0:
@@ -127,7 +127,7 @@ def _run(request: dict[str, object]) -> NoReturn:
 
 
 def _become(request: dict[str, object], scratch: Path) -> NoReturn:
-    """Do what ``python -m sr_lab`` does, and exit like the interpreter."""
+    """Do what ``python -m sr_lab`` does, and exit as the interpreter does."""
     code: object = 1
     try:
         os.setsid()
@@ -140,7 +140,7 @@ def _become(request: dict[str, object], scratch: Path) -> NoReturn:
         assert isinstance(arguments, list)
         os.environ.clear()
         os.environ.update(environment)
-        tempfile.tempdir = None  # asks the environment again
+        tempfile.tempdir = None  # makes tempfile read the environment again
         sys.argv = ["sr_lab", *arguments]
         sys.orig_argv = [sys.executable, "-m", "sr_lab", *arguments]
         sys.path[0] = os.getcwd()  # as with -m

@@ -15,9 +15,9 @@ from sr_lab.config.schema import Config
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Random inputs are the same in every run: a tolerance that holds once holds always."""
+    """Make random inputs the same in every run, so that a tolerance met once is always met."""
     torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = False  # a Trainer of another test may have set it
+    torch.backends.cudnn.benchmark = False  # the Trainer of an earlier test may have set it
 
 
 def _reference(variable: str) -> Path:
@@ -38,19 +38,19 @@ def weights_dir() -> Path:
 
 
 def compose(*overrides: str) -> Config:
-    """Compose and validate what the command line would."""
+    """Compose and validate a configuration as the command line does."""
     register_resolvers()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", list(overrides), return_hydra_config=True)
         return load(composed, overrides, composed.hydra.runtime.choices)
 
 
-# Few tests that take minutes: started last, they would leave one of two processes idle.
+# Files of a few tests that take minutes; if they started last, one of two workers would sit idle.
 _LONG = ("test_tables_whole", "test_readme", "test_official", "test_end_to_end", "test_sweep", "test_search")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first."""
+    """Run the longest files first."""
     items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
 
 

@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that cuts connections, lies about lengths and redirects."""
+"""A web server on 127.0.0.1 that cuts connections, lies about lengths and sends redirects."""
 
 import threading
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from typing import Any
 
 @dataclass
 class Server:
-    """What it serves, and how badly.
+    """What the server serves, and which faults it has.
 
     Args:
-        url: Its address.
-        files: Path -> content.
-        cuts: Bytes after which each of the next answers ends.
-        announced: Path -> Content-Length instead of the real one; ``None`` announces none.
-        redirects: Path -> Location.
-        refused: Path -> statuses of the next answers.
-        ranges: Whether it can send a part.
-        etag: A test that changes a file changes this too; ``None`` sends none.
-        asked: Path and Range header of every request.
+        url: Address of the server.
+        files: Content of each path.
+        cuts: Number of bytes after which each of the next answers is cut off.
+        announced: Content-Length sent for a path instead of the real length; ``None`` omits the header.
+        redirects: Location to which each path redirects.
+        refused: Statuses of the next answers for each path.
+        ranges: Whether the server supports Range requests.
+        etag: ETag of all files, changed by a test that changes a file; ``None`` omits the header.
+        asked: Path and Range header of every request so far.
     """
 
     url: str = ""
@@ -37,7 +37,7 @@ class Server:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server that runs during the block."""
+    """Run a server for the duration of the block."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):

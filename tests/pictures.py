@@ -1,4 +1,4 @@
-"""Run folders with images, as a test leaves them, made without a network."""
+"""Run folders with images, as a training run leaves them, made without a network."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ METHODS = {"first": 30.0, "second": 31.5}
 
 
 def hr_image(image: str, height: int = 60, width: int = 80) -> np.ndarray:
-    """Noise, the same for the same name."""
+    """Noise that depends only on the image's name and size."""
     return np.random.default_rng(list(image.encode())).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -31,7 +31,7 @@ def run_folder(
 ) -> Run:
     """A finished run whose SR images are the HR images with some noise in their middle.
 
-    Without ``plots`` it has neither curves nor a point in the plot of cost, which take most of a page's time.
+    Without ``plots`` it has no curves and no point in the cost plot, which take most of the time for a page.
     """
     folder = root / f"{saved_images.safe(name)}-{len(list(root.glob('*'))) if root.is_dir() else 0:08x}"
     folder.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""Several processes of one training, forked by a process that has imported everything once.
+"""Train in several processes, forked from a process that has already imported everything.
 
 ``python -m tests.processes <folder> exact:1 exact:2 ...`` runs each scenario of this file in that many
-processes, joined by gloo, and writes what each of them returns to ``<folder>/<scenario>-<world>-<rank>.pt``.
+processes, connected by gloo, and writes each result to ``<folder>/<scenario>-<world>-<rank>.pt``.
 """
 
 import multiprocessing
@@ -35,11 +35,11 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "mren": lambda: MREN(scale=2, num_feat=12, num_block=1),
     "imfm": lambda: IMFM(scale=2, num_feat=8, num_block=1, num_path=2),
 }
-SETS = (("A", 5), ("B", 2), ("C", 1))  # the last two have fewer images than three ranks
+SETS = (("A", 5), ("B", 2), ("C", 1))  # with three ranks, B and C have fewer images than ranks
 
 
 class Double(nn.Module):
-    """A network in double precision, whose input is made to fit."""
+    """A network in double precision that converts its input."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Double(nn.Module):
 
 
 class Normed(tiny.TinyNet):
-    """With batch norm."""
+    """``TinyNet`` with a batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Normed(tiny.TinyNet):
 
 
 class Losses(lightning.Callback):
-    """The loss of every step, the mean over processes."""
+    """Records the loss of every step, averaged over processes."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -71,13 +71,13 @@ class Losses(lightning.Callback):
 
 
 def trainer(folder: Path, world: int, **settings: object) -> lightning.Trainer:
-    """One of ``world`` processes."""
+    """The trainer of one of ``world`` processes."""
     several = {"accelerator": "cpu", "devices": world, "strategy": "ddp" if world > 1 else "auto"}
     return tiny.trainer(folder, **(distributed.trainer_arguments(several, timeout=60) | settings))
 
 
 def module(name: str, *, double: bool) -> SRModule:
-    """A network of a paper, ready to train as a paper trains it."""
+    """One of the papers' networks with the optimizer that the papers use."""
     torch.manual_seed(0)
     network = NETWORKS[name]()
     return tiny.sr_module(
@@ -95,7 +95,7 @@ def fit(
     stop: int | None = None,
     ckpt: Path | None = None,
 ) -> dict[str, object]:
-    """Train; losses and weights."""
+    """Train a network and return its losses and weights."""
     losses, own = Losses(), module(name, double=double)
     done = trainer(folder, world, max_steps=stop or STEPS, limit_val_batches=0, callbacks=[losses])
     done.fit(own, tiny.data(batch_size=BATCH), ckpt_path=ckpt, weights_only=True)
@@ -105,28 +105,28 @@ def fit(
 
 
 def exact(folder: Path, world: int) -> dict[str, object]:
-    """Every network in double precision, in which only the order of sums differs, and one in single."""
+    """Train every network in double precision, which leaves little rounding error, and one in single."""
     found = {f"{name}-64": fit(folder, world, name, double=True) for name in NETWORKS}
     return found | {"imdn-32": fit(folder, world, "imdn")}
 
 
 def one(folder: Path, world: int) -> dict[str, object]:
-    """One network."""
+    """Train one network."""
     return fit(folder, world, "imdn")
 
 
 def half(folder: Path, world: int) -> dict[str, object]:
-    """The first half of the steps, then a checkpoint."""
+    """Train for the first half of the steps and save a checkpoint."""
     return fit(folder, world, "imdn", stop=STEPS // 2)
 
 
 def rest(folder: Path, world: int) -> dict[str, object]:
-    """The second half, from the checkpoint."""
+    """Train for the second half of the steps, resumed from the checkpoint."""
     return fit(folder, world, "imdn", ckpt=folder / "half.ckpt")
 
 
 def measure(folder: Path, world: int) -> dict[str, object]:
-    """Validate and test on sets of which some have fewer images than there are processes."""
+    """Validate and test on sets, some of which have fewer images than there are processes."""
     sets = [tiny.Images(name, count) for name, count in SETS]
     own, data = tiny.sr_module(val=sets, test=sets), tiny.data(val=sets, test=sets)
     validator = trainer(folder, world)
@@ -145,7 +145,7 @@ def measure(folder: Path, world: int) -> dict[str, object]:
 
 
 def norm(folder: Path, world: int) -> dict[str, object]:
-    """A network with batch norm: each rank's validation, and its statistics after that."""
+    """Train a network with batch norm; return each rank's validation PSNR and running statistics."""
     images = [tiny.Images("A", 3)]
     own, data = tiny.sr_module(network=Normed(), val=images), tiny.data(val=images, batch_size=8)
     done = trainer(folder, world, max_steps=3, val_check_interval=3)
@@ -157,7 +157,7 @@ def norm(folder: Path, world: int) -> dict[str, object]:
 
 
 class Ends(lightning.Callback):
-    """The last rank stops at the second step, one way or another."""
+    """Calls ``how`` on the last rank before the third step, which makes that rank exit or hang."""
 
     def __init__(self, how: Callable[[], object]) -> None:
         self.how = how
@@ -168,7 +168,7 @@ class Ends(lightning.Callback):
 
 
 def _told(trained: lightning.Trainer) -> dict[str, object]:
-    """What is reported when a training loses a process, and after how many seconds."""
+    """The error reported when a training run loses a process, and the seconds until then."""
     started = time.monotonic()
     try:
         with distributed.together(trained):
@@ -179,13 +179,13 @@ def _told(trained: lightning.Trainer) -> dict[str, object]:
 
 
 def dies(folder: Path, world: int) -> dict[str, object]:
-    """One process disappears without notice."""
+    """Train while one process exits without notice."""
     callbacks = [Ends(lambda: os._exit(0))]
     return _told(trainer(folder, world, max_steps=9, limit_val_batches=0, callbacks=callbacks))
 
 
 def hangs(folder: Path, world: int) -> dict[str, object]:
-    """One process does not answer."""
+    """Train while one process hangs."""
     several = {"accelerator": "cpu", "devices": world, "strategy": "ddp"}
     callbacks = [Ends(lambda: time.sleep(6))]
     settings = distributed.trainer_arguments(several, timeout=2) | {"max_steps": 9, "limit_val_batches": 0}
@@ -193,7 +193,7 @@ def hangs(folder: Path, world: int) -> dict[str, object]:
 
 
 def alone(folder: Path, world: int) -> dict[str, object]:
-    """The other machine does not start."""
+    """Train while the other machine does not start."""
     settings = {"accelerator": "cpu", "devices": 1, "num_nodes": 2, "strategy": "ddp"}
     port = find_free_network_port()
     os.environ |= {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -201,7 +201,7 @@ def alone(folder: Path, world: int) -> dict[str, object]:
 
 
 def run(folder: Path, *scenarios: str, timeout: float = 240) -> dict[str, list[dict]]:
-    """Run scenarios (``exact:2``) in a process of their own: what each rank returned."""
+    """Run scenarios such as ``exact:2`` in a separate process; return the result of each rank."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tests.processes", str(folder), *scenarios]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
@@ -219,7 +219,7 @@ def run(folder: Path, *scenarios: str, timeout: float = 240) -> dict[str, list[d
 
 
 def _rank(folder: Path, name: str, world: int, rank: int, port: int) -> None:
-    if world > 1:  # Lightning sees that the processes are there
+    if world > 1:  # tells Lightning that the processes are already running
         os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.save(globals()[name](folder, world), folder / f"{name}-{world}-{rank}.pt")
 

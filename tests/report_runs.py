@@ -1,4 +1,4 @@
-"""Run folders of finished, failed and unfinished runs, as a training leaves them."""
+"""Run folders of finished, failed and unfinished runs, as a training run leaves them."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from sr_lab.reporting import published
 from sr_lab.reporting.runs import Run, read_run
 
 FIVE = ("Set5", "Set14", "B100", "Urban100", "Manga109")
-# Metric of expected.csv -> key of metrics.json and its unit.
+# The key in metrics.json and its unit for a metric in expected.csv.
 UNITS = {"num_params_k": ("num_params", 1e3), "multi_adds_g": ("multi_adds", 1e9)}
 
 
 def values(label: str | None, psnr: float, **more: object) -> dict[str, object]:
-    """``metrics.json`` of a finished row of OSFFNet's Table 2, shortened."""
+    """Shortened content of ``metrics.json`` for a finished row of OSFFNet's Table 2."""
     sets = more.pop("sets", ("Set5",))
-    count = more.pop("count", 8)  # images of each set
+    count = more.pop("count", 8)  # number of images in each set
     found: dict[str, object] = {
         "run": f"osffnet_x4_{label}",
         "experiment": "osffnet/table2_osff",
@@ -40,7 +40,7 @@ def values(label: str | None, psnr: float, **more: object) -> dict[str, object]:
         found |= {f"test/{name}/psnr_y": psnr, f"test/{name}/ssim_y": 0.89}
         found |= {f"bicubic/{name}/psnr_y": 28.429, f"bicubic/{name}/ssim_y": 0.81114}
         images += [
-            # Each image is a little further above or below the mean: no two differences are equal.
+            # Each image is at a different distance from the mean, so no two differences are equal.
             {"set_name": name, "image": f"{i}", "psnr_y": psnr * (1 + (i - count / 2) / 1000)}
             | {"ssim_y": 0.89, "bicubic_psnr_y": 28.0 + i / 100, "bicubic_ssim_y": 0.8}
             for i in range(count)
@@ -49,7 +49,7 @@ def values(label: str | None, psnr: float, **more: object) -> dict[str, object]:
 
 
 def finished(label: str | None, psnr: float, **more: object) -> Run:
-    """A run as it is read from a folder."""
+    """A finished run as it would be read from a folder."""
     held = values(label, psnr, **more)
     budget = {"budget": {"name": held["budget"]}}
     labels = () if label is None else (label,)
@@ -58,7 +58,7 @@ def finished(label: str | None, psnr: float, **more: object) -> Run:
 
 
 def folder(root: Path, name: str, *, failed: str = "", settings: str = "", **content: object) -> Run:
-    """A run folder on disk, read."""
+    """Write a run folder to disk and read it."""
     path = root / name
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(settings)
@@ -70,7 +70,7 @@ def folder(root: Path, name: str, *, failed: str = "", settings: str = "", **con
 
 
 def as_printed(paper: str, table: str) -> list[Run]:
-    """One finished run for each row and scale of a paper's table, which measured exactly what is printed."""
+    """Runs for each row and scale of a paper's table that measured exactly the printed figures."""
     found: dict[tuple[str, int], dict[str, object]] = {}
     for figure in published.table(paper, table):
         values = found.setdefault((figure.row, figure.scale or 4), {})

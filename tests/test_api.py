@@ -22,7 +22,7 @@ from tests.tiny import TinyNet
 
 
 class Repeat(nn.Module):
-    """Nearest neighbour: what comes out is known."""
+    """Upscales by nearest neighbour, so the output is known."""
 
     scale = 2
 
@@ -41,12 +41,12 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
 
-def test_a_name_gives_a_network_with_fresh_weights():
+def test_a_model_name_gives_a_network_with_fresh_weights():
     net = sr_lab.load("imdn", scale=2)
     assert (type(net).__name__, net.scale, net.training) == ("IMDN", 2, False)
 
 
-def test_a_name_needs_a_scale():
+def test_a_model_name_needs_a_scale():
     with pytest.raises(
         ConfigError, match=r"load: a network needs its scale, got 'imdn'; pass scale=2, 3 or 4"
     ):
@@ -58,7 +58,7 @@ def test_an_official_checkpoint_is_recognised(weights_dir):
     assert (type(net).__name__, net.scale) == ("IMDN", 3)
 
 
-def test_a_checkpoint_of_several_scales_needs_one(weights_dir):
+def test_a_checkpoint_of_several_scales_needs_a_scale(weights_dir):
     with pytest.raises(
         CheckpointError,
         match="choose model=carn_m scale=2 or model=carn_m scale=3",
@@ -67,13 +67,13 @@ def test_a_checkpoint_of_several_scales_needs_one(weights_dir):
     assert sr_lab.load(weights_dir / "CARN-M" / "carn_m.pth", scale=3).scale == 3
 
 
-def test_the_wrong_scale_of_an_official_checkpoint_is_refused(weights_dir):
+def test_a_scale_that_does_not_fit_an_official_checkpoint_is_refused(weights_dir):
     with pytest.raises(CheckpointError, match=r"does not fit scale=4; choose model=imdn scale=3"):
         sr_lab.load(weights_dir / "IMDN" / "IMDN_x3.pth", scale=4)
 
 
-def test_a_checkpoint_may_not_name_a_class_of_a_stranger(tmp_path):
-    path = ours(tmp_path / "a.ckpt", TinyNet())  # its record names somewhere.Net
+def test_a_checkpoint_that_names_a_class_in_an_untrusted_package_is_refused(tmp_path):
+    path = ours(tmp_path / "a.ckpt", TinyNet())  # its record refers to somewhere.Net
     with pytest.raises(ConfigError, match=r"'somewhere.Net' may not be named here"):
         sr_lab.load(path)
 
@@ -83,32 +83,32 @@ def test_a_missing_file_is_refused():
         sr_lab.load("nowhere.pth")
 
 
-def test_an_array_comes_back_as_an_array(pixels):
+def test_upscaling_an_array_returns_an_array(pixels):
     sr = sr_lab.upscale(pixels, Repeat())
     assert sr.dtype == np.uint8
     assert np.array_equal(sr, pixels.repeat(2, 0).repeat(2, 1))
 
 
-def test_sixteen_bits_stay_sixteen_bits(pixels):
+def test_a_16_bit_array_stays_a_16_bit_array(pixels):
     deep = pixels.astype(np.uint16) * 257 - pixels % 2
     assert np.array_equal(sr_lab.upscale(deep, Repeat()), deep.repeat(2, 0).repeat(2, 1))
 
 
-def test_floats_and_grey_arrays_keep_their_form(pixels):
+def test_float_arrays_and_grey_arrays_keep_their_format(pixels):
     grey = pixels[..., 0] / 255
     sr = sr_lab.upscale(grey, Repeat())
     assert (sr.dtype, sr.shape) == (np.float64, (12, 16))
     assert np.abs(sr - grey.repeat(2, 0).repeat(2, 1)).max() < 1e-6
 
 
-def test_a_file_gives_a_picture(tmp_path, pixels):
+def test_upscaling_a_file_returns_a_pillow_image(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "small.png")
     sr = sr_lab.upscale(tmp_path / "small.png", Repeat())
     assert np.array_equal(np.asarray(sr), pixels.repeat(2, 0).repeat(2, 1))
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("L", "L"), ("P", "RGB"), ("CMYK", "RGB"), ("I;16", "I;16")])
-def test_the_mode_of_a_picture(pixels, mode, expected):
+def test_the_mode_of_a_pillow_image_is_kept_or_converted_to_rgb(pixels, mode, expected):
     image = Image.fromarray(pixels)
     image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
     sr = sr_lab.upscale(image, Repeat())
@@ -122,7 +122,7 @@ def test_transparency_is_kept(pixels):
     assert (sr.mode, sr.getchannel("A").getextrema()) == ("RGBA", (100, 100))
 
 
-def test_tensors_keep_their_axes_and_type():
+def test_tensors_keep_their_axes_and_dtype():
     assert sr_lab.upscale(torch.rand(3, 4, 5), Repeat()).shape == (3, 8, 10)
     assert sr_lab.upscale(torch.rand(2, 1, 4, 5, dtype=torch.float64), Repeat()).dtype == torch.float64
 
@@ -141,23 +141,23 @@ def test_a_broken_file_is_refused(tmp_path):
         sr_lab.upscale(tmp_path / "a.png", Repeat())
 
 
-def test_a_broken_header_is_refused_as_any_broken_file(tmp_path):
+def test_a_broken_header_is_refused_like_any_broken_file(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     content = bytearray((tmp_path / "a.png").read_bytes())
-    content[11] = 1  # length of the first chunk: Pillow raises a ValueError
+    content[11] = 1  # a wrong length of the first chunk makes Pillow raise a ValueError
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"images: cannot read .*a.png: "):
         sr_lab.upscale(tmp_path / "a.png", Repeat())
 
 
-def test_further_pages_are_not_lost_silently(tmp_path):
+def test_a_file_with_several_pages_is_refused(tmp_path):
     pages = [Image.new("L", (4, 4), value) for value in (0, 255)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(DataError, match=r"a.tif is animated or has several pages"):
         sr_lab.upscale(tmp_path / "a.tif", Repeat())
 
 
-def test_a_luma_network_leaves_chroma_to_bicubic():
+def test_a_luma_network_has_its_chroma_upscaled_bicubically():
     torch.manual_seed(0)
     image = torch.rand(1, 3, 6, 8) * 0.2 + 0.4
     ycbcr = rgb_to_ycbcr(upscale_batch(Repeat("y"), image))
@@ -168,27 +168,27 @@ def test_a_luma_network_leaves_chroma_to_bicubic():
     assert torch.allclose(ycbcr[:, 1:], imresize(expected[:, 1:], numerator=2), atol=1e-6)
 
 
-def test_a_grey_image_goes_through_a_luma_network():
+def test_a_luma_network_accepts_a_grey_image():
     grey = torch.rand(1, 1, 4, 4)
     expected = grey.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(upscale_batch(Repeat("y"), grey), expected, atol=1e-6)
 
 
-def test_ycbcr_has_the_measured_luma_and_converts_back():
+def test_ycbcr_has_the_same_luma_as_the_metrics_and_converts_back():
     torch.manual_seed(0)
     rgb = torch.rand(2, 3, 5, 6, dtype=torch.float64)
     assert torch.allclose(rgb_to_ycbcr(rgb)[:, :1], rgb_to_y(rgb), atol=1e-12)
     assert torch.allclose(ycbcr_to_rgb(rgb_to_ycbcr(rgb)), rgb, atol=1e-12)
 
 
-def test_a_training_network_stays_in_training():
+def test_a_network_in_training_mode_stays_in_training_mode():
     net = Repeat().train()
     upscale_batch(net, torch.rand(1, 3, 4, 4))
     assert net.training
 
 
 @pytest.mark.parametrize("value", [255.0, -0.5, np.nan])
-def test_floats_outside_of_an_image_are_refused(value):
+def test_float_values_outside_zero_to_one_are_refused(value):
     image = np.full((4, 4, 3), 0.5)
     image[0, 0, 0] = value
     for given in (image, torch.from_numpy(image).permute(2, 0, 1)):
@@ -197,19 +197,19 @@ def test_floats_outside_of_an_image_are_refused(value):
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
-def test_a_picture_of_unknown_range_is_refused(mode):
+def test_a_pillow_image_of_unknown_range_is_refused(mode):
     with pytest.raises(DataError, match=f"mode {mode}, whose range is unknown"):
         sr_lab.upscale(Image.new(mode, (4, 4)), Repeat())
 
 
-def test_a_picture_keeps_its_colour_profile_and_grey_its_transparency(pixels):
+def test_a_pillow_image_keeps_its_colour_profile_and_its_transparency(pixels):
     image = Image.fromarray(pixels)
     image.info["icc_profile"] = b"profile"
     assert sr_lab.upscale(image, Repeat()).info["icc_profile"] == b"profile"
     assert sr_lab.upscale(Image.new("LA", (4, 4), (10, 20)), Repeat()).mode == "LA"
 
 
-def test_a_path_for_a_model_is_refused(pixels):
+def test_a_path_in_place_of_a_model_is_refused(pixels):
     with pytest.raises(ConfigError, match="model must be a network, got str; load it first"):
         sr_lab.upscale(pixels, "IMDN_x4.pth")
 
@@ -219,7 +219,7 @@ def test_a_network_in_half_precision_runs():
     assert upscale_batch(net, torch.rand(1, 3, 4, 4)).dtype == torch.float32
 
 
-def test_frozen_parts_stay_in_evaluation_and_the_result_can_be_learned_from():
+def test_frozen_parts_stay_in_evaluation_mode_and_the_result_can_be_trained_on():
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train()
     net[1].eval()
     sr = upscale_batch(net, torch.rand(1, 3, 4, 4))
@@ -227,7 +227,7 @@ def test_frozen_parts_stay_in_evaluation_and_the_result_can_be_learned_from():
     (sr * torch.ones(1, requires_grad=True)).sum().backward()
 
 
-def test_a_misspelt_name_gets_the_nearest_network_as_a_hint():
+def test_a_misspelt_name_is_answered_with_the_closest_network_name():
     with pytest.raises(ConfigError, match=r"there is no option 'osfnet'.*did you mean 'osffnet'"):
         sr_lab.load("osfnet", scale=4)
 
@@ -237,7 +237,7 @@ def test_a_scale_that_is_not_a_number_is_refused():
         sr_lab.load("imdn", scale="4")
 
 
-def test_only_what_is_there_can_be_imported():
+def test_an_unknown_name_in_the_package_is_an_attribute_error():
     code = "import sr_lab; print(sr_lab.__all__); sr_lab.lode"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "['__version__', 'load', 'upscale']" in done.stdout
@@ -245,7 +245,7 @@ def test_only_what_is_there_can_be_imported():
 
 
 def cut_out(seen, hidden, mode="RGBA"):
-    """One colour, next to a transparent area of another."""
+    """An image of one colour with a transparent area of another."""
     image = Image.new(mode, (9, 7), seen)
     image.paste(hidden, (0, 0, 4, 7))
     return image
@@ -270,7 +270,7 @@ def test_the_colours_of_an_opaque_image_do_not_depend_on_its_alpha_channel(pixel
     assert np.array_equal(np.asarray(sr_lab.upscale(image, Repeat()))[..., :3], expected)
 
 
-def test_grey_of_16_bit_keeps_its_transparency(tmp_path):
+def test_a_16_bit_grey_image_keeps_its_transparency(tmp_path):
     values = np.full((4, 5), 40000, np.uint16)
     values[:, :2] = 7
     Image.fromarray(values).save(tmp_path / "a.png", transparency=7)
@@ -281,7 +281,7 @@ def test_grey_of_16_bit_keeps_its_transparency(tmp_path):
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
-def test_less_depth_than_the_file_has_is_noted(tmp_path, colour_type, channels):
+def test_a_loss_of_bit_depth_is_noted(tmp_path, colour_type, channels):
     path = save_png16(tmp_path / "a.png", np.full((4, 5, channels), 65535, np.uint16), colour_type)
     said = []
     sr_lab.upscale(path, Repeat(), note=said.append)
@@ -295,21 +295,21 @@ def test_an_image_without_pixels_is_refused():
         sr_lab.upscale(Image.new("RGB", (5, 0)), Repeat())
 
 
-def test_a_network_is_folded_once_until_it_changes(monkeypatch, pixels):
+def test_a_network_is_folded_only_once_until_its_weights_change(monkeypatch, pixels):
     network = sr_lab.load("ecbsr_m4c16", scale=2)
     folded = []
     monkeypatch.setattr(api, "for_inference", lambda net: folded.append(for_inference(net)) or folded[-1])
     first = sr_lab.upscale(pixels, network)
     assert np.array_equal(sr_lab.upscale(pixels, network), first)
     assert len(folded) == 1
-    next(network.parameters()).data.mul_(2)  # counted by no version
+    next(network.parameters()).data.mul_(2)  # a change through .data does not bump the version counter
     assert np.array_equal(sr_lab.upscale(pixels, network), sr_lab.upscale(pixels, for_inference(network)))
-    assert len(folded) == 3  # the new weights, and what was folded here
+    assert len(folded) == 3  # once for the new weights and once by the line above
     assert not np.array_equal(sr_lab.upscale(pixels, network), first)
 
 
 def test_a_folded_network_does_not_outlive_its_original(pixels):
-    for name in ("ecbsr_m4c16", "fsrcnn"):  # the second has nothing to fold
+    for name in ("ecbsr_m4c16", "fsrcnn"):  # FSRCNN has nothing to fold
         network = sr_lab.load(name, scale=2)
         sr_lab.upscale(pixels, network)
         gone = weakref.ref(network)

@@ -1,4 +1,4 @@
-"""Behaviour of dependencies that decides numbers: when one of them changes, the failure explains itself."""
+"""Behaviour of dependencies that affects results; if it changes, the failing test shows what changed."""
 
 import ast
 import math
@@ -34,7 +34,7 @@ from sr_lab.system.distributed import Environment
 from tests import tiny
 
 
-def test_kornias_luma_is_full_range_and_costs_1_3219_db():
+def test_kornias_luma_is_full_range_and_lowers_psnr_by_1_3219_db():
     torch.manual_seed(0)
     sr, hr = torch.rand(2, 1, 3, 16, 16, dtype=torch.float64)
     ours = psnr(rgb_to_y(sr), rgb_to_y(hr), crop_border=0)
@@ -42,13 +42,13 @@ def test_kornias_luma_is_full_range_and_costs_1_3219_db():
     assert (ours - theirs).item() == pytest.approx(20 * math.log10(255 / 219), abs=1e-4)
 
 
-def test_kornias_white_is_1_and_ours_235():
+def test_white_is_1_in_kornia_and_235_in_sr_lab():
     white = torch.ones(1, 3, 1, 1)
     assert kornia.color.rgb_to_y(white).item() == pytest.approx(1.0, abs=1e-6)
     assert rgb_to_y(white).item() * 255 == pytest.approx(235.0, abs=1e-3)
 
 
-def test_torchmetrics_pools_the_squared_error_of_a_set():
+def test_torchmetrics_pools_the_squared_error_over_a_set():
     hr = torch.zeros(2, 1, 4, 4)
     sr = torch.stack([torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 0.01)])  # 20 dB and 40 dB
     pooled = PeakSignalNoiseRatio(data_range=1.0)(sr, hr).item()
@@ -58,7 +58,7 @@ def test_torchmetrics_pools_the_squared_error_of_a_set():
 
 @pytest.fixture(scope="module")
 def smooth_pair() -> tuple[torch.Tensor, torch.Tensor]:
-    """An image and a noisy copy, ``(1, 1, 40, 44)`` in float64."""
+    """A noisy copy and its image, ``(1, 1, 40, 44)`` in float64."""
     rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(44.0), indexing="ij")
     hr = (0.5 + 0.3 * torch.sin(rows / 4) * torch.cos(columns / 5)).double()[None, None]
     noise = torch.randn(hr.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -66,7 +66,7 @@ def smooth_pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reference(sr: torch.Tensor, hr: torch.Tensor) -> float:
-    """scikit-image's SSIM over the windows that lie inside the image."""
+    """scikit-image's SSIM, averaged over the windows that are inside the image."""
     _, local = structural_similarity(
         *(image[0, 0].numpy() for image in (sr, hr)),
         gaussian_weights=True,
@@ -78,13 +78,13 @@ def reference(sr: torch.Tensor, hr: torch.Tensor) -> float:
     return float(np.mean(local[5:-5, 5:-5]))
 
 
-def test_kornias_valid_ssim_is_scikit_images(smooth_pair):
+def test_kornias_ssim_with_valid_padding_equals_scikit_images(smooth_pair):
     theirs = kornia.metrics.ssim(*smooth_pair, window_size=11, padding="valid").mean().item()
     assert theirs == pytest.approx(reference(*smooth_pair), abs=1e-8)
     assert ssim(*smooth_pair, crop_border=0).item() == pytest.approx(theirs, abs=1e-8)
 
 
-def test_torchmetrics_ssim_is_another_number(smooth_pair):
+def test_torchmetrics_ssim_differs_from_scikit_images(smooth_pair):
     theirs = StructuralSimilarityIndexMeasure(data_range=1.0)(*smooth_pair).item()
     assert abs(theirs - reference(*smooth_pair)) > 1e-4
 
@@ -94,7 +94,7 @@ def test_torch_rounds_halves_to_even():
 
 
 def keys_kernel(x: float, a: float) -> float:
-    """Cubic kernel of Keys (1981)."""
+    """Evaluate the cubic kernel of Keys (1981)."""
     x = abs(x)
     if x < 1:
         return (a + 2) * x**3 - (a + 3) * x**2 + 1
@@ -102,11 +102,11 @@ def keys_kernel(x: float, a: float) -> float:
 
 
 @pytest.mark.parametrize(("antialias", "a"), [(False, -0.75), (True, -0.5)])
-def test_torchs_bicubic_kernel_is_matlabs_only_with_antialiasing(antialias, a):
+def test_torchs_bicubic_kernel_equals_matlabs_only_with_antialiasing(antialias, a):
     impulse = torch.zeros(1, 1, 1, 9, dtype=torch.float64)
     impulse[..., 4] = 1
     upscaled = F.interpolate(impulse, size=(1, 18), mode="bicubic", antialias=antialias)[0, 0, 0]
-    # pixel k of the upscaled row lies at (k + 0.5) / 2 - 0.5 of the small one
+    # pixel k of the upscaled row is at position (k + 0.5) / 2 - 0.5 in the small row
     expected = [keys_kernel((k + 0.5) / 2 - 0.5 - 4, a) for k in range(18)]
     assert upscaled.tolist() == pytest.approx(expected, abs=1e-7)
 
@@ -115,7 +115,8 @@ def test_torchs_counter_counts_attention_on_the_meta_device():
     query = torch.empty(1, 2, 10, 8, device="meta")  # 2 heads, 10 positions, 8 channels
     with FlopCounterMode(display=False) as counter:
         F.scaled_dot_product_attention(query, query, query)
-    assert counter.get_total_flops() == 2 * (2 * 2 * 10 * 10 * 8)  # two products, two for a multiply-add
+    # There are two products, and a multiply-add counts as two operations.
+    assert counter.get_total_flops() == 2 * (2 * 2 * 10 * 10 * 8)
 
 
 def test_the_default_distributed_sampler_counts_an_image_twice():
@@ -136,7 +137,9 @@ def test_a_checkpoint_with_a_dictconfig_does_not_open_with_weights_only(tmp_path
 
 @pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
 @pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
-def test_lightnings_average_is_in_the_state_dict_and_the_raw_weights_next_to_it(tmp_path):
+def test_lightnings_averaged_weights_are_in_the_state_dict_and_the_raw_weights_are_stored_separately(
+    tmp_path,
+):
     class Save(lightning.Callback):
         def on_train_batch_end(self, trainer, *_: object) -> None:
             trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
@@ -167,28 +170,28 @@ def composed(*overrides: str):
         return hydra.compose("config", list(overrides))
 
 
-def test_hydra_cannot_set_a_group_to_null():
+def test_hydra_cannot_set_a_config_group_to_null():
     with pytest.raises((ConfigCompositionException, ValueError)):
         composed("upsampler=null")
 
 
-def test_hydra_takes_an_unknown_argument_silently():
+def test_hydra_accepts_an_unknown_argument_silently():
     assert composed("+loss.typo=3").loss.typo == 3
 
 
-def test_omegaconf_cannot_index_whole_numbers():
+def test_omegaconf_interpolation_cannot_index_by_integer_keys():
     table = OmegaConf.create({"scale": 2, "table": {2: "a"}, "chosen": "${table[${scale}]}"})
     with pytest.raises(OmegaConfBaseException):
         _ = table.chosen
 
 
-# Private names that training uses, each with its reason
+# Private names that training uses, with the reason for each
 
 
 @pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
 @pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
-def test_lightning_shares_sigterm_between_processes_at_every_batch_by_this_method(tmp_path, monkeypatch):
-    """`training.ending.SaveLast` replaces it: it would wait for the device at every batch."""
+def test_lightning_broadcasts_sigterm_at_every_batch_with_this_method(tmp_path, monkeypatch):
+    """`training.ending.SaveLast` replaces this method, which would wait for the device at every batch."""
     asked: list[None] = []
 
     class Several(lightning.Callback):
@@ -209,22 +212,22 @@ def test_lightning_shares_sigterm_between_processes_at_every_batch_by_this_metho
     assert len(asked) == 3
 
 
-def test_lightnings_average_of_the_weights_has_the_names_that_are_used():
-    """`training.weight_average.WeightAverage` updates all tensors at once, without a wait for the device."""
+def test_lightnings_weight_averaging_has_the_private_names_that_are_used():
+    """`training.weight_average.WeightAverage` uses them to update all tensors without waiting for the GPU."""
     average = EMAWeightAveraging(decay=0.5)
     assert average._average_model is None
     assert average._latest_update_step == 0
 
 
 def test_lightnings_spike_detection_cannot_load_its_own_state():
-    """`SRModule.on_load_checkpoint` drops it; once Lightning can load it, it need not."""
+    """`SRModule.on_load_checkpoint` drops this state until Lightning can load it."""
     spikes = SpikeDetection()
     with pytest.raises(AttributeError, match="running"):
         spikes.load_state_dict(spikes.state_dict())
 
 
-def test_lightning_starts_no_processes_in_an_environment_that_says_they_are_there():
-    """`system.distributed.Environment` says so, since `together` starts them."""
+def test_lightning_starts_no_processes_if_the_environment_says_they_exist():
+    """`system.distributed.Environment` says so, because `together` has started the processes."""
     strategy = DDPStrategy(cluster_environment=Environment())
     trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False)
     assert trainer.strategy.cluster_environment.creates_processes_externally
@@ -232,7 +235,7 @@ def test_lightning_starts_no_processes_in_an_environment_that_says_they_are_ther
     assert trainer.strategy.launcher.procs == []
 
 
-# Private names of dependencies: the whole list, each with its reason and what fails without it
+# All private names of dependencies that sr_lab uses, with the reason and what fails without each
 
 PRIVATE = {
     ("config.hydra_guard", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
@@ -266,12 +269,12 @@ PRIVATE = {
     ("ops.roofline", "_scaled_dot_product_flash_attention"): "operator names; the import",
     ("ops.roofline", "_scaled_dot_product_flash_attention_for_cpu"): "operator names; the import",
 }
-# Documented despite their underscore, or our own configuration's keys.
+# Names that are documented despite their underscore, and keys of our own configuration.
 PUBLIC = {"_exit", "_replace", "_asdict", "_target_"}
 
 
 def _taken(nodes: list[ast.AST]) -> set[str]:
-    """Attributes and imports of a module that begin with one underscore, or are in such a module."""
+    """Attributes and imports in a module whose own name or parent module begins with one underscore."""
     found = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -282,23 +285,24 @@ def _taken(nodes: list[ast.AST]) -> set[str]:
 
 
 def _defined(nodes: list[ast.AST]) -> set[str]:
-    """Names that a module defines or assigns."""
+    """Names that a module defines or assigns to."""
     names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     names |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return names | {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
 
 
-def test_private_names_are_those_of_the_list():
+def test_private_names_are_exactly_those_in_the_list():
     package = Path(sr_lab.__file__).parent
     modules = {
         ".".join(path.relative_to(package).with_suffix("").parts): list(ast.walk(ast.parse(path.read_text())))
         for path in package.rglob("*.py")
     }
-    ours = set().union(*map(_defined, modules.values())) - {name for _, name in PRIVATE}  # some are assigned
+    # Names in PRIVATE are removed because sr_lab assigns to some of them.
+    ours = set().union(*map(_defined, modules.values())) - {name for _, name in PRIVATE}
     found = {(module, name) for module, nodes in modules.items() for name in _taken(nodes) - ours}
     assert found == set(PRIVATE)
 
 
-def test_optunas_trials_have_the_number_that_continues_them():
+def test_optunas_trials_have_the_private_number_that_resumes_them():
     study = optuna.create_study()
     assert optuna.trial.Trial(study, study.ask()._trial_id).number == 0

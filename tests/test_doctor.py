@@ -1,4 +1,4 @@
-"""``task=doctor`` finds every fault in a data folder; ``task=prepare`` fills one without faults."""
+"""``task=doctor`` finds every fault in a data folder; ``task=prepare`` downloads data without faults."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ from tests.loopback import serving
 
 
 def findings(root: Path, state: str | None = None) -> dict[str, str]:
-    """Place below ``root`` -> the finding."""
+    """Map each path below ``root`` to its finding."""
     found = [one for one in examine(root) if state in (None, one.state)]
     return {one.where.relative_to(root).as_posix(): one.says for one in found}
 
@@ -37,14 +37,14 @@ def image_file(path: Path, pixels: np.ndarray) -> Path:
 
 
 def noise(number: int, height: int = 48, width: int = 36) -> np.ndarray:
-    """Smooth enough that resizes differ as they do on photographs."""
+    """Noise that is smooth enough for resizes to differ as they do on photographs."""
     small = np.random.default_rng(number).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @pytest.fixture
 def set14(tmp_path, data_dir) -> Path:
-    """A copy of Set14 that a test may spoil."""
+    """A copy of Set14 that a test may damage."""
     folder = tmp_path / "benchmarks" / "Set14" / "HR"
     shutil.copytree(data_dir / "benchmarks" / "Set14" / "HR", folder)
     return folder
@@ -57,10 +57,10 @@ def changed(folder: Path, name: str, change: Callable[[Image.Image], Image.Image
     result.save(path)
 
 
-# The facts.
+# The stored facts about the published sets.
 
 
-def test_the_facts_are_those_of_the_five_sets():
+def test_the_facts_describe_the_images_of_the_five_sets():
     counts = {name: len(images) for name, images in facts.facts().items()}
     assert counts == {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}
     assert len(facts.by_hash()) == 328
@@ -69,7 +69,7 @@ def test_the_facts_are_those_of_the_five_sets():
     assert (bridge.height, bridge.width, bridge.channels) == (512, 512, 1)
 
 
-def test_a_hash_is_taken_over_the_size_and_the_pixels():
+def test_a_hash_covers_the_size_and_the_pixels():
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     assert facts.pixel_hash(pixels) == hashlib.sha256(b"2x2x3" + bytes(range(12))).hexdigest()
 
@@ -84,7 +84,7 @@ def test_a_hash_is_taken_over_the_size_and_the_pixels():
         ("AkkeraKanjinchou", "Manga109", "AkkeraKanjinchou.png"),
     ],
 )
-def test_a_name_of_any_tree_is_understood(stem, set_name, file):
+def test_a_file_name_from_any_folder_layout_is_understood(stem, set_name, file):
     found = facts.expected(stem, set_name)
     assert found is not None
     assert found.file == file
@@ -93,7 +93,7 @@ def test_a_name_of_any_tree_is_understood(stem, set_name, file):
 # Test sets.
 
 
-def test_unchanged_sets_are_right(data_dir):
+def test_unchanged_sets_are_reported_as_right(data_dir):
     for name, count in (("Set5", 5), ("Set14", 14)):
         (found,) = examine(data_dir / "benchmarks" / name / "HR")
         assert found.state == "right"
@@ -155,13 +155,13 @@ def test_an_image_of_another_set_is_reported(tmp_path, data_dir):
     assert findings(folder, "wrong")["head.png"] == "another image: these are the pixels of Set14/face.png"
 
 
-def test_an_image_that_is_there_twice_is_reported(set14):
+def test_a_duplicate_image_is_reported(set14):
     shutil.copy(set14 / "man.png", set14 / "man_copy.png")
     assert findings(set14, "wrong") == {".": "Set14 in our layout: 14 of 14 images right; man.png twice"}
     assert findings(set14, "note") == {"man_copy.png": "renamed: this is Set14/man.png"}
 
 
-def test_grey_in_three_channels_is_noted_and_equal_channels_in_one_too(set14):
+def test_grey_images_in_three_channels_and_equal_channels_in_one_are_noted(set14):
     changed(set14, "bridge.png", lambda image: image.convert("RGB"))
     changed(set14, "man.png", lambda image: image.convert("L"))
     assert findings(set14, "wrong") == {}
@@ -170,7 +170,7 @@ def test_grey_in_three_channels_is_noted_and_equal_channels_in_one_too(set14):
     assert "in one channel instead of 3" in notes["man.png"]
 
 
-def test_a_cropped_set_is_what_basicsr_makes_and_a_fault_elsewhere(tmp_path, data_dir):
+def test_a_cropped_set_is_accepted_in_basicsrs_layout_and_is_a_fault_elsewhere(tmp_path, data_dir):
     for folder in ("Set5/GTmod12", "benchmarks/Set5/HR"):
         for file in (data_dir / "benchmarks" / "Set5" / "HR").iterdir():
             pixels = read_image(file)
@@ -231,7 +231,7 @@ TREES = {
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_every_tree_is_recognised_and_its_pairs_are_found(tree, tmp_path):
+def test_every_folder_layout_is_recognised_and_its_pairs_are_found(tree, tmp_path):
     hr, lr = TREES[tree]
     pairs(tmp_path, hr, lr, matlab)
     (place,) = (place for place in places(tmp_path) if place.role == "LR")
@@ -269,7 +269,7 @@ def test_an_unknown_degradation_is_not_compared(tmp_path):
     assert "not bicubic according to the name of the folder" in found.says
 
 
-def test_missing_images_and_wrong_sizes_of_pairs_are_reported(tmp_path):
+def test_missing_images_and_pairs_with_wrong_sizes_are_reported(tmp_path):
     hr, lr = TREES["Hugging Face"]
     pairs(tmp_path, hr, lr, matlab, count=4)
     (tmp_path / hr.format(1)).unlink()
@@ -289,14 +289,14 @@ def test_lr_images_without_hr_images_are_reported(tmp_path):
 @pytest.mark.parametrize(
     ("name", "stem"), [("0001x4", "0001"), ("0001_x4", "0001"), ("0001X4", "0001"), ("a_LR", "a_HR")]
 )
-def test_the_name_of_the_hr_image_of_an_lr_image(name, stem):
+def test_the_name_of_an_lr_image_gives_the_name_of_its_hr_image(name, stem):
     assert partner(Path(f"{name}.png"), 4) == stem
 
 
 # Training sets and other folders.
 
 
-def test_an_incomplete_div2k_and_half_size_images_are_reported(tmp_path):
+def test_an_incomplete_div2k_and_images_of_half_size_are_reported(tmp_path):
     folder = tmp_path / "DIV2K" / "DIV2K_valid_HR"
     for number in range(802, 901):
         image_file(folder / f"{number:04d}.png", np.zeros((4, 2040, 3), np.uint8))
@@ -312,7 +312,7 @@ def test_an_incomplete_div2k_and_half_size_images_are_reported(tmp_path):
     assert "1 more than DIV2K (validation) has" in findings(tmp_path, "wrong")["DIV2K/DIV2K_valid_HR"]
 
 
-def test_photos_are_read_to_their_end(tmp_path):
+def test_photos_are_read_completely(tmp_path):
     good = image_file(tmp_path / "photos" / "a.png", noise(0))
     (tmp_path / "photos" / "b.png").write_bytes(good.read_bytes()[:-40])
     found = findings(tmp_path)
@@ -320,7 +320,7 @@ def test_photos_are_read_to_their_end(tmp_path):
     assert found["photos/b.png"].startswith("broken: cannot read")
 
 
-def test_databases_and_archives_are_named(tmp_path):
+def test_databases_and_archives_are_noted(tmp_path):
     image_file(tmp_path / "a.png", noise(0))
     (tmp_path / "DIV2K_train_HR_sub.lmdb").mkdir()
     (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"")
@@ -329,7 +329,7 @@ def test_databases_and_archives_are_named(tmp_path):
     assert set(notes) == {"DIV2K_train_HR_sub.lmdb", "train-00000-of-00001.parquet", "Set5_HR.tar.gz"}
 
 
-def test_many_faults_are_summed_up(tmp_path):
+def test_many_faults_of_a_kind_are_summarised(tmp_path):
     for number in range(30):
         (tmp_path / f"{number}.png").write_bytes(b"no image")
     found = list(examine(tmp_path))
@@ -362,7 +362,7 @@ def test_the_doctor_exits_with_1_if_something_is_wrong(tmp_path, set14):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_right_folder_exits_normally_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
+def test_a_folder_without_faults_exits_normally_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
     image_file(tmp_path / "[red]photos" / "a.png", noise(0))
     doctor.run(compose("task=doctor", f"folder='{tmp_path}'"), tmp_path, [])
     printed = capsys.readouterr().out
@@ -371,7 +371,9 @@ def test_a_right_folder_exits_normally_and_markup_in_a_name_is_text(tmp_path, se
     assert f"{tmp_path}: 2 right" in printed
 
 
-def test_prepare_fetches_a_test_set_from_the_users_own_server_and_decodes(tmp_path, data_dir, capsys):
+def test_prepare_downloads_a_test_set_from_the_users_own_server_and_decodes_images(
+    tmp_path, data_dir, capsys
+):
     hr_dir = tmp_path / "hr"
     for number in range(3):
         image_file(hr_dir / f"{number}.png", noise(number))
@@ -397,7 +399,7 @@ def test_prepare_fetches_a_test_set_from_the_users_own_server_and_decodes(tmp_pa
     assert "Set5: is there already, every pixel right" in capsys.readouterr().out
 
 
-def test_prepare_tries_every_set_and_reports_what_is_not_for_download(tmp_path, capsys):
+def test_prepare_tries_every_set_and_reports_a_set_that_is_not_for_download(tmp_path, capsys):
     config = compose(
         "task=prepare",
         "benchmark=manga109",

@@ -1,4 +1,4 @@
-"""The command line from outside: each test looks at what a user would find on the disk and on the screen."""
+"""The command line from outside: each test checks what a user finds on the disk and on the screen."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from tests.conftest import compose
 
 QUIET = (*SMOKE, "logger=none", "num_workers=0")
 
-# Kills the process after the fourth of six steps; the last checkpoint is that of the third.
+# Kills the process after the fourth of six steps; the last checkpoint is from the third step.
 KILL = """
 import os, signal
 import lightning
@@ -37,12 +37,12 @@ def metrics(folder: Path) -> dict[str, object]:
 
 
 def figures(folder: Path) -> dict[str, object]:
-    """What a test measured."""
+    """Figures in the results that were measured."""
     return {key: value for key, value in metrics(folder).items() if "/" in key or key == "images"}
 
 
 def record(folder: Path) -> list[dict[str, str]]:
-    """``metrics.csv`` without what a clock decides."""
+    """Rows of ``metrics.csv`` without the columns that depend on time."""
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if k not in ("time", "samples_per_s", "data_wait")} for row in rows]
@@ -53,7 +53,7 @@ def checkpoint(folder: Path, name: str = "last") -> dict[str, object]:
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
-    """Weights and the optimizer's state are equal bit by bit."""
+    """Assert that the weights and optimizer states of two runs are equal bit for bit."""
     for name in ("best", "last"):
         first, second = checkpoint(one, name), checkpoint(other, name)
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
@@ -68,7 +68,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trainings(place):
-    """A run with everything on, one that only has the same seed, and one that is killed on the way."""
+    """Train a run with all features, a run with only the same seed, and a run that is killed midway."""
     (place / "killed").mkdir()
     (place / "killed" / "kill.py").write_text(KILL)
     first = sr_lab(place / "first", *SMOKE)
@@ -83,13 +83,13 @@ def trainings(place):
 
 @pytest.fixture(scope="module")
 def first(place, trainings) -> Path:
-    """Run folder of the run with everything on."""
+    """Run folder of the run with all features."""
     return run_folder(place / "first")
 
 
 @pytest.fixture(scope="module")
 def afterwards(place, first):
-    """Commands after a finished run: train it again, measure its checkpoint, resume the killed one."""
+    """Train a finished run again, evaluate its checkpoint, resume the killed run and write a report."""
     stamps = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
     evaluate = ("task=evaluate", "trainer=cpu", f"ckpt='{first}'")
     again, evaluated, named, resumed, reported = (
@@ -133,13 +133,13 @@ def test_a_run_ends_with_a_table(trainings):
         assert text in shown
 
 
-def test_a_run_in_a_pipe_is_quiet(trainings):
+def test_a_run_that_writes_to_a_pipe_is_quiet(trainings):
     assert trainings.stderr == ""
     assert "\x1b" not in trainings.stdout
     assert "Tip" not in trainings.stdout
 
 
-def test_results_say_where_they_come_from(first):
+def test_results_record_where_they_come_from(first):
     values = metrics(first)
     expected = {"task": "train", "model": "IMDN", "upsampler": "native", "scale": 4, "seed": 0, "steps": 6}
     assert {key: values[key] for key in expected} == expected
@@ -150,7 +150,7 @@ def test_results_say_where_they_come_from(first):
     assert values["wall_time_s"] > 0
 
 
-def test_results_hold_each_set_each_image_and_bicubic_next_to_them(first):
+def test_results_contain_each_set_and_each_image_with_its_bicubic_values(first):
     values = metrics(first)
     assert [image["image"] for image in values["images"]] == ["astronaut", "chelsea"]
     for metric in ("psnr_y", "ssim_y"):
@@ -166,13 +166,13 @@ def test_the_best_checkpoint_opens_without_running_code(first):
     assert stored["scale"] == 4
 
 
-def test_the_record_has_the_steps_and_the_validations(first):
+def test_the_record_contains_the_steps_and_the_validations(first):
     rows = record(first)
     assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2", "3", "4", "5", "6"]
     assert [row["step"] for row in rows if row["val/psnr_y"]] == ["3", "6"]
 
 
-def test_the_best_checkpoint_is_the_one_with_the_highest_validation(first):
+def test_the_best_checkpoint_has_the_highest_validation_psnr(first):
     best = max((row for row in record(first) if row["val/psnr_y"]), key=lambda row: float(row["val/psnr_y"]))
     assert checkpoint(first, "best")["global_step"] == int(best["step"])
 
@@ -183,12 +183,12 @@ def test_a_finished_run_is_not_trained_again(afterwards):
     assert afterwards["changed"] == []
 
 
-def test_evaluating_a_run_gives_exactly_its_figures(place, first, afterwards):
+def test_evaluating_a_run_reproduces_its_figures_exactly(place, first, afterwards):
     assert afterwards["evaluated"].returncode == 0, afterwards["evaluated"].stderr
     assert figures(run_folder(place / "evaluate")) == figures(first)
 
 
-def test_naming_a_network_next_to_our_own_checkpoint_is_refused(afterwards):
+def test_naming_a_network_with_an_sr_lab_checkpoint_is_refused(afterwards):
     refused = afterwards["named"]
     assert refused.returncode == 2
     assert "model=imdn" in refused.stderr
@@ -203,18 +203,18 @@ def test_a_report_writes_the_table_next_to_the_runs(place, afterwards):
     assert float(row["bicubic/sample/psnr_y"]) == pytest.approx(29.1558, abs=1e-4)
 
 
-def test_two_runs_with_one_seed_are_equal_bit_by_bit(place, first):
+def test_two_runs_with_the_same_seed_are_equal_bit_for_bit(place, first):
     again = run_folder(place / "again")
     assert_same_weights(first, again)
     assert figures(again) == figures(first)
     assert record(again) == record(first)
 
 
-def test_the_same_run_has_the_same_folder_anywhere(place, first):
+def test_the_same_run_has_the_same_folder_name_anywhere(place, first):
     assert run_folder(place / "again").name == first.name == run_folder(place / "killed").name
 
 
-def test_a_killed_run_resumes_and_ends_like_the_uninterrupted_one(place, first, afterwards):
+def test_a_resumed_run_ends_like_the_uninterrupted_run(place, first, afterwards):
     assert afterwards["resumed"].returncode == 0, afterwards["resumed"].stderr
     assert "resumes from" in afterwards["resumed"].stdout
     killed = run_folder(place / "killed")
@@ -252,7 +252,7 @@ def averaged(place):
     return run_folder(place / "ema"), run_folder(place / "ema_evaluate")
 
 
-def test_averaged_weights_are_what_is_tested_and_kept(averaged, first):
+def test_averaged_weights_are_tested_and_saved(averaged, first):
     trained, evaluated = averaged
     assert figures(evaluated) == figures(trained)
     assert figures(trained) != figures(first)
@@ -265,7 +265,7 @@ def sweep(place):
     return sr_lab(place / "sweep", "-m", *arguments, "+model.num_feat=8,16")
 
 
-def test_a_sweep_keeps_going_after_a_failure_and_says_so(place, sweep):
+def test_a_sweep_continues_after_a_failure_and_exits_with_an_error(place, sweep):
     assert sweep.returncode == 1
     outputs = place / "sweep" / "outputs" / "train"
     (failed,) = outputs.glob("*/failed.txt")
@@ -274,7 +274,7 @@ def test_a_sweep_keeps_going_after_a_failure_and_says_so(place, sweep):
     assert "num_feat-16" in finished.parent.name
 
 
-def test_a_sweep_names_the_failure_and_where_to_read_why(sweep):
+def test_a_sweep_names_the_failure_and_the_file_with_its_traceback(sweep):
     (line,) = [line for line in sweep.stdout.splitlines() if line.startswith("failed: ")]
     assert "CCA: num_feat=8 leaves no channel" in line
     assert "failed.txt" in line
@@ -286,7 +286,7 @@ def test_a_sweep_ends_with_one_table_of_all_jobs(sweep):
     assert len(re.findall(r"│ bicubic", table)) == 1
 
 
-def test_a_job_of_a_sweep_is_the_run_of_the_single_command(place, first, sweep):
+def test_a_job_in_a_sweep_gives_the_same_run_as_the_single_command(place, first, sweep):
     (finished,) = (place / "sweep" / "outputs" / "train").glob("*/metrics.json")
     assert finished.parent.name.rpartition("-")[2] == first.name.rpartition("-")[2]
     assert figures(finished.parent) == figures(first)
@@ -313,7 +313,7 @@ def mistakes(place):
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_ends_with_one_line_and_code_2(mistakes, name):
+def test_a_user_error_ends_with_one_line_and_exit_code_2(mistakes, name):
     done = mistakes[name]
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
@@ -327,7 +327,7 @@ def test_a_network_with_weights_is_not_measured_without_a_checkpoint(tmp_path):
 
 
 class OnePair(tiny.Patches):
-    """The same pair without end."""
+    """A dataset that repeats the same pair."""
 
     def __init__(self, images: tiny.Images) -> None:
         super().__init__()
@@ -340,7 +340,7 @@ class OnePair(tiny.Patches):
 
 @pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
 @pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
-def test_twenty_steps_on_one_pair_come_out_above_bicubic(tmp_path):
+def test_twenty_steps_on_one_pair_beat_bicubic(tmp_path):
     images = tiny.Images("A", 1, height=48, width=48)
     rows, columns = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
     squares = ((rows // 7 + columns // 5) % 2 * 153 + 51).byte()

@@ -1,4 +1,4 @@
-"""Every recipe and table of conf/experiment composes, and has the rows that its paper prints."""
+"""Every recipe and table in conf/experiment composes and has the rows that its paper prints."""
 
 import contextlib
 import copy
@@ -33,10 +33,10 @@ RECIPES = sorted(
 TABLES = [name for name in RECIPES if "/" in name and "/train" not in name]
 FIGURES = [name for name in TABLES if "/fig" in name]
 COLUMNS = ["table", "row", "model", "scale", "set", "metric", "value"]
-# Empty: a figure of the network alone. Average: over the sets, Table 6 of EFRDN.
+# An empty name means a figure that belongs to no set; Average is the mean over the sets in EFRDN's Table 6.
 SETS = {"", "Set5", "Set14", "B100", "Urban100", "Manga109", "DIV2K", "Average"}
 
-# A sweep runs every row at every scale; at these scales the paper does not have the row.
+# Scales at which a sweep runs a row that the paper does not print.
 NOT_PRINTED = {
     ("osffnet/table1_benchmarks", "EDSR"): [3],
     ("osffnet/table1_benchmarks", "FDIWN"): [2],
@@ -44,10 +44,10 @@ NOT_PRINTED = {
     ("osffnet/table3_imdn", "w/o (depth-extended)"): [2, 3],
     ("efrdn/table1_benchmarks", "ECBSR"): [3],
 }
-# Rows that the paper mentions without a figure.
+# Rows that the paper mentions without printing a figure.
 NO_FIGURE = {"imfm/ablation_components": {"+CAM"}}
 
-# Networks whose parameters differ from the printed figure by 1 K or more, and why.
+# Networks whose parameter count differs from the printed figure by 1 K or more, with the reason.
 GAPS = {
     ("osffnet/table1_benchmarks", "CARN"): ([2, 3, 4], "printed is one network with three tails"),
     ("osffnet/table1_benchmarks", "EDSR"): ([2, 4], "another EDSR, which no code of its authors shows"),
@@ -81,7 +81,7 @@ every_table = pytest.mark.parametrize("name", [name for name in TABLES if name n
 
 @dataclass(frozen=True)
 class Sweep:
-    """An experiment that is a table: its axes, and each row at the first scale."""
+    """An experiment for a table: its axes, and the job of each row at the first scale."""
 
     composed: DictConfig
     positions: list[int]
@@ -98,7 +98,7 @@ class Sweep:
 
 
 class _Copies(dict):
-    """Composing changes what it is given."""
+    """A cache that copies its values, because composing modifies them."""
 
     def __getitem__(self, key):
         return copy.deepcopy(super().__getitem__(key))
@@ -109,7 +109,7 @@ class _Copies(dict):
 
 @contextlib.contextmanager
 def _yaml_read_once():
-    """Otherwise Hydra would read some 30 files again for each row."""
+    """Share Hydra's cache of files; otherwise it would read about 30 files again for each row."""
     shared = _Copies()
     begin = CachingConfigRepository.__init__
 
@@ -127,9 +127,9 @@ def sweep(name):
     return _compose(name)
 
 
-@functools.cache  # composing takes most of the time here
+@functools.cache  # composing takes most of the time of these tests
 def _compose(name: str) -> Sweep:
-    """The table as its command composes it."""
+    """Compose a table as its command does."""
     register_resolvers()
     given = [f"experiment={name}", "trainer=cpu", "budget=smoke"]
     with _yaml_read_once(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -147,7 +147,7 @@ def _compose(name: str) -> Sweep:
 
 
 def _printed(sweep: Sweep) -> list[published.Figure]:
-    """What the paper prints of networks that are implemented."""
+    """Printed figures of the networks that are implemented."""
     return [
         figure
         for figure in published.figures()
@@ -156,12 +156,12 @@ def _printed(sweep: Sweep) -> list[published.Figure]:
 
 
 def _rows(figures: list[published.Figure]) -> set[str]:
-    """Their rows; a printed difference of two rows counts as both."""
+    """Rows of the figures; a printed difference of two rows counts as both rows."""
     return {part for figure in figures for part in figure.row.split(" minus ") if part != "step_lr"}
 
 
 def _network(config: Config, scale: int) -> torch.nn.Module:
-    """The network as it runs after folding, without weights."""
+    """The folded network, without weights."""
     with torch.device("meta"):
         network = targets.build(config.model | {"scale": scale})
         if config.strategy.apply is not None:
@@ -169,7 +169,7 @@ def _network(config: Config, scale: int) -> torch.nn.Module:
         return fold(network.eval())
 
 
-# The name is the path, so no two recipes share a folder of runs.
+# The name is the path of the file, so no two recipes share a folder of runs.
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in TABLES])
 def test_a_recipe_composes_under_its_own_name(recipe):
     config = compose(f"experiment={recipe}", "trainer=cpu", "budget=smoke")
@@ -177,8 +177,8 @@ def test_a_recipe_composes_under_its_own_name(recipe):
 
 
 @every_table
-def test_a_table_is_a_sweep_of_its_rows_under_its_own_name(name, sweep):
-    assert sweep.composed.hydra.mode.name == "MULTIRUN"  # without it Hydra would run one job and say nothing
+def test_a_table_is_a_sweep_over_its_rows_under_its_own_name(name, sweep):
+    assert sweep.composed.hydra.mode.name == "MULTIRUN"  # otherwise Hydra would silently run one job
     assert {job.experiment_name for job in sweep.jobs} == {name}
     assert name.startswith(f"{sweep.paper}/{sweep.table.replace('sec3.3', 'ablation')}_")
     assert sweep.positions == list(range(len(sweep.composed.rows)))
@@ -209,17 +209,17 @@ def test_a_table_measures_the_sets_that_the_paper_prints(name, sweep):
         assert printed <= set(job.benchmark.sets) or job.task == "complexity"
 
 
-def test_a_benchmark_chosen_on_the_command_line_wins_over_the_experiments():
-    for name in RECIPES:  # one set as a value would win over benchmark=<option>
+def test_a_benchmark_chosen_on_the_command_line_overrides_that_of_the_experiment():
+    for name in RECIPES:  # a benchmark in the file would override benchmark=<option>
         assert "benchmark" not in OmegaConf.load(conf_dir() / "experiment" / f"{name}.yaml"), name
-    for name in ("mren/table6_complexity", "two_strategies/table1_attention"):  # overrides of overrides
+    for name in ("mren/table6_complexity", "two_strategies/table1_attention"):  # both override the benchmark
         config = compose(f"experiment={name}", "row=0", "benchmark=sample", "trainer=cpu")
         assert config.benchmark.sets == ["sample"]
 
 
 @every_table
 def test_rows_name_the_networks_that_the_paper_compares(name, sweep):
-    """Compared by class only: switches of an ablation are compared by their parameters."""
+    """Only classes are compared; the switches of an ablation are checked by their parameter counts."""
     options = {figure.row: figure.model for figure in _printed(sweep)}
     for job in sweep.jobs:
         if job.row_label in options:
@@ -228,14 +228,14 @@ def test_rows_name_the_networks_that_the_paper_compares(name, sweep):
 
 
 @every_table
-def test_runs_of_a_table_have_names_of_their_own(name, sweep):
+def test_runs_of_a_table_have_distinct_names(name, sweep):
     names = Counter(job.run_name for job in sweep.jobs)
     assert max(names.values()) == 1
 
 
 @every_table
 def test_rows_of_a_table_differ_in_more_than_their_name(name, sweep):
-    """Two rows with one identity would be one run."""
+    """Two rows with the same identity would be the same run."""
     what = [job.model_dump_json(exclude={"run_name", "row_label"}) for job in sweep.jobs]
     assert len(set(what)) == len(what)
 
@@ -265,7 +265,7 @@ def test_networks_of_a_table_have_the_printed_parameters(name, sweep):
         ("efrdn/table5_dense", ("cnn_dc", "transformer_dc")),
     ],
 )
-def test_a_row_named_by_marks_has_the_marked_parts(name, parts):
+def test_a_row_labelled_with_marks_has_the_marked_parts(name, parts):
     for job in _compose(name).jobs:
         here = [job.model.get(part, True) for part in parts]
         assert here == [{"0": False, "1": True, "x": "conv"}[mark] for mark in job.row_label]
@@ -275,12 +275,12 @@ def test_a_row_named_by_marks_has_the_marked_parts(name, parts):
     ("name", "setting", "default"),
     [("mren/table1_blocks", "num_block", 6), ("mren/table2_communication", "communication_weight", 0.2)],
 )
-def test_a_row_named_by_a_number_has_it(name, setting, default):
+def test_a_row_labelled_with_a_number_has_that_setting(name, setting, default):
     for job in _compose(name).jobs:
         assert job.model.get(setting, default) == float(job.row_label)
 
 
-def test_components_of_imfm_differ_by_what_sec_3_3_prints():
+def test_components_of_imfm_differ_by_the_parameters_printed_in_sec_3_3():
     sweep = _compose("imfm/ablation_components")
     plain, pab, mswam, cam = (num_params(_network(job, 4)) / 1e3 for job in sweep.jobs)
     assert pab - plain == pytest.approx(-63.7, abs=0.5)
@@ -288,29 +288,29 @@ def test_components_of_imfm_differ_by_what_sec_3_3_prints():
     assert cam > mswam
 
 
-def test_figure_7_of_osffnet_trains_the_rows_of_table_2_and_watches_set5():
+def test_figure_7_of_osffnet_trains_the_rows_of_table_2_and_validates_on_set5():
     figure, table = _compose("osffnet/fig7_training_curves"), _compose("osffnet/table2_osff")
     assert {job.experiment_name for job in figure.jobs} == {"osffnet/fig7_training_curves"}
     assert [job.model for job in figure.jobs] == [job.model for job in table.jobs]
     assert {tuple(job.validation.sets) for job in figure.jobs} == {("Set5",)}
-    # A test set must not choose the checkpoint that is tested.
+    # In the table, a test set must not choose the checkpoint that is tested.
     assert not any(job.validation.sets for job in table.jobs)
 
 
 def test_figures_3_and_4_of_imfm_show_two_runs_of_table_2():
     figure, table = _compose("imfm/fig3_fig4_schedules"), _compose("imfm/table2_schedules")
     assert [job.row_label for job in figure.jobs] == ["IMFM step_lr", "IMFM cos_lr"]
-    assert figure.jobs == table.jobs[-2:]  # the experiment's name too: they are in its folder
+    assert figure.jobs == table.jobs[-2:]  # the experiment name is also equal, so both share a folder
 
 
 @pytest.mark.parametrize("budget", ["smoke", "short", "paper"])
-def test_a_budget_leaves_the_row_alone(budget):
+def test_a_budget_does_not_change_the_row(budget):
     job = compose("experiment=osffnet/table2_osff", "row=1", f"budget={budget}", "trainer=cpu")
     assert (job.row_label, job.model["sfgc"], job.model["mfdf"]) == ("100", False, False)
     assert job.steps == {"smoke": 6, "short": 300, "paper": 100_000}[budget]
 
 
-def test_hosts_of_the_strategies_learn_twice_as_fast_with_one():
+def test_hosts_with_a_strategy_have_twice_the_learning_rate():
     name = "two_strategies/table2_hosts"
     rates = {job.row_label: job.learning_rate for job in _compose(name).jobs}
     for label, rate in rates.items():
@@ -326,7 +326,7 @@ def test_the_readme_of_a_paper_shows_the_command_of_every_table(paper):
 
 
 @every_csv
-def test_columns(table):
+def test_the_csv_files_have_the_expected_columns(table):
     assert table.read_text().splitlines()[0].split(",") == COLUMNS
     assert all(list(row) == COLUMNS and None not in row.values() for row in rows(table))
 
@@ -348,12 +348,12 @@ def test_no_figure_is_listed_twice(table):
 
 
 @every_csv
-def test_sets_have_the_names_of_the_field(table):
+def test_sets_have_their_usual_names(table):
     assert {row["set"] for row in rows(table)} <= SETS
 
 
 @every_csv
-def test_a_row_names_its_network_or_says_not_implemented(table):
+def test_a_row_names_a_model_option_or_says_not_implemented(table):
     options = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
     assert {row["model"] for row in rows(table)} <= options | {"not implemented"}
 

@@ -14,12 +14,12 @@ def test_a_write_replaces_the_whole_file(tmp_path):
     assert path.read_text() == "short"
 
 
-def test_bytes_are_written_as_they_are(tmp_path):
+def test_bytes_are_written_unchanged(tmp_path):
     files.write(tmp_path / "a.png", b"\x89\r\n")
     assert (tmp_path / "a.png").read_bytes() == b"\x89\r\n"
 
 
-def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     files.write(path, "old")
 
@@ -34,13 +34,13 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_behind(tmp_pat
 
 
 @pytest.mark.parametrize("chained", [False, True])
-def test_a_write_that_fails_names_the_file_that_was_to_be_written(tmp_path, chained):
+def test_the_error_of_a_failed_write_names_the_target_file(tmp_path, chained):
     def full() -> None:
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if chained:
-                raise RuntimeError("unexpected pos 832") from error  # as torch does
+                raise RuntimeError("unexpected pos 832") from error  # torch chains its errors like this
             raise
 
     with pytest.raises((OSError, RuntimeError)) as raised, files.replacing(tmp_path / "a.txt"):
@@ -49,13 +49,13 @@ def test_a_write_that_fails_names_the_file_that_was_to_be_written(tmp_path, chai
     assert (found.filename, found.strerror) == (str(tmp_path / "a.txt"), "No space left on device")
 
 
-def test_a_folder_that_takes_no_file_is_reported_with_the_name_of_the_file(tmp_path):
+def test_the_error_for_a_missing_folder_names_the_target_file(tmp_path):
     with pytest.raises(FileNotFoundError) as raised, files.replacing(tmp_path / "gone" / "a.txt"):
         pytest.fail("it was opened")
     assert raised.value.filename == str(tmp_path / "gone" / "a.txt")
 
 
-def test_a_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_file_is_flushed_to_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
     steps = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: (steps.append("flushed"), fsync(handle)))
@@ -66,10 +66,10 @@ def test_a_file_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "replace", renamed)
     files.write(tmp_path / "a.txt", "content")
-    assert steps == ["flushed", ("content", True), "flushed"]  # the content, then the rename
+    assert steps == ["flushed", ("content", True), "flushed"]  # first the content, then the renaming
 
 
-def test_files_can_be_read_by_everyone_whom_the_umask_allows(tmp_path):
+def test_files_get_the_permissions_that_the_umask_allows(tmp_path):
     old = os.umask(0o022)
     try:
         files.write(tmp_path / "a.txt", "content")

@@ -1,4 +1,4 @@
-"""Who may import whom (the arrows between the rooms), and what each command leaves unloaded."""
+"""Which package of sr_lab may import which, and which libraries each command must not load."""
 
 import ast
 import graphlib
@@ -12,8 +12,8 @@ import sr_lab
 
 PACKAGE = Path(sr_lab.__file__).parent
 
-# A module imports from its own floor and those before it, never from one after it.
-FLOORS = (
+# A module imports from its own level and the levels before it, never from a later level.
+LEVELS = (
     {"errors", "types", "files"},
     {"system", "run_folder", "ops", "layers", "losses"},
     {"upsamplers", "datasets", "degradations", "protocol", "metrics"},
@@ -25,8 +25,8 @@ FLOORS = (
     {"tasks", "api", "speed"},
     {"__main__"},
 )
-# Two rooms are outside the floors: what they may import, and who may import them.
-BESIDE = {
+# Two packages are outside the levels. These lists say what they may import and who may import them.
+OUTSIDE = {
     "config": {"errors", "types", "files", "system", "run_folder"},
     "reporting": {"errors", "types", "files", "run_folder"},
 }
@@ -35,12 +35,12 @@ MAY_IMPORT = {
     "config": {"runs", "tasks", "api", "speed", "__main__"},
     "reporting": {"training", "runs", "tasks", "speed"},
 }
-# Networks need torch and nothing else.
+# Packages for networks, which need only torch.
 PURE = {"ops", "layers", "losses", "upsamplers", "models", "strategies", "protocol"}
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names that a module imports anywhere, inside functions too."""
+    """Dotted names that a module imports anywhere, including inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -58,41 +58,43 @@ IMPORTS = {
 }
 
 
-def room(name: str) -> str:
+def package_of(name: str) -> str:
     return name.split(".")[0]
 
 
-def rooms_used(name: str) -> set[str]:
-    """The other rooms of sr_lab that a module imports from."""
-    return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")} - {room(name)}
-
-
 def packages_used(name: str) -> set[str]:
-    """Top-level packages that a module imports."""
+    """The other packages of sr_lab that a module imports from."""
+    return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")} - {
+        package_of(name)
+    }
+
+
+def libraries_used(name: str) -> set[str]:
+    """Top-level libraries that a module imports."""
     return {found.split(".")[0] for found in IMPORTS[name]}
 
 
 def may_import(name: str) -> set[str]:
-    """The rooms that a module may import from."""
-    here = room(name)
-    if here in BESIDE:
-        return BESIDE[here]
-    number = next((number for number, floor in enumerate(FLOORS) if here in floor), None)
-    assert number is not None, f"give the new room '{here}' a floor"
-    beside = {other for other, rooms in MAY_IMPORT.items() if here in rooms}
-    return set().union(*FLOORS[: number + 1], beside, {"config"} if name in BUILDS_FROM_CONFIG else ())
+    """The packages of sr_lab that a module may import from."""
+    here = package_of(name)
+    if here in OUTSIDE:
+        return OUTSIDE[here]
+    number = next((number for number, level in enumerate(LEVELS) if here in level), None)
+    assert number is not None, f"assign the new package '{here}' to a level"
+    outside = {other for other, users in MAY_IMPORT.items() if here in users}
+    return set().union(*LEVELS[: number + 1], outside, {"config"} if name in BUILDS_FROM_CONFIG else ())
 
 
-def test_a_module_imports_only_what_is_below():
-    wrong = {name: found for name in IMPORTS if (found := rooms_used(name) - may_import(name))}
+def test_a_module_imports_only_from_its_own_level_and_earlier_levels():
+    wrong = {name: found for name in IMPORTS if (found := packages_used(name) - may_import(name))}
     assert wrong == {}
 
 
-def test_the_rooms_have_no_import_cycle():
+def test_the_packages_have_no_import_cycle():
     arrows: dict[str, set[str]] = {}
     for name in IMPORTS:
-        arrows.setdefault(room(name), set()).update(rooms_used(name))
-    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, which names the cycle
+        arrows.setdefault(package_of(name), set()).update(packages_used(name))
+    graphlib.TopologicalSorter(arrows).prepare()  # raises a CycleError that names the cycle
 
 
 def test_the_modules_have_no_import_cycle():
@@ -109,44 +111,44 @@ def test_the_modules_have_no_import_cycle():
     graphlib.TopologicalSorter(arrows).prepare()
 
 
-def test_only_the_upper_rooms_import_hydra():
-    users = {room(name) for name in IMPORTS if packages_used(name) & {"hydra", "omegaconf"}}
+def test_only_the_upper_levels_import_hydra():
+    users = {package_of(name) for name in IMPORTS if libraries_used(name) & {"hydra", "omegaconf"}}
     assert users <= {"__main__", "config", "tasks", "runs"}
 
 
-def test_networks_know_torch_and_no_framework():
+def test_networks_import_no_framework_other_than_torch():
     frameworks = {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "pydantic"}
-    assert [name for name in IMPORTS if room(name) in PURE and packages_used(name) & frameworks] == []
-    assert [name for name in IMPORTS if room(name) in PURE and "datasets" in rooms_used(name)] == []
+    assert [name for name in IMPORTS if package_of(name) in PURE and libraries_used(name) & frameworks] == []
+    assert [name for name in IMPORTS if package_of(name) in PURE and "datasets" in packages_used(name)] == []
 
 
 def test_a_model_imports_no_other_model():
     others = {
         name: found
         for name in IMPORTS
-        if room(name) == "models"
+        if package_of(name) == "models"
         and (found := {each for each in IMPORTS[name] if each.startswith("sr_lab.models")})
     }
     assert others == {}
 
 
-def test_what_reads_run_folders_needs_neither_torch_nor_lightning():
+def test_readers_of_run_folders_need_neither_torch_nor_lightning():
     heavy = {"torch", "lightning", "wandb", "hydra", "omegaconf"}
-    readers = [name for name in IMPORTS if room(name) in ("reporting", "run_folder", "files")]
-    assert [name for name in readers if packages_used(name) & heavy] == []
+    readers = [name for name in IMPORTS if package_of(name) in ("reporting", "run_folder", "files")]
+    assert [name for name in readers if libraries_used(name) & heavy] == []
 
 
 def test_the_parser_finds_imports():
-    """Guards the tests above: a parser that finds nothing would find no fault."""
-    assert {"ops", "errors"} <= rooms_used("protocol")
-    assert "hydra" in packages_used("__main__")
-    assert "torch" in packages_used("models.imdn")
+    """Guards the tests above, which would pass if the parser found nothing."""
+    assert {"ops", "errors"} <= packages_used("protocol")
+    assert "hydra" in libraries_used("__main__")
+    assert "torch" in libraries_used("models.imdn")
     assert len(IMPORTS) > 100
-    assert {room(name) for name in IMPORTS} == set().union(*FLOORS, BESIDE)
+    assert {package_of(name) for name in IMPORTS} == set().union(*LEVELS, OUTSIDE)
 
 
 def loaded(*arguments: str) -> set[str]:
-    """Top-level packages that a command imports."""
+    """Top-level libraries that a command imports."""
     command = [sys.executable, "-X", "importtime", *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
@@ -156,11 +158,11 @@ def loaded(*arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments", [("--help",), ("--cfg", "job"), ("--info", "defaults")], ids=lambda given: given[0]
 )
-def test_commands_about_the_configuration_do_not_import_torch(arguments, tmp_path):
+def test_commands_that_only_show_the_configuration_do_not_import_torch(arguments, tmp_path):
     packages = loaded("-m", "sr_lab", *arguments)
     assert "hydra" in packages
     assert not packages & {"torch", "lightning", "wandb", "torchmetrics", "kornia", "skimage"}
 
 
-def test_the_package_itself_imports_no_torch():
+def test_importing_sr_lab_does_not_import_torch():
     assert not loaded("-c", "import sr_lab") & {"torch", "lightning", "hydra", "numpy"}

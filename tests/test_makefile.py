@@ -1,4 +1,4 @@
-"""``make`` finds a Python that is new enough, or says what is missing."""
+"""``make`` finds a Python that is new enough, or says which version is missing."""
 
 import shutil
 import subprocess
@@ -9,11 +9,11 @@ import pytest
 MAKEFILE = Path(__file__).parents[1] / "Makefile"
 WORKS = '#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho "$0 $*" > made-by\n'
 TOO_OLD = "#!/bin/sh\nexit 1\n"
-SHIM = '#!/bin/sh\necho "$0: command not found" >&2\nexit 127\n'  # of pyenv, for a version that is not chosen
+SHIM = '#!/bin/sh\necho "$0: command not found" >&2\nexit 127\n'  # pyenv's shim for an inactive version
 
 
 def make(folder: Path, pythons: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Make the environment where only these commands are called python."""
+    """Run make for the environment, with only these commands as Python interpreters."""
     commands = folder / "commands"
     commands.mkdir()
     for name, script in pythons.items():
@@ -44,7 +44,7 @@ def make(folder: Path, pythons: dict[str, str], *arguments: str) -> subprocess.C
     ],
     ids=["python3", "one version alone", "an old python3", "a shim that does not run"],
 )
-def test_make_takes_a_python_that_is_new_enough(pythons, taken, tmp_path):
+def test_make_uses_a_python_that_is_new_enough(pythons, taken, tmp_path):
     done = make(tmp_path, pythons)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made-by").read_text() == f"{tmp_path}/commands/{taken} -m venv .venv\n"
@@ -58,7 +58,7 @@ def test_make_says_which_python_is_missing(pythons, tmp_path):
     assert "make PYTHON=" in done.stderr
 
 
-def test_make_takes_the_python_that_is_named(tmp_path):
+def test_make_uses_the_python_named_on_the_command_line(tmp_path):
     done = make(tmp_path, {"python3": WORKS, "mine": WORKS}, "PYTHON=mine")
     assert done.returncode == 0, done.stderr
     assert "commands/mine" in (tmp_path / "made-by").read_text()

@@ -1,4 +1,4 @@
-"""The table of an experiment: runs next to the paper's figures."""
+"""The table of an experiment, which shows runs next to the paper's figures."""
 
 import io
 from collections import Counter, defaultdict
@@ -36,17 +36,17 @@ def labels(table: Table) -> list[str]:
 
 
 @pytest.mark.parametrize(("paper", "table"), TABLES, ids=" ".join)
-def test_runs_that_measure_what_is_printed_give_the_printed_table(paper, table):
+def test_runs_that_measure_the_printed_figures_give_the_printed_table(paper, table):
     made = experiment_table(as_printed(paper, table))
     columns = {column.key: column for column in made.columns}
-    usual = defaultdict(Counter)  # decimals of each column; a few figures differ
+    usual = defaultdict(Counter)  # usual number of decimals in each column; a few figures differ
     for figure in published.table(paper, table):
         usual[f"{figure.set_name}/{figure.metric}".lstrip("/")][figure.decimals] += 1
     for figure in published.table(paper, table):
         key = f"{figure.set_name}/{figure.metric}".lstrip("/")
         own = cell(made, figure.row, key, f"x{figure.scale or 4}")
         assert own.paper == figure.value, figure
-        if figure.set_name == "Average":  # ours is the mean of the five figures, which are rounded
+        if figure.set_name == "Average":  # computed here from five rounded figures
             assert own.value == pytest.approx(figure.value, abs=0.0101), figure
             continue
         assert fixed(own.value, figure.decimals) == figure.text, figure
@@ -54,41 +54,41 @@ def test_runs_that_measure_what_is_printed_give_the_printed_table(paper, table):
             assert own.shown(columns[key]) == figure.text
 
 
-# Best and second of OSFFNet's Table 1 at x4, found by hand.
+# The best and second best rows of OSFFNet's Table 1 at x4, found by hand.
 @pytest.mark.parametrize(
     ("key", "best", "second"),
     [
         ("Set5/psnr_y", ["OSFFNet"], ["BSRN"]),
-        ("Manga109/psnr_y", ["BSRN", "OSFFNet"], ["RepRFN"]),  # two equal bests, and one second
+        ("Manga109/psnr_y", ["BSRN", "OSFFNet"], ["RepRFN"]),  # two rows share the best value
     ],
 )
-def test_best_and_second_of_a_printed_table_are_marked(key, best, second):
+def test_best_and_second_best_values_of_a_printed_table_are_marked(key, best, second):
     made = experiment_table(as_printed("osffnet", "table1"))
     rows = [own for own in made.rows if own.block == "x4"]
     for rank, wanted in ((1, best), (2, second)):
         assert [own.label for own in rows if cell(made, own.label, key).rank == rank] == wanted
 
 
-def test_each_number_is_marked_alone():
-    """The paper marks whole cells: in its x2 Set5 column ECBSR's low PSNR is bold next to its best SSIM."""
+def test_each_number_is_marked_separately():
+    """The paper marks whole cells: at x2 on Set5, ECBSR's low PSNR is bold because its SSIM is the best."""
     made = experiment_table(as_printed("efrdn", "table1"))
     assert cell(made, "ECBSR", "Set5/ssim_y", "x2").rank == 1
     assert cell(made, "ECBSR", "Set5/psnr_y", "x2").rank == 0
 
 
-def test_our_figure_is_next_to_the_papers():
+def test_the_measured_figure_is_next_to_the_papers_figure():
     own = cell(experiment_table([finished("111", 32.2)]), "111", "Set5/psnr_y")
     assert (own.value, own.paper) == (32.2, 32.25)
     assert own.difference == pytest.approx(-0.05)
 
 
-def test_cost_is_counted_as_the_paper_counts():
+def test_cost_is_counted_by_the_rule_of_the_paper():
     made = experiment_table([finished("111", 32.2)])
     assert cell(made, "111", "num_params_k").value == 536.5
     assert cell(made, "111", "multi_adds_g").value == 22.04
 
 
-def test_rows_are_in_the_papers_order_below_bicubic():
+def test_rows_follow_the_order_of_the_paper_below_bicubic():
     made = experiment_table([finished("111", 32.2), finished("000", 31.9)])
     assert labels(made) == ["bicubic", "000", "100", "010", "001", "110", "101", "011", "111"]
     assert cell(made, "bicubic", "Set5/psnr_y").value == 28.429
@@ -103,7 +103,7 @@ def test_seeds_are_averaged():
     assert own.count == 3
 
 
-def test_of_several_runs_with_one_seed_only_the_newest_counts():
+def test_only_the_newest_of_several_runs_with_the_same_seed_counts():
     runs = [
         finished("111", 30.0, date="2026-01-01"),
         finished("111", 32.0, date="2026-02-01"),
@@ -129,7 +129,7 @@ def test_a_strategy_is_compared_with_its_own_host():
     runs = [finished(label, psnr, table=table) for label, psnr in psnrs.items()]
     made = experiment_table(runs)
     assert {label: row(made, label).against for label in psnrs} == {
-        **dict.fromkeys(("FSRCNN", "CARN", "IDN + GGAS"), ""),  # IDN itself was not measured
+        **dict.fromkeys(("FSRCNN", "CARN", "IDN + GGAS"), ""),  # the host IDN was not measured
         "FSRCNN + GGAS": "FSRCNN",
         "CARN + GGAS": "CARN",
     }
@@ -142,7 +142,7 @@ def test_a_strategy_is_compared_with_its_own_host():
     assert row(asked, "CARN + GGAS").against == row(asked, "CARN").against == "FSRCNN"
 
 
-def test_a_recipe_that_the_command_line_changed_is_a_warning():
+def test_a_recipe_changed_on_the_command_line_gives_a_warning():
     given = ("row=7", "scale=4", "seed=0", "budget=paper", "steps=100", "trainer=cpu", "dataset.cache_dir=x")
     made = experiment_table([replace(finished("111", 32.0), overrides=given)])
     assert "warning: not the paper's recipe: steps=100" in made.head
@@ -150,7 +150,7 @@ def test_a_recipe_that_the_command_line_changed_is_a_warning():
     assert not any("warning" in line for line in experiment_table([plain]).head)
 
 
-def test_a_failed_row_says_so_next_to_the_papers_figures():
+def test_a_failed_row_shows_its_failure_and_the_papers_figures():
     failed = Run(Path("x-1"), problem="failed: no", settings={"scale": 4, "table": TABLE_2}, labels=("101",))
     made = experiment_table([finished("000", 31.9), failed])
     assert row(made, "101").problem == "failed: no"
@@ -162,7 +162,7 @@ def test_a_failed_row_says_so_next_to_the_papers_figures():
 TABLE_2 = {"paper": "osffnet", "name": "table2"}
 
 
-def test_a_failed_seed_is_reported_and_the_rest_averaged():
+def test_a_failed_seed_is_reported_and_the_other_seeds_are_averaged():
     failed = Run(
         Path("x-1"),
         problem="failed: no",
@@ -175,7 +175,7 @@ def test_a_failed_seed_is_reported_and_the_rest_averaged():
     assert cell(made, "111", "Set5/psnr_y").count == 1
 
 
-def test_a_network_without_implementation_is_marked_so():
+def test_a_network_without_an_implementation_is_marked():
     table = {"paper": "osffnet", "name": "table1"}
     made = experiment_table([finished("OSFFNet", 32.3, table=table)])
     assert row(made, "HNCT").problem == "not implemented"
@@ -185,13 +185,13 @@ def test_a_network_without_implementation_is_marked_so():
     assert "not run: x2, x3" in made.head
 
 
-def test_a_row_that_the_paper_does_not_have_comes_last():
+def test_a_row_that_is_not_in_the_paper_comes_last():
     made = experiment_table([finished("111", 32.2), finished("ours, wider", 32.4)])
     assert labels(made)[-1] == "ours, wider"
     assert cell(made, "ours, wider", "Set5/psnr_y").paper is None
 
 
-def test_the_average_is_over_the_five_sets_where_the_paper_has_it():
+def test_the_average_is_over_five_sets_where_the_paper_prints_an_average():
     table = {"paper": "efrdn", "name": "table6"}
     made = experiment_table([finished("EFRDN", 30.0, table=table, sets=FIVE)])
     assert cell(made, "EFRDN", "Average/psnr_y").value == pytest.approx(30.0)
@@ -199,7 +199,7 @@ def test_the_average_is_over_the_five_sets_where_the_paper_has_it():
     assert cell(made, "EFRDN", "Average/psnr_y").value is None
 
 
-def test_what_a_strategy_gains_follows_from_its_host():
+def test_the_gain_of_a_strategy_is_computed_from_its_host():
     table = {"paper": "two_strategies", "name": "table2"}
     runs = [finished("CARN", 32.0, table=table), finished("CARN + GGAS", 32.125, table=table)]
     made = experiment_table(runs)
@@ -208,7 +208,7 @@ def test_what_a_strategy_gains_follows_from_its_host():
     assert own.paper is not None
 
 
-def test_a_row_that_is_a_difference_of_rows_is_computed():
+def test_a_row_that_is_a_difference_of_two_rows_is_computed():
     table = {"paper": "imfm", "name": "table2"}
     runs = [
         finished("IMFM step_lr", 0, table=table, **{"val/psnr_y": 33.0}),
@@ -219,7 +219,7 @@ def test_a_row_that_is_a_difference_of_rows_is_computed():
 
 
 def trained(tmp_path: Path, label: str, *psnrs: float) -> Run:
-    """A row of IMFM's Table 2 whose training validated so; the held-out images are 1 dB above the mean."""
+    """A row of IMFM's Table 2 with these validation PSNRs; those of the held-out images are 1 dB higher."""
     run = folder(tmp_path, f"{label}-1", **values(label, 30.0, table={"paper": "imfm", "name": "table2"}))
     rows = [f"{step},{psnr},{psnr + 1}" for step, psnr in enumerate(psnrs)]
     (run.path / "metrics.csv").write_text(
@@ -228,7 +228,7 @@ def trained(tmp_path: Path, label: str, *psnrs: float) -> Run:
     return run
 
 
-def test_psnr_without_a_set_is_that_of_the_held_out_images_at_the_best_checkpoint(tmp_path):
+def test_a_psnr_without_a_set_is_measured_on_the_held_out_images_at_the_best_checkpoint(tmp_path):
     runs = [trained(tmp_path, "IMFM step_lr", 31, 33, 32), trained(tmp_path, "IMFM cos_lr", 31, 33.25)]
     made = experiment_table(runs)
     assert cell(made, "IMFM step_lr", "psnr_y").value == 34
@@ -245,7 +245,7 @@ def test_a_difference_of_missing_rows_is_not_reported_as_not_run(tmp_path):
     assert not any("rows missing" in note for note in made.notes())
 
 
-def test_a_time_that_the_paper_does_not_describe_has_no_figure_of_ours():
+def test_a_time_without_a_described_setup_has_no_measured_figure():
     made = experiment_table(
         [finished("MWAUM", 26, table={"paper": "imfm", "name": "table3"}, wall_time_s=9.0)]
     )
@@ -253,7 +253,7 @@ def test_a_time_that_the_paper_does_not_describe_has_no_figure_of_ours():
     assert any("neither device nor number of images" in line for line in made.head)
 
 
-def test_images_are_compared_with_the_baseline_row_and_in_that_row_with_bicubic():
+def test_images_are_compared_with_the_baseline_row_and_those_of_the_baseline_with_bicubic():
     made = experiment_table([finished("000", 31.0, count=2), finished("111", 32.0, count=2)])
     (_, first), (_, second) = (row(made, label).images for label in ("000", "111"))
     assert (first.set_name, first.image, first.psnr) == ("Set5", "1", 31.0)
@@ -268,7 +268,7 @@ def test_runs_are_ordered_like_their_rows():
     assert [run.labels[0] for run in in_table_order(made, runs)] == ["000", "010", "111", "elsewhere"]
 
 
-def test_time_is_given_as_increase_over_the_first_row():
+def test_time_is_given_as_an_increase_over_the_first_row():
     table = {"paper": "two_strategies", "name": "table1"}
     runs = [
         finished("Baseline", 31.5, table=table, gpu_ms=4.0),
@@ -277,7 +277,7 @@ def test_time_is_given_as_increase_over_the_first_row():
     assert cell(experiment_table(runs), "Baseline+CA", "Set5/gpu_time_increase_percent").value == 125.0
 
 
-def test_rows_that_the_paper_gives_only_as_differences_are_computed():
+def test_rows_that_the_paper_prints_only_as_differences_are_computed():
     table = {"paper": "imfm", "name": "sec3.3"}
     runs = [
         finished("plain", 32.0, table=table, num_params=632_500, multi_adds_paper=48_000_000_000),
@@ -291,7 +291,7 @@ def test_rows_that_the_paper_gives_only_as_differences_are_computed():
     assert cell(made, "+MSWAM minus +PAB", "num_params_k").value is None
 
 
-def test_where_the_paper_gives_no_scale_runs_of_two_scales_are_two_rows():
+def test_runs_at_two_scales_are_two_rows_if_the_paper_gives_no_scale():
     table = {"paper": "imfm", "name": "table2"}
     runs = [finished("IMFM cos_lr", 30.0 + scale, table=table, scale=scale) for scale in (2, 4)]
     made = experiment_table(runs)
@@ -299,7 +299,7 @@ def test_where_the_paper_gives_no_scale_runs_of_two_scales_are_two_rows():
     assert cell(made, "IMFM cos_lr", "Set5/psnr_y", "x4").value == 34.0
 
 
-def test_costs_measured_by_complexity_are_in_the_row_of_the_training():
+def test_costs_measured_by_task_complexity_are_in_the_row_of_the_training_run():
     table = {"paper": "two_strategies", "name": "table1"}
     runs = [
         finished("Baseline", 31.5, table=table),
@@ -321,7 +321,7 @@ def test_costs_measured_by_complexity_are_in_the_row_of_the_training():
     assert any(line.startswith("note: our time") and "1280x720" in line for line in made.head)
 
 
-def test_rows_are_compared_with_the_first_or_with_the_named_one():
+def test_rows_are_compared_with_the_first_row_or_the_named_row():
     runs = [finished("000", 31.9), finished("101", 32.0), finished("111", 32.2)]
     first = experiment_table(runs)
     assert cell(first, "111", "Set5/psnr_y").gain == pytest.approx(0.3)
@@ -358,7 +358,7 @@ def model(name: str, **more: object) -> dict[str, object]:
     return {"model": {"_target_": f"sr_lab.models.{name.lower()}.{name}", "scale": 4, **more}}
 
 
-def test_what_varies_between_runs_is_a_column():
+def test_a_setting_that_varies_between_runs_has_a_column():
     runs = [
         sweep("a", 30.0, model("IMDN", num_feat=8) | {"seed": 0, "learning_rate": 0.001}),
         sweep("b", 31.0, model("IMDN", num_feat=16) | {"seed": 0, "learning_rate": 0.001}),
@@ -391,18 +391,18 @@ def test_a_sweep_over_seeds_is_one_row():
     assert cell(made, "imdn_x4", "Set5/psnr_y").count == 3
 
 
-def test_the_seed_of_the_images_is_not_a_setting_of_its_own():
+def test_the_seed_of_the_dataset_is_not_a_separate_setting():
     settings = [{"seed": seed, "dataset": {"_target_": "x.Sample", "seed": seed}} for seed in (0, 1)]
     runs = [
         sweep(f"imdn_seed-{own['seed']}", 30.0, model("IMDN") | own, seed=own["seed"]) for own in settings
     ]
     assert labels(experiment_table(runs)) == ["bicubic", "imdn"]
-    other = settings[1] | {"dataset": {"_target_": "x.Sample", "seed": 5}}  # set apart from the run's
+    other = settings[1] | {"dataset": {"_target_": "x.Sample", "seed": 5}}  # differs from the seed of the run
     runs[1] = sweep("imdn_x", 30.0, model("IMDN") | other, seed=1)
     assert cell(experiment_table(runs), "imdn_x", "dataset.seed").text == "5"
 
 
-def test_figures_come_after_at_most_three_settings_and_before_costs():
+def test_figures_come_after_three_settings_at_most_and_before_costs():
     runs = [
         sweep(f"a{n}", 30.0, model("IMDN", one=n, two=n, three=n, four=n), peak_memory_bytes=2**20)
         for n in range(2)
@@ -420,7 +420,7 @@ def test_runs_measured_on_different_sets_are_separate_rows():
     assert labels(experiment_table(runs)) == ["bicubic", "imdn", "imdn"]
 
 
-def test_scales_are_blocks_each_with_its_own_bicubic_and_baseline():
+def test_each_scale_is_a_block_with_its_own_bicubic_row_and_baseline():
     runs = [
         sweep(f"{name}_x{scale}", 30.0, model(name), scale=scale) for scale in (4, 2) for name in ("A", "B")
     ]
@@ -432,7 +432,7 @@ def test_scales_are_blocks_each_with_its_own_bicubic_and_baseline():
     assert row(made, "B_x2", "x2").against == "A_x2"
 
 
-def test_runs_without_any_figure_make_a_table():
+def test_runs_without_any_figure_still_give_a_table():
     made = experiment_table([Run(Path("a-1"), problem="unfinished"), Run(Path("b-1"), problem="failed: no")])
     assert [own.problem for own in made.rows] == ["unfinished", "failed: no"]
 
@@ -443,7 +443,7 @@ def shown(folders: list[Path]) -> str:
     return console.file.getvalue()
 
 
-def test_a_papers_table_ends_a_sweep_on_the_terminal(tmp_path):
+def test_a_sweep_ends_with_the_table_of_the_paper_on_the_terminal(tmp_path):
     runs = [
         folder(tmp_path, "osffnet_x4_000-1", **values("000", 31.9)),
         folder(tmp_path, "osffnet_x4_[red]-1", **values("[red]", 32.2)),
@@ -462,12 +462,12 @@ def test_a_papers_table_ends_a_sweep_on_the_terminal(tmp_path):
     assert "…" not in text
 
 
-def test_a_single_run_has_a_table_of_its_own(tmp_path):
+def test_a_single_run_has_its_own_table(tmp_path):
     run = folder(tmp_path, "a-1", **values(None, 31.9, run="a"))
     assert "difference" not in shown([run.path])
     assert "│ a " in shown([run.path])
 
 
-def test_a_figure_knows_its_decimals():
+def test_a_figure_records_its_number_of_decimals():
     figure = Figure("p", "t", "r", "m", 4, "Set5", "ssim_y", 0.96, "0.9600")
     assert figure.decimals == 4

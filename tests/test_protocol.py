@@ -26,7 +26,7 @@ def grey_photograph():
     return photograph()[:, :1].expand(-1, 3, -1, -1)
 
 
-def test_the_named_protocols_are_the_three_in_use():
+def test_the_three_protocols_have_their_names():
     assert list(PROTOCOLS) == ["rgb_uint8", "rgb_double", "classic_y"]
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
 
@@ -42,19 +42,19 @@ def test_lr_is_made_from_the_cropped_image(scale):
         assert torch.equal(lr, protocol.make_lr(cropped, scale))
 
 
-def test_rgb_uint8_is_rounded_after_each_axis():
+def test_the_rgb_uint8_protocol_rounds_after_each_axis():
     hr = photograph(48, 48)
     assert torch.equal(RGB_UINT8.make_lr(hr, 2), downscale_uint8(hr, scale=2).float() / 255)
 
 
-def test_rgb_double_is_rounded_once():
+def test_the_rgb_double_protocol_rounds_once():
     hr = photograph(48, 48)
     lr = RGB_DOUBLE.make_lr(hr, 3)
     assert torch.equal(lr, quantise(imresize(hr.double() / 255, denominator=3)).float())
     assert not torch.equal(lr, RGB_UINT8.make_lr(hr, 3))
 
 
-def test_classic_y_shrinks_rounded_luma_and_keeps_fractions():
+def test_the_classic_y_protocol_downscales_rounded_luma_without_rounding_the_result():
     hr = photograph(48, 48)
     luma = (rgb_to_y(hr.double() / 255) * 255).round() / 255
     lr = CLASSIC_Y.make_lr(hr, 2)
@@ -62,7 +62,7 @@ def test_classic_y_shrinks_rounded_luma_and_keeps_fractions():
     assert (lr * 255 - (lr * 255).round()).abs().max() > 0.1
 
 
-def test_measuring_ignores_scale_pixels_at_every_edge():
+def test_measuring_ignores_as_many_pixels_at_every_edge_as_the_scale():
     hr = photograph(36, 36)
     sr = hr.double() / 255 + 0.05 * torch.rand(hr.shape, generator=torch.Generator().manual_seed(1))
     before = RGB_UINT8.measure(sr, hr, 3)
@@ -92,7 +92,7 @@ def test_results_are_clipped_and_rounded_before_measuring():
 def test_luma_of_an_rgb_result_is_not_rounded():
     hr = photograph(36, 36)
     sr = hr.clone()
-    sr[:, 2] = (sr[:, 2].int() + 1).clamp(max=255).to(torch.uint8)  # one level of blue: 0.098 levels of Y
+    sr[:, 2] = (sr[:, 2].int() + 1).clamp(max=255).to(torch.uint8)  # one level of blue is 0.098 levels of Y
     expected = psnr(rgb_to_y(sr.double() / 255), rgb_to_y(hr.double() / 255), crop_border=2)
     assert RGB_UINT8.measure(sr.float() / 255, hr, 2)[0].item() == pytest.approx(expected.item(), abs=1e-9)
     assert expected.item() > 67
@@ -101,7 +101,7 @@ def test_luma_of_an_rgb_result_is_not_rounded():
 def test_a_luma_network_is_measured_on_its_luma():
     hr = photograph(36, 36)
     luma = rgb_to_y(hr.double() / 255)
-    assert RGB_UINT8.measure(luma, hr, 2)[0].item() > 300  # equal but for the last bit
+    assert RGB_UINT8.measure(luma, hr, 2)[0].item() > 300  # equal except for the last bit
     assert CLASSIC_Y.measure(luma, hr, 2)[0].item() == float("inf")  # both rounded
 
 
@@ -113,16 +113,17 @@ def test_full_range_luma_gives_a_lower_psnr():
     assert gain.item() == pytest.approx(FULL_RANGE_GAIN, abs=1e-6)
 
 
-def test_a_grey_file_gains_as_rgb():
+def test_a_grey_file_has_a_higher_psnr_when_measured_as_rgb():
     hr = grey_photograph()
     as_luma = dataclasses.replace(RGB_UINT8, grey="luma")
     sr = imresize(RGB_UINT8.make_lr(hr, 2, grey=True), numerator=2)
     gain = RGB_UINT8.measure(sr, hr, 2, grey=True)[0] - as_luma.measure(sr, hr, 2, grey=True)[0]
     assert gain.item() == pytest.approx(FULL_RANGE_GAIN, abs=1e-6)
-    assert torch.equal(as_luma.measure(sr, hr, 2)[0], RGB_UINT8.measure(sr, hr, 2)[0])  # the file had three
+    # Without grey=True, the file counts as one with three channels.
+    assert torch.equal(as_luma.measure(sr, hr, 2)[0], RGB_UINT8.measure(sr, hr, 2)[0])
 
 
-def test_a_grey_file_is_its_own_luma_in_classic_y():
+def test_a_grey_file_is_used_as_luma_in_classic_y():
     hr = grey_photograph()
     torch.testing.assert_close(
         CLASSIC_Y.make_lr(hr, 2, grey=True).double(),
@@ -132,7 +133,7 @@ def test_a_grey_file_is_its_own_luma_in_classic_y():
     )
 
 
-def test_rgb_protocol_measures_all_channels():
+def test_an_rgb_protocol_measures_all_channels():
     hr = photograph(36, 36)
     sr = quantise(hr.double() / 255 + 0.1 * torch.rand(1, 3, 36, 36, dtype=torch.float64))
     protocol = Protocol(name="rgb", colour="rgb", crop=5)
@@ -171,13 +172,13 @@ def test_a_luma_network_is_not_measured_on_rgb():
         ({"colour": "rgb", "lr_source": "luma"}, "colour=rgb needs an RGB result, got lr_source=luma"),
     ],
 )
-def test_fields_are_checked(fields, message):
+def test_invalid_fields_of_a_protocol_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         Protocol(name="p", **fields)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
-def test_description_is_one_sentence_that_names_what_moves_the_figure(protocol):
+def test_the_description_is_one_sentence_that_names_all_settings_that_affect_figures(protocol):
     text = protocol.describe(3)
     assert text.startswith(f"{protocol.name}: x3 ")
     assert text.endswith(".")
@@ -189,7 +190,7 @@ def test_description_is_one_sentence_that_names_what_moves_the_figure(protocol):
 
 @pytest.mark.parametrize("colour", ["rgb", "y", "any"])
 @pytest.mark.parametrize("protocol", [RGB_UINT8, RGB_DOUBLE], ids=lambda protocol: protocol.name)
-def test_every_variant_differs_and_can_be_measured(protocol, colour):
+def test_every_protocol_variant_differs_and_can_be_measured(protocol, colour):
     hr = photograph()
     listed = variants(protocol, colour=colour)
     assert listed[0] == ("as measured", protocol)
@@ -199,7 +200,7 @@ def test_every_variant_differs_and_can_be_measured(protocol, colour):
         assert other.measure(imresize(lr, numerator=2), hr, 2)[0].isfinite().all()
 
 
-def test_variants_of_classic_y_keep_a_luma_result():
+def test_variants_of_classic_y_measure_only_luma():
     labels = [label for label, _ in variants(CLASSIC_Y, colour="y")]
     assert "RGB instead of Y" not in labels
     assert "Y not rounded" in labels
@@ -220,7 +221,7 @@ def bicubic_row(data_dir, name, protocol, scale):
     return torch.stack(values).mean(dim=0).flatten().tolist()
 
 
-# The bicubic rows that papers print since VDSR (Kim et al., CVPR 2016).
+# The bicubic rows that papers have printed since VDSR (Kim et al., CVPR 2016).
 @pytest.mark.parametrize(
     ("name", "scale", "expected_psnr", "expected_ssim"),
     [
@@ -234,14 +235,14 @@ def bicubic_row(data_dir, name, protocol, scale):
 )
 def test_published_bicubic_rows_are_reproduced(data_dir, name, scale, expected_psnr, expected_ssim):
     psnr_y, ssim_y = bicubic_row(data_dir, name, CLASSIC_Y, scale)
-    # Set14 x4 comes out at 0.7019 for the printed 0.7027. An 8-bit LR and an unrounded result would give
-    # 0.7022, but move Set5's six figures, which come out to the last digit, by up to 0.008 dB.
+    # Set14 x4 gives 0.7019 instead of the printed 0.7027. An 8-bit LR and an unrounded result would give
+    # 0.7022, but change Set5's six figures, which agree to the last digit, by up to 0.008 dB.
     tolerance = 8.5e-4 if (name, scale) == ("Set14", 4) else 6e-4
     assert psnr_y == pytest.approx(expected_psnr, abs=0.01)
     assert ssim_y == pytest.approx(expected_ssim, abs=tolerance)
 
 
-# MATLAB's 8-bit images, upscaled as uint8 and as double.
+# Results for MATLAB's 8-bit images, upscaled as uint8 and as double.
 @pytest.mark.parametrize(
     ("name", "protocol", "scale", "expected_psnr", "expected_ssim"),
     [
@@ -253,7 +254,9 @@ def test_published_bicubic_rows_are_reproduced(data_dir, name, scale, expected_p
         ("Set5", RGB_DOUBLE, 4, 28.431, 0.8113),
     ],
 )
-def test_bicubic_rows_of_the_other_protocols(data_dir, name, protocol, scale, expected_psnr, expected_ssim):
+def test_bicubic_rows_of_the_other_protocols_do_not_change(
+    data_dir, name, protocol, scale, expected_psnr, expected_ssim
+):
     psnr_y, ssim_y = bicubic_row(data_dir, name, protocol, scale)
     assert psnr_y == pytest.approx(expected_psnr, abs=0.0005)
     assert ssim_y == pytest.approx(expected_ssim, abs=5e-5)

@@ -1,4 +1,4 @@
-"""Every command in README is run."""
+"""Run every command in the README."""
 
 import os
 import re
@@ -23,9 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", _commands())
-def test_a_command_of_the_readme_does_what_it_says(
-    command: str, folder: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_command_in_the_readme_runs(command: str, folder: Path, request: pytest.FixtureRequest) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SR_LAB_CACHE": str(folder / "cache")}
     arguments = shlex.split(command)[1:]
     if "ckpt=IMDN_x4.pth" in arguments:
@@ -33,8 +31,8 @@ def test_a_command_of_the_readme_does_what_it_says(
         weights = request.getfixturevalue("weights_dir") / "IMDN" / "IMDN_x4.pth"
         arguments[arguments.index("ckpt=IMDN_x4.pth")] = f"ckpt={weights}"
     elif "--help" not in command and "task=" not in command:
-        arguments += ["budget=smoke", "trainer=cpu"]  # a reader has minutes
-    # One network is enough for a sweep, and a small one.
+        arguments += ["budget=smoke", "trainer=cpu"]  # a full training run would take too long
+    # One small network is enough to test a sweep.
     small = {"model=glob(*)": "model=glob(imdn_r*)", "model=imdn,osffnet": "model=imdn"}
     arguments = [small.get(argument, argument) for argument in arguments]
     if "-m" in arguments[2:] and "task=" not in command:

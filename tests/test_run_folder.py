@@ -16,7 +16,7 @@ def test_the_files_of_a_run_have_these_names(tmp_path):
     ]
 
 
-def test_results_read_back_as_they_were_written(tmp_path):
+def test_results_are_read_back_as_they_were_written(tmp_path):
     values = {"test/Set5/psnr_y": 32.2104999, "images": [{"image": "baby"}], "commit": None}
     RunFolder(tmp_path).write_metrics(values)
     assert RunFolder(tmp_path).read_metrics() == values
@@ -36,7 +36,7 @@ def test_an_unfinished_run_has_no_results(tmp_path):
     assert RunFolder(tmp_path).read_metrics() is None
 
 
-def test_a_run_that_dies_leaves_its_traceback(tmp_path):
+def test_a_run_that_fails_leaves_its_traceback(tmp_path):
     with pytest.raises(ValueError, match="too bad"), RunFolder(tmp_path / "run").attempt():
         raise ValueError("too bad")
     text = (tmp_path / "run" / "failed.txt").read_text()
@@ -44,7 +44,7 @@ def test_a_run_that_dies_leaves_its_traceback(tmp_path):
     assert text.strip().endswith("ValueError: too bad")
 
 
-def test_a_run_that_is_interrupted_has_not_failed(tmp_path):
+def test_an_interrupted_run_does_not_count_as_failed(tmp_path):
     with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path).attempt():
         raise KeyboardInterrupt
     assert not (tmp_path / "failed.txt").exists()
@@ -54,7 +54,7 @@ def test_a_run_that_is_interrupted_has_not_failed(tmp_path):
     "error",
     [FaultError("training: the memory is full"), DistributedError("training: gone"), OSError(28, "full")],
 )
-def test_a_run_that_the_machine_has_ended_has_not_failed(tmp_path, error):
+def test_a_run_ended_by_a_fault_of_the_machine_counts_as_interrupted(tmp_path, error):
     with pytest.raises(type(error)), RunFolder(tmp_path).attempt():
         raise error
     assert RunFolder(tmp_path).state() == "interrupted"
@@ -78,7 +78,7 @@ with RunFolder(pathlib.Path(sys.argv[1])).attempt():
 
 @pytest.fixture
 def other_process(tmp_path):
-    """Another process at work in ``tmp_path``."""
+    """Another process that runs in ``tmp_path``."""
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "at work\n"
@@ -86,7 +86,7 @@ def other_process(tmp_path):
         process.kill()
 
 
-def test_a_second_process_is_refused(tmp_path, other_process):
+def test_a_second_process_in_the_same_run_folder_is_refused(tmp_path, other_process):
     with (
         pytest.raises(ConfigError, match="another process is running this run"),
         RunFolder(tmp_path).attempt(),
@@ -94,7 +94,7 @@ def test_a_second_process_is_refused(tmp_path, other_process):
         pytest.fail("two processes at work")
 
 
-def test_a_refused_process_leaves_no_traceback_in_the_folder_of_the_other(tmp_path, other_process):
+def test_a_refused_process_leaves_no_traceback_in_the_run_folder(tmp_path, other_process):
     with pytest.raises(ConfigError), RunFolder(tmp_path).attempt():
         pass
     assert not (tmp_path / "failed.txt").exists()

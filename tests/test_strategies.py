@@ -43,7 +43,7 @@ def forget_everything(model: nn.Module) -> None:
 
 
 def by_hand(model: nn.Module, lr: Tensor) -> Tensor:
-    """IMDN with whichever strategies it has, written out (Eqs. 3 and 8)."""
+    """Compute IMDN with its strategies directly from Eqs. 3 and 8."""
     strategies = model.strategy
     shallow = model.head.forward(lr)
     gate = strategies["ggas"].gab(shallow) if "ggas" in strategies else torch.ones(())
@@ -55,25 +55,25 @@ def by_hand(model: nn.Module, lr: Tensor) -> Tensor:
     return model.tail.forward(model.fusion(torch.cat(stages, dim=1)) + shallow)
 
 
-# IMDN x4, 64 channels: base 715,176; GAB C^2 + (K^2 + 4) C in training, one alpha per channel of six inputs.
+# IMDN x4 with C = 64 has 715,176. GAB adds C^2 + (K^2 + 4) C in training; CWSS adds C for each of six inputs.
 @pytest.mark.parametrize(
     ("apply", "added"), [(ggas.apply, 7_488), (cwss.apply, 384), (ggas_cwss.apply, 7_488 + 384)]
 )
-def test_a_strategy_adds_what_the_paper_says(apply: Apply, added: int):
+def test_a_strategy_adds_the_parameters_given_in_the_paper(apply: Apply, added: int):
     model = apply(IMDN(scale=4))
     assert sum(p.numel() for p in model.parameters()) == 715_176 + added
 
 
 # Table 2 of the paper prints 715/722/715/722.
 @pytest.mark.parametrize(("apply", "thousands"), [(ggas.apply, 722.536), (ggas_cwss.apply, 722.920)])
-def test_folded_for_inference_imdn_has_the_printed_count(apply: Apply, thousands: float):
+def test_imdn_folded_for_inference_has_the_printed_parameter_count(apply: Apply, thousands: float):
     model = apply(IMDN(scale=4))
     fold(model)
     assert sum(p.numel() for p in model.parameters()) / 1000 == thousands
 
 
 @STRATEGIES
-def test_the_output_is_that_of_the_equations(apply: Apply):
+def test_the_output_equals_that_of_the_equations(apply: Apply):
     model = apply(imdn()).eval()
     torch.testing.assert_close(model(image()), by_hand(model, image()), rtol=0, atol=0)
 
@@ -82,7 +82,7 @@ def test_the_output_is_that_of_the_equations(apply: Apply):
 def test_folding_keeps_the_output(host: Callable[[], nn.Module]):
     model = ggas.apply(host())
     for seed in range(3):
-        model(image(seed))  # running statistics that differ from the initial ones
+        model(image(seed))  # makes running statistics differ from their initial values
     model.eval()
     before = model(image())
     fold(model)
@@ -91,7 +91,7 @@ def test_folding_keeps_the_output(host: Callable[[], nn.Module]):
 
 @HOSTS
 @STRATEGIES
-def test_the_hosts_keys_stay(apply: Apply, host: Callable[[], nn.Module]):
+def test_the_hosts_state_dict_keys_do_not_change(apply: Apply, host: Callable[[], nn.Module]):
     keys = list(host().state_dict())
     state = apply(host()).state_dict()
     assert [name for name in state if not name.startswith("strategy.")] == keys
@@ -107,7 +107,7 @@ def test_every_parameter_gets_a_gradient(apply: Apply, host: Callable[[], nn.Mod
 
 @HOSTS
 @STRATEGIES
-def test_a_copy_made_after_a_step_is_on_its_own(apply: Apply, host: Callable[[], nn.Module]):
+def test_a_copy_made_after_a_step_is_independent(apply: Apply, host: Callable[[], nn.Module]):
     model = apply(host())
     model(image()).sum().backward()
     copied = copy.deepcopy(model).eval()
@@ -117,7 +117,7 @@ def test_a_copy_made_after_a_step_is_on_its_own(apply: Apply, host: Callable[[],
 
 
 @STRATEGIES
-def test_no_attention_map_outlives_a_forward(apply: Apply):
+def test_no_attention_map_is_kept_after_a_forward_pass(apply: Apply):
     model = apply(imdn())
     model(image())
     kept = [
@@ -136,7 +136,7 @@ def test_compiled_code_of_another_strategy_is_not_reused(apply: Apply):
 
 
 @STRATEGIES
-def test_it_can_be_exported(apply: Apply):
+def test_a_network_with_a_strategy_can_be_exported(apply: Apply):
     model = apply(imdn()).eval()
     exported = torch.export.export(model, (image(),)).module()
     torch.testing.assert_close(exported(image()), model(image()), rtol=0, atol=1e-6)
@@ -144,7 +144,7 @@ def test_it_can_be_exported(apply: Apply):
 
 @HOSTS
 @STRATEGIES
-def test_the_average_of_the_weights_follows(apply: Apply, host: Callable[[], nn.Module]):
+def test_averaged_weights_include_the_strategy(apply: Apply, host: Callable[[], nn.Module]):
     model = apply(host())
     averaged = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
     model(image()).sum().backward()
@@ -154,7 +154,7 @@ def test_the_average_of_the_weights_follows(apply: Apply, host: Callable[[], nn.
     torch.testing.assert_close(averaged.eval()(image()), expected, rtol=0, atol=1e-6)
 
 
-def test_a_strategy_is_applied_once():
+def test_a_strategy_cannot_be_applied_twice():
     with pytest.raises(ConfigError, match="IMDN already has ggas"):
         ggas.apply(ggas.apply(imdn()))
 
@@ -165,15 +165,15 @@ def test_a_network_without_blocks_is_refused(apply: Apply):
         apply(Bicubic(scale=2))
 
 
-def test_no_attention_map_outlives_a_forward_that_failed():
+def test_no_attention_map_is_kept_after_a_failed_forward_pass():
     model = ggas.apply(osffnet())
     with pytest.raises(ConfigError, match="at least 15x15"):
         model(torch.rand(1, 3, 8, 8))
     copy.deepcopy(model)
 
 
-def test_scaling_reaches_what_osffnet_computes():
-    # In training mode, where a batch norm at the entrance would undo any scaling.
+def test_channel_scaling_changes_the_output_of_osffnet():
+    # In training mode, because a batch norm at the input of a block would undo any scaling.
     model = cwss.apply(osffnet())
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Experiments run whole, as a user runs them: the sweep, its W&B files, the report, the dashboard."""
+"""Complete experiments as a user runs them: the sweep, its W&B files, the report and the dashboard."""
 
 import ast
 import csv
@@ -27,16 +27,16 @@ from tests.conftest import compose
 from tests.pictures import hr_image
 
 pytestmark = [
-    pytest.mark.timeout(900),  # a training imports for 4 s, and the first test of a table pays for all
-    # What wandb-workspaces does at its import.
+    pytest.mark.timeout(900),  # the first test of a table waits for all of its training runs
+    # Importing wandb-workspaces emits these warnings.
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
 
 SMOKE = ("budget=smoke", "dataset=sample", "trainer=cpu", "num_workers=0")
 LOGGED = ("row=0,7", "benchmark=set5", "sweep.jobs=2", "logger.wandb.tags=[mine]")
 PLAIN = ("benchmark=sample", "logger=none")
-# Experiment -> its folder, its rows, what the command line adds. Rows are ablations; attentions and
-# strategies; tails; schedules, a training figure whose runs are part of a table.
+# The folder, rows and added arguments of each experiment. The rows are ablations, then attentions and
+# strategies, then tails, then the schedules of a training figure whose runs are part of a table.
 TABLES = {
     "osffnet/table2_osff": ("osffnet/table2_osff", ["000", "111"], LOGGED),
     "two_strategies/table1_attention": (
@@ -60,7 +60,7 @@ Ended = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def run_once(tmp_path_factory) -> Callable[[str], Ended]:
-    """Runs an experiment in its own folder, once; later calls return the same end."""
+    """Run an experiment once in its own folder; later calls return the same result."""
     ended: dict[str, Ended] = {}
 
     def run(name: str) -> Ended:
@@ -89,13 +89,13 @@ def name(request) -> str:
 
 @pytest.fixture(scope="module")
 def reported(name, run_once) -> Path:
-    """The folder of runs, after a report on them."""
+    """The folder of runs, after a report on them has been written."""
     folder = run_once(name)[0] / "outputs" / TABLES[name][0]
     report.run(compose("task=report", f"runs='{folder}'"), folder, [])
     return folder
 
 
-def test_every_row_is_finished_and_the_sweep_ends_with_the_table(name, run_once):
+def test_every_row_finishes_and_the_sweep_ends_with_the_table(name, run_once):
     place, swept = run_once(name)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     folder = place / "outputs" / TABLES[name][0]
@@ -106,13 +106,13 @@ def test_every_row_is_finished_and_the_sweep_ends_with_the_table(name, run_once)
         assert f"│ {row} " in swept.stdout
 
 
-def test_every_form_of_the_table_warns_of_the_budget(reported):
+def test_every_format_of_the_table_warns_about_the_budget(reported):
     for file in ("table.md", "table.tex", "table_paired.tex", "report.html"):
         text = (reported / file).read_text().replace("&#39;", "'")
         assert "not trained at the paper's budget: smoke" in text
 
 
-def test_the_papers_figures_are_next_to_ours(reported, name):
+def test_the_papers_figures_are_next_to_the_measured_figures(reported, name):
     with (reported / "table.csv").open(newline="") as file:
         cells = list(csv.DictReader(file))
     paper, _, table = TABLES[name][0].partition("/")
@@ -134,7 +134,7 @@ def test_the_papers_figures_are_next_to_ours(reported, name):
 
 @pytest.fixture(scope="module")
 def place(run_once) -> Path:
-    """Where a sweep of two rows was logged offline."""
+    """The folder in which a sweep of two rows was logged offline."""
     place, swept = run_once(DEFAULT)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     return place
@@ -148,12 +148,12 @@ def folders(place) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def logged(folders) -> dict[str, dict[str, dict[str, object]]]:
-    """What the ``.wandb`` file of each row holds: the run as it was begun, its summary at the end."""
+    """Content of the ``.wandb`` file of each row: the run at its start and the summary at its end."""
     return {label: read(folder) for label, folder in folders.items()}
 
 
 def read(folder: Path) -> dict[str, dict[str, object]]:
-    """A run's records, by the reader that comes with wandb."""
+    """Read the records of a run with wandb's own reader."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder / "wandb")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -163,8 +163,8 @@ def read(folder: Path) -> dict[str, dict[str, object]]:
     return {"run": begun, "config": begun["config"]["update"], "first": updates[0], "summary": summary}
 
 
-def test_only_the_tasks_for_wandb_import_it_at_the_top():
-    """A training with another logger does not wait for the library."""
+def test_only_the_tasks_for_wandb_import_it_at_module_level():
+    """A training run with another logger must not wait for the import of the library."""
     root, users = Path(package.__file__).parent, set()
     for path in root.rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -182,7 +182,7 @@ def test_a_sweep_is_one_group_of_distinct_runs(logged, folders):
     assert len({run["run_id"] for run in runs}) == 2
 
 
-def test_a_job_has_its_type_and_tags(logged):
+def test_a_job_has_its_job_type_and_its_tags(logged):
     for found in logged.values():
         assert found["run"]["job_type"] == "train"
         assert found["run"]["tags"] == ["mine", "osffnet", "table2", "x4", "smoke"]
@@ -208,7 +208,7 @@ def test_a_finished_job_logs_its_difference_to_the_paper(logged, label):
     ):
         assert summary[f"ours/{key}"] == pytest.approx(ours), key
         assert summary[f"difference/{key}"] == pytest.approx(ours - summary[f"paper/{key}"]), key
-    assert summary["paper/Urban100/psnr_y"] > 25  # printed, and not measured here
+    assert summary["paper/Urban100/psnr_y"] > 25  # printed in the paper but not measured here
     assert "difference/Urban100/psnr_y" not in summary
 
 
@@ -216,10 +216,10 @@ def test_jobs_log_the_same_images_at_the_same_step(logged):
     for found in logged.values():
         images = {key for key in found["summary"] if key.startswith("examples/") and key.endswith(".count")}
         assert images == {"examples/Set5/baby.count", "examples/Set5/bird.count"}
-        assert found["summary"]["trainer/global_step"] == 6  # also of the pictures, which come last
+        assert found["summary"]["trainer/global_step"] == 6  # the images are logged last and at the same step
 
 
-def test_no_secret_and_no_path_of_the_data_is_sent(logged, place):
+def test_no_secret_and_no_path_of_the_data_folder_is_logged(logged, place):
     for found in logged.values():
         assert not {"paths", "allow", "rows", "row_label"} & found["config"].keys()
         assert str(place / "data") not in json.dumps(found)
@@ -232,7 +232,7 @@ def test_a_run_outside_a_table_has_no_figures_of_a_paper(tmp_path):
 
 
 def test_a_figure_without_scale_is_compared_at_every_scale(tmp_path):
-    """IMFM's Table 2 states no scale."""
+    """For example, IMFM's Table 2 states no scale."""
     run = Run(tmp_path, {"scale": 3, "table": {"paper": "imfm", "name": "table2"}}, labels=("CARN cos_lr",))
     assert compared_with_paper(run) == {"paper/psnr_y": 33.21}
 
@@ -242,7 +242,7 @@ def test_a_figure_without_scale_is_compared_at_every_scale(tmp_path):
 
 @pytest.fixture
 def task():
-    """Imported only where the warnings of its library are let through."""
+    """The dashboard task, imported only in tests that ignore the warnings of its library."""
     return importlib.import_module("sr_lab.tasks.dashboard")
 
 
@@ -262,7 +262,7 @@ def test_the_workspace_has_its_sections(workspace):
     assert workspace.settings.x_axis == "trainer/global_step"
 
 
-def test_the_runs_table_shows_the_ablation_at_a_glance(workspace, logged):
+def test_the_runs_table_pins_the_columns_of_the_ablation(workspace, logged):
     columns = workspace.runset_settings.pinned_columns
     assert columns[:4] == ["run:displayName", "summary:row", "summary:scale", "summary:budget"]
     cell = [f"summary:{kind}/Set5/psnr_y" for kind in ("ours", "paper", "difference")]
@@ -273,7 +273,7 @@ def test_the_runs_table_shows_the_ablation_at_a_glance(workspace, logged):
     assert set(columns[1:]) - known == unmeasured
 
 
-def test_the_workspace_shows_the_sweep_alone_in_its_order(workspace):
+def test_the_workspace_shows_only_the_sweep_and_in_its_order(workspace):
     assert workspace.runset_settings.filters == f"Metric(\"Group\") == '{DEFAULT}'"
     (order,) = workspace.runset_settings.order
     assert (order.item.name, order.ascending) == ("CreatedTimestamp", True)
@@ -287,7 +287,7 @@ def test_the_workspace_shows_the_table_and_its_differences(workspace):
     assert shown == [f"difference/{name}/psnr_y" for name in ("Set5", "Set14", "B100", "Urban100")]
 
 
-def test_curves_are_over_the_steps_of_the_optimizer(workspace, logged):
+def test_curves_have_the_steps_of_the_optimizer_as_their_x_axis(workspace, logged):
     lines = section(workspace, "curves").panels + section(workspace, "learning rate").panels
     drawn = [line.y for line in lines]
     assert drawn == [["val/psnr_y"], ["val/held_out/psnr_y"], ["learning_rate"], ["train/loss"]]
@@ -300,7 +300,7 @@ def test_each_image_has_a_panel_for_all_jobs(workspace):
     assert shown == [["examples/Set5/baby"], ["examples/Set5/bird"]]
 
 
-def test_a_sweep_that_has_not_finished_has_a_workspace_too(task, folders, tmp_path):
+def test_an_unfinished_sweep_also_has_a_workspace(task, folders, tmp_path):
     for folder in folders.values():
         (tmp_path / folder.name).mkdir()
         (tmp_path / folder.name / "config.yaml").write_text((folder / "config.yaml").read_text())
@@ -320,7 +320,7 @@ def test_runs_of_several_experiments_are_refused(task, tmp_path):
         task.build(runs, project="p", entity="e")
 
 
-def test_the_workspace_goes_where_the_runs_are(task, tmp_path):
+def test_the_workspace_is_saved_in_the_project_of_the_runs(task, tmp_path):
     run = Run(tmp_path, settings=settings("a", project="p", entity="team"))
     assert task.logged_to([run]) == ("p", "team")
     other = Run(tmp_path, settings=settings("a", project="q"))
@@ -334,7 +334,7 @@ def test_the_workspace_goes_where_the_runs_are(task, tmp_path):
 
 
 class Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as saving a workspace asks for."""
+    """The parts of W&B's server that are needed to save a workspace."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -1,4 +1,4 @@
-"""The wheel carries its configuration and works from any folder."""
+"""The wheel contains its configuration and works from any folder."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def test_the_wheel_contains_every_package_and_every_yaml(wheel: Path):
     assert code | settings | figures | page | {"sr_lab/py.typed"} <= names
 
 
-def test_an_installed_wheel_answers_from_elsewhere(wheel: Path, tmp_path: Path):
+def test_an_installed_wheel_works_from_another_folder(wheel: Path, tmp_path: Path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     install = ["install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]

@@ -27,7 +27,7 @@ class TinyNet(nn.Module):
 
 
 class Patches(Dataset[dict[str, Tensor]]):
-    """A batch of random patches for each list of sample numbers; remembers what was asked for."""
+    """A batch of random patches for each list of sample numbers; records the requested lists."""
 
     def __init__(self, *, scale: int = 2, size: int = 6) -> None:
         self.scale = scale
@@ -72,7 +72,7 @@ def _random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def trainer(folder: object, **settings: object) -> lightning.Trainer:
-    """As ``task=train`` sets it up, without anything on the screen."""
+    """A trainer as ``task=train`` sets it up, without output on the screen."""
     defaults: dict[str, object] = {
         "accelerator": "cpu",
         "devices": 1,
@@ -96,7 +96,7 @@ def sr_module(
     learning_rate: float = 1e-3,
     **settings: object,
 ) -> SRModule:
-    """A module on ``TinyNet``, ready to train with a constant learning rate."""
+    """An ``SRModule`` on ``TinyNet``, ready to train with a constant learning rate."""
     torch.manual_seed(0)
     defaults: dict[str, object] = {
         "network": TinyNet(),
@@ -112,5 +112,5 @@ def sr_module(
 
 
 def data(**settings: object) -> SRDataModule:
-    """Patches in batches of two, unless a test sets another size."""
+    """A data module with batches of two patches, unless a test sets another size."""
     return SRDataModule(**({"train": Patches(), "batch_size": 2} | settings))

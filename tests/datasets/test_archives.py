@@ -1,4 +1,4 @@
-"""An archive yields images and nothing else, whatever it tries."""
+"""A malicious or damaged archive never yields anything but images."""
 
 import gzip
 import io
@@ -47,7 +47,7 @@ def special(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
 
 
 def refusal(archive: Path, tmp_path: Path) -> str:
-    """The error that an archive gets; nothing outside the target may have been created."""
+    """Error message for an archive, after checking that nothing was created outside the target."""
     target = tmp_path / "deep" / "target"
     target.mkdir(parents=True)
     before = {path for path in tmp_path.rglob("*") if target not in path.parents}
@@ -61,7 +61,7 @@ def refusal(archive: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_only_the_wanted_images_come_out_without_their_folders(kind, tmp_path):
+def test_only_the_wanted_images_are_unpacked_without_their_folders(kind, tmp_path):
     names = ("a/HR/1.png", "a/HR/2.png", "a/LR/3.png", "a/HR/run.py", "a/HR/.4.png", "__MACOSX/a/HR/5.png")
     path = tmp_path / f"a.{kind}"
     if kind == "zip":
@@ -86,15 +86,15 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-def test_a_zip_that_leaves_its_folder_is_refused(name, tmp_path):
-    # zipfile cleans names when writing, an attacker does not
+def test_a_zip_entry_that_leads_out_of_the_folder_is_refused(name, tmp_path):
+    # zipfile sanitises names when writing, but an attacker does not
     path = zipped(tmp_path / "a.zip", ("x" * len(name), IMAGE))
     path.write_bytes(path.read_bytes().replace(b"x" * len(name), name.encode()))
     assert "leads out of the folder" in refusal(path, tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in ESCAPES if "\x00" not in name])  # tar ends a name there
-def test_a_tar_that_leaves_its_folder_is_refused(name, tmp_path):
+@pytest.mark.parametrize("name", [name for name in ESCAPES if "\x00" not in name])  # NUL ends a tar name
+def test_a_tar_entry_that_leads_out_of_the_folder_is_refused(name, tmp_path):
     assert "leads out of the folder" in refusal(tarred(tmp_path / "a.tar", name), tmp_path)
 
 
@@ -124,17 +124,17 @@ def test_a_zip_with_a_link_or_a_device_is_refused(kind, tmp_path):
     assert "is a link or a device" in refusal(path, tmp_path)
 
 
-def test_two_images_with_one_name_are_refused(tmp_path):
+def test_two_images_with_the_same_name_are_refused(tmp_path):
     path = zipped(tmp_path / "a.zip", ("a/1.png", IMAGE), ("b/1.png", IMAGE[::-1]))
     assert "it has 1.png twice" in refusal(path, tmp_path)
 
 
-def test_a_bomb_is_refused_by_its_ratio(tmp_path):
+def test_a_zip_bomb_is_refused_by_its_compression_ratio(tmp_path):
     path = zipped(tmp_path / "a.zip", ("1.png", os.urandom(30_000)), ("2.png", bytes(10**7)))
     assert "as a bomb does" in refusal(path, tmp_path)
 
 
-def test_a_bomb_among_unwanted_files_is_refused_too(tmp_path):
+def test_a_bomb_among_unwanted_files_is_also_refused(tmp_path):
     """Skipping a member of a tar.gz decompresses it."""
     path = tmp_path / "a.tar.gz"
     info = tarfile.TarInfo("zeros.bin")
@@ -148,7 +148,7 @@ def test_a_bomb_among_unwanted_files_is_refused_too(tmp_path):
     assert time.process_time() - started < 0.1
 
 
-def test_overlapping_entries_are_a_bomb(tmp_path):
+def test_overlapping_entries_are_refused_as_a_bomb(tmp_path):
     """Fifield's bomb: many entries of the directory share one compressed stream."""
     path = zipped(tmp_path / "a.zip", ("000.png", bytes(9_000)))
     content = path.read_bytes()
@@ -173,10 +173,10 @@ def test_too_many_entries_are_refused(kind, tmp_path, monkeypatch):
 
 
 def test_a_sparse_file_is_refused(tmp_path):
-    """A terabyte of zeros that needs no byte in the archive."""
+    """The file is 8 GiB of zeros, which take no space in the archive."""
     info = special("1.png", tarfile.GNUTYPE_SPARSE)
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    header[483:495] = b"%011o " % 2**33  # real size, no pieces
+    header[483:495] = b"%011o " % 2**33  # the real size, without any data blocks
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(header) + bytes(1024))
@@ -184,7 +184,7 @@ def test_a_sparse_file_is_refused(tmp_path):
 
 
 def test_an_enormous_header_is_refused_before_it_is_read(tmp_path):
-    """A pax header is read into memory as a whole."""
+    """tarfile reads a whole pax header into memory."""
     info = special("pax", tarfile.XHDTYPE)
     info.size = 1 << 30
     path = tmp_path / "a.tar"
@@ -217,7 +217,7 @@ def test_a_damaged_archive_is_reported(kind, damage: Callable[[bytes], bytes], s
     assert said in refusal(path, tmp_path)
 
 
-def test_a_tar_that_ends_within_an_image_is_reported(tmp_path):
+def test_a_tar_that_ends_in_the_middle_of_an_image_is_reported(tmp_path):
     path = tarred(tmp_path / "a.tar", "1.png")
     path.write_bytes(path.read_bytes()[:1000])
     assert "a.tar is broken or not an archive: unexpected end of data" in refusal(path, tmp_path)
@@ -226,7 +226,7 @@ def test_a_tar_that_ends_within_an_image_is_reported(tmp_path):
 def test_an_encrypted_zip_is_reported(tmp_path):
     path = zipped(tmp_path / "a.zip", ("1.png", IMAGE))
     content = bytearray(path.read_bytes())
-    content[6] |= 1  # the flag, of the entry and of the directory
+    content[6] |= 1  # the encryption flag of the entry, then that of the directory
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     assert "encrypted" in refusal(path, tmp_path)
@@ -238,8 +238,8 @@ def test_an_archive_without_wanted_images_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_an_archive_with_random_changes_opens_or_is_reported_in_a_sentence(kind, tmp_path):
-    """Bytes are drawn from a seeded stream; zipfile and tarfile raise a dozen types of error."""
+def test_a_randomly_corrupted_archive_is_unpacked_or_reported_in_one_line(kind, tmp_path):
+    """The changes are drawn from a seeded generator; zipfile and tarfile raise a dozen types of error."""
     rng = random.Random(0)
     path, target = tmp_path / f"a.{kind}", tmp_path / "deep" / "target"
     if kind == "zip":

@@ -13,7 +13,7 @@ from sr_lab.protocol import PROTOCOLS
 
 @pytest.fixture
 def folder(tmp_path):
-    """``<tmp_path>/benchmarks/Two/HR`` with a colour and a grey image."""
+    """The folder ``<tmp_path>/benchmarks/Two/HR`` with a colour image and a grey image."""
     path = tmp_path / "benchmarks" / "Two" / "HR"
     path.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (41, 46, 3), dtype=np.uint8)
@@ -28,7 +28,7 @@ def two(tmp_path, protocol="rgb_uint8", scale=4, **settings):
 
 
 @pytest.mark.parametrize(("protocol", "channels"), [("rgb_uint8", 3), ("rgb_double", 3), ("classic_y", 1)])
-def test_an_item_is_what_the_protocol_measures(folder, tmp_path, protocol, channels):
+def test_an_item_can_be_measured_by_its_protocol(folder, tmp_path, protocol, channels):
     item = two(tmp_path, protocol)[0]
     assert item["name"] == "colour"
     assert item["hr"].dtype == torch.uint8
@@ -40,7 +40,7 @@ def test_an_item_is_what_the_protocol_measures(folder, tmp_path, protocol, chann
     assert all(value.isfinite().all() for value in values)
 
 
-def test_grey_files_are_recognised_and_count_as_the_protocol_says(folder, tmp_path):
+def test_grey_files_are_recognised_and_downscaled_as_the_protocol_says(folder, tmp_path):
     images = two(tmp_path, "classic_y", scale=2)
     assert [images[index]["grey"] for index in range(2)] == [False, True]
     hr = images[1]["hr"][None]
@@ -54,12 +54,12 @@ def test_the_limit_takes_the_first_images(folder, tmp_path):
         two(tmp_path, limit=0)
 
 
-def test_a_set_is_found_by_its_name(folder, tmp_path):
+def test_a_benchmark_set_is_found_by_its_name(folder, tmp_path):
     images = BenchmarkSet.of("Two", data_dir=tmp_path, scale=2, protocol=PROTOCOLS["rgb_uint8"])
     assert (images.name, len(images)) == ("Two", 2)
 
 
-def test_div2k_is_its_validation_images_unless_it_is_among_the_benchmarks(folder, tmp_path):
+def test_div2k_means_its_validation_images_unless_the_benchmarks_folder_has_a_div2k(folder, tmp_path):
     with pytest.raises(DataError, match=f"there is no folder {tmp_path}/DIV2K/DIV2K_valid_HR; "):
         benchmark_files(tmp_path, "DIV2K")
     own = tmp_path / "DIV2K" / "DIV2K_valid_HR"
@@ -71,7 +71,7 @@ def test_div2k_is_its_validation_images_unless_it_is_among_the_benchmarks(folder
     assert names == ["colour.png", "grey.png"]
 
 
-def test_a_missing_set_names_the_folder_and_the_setting(tmp_path):
+def test_the_error_for_a_missing_set_names_the_folder_and_the_setting(tmp_path):
     message = f"benchmark Set5: there is no folder {tmp_path}/benchmarks/Set5/HR; .* set paths.data_dir"
     with pytest.raises(DataError, match=message):
         benchmark_files(tmp_path, "Set5")
@@ -82,7 +82,7 @@ def test_a_set_without_images_is_refused():
         BenchmarkSet(name="Two", files=[], scale=2, protocol=PROTOCOLS["rgb_uint8"])
 
 
-def test_an_image_too_small_to_measure_is_named(folder, tmp_path):
+def test_the_error_for_an_image_too_small_to_measure_names_it(folder, tmp_path):
     Image.new("RGB", (40, 18)).save(folder / "a.png")
     with pytest.raises(
         DataError, match=r"a.png is 16x40 when cropped to multiples of scale=4; measuring needs 19x19"
@@ -91,14 +91,14 @@ def test_an_image_too_small_to_measure_is_named(folder, tmp_path):
     assert two(tmp_path, scale=3)[0]["hr"].shape == (3, 18, 39)  # 17x17 are enough
 
 
-def test_the_sample_set_needs_no_data():
+def test_the_sample_set_needs_no_data_folder():
     images = BenchmarkSet.of("sample", data_dir="/nowhere", scale=4, protocol=PROTOCOLS["rgb_uint8"])
     assert [images.files[index].stem for index in range(2)] == ["astronaut", "chelsea"]
     assert images[1]["lr"].shape == (3, 75, 112)
 
 
 @pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14)])
-def test_the_pixels_are_those_of_the_published_sets(data_dir, name, count):
+def test_the_pixels_equal_those_of_the_published_sets(data_dir, name, count):
     listed = (data_dir / "benchmark_pixels.csv").read_text().splitlines()
     hashes = {line.split(",")[1]: line.split(",")[-1] for line in listed if line.startswith(f"{name},")}
     files = benchmark_files(data_dir, name)

@@ -27,7 +27,7 @@ def pixels_of(index):
 
 
 class Maker:
-    """Makes known images and records the files that it was asked for."""
+    """Makes known images and records the indices that it was asked for."""
 
     def __init__(self, fail_at=None):
         self.asked = []
@@ -59,13 +59,13 @@ def build(folder, files, **options):
     return cache, maker
 
 
-def test_images_come_back(folder, files):
+def test_cached_images_equal_the_ones_that_were_made(folder, files):
     cache, _ = build(folder, files)
     for index in range(5):
         assert (cache.image(index) == pixels_of(index)).all()
 
 
-def test_the_manifest_holds_sizes_and_the_hash_of_the_pixels(folder, files):
+def test_the_manifest_records_the_size_of_an_image_and_the_hash_of_its_pixels(folder, files):
     cache, _ = build(folder, files)
     hwc = np.ascontiguousarray(pixels_of(2).transpose(1, 2, 0))
     assert cache.records[2] == (10, 12, hashlib.sha256(b"10x12x3" + hwc.tobytes()).hexdigest())
@@ -97,7 +97,7 @@ def test_a_changed_file_is_made_again(folder, files):
     assert maker.asked == [1]
 
 
-def test_files_with_one_name_do_not_share_an_entry(folder, files, tmp_path):
+def test_files_with_the_same_name_do_not_share_an_entry(folder, files, tmp_path):
     build(folder, files)
     twin = tmp_path / "other" / files[0].name
     twin.parent.mkdir()
@@ -108,13 +108,13 @@ def test_files_with_one_name_do_not_share_an_entry(folder, files, tmp_path):
     assert maker.asked == [0]
 
 
-def test_lists_of_files_share_their_images(folder, files):
+def test_lists_of_files_share_the_images_they_have_in_common(folder, files):
     build(folder, files[:2])
     _, maker = build(folder, files)
     assert sorted(maker.asked) == [2, 3, 4]
 
 
-def test_a_lost_or_short_image_is_made_again(folder, files):
+def test_a_missing_or_truncated_image_is_made_again(folder, files):
     cache, _ = build(folder, files)
     lost, short = (folder / cache._names[index] for index in (0, 2))
     lost.unlink()
@@ -135,24 +135,24 @@ def test_a_damaged_manifest_is_written_again(folder, files):
     assert len(cache.records) == 5
 
 
-def test_open_needs_a_finished_cache(folder, files):
+def test_opening_needs_a_complete_cache(folder, files):
     with pytest.raises(DataError, match=f"cache: {folder} does not hold all 5 images"):
         ImageCache(folder, files).open()
 
 
-def test_a_missing_file_is_named(folder, files):
+def test_the_error_for_a_missing_file_names_it(folder, files):
     files[2].unlink()
     with pytest.raises(DataError, match=f"cannot read {files[2]}: No such file"):
         build(folder, files)
 
 
-def test_an_unwritable_folder_is_named(tmp_path, files):
+def test_the_error_for_an_unwritable_folder_names_it(tmp_path, files):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cache: cannot write .*; free space there or set paths.cache_dir"):
         build(tmp_path / "file" / "decoded", files)
 
 
-def test_a_full_disk_leaves_no_part_of_an_image(folder, files, monkeypatch):
+def test_a_full_disk_leaves_no_partial_image(folder, files, monkeypatch):
     def save(file, _):
         file.write(b"part")
         raise OSError(28, "No space left on device")
@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_no_part_of_an_image(folder, files, monkeypatch):
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
-def test_leftovers_of_a_killed_process_are_removed_but_no_file_that_is_being_written(folder, files, capsys):
+def test_leftovers_of_a_killed_process_are_removed_only_while_no_other_process_builds(folder, files, capsys):
     folder.mkdir(parents=True)
     leftover = folder / f".a.npy.{'0' * 32}.tmp"
     leftover.touch()
@@ -178,7 +178,7 @@ def test_leftovers_of_a_killed_process_are_removed_but_no_file_that_is_being_wri
     assert f"waiting for another process that writes to {folder}" in capsys.readouterr().err.replace("\n", "")
 
 
-def test_pickling_drops_the_maps(folder, files):
+def test_pickling_drops_the_memory_maps(folder, files):
     cache, _ = build(folder, files)
     cache.image(0)
     content = pickle.dumps(cache)
@@ -194,7 +194,7 @@ def test_other_users_of_the_folder_can_take_the_lock(folder, files):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
-def test_maps_keep_no_file_open(folder, files):
+def test_memory_maps_keep_no_file_open(folder, files):
     cache, _ = build(folder, files)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for index in range(5):
@@ -213,7 +213,7 @@ def test_opening_maps_no_image_and_each_image_is_mapped_once(folder, files):
 
     assert mapped() == []
     cache.map(1)
-    assert mapped() == []  # it is not kept
+    assert mapped() == []  # this map is not kept
     for _ in range(3):
         cache.image(0)
         cache.image(1)
@@ -240,7 +240,7 @@ def test_the_memory_of_building_does_not_depend_on_the_number_of_images(tmp_path
     process.start()
     first, last = (peaks.get(timeout=120) for _ in range(2))
     process.join()
-    assert last - first < 120 * 1024  # KiB; the 216 images more are 180 MB
+    assert last - first < 120 * 1024  # KiB; the pixels of the 216 additional images are 180 MB
 
 
 def _build_known(folder, files, made):
@@ -252,7 +252,7 @@ def _build_known(folder, files, made):
     ImageCache(folder, files).build(make, title="")
 
 
-def test_processes_that_build_at_the_same_time_make_each_image_once(folder, files):
+def test_two_processes_that_build_at_the_same_time_make_each_image_once(folder, files):
     made = FORK.Queue()
     processes = [FORK.Process(target=_build_known, args=(folder, files, made)) for _ in range(2)]
     for process in processes:
@@ -268,7 +268,7 @@ def test_processes_that_build_at_the_same_time_make_each_image_once(folder, file
     assert len(list(folder.glob("[!.]*"))) == 6
 
 
-def test_in_parallel_raises_the_first_error(files):
+def test_in_parallel_raises_the_error_of_a_failed_call(files):
     seen = []
     in_parallel(seen.append, files)
     assert sorted(seen) == files

@@ -1,4 +1,4 @@
-"""Downloads over a real connection: cut, resumed, tampered with, redirected, lied about."""
+"""Downloads over a real connection that are cut off, resumed, tampered with, redirected or misreported."""
 
 import hashlib
 import io
@@ -59,7 +59,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_cut_connection_resumes_where_it_stopped(server, tmp_path):
+def test_a_download_resumes_where_its_connection_was_cut(server, tmp_path):
     archive = archive_at(server)
     server.cuts = [100_000, 50_000, 0, 10]
     reported: list[int] = []
@@ -80,7 +80,7 @@ def test_a_killed_download_resumes_in_the_next_process(digest, server, tmp_path)
     assert server.asked == [("/a.zip", "bytes=100000-")]
 
 
-def test_a_file_that_has_changed_meanwhile_is_fetched_from_the_start(server, tmp_path):
+def test_a_file_that_has_changed_in_the_meantime_is_fetched_from_the_start(server, tmp_path):
     archive = archive_at(server, CONTENT[::-1], digest=None)
     server.cuts = [100_000] + [0] * 4
     failure(archive, tmp_path)
@@ -103,13 +103,13 @@ def test_a_download_from_a_server_without_ranges_starts_again(server, tmp_path):
     assert fetched(archive_at(server), tmp_path) == CONTENT
 
 
-def test_a_busy_server_is_asked_again(server, tmp_path):
+def test_a_request_to_a_busy_server_is_repeated(server, tmp_path):
     server.refused["/a.zip"] = [503, 429]
     assert fetched(archive_at(server), tmp_path) == CONTENT
 
 
-def test_a_part_of_full_length_is_not_fetched_again(server, tmp_path):
-    """A kill while the digest is computed."""
+def test_a_partial_file_of_full_length_is_not_fetched_again(server, tmp_path):
+    """Such a part is left by a process that was killed while it computed the digest."""
     archive = archive_at(server)
     server.cuts = [len(CONTENT) - 1] + [0] * 4
     failure(archive, tmp_path)
@@ -121,7 +121,7 @@ def test_a_part_of_full_length_is_not_fetched_again(server, tmp_path):
 
 
 @pytest.mark.parametrize("position", [0, len(CONTENT) // 2, len(CONTENT) - 1])
-def test_one_changed_byte_is_found_and_nothing_is_left(position, server, tmp_path):
+def test_one_changed_byte_is_found_and_no_file_is_left(position, server, tmp_path):
     tampered = bytearray(CONTENT)
     tampered[position] ^= 1
     said = failure(archive_at(server, bytes(tampered)), tmp_path)
@@ -129,7 +129,7 @@ def test_one_changed_byte_is_found_and_nothing_is_left(position, server, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_that_was_tampered_with_is_found(server, tmp_path):
+def test_a_partial_file_that_was_tampered_with_is_found(server, tmp_path):
     archive = archive_at(server)
     server.cuts = [100_000] + [0] * 4
     failure(archive, tmp_path)
@@ -139,7 +139,7 @@ def test_a_part_that_was_tampered_with_is_found(server, tmp_path):
     assert fetched(archive, tmp_path) == CONTENT
 
 
-def test_an_md5_is_compared_too(server, tmp_path):
+def test_an_md5_digest_is_compared_too(server, tmp_path):
     md5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
     assert fetched(archive_at(server, digest=f"md5:{md5}"), tmp_path) == CONTENT
     assert "not the published file" in failure(
@@ -166,40 +166,40 @@ def test_a_length_beyond_the_free_space_is_reported(server, tmp_path):
     assert f"and its images need {8 * free:,} bytes and {tmp_path} has" in failure(archive, tmp_path)
 
 
-def test_an_endless_answer_is_cut_off(server, tmp_path, monkeypatch):
+def test_an_endless_response_is_cut_off(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "MAX_BYTES", 200_000)
     server.announced["/a.zip"] = None
     assert "sends more than 200,000 bytes" in failure(archive_at(server, digest=None), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_bytes_than_the_published_file_has_are_not_taken(server, tmp_path):
+def test_more_bytes_than_the_published_file_has_are_not_accepted(server, tmp_path):
     archive = archive_at(server, size=200_000)
     server.announced["/a.zip"] = None
     assert "sends more than 200,000 bytes" in failure(archive, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_bytes_than_announced_are_not_taken(server, tmp_path):
+def test_more_bytes_than_announced_are_not_accepted(server, tmp_path):
     archive = archive_at(server)
     server.announced["/a.zip"] = 1000
     assert "not the published file" in failure(archive, tmp_path)
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_a_missing_file_is_not_asked_for_again(status, server, tmp_path):
+def test_a_missing_file_is_not_requested_again(status, server, tmp_path):
     archive = archive_at(server)
     server.refused["/a.zip"] = [status]
     assert f"answers {status}" in failure(archive, tmp_path)
     assert len(server.asked) == 1
 
 
-def test_a_silent_address_is_reported(tmp_path):
+def test_an_address_that_does_not_answer_is_reported(tmp_path):
     said = failure(Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path)
-    assert said.endswith("does not answer (ConnectionError)")  # not that something is kept
+    assert said.endswith("does not answer (ConnectionError)")  # and does not claim to keep a part
 
 
-def test_what_has_come_is_kept_and_reported(server, tmp_path):
+def test_a_partial_download_is_kept_and_reported(server, tmp_path):
     archive = archive_at(server)
     server.cuts = [100_000] + [0] * 4
     assert failure(archive, tmp_path).endswith("; what has come is kept")
@@ -229,7 +229,7 @@ def test_a_redirect_is_followed(server, tmp_path):
         "https://",
     ],
 )
-def test_a_redirect_to_elsewhere_is_refused(location, server, tmp_path):
+def test_a_redirect_to_another_host_or_protocol_is_refused(location, server, tmp_path):
     archive = archive_at(server)
     server.redirects["/a.zip"] = location
     said = failure(archive, tmp_path)
@@ -250,18 +250,18 @@ def test_a_loop_of_redirects_ends(server, tmp_path):
     ["http://example.org/a", "http://127.0.0.1.example.org/a", "http://127.0.0.1@example.org/a", "file:///a",
      "ftp://a/b", "a.zip"],
 )  # fmt: skip
-def test_only_https_and_this_machine_may_be_asked(url, tmp_path):
+def test_only_https_addresses_and_the_local_machine_are_allowed(url, tmp_path):
     assert "refused address; allowed: https" in failure(Archive((url,), ""), tmp_path)
 
 
-def test_a_public_server_cannot_send_us_to_this_machine():
-    """The server of the tests is on this machine, which may send us elsewhere on it."""
+def test_a_public_server_cannot_redirect_to_this_machine():
+    """The test server runs on this machine, so its own redirects to this machine are allowed."""
     session = download._session("https://example.org/a.zip")
     with pytest.raises(requests.exceptions.InvalidSchema):
         session.get_adapter("http://127.0.0.1:8080/admin")
 
 
-def test_every_address_of_the_registry_may_be_asked():
+def test_every_address_in_the_registry_is_allowed():
     archives = [archive for known in IMAGE_SETS for archive in known.archives]
     for url in (url for archive in archives for url in archive.urls):
         assert url.startswith("https://")
@@ -276,7 +276,7 @@ def test_every_folder_that_a_dataset_reads_is_in_the_registry():
     assert len(named([f"x/{folder}" for folder in folders], Path("x"))) == len(folders) == 3
 
 
-# A whole set.
+# Installing a whole set.
 
 
 def image(number: int) -> bytes:
@@ -324,7 +324,7 @@ def test_a_set_is_unpacked_into_its_folder_and_the_archive_is_removed(server, tm
     assert len(server.asked) == 1
 
 
-def test_the_next_mirror_is_asked_when_one_is_gone_or_differs(server, tmp_path):
+def test_the_next_mirror_is_tried_when_a_mirror_is_gone_or_has_a_different_file(server, tmp_path):
     server.files |= {"/differs.zip": TINY[:-1] + b"x", "/good.zip": TINY}
     said: list[str] = []
     install(tmp_path, tiny(server, "/gone.zip", "/differs.zip", "/good.zip"), say=said.append)
@@ -333,14 +333,14 @@ def test_the_next_mirror_is_asked_when_one_is_gone_or_differs(server, tmp_path):
     assert len(list((tmp_path / "Tiny" / "Tiny_HR").iterdir())) == 5
 
 
-def test_the_users_own_mirror_is_asked_first(server, tmp_path):
+def test_the_users_own_mirror_is_tried_first(server, tmp_path):
     server.files["/mine/a.zip"] = TINY
     install(tmp_path, tiny(server, "/a.zip"), mirror=f"{server.url}/mine/")
     assert [path for path, _ in server.asked] == ["/mine/a.zip"]
 
 
 @pytest.mark.parametrize("mirror", ["ftp://x/", "http://example.org", "/srv/archives", "https://", ""])
-def test_a_mirror_that_may_not_be_asked_is_refused_at_the_start(tmp_path, mirror):
+def test_a_mirror_with_a_forbidden_address_is_refused_at_the_start(tmp_path, mirror):
     with pytest.raises(ConfigError, match=r"^mirror: got .*; allowed: https://..., http on this machine$"):
         Store(tmp_path, mirror=mirror)
 
@@ -355,7 +355,7 @@ def test_a_folder_with_other_content_must_be_moved_away(server, tmp_path):
     assert note.read_text() == "mine"
 
 
-def test_without_a_good_address_nothing_is_left_and_the_reason_is_given(server, tmp_path):
+def test_if_every_address_fails_no_file_is_left_and_the_reason_is_given(server, tmp_path):
     server.files["/a.zip"] = TINY[:-1] + b"x"
     with pytest.raises(
         DataError, match=r"none of 2 addresses gave Tiny \(the last: .*not the published file"
@@ -372,7 +372,7 @@ def test_the_first_download_is_trusted_and_this_is_reported(server, tmp_path):
     assert entry["sha256"] == TINY_SHA.removeprefix("sha256:")
 
 
-def test_another_download_than_the_first_is_refused(server, tmp_path):
+def test_a_download_that_differs_from_the_first_is_refused(server, tmp_path):
     server.files["/a.zip"] = TINY
     wanted = tiny(server, "/a.zip", digest=None)
     install(tmp_path, wanted)
@@ -383,7 +383,7 @@ def test_another_download_than_the_first_is_refused(server, tmp_path):
     assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
     server.files |= {"/a.zip": TINY, "/differs/a.zip": zip_of(range(1, 6), prefix="./Tiny_HR/")}
     with pytest.raises(DataError, match="has changed since"):
-        install(tmp_path, tiny(server, "/differs/a.zip", digest=None))  # another mirror makes no difference
+        install(tmp_path, tiny(server, "/differs/a.zip", digest=None))  # also from another mirror
     assert "the SHA-256 is that of" in install(tmp_path, wanted)
 
 
@@ -394,7 +394,7 @@ def test_another_download_than_the_first_is_refused(server, tmp_path):
         (range(1, 7), "it has 6 images instead of 5"),
     ],
 )
-def test_an_archive_with_other_images_is_refused(numbers, said, server, tmp_path):
+def test_an_archive_with_the_wrong_images_is_refused(numbers, said, server, tmp_path):
     server.files["/a.zip"] = zip_of(numbers)
     with pytest.raises(DataError, match=said):
         install(tmp_path, tiny(server, "/a.zip", digest=None))
@@ -447,7 +447,7 @@ def test_leftovers_of_a_killed_unpacking_are_removed(server, tmp_path):
     assert [path.name for path in (tmp_path / "Tiny").iterdir()] == ["Tiny_HR"]
 
 
-def test_two_processes_do_not_download_to_one_folder(server, tmp_path):
+def test_two_processes_do_not_download_to_the_same_folder(server, tmp_path):
     (tmp_path / ".downloads").mkdir()
     with (
         FileLock(tmp_path / ".downloads" / "lock"),
@@ -463,13 +463,13 @@ def test_a_read_only_folder_is_reported(server, tmp_path):
         install(tmp_path, tiny(server, "/a.zip"))
 
 
-def test_manga109_must_be_asked_for_by_hand(tmp_path):
+def test_manga109_is_not_downloaded_automatically(tmp_path):
     manga = next(known for known in IMAGE_SETS if known.name == "Manga109")
     with pytest.raises(DataError, match="Manga109 is not for download: its terms forbid"):
         install(tmp_path, manga)
 
 
-# A benchmark, checked by its pixels.
+# A benchmark set, whose pixels are checked.
 
 
 def tar_of(folder: Path, prefix: str) -> bytes:
@@ -487,7 +487,7 @@ def set5(server: Server) -> ImageSet:
     return ImageSet(known.name, known.folder, known.count, (mine,))
 
 
-def test_set5_is_recognised_by_its_pixels_and_gets_its_names(server, tmp_path, data_dir):
+def test_set5_is_recognised_by_its_pixels_and_its_files_are_renamed(server, tmp_path, data_dir):
     source = tmp_path / "source"
     shutil.copytree(data_dir / "benchmarks" / "Set5" / "HR", source)
     (source / "baby.png").rename(source / "img_001.png")

@@ -60,7 +60,7 @@ def test_a_batch_has_the_shapes_and_types_of_the_contract(make):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_patches_are_cut_from_one_place_of_whole_images(make, scale):
+def test_lr_and_hr_patches_are_cut_from_the_same_position_of_the_whole_images(make, scale):
     dataset = make(scale=scale)
     dataset.prepare()
     batch = dataset.__getitems__(range(30))
@@ -74,7 +74,7 @@ def test_patches_are_cut_from_one_place_of_whole_images(make, scale):
         assert (whole_hr[:, there[0], there[1]] == hr.numpy()).all()
 
 
-def test_a_sample_is_the_same_alone_and_in_any_batch(make):
+def test_a_sample_does_not_depend_on_the_batch_it_is_in(make):
     dataset = make()
     dataset.prepare()
     batch = dataset.__getitems__([5, 9, 2])
@@ -86,7 +86,7 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(make):
         assert alone["dihedral"][0] == batch["dihedral"][number]
 
 
-def test_without_augmentation_every_code_is_zero(make):
+def test_without_augmentation_every_dihedral_code_is_zero(make):
     codes = []
     for augment in (True, False):
         dataset = make(augment=augment)
@@ -125,23 +125,23 @@ def test_workers_see_the_same_samples(make, start):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="needs /proc")
-def test_workers_share_the_pixels_and_do_not_grow_from_pass_to_pass(make, tmp_path):
+def test_workers_share_the_pixels_and_their_memory_does_not_grow_between_passes(make, tmp_path):
     dataset = make(hr_dir=str(photographs(tmp_path / "many", count=20, height=300, width=300)))
     dataset.prepare()
     sampler = StreamSampler(lambda: 0, batch_size=len(dataset), rank=0, world=1)
     loader = patch_loader(dataset, sampler, num_workers=2)
-    gc.freeze()  # else a forked worker's garbage collection would write to all pages that pytest holds
+    gc.freeze()  # without this a forked worker's garbage collection would write to all of pytest's pages
     stream, written = iter(loader), []
     gc.unfreeze()
-    for number in range(401):  # passes over the images
+    for number in range(401):  # each batch is one pass over the images
         next(stream)
         if number in (20, 400):
             written.append([_written(worker.pid) for worker in stream._workers])
     (early, late), images = np.array(written), list((tmp_path / "cache").rglob("*.npy"))
-    assert (late - early < 4096).all()  # KiB, the interpreter's; the batches of 380 passes would be 16 MB
+    assert (late - early < 4096).all()  # KiB, for the interpreter; the batches of 380 passes would be 16 MB
     for worker in stream._workers:
         maps = [line for line in _smaps(worker.pid) if line.endswith(".npy")]
-        assert 0 < len(maps) <= len(images)  # each at most once
+        assert 0 < len(maps) <= len(images)  # each file is mapped at most once
 
 
 def _smaps(process):
@@ -163,7 +163,7 @@ def test_the_constructor_reads_no_image(make, tmp_path, monkeypatch):
     assert len(pickle.dumps(dataset)) < 10_000
 
 
-def test_the_last_images_validate_by_default(make, tmp_path):
+def test_the_last_images_are_held_out_for_validation_by_default(make, tmp_path):
     hr_dir = str(photographs(tmp_path / "many", count=41))
     dataset = make(hr_dir=hr_dir)
     assert [file.stem for file in dataset.val_files] == ["0039", "0040"]  # 5 % of 41
@@ -172,7 +172,7 @@ def test_the_last_images_validate_by_default(make, tmp_path):
     assert [file.stem for file in dataset.val_files] == ["0040"]
 
 
-def test_a_folder_of_validation_images_leaves_all_to_train_on(make, tmp_path):
+def test_a_folder_of_validation_images_leaves_all_images_of_the_training_folder_for_training(make, tmp_path):
     val_dir = str(photographs(tmp_path / "val", count=3, first=50))
     assert [file.stem for file in make(val_dir=val_dir).val_files] == ["0050", "0051", "0052"]
     dataset = make(val_dir=val_dir, val_count=2)
@@ -180,14 +180,14 @@ def test_a_folder_of_validation_images_leaves_all_to_train_on(make, tmp_path):
     assert len(dataset) == 4
 
 
-def test_several_folders_are_one_set(make, tmp_path):
+def test_several_folders_form_one_dataset(make, tmp_path):
     folders = [photographs(tmp_path / "a", 2), photographs(tmp_path / "b", 3, first=10)]
     dataset = make(hr_dir=[str(folder) for folder in folders])
     assert [file.stem for file in dataset.files] == ["0000", "0001", "0010", "0011"]
 
 
 @pytest.mark.parametrize("mark", ["", "x2", "_x2", "X2"])
-def test_lr_images_of_the_user_are_found_and_used(make, tmp_path, mark):
+def test_lr_images_provided_by_the_user_are_found_and_used(make, tmp_path, mark):
     hr_dir, lr_dir = photographs(tmp_path / "hr"), tmp_path / "lr"
     lr_dir.mkdir()
     for file in hr_dir.iterdir():
@@ -200,14 +200,14 @@ def test_lr_images_of_the_user_are_found_and_used(make, tmp_path, mark):
     assert torch.equal(dataset.__getitems__(range(9))["lr"], 255 - made.__getitems__(range(9))["lr"])
 
 
-def test_a_missing_lr_image_is_named(make, tmp_path):
+def test_the_error_for_a_missing_lr_image_names_it(make, tmp_path):
     lr_dir = photographs(tmp_path / "lr", count=2)
     message = r"hr/0002.png has no LR image in .*lr; its name may be 0002, 0002x2, 0002_x2"
     with pytest.raises(DataError, match=message):
         make(lr_dir=str(lr_dir))
 
 
-def test_an_lr_image_of_another_size_is_named_with_both_sizes(make, tmp_path):
+def test_the_error_for_an_lr_image_of_the_wrong_size_gives_both_sizes(make, tmp_path):
     dataset = make(lr_dir=str(photographs(tmp_path / "lr", height=27)))
     message = r"lr/0000.png is 27x66, but .*hr/0000.png is 53x66; at scale=2 the LR image must be 26x33"
     with pytest.raises(DataError, match=message):
@@ -219,7 +219,7 @@ def test_every_hr_folder_needs_its_lr_folder(make, tmp_path):
         make(lr_dir=[str(tmp_path), str(tmp_path)])
 
 
-def test_an_image_smaller_than_the_patch_is_named_before_training(make):
+def test_the_error_for_an_image_smaller_than_the_patch_is_raised_before_training(make):
     dataset = make(scale=4, lr_patch_size=14)
     message = r"hr/0000.png is 53x66, but patches of lr_patch_size=14 at scale=4 need 56x56"
     with pytest.raises(DataError, match=message):
@@ -240,12 +240,12 @@ def test_a_broken_image_is_found_before_training(make, tmp_path, name):
         dataset.prepare()
 
 
-def test_a_degradation_of_another_scale_is_refused(make):
+def test_a_degradation_for_another_scale_is_refused(make):
     with pytest.raises(ConfigError, match="degradation: its scale is 4, that of the dataset is 2"):
         make(scale=2, degradation=BicubicDegradation(scale=4))
 
 
-def test_different_borders_do_not_share_lr_images(make):
+def test_degradations_with_different_borders_do_not_share_lr_images(make):
     batches = []
     for border in ("symmetric", "replicate"):
         dataset = make(degradation=BicubicDegradation(scale=2, border=border))
@@ -254,18 +254,18 @@ def test_different_borders_do_not_share_lr_images(make):
     assert not torch.equal(*batches)
 
 
-def test_training_needs_the_prepared_cache(make):
+def test_reading_samples_needs_a_prepared_cache(make):
     with pytest.raises(DataError, match="call prepare"):
         make().__getitems__([0])
 
 
-def test_the_manifest_depends_on_names_and_sizes_only(make, tmp_path):
+def test_the_manifest_depends_only_on_names_and_sizes(make, tmp_path):
     first = make().manifest()
     moved = tmp_path / "moved"
     (tmp_path / "hr").rename(moved)
     os.utime(moved / "0000.png", ns=(1, 1))
     assert make(hr_dir=str(moved)).manifest() == first
-    assert make(hr_dir=str(moved), val_count=2).manifest() != first  # other images train
+    assert make(hr_dir=str(moved), val_count=2).manifest() != first  # the training images differ
     (moved / "0000.png").write_bytes(b"longer or shorter")
     assert make(hr_dir=str(moved)).manifest() != first
 
@@ -279,12 +279,12 @@ def test_the_manifest_depends_on_names_and_sizes_only(make, tmp_path):
         ({"hr_dir": "/nowhere/photos"}, DataError, "there is no folder /nowhere/photos"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(make, settings, error, message):
+def test_invalid_settings_are_refused(make, settings, error, message):
     with pytest.raises(error, match=message):
         make(**settings)
 
 
-def test_the_sample_photographs_are_there():
+def test_the_sample_photographs_are_complete():
     dataset = SamplePhotographs(scale=4, degradation=BicubicDegradation(scale=4), cache_dir="unused")
     assert len(dataset) == 5
     names = [file.name for file in (*dataset.files, *dataset.val_files, *benchmark_photographs())]

@@ -5,8 +5,8 @@ from sr_lab.datasets.sampling import draw, permutation, random_bits
 SIZES = {"heights": np.full(5, 100), "widths": np.full(5, 200), "patch_size": 48, "order": permutation}
 
 
-def test_random_bits_are_splitmix64():
-    # Seed 0, stream 0: the first outputs of the published generator with seed 0.
+def test_random_bits_come_from_splitmix64():
+    # For seed 0 and stream 0 these are the first outputs of the published generator with seed 0.
     bits = random_bits(0, 0, np.arange(3, dtype=np.uint64))
     assert [hex(value) for value in bits.tolist()] == [
         "0xe220a8397b1dcdaf",
@@ -16,7 +16,7 @@ def test_random_bits_are_splitmix64():
 
 
 def test_the_stream_is_the_same_on_every_platform():
-    # Made by this code; a change of it changes what every run has seen.
+    # Values from this code; if they change, every run sees different samples than before.
     drawn = draw(range(6), seed=0, **SIZES)
     assert drawn.image.tolist() == [3, 0, 1, 2, 4, 4]
     assert drawn.top.tolist() == [39, 19, 23, 50, 10, 31]
@@ -26,7 +26,7 @@ def test_the_stream_is_the_same_on_every_platform():
     assert [int(values[0]) for values in late] == [0, 25, 135, 4]
 
 
-def test_every_pass_takes_each_image_once():
+def test_every_pass_uses_each_image_once():
     images = draw(range(15), seed=7, **SIZES).image.reshape(3, 5)
     assert np.sort(images).tolist() == [[0, 1, 2, 3, 4]] * 3
     orders = [permutation(7, number, 50).tolist() for number in range(3)]
@@ -40,7 +40,7 @@ def test_a_sample_does_not_depend_on_its_batch():
         assert values.tolist() == reverse[::-1].tolist()
 
 
-def test_seeds_differ():
+def test_different_seeds_give_different_draws():
     one, other = (draw(range(50), seed=seed, **SIZES) for seed in (0, 1))
     for values, others in zip(one, other, strict=True):
         assert (values != others).any()

@@ -15,7 +15,7 @@ PIXELS = 3000
 
 
 class Numbers(Dataset):
-    """Batches on one buffer, filled with the number of their first sample, and the process that filled it."""
+    """Batches in one buffer, filled with the number of the first sample, and the id of the worker process."""
 
     def __len__(self):
         return 5
@@ -35,12 +35,12 @@ def loader(count, *, workers=1, collate_fn=send, **settings):
 
 
 def memories():
-    """Names of the shared memory that this process has mapped for its workers."""
+    """Names of the shared memory blocks that this process has mapped for its workers."""
     return set(sharing._mapped)
 
 
 @pytest.mark.parametrize(("workers", "start"), [(0, None), (1, "fork"), (2, "fork")])
-def test_batches_arrive_as_they_were_sent(workers, start):  # with spawn: test_folder.py
+def test_batches_arrive_as_they_were_sent(workers, start):  # test_folder.py tests spawn
     arrived = list(loader(12, workers=workers, multiprocessing_context=start))
     assert [batch["name"] for batch in arrived] == [f"sample{number}" for number in range(12)]
     for number, batch in enumerate(arrived):
@@ -57,7 +57,7 @@ def test_a_batch_that_is_in_use_is_never_overwritten():
         if number % 7 == 0:
             held.append((number, batch))
         elif number % 7 == 3:
-            parts.append((number, batch["image"][1, 2:4]))  # a tensor on a part of it
+            parts.append((number, batch["image"][1, 2:4]))  # a tensor that views part of the batch
         elif number % 7 == 5:
             parts.append((number, batch["image"].numpy()))
     for number, batch in held:
@@ -67,14 +67,14 @@ def test_a_batch_that_is_in_use_is_never_overwritten():
         assert np.all(np.asarray(part) == number)
 
 
-def test_memory_is_used_again():
+def test_shared_memory_is_reused():
     before = memories()
     for _ in loader(200):
         pass
-    assert len(memories() - before) <= 5  # two ahead, one being filled, one on its way, one here
+    assert len(memories() - before) <= 5  # two prefetched, one being filled, one in transit, one in use
 
 
-def test_memory_of_an_ended_worker_is_not_kept():
+def test_memory_of_a_worker_that_has_exited_is_not_kept():
     before = memories()
     for _ in range(3):
         for _ in loader(20):
@@ -83,7 +83,7 @@ def test_memory_of_an_ended_worker_is_not_kept():
     assert len({process for process, _ in memories() - before}) == 1
 
 
-def test_torchs_own_transport_gives_the_same():
+def test_torchs_own_transport_gives_the_same_batches():
     arrived = list(loader(30, collate_fn=_as_it_is))
     assert [int(batch["image"][0, 0, 0]) for batch in arrived] == list(range(30))
 
@@ -92,7 +92,7 @@ def _as_it_is(batch):
     return batch
 
 
-def test_batches_of_an_abandoned_stream_do_no_harm():
+def test_batches_of_an_abandoned_pass_do_not_reach_the_next_pass():
     stream = loader(50, persistent_workers=True)
     for _ in range(4):
         for number, batch in enumerate(stream):
@@ -102,7 +102,7 @@ def test_batches_of_an_abandoned_stream_do_no_harm():
 
 
 def written(process: int) -> int:
-    """KiB of memory that this process has written to, its own and shared."""
+    """KiB of private and shared memory that this process has written to."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     return sizes["Private_Dirty"] + sizes["Shared_Dirty"]
@@ -120,9 +120,9 @@ def test_a_forked_process_that_loses_a_batch_does_not_free_it():
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs /proc")
-def test_neither_side_grows():
+def test_neither_the_worker_nor_the_main_process_grows():
     worker, sizes = 0, []
-    gc.freeze()  # else the forked worker's garbage collection would write to all pages that pytest holds
+    gc.freeze()  # without this the forked worker's garbage collection would write to all of pytest's pages
     stream = iter(loader(1501))
     gc.unfreeze()
     for number, batch in enumerate(stream):
@@ -131,4 +131,4 @@ def test_neither_side_grows():
             gc.collect()
             sizes.append((written(worker), written(os.getpid())))
     early, late = np.array(sizes)
-    assert (late - early < 1024).all()  # 1,200 batches more would be 3.5 MiB
+    assert (late - early < 1024).all()  # the 1,200 additional batches would be 3.5 MiB

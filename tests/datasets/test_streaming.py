@@ -25,7 +25,7 @@ from sr_lab.tasks import shard
 from sr_lab.training.data_module import StreamSampler, patch_loader
 from tests.conftest import compose
 
-COUNT = 11  # images, three to a shard: the last shard has two
+COUNT = 11  # images, three per shard, so that the last shard has two
 
 
 def photographs(folder, count=COUNT):
@@ -49,7 +49,7 @@ def shards(source, tmp_path):
 
 @pytest.fixture
 def remote(shards):
-    """The shards in a store, from which every process has to fetch them."""
+    """Address of the shards in a store, from which every process has to fetch them."""
     store = fsspec.filesystem("memory")
     store.put(str(shards), "/bucket", recursive=True)
     yield "memory://bucket"
@@ -67,7 +67,7 @@ def make(source, tmp_path):
     return build
 
 
-def test_a_pass_has_every_image_once_and_few_shards_at_a_time():
+def test_a_pass_has_every_image_once_and_mixes_few_shards_at_a_time():
     sizes = (3, 3, 3, 2, 5, 1)
     shard_of = np.repeat(np.arange(6), [3, 3, 3, 2, 5, 1])
     seen = set()
@@ -85,7 +85,9 @@ def test_a_pass_has_every_image_once_and_few_shards_at_a_time():
 
 
 @pytest.mark.parametrize("scale", [2, 3])
-def test_patches_are_those_of_the_same_images_in_a_folder(shards, source, make, scale, tmp_path):
+def test_streamed_patches_are_cut_from_the_same_images_as_those_of_a_folder(
+    shards, source, make, scale, tmp_path
+):
     streamed = make(shards, scale=scale)
     streamed.prepare()
     folder = FolderDataset(
@@ -109,7 +111,7 @@ def test_patches_are_those_of_the_same_images_in_a_folder(shards, source, make, 
 
 
 def read(dataset, *, first, steps, batch_size, world, workers):
-    """Samples ``first`` and so on as all ranks together get them: name, LR, HR, flip by sample number."""
+    """Name, LR and HR patch of each sample from ``first`` on, gathered from all ranks."""
     got = {}
     for rank in range(world):
         sampler = StreamSampler(lambda: first, batch_size=batch_size, rank=rank, world=world)
@@ -123,7 +125,7 @@ def read(dataset, *, first, steps, batch_size, world, workers):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
-def test_ranks_workers_and_a_resume_in_mid_pass_see_the_same_crops_each_image_once(remote, make):
+def test_ranks_workers_and_a_resumed_run_see_the_same_crops_and_each_image_once(remote, make):
     alone = read(make(remote), first=0, steps=11, batch_size=6, world=1, workers=0)  # six passes
     for number in range(6):
         names = [alone[number * COUNT + place][0] for place in range(COUNT)]
@@ -137,7 +139,7 @@ def test_ranks_workers_and_a_resume_in_mid_pass_see_the_same_crops_each_image_on
             assert torch.equal(other[number][2], alone[number][2])
 
 
-def test_copies_beyond_the_limit_are_removed_and_fetched_again(remote, make, tmp_path, monkeypatch):
+def test_cached_shards_beyond_the_limit_are_removed_and_fetched_again(remote, make, tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e12)  # every copy is old
     largest = max(shard.size for shard in read_index(remote).shards)
     dataset = make(remote, shuffle_shards=1, cache_gb=2 * largest / 1e9)
@@ -145,12 +147,12 @@ def test_copies_beyond_the_limit_are_removed_and_fetched_again(remote, make, tmp
     for sample in range(3 * COUNT):
         seen.update(dataset.__getitems__([sample])["name"])
         copies = list((tmp_path / "cache" / "shards").glob("*.safetensors"))
-        assert len(copies) <= 3  # one may be on its way
+        assert len(copies) <= 3  # one shard may be in transit
     assert len(seen) == COUNT
     assert len(dataset.shards._open) <= 2
 
 
-def test_shards_in_a_folder_are_not_copied(shards, make, tmp_path):
+def test_shards_in_a_local_folder_are_not_copied(shards, make, tmp_path):
     make(shards).__getitems__(range(COUNT))
     assert not (tmp_path / "cache" / "shards").exists()
 
@@ -174,14 +176,14 @@ def test_writing_resumes_where_it_was_interrupted(source, shards):
     assert [name for name in sorted(after) if after[name] != before[name]] == ["000001.safetensors"]
     assert not list(shards.glob(".*"))
     first = sorted(source.iterdir())[0]
-    first.write_bytes(first.read_bytes() + b" ")  # another file: its shard is made again
+    first.write_bytes(first.read_bytes() + b" ")  # the file has changed, so its shard is written again
     write_shards(sorted(source.iterdir()), shards, images_per_shard=3, lr_scales=[2, 3])
     changed = [p.name for p in shards.glob("*.safetensors") if p.stat().st_mtime_ns != after[p.name]]
     assert len(changed) == 1
 
 
-def test_an_earlier_index_does_not_outlive_the_shards_it_names(source, shards):
-    (source / "0005.png").write_bytes(b"no image")  # the second writing ends before its index
+def test_an_old_index_is_removed_before_its_shards_are_overwritten(source, shards):
+    (source / "0005.png").write_bytes(b"no image")  # the second run fails before it writes its index
     with pytest.raises(DataError, match=r"0005\.png"):
         write_shards(sorted(source.iterdir()), shards, images_per_shard=2, lr_scales=[2])
     assert not (shards / INDEX).exists()
@@ -197,7 +199,7 @@ def test_a_shard_changed_in_the_store_is_refused(remote, make, tmp_path):
     assert not list((tmp_path / "cache" / "shards").glob("*.safetensors"))
 
 
-def test_images_of_another_size_than_the_index_says_are_refused(shards, make):
+def test_images_whose_size_differs_from_the_index_are_refused(shards, make):
     for path in shards.glob("*.safetensors"):
         tensors = load_file(path)
         save_file({name: value.transpose(1, 2).contiguous() for name, value in tensors.items()}, path)
@@ -210,7 +212,7 @@ class _Bomb:
         return (Path.touch, (Path("pickle-was-run"),))
 
 
-def test_no_pickle_is_run_whatever_the_files_hold(shards, make, tmp_path, monkeypatch):
+def test_no_pickle_in_a_shard_or_an_index_is_run(shards, make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bomb = pickle.dumps(_Bomb())
     for path in shards.glob("*.safetensors"):
@@ -224,7 +226,7 @@ def test_no_pickle_is_run_whatever_the_files_hold(shards, make, tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "a/b.safetensors", "a.pkl"])
-def test_an_index_may_name_files_in_its_own_folder_only(shards, name):
+def test_an_index_can_only_name_files_in_its_own_folder(shards, name):
     index = json.loads((shards / INDEX).read_text())
     index["shards"][0]["name"] = name
     (shards / INDEX).write_text(json.dumps(index))
@@ -232,9 +234,9 @@ def test_an_index_may_name_files_in_its_own_folder_only(shards, name):
         read_index(str(shards))
 
 
-def test_an_index_may_not_name_copies_outside_the_cache(shards):
+def test_an_index_cannot_place_a_cached_shard_outside_the_cache(shards):
     index = json.loads((shards / INDEX).read_text())
-    index["shards"][0]["sha256"] = "../../../../tmp/x"  # begins the name of the copy
+    index["shards"][0]["sha256"] = "../../../../tmp/x"  # the cached file's name begins with this
     (shards / INDEX).write_text(json.dumps(index))
     with pytest.raises(DataError, match=r"is not a valid index: .*0-9a-f"):
         read_index(str(shards))
@@ -243,12 +245,12 @@ def test_an_index_may_not_name_copies_outside_the_cache(shards):
 @pytest.mark.parametrize(
     "url", ["reference://x", "simplecache::memory://x", "github://a:b@/x", "ssh://host/x"]
 )
-def test_only_plain_stores_are_fetched_from(url):
+def test_shards_are_fetched_only_from_plain_stores(url):
     with pytest.raises(ConfigError, match=r"dataset\.shards_dir: cannot fetch from"):
         read_index(url)
 
 
-def test_settings_that_do_not_fit_are_refused(remote, make, tmp_path):
+def test_invalid_settings_of_a_streaming_dataset_are_refused(remote, make, tmp_path):
     with pytest.raises(ConfigError, match="shuffle_shards: must be at least 1, got 0"):
         make(remote, shuffle_shards=0)
     with pytest.raises(ConfigError, match=r"cache_gb: 1e-06 GB cannot hold the 2 shards in use"):
@@ -259,7 +261,7 @@ def test_settings_that_do_not_fit_are_refused(remote, make, tmp_path):
         make(remote, scale=2, lr_patch_size=27).prepare()
 
 
-def test_the_dataset_is_small_when_it_is_sent_to_a_worker(remote, make):
+def test_the_pickled_dataset_is_small(remote, make):
     dataset = make(remote)
     dataset.__getitems__(range(6))
     assert len(pickle.dumps(dataset)) < 20_000
@@ -267,7 +269,7 @@ def test_the_dataset_is_small_when_it_is_sent_to_a_worker(remote, make):
 
 @pytest.fixture
 def df2k(tmp_path, monkeypatch):
-    """DIV2K and Flickr2K as their archives unpack, with few and small images."""
+    """DIV2K and Flickr2K in the folders of their archives, with a few small images each."""
     for folder, count in (
         ("DIV2K/DIV2K_train_HR", 3),
         ("DIV2K/DIV2K_valid_HR", 2),
@@ -281,7 +283,7 @@ def df2k(tmp_path, monkeypatch):
 SMALL = ("scale=2", "dataset.lr_patch_size=12", "budget=paper")
 
 
-def test_df2k_is_both_sets_and_can_be_written_into_shards_and_streamed(df2k, tmp_path, capsys):
+def test_df2k_combines_both_sets_and_can_be_written_into_shards_and_streamed(df2k, tmp_path, capsys):
     config = compose("dataset=df2k", *SMALL)
     dataset = targets.build(config.dataset)
     dataset.prepare()

@@ -32,7 +32,7 @@ random_ones = pytest.mark.parametrize("kind", ALL)
 
 
 def photograph(side, count=1):
-    """Windows of one photograph, ``(count, 3, side, side)`` uint8."""
+    """Cut windows from one photograph, ``(count, 3, side, side)`` uint8."""
     pixels = torch.from_numpy(read_image(training_photographs()[0])).permute(2, 0, 1)
     return torch.stack([pixels[:, 20 * k : 20 * k + side, 30 * k : 30 * k + side] for k in range(count)])
 
@@ -62,7 +62,7 @@ def test_an_image_depends_on_its_key_and_not_on_its_batch(kind):
     degradation, hr = kind(scale=2), photograph(64, count=4)
     together = degradation(hr, [11, 12, 13, 2**64 - 1])
     alone = torch.cat([degradation(hr[k : k + 1], [key]) for k, key in enumerate((11, 12, 13, 2**64 - 1))])
-    # the numbers are the same; sums of a batch may be rounded elsewhere
+    # the drawn numbers are the same, but sums over a batch may be rounded differently
     assert ((together.int() - alone.int()).abs() > 1).float().mean() < 1e-3
     assert torch.equal(together, degradation(hr, [11, 12, 13, 2**64 - 1]))
     same_image = degradation(hr[:1].expand(2, -1, -1, -1), [11, 12])
@@ -70,7 +70,7 @@ def test_an_image_depends_on_its_key_and_not_on_its_batch(kind):
 
 
 @random_ones
-def test_the_global_generator_is_not_touched(kind):
+def test_a_degradation_leaves_the_global_generator_unchanged(kind):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     kind(scale=2)(photograph(64), [1])
@@ -78,30 +78,30 @@ def test_the_global_generator_is_not_touched(kind):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_without_blur_the_lr_image_is_matlabs(scale):
+def test_without_blur_the_lr_image_equals_matlabs(scale):
     hr = photograph(scale * 40)
     lr = BlurBicubicDegradation(scale=scale, sigma=(0.05, 0.05))(hr, [3])
-    # of the whole window, whose border is not the image's
+    # MATLAB's resize of the whole window, whose border is not the image's border
     matlab = imresize(hr.double(), denominator=scale)[..., 8:-8, 8:-8].add(0.5).floor().clamp(0, 255)
     assert (lr.double() - matlab).abs().max() <= 1
     assert (lr.double() != matlab).double().mean() < 1e-3
 
 
-def test_gaussian_kernels_along_the_axes_are_kornias():
+def test_axis_aligned_gaussian_kernels_equal_kornias():
     sigma = torch.tensor([[0.8, 2.5], [3.0, 1.0]])
     ours = operations.gaussian_kernels(sigma[:, 1, None, None], sigma[:, 0, None, None], torch.zeros(2, 1, 1))
     theirs = kornia.filters.get_gaussian_kernel2d(operations.KERNEL, sigma)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
-def test_a_kernel_turned_by_a_right_angle_has_its_axes_swapped():
+def test_a_kernel_rotated_by_90_degrees_has_its_axes_swapped():
     wide, narrow = torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 0.7)
     turned = operations.gaussian_kernels(wide, narrow, torch.full((1, 1, 1), torch.pi / 2))
     torch.testing.assert_close(turned, operations.gaussian_kernels(narrow, wide, torch.zeros(1, 1, 1)))
 
 
 @pytest.mark.parametrize("sigma", [5.0, 25.0])
-def test_gaussian_noise_has_the_requested_deviation(sigma):
+def test_gaussian_noise_has_the_requested_standard_deviation(sigma):
     image = torch.full((4, 3, 96, 96), 0.5)
     noisy = operations.add_noise(
         image, Draws(range(4), CPU), sigma=(sigma, sigma), poisson_share=0, poisson=(1, 1)
@@ -111,7 +111,7 @@ def test_gaussian_noise_has_the_requested_deviation(sigma):
 
 
 @pytest.mark.parametrize("level", [40, 200])
-def test_poisson_noise_grows_with_the_root_of_the_grey_level(level):
+def test_poisson_noise_grows_with_the_square_root_of_the_grey_level(level):
     image = torch.full((4, 3, 96, 96), level / 255)
     noisy = operations.add_noise(image, Draws(range(4), CPU), sigma=(9, 9), poisson_share=1, poisson=(2, 2))
     expected = 2 * (level * 255 / 256) ** 0.5
@@ -129,8 +129,8 @@ def test_grey_noise_is_the_same_in_all_channels():
 
 
 @pytest.mark.parametrize(("side", "lowest"), [(11, math.pi / 3), (21, math.pi / 3), (21, math.pi / 5)])
-def test_sinc_kernels_pass_what_is_below_the_cutoff_and_stop_what_is_above(side, lowest):
-    """The frequency at which half passes is the cutoff: over many images it fills [lowest, pi]."""
+def test_sinc_kernels_pass_frequencies_below_the_cutoff_and_stop_those_above_it(side, lowest):
+    """The cutoff is where the response falls to one half; over many images it covers [lowest, pi]."""
     draws = Draws(range(200), CPU)
     count = torch.full((200,), side)
     kernels = realistic._sinc(draws, count, count > 0, lowest=lowest)
@@ -141,8 +141,8 @@ def test_sinc_kernels_pass_what_is_below_the_cutoff_and_stop_what_is_above(side,
     assert cutoff.max() > math.pi - 0.4
 
 
-def test_the_final_sinc_begins_at_a_third_of_pi_whatever_its_side(monkeypatch):
-    """As in Real-ESRGAN's dataset; only the blurs go down to a fifth of pi."""
+def test_the_final_sinc_filter_has_a_cutoff_of_at_least_a_third_of_pi(monkeypatch):
+    """Real-ESRGAN's dataset does the same; only its blurs have cutoffs down to a fifth of pi."""
     lowest, sinc = [], realistic._sinc
 
     def recorded(*given, **named):
@@ -155,8 +155,8 @@ def test_the_final_sinc_begins_at_a_third_of_pi_whatever_its_side(monkeypatch):
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 95])
-def test_jpeg_is_near_libjpegs(quality):
-    """kornia rounds coefficients softly: the results agree to 40 dB or more, far better than JPEG itself."""
+def test_jpeg_compression_is_close_to_libjpegs(quality):
+    """kornia's rounding is differentiable, so its result only approximates libjpeg's, to 40 dB or more."""
     hr = photograph(96)
     buffer = io.BytesIO()
     Image.fromarray(hr[0].permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)
@@ -169,7 +169,7 @@ def test_jpeg_is_near_libjpegs(quality):
 
 @pytest.mark.parametrize(("mode", "name"), [(0, "area"), (1, "bilinear"), (2, "bicubic")])
 @pytest.mark.parametrize("new", [10, 20, 60, 33])
-def test_resizing_different_sizes_at_once_is_torchs_resize(mode, name, new):
+def test_resizing_images_to_different_sizes_at_once_equals_torchs_resize(mode, name, new):
     if name == "area" and new == 33:
         pytest.skip("torch takes whole pixels, see the next test")
     image = torch.rand(2, 3, 20, 20, generator=torch.Generator().manual_seed(0))
@@ -185,7 +185,7 @@ def test_resizing_different_sizes_at_once_is_torchs_resize(mode, name, new):
     )
 
 
-def test_the_area_resize_keeps_the_mean():
+def test_an_area_resize_keeps_the_mean():
     image = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     small = resize(image, torch.tensor([20]), torch.tensor([13]), 13, torch.tensor([0]), Draws([0], CPU))
     assert small.mean().item() == pytest.approx(image.mean().item(), abs=1e-6)
@@ -206,7 +206,7 @@ def test_the_area_resize_keeps_the_mean():
         (lambda: BlurBicubicDegradation(scale=2, sigma=(0, 3)), r"degradation.sigma: .* from 0.01 up"),
     ],
 )
-def test_ranges_that_are_not_allowed_are_refused(make, message):
+def test_invalid_ranges_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
 
@@ -224,11 +224,11 @@ def make(tmp_path_factory):
     return build
 
 
-def test_windows_and_keys_are_a_function_of_seed_and_sample_number(make):
+def test_windows_and_keys_depend_only_on_the_seed_and_the_sample_number(make):
     made = make(NoiseDegradation(scale=2))
     batch = made.__getitems__([5, 9, 2])
     assert "lr" not in batch
-    assert batch["hr"].shape == (3, 3, 64, 64)  # 16 and a margin of 8 at both sides, times 2
+    assert batch["hr"].shape == (3, 3, 64, 64)  # (16 + a margin of 8 on both sides) * 2
     for number, sample in enumerate((5, 9, 2)):
         alone = made.__getitems__([sample])
         assert torch.equal(alone["hr"][0], batch["hr"][number])
@@ -238,7 +238,7 @@ def test_windows_and_keys_are_a_function_of_seed_and_sample_number(make):
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 1)])
-def test_workers_processes_and_a_resume_see_the_same_lr_patches(make, workers, world):
+def test_workers_processes_and_a_resumed_run_see_the_same_lr_patches(make, workers, world):
     made = make(NoiseDegradation(scale=2))
     whole = with_lr(made.__getitems__(range(8, 12)), made.degradation)
     got = {}
@@ -281,7 +281,7 @@ def test_a_random_degradation_refuses_lr_images(tmp_path):
         small.prepare()
 
 
-def test_every_option_can_be_composed_and_built():
+def test_every_degradation_option_can_be_composed_and_built():
     for option in sorted(path.stem for path in (conf_dir() / "degradation").glob("*.yaml")):
         config = compose(f"degradation={option}", "scale=2")
         built = targets.build(config.degradation)

@@ -9,19 +9,19 @@ from sr_lab.metrics.image_quality import MeanOverImages
 
 
 def of(values: Sequence[float], *, share: slice = slice(None)) -> MeanOverImages:
-    """A metric of a set with these values, of which a part is measured here."""
+    """Metric of a set whose images have these values, updated with the given share of them."""
     metric = MeanOverImages(len(values))
     for place in range(len(values))[share]:
         metric.update(torch.tensor([values[place]]), place)
     return metric
 
 
-def test_mean_counts_every_image_the_same():
+def test_every_image_has_the_same_weight_in_the_mean():
     assert of([30.0, 32.0, 34.0, 20.0]).compute().item() == 29.0
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_ranks_give_the_mean_of_one_process_bit_for_bit(world):
+def test_several_ranks_give_the_mean_of_one_process_bit_for_bit(world):
     values = (torch.rand(5, dtype=torch.float64) * 40).tolist()
     merged = of(values, share=slice(0, None, world))
     for rank in range(1, world):
@@ -29,18 +29,18 @@ def test_ranks_give_the_mean_of_one_process_bit_for_bit(world):
     assert merged.compute().item() == of(values).compute().item()
 
 
-def test_both_states_are_summed_over_ranks():
+def test_both_metric_states_are_summed_over_ranks():
     assert {name: fx.__name__ for name, fx in MeanOverImages(1)._reductions.items()} == {
         "values": "dim_zero_sum",
         "measured": "dim_zero_sum",
     }
 
 
-def test_many_images_lose_no_digits():
+def test_the_mean_of_many_images_loses_no_digits():
     assert of([0.1] * 1000).compute().item() == pytest.approx(torch.tensor(0.1).item(), abs=1e-15)
 
 
-def test_an_image_without_error_makes_the_mean_infinite():
+def test_an_image_reproduced_without_error_makes_the_mean_infinite():
     assert of([30.0, float("inf")]).compute().item() == float("inf")
 
 
@@ -61,7 +61,7 @@ def test_an_empty_set_is_an_error():
         metric.compute()
 
 
-def test_an_image_that_was_left_out_or_counted_twice_is_an_error():
+def test_an_image_that_was_skipped_or_counted_twice_is_an_error():
     metric = of([1.0, 2.0, 3.0], share=slice(2))
     metric.update(torch.tensor([1.0]), 0)
     with pytest.raises(DataError, match="of 3 images 1 were not measured and 1 more than once"):

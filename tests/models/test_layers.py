@@ -9,17 +9,17 @@ from sr_lab.layers.image import DIV2K_MEAN, ImageRange, MeanShift, without_mean_
 from sr_lab.ops.complexity import num_params
 
 
-def test_bsconv_has_one_bias_on_its_depthwise_part():
+def test_bsconv_has_a_bias_only_on_its_depthwise_part():
     assert num_params(BSConv(24, 64)) == 24 * 64 + 64 * 9 + 64
     assert num_params(BSConv(64, 64, 1)) == 64 * 64 + 64 + 64
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
-def test_bsconv_keeps_the_size(kernel_size):
+def test_bsconv_keeps_the_image_size(kernel_size):
     assert BSConv(3, 8, kernel_size)(torch.rand(1, 3, 5, 9)).shape == (1, 8, 5, 9)
 
 
-def test_bsconv_is_the_convolution_with_a_blueprint_kernel():
+def test_bsconv_equals_a_convolution_with_a_blueprint_kernel():
     conv = BSConv(3, 5)
     kernel = (
         conv.pointwise.weight * conv.depthwise.weight
@@ -29,7 +29,7 @@ def test_bsconv_is_the_convolution_with_a_blueprint_kernel():
     torch.testing.assert_close(conv(x), expected)
 
 
-def test_erb_without_its_convolution_is_its_activation():
+def test_an_erb_with_zero_weights_is_its_activation():
     block = ERB(4, 3)
     torch.nn.init.zeros_(block.conv.depthwise.weight)
     torch.nn.init.zeros_(block.conv.depthwise.bias)
@@ -38,7 +38,7 @@ def test_erb_without_its_convolution_is_its_activation():
 
 
 def published_cca(cca, x):
-    """IMDN's code: the population standard deviation by its definition, no epsilon."""
+    """CCA as in IMDN's code: the population standard deviation by its definition, without an epsilon."""
     mean = x.sum(3, keepdim=True).sum(2, keepdim=True) / (x.size(2) * x.size(3))
     variance = (x - mean).pow(2).sum(3, keepdim=True).sum(2, keepdim=True) / (x.size(2) * x.size(3))
     return x * cca.excite(mean + variance.pow(0.5))
@@ -46,7 +46,7 @@ def published_cca(cca, x):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("contrast", [1.0, 1e-4, 0.0], ids=["image", "faint", "constant"])
-def test_cca_is_the_published_one(mode, contrast):
+def test_cca_equals_the_published_code(mode, contrast):
     torch.manual_seed(0)
     cca = CCA(64).train(mode == "train")
     x = 0.5 + contrast * torch.randn(2, 64, 12, 10)
@@ -61,41 +61,41 @@ def test_cca_has_finite_gradients_on_a_constant_patch(value):
     assert x.grad.isfinite().all()
 
 
-def test_cca_statistics_are_taken_in_float32():
+def test_cca_computes_its_statistics_in_float32():
     cca = CCA(16)
-    x = 300 + torch.randn(1, 16, 64, 64)  # the sum of squares leaves the range of float16
+    x = 300 + torch.randn(1, 16, 64, 64)  # the sum of squares overflows float16
     expected = cca.weights(x.half().float())
     torch.testing.assert_close(cca.half().weights(x.half()).float(), expected, atol=2e-3, rtol=0)
 
 
-def test_cca_counts_580_parameters():
+def test_cca_has_580_parameters():
     assert num_params(CCA(64)) == 64 * 4 + 4 + 4 * 64 + 64 == 580
 
 
-def test_cca_refuses_a_squeeze_to_nothing():
+def test_cca_refuses_a_reduction_that_leaves_no_channel():
     with pytest.raises(ConfigError, match="num_feat=8 leaves no channel at reduction=16"):
         CCA(8)
 
 
-def test_esa_counts_4064_parameters():
+def test_esa_has_4064_parameters():
     bsconv = 16 * 16 + 16 * 9 + 16
     assert num_params(ESA(64)) == (64 * 16 + 16) + (16 * 16 + 16) + 4 * bsconv + (16 * 64 + 64) == 4064
 
 
-def test_esa_in_rfdns_form_counts_2960_parameters():
+def test_esa_in_rfdns_form_has_2960_parameters():
     conv3x3 = 8 * 8 * 9 + 8
     esa = ESA(32, num_squeezed=8, form="rfdn")
     assert num_params(esa) == (32 * 8 + 8) + 4 * conv3x3 + (8 * 8 + 8) + (8 * 32 + 32) == 2960
 
 
-def test_esa_keeps_the_size_and_names_its_minimum():
+def test_esa_keeps_the_image_size_and_refuses_an_image_below_its_minimum():
     esa = ESA(16)
     assert esa(torch.rand(1, 16, 15, 32)).shape == (1, 16, 15, 32)
     with pytest.raises(ConfigError, match="at least 15x15 pixels, got 14x32"):
         esa(torch.rand(1, 16, 14, 32))
 
 
-def test_mswa_averages_inside_the_image_only():
+def test_mswa_averages_only_pixels_inside_the_image():
     mswa = MSWA(1)
     torch.nn.init.ones_(mswa.conv.weight)
     torch.nn.init.zeros_(mswa.conv.bias)
@@ -109,29 +109,29 @@ def test_mswa_without_windows_is_pixel_attention():
     torch.testing.assert_close(mswa(x), torch.sigmoid(mswa.conv(x)))
 
 
-def test_mswa_counts_its_1x1_only():
+def test_mswa_has_only_the_parameters_of_its_1x1_convolution():
     assert num_params(MSWA(24)) == 24 * 24 + 24
 
 
 @pytest.mark.parametrize(("block", "params"), [(IMDB, 26_090), (RFDB, 38_992)])
-def test_distillation_blocks_keep_the_size(block, params):
+def test_distillation_blocks_keep_the_image_size(block, params):
     net = block(32)
     assert num_params(net) == params
     assert net(torch.rand(1, 32, 15, 17)).shape == (1, 32, 15, 17)
 
 
-def test_esa_has_two_forms():
+def test_an_unknown_form_of_esa_is_refused():
     with pytest.raises(ConfigError, match="got form=typo; allowed: bsrn, rfdn"):
         ESA(16, form="typo")
 
 
-def test_windows_must_be_odd():
+def test_even_window_sizes_are_refused():
     with pytest.raises(ConfigError, match="window_sizes must be odd, got \\(2,\\)"):
         MSWA(8, window_sizes=(2,))
 
 
 @pytest.mark.parametrize("gain", [1, 255])
-def test_a_frozen_mean_shift_is_what_image_range_does(gain):
+def test_a_frozen_mean_shift_is_dropped_because_image_range_replaces_it(gain):
     mean = gain * torch.tensor(DIV2K_MEAN)
     identity = torch.eye(3).view(3, 3, 1, 1)
     state = {"sub_mean.weight": identity, "sub_mean.bias": -mean, "add_mean.shifter.bias": mean}

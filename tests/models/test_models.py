@@ -1,4 +1,4 @@
-"""What holds for every model of conf/model. A new yaml is covered without a change here."""
+"""Properties of every model in conf/model; a new yaml file is tested without a change here."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ SHRUNKEN = {"num_feat": 16, "num_block": 2, "num_group": 2}
 
 
 def distinct_models():
-    """Options that differ only in size are one network when shrunken."""
+    """Names of the options, counting those that differ only in size once, as they shrink to one network."""
     found = {}
     for path in sorted((CONF / "model").glob("*.yaml")):
         settings = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -33,7 +33,7 @@ def distinct_models():
 
 
 every_model = pytest.mark.parametrize("model", distinct_models())
-# Tracing takes a time per layer, and the options of a class are compiled from the same code.
+# Tracing takes time for each layer, and all options of a class are compiled from the same code.
 every_class = pytest.mark.parametrize(
     "model",
     {
@@ -62,7 +62,7 @@ def build(model, *, scale=2, upsampler="native", **settings):
 
 
 def images(net, *, number=1):
-    """An odd, non-square size that the network takes."""
+    """Random images of an odd, non-square size that the network accepts."""
     height = max(net.min_size, 7) | 1
     generator = torch.Generator().manual_seed(1)
     return torch.rand(number, num_image_ch(net), height, height + 4, generator=generator)
@@ -70,7 +70,7 @@ def images(net, *, number=1):
 
 @functools.cache
 def upscaled(model):
-    """A network, two LR images and their SR images, computed once; the tests copy what they change."""
+    """A network, two LR images and their SR images, computed once; tests copy whatever they modify."""
     net = build(model).eval()
     lr = images(net, number=2)
     with torch.no_grad():
@@ -78,12 +78,12 @@ def upscaled(model):
 
 
 def assert_same(sr, expected, *, atol):
-    """Equal up to ``atol``, in units of the output where random weights take that beyond an image's range."""
+    """Assert equality up to ``atol``, relative to the largest output where that exceeds 1."""
     torch.testing.assert_close(sr, expected, atol=atol * max(1, expected.abs().max().item()), rtol=0)
 
 
 @every_model
-def test_constructor_is_keyword_only_and_refuses_unknown_arguments(model):
+def test_a_constructor_is_keyword_only_and_refuses_unknown_arguments(model):
     kinds = {parameter.kind for parameter in inspect.signature(model_class(model)).parameters.values()}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
@@ -91,7 +91,7 @@ def test_constructor_is_keyword_only_and_refuses_unknown_arguments(model):
 @every_model
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @torch.no_grad()
-def test_the_output_is_scale_times_as_large_as_the_input(model, scale):
+def test_the_output_size_is_the_input_size_times_the_scale(model, scale):
     net, lr, sr = upscaled(model)
     if scale != 2:
         net = build(model, scale=scale).eval()
@@ -101,10 +101,10 @@ def test_the_output_is_scale_times_as_large_as_the_input(model, scale):
     assert sr.isfinite().all()
 
 
-# Networks with one tail, with two, and for luma. Every tail at every scale: test_upsamplers.
+# A network with one tail, one with two tails and one for luma; test_upsamplers tests tails at every scale.
 @pytest.mark.parametrize("model", ["imdn", "efrdn", "ecbsr"])
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)
-def test_a_network_takes_every_tail(model, upsampler):
+def test_a_network_accepts_every_tail(model, upsampler):
     net = build(model, upsampler=upsampler).eval()
     lr = images(net, number=2)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_a_network_takes_every_tail(model, upsampler):
 
 
 def refusal(model, upsampler):
-    """Why a network refuses a tail; any other error is raised."""
+    """The message with which a network refuses a tail, or an empty string; other errors are raised."""
     try:
         build(model, upsampler=upsampler)
     except InstantiationException as error:
@@ -123,7 +123,7 @@ def refusal(model, upsampler):
 
 
 @every_model
-def test_another_tail_is_taken_or_refused_by_name(model):
+def test_a_tail_other_than_its_own_is_accepted_or_refused_with_a_message(model):
     said = refusal(model, "deconv")
     assert (
         "allowed: upsampler=native" in said or type(build(model, upsampler="deconv").tail) is DeconvUpsampler
@@ -132,7 +132,7 @@ def test_another_tail_is_taken_or_refused_by_name(model):
 
 @every_model
 @torch.no_grad()
-def test_smallest_image_passes_and_a_smaller_one_is_refused(model):
+def test_the_smallest_allowed_image_passes_and_a_smaller_one_is_refused(model):
     net, lr, _ = upscaled(model)
     size = net.min_size
     assert net(lr[:1, :, :size, :size]).isfinite().all()
@@ -144,7 +144,7 @@ def test_smallest_image_passes_and_a_smaller_one_is_refused(model):
 @every_model
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @torch.no_grad()
-def test_mixed_precision_stays_near_float32(model, dtype):
+def test_mixed_precision_stays_close_to_float32(model, dtype):
     net, lr, expected = upscaled(model)
     with torch.autocast("cpu", dtype=dtype):
         sr = net(lr[:1])
@@ -169,14 +169,14 @@ def test_channels_last_gives_the_same_output(model):
 
 @every_model
 @torch.no_grad()
-def test_eval_is_deterministic_and_an_image_does_not_see_its_batch(model):
+def test_evaluation_is_deterministic_and_independent_of_the_batch(model):
     net, lr, expected = upscaled(model)
     assert torch.equal(net(lr), expected)
     assert_same(net(lr.flip(0)).flip(0), expected, atol=1e-6)
 
 
 @every_model
-def test_every_parameter_gets_a_gradient_and_a_copy_after_the_step_is_equal(model):
+def test_every_parameter_gets_a_gradient_and_a_copy_made_after_the_step_is_equal(model):
     net, lr = copy.deepcopy(upscaled(model)[0]).train(), upscaled(model)[1].clone().requires_grad_()
     net(lr).square().mean().backward()
     assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
@@ -187,7 +187,7 @@ def test_every_parameter_gets_a_gradient_and_a_copy_after_the_step_is_equal(mode
 
 
 @every_model
-def test_a_training_step_takes_rgb_patches(model):
+def test_a_training_step_accepts_rgb_patches(model):
     net = copy.deepcopy(upscaled(model)[0]).train()
     size = max(net.min_size, 8)
     batch = {
@@ -209,7 +209,7 @@ def test_a_constant_image_has_finite_gradients(model):
 
 
 @every_model
-def test_weights_survive_a_round_trip(model):
+def test_weights_survive_a_round_trip_through_the_state_dict(model):
     net, lr, expected = upscaled(model)
     other = copy.deepcopy(net)
     for parameter in other.parameters():
@@ -220,7 +220,7 @@ def test_weights_survive_a_round_trip(model):
 
 
 @every_model
-def test_a_model_with_weights_has_head_body_and_tail(model):
+def test_a_model_with_weights_has_a_head_a_body_and_a_tail(model):
     net = upscaled(model)[0]
     if any(True for _ in net.parameters()):
         assert isinstance(net.head, nn.Module)
@@ -228,13 +228,13 @@ def test_a_model_with_weights_has_head_body_and_tail(model):
         assert isinstance(net.tail, nn.Module)
 
 
-def test_a_network_that_says_nothing_about_itself_counts_as_rgb_of_any_size():
+def test_a_network_without_attributes_counts_as_rgb_and_accepts_any_size():
     net = nn.Conv2d(3, 3, 1)
     assert (colour_of(net), num_image_ch(net), min_size_of(net)) == ("rgb", 3, 1)
     assert (multi_adds_rule_of(net), scale_of(net)) == ("all", None)
 
 
-def test_a_network_may_say_what_it_is_without_a_base_class():
+def test_a_network_can_declare_its_attributes_without_a_base_class():
     net = nn.Conv2d(1, 1, 1)
     net.colour, net.min_size, net.multi_adds_rule, net.scale = "y", 5, "conv", 4
     assert (colour_of(net), num_image_ch(net), min_size_of(net)) == ("y", 1, 5)

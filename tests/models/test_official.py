@@ -1,4 +1,4 @@
-"""Official checkpoints open by themselves and give their authors' outputs and figures (weights/INDEX.md)."""
+"""Official checkpoints open without settings and reproduce their authors' results (weights/INDEX.md)."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from sr_lab.training.lit_module import SRModule
 
 @dataclass(frozen=True)
 class Official:
-    """A checkpoint of a network's authors, and Set5's PSNR [dB] by their own code."""
+    """A checkpoint from a network's authors, and the PSNR [dB] of their own code on Set5."""
 
     file: str
     option: str
@@ -25,7 +25,7 @@ class Official:
     psnr: float
     protocol: str = "rgb_uint8"
     pair: str | None = None
-    gain: float = 1.0  # range of the pair's values
+    gain: float = 1.0  # largest value of the pair's images
 
 
 OFFICIAL = [
@@ -49,7 +49,7 @@ OFFICIAL = [
     Official("VDSR/VDSR_Official.mat", "vdsr", 4, 31.343, protocol="classic_y"),
 ]
 
-# The slowest of them: VDSR works on upscaled images, LBNet takes a minute.
+# The slowest checkpoints are in the slow suite: VDSR works on upscaled images, and LBNet takes a minute.
 every_checkpoint = pytest.mark.parametrize(
     "official",
     [
@@ -67,7 +67,7 @@ def network(weights_dir, official):
 
 
 @pytest.mark.parametrize("official", [row for row in OFFICIAL if row.pair], ids=lambda row: row.pair)
-def test_output_is_that_of_the_authors_code(weights_dir, official):
+def test_the_output_equals_that_of_the_authors_code(weights_dir, official):
     folder = (weights_dir / official.file).parent
     pair = np.load(folder / f"io_{official.pair}_x{official.scale}.npz")
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_output_is_that_of_the_authors_code(weights_dir, official):
 
 @every_checkpoint
 @torch.inference_mode()
-def test_psnr_on_set5_is_that_of_the_authors_code(data_dir, weights_dir, official):
+def test_psnr_on_set5_equals_that_of_the_authors_code(data_dir, weights_dir, official):
     protocol = PROTOCOLS[official.protocol]
     images = BenchmarkSet.of("Set5", data_dir=data_dir, scale=official.scale, protocol=protocol)
     module = SRModule(network(weights_dir, official), scale=official.scale, protocol=protocol)
@@ -90,6 +90,6 @@ def test_psnr_on_set5_is_that_of_the_authors_code(data_dir, weights_dir, officia
 
 
 @pytest.mark.parametrize("file", sorted({row.file for row in OFFICIAL}))
-def test_a_checkpoint_says_itself_which_network_it_holds(weights_dir, file):
+def test_a_checkpoint_identifies_its_network(weights_dir, file):
     expected = {Entry(row.option, row.scale) for row in OFFICIAL if row.file == file}
     assert set(catalogue.fitting(open_checkpoint(str(weights_dir / file)))) == expected

@@ -1,4 +1,4 @@
-"""Every network has the parameters that its paper or its authors' code has: one table, sizes.csv."""
+"""Every network has the parameter count of its paper or its authors' code, as listed in sizes.csv."""
 
 import csv
 import functools
@@ -17,7 +17,7 @@ with (Path(__file__).parent / "sizes.csv").open(newline="") as file:
 
 
 def plain(value):
-    """A setting as the command line reads it."""
+    """Parse a setting as the command line does."""
     if value in ("true", "false"):
         return value == "true"
     return int(value) if value.isdigit() else value
@@ -39,13 +39,13 @@ def size(option, scale, settings):
 
 
 @every_size
-def test_a_network_has_exactly_these_parameters(row):
+def test_a_network_has_exactly_the_listed_number_of_parameters(row):
     assert size(row["option"], row["scale"], row["settings"]) == int(row["params"])
 
 
 @every_size
-def test_the_printed_count_is_reached_or_the_gap_is_explained(row):
-    """Papers round or cut: the tolerance is one in the last digit that they print."""
+def test_the_printed_count_is_reproduced_or_the_gap_is_explained(row):
+    """Papers round or truncate, so the tolerance is one unit of the last printed digit."""
     if not row["printed"]:
         assert row["source"] == "authors' code"
         return

@@ -15,12 +15,12 @@ def test_luma_of_primaries_matches_matlab():
     assert (y.flatten() * 255).tolist() == pytest.approx([81.481, 144.553, 40.966], abs=1e-9)
 
 
-def test_full_range_is_kornias():
+def test_full_range_luma_equals_kornias():
     rgb = torch.rand(2, 3, 5, 7)
     torch.testing.assert_close(rgb_to_y(rgb, full_range=True), kornia.color.rgb_to_y(rgb), rtol=0, atol=1e-6)
 
 
-def test_full_range_of_equal_channels_is_their_value():
+def test_the_full_range_luma_of_a_grey_pixel_is_its_value():
     grey = torch.rand(1, 1, 4, 4, dtype=torch.float64)
     y = rgb_to_y(grey.expand(-1, 3, -1, -1), full_range=True)
     torch.testing.assert_close(y, grey, rtol=0, atol=1e-15)
@@ -34,6 +34,6 @@ def test_leading_axes_are_kept():
 
 
 @pytest.mark.parametrize("rgb", [torch.rand(1, 1, 4, 4), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)])
-def test_other_images_are_refused(rgb):
+def test_images_that_are_not_floating_rgb_are_refused(rgb):
     with pytest.raises(ValueError, match="rgb_to_y: expects floating images"):
         rgb_to_y(rgb)

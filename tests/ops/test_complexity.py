@@ -49,7 +49,7 @@ class ChannelsLast(nn.Module):
         (Attention(), 2, "conv", 3 * 4 * POSITIONS),
     ],
 )
-def test_counts_equal_those_by_hand(model, scale, rule, expected):
+def test_multiply_adds_equal_those_counted_by_hand(model, scale, rule, expected):
     assert multi_adds(model, scale=scale, rule=rule) == expected
 
 
@@ -74,7 +74,7 @@ def test_bicubic_costs_nothing(rule):
     assert multi_adds(model, scale=4, rule=rule) == 0
 
 
-def test_counting_leaves_the_model_as_it_is():
+def test_counting_leaves_the_model_unchanged():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     before = copy.deepcopy(model.state_dict())
     multi_adds(model, scale=2, rule="torchinfo")
@@ -85,7 +85,7 @@ def test_counting_leaves_the_model_as_it_is():
 
 
 class Gated(nn.Module):
-    """One of each operator that the rule ``op_counter`` knows, and one that it does not."""
+    """Uses each operator that the rule ``op_counter`` counts, and one that it does not count."""
 
     def __init__(self):
         super().__init__()
@@ -99,23 +99,23 @@ class Gated(nn.Module):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_op_counter_gives_the_count_by_hand_on_its_own_image(scale):
+def test_op_counter_equals_the_count_by_hand_for_its_own_image_size(scale):
     silu, pools, sigmoid = 3 * 6, 2 * 4, 3 * 4
     expected = (6 * (9 + 1) + 4 * 6 + silu + pools) * 192 * 192 + sigmoid
     assert multi_adds(Gated(), scale=scale, rule="op_counter") == expected
 
 
-def test_op_counter_takes_a_transposed_convolution_at_its_output():
+def test_op_counter_counts_a_transposed_convolution_at_its_output_size():
     deconv = nn.ConvTranspose2d(3, 2, 2, stride=2)
     assert multi_adds(deconv, scale=2, rule="op_counter") == 2 * 3 * (4 + 1) * 384 * 384
 
 
-def test_activations_are_what_convolutions_put_out():
+def test_activations_are_the_outputs_of_convolutions():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.ConvTranspose2d(8, 2, 2, stride=2))
     assert activations(model, scale=2) == (8 + 4 * 2) * POSITIONS
 
 
-def test_activations_of_an_image_of_another_size():
+def test_activations_can_be_counted_for_another_image_size():
     assert activations(nn.Conv2d(3, 5, 1), scale=2, hr_size=(20, 10)) == 5 * 10 * 5
 
 
@@ -124,7 +124,7 @@ def test_a_model_without_parameters_has_no_activations():
 
 
 class Keeps(nn.Module):
-    """Keeps a number of images in memory, in each way that the tests below count."""
+    """Keeps some images in memory, in one of the ways that the tests below count."""
 
     def __init__(self, way):
         super().__init__()
@@ -137,7 +137,7 @@ class Keeps(nn.Module):
             return grey
         if self.way == "in place":
             return lr.mul_(2).relu_()
-        if self.way == "chain":  # the first of the three is gone when the third comes
+        if self.way == "chain":  # the first result is freed before the third is made
             return ((lr + 1) + 1) + 1
         kept = [lr + 1, lr + 2]
         return torch.cat(kept, dim=1)
@@ -146,12 +146,12 @@ class Keeps(nn.Module):
 @pytest.mark.parametrize(
     ("way", "images"), [("view", 1), ("in place", 1), ("chain", 3), ("two and their sum", 1 + 2 + 2)]
 )
-def test_peak_memory_equals_that_by_hand(way, images):
+def test_peak_memory_equals_the_value_computed_by_hand(way, images):
     image = 3 * POSITIONS * 4  # float32
     assert peak_memory(Keeps(way), scale=2) == images * image + 10 * 4
 
 
-def test_peak_memory_computes_nothing_and_leaves_the_model_alone():
+def test_measuring_peak_memory_runs_no_computation_and_leaves_the_model_unchanged():
     model = nn.Conv2d(3, 8, 3, padding=1)
     before = copy.deepcopy(model.state_dict())
     assert peak_memory(model, scale=2) == (3 + 8) * POSITIONS * 4 + (3 * 8 * 9 + 8) * 4
@@ -159,7 +159,7 @@ def test_peak_memory_computes_nothing_and_leaves_the_model_alone():
     assert not isinstance(model.weight, torch._subclasses.FakeTensor)
 
 
-def test_attention_does_not_hold_the_matrix_of_all_pairs():
+def test_attention_does_not_store_the_matrix_of_all_pairs():
     class Attends(nn.Module):
         def forward(self, lr):
             tokens = lr.flatten(2)[..., :4096].mT.contiguous()[:, None]  # (N, heads, 4096, 3)

@@ -16,7 +16,7 @@ def test_the_codes_are_the_eight_symmetries():
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_every_image_has_its_own_code(dtype):
+def test_every_image_is_transformed_by_its_own_code(dtype):
     images = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8)
     codes = torch.arange(8).flip(0).to(dtype)
     alone = [dihedral(images[i : i + 1], codes[i : i + 1]) for i in range(8)]
@@ -24,7 +24,7 @@ def test_every_image_has_its_own_code(dtype):
 
 
 @pytest.mark.parametrize("code", range(8))
-def test_lr_and_hr_stay_aligned(code):
+def test_lr_and_hr_images_stay_aligned(code):
     hr = torch.rand(1, 3, 12, 12)
     lr = torch.nn.functional.avg_pool2d(hr, 3)
     codes = torch.tensor([code])

@@ -17,12 +17,12 @@ def pair(*shape, noise=0.1, seed=0):
     return (hr + noise * torch.randn(shape, generator=generator, dtype=torch.float64)).clamp(0, 1), hr
 
 
-def test_psnr_of_a_constant_offset_is_known():
+def test_psnr_of_a_constant_offset_is_exact():
     hr = torch.full((2, 1, 16, 16), 0.5)
     assert psnr(hr + 0.1, hr, crop_border=2).tolist() == pytest.approx([20.0, 20.0], abs=1e-5)
 
 
-def test_psnr_is_that_of_scikit_image():
+def test_psnr_equals_that_of_scikit_image():
     sr, hr = pair(1, 3, 20, 30)
     expected = peak_signal_noise_ratio(hr[0].numpy(), sr[0].numpy(), data_range=1)
     assert psnr(sr, hr, crop_border=0).item() == pytest.approx(expected, abs=1e-10)
@@ -39,7 +39,7 @@ def test_ssim_of_equal_images_is_one():
 
 
 def of_scikit_image(sr, hr):
-    """SSIM of one channel, on whole windows."""
+    """SSIM of one channel, averaged over whole windows."""
     _, full = structural_similarity(
         hr[0, 0].numpy(),
         sr[0, 0].numpy(),
@@ -53,9 +53,9 @@ def of_scikit_image(sr, hr):
     return full[5:-5, 5:-5].mean()
 
 
-# The last is measured strip by strip, and its last strip has fewer rows.
+# The largest image is measured in strips, the last of which has fewer rows.
 @pytest.mark.parametrize(("height", "width"), [(11, 11), (40, 53), (64, 32), (501, 303)])
-def test_ssim_is_that_of_scikit_image_on_the_valid_region(height, width):
+def test_ssim_equals_that_of_scikit_image_on_the_valid_region(height, width):
     sr, hr = pair(1, 1, height, width)
     assert ssim(sr, hr, crop_border=0).item() == pytest.approx(of_scikit_image(sr, hr), abs=1e-12)
 
@@ -76,12 +76,12 @@ def checkerboard():
     ],
     ids=["flat", "nearly flat and bright", "inverse", "black and white", "tiny difference"],
 )
-def test_ssim_is_that_of_scikit_image_where_rounding_would_show(sr, hr):
+def test_ssim_equals_that_of_scikit_image_where_rounding_would_matter(sr, hr):
     sr, hr = sr.double(), hr.double()
     assert ssim(sr, hr, crop_border=0).item() == pytest.approx(of_scikit_image(sr, hr), abs=1e-12)
 
 
-def test_a_batch_in_strips_is_measured_image_by_image():
+def test_a_batch_measured_in_strips_gives_the_values_of_its_single_images():
     sr, hr = pair(3, 2, 150, 200)
     alone = [
         (of_scikit_image(s[None, None], h[None, None]) + of_scikit_image(s2[None, None], h2[None, None])) / 2
@@ -90,14 +90,14 @@ def test_a_batch_in_strips_is_measured_image_by_image():
     assert ssim(sr, hr, crop_border=0).tolist() == pytest.approx(alone, abs=1e-12)
 
 
-def test_ssim_is_that_of_kornia():
+def test_ssim_equals_that_of_kornia():
     sr, hr = pair(2, 3, 24, 31)
     expected = kornia.metrics.ssim(sr, hr, 11, padding="valid").mean(dim=(1, 2, 3))
     assert ssim(sr, hr, crop_border=0).tolist() == pytest.approx(expected.tolist(), abs=1e-8)
 
 
 def test_float32_images_are_measured_in_float64():
-    # In float32 the variances of a bright, nearly constant image drown in rounding.
+    # In float32 the variances of a bright, nearly constant image are lost to rounding.
     sr, hr = pair(1, 1, 32, 32, noise=1e-3)
     sr, hr = (0.9 + 0.01 * sr).float(), (0.9 + 0.01 * hr).float()
     assert ssim(sr, hr, crop_border=0).item() == ssim(sr.double(), hr.double(), crop_border=0).item()
@@ -118,7 +118,7 @@ def test_metrics_are_symmetric_and_ignore_the_border(metric, seed, crop_border):
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_the_last_pixel_inside_the_border_counts(metric):
+def test_the_outermost_pixel_inside_the_border_counts(metric):
     sr, hr = pair(1, 1, 20, 20)
     changed = sr.clone()
     changed[..., 2, 2] += 0.5
@@ -126,13 +126,13 @@ def test_the_last_pixel_inside_the_border_counts(metric):
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_every_image_is_measured_by_itself(metric):
+def test_every_image_is_measured_separately(metric):
     sr, hr = pair(3, 1, 16, 16)
     alone = [metric(sr[i : i + 1], hr[i : i + 1], crop_border=1).item() for i in range(3)]
     assert metric(sr, hr, crop_border=1).tolist() == pytest.approx(alone, abs=1e-12)
 
 
-def test_halves_are_quantised_upwards():
+def test_halves_are_rounded_up():
     levels = torch.tensor([-20.0, 0.49, 0.5, 2.5, 254.5, 300.0], dtype=torch.float64)
     assert (quantise(levels / 255) * 255).round().tolist() == [0, 0, 1, 3, 255, 255]
 
@@ -157,12 +157,12 @@ def test_quantising_twice_changes_nothing():
         ((1, 1, 12, 12), (1, 1, 12, 12), -1, "crop_border must be at least 0, got -1"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(metric, sr, hr, crop_border, message):
+def test_images_that_cannot_be_compared_are_refused(metric, sr, hr, crop_border, message):
     with pytest.raises(ValueError, match=f"{metric.__name__}: .*{message}"):
         metric(torch.rand(sr), torch.rand(hr), crop_border=crop_border)
 
 
-def test_whole_numbers_are_refused():
+def test_integer_images_are_refused():
     image = torch.zeros(1, 3, 12, 12, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"psnr: expects floating images in \[0, 1\], got torch.uint8"):
         psnr(image, image, crop_border=0)
@@ -177,7 +177,7 @@ def test_ssim_needs_a_whole_window():
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_a_result_of_a_training_network_can_be_measured(metric):
+def test_an_output_that_requires_a_gradient_can_be_measured(metric):
     sr, hr = pair(1, 1, 16, 16)
     value = metric(sr.requires_grad_(), hr, crop_border=0)
     assert not value.requires_grad

@@ -1,4 +1,4 @@
-"""The tables of authors' names lead from our names to theirs and back, for every network that has some."""
+"""The renaming tables convert our parameter names to the authors' names and back, for every network."""
 
 import copy
 
@@ -16,7 +16,7 @@ from sr_lab.ops.renaming import OfficialNames, official_names, official_state
 from sr_lab.strategies import ggas
 from tests.models.test_official import OFFICIAL
 
-# No names were published for these, or not for this form of them.
+# For these networks, or for this form of them, no names were published.
 WITHOUT = {
     *("bicubic", "edsr_shallow", "efrdn", "imdn_osff", "imfm", "memnet", "memnet_original", "mren", "mren_l"),
     *("osffnet", "idn", "rfdn"),
@@ -24,7 +24,7 @@ WITHOUT = {
 
 
 def forms(option, scale):
-    """A network without values, and its folded copy where that has other names."""
+    """A network without values, and its folded copy if the names in it differ."""
     with torch.device("meta"):
         net = Entry(option, scale).build().eval()
     folded = fold(copy.deepcopy(net))
@@ -32,14 +32,14 @@ def forms(option, scale):
 
 
 @pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
-def test_our_names_lead_to_theirs_and_back(option):
+def test_our_names_convert_to_theirs_and_back(option):
     for net in (form for scale in SCALES for form in forms(option, scale)):
         state = net.state_dict()
         assert official_state(net) is not None
         for table in official_names(net):
             try:
                 theirs = table.to_theirs(state, net)
-            except KeyError:  # the names of another form
+            except KeyError:  # the table is for another form
                 continue
             assert len(theirs) == len(state)
             assert table.to_ours(theirs, net).keys() == state.keys()
@@ -51,7 +51,7 @@ def test_a_form_without_published_names_has_no_official_names(option):
 
 
 @pytest.mark.parametrize("row", {row.file: row for row in OFFICIAL}.values(), ids=lambda row: row.file)
-def test_a_files_own_names_come_back(weights_dir, row):
+def test_the_names_in_an_official_file_survive_a_round_trip(weights_dir, row):
     state = open_checkpoint(str(weights_dir / row.file)).state
     with torch.device("meta"):
         net = Entry(row.option, row.scale).build()
@@ -59,16 +59,16 @@ def test_a_files_own_names_come_back(weights_dir, row):
     (table,) = [table for table in official_names(net) if table.to_ours(state, net).keys() == own]
     there_and_back = table.to_theirs(table.to_ours(state, net), net).keys()
     left_out = {name.split(".")[0] for name in state.keys() - there_and_back}
-    # CARN-M's file has the tails of all scales and two frozen mean shifts.
+    # CARN-M's file also has the tails of the other scales and two frozen mean shifts.
     assert left_out == ({"upsample", "sub_mean", "add_mean"} if row.option == "carn_m" else set())
     assert there_and_back <= state.keys()
 
 
-def test_a_network_with_parts_of_its_own_has_no_official_names():
+def test_a_network_with_added_parts_has_no_official_names():
     assert official_state(ggas.apply(IMDN(scale=2, num_feat=16, num_block=1))) is None
 
 
-def test_a_checkpoint_from_before_adm_had_that_name_opens(tmp_path):
+def test_a_checkpoint_from_before_the_renaming_to_adm_opens(tmp_path):
     net, other = (A2N(scale=2, num_feat=8, num_block=2) for _ in range(2))
     older = {name.replace(".adm.", ".dropout."): value for name, value in net.state_dict().items()}
     load_weights(other, Checkpoint(tmp_path / "old.ckpt", older, None))
@@ -79,7 +79,7 @@ def renamed(table, *names, net):
     return list(table.to_ours(dict.fromkeys(names, torch.zeros(1)), net))
 
 
-def test_numbers_are_shifted_multiplied_or_counted():
+def test_indices_in_names_are_shifted_multiplied_or_counted():
     net = torch.nn.Module()
     net.body = torch.nn.ModuleList(torch.nn.Conv2d(1, 1, 1) for _ in range(3))
     net.scale = 4
@@ -95,7 +95,7 @@ def test_numbers_are_shifted_multiplied_or_counted():
     assert renamed(table, *unknown, net=net) == unknown
 
 
-def test_a_nested_table_renames_what_is_inside_and_drops_what_has_no_counterpart():
+def test_a_nested_table_renames_its_entries_and_drops_those_without_a_counterpart():
     net = torch.nn.Module()
     table = OfficialNames({"a": ("b", {"c": "d", "mask": None}), "e": "e"})
     assert renamed(table, "a.c.weight", "a.mask", "e.weight", net=net) == ["b.d.weight", "e.weight"]
@@ -103,7 +103,7 @@ def test_a_nested_table_renames_what_is_inside_and_drops_what_has_no_counterpart
         table.to_theirs({"b.other": torch.zeros(1)}, net)
 
 
-def test_tensors_stay_the_same_but_for_what_prepare_does():
+def test_only_prepare_changes_tensors():
     net, weight = torch.nn.Module(), torch.ones(1)
     assert OfficialNames({"a": "b"}).to_ours({"a": weight}, net)["b"] is weight
     twice = OfficialNames(
@@ -112,7 +112,7 @@ def test_tensors_stay_the_same_but_for_what_prepare_does():
     assert twice.to_ours({"a": weight}, net)["b"] == 2
 
 
-def test_weight_normalised_convolutions_have_torchs_newer_names():
+def test_weight_normalised_convolutions_get_torchs_newer_names():
     net = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(1, 1, 1)))
     table, theirs = OfficialNames({"head": "0"}), ["head.bias", "head.weight_g", "head.weight_v"]
     assert renamed(table, *theirs, net=net) == list(net.state_dict())

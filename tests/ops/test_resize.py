@@ -9,7 +9,7 @@ from sr_lab.ops.resize import downscale_uint8, imresize, mod_crop
 
 
 def matlab_axis(values, numerator, denominator):
-    """MATLAB's `contributions` along the last axis, written out from its documentation, in numpy."""
+    """MATLAB's `contributions` along the last axis, written in numpy from its documentation."""
     length, factor = values.shape[-1], numerator / denominator
     shrink = min(factor, 1.0)
     size = length * numerator // denominator
@@ -34,7 +34,7 @@ def matlab_imresize(image, numerator, denominator):
 @pytest.mark.parametrize(
     ("numerator", "denominator"), [(1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 1), (3, 2), (2, 3)]
 )
-def test_imresize_is_matlabs(numerator, denominator):
+def test_imresize_equals_matlabs(numerator, denominator):
     image = torch.rand(2, 3, 24, 36, dtype=torch.float64)
     expected = matlab_imresize(image.numpy(), numerator, denominator)
     result = imresize(image, numerator=numerator, denominator=denominator)
@@ -42,20 +42,20 @@ def test_imresize_is_matlabs(numerator, denominator):
 
 
 @pytest.mark.parametrize(("height", "width", "denominator"), [(4, 4, 4), (3, 6, 3), (2, 8, 2)])
-def test_an_image_smaller_than_the_kernel_is_mirrored_again(height, width, denominator):
+def test_an_image_smaller_than_the_kernel_is_mirrored_repeatedly(height, width, denominator):
     image = torch.rand(1, 1, height, width, dtype=torch.float64)
     expected = matlab_imresize(image.numpy(), 1, denominator)
     np.testing.assert_allclose(imresize(image, denominator=denominator).numpy(), expected, rtol=0, atol=1e-13)
 
 
-def test_replicate_differs_at_the_border_only():
+def test_replicate_padding_differs_only_at_the_border():
     image = torch.rand(1, 1, 40, 40, dtype=torch.float64)
     difference = (imresize(image, denominator=4) - imresize(image, denominator=4, border="replicate")).abs()
     assert difference[..., 2:-2, 2:-2].max() == 0
     assert difference[..., 0, :].min() > 0
 
 
-def test_replicate_repeats_the_edge_pixel():
+def test_replicate_padding_repeats_the_edge_pixel():
     image = torch.rand(1, 2, 12, 15, dtype=torch.float64)
     wider = torch.nn.functional.pad(image, (9, 9, 9, 9), mode="replicate")
     expected = imresize(wider, denominator=3)[..., 3:-3, 3:-3]
@@ -64,7 +64,7 @@ def test_replicate_repeats_the_edge_pixel():
     )
 
 
-def test_each_axis_is_rounded_height_first():
+def test_the_result_is_rounded_after_each_axis_with_the_height_first():
     image = torch.randint(0, 256, (1, 3, 40, 60)).double()
     rows = matlab_axis(image.numpy().swapaxes(-1, -2), 1, 2).swapaxes(-1, -2)
     rows = np.clip(np.floor(rows + 0.5), 0, 255)
@@ -93,7 +93,7 @@ def test_a_constant_image_stays_constant(height, width, numerator, denominator, 
 
 
 @pytest.mark.parametrize(("numerator", "denominator"), [(1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (4, 1)])
-def test_a_ramp_stays_a_ramp_inside(numerator, denominator):
+def test_a_ramp_stays_a_ramp_away_from_the_border(numerator, denominator):
     step = numerator / denominator
     ramp = torch.arange(48, dtype=torch.float64).expand(1, 1, 48, 48)
     result = imresize(ramp, numerator=numerator, denominator=denominator)[0, 0, 24 * numerator // denominator]
@@ -102,18 +102,18 @@ def test_a_ramp_stays_a_ramp_inside(numerator, denominator):
     torch.testing.assert_close(result[margin:-margin], centres[margin:-margin], rtol=0, atol=1e-12)
 
 
-def test_images_of_a_batch_do_not_mix():
+def test_images_of_a_batch_do_not_affect_each_other():
     images = torch.rand(3, 2, 12, 16)
     alone = torch.cat([imresize(image[None], denominator=4) for image in images])
     assert torch.equal(imresize(images, denominator=4), alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_dtype_is_kept(dtype):
+def test_imresize_keeps_the_dtype(dtype):
     assert imresize(torch.rand(1, 1, 8, 8, dtype=dtype), denominator=2).dtype == dtype
 
 
-def test_shapes_are_known_on_the_meta_device():
+def test_imresize_gives_the_shape_on_the_meta_device():
     assert imresize(torch.empty(2, 3, 9, 12, device="meta"), denominator=3).shape == (2, 3, 3, 4)
 
 
@@ -132,7 +132,7 @@ def test_shapes_are_known_on_the_meta_device():
         ),
     ],
 )
-def test_what_cannot_be_resized_is_refused(image, arguments, message):
+def test_invalid_images_and_arguments_are_refused(image, arguments, message):
     with pytest.raises(ValueError, match=message):
         imresize(image, **arguments)
 
@@ -142,7 +142,7 @@ def test_downscale_refuses_floats():
         downscale_uint8(torch.rand(1, 3, 8, 8), scale=2)
 
 
-def test_mod_crop_cuts_right_and_bottom():
+def test_mod_crop_cuts_the_right_and_bottom_edges():
     image = torch.arange(5 * 7).view(1, 1, 5, 7)
     assert torch.equal(mod_crop(image, 3), image[..., :3, :6])
     assert torch.equal(mod_crop(image, 1), image)

@@ -12,7 +12,7 @@ from sr_lab.ops.roofline import Operator, Peaks, Traffic, traffic
 
 
 class Small(nn.Module):
-    """A convolution 3 -> 5 of 3x3 with bias, and x + relu(x)."""
+    """A 3x3 convolution with bias from 3 to 5 channels, then x + relu(x)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ def multi_adds_of(counted: Traffic) -> int:
     return sum(operator.flops for operator in counted.operators) // 2
 
 
-def test_operators_are_counted_with_what_they_read_and_write():
+def test_operators_are_counted_with_the_values_they_read_and_write():
     counted = traffic(Small(), (1, 3, 4, 6))
     assert [operator.name for operator in counted.operators] == ["convolution", "relu", "add"]
     pixels = 24
@@ -40,19 +40,19 @@ def test_operators_are_counted_with_what_they_read_and_write():
     assert multi_adds_of(counted) == 3 * 5 * 9 * pixels
 
 
-def test_with_fusion_only_what_multiplies_and_adds_remains():
+def test_after_fusion_only_operators_that_multiply_and_add_remain():
     assert [operator.name for operator in traffic(Small(), (1, 3, 4, 6)).fused.operators] == ["convolution"]
 
 
-def test_an_operator_takes_the_longer_of_computing_and_moving():
+def test_an_operator_takes_as_long_as_the_slower_of_computing_and_moving_data():
     peaks = Peaks(flops=100, bytes=10)
-    assert Operator("conv", flops=1000, values=5).seconds(peaks, 4) == 10  # moving takes 2 s
+    assert Operator("conv", flops=1000, values=5).seconds(peaks, 4) == 10  # moving the data takes 2 s
     assert Operator("add", flops=0, values=50).seconds(peaks, 4) == 20
     both = Traffic([Operator("conv", 1000, 5), Operator("add", 0, 50)])
     assert both.seconds(peaks, bytes_per_value=4) == 30
 
 
-def test_attention_is_one_operator_of_two_products():
+def test_attention_is_one_operator_with_two_products():
     class Attention(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.scaled_dot_product_attention(x, x, x)
@@ -60,10 +60,10 @@ def test_attention_is_one_operator_of_two_products():
     counted = traffic(Attention(), (1, 2, 10, 8))
     assert multi_adds_of(counted) == 2 * 2 * 10 * 10 * 8
     (operator,) = counted.operators
-    assert operator.values == 4 * 2 * 10 * 8 + 2 * 10  # and a sum for each row, but never all pairs
+    assert operator.values == 4 * 2 * 10 * 8 + 2 * 10  # and one sum per row, but never all pairs
 
 
-def test_the_model_stays_as_it_is():
+def test_counting_traffic_leaves_the_model_unchanged():
     model = Small().train()
     before = model.conv.weight.clone()
     traffic(model, (1, 3, 4, 6))
@@ -77,13 +77,13 @@ def of(model: type[nn.Module]) -> Traffic:
     return traffic(model(scale=4), (1, 3, 36, 64))
 
 
-# G multiply-adds at 1280x720, from 36x64, and milliseconds of fused half precision on an RTX 4090: counted
-# independently of this code when the goals of the project were set.
+# Multiply-adds (G) for a 1280x720 image, scaled up from 36x64, and milliseconds of fused half precision on an
+# RTX 4090. They were computed independently of this code when the goals of the project were set.
 @pytest.mark.parametrize(
     ("model", "multi_adds", "fused_ms"),
     [(OSFFNet, 29.3, 2.3), (EFRDN, 53.7, 2.5), (MREN, 49.0, 1.7), (IMFM, 46.5, 1.7)],
 )
-def test_the_four_networks_cost_what_was_counted_before(model, multi_adds, fused_ms):
+def test_the_four_networks_have_the_costs_counted_before(model, multi_adds, fused_ms):
     counted = of(model)
     share = (320 * 180) / (36 * 64)
     without_attention = Traffic([one for one in counted.operators if "attention" not in one.name])
@@ -92,7 +92,7 @@ def test_the_four_networks_cost_what_was_counted_before(model, multi_adds, fused
     assert counted.fused.seconds(card, bytes_per_value=2) * share * 1000 == pytest.approx(fused_ms, rel=0.15)
 
 
-# What eager mode launches; more of them is a regression on a GPU, where each costs 5 us.
+# Kernels that eager mode launches; each costs 5 us on a GPU, so more of them is a regression.
 @pytest.mark.parametrize(("model", "most"), [(OSFFNet, 585), (EFRDN, 2109), (MREN, 589), (IMFM, 731)])
-def test_no_kernel_was_added(model, most):
+def test_the_number_of_kernels_does_not_grow(model, most):
     assert len(of(model).operators) <= most

@@ -1,4 +1,4 @@
-"""Networks of the published sizes, for counting only."""
+"""Networks of published size, used only for counting."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,6 @@ from torch import nn
 
 
 def on_meta(network: Callable[..., nn.Module], **settings: object) -> nn.Module:
-    """A network whose weights have names and shapes but no values: nothing is drawn or stored."""
+    """Build a network whose weights have names and shapes but no values, so nothing is drawn or stored."""
     with torch.device("meta"):
         return network(**settings)

@@ -1,4 +1,4 @@
-"""A2F (Wang et al., ACCV 2020): what each block sees."""
+"""A2F (Wang et al., ACCV 2020): which features each block sees."""
 
 from sr_lab.models.a2f import A2F
 

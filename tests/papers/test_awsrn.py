@@ -1,4 +1,4 @@
-"""AWSRN (Wang et al., arXiv:1904.02358): the tail whose branches are weighed."""
+"""AWSRN (Wang et al., arXiv:1904.02358): the tail with weighted branches."""
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ def test_a_fresh_tail_is_the_mean_of_its_branches():
     torch.testing.assert_close(tail(x), torch.stack(branches).mean(dim=0))
 
 
-def test_x8_is_one_step():
+def test_x8_is_upscaled_in_one_step():
     net = AWSRN(scale=8, num_feat=8, num_block=1, num_mid_feat=8)
     assert net(torch.rand(1, 3, 3, 4)).shape == (1, 3, 24, 32)
     assert isinstance(net.tail[-1], nn.PixelShuffle)

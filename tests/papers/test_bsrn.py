@@ -1,4 +1,4 @@
-"""BSRN and BSRN-S (Li et al., CVPRW 2022): the small form, whose authors wrote its 1x1 as linear layers."""
+"""BSRN and BSRN-S (Li et al., CVPRW 2022): the small form, whose official 1x1 are linear layers."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_linear_layers_over_the_channels_become_1x1_convolutions():
     torch.testing.assert_close(block.cca(x), expected)
 
 
-def test_every_official_name_of_bsrn_s_has_a_place():
+def test_every_official_name_of_bsrn_s_maps_to_a_parameter():
     bsconvs = [
         f"B1.{name}" for name in ("c1_r", "c2_r", "c3_r", "c4", "esa.conv_max", "esa.conv3", "esa.conv3_")
     ]

@@ -1,4 +1,4 @@
-"""CARN and CARN-M (Ahn et al., ECCV 2018): the authors' file for three scales, tied units, printed sizes."""
+"""CARN and CARN-M (Ahn et al., ECCV 2018): the authors' multi-scale file, tied units and printed sizes."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize("level", ["up", "up4"], ids=["one scale", "all scales"])
-def test_every_weight_has_a_name_of_the_authors(level):
+def test_every_weight_has_a_name_in_the_authors_code(level):
     cascade = [f"c{k}.body.0" for k in (1, 2, 3)]
     units = [f"b{k}.body.{layer}" for k in (1, 2, 3) for layer in (0, 2)]
     layers = ["entry", "exit", *cascade]
@@ -22,7 +22,7 @@ def test_every_weight_has_a_name_of_the_authors(level):
     assert table.to_ours(state, net).keys() == net.state_dict().keys()
 
 
-# The paper prints 1592 K for CARN. For CARN-M it prints 412 K, where the authors' file holds 415 K.
+# The paper prints 1592 K for CARN. For CARN-M it prints 412 K, whereas the authors' file has 415 K.
 @pytest.mark.parametrize(
     ("settings", "number"),
     [({}, 1_591_963), ({"groups": 4, "recursive": True}, 414_811)],
@@ -32,7 +32,7 @@ def test_the_authors_count_the_tails_of_three_scales(settings, number):
     nets = {scale: on_meta(CARN, scale=scale, **settings) for scale in (2, 3, 4)}
     steps = {scale: num_params(net.tail) - num_params(net.tail[-1]) for scale, net in nets.items()}
     trunk = num_params(nets[2]) - steps[2]
-    assert trunk + sum(steps.values()) + 24 == number  # 24 in the two frozen mean shifts
+    assert trunk + sum(steps.values()) + 24 == number  # 24 parameters of the two frozen mean shifts
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_authors_count_the_tails_of_three_scales(settings, number):
     [({}, (222.8, 90.9)), ({"groups": 4, "recursive": True}, (91.2, 32.5))],
     ids=["CARN", "CARN-M"],
 )
-def test_multiply_adds_are_those_printed(settings, printed):
+def test_multiply_adds_equal_the_printed_figures(settings, printed):
     counted = [multi_adds(on_meta(CARN, scale=r, **settings), scale=r, rule="conv") / 1e9 for r in (2, 4)]
     assert counted == pytest.approx(printed, abs=0.05)
 

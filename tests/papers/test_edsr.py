@@ -1,4 +1,4 @@
-"""EDSR, what is built like it (RCAN, RDN), and the shallow EDSR on which Du et al. compare attentions."""
+"""EDSR, the similar RCAN and RDN, and the shallow EDSR with which Du et al. compare attentions."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def names(*layers):
 
 
 def with_shifts(state):
-    """What the authors freeze around the network."""
+    """Add the frozen mean shifts that the authors put around the network."""
     shifts = {name: MeanShift(sign=sign).state_dict() for name, sign in (("sub_mean", -1), ("add_mean", 1))}
     return state | {f"{name}.{key}": value for name, shift in shifts.items() for key, value in shift.items()}
 
@@ -62,11 +62,11 @@ SMALL = {"scale": 4, "num_feat": 16, "num_block": 2}
     ],
     ids=["EDSR", "EDSR of BasicSR", "RCAN", "RCAN of BasicSR", "RDN"],
 )
-def test_every_weight_has_a_name_of_the_authors(net, port, state):
+def test_every_weight_has_a_name_in_the_authors_code(net, port, state):
     assert official_names(net)[port].to_ours(state, net).keys() == net.state_dict().keys()
 
 
-def test_rdn_of_edsr_pytorch_keeps_its_range_of_255():
+def test_rdn_of_edsr_pytorch_keeps_its_value_range_of_255():
     net = rdn.RDN(scale=2, num_feat=8, num_block=1, num_layer=1)
     layers = (
         "SFENet1",
@@ -87,7 +87,7 @@ def test_rdn_of_edsr_pytorch_keeps_its_range_of_255():
 
 @pytest.mark.parametrize(("share", "modules"), [(True, 1), (False, 3)], ids=["shared", "one per block"])
 @pytest.mark.parametrize("attention", ["ca", "cca", "sa", "esa"])
-def test_an_attention_weighs_every_residual(attention, share, modules):
+def test_an_attention_weights_every_residual(attention, share, modules):
     net = ShallowEDSR(scale=2, num_feat=16, num_block=3, attention=attention, share_attention=share)
     assert len({block.attention for block in net.body}) == modules
     seen = []
@@ -105,6 +105,6 @@ def test_an_attention_weighs_every_residual(attention, share, modules):
         ({"attention": "pa"}, "got attention=pa"),
     ],
 )
-def test_a_setting_without_effect_or_meaning_is_refused(settings, message):
+def test_a_setting_without_effect_and_an_unknown_attention_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         ShallowEDSR(scale=4, **settings)

@@ -1,4 +1,4 @@
-"""EFRDN (Liu et al., CVIU 2024): the sizes that it prints in Tables 1 to 5, and its equations."""
+"""EFRDN (Liu et al., CVIU 2024): the sizes printed in Tables 1 to 5, and the equations."""
 
 import os
 import subprocess
@@ -31,15 +31,15 @@ SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
         ({"cnn_dc": False}, 767.9, 0.05, 767_924),
         ({"transformer_dc": False}, 767.9, 0.05, 767_924),
         (NO_DENSE, 767.9, 0.05, 767_924),
-        # Beyond half a digit: the next three by truncation, the plain 3x3 (765 K) printed as no layer at all,
-        # and an unexplained 0.13 K.
+        # Rows off by more than half a digit: three figures are truncated, and that of the plain 3x3 (765 K)
+        # is printed as if without the layer. The last is off by an unexplained 0.13 K.
         ({}, 767, 0.93, 767_924),
         ({"acrb": False}, 761, 0.93, 761_924),
         ({"acrb": "conv"}, 761, 4.43, 765_428),
         ({"effb": False}, 684.5, 0.14, 684_368),
     ],
 )
-def test_parameters_at_x4(settings, printed_k, half_digit, params):
+def test_the_parameters_at_x4_equal_the_printed_counts(settings, printed_k, half_digit, params):
     net = on_meta(EFRDN, scale=4, **settings)
     assert num_params(net) == params
     assert num_params(net) / 1e3 == pytest.approx(printed_k, abs=half_digit)
@@ -55,41 +55,41 @@ def test_parameters_at_x4(settings, printed_k, half_digit, params):
         ({"cc": False}, 27.9, 0.01, 28.07),
         (NO_DENSE, 27.9, 0.01, 28.07),
         ({"effb_mode": "two"}, 27.9, 0.01, 27.84),
-        # Beyond 1 %:
+        # Rows that differ by more than 1 %:
         ({"mscc": False}, 25.8, 0.011, 26.06),
-        ({"block": "imdb"}, 9.8, 0.1, 10.77),  # the other rows fit: 10.8 probably lost a digit
-        ({"block": "rfdb"}, 13, 0.021, 13.26),  # no decimal printed
+        ({"block": "imdb"}, 9.8, 0.1, 10.77),  # the other rows agree, so 10.8 probably lost a digit
+        ({"block": "rfdb"}, 13, 0.021, 13.26),  # printed without a decimal
         ({"acrb": False}, 27.0, 0.016, 27.41),
-        ({"acrb": "conv"}, 27.0, 0.031, 27.81),  # the same two figures as without ACRB
+        ({"acrb": "conv"}, 27.0, 0.031, 27.81),  # both printed figures equal those of the row without ACRB
     ],
 )
-def test_multi_adds_at_x4(settings, printed_g, rel, ours_g):
+def test_the_multi_adds_at_x4_equal_the_printed_counts(settings, printed_g, rel, ours_g):
     counted = multi_adds(on_meta(EFRDN, scale=4, **settings), scale=4, rule="conv") / 1e9
     assert counted == pytest.approx(printed_g, rel=rel)
     assert counted == pytest.approx(ours_g, abs=0.005)
 
 
 @pytest.mark.parametrize(("scale", "params"), [(2, 747_116), (3, 755_786)])
-def test_parameters_at_the_other_scales_are_not_those_of_x4(scale, params):
-    assert num_params(on_meta(EFRDN, scale=scale)) == params  # printed: 768 K at both
+def test_the_parameters_at_x2_and_x3_differ_from_those_printed(scale, params):
+    assert num_params(on_meta(EFRDN, scale=scale)) == params  # the paper prints 768 K for both scales
 
 
 @pytest.mark.parametrize(("scale", "printed_g", "ours_g"), [(2, 111.6, 112.30), (3, 49.5, 49.83)])
-def test_printed_multi_adds_at_the_other_scales_are_those_of_the_x4_network(scale, printed_g, ours_g):
+def test_the_multi_adds_printed_for_x2_and_x3_are_those_of_the_x4_network(scale, printed_g, ours_g):
     counted = multi_adds(on_meta(EFRDN, scale=4), scale=scale, rule="conv") / 1e9
     assert counted == pytest.approx(ours_g, abs=0.005)
     assert counted == pytest.approx(printed_g, rel=0.007)
 
 
 @pytest.mark.parametrize(("scale", "conv_g"), [(2, 107.53), (3, 48.59)])
-def test_multi_adds_at_the_other_scales(scale, conv_g):
+def test_the_multi_adds_at_x2_and_x3_are_exact(scale, conv_g):
     counted = multi_adds(on_meta(EFRDN, scale=scale), scale=scale, rule="conv")
     assert counted / 1e9 == pytest.approx(conv_g, abs=0.005)
 
 
 def test_the_full_count_includes_the_linear_layers_and_the_attention():
-    linear = 2 * 57_600 * (224_064 - 1152)  # two transformers, without their layer norms
-    products = 2 * 4 * 2 * 14_400**2 * 72  # two transformers, four segments, two products
+    linear = 2 * 57_600 * (224_064 - 1152)  # two transformers without their layer norms
+    products = 2 * 4 * 2 * 14_400**2 * 72  # two transformers with four segments and two products each
     net = on_meta(EFRDN, scale=4)
     counted = multi_adds(net, scale=4, rule="all")
     assert counted == multi_adds(net, scale=4, rule="conv") + linear + products
@@ -107,7 +107,7 @@ def test_the_full_count_includes_the_linear_layers_and_the_attention():
     ],
     ids=["ET", "FFLB", "EFFB", "GCRB", "CC"],
 )
-def test_parameters_of_the_parts(block, params):
+def test_the_parts_have_the_specified_parameters(block, params):
     assert num_params(block()) == params
 
 
@@ -121,11 +121,11 @@ def test_parameters_of_the_parts(block, params):
         ({"attention_reduction": 2, "mlp_ratio": 0.25}, 695_348),  # ESRT's sizes
     ],
 )
-def test_parameters_of_other_readings(settings, params):
+def test_other_readings_of_the_paper_have_known_parameter_counts(settings, params):
     assert num_params(on_meta(EFRDN, scale=4, **settings)) == params
 
 
-def test_modules_share_their_weights_in_turn():
+def test_two_blocks_run_alternately_and_twice_each():
     net = EFRDN(scale=2, num_feat=16).eval()
     calls = []
     for index, block in enumerate(net.body):
@@ -153,7 +153,7 @@ def test_dense_connections_carry_the_shallow_features(settings, share):
         torch.testing.assert_close(net(lr), expected)
 
 
-def test_network_works_in_its_own_range_around_the_mean():
+def test_the_network_subtracts_the_mean_and_works_in_its_own_range():
     net = EFRDN(**SMALL).eval()
     seen = []
     net.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -167,14 +167,14 @@ def test_network_works_in_its_own_range_around_the_mean():
     torch.testing.assert_close(seen[0], 255 * lr - 255 * mean, atol=1e-4, rtol=0)
 
 
-def test_combination_coefficient_is_the_mean_of_two():
+def test_the_combination_coefficient_is_the_mean_of_two_coefficients():
     coefficient = CC(16)
     x = torch.randn(2, 16, 6, 7)
     mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True, correction=0)
     torch.testing.assert_close(coefficient(x), x * (coefficient.mlp(mean) + coefficient.mlp(std)) / 2)
 
 
-def test_lattice_without_coefficients_and_fusion_is_a_sum():
+def test_a_lattice_without_coefficients_and_fusion_is_a_sum():
     block = FFLB(16, gcrb=False, effb=False, cc=False)
     x = torch.randn(1, 16, 15, 15)
     first = block.branch1(x)
@@ -183,32 +183,31 @@ def test_lattice_without_coefficients_and_fusion_is_a_sum():
     torch.testing.assert_close(block(x), x + 2 * (second + first + x))
 
 
-def test_third_group_block_repeats_the_second_or_is_left_out():
+def test_the_third_group_block_repeats_the_second_or_is_left_out():
     tied, two = EFFB(16, mode="tied").eval(), EFFB(16, mode="two").eval()
     two.load_state_dict(tied.state_dict())
     x = torch.randn(1, 16, 5, 6)
     assert not torch.allclose(tied(x), two(x))
-    torch.nn.init.zeros_(
-        tied.gcrb2.layers[-2].weight
-    )  # the second adds nothing, so that a third adds nothing
+    # The second block now adds nothing, so repeating it adds nothing either.
+    torch.nn.init.zeros_(tied.gcrb2.layers[-2].weight)
     two.load_state_dict(tied.state_dict())
     torch.testing.assert_close(tied(x), two(x))
 
 
-def test_halves_of_a_self_calibrated_unit_mix():
-    unit = SelfCalibrated(16, nn.Identity())  # an attention over the channels would mix by itself
+def test_a_self_calibrated_unit_mixes_its_halves():
+    unit = SelfCalibrated(16, nn.Identity())  # a channel attention would also mix the halves
     x = torch.randn(1, 16, 5, 5, requires_grad=True)
-    for group in (unit(x) - x).chunk(4, dim=1):  # the merge's groups
+    for group in (unit(x) - x).chunk(4, dim=1):  # the groups of the merge convolution
         (gradient,) = torch.autograd.grad(group.sum(), x, retain_graph=True)
         assert gradient[:, :8].abs().sum() > 0
         assert gradient[:, 8:].abs().sum() > 0
 
 
-def test_first_fusion_mixes_two_group_blocks():
+def test_the_first_fusion_mixes_two_group_blocks():
     block = EFFB(16).eval()
     fused = []
     block.fusion1.register_forward_hook(lambda _, inputs, output: fused.append(output))
-    # Constants in the GCRBs' place: the second would otherwise depend on the first.
+    # Constants replace the GCRBs, because the second would otherwise depend on the first.
     first, second = (torch.randn(1, 16, 5, 5, requires_grad=True) for _ in range(2))
     block.gcrb1.forward = lambda x: first
     block.gcrb2.forward = lambda x: second
@@ -220,7 +219,7 @@ def test_first_fusion_mixes_two_group_blocks():
 
 @pytest.mark.parametrize(("num_token", "lengths"), [(12, (3, 3, 3, 3)), (10, (3, 3, 3, 1)), (2, (1, 1))])
 def test_attention_stays_within_its_segment(num_token, lengths):
-    attention = EMHA(72, num_head=2, num_segment=4, reduction=4)  # 9 channels to a head
+    attention = EMHA(72, num_head=2, num_segment=4, reduction=4)  # 9 channels per head
     tokens = torch.randn(2, num_token, 72)
     parts = []
     for segment in attention.reduce(tokens).split(lengths, dim=1):
@@ -232,7 +231,7 @@ def test_attention_stays_within_its_segment(num_token, lengths):
     torch.testing.assert_close(attention(tokens), attention.proj(torch.cat(parts, dim=1)))
 
 
-def test_transformer_sums_where_its_patches_overlap():
+def test_the_transformer_sums_overlapping_patches():
     transformer = ET(16)
     for layer in (transformer.attention.proj, transformer.mlp[-1]):
         torch.nn.init.zeros_(layer.weight)
@@ -243,7 +242,7 @@ def test_transformer_sums_where_its_patches_overlap():
 
 
 @pytest.mark.parametrize("settings", [{"fflb": False}, {"block": "imdb"}], ids=["no FFLB", "IMDB"])
-def test_network_without_esa_takes_any_size(settings):
+def test_a_network_without_esa_accepts_any_size(settings):
     net = EFRDN(**SMALL, **settings).eval()
     assert net.min_size == 1
     with torch.no_grad():
@@ -275,7 +274,7 @@ def test_every_parameter_of_every_row_gets_a_gradient(settings):
 
 
 @pytest.mark.parametrize("scale", [1, 8])
-def test_other_scales_can_be_built(scale):
+def test_networks_for_other_scales_can_be_built(scale):
     net = EFRDN(**(SMALL | {"scale": scale})).eval()
     with torch.no_grad():
         assert net(torch.rand(1, 3, 15, 16)).shape == (1, 3, 15 * scale, 16 * scale)
@@ -294,7 +293,7 @@ def test_other_scales_can_be_built(scale):
         ({"num_head": 100}, "num_head=100 at attention_reduction=4 leaves no channel"),
     ],
 )
-def test_impossible_settings_are_refused(settings, message):
+def test_unsupported_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         EFRDN(scale=2, **settings)
 
@@ -309,7 +308,7 @@ def test_an_image_of_1280x720_at_x4_fits_in_4_gib():
     done = subprocess.run(
         [sys.executable, "-c", script], env=dict(os.environ), capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 4 * 2**20  # KiB; 0.65 GiB on Linux with torch 2.13
+    assert int(done.stdout) < 4 * 2**20  # KiB; measured 0.65 GiB on Linux with torch 2.13
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, None], ids=["black", "white", "noise"])
@@ -335,6 +334,6 @@ def test_the_published_network_stays_finite_in_half_precision(level):
         ({"effb_mode": "two", "block": "rfdb"}, "block=rfdb, fflb=True, effb=True has none"),
     ],
 )
-def test_a_switch_that_would_change_nothing_is_refused(settings, message):
+def test_a_setting_without_effect_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         EFRDN(scale=4, **settings)

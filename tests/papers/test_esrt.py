@@ -1,4 +1,4 @@
-"""ESRT (Lu et al., CVPRW 2022): what repeats in its blocks, its second tail, its authors' names."""
+"""ESRT (Lu et al., CVPRW 2022): the repeats within its blocks, the second tail and the official names."""
 
 import torch
 
@@ -16,7 +16,7 @@ def test_one_block_refines_the_low_frequencies_five_times():
     assert sizes == 5 * [(3, 4)]
 
 
-def test_second_tail_adds_nothing_negative_and_has_no_last_bias():
+def test_the_second_tail_adds_no_negative_value_and_has_no_last_bias():
     net = ESRT(scale=4, num_feat=16).eval()
     assert net.shallow_tail[-1].bias is None
     assert net.tail[-1].bias is not None
@@ -32,7 +32,7 @@ def test_another_tail_keeps_its_bias():
     assert net.shallow_tail[-1].bias is not None
 
 
-def test_scales_without_effect_are_dropped_and_the_rest_kept():
+def test_scale_factors_without_effect_are_dropped_and_the_others_are_kept():
     unit = "body.0.encoder2.decoder_low."
     names = [f"{unit}weight{k}.scale" for k in (1, 2, 3, 4, 5)] + [f"{unit}layer1.weight1.scale"]
     net = ESRT(scale=2, num_feat=16, num_block=2)
@@ -45,7 +45,7 @@ def test_scales_without_effect_are_dropped_and_the_rest_kept():
     ]
 
 
-def test_last_convolutions_are_numbered_by_the_scale():
+def test_the_index_of_the_last_convolution_depends_on_the_scale():
     names = ["tail.0.0.weight", "tail.1.weight", "up.1.conv.weight"]
     for scale, last in ((2, 2), (3, 2), (4, 4)):
         net = ESRT(scale=scale, num_feat=16, num_block=1)

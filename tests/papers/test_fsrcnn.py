@@ -1,4 +1,4 @@
-"""FSRCNN (Dong et al., ECCV 2016): its two forms, and the one that is a host of Table 2 of Du et al."""
+"""FSRCNN (Dong et al., ECCV 2016): its two forms, one of which is a host in Table 2 of Du et al."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ def test_ggas_gates_the_mapping_convolutions_with_twelve_channels():
     assert num_params(fold(net)) - num_params(FSRCNN(scale=4)) == 756
 
 
-def test_cwss_is_refused():
+def test_fsrcnn_refuses_cwss():
     with pytest.raises(ConfigError, match="FSRCNN has no residual unit"):
         cwss.apply(FSRCNN(scale=4))
 
 
 @pytest.mark.parametrize("num_block", [1, 4])
-def test_a_numbered_row_of_official_layers_is_split_at_any_depth(num_block):
+def test_official_layers_map_to_head_body_and_expansion_at_any_depth(num_block):
     net = FSRCNN(scale=3, num_block=num_block, form="original")
     layers = [net.head[1], *net.body, net.expand]
     official = {

@@ -1,4 +1,4 @@
-"""IDN (Hui et al., CVPR 2018): where its code and a port differ, and Table 2 of Du et al."""
+"""IDN (Hui et al., CVPR 2018): differences between its code and a port, and Table 2 of Du et al."""
 
 import pytest
 import torch
@@ -21,11 +21,11 @@ from tests.papers.meta import on_meta
     ],
     ids=["IDN", "+ GGAS", "+ CWSS", "+ both"],
 )
-def test_table_2_prints_whole_thousands_of_the_folded_host(build, printed):
+def test_table_2_prints_the_folded_parameters_in_whole_thousands(build, printed):
     assert num_params(build(on_meta(IDN, scale=4))) // 1000 == printed
 
 
-def test_a_block_keeps_its_first_quarter_and_passes_the_rest_on():
+def test_a_block_keeps_the_first_quarter_of_its_features_and_passes_on_the_rest():
     block = DBlock(16)
     seen = []
     block.above.register_forward_hook(lambda _, inputs, output: seen.append(output))
@@ -40,7 +40,7 @@ def test_a_block_keeps_its_first_quarter_and_passes_the_rest_on():
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_the_deconvolution_puts_a_pixel_on_the_last_of_its_output_pixels(scale):
+def test_the_deconvolution_aligns_an_input_pixel_with_its_last_output_pixel(scale):
     tail = Deconvolution(num_feat=1, num_out_ch=1, scale=scale)
     with torch.no_grad():
         tail.deconv.bias.zero_()
@@ -60,6 +60,6 @@ def test_the_deconvolution_puts_a_pixel_on_the_last_of_its_output_pixels(scale):
         ({"scale": 10, "form": "original"}, "cannot upscale by scale=10; allowed: 1 to 9"),
     ],
 )
-def test_impossible_settings_of_idn_are_refused(settings, message):
+def test_unsupported_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         IDN(**{"scale": 2} | settings)

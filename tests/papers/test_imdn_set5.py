@@ -1,4 +1,4 @@
-"""IMDN's official weights on Set5 give the published figures (Hui et al., ACM MM 2019)."""
+"""IMDN's official weights reproduce the published results on Set5 (Hui et al., ACM MM 2019)."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from sr_lab.models.imdn import IMDN
 from tests.command_line import run_folder, sr_lab
 from tests.tiny import sr_module, trainer
 
-# Published: 38.00/.9605, 34.36/.9270, 32.21/.8948; the third decimal is these weights' under rgb_uint8.
+# Published: 38.00/.9605, 34.36/.9270, 32.21/.8948; the third decimals were measured with rgb_uint8.
 PRINTED = {2: (37.996, 0.9605), 3: (34.360, 0.9270), 4: (32.210, 0.8948)}
 
 
@@ -35,7 +35,7 @@ def test_an_official_checkpoint_gives_the_printed_figures(tmp_path, data_dir, we
     assert len(values["images"]) == 5
 
 
-def test_the_same_weights_in_a_checkpoint_of_ours_give_the_same_figures(tmp_path, data_dir, weights_dir):
+def test_the_same_weights_in_an_sr_lab_checkpoint_give_the_same_figures(tmp_path, data_dir, weights_dir):
     network = IMDN(scale=4)
     load_weights(network, open_checkpoint(str(weights_dir / "IMDN" / "IMDN_x4.pth")))
     record = {

@@ -1,4 +1,4 @@
-"""IMFM: the sizes that it prints, which contradict each other, next to those of the specification."""
+"""IMFM: the printed sizes, which contradict each other, and those of the specification."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from tests.conftest import compose
 from tests.papers.meta import on_meta
 
 SUBPIXEL = partial(SubpixelUpsampler, mid_ch=4)
-# The rows of the ablation in Sec. 3.3, whose table is missing from the text.
+# The rows of the ablation in Sec. 3.3, whose table is missing from the paper.
 ROWS = (
     {"pab": False, "mswam": False, "cam": False},
     {"mswam": False, "cam": False},
@@ -34,7 +34,7 @@ ROWS = (
     ],
     ids=["mwaum", "subpixel", "deconv"],
 )
-def test_table_3_is_reached_within_half_a_percent(upsampler, params, printed_k, off):
+def test_table_3_is_reproduced_within_half_a_percent(upsampler, params, printed_k, off):
     net = on_meta(IMFM, scale=4, upsampler=upsampler)
     assert num_params(net) == params
     assert num_params(net) / 1e3 / printed_k - 1 == pytest.approx(off, abs=1e-4)
@@ -42,7 +42,7 @@ def test_table_3_is_reached_within_half_a_percent(upsampler, params, printed_k, 
 
 def test_table_4_contradicts_table_3():
     assert num_params(on_meta(IMFM, scale=4)) / 670e3 - 1 == pytest.approx(-0.107, abs=5e-4)  # printed: 670K
-    assert num_params(on_meta(IMFM, scale=4, num_block=8)) == 679_963  # may be a deeper network
+    assert num_params(on_meta(IMFM, scale=4, num_block=8)) == 679_963  # perhaps Table 4 has 8 blocks
 
 
 @pytest.mark.parametrize(
@@ -50,21 +50,21 @@ def test_table_4_contradicts_table_3():
     [(0, 632_539, 48.24), (1, 569_259, 44.69), (2, 591_039, 46.48), (3, 598_375, 46.48)],
     ids=["plain", "+PAB", "+MSWAM", "+CAM"],
 )
-def test_ablation_rows(row, params, multi_adds_g):
+def test_the_ablation_rows_have_the_specified_counts(row, params, multi_adds_g):
     net = on_meta(IMFM, scale=4, **ROWS[row])
     assert num_params(net) == params
     # The paper prints no totals. The specification has 46.49 G for the last row.
     assert multi_adds(net, scale=4, rule="conv") / 1e9 == pytest.approx(multi_adds_g, abs=0.005)
 
 
-def test_pab_saves_what_is_printed_to_within_0_4_thousand_parameters():
+def test_pab_saves_the_printed_parameters_to_within_420():
     plain, pab = on_meta(IMFM, scale=4, **ROWS[0]), on_meta(IMFM, scale=4, **ROWS[1])
     assert num_params(pab) - num_params(plain) == -63_280  # printed: -63.7K
     saved = multi_adds(plain, scale=4, rule="conv") - multi_adds(pab, scale=4, rule="conv")
     assert saved / 1e9 == pytest.approx(3.5, abs=0.05)  # printed: 3.5
 
 
-def test_mswam_costs_what_is_printed():
+def test_mswam_costs_the_printed_number_of_parameters():
     without, with_mswam = on_meta(IMFM, scale=4, **ROWS[1]), on_meta(IMFM, scale=4, **ROWS[2])
     assert (num_params(with_mswam) - num_params(without)) / 1e3 == pytest.approx(21.8, abs=0.05)
 
@@ -80,8 +80,8 @@ def test_parameters_are_exact_to_the_unit(scale, params):
 
 
 @pytest.mark.parametrize(("scale", "multi_adds_g"), [(2, 143.79), (3, 71.50), (4, 46.48)])
-def test_the_full_count_is_that_of_the_convolutions(scale, multi_adds_g):
-    # Specification: 143.83, 71.63 (for an LR image 1280 / 3 wide, not 426) and 46.49.
+def test_the_full_count_equals_that_of_the_convolutions(scale, multi_adds_g):
+    # The specification has 143.83, 71.63 (for an LR width of 1280 / 3 instead of 426) and 46.49.
     net = on_meta(IMFM, scale=scale)
     assert multi_adds(net, scale=scale, rule="all") == multi_adds(net, scale=scale, rule="conv")
     assert multi_adds(net, scale=scale, rule="all") / 1e9 == pytest.approx(multi_adds_g, abs=0.005)
@@ -95,8 +95,8 @@ def test_equation_4_adds_the_bilinear_image():
     torch.testing.assert_close(net(lr), F.interpolate(lr, scale_factor=3, mode="bilinear"))
 
 
-def test_a_path_sees_all_paths_before_it_but_the_first():
-    """Equation 6: what the last path puts out depends on each input but that of the first path."""
+def test_a_path_sees_all_earlier_paths_except_the_first():
+    """By Equation 6, the output of the last path depends on every input except that of the first path."""
     block = PAB(8, num_path=4, num_path_feat=4, window_sizes=None, cam=None)
     last_path = []
     block.paths[-1].register_forward_hook(lambda module, inputs, output: last_path.append(output.clone()))
@@ -113,11 +113,11 @@ def test_a_path_sees_all_paths_before_it_but_the_first():
     assert seen == [False, True, True, True]
 
 
-def test_coordinate_attention_equals_that_by_hand():
+def test_coordinate_attention_equals_a_computation_by_hand():
     cam = CAM(4, num_squeezed=2)
     x = torch.randn(2, 4, 5, 3)
 
-    def squeeze(pooled):  # (N, C) of one row or column
+    def squeeze(pooled):  # (N, C), the mean of one row or column
         weight = cam.squeeze.weight[:, :, 0, 0]
         return F.hardswish(pooled @ weight.T + cam.squeeze.bias)
 
@@ -133,7 +133,7 @@ def test_coordinate_attention_equals_that_by_hand():
     torch.testing.assert_close(cam(x), expected)
 
 
-def test_both_readings_of_delta_cost_the_same_and_differ():
+def test_both_readings_of_delta_have_the_same_parameters_and_different_outputs():
     x = torch.randn(1, 4, 5, 3)
     swish, sigmoid = CAM(4), CAM(4, act="h_sigmoid")
     sigmoid.load_state_dict(swish.state_dict())
@@ -141,20 +141,20 @@ def test_both_readings_of_delta_cost_the_same_and_differ():
 
 
 @pytest.mark.parametrize("row", range(3), ids=["plain", "+PAB", "+MSWAM"])
-def test_every_row_of_the_ablation_trains_and_takes_one_pixel(row):
+def test_every_ablation_row_trains_and_accepts_an_image_of_one_pixel(row):
     net = IMFM(scale=2, num_feat=16, num_block=2, **ROWS[row])
     net(torch.rand(1, 3, 1, 1)).mean().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
 @pytest.mark.parametrize("scale", [8, 16])
-def test_other_scales_can_be_built(scale):
+def test_networks_for_other_scales_can_be_built(scale):
     net = IMFM(scale=scale, num_feat=16, num_block=1)
     assert net(torch.rand(1, 3, 5, 6)).shape == (1, 3, 5 * scale, 6 * scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-def test_weights_of_half_precision_work_too(dtype):
+def test_weights_in_half_precision_work(dtype):
     net = IMFM(scale=2, num_feat=16, num_block=1).to(dtype)
     with torch.no_grad():
         sr = net(torch.rand(1, 3, 9, 11).to(dtype))
@@ -171,7 +171,7 @@ def test_weights_of_half_precision_work_too(dtype):
         ({"window_sizes": [3, 4]}, r"must be odd, got \(3, 4\)"),
     ],
 )
-def test_impossible_settings_are_refused(settings, message):
+def test_unsupported_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         IMFM(scale=2, **settings)
 
@@ -186,12 +186,12 @@ def test_impossible_settings_are_refused(settings, message):
         ({"cam": False, "num_cam_feat": 5}, "cam=false has no CAM, got num_cam_feat=5"),
     ],
 )
-def test_a_switch_that_would_change_nothing_is_refused(settings, message):
+def test_a_setting_without_effect_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         IMFM(scale=2, **settings)
 
 
-def test_recipe():
+def test_the_recipe_has_the_settings_of_the_paper():
     config = compose("experiment=imfm/train", "trainer=cpu", "budget=paper")
     assert (config.model["_target_"], config.upsampler.name) == ("sr_lab.models.imfm.IMFM", "native")
     assert (config.dataset["lr_patch_size"], config.steps, config.steps_per_epoch) == (64, 1_000_000, 1000)

@@ -1,4 +1,4 @@
-"""LAPAR (Li et al., NeurIPS 2020): its printed cost, its fixed filters, and how they meet the image."""
+"""LAPAR (Li et al., NeurIPS 2020): its printed cost, and its fixed filters and how they are applied."""
 
 import pytest
 import torch
@@ -12,21 +12,22 @@ from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(("scale", "printed_g"), [(2, 171.0), (3, 114.0), (4, 94.0)])
-def test_cost_is_the_printed_one(scale, printed_g):
+def test_the_cost_equals_the_printed_one(scale, printed_g):
     assert multi_adds(on_meta(LAPAR, scale=scale), scale=scale, rule="conv") / 1e9 == pytest.approx(
         printed_g, rel=0.006
     )
 
 
-def test_filters_span_what_centred_gaussians_can():
+def test_the_filters_span_all_symmetric_5x5_kernels():
     filters = gaussian_dictionary()
     assert filters.shape == (72, 1, 5, 5)
     torch.testing.assert_close(filters.flip(2, 3), filters)
-    assert torch.linalg.matrix_rank(filters.flatten(1).double(), rtol=1e-4) == 13  # all symmetric ones of 5x5
+    # Point-symmetric 5x5 kernels have 13 dimensions.
+    assert torch.linalg.matrix_rank(filters.flatten(1).double(), rtol=1e-4) == 13
     torch.testing.assert_close(filters.sum(dim=(1, 2, 3)), torch.tensor([1.0] * 24 + [0.0] * 48))
 
 
-def test_mixing_filters_first_equals_filtering_first():
+def test_mixing_the_filters_first_equals_filtering_the_image_first():
     net = LAPAR(scale=2, num_feat=16, num_block=1).eval()
     lr = torch.rand(2, 3, 7, 9)
     coefficients = []
@@ -38,7 +39,7 @@ def test_mixing_filters_first_equals_filtering_first():
     torch.testing.assert_close(sr, (coefficients[0].unsqueeze(1) * filtered).sum(dim=2))
 
 
-def test_filters_are_fixed_but_a_checkpoint_brings_its_own():
+def test_the_filters_are_fixed_but_loaded_from_a_checkpoint():
     net = LAPAR(scale=2, num_feat=16, num_block=1)
     assert "dictionary" not in dict(net.named_parameters())
     assert "dictionary" in net.state_dict()

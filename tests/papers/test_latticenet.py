@@ -10,12 +10,12 @@ from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(("scale", "printed_g"), [(2, 169.5), (3, 76.3), (4, 43.6)])
-def test_cost_is_the_printed_one(scale, printed_g):
+def test_the_cost_equals_the_printed_one(scale, printed_g):
     cost = multi_adds(on_meta(LatticeNet, scale=scale), scale=scale, rule="conv")
     assert cost / 1e9 == pytest.approx(printed_g, rel=0.003)
 
 
-def test_coefficients_see_the_unbiased_deviation():
+def test_the_coefficients_use_the_unbiased_standard_deviation():
     coefficients = LatticeNet(scale=2, num_feat=16, num_block=1).body[0].cc_x
     seen = []
     coefficients.of_deviation.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -24,7 +24,7 @@ def test_coefficients_see_the_unbiased_deviation():
     torch.testing.assert_close(seen[0], torch.std(x, dim=(2, 3), keepdim=True))
 
 
-def test_mean_shifts_of_a_checkpoint_are_used():
+def test_the_mean_shifts_in_a_checkpoint_are_loaded():
     state = {"sub_mean.weight": torch.rand(3, 3, 1, 1), "add_mean.bias": torch.rand(3)}
     net = LatticeNet(scale=2, num_feat=16)
     assert official_names(net)[0].to_ours(state, net).keys() == state.keys()

@@ -1,4 +1,4 @@
-"""LBNet (Gao et al., IJCAI 2022): its official weights, and what its transformer and its halves share."""
+"""LBNet (Gao et al., IJCAI 2022): its official weights, and which weights its parts share."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def official(weights_dir: Path) -> LBNet:
     return net
 
 
-def test_official_checkpoint_in_half_precision_stays_within_a_grey_level(weights_dir):
+def test_the_official_checkpoint_in_half_precision_is_within_one_grey_level(weights_dir):
     net = official(weights_dir)
     lr = torch.from_numpy(np.load(weights_dir / "LBNet" / "io_LBNet_x2.npz")["input"]) / 255
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_official_checkpoint_in_half_precision_stays_within_a_grey_level(weights
     [({}, {2: 153.2, 3: 68.4, 4: 38.9}), (TINY, {2: 49.0, 3: 22.0, 4: 12.6})],
     ids=["LBNet", "LBNet-T"],
 )
-def test_printed_multi_adds_are_those_of_the_convolutions(settings, printed_g):
+def test_the_printed_multi_adds_are_those_of_the_convolutions(settings, printed_g):
     counted = {
         scale: multi_adds(on_meta(LBNet, scale=scale, **settings), scale=scale, rule="conv") / 1e9
         for scale in printed_g
@@ -44,7 +44,7 @@ def test_printed_multi_adds_are_those_of_the_convolutions(settings, printed_g):
     assert counted == pytest.approx(printed_g, abs=0.05)
 
 
-def test_modules_see_the_image_twice_and_tokens_pass_a_transformer_three_times():
+def test_blocks_run_twice_and_each_transformer_runs_three_times():
     net = LBNet(scale=2, num_feat=16).eval()
     calls = []
     for index, block in enumerate(net.body):
@@ -57,7 +57,7 @@ def test_modules_see_the_image_twice_and_tokens_pass_a_transformer_three_times()
     assert calls == 2 * blocks + 3 * ["transformer 0"] + 3 * ["transformer 1"]
 
 
-def test_mean_shifts_start_at_the_mean_and_learn():
+def test_mean_shifts_start_at_the_mean_and_are_trained():
     net = LBNet(scale=2, num_feat=16, num_block=1)
     grey = torch.full((1, 3, 4, 4), 255.0)
     torch.testing.assert_close(net.add_mean(net.sub_mean(grey)), grey)
@@ -70,7 +70,7 @@ def test_mean_shifts_start_at_the_mean_and_learn():
 @pytest.mark.parametrize(
     ("num_token", "lengths"), [(32, 16 * (2,)), (37, (*18 * (2,), 1)), (5, 5 * (1,))], ids=str
 )
-def test_segments_are_rounded_down_and_the_rest_is_one_more_segment(num_token, lengths):
+def test_the_segment_length_is_rounded_down_and_the_rest_forms_another_segment(num_token, lengths):
     settings = {"num_head": 2, "num_segment": 16, "reduction": 2}
     attention = EMHA(72, **settings, form="esrt")
     tokens = torch.randn(2, num_token, 72)
@@ -79,11 +79,11 @@ def test_segments_are_rounded_down_and_the_rest_is_one_more_segment(num_token, l
         query, key, value = (
             part.unflatten(-1, (2, 18)).transpose(1, 2) for part in attention.qkv(segment).chunk(3, dim=-1)
         )
-        weights = torch.softmax(query @ key.transpose(-1, -2) / 6, dim=-1)  # the root of 36, not of 18
+        weights = torch.softmax(query @ key.transpose(-1, -2) / 6, dim=-1)  # 6 is the root of 2 x 18
         parts.append((weights @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(tokens), attention.proj(torch.cat(parts, dim=1)))
 
 
-def test_repeats_share_their_weights():
+def test_repeated_layers_share_their_weights():
     once, twice = ET(16), ET(16, num_repeat=2)
     assert once.state_dict().keys() == twice.state_dict().keys()

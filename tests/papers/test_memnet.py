@@ -1,4 +1,4 @@
-"""MemNet (Tai et al., ICCV 2017): its recursions and memories, its two forms, and Table 2 of Du et al."""
+"""MemNet (Tai et al., ICCV 2017): its recursion and memory, its two forms, and Table 2 of Du et al."""
 
 import pytest
 import torch
@@ -23,17 +23,17 @@ from tests.papers.meta import on_meta
     ],
     ids=["MemNet", "+ GGAS", "+ CWSS", "+ both"],
 )
-def test_table_2_prints_whole_thousands_of_the_folded_host(build, printed):
+def test_table_2_prints_the_folded_parameters_in_whole_thousands(build, printed):
     assert num_params(build(on_meta(MemNet, scale=4))) // 1000 == printed
 
 
-def test_the_printed_677_thousand_are_the_weights_of_the_originals_convolutions():
+def test_the_printed_677_thousand_count_only_the_convolution_weights_of_the_original():
     net = MemNet(scale=2, form="original")
     assert sum(conv.weight.numel() for conv in net.modules() if isinstance(conv, nn.Conv2d)) == 676_992
 
 
 @pytest.mark.parametrize("form", ["lr_space", "original"])
-def test_one_unit_serves_all_recursions_and_only_the_original_normalises_each_by_itself(form):
+def test_recursions_share_one_unit_and_have_separate_norms_only_in_the_original(form):
     net = MemNet(scale=2, num_feat=4, num_block=2, num_recursion=3, form=form)
     calls = dict.fromkeys(net.residual_units, 0)
     norms = set()
@@ -46,10 +46,10 @@ def test_one_unit_serves_all_recursions_and_only_the_original_normalises_each_by
     assert len(norms) == (6 if form == "original" else 2)
 
 
-def test_what_ggas_gates_is_what_later_blocks_remember():
+def test_later_blocks_receive_the_features_gated_by_ggas():
     net = ggas.apply(MemNet(scale=2, num_feat=4, num_block=3))
     with torch.no_grad():
-        net.strategy["ggas"].gab.pointwise.bias.fill_(-1000)  # the gate is shut
+        net.strategy["ggas"].gab.pointwise.bias.fill_(-1000)  # closes the gate
     seen = []
     net.body[2].register_forward_pre_hook(lambda block, inputs: seen.extend(inputs[1]))
     net(torch.rand(1, 3, 6, 5))
@@ -68,6 +68,6 @@ def test_the_original_has_no_tail_to_replace():
         ({"num_recursion": 0}, "got num_recursion=0"),
     ],
 )
-def test_impossible_settings_of_idn_are_refused(settings, message):
+def test_unsupported_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         MemNet(scale=2, **settings)

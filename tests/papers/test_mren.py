@@ -1,4 +1,4 @@
-"""MREN and MREN-L (Cai et al.): the sizes that the paper prints in Tables 1 and 3 to 6, and its equations."""
+"""MREN and MREN-L (Cai et al.): the sizes printed in Tables 1 and 3 to 6, and the equations."""
 
 from pathlib import Path
 
@@ -27,12 +27,12 @@ def params_k(**settings):
 @pytest.mark.parametrize(
     ("num_block", "printed"), [(3, 196), (4, 230), (5, 264), (6, 298), (7, 332), (8, 366)]
 )
-def test_table_1(num_block, printed):
+def test_table_1_is_reproduced(num_block, printed):
     assert params_k(scale=4, num_block=num_block) == pytest.approx(printed, abs=0.5)
 
 
 @pytest.mark.parametrize(("mode", "printed"), [("osa", 245), ("oca", 375), ("scnc", 298), ("full", 298)])
-def test_table_3(mode, printed):
+def test_table_3_is_reproduced(mode, printed):
     assert params_k(scale=4, scacb=mode) == pytest.approx(printed, abs=0.5)
 
 
@@ -41,7 +41,7 @@ def test_table_3(mode, printed):
     [DISTILLATION_BLOCK, {"communication_weight": 0.0}, {"dracb_sigmoid": False}, {}],
     ids=["distillation block", "+ sigmoid", "+ jump connection", "DRACB"],
 )
-def test_table_4(settings):
+def test_table_4_is_reproduced(settings):
     assert params_k(scale=4, **settings) == pytest.approx(298, abs=0.5)
 
 
@@ -49,12 +49,12 @@ def test_table_4(settings):
     ("settings", "scale", "printed"),
     [({}, 2, 274), ({}, 3, 298), ({}, 4, 298), (MREN_L, 2, 531), (MREN_L, 3, 579), (MREN_L, 4, 579)],
 )
-def test_table_5(settings, scale, printed):
+def test_table_5_is_reproduced(settings, scale, printed):
     assert params_k(scale=scale, **settings) == pytest.approx(printed, abs=0.5)
 
 
 @pytest.mark.parametrize(("settings", "printed"), [({}, 23.8), (MREN_L, 46.3)], ids=["MREN", "MREN-L"])
-def test_table_6_by_the_authors_counter(settings, printed):
+def test_table_6_is_reproduced_with_the_authors_counter(settings, printed):
     net = on_meta(MREN, scale=2, **settings)
     assert multi_adds(net, scale=2, rule=net.multi_adds_rule) / 1e9 == pytest.approx(printed, abs=0.05)
 
@@ -62,7 +62,7 @@ def test_table_6_by_the_authors_counter(settings, printed):
 @pytest.mark.parametrize(
     ("settings", "scale", "counted"),
     [
-        ({}, 2, 105.1),  # Table 6 prints 23.8 next to figures of other networks at 1280x720
+        ({}, 2, 105.1),  # Table 6 prints 23.8, but counts other networks at 1280x720
         ({}, 3, 69.1),
         ({}, 4, 49.0),
         (MREN_L, 2, 204.5),  # printed: 46.3
@@ -70,7 +70,7 @@ def test_table_6_by_the_authors_counter(settings, printed):
         (MREN_L, 4, 95.5),
     ],
 )
-def test_the_full_count(settings, scale, counted):
+def test_the_full_count_is_exact(settings, scale, counted):
     net = on_meta(MREN, scale=scale, **settings)
     assert multi_adds(net, scale=scale, rule="all") / 1e9 == pytest.approx(counted, abs=0.05)
 
@@ -101,7 +101,7 @@ def test_mren_l_is_mren_with_84_channels():
     assert OmegaConf.merge(configs[0], {"num_feat": 84}) == configs[1]
 
 
-def test_equation_3_is_the_rbwa_tail_that_any_network_may_carry():
+def test_equation_3_is_the_rbwa_tail_that_any_network_can_use():
     native, named = (MREN(scale=3, upsampler=tail, **SMALL).eval() for tail in (None, RBWAUpsampler))
     named.load_state_dict(native.state_dict())
     lr = torch.rand(1, 3, 7, 9)
@@ -122,7 +122,7 @@ def test_equation_4_adds_the_bicubic_image(scale):
 @pytest.mark.parametrize(
     ("weight", "message"), [(0.0, "raw"), (0.2, "raw"), (0.2, "fused"), (1.0, "raw"), (1.0, "fused")]
 )
-def test_equations_5_and_6(weight, message):
+def test_a_block_follows_equations_5_and_6(weight, message):
     torch.manual_seed(0)
     block = DRACB(6, 3, communication_weight=weight, sigmoid=True, message=message)
     x, previous = torch.randn(2, 6, 4, 5), torch.randn(2, 3, 4, 5)
@@ -133,7 +133,7 @@ def test_equations_5_and_6(weight, message):
     torch.testing.assert_close(handed_on, own if message == "raw" else fused)
 
 
-def test_a_block_without_sigmoid_gives_its_map():
+def test_a_block_without_sigmoid_outputs_its_feature_map():
     block = DRACB(6, 3, communication_weight=0.2, sigmoid=False, message="raw")
     x, previous = torch.randn(2, 6, 4, 5), torch.randn(2, 3, 4, 5)
     torch.testing.assert_close(block(x, previous)[0], block.conv(x) + 0.2 * previous)
@@ -148,7 +148,7 @@ def test_a_block_without_sigmoid_gives_its_map():
         ({}, {"scacb_exchange": "final"}),
     ],
 )
-def test_readings_without_parameters_differ(settings, other):
+def test_readings_with_equal_parameters_give_different_outputs(settings, other):
     net, changed = MREN(scale=2, **SMALL, **settings).eval(), MREN(scale=2, **SMALL, **other).eval()
     changed.load_state_dict(net.state_dict())
     lr = torch.rand(1, 3, 7, 9)
@@ -157,7 +157,7 @@ def test_readings_without_parameters_differ(settings, other):
 
 
 def published_scacb(block, x, *, exchange):
-    """Both parts drawn apart, as in Fig. 2: each has its own maps, its own aggregation."""
+    """SCACB with both parts separate, as in Fig. 2: each has its own maps and its own aggregation."""
     squeezed = block.squeeze(x)
     c1, s1 = block.channel.level1(squeezed), block.spatial.level1(squeezed)
     c2, s2 = block.channel.level2(squeezed), block.spatial.level2(squeezed)
@@ -178,14 +178,14 @@ def published_scacb(block, x, *, exchange):
 @pytest.mark.parametrize(
     ("mode", "exchange"), [("full", "running"), ("full", "final"), ("scnc", "none")], ids=lambda word: word
 )
-def test_scacb_is_what_its_figure_shows(mode, exchange):
+def test_scacb_computes_what_its_figure_shows(mode, exchange):
     torch.manual_seed(0)
     block = SCACB(60, mode=mode, exchange="final" if exchange == "final" else "running")
     x = torch.randn(2, 60, 9, 7)
     torch.testing.assert_close(block(x), published_scacb(block, x, exchange=exchange))
 
 
-def test_scacb_without_exchange_takes_the_weights_of_scacb_with_exchange():
+def test_scacb_without_exchange_can_load_the_weights_of_scacb_with_exchange():
     SCACB(60, mode="scnc").load_state_dict(SCACB(60, mode="full").state_dict())
 
 
@@ -201,7 +201,7 @@ def test_only_the_channel_part_mixes_channels(mode, mixes):
 
 
 def published_wsilbv(block, x):
-    """The descriptions of WSILB in PMDN's code, by their definitions, and one convolution replaced by two."""
+    """WSILB as defined in PMDN's code, with one convolution replaced by two."""
     mean = x.sum((2, 3), keepdim=True) / (x.size(2) * x.size(3))
     deviation = ((x - mean).pow(2).sum((2, 3), keepdim=True) / (x.size(2) * x.size(3))).pow(0.5)
     logits = block.excite(deviation + mean) + block.excite(F.adaptive_max_pool2d(x, 1))
@@ -209,7 +209,7 @@ def published_wsilbv(block, x):
 
 
 @pytest.mark.parametrize("contrast", [1.0, 1e-4, 0.0], ids=["image", "faint", "constant"])
-def test_wsilbv_is_the_published_one(contrast):
+def test_wsilbv_equals_the_published_code(contrast):
     torch.manual_seed(0)
     block = WSILBV(60)
     x = 0.5 + contrast * torch.randn(2, 60, 12, 10)
@@ -217,13 +217,13 @@ def test_wsilbv_is_the_published_one(contrast):
 
 
 @pytest.mark.parametrize(("num_feat", "num_squeezed"), [(60, 15), (30, 7), (84, 21), (42, 10), (3, 1)])
-def test_wsilbv_squeezes_to_a_quarter(num_feat, num_squeezed):
+def test_wsilbv_squeezes_its_channels_to_a_quarter(num_feat, num_squeezed):
     assert num_params(WSILBV(num_feat)) == 2 * num_feat * num_squeezed + num_squeezed + num_feat
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("scale", [2, 3])
-def test_network_works_in_half_precision(scale, dtype):
+def test_the_network_works_in_half_precision(scale, dtype):
     net = MREN(scale=scale, **SMALL).eval()
     lr = torch.rand(1, 3, 7, 9)
     with torch.no_grad():
@@ -234,7 +234,7 @@ def test_network_works_in_half_precision(scale, dtype):
 
 
 @pytest.mark.parametrize("scale", [8, 16])
-def test_other_scales_can_be_built(scale):
+def test_networks_for_other_scales_can_be_built(scale):
     net = MREN(scale=scale, **SMALL).eval()
     with torch.no_grad():
         assert net(torch.rand(1, 3, 3, 4)).shape == (1, 3, 3 * scale, 4 * scale)
@@ -261,7 +261,7 @@ def test_every_variant_trains(mode, exchange):
         ({"communication_weight": 1.1}, "got communication_weight=1.1; allowed: 0 to 1"),
     ],
 )
-def test_impossible_settings_are_refused(settings, message):
+def test_unsupported_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         MREN(scale=2, **settings)
 
@@ -275,6 +275,6 @@ def test_impossible_settings_are_refused(settings, message):
         ({"communication_weight": 0, "dracb_message": "fused"}, "got dracb_message=fused; allowed: raw, or"),
     ],
 )
-def test_a_switch_that_would_change_nothing_is_refused(settings, message):
+def test_a_setting_without_effect_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         MREN(scale=2, **settings)

@@ -1,4 +1,4 @@
-"""PAN and A2N (Zhao et al., ECCVW 2020; Chen et al., 2021): the tail that they share, and the image skip."""
+"""PAN and A2N (Zhao et al., ECCVW 2020; Chen et al., 2021): the tail they share, and the image skip."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 @pytest.mark.parametrize("network", [pan.PAN, a2n.A2N])
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_any_tail_adds_to_the_bilinear_image(network, scale):
+def test_the_output_of_any_tail_is_added_to_the_bilinear_image(network, scale):
     net = network(scale=scale, num_feat=16, num_block=1, upsampler=SubpixelUpsampler)
     torch.nn.init.zeros_(net.tail[0].weight)
     torch.nn.init.zeros_(net.tail[0].bias)
@@ -23,7 +23,7 @@ def test_any_tail_adds_to_the_bilinear_image(network, scale):
 
 @pytest.mark.parametrize(("scale", "stages"), [(2, 1), (3, 1), (4, 2)])
 @pytest.mark.parametrize("network", [pan.PAN, a2n.A2N])
-def test_the_authors_names_of_the_tail_lead_to_its_weights(network, scale, stages):
+def test_the_official_names_of_the_tail_map_to_its_weights(network, scale, stages):
     names = [f"{name}{k}" for k in range(1, stages + 1) for name in ("upconv", "HRconv")] + ["conv_last"]
     names += [f"att{k}.conv" for k in range(1, stages + 1)]
     state = {f"{name}.{kind}": torch.zeros(1) for name in names for kind in ("weight", "bias")}
@@ -32,7 +32,7 @@ def test_the_authors_names_of_the_tail_lead_to_its_weights(network, scale, stage
     assert set(renamed) == {f"tail.{name}" for name in net.tail.state_dict()}
 
 
-def test_weights_of_the_two_branches_of_an_a2b_add_up_to_one():
+def test_the_weights_of_the_two_branches_of_an_a2b_add_up_to_one():
     block = a2n.A2B(16, plain_kernel_size=1)
     block.attended = block.plain
     x = torch.randn(2, 16, 5, 6)
@@ -40,12 +40,12 @@ def test_weights_of_the_two_branches_of_an_a2b_add_up_to_one():
 
 
 @pytest.mark.parametrize("scale", [1, 5, 6])
-def test_the_tail_refuses_scales_that_its_stages_do_not_reach(scale):
+def test_the_tail_refuses_scales_that_its_stages_cannot_produce(scale):
     with pytest.raises(ConfigError, match=f"no steps lead to scale={scale}; allowed: 3, or a power of 2"):
         pan.PAN(scale=scale)
 
 
 @pytest.mark.parametrize(("num_feat", "kernel"), [(2, 3), (16, 2)], ids=["too few channels", "even kernel"])
-def test_an_a2b_that_cannot_be_built_is_refused(num_feat, kernel):
+def test_too_few_channels_and_an_even_kernel_are_refused(num_feat, kernel):
     with pytest.raises(ConfigError, match=f"got num_feat={num_feat}, plain_kernel_size={kernel}; allowed"):
         a2n.A2N(scale=2, num_feat=num_feat, plain_kernel_size=kernel)

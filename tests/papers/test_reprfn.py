@@ -1,11 +1,11 @@
-"""RepRFN: the fold."""
+"""Folding of RepRFN."""
 
 import torch
 
 from sr_lab.models.reprfn import RepBlock
 
 
-def test_a_repblock_folds_into_one_convolution_up_to_its_border():
+def test_a_repblock_folds_into_one_convolution_that_is_exact_at_the_border_too():
     block = RepBlock(6)
     for edge in (block.sobel_x, block.sobel_y, block.laplacian):
         torch.nn.init.normal_(edge.strength)

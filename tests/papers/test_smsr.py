@@ -1,4 +1,4 @@
-"""SMSR (Wang et al., CVPR 2021): dense evaluation equals its sparse kernels, training draws its masks."""
+"""SMSR (Wang et al., CVPR 2021): dense equals sparse evaluation, and training draws its masks."""
 
 import pytest
 import torch
@@ -15,14 +15,16 @@ SMALL = {"scale": 2, "num_feat": 16, "num_block": 2}
 @pytest.mark.parametrize(
     ("scale", "printed_k", "printed_g"), [(2, 985, 351.5), (3, 993, 156.8), (4, 1006, 89.1)]
 )
-def test_printed_size_leaves_the_channel_masks_out_and_printed_cost_is_dense(scale, printed_k, printed_g):
+def test_the_printed_size_excludes_the_channel_masks_and_the_printed_cost_is_dense(
+    scale, printed_k, printed_g
+):
     net = on_meta(SMSR, scale=scale)
     masks = sum(block.smb.channel_logits.numel() for block in net.body)
     assert round((num_params(net) - masks) / 1e3) == printed_k
     assert multi_adds(net, scale=scale, rule="conv") / 1e9 == pytest.approx(printed_g, rel=0.002)
 
 
-def test_evaluation_is_what_kernels_split_by_channel_give():
+def test_evaluation_equals_a_computation_with_kernels_split_by_channel():
     smb = SMB(16, tau=1.0).eval()
     with torch.no_grad():
         smb.channel_logits.normal_()
@@ -43,7 +45,7 @@ def test_evaluation_is_what_kernels_split_by_channel_give():
         torch.testing.assert_close(smb(x, positions), smb.collect(torch.cat(stages, dim=1)))
 
 
-def test_training_draws_its_masks_from_the_generator_of_torch():
+def test_training_draws_its_masks_from_torchs_global_generator():
     net, lr = SMSR(**SMALL), torch.rand(1, 3, 8, 8)
     draws = []
     for seed in (0, 0, 1):
@@ -53,7 +55,7 @@ def test_training_draws_its_masks_from_the_generator_of_torch():
     assert not torch.equal(draws[0], draws[2])
 
 
-def test_a_forward_pass_leaves_nothing_behind():
+def test_a_forward_pass_leaves_no_state_behind():
     net = SMSR(**SMALL)
     before = set(net.state_dict()), [set(vars(part)) for part in net.modules()]
     net(torch.rand(1, 3, 8, 8)).mean().backward()

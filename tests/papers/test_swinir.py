@@ -1,4 +1,4 @@
-"""SwinIR for lightweight SR (Liang et al., ICCVW 2021): windows, their shift and its mask, mirrored edges."""
+"""SwinIR for lightweight SR (Liang et al., ICCVW 2021): windows, shifts, masks and mirrored edges."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from sr_lab.ops.renaming import official_names
 SMALL = {"scale": 2, "num_feat": 16, "num_block": 1}
 
 
-def test_edges_are_mirrored_to_whole_windows():
+def test_edges_are_mirrored_to_fill_whole_windows():
     image = torch.arange(3.0).view(1, 1, 1, 3)
     assert _mirrored(image, 4)[0, 0].tolist() == 4 * [[0, 1, 2, 2]]
     assert _mirrored(image, 8)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
@@ -24,7 +24,7 @@ def test_edges_are_mirrored_to_whole_windows():
     assert torch.equal(_mirrored(torch.ones(1, 3, 8, 16), 8), torch.ones(1, 3, 8, 16))
 
 
-def test_result_is_that_of_the_mirrored_image():
+def test_the_result_equals_that_of_the_mirrored_image():
     net = SwinIRLight(**SMALL).eval()
     lr = torch.rand(1, 3, 9, 14)
     larger = torch.cat((lr, lr.flip(2)), dim=2)[:, :, :16]
@@ -34,7 +34,7 @@ def test_result_is_that_of_the_mirrored_image():
 
 
 def reach(layer, at, size=16):
-    """Positions that one position of the output of a layer depends on, as (rows, columns)."""
+    """Rows and columns of the input that one position in the output of a layer depends on."""
     x = torch.randn(1, size, size, 12, requires_grad=True)
     (gradient,) = torch.autograd.grad(layer(x, _shift_mask(x, 8, 4))[0, *at].square().sum(), x)
     seen = gradient[0].abs().amax(dim=-1) > 1e-12
@@ -46,24 +46,24 @@ def reach(layer, at, size=16):
     [
         (0, (0, 9), (0, 8), (8, 16)),
         (4, (5, 11), (4, 12), (4, 12)),
-        (4, (0, 0), (0, 4), (0, 4)),  # rolled next to the opposite edge, and masked from it
+        (4, (0, 0), (0, 4), (0, 4)),  # the shift puts it next to the opposite edge, which the mask hides
         (4, (15, 6), (12, 16), (4, 12)),
     ],
 )
-def test_a_position_sees_its_window(shift, at, rows, columns):
+def test_a_position_sees_only_its_window(shift, at, rows, columns):
     layer = STL(12, num_head=2, window_size=8, shift=shift, mlp_ratio=2.0, drop_path=0.0)
     assert reach(layer, at) == (list(range(*rows)), list(range(*columns)))
 
 
-def test_position_bias_depends_on_the_offset_only():
+def test_the_position_bias_depends_only_on_the_offset():
     attention = WindowAttention(12, num_head=2, window_size=8)
     assert attention.position.unique().numel() == len(attention.bias_table) == 225
-    position = attention.position.view(8, 8, 8, 8)  # row and column of the query, then of the key
+    position = attention.position.view(8, 8, 8, 8)  # row and column of the query, then those of the key
     assert torch.equal(position[1:, 1:, 1:, 1:], position[:-1, :-1, :-1, :-1])
     assert "position" not in attention.state_dict()
 
 
-def test_attention_is_the_softmax_of_products_and_bias():
+def test_attention_is_the_softmax_of_the_products_plus_the_bias():
     attention = WindowAttention(12, num_head=2, window_size=4)
     x = torch.randn(6, 16, 12)
     mask = -100.0 * (torch.rand(3, 1, 16, 16) > 0.5) * (1 - torch.eye(16))
@@ -87,7 +87,7 @@ def test_training_drops_whole_residuals_and_keeps_their_mean():
 
 
 @pytest.mark.parametrize(("num_feat", "num_head"), [(60, 6), (16, 4), (13, 1)])
-def test_heads_divide_the_width(num_feat, num_head):
+def test_the_number_of_heads_fits_the_width(num_feat, num_head):
     net = SwinIRLight(scale=2, num_feat=num_feat, num_block=1, num_layer=1)
     assert net.body[0].layers[0].attention.num_head == num_head
 
@@ -98,7 +98,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(num_head):
         SwinIRLight(**SMALL, num_head=num_head)
 
 
-def test_indices_and_masks_of_an_official_file_are_dropped():
+def test_indices_and_masks_in_an_official_file_are_dropped():
     place = "layers.0.residual_group.blocks.1."
     names = (place + "attn.relative_position_index", place + "attn_mask", place + "attn.qkv.weight")
     net = SwinIRLight(**SMALL)

@@ -1,4 +1,4 @@
-"""VDSR (Kim et al., CVPR 2016): MATLAB's arrays become torch's."""
+"""VDSR (Kim et al., CVPR 2016): MATLAB arrays are converted to torch's layout."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sr_lab.ops.renaming import official_names
 
 
 @pytest.mark.parametrize("first_axes", [(3, 3, 1, 4), (3, 3, 4)], ids=["whole", "squeezed"])
-def test_matlabs_axes_become_torchs(first_axes):
+def test_matlabs_axes_are_reordered_for_torch(first_axes):
     state = {"weight.0": torch.rand(first_axes), "weight.1": torch.rand(3, 3, 4, 4)}
     state |= {"weight.2": torch.rand(3, 3, 4), "bias.0": torch.rand(4, 1), "bias.1": torch.rand(4, 1)}
     state |= {"bias.2": torch.rand(1, 1)}

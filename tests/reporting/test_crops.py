@@ -1,4 +1,4 @@
-"""The zoomed-crop figure: its pixels are the images' pixels."""
+"""The figure of zoomed crops, whose pixels must equal those of the images."""
 
 import csv
 import re
@@ -25,7 +25,7 @@ def _picture(tmp_path_factory) -> Picture:
 
 @pytest.fixture(name="written", scope="module")
 def _written(picture, tmp_path_factory) -> Path:
-    """Folder with all files of the figure."""
+    """Folder with all files of a written figure."""
     return crops.write(tmp_path_factory.mktemp("crops"), picture).parent
 
 
@@ -34,7 +34,7 @@ def pixels(file: Path) -> np.ndarray:
 
 
 def places(figure: np.ndarray, block: np.ndarray) -> list[tuple[int, int]]:
-    """Where a block is in a figure, pixel by pixel."""
+    """Positions at which a figure contains exactly the pixels of a block."""
     height, width = block.shape[:2]
     corner = (figure[: -height + 1, : -width + 1] == block[0, 0]).all(axis=2)
     corner &= (figure[height - 1 :, width - 1 :] == block[-1, -1]).all(axis=2)
@@ -49,7 +49,7 @@ def zoomed(file: Path, box: Box, zoom: int) -> np.ndarray:
     return box.cut(saved_images.load(file)).repeat(zoom, 0).repeat(zoom, 1)
 
 
-def test_every_crop_of_the_figure_is_the_image_pixel_by_pixel(picture, written):
+def test_every_crop_in_the_figure_equals_the_image_pixel_by_pixel(picture, written):
     box = crops.choose(picture)
     shown = pixels(written / f"{STEM}.png")
     files = [picture.hr, *(result.file for result in picture.results)]
@@ -71,7 +71,7 @@ def test_the_window_is_where_the_methods_errors_differ_most(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 17, 50, 1000])
-def test_the_chosen_window_is_on_the_lr_grid_and_inside(picture, size):
+def test_the_chosen_window_is_on_the_lr_grid_and_inside_the_image(picture, size):
     box = crops.choose(picture, size=size)
     assert not any(value % 4 for value in (box.left, box.top, box.width, box.height))
     assert box.left + box.width <= 80
@@ -79,7 +79,7 @@ def test_the_chosen_window_is_on_the_lr_grid_and_inside(picture, size):
     assert min(box.width, box.height) >= 4
 
 
-def test_the_files_are_next_to_each_other_with_their_coordinates(picture, written):
+def test_the_figure_is_written_with_its_crops_and_their_coordinates(picture, written):
     box = crops.choose(picture)
     wanted = {f"{STEM}.{kind}" for kind in ("png", "pdf", "tex", "csv")}
     names = ("HR", "bicubic", "first", "second")
@@ -94,13 +94,13 @@ def test_the_files_are_next_to_each_other_with_their_coordinates(picture, writte
     )
 
 
-def test_the_pdf_holds_text_and_no_outlines(written):
+def test_the_pdf_contains_text_instead_of_outlines(written):
     pdf = (written / f"{STEM}.pdf").read_bytes()
     assert pdf.startswith(b"%PDF")
     assert b"/Type0" in pdf  # a TrueType font
 
 
-def test_latex_has_a_subfloat_for_each_cell_best_bold_second_underlined(written):
+def test_latex_has_a_subfloat_per_cell_with_the_best_bold_and_the_second_underlined(written):
     text = (written / f"{STEM}.tex").read_text()
     assert len(re.findall(r"\\subfloat\[", text)) == 4
     assert r"\subfloat[{second\\\textbf{31.50}/\textbf{0.9000}}]" in text
@@ -109,7 +109,7 @@ def test_latex_has_a_subfloat_for_each_cell_best_bold_second_underlined(written)
     assert all((written / name).is_file() for name in named)
 
 
-def test_long_names_stay_inside_their_cells_odd_ones_are_escaped_and_nothing_is_logged(tmp_path, caplog):
+def test_long_names_stay_inside_their_cells_and_special_characters_are_escaped(tmp_path, caplog):
     names = ("50%_of_$x$", "W" * 40)
     runs = [run_folder(tmp_path, name, images=(f"a_b{'w' * 70}",)) for name in names]
     (picture,) = saved_images.find(runs)
@@ -124,7 +124,7 @@ def test_long_names_stay_inside_their_cells_odd_ones_are_escaped_and_nothing_is_
     left, width = hr[1], 4 * 48
     assert (shown[width : width + 28, left + width : left + width + 2] == 255).all()  # between the cells
     for line in (shown[width : width + 28], shown[-56:]):
-        assert (line[:, left - 4] == 255).all()  # between whole image and cells
+        assert (line[:, left - 4] == 255).all()  # between the whole image and the cells
 
 
 def test_bicubic_and_the_last_six_of_many_methods_are_shown(tmp_path):
@@ -138,7 +138,7 @@ def test_bicubic_and_the_last_six_of_many_methods_are_shown(tmp_path):
     assert pixels(file).shape[1] - corner[1] == 4 * (4 * 48 + 2) - 2  # two rows of four
 
 
-def test_the_image_of_each_set_on_which_methods_differ_most_is_taken(tmp_path):
+def test_the_image_on_which_methods_differ_most_is_chosen_in_each_set(tmp_path):
     runs = [run_folder(tmp_path, "a", set_name=name, images=("one", "two")) for name in ("Set5", "Set14")]
     assert [(p.set_name, p.image) for p in crops.most_different(saved_images.find(runs))] == [
         ("Set5", "two"),
@@ -146,7 +146,7 @@ def test_the_image_of_each_set_on_which_methods_differ_most_is_taken(tmp_path):
     ]
 
 
-def test_odd_names_become_safe_and_distinct_file_names():
+def test_unusual_names_become_safe_and_distinct_file_names():
     odd = ["../../etc", "a/b", "a_b", "a b", "<script>", "", "x" * 300, ".", "ü"]
     made = [saved_images.safe(name) for name in odd]
     assert len(set(made)) == len(odd)
@@ -154,7 +154,7 @@ def test_odd_names_become_safe_and_distinct_file_names():
     assert saved_images.safe("img_012") == "img_012"
 
 
-def test_runs_with_one_name_get_distinct_names(tmp_path):
+def test_runs_with_the_same_name_get_distinct_names(tmp_path):
     runs = [run_folder(tmp_path, "a", seed=seed) for seed in (0, 1)]
     assert saved_images.names(runs) == ["a (seed 0)", "a (seed 1)"]
     assert [result.name for result in saved_images.find(runs)[0].results] == [
@@ -162,7 +162,7 @@ def test_runs_with_one_name_get_distinct_names(tmp_path):
     ]
 
 
-def test_an_image_that_a_run_has_not_kept_is_left_out(tmp_path):
+def test_an_image_that_a_run_has_not_saved_is_left_out(tmp_path):
     run = run_folder(tmp_path, "a")
     for file in (run.path / "images" / "Set5").glob("one.*"):
         file.unlink()

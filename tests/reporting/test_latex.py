@@ -1,4 +1,4 @@
-"""Tables as papers print them."""
+"""LaTeX tables as papers print them."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from tests.report_runs import as_printed, finished
 
 
 def latex(paper: str, table: str, *, paired: bool = False) -> str:
-    """A paper's table, filled by runs that measured what is printed."""
+    """A paper's table, filled by runs that measured the printed figures."""
     return to_latex(experiment_table(as_printed(paper, table)), paired=paired)
 
 
@@ -29,7 +29,7 @@ def body(text: str) -> list[str]:
 
 
 def width(line: str) -> int:
-    """Columns that a line fills; one for each spanned."""
+    """Number of columns that a line fills, counting each spanned column."""
     spans = [int(number) - 1 for number in re.findall(r"\\multicolumn\{(\d+)\}", line)]
     return len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans)
 
@@ -44,7 +44,7 @@ def test_every_line_is_as_wide_as_the_table_and_every_brace_is_closed(text):
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
 
 
-def test_the_split_form_has_a_column_for_each_number_below_its_set():
+def test_the_split_form_has_a_column_for_each_metric_below_its_set():
     head = TABLE[TABLE.index(r"\toprule") : TABLE.index(r"\midrule")]
     assert r"\multirow{2}{*}{\#Params [K]} & \multirow{2}{*}{\#Multi-Adds [G]}" in head
     assert r"\multicolumn{2}{c}{Set5} & \multicolumn{2}{c}{Set14}" in head
@@ -61,13 +61,13 @@ def test_blocks_are_separated_and_our_network_is_last_and_bold():
         assert rf"\multirow{{{len(names)}}}{{*}}" in block
 
 
-def test_best_is_bold_and_second_underlined():
+def test_the_best_value_is_bold_and_the_second_best_is_underlined():
     (line,) = [line for line in body(TABLE) if line.startswith("BSRN &  & 352 ")]
     assert r"\textbf{30.84}" in line
     assert r"\underline{32.35}" in line
 
 
-def test_the_paired_form_has_both_numbers_in_one_cell_each_marked_alone():
+def test_the_paired_form_has_both_numbers_in_one_cell_and_marks_each_separately():
     assert "PSNR/SSIM & PSNR/SSIM" in PAIRED
     (carn, *_) = [line for line in body(PAIRED) if line.startswith("CARN")]
     assert "1,592K & 222.8G & 37.76/0.9590" in carn
@@ -75,15 +75,15 @@ def test_the_paired_form_has_both_numbers_in_one_cell_each_marked_alone():
     assert r"37.90/\textbf{0.9615}" in ecbsr
     assert ecbsr.endswith(r"-- \\")
     gains = latex("two_strategies", "table2", paired=True)
-    assert "FSRCNN + GGAS &  & 34K & --/0.8733 &" in gains  # for PSNR only the gain is printed
+    assert "FSRCNN + GGAS &  & 34K & --/0.8733 &" in gains  # the paper prints only the gain of PSNR
 
 
-def test_components_of_an_ablation_are_ticks_and_crosses():
+def test_components_of_an_ablation_are_shown_as_ticks_and_crosses():
     text = latex("osffnet", "table2")
     assert r"\ding{55}\,\checkmark\,\checkmark & " in text
 
 
-def test_names_are_printed_unchanged():
+def test_special_characters_in_names_are_escaped():
     assert escape(r"a_b & 50% #1 {x} ~^\ ±") == (
         r"a\_b \& 50\% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} $\pm$"
     )
@@ -94,7 +94,7 @@ def test_names_are_printed_unchanged():
     assert r"% 50% done \input{x}" in text.splitlines()
 
 
-def test_a_row_that_was_not_measured_has_the_papers_figures_and_a_dagger():
+def test_an_unmeasured_row_has_the_papers_figures_and_a_dagger():
     lines = {line.partition(" &")[0]: line for line in body(MEASURED)}
     cited = lines[r"\checkmark\,\ding{55}\,\ding{55}$^\dagger$"]
     assert "& 488 & 19.5 & 32.11 & 0.8936 &" in cited
@@ -102,18 +102,18 @@ def test_a_row_that_was_not_measured_has_the_papers_figures_and_a_dagger():
     assert "as printed in the paper, not ranked" in MEASURED
 
 
-def test_a_measured_row_takes_no_figure_from_the_paper():
+def test_a_measured_row_contains_no_figure_from_the_paper():
     (line,) = [line for line in body(MEASURED) if line.startswith(r"\ding{55}\,\ding{55}\,\ding{55}")]
     assert line.endswith("& - & - & - & - & - & - \\\\")
 
 
 @pytest.mark.parametrize(("seeds", "shown"), [(2, False), (3, True)])
-def test_a_standard_deviation_is_printed_from_three_seeds_on(seeds, shown):
+def test_a_standard_deviation_is_printed_for_three_or_more_seeds(seeds, shown):
     runs = [finished("111", 32.0 + seed / 10, seed=seed) for seed in range(seeds)]
     assert (r"$\pm$" in to_latex(experiment_table(runs))) == shown
 
 
-def test_what_the_paper_does_not_print_is_left_out():
+def test_columns_that_the_paper_does_not_print_are_left_out():
     text = to_latex(experiment_table([finished("111", 32.0, sets=("Set5", "sample"), wall_time_s=3.0)]))
     assert "sample" not in text
     assert "[s]" not in text
@@ -126,7 +126,7 @@ def test_a_significant_row_has_a_star_and_the_caption_names_the_baseline():
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex; Debian: texlive-latex-extra")
 @pytest.mark.parametrize("paired", [False, True])
-def test_all_tables_of_the_papers_compile_and_fit_the_page(paired, tmp_path):
+def test_all_tables_in_the_papers_compile_and_fit_the_page(paired, tmp_path):
     names = dict.fromkeys((figure.paper, figure.table) for figure in published.figures())
     tables = [latex(paper, name, paired=paired) for paper, name in names]
     (packages,) = {text.splitlines()[0].removeprefix("% ") for text in tables}
@@ -139,7 +139,7 @@ def test_all_tables_of_the_papers_compile_and_fit_the_page(paired, tmp_path):
     assert "Overfull" not in done.stdout
 
 
-def test_a_table_without_sets_has_one_line_of_heads():
+def test_a_table_without_sets_has_one_header_line():
     table = Table("t", (), (Column("num_feat"), Column("PSNR")), (Row("a", (Cell(text="8"), Cell(30.0))),))
     text = to_latex(table)
     assert "Method & num\\_feat & PSNR \\\\" in text

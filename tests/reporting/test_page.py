@@ -1,4 +1,4 @@
-"""The report's page: its content, and its behaviour in a real browser (where there is one)."""
+"""The report's page: its content, and its behaviour in a real browser if one is installed."""
 
 import base64
 import hashlib
@@ -58,39 +58,39 @@ def _text(runs) -> str:
 
 
 def plain(text: str) -> str:
-    """What a reader sees, roughly."""
+    """Approximate text of a page as a reader sees it."""
     body = re.sub(r"<(script|style)>.*?</\1>", "", text, flags=re.DOTALL)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", body))
 
 
-def test_the_head_gives_title_protocol_budget_device_and_commit(text):
+def test_the_header_gives_the_title_protocol_budget_device_and_commit(text):
     said = plain(text)
     for words in ("osffnet table2", "rgb_uint8: as papers do.", "smoke", "CPU", "01234567"):
         assert words in said
 
 
-def test_a_warning_of_the_head_is_shown_as_one(text):
+def test_a_warning_in_the_header_is_marked_as_a_warning(text):
     assert 'class="warning"' not in text
     warned = table("a", head=(*HEAD, "warning: budgets differ between rows"))
     (shown,) = re.findall('class="warning"[^>]*>([^<]*)', page.render(warned, [], root=Path()))
     assert shown == "budgets differ between rows"
 
 
-def test_a_cell_shows_our_figure_the_papers_and_the_difference_best_and_second_marked(text):
+def test_a_cell_shows_the_measured_figure_the_papers_figure_and_the_difference(text):
     assert re.search(
         r'class="number best"[^>]*>\s*<span class="v">33.00</span><small>32.90 <b>\+0.10</b>', text
     )
     assert re.search(r'class="number second"[^>]*>\s*<span class="v">31.50</span>', text)
 
 
-def test_a_row_that_was_not_measured_shows_the_papers_figure_as_such():
+def test_an_unmeasured_row_shows_the_papers_figure_as_printed():
     printed = Row("RCAN", (Cell(), Cell(paper=32.63), Cell()), "x4", is_ours=False, problem="not run")
     text = page.render(Table("t", HEAD, COLUMNS, (printed,)), [], root=Path())
     assert re.search(r'class="number printed "[^>]*>\s*<span class="v">32.63</span>', text)
     assert 'title="not run"' in text
 
 
-def test_only_what_the_page_holds_may_load_or_run(text):
+def test_only_content_of_the_page_itself_may_load_or_run(text):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
     for tag in ("style", "script"):
         (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
@@ -103,7 +103,7 @@ def test_only_what_the_page_holds_may_load_or_run(text):
     assert {source[:5] for source in sources if not source.startswith("#")} == {"data:"}
 
 
-def test_every_image_is_in_the_page_with_its_scores_without_a_script(text):
+def test_every_image_and_its_scores_are_in_the_page_without_a_script(text):
     assert text.count("<article") == 2
     assert re.findall(r"<figcaption>([^<]*)", text.split("</article>")[0]) == [
         *("LR, nearest", "bicubic", "first", "second", "third", "HR")
@@ -117,7 +117,7 @@ def test_only_settings_that_differ_are_listed(text):
     assert "multi_adds" not in shown
 
 
-def test_commands_can_be_pasted(text):
+def test_commands_can_be_pasted_into_a_shell(text):
     assert "python -m sr_lab task=report runs=outputs/train" in plain(text)
     assert "git checkout 0123456789abcdef" in plain(text)
 
@@ -135,7 +135,7 @@ def test_the_command_of_a_table_repeats_the_overrides_of_the_sweep():
     assert html.unescape(command) == f"python -m sr_lab {wanted}"
 
 
-def test_the_table_can_be_copied_in_its_other_forms(text):
+def test_the_table_can_be_copied_in_other_formats(text):
     shown = text.split('id="table"')[1].split("</section>")[0]
     forms = dict(re.findall("<span>(table[^<]*)</span><pre><code>(.*?)</code>", shown, flags=re.DOTALL))
     whole = table("first", "second", "third")
@@ -147,7 +147,7 @@ def test_the_table_can_be_copied_in_its_other_forms(text):
     }
 
 
-def test_commands_name_no_folder_of_the_machine_if_they_need_not(tmp_path, monkeypatch):
+def test_commands_contain_relative_paths_where_possible(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = page.render(table("first"), [Run(tmp_path / "runs" / "a-1")], root=tmp_path / "runs")
     commands = re.findall(r"<pre><code>(.*?)</code>", text)
@@ -155,7 +155,7 @@ def test_commands_name_no_folder_of_the_machine_if_they_need_not(tmp_path, monke
     assert not any(str(tmp_path) in command for command in commands)
 
 
-def test_a_long_setting_is_shortened_and_whole_under_the_pointer():
+def test_a_long_setting_is_shortened_and_complete_in_the_tooltip():
     path = "/a/very/long/way/to/weights/of/a/network/IMDN_x4.pth"
     columns = (Column("ckpt", key="ckpt", is_setting=True), *COLUMNS)
     own = row("a", 1.0, 30.0, 0.9)
@@ -177,13 +177,13 @@ def chart(*values: float, others: tuple[float, ...] = ()) -> BarChart:
     return bar_charts(Table("t", HEAD, COLUMNS, rows))[rows[0], COLUMNS[1].key]
 
 
-def test_a_chart_has_a_bar_for_each_image_up_or_down_on_the_scale_of_its_column():
+def test_a_chart_has_a_bar_for_each_image_on_the_scale_of_its_column():
     line = chart(0.5, -0.25, others=(1.0,))
     assert line.bars(1) == "M0.0 0h31.0v-4.0h-31.0z"
     assert line.bars(-1) == "M32.0 0h31.0v2.0h-31.0z"
 
 
-def test_a_chart_names_the_five_images_that_lose_most():
+def test_a_chart_names_the_five_images_with_the_largest_losses():
     line = chart(0.1, -0.2, 0.3, -0.4, 0.5, 0.0, 0.6)
     assert line.worst == [
         *(("img_3", "33.00", "-0.40"), ("img_1", "31.00", "-0.20"), ("img_5", "35.00", "0.00")),
@@ -192,13 +192,13 @@ def test_a_chart_names_the_five_images_that_lose_most():
     assert "img_3 33.00 (-0.40)" in line.description
 
 
-def test_only_the_psnr_of_a_measured_set_has_a_chart():
+def test_only_the_psnr_column_of_a_measured_set_has_a_chart():
     own = row("a", 1, 30, 0.9, images=gains(0.1))
     assert list(bar_charts(Table("t", HEAD, COLUMNS, (own,)))) == [(own, "Set5/psnr_y")]
     assert bar_charts(table("a")) == {}
 
 
-def test_zoomed_crops_are_in_the_page_and_next_to_it(tmp_path):
+def test_zoomed_crops_are_embedded_in_the_page(tmp_path):
     runs = [run_folder(tmp_path, "first", images=("one",), plots=False)]
     (picture,) = saved_images.find(runs)
     file = crops.write(tmp_path / "crops", picture)
@@ -207,7 +207,7 @@ def test_zoomed_crops_are_in_the_page_and_next_to_it(tmp_path):
     assert base64.b64decode(source) == file.read_bytes()
 
 
-def test_curves_show_every_training(runs, text):
+def test_the_curves_show_every_training_run(runs, text):
     shown = text.split('id="training"')[1].split("</section>")[0]
     _, *panels = shown.split('<figure class="figure">')
     assert [re.match("<h3>([^<]*)", panel)[1] for panel in panels] == [
@@ -225,7 +225,7 @@ def recorded(tmp_path, rows: str) -> Run:
     return read_run(run.path)
 
 
-def test_every_quantity_has_a_panel_and_a_restart_a_line_in_each(tmp_path):
+def test_every_quantity_has_a_panel_and_every_panel_marks_a_restart(tmp_path):
     columns = (
         "step,time,data_wait,val/psnr_y,val/held_out/psnr_y,val/Set5/psnr_y,val/Set5/ssim_y,gpu_memory_bytes"
     )
@@ -239,17 +239,19 @@ def test_every_quantity_has_a_panel_and_a_restart_a_line_in_each(tmp_path):
         *("PSNR, held out [dB]", "PSNR, Set5 [dB]", "waiting for data [% of the time]", "gpu memory [MiB]")
     ]
     assert training.has_restarts
-    assert [plot.count('data-run="0"') for _, plot in training.panels] == [2] * 4  # curve and line
+    assert [plot.count('data-run="0"') for _, plot in training.panels] == [
+        2
+    ] * 4  # the curve and the line of the restart
     assert curves.read([run], "val/Set5/psnr_y")[0].values == (28, 29)
 
 
 def clocked(tmp_path, *times: float, validated: tuple[int, ...] = ()) -> Run:
-    """A row each; a second row of the same step where it was validated."""
+    """A run that records one row for each time; ``validated`` lists the steps with a validation."""
     lines = [f"{step},{time},{30 if step in validated else ''}" for step, time in enumerate(times, start=1)]
     return recorded(tmp_path, "\n".join(["step,time,val/psnr_y", *lines]))
 
 
-def test_the_start_of_the_last_attempt_is_known_exactly(tmp_path):
+def test_the_start_of_the_last_attempt_is_read_from_the_lock_file(tmp_path):
     run = clocked(tmp_path, 100, 101, 102, 104, 105)
     assert curves.restarts(run) == ()
     (run.path / ".lock").write_text("103.5\n")
@@ -258,26 +260,26 @@ def test_the_start_of_the_last_attempt_is_known_exactly(tmp_path):
     assert curves.restarts(run) == ()
 
 
-def test_an_earlier_interruption_shows_as_a_pause(tmp_path):
+def test_an_earlier_interruption_is_detected_by_its_pause(tmp_path):
     assert curves.restarts(clocked(tmp_path / "a", 100, 105, 110, 1000, 1005)) == (3,)
-    assert curves.restarts(clocked(tmp_path / "b", 100, 105, 110, 168, 173)) == ()  # not even a minute
+    assert curves.restarts(clocked(tmp_path / "b", 100, 105, 110, 168, 173)) == ()  # less than a minute
     assert curves.restarts(clocked(tmp_path / "c", 100, 105, 110, 1000, 1005, validated=(4,))) == ()
 
 
-def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends(tmp_path):
+def test_a_curve_with_many_points_is_thinned_but_keeps_its_ends(tmp_path):
     run = recorded(tmp_path, "step,train/loss\n" + "\n".join(f"{n},0.5" for n in range(1, 1002)))
     (curve,) = curves.read([run], "train/loss")
     assert (curve.steps[0], curve.steps[-1]) == (1, 1001)
     assert len(curve.steps) <= 401
 
 
-def test_an_incomplete_record_is_read_as_far_as_it_goes(tmp_path):
+def test_an_incomplete_record_is_read_as_far_as_possible(tmp_path):
     run = recorded(tmp_path, "step,train/loss,learning_rate\n1,0.5,1e-3\n2,,\n3,0.4,1e")
     assert curves.read([run], "train/loss")[0].values == (0.5, 0.4)
     assert curves.read([run], "learning_rate")[0].values == (0.001,)
 
 
-def test_runs_without_record_or_images_make_a_page(tmp_path):
+def test_runs_without_a_record_or_images_still_give_a_page(tmp_path):
     bare = Run(tmp_path / "bare-1", problem="failed: no")
     text = page.render(table("a"), [bare], root=tmp_path)
     assert "failed: no" in plain(text)
@@ -285,7 +287,7 @@ def test_runs_without_record_or_images_make_a_page(tmp_path):
     assert 'id="training"' not in text
 
 
-def test_a_large_page_shows_middles_of_images_and_then_fewer_of_them(tmp_path):
+def test_a_large_page_shows_the_middles_of_images_and_then_fewer_images(tmp_path):
     runs = [run_folder(tmp_path, "large", images=("one", "two"), size=(200, 300))]
     found = saved_images.find(runs)
     whole, said = page_images.fitting(found, 10**8)
@@ -300,19 +302,21 @@ def test_a_large_page_shows_middles_of_images_and_then_fewer_of_them(tmp_path):
     assert "1 of 2 images are left out" in said
 
 
-def test_the_middle_is_the_same_place_in_every_image(tmp_path):
+def test_the_middle_is_at_the_same_position_in_every_image(tmp_path):
     (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",), size=(204, 300))])
     album = page_images.album(picture, 128)
     assert (album.width, album.height) == (128, 128)
-    hr = saved_images.load(picture.hr)[36:164, 84:212]  # (204 - 128) / 2 = 38 and 86, down to multiples of 4
+    hr = saved_images.load(picture.hr)[
+        36:164, 84:212
+    ]  # (204 - 128) / 2 = 38 and 86, rounded to multiples of 4
     shown = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(s.source.split(",")[1])))) for s in album.shots
     ]
     assert np.array_equal(shown[-1], hr)
-    assert np.array_equal(shown[0], hr[::4, ::4])  # LR, which these folders make by dropping pixels
+    assert np.array_equal(shown[0], hr[::4, ::4])  # the LR images here are made by dropping pixels
 
 
-# In a browser
+# Behaviour in a browser
 
 
 @pytest.fixture(name="browser", scope="module")
@@ -326,7 +330,7 @@ def _browser(tmp_path_factory):
 
 @pytest.fixture(name="shown")
 def _shown(browser, text, tmp_path):
-    """The page, opened from a file."""
+    """A browser in which the page is opened from a file."""
     (tmp_path / "report.html").write_text(text)
     browser.send(
         "Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False
@@ -336,25 +340,25 @@ def _shown(browser, text, tmp_path):
 
 
 def complaints(browser: Chromium) -> list[dict]:
-    """What the console and the content policy report."""
+    """Messages from the console, including violations of the content policy."""
     logged = [entry["entry"] for entry in browser.named("Log.entryAdded")]
     return logged + browser.named("Runtime.consoleAPICalled") + browser.named("Runtime.exceptionThrown")
 
 
 def requests(browser: Chromium) -> list[str]:
-    """Addresses that the page asked for, itself and its own pictures left out."""
+    """Addresses that the page requested, except for itself and its embedded pictures."""
     urls = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
     return [url for url in urls if not url.startswith("data:") and not url.endswith("/report.html")]
 
 
-def test_no_request_leaves_the_page_and_nothing_complains(shown):
+def test_the_page_makes_no_request_and_logs_no_error(shown):
     shown.run("document.querySelector('#b').selectedIndex = 5, new Promise((done) => setTimeout(done, 300))")
     assert requests(shown) == []
     assert complaints(shown) == []
 
 
-def test_the_network_log_would_show_a_request(shown):
-    """Guards the test above."""
+def test_a_request_is_reported_as_a_violation_of_the_content_policy(shown):
+    """Make sure that the test above would notice a request."""
     shown.run("new Image().src = 'http://127.0.0.1:9/x.png'")
     assert complaints(shown) != []
 
@@ -362,7 +366,7 @@ def test_the_network_log_would_show_a_request(shown):
 FIRST = "[...document.querySelectorAll('.results tbody .row th')].map((head) => head.textContent.trim())"
 
 
-def test_a_click_on_a_head_sorts_best_first_and_a_second_click_reverses(shown):
+def test_a_click_on_a_header_sorts_the_best_first_and_a_second_click_reverses_the_order(shown):
     head = "document.querySelectorAll('.results thead tr:last-child th')"
     assert shown.run(FIRST) == ["first", "second", "third"]
     shown.run(f"{head}[2].querySelector('button').click()")
@@ -378,7 +382,7 @@ SCROLL = "document.querySelector('#pane').scrollIntoView({behavior: 'instant'})"
 CLIP = "document.querySelector('#over').style.clipPath"
 
 
-def test_the_slider_moves_where_left_ends(shown):
+def test_the_slider_moves_the_edge_of_the_left_image(shown):
     assert "50%" in shown.run(CLIP)
     shown.run(
         "const s = document.querySelector('#slider'); s.value = 20; s.dispatchEvent(new Event('input'))"
@@ -386,7 +390,7 @@ def test_the_slider_moves_where_left_ends(shown):
     assert "20%" in shown.run(CLIP)
 
 
-def test_the_handle_is_dragged_with_the_mouse(shown):
+def test_the_handle_can_be_dragged_with_the_mouse(shown):
     shown.run(SCROLL)
     x, y, width = shown.run(
         "(({left, top, width, height}) => [left + width / 2, top + height / 2, width])"
@@ -400,7 +404,7 @@ def test_the_handle_is_dragged_with_the_mouse(shown):
     assert share == pytest.approx(75, abs=1)
 
 
-# For every pane: its zoom, and the pixel in its middle.
+# The zoom of every pane and the pixel at its centre.
 PLACES = """[...document.querySelectorAll('#pane > img, #over img, #strip img')].map((image) => {
   const box = image.parentElement.id === 'over' ? document.querySelector('#pane') : image.parentElement;
   const zoom = image.width / 80;
@@ -428,7 +432,7 @@ def test_all_panes_zoom_and_move_together_by_whole_pixels(shown):
     assert shown.run("getComputedStyle(document.querySelector('#left')).imageRendering") == "pixelated"
 
 
-def test_keys_choose_image_and_method_flicker_and_fit(shown):
+def test_keys_choose_the_image_and_the_method_and_switch_flicker_and_fit(shown):
     image = "document.querySelector('#image').value"
     assert shown.run(image) == "Set5/one@4"
     shown.press("ArrowRight")
@@ -449,7 +453,7 @@ def test_keys_choose_image_and_method_flicker_and_fit(shown):
     assert "50%" in shown.run(CLIP)
 
 
-def test_the_error_map_is_dark_where_nothing_differs_and_bright_where_much_does(shown):
+def test_the_error_map_is_dark_without_a_difference_and_bright_with_a_large_one(shown):
     shown.run(
         "const a = document.querySelector('#a'); a.value = 'error map'; a.dispatchEvent(new Event('change'))"
     )
@@ -467,7 +471,7 @@ def test_the_error_map_is_dark_where_nothing_differs_and_bright_where_much_does(
     assert bright > 100
 
 
-def test_the_address_keeps_the_view(shown, tmp_path):
+def test_the_address_stores_the_view(shown, tmp_path):
     shown.press("ArrowRight")
     shown.press("4", "Digit4")
     shown.run("document.querySelector('#in').click(), new Promise((done) => setTimeout(done, 400))")
@@ -480,7 +484,7 @@ def test_the_address_keeps_the_view(shown, tmp_path):
 TIP = "document.querySelector('#tip')"
 
 
-def test_pointer_and_focus_show_the_worst_images(browser, tmp_path):
+def test_pointing_at_or_focusing_a_chart_shows_the_worst_images(browser, tmp_path):
     rows = (row("a", 1, 30, 0.9, images=gains(0.5, -0.25)), row("<b>", 1, 30, 0.9))
     (tmp_path / "report.html").write_text(page.render(Table("t", HEAD, COLUMNS, rows), [], root=tmp_path))
     browser.open((tmp_path / "report.html").as_uri())
@@ -516,7 +520,7 @@ CROP = (
 
 
 def luma(image: np.ndarray) -> np.ndarray:
-    """BT.601, 16 to 235."""
+    """Luma by BT.601, from 16 to 235."""
     return 16 + image.astype(float) @ (65.481, 128.553, 24.966) / 255
 
 
@@ -533,7 +537,7 @@ def expected(own: np.ndarray, hr: np.ndarray) -> str:
     return f"crop {psnr:.2f} dB / {ssim:.4f}"
 
 
-def test_psnr_and_ssim_of_the_visible_crop_are_those_of_its_pixels(shown, runs):
+def test_psnr_and_ssim_of_the_visible_crop_are_computed_from_its_pixels(shown, runs):
     picture = saved_images.find(runs)[0]
     sr, hr = saved_images.load(picture.results[1].file), saved_images.load(picture.hr)
     shown.press("3", "Digit3")
@@ -554,7 +558,7 @@ def test_psnr_and_ssim_of_the_visible_crop_are_those_of_its_pixels(shown, runs):
     assert shown.run(CROP) == expected(luma(sr)[part], luma(hr)[part])
 
 
-def test_the_luma_of_a_network_for_luma_alone_is_taken_as_it_is(browser, tmp_path):
+def test_the_output_of_a_luma_network_is_used_as_luma_without_conversion(browser, tmp_path):
     run = run_folder(tmp_path / "runs", "grey", images=("one",), plots=False)
     (picture,) = saved_images.find([run])
     hr = luma(saved_images.load(picture.hr))
@@ -582,7 +586,7 @@ def test_the_copy_button_puts_the_command_on_the_clipboard(shown):
     assert shown.run("navigator.clipboard.readText()") == wanted
 
 
-def test_two_fingers_zoom_all_panes(shown):
+def test_a_two_finger_pinch_zooms_all_panes(shown):
     shown.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
     shown.run("document.querySelector('#fit').click()")
     shown.run(SCROLL)
@@ -610,7 +614,7 @@ def test_two_fingers_zoom_all_panes(shown):
     assert narrow < wide[0][0]
 
 
-def test_hostile_names_stay_text(browser, tmp_path):
+def test_hostile_names_are_shown_as_text(browser, tmp_path):
     runs = [run_folder(tmp_path / "runs", name, images=HOSTILE[:2], set_name=HOSTILE[3]) for name in HOSTILE]
     head = (*HEAD, f"note: {HOSTILE[1]}", f"warning: {HOSTILE[3]}")
     hostile = Table(HOSTILE[0], head, COLUMNS, table(*HOSTILE).rows)
@@ -634,12 +638,12 @@ def phone(browser: Chromium) -> None:
     )
 
 
-def test_the_page_is_as_wide_as_a_phone(shown):
+def test_the_page_fits_the_width_of_a_phone(shown):
     phone(shown)
     assert shown.run("document.documentElement.scrollWidth") == 390
 
 
-def test_a_phone_shows_name_and_psnr_next_to_each_other(browser, tmp_path):
+def test_a_phone_shows_the_name_and_the_psnr_next_to_each_other(browser, tmp_path):
     settings = tuple(Column(f"model.setting_{n}", key=f"s{n}", is_setting=True) for n in range(3))
     adds = Column("multi-adds", unit="G", decimals=1, key="multi_adds")
     rows = tuple(
@@ -660,7 +664,7 @@ def test_a_phone_shows_name_and_psnr_next_to_each_other(browser, tmp_path):
     assert browser.run("document.documentElement.scrollWidth") == 390
 
 
-def test_without_javascript_pictures_and_table_are_there(shown, tmp_path):
+def test_the_page_shows_its_pictures_without_javascript(shown, tmp_path):
     shown.send("Emulation.setScriptExecutionDisabled", value=True)
     try:
         shown.open((tmp_path / "report.html").as_uri())

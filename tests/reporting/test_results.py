@@ -1,4 +1,4 @@
-"""The papers' results.csv, README's table, the table as CSV."""
+"""The results.csv of each paper, the table in the README, and tables as CSV."""
 
 import csv
 import dataclasses
@@ -23,13 +23,13 @@ def found(root: Path, **like: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1"])
-def test_a_formula_becomes_a_text_and_comes_back(text):
+def test_a_formula_is_stored_as_text_and_restored(text):
     assert harmless(text) == f"'{text}"
     assert original(str(harmless(text))) == text
 
 
 @pytest.mark.parametrize("text", ["OSFFNet", "'quoted'", "1-2", ""])
-def test_other_texts_are_left_alone(text):
+def test_other_texts_are_not_changed(text):
     assert harmless(text) == text == original(text)
 
 
@@ -37,7 +37,7 @@ def test_negative_numbers_stay_numbers():
     assert csv_text(["a", "b"], [{"a": -0.5, "b": None}]) == "a,b\n-0.5,\n"
 
 
-def test_the_table_as_csv_holds_every_number_unrounded():
+def test_a_table_as_csv_contains_every_number_unrounded():
     runs = [finished("000", 31.9), finished("111", 32.123456789), finished("111", 32.2, seed=1)]
     lines = list(csv.DictReader(io.StringIO(table_to_csv(experiment_table(runs)))))
     (line,) = [own for own in lines if (own["row"], own["set"], own["column"]) == ("111", "Set5", "PSNR")]
@@ -50,14 +50,14 @@ def test_the_table_as_csv_holds_every_number_unrounded():
     assert float(line["p_holm"]) == pytest.approx(2 / 2**8)
 
 
-def test_the_table_as_csv_has_every_row_with_its_problem():
+def test_a_table_as_csv_lists_every_row_with_its_problem():
     lines = list(csv.DictReader(io.StringIO(table_to_csv(experiment_table([finished("=1+1", 32.2)])))))
     assert {own["of"] for own in lines} == {"bicubic", "ours", "paper"}
     assert {own["problem"] for own in lines if own["of"] == "paper"} == {"not run"}
     assert "'=1+1" in {own["row"] for own in lines}
 
 
-def test_results_are_written_with_their_origin(tmp_path):
+def test_results_are_written_with_their_run_commit_and_hardware(tmp_path):
     runs = [finished("111", 32.0, budget="paper (auto)"), finished("111", 32.5, seed=1, dirty=True)]
     runs[1].values["budget"] = "paper (auto)"
     (path,) = write_results([*runs, finished(None, 1.0)], tmp_path)
@@ -71,7 +71,7 @@ def test_results_are_written_with_their_origin(tmp_path):
     assert float(found(tmp_path, metric="num_params_k")[0]["value"]) == 536.5
 
 
-def test_results_are_merged_and_the_same_figure_is_replaced(tmp_path):
+def test_new_results_are_merged_and_replace_the_same_figures(tmp_path):
     write_results([finished("000", 31.0), finished("111", 32.0)], tmp_path)
     write_results([finished("111", 32.5), finished("111", 29.0, budget="smoke", seed=3)], tmp_path)
     values = {
@@ -81,7 +81,7 @@ def test_results_are_merged_and_the_same_figure_is_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "osffnet").iterdir()] == ["results.csv"]
 
 
-def test_a_changed_recipe_is_another_budget_and_not_in_the_readme(tmp_path):
+def test_a_changed_recipe_counts_as_another_budget_and_is_not_in_the_readme(tmp_path):
     own = finished("OSFFNet", 32.0, table=TABLE_1)
     write_results([own], tmp_path)
     before = readme.section(tmp_path)
@@ -99,13 +99,13 @@ def test_writing_the_same_results_again_changes_nothing(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_runs_of_no_table_have_no_results(tmp_path):
+def test_runs_outside_the_papers_tables_give_no_results(tmp_path):
     with pytest.raises(ConfigError, match="write_results: no run here is a finished row of a paper's table"):
         write_results([finished(None, 32.0)], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_with_other_columns_is_left_alone(tmp_path):
+def test_a_file_with_other_columns_is_not_changed(tmp_path):
     path = tmp_path / "osffnet" / "results.csv"
     path.parent.mkdir()
     path.write_text("a,b\n1,2\n")
@@ -114,13 +114,13 @@ def test_a_file_with_other_columns_is_left_alone(tmp_path):
     assert path.read_text() == "a,b\n1,2\n"
 
 
-def test_the_readme_says_when_nothing_was_trained(tmp_path):
+def test_the_readme_says_that_nothing_was_trained(tmp_path):
     assert readme.section(tmp_path) == "Nothing has been trained at a paper's full budget yet."
     write_results([finished("OSFFNet", 32.0, table=TABLE_1, budget="smoke")], tmp_path)
     assert readme.section(tmp_path) == "Nothing has been trained at a paper's full budget yet."
 
 
-def test_the_readme_shows_the_papers_own_network_with_the_printed_figures(tmp_path):
+def test_the_readme_shows_the_network_of_a_paper_with_the_printed_figures(tmp_path):
     runs = [finished("OSFFNet", 32.0 + seed, table=TABLE_1, seed=seed, sets=FIVE) for seed in range(2)]
     write_results([*runs, finished("111", 32.0)], tmp_path)
     lines = readme.section(tmp_path).splitlines()
@@ -148,14 +148,14 @@ def test_the_readme_agrees_with_the_results():
     assert readme.filled(text, root) == text, "run: make table"
 
 
-def test_every_results_file_can_be_read_and_names_rows_of_its_paper():
+def test_every_results_file_can_be_read_and_names_tables_of_its_paper():
     for paper in published.papers():
         tables = {figure.table for figure in published.figures() if figure.paper == paper}
         path = published.experiments_dir() / paper / "results.csv"
         assert {line["table"] for line in read_results(path)} <= tables
 
 
-def test_the_columns_of_results_stay():
+def test_the_columns_of_results_do_not_change():
     assert ",".join(COLUMNS) == (
         "table,row,model,scale,set,metric,value,std,n,paper,run,commit,hardware,date,budget"
     )

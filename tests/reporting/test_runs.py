@@ -16,7 +16,7 @@ from sr_lab.run_folder import Listed, write_index
 
 
 def values(name: str, scale: int = 4, **more: object) -> dict[str, object]:
-    """What ``metrics.json`` of a finished training holds, shortened."""
+    """Shortened content of ``metrics.json`` for a finished training run."""
     return {
         "run": name,
         "scale": scale,
@@ -37,7 +37,7 @@ def run(name: str, scale: int = 4, **more: object) -> Run:
 
 
 def write(folder: Path, **content: str) -> Path:
-    """A run folder with these files."""
+    """Write a run folder with these files."""
     folder.mkdir(parents=True)
     for name, text in content.items():
         (folder / name.replace("_", ".")).write_text(text)
@@ -45,18 +45,18 @@ def write(folder: Path, **content: str) -> Path:
 
 
 def shown(*runs: Run) -> list[list[str]]:
-    """The table of runs as texts: heads, then rows."""
+    """The table of runs as text: titles, then rows."""
     table = experiment_table(runs)
     return [titles(table), *(line.texts for line in lines(table))]
 
 
-def test_a_row_has_name_scale_cost_and_the_figures_of_each_set():
+def test_a_row_has_the_name_scale_cost_and_figures_of_each_set():
     heads, _, row = shown(run("imdn_x4"))
     assert heads == ["run", "scale", "params [K]", "multi-adds [G]", "Set5 PSNR", "Set5 SSIM"]
     assert row == ["imdn_x4", "x4", "715.2", "40.9", "32.21", "0.8948"]
 
 
-def test_bicubic_is_above_the_runs_of_each_scale():
+def test_a_bicubic_row_is_above_the_runs_of_each_scale():
     _, *rows = shown(run("a", 4), run("b", 4), run("c", 2))
     assert [row[:2] for row in rows] == [
         *(["bicubic", "x2"], ["c", "x2"], ["bicubic", "x4"], ["a", "x4"], ["b", "x4"])
@@ -64,20 +64,20 @@ def test_bicubic_is_above_the_runs_of_each_scale():
     assert rows[0] == ["bicubic", "x2", "-", "-", "28.43", "0.8111"]
 
 
-def test_every_set_that_a_run_measured_has_columns_for_all_runs_and_bicubic():
+def test_every_set_measured_by_a_run_has_columns_for_all_runs_and_bicubic():
     more = {"test/Set14/psnr_y": 28.5, "test/Set14/ssim_y": 0.78, "bicubic/Set14/psnr_y": 26.0}
     heads, bicubic, first, second = shown(run("a"), run("b", **more))
     assert heads[-2:] == ["Set14 PSNR", "Set14 SSIM"]
     assert [row[-2:] for row in (bicubic, first, second)] == [["26.00", "-"], ["-", "-"], ["28.50", "0.7800"]]
 
 
-def test_costs_have_columns_where_they_were_measured():
+def test_measured_costs_have_columns():
     heads, *rows = shown(run("a", multi_adds_paper=40_800_000_000, wall_time_s=59.6), run("b"))
     assert heads[-2:] == ["paper [G]", "time [s]"]
     assert [row[-2:] for row in rows] == [["-", "-"], ["40.8", "60"], ["-", "-"]]
 
 
-def test_a_time_measured_several_times_has_its_quartiles():
+def test_a_time_that_was_measured_repeatedly_has_its_quartiles():
     quartiles = {"cpu_s_per_megapixel": 5.534, "cpu_s_per_megapixel_q1": 5.5, "cpu_s_per_megapixel_q3": 5.6}
     heads, _, row = shown(run("a", **quartiles))
     assert (heads[-1], row[-1]) == ("CPU [s/MP]", "5.53 (5.50 to 5.60)")
@@ -89,7 +89,7 @@ def test_failed_and_unfinished_runs_have_a_row():
     assert {"b (failed)", "c (unfinished)"} < {row[0] for row in rows}
 
 
-def test_runs_without_any_measurement_make_a_table():
+def test_runs_without_any_measurement_still_give_a_table():
     counted = {key: value for key, value in values("a").items() if "/" not in key}
     assert len(shown(Run(Path("a"), counted))) == 2
 
@@ -98,7 +98,7 @@ def head(*runs: Run) -> tuple[str, ...]:
     return experiment_table(runs).head
 
 
-def test_the_head_gives_protocol_budget_device_and_commit():
+def test_the_header_gives_the_protocol_budget_device_and_commit():
     made = {"device": "CPU, 1 threads", "commit": "0123456789abcdef", "dirty": True}
     assert head(run("a", **made), run("b", **made))[:4] == (
         "protocol: rgb_uint8: as papers do.",
@@ -108,7 +108,7 @@ def test_the_head_gives_protocol_budget_device_and_commit():
     )
 
 
-def test_the_head_warns_when_budgets_or_protocols_differ():
+def test_the_header_warns_if_budgets_or_protocols_differ():
     budgets = head(run("a"), run("b", budget="paper"))
     assert "warning: budgets differ between rows" in budgets
     assert "warning: protocols differ between rows" not in budgets
@@ -117,7 +117,7 @@ def test_the_head_warns_when_budgets_or_protocols_differ():
     assert not any("warning" in line for line in head(run("a"), run("b")))
 
 
-def test_the_head_names_runs_that_stopped_early_or_skipped_steps():
+def test_the_header_names_runs_that_stopped_early_or_skipped_steps():
     found = head(
         run("a", steps=6, skipped_steps=0),
         run("b", steps=2, planned_steps=6),
@@ -127,7 +127,7 @@ def test_the_head_names_runs_that_stopped_early_or_skipped_steps():
     assert [line.partition(": ")[2] for line in found if "skipped" in line] == ["c 5 of 6"]
 
 
-def test_csv_gives_every_figure_back_unrounded_and_holds_no_formula():
+def test_csv_contains_every_figure_unrounded_and_no_formula():
     runs = [run("a,b"), run("=cmd|' /C calc'!A0", gain=-0.5), Run(Path("b-1"), problem="failed: no")]
     comma, formula, failed = csv.DictReader(io.StringIO(runs_to_csv(runs)))
     assert (comma["run"], comma["folder"], comma["problem"]) == ("a,b", "a,b-0123abcd", "")
@@ -137,7 +137,7 @@ def test_csv_gives_every_figure_back_unrounded_and_holds_no_formula():
     assert (failed["problem"], failed["run"]) == ("failed: no", "")
 
 
-def test_a_narrow_terminal_cuts_no_number_and_a_name_is_not_markup():
+def test_a_narrow_terminal_truncates_no_number_and_a_name_is_not_parsed_as_markup():
     narrow = Console(file=io.StringIO(), width=40)
     print_runs([run("a_run_with_a_very_long_name_kernels=[red]")], narrow)
     text = narrow.file.getvalue()
@@ -152,24 +152,24 @@ def test_a_finished_run_is_read(tmp_path):
     assert (read.name, read.scale, read.sets, read.problem) == ("a", 4, ["Set5"], "")
 
 
-def test_a_failed_run_gives_the_reason(tmp_path):
+def test_a_failed_run_gives_the_reason_for_its_failure(tmp_path):
     folder = write(tmp_path / "a_seed=1-12", failed_txt="Traceback\n  line\nValueError: too bad\n")
     read = read_run(folder)
     assert (read.name, read.problem) == ("a_seed=1", "failed: ValueError: too bad")
 
 
-def test_our_own_error_is_shown_without_the_name_of_its_class(tmp_path):
+def test_an_sr_lab_error_is_shown_without_the_name_of_its_class(tmp_path):
     folder = write(tmp_path / "a-1", failed_txt="Traceback\nsr_lab.errors.DataError: benchmark: no\n")
     assert read_run(folder).problem == "failed: benchmark: no"
 
 
-def test_a_failed_run_of_a_sweep_knows_its_row(tmp_path):
+def test_a_failed_run_of_a_sweep_records_its_row(tmp_path):
     settings = "scale: 4\nseed: 2\nrow_label: '101'\ntable: {paper: osffnet, name: table2}\n"
     read = read_run(write(tmp_path / "a-1", failed_txt="Error: no", config_yaml=settings))
     assert (read.labels, read.table, read.scale, read.seed) == (("101",), ("osffnet", "table2"), 4, 2)
 
 
-def test_a_run_that_is_several_rows_knows_all_of_them(tmp_path):
+def test_a_run_shared_by_several_rows_has_the_labels_of_all_of_them(tmp_path):
     settings = "row_label: plain\ntable: {paper: osffnet, name: table2}\n"
     write(tmp_path / "a-1", config_yaml=settings)
     write_index(tmp_path, [Listed("a-1", "plain", []), Listed("a-1", "full", []), Listed("b-2", "other", [])])
@@ -189,7 +189,7 @@ def test_a_run_with_a_damaged_configuration_is_read(tmp_path):
     assert (read.problem, read.settings) == ("", {})
 
 
-def test_a_run_that_has_only_begun_is_unfinished(tmp_path):
+def test_a_run_without_results_is_unfinished(tmp_path):
     assert read_run(write(tmp_path / "a-1", config_yaml="")).problem == "unfinished"
 
 
@@ -202,19 +202,19 @@ def test_an_empty_traceback_is_still_a_failure(tmp_path):
     assert read_run(write(tmp_path / "a-1", failed_txt="")).problem.startswith("failed")
 
 
-def test_runs_are_found_below_a_folder_sorted_by_name(tmp_path):
+def test_runs_below_a_folder_are_found_and_sorted_by_name(tmp_path):
     write(tmp_path / "b-1", metrics_json=json.dumps(values("b")))
     write(tmp_path / "a-1", config_yaml="")
     write(tmp_path / "deep" / "c-1", failed_txt="x")
     assert [found.path.name for found in find_runs(tmp_path)] == ["a-1", "b-1", "c-1"]
 
 
-def test_a_run_folder_is_found_as_itself(tmp_path):
+def test_a_run_folder_given_directly_is_found(tmp_path):
     write(tmp_path / "b-1", metrics_json=json.dumps(values("b")))
     assert [found.path for found in find_runs(tmp_path / "b-1")] == [tmp_path / "b-1"]
 
 
-def test_a_folder_of_wandb_inside_a_run_is_not_a_run(tmp_path):
+def test_a_wandb_folder_inside_a_run_is_not_a_run(tmp_path):
     folder = write(tmp_path / "a-1", metrics_json=json.dumps(values("a")))
     write(folder / "wandb" / "run-1" / "files", config_yaml="")
     assert [found.path.name for found in find_runs(tmp_path)] == ["a-1"]

@@ -23,36 +23,36 @@ def table(**medians):
         ("start.ratio_to_import", 1.0, 1.09, False),
         ("start.ratio_to_import", 1.0, 0.5, False),
         ("loader.share_of_memcpy", 0.5, 0.4, True),
-        ("loader.pairs_per_s", 9000, 100, False),  # a rate is as good as its machine
+        ("loader.pairs_per_s", 9000, 100, False),  # a rate depends on the machine
         ("gpu_osffnet.ratio_to_fp32.bf16", 4.0, 2.0, True),
-        ("unknown.ratio", 4.0, 2.0, False),  # nobody said which way is better
-        ("evaluate.share_outside_network", 0.07, 0.09, False),  # three hundredths count as no change
+        ("unknown.ratio", 4.0, 2.0, False),  # no direction is defined for this key
+        ("evaluate.share_outside_network", 0.07, 0.09, False),  # a change of less than 0.03 does not count
         ("evaluate.share_outside_network", 0.07, 0.11, True),
     ],
 )
-def test_a_ratio_that_is_worse_by_more_than_a_tenth_has_fallen(key, stored, now, falls):
+def test_a_ratio_that_is_worse_by_more_than_a_tenth_is_reported(key, stored, now, falls):
     found = speed.fallen(table(**{key: now}), table(**{key: stored}), [key.partition(".")[0]])
     assert [sentence.split(":")[0] for sentence in found] == [key] * falls
 
 
-def test_a_fall_is_named_with_both_figures():
+def test_a_fall_is_reported_with_both_figures():
     stored = table(**{"ssim.ratio_to_skimage": 6})
     (sentence,) = speed.fallen(table(**{"ssim.ratio_to_skimage": 3}), stored, ["ssim"])
     assert sentence == "ssim.ratio_to_skimage: 3, stored 6: 50% lower"
 
 
-def test_a_figure_between_the_stored_quartiles_has_not_fallen():
+def test_a_figure_between_the_stored_quartiles_is_not_reported():
     stored = table() | {"psnr.ratio_to_skimage": {"median": 1.25, "q1": 0.72, "q3": 1.4}}
     assert speed.fallen(table(**{"psnr.ratio_to_skimage": 0.74}), stored, ["psnr"]) == []
     assert len(speed.fallen(table(**{"psnr.ratio_to_skimage": 0.7}), stored, ["psnr"])) == 1
 
 
-def test_a_figure_that_was_asked_for_and_is_gone_is_named():
+def test_a_requested_figure_that_is_missing_is_reported():
     stored = table(**{"ssim.ratio_to_skimage": 6, "loader.ratio_to_png": 60})
     assert speed.fallen(table(), stored, ["ssim"]) == ["ssim.ratio_to_skimage: not measured, stored 6"]
 
 
-def test_figures_of_other_benchmarks_stay_when_some_are_stored(tmp_path):
+def test_storing_some_figures_keeps_those_of_other_benchmarks(tmp_path):
     (tmp_path / "README.md").write_text(f"before\n{speed.BEGIN}\nold\n{speed.END}\nafter\n")
     first = table(**{"loader.ratio_to_png": 60.0, "loader.gone_ratio": 1.0, "step.ratio_to_bare_loop": 1.01})
     path = speed.store(first, tmp_path)
@@ -67,7 +67,7 @@ def test_figures_of_other_benchmarks_stay_when_some_are_stored(tmp_path):
     assert "| loader.ratio\\_to\\_png | 70 | 63 to 77 | ≥ 50 (met) | abcdef |" in readme
 
 
-def test_the_readme_shows_what_is_stored():
+def test_the_readme_shows_the_stored_figures():
     root = speed.benchmarks_dir()
     text = (root / "README.md").read_text()
     assert speed.filled(text, root) == text

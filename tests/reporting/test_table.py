@@ -1,4 +1,4 @@
-"""A table in memory: rounding, marks, its lines as text, Markdown."""
+"""A table in memory: its rounding, its marks, its lines as text, and Markdown."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_a_long_text_is_cut_in_its_middle(text, short):
 @pytest.mark.parametrize(
     ("value", "decimals", "text"),
     [
-        (2.345, 2, "2.35"),  # the float is below 2.345; papers round the printed number
+        (2.345, 2, "2.35"),  # the float is below 2.345, but papers round the decimal number
         (2.5, 0, "3"),
         (0.00005, 4, "0.0001"),
         (-2.345, 2, "-2.35"),
@@ -54,7 +54,7 @@ def test_numbers_are_rounded_half_up(value, decimals, text):
     assert fixed(value, decimals) == text
 
 
-def test_equal_bests_are_all_best_and_the_next_distinct_value_is_second_wherever_it_occurs():
+def test_equal_best_values_are_all_marked_and_the_next_distinct_value_is_second():
     assert ranks(row(30.84), row(30.79), row(30.84), row(30.79), row(30.5)) == [1, 2, 1, 2, 0]
 
 
@@ -75,7 +75,7 @@ def test_bicubic_missing_and_failed_rows_are_not_ranked():
     assert ranks(*rows) == [0, 0, 0, 1, 2]
 
 
-def test_a_row_alone_is_not_the_best():
+def test_a_single_row_is_not_marked_as_the_best():
     assert ranks(row(40.0, is_reference=True), row(30.0)) == [0, 0]
 
 
@@ -87,13 +87,13 @@ def test_nan_is_never_the_best():
     assert ranks(row(float("nan")), row(30.0), row(29.0)) == [0, 1, 2]
 
 
-def test_a_standard_deviation_follows_its_mean_from_two_seeds_on():
+def test_a_standard_deviation_follows_its_mean_for_two_or_more_seeds():
     assert Cell(value=32.2, std=0.021, count=2).shown(PSNR) == "32.20 ± 0.02"
     assert Cell(value=32.2, std=0.021, count=2).shown(PSNR, min_count=3) == "32.20"
     assert Cell(value=32.2, std=0.0, count=3).shown(PSNR) == "32.20"
 
 
-def test_the_papers_figure_and_the_difference_are_below_ours():
+def test_the_papers_figure_and_the_difference_are_below_the_measured_figure():
     ours = Row("111", (Cell(value=32.204, paper=32.25, rank=1),), "x4")
     told = [(line.texts, line.kind) for line in lines(table(ours))]
     assert told == [
@@ -119,12 +119,12 @@ def test_the_reason_of_a_failure_is_below_the_table():
     assert "101 x4: failed: too bad" in to_markdown(table(failed))
 
 
-def test_markdown_is_a_table_with_a_rule_of_the_same_width():
+def test_markdown_has_a_rule_with_as_many_columns_as_the_table():
     text = to_markdown(table(Row("a", (Cell(value=32.2, rank=1),)), Row("b", (Cell(value=32.1, rank=2),))))
     shown = [line for line in text.splitlines() if line.startswith("|")]
     assert shown == ["| run | Set5 PSNR |", "|---|---:|", "| a | **32.20** |", "| b | <u>32.10</u> |"]
 
 
-def test_markdown_escapes_what_would_be_markup():
+def test_markdown_escapes_characters_that_would_be_markup():
     text = to_markdown(table(row(1.0, label="x|y <img src=x> [a](b) *z*")))
     assert r"| x\|y \<img src=x\> \[a\](b) \*z\* |" in text

@@ -1,4 +1,4 @@
-"""The picture of quality and cost: every network has its name, and no name covers another."""
+"""The plot of quality and cost: every network has a name, and no two names overlap."""
 
 import itertools
 
@@ -21,7 +21,7 @@ OURS = [Point(f"ours_{n}_x4", 6e5, 3e10 + n * 1e8, 28.6, is_measured=True) for n
 
 @pytest.mark.parametrize("set_name", ["Set5", "Set14", "Urban100"])
 @pytest.mark.parametrize("scale", [2, 4])
-def test_no_name_of_the_papers_networks_or_ours_covers_another(scale, set_name):
+def test_no_two_names_of_networks_overlap(scale, set_name):
     points = tradeoff.around(OURS, scale=scale, set_name=set_name)
     (axes,) = drawn(points).axes
     assert len(points) > 15
@@ -34,7 +34,7 @@ def test_no_name_of_the_papers_networks_or_ours_covers_another(scale, set_name):
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
 
 
-def test_a_name_that_had_to_move_away_has_a_line_to_its_network():
+def test_a_name_that_was_moved_away_has_a_line_to_its_network():
     (axes,) = drawn([Point(f"net {n}", 1e6, 3e10, 28.6, is_measured=True) for n in range(20)]).axes
     ends = [line.get_xydata()[0] for line in axes.lines]
     assert len(ends) >= 10
@@ -46,7 +46,7 @@ def test_a_name_next_to_its_network_has_no_line():
     assert not axes.lines
 
 
-def test_runs_of_one_network_keep_what_tells_them_apart():
+def test_names_of_runs_of_the_same_network_stay_distinct():
     names = ("imdn_x4_steps-300", "imdn_x4_steps-600", "imdn_x4")
     points = [Point(name, 1e6, 1e10 * (n + 1), 28.6, is_measured=True) for n, name in enumerate(names)]
     (axes,) = drawn(points).axes

@@ -1,4 +1,4 @@
-"""Every network of conf/model through inductor: minutes in all, so not in the default suite."""
+"""Compile every network in conf/model with inductor, which takes minutes and is not in the default suite."""
 
 import inspect
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = [
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-# The published widths: compilation takes a time per layer, and one of each kind shows whether it is right.
+# Widths stay as published. Compilation takes time for each layer, and one layer of each kind is enough.
 SHALLOW = {"num_block": 2, "num_transformer": 1, "num_path": 3}
 
 
@@ -46,13 +46,13 @@ def test_inductor_gives_the_same_image(model: str) -> None:
         torch.testing.assert_close(torch.compile(net)(lr), net(lr), rtol=1e-4, atol=1e-5)
 
 
-# One of each kind: batch and layer norms with the DRFs, convolutions only, attention, a tail at output size.
+# One network each with batch and layer norms, convolutions only, attention, and a tail at output size.
 @pytest.mark.parametrize("model", ["osffnet", "imdn", "efrdn", "mren"])
 def test_inductor_gives_the_same_gradients(model: str) -> None:
     net = build(model, num_block=1)
     lr = torch.rand(2, 3, 24, 24)
     eager = gradients(net, net, lr)
     for name, compiled in gradients(net, torch.compile(net), lr).items():
-        # In units of the largest entry: the size of a gradient differs from one network to the next.
+        # Relative to the largest entry, because the size of gradients differs between networks.
         atol = 1e-3 * eager[name].abs().max().item()
         torch.testing.assert_close(compiled, eager[name], rtol=1e-2, atol=max(atol, 1e-6), msg=name)

@@ -1,4 +1,4 @@
-"""Two processes see, learn and measure what one does."""
+"""Two processes train on the same data and reach the same weights and measurements as one."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ TWO = (*ONE, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 @pytest.fixture(scope="module", params=[(), ("validation.sets=[sample]",)], ids=["one image", "three images"])
 def folders(request, tmp_path_factory) -> tuple[Path, Path]:
-    """Run folders of one process and of two, with fewer validation images than ranks and with more."""
+    """Run folders of one process and of two, with fewer and with more validation images than ranks."""
     place = tmp_path_factory.mktemp("ddp")
     for name, arguments in (("one", ONE), ("two", [a for a in TWO if a != "trainer=cpu"])):
         done = sr_lab(place / name, *arguments, *request.param)
@@ -25,7 +25,7 @@ def folders(request, tmp_path_factory) -> tuple[Path, Path]:
     return run_folder(place / "one"), run_folder(place / "two")
 
 
-def test_two_processes_are_the_same_run(folders):
+def test_two_processes_have_the_same_run_name_as_one(folders):
     assert folders[0].name == folders[1].name
 
 

@@ -1,4 +1,4 @@
-"""A network with a strategy trains in two processes; DDP fails at the step after one without a parameter."""
+"""A network with a strategy trains in two processes; DDP would fail if a parameter had no gradient."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ TWO = (
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_train_every_parameter_and_end(strategy: str, tmp_path: Path):
+def test_two_processes_train_every_parameter_and_finish(strategy: str, tmp_path: Path):
     arguments = (*(a for a in SMOKE if a != "trainer=cpu"), *TWO, "logger=none", "num_workers=0")
     done = sr_lab(tmp_path, *arguments, f"strategy={strategy}")
     assert done.returncode == 0, done.stderr
@@ -27,4 +27,4 @@ def test_two_processes_train_every_parameter_and_end(strategy: str, tmp_path: Pa
     (optimizer,) = checkpoint["optimizer_states"]
     (group,) = optimizer["param_groups"]
     assert any(".strategy." in name for name in checkpoint["state_dict"])
-    assert {int(optimizer["state"][k]["step"]) for k in group["params"]} == {6}  # of the smoke budget
+    assert {int(optimizer["state"][k]["step"]) for k in group["params"]} == {6}  # steps of the smoke budget

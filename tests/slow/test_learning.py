@@ -1,4 +1,4 @@
-"""Networks learn: trainings that take minutes."""
+"""Networks learn in training runs that take minutes."""
 
 import inspect
 import json
@@ -17,9 +17,9 @@ from tests.models.test_models import build, distinct_models, images
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CONF = Path(__file__).parents[2] / "conf"
-# The papers' own; of the networks that they compare with, each fits one batch.
+# The papers' own networks; those that they compare with are only tested to fit one batch.
 MODELS = ["efrdn", "imdn", "imdn_osff", "imfm", "mren", "mren_l", "osffnet"]
-# A network takes those that its constructor knows.
+# Each network gets the settings that its constructor accepts.
 SMALL = {"num_feat": 32, "num_block": 1, "num_path": 3, "num_transformer": 1}
 SHORT = (
     "steps=300",
@@ -27,16 +27,16 @@ SHORT = (
     "dataset.lr_patch_size=24",
     # At 2e-3, with two or three blocks, the networks without an image skip end 0.1 to 0.6 dB below bicubic.
     "learning_rate=5e-3",
-    "trainer.gradient_clip_val=1",  # a guard at so high a rate
+    "trainer.gradient_clip_val=1",  # a safeguard at such a high rate
     "validation={interval: 300, count: 1}",
     "budget=paper",
     "num_workers=0",
 )
-# Half the batch where attention or a tail at output size would take minutes.
+# Networks with attention or a tail at output size get half the batch, as they would take minutes.
 SHORT_OF = {
     "efrdn": ("++model.num_feat=16", "batch_size=8"),
     "imdn_osff": ("++model.num_feat=48",),
-    # Measured: 29.52 dB like this, 29.21 dB with three paths at 5e-3, bicubic 29.16 dB.
+    # Measured: 29.52 dB with these settings, 29.21 dB with three paths at 5e-3, 29.16 dB for bicubic.
     "imfm": ("++model.num_feat=16", "++model.num_path=4", "batch_size=8", "learning_rate=2e-3"),
     "mren": ("++model.num_feat=16", "batch_size=8"),
     "mren_l": ("++model.num_feat=24", "batch_size=8"),
@@ -44,7 +44,7 @@ SHORT_OF = {
 
 
 def train(folder: Path, *overrides: str) -> dict[str, float]:
-    """Results of one training in a process of its own."""
+    """Train in a separate process and return the results."""
     done = subprocess.run(
         [
             sys.executable,
@@ -55,7 +55,7 @@ def train(folder: Path, *overrides: str) -> dict[str, float]:
             f"paths.output_dir={folder}",
             *overrides,
         ],
-        # One thread: the sums are always of the same order, and two tests at a time do not fight for cores.
+        # With one thread, sums are always in the same order and parallel tests do not compete for cores.
         env={**os.environ, "SR_LAB_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -74,7 +74,7 @@ def test_the_demo_beats_bicubic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_300_steps_take_a_small_network_above_bicubic(tmp_path: Path, model: str) -> None:
+def test_a_small_network_beats_bicubic_after_300_steps(tmp_path: Path, model: str) -> None:
     network = hydra.utils.get_class(OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_)
     accepted = inspect.signature(network).parameters
     small = {name: value for name, value in SMALL.items() if name in accepted}
@@ -107,5 +107,5 @@ def test_a_network_fits_one_batch(model: str) -> None:
 def test_a_network_learns_with_every_upsampler(tmp_path: Path, upsampler: str) -> None:
     small = ("+model.num_feat=24", "+model.num_block=2", "learning_rate=2e-3", "steps=300", "budget=short")
     values = train(tmp_path, "model=imdn", f"upsampler={upsampler}", *small)
-    # Plain steps at the demo's rate stay below bicubic; not learning at all is near 9 dB.
+    # This short training stays below bicubic; a network that does not learn stays near 9 dB.
     assert values["test/sample/psnr_y"] > 24

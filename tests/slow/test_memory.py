@@ -1,4 +1,4 @@
-"""Memory of ``sr_lab.upscale`` does not grow with the image, beyond the image and what becomes of it."""
+"""The memory of ``sr_lab.upscale`` does not grow with the image, apart from its input and output."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-# Peak bytes of a process that upscales an image by 4, beyond what Pillow holds of the two images.
+# Peak bytes of a process that upscales an image by 4, without Pillow's memory for the two images.
 PROGRAM = """
 import resource, sys, time
 import numpy as np
@@ -25,7 +25,7 @@ seconds = time.perf_counter() - started
 print(f"{name} {height}x{width}: {peak / 2**30:.2f} GiB in {seconds:.1f} s", file=sys.stderr)
 """
 
-# The same for the largest piece of such an image alone.
+# The same for only the largest piece of such an image.
 PIECE = """
 import resource, sys
 import torch
@@ -36,7 +36,7 @@ from sr_lab.layers.folding import for_inference
 name, height, width = sys.argv[1], *map(int, sys.argv[2:])
 network = sr_lab.load(name, scale=4)
 tiled = Tiled(for_inference(network), like=network)
-read = tiled.pieces(height, width)[0].read  # all are of one size, or the last smaller
+read = tiled.pieces(height, width)[0].read  # all have the same size, except that the last may be smaller
 rows, columns = (len(range(size)[cut]) for size, cut in zip((height, width), read))
 upscale_batch(tiled.network, torch.rand(1, 3, rows, columns))
 peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -47,7 +47,7 @@ print(f"{name}: {peak / 2**30:.2f} GiB for {rows}x{columns} of {height}x{width}"
 MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
 
 
-def peak_beside_the_images(name, height, width, program=PROGRAM):
+def peak_without_the_images(name, height, width, program=PROGRAM):
     command = [sys.executable, "-W", "ignore", "-c", program, name, str(height), str(width)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return int(done.stdout)
@@ -55,21 +55,21 @@ def peak_beside_the_images(name, height, width, program=PROGRAM):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_piece_of_four_megapixels_takes_less_than_four_gibibytes(name):
-    assert peak_beside_the_images(name, 2000, 2000, program=PIECE) < 4 * 2**30
+    assert peak_without_the_images(name, 2000, 2000, program=PIECE) < 4 * 2**30
 
 
-# Whole images by all of conf/model would take hours: the cheapest, and those that need most for a pixel.
+# All models on whole images would take hours. These are the cheapest and those that need the most memory.
 @pytest.mark.parametrize(
     "name", ["fsrcnn", "ecbsr_m4c16", "imdn_rtc", "safmn", "lapar_c", "shufflemixer_tiny", "imdn", "osffnet"]
 )
 def test_a_megapixel_takes_less_than_four_gibibytes(name):
-    assert peak_beside_the_images(name, 1000, 1000) < 4 * 2**30
+    assert peak_without_the_images(name, 1000, 1000) < 4 * 2**30
 
 
 @pytest.mark.parametrize("name", ["fsrcnn", "ecbsr_m4c16"])
 def test_four_megapixels_take_less_than_four_gibibytes(name):
-    assert peak_beside_the_images(name, 2000, 2000) < 4 * 2**30
+    assert peak_without_the_images(name, 2000, 2000) < 4 * 2**30
 
 
 def test_twelve_megapixels_take_less_than_four_gibibytes():
-    assert peak_beside_the_images("ecbsr_m4c16", 3000, 4000) < 4 * 2**30
+    assert peak_without_the_images("ecbsr_m4c16", 3000, 4000) < 4 * 2**30

@@ -7,7 +7,7 @@ from sr_lab.speed.benchmark import measure
 from tests.conftest import compose
 
 
-def test_every_random_degradation_is_measured_against_a_step(tmp_path, monkeypatch):
+def test_every_random_degradation_is_measured_relative_to_a_training_step(tmp_path, monkeypatch):
     small = {"SCALE": 2, "BATCH_SIZE": 2, "LR_PATCH_SIZE": 16, "NUM_FEAT": 16, "STEPS": 1, "BATCHES": 1}
     for name, value in small.items():
         monkeypatch.setattr(degradation, name, value)

@@ -20,19 +20,19 @@ pytestmark = [
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_there_is_nothing_to_measure_without_a_gpu(tmp_path):
+def test_no_benchmark_is_defined_without_a_gpu(tmp_path):
     assert gpu.benchmarks(tmp_path) == []
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Sizes so small that the benchmarks take no time."""
+    """Use sizes so small that the benchmarks take little time."""
     sizes = {"MODELS": ["edsr_shallow"], "SCALE": 2, "BATCH_SIZE": 1, "LR_PATCH_SIZE": 8, "STEPS": 1}
     for name, value in (sizes | {"PRECISIONS": ["fp32", "bf16"], "LR_SIZE": (8, 8)}).items():
         monkeypatch.setattr(gpu, name, value)
 
 
-def test_the_benchmarks_run_and_give_their_figures(tmp_path, small):
+def test_the_benchmarks_run_and_return_their_figures(tmp_path, small):
     measured = measure(gpu.benchmarks(tmp_path, device="cpu"), rounds=1)
     forms = ["fp32", "fp32_channels_last", "bf16", "bf16_channels_last"]
     figures = [
@@ -43,14 +43,14 @@ def test_the_benchmarks_run_and_give_their_figures(tmp_path, small):
     assert measured["gpu_edsr_shallow.ratio_to_fp32.fp32"].median == 1
 
 
-def test_every_precision_is_measured_in_both_layouts_and_compiled():
+def test_every_precision_is_measured_in_both_memory_layouts_and_compiled():
     names = {str(form) for form in gpu.forms(gpu.PRECISIONS, compile=True)}
     for precision in gpu.PRECISIONS:
         assert {precision, f"{precision}_channels_last", f"{precision}_channels_last_compile"} <= names
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False)])
-def test_tf32_is_on_for_its_own_form_only_and_put_back(precision, allowed):
+def test_tf32_is_enabled_only_for_its_own_form_and_restored_afterwards(precision, allowed):
     before = torch.backends.cudnn.allow_tf32
     with gpu.Form(precision, Setting()).arithmetic():
         assert torch.backends.cudnn.allow_tf32 is allowed
@@ -58,7 +58,7 @@ def test_tf32_is_on_for_its_own_form_only_and_put_back(precision, allowed):
     assert torch.backends.cudnn.allow_tf32 is before
 
 
-def test_no_measurement_depends_on_those_before_it(tmp_path, small):
+def test_no_measurement_depends_on_earlier_measurements(tmp_path, small):
     seen = []
 
     class Watch(step.TinyNetwork):
@@ -69,7 +69,7 @@ def test_no_measurement_depends_on_those_before_it(tmp_path, small):
     def build():
         return Watch(scale=2)
 
-    assert not torch.backends.cudnn.benchmark  # as a process begins
+    assert not torch.backends.cudnn.benchmark  # as at the start of a process
     form = gpu.Form("fp32", Setting())
     gpu._training_step(form, build, "cpu")()
     gpu._eager(form, build, "cpu")()
@@ -81,8 +81,8 @@ def test_no_measurement_depends_on_those_before_it(tmp_path, small):
     assert not torch.backends.cudnn.benchmark
 
 
-def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch):
-    """On a CPU nothing is recorded: what stands for the graph only has a name."""
+def test_tensors_that_a_graph_reads_live_as_long_as_the_graph(monkeypatch):
+    """On a CPU no graph is recorded, so a stub replaces it."""
     stream = types.SimpleNamespace(wait_stream=lambda other: None)
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda: stream)
@@ -104,14 +104,14 @@ def test_what_a_graph_reads_lives_as_long_as_the_graph(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_graph_still_runs_after_others_have_emptied_the_memory():
+def test_a_graph_still_runs_after_the_memory_cache_is_emptied():
     replay = gpu._graph(gpu.Form("fp32", Setting()), lambda: step.TinyNetwork(scale=2), "cuda")
     torch.cuda.empty_cache()
     replay()
     torch.cuda.synchronize()
 
 
-def test_what_does_not_run_gives_no_figure_and_is_not_tried_again():
+def test_a_benchmark_that_fails_gives_no_figure_and_is_not_run_again():
     tried = []
 
     def prepare():
@@ -125,7 +125,7 @@ def test_what_does_not_run_gives_no_figure_and_is_not_tried_again():
     assert len(tried) == 1
 
 
-def test_the_reference_has_to_run():
+def test_a_failure_of_the_reference_is_raised():
     def prepare():
         raise RuntimeError("broken")
 
@@ -133,7 +133,7 @@ def test_the_reference_has_to_run():
         gpu._Runs(prepare, benchmark="a", device="cpu", must=True)()
 
 
-def test_what_another_benchmark_built_is_dropped():
+def test_objects_built_by_the_previous_benchmark_are_freed():
     first = gpu._Runs(lambda: lambda: None, benchmark="a", device="cpu")
     first()
     assert first._run is not None
@@ -141,11 +141,11 @@ def test_what_another_benchmark_built_is_dropped():
     assert first._run is None
 
 
-def test_a_card_is_known_by_the_name_that_cuda_gives_it():
+def test_the_peaks_of_a_card_are_found_by_its_cuda_name():
     assert gpu.peaks_of("NVIDIA H200") == Peaks(989e12, 4.8e12)
     assert gpu.peaks_of("Tesla V100-SXM2-32GB") == Peaks(125e12, 0.9e12)
     assert gpu.peaks_of("Quadro 1") is None
 
 
-def test_the_task_knows_each_network():
+def test_the_benchmark_task_lists_each_network():
     assert GROUPS["gpu"] == tuple(f"gpu_{model}" for model in gpu.MODELS)

@@ -23,7 +23,7 @@ def network() -> step.TinyNetwork:
     return step.TinyNetwork(scale=2)
 
 
-def test_the_benchmarks_run_and_give_their_figures(tmp_path, monkeypatch):
+def test_the_benchmarks_run_and_return_their_figures(tmp_path, monkeypatch):
     for name, value in {"SCALE": 2, "BATCH_SIZE": 1, "LR_PATCH_SIZE": 4, "TINY_STEPS": 3}.items():
         monkeypatch.setattr(step, name, value)
     assert set(measure(step.benchmarks(tmp_path), rounds=1)) == {
@@ -33,7 +33,7 @@ def test_the_benchmarks_run_and_give_their_figures(tmp_path, monkeypatch):
     }
 
 
-def test_the_bare_loop_and_the_trainer_compute_the_same(tmp_path):
+def test_the_bare_loop_and_the_trainer_compute_the_same_weights(tmp_path):
     ours, bare = network(), network()
     step.with_trainer(ours, BATCHES, folder=tmp_path, scale=2, steps=5, device="cpu")
     step.with_bare_loop(bare, BATCHES, steps=5, device="cpu")
@@ -42,7 +42,7 @@ def test_the_bare_loop_and_the_trainer_compute_the_same(tmp_path):
         assert not torch.equal(own, dict(network().named_parameters())["0.weight"]) or own.ndim == 1
 
 
-def test_the_clock_runs_over_the_steps_between_warm_up_and_end(monkeypatch):
+def test_only_the_steps_between_warm_up_and_end_are_timed(monkeypatch):
     clock = iter([10.0, 16.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     timed = step.Timed(BATCHES, steps=3, device="cpu")
@@ -51,7 +51,7 @@ def test_the_clock_runs_over_the_steps_between_warm_up_and_end(monkeypatch):
 
 
 class Reads(TorchDispatchMode):
-    """Counts values that are fetched from a tensor: on a GPU each would wait for the device."""
+    """Counts values that are fetched from tensors; on a GPU, each fetch would wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,17 +62,17 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_value_is_fetched_from_the_device_between_rows(tmp_path):
+def test_no_value_is_fetched_from_the_device_between_recorded_rows(tmp_path):
     steps = 40
     with Reads() as reads:
         step.with_trainer(network(), BATCHES, folder=tmp_path, scale=2, steps=steps, device="cpu")
-    # The row at the last step fetches the loss; on a CPU, not on a GPU, Adam fetches the step that it is at
-    # and `NanPolicy` whether the gradient is finite.
+    # The row at the last step fetches the loss. On a CPU, but not on a GPU, Adam also fetches its step
+    # count, and `NanPolicy` fetches whether the gradient is finite.
     assert reads.count - adams_own(steps + 3) - (steps + 3) == 1
 
 
 def adams_own(steps: int) -> int:
-    """Values that the optimizer itself fetches in so many steps."""
+    """Number of values that the optimizer itself fetches in this many steps."""
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     with Reads() as reads:

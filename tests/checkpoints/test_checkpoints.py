@@ -189,7 +189,7 @@ class Attack:
 @pytest.mark.parametrize("suffix", ["pth", "ckpt", "pt"])
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, suffix):
     torch.save({"state_dict": Attack(tmp_path / "ran")}, tmp_path / f"a.{suffix}")
-    with pytest.raises(CheckpointError, match="would have to run code to open, .*which is refused"):
+    with pytest.raises(CheckpointError, match=r"would have to run code to open, .*which is refused"):
         open_checkpoint(str(tmp_path / f"a.{suffix}"))
     assert not (tmp_path / "ran").exists()
 

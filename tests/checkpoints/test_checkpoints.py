@@ -306,7 +306,7 @@ def test_official_weights_are_copied_too(tmp_path):
     assert torch.equal(network.head.weight, other.head.weight)
 
 
-def test_weights_that_match_no_name_are_refused(tmp_path):
+def test_weights_that_match_nothing_in_the_network_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"init_ckpt: no weight of '.*' fits TinyNet"):
         take_over(TinyNet(), opened(tmp_path, {"other": torch.ones(1)}))
 
@@ -336,7 +336,7 @@ def test_the_message_on_a_matlab_file_with_another_layout_names_its_content(tmp_
 
 
 def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
-    """Its frozen mean shift is compared with the DIV2K mean despite the rounding."""
+    """Its frozen mean shift is recognised despite the rounding."""
     state = {"sub_mean.bias": (-255 * torch.tensor(DIV2K_MEAN)).half(), "head.weight": torch.ones(1).half()}
     assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
 

@@ -33,7 +33,7 @@ def base() -> str:
         ("+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor",),
         ("num_workers=0",),
         ("trainer.devices=2",),
-        ("trainer.accumulate_grad_batches=2",),  # batch_size counts all of them
+        ("trainer.accumulate_grad_batches=2",),  # batch_size includes accumulation
         ("trainer.compile=true",),
         ("trainer.channels_last=true",),
         ("trainer.precision=32-true",),  # auto means this on a CPU

@@ -81,7 +81,7 @@ def test_two_processes_resume_a_training_of_four(many):
     assert_follows(whole["imdn-32"], joined, "32")
 
 
-def test_two_processes_measure_bit_for_bit_the_same_as_one(few):
+def test_two_processes_give_the_same_metrics_as_one_bit_for_bit(few):
     (one,) = few["measure:1"]
     assert len(one["images"]) == sum(count for _, count in processes.SETS)
     # Four pictures of every image of these small sets, and a strip of the first two images of each set.
@@ -91,7 +91,7 @@ def test_two_processes_measure_bit_for_bit_the_same_as_one(few):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", MANY)
-def test_many_processes_measure_bit_for_bit_the_same_as_one(many, world):
+def test_many_processes_give_the_same_metrics_as_one_bit_for_bit(many, world):
     assert many[f"measure:{world}"] == [many["measure:1"][0]] * world
 
 

@@ -26,7 +26,7 @@ SLURM = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Set these of the variables that say which program started this process, and delete the others."""
+    """Set these variables of a launcher and delete those of all others."""
 
     def take(variables: dict[str, str]) -> None:
         for name in {*TORCHRUN, *SLURM, "SUBMITIT_LOCAL_NTASKS"}:

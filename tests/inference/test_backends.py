@@ -148,7 +148,7 @@ class _Stack(ctypes.Structure):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the stack of signal handlers")
 def test_openvino_moves_the_stack_of_signal_handlers_once(cache_dir):
-    """If every graph moved it, freeing one of them would make the next signal crash the process."""
+    """If every graph moved the stack, freeing a graph would make the next signal crash the process."""
     places, kept = [], []
     for _ in range(3):
         kept.append(run_by(PlusMean().eval(), "openvino", cache_dir=cache_dir))

@@ -22,7 +22,7 @@ def test_a_mean_over_the_image_has_no_reach():
     assert reach(Chain(3, pool=True)) is None
 
 
-def test_a_stride_leaves_no_reach():
+def test_a_network_with_a_stride_has_no_reach():
     """The pixels that an output depends on vary with the start of the tile."""
     assert reach(Chain(3, stride=4)) is None
 

@@ -40,7 +40,7 @@ TWO = ("dataset.val_count=2", "budget.max_validation_count=2")  # validation ima
 
 
 class Outcome(NamedTuple):
-    """How a training ended."""
+    """The result of a training."""
 
     code: int  # exit code of the first process; the negated signal number if a signal killed it
     seconds: float

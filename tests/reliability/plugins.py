@@ -79,8 +79,8 @@ class Spoil(lightning.Callback):
     Args:
         steps: Numbers of the steps, from 1.
         what: What to change: ``loss`` or ``gradient``.
-        value: The value that it gets: ``nan`` or ``inf``.
-        ranks: Ranks of the processes that do so.
+        value: The new value: ``nan`` or ``inf``.
+        ranks: Ranks of the processes whose loss or gradient changes.
     """
 
     def __init__(self, steps: list[int], what: str, value: float, ranks: tuple[int, ...] = (0,)) -> None:
@@ -102,7 +102,7 @@ class Spoil(lightning.Callback):
 
 
 class Times(torch.nn.Module):
-    """Adds a multiple of a loss to it without changing the gradients."""
+    """Adds a detached multiple of a loss to the loss itself, which leaves the gradients unchanged."""
 
     def __init__(self, loss: torch.nn.Module, factor: float) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class SaveAndDie(lightning.pytorch.callbacks.Checkpoint):
     """Saves a checkpoint after given optimizer steps (and their validation), then kills the process.
 
     Args:
-        steps: Steps after which it does so; a run that resumes from there does not die again.
+        steps: Steps after which to save and die; a run that resumes from there does not die again.
         interval: Number of steps between validations.
     """
 
@@ -187,7 +187,7 @@ class SaveAndDie(lightning.pytorch.callbacks.Checkpoint):
         self._begun = -1
 
     def setup(self, trainer, pl_module, stage) -> None:
-        trainer.callbacks.sort(key=lambda callback: callback is self)  # after those for the best
+        trainer.callbacks.sort(key=lambda callback: callback is self)  # after other checkpoint callbacks
 
     def on_train_start(self, trainer, pl_module) -> None:
         self._begun = trainer.global_step

@@ -75,6 +75,6 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("times broken (blue), times lost (red)")
     axes.spines[["top", "right"]].set_visible(False)
-    # the same numbers give the same file, in which text stays text
+    # the same numbers give the same file; text is stored as text
     with mpl.rc_context({"svg.hashsalt": "sr_lab", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})

@@ -1,31 +1,33 @@
 """Faults of the machine: a run reports each in one sentence, keeps its last good state, resumes bit-equal.
 
 ====  =============================================  ==================================================
- 1    disk full (checkpoint, row, cache)             here
- 2    quota exceeded                                 here
- 3    file system turned read-only                   here; data folders: here
- 4    permission lost                                here
- 5    EIO on write                                   here
- 6    EIO on read (image, checkpoint)                here
- 7    short write                                    here
- 8    fsync fails                                    here
- 9    rename fails                                   here
-10    run folder deleted                             here
-11    two processes in one folder                    here
-12    clock jumps back                               here
+No.   Fault                                          Tested in
+====  =============================================  ==================================================
+ 1    disk full (checkpoint, row, cache)             this file
+ 2    quota exceeded                                 this file
+ 3    file system turned read-only (data too)        this file
+ 4    permission lost                                this file
+ 5    EIO on write                                   this file
+ 6    EIO on read (image, checkpoint)                this file
+ 7    short write                                    this file
+ 8    fsync fails                                    this file
+ 9    rename fails                                   this file
+10    run folder deleted                             this file
+11    two processes in one folder                    this file
+12    clock jumps back                               this file
 13    ``last.ckpt`` truncated                        test_kill.py
 14    ``last.ckpt`` with a flipped bit               test_damage.py
-15    ``last.ckpt`` empty                            here
-16    ``last.ckpt`` of another network               here
-17    ``last.ckpt`` of a newer version               here
+15    ``last.ckpt`` empty                            this file
+16    ``last.ckpt`` of another network               this file
+17    ``last.ckpt`` of a newer version               this file
 18    NaN loss, 19 infinite gradient                 test_nan_policy.py
-20    memory of the machine full                     here
-21    memory of the device full (in validation too)  here
-22    worker killed, 23 worker hangs                 here
+20    memory of the machine full                     this file
+21    memory of the device full (in validation too)  this file
+22    worker killed, 23 worker hangs                 this file
 24    rank dies, rank hangs                          tests/distributed/test_exactness.py
-25    images vanish, cache vanishes                  here
+25    images vanish, cache vanishes                  this file
 26    W&B dies, W&B cannot be reached                test_dashboards.py
-27    configuration edited between runs              here
+27    configuration edited between runs              this file
 ====  =============================================  ==================================================
 """
 

@@ -52,7 +52,7 @@ def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, s
         ),
     ],
 )
-def test_ctrl_c_while_the_program_starts_ends_it_at_once_and_silently(tmp_path, module):
+def test_ctrl_c_during_the_start_of_the_program_ends_it_at_once_and_silently(tmp_path, module):
     assert interrupted(tmp_path, module) == (130, "", "")
     assert list(tmp_path.rglob("metrics.*")) == []
 

@@ -130,7 +130,7 @@ def test_a_run_whose_best_checkpoint_is_lost_tests_the_best_of_the_remaining_one
 
 
 @pytest.mark.parametrize("harm", [pytest.param(damage, marks=pytest.mark.slow), Path.unlink])
-def test_a_run_that_only_needs_its_test_uses_the_last_checkpoint_if_the_best_is_lost(
+def test_a_run_that_only_needs_testing_uses_the_last_checkpoint_if_the_best_is_lost(
     forge, whole, tmp_path, harm
 ):
     folder = RunFolder(tmp_path / "run")

@@ -84,7 +84,7 @@ def test_a_preempted_job_is_requeued(forge, tmp_path, scontrol, array, job):
     assert not (folder / "failed.txt").exists()
 
 
-def test_a_job_that_cannot_be_requeued_is_saved_and_says_so(forge, tmp_path, scontrol):
+def test_a_job_that_cannot_be_requeued_saves_its_state_and_says_so(forge, tmp_path, scontrol):
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     ended = forge.train(tmp_path / "run", *ask(7, signal.SIGUSR1), **scontrol)
     assert ended.code == 138

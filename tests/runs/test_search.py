@@ -175,7 +175,7 @@ def search(tmp_path, monkeypatch, command):
         else:
             monkeypatch.setenv("PRUNES", "1")
         if not any(override.startswith("~") for override in overrides):
-            overrides = ("~hparams_search.space.loss", *overrides)  # one parameter composes faster
+            overrides = ("~hparams_search.space.loss", *overrides)  # composing one parameter is faster
         words = ("hparams_search=optuna", "hparams_search.startup_trials=1", *overrides)
         code, said = command(*SMOKE, "logger=none", *words)
         tables = list(tmp_path.glob(f"{name}/outputs/*/*_search-*/trials.csv"))

@@ -71,7 +71,7 @@ def test_a_row_is_composed_with_its_overrides(row):
     assert third.learning_rate == 1e-3
 
 
-def test_an_empty_row_is_the_recipe(row):
+def test_an_empty_row_equals_the_recipe(row):
     config = row(3)
     assert (config.model["_target_"], config.row_label) == ("sr_lab.models.imdn.IMDN", "empty")
     assert "num_feat" not in config.model
@@ -103,7 +103,7 @@ def test_a_job_knows_its_row_and_no_longer_needs_the_list_of_rows(row):
     assert load(written) == config
 
 
-def test_the_command_line_wins_over_a_row(row):
+def test_the_command_line_overrides_a_row(row):
     assert row(0, "+model.num_feat=32").model["num_feat"] == 32
 
 
@@ -380,7 +380,7 @@ def test_a_status_without_any_job_is_reported(tmp_path):
     assert (done.returncode, done.stderr[:40]) == (2, "error: runs: no run folder in 'nowhere'; "[:40])
 
 
-def test_the_status_needs_no_torch(tmp_path):
+def test_the_status_does_not_import_torch(tmp_path):
     RunFolder(tmp_path / "a").write_config("steps: 6\n")
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", "task=status", f"runs='{tmp_path}'"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -468,7 +468,7 @@ hydra:
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory):
-    """The same command run three times: first with a job and the sweep killed, last with retries of failures."""
+    """The same command run three times: first with a job and the sweep killed, last with failures retried."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "kill.py").write_text(KILL)
     command = (

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-# What a payload has to do to leave Python; opening files and importing are too common to count.
+# Audit events of a payload that leaves Python; opening files and importing are too common to count.
 _ACTS = {
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen"),
     *("socket.connect", "urllib.Request", "webbrowser.open", "ftplib.connect", "smtplib.connect"),
@@ -45,7 +45,7 @@ def nothing_runs() -> Iterator[None]:
 
 
 def call(function: str, *arguments: str) -> bytes:
-    """A pickle that calls a function, given as ``module name``, with strings and yields its result."""
+    """A pickle that calls the function ``module name`` with strings and unpickles to its result."""
     module, _, name = function.partition(" ")
     texts = b"".join(b"X" + struct.pack("<I", len(a.encode())) + a.encode() for a in arguments)
     return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"(" + texts + b"tR."

@@ -17,7 +17,7 @@ MEMORY = 512 * 2**20  # in addition to what the process already uses
 
 @dataclass(frozen=True)
 class Judged:
-    """How a reader ended.
+    """The result of a reader.
 
     Args:
         value: What the reader returned, as plain values.

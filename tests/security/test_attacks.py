@@ -1,6 +1,8 @@
 """The 60 attacks: whatever a user downloads, no code runs, no secret leaks, and one sentence says why.
 
 ============================  =======================================================================
+Attacks                       Tested in
+============================  =======================================================================
 config, 14 kinds              direct, alias, partial, ``_args_``, ``_recursive_`` of 21 gadgets:
                               tests/config/test_targets.py; Hydra's own settings in a separate process:
                               tests/config/test_hydra_guard.py; the rest here
@@ -9,9 +11,11 @@ archives and downloads, 9     tests/datasets/test_archives.py (links, devices, b
                               tests/datasets/test_download.py (hashes, lengths, redirects, mirrors)
 images, 8                     here
 reports, 9                    HTML in a browser: tests/reporting/test_page.py; the rest here
-run folders, 6                second process: tests/test_run_folder.py; ONNX with external data and the rest
-                              here. There is no demo page: ``sweep.json`` and set names are attacked instead
+run folders, 6                second process: tests/test_run_folder.py; ONNX with external data and the
+                              rest here
 ============================  =======================================================================
+
+There is no demo page; ``sweep.json`` and the names of sets are attacked instead.
 """
 
 import contextlib
@@ -842,7 +846,7 @@ def test_a_graph_that_refers_to_files_elsewhere_is_exported_again(tmp_path, mark
     folder = tmp_path / "sly" / "onnx"
     folder.mkdir(parents=True, mode=0o700)
     secret = tmp_path / "secret"
-    secret.write_bytes(weight.raw_data)  # gives right outputs if it is read
+    secret.write_bytes(weight.raw_data)  # gives correct outputs if it is read
     set_external_data(weight, str(secret) if way == "/secret" else way)
     weight.ClearField("raw_data")
     planted = graph.SerializeToString()

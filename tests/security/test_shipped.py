@@ -41,7 +41,7 @@ from tests.training.test_checkpointing import pytestmark, saved, train  # noqa: 
 
 
 def kept_by_the_user(folder: Path) -> ModelCheckpoint:
-    """A callback of the user, for which Lightning follows every path in its stored state."""
+    """A user's callback, for which Lightning follows every path in its stored state."""
     return ModelCheckpoint(folder / "checkpoints", "mine", monitor="val/psnr_y", mode="max")
 
 

@@ -145,7 +145,7 @@ def test_a_machine_without_a_gpu_is_not_refused(no_gpu):
         ({"NODE_RANK": "1"}, 1),
     ],
 )
-def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, number):
+def test_the_rank_is_known_before_torch_distributed_starts(monkeypatch, variables, number):
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -153,12 +153,12 @@ def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, numb
     assert devices.rank() == number
 
 
-def test_the_device_has_a_name(gpu):
+def test_a_gpu_is_reported_by_its_name(gpu):
     gpu(9, 0, name="NVIDIA H200")
     assert devices.device_name("auto") == "NVIDIA H200"
 
 
-def test_the_cpu_is_named_with_its_threads(no_gpu):
+def test_the_cpu_is_reported_with_its_number_of_threads(no_gpu):
     assert devices.device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"
 
 

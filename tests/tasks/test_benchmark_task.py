@@ -84,7 +84,7 @@ def test_an_unknown_benchmark_is_refused_by_name(benchmarks, tmp_path):
         measure(tmp_path / "run", "only=[sim]")
 
 
-def test_a_ratio_that_fell_makes_the_exit_code_1(benchmarks, tmp_path, capsys):
+def test_a_drop_in_a_ratio_gives_exit_code_1(benchmarks, tmp_path, capsys):
     measure(tmp_path / "run", "store=true")
     measure(tmp_path / "run")
     assert "no ratio of 3 is worse" in capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_every_group_is_a_module_and_every_goal_belongs_to_a_benchmark():
         assert any(name.startswith(prefix) for name in names), pattern
 
 
-def test_the_hash_of_the_folder_depends_on_what_is_measured():
+def test_the_hash_in_the_name_of_the_folder_depends_on_what_is_measured():
     one, same, all_of_them = (
         identity.hash8(identity.identity(compose("task=benchmark", only)))
         for only in ("only=[ssim,loader]", "only=[loader,ssim]", "only=[]")

@@ -38,7 +38,7 @@ def test_the_table_is_printed_and_written_next_to_the_runs_in_every_format(place
     assert "results.csv" not in shown
 
 
-def test_a_report_needs_no_torch(place):
+def test_a_report_does_not_import_torch(place):
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", "task=report", f"runs='{place}'"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert (place / "report.html").is_file()

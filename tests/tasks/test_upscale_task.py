@@ -161,7 +161,7 @@ def test_results_next_to_the_images_are_not_upscaled_again(photos):
     assert below(photos) == before
 
 
-def test_images_below_the_output_are_upscaled(photos):
+def test_images_below_the_output_folder_are_upscaled(photos):
     run(photos / "deep", photos)
     assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
 

@@ -94,7 +94,7 @@ def test_another_processor_is_measured_again(tmp_path, instant, monkeypatch):
 
 
 def test_the_slower_setting_is_not_chosen(tmp_path, monkeypatch):
-    times = iter([1.0, 1.0] + [3.0, 2.0] * 5)  # first to set the repetitions, then in rounds
+    times = iter([1.0, 1.0] + [3.0, 2.0] * 5)  # two to set the repetitions, then five rounds
     monkeypatch.setattr(autotune, "_seconds", lambda *_: next(times))
     choice = chosen(tiny.TinyNet(), tmp_path)
     assert choice.setting == Setting(channels_last=True)
@@ -235,7 +235,7 @@ def test_several_machines_are_refused_since_they_may_choose_differently(config):
         form(config, num_nodes=2)
 
 
-def test_several_machines_are_refused_also_if_slurm_starts_the_processes(config, monkeypatch):
+def test_several_machines_are_refused_even_if_slurm_starts_the_processes(config, monkeypatch):
     for name, value in {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "job"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"trainer\.autotune: measures on one machine, got 2"):

@@ -201,7 +201,7 @@ def test_only_our_own_temporary_files_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
-def test_an_attempt_removes_files_that_a_killed_attempt_left_only_in_folders_where_a_run_writes(tmp_path):
+def test_an_attempt_removes_leftovers_of_a_killed_attempt_only_in_folders_where_a_run_writes(tmp_path):
     name = ".a." + "0" * 32 + ".tmp"
     folder = RunFolder(tmp_path)
     removed = [tmp_path, folder.checkpoints, folder.images / "Set5"]

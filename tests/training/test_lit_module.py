@@ -71,7 +71,7 @@ def test_a_schedule_with_shortened_epochs_ends_at_the_same_unit_as_the_full_sche
     module = tiny.sr_module(learning_rate=1.0, steps_per_unit=1000.0 * most / steps)
     monkeypatch.setattr(type(module), "global_step", most)
     configured = module.configure_optimizers()
-    configured["optimizer"].step()  # or torch warns about the order
+    configured["optimizer"].step()  # avoids torch's warning about the order
     scheduler = configured["lr_scheduler"]["scheduler"]
     module.lr_scheduler_step(scheduler, None)
     assert scheduler.last_epoch == steps // 1000
@@ -105,7 +105,7 @@ def test_lr_and_hr_are_flipped_in_the_same_way(code):
     assert module.training_step(batch, 0).item() == 0
 
 
-def test_flips_reach_the_network():
+def test_the_network_gets_flipped_inputs():
     seen = []
 
     class Watch(Upscale):
@@ -150,7 +150,7 @@ def test_checkpoints_are_chosen_by_the_mean_over_sets_whatever_their_size(tmp_pa
     )
 
 
-def test_a_second_validation_starts_from_zero(tmp_path):
+def test_a_second_validation_starts_with_fresh_metrics(tmp_path):
     images = tiny.Images("A", 2)
     module = tiny.sr_module(val=[images])
     trainer = tiny.trainer(tmp_path)

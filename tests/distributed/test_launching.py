@@ -182,7 +182,7 @@ class Act(lightning.Callback):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Five jobs: rank 1 fails in the job with seed 1 and is killed in 3; rank 0 is killed in 4."""
+    """Five jobs: with seed 1, rank 1 fails; with seed 3, it is killed; with seed 4, rank 0 is killed."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "act.py").write_text(ACT)
     done = sr_lab(

@@ -54,7 +54,7 @@ def test_a_run_that_resumes_with_another_number_of_accumulated_batches_gives_the
 STOPS = (
     "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
     *("+callbacks.stop.monitor=val/psnr_y", "+callbacks.stop.mode=max"),
-    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no improvement is enough
+    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no improvement reaches this
 )
 
 

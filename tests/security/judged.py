@@ -59,7 +59,7 @@ def _in_child(read: Callable[[], object], seconds: int) -> dict[str, object]:
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (int(used) + seconds + 1, resource.RLIM_INFINITY))
-    signal.alarm(15 * seconds)  # for a reader that waits
+    signal.alarm(15 * seconds)  # ends a reader that waits forever
     try:
         value = read()
     except SRLabError as error:

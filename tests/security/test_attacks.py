@@ -180,7 +180,7 @@ def test_a_file_cannot_change_settings_of_hydra(tmp_path, mark, place, text):
 
 @pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
 def test_hydras_own_settings_are_accepted(options):
-    """Guards the test above; the Hydra config of a run folder contains the second option."""
+    """Guards the test above, also with the other ``job_logging`` options that Hydra ships."""
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
@@ -321,7 +321,7 @@ def bypasses(mark: Path) -> dict[str, bytes]:
     """Pickles that pickle scanners accepted (from picklescan's advisories); each would create ``mark``."""
     touch = f"open({str(mark)!r}, 'w').close()"
     nested = hostile.call("timeit timeit", "pass", touch)
-    broken = hostile.call("timeit timeit", "pass", touch)[:-1]  # runs before the stream breaks
+    broken = hostile.call("timeit timeit", "pass", touch)[:-1]  # the call runs before the stream breaks
     blob = nested.decode("latin1").encode().decode()
     return {
         "operator.attrgetter": hostile.call("operator attrgetter", "system"),

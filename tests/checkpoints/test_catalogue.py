@@ -12,7 +12,7 @@ from sr_lab.errors import CheckpointError, ConfigError
 
 @pytest.fixture
 def only_a_few(monkeypatch):
-    """To find a network, all are built: four are enough to see that it works."""
+    """A search builds every network in the catalogue; four are enough to test it."""
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn", "mren", "osffnet"])
 
 
@@ -21,12 +21,12 @@ def stored(folder, network):
     return open_checkpoint(str(folder / "weights.safetensors"))
 
 
-def test_options_are_the_files_of_conf_model():
+def test_the_options_include_networks_from_conf_model():
     assert {"imdn", "osffnet", "bicubic"} <= set(model_options())
 
 
 def shapes_of_all():
-    """Names and shapes of the weights of every network at every scale."""
+    """The names and shapes of the weights for every network and scale."""
     found = {}
     for option in model_options():
         for scale in catalogue.SCALES:
@@ -36,8 +36,8 @@ def shapes_of_all():
     return found
 
 
-def test_no_two_networks_have_equal_weights():
-    """Otherwise a checkpoint would fit both, and be refused without model=."""
+def test_no_two_networks_have_equal_weight_names_and_shapes():
+    """Otherwise a checkpoint would fit both networks and be refused unless ``model=`` is given."""
     options = {}
     for (option, _), shapes in shapes_of_all().items():
         options.setdefault(shapes, set()).add(option)
@@ -50,25 +50,25 @@ def test_weights_identify_their_network(tmp_path):
 
 
 @pytest.mark.usefixtures("only_a_few")
-def test_foreign_weights_match_no_network(tmp_path):
+def test_weights_of_an_unknown_network_match_no_option(tmp_path):
     assert catalogue.fitting(stored(tmp_path, torch.nn.Conv2d(3, 3, 3))) == []
 
 
-def test_an_unknown_option_is_refused_and_the_nearest_is_named():
+def test_an_unknown_option_is_refused_and_the_nearest_option_is_named():
     with pytest.raises(
         ConfigError, match=r"there is no option 'osfnet'; allowed: .*; did you mean 'osffnet'\?"
     ):
         Entry("osfnet", 4).build()
 
 
-def test_nothing_is_computed_to_find_a_network(tmp_path):
+def test_a_search_for_a_network_allocates_no_weights(tmp_path):
     with torch.device("meta"):
         net = Entry("imdn", 3).build()
     assert fit(net, forms_of(net), stored(tmp_path, Entry("imdn", 3).build())) == (True, 1)
     assert all(parameter.is_meta for parameter in net.parameters())
 
 
-def test_weights_of_another_scale_name_what_has_another_shape(tmp_path):
+def test_the_message_on_weights_of_another_scale_names_the_shapes_that_differ(tmp_path):
     checkpoint = stored(tmp_path, Entry("imdn", 2).build())
     with pytest.raises(CheckpointError, match=r"2 of another shape \(tail.0.weight \(12, 64, 3, 3\) for"):
         load_weights(Entry("imdn", 4).build(), checkpoint)

@@ -34,7 +34,7 @@ def equal(state: dict[str, torch.Tensor], network: nn.Module) -> bool:
 
 
 def ours(path: Path, network: nn.Module) -> Path:
-    """A Lightning checkpoint of ours."""
+    """Write a Lightning checkpoint as sr_lab saves it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     module = sr_module(network=network, record=RECORD)
     light = trainer(path.parent)
@@ -43,13 +43,13 @@ def ours(path: Path, network: nn.Module) -> Path:
     return path
 
 
-def test_the_best_checkpoint_of_a_run_folder_is_taken(tmp_path):
+def test_the_best_checkpoint_of_a_run_folder_is_used(tmp_path):
     for name in ("best", "last"):
         ours(tmp_path / "checkpoints" / f"{name}.ckpt", TinyNet())
     assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "best.ckpt"
 
 
-def test_the_last_checkpoint_of_an_unfinished_run_folder_is_taken(tmp_path):
+def test_the_last_checkpoint_of_an_unfinished_run_folder_is_used(tmp_path):
     ours(tmp_path / "checkpoints" / "last.ckpt", TinyNet())
     assert checkpoint_file(str(tmp_path)) == tmp_path / "checkpoints" / "last.ckpt"
 
@@ -70,7 +70,7 @@ def test_a_missing_file_is_refused(tmp_path):
         open_checkpoint(str(tmp_path / "nowhere.pth"))
 
 
-def test_a_lightning_checkpoint_gives_weights_and_record(tmp_path):
+def test_a_lightning_checkpoint_gives_the_weights_and_the_record(tmp_path):
     network = TinyNet()
     opened = open_checkpoint(str(ours(tmp_path / "a.ckpt", network)))
     assert equal(opened.state, network)
@@ -89,7 +89,7 @@ WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_state_dict_is_found_inside_what_its_authors_put_around_it(tmp_path, wrapper):
+def test_a_state_dict_is_found_inside_its_authors_wrapper(tmp_path, wrapper):
     network = TinyNet()
     torch.save({wrapper: network.state_dict(), "epoch": 3}, tmp_path / "a.pth")
     assert equal(open_checkpoint(str(tmp_path / "a.pth")).state, network)
@@ -108,7 +108,7 @@ def test_the_prefix_of_data_parallel_training_is_dropped(tmp_path):
 
 
 def official(network: IMDN) -> dict[str, torch.Tensor]:
-    """The weights of an IMDN with one block under its authors' names, written down by hand."""
+    """The weights of an IMDN with one block under its authors' names; this mapping is written by hand."""
     names = {
         "head.": "fea_conv.",
         "body.0.conv1.": "IMDB1.c1.",
@@ -130,7 +130,7 @@ def official(network: IMDN) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("wrapper", [None, "params"])
-def test_an_official_checkpoint_loads_under_our_names(tmp_path, wrapper, prefix):
+def test_an_official_checkpoint_loads_into_our_network(tmp_path, wrapper, prefix):
     theirs, network = (IMDN(scale=2, num_feat=16, num_block=1) for _ in range(2))
     state = {f"{prefix}{name}": value for name, value in official(theirs).items()}
     torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "IMDN.pth")
@@ -155,7 +155,7 @@ def test_an_extra_weight_is_named(tmp_path):
         load_weights(TinyNet(), checkpoint)
 
 
-def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path):
+def test_a_weight_with_a_different_shape_is_named_with_both_shapes(tmp_path):
     checkpoint = opened(tmp_path, TinyNet(scale=3).state_dict())
     with pytest.raises(CheckpointError, match=r"of another shape \(head.weight \(27, 3, 3, 3\) for \(12"):
         load_weights(TinyNet(), checkpoint)
@@ -177,7 +177,7 @@ def test_a_network_is_untouched_when_its_checkpoint_does_not_fit(tmp_path):
 
 
 class Attack:
-    """A pickle that makes a folder when it is opened."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -194,7 +194,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, suff
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_whole_pickled_network_is_refused(tmp_path):
+def test_a_pickled_network_is_refused(tmp_path):
     torch.save(TinyNet(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="refused"):
         open_checkpoint(str(tmp_path / "a.pth"))
@@ -237,7 +237,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_each_kind_of_other_file_is_named(tmp_path, kind):
+def test_each_kind_of_file_that_is_not_a_checkpoint_is_named(tmp_path, kind):
     content, says = FOREIGN[kind]
     for name in ("a.pth", "a.ckpt", "a.safetensors"):
         (tmp_path / name).write_bytes(content)
@@ -256,14 +256,14 @@ def saved_as(folder: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_bytes_after_the_end_are_noticed(tmp_path, form):
+def test_trailing_bytes_are_detected(tmp_path, form):
     path = saved_as(tmp_path, form)
     path.write_bytes(path.read_bytes() + bytes(200))
     with pytest.raises(CheckpointError, match=r"bytes after its end|is damaged"):
         open_checkpoint(str(path))
 
 
-def test_the_content_decides_not_the_name(tmp_path):
+def test_the_content_of_a_file_decides_its_format_and_not_its_name(tmp_path):
     safe = saved_as(tmp_path, "safetensors").rename(tmp_path / "b.pth")
     assert set(open_checkpoint(str(safe)).state) == set(TinyNet().state_dict())
     for form, says in (("zip", "is a PyTorch file, not safetensors"), ("legacy", "is a pickle, not")):
@@ -272,8 +272,8 @@ def test_the_content_decides_not_the_name(tmp_path):
             open_checkpoint(str(named))
 
 
-def test_safetensors_of_any_header_open(tmp_path):
-    """Its first byte is the length of the header, and may be that of another kind of file."""
+def test_safetensors_files_with_a_header_of_any_length_open(tmp_path):
+    """The first byte is part of the header's length and may equal the first byte of another format."""
     path = tmp_path / "a.safetensors"
     for length in range(256):
         safetensors.torch.save_file({"w": torch.ones(3)}, path, metadata={"a": "b" * length})
@@ -287,26 +287,26 @@ def test_a_file_without_weights_is_refused(tmp_path, content):
         open_checkpoint(str(tmp_path / "a.pth"))
 
 
-def test_a_file_that_only_claims_to_be_ours_is_refused(tmp_path):
+def test_a_file_with_our_record_but_without_weights_is_refused(tmp_path):
     torch.save({"sr_lab": RECORD}, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError):
         open_checkpoint(str(tmp_path / "a.ckpt"))
 
 
-def test_weights_are_taken_over_where_name_and_shape_fit(tmp_path):
+def test_weights_are_copied_where_name_and_shape_match(tmp_path):
     other, network = (IMDN(scale=scale, num_feat=16, num_block=1) for scale in (2, 3))
     left = take_over(network, opened(tmp_path, other.state_dict()))
     assert left == ["tail.0.weight", "tail.0.bias"]
     assert torch.equal(network.head.weight, other.head.weight)
 
 
-def test_official_weights_are_taken_over_too(tmp_path):
+def test_official_weights_are_copied_too(tmp_path):
     other, network = (IMDN(scale=scale, num_feat=16, num_block=1) for scale in (2, 3))
     assert len(take_over(network, opened(tmp_path, official(other)))) == 2
     assert torch.equal(network.head.weight, other.head.weight)
 
 
-def test_weights_that_fit_nowhere_are_refused(tmp_path):
+def test_weights_that_match_nothing_in_the_network_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"init_ckpt: no weight of '.*' fits TinyNet"):
         take_over(TinyNet(), opened(tmp_path, {"other": torch.ones(1)}))
 
@@ -315,33 +315,35 @@ def test_weights_that_fit_nowhere_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "wrap", [lambda s: s, lambda s: {"model": {"state_dict": s}}, lambda s: {"params_ema": s}]
 )
-def test_wrappers_and_prefixes_of_any_depth_are_undone(tmp_path, prefix, wrap):
+def test_nested_wrappers_and_prefixes_are_removed(tmp_path, prefix, wrap):
     net = IMDN(scale=2, num_feat=16, num_block=1)
     state = {prefix + name: value for name, value in official(net).items()}
     checkpoint = opened(tmp_path, wrap(state))
     load_weights(IMDN(scale=2, num_feat=16, num_block=1), checkpoint)
 
 
-def test_safetensors_files_with_a_prefix_open_too(tmp_path):
+def test_safetensors_files_with_a_prefix_in_their_names_open_too(tmp_path):
     net = TinyNet()
     state = {f"module.{name}": value for name, value in net.state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")
     assert equal(open_checkpoint(str(tmp_path / "a.safetensors")).state, net)
 
 
-def test_a_matlab_file_of_another_layout_is_named(tmp_path):
+def test_the_message_on_a_matlab_file_with_another_layout_names_its_content(tmp_path):
     scipy.io.savemat(tmp_path / "srcnn.mat", {"weights_conv1": [[1.0]]})
     with pytest.raises(CheckpointError, match="no struct 'model' of cell arrays, got weights_conv1"):
         open_checkpoint(str(tmp_path / "srcnn.mat"))
 
 
 def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
-    """Its frozen mean shift is compared with ours."""
+    """Its frozen mean shift is recognised despite the rounding."""
     state = {"sub_mean.bias": (-255 * torch.tensor(DIV2K_MEAN)).half(), "head.weight": torch.ones(1).half()}
     assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
 
 
-def test_weights_of_no_network_say_what_is_missing_from_the_nearest(tmp_path, monkeypatch):
+def test_the_message_on_weights_that_fit_no_network_says_what_the_nearest_network_lacks(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "imdn", "osffnet"])
     state = IMDN(scale=2).state_dict()
     del state["head.bias"]
@@ -349,7 +351,7 @@ def test_weights_of_no_network_say_what_is_missing_from_the_nearest(tmp_path, mo
         catalogue.recognised(opened(tmp_path, state), None, key="ckpt")
 
 
-def test_weights_under_unknown_names_are_refused(tmp_path, monkeypatch):
+def test_weights_with_unknown_names_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn"])
     checkpoint = opened(tmp_path, {"unheard.of": torch.ones(1)})
     with pytest.raises(CheckpointError, match=r"fits no network .*\(unheard.of"):

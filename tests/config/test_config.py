@@ -16,7 +16,7 @@ SMOKE = ("trainer=cpu", "budget=smoke")
 
 
 def sentence(*overrides: str) -> str:
-    """What the command line says about a mistake."""
+    """The message of the command line about a mistake."""
     with pytest.raises((ConfigError, HydraException, OmegaConfBaseException, ValueError)) as caught:
         compose(*SMOKE, *overrides)
     said = explain(caught.value)
@@ -42,7 +42,7 @@ def test_every_option_of_every_group_is_valid(group: str):
 
 
 @pytest.mark.parametrize("option", model_options())
-def test_every_network_has_only_settings_of_its_class(option: str):
+def test_every_network_option_has_only_settings_of_its_class(option: str):
     node, native, none = (
         model_node(option, 4),
         {"name": "native", "factory": None},
@@ -86,20 +86,20 @@ def test_a_mistake_is_reported_in_one_sentence(override: str, said: str):
     assert re.search(said, sentence(override))
 
 
-def test_a_typo_inside_a_yaml_is_found(tmp_path, monkeypatch):
+def test_a_typo_inside_a_yaml_file_is_reported(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("_target_: sr_lab.models.imdn.IMDN\nscale: ${scale}\nnum_blocks: 3\n")
     (tmp_path / "model").mkdir()
     (tmp_path / "mine.yaml").rename(tmp_path / "model" / "mine.yaml")
     assert "did you mean 'num_block'?" in sentence(f"hydra.searchpath=[file://{tmp_path}]", "model=mine")
 
 
-def test_a_budget_limits_the_recipe_and_shortens_an_epoch_with_it():
+def test_a_budget_limits_the_recipe_and_shortens_its_epochs_in_proportion():
     config = compose(*SMOKE, "steps=1000000", "steps_per_epoch=1000", "schedule=step")
     assert (config.steps, config.batch_size, config.dataset["lr_patch_size"]) == (6, 2, 16)
     assert config.steps_per_epoch == pytest.approx(1000 * 6 / 1_000_000)
 
 
-def test_a_budget_never_lengthens():
+def test_a_budget_never_lengthens_a_training():
     config = compose("trainer=cpu", "budget=short", "steps=10", "batch_size=2")
     assert (config.steps, config.batch_size, config.steps_per_epoch) == (10, 2, 1000)
 
@@ -108,11 +108,11 @@ def test_the_automatic_budget_is_short_on_a_cpu():
     assert compose("trainer=cpu").budget.name == "short (auto)"
 
 
-def test_the_paper_budget_leaves_the_recipe_alone():
+def test_the_paper_budget_leaves_the_recipe_unchanged():
     assert compose("trainer=cpu", "budget=paper").steps == 1_000_000
 
 
-def test_a_written_configuration_reads_back_as_itself():
+def test_a_written_configuration_reads_back_unchanged():
     from omegaconf import OmegaConf
 
     config = compose(*SMOKE, "model=imdn", "upsampler=deconv", "+model.num_feat=8")
@@ -130,7 +130,9 @@ def test_a_written_configuration_reads_back_as_itself():
         (("+model.drf_kernels=[1,3]",), "osffnet_x4_drf_kernels--1-3"),
     ],
 )
-def test_a_run_is_named_by_what_was_varied(overrides: tuple[str, ...], name: str):
+def test_a_run_is_named_after_the_settings_that_differ_from_the_defaults(
+    overrides: tuple[str, ...], name: str
+):
     config = compose("trainer=cpu", *overrides)
     assert config.run_name == name
 
@@ -143,5 +145,5 @@ def test_a_run_is_named_by_what_was_varied(overrides: tuple[str, ...], name: str
         ("outputs/train/imdn_x4-0a1b2c3d/checkpoints/best.ckpt", "imdn_x4"),
     ],
 )
-def test_a_measured_checkpoint_goes_by_its_own_name(ckpt: str, name: str):
+def test_an_evaluation_is_named_after_its_checkpoint(ckpt: str, name: str):
     assert compose("trainer=cpu", "task=evaluate", f"ckpt={ckpt}").run_name == name

@@ -1,4 +1,4 @@
-"""Hydra's own settings run code before a run is checked: each attack ends in a sentence, and nothing runs."""
+"""Hydra's own settings could run code before a run is checked: each attack ends in a one-sentence error."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ IN_CALLBACKS = f"# @package hydra.callbacks.x\n{RUN}"
         (SEARCHPATH, "# @package hydra.job.env_set\nLD_PRELOAD: {mark}\n"),
     ],
 )
-def test_a_file_on_the_search_path_cannot_steer_hydra(tmp_path: Path, option: str, text: str):
+def test_a_file_on_the_search_path_cannot_change_settings_of_hydra(tmp_path: Path, option: str, text: str):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "sly.yaml").write_text(text.format(mark=tmp_path / "ran"))
     done = sr_lab(tmp_path, option.format(tmp_path), "experiment=sly", "trainer=cpu", "budget=smoke")

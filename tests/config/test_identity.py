@@ -33,10 +33,10 @@ def base() -> str:
         ("+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor",),
         ("num_workers=0",),
         ("trainer.devices=2",),
-        ("trainer.accumulate_grad_batches=2",),  # the batch size is the total
+        ("trainer.accumulate_grad_batches=2",),  # batch_size includes accumulation
         ("trainer.compile=true",),
         ("trainer.channels_last=true",),
-        ("trainer.precision=32-true",),  # what auto is on a CPU
+        ("trainer.precision=32-true",),  # auto means this on a CPU
         ("resume=never",),
         ("benchmark=set5",),
         ("experiment_name=other",),
@@ -44,7 +44,7 @@ def base() -> str:
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_the_hash_ignores(base, overrides):
+def test_the_hash_ignores_settings_that_cannot_change_the_result(base, overrides):
     assert hash_of(*overrides) == base
 
 
@@ -76,11 +76,11 @@ def test_the_hash_ignores(base, overrides):
         "+callbacks.mean._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
     ],
 )
-def test_the_hash_changes_with(base, override):
+def test_the_hash_changes_with_settings_that_can_change_the_result(base, override):
     assert hash_of(override) != base
 
 
-def test_a_callback_that_ends_a_training_counts_with_its_settings_and_not_with_its_name():
+def test_the_hash_includes_the_settings_but_not_the_name_of_a_callback_that_ends_a_training():
     stops = (
         "callbacks.{}={{_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/psnr_y,patience:{}}}"
     )
@@ -88,7 +88,7 @@ def test_a_callback_that_ends_a_training_counts_with_its_settings_and_not_with_i
     assert one == same != other
 
 
-def test_on_a_gpu_the_requested_precision_counts(monkeypatch):
+def test_the_hash_on_a_gpu_includes_the_requested_precision(monkeypatch):
     def hash_on_a_gpu(precision: str, capability: tuple[int, int] = (7, 0)) -> str:
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "is_available", lambda: True)
@@ -100,10 +100,10 @@ def test_on_a_gpu_the_requested_precision_counts(monkeypatch):
 
     assert hash_on_a_gpu("auto") == hash_on_a_gpu("auto", (8, 0))
     assert hash_on_a_gpu("16-mixed") == hash_of("trainer.precision=16-mixed", "trainer.accelerator=auto")
-    assert identity(config("auto"))["precision"] == "32-true"  # no GPU here
+    assert identity(config("auto"))["precision"] == "32-true"  # this machine has no GPU
 
 
-def test_the_automatic_budget_gives_the_same_run_as_the_budget_it_chooses(base):
+def test_the_automatic_budget_has_the_hash_of_the_budget_that_it_chooses(base):
     assert hash_of("budget=auto") == base
 
 
@@ -114,7 +114,7 @@ def photographs(folder: Path, sizes: list[int]) -> tuple[str, ...]:
     return ("dataset=folder", f"dataset.hr_dir='{folder}'")
 
 
-def test_the_hash_changes_with_the_images_and_not_with_their_place(tmp_path):
+def test_the_hash_changes_with_the_images_and_not_with_their_folder(tmp_path):
     first = hash_of(*photographs(tmp_path / "a", [40, 41]))
     (tmp_path / "a").rename(tmp_path / "moved")
     assert hash_of("dataset=folder", f"dataset.hr_dir='{tmp_path}/moved'") == first
@@ -138,19 +138,19 @@ def test_a_missing_checkpoint_is_reported(tmp_path):
 @pytest.mark.parametrize(
     "override", ["benchmark=set5", "benchmark.protocol=classic_y", "model=bicubic", "scale=2"]
 )
-def test_the_hash_of_an_evaluation_changes_with(override):
+def test_the_hash_of_an_evaluation_changes_with_what_it_measures(override):
     base = ("task=evaluate", "trainer=cpu", "model=imdn")
     assert hash8(identity(compose(*base, override))) != hash8(identity(compose(*base)))
 
 
 @pytest.mark.parametrize("override", ["seed=1", "steps=10", "loss=charbonnier", "paths.data_dir=/elsewhere"])
-def test_the_hash_of_an_evaluation_ignores(override):
+def test_the_hash_of_an_evaluation_ignores_the_settings_of_a_training(override):
     base = ("task=evaluate", "trainer=cpu", "model=imdn")
     assert hash8(identity(compose(*base, override))) == hash8(identity(compose(*base)))
 
 
-def test_a_hash_stays_what_it_was():
-    """The start of the SHA-256 of the JSON text with sorted keys; another value orphans every run on disk."""
+def test_the_hash_function_never_changes():
+    """It is the start of the SHA-256 of the JSON with sorted keys; a change orphans every run on disk."""
     assert hash8({"b": [1, 2.5, None], "a": 1, "c": {"e": True, "d": "x"}}) == "87b400cb"
 
 
@@ -158,7 +158,7 @@ def test_the_order_of_keys_does_not_matter():
     assert hash8({"a": 1, "b": {"c": 2, "d": 3}}) == hash8({"b": {"d": 3, "c": 2}, "a": 1})
 
 
-def test_the_folder_is_named_by_run_name_and_hash(tmp_path, base):
+def test_the_name_of_the_folder_is_the_run_name_and_the_hash(tmp_path, base):
     assert folder_name(compose(*BASE), tmp_path) == f"imdn_x4_short-{base}"
 
 
@@ -169,19 +169,19 @@ def run_dir(*overrides: str) -> str:
     return composed.hydra.run.dir
 
 
-def test_hydra_gets_the_folder_from_the_identity(base):
+def test_hydra_gets_the_run_folder_from_the_identity(base):
     folder = run_dir("paths.output_dir=/out", "experiment_name=imfm/table3")
     assert folder == f"/out/imfm/table3/imdn_x4_short-{base}"
 
 
-def test_another_task_writes_next_to_the_trainings():
+def test_another_task_writes_next_to_the_training_folder():
     assert run_dir("paths.output_dir=/out", "task=complexity").startswith("/out/complexity/imdn_x4")
 
 
-def test_a_report_is_written_where_the_runs_are():
+def test_a_report_is_written_to_the_folder_of_the_runs():
     assert run_dir("task=report", "runs=/some/runs") == "/some/runs"
 
 
-def test_a_run_under_another_name_keeps_its_folder(tmp_path, base):
+def test_a_renamed_run_keeps_its_folder(tmp_path, base):
     (tmp_path / f"first_name-{base}").mkdir()
     assert folder_name(compose(*BASE, "run_name=second_name"), tmp_path) == f"first_name-{base}"

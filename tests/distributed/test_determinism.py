@@ -1,4 +1,4 @@
-"""The same command gives the same bits on a CPU, and every run says whether it would."""
+"""The same command gives the same bits on a CPU, and every run says whether it is deterministic."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sr_lab.system.devices import why_not_deterministic
 from tests import tiny
 from tests.command_line import SMOKE, run_folder, sr_lab
 
-# One of each paper.
+# One network from each paper.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "osffnet": lambda: OSFFNet(scale=2, num_feat=16, num_block=2, num_copies=2),
     "efrdn": lambda: EFRDN(scale=2),
@@ -52,7 +52,7 @@ def test_training_twice_gives_the_same_weights_whatever_the_number_of_workers(tm
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[tuple[dict[str, object], dict[str, bytes]]]:
-    """Results and checkpoints of a command, of the same again, and of the same with workers."""
+    """Results and checkpoints of a command run three times, the third time with workers."""
     place = tmp_path_factory.mktemp("runs")
     found = []
     for extra in ("num_workers=0", "num_workers=0", "num_workers=2"):
@@ -65,14 +65,14 @@ def runs(tmp_path_factory) -> list[tuple[dict[str, object], dict[str, bytes]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", [1, 2], ids=["the same again", "with workers"])
+@pytest.mark.parametrize("other", [1, 2], ids=["the same command", "with workers"])
 def test_a_command_writes_the_same_results_and_checkpoints_again(runs, other):
     (metrics, checkpoints), (again, checkpoints_again) = runs[0], runs[other]
     assert {k: v for k, v in again.items() if k not in TIMES} == {
         k: v for k, v in metrics.items() if k not in TIMES
     }
     assert {"best.ckpt", "last.ckpt"} <= checkpoints.keys()
-    assert checkpoints_again == checkpoints  # byte by byte
+    assert checkpoints_again == checkpoints  # the bytes are equal
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ FREE = {"deterministic": False, "benchmark": True, "compiled": True, "autotuned"
 FIXED = {"deterministic": True, "benchmark": False, "compiled": False, "autotuned": False, "world": 1}
 
 
-def test_a_gpu_is_deterministic_only_where_it_is_set_to_be(monkeypatch):
+def test_a_gpu_run_is_deterministic_only_if_every_setting_ensures_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert why_not_deterministic("gpu", **FIXED) == []
     because = why_not_deterministic("gpu", **FREE)
@@ -97,19 +97,19 @@ def test_a_gpu_is_deterministic_only_where_it_is_set_to_be(monkeypatch):
     ]
 
 
-def test_operations_that_only_warn_are_not_deterministic(monkeypatch):
+def test_operations_that_only_warn_make_a_run_nondeterministic(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     (reason,) = why_not_deterministic("gpu", **(FIXED | {"deterministic": "warn"}))
     assert reason.startswith("GPU kernels: some add atomically")
 
 
-def test_a_cpu_is_deterministic_unless_its_form_was_measured():
+def test_a_cpu_is_deterministic_unless_autotuning_chose_its_settings():
     assert why_not_deterministic("cpu", **(FREE | {"autotuned": False})) == []
     assert len(why_not_deterministic("cpu", **FREE)) == 1
 
 
 @pytest.mark.slow
-def test_a_deterministic_training_lets_cudnn_choose_nothing(tmp_path: Path):
+def test_a_training_with_trainer_deterministic_reports_that_it_is_deterministic(tmp_path: Path):
     done = sr_lab(tmp_path, *SMOKE, "logger=none", "num_workers=0", "trainer.deterministic=true")
     assert done.returncode == 0, done.stderr
     assert json.loads((run_folder(tmp_path) / "metrics.json").read_text())["deterministic"]["value"] is True

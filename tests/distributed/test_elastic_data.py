@@ -1,4 +1,4 @@
-"""The pixels of the global batch do not depend on ranks, workers or a resume."""
+"""The pixels of the global batch do not depend on the number of ranks or workers, nor on a resume."""
 
 import hashlib
 import itertools
@@ -12,7 +12,7 @@ from sr_lab.datasets.patches import PatchDataset
 from sr_lab.degradations.bicubic import BicubicDegradation
 from sr_lab.training.data_module import StreamSampler, patch_loader
 
-# of torch, at three workers on two cores
+# torch warns about three workers on two cores
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 BATCH, STEPS = 12, 9
@@ -43,7 +43,7 @@ def dataset(tmp_path_factory) -> PatchDataset:
 
 
 def batches(dataset: PatchDataset, *, world: int, workers: int, first: int) -> list[list[str]]:
-    """Hash of every sample of the batches from step ``first`` on, in the order of the stream."""
+    """Hashes of all samples in the batches from step ``first`` on, in the order of the stream."""
     shares = []
     for rank in range(world):
         sampler = StreamSampler(lambda: first * BATCH, batch_size=BATCH, rank=rank, world=world)
@@ -64,24 +64,26 @@ def hashes(batch) -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(dataset) -> list[list[str]]:
-    """What one process without workers sees."""
+    """The batches of one process without workers."""
     return batches(dataset, world=1, workers=0, first=0)
 
 
 def test_no_two_batches_of_the_stream_are_equal(alone):
-    assert len({sample for batch in alone for sample in batch}) > 0.9 * BATCH * STEPS  # small images repeat
+    assert (
+        len({sample for batch in alone for sample in batch}) > 0.9 * BATCH * STEPS
+    )  # small images give some equal patches
 
 
 @pytest.mark.parametrize(
     ("world", "workers", "first"),
     [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
 )
-def test_the_global_batch_is_that_of_one_process(dataset, alone, world, workers, first):
-    """Also where the batch does not divide: nothing is padded, nothing is dropped."""
+def test_the_global_batch_equals_the_batch_of_one_process(dataset, alone, world, workers, first):
+    """This holds even if the batch does not divide evenly: no sample is padded or dropped."""
     assert batches(dataset, world=world, workers=workers, first=first) == alone[first:]
 
 
-def test_all_cases_are_run():
+def test_all_cases_are_listed():
     assert len(CASES) == 120
     assert set(QUICK) <= set(CASES)
 

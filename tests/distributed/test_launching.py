@@ -1,4 +1,4 @@
-"""Who starts the processes, and what becomes of a run that loses one."""
+"""Which program starts the processes, and what happens to a run that loses one of them."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SLURM = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Set only these of the variables that say who started this process."""
+    """Set these variables of a launcher and delete those of all others."""
 
     def take(variables: dict[str, str]) -> None:
         for name in {*TORCHRUN, *SLURM, "SUBMITIT_LOCAL_NTASKS"}:
@@ -61,10 +61,10 @@ def test_the_program_that_started_the_processes_sets_their_number(environment, d
         {"devices": devices, "num_nodes": 1, "strategy": "auto"}, timeout=60
     )
     assert (arranged["devices"], arranged["num_nodes"]) == (8, 2)
-    assert arranged["strategy"].cluster_environment is None  # Lightning finds torchrun's by itself
+    assert arranged["strategy"].cluster_environment is None  # Lightning detects torchrun
 
 
-def test_another_number_of_devices_than_were_started_is_refused(environment):
+def test_a_number_of_devices_other_than_the_number_of_started_processes_is_refused(environment):
     environment(TORCHRUN)
     with pytest.raises(ConfigError, match=r"trainer\.devices: got 4, and torchrun has started 8 on each"):
         distributed.trainer_arguments({"devices": 4}, timeout=60)
@@ -83,15 +83,13 @@ def test_a_single_process_needs_no_strategy(environment):
 
 
 @pytest.mark.parametrize(("devices", "variables"), [(1, {}), (2, TORCHRUN | {"LOCAL_WORLD_SIZE": "2"})])
-def test_a_launcher_of_hydra_may_run_a_job_for_which_nothing_has_to_be_started(
-    environment, devices, variables
-):
+def test_a_hydra_launcher_may_run_a_job_that_starts_no_processes(environment, devices, variables):
     environment(variables)
     given = {"accelerator": "cpu", "devices": devices, "num_nodes": 1, "strategy": "auto"}
     assert distributed.trainer_arguments(given, timeout=60, alone=True)["devices"] == devices
 
 
-def test_a_cpu_has_no_devices_to_count(environment):
+def test_a_cpu_needs_an_explicit_number_of_devices(environment):
     environment({})
     with pytest.raises(ConfigError, match=r"trainer\.devices: .* got -1"):
         distributed.trainer_arguments({"accelerator": "cpu", "devices": -1, "strategy": "ddp"}, timeout=60)
@@ -113,15 +111,15 @@ def test_a_cpu_has_no_devices_to_count(environment):
         ("NCCL error: remote process exited or there was a network error", "another process of this run is"),
     ],
 )
-def test_a_failure_of_torch_distributed_is_reported_in_words(error, told):
+def test_a_failure_of_torch_distributed_gets_a_readable_message(error, told):
     assert told in str(distributed.why_lost(RuntimeError(error)))
 
 
-def test_any_other_error_stays_what_it_is():
+def test_any_other_error_stays_unchanged():
     assert distributed.why_lost(RuntimeError("CUDA out of memory")) is None
 
 
-def test_a_batch_that_does_not_divide_is_refused_before_a_process_is_started(tmp_path):
+def test_a_batch_that_does_not_divide_evenly_is_refused_before_a_process_starts(tmp_path):
     done = sr_lab(tmp_path, *SMALL, *TWO, "batch_size=1", "logger=none")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -129,7 +127,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_a_process_is_started(tmp
     assert "got 1 for 2 x 1; take a multiple of 2" in line
 
 
-# Stands for hydra-joblib-launcher, which runs jobs in processes that know the command line of all.
+# Stands for hydra-joblib-launcher, whose job processes all see the command line of the whole multirun.
 LAUNCHER = """
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
@@ -139,7 +137,7 @@ class JoblibLauncher(BasicLauncher):
 
 
 @pytest.mark.slow
-def test_a_launcher_whose_jobs_would_mix_between_ranks_is_refused(tmp_path):
+def test_a_launcher_whose_ranks_would_run_each_others_jobs_is_refused(tmp_path):
     place = tmp_path / "hydra_plugins" / "joblib_launcher.py"
     place.parent.mkdir()
     place.write_text(LAUNCHER)
@@ -151,7 +149,7 @@ def test_a_launcher_whose_jobs_would_mix_between_ranks_is_refused(tmp_path):
     )
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert len(lines) == 2  # one for each job
+    assert len(lines) == 2  # one line per job
     assert set(lines) == {
         "error: hydra/launcher: each process of trainer.devices=2 would run all jobs of this multirun; "
         "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that starts the processes"
@@ -160,7 +158,7 @@ def test_a_launcher_whose_jobs_would_mix_between_ranks_is_refused(tmp_path):
     assert not list(tmp_path.glob("outputs/train/*/metrics.csv"))
 
 
-# Whole runs
+# Complete runs
 
 ACT = """
 import os, pathlib, signal
@@ -184,7 +182,7 @@ class Act(lightning.Callback):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Five seeds: the second process of 1 fails, that of 3 is killed, and so is the first process of 4."""
+    """Five jobs: with seed 1, rank 1 fails; with seed 3, it is killed; with seed 4, rank 0 is killed."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "act.py").write_text(ACT)
     done = sr_lab(
@@ -201,7 +199,7 @@ def test_a_sweep_continues_after_a_job_that_lost_a_process(sweep):
     done, folders = sweep
     assert done.returncode == 1
     states = {seed: RunFolder(folder).state() for seed, folder in sorted(folders.items())}
-    # The first process of seed 1 knows only that the other was lost; the same command resumes all three.
+    # Rank 0 of seed 1 only knows that the other rank was lost; the same command resumes all three jobs.
     assert states == {0: "finished", 1: "interrupted", 2: "finished", 3: "interrupted", 4: "interrupted"}
 
 
@@ -213,17 +211,17 @@ def test_every_process_of_a_job_has_the_settings_of_that_job(sweep):
 
 
 @pytest.mark.slow
-def test_no_process_of_a_job_outlives_it(sweep):
+def test_no_process_outlives_its_job(sweep):
     notes = [folder / f"rank{rank}" for folder in sweep[1].values() for rank in (0, 1)]
     places = [Path("/proc") / note.read_text().split()[1] for note in notes]
-    until = time.monotonic() + 5  # the last to be killed takes a moment to give its memory back
+    until = time.monotonic() + 5  # the last process takes a moment to free its memory
     while any(place.exists() for place in places) and time.monotonic() < until:
         time.sleep(0.1)
     assert [place for place in places if place.exists()] == []
 
 
 @pytest.mark.slow
-def test_why_a_process_was_lost_is_reported_once(sweep):
+def test_the_reason_why_a_process_was_lost_is_reported_once(sweep):
     errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: dataset: a.png has gone",
@@ -235,7 +233,7 @@ def test_why_a_process_was_lost_is_reported_once(sweep):
 
 
 @pytest.mark.slow
-def test_a_job_of_two_processes_is_one_run_of_weights_and_biases(sweep):
+def test_a_job_of_two_processes_is_a_single_run_in_weights_and_biases(sweep):
     for seed in (0, 2):
         (offline,) = sweep[1][seed].glob("wandb/offline-run-*")
         assert offline.name.endswith(sweep[1][seed].name)
@@ -254,13 +252,13 @@ def torchrun(folder: Path, node: int, port: int, *arguments: str) -> "subprocess
 
 
 @pytest.mark.slow
-def test_two_machines_train_one_run_each_with_a_cache_of_its_own(tmp_path):
+def test_two_machines_train_one_run_with_a_separate_cache_each(tmp_path):
     port, arguments = find_free_network_port(), (*SMALL, *TWO[:2], "strategy=ggas", "logger=none")
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda node: torchrun(tmp_path, node, port, *arguments), (0, 1))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert first.stdout.count("run folder: ") == 1
-    assert second.stdout == ""  # one voice
+    assert second.stdout == ""  # only one rank prints
     metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
     assert metrics["processes"] == 2
     assert metrics["batch_norm"] == "per process"
@@ -270,7 +268,7 @@ def test_two_machines_train_one_run_each_with_a_cache_of_its_own(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("submitit") is None, reason="no submitit: install the slurm extra")
-def test_each_job_of_a_cluster_may_be_several_processes(tmp_path):
+def test_each_job_of_a_cluster_may_consist_of_several_processes(tmp_path):
     done = sr_lab(
         tmp_path,
         *("-m", "seed=0,1", *SMALL, *TWO[:2], "logger=none"),

@@ -1,4 +1,4 @@
-"""onnxruntime and OpenVINO in torch's place: the same images, or a sentence."""
+"""onnxruntime and OpenVINO instead of torch: they give the same images or a one-sentence error."""
 
 import ctypes
 import json
@@ -31,19 +31,19 @@ SIZES = ((24, 24), (17, 60), (64, 33))
 
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory):
-    """Graphs of the networks that several tests run."""
+    """A cache folder for the graphs of networks that several tests run."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
 def graphs():
-    """The graph of each network that was exported."""
+    """The graphs exported so far, by the fingerprint of the network."""
     return {}
 
 
 @pytest.fixture(autouse=True)
 def exports(graphs, monkeypatch):
-    """The networks that a test exports; an export takes seconds and is really made once for all tests."""
+    """List the networks that a test exports; an export takes seconds, so tests share its graph."""
     made, export = [], BackendNetwork._graph
 
     def graph(runs):
@@ -57,7 +57,7 @@ def exports(graphs, monkeypatch):
     return made
 
 
-# Torch does not export `imresize` and adaptive pooling at open sizes; FDIWN's graph is right at some only.
+# Torch cannot export `imresize` or adaptive pooling for dynamic sizes; FDIWN's graph fails at some sizes.
 REFUSED = {
     *("bicubic", "idn", "idn_original", "memnet_original", "srcnn", "srcnn_955", "vdsr"),
     *("safmn", "safmn_l", "fdiwn"),
@@ -65,7 +65,7 @@ REFUSED = {
 
 
 class PlusMean(nn.Module):
-    """A convolution of an image that is padded to a multiple of four, plus the image's mean."""
+    """Convolves an image that is padded to a multiple of four, and adds the mean of the image."""
 
     colour = "rgb"
     scale = 2
@@ -83,7 +83,7 @@ class PlusMean(nn.Module):
 
 
 class OddOnly(PlusMean):
-    """Does something else at sizes that are a multiple of eight, which no graph can follow."""
+    """Flips the output if the width is a multiple of eight, which a graph cannot express."""
 
     def forward(self, lr):
         sr = super().forward(lr)
@@ -91,7 +91,7 @@ class OddOnly(PlusMean):
 
 
 class Unexportable(PlusMean):
-    """Decides by the values of the image."""
+    """Branches on the pixel values, which cannot be exported."""
 
     def forward(self, lr):
         return super().forward(lr if lr.mean() > 0.1 else 1 - lr)
@@ -105,7 +105,7 @@ def difference(network, backend, size, batch=1):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_backend_gives_the_images_of_torch(backend, cache_dir):
+def test_a_backend_gives_the_same_images_as_torch(backend, cache_dir):
     network = PlusMean().eval()
     runs = run_by(network, backend, cache_dir=cache_dir)
     assert str(runs).startswith(backend)
@@ -114,7 +114,7 @@ def test_a_backend_gives_the_images_of_torch(backend, cache_dir):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_result_outlives_the_next_one(backend, cache_dir):
+def test_a_result_stays_unchanged_after_the_next_call(backend, cache_dir):
     runs = run_by(PlusMean().eval(), backend, cache_dir=cache_dir)
     first = runs(torch.zeros(1, 3, 8, 8))
     before = first.clone()
@@ -123,11 +123,11 @@ def test_a_result_outlives_the_next_one(backend, cache_dir):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_size_that_comes_twice_gives_the_image_of_torch(backend, cache_dir):
-    """OpenVINO compiles the network for it."""
+def test_a_repeated_size_gives_the_same_image_as_torch(backend, cache_dir):
+    """OpenVINO compiles the network for a size the second time it sees it."""
     network = PlusMean().eval()
     runs = run_by(network, backend, cache_dir=cache_dir)
-    tile, last = (24, 20), (24, 15)  # as in tiles: rows that end with a shorter one
+    tile, last = (24, 20), (24, 15)  # each row of tiles ends with a narrower one
     for size in (tile, tile, tile, last, tile, tile, last, last, tile):
         assert difference(network, runs, size) < 1e-5
 
@@ -148,7 +148,7 @@ class _Stack(ctypes.Structure):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the stack of signal handlers")
 def test_openvino_moves_the_stack_of_signal_handlers_once(cache_dir):
-    """Moved with every graph, it is freed with one of them, and the next signal crashes the process."""
+    """If every graph moved the stack, freeing a graph would make the next signal crash the process."""
     places, kept = [], []
     for _ in range(3):
         kept.append(run_by(PlusMean().eval(), "openvino", cache_dir=cache_dir))
@@ -159,8 +159,8 @@ def test_openvino_moves_the_stack_of_signal_handlers_once(cache_dir):
     assert len(set(places)) == 1
 
 
-def test_tiles_of_a_backend_equal_the_whole(cache_dir):
-    torch.manual_seed(0)  # of the fresh weights: one graph for all tests
+def test_tiles_of_a_backend_equal_the_whole_image(cache_dir):
+    torch.manual_seed(0)  # fixes the weights, so that all tests share a graph
     network = Entry("ecbsr_m4c16", 2).build().eval()
     tiled = Tiled(run_by(network, "openvino", cache_dir=cache_dir), tile=40, like=network)
     assert len(tiled.pieces(61, 70)) > 1
@@ -168,12 +168,12 @@ def test_tiles_of_a_backend_equal_the_whole(cache_dir):
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array"])
-def test_images_are_those_of_eager(kind, monkeypatch, cache_dir):
-    """By a network for luma, with its chroma."""
+def test_a_backend_gives_the_same_images_as_eager(kind, monkeypatch, cache_dir):
+    """The network upscales luma; the images also have chroma."""
     monkeypatch.setenv("SR_LAB_CACHE", str(cache_dir))
     models = []
     for backend in ("eager", "onnxruntime"):
-        torch.manual_seed(0)  # of the fresh weights
+        torch.manual_seed(0)  # fixes the weights
         models.append(sr_lab.load("ecbsr_m4c16", scale=2, backend=backend))
     drawn = torch.rand(3, 40, 31)
     image = drawn if kind == "tensor" else drawn.permute(1, 2, 0).numpy()
@@ -192,12 +192,12 @@ def test_a_graph_is_exported_once(tmp_path, exports):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_graph_that_is_not_the_network_is_exported_again(backend, cache_dir, tmp_path, exports):
+def test_a_graph_that_does_not_match_the_network_is_exported_again(backend, cache_dir, tmp_path, exports):
     network = PlusMean().eval()
     run_by(network, backend, cache_dir=cache_dir)
     graph = (cache_dir / "onnx" / f"{backends._fingerprint(network)}.onnx").read_bytes()
     network.conv.bias.data.add_(1)
-    stale = graph if backend == "onnxruntime" else graph[:300]  # of other weights, or cut short
+    stale = graph if backend == "onnxruntime" else graph[:300]  # other weights, or a truncated file
     path = tmp_path / "onnx" / f"{backends._fingerprint(network)}.onnx"
     files.write(path, stale)
     exports.clear()
@@ -213,9 +213,7 @@ def test_a_graph_that_other_users_may_have_written_is_exported_again(
     network = PlusMean().eval()
     run_by(network, "onnxruntime", cache_dir=cache_dir)
     graph = Path("onnx") / f"{backends._fingerprint(network)}.onnx"
-    planted = (
-        cache_dir / graph
-    ).read_bytes()  # right at the sizes that are checked, as an attacker's would be
+    planted = (cache_dir / graph).read_bytes()  # passes the check, as an attacker's graph would
     files.write(tmp_path / graph, planted)
     loose = tmp_path / (graph if place == "onnx/graph" else "onnx")
     loose.chmod(loose.stat().st_mode | 0o020)
@@ -249,21 +247,21 @@ def test_a_graph_of_another_user_is_exported_again(cache_dir, monkeypatch, expor
     assert "take a cache_dir of your own" in line
 
 
-def test_a_network_that_does_not_export_is_refused(tmp_path):
+def test_a_network_that_cannot_be_exported_is_refused(tmp_path):
     reason = r"Unexportable: .* ONNX \(Could not guard on data-dependent expression [^\n]{5,120}\); .*=eager$"
     with pytest.raises(ConfigError, match=reason):
         run_by(Unexportable().eval(), "openvino", cache_dir=tmp_path)
     assert not list(tmp_path.rglob("*.onnx"))
 
 
-def test_a_graph_that_is_right_at_some_sizes_only_is_refused(tmp_path):
+def test_a_graph_that_is_right_only_at_some_sizes_is_refused(tmp_path):
     network = OddOnly().eval()
     for backend in BACKENDS:
         with pytest.raises(ConfigError, match=rf"{backend} does not run OddOnly: .* another image"):
             run_by(network, backend, cache_dir=tmp_path)
 
 
-def test_auto_takes_the_first_backend_that_runs_the_network(cache_dir, tmp_path, monkeypatch):
+def test_auto_selects_the_first_backend_that_runs_the_network(cache_dir, tmp_path, monkeypatch):
     notes = []
     network = PlusMean().eval()
     assert run_by(network, "auto", cache_dir=cache_dir, note=notes.append).backend == "openvino"
@@ -295,19 +293,19 @@ def test_an_unknown_backend_is_refused(tmp_path):
         compose("task=evaluate", "model=bicubic", "backend=tensorrt")
 
 
-def test_a_gpu_is_refused(tmp_path):
+def test_a_backend_for_cpus_refuses_a_gpu(tmp_path):
     with pytest.raises(ConfigError, match=r"onnxruntime .* CPU, got a GPU; add trainer=cpu"):
         run_by(PlusMean(), "onnxruntime", cache_dir=tmp_path, on_gpu=True)
 
 
-def test_the_backend_is_recorded_with_what_was_measured():
+def test_the_backend_is_part_of_the_identity_of_an_evaluation():
     values = [identity(compose("task=evaluate", "model=bicubic", *more)) for more in ((), ("backend=auto",))]
     assert "backend" not in values[0]
     assert values[1] == values[0] | {"backend": "auto"}
 
 
 def ecbsr(folder, cache_dir):
-    """A small network and its weights."""
+    """Overrides for a small network with saved weights."""
     torch.manual_seed(0)
     ckpt = folder / "weights.pth"
     torch.save(Entry("ecbsr_m4c16", 2).build().state_dict(), ckpt)
@@ -320,7 +318,7 @@ def ecbsr(folder, cache_dir):
     )
 
 
-def test_evaluate_says_which_backend_was_measured(tmp_path, cache_dir):
+def test_an_evaluation_records_which_backend_it_measured(tmp_path, cache_dir):
     metrics = {}
     for backend in ("eager", "auto"):
         overrides = (*ecbsr(tmp_path, cache_dir), "benchmark=sample", f"backend={backend}")
@@ -335,7 +333,7 @@ def test_evaluate_says_which_backend_was_measured(tmp_path, cache_dir):
     assert metrics["auto"][key] == pytest.approx(metrics["eager"][key], abs=1e-3)
 
 
-def test_upscale_says_which_backend_runs(tmp_path, cache_dir, capsys):
+def test_upscale_prints_which_backend_runs(tmp_path, cache_dir, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (19, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     images = {}
@@ -355,7 +353,7 @@ NETWORKS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/model
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # EFRDN has 2,500 operations
+@pytest.mark.timeout(1200)  # EFRDN's graph has 2,500 operations
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_runs_or_is_refused(name, tmp_path):
     network = Entry(name, 4).build().eval()
@@ -365,12 +363,12 @@ def test_every_network_runs_or_is_refused(name, tmp_path):
                 run_by(network, backend, cache_dir=tmp_path)
         else:
             runs = run_by(network, backend, cache_dir=tmp_path)
-            # Fresh weights of EFRDN give values near 100, of which torch's own are 0.8e-5 from exact.
+            # Untrained EFRDN gives values near 100; even torch's relative error is 0.8e-5 there.
             tolerance = 4e-5 if name == "efrdn" else 1e-5
             assert all(difference(network, runs, size) < tolerance for size in SIZES)
 
 
 @pytest.mark.parametrize("task", ["evaluate", "upscale"])
-def test_the_help_states_the_order_in_which_auto_tries(task):
+def test_the_help_states_the_order_in_which_auto_tries_the_backends(task):
     page = (Path(__file__).parents[2] / "conf" / "task" / f"{task}.yaml").read_text()
     assert "auto: the first of openvino, onnxruntime and eager that is installed and runs the network" in page

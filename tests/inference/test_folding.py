@@ -18,7 +18,7 @@ MERGED = ["a2f_sd", "ecbsr_m4c16", "efrdn", "fmen_ntire", "memnet", "reprfn", "s
 
 
 def with_norms_in_use(network):
-    """Batch norms of fresh networks change nothing."""
+    """Randomise the batch norms, which are the identity in a fresh network."""
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         nn.init.uniform_(norm.running_mean, -0.1, 0.1)
         nn.init.uniform_(norm.running_var, 0.5, 2)
@@ -29,19 +29,19 @@ def with_norms_in_use(network):
 
 @pytest.mark.parametrize("name", MERGED)
 @torch.no_grad()
-def test_the_folded_network_gives_the_output_of_the_trained_one(name):
+def test_the_folded_network_gives_the_output_of_the_trained_network(name):
     network = with_norms_in_use(built(name))
     before = copy.deepcopy(network.state_dict())
     runs = for_inference(network)
     lr = torch.rand(1, num_image_ch(network), 30, 37)
-    sr = network(lr)  # of fresh weights: not in [0, 1]
+    sr = network(lr)  # untrained, so not in [0, 1]
     assert (sr - runs(lr)).abs().max() < 1e-5 * max(1, sr.abs().max())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    if name != "memnet":  # its norms come before activations
+    if name != "memnet":  # its norms precede activations and cannot be folded
         assert runs is not network
 
 
-def test_the_three_kernels_of_an_acrb_run_as_one():
+def test_the_three_kernels_of_an_acrb_become_one():
     runs = for_inference(with_norms_in_use(built("efrdn")))
     shapes = [tuple(module.kernel_size) for module in runs.modules() if isinstance(module, nn.Conv2d)]
     assert (1, 3) not in shapes
@@ -59,17 +59,17 @@ def test_strategies_are_folded_too():
         assert (network(lr) - runs(lr)).abs().max() < 1e-5
 
 
-def test_a_network_with_nothing_to_merge_runs_as_it_is():
+def test_a_network_with_nothing_to_merge_stays_unchanged():
     network = built("imdn", num_feat=16, num_block=2)
     assert for_inference(network) is network
 
 
-def test_what_merging_would_change_is_not_merged():
-    network = built("ecbsr_m4c16").bfloat16()  # whose rounding is more than the tolerance
+def test_a_merge_that_would_change_the_output_is_not_made():
+    network = built("ecbsr_m4c16").bfloat16()  # bfloat16 rounding exceeds the tolerance
     assert for_inference(network) is network
 
 
-def test_a_network_in_training_stays_in_training():
+def test_a_network_in_training_mode_stays_in_training_mode():
     network = built("ecbsr_m4c16").train()
     assert not for_inference(network).training
     assert network.training

@@ -17,7 +17,7 @@ from sr_lab.ops.complexity import peak_memory
 
 
 class Chain(nn.Module):
-    """Convolutions of known reach, then nearest neighbours."""
+    """Convolutions of known reach, followed by nearest-neighbour upsampling."""
 
     colour = "rgb"
     scale = 2
@@ -50,7 +50,7 @@ def difference(network, tiled, height, width):
 
 
 @pytest.mark.parametrize("name", ["fsrcnn", "span", "pan", "carn_m", "lapar_c", "ecbsr_m4c16", "vdsr"])
-def test_tiles_of_a_local_network_equal_the_whole(name):
+def test_tiles_of_a_local_network_equal_the_whole_image(name):
     network = built(name)
     tiled = Tiled(network, tile=81)
     assert len(tiled.pieces(101, 87)) >= 4
@@ -58,7 +58,7 @@ def test_tiles_of_a_local_network_equal_the_whole(name):
     assert tiled.note.endswith("; equal to the whole image")
 
 
-def test_nearly_square_tiles_equal_the_whole():
+def test_nearly_square_tiles_equal_the_whole_image():
     network = Chain(3, 3)
     tiled = Tiled(network, memory=700_000)
     assert len(tiled.pieces(170, 131)) >= 4
@@ -66,40 +66,40 @@ def test_nearly_square_tiles_equal_the_whole():
 
 
 def test_tiles_of_a_strided_network_are_aligned():
-    """They begin at a multiple of its stride, so that few values differ."""
+    """Tiles start at a multiple of the stride, so that few values differ."""
     network = Chain(3, 3, stride=4)
     tiled = Tiled(network, tile=96)
     assert difference(network, tiled, 150, 131) < 1e-6
     assert "; not equal" in tiled.note
 
 
-def test_tiles_of_a_network_that_pools_say_that_they_differ_from_the_whole():
+def test_the_note_on_tiles_of_a_network_that_pools_says_that_they_are_not_equal_to_the_whole_image():
     network = built("imdn", num_feat=16, num_block=2)
     tiled = Tiled(network, tile=96)
     assert 1e-7 < difference(network, tiled, 150, 100) < 0.1
     assert tiled.note.startswith("150x100 pixels in tiles of 96x96, overlapping by 24; not equal")
 
 
-def test_an_image_that_fits_is_taken_whole():
+def test_an_image_that_fits_into_memory_is_not_tiled():
     tiled = Tiled(built("imdn"))
     assert len(tiled.pieces(300, 200)) == 1
     assert tiled.note is None
 
 
-def test_tile_none_takes_an_image_whole_whatever_it_needs():
+def test_tile_none_never_tiles_an_image_however_much_memory_it_needs():
     assert len(Tiled(built("imdn"), tile="none").pieces(9000, 9000)) == 1
 
 
 @pytest.mark.parametrize("size", [(97, 240), (300, 100), (211, 223)])
 @pytest.mark.parametrize("name", ["span", "imdn"])
-def test_tiles_fit_into_the_memory(name, size):
+def test_tiles_fit_into_the_available_memory(name, size):
     network = built(name, num_feat=16)
     per_pixel = peak_memory(network, scale=2, hr_size=(200, 200)) / 100**2
     tiled = Tiled(network, memory=int(per_pixel * 140 * 140))
     pieces = tiled.pieces(*size)
     assert len(pieces) > 1
     read = {torch.empty(size)[piece.read].shape for piece in pieces}
-    for height, width in read:  # the two counts differ by weights and small sizes
+    for height, width in read:  # the estimates differ slightly
         taken = peak_memory(network, scale=2, hr_size=(2 * width, 2 * height))
         assert taken < 1.1 * tiled.memory
 
@@ -112,15 +112,15 @@ def test_every_pixel_is_written_once():
     assert (written == 1).all()
 
 
-def test_attention_over_the_image_takes_small_tiles():
-    """Its cost grows with the square of a tile."""
+def test_a_network_with_attention_over_the_image_gets_small_tiles():
+    """The cost of attention grows with the square of the number of pixels in a tile."""
     pieces = Tiled(built("lbnet")).pieces(1500, 1500)
     assert all(piece.read[0].stop - piece.read[0].start <= 144 for piece in pieces)
 
 
 SIZES = [(1080, 1920), (1500, 2667), (3000, 4000), (9000, 9900)]
-# LR pixels that fit into 2 GiB at x4; overlap, alignment and smallest side; the tiles of SIZES with the
-# fewest multiply-adds of all that fit, found by trying every way to cut the axes.
+# For each network: the LR pixels that fit into 2 GiB at x4; the overlap, alignment and minimum side; for each
+# of SIZES, the tile with the fewest multiply-adds of all that fit, found by trying every way to cut the axes.
 CHEAPEST = {
     "span": (586744, (21, 1, 43), (561, 981), (771, 699), (782, 702), (732, 801)),
     "imdn": (557498, (24, 24, 72), (576, 672), (792, 576), (648, 840), (864, 600)),
@@ -129,7 +129,7 @@ CHEAPEST = {
 }
 
 
-def test_nearly_square_tiles_cost_hardly_more_than_the_cheapest():
+def test_nearly_square_tiles_cost_hardly_more_than_the_cheapest_tiles():
     ratios = []
     for max_pixels, limits, *cheapest in CHEAPEST.values():
         grid = tiling._Grid(*limits)
@@ -147,7 +147,7 @@ def test_nearly_square_tiles_cost_hardly_more_than_the_cheapest():
 
 
 @pytest.mark.parametrize("align", [1, 8, 24])
-def test_tiles_have_one_size_and_are_aligned(align):
+def test_all_tiles_are_aligned_and_have_one_size(align):
     grid = tiling._Grid(24, align, 48 + align)
     for largest in range(48 + align, 220, 17):
         for length in range(30, 410, 7):
@@ -160,7 +160,7 @@ def test_tiles_have_one_size_and_are_aligned(align):
 
 
 @pytest.mark.parametrize("tile", [0, -3, 1.5, "all", True])
-def test_unknown_tiles_are_refused(tile):
+def test_invalid_values_of_tile_are_refused(tile):
     with pytest.raises(ConfigError, match=r"tile: got .*; allowed: auto, none, or the side"):
         Tiled(built("span", num_feat=16), tile=tile)
 
@@ -171,7 +171,7 @@ def test_a_tile_must_be_larger_than_its_overlap():
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("span", np.uint8), ("vdsr", np.uint16), ("span", np.float32)])
-def test_upscale_gives_the_same_in_tiles(name, dtype):
+def test_upscale_gives_the_same_image_with_tiles(name, dtype):
     pixels = np.random.default_rng(0).integers(0, 256, (70, 60, 3))
     image = (pixels / 255 if dtype == np.float32 else pixels * (257 if dtype == np.uint16 else 1)).astype(
         dtype

@@ -1,4 +1,4 @@
-"""Whether two runs ended in the same state, bit by bit."""
+"""Compare the end states of two runs, bit by bit."""
 
 import csv
 import json
@@ -11,20 +11,20 @@ CLOCK = ("time", "samples_per_s", "data_wait")
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """``metrics.csv`` without what a clock decides."""
+    """The rows of ``metrics.csv`` without the columns that depend on time."""
     with (folder / "metrics.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
 
 
 def checkpoint(folder: Path, name: str) -> dict[str, object]:
-    """All that a checkpoint holds."""
+    """The whole content of a checkpoint."""
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Where two finished runs differ: checkpoints with all they hold, the record, the figures.
+    """Where two finished runs differ: in a checkpoint, in the record or in the results.
 
-    The paths in them are those of the run folder.
+    A checkpoint contains the path of its own run folder, which does not count as a difference.
     """
     found = []
     for name in ("last", "best"):

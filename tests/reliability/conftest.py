@@ -1,4 +1,4 @@
-"""What several of these files need."""
+"""Fixtures that several of these test files share."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from tests.reliability.forge import TWO, Forge, forging
 
 @pytest.fixture(scope="session")
 def forge(tmp_path_factory) -> Iterator[Forge]:
-    """One for all files: it takes seconds to start."""
+    """One process for all test files, since it takes seconds to start."""
     with forging(tmp_path_factory.mktemp("forge")) as forge:
         yield forge
 
 
 @pytest.fixture(scope="session")
 def whole(forge, tmp_path_factory) -> Path:
-    """A run to which nothing happened."""
+    """A run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     ended = forge.train(folder)
     assert ended.code == 0, ended.said
@@ -27,7 +27,7 @@ def whole(forge, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_of_two(forge, tmp_path_factory) -> Path:
-    """The same with two validation images, between which a signal may come."""
+    """An undisturbed run with two validation images, so that a signal can arrive between them."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     ended = forge.train(folder, *TWO)
     assert ended.code == 0, ended.said
@@ -36,7 +36,7 @@ def whole_of_two(forge, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def scontrol(tmp_path) -> dict[str, str]:
-    """An environment with a scontrol that writes down what it is asked for, in ``asked.txt``."""
+    """An environment with a fake ``scontrol`` that logs its arguments to ``asked.txt``."""
     script = tmp_path / "bin" / "scontrol"
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked.txt\n')

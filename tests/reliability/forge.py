@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, a second each: forked from one that has imported torch.
+"""Train in separate processes, which are forked from one that has already imported torch.
 
 The child does what ``python -m sr_lab`` does once the configuration is composed (`sr_lab.tasks.train.run`).
 """
@@ -23,7 +23,7 @@ from PIL import Image
 from tests.reliability import plugins
 
 INTERVAL = 5  # steps between two checkpoints
-# 24 steps of two accumulated batches, a validation in mid-pass every five, average of weights, warm restarts.
+# 24 steps of two accumulated batches, a validation every 5 (within a pass), averaged weights, warm restarts.
 TINY = (
     *("trainer=cpu", "logger=none", "num_workers=0", "model=fsrcnn", "+model.num_feat=8", "allow=[tests]"),
     *("+model.num_shrunk=4", "+model.num_block=1", "scale=2", "ema_decay=0.9"),
@@ -40,20 +40,20 @@ TWO = ("dataset.val_count=2", "budget.max_validation_count=2")  # validation ima
 
 
 class Outcome(NamedTuple):
-    """How a training ended."""
+    """The result of a training."""
 
-    code: int  # of the first process; minus the signal if one killed it
+    code: int  # exit code of the first process; the negated signal number if a signal killed it
     seconds: float
     said: str
-    codes: tuple[int, ...]  # of each process
+    codes: tuple[int, ...]  # exit codes of all processes
 
 
 class Forge:
-    """The process that forks.
+    """Handle of the process that forks the trainings.
 
     Args:
-        process: Speaks JSON lines.
-        folder: A folder for the cache of images and for what the children say.
+        process: The forking process, which reads and writes JSON lines.
+        folder: Folder for the image cache and the output of the children.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
@@ -70,16 +70,16 @@ class Forge:
         breaks: str | None = None,
         **environment: str,
     ) -> Outcome:
-        """One attempt at a run.
+        """Run one attempt at a training.
 
         Args:
             folder: The run folder.
-            overrides: In addition to `TINY`.
+            overrides: Overrides in addition to `TINY`.
             kill_after: Seconds after which the process is killed.
-            end_at: Number of the file operation before which it kills itself; 0: only list them, in
-                ``operations.txt`` next to the folder.
-            ranks: Number of processes, joined as by torchrun.
-            breaks: How the disk fails from the beginning, see `plugins.break_files`.
+            end_at: Number of the file operation before which the process kills itself; with 0, it only lists
+                the operations, in ``operations.txt`` next to the folder.
+            ranks: Number of processes, which get the environment that torchrun would set.
+            breaks: How the disk fails from the start; see `plugins.break_files`.
             environment: Environment variables of this attempt.
         """
         request = {
@@ -98,11 +98,11 @@ class Forge:
         return self._ask(request, kill_after, environment)
 
     def save_for_ever(self, folder: Path, mebibytes: int, kill_after: float, **environment: str) -> Outcome:
-        """See `plugins.save_for_ever`."""
+        """Run `plugins.save_for_ever` and kill it after ``kill_after`` seconds."""
         return self._ask({"save": [str(folder), mebibytes]}, kill_after, environment)
 
     def prepare(self, images: Path, cache: Path, kill_after: float | None = None) -> Outcome:
-        """Build the cache of a folder of images."""
+        """Build the cache for a folder of images."""
         return self._ask({"prepare": [str(images), str(cache)]}, kill_after, {})
 
     def _ask(
@@ -122,7 +122,7 @@ class Forge:
 
 
 def small_images(folder: Path) -> None:
-    """Four to train on, one of them to validate on, in ``images``; two to test on in ``data``."""
+    """Write four training images, the last for validation, to ``images``, and two test images to ``data``."""
     for place, count in ((folder / "images", 4), (folder / "data" / "benchmarks" / "Tiny" / "HR", 2)):
         place.mkdir(parents=True)
         for number in range(count):
@@ -133,7 +133,7 @@ def small_images(folder: Path) -> None:
 
 @contextlib.contextmanager
 def forging(folder: Path) -> Iterator[Forge]:
-    """Start the process."""
+    """Start the process that forks the trainings."""
     small_images(folder)
     command = [sys.executable, "-m", "tests.reliability.forge"]
     with subprocess.Popen(
@@ -182,14 +182,14 @@ def _serve() -> None:
         if request["kill_after"] is not None:
             time.sleep(request["kill_after"])
             for child in children:
-                os.kill(child, signal.SIGKILL)  # it is not reaped yet, whether or not it has ended
+                os.kill(child, signal.SIGKILL)  # not reaped yet, so the id is valid
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         answers.write(json.dumps([codes, time.perf_counter() - started]) + "\n")
         answers.flush()
 
 
 def _torchrun(rank: int, world: int, port: int) -> dict[str, str]:
-    """What torchrun sets for a process on one machine."""
+    """The variables that torchrun sets for a process on one machine."""
     return {
         "TORCHELASTIC_RUN_ID": "forge",
         "MASTER_ADDR": "127.0.0.1",
@@ -203,14 +203,14 @@ def _torchrun(rank: int, world: int, port: int) -> dict[str, str]:
 
 
 def _work(train, config, request: dict) -> None:
-    """The child: never returns."""
+    """Do the work of the child; never returns."""
     code = 1
     try:
         said = os.open(request["said"], os.O_WRONLY | os.O_APPEND)
         os.dup2(said, 1)
         os.dup2(said, 2)
         os.environ |= request["environment"]
-        tempfile.tempdir = None  # asks the environment again
+        tempfile.tempdir = None  # makes tempfile read the environment again
         if "save" in request:
             plugins.save_for_ever(*request["save"])
         if "prepare" in request:

@@ -1,4 +1,4 @@
-"""What these tests plug into a run: noise of each random generator, and ways to die."""
+"""Callbacks and faults for the runs of these tests: noise from each random generator, and ways to die."""
 
 import builtins
 import contextlib
@@ -29,7 +29,7 @@ _REMOVING = {"os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
 
 class Noise(lightning.Callback):
-    """Moves each gradient by numbers that Python, NumPy and torch draw: a lost random state shows at once."""
+    """Adds noise from Python, NumPy and torch to each gradient, so that a lost random state shows at once."""
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         factor = 1 + 0.1 * random.random() + 0.1 * float(np.random.random())  # noqa: NPY002
@@ -39,14 +39,14 @@ class Noise(lightning.Callback):
 
 
 class Ask(lightning.Callback):
-    """Sends this process a signal in the middle of a step, or in the validation after it.
+    """Sends this process a signal in the middle of a step or during the validation after it.
 
     Args:
-        step: Number of the step, from 1; not again in a run that resumed after it.
+        step: Number of the step, from 1; a run that resumes after this step gets no signal.
         number: The signal.
-        validation: Whether to send it during the validation.
-        times: How often.
-        rank: The process that is asked; -1: each.
+        validation: Whether to send the signal during the validation.
+        times: How many times to send the signal.
+        rank: Rank of the process that gets the signal; -1 for every process.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Spoil(lightning.Callback):
     """Makes the loss or a gradient of some steps NaN or infinite.
 
     Args:
-        steps: Which, from 1.
-        what: ``loss`` or ``gradient``.
-        value: ``nan`` or ``inf``.
-        ranks: On which processes.
+        steps: Numbers of the steps, from 1.
+        what: What to change: ``loss`` or ``gradient``.
+        value: The new value: ``nan`` or ``inf``.
+        ranks: Ranks of the processes whose loss or gradient changes.
     """
 
     def __init__(self, steps: list[int], what: str, value: float, ranks: tuple[int, ...] = (0,)) -> None:
@@ -102,7 +102,7 @@ class Spoil(lightning.Callback):
 
 
 class Times(torch.nn.Module):
-    """A loss times a factor, whose gradients are as they were."""
+    """Adds a detached multiple of a loss to the loss itself, which leaves the gradients unchanged."""
 
     def __init__(self, loss: torch.nn.Module, factor: float) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Times(torch.nn.Module):
 
 
 class Witness(lightning.Callback):
-    """Notes each row of the record that was written in this attempt, in the run folder's ``witness.txt``."""
+    """Logs each row that this attempt adds to the record, in ``witness.txt`` in the run folder."""
 
     def on_train_start(self, trainer, pl_module) -> None:
         path = Path(trainer.default_root_dir) / "witness.txt"
@@ -129,7 +129,7 @@ class Witness(lightning.Callback):
 
 
 class Weights(lightning.Callback):
-    """Notes after each step the SHA-256 of parameters and of buffers, each rank in ``weights<rank>.txt``."""
+    """Logs the SHA-256 of the parameters and of the buffers after each step to ``weights<rank>.txt``."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
@@ -148,10 +148,10 @@ def _digest(values) -> str:
 
 
 class Draws(lightning.Callback):
-    """Notes what each process would draw after each batch; they begin with different states.
+    """Logs the random numbers that each process draws after each batch; their initial states differ.
 
     Args:
-        die_after: Step after which the processes are killed, unless they resumed after it.
+        die_after: Step after which the processes are killed, unless the run was resumed.
     """
 
     def __init__(self, die_after: int) -> None:
@@ -174,11 +174,11 @@ class Draws(lightning.Callback):
 
 
 class SaveAndDie(lightning.pytorch.callbacks.Checkpoint):
-    """Saves after steps of the optimizer (and their validation), and dies.
+    """Saves a checkpoint after given optimizer steps (and their validation), then kills the process.
 
     Args:
-        steps: After which; a run that resumes from there does not die again.
-        interval: Steps between validations.
+        steps: Steps after which to save and die; a run that resumes from there does not die again.
+        interval: Number of steps between validations.
     """
 
     def __init__(self, steps: list[int], interval: int) -> None:
@@ -187,7 +187,7 @@ class SaveAndDie(lightning.pytorch.callbacks.Checkpoint):
         self._begun = -1
 
     def setup(self, trainer, pl_module, stage) -> None:
-        trainer.callbacks.sort(key=lambda callback: callback is self)  # after those that save the best
+        trainer.callbacks.sort(key=lambda callback: callback is self)  # after other checkpoint callbacks
 
     def on_train_start(self, trainer, pl_module) -> None:
         self._begun = trainer.global_step
@@ -207,7 +207,7 @@ class SaveAndDie(lightning.pytorch.callbacks.Checkpoint):
 
 
 def save_for_ever(folder: str, mebibytes: int) -> None:
-    """Write ``last.ckpt`` again and again, each with its number in all of its values."""
+    """Write ``last.ckpt`` again and again; every value of the n-th checkpoint is n."""
     number = 0
     while True:
         number += 1
@@ -216,7 +216,7 @@ def save_for_ever(folder: str, mebibytes: int) -> None:
 
 
 def prepare(images: str, cache: str) -> None:
-    """Build the cache of a folder of images, decoded and shrunk."""
+    """Decode and downscale a folder of images into the cache."""
     degradation = BicubicDegradation(scale=2)
     FolderDataset(
         hr_dir=images, scale=2, lr_patch_size=16, degradation=degradation, cache_dir=cache
@@ -224,14 +224,14 @@ def prepare(images: str, cache: str) -> None:
 
 
 def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
-    """Note what this process does to files below ``folder``, and kill it before operation ``end_at``.
+    """Log each operation of this process on files below ``folder``, and kill it before operation ``end_at``.
 
-    Python's audit events report opening for writing, renaming, removing and making; fsync has none.
+    Python reports opening, renaming, removing and creating as audit events; fsync has no such event.
 
     Args:
-        folder: Only files below it count.
-        end_at: Number of the operation, from 1; 0 never.
-        log: A line for each operation, written before it.
+        folder: Only operations on files below this folder count.
+        end_at: Number of the operation, from 1; 0 kills nothing.
+        log: File that gets a line for each operation, before the operation runs.
     """
     inside, done = f"{folder}{os.sep}", [0]
     lines = log.open("w", buffering=1)
@@ -261,7 +261,7 @@ def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
     fsync = os.fsync
 
     def counted(handle: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{handle}")  # of a folder: without the separator
+        path = os.readlink(f"/proc/self/fd/{handle}")  # no separator after a folder
         if f"{path}{os.sep}".startswith(inside):
             note("fsync", path)
         fsync(handle)
@@ -271,11 +271,11 @@ def count_operations(folder: Path, *, end_at: int, log: Path) -> None:
 
 
 class Break(lightning.Callback):
-    """Breaks something at a step: a disk, the memory, a worker, a clock.
+    """Breaks one thing at a step: for example the disk, the memory, a worker or the clock.
 
     Args:
-        what: Name of the fault, one of `_FAULTS` or of `errno` followed by a pattern of file names.
-        step: The step during which it happens.
+        what: Name of a fault in `_FAULTS` or of an error in `errno`, followed by its arguments.
+        step: The step during which the fault happens.
     """
 
     def __init__(self, what: str, step: int) -> None:
@@ -289,13 +289,13 @@ class Break(lightning.Callback):
 
 
 def break_files(number: int, how: str, pattern: str) -> None:
-    """Let operations on files fail.
+    """Make operations on files fail.
 
     Args:
-        number: The error, from `errno`.
-        how: ``open``, ``read``, ``write``, ``short`` (writes less than it was given, which is not a fault),
-            ``fsync`` or ``rename``.
-        pattern: Pattern of file names.
+        number: Number of the error, from `errno`.
+        how: The operation that fails: ``open``, ``read``, ``write``, ``fsync`` or ``rename``; with ``short``,
+            a write takes only a part of its data, which is not an error.
+        pattern: Glob pattern for the names of the files.
     """
 
     def fail(path) -> None:
@@ -367,7 +367,7 @@ def _out_of_memory_in_validation(trainer) -> None:
 
 
 def _images_cannot_be_read(trainer, number: str) -> None:
-    data_module._KEPT = 0  # read again at each validation
+    data_module._KEPT = 0  # makes each validation read the images again
     trainer.val_dataloaders[0]._kept.clear()
     trainer.val_dataloaders[0]._left = 0
     files = trainer.datamodule.val[0].files
@@ -387,7 +387,7 @@ def _kill_wandb(trainer) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
                 time.sleep(0.3)
                 return
-    raise AssertionError("no wandb-core of this process")
+    raise AssertionError("this process has no wandb-core")
 
 
 _FAULTS = {

@@ -1,4 +1,4 @@
-"""What was broken and what was lost: ``experiments/reliability/results.csv`` and its picture."""
+"""Record what the tests broke and what was lost, in ``experiments/reliability/results.csv`` and a plot."""
 
 import csv
 import datetime
@@ -14,7 +14,7 @@ from sr_lab import files
 FOLDER = Path(__file__).parents[2] / "experiments" / "reliability"
 TABLE = FOLDER / "results.csv"
 COLUMNS = ("date", "commit", "kind", "count", "lost", "seconds", "device")
-# 1: the large sizes (make chaos); ci: those of the slow tests. Both store their results.
+# 1: repeat as often as `make chaos` does; ci: as often as the slow tests do. Both store their results.
 CHAOS = os.environ.get("SR_LAB_CHAOS")
 
 
@@ -24,7 +24,7 @@ def size(ci: int, chaos: int) -> int:
 
 
 def read() -> list[dict[str, str]]:
-    """The rows, oldest first."""
+    """The rows of the table, oldest first."""
     if not TABLE.is_file():
         return []
     with TABLE.open(newline="") as file:
@@ -32,7 +32,7 @@ def read() -> list[dict[str, str]]:
 
 
 def store(kind: str, *, count: int, lost: int, seconds: float) -> None:
-    """Append a row and draw the plot again, if results are to be stored."""
+    """Append a row and redraw the plot, if `CHAOS` asks for stored results."""
     if not CHAOS:
         return
     commit = subprocess.run(
@@ -56,7 +56,7 @@ def store(kind: str, *, count: int, lost: int, seconds: float) -> None:
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """A bar for each kind: how often it was done, and how often something was lost."""
+    """Draw a bar for each kind of fault: how often it happened and how often data was lost."""
     from matplotlib.figure import Figure
 
     totals: dict[str, list[int]] = {}
@@ -75,6 +75,6 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("times broken (blue), times lost (red)")
     axes.spines[["top", "right"]].set_visible(False)
-    # the same numbers give the same file, with its text as text
+    # the same numbers give the same file; text is stored as text
     with mpl.rc_context({"svg.hashsalt": "sr_lab", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})

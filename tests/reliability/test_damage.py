@@ -1,4 +1,4 @@
-"""Damage to a checkpoint is found whoever wrote it, and a run resumes from the one before it."""
+"""Damage to a checkpoint is detected whoever wrote it, and a run resumes from the previous checkpoint."""
 
 import random
 import time
@@ -36,12 +36,12 @@ def test_a_checkpoint_that_an_earlier_version_sealed_with_a_comment_opens(saved)
     assert newest(saved, pytest.fail) == saved / "last.ckpt"
 
 
-def test_a_file_without_an_archive_opens_unchecked(tmp_path):
+def test_a_file_in_the_old_format_of_torch_opens_without_a_check(tmp_path):
     torch.save(TinyNet().state_dict(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     assert open_checkpoint(str(tmp_path / "a.pth")).record is None
 
 
-# Ours, and one of somebody else
+# Checkpoints of sr_lab and of other authors
 
 
 @pytest.fixture(params=["ours", "somebody else's"])
@@ -53,7 +53,7 @@ def file(request, saved) -> Path:
 
 
 def opened(path: Path, content: bytes) -> dict[str, Tensor] | None:
-    """The weights that a file with such content gives, ``None`` if it is refused."""
+    """The weights read from a file with this content; ``None`` if the file is refused."""
     path.write_bytes(content)
     try:
         return open_checkpoint(str(path)).state
@@ -62,7 +62,7 @@ def opened(path: Path, content: bytes) -> dict[str, Tensor] | None:
 
 
 def is_missed(path: Path, content: bytes, weights: dict[str, Tensor]) -> bool:
-    """Whether other weights are read than were written; damage to unused bytes changes none."""
+    """Whether damage changes a weight unnoticed; damage to unused bytes changes none."""
     found = opened(path, content)
     return found is not None and not (
         found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
@@ -70,7 +70,7 @@ def is_missed(path: Path, content: bytes, weights: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("flips", [400, pytest.param(results.size(400, 10_000), marks=pytest.mark.slow)])
-def test_each_flipped_bit_that_changes_a_weight_is_found(file, flips, request):
+def test_each_flipped_bit_that_changes_a_weight_is_detected(file, flips, request):
     content, chance, started = file.read_bytes(), random.Random(0), time.perf_counter()
     weights = open_checkpoint(str(file)).state
     missed = []
@@ -85,8 +85,8 @@ def test_each_flipped_bit_that_changes_a_weight_is_found(file, flips, request):
     assert missed == []
 
 
-def test_each_bit_of_the_archives_list_of_contents_counts(file):
-    """There a flipped bit can turn an entry into a folder, whose content torch does not read."""
+def test_no_flipped_bit_in_the_central_directory_changes_a_weight_unnoticed(file):
+    """A flipped bit there can turn an entry into a folder, whose content torch does not read."""
     content, weights = file.read_bytes(), open_checkpoint(str(file)).state
     with zipfile.ZipFile(file) as archive:
         start = archive.start_dir
@@ -99,13 +99,13 @@ def test_each_bit_of_the_archives_list_of_contents_counts(file):
             assert not is_missed(file, flipped, weights), (number, bit)
 
 
-def test_a_file_cut_off_anywhere_does_not_open(file):
+def test_a_truncated_file_does_not_open(file):
     content, chance = file.read_bytes(), random.Random(0)
     for length in [*range(len(content) - 30, len(content)), *chance.sample(range(len(content)), 70), 0]:
         assert opened(file, content[:length]) is None, length
 
 
-def test_a_hole_anywhere_that_changes_a_weight_is_found(file):
+def test_a_run_of_zero_bytes_that_changes_a_weight_is_detected(file):
     content, chance, weights = file.read_bytes(), random.Random(0), open_checkpoint(str(file)).state
     for _ in range(100):
         start = chance.randrange(len(content))
@@ -113,7 +113,7 @@ def test_a_hole_anywhere_that_changes_a_weight_is_found(file):
         assert not is_missed(file, hole, weights), start
 
 
-def test_a_number_that_was_changed_is_named_as_damage(file):
+def test_a_changed_weight_is_reported_as_damage(file):
     weight = next(iter(open_checkpoint(str(file)).state.values())).numpy().tobytes()
     content = file.read_bytes()
     place = content.index(weight)
@@ -122,7 +122,7 @@ def test_a_number_that_was_changed_is_named_as_damage(file):
         open_checkpoint(str(file))
 
 
-# The one before the last
+# The previous checkpoint
 
 
 def damage(path: Path, how: str) -> None:
@@ -132,7 +132,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "flipped"])
-def test_if_the_last_checkpoint_is_damaged_the_one_before_is_taken_and_one_line_says_so(saved, how):
+def test_a_run_with_a_damaged_last_checkpoint_resumes_from_the_previous_one_and_says_so(saved, how):
     damage(saved / "last.ckpt", how)
     said = []
     assert newest(saved, said.append) == saved / "previous.ckpt"
@@ -142,7 +142,7 @@ def test_if_the_last_checkpoint_is_damaged_the_one_before_is_taken_and_one_line_
     assert "\n" not in said[0]
 
 
-def test_a_damaged_checkpoint_is_renamed_and_never_becomes_the_previous_one(saved):
+def test_a_damaged_checkpoint_is_renamed_and_never_becomes_the_previous_checkpoint(saved):
     damage(saved / "last.ckpt", "truncated")
     bad = (saved / "last.ckpt").read_bytes()
     newest(saved, print)
@@ -154,13 +154,13 @@ def test_a_damaged_checkpoint_is_renamed_and_never_becomes_the_previous_one(save
     assert (saved / "damaged.ckpt").read_bytes() == bad
 
 
-def test_a_run_killed_between_the_two_renames_resumes_from_the_previous_one(saved):
+def test_a_run_killed_between_the_two_renames_resumes_from_the_previous_checkpoint(saved):
     (saved / "last.ckpt").replace(saved / "previous.ckpt")
     assert newest(saved, pytest.fail) == saved / "previous.ckpt"
 
 
 @pytest.mark.parametrize("both", [True, False], ids=["both", "the only one"])
-def test_if_all_are_damaged_one_sentence_says_so_and_nothing_is_touched(saved, both):
+def test_a_run_with_only_damaged_checkpoints_is_reported_in_one_sentence_and_stays_untouched(saved, both):
     damage(saved / "last.ckpt", "flipped")
     if both:
         damage(saved / "previous.ckpt", "empty")
@@ -172,11 +172,11 @@ def test_if_all_are_damaged_one_sentence_says_so_and_nothing_is_touched(saved, b
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
-def test_a_run_that_has_not_saved_yet_starts_at_0(tmp_path):
+def test_a_run_that_has_not_saved_yet_starts_at_step_0(tmp_path):
     assert newest(tmp_path / "checkpoints", pytest.fail) is None
 
 
-def test_a_checkpoint_of_somebody_else_may_be_put_there_by_hand(saved):
+def test_a_checkpoint_written_by_plain_torch_may_replace_the_last_one(saved):
     content = torch.load(saved / "last.ckpt", weights_only=True)
     torch.save(content, saved / "last.ckpt")
     assert newest(saved, pytest.fail) == saved / "last.ckpt"

@@ -1,4 +1,4 @@
-"""W&B dies, or cannot be reached: the training continues, and the record makes the run whole again."""
+"""W&B dies or cannot be reached: the training continues, and its record can rebuild the W&B run."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tests.reliability.test_faults import breaks
 
 
 def history(offline: Path) -> list[dict[str, float]]:
-    """The rows in W&B's file, by the reader that comes with wandb, without what W&B adds."""
+    """The rows of a W&B file, read with wandb's own reader, without the columns that W&B adds."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -22,7 +22,7 @@ def history(offline: Path) -> list[dict[str, float]]:
 
 
 def recorded(folder: Path) -> list[dict[str, float]]:
-    """The rows of ``metrics.csv`` as W&B is given them."""
+    """The rows of ``metrics.csv`` in the form that W&B gets."""
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [{key: float(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
     return [
@@ -36,7 +36,7 @@ def recorded(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_a_training_continues_without_the_process_of_wandb_and_its_record_makes_the_run_again(
+def test_a_training_continues_when_the_wandb_process_dies_and_its_record_rebuilds_the_wandb_run(
     forge, tmp_path
 ):
     home, folder = {"HOME": str(tmp_path)}, tmp_path / "run"

@@ -1,31 +1,33 @@
-"""What machines do to a run: it says so in one sentence, keeps its last good state, and resumes bit-equal.
+"""Faults of the machine: a run reports each in one sentence, keeps its last good state, resumes bit-equal.
 
 ====  =============================================  ==================================================
- 1    disk full (checkpoint, row, cache)             here
- 2    quota exceeded                                 here
- 3    file system turned read-only                   here; data folders: here
- 4    permission lost                                here
- 5    EIO on write                                   here
- 6    EIO on read (image, checkpoint)                here
- 7    short write                                    here
- 8    fsync fails                                    here
- 9    rename fails                                   here
-10    run folder deleted                             here
-11    two processes in one folder                    here
-12    clock jumps back                               here
+No.   Fault                                          Tested in
+====  =============================================  ==================================================
+ 1    disk full (checkpoint, row, cache)             this file
+ 2    quota exceeded                                 this file
+ 3    file system turned read-only (data too)        this file
+ 4    permission lost                                this file
+ 5    EIO on write                                   this file
+ 6    EIO on read (image, checkpoint)                this file
+ 7    short write                                    this file
+ 8    fsync fails                                    this file
+ 9    rename fails                                   this file
+10    run folder deleted                             this file
+11    two processes in one folder                    this file
+12    clock jumps back                               this file
 13    ``last.ckpt`` truncated                        test_kill.py
-14    ``last.ckpt`` with a flipped bit               test_digest.py
-15    ``last.ckpt`` empty                            here
-16    ``last.ckpt`` of another network               here
-17    ``last.ckpt`` of a newer version               here
+14    ``last.ckpt`` with a flipped bit               test_damage.py
+15    ``last.ckpt`` empty                            this file
+16    ``last.ckpt`` of another network               this file
+17    ``last.ckpt`` of a newer version               this file
 18    NaN loss, 19 infinite gradient                 test_nan_policy.py
-20    memory of the machine full                     here
-21    memory of the device full (in validation too)  here
-22    worker killed, 23 worker hangs                 here
-24    rank dies, rank hangs                          tests/distributed/test_launching.py
-25    images vanish, cache vanishes                  here
+20    memory of the machine full                     this file
+21    memory of the device full (in validation too)  this file
+22    worker killed, 23 worker hangs                 this file
+24    rank dies, rank hangs                          tests/distributed/test_exactness.py
+25    images vanish, cache vanishes                  this file
 26    W&B dies, W&B cannot be reached                test_dashboards.py
-27    configuration edited between runs              here
+27    configuration edited between runs              this file
 ====  =============================================  ==================================================
 """
 
@@ -51,7 +53,7 @@ from tests.reliability.forge import Forge, Outcome
 
 @pytest.fixture(scope="module", autouse=True)
 def _stored(request) -> Iterator[None]:
-    """How many faults there were, and how many of them lost something."""
+    """Store how many faults there were and how many of them lost something."""
     started, failed = time.perf_counter(), request.session.testsfailed
     yield
     count = sum(item.module is request.module for item in request.session.items)
@@ -60,7 +62,7 @@ def _stored(request) -> Iterator[None]:
 
 
 def breaks(what: str, step: int = 12) -> tuple[str, ...]:
-    """Overrides for a run in which something breaks at a step."""
+    """Overrides for a run in which a fault happens at a step."""
     return (
         "+callbacks.fault._target_=tests.reliability.plugins.Break",
         f"+callbacks.fault.what='{what}'",
@@ -69,7 +71,7 @@ def breaks(what: str, step: int = 12) -> tuple[str, ...]:
 
 
 def sentence(ended: Outcome) -> str:
-    """What the command line would say: the last error of ours."""
+    """What the command line would print: the message of the last sr_lab error."""
     lines = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.")]
     return lines[-1].split(": ", 1)[1] if lines else f"no sentence: {ended.said}"
 
@@ -103,7 +105,7 @@ OTHERS = {
 def broken_and_mended(
     forge: Forge, folder: Path, whole: Path, what: str, said: str, *overrides: str, last: int | None = 10
 ) -> list[str]:
-    """What was wrong with a run that broke, and with how it resumed."""
+    """What went wrong when a run broke and when it resumed; empty if nothing did."""
     ended = forge.train(folder, *overrides, *breaks(what))
     found = [] if ended.code == 1 else [f"code {ended.code}"]
     found += [] if said in sentence(ended) else [sentence(ended)]
@@ -116,32 +118,32 @@ def broken_and_mended(
 
 
 @pytest.mark.parametrize("name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in DISK])
-def test_a_disk_that_fails_is_named_and_the_run_resumes_bit_equal(forge, whole, tmp_path, name):
+def test_a_failing_disk_is_reported_and_the_run_resumes_bit_equal(forge, whole, tmp_path, name):
     what, said = DISK[name]
     assert broken_and_mended(forge, tmp_path / "run", whole, what, f": {said}{ADVICE}") == []
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_machine_that_fails_is_named_and_the_run_resumes_bit_equal(forge, whole, tmp_path, name):
+def test_a_failing_machine_is_reported_and_the_run_resumes_bit_equal(forge, whole, tmp_path, name):
     what, said = OTHERS[name]
     last = None if name == "run folder deleted" else 10
     assert broken_and_mended(forge, tmp_path / "run", whole, what, said, last=last) == []
 
 
 def own_images(forge: Forge, tmp_path: Path) -> tuple[str, ...]:
-    """Overrides for a run with a copy of the images, which a test may damage."""
+    """Overrides for a run with its own copy of the images, which the test may damage."""
     shutil.copytree(forge.folder / "images", tmp_path / "images")
     return f"dataset.hr_dir={tmp_path}/images", f"paths.cache_dir={tmp_path}/cache"
 
 
 @pytest.mark.parametrize("what", ["clock", f"EIO short {CKPT}", "cache"])
-def test_what_is_not_a_fault_changes_nothing(forge, whole, tmp_path, what):
+def test_an_event_that_is_not_a_fault_changes_nothing(forge, whole, tmp_path, what):
     ended = forge.train(tmp_path / "run", *own_images(forge, tmp_path), *breaks(what))
     assert ended.code == 0, ended.said
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_too_little_memory_for_a_validation_is_reported_and_tiles_give_the_same(forge, whole, tmp_path):
+def test_a_validation_that_runs_out_of_memory_uses_tiles_and_gives_the_same_results(forge, whole, tmp_path):
     folder = tmp_path / "run"
     ended = forge.train(folder, *breaks("validation"))
     assert ended.code == 0, ended.said
@@ -163,7 +165,7 @@ def test_too_little_memory_for_a_validation_is_reported_and_tiles_give_the_same(
         ),
     ],
 )
-def test_a_worker_that_dies_or_hangs_is_named_and_the_run_resumes_bit_equal(
+def test_a_worker_that_dies_or_hangs_is_reported_and_the_run_resumes_bit_equal(
     forge, whole, tmp_path, number, said
 ):
     more = ("num_workers=1", "trainer.timeout=2")
@@ -171,7 +173,7 @@ def test_a_worker_that_dies_or_hangs_is_named_and_the_run_resumes_bit_equal(
     assert broken_and_mended(forge, tmp_path / "run", whole, what, said, *more) == []
 
 
-def test_a_validation_image_that_vanishes_is_named(forge, whole, tmp_path):
+def test_the_message_names_a_validation_image_that_vanishes(forge, whole, tmp_path):
     more = own_images(forge, tmp_path)
     ended = forge.train(tmp_path / "run", *more, *breaks("images gone"))
     assert f"{tmp_path}/images/" in sentence(ended)
@@ -182,14 +184,12 @@ def test_a_validation_image_that_vanishes_is_named(forge, whole, tmp_path):
 
 
 def half(forge: Forge, folder: Path) -> Path:
-    """A run that broke at step 12; its last checkpoint."""
+    """Break a run at step 12 and return its last checkpoint."""
     assert forge.train(folder, *breaks("memory")).code == 1
     return folder / "checkpoints" / "last.ckpt"
 
 
-def test_a_last_checkpoint_that_the_disk_cannot_read_is_named_and_nothing_is_set_aside(
-    forge, whole, tmp_path
-):
+def test_a_last_checkpoint_that_the_disk_cannot_read_is_named_and_no_file_is_renamed(forge, whole, tmp_path):
     last = half(forge, tmp_path / "run")
     kept = [*last.parent.iterdir(), tmp_path / "run" / "metrics.csv"]
     before = [path.read_bytes() for path in kept]
@@ -204,7 +204,7 @@ def test_a_last_checkpoint_that_the_disk_cannot_read_is_named_and_nothing_is_set
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_an_empty_last_checkpoint_is_named_and_the_one_before_it_taken(forge, whole, tmp_path):
+def test_an_empty_last_checkpoint_is_named_and_the_run_resumes_from_the_previous_one(forge, whole, tmp_path):
     last = half(forge, tmp_path / "run")
     last.write_bytes(b"")
     ended = forge.train(tmp_path / "run")
@@ -220,7 +220,7 @@ def test_an_empty_last_checkpoint_is_named_and_the_one_before_it_taken(forge, wh
         ({"version": 2}, "it was saved by another version of sr_lab (update this one)"),
     ],
 )
-def test_a_checkpoint_that_is_not_of_this_run_is_refused_and_nothing_is_overwritten(
+def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_overwritten(
     forge, whole, tmp_path, record, said
 ):
     last = half(forge, tmp_path / "run")
@@ -260,7 +260,7 @@ def test_a_second_process_in_a_run_folder_is_refused(forge, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_configuration_edited_between_runs_is_replaced_by_that_of_the_command(forge, whole, tmp_path):
+def test_a_config_file_edited_between_runs_is_replaced_by_the_one_of_the_command(forge, whole, tmp_path):
     half(forge, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     text = config.read_text()
@@ -272,7 +272,7 @@ def test_a_configuration_edited_between_runs_is_replaced_by_that_of_the_command(
 
 @pytest.fixture
 def mounted(tmp_path) -> Iterator[Path]:
-    """A file system of one MiB."""
+    """Mount a file system of one MiB."""
     place = tmp_path / "mounted"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -294,18 +294,18 @@ def test_a_run_on_a_full_disk_resumes_once_there_is_space(forge, whole, mounted,
     assert differences(whole, folder) == []
 
 
-def test_an_attempt_on_a_disk_without_a_byte_names_its_file(mounted):
+def test_an_attempt_on_a_full_disk_names_the_file_that_it_cannot_write(mounted):
     RunFolder(mounted / "run").checkpoints.mkdir(parents=True)
     RunFolder(mounted / "run").lock.touch()
     fill(mounted)
     with pytest.raises(OSError, match=FULL) as raised, RunFolder(mounted / "run").attempt():
         pytest.fail("it began")
     assert raised.value.filename == str(mounted / "run" / ".lock")
-    assert raised.value.__context__ is None  # closing the file does not fail once more
+    assert raised.value.__context__ is None  # closing the file raises no second error
 
 
 @pytest.mark.parametrize("left", [0, 40_000, 400_000])
-def test_a_checkpoint_that_does_not_fit_is_named_however_much_of_it_does(mounted, left):
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_named_whatever_part_fits(mounted, left):
     (mounted / "hog").write_bytes(bytes(left))
     fill(mounted)
     (mounted / "hog").unlink()
@@ -315,12 +315,12 @@ def test_a_checkpoint_that_does_not_fit_is_named_however_much_of_it_does(mounted
 
 
 def fill(place: Path) -> None:
-    """Write until there is no room."""
+    """Write until the disk is full."""
     with pytest.raises(OSError, match=FULL):
         (place / "filling").write_bytes(bytes(2**21))
 
 
-def test_read_only_data_is_enough(forge, whole, mounted, tmp_path):
+def test_a_training_reads_its_images_from_a_read_only_disk(forge, whole, mounted, tmp_path):
     shutil.copytree(forge.folder / "images", mounted / "images")
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
     ended = forge.train(tmp_path / "run", f"dataset.hr_dir={mounted}/images")
@@ -328,7 +328,7 @@ def test_read_only_data_is_enough(forge, whole, mounted, tmp_path):
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_a_cache_that_does_not_fit_is_named(forge, mounted, tmp_path):
+def test_a_cache_that_does_not_fit_on_the_disk_is_named(forge, mounted, tmp_path):
     (mounted / "hog").write_bytes(bytes(1_040_000))
     ended = forge.train(tmp_path / "run", f"paths.cache_dir={mounted}/cache")
     assert ended.code == 1

@@ -1,4 +1,4 @@
-"""Images that have changed since, and a cache whose building is killed."""
+"""Images that change between attempts, and a cache whose build is killed."""
 
 import random
 import shutil
@@ -17,14 +17,14 @@ from tests.reliability.test_faults import breaks, sentence
 
 
 def draw(path: Path, seed: int) -> None:
-    """An image whose file has the same size whatever it shows."""
+    """Write a random image; its file has the same size for every seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (48, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """Four images, the last of which validates."""
+    """Four images, the last of which is for validation."""
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(4):
@@ -53,7 +53,7 @@ def test_a_new_run_says_that_a_similar_one_was_trained_on_other_images(forge, tm
     )
 
 
-def test_nothing_is_said_of_runs_with_the_same_images_or_other_settings(forge, tmp_path, images):
+def test_runs_with_the_same_images_or_with_other_settings_are_not_mentioned(forge, tmp_path, images):
     half(forge, tmp_path / "run-a", images)
     assert "changed" not in forge.train(tmp_path / "run-b", *of(images), *breaks("memory")).said
     draw(images / "00.bmp", 9)
@@ -72,14 +72,14 @@ def test_a_run_does_not_resume_with_images_that_were_replaced(forge, tmp_path, i
         f"images, start from scratch with resume=never, or remove {folder}/images.json to continue with these"
     )
     draw(images / "1.bmp", 1)
-    moved = images.rename(tmp_path / "moved")  # where they are does not matter
+    moved = images.rename(tmp_path / "moved")  # the folder does not matter
     ended = forge.train(folder, *of(moved))
     assert ended.code == 0, ended.said
     assert "changed" not in ended.said
     assert differences(whole, folder) == []
 
 
-def test_a_run_resumes_with_other_images_if_its_list_was_removed(forge, tmp_path, images):
+def test_a_run_resumes_with_other_images_once_its_list_of_images_is_removed(forge, tmp_path, images):
     half(forge, tmp_path / "run", images)
     draw(images / "1.bmp", 9)
     (tmp_path / "run" / "images.json").unlink()
@@ -91,7 +91,7 @@ def test_a_run_resumes_with_other_images_if_its_list_was_removed(forge, tmp_path
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """Images that take a second to be decoded and shrunk."""
+    """Images that take a second to decode and downscale."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -105,11 +105,11 @@ def content(cache: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kills", [2, pytest.param(results.size(20, 200), marks=pytest.mark.slow)])
 @pytest.mark.timeout(2000)
-def test_a_cache_whose_building_is_killed_is_made_whole(forge, many, tmp_path, kills):
+def test_a_cache_whose_build_is_killed_is_completed_later(forge, many, tmp_path, kills):
     prepared = forge.prepare(many, tmp_path / "whole")
     assert prepared.code == 0, prepared.said
     whole = content(tmp_path / "whole")
-    assert len(whole) == 2 * (len(list(many.iterdir())) - 1 + 2)  # one validates; a manifest and a lock
+    assert len(whole) == 2 * (len(list(many.iterdir())) - 1 + 2)  # without validation; manifest, lock
     chance, lost, orphans, killed, started = random.Random(kills), [], 0, 0, time.perf_counter()
     while killed < kills:
         cache = tmp_path / "killed"
@@ -126,5 +126,5 @@ def test_a_cache_whose_building_is_killed_is_made_whole(forge, many, tmp_path, k
     if kills > 2:
         seconds = time.perf_counter() - started
         results.store("kill -9 while the cache is built", count=kills, lost=len(lost), seconds=seconds)
-        assert orphans > 0  # the kills did come in between
+        assert orphans > 0  # some kills interrupted a write
     assert lost == []

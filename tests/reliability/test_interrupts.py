@@ -1,4 +1,4 @@
-"""Ctrl-C before the training: it ends the program at once, whatever is being imported or composed."""
+"""Ctrl-C before the training starts: the program ends at once, whatever it is importing or composing."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from tests.command_line import SMOKE
 
 
 def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of a training that gets Ctrl-C when a module was imported."""
+    """Exit code, stdout and stderr of a training that gets Ctrl-C just after it imports a module."""
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", *SMOKE, "logger=none", *overrides]
     with subprocess.Popen(
         command,
@@ -52,12 +52,12 @@ def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, s
         ),
     ],
 )
-def test_ctrl_c_while_the_program_starts_ends_it_at_once_and_silently(tmp_path, module):
+def test_ctrl_c_during_the_start_of_the_program_ends_it_at_once_and_silently(tmp_path, module):
     assert interrupted(tmp_path, module) == (130, "", "")
     assert list(tmp_path.rglob("metrics.*")) == []
 
 
-def test_ctrl_c_that_is_ignored_stays_ignored():
+def test_an_ignored_ctrl_c_stays_ignored():
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "from sr_lab.system import interrupts; interrupts.end_at_once()\n"
@@ -68,7 +68,7 @@ def test_ctrl_c_that_is_ignored_stays_ignored():
     assert (done.returncode, done.stdout, done.stderr) == (0, "there\n", "")
 
 
-def test_ctrl_c_is_an_exception_again_once_there_is_something_to_tidy_up():
+def test_ctrl_c_raises_an_exception_again_once_there_is_something_to_clean_up():
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -80,10 +80,10 @@ def test_ctrl_c_is_an_exception_again_once_there_is_something_to_tidy_up():
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_signal_that_an_import_drops_ends_the_training_at_its_next_look():
+def test_a_signal_that_an_import_swallows_ends_the_training_at_the_next_check():
     signals = Signals()
-    with pytest.raises(Ended) as ended, signals.heard():  # noqa: PT012 - the import is within
-        with contextlib.suppress(BaseException):  # as `import_array` of NumPy does
+    with pytest.raises(Ended) as ended, signals.heard():  # noqa: PT012 - it stands for an import
+        with contextlib.suppress(BaseException):  # as NumPy's `import_array` does
             signal.raise_signal(signal.SIGTERM)
         signals.end_if_asked()
     assert ended.value.code == 128 + signal.SIGTERM

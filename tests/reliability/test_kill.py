@@ -1,4 +1,4 @@
-"""Runs that are killed: what they leave behind, and that they end as if nothing had happened."""
+"""Runs that are killed leave intact files behind and, once resumed, end as if nothing had happened."""
 
 import random
 import signal
@@ -22,9 +22,9 @@ OTHER_FILE_SYSTEM = Path("/dev/shm")
 
 @pytest.fixture(scope="module")
 def whole(forge, tmp_path_factory) -> tuple[Path, list[str], float]:
-    """A run that nobody killed, its operations on files, and its seconds."""
+    """A run that was not killed, its file operations, and its duration in seconds."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    forge.train(folder.with_name("first"))  # fills the cache of images
+    forge.train(folder.with_name("first"))  # fills the image cache
     ended = forge.train(folder, end_at=0)
     assert ended.code == 0, ended.said
     return folder, (folder.parent / "operations.txt").read_text().splitlines(), ended.seconds
@@ -43,7 +43,7 @@ def is_damaged(path: Path) -> bool:
 
 
 def problems(folder: Path) -> list[str]:
-    """What a killed attempt must not have done."""
+    """What a killed attempt lost or damaged; empty if nothing."""
     found = []
     rows = whole_rows(folder / "metrics.csv")
     witness = folder / "witness.txt"
@@ -61,7 +61,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def to_the_end(forge: Forge, folder: Path, whole: Path) -> list[str]:
-    """Start the run again, and list where its end differs from that of an undisturbed run."""
+    """Resume the run to its end, and list where the result differs from an undisturbed run."""
     ended = forge.train(folder)
     if ended.code != 0:
         return [ended.said]
@@ -70,14 +70,14 @@ def to_the_end(forge: Forge, folder: Path, whole: Path) -> list[str]:
 
 @pytest.mark.parametrize("kills", [3, pytest.param(results.size(40, 1000), marks=pytest.mark.slow)])
 @pytest.mark.timeout(20_000)
-def test_a_run_killed_at_a_random_instant_ends_bit_equal(forge, whole, tmp_path, kills):
+def test_a_run_killed_at_a_random_instant_resumes_bit_equal(forge, whole, tmp_path, kills):
     chance, killed, lost, runs = random.Random(kills), 0, [], 0
     started = time.perf_counter()
     while killed < kills:
         folder = tmp_path / str(runs) / "run"
         runs += 1
         found, attempt = [], KILLED
-        # now and then the resumed run is killed too
+        # sometimes the resumed run is killed too
         while attempt == KILLED and (chance.random() < 0.3 or not folder.exists()):
             attempt = forge.train(folder, kill_after=chance.uniform(0.02, 1) * whole[2]).code
             if attempt == KILLED:
@@ -93,7 +93,7 @@ def test_a_run_killed_at_a_random_instant_ends_bit_equal(forge, whole, tmp_path,
 
 
 def chosen(operations: list[str]) -> list[int]:
-    """The riskiest: a checkpoint half written, one without its name, the record rewritten."""
+    """The riskiest operations: a checkpoint half written or not yet renamed, the record being replaced."""
     swaps = [n for n, line in enumerate(operations, 1) if line.startswith("os.rename checkpoints/.last.ckpt")]
     written = [n for n, line in enumerate(operations, 1) if line.startswith("fsync checkpoints/.best.ckpt")]
     record = [n for n, line in enumerate(operations, 1) if line.startswith("os.rename .metrics.csv")]
@@ -102,7 +102,7 @@ def chosen(operations: list[str]) -> list[int]:
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.timeout(20_000)
-def test_a_run_killed_at_each_operation_on_a_file_ends_bit_equal(forge, whole, tmp_path, every):
+def test_a_run_killed_at_any_file_operation_resumes_bit_equal(forge, whole, tmp_path, every):
     folder, operations, _ = whole
     assert len(operations) > 100
     numbers = range(1, len(operations) + 1) if every else chosen(operations)
@@ -137,7 +137,7 @@ SINGLE = [(step,) for step in range(1, 25)]
     "cases", [[(3, 10, 17)], pytest.param([*SINGLE, (4, 15), (5, 6, 23)], marks=pytest.mark.slow)], ids=len
 )
 @pytest.mark.timeout(20_000)
-def test_a_run_resumed_at_any_step_ends_bit_equal(forge, whole, tmp_path, cases):
+def test_a_run_resumed_at_any_step_gives_bit_equal_results(forge, whole, tmp_path, cases):
     lost, started = [], time.perf_counter()
     for steps in cases:
         folder = tmp_path / "-".join(map(str, steps)) / "run"
@@ -154,15 +154,15 @@ def test_a_run_resumed_at_any_step_ends_bit_equal(forge, whole, tmp_path, cases)
     ("workers", "precision"),
     [(2, "32-true"), *(pytest.param(n, "bf16-mixed", marks=pytest.mark.slow) for n in (0, 2))],
 )
-def test_a_run_with_workers_or_in_bf16_is_resumed_bit_equal(forge, tmp_path, workers, precision):
-    more = (f"num_workers={workers}", f"trainer.precision={precision}")  # with accumulation and average
+def test_a_run_with_workers_or_in_bf16_resumes_bit_equal(forge, tmp_path, workers, precision):
+    more = (f"num_workers={workers}", f"trainer.precision={precision}")  # TINY averages weights
     codes = [forge.train(tmp_path / "whole", *more).code]
     codes += [forge.train(tmp_path / "run", *more, *die(7, 15)).code for _ in range(3)]
     assert codes == [0, KILLED, KILLED, 0]
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
-def test_a_run_whose_last_checkpoint_is_damaged_ends_bit_equal(forge, whole, tmp_path):
+def test_a_run_whose_last_checkpoint_is_damaged_resumes_bit_equal(forge, whole, tmp_path):
     folder = tmp_path / "run"
     assert forge.train(folder, *die(17)).code == KILLED
     last = folder / "checkpoints" / "last.ckpt"
@@ -174,7 +174,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_ends_bit_equal(forge, whole, tmp
     assert differences(whole[0], folder) == []
 
 
-def test_a_run_all_of_whose_checkpoints_are_damaged_says_so_and_touches_nothing(forge, tmp_path):
+def test_a_run_with_only_damaged_checkpoints_says_so_and_changes_nothing(forge, tmp_path):
     folder = tmp_path / "run"
     assert forge.train(folder, *die(17)).code == KILLED
     for name in ("last.ckpt", "previous.ckpt"):
@@ -211,7 +211,7 @@ def test_a_checkpoint_whose_writer_is_killed_stays_readable(forge, tmp_path, kil
                 lost.append(f"kill {kill}: {name} is damaged")
         good = newest(run.checkpoints, print)
         if good is None:
-            assert kill == 0  # before its first checkpoint
+            assert kill == 0  # killed before its first checkpoint
         else:
             content = torch.load(good, weights_only=True)
             lost += [] if (content["state_dict"]["w"] == content["step"]).all() else [f"kill {kill}: mixed"]
@@ -220,4 +220,4 @@ def test_a_checkpoint_whose_writer_is_killed_stays_readable(forge, tmp_path, kil
         seconds = time.perf_counter() - started
         results.store("kill -9 while a checkpoint is saved", count=kills, lost=len(lost), seconds=seconds)
     assert lost == []
-    assert left > 0 or kills < 40  # the kills did come in between
+    assert left > 0 or kills < 40  # some kills interrupted a write

@@ -1,4 +1,4 @@
-"""A training of two processes that are killed."""
+"""A training with two processes, both of which are killed."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.reliability.forge import TINY, small_images
 pytestmark = pytest.mark.slow
 
 TWO = (
-    # without the noise on gradients, with which ranks of different random states would drift apart
+    # without gradient noise, which would make ranks with different random states drift apart
     *(x for x in TINY if x not in ("trainer=cpu", "batch_size=2") and ".noise." not in x),
     *(
         "trainer=ddp",
@@ -33,7 +33,7 @@ def draws(folder: Path, rank: int, begun: int) -> list[str]:
     return (folder / f"draws{rank}-{begun}.txt").read_text().splitlines()
 
 
-def test_two_processes_that_are_killed_end_bit_equal_each_with_its_random_state(tmp_path):
+def test_two_killed_processes_resume_bit_equal_and_each_restores_its_random_state(tmp_path):
     root = str(Path(__file__).parents[2])
     folders = {}
     for name, step in (("whole", 1000), ("killed", 12)):
@@ -47,6 +47,6 @@ def test_two_processes_that_are_killed_end_bit_equal_each_with_its_random_state(
         assert attempts[0].returncode == (0 if name == "whole" else -signal.SIGKILL)
         folders[name] = run_folder(place)
     assert differences(folders["whole"], folders["killed"]) == []
-    for rank in (0, 1):  # 10 is the last checkpoint before 12, each step is two batches
+    for rank in (0, 1):  # the last checkpoint before step 12 is of step 10; a step is two batches
         assert draws(folders["killed"], rank, 10) == draws(folders["whole"], rank, 0)[20:]
     assert draws(folders["whole"], 0, 0)[20:] != draws(folders["whole"], 1, 0)[20:]

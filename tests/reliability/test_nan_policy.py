@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: they are skipped, or end the run, and their batch is kept."""
+"""Steps whose loss or gradient is not finite: the run skips them or ends, and keeps their batches."""
 
 import json
 
@@ -26,7 +26,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_the_training_stops_says_where_and_resumes_from_the_last_checkpoint(
+def test_the_training_stops_at_the_step_that_it_names_and_resumes_from_the_last_checkpoint(
     forge, whole, tmp_path, what, value
 ):
     folder = tmp_path / "run"
@@ -52,7 +52,7 @@ def test_the_batch_is_kept_with_its_names_samples_and_seed(forge, tmp_path):
 
 
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_a_step_that_is_skipped_is_counted_and_leaves_finite_weights(forge, tmp_path, what, value):
+def test_a_skipped_step_is_counted_and_leaves_the_weights_finite(forge, tmp_path, what, value):
     folder = tmp_path / "run"
     bad = range(6, 10)
     ended = forge.train(folder, "nan_policy=skip", *spoil(what, value, *bad, 24))
@@ -67,10 +67,10 @@ def test_a_step_that_is_skipped_is_counted_and_leaves_finite_weights(forge, tmp_
 
 
 @pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=str)
-def test_steps_that_are_skipped_change_no_weight(forge, tmp_path, optimizer):
+def test_skipped_steps_change_no_weight(forge, tmp_path, optimizer):
     folder = tmp_path / "run"
     assert forge.train(folder, "nan_policy=skip", *optimizer, *spoil("loss", "nan", *range(21, 25))).code == 0
-    before, after = checkpoint(folder, "previous"), checkpoint(folder, "last")  # state_dict is their average
+    before, after = checkpoint(folder, "previous"), checkpoint(folder, "last")  # state_dict is averaged
     assert (before["global_step"], after["global_step"]) == (20, 24)
     weights = before["current_model_state"]
     assert weights.keys() == after["current_model_state"].keys()

@@ -1,16 +1,16 @@
-"""The stored results: nothing was lost."""
+"""Checks on the stored results: no test has lost anything."""
 
 import pytest
 
 from tests.reliability import results
 
 
-def test_nothing_was_lost_in_the_stored_results():
+def test_the_stored_results_report_no_loss():
     rows = results.read()
     assert [row for row in rows if int(row["lost"]) > 0] == []
 
 
-def test_each_kind_of_damage_was_done_as_often_as_was_promised():
+def test_each_kind_of_fault_was_tested_as_often_as_promised():
     counts = {row["kind"]: int(row["count"]) for row in results.read()}
     promised = {
         "kill -9 at a random instant": 40,
@@ -31,7 +31,7 @@ def test_every_row_has_every_column(column):
     assert all(row[column] for row in results.read())
 
 
-def test_the_picture_says_how_often_something_was_broken_and_lost(tmp_path):
+def test_the_plot_shows_how_many_faults_there_were_and_how_many_lost_something(tmp_path):
     rows = [
         {"kind": "kill", "count": "40", "lost": "0"},
         {"kind": "flip", "count": "256", "lost": "1"},
@@ -43,7 +43,7 @@ def test_the_picture_says_how_often_something_was_broken_and_lost(tmp_path):
         assert word in text
 
 
-def test_the_stored_picture_shows_the_stored_results():
+def test_the_stored_plot_shows_the_stored_results():
     text = (results.FOLDER / "kills.svg").read_text()
     for row in results.read():
         assert f">{row['kind']}<" in text

@@ -1,4 +1,4 @@
-"""Runs that resume with other settings, or after a stop, and are the same runs."""
+"""Runs that resume with other settings or after an early stop give the same results."""
 
 import signal
 from pathlib import Path
@@ -22,7 +22,7 @@ def die(*steps: int) -> tuple[str, ...]:
 
 
 def figures(folder: Path) -> dict[tuple[str, str], float]:
-    """The record, by step and column."""
+    """The values of the record by step and column."""
     return {
         (row["step"], key): float(value)
         for row in rows(folder)
@@ -33,28 +33,28 @@ def figures(folder: Path) -> dict[tuple[str, str], float]:
 
 @pytest.fixture(scope="module")
 def finished(whole) -> tuple[Path, dict[tuple[str, str], float]]:
-    """A run of two accumulated batches per step that nobody stopped, and its record."""
+    """An undisturbed run with two accumulated batches per step, and its record."""
     return whole, figures(whole)
 
 
 @pytest.mark.parametrize("accumulated", [(1, 2, 1), (2, 1, 2)], ids=str)
-def test_a_run_that_resumes_with_another_number_of_accumulated_batches_is_the_same(
+def test_a_run_that_resumes_with_another_number_of_accumulated_batches_gives_the_same_record(
     forge, finished, tmp_path, accumulated
 ):
-    """It is killed at odd steps: counting the batches wrongly would move the ends of the steps."""
+    """The run is killed at odd steps: a wrong count of batches would shift the ends of the steps."""
     folder = tmp_path / "run"
     codes = [
         forge.train(folder, f"trainer.accumulate_grad_batches={number}", *die(3, 14)).code
         for number in accumulated
     ]
     assert codes == [KILLED, KILLED, 0]
-    assert figures(folder) == pytest.approx(finished[1], abs=1e-5)  # sums of floats in another order
+    assert figures(folder) == pytest.approx(finished[1], abs=1e-5)  # floats are summed in another order
 
 
 STOPS = (
     "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
     *("+callbacks.stop.monitor=val/psnr_y", "+callbacks.stop.mode=max"),
-    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no gain is enough
+    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no improvement reaches this
 )
 
 
@@ -65,14 +65,14 @@ def test_a_run_stopped_early_says_so_and_stays_stopped(forge, tmp_path):
     assert f"at step {2 * INTERVAL} of 24" in ended.said
     before = folder.read_metrics()
     assert (before["steps"], before["planned_steps"]) == (2 * INTERVAL, 24)
-    folder.metrics.unlink()  # as if it had been killed in its test
+    folder.metrics.unlink()  # as if the run had been killed during its test
     assert forge.train(folder.path, *STOPS).code == 0
     after = folder.read_metrics()
     assert after["steps"] == 2 * INTERVAL
     assert after["images"] == before["images"]
 
 
-def test_a_finished_run_says_what_it_was_not_measured_on_and_how_to_do_that(forge, finished):
+def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_to_do_so(forge, finished):
     folder, _ = finished
     assert "not measured" not in forge.train(folder).said
     metrics = RunFolder(folder).read_metrics()
@@ -87,9 +87,9 @@ def test_a_finished_run_says_what_it_was_not_measured_on_and_how_to_do_that(forg
     assert "on Tiny by classic_y" in forge.train(folder, "benchmark.protocol=classic_y").said
 
 
-def test_a_result_that_is_nan_fails_the_run(forge, tmp_path):
+def test_a_nan_result_fails_the_run(forge, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    for _ in range(2):  # nor is it the second time
+    for _ in range(2):  # the second attempt fails too
         ended = forge.train(folder.path, "nan_policy=skip", "learning_rate=1e30")
         assert ended.code == 1
         assert "the weights diverged; " in ended.said
@@ -97,7 +97,7 @@ def test_a_result_that_is_nan_fails_the_run(forge, tmp_path):
         assert folder.state() == "failed"
 
 
-def test_a_similar_unfinished_run_is_named_with_what_differs(forge, tmp_path):
+def test_a_similar_unfinished_run_is_named_with_the_settings_that_differ(forge, tmp_path):
     assert forge.train(tmp_path / "a", *die(4)).code == KILLED
     said = forge.train(tmp_path / "b", "trainer.gradient_clip_val=0.5", "seed=1", *die(4)).said
     (line,) = [line for line in said.splitlines() if line.startswith("resume: ")]
@@ -106,9 +106,9 @@ def test_a_similar_unfinished_run_is_named_with_what_differs(forge, tmp_path):
         "here), trainer.gradient_clip_val (None there, 0.5 here), so it is a new one"
     )
     said = forge.train(tmp_path / "c", "trainer.gradient_clip_val=0.5", *die(4)).said
-    assert f"resume: '{tmp_path}/a' " not in said  # the other is as near and newer
+    assert f"resume: '{tmp_path}/a' " not in said  # run b differs as little and is newer
     assert f"resume: '{tmp_path}/b' stopped at step 4 and is unfinished; this run differs in seed (1" in said
     (tmp_path / "a" / "metrics.csv").unlink()
-    said = forge.train(tmp_path / "a").said  # this one resumes
+    said = forge.train(tmp_path / "a").said  # the unfinished run resumes
     assert "is unfinished;" not in said
     assert "metrics.csv: has no row up to step 4, from which the run resumes" in said

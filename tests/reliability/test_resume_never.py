@@ -42,7 +42,9 @@ SWA = "{_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0
         ),
     ],
 )
-def test_a_run_that_cannot_start_from_scratch_keeps_what_was_there(forge, whole, tmp_path, mistake, sentence):
+def test_a_run_that_cannot_start_from_scratch_keeps_its_earlier_files(
+    forge, whole, tmp_path, mistake, sentence
+):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     before = contents(folder)
@@ -52,11 +54,11 @@ def test_a_run_that_cannot_start_from_scratch_keeps_what_was_there(forge, whole,
     assert contents(folder) == before
 
 
-def test_an_earlier_attempt_is_kept_until_the_new_one_has_saved(forge, whole, tmp_path):
+def test_an_earlier_attempt_is_kept_until_the_new_one_has_saved_a_checkpoint(forge, whole, tmp_path):
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole, folder.path)
     last = (folder.checkpoints / "last.ckpt").read_bytes()
-    for _ in range(2):  # the second has nothing of its own to keep
+    for _ in range(2):  # the first killed attempt leaves nothing to keep
         ended = forge.train(folder.path, NEVER, *ask(2, signal.SIGKILL))
         assert ended.code == KILLED, ended.said
         assert (folder.earlier / "last.ckpt").read_bytes() == last
@@ -66,7 +68,7 @@ def test_an_earlier_attempt_is_kept_until_the_new_one_has_saved(forge, whole, tm
     assert differences(whole, folder.path) == []
 
 
-def test_a_job_that_started_from_scratch_and_is_queued_again_resumes(forge, whole, tmp_path, scontrol):
+def test_a_job_that_started_from_scratch_resumes_when_it_is_requeued(forge, whole, tmp_path, scontrol):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     first = forge.train(folder, NEVER, *ask(7, signal.SIGUSR1), **scontrol)
@@ -78,9 +80,7 @@ def test_a_job_that_started_from_scratch_and_is_queued_again_resumes(forge, whol
     assert "finished already" in forge.train(folder, NEVER, *TWO, **scontrol, SLURM_RESTART_COUNT="2").said
 
 
-def test_a_job_that_ended_before_it_had_started_from_scratch_does_so_when_it_is_queued_again(
-    forge, whole, tmp_path
-):
+def test_a_job_that_ended_too_early_to_start_from_scratch_does_so_when_it_is_requeued(forge, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     job = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"}
@@ -90,7 +90,7 @@ def test_a_job_that_ended_before_it_had_started_from_scratch_does_so_when_it_is_
     assert RunFolder(folder).started_over_by("17")
 
 
-def test_a_process_that_torchrun_starts_again_resumes(forge, tmp_path):
+def test_a_process_that_torchrun_restarts_resumes(forge, tmp_path):
     job = {"TORCHELASTIC_RUN_ID": "a"} | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1")
     job |= dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK"), "0")
     folder = tmp_path / "run"
@@ -115,7 +115,7 @@ def damage(path: Path) -> None:
         pytest.param(Path.unlink, "missing", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_whose_best_checkpoint_is_lost_ends_with_the_best_of_the_rest(forge, tmp_path, harm, how):
+def test_a_run_whose_best_checkpoint_is_lost_tests_the_best_of_the_remaining_ones(forge, tmp_path, harm, how):
     folder = tmp_path / "run"
     assert forge.train(folder, *WORSE, *die(17)).code == KILLED
     assert checkpoint(folder, "best")["global_step"] == INTERVAL
@@ -130,7 +130,7 @@ def test_a_run_whose_best_checkpoint_is_lost_ends_with_the_best_of_the_rest(forg
 
 
 @pytest.mark.parametrize("harm", [pytest.param(damage, marks=pytest.mark.slow), Path.unlink])
-def test_a_run_that_only_has_to_be_tested_takes_the_last_checkpoint_if_the_best_is_lost(
+def test_a_run_that_only_needs_testing_uses_the_last_checkpoint_if_the_best_is_lost(
     forge, whole, tmp_path, harm
 ):
     folder = RunFolder(tmp_path / "run")
@@ -143,12 +143,12 @@ def test_a_run_that_only_has_to_be_tested_takes_the_last_checkpoint_if_the_best_
     assert folder.read_metrics()["tested"].startswith("last.ckpt; the checkpoint of the best validation (")
 
 
-def test_without_a_readable_checkpoint_the_sentence_is_about_the_best(tmp_path):
+def test_the_message_names_the_best_checkpoint_if_no_checkpoint_can_be_read(tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no file '.*best\.ckpt'"):
         to_test(tmp_path)
 
 
-def test_a_run_whose_checkpoints_are_all_removed_says_that_it_starts_at_0(forge, whole, tmp_path):
+def test_a_run_whose_checkpoints_are_all_removed_says_that_it_starts_at_step_0(forge, whole, tmp_path):
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole, folder.path)
     folder.metrics.unlink()

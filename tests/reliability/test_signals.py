@@ -1,4 +1,4 @@
-"""Trainings that are asked to end: they finish the step, save, name the signal, and resume undisturbed."""
+"""Trainings that get a signal: they finish the step, save, name the signal, and resume bit-equal."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def ask(step: int, number: int, *more: str) -> tuple[str, ...]:
 
 CASES = [
     ("SIGINT", 7, False),
-    ("SIGTERM", INTERVAL, False),  # a validation is due
+    ("SIGTERM", INTERVAL, False),  # a validation is due at this step
     ("SIGHUP", 10, True),
     ("SIGUSR1", 1, False),
     ("SIGTERM", 24, False),
@@ -51,7 +51,7 @@ CASES = [
     ],
     ids=len,
 )
-def test_a_run_that_is_asked_to_end_saves_that_step_and_ends_bit_equal(forge, whole_of_two, tmp_path, cases):
+def test_a_run_that_gets_a_signal_saves_that_step_and_resumes_bit_equal(forge, whole_of_two, tmp_path, cases):
     lost, started = [], time.perf_counter()
     for name, step, within in cases:
         folder = tmp_path / f"{name}-{step}-{within}" / "run"
@@ -68,23 +68,23 @@ def test_a_run_that_is_asked_to_end_saves_that_step_and_ends_bit_equal(forge, wh
     assert lost == []
 
 
-def test_a_second_ctrl_c_ends_at_once(forge, tmp_path):
+def test_a_second_ctrl_c_ends_the_run_at_once(forge, tmp_path):
     ended = forge.train(tmp_path / "run", *ask(7, signal.SIGINT, "times=2"))
-    assert "KeyboardInterrupt" in ended.said  # which the command line makes 130 of
+    assert "KeyboardInterrupt" in ended.said  # the command line turns it into exit code 130
     assert checkpoint(tmp_path / "run", "last")["global_step"] == INTERVAL
 
 
 @pytest.mark.parametrize(
     ("array", "job"), [({}, "17"), ({"SLURM_ARRAY_JOB_ID": "15", "SLURM_ARRAY_TASK_ID": "2"}, "15_2")]
 )
-def test_a_preempted_job_is_queued_again(forge, tmp_path, scontrol, array, job):
+def test_a_preempted_job_is_requeued(forge, tmp_path, scontrol, array, job):
     folder = tmp_path / "run"
     assert forge.train(folder, *ask(7, signal.SIGUSR1), **scontrol, **array).code == 138
     assert (tmp_path / "asked.txt").read_text() == f"requeue {job}\n"
     assert not (folder / "failed.txt").exists()
 
 
-def test_a_job_that_cannot_be_queued_again_is_saved_and_says_so(forge, tmp_path, scontrol):
+def test_a_job_that_cannot_be_requeued_saves_its_state_and_says_so(forge, tmp_path, scontrol):
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     ended = forge.train(tmp_path / "run", *ask(7, signal.SIGUSR1), **scontrol)
     assert ended.code == 138
@@ -94,7 +94,7 @@ def test_a_job_that_cannot_be_queued_again_is_saved_and_says_so(forge, tmp_path,
 
 @contextlib.contextmanager
 def long_training(folder: Path, *overrides: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """``python -m sr_lab`` in a session of its own, with a small network, at work for minutes."""
+    """Run ``python -m sr_lab`` in its own session, with a small network that trains for minutes."""
     heard = ("env", "--default-signal=HUP")  # the tests may run under nohup
     command = [*heard, sys.executable, "-m", "sr_lab", *SMOKE, "budget.max_steps=100000", "logger=none"]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_"))}
@@ -127,7 +127,7 @@ def wait_for_a_step(folder: Path, behind: int = 0) -> None:
 
 
 def ended(process: "subprocess.Popen[str]", number: int, *, who: str = "group") -> tuple[int, float, str]:
-    """Ask the first process, the second, or all of the session; exit code, seconds, output."""
+    """Signal the first process, the second or the whole session; return exit code, seconds and output."""
     started = time.monotonic()
     if who == "second":
         (child,) = _children(process.pid)
@@ -151,7 +151,7 @@ def test_ctrl_c_reaches_the_workers_too_and_the_step_is_saved(tmp_path):
         wait_for_a_step(tmp_path, behind=max(steps_of(tmp_path)))
         code, seconds, said = ended(process, signal.SIGINT)
     assert code == 130, said
-    assert seconds < 5  # 0.1 to save, 0.5 in all; as much as that on a busy machine
+    assert seconds < 5  # usually 0.1 s to save and 0.5 s in total; a busy machine takes longer
     assert said.splitlines()[-2:] == [
         "SIGINT: saves after this step; Ctrl-C again ends at once",
         "interrupted; the same command resumes from the last checkpoint",
@@ -166,7 +166,7 @@ def test_ctrl_c_reaches_the_workers_too_and_the_step_is_saved(tmp_path):
     ("name", "who"),
     [(n, "group") for n in HEARD] + [("SIGTERM", "first"), ("SIGTERM", "second"), ("SIGUSR1", "second")],
 )
-def test_two_processes_end_within_seconds_whichever_is_asked(tmp_path, name, who, scontrol):
+def test_two_processes_end_within_seconds_whichever_gets_the_signal(tmp_path, name, who, scontrol):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "num_workers=0")
     with long_training(tmp_path, *ddp, **scontrol) as process:
         wait_for_a_step(tmp_path)

@@ -1,4 +1,4 @@
-"""Two processes, one of which meets a NaN, a signal or a failing disk: they continue, or end, together."""
+"""Two processes, one of which gets a NaN or a signal or ends early: they continue or end together."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from tests.reliability.comparing import checkpoint, differences
 from tests.reliability.test_signals import HEARD
 
 ROOT = str(Path(__file__).parents[2])
-TWO = ("batch_size=4", "budget.max_batch_size=4", "strategy=ggas")  # which has batch norm
+TWO = ("batch_size=4", "budget.max_batch_size=4", "strategy=ggas")  # GGAS has batch norm
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "logger=none", "num_workers=0")
 SMALL = (*(argument for argument in SMOKE if argument != "trainer=cpu"), *DDP, "allow=[tests]")
 WEIGHTS = "+callbacks.weights._target_=tests.reliability.plugins.Weights"
@@ -22,7 +22,7 @@ WEIGHTS = "+callbacks.weights._target_=tests.reliability.plugins.Weights"
 
 @pytest.fixture(scope="module")
 def whole(forge, tmp_path_factory) -> Path:
-    """A run of two processes to which nothing happened."""
+    """An undisturbed run with two processes."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     ended = forge.train(folder, *TWO, ranks=2)
     assert ended.codes == (0, 0), ended.said
@@ -30,7 +30,7 @@ def whole(forge, tmp_path_factory) -> Path:
 
 
 def spoil(*steps: int, rank: int) -> tuple[str, ...]:
-    """Overrides for a run in which the loss of a process is NaN at these steps."""
+    """Overrides for a run in which the loss of one process is NaN at these steps."""
     return (
         "+callbacks.spoil._target_=tests.reliability.plugins.Spoil",
         *(
@@ -48,7 +48,7 @@ def weights(folder: Path, rank: int) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_nan_loss_on_one_rank_is_skipped_by_both(forge, tmp_path, rank):
+def test_a_step_with_a_nan_loss_on_one_rank_is_skipped_by_both_ranks(forge, tmp_path, rank):
     folder = tmp_path / "run"
     ended = forge.train(folder, *TWO, WEIGHTS, "nan_policy=skip", *spoil(12, 13, rank=rank), ranks=2)
     assert ended.codes == (0, 0), ended.said
@@ -56,14 +56,14 @@ def test_a_nan_loss_on_one_rank_is_skipped_by_both(forge, tmp_path, rank):
     first, second = weights(folder, 0), weights(folder, 1)
     assert [parameters for parameters, _ in first] == [parameters for parameters, _ in second]
     for own in (first, second):
-        assert own[10] == own[11] == own[12]  # weights, and statistics of batch norm
+        assert own[10] == own[11] == own[12]  # both the weights and the batch norm statistics
         assert own[12][0] != own[13][0]
         assert own[12][1] != own[13][1]
     assert json.loads((folder / "metrics.json").read_text())["skipped_steps"] == 2
     assert sorted(path.name for path in (folder / "nan").iterdir()) == ["step-12.pt", "step-13.pt"]
 
 
-def test_a_skipped_step_leaves_the_statistics_of_batch_norm_as_they_were(forge, tmp_path):
+def test_a_skipped_step_leaves_the_batch_norm_statistics_unchanged(forge, tmp_path):
     folder = tmp_path / "run"
     ended = forge.train(folder, "strategy=ggas", WEIGHTS, "nan_policy=skip", *spoil(7, 8, rank=0))
     assert ended.code == 0, ended.said
@@ -73,7 +73,7 @@ def test_a_skipped_step_leaves_the_statistics_of_batch_norm_as_they_were(forge, 
 
 
 @pytest.mark.slow
-def test_a_nan_loss_on_one_rank_ends_both_and_they_resume_bit_equal(forge, whole, tmp_path):
+def test_a_nan_loss_on_one_rank_ends_both_ranks_and_they_resume_bit_equal(forge, whole, tmp_path):
     folder = tmp_path / "run"
     ended = forge.train(folder, *TWO, *spoil(12, rank=1), ranks=2)
     assert ended.codes == (1, 1)
@@ -84,7 +84,7 @@ def test_a_nan_loss_on_one_rank_ends_both_and_they_resume_bit_equal(forge, whole
 
 
 @pytest.mark.slow
-def test_why_a_training_of_two_processes_ends_at_a_nan_is_reported_once(tmp_path):
+def test_a_nan_that_ends_a_training_of_two_processes_is_reported_once(tmp_path):
     done = sr_lab(tmp_path, *SMALL, *spoil(3, rank=1), PYTHONPATH=ROOT)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -101,7 +101,9 @@ CASES = [("SIGUSR1", 1)]
     ids=len,
 )
 @pytest.mark.timeout(2000)
-def test_ranks_that_are_asked_to_end_save_one_step_and_end_bit_equal(forge, whole, tmp_path, cases, scontrol):
+def test_ranks_that_get_a_signal_save_the_same_step_and_resume_bit_equal(
+    forge, whole, tmp_path, cases, scontrol
+):
     lost, started, requeued = [], time.perf_counter(), tmp_path / "asked.txt"
     for name, rank in cases:
         folder = tmp_path / f"{name}{rank}" / "run"
@@ -112,10 +114,10 @@ def test_ranks_that_are_asked_to_end_save_one_step_and_end_bit_equal(forge, whol
         )
         ended = forge.train(folder, *TWO, *ask, ranks=2, **scontrol)
         found = [] if ended.codes == (HEARD[name], HEARD[name]) else [f"codes {ended.codes}: {ended.said}"]
-        # they agree while the next step is at work
+        # the ranks agree during the next step
         found += [] if checkpoint(folder, "last")["global_step"] == 8 else ["another step"]
         said = requeued.read_text() if requeued.exists() else ""
-        found += [] if said == ("requeue 17\n" if name == "SIGUSR1" else "") else [said]  # by one of them
+        found += [] if said == ("requeue 17\n" if name == "SIGUSR1" else "") else [said]  # one rank only
         requeued.unlink(missing_ok=True)
         again = forge.train(folder, *TWO, *ask, ranks=2, **scontrol)
         found += differences(whole, folder) if again.codes == (0, 0) else [again.said]
@@ -127,13 +129,13 @@ def test_ranks_that_are_asked_to_end_save_one_step_and_end_bit_equal(forge, whol
 
 
 def identities(folder: Path) -> list[str]:
-    """The W&B id of each attempt, which ends the name of its folder."""
+    """The W&B id of each attempt, from the end of its folder's name."""
     return [path.name.split("-", 3)[3] for path in (folder / "wandb").glob("offline-run-*")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_that_is_killed_and_queued_again_is_one_run_of_weights_and_biases(
+def test_a_run_that_is_killed_and_requeued_stays_a_single_run_in_weights_and_biases(
     forge, tmp_path, ranks, scontrol
 ):
     folder, wandb = tmp_path / "mren_x4-12ab34cd", ("logger=wandb", *TWO)
@@ -147,7 +149,7 @@ def test_a_run_that_is_killed_and_queued_again_is_one_run_of_weights_and_biases(
         forge.train(folder, *wandb, *die, ranks=ranks, HOME=str(tmp_path), **scontrol).code for _ in range(3)
     ]
     assert codes == [-signal.SIGKILL, 138, 0]
-    assert identities(folder) == [folder.name] * 3  # one for each attempt, whatever the number of processes
+    assert identities(folder) == [folder.name] * 3  # one folder per attempt, not per process
 
 
 EARLY = """
@@ -163,7 +165,7 @@ class Early(lightning.Callback):
 
 
 @pytest.mark.slow
-def test_a_rank_that_ends_before_it_has_joined_is_not_waited_for(tmp_path):
+def test_the_training_does_not_wait_for_a_rank_that_ends_before_it_joins(tmp_path):
     (tmp_path / "early.py").write_text(EARLY)
     arguments = (*SMALL, "allow=[early]", "+callbacks.early._target_=early.Early")
     done = sr_lab(tmp_path, *arguments, PYTHONPATH=f"{tmp_path}:{ROOT}", timeout=90)

@@ -1,6 +1,6 @@
-"""Runs and checkpoints on disk outlive the code that wrote them: ``earlier/`` was written in November 2026.
+"""Runs and checkpoints from earlier code must stay usable: ``earlier/`` was written in November 2026.
 
-It is the run of `COMMAND`; ``step-3.ckpt`` is its ``previous.ckpt``, the state after three of its six steps.
+`COMMAND` produced this run; ``step-3.ckpt`` is its ``previous.ckpt``, the state after three of six steps.
 """
 
 import csv
@@ -36,7 +36,7 @@ def folder(tmp_path) -> Path:
     return Path(shutil.copytree(EARLIER, tmp_path / "outputs" / "old" / NAME))
 
 
-def test_an_earlier_run_is_still_a_row_of_a_table(folder):
+def test_an_earlier_run_still_becomes_a_row_of_a_table(folder):
     run = read_run(folder)
     assert (run.problem, run.scale, run.seed) == ("", 2, 0)
     assert run.values["test/sample/psnr_y"] == pytest.approx(14.92, abs=0.005)
@@ -49,7 +49,7 @@ def test_an_earlier_checkpoint_still_opens(folder):
     assert sr_lab.upscale(torch.rand(3, 6, 7), network).shape == (3, 12, 14)
 
 
-def test_an_earlier_interrupted_run_resumes_in_its_folder_and_ends_the_same(tmp_path, folder):
+def test_an_earlier_interrupted_run_resumes_in_its_folder_and_gives_the_same_result(tmp_path, folder):
     expected = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").unlink()
     (folder / "checkpoints" / "step-3.ckpt").rename(folder / "checkpoints" / "last.ckpt")

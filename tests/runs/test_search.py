@@ -32,13 +32,13 @@ from tests.conftest import compose
 @pytest.mark.parametrize(
     "option", sorted(path.stem for path in (conf_dir() / "hparams_search").glob("*.yaml"))
 )
-def test_every_option_describes_a_space(option):
+def test_every_option_of_a_search_describes_a_valid_space(option):
     config = compose(*SMOKE, f"hparams_search={option}")
     assert config.hparams_search is not None
     assert read_space(config.hparams_search.space)
 
 
-def test_the_search_changes_nothing_of_its_training():
+def test_the_search_does_not_change_the_hash_of_its_training():
     assert identity(compose(*SMOKE, "hparams_search=optuna")) == identity(compose(*SMOKE))
 
 
@@ -62,7 +62,7 @@ def test_the_search_changes_nothing_of_its_training():
         (["1", 1], "needs two choices or more, each once"),
     ],
 )
-def test_a_value_that_is_not_a_range_is_refused(value, said):
+def test_an_invalid_range_or_list_of_choices_is_refused(value, said):
     with pytest.raises(ConfigError, match=rf"^hparams_search\.space\.steps:? ?.*{said}"):
         read_space({"steps": value})
 
@@ -86,12 +86,12 @@ def test_a_key_that_no_trial_may_set_is_refused(key, said):
 
 
 def values(parameter: object) -> list[str]:
-    """Twenty values of it, as on the command line."""
+    """Twenty values of a parameter, in the syntax of the command line."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [parameter.suggest(study.ask(), "x") for _ in range(20)]  # type: ignore[attr-defined]
 
 
-def test_a_range_keeps_its_ends_kind_and_steps():
+def test_a_range_keeps_its_bounds_type_and_steps():
     assert set(values(read_space({"x": {"low": 32, "high": 48, "step": 8}})["x"])) == {"32", "40", "48"}
     assert set(values(read_space({"x": {"low": 0.1, "high": 0.3, "step": 0.1}})["x"])) == {
         "0.1",
@@ -100,10 +100,10 @@ def test_a_range_keeps_its_ends_kind_and_steps():
     }
     drawn = values(read_space({"x": {"low": 1e-4, "high": 1e-3, "log": True}})["x"])
     assert all(1e-4 <= float(value) <= 1e-3 and len(value) <= 9 for value in drawn)
-    assert Range(0.0, 0.99999).text(0.999987) == "0.99999"  # rounded to four digits it would be above
+    assert Range(0.0, 0.99999).text(0.999987) == "0.99999"  # four digits would round above the bound
 
 
-def test_choices_are_written_as_on_the_command_line():
+def test_choices_are_written_in_the_syntax_of_the_command_line():
     space = read_space({"optimizer.betas": [[0.9, 0.99], [0.9, 0.999]], "ema_decay": [None, 0.999]})
     assert [parameter.ends for parameter in space.values()] == [
         ("[0.9,0.99]", "[0.9,0.999]"),
@@ -112,7 +112,7 @@ def test_choices_are_written_as_on_the_command_line():
     compose(*SMOKE, f"++optimizer.betas={space['optimizer.betas'].ends[0]}", "++ema_decay=null")
 
 
-# The search, with trainings of a few lines of Python: validated twice, as good as their rate is high
+# The search, with stand-ins for trainings: each validates twice, and a higher rate gives a higher PSNR
 
 TRAINING = """
 import json, os, pathlib, signal, statistics, sys, time, yaml
@@ -137,7 +137,7 @@ with folder.attempt():
         time.sleep(60)
     done = [json.loads(path.read_text())["rate"] for path in parent.glob("*/metrics.json")]
     if "PRUNES" in os.environ and done and rate < statistics.median(done):
-        time.sleep(60)  # the search ends it
+        time.sleep(60)  # until the search ends it
     if "FAILS" in os.environ and len(done) == 1:
         raise ValueError("diverged")
     validated(6, 21 + 1000 * rate)
@@ -147,7 +147,7 @@ with folder.attempt():
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """The command line within this process, with the trainings above; exit code and output."""
+    """Run the command line in this process with the trainings above; return exit code and output."""
     monkeypatch.setattr(sweep, "command", lambda folder: [sys.executable, "-c", TRAINING, str(folder)])
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
     monkeypatch.delenv("SR_LAB_OUTPUT", raising=False)
@@ -165,7 +165,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def search(tmp_path, monkeypatch, command):
-    """Run a search in a folder below ``tmp_path``; exit code, output, trials and their folder."""
+    """Run a search in a folder below ``tmp_path``; return exit code, output, trials and their folder."""
 
     def run(name: str, *overrides: str) -> tuple[int, str, list[dict[str, str]], Path]:
         (tmp_path / name).mkdir(exist_ok=True)
@@ -175,7 +175,7 @@ def search(tmp_path, monkeypatch, command):
         else:
             monkeypatch.setenv("PRUNES", "1")
         if not any(override.startswith("~") for override in overrides):
-            overrides = ("~hparams_search.space.loss", *overrides)  # one parameter is composed sooner
+            overrides = ("~hparams_search.space.loss", *overrides)  # composing one parameter is faster
         words = ("hparams_search=optuna", "hparams_search.startup_trials=1", *overrides)
         code, said = command(*SMOKE, "logger=none", *words)
         tables = list(tmp_path.glob(f"{name}/outputs/*/*_search-*/trials.csv"))
@@ -186,11 +186,11 @@ def search(tmp_path, monkeypatch, command):
 
 
 def begun(folder: Path) -> list[str]:
-    """Each start of a training, in order."""
+    """The run folder of each training that started, in order."""
     return (folder / "begun").read_text().splitlines()
 
 
-def test_a_search_finds_the_best_trial_and_ends_what_falls_behind(search, command):
+def test_a_search_finds_the_best_trial_and_ends_trials_that_fall_behind(search, command):
     code, said, trials, folder = search("a", "hparams_search.trials=4", "hparams_search.sampler=random")
     assert code == 0
     states = {float(trial["learning_rate"]): trial["state"] for trial in trials}
@@ -215,7 +215,7 @@ def test_a_search_finds_the_best_trial_and_ends_what_falls_behind(search, comman
     assert f"4 jobs: {4 - pruned} finished, {pruned} pruned" in command("task=status", "runs=outputs")[1]
 
 
-def test_an_interrupted_search_proposes_the_same_trials_and_repeats_no_finished_one(search, tmp_path):
+def test_an_interrupted_search_proposes_the_same_trials_and_repeats_no_finished_trial(search, tmp_path):
     words = ("hparams_search.trials=4",)
     _, _, undisturbed, _ = search("a", *words)
     (tmp_path / "b").mkdir()
@@ -257,7 +257,7 @@ def test_a_failed_trial_is_reported_and_tried_again_on_request(search, monkeypat
         assert len(begun(folder)) == 3
 
 
-def test_trials_with_the_same_values_are_one_run(search):
+def test_trials_with_the_same_values_share_one_run(search):
     words = ("~hparams_search.space.learning_rate", "hparams_search.trials=5", "sweep.jobs=2")
     code, _, trials, folder = search("a", *words)
     assert code == 0
@@ -267,19 +267,19 @@ def test_trials_with_the_same_values_are_one_run(search):
     assert len(set(finished)) == 2
 
 
-# What the command line says
+# Messages of the command line
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """The folder in which the search named "a" will be."""
+    """The folder that the search named "a" will use."""
     parent = tmp_path / "a" / "outputs" / "train"
     name = folder_name(compose(*SMOKE, "hparams_search=optuna", "~hparams_search.space.loss"), parent)
     (parent / name).mkdir(parents=True)
     return parent / name
 
 
-def test_another_process_in_the_same_search_is_refused(search, folder):
+def test_a_second_process_in_the_same_search_is_refused(search, folder):
     with RunFolder(folder).holding("search"):
         code, said = search("a")[:2]
     assert code == 2
@@ -316,14 +316,14 @@ def test_a_mistake_is_reported_before_the_first_trial_and_leaves_no_folder(searc
     assert not list(tmp_path.glob("a/outputs/*/*"))
 
 
-# A whole search
+# A complete search
 
 KILL = """
 import os, pathlib, signal, time
 import lightning
 
 class Kill(lightning.Callback):
-    # In the first training: kill the search. In another: wait for its verdict.
+    # The first training kills the search. Another training waits until the search prunes it.
     def on_train_batch_end(self, trainer, *_):
         mark, own = pathlib.Path("mark"), trainer.default_root_dir
         if trainer.global_step == 4 and not mark.exists():
@@ -339,7 +339,7 @@ class Kill(lightning.Callback):
 
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory):
-    """The same command twice: the search is killed within its first trial; undisturbed."""
+    """The same command run twice: the first search is killed during its first trial, the second is not."""
     place = tmp_path_factory.mktemp("search")
     (place / "kill.py").write_text(KILL)
     command = (
@@ -355,11 +355,11 @@ def searches(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_killed_search_resumes_its_trial_and_prunes_the_next(searches):
+def test_a_killed_search_resumes_its_trial_and_prunes_the_next_trial(searches):
     assert searches["killed"].returncode == -signal.SIGKILL
     again = searches["again"]
     assert again.returncode == 0, again.stderr
-    assert "resumes from" in again.stdout  # the first trial, from its checkpoint
+    assert "resumes from" in again.stdout  # the first trial resumes
     assert [trial["state"] for trial in searches["trials"]] == ["finished", "pruned"]
     assert "2 trials: 1 finished, 1 pruned" in again.stdout
     assert "best: trial 0" in again.stdout
@@ -373,8 +373,8 @@ def test_a_report_shows_a_pruned_trial(searches):
 
 
 @pytest.mark.slow
-def test_a_study_holds_texts_and_numbers_only(searches):
-    """Optuna would otherwise load objects from a study that came from a stranger."""
+def test_a_study_contains_only_strings_and_numbers(searches):
+    """Otherwise Optuna would have to unpickle objects from a stranger's study."""
     with contextlib.closing(sqlite3.connect(searches["folder"] / "study.db")) as database:
         tables = [name for (name,) in database.execute("select name from sqlite_master where type='table'")]
         cells = []

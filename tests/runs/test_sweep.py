@@ -1,4 +1,4 @@
-"""Rows, the queue and its states; most of the queue is tested with jobs that only wait."""
+"""Rows, the queue and its states; most tests of the queue use jobs that are one line of Python."""
 
 import json
 import os
@@ -38,7 +38,7 @@ hydra:
 
 
 def write_experiment(folder: Path, text: str) -> str:
-    """A file of ``conf/experiment`` on a search path; the option of Hydra that finds it."""
+    """Write an experiment file to a search path; return the Hydra option that finds it."""
     (folder / "experiment" / "mine").mkdir(parents=True)
     (folder / "experiment" / "mine" / "table.yaml").write_text(text)
     return f"hydra.searchpath=[file://{folder}]"
@@ -51,7 +51,7 @@ def search_path(tmp_path_factory) -> str:
 
 @pytest.fixture
 def row(search_path):
-    """Compose the row at a position, as the command line would."""
+    """Compose the row at a position as the command line does."""
 
     def composed(position: object, *overrides: str) -> TrainConfig:
         words = (search_path, "experiment=mine/table", "trainer=cpu", "budget=short", f"row={position}")
@@ -71,13 +71,13 @@ def test_a_row_is_composed_with_its_overrides(row):
     assert third.learning_rate == 1e-3
 
 
-def test_an_empty_row_is_the_recipe(row):
+def test_an_empty_row_equals_the_recipe(row):
     config = row(3)
     assert (config.model["_target_"], config.row_label) == ("sr_lab.models.imdn.IMDN", "empty")
     assert "num_feat" not in config.model
 
 
-def test_a_job_is_named_by_its_row(row):
+def test_a_job_is_named_after_its_row(row):
     names = [row(position).run_name for position in range(4)]
     assert names == [
         *(
@@ -90,7 +90,7 @@ def test_a_job_is_named_by_its_row(row):
     assert row(0, "seed=1").run_name == "imdn_x4_000_short_seed-1"
 
 
-def test_a_job_knows_its_row_and_needs_the_rows_no_more(row):
+def test_a_job_knows_its_row_and_no_longer_needs_the_list_of_rows(row):
     from omegaconf import OmegaConf
 
     config = row(1)
@@ -103,12 +103,12 @@ def test_a_job_knows_its_row_and_needs_the_rows_no_more(row):
     assert load(written) == config
 
 
-def test_the_command_line_wins_over_a_row(row):
+def test_the_command_line_overrides_a_row(row):
     assert row(0, "+model.num_feat=32").model["num_feat"] == 32
 
 
 @pytest.mark.parametrize("position", [-1, 4, "x"])
-def test_a_row_that_is_not_there_is_reported(row, position):
+def test_an_unknown_row_is_reported(row, position):
     with pytest.raises(ConfigError, match=r"row: must be a position in rows, got .*; allowed: 0 \(000\), 1"):
         row(position)
 
@@ -126,12 +126,12 @@ def test_a_mistake_in_a_row_names_the_row():
 @pytest.mark.parametrize(
     "override", ["allow=[evil]", "hydra.callbacks={}", "+hydra/launcher=x", "row=1", "+experiment=demo", 3]
 )
-def test_a_row_may_not_choose_rows_or_trust_anybody(override):
+def test_a_row_may_not_choose_rows_or_change_what_is_trusted(override):
     with pytest.raises(ConfigError, match="is not a setting that a row may have"):
         compose("trainer=cpu", "budget=smoke", "row=0", f"+rows={{a: [{json.dumps(override)}]}}")
 
 
-# The queue, with jobs that are a line of Python each
+# The queue, with jobs that are one line of Python each
 
 WAITS = "import time; time.sleep(60)"
 FINISHES = "import pathlib, sys; pathlib.Path(sys.argv[1], 'metrics.json').write_text('{}')"
@@ -144,7 +144,7 @@ def config() -> TrainConfig:
 
 @pytest.fixture
 def queue(tmp_path, config, monkeypatch):
-    """Run a sweep in ``tmp_path`` whose jobs are scripts, given their folders."""
+    """Run a sweep in ``tmp_path`` whose jobs are scripts that get their folder as an argument."""
 
     def run(scripts: dict[str, str], *, accelerator: str = "cpu", **settings: object) -> int:
         for name in scripts:
@@ -172,7 +172,7 @@ def test_no_more_jobs_than_slots_run_at_a_time(queue, tmp_path):
     assert max(int((tmp_path / name / "log.txt").read_text()) for name in "abcde") == 2
 
 
-def test_a_killed_job_harms_no_other_and_its_signal_is_reported(queue, tmp_path, capsys):
+def test_a_killed_job_does_not_affect_other_jobs_and_its_signal_is_reported(queue, tmp_path, capsys):
     killed = "import os; os.kill(os.getpid(), 9)"
     assert queue({"a": killed, "b": "print('no room'); raise SystemExit(7)", "c": FINISHES}) == 1
     said = capsys.readouterr().out
@@ -181,7 +181,7 @@ def test_a_killed_job_harms_no_other_and_its_signal_is_reported(queue, tmp_path,
     assert "[3/3] c: finished in" in said
 
 
-def test_what_a_killed_job_leaves_behind_is_ended(queue, tmp_path):
+def test_processes_that_a_killed_job_leaves_behind_are_terminated(queue, tmp_path):
     worker = f"subprocess.Popen([sys.executable, '-c', '{WAITS}']).pid"
     leaves = f"import os, subprocess, sys; print({worker}, flush=True); os.kill(os.getpid(), 9)"
     queue({"a": leaves})
@@ -189,7 +189,7 @@ def test_what_a_killed_job_leaves_behind_is_ended(queue, tmp_path):
 
 
 def alive(process: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
+    """Whether a process runs; a zombie does not count."""
     try:
         return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
@@ -197,7 +197,7 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_an_interrupted_sweep_ends_its_jobs(queue, tmp_path, jobs):
+def test_an_interrupted_sweep_terminates_its_jobs(queue, tmp_path, jobs):
     notes = "import os, pathlib, sys; pathlib.Path(sys.argv[1], 'pid').write_text(str(os.getpid()));"
 
     def interrupt() -> None:
@@ -215,7 +215,7 @@ def test_an_interrupted_sweep_ends_its_jobs(queue, tmp_path, jobs):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_job_that_cannot_begin_has_failed_and_is_tried_again(queue, tmp_path, capsys, jobs):
+def test_a_job_that_cannot_start_counts_as_failed_and_is_tried_again(queue, tmp_path, capsys, jobs):
     wants = (
         "import pathlib, sys; from sr_lab import __main__ as m; from sr_lab.errors import DataError\n"
         "f = pathlib.Path(sys.argv[1])\n"
@@ -237,7 +237,7 @@ def test_a_job_that_cannot_begin_has_failed_and_is_tried_again(queue, tmp_path, 
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_job_that_the_machine_has_ended_is_resumed(queue, tmp_path, capsys, jobs):
+def test_a_job_that_ended_because_of_a_machine_fault_is_resumed(queue, tmp_path, capsys, jobs):
     wants = (
         "import pathlib, sys; from sr_lab import __main__ as m; from sr_lab.errors import FaultError\n"
         "from sr_lab.run_folder import RunFolder; f = RunFolder(pathlib.Path(sys.argv[1]))\n"
@@ -259,7 +259,7 @@ def test_a_job_that_the_machine_has_ended_is_resumed(queue, tmp_path, capsys, jo
 
 def test_a_refusal_does_not_replace_the_reason_of_an_attempt(tmp_path):
     folder = RunFolder(tmp_path)
-    with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - the refusal is within
+    with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - it refuses first
         folder.refuse("another process is at work")
         raise ValueError("too big")
     folder.refuse("something else")
@@ -267,7 +267,7 @@ def test_a_refusal_does_not_replace_the_reason_of_an_attempt(tmp_path):
     assert not folder.refused
 
 
-def test_a_job_at_work_elsewhere_is_waited_for(queue, tmp_path, capsys):
+def test_a_sweep_waits_for_a_job_that_another_process_runs(queue, tmp_path, capsys):
     hold = (
         "import pathlib, sys, time; from sr_lab.run_folder import RunFolder; f = pathlib.Path(sys.argv[1])\n"
         "with RunFolder(f).attempt():\n"
@@ -285,7 +285,7 @@ def test_a_job_at_work_elsewhere_is_waited_for(queue, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("gpus", "shares"), [("0,1,2,3", ["0,2", "1,3"]), ("5,7", ["5", "7"])])
-def test_each_slot_has_gpus_of_its_own(queue, tmp_path, monkeypatch, gpus, shares):
+def test_each_slot_has_its_own_gpus(queue, tmp_path, monkeypatch, gpus, shares):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     says = (
         "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(.5);" + FINISHES
@@ -294,14 +294,14 @@ def test_each_slot_has_gpus_of_its_own(queue, tmp_path, monkeypatch, gpus, share
     assert [(tmp_path / name / "log.txt").read_text().strip() for name in "ab"] == shares
 
 
-def test_one_gpu_is_shared(queue, tmp_path, monkeypatch):
+def test_all_slots_share_a_single_gpu(queue, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     says = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True);" + FINISHES
     queue({"a": says, "b": says}, accelerator="auto")
     assert [(tmp_path / name / "log.txt").read_text().strip() for name in "ab"] == ["3", "3"]
 
 
-def test_the_index_keeps_the_jobs_of_earlier_sweeps_whose_folders_are_there(tmp_path):
+def test_the_index_keeps_jobs_of_earlier_sweeps_whose_folders_exist(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
     old = [Listed("a", "one", ["row=0"]), Listed("gone", None, [])]
@@ -321,7 +321,7 @@ def test_a_broken_index_is_reported(tmp_path):
 
 @pytest.fixture
 def states(tmp_path) -> Path:
-    """A folder with a run in each state but that of a process at work."""
+    """A folder with a run in each state except ``running``."""
     for name in ("finished", "failed", "interrupted", "waiting"):
         folder = RunFolder(tmp_path / name)
         folder.write_config("steps: 6\n")
@@ -344,7 +344,7 @@ def test_the_state_of_a_run_is_read_from_its_folder(states, name):
     assert RunFolder(states / name).state() == name
 
 
-def test_a_run_whose_lock_is_held_is_running(tmp_path):
+def test_a_run_with_a_held_lock_is_running(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.attempt():
         assert folder.state() == "running"
@@ -365,7 +365,7 @@ def test_status_lists_every_job(states):
         "busy",
         "finished",
         "interrupted",
-    ]  # the sweep's own order first
+    ]  # jobs of the sweep come first, in their order
     assert rows["waiting"] == ["w/o", "waiting", "", "", ""]
     assert (rows["failed"][1], rows["failed"][4]) == ("failed", "ValueError: too big")
     assert rows["busy"][1:3] == ["running", "0/9"]
@@ -375,12 +375,12 @@ def test_status_lists_every_job(states):
     assert "5 jobs: 1 finished, 1 running, 1 failed, 1 interrupted, 1 waiting" in done.stdout
 
 
-def test_status_without_any_job_is_reported(tmp_path):
+def test_a_status_without_any_job_is_reported(tmp_path):
     done = sr_lab(tmp_path, "task=status", "runs=nowhere")
     assert (done.returncode, done.stderr[:40]) == (2, "error: runs: no run folder in 'nowhere'; "[:40])
 
 
-def test_status_needs_no_torch(tmp_path):
+def test_the_status_does_not_import_torch(tmp_path):
     RunFolder(tmp_path / "a").write_config("steps: 6\n")
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", "task=status", f"runs='{tmp_path}'"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -388,7 +388,7 @@ def test_status_needs_no_torch(tmp_path):
     assert not re.search(r"\| +(torch|lightning|wandb)$", done.stderr, re.MULTILINE)
 
 
-# Whole sweeps
+# Complete sweeps
 
 FEW = """# @package _global_
 defaults:
@@ -406,7 +406,7 @@ hydra:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("submitit") is None, reason="no submitit: install the slurm extra")
-def test_the_rows_run_under_slurms_launcher_too_and_end_with_the_table(tmp_path):
+def test_the_rows_run_under_the_slurm_launcher_too_and_end_with_the_table(tmp_path):
     done = sr_lab(
         tmp_path,
         *(write_experiment(tmp_path / "conf", FEW), "experiment=mine/table", "hydra/launcher=submitit_local"),
@@ -468,7 +468,7 @@ hydra:
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory):
-    """The same command three times: one job and then the sweep are killed; undisturbed; with retries."""
+    """The same command run three times: first with a job and the sweep killed, last with failures retried."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "kill.py").write_text(KILL)
     command = (
@@ -494,14 +494,14 @@ def sweeps(tmp_path_factory):
     }
 
 
-def test_a_killed_sweep_ends_its_jobs_and_loses_none(sweeps):
+def test_a_killed_sweep_terminates_its_jobs_and_loses_none_of_them(sweeps):
     assert sweeps["killed"].returncode == -signal.SIGKILL
     assert "killed by signal 9 (out of memory?)" in sweeps["killed"].stdout
     expected = {"finished": "finished", "killed": "interrupted", "kills": "interrupted", "refused": "failed"}
     assert sweeps["states"] == expected
 
 
-def test_the_same_command_finishes_what_was_left(sweeps):
+def test_the_same_command_finishes_the_remaining_jobs(sweeps):
     assert sweeps["again"].returncode == 1, sweeps["again"].stderr  # one row is refused
     states = {label: folder.state() for label, folder in sweeps["folders"].items()}
     expected = {"finished": "finished", "killed": "finished", "kills": "finished", "refused": "failed"}
@@ -510,7 +510,7 @@ def test_the_same_command_finishes_what_was_left(sweeps):
         assert "resumes from" in sweeps["folders"][label].log.read_text()
 
 
-def test_nothing_that_is_finished_runs_again(sweeps):
+def test_no_finished_job_runs_again(sweeps):
     assert sweeps["changed"] == []
     assert sweeps["again"].stdout.count("finished already") == 1
     assert sweeps["retried"].stdout.count("finished already") == 3
@@ -521,22 +521,22 @@ def test_nothing_that_is_finished_runs_again(sweeps):
     assert attempts == {"finished": 1, "killed": 2, "kills": 2}
 
 
-def test_a_failed_job_is_started_again_on_request_only(sweeps):
+def test_a_failed_job_is_started_again_only_on_request(sweeps):
     assert "failed last time: CCA: num_feat=8 leaves no channel" in sweeps["again"].stdout
     assert "failed last time" not in sweeps["retried"].stdout
     assert (
         sweeps["folders"]["refused"].log.read_text().count("error: CCA") == 2
-    )  # the first time and on request
+    )  # the first attempt and the retry
 
 
-def test_the_results_of_a_job_name_its_row_and_table(sweeps):
+def test_the_results_of_a_job_contain_its_row_and_table(sweeps):
     for label in ("finished", "killed", "kills"):
         values = sweeps["folders"][label].read_metrics()
         assert (values["row"], values["table"]) == (label, {"paper": "osffnet", "name": "table2"})
         assert values["run"] == f"imdn_x4_{label}_smoke_num_block-1"
 
 
-def test_a_sweep_of_several_at_a_time_has_a_line_for_each_event(sweeps):
+def test_a_sweep_with_parallel_jobs_prints_a_line_for_each_event(sweeps):
     first = sweeps["killed"].stdout
     for text in (
         "[1/4] imdn_x4_finished",
@@ -545,4 +545,4 @@ def test_a_sweep_of_several_at_a_time_has_a_line_for_each_event(sweeps):
         "[4/4] imdn_x4_kills",
     ):
         assert text in first
-    assert "6 steps, batch 2" not in first  # that is in the job's log
+    assert "6 steps, batch 2" not in first  # only in the job's log

@@ -1,4 +1,4 @@
-"""Bytes of files that lie: pictures, pickles, archives and headers, made by hand."""
+"""Hand-made hostile files: images, pickles, archives and headers with false or malicious content."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-# What a payload has to do to leave Python; opening files and importing is everyone's daily work.
+# Audit events of a payload that leaves Python; opening files and importing are too common to count.
 _ACTS = {
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen"),
     *("socket.connect", "urllib.Request", "webbrowser.open", "ftplib.connect", "smtplib.connect"),
@@ -26,12 +26,12 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
         _seen.append(f"{event}{arguments}")
 
 
-sys.addaudithook(_hook)  # once: it cannot be taken away
+sys.addaudithook(_hook)  # once: a hook cannot be removed
 
 
 @contextmanager
 def nothing_runs() -> Iterator[None]:
-    """Fails if anything within starts a process or opens a connection."""
+    """Fail if the code in this context starts a process or opens a connection."""
     global _seen
     _seen = []
     try:
@@ -45,7 +45,7 @@ def nothing_runs() -> Iterator[None]:
 
 
 def call(function: str, *arguments: str) -> bytes:
-    """A pickle that calls ``module name`` with texts and is what that returns."""
+    """A pickle that calls the function ``module name`` with strings and unpickles to its result."""
     module, _, name = function.partition(" ")
     texts = b"".join(b"X" + struct.pack("<I", len(a.encode())) + a.encode() for a in arguments)
     return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"(" + texts + b"tR."
@@ -54,7 +54,7 @@ def call(function: str, *arguments: str) -> bytes:
 def in_zip(
     pickled: bytes, *more: tuple[str, bytes], compression: int = zipfile.ZIP_STORED, root: str = "archive"
 ) -> bytes:
-    """What ``torch.save`` makes around a pickle."""
+    """A zip archive with this pickle, laid out as ``torch.save`` does."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", compression) as archive:
         entries = (("data.pkl", pickled), ("byteorder", b"little"), ("version", b"3\n"), *more)
@@ -64,7 +64,7 @@ def in_zip(
 
 
 def tensor_pickle(shape: tuple[int, ...], stride: tuple[int, ...], elements: int) -> bytes:
-    """A state dict ``{"w": ...}`` in a zip, its one storage ``data/0`` of so many floats."""
+    """The pickle of a state dict ``{"w": ...}`` whose only storage ``data/0`` has that many floats."""
 
     class _Persistent(pickle.Pickler):
         def persistent_id(self, thing: object) -> object:
@@ -95,7 +95,7 @@ class _Rebuilt:
 
 
 def safetensors(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
-    """A file with the given header, JSON or bytes."""
+    """A safetensors file with the given header, which is JSON data or raw bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -110,7 +110,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def png(
     width: int, height: int, *, colour: int = 2, depth: int = 8, data: bytes | None = None, extra: bytes = b""
 ) -> bytes:
-    """A PNG of zeros, or with the given compressed content."""
+    """A PNG with black pixels, or with the given compressed data."""
     if data is None:
         channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
         row = bytes(1 + (width * channels * depth + 7) // 8)
@@ -124,7 +124,7 @@ def png(
 def picture(
     kind: str, *, mode: str = "RGB", size: tuple[int, int] = (23, 17), frames: int = 1, **options: object
 ) -> bytes:
-    """Noise in one of Pillow's formats."""
+    """An image of noise in one of Pillow's formats."""
     rng = np.random.default_rng(0)
     made = [
         Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).convert(mode)
@@ -137,14 +137,14 @@ def picture(
 
 
 def gif(frames: int) -> bytes:
-    """One pixel that blinks."""
+    """An animated GIF of one pixel with that many frames."""
     head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\x00\x00\x00\xff\xff\xff"
     frame = b"\x21\xf9\x04\x00\x01\x00\x00\x00" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
     return head + (frame + b"\x02\x02\x44\x01\x00") * frames + b";"
 
 
 def tiff(tags: dict[int, tuple[int, int, bytes]], data: bytes = b"", *, following: int = 0) -> bytes:
-    """A little-endian TIFF of one directory at byte 8; ``tags``: number -> (type, count, 4 bytes)."""
+    """A little-endian TIFF with one directory at byte 8; ``tags`` maps a number to (type, count, 4 bytes)."""
     entries = b"".join(
         struct.pack("<HHI", tag, kind, count) + value for tag, (kind, count, value) in sorted(tags.items())
     )
@@ -153,7 +153,7 @@ def tiff(tags: dict[int, tuple[int, int, bytes]], data: bytes = b"", *, followin
 
 
 def tiff_tags(width: int, height: int, **more: tuple[int, int, bytes]) -> dict[int, tuple[int, int, bytes]]:
-    """Grey, 8 bit, one strip behind the directory."""
+    """The tags of a grey 8-bit image with one strip after the directory."""
 
     def number(value: int) -> tuple[int, int, bytes]:
         return (4, 1, struct.pack("<I", value))
@@ -168,7 +168,7 @@ def tiff_tags(width: int, height: int, **more: tuple[int, int, bytes]) -> dict[i
 
 
 def laughs(levels: int = 9, *, inside: str = "") -> str:
-    """YAML of a kilobyte that stands for ten to the power of ``levels`` values."""
+    """A kilobyte of YAML that expands to ten to the power of ``levels`` values."""
     lines = [f"{inside}a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     for level in range(1, levels):
         lines.append(f"{inside}a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]")

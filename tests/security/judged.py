@@ -1,4 +1,4 @@
-"""What a reader makes of an input, in a process of its own with little memory and little time."""
+"""Run a reader in a separate process with little memory and time, and report how it ended."""
 
 import json
 import os
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from sr_lab.errors import SRLabError
 
-SECONDS = 2  # of the processor: the machine may have other work
-MEMORY = 512 * 2**20  # above what the process has
+SECONDS = 2  # of processor time, since the machine may be busy
+MEMORY = 512 * 2**20  # in addition to what the process already uses
 
 
 @dataclass(frozen=True)
 class Judged:
-    """How a reader ended.
+    """The result of a reader.
 
     Args:
-        value: What it gave, as plain values.
-        error: Its message, if it refused.
-        odd: What went wrong with it: another error, a crash, too long, too much.
+        value: What the reader returned, as plain values.
+        error: Message of the reader if it refused the input.
+        odd: What else went wrong: another error, a crash, too much time or too much memory.
     """
 
     value: object = None
@@ -31,9 +31,9 @@ class Judged:
 
 
 def judged(read: Callable[[], object], *, seconds: int = SECONDS) -> Judged:
-    """Read in a forked process; its memory and time are limited by the system."""
+    """Read in a forked process whose memory and time the system limits."""
     theirs, ours = os.pipe()
-    with warnings.catch_warnings(action="ignore"):  # from Python 3.12 on: other threads may hold locks
+    with warnings.catch_warnings(action="ignore"):  # Python 3.12+ warns about other threads' locks
         child = os.fork()
     if child == 0:
         os.close(theirs)
@@ -59,12 +59,12 @@ def _in_child(read: Callable[[], object], seconds: int) -> dict[str, object]:
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (int(used) + seconds + 1, resource.RLIM_INFINITY))
-    signal.alarm(15 * seconds)  # a reader that waits
+    signal.alarm(15 * seconds)  # ends a reader that waits forever
     try:
         value = read()
     except SRLabError as error:
         text = str(error)
-        return {"odd": f"more than a sentence: {text!r}"} if "\n" in text else {"error": text}
+        return {"odd": f"the message has more than one line: {text!r}"} if "\n" in text else {"error": text}
     finally:
         signal.alarm(0)
     return {"value": value}

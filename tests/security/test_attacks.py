@@ -1,17 +1,21 @@
-"""The 60 attacks: whatever a user downloads, nothing runs, nothing leaks, and one sentence says why.
+"""The 60 attacks: whatever a user downloads, no code runs, no secret leaks, and one sentence says why.
 
 ============================  =======================================================================
+Attacks                       Tested in
+============================  =======================================================================
 config, 14 kinds              direct, alias, partial, ``_args_``, ``_recursive_`` of 21 gadgets:
-                              tests/test_targets.py; settings of Hydra itself in a process of its own:
-                              tests/test_hydra_guard.py; the rest here
-checkpoints, 14               ``__reduce__``: tests/test_checkpoints.py; the rest here
+                              tests/config/test_targets.py; Hydra's own settings in a separate process:
+                              tests/config/test_hydra_guard.py; the rest here
+checkpoints, 14               ``__reduce__``: tests/checkpoints/test_checkpoints.py; the rest here
 archives and downloads, 9     tests/datasets/test_archives.py (links, devices, bombs, ``../``) and
                               tests/datasets/test_download.py (hashes, lengths, redirects, mirrors)
 images, 8                     here
-reports, 9                    HTML in a browser: tests/test_page.py; the rest here
-run folders, 6                second process: tests/test_run_folder.py; ONNX with external data and the rest
-                              here. There is no demo page: in its places ``sweep.json`` and names of sets
+reports, 9                    HTML in a browser: tests/reporting/test_page.py; the rest here
+run folders, 6                second process: tests/test_run_folder.py; ONNX with external data and the
+                              rest here
 ============================  =======================================================================
+
+There is no demo page; ``sweep.json`` and the names of sets are attacked instead.
 """
 
 import contextlib
@@ -78,14 +82,14 @@ def _resolvers() -> None:
 
 @pytest.fixture(name="mark")
 def _mark(tmp_path):
-    """What a payload would make; nothing else may happen either."""
+    """The file that a payload would create; the payload may not do anything else either."""
     with hostile.nothing_runs():
         yield tmp_path / "ran"
     assert not (tmp_path / "ran").exists()
 
 
 def sentence(*overrides: str) -> str:
-    """What the command line says about a configuration that it refuses."""
+    """The message of the command line about a configuration that it refuses."""
     with pytest.raises(HYDRAS) as caught:
         compose(*SMOKE, *overrides)
     said = explain(caught.value)
@@ -95,7 +99,7 @@ def sentence(*overrides: str) -> str:
 
 
 def with_file(folder: Path, text: str) -> tuple[str, str]:
-    """The overrides that choose a stranger's experiment."""
+    """The overrides that choose an experiment from a stranger's folder."""
     (folder / "experiment").mkdir()
     (folder / "experiment" / "sly.yaml").write_text(text)
     return f"hydra.searchpath=[file://{folder}]", "experiment=sly"
@@ -104,7 +108,7 @@ def with_file(folder: Path, text: str) -> tuple[str, str]:
 # Configurations
 
 
-def test_a_target_made_of_interpolations_is_judged_by_what_it_becomes(tmp_path, mark):
+def test_a_target_made_of_interpolations_is_checked_after_it_is_resolved(tmp_path, mark):
     text = f"# @package _global_\nloss: {{_target_: 'torch.utils.${{b}}.run', command: touch {mark}}}\n"
     assert "b: there is no such setting" in sentence(*with_file(tmp_path, f"{text}b: collect_env\n"))
     both = "experiment_name: collect_env\nloss: {_target_: 'torch.utils.${experiment_name}.run'}\n"
@@ -115,7 +119,7 @@ def test_a_target_made_of_interpolations_is_judged_by_what_it_becomes(tmp_path, 
 
 
 @pytest.mark.parametrize("tag", ["object/apply:os.system [touch {}]", "name:os.system", "module:os"])
-def test_a_tag_of_python_builds_nothing(tmp_path, mark, tag):
+def test_a_python_tag_in_yaml_builds_no_object(tmp_path, mark, tag):
     text = f"# @package _global_\nseed: !!python/{tag.format(mark)}\n"
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="could not determine a constructor"):
@@ -160,7 +164,7 @@ SLY = [
 
 
 @pytest.mark.parametrize(("place", "text"), SLY, ids=[f"{n}-{place}" for n, (place, _) in enumerate(SLY)])
-def test_a_file_cannot_steer_hydra(tmp_path, mark, place, text):
+def test_a_file_cannot_change_settings_of_hydra(tmp_path, mark, place, text):
     overrides = [*SMOKE, *with_file(tmp_path, text.format(mark=mark))]
 
     def judge() -> None:
@@ -175,8 +179,8 @@ def test_a_file_cannot_steer_hydra(tmp_path, mark, place, text):
 
 
 @pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
-def test_hydras_own_settings_are_let_through(options):
-    """Guards the test above; the second is what a run folder gets when its run is started by hand."""
+def test_hydras_own_settings_are_accepted(options):
+    """Guards the test above, also with the other ``job_logging`` options that Hydra ships."""
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
@@ -186,7 +190,7 @@ def test_hydras_own_settings_are_let_through(options):
 @pytest.mark.parametrize(
     "setting", ["setup: [touch {}]", 'comment: "a\\ntouch {}"', "additional_parameters: {{wrap: touch {}}}"]
 )
-def test_a_file_cannot_write_into_the_script_of_a_job(tmp_path, mark, setting):
+def test_a_file_cannot_add_to_the_script_of_a_cluster_job(tmp_path, mark, setting):
     text = setting.format(mark)
     more = with_file(tmp_path, f"# @package hydra.launcher\n{text}")
     overrides = [*SMOKE, *more, "hydra/launcher=submitit_slurm"]
@@ -195,18 +199,18 @@ def test_a_file_cannot_write_into_the_script_of_a_job(tmp_path, mark, setting):
         with pytest.raises(ConfigError, match="goes to the cluster's shell"):
             hydra_guard.check_hydra(composed.hydra, overrides)
         key = text.partition(":")[0]
-        hydra_guard.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # the user's own
+        hydra_guard.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # given by the user
 
 
 @pytest.mark.slow
-def test_what_hydra_would_build_with_its_sweeper_does_not_run(tmp_path):
+def test_an_object_in_the_settings_of_the_sweeper_is_not_built(tmp_path):
     text = SLY[1][1].format(mark=tmp_path / "ran")
     done = sr_lab(tmp_path, "-m", *with_file(tmp_path, text), *SMOKE)
     assert not (tmp_path / "ran").exists()
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 
 
-def test_the_command_line_may_name_no_callback_either(mark):
+def test_the_command_line_may_not_name_a_hydra_callback_either(mark):
     overrides = [*SMOKE, f"+hydra.callbacks.x={{_target_: {RUN}, command: touch {mark}}}"]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
@@ -240,16 +244,16 @@ def test_no_secret_is_stored(monkeypatch, mark, override):
         assert secret not in said
 
 
-def test_what_is_not_a_secret_is_stored(monkeypatch):
+def test_a_value_that_is_not_a_secret_is_stored(monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "train")
-    monkeypatch.setenv("MY_KEY", "train")  # as short as a word
+    monkeypatch.setenv("MY_KEY", "train")  # too short for a secret
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     stored = to_yaml(compose(*SMOKE, "paths.data_dir='https://example.org/a@b?c=d'"))
     assert "https://example.org/a@b?c=d" in stored
     assert SECRET not in stored
 
 
-def test_a_kilobyte_of_anchors_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
+def test_a_kilobyte_of_anchors_that_expands_to_a_billion_values_is_refused(tmp_path, mark):
     path = tmp_path / "config.yaml"
     for text in (hostile.laughs(), "a: &a [*a]\n", "a: " + "[" * 5000 + "]" * 5000, "a: &a {b: *a}\n"):
         path.write_text(text)
@@ -287,7 +291,7 @@ def test_the_command_line_limits_what_it_reads(tmp_path, arguments, said):
 
 
 @pytest.mark.parametrize("key", ["__class__", "__init__", "__proto__", "__reduce__", "_target_.x", "self"])
-def test_a_special_name_of_python_is_not_a_setting(mark, key):
+def test_a_special_name_of_python_is_not_accepted_as_a_setting(mark, key):
     assert "error" not in sentence(f"+model.{key}=1")
     assert "error" not in sentence(f"+{key}=1")
 
@@ -314,10 +318,10 @@ def opened(path: Path, content: bytes) -> object:
 
 
 def bypasses(mark: Path) -> dict[str, bytes]:
-    """Pickles that scanners of pickles have let through (picklescan's advisories), each makes ``mark``."""
+    """Pickles that pickle scanners accepted (from picklescan's advisories); each would create ``mark``."""
     touch = f"open({str(mark)!r}, 'w').close()"
     nested = hostile.call("timeit timeit", "pass", touch)
-    broken = hostile.call("timeit timeit", "pass", touch)[:-1]  # has run by the time the stream ends
+    broken = hostile.call("timeit timeit", "pass", touch)[:-1]  # the call runs before the stream breaks
     blob = nested.decode("latin1").encode().decode()
     return {
         "operator.attrgetter": hostile.call("operator attrgetter", "system"),
@@ -337,7 +341,7 @@ def bypasses(mark: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("form", ["legacy", "zip", "state_dict", "hyper_parameters"])
 @pytest.mark.parametrize("name", bypasses(Path("x")))
-def test_a_pickle_that_scanners_let_through_does_not_run(tmp_path, mark, name, form):
+def test_a_pickle_that_scanners_accept_does_not_run(tmp_path, mark, name, form):
     pickled = bypasses(mark)[name]
     body = pickled[2:].rstrip(b".")
     key = b"X" + struct.pack("<I", len(form)) + form.encode()
@@ -349,7 +353,7 @@ def test_a_pickle_that_scanners_let_through_does_not_run(tmp_path, mark, name, f
     assert "\n" not in str(caught.value)
 
 
-def test_the_pickles_above_would_run_otherwise(tmp_path):
+def test_the_pickles_above_would_run_with_plain_pickle(tmp_path):
     """Guards the test above."""
     for name in ("timeit", "broken stream", "builtins.eval"):
         ran = tmp_path / name
@@ -382,7 +386,7 @@ def test_two_entries_with_one_name_are_refused(tmp_path, mark):
         opened(tmp_path / "a.ckpt", content.getvalue())
 
 
-def test_a_bomb_is_refused_before_it_is_opened(tmp_path, mark):
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, mark):
     zeros = hostile.in_zip(
         pickle.dumps({"w": 1}, 2), ("data/0", bytes(2**27)), compression=zipfile.ZIP_DEFLATED
     )
@@ -391,7 +395,7 @@ def test_a_bomb_is_refused_before_it_is_opened(tmp_path, mark):
         opened(tmp_path / "a.ckpt", zeros)
     stored = bytearray(hostile.in_zip(pickle.dumps({"w": 1}, 2)))
     place = stored.rindex(b"PK\x01\x02")
-    stored[place + 24 : place + 28] = struct.pack("<I", 2**31)  # claims more than the file has
+    stored[place + 24 : place + 28] = struct.pack("<I", 2**31)  # claims more bytes than the file has
     with pytest.raises(CheckpointError, match="is damaged"):
         opened(tmp_path / "b.ckpt", bytes(stored))
 
@@ -413,7 +417,7 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, mark, shape, stri
         opened(tmp_path / "a.ckpt", hostile.in_zip(pickled, ("data/0", bytes(8))))
 
 
-def test_a_tensor_of_its_storage_is_opened(tmp_path):
+def test_a_tensor_that_fits_its_storage_is_opened(tmp_path):
     """Guards the test above."""
     pickled = hostile.tensor_pickle((2,), (1,), 2)
     checkpoint = opened(tmp_path / "a.ckpt", hostile.in_zip(pickled, ("data/0", bytes(8))))
@@ -432,7 +436,7 @@ def test_a_tensor_of_its_storage_is_opened(tmp_path):
     ],
     ids=["meta", "sparse", "csr", "quantized", "nested"],
 )
-def test_what_is_not_a_plain_tensor_is_refused(tmp_path, make):
+def test_a_tensor_that_is_not_plain_is_refused(tmp_path, make):
     for content in ({"w": make()}, {"sr_lab": {}, "state_dict": {"network.w": make()}}):
         torch.save(content, tmp_path / "a.ckpt")
         with pytest.raises(CheckpointError):
@@ -440,7 +444,7 @@ def test_what_is_not_a_plain_tensor_is_refused(tmp_path, make):
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16", "bool", "int8", "complex64"])
-def test_numbers_of_any_kind_are_loaded_or_refused(tmp_path, dtype):
+def test_weights_of_any_dtype_are_loaded_or_refused(tmp_path, dtype):
     network = torch.nn.Linear(2, 2, bias=False)
     weight = torch.eye(2).to(getattr(torch, dtype))
     checkpoint = opened(tmp_path / "a.ckpt", state(weight=weight))
@@ -472,12 +476,12 @@ def test_numbers_of_any_kind_are_loaded_or_refused(tmp_path, dtype):
     ],
     ids=["header", "header 2^63", "overlap", "hole", "2^62", "polyglot", "zip", "deep"],
 )
-def test_a_safetensors_header_that_lies_is_refused(tmp_path, mark, content):
+def test_a_false_safetensors_header_is_refused(tmp_path, mark, content):
     with pytest.raises(CheckpointError, match=r"is damaged|is a PyTorch file"):
         opened(tmp_path / "a.safetensors", content)
 
 
-def test_a_dictconfig_inside_is_refused(tmp_path, mark):
+def test_a_checkpoint_with_a_dictconfig_inside_is_refused(tmp_path, mark):
     torch.save({"state_dict": {}, "hyper_parameters": OmegaConf.create({"a": 1})}, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match="would have to run code"):
         open_checkpoint(str(tmp_path / "a.ckpt"))
@@ -489,7 +493,7 @@ def record(**model: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("target", [RUN, "os.system", "torch.hub.load", "torch.nn.Linear", "antigravity.x"])
-def test_a_network_of_a_stranger_inside_is_not_built(mark, target):
+def test_a_strangers_class_in_a_checkpoint_is_not_built(mark, target):
     with pytest.raises(ConfigError, match="may not be named here"):
         stored_network(record(_target_=target, command=f"touch {mark}"), "a.ckpt")
     nested = record(_target_="sr_lab.models.imdn.IMDN", num_feat={"_target_": target})
@@ -497,7 +501,7 @@ def test_a_network_of_a_stranger_inside_is_not_built(mark, target):
         stored_network(nested, "a.ckpt")
 
 
-def test_a_record_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
+def test_a_record_that_expands_to_a_billion_values_is_refused(tmp_path, mark):
     values: list[object] = ["x"]
     for _ in range(40):
         values = [values, values]
@@ -508,7 +512,7 @@ def test_a_record_that_stands_for_a_billion_values_is_refused(tmp_path, mark):
             stored_network(record(_target_="sr_lab.models.imdn.IMDN", x=odd), "a.ckpt")
 
 
-def test_a_checkpoint_that_holds_itself_is_refused(tmp_path, mark):
+def test_a_checkpoint_that_contains_itself_is_refused(tmp_path, mark):
     content: dict[str, object] = {}
     content["state_dict"] = content
     torch.save(content, tmp_path / "a.ckpt")
@@ -530,7 +534,7 @@ def test_a_matlab_file_that_unpacks_to_a_gigabyte_is_refused(tmp_path, mark):
 
 
 def refused(path: Path, content: bytes) -> str:
-    """What each way in says about an image file."""
+    """The message that each reader of images gives about a file."""
     path.write_bytes(content)
     begun = time.process_time()
     said = []
@@ -554,7 +558,7 @@ def test_a_pixel_bomb_is_refused_before_it_is_unpacked(tmp_path, mark):
     assert "too many for a photograph" in refused(tmp_path / "a.png", hostile.png(6000, 6000, colour=0))
 
 
-def test_a_large_photograph_is_read(tmp_path):
+def test_a_large_photo_is_read(tmp_path):
     """Guards the tests above."""
     (tmp_path / "a.png").write_bytes(hostile.png(4000, 4000, colour=0))
     assert read_image(tmp_path / "a.png").shape == (4000, 4000, 3)
@@ -577,7 +581,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_another_format_by_its_content_is_refused(tmp_path, mark, kind):
+def test_a_file_whose_content_is_of_another_format_is_refused(tmp_path, mark, kind):
     assert "it is not one of PNG, JPEG" in refused(tmp_path / "a.png", FOREIGN[kind])
 
 
@@ -596,7 +600,7 @@ MANY = 200_000
     ],
     ids=["text", "packed text", "unknown", "empty data", "jpeg comments", "gif comments"],
 )
-def test_hundreds_of_thousands_of_parts_are_not_read(tmp_path, mark, content):
+def test_an_image_with_hundreds_of_thousands_of_chunks_is_refused(tmp_path, mark, content):
     refused(tmp_path / "a.png", content)
 
 
@@ -606,7 +610,7 @@ def test_a_colour_profile_of_a_hundred_megabytes_is_not_unpacked(tmp_path, mark)
     assert "cannot read" in refused(tmp_path / "a.png", hostile.png(2, 2, extra=extra))
 
 
-def test_an_animation_of_a_hundred_thousand_frames_is_not_walked_through(tmp_path, mark):
+def test_an_animation_is_refused_without_reading_its_hundred_thousand_frames(tmp_path, mark):
     assert "is animated" in refused(tmp_path / "a.gif", hostile.gif(100_000))
 
 
@@ -629,19 +633,19 @@ TILES = {322: 2**30, 323: 2**30, 324: 134, 325: 256}
     ],
     ids=["place", "length", "tiles", "width", "empty", "samples", "bits", "lzw", "jpeg", "lzma"],
 )
-def test_a_tiff_that_lies_is_refused(tmp_path, mark, more):
+def test_a_tiff_with_false_tags_is_refused(tmp_path, mark, more):
     refused(tmp_path / "a.tif", hostile.tiff(hostile.tiff_tags(16, 16, **more), bytes(256)))
 
 
-def test_an_honest_tiff_is_read(tmp_path):
+def test_a_valid_tiff_is_read(tmp_path):
     """Guards the test above."""
     (tmp_path / "a.tif").write_bytes(hostile.tiff(hostile.tiff_tags(16, 16), bytes([7]) * 400))
     assert (read_image(tmp_path / "a.tif") == 7).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
-def test_what_is_missing_is_never_grey(tmp_path, mark, monkeypatch, kind):
-    """Another library may have made Pillow accept half a file."""
+def test_missing_pixels_are_never_read_as_grey(tmp_path, mark, monkeypatch, kind):
+    """Another library may have set Pillow to accept truncated files."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     whole = hostile.picture(kind, size=(120, 90))
     refused(tmp_path / "a.png", whole[: len(whole) // 2])
@@ -665,7 +669,7 @@ NAMES = {
 
 @pytest.fixture(name="reported", scope="module")
 def _reported(tmp_path_factory) -> Path:
-    """Every form of the report of runs whose every text is an attack."""
+    """The report, in every format, on runs in which every text is an attack."""
     root = tmp_path_factory.mktemp("reported")
     for number, (kind, text) in enumerate(NAMES.items()):
         folder = run_folder(root, kind, images=("one",), set_name="Set5", seed=number).path
@@ -705,7 +709,7 @@ def _browser(tmp_path_factory):
     browser.close()
 
 
-def test_the_page_of_hostile_runs_runs_nothing_and_asks_for_nothing(reported, browser):
+def test_the_page_about_hostile_runs_executes_no_script_and_sends_no_request(reported, browser):
     browser.open((reported / "report.html").as_uri())
     assert browser.run("window.ran") is None
     assert browser.run("document.querySelectorAll('script').length") == 1
@@ -718,7 +722,7 @@ def test_the_page_of_hostile_runs_runs_nothing_and_asks_for_nothing(reported, br
         assert NAMES[name] in text
 
 
-def test_no_cell_of_a_spreadsheet_begins_a_formula(reported):
+def test_no_cell_of_a_spreadsheet_starts_a_formula(reported):
     for file in [*reported.rglob("*.csv")]:
         if file.name == "metrics.csv":  # a run's own
             continue
@@ -728,11 +732,11 @@ def test_no_cell_of_a_spreadsheet_begins_a_formula(reported):
                 assert is_number or not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")), (file, cell)
 
 
-def test_a_column_may_not_begin_a_formula_either():
+def test_a_column_name_does_not_start_a_formula_either():
     assert csv_text(["=1+1", "\uff1d1"], [{"=1+1": "@x"}]) == "'=1+1,'\uff1d1\n'@x,\n"
 
 
-def test_no_name_is_a_command_of_latex(reported):
+def test_no_name_becomes_a_latex_command(reported):
     for file in [reported / "table.tex", *reported.glob("crops/*.tex")]:
         for line in file.read_text().splitlines():
             said = "" if line.startswith("%") else line
@@ -741,7 +745,7 @@ def test_no_name_is_a_command_of_latex(reported):
             assert "\\immediate" not in said
 
 
-def test_no_name_is_a_picture_in_markdown(reported):
+def test_no_name_becomes_a_markdown_image(reported):
     text = (reported / "table.md").read_text()
     assert "![" not in text.replace("!\\[", "")
     assert not any(line.lstrip().startswith("[") for line in text.splitlines())
@@ -750,22 +754,22 @@ def test_no_name_is_a_picture_in_markdown(reported):
 
 
 @pytest.mark.parametrize("name", ["report.html", "table.md", "table.tex", "table.csv", "table.runs.csv"])
-def test_nothing_steers_the_terminal(reported, name):
+def test_no_output_contains_control_characters(reported, name):
     text = (reported / name).read_text()
     assert not {c for c in text if c < " " and c not in "\n\t"} | ({"\u202e", "\x85", "\x7f"} & set(text))
 
 
 @pytest.mark.parametrize("kind", sorted(FOREIGN))
-def test_a_broken_picture_of_a_run_is_left_out(tmp_path, mark, kind):
+def test_a_broken_image_of_a_run_is_left_out(tmp_path, mark, kind):
     run = run_folder(tmp_path, "a", images=("one", "two"))
     file = saved_images.place(run.path / "images", "Set5", "one", "sr")
     file.write_bytes(FOREIGN[kind])
     assert [picture.image for picture in saved_images.find([run])] == ["two"]
-    file.write_bytes(hostile.picture("PPM", size=(80, 60)))  # of the right size
+    file.write_bytes(hostile.picture("PPM", size=(80, 60)))  # this file has the right size
     assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
-def test_a_picture_that_leads_to_another_file_is_left_out(tmp_path, mark):
+def test_an_image_that_links_to_another_file_is_left_out(tmp_path, mark):
     run = run_folder(tmp_path, "a", images=("one",))
     file = saved_images.place(run.path / "images", "Set5", "one", "lr")
     file.unlink()
@@ -777,7 +781,7 @@ def test_a_picture_that_leads_to_another_file_is_left_out(tmp_path, mark):
 
 
 @pytest.mark.parametrize("file", [".lock", "metrics.csv", "log.txt"])
-def test_a_link_in_a_run_folder_is_not_written_through(tmp_path, mark, file):
+def test_a_run_does_not_write_through_a_link_in_its_folder(tmp_path, mark, file):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / file).symlink_to(tmp_path / "precious")
@@ -801,7 +805,7 @@ def test_a_link_in_place_of_a_result_is_replaced(tmp_path, file):
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints.old"])
-def test_starting_from_scratch_follows_no_link(tmp_path, name):
+def test_a_start_from_scratch_follows_no_link(tmp_path, name):
     folder = RunFolder(tmp_path / "run")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "last.ckpt").write_text("precious")
@@ -816,7 +820,7 @@ def test_starting_from_scratch_follows_no_link(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc", "..", ".", "", "a/b", 7, None, ["a"]])
-def test_the_list_of_a_sweep_names_no_other_folder(tmp_path, mark, name):
+def test_the_index_of_a_sweep_cannot_name_another_folder(tmp_path, mark, name):
     job = {"folder": name, "label": None, "overrides": []}
     (tmp_path / "sweep.json").write_text(json.dumps({"version": 1, "jobs": [job]}))
     with pytest.raises(ConfigError, match="not next to it"):
@@ -824,7 +828,7 @@ def test_the_list_of_a_sweep_names_no_other_folder(tmp_path, mark, name):
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "a\0b", "", "x" * 300, "\ud800", "a/b"])
-def test_a_picture_of_any_name_stays_in_its_folder(tmp_path, name):
+def test_an_image_with_any_name_stays_in_its_folder(tmp_path, name):
     placed = saved_images.place(tmp_path, name, name, "sr")
     assert placed.resolve().is_relative_to(tmp_path)
     assert len(placed.relative_to(tmp_path).parts) == 2
@@ -833,7 +837,7 @@ def test_a_picture_of_any_name_stays_in_its_folder(tmp_path, name):
 
 @pytest.mark.parametrize("way", ["../../secret", "/secret"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_graph_that_names_files_elsewhere_is_made_again(tmp_path, mark, backend, way):
+def test_a_graph_that_refers_to_files_elsewhere_is_exported_again(tmp_path, mark, backend, way):
     network = PlusMean().eval()
     run_by(network, backend, cache_dir=tmp_path / "honest")
     (honest,) = (tmp_path / "honest" / "onnx").iterdir()
@@ -842,7 +846,7 @@ def test_a_graph_that_names_files_elsewhere_is_made_again(tmp_path, mark, backen
     folder = tmp_path / "sly" / "onnx"
     folder.mkdir(parents=True, mode=0o700)
     secret = tmp_path / "secret"
-    secret.write_bytes(weight.raw_data)  # right at all sizes, if it were read
+    secret.write_bytes(weight.raw_data)  # gives correct outputs if it is read
     set_external_data(weight, str(secret) if way == "/secret" else way)
     weight.ClearField("raw_data")
     planted = graph.SerializeToString()
@@ -854,8 +858,8 @@ def test_a_graph_that_names_files_elsewhere_is_made_again(tmp_path, mark, backen
         assert torch.allclose(runs(lr), network(lr), atol=1e-5)
 
 
-def test_every_mistake_of_a_user_raises_an_error_of_ours():
-    """Guards the sentences: any other error would come out as a traceback."""
+def test_every_error_class_for_users_is_an_sr_lab_error():
+    """Guards the tests above: any other error would end in a traceback."""
     assert issubclass(ConfigError, SRLabError)
     assert issubclass(DataError, SRLabError)
     assert issubclass(CheckpointError, SRLabError)

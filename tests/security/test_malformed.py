@@ -1,4 +1,4 @@
-"""Malformed inputs: each ends in the right result or in one sentence, soon and in little memory."""
+"""Malformed inputs: each gives the right result or one sentence, quickly and in little memory."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ from tests.security.judged import Judged, judged
 
 
 def told(result: Judged, *right: object) -> None:
-    """Expect a sentence, or one of the right results if some are given."""
+    """Expect a one-sentence error, or one of the right results if any are given."""
     assert result.odd == ""
     if not result.error:
         assert result.value in right
@@ -58,13 +58,13 @@ def pixels_of(content: bytes, path: Path) -> Judged:
 
 
 def truth(content: bytes) -> list[object]:
-    """By Pillow alone."""
+    """The pixels as Pillow alone reads them."""
     with Image.open(io.BytesIO(content)) as image:
         return digest(np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_cut_image(tmp_path, kind):
+def test_a_truncated_image_is_refused_or_read_completely(tmp_path, kind):
     whole = WHOLE[kind]
 
     def read() -> object:
@@ -87,12 +87,12 @@ def test_a_cut_image(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".tif", ".gif", ".bmp", ".webp"])
-def test_an_image_under_the_name_of_another_format(tmp_path, kind, extension):
+def test_an_image_with_the_suffix_of_another_format_is_read_by_its_content(tmp_path, kind, extension):
     assert pixels_of(WHOLE[kind], tmp_path / f"a{extension}").value == truth(WHOLE[kind])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_an_image_with_something_after_its_end(tmp_path, kind):
+def test_an_image_with_trailing_data_is_read_or_refused(tmp_path, kind):
     told(pixels_of(WHOLE[kind] + b"PK\x03\x04" + bytes(1000), tmp_path / "a.png"), truth(WHOLE[kind]))
 
 
@@ -103,7 +103,7 @@ def edited(kind: str, place: int, form: str, *values: int) -> bytes:
 
 
 def with_crc(content: bytes) -> bytes:
-    """A PNG whose first chunk was changed, with the right checksum."""
+    """A PNG whose first chunk was changed and given a valid checksum."""
     return content[:29] + struct.pack(">I", zlib.crc32(content[12:29])) + content[33:]
 
 
@@ -177,10 +177,10 @@ RIGHT = {"bmp data elsewhere", "tiff directory in itself", "webp length 4 GiB", 
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_an_image_that_lies(tmp_path, name):
+def test_an_image_with_a_false_header_is_refused_or_read_as_pillow_reads_it(tmp_path, name):
     result = pixels_of(LIES[name], tmp_path / "a.png")
     assert result.odd == ""
-    if not result.error:  # then Pillow, too, takes it for a whole image of this size
+    if not result.error:  # Pillow must read the same whole image
         assert result.value == truth(LIES[name])
 
 
@@ -201,7 +201,7 @@ KINDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "kind"), [(mode, kind) for mode, kinds in KINDS.items() for kind in kinds])
-def test_an_image_of_another_mode_is_read_or_refused_and_cut_never_read(tmp_path, mode, kind):
+def test_an_image_of_another_mode_is_read_or_refused_and_never_read_if_truncated(tmp_path, mode, kind):
     if mode == "I;16":
         content = io.BytesIO()
         Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) << 6).save(content, kind)
@@ -217,7 +217,7 @@ def test_an_image_of_another_mode_is_read_or_refused_and_cut_never_read(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "WEBP"])
-def test_an_image_of_several_frames_cut_anywhere(tmp_path, kind):
+def test_an_image_of_several_frames_is_refused_even_if_truncated(tmp_path, kind):
     whole = hostile.picture(kind, frames=4)
     for share in (0.2, 0.5, 0.8, 1.0):
         told(pixels_of(whole[: int(share * len(whole))], tmp_path / "a.png"))
@@ -236,7 +236,7 @@ EXIF = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("name", EXIF)
-def test_metadata_of_a_camera_that_lies(tmp_path, kind, name):
+def test_false_camera_metadata_changes_no_pixel(tmp_path, kind, name):
     entry, is_turned = EXIF[name]
     notes = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4)
     result = pixels_of(hostile.picture(kind, size=(61, 47), exif=notes), tmp_path / "a.png")
@@ -265,7 +265,7 @@ SAFE = __import__("safetensors.torch", fromlist=["save"]).save(STATE)
 
 
 def loaded(content: bytes, path: Path) -> Judged:
-    """The sum of what a network has after loading."""
+    """The weights of a network after loading."""
     path.write_bytes(content)
 
     def read() -> object:
@@ -281,13 +281,13 @@ VALUES = [value.tolist() for value in STATE.values()]
 
 @pytest.mark.parametrize("share", [*SHARES, -8, -22, -100])
 @pytest.mark.parametrize(("suffix", "whole"), [("ckpt", CKPT), ("safetensors", SAFE)])
-def test_a_cut_checkpoint(tmp_path, suffix, whole, share):
+def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, whole, share):
     cut = whole[: int(share * len(whole)) if isinstance(share, float) else share]
     told(loaded(cut, tmp_path / f"a.{suffix}"))
 
 
 def header(**changed: object) -> bytes:
-    """A safetensors file of the network, one entry of its weight's header changed."""
+    """A safetensors file of the network with one field of the header entry of its weight changed."""
     weight = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} | changed
     return hostile.safetensors(
         {"weight": weight, "bias": {"dtype": "F32", "shape": [2], "data_offsets": [24, 32]}}, bytes(32)
@@ -394,14 +394,14 @@ BAD_CHECKPOINTS = {
 @pytest.mark.parametrize(
     ("suffix", "name"), [(s, name) for s, all_ in BAD_CHECKPOINTS.items() for name in all_]
 )
-def test_a_checkpoint_that_lies(tmp_path, suffix, name):
+def test_a_malformed_checkpoint_is_refused_or_loaded_correctly(tmp_path, suffix, name):
     zeros = [[[0.0] * 3] * 2, [0.0] * 2]
-    right = (zeros,) if name == "a key too much" else ()  # which the format allows
+    right = (zeros,) if name == "a key too much" else ()  # the format allows this
     told(loaded(BAD_CHECKPOINTS[suffix][name], tmp_path / f"a.{suffix}"), *right)
 
 
 @pytest.mark.parametrize(("suffix", "whole"), [("ckpt", CKPT), ("safetensors", SAFE)])
-def test_the_whole_checkpoint_is_loaded(tmp_path, suffix, whole):
+def test_the_valid_checkpoint_is_loaded(tmp_path, suffix, whole):
     """Guards the tests above."""
     assert loaded(whole, tmp_path / f"a.{suffix}").value == VALUES
 
@@ -445,8 +445,8 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("number", range(len(RECORDS)))
-def test_a_record_of_a_network_that_lies(number):
-    assert isinstance(IMDN, type)  # loaded before the fork
+def test_a_false_record_of_a_network_is_refused(number):
+    assert isinstance(IMDN, type)  # import before the fork
     result = judged(lambda: str(stored_network(RECORDS[number], "a.ckpt")))
     told(result)
 
@@ -488,8 +488,8 @@ YAMLS = {
 
 
 @pytest.mark.parametrize("name", YAMLS)
-def test_a_malformed_configuration(tmp_path, name):
-    """In a run folder it is ignored; as Hydra's it is refused before anything is built."""
+def test_a_malformed_configuration_is_ignored_or_refused(tmp_path, name):
+    """A run folder's config is ignored if malformed; Hydra's is refused before anything is built."""
     content = YAMLS[name]
     folder = tmp_path / "a-00000000"
     folder.mkdir()
@@ -539,7 +539,7 @@ JSONS = {
 
 
 @pytest.mark.parametrize("name", JSONS)
-def test_malformed_results(tmp_path, name):
+def test_malformed_results_are_read_or_left_out(tmp_path, name):
     content = JSONS[name]
     folder = tmp_path / "a-00000000"
     folder.mkdir()
@@ -556,13 +556,13 @@ def test_malformed_results(tmp_path, name):
     assert result.odd == result.error == ""
     psnr, scale, _ = result.value
     assert scale == 0
-    if psnr is not None:  # given as it is in the file, or NaN if it is not a number
+    if psnr is not None:  # the value in the file, or NaN if it is not a number
         assert psnr == {"out of range": float("inf"), "a key twice": 2}.get(name) or psnr != psnr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JSONS)
-def test_a_malformed_list_of_a_sweep(tmp_path, name):
+def test_a_malformed_index_of_a_sweep_is_refused(tmp_path, name):
     content = JSONS[name]
     (tmp_path / "sweep.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     told(judged(lambda: [str(job) for job in read_index(tmp_path)]))
@@ -584,7 +584,7 @@ JOBS = [
 
 
 @pytest.mark.parametrize("number", range(len(JOBS)))
-def test_malformed_jobs(tmp_path, number):
+def test_malformed_jobs_are_refused(tmp_path, number):
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": JOBS[number]}))
     told(judged(lambda: [str(job) for job in read_index(tmp_path)]))
 
@@ -614,7 +614,7 @@ CSVS = {
 
 
 @pytest.mark.parametrize("name", CSVS)
-def test_a_malformed_record(tmp_path, name):
+def test_a_malformed_record_is_read_or_left_out(tmp_path, name):
     content = CSVS[name]
     folder = tmp_path / "a-00000000"
     folder.mkdir()
@@ -635,7 +635,7 @@ def test_a_malformed_record(tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CSVS)
-def test_malformed_results_of_a_paper(tmp_path, name):
+def test_malformed_results_of_a_paper_are_refused(tmp_path, name):
     content = CSVS[name]
     (tmp_path / "results.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     told(judged(lambda: read_results(tmp_path / "results.csv")))
@@ -652,7 +652,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_malformed_rows_of_a_paper(tmp_path, row):
+def test_malformed_rows_of_a_paper_are_refused(tmp_path, row):
     (tmp_path / "results.csv").write_text(",".join(COLUMNS) + f"\n{row}\n")
     told(judged(lambda: read_results(tmp_path / "results.csv")))
 
@@ -713,10 +713,10 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_malformed_folder_of_images(folder, name):
+def test_a_malformed_folder_of_images_is_refused_or_prepared(folder, name):
     FOLDERS[name](folder)
     result = prepared(folder)
-    if name == "hr sparse":  # a whole picture followed by a hole
+    if name == "hr sparse":  # an intact image followed by a gap in the file
         told(result, prepared(folder).value)
     else:
         told(result)
@@ -741,16 +741,16 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_an_image_with_an_odd_name_is_an_image(folder, name):
+def test_an_image_with_an_odd_name_is_still_read(folder, name):
     for part, size in (("hr", (32, 28)), ("lr", (16, 14))):
         photograph(folder / part / f"{name}.png", *size)
     if name.startswith("."):
-        assert len(list_images(folder / "hr")) == 3  # hidden
+        assert len(list_images(folder / "hr")) == 3  # hidden files do not count
     assert prepared(folder).odd == ""
     assert prepared(folder).error == ""
 
 
-def test_a_loop_of_folders_ends(folder):
+def test_a_loop_of_folders_does_not_hang_the_search(folder):
     (folder / "hr" / "loop").symlink_to(folder / "hr")
     (folder / "hr" / "loop.png").symlink_to(folder / "hr")
     assert len(list_images(folder / "hr")) == 3

@@ -1,4 +1,4 @@
-"""A stranger's run folder from which a run resumes, shards that are streamed, photographs that are read."""
+"""Hostile run folders that a run resumes from, hostile shards that are streamed, and hostile photos."""
 
 import contextlib
 import json
@@ -35,18 +35,18 @@ from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 from tests.conftest import compose
 from tests.loopback import serving
-from tests.training.test_checkpointing import pytestmark, saved, train  # noqa: F401 - the warnings of a training
+from tests.training.test_checkpointing import pytestmark, saved, train  # noqa: F401 - filters a training's warnings
 
 # Run folders
 
 
 def kept_by_the_user(folder: Path) -> ModelCheckpoint:
-    """A callback of the user's own, which Lightning lets follow every path in its stored state."""
+    """A user's callback, for which Lightning follows every path in its stored state."""
     return ModelCheckpoint(folder / "checkpoints", "mine", monitor="val/psnr_y", mode="max")
 
 
 def forge(folder: Path, victim: str) -> None:
-    """Let the callbacks' states of ``last.ckpt`` say that the next checkpoint replaces a victim."""
+    """Change the callback states in ``last.ckpt`` so that the next checkpoint would replace a victim."""
     content = saved(folder, "last")
     worst = torch.tensor(-1.0)
     for name, state in content["callbacks"].items():
@@ -59,7 +59,7 @@ def forge(folder: Path, victim: str) -> None:
 @pytest.mark.parametrize(
     "way", ["../../precious", "../../precious/best.ckpt", "..", "photo.png", "folder.ckpt"]
 )
-def test_resuming_removes_nothing_that_a_checkpoint_names(tmp_path, way):
+def test_resuming_removes_no_file_that_a_checkpoint_names(tmp_path, way):
     run = tmp_path / "run"
     train(run, 2, kept_by_the_user(run))
     for file in (tmp_path / "precious" / "best.ckpt", run / "checkpoints" / "folder.ckpt" / "x"):
@@ -73,7 +73,7 @@ def test_resuming_removes_nothing_that_a_checkpoint_names(tmp_path, way):
     assert there <= {path for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_our_own_checkpoints_follow_no_path_of_a_file(tmp_path):
+def test_our_own_checkpoint_callbacks_follow_no_path_in_a_file(tmp_path):
     train(tmp_path, 2)
     forge(tmp_path, str(tmp_path / "checkpoints" / "other.ckpt"))
     (tmp_path / "checkpoints" / "other.ckpt").write_text("precious")
@@ -83,7 +83,7 @@ def test_our_own_checkpoints_follow_no_path_of_a_file(tmp_path):
     assert {Path(state["best_model_path"]).name for state in states} == {"best.ckpt"}
 
 
-def test_a_spike_detection_resumes_and_writes_nothing_where_a_checkpoint_says(tmp_path):
+def test_spike_detection_resumes_and_writes_nothing_to_a_path_from_a_checkpoint(tmp_path):
     train(tmp_path, 2, SpikeDetection())
     content = saved(tmp_path, "last")
     content["callbacks"]["SpikeDetection"]["bad_batches_path"] = str(tmp_path / "evil" / "precious.json")
@@ -98,7 +98,7 @@ def test_a_spike_detection_resumes_and_writes_nothing_where_a_checkpoint_says(tm
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("numpy", ("MT19937", [0] * 624, 2**31 - 1, 0, 0.0)),  # NumPy would read beyond its state, and crash
+        ("numpy", ("MT19937", [0] * 624, 2**31 - 1, 0, 0.0)),  # NumPy would read out of bounds and crash
         ("numpy", ("MT19937", [0] * 624, -1, 0, 0.0)),
         ("numpy", ("MT19937", [0], 0, 0, 0.0)),
         ("numpy", None),
@@ -124,7 +124,7 @@ def test_a_damaged_random_state_is_refused(tmp_path, key, value):
 
 
 def trained(folder: Path, steps: int, ckpt: Path | None = None) -> None:
-    """A training with all that a checkpoint can hold."""
+    """Train with everything that a checkpoint can contain."""
     train(
         folder,
         steps,
@@ -140,7 +140,7 @@ def trained(folder: Path, steps: int, ckpt: Path | None = None) -> None:
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
-    """A run folder after two steps."""
+    """A genuine run folder after two steps."""
     folder = tmp_path_factory.mktemp("honest")
     trained(folder, 2)
     return folder
@@ -148,7 +148,7 @@ def honest(tmp_path_factory):
 
 @pytest.fixture
 def resumed(honest, tmp_path):
-    """Resumes from the honest checkpoint after a change to what it holds, without a first step."""
+    """Check whether a run could resume from the genuine checkpoint after a change to its content."""
     images = tiny.Images("A", 1)
     trainer = tiny.trainer(tmp_path, max_steps=4, callbacks=[WeightAverage(0.9)])
     module = tiny.sr_module(
@@ -180,7 +180,7 @@ WEIGHT = ("state_dict", "network.head.weight")
 SCHEDULE = ("lr_schedulers", 0)
 ENDLESS: list[object] = [0.1]
 ENDLESS.append(ENDLESS)
-BOMB = torch.zeros(1).expand(10**12)  # four bytes that claim to be four terabytes
+BOMB = torch.zeros(1).expand(10**12)  # four bytes that claim to be four terabytes of floats
 LIES = [
     *((("pytorch-lightning_version",), value) for value in (MISSING, "evil", "1.5.0", 2)),
     *((("sr_lab",), value) for value in (MISSING, "evil", RECORD | {"scale": torch.tensor([2, 2])})),
@@ -211,7 +211,7 @@ LIES = [
 
 
 def change(content: dict[str, object], place: tuple[object, ...], value: object) -> None:
-    """Put a value in its place, or remove what is there."""
+    """Set the value at a place in nested content, or delete it."""
     *way, last = place
     here: object = content
     for key in way:
@@ -222,7 +222,7 @@ def change(content: dict[str, object], place: tuple[object, ...], value: object)
         here[last] = value
 
 
-def test_what_no_run_can_have_saved_is_refused_in_one_sentence(resumed):
+def test_content_that_no_run_can_have_saved_is_refused_in_one_sentence(resumed):
     accepted = []
     for place, lie in LIES:
         try:
@@ -240,7 +240,7 @@ def test_what_no_run_can_have_saved_is_refused_in_one_sentence(resumed):
     assert accepted == []
 
 
-def test_what_a_run_has_saved_resumes(honest, resumed, tmp_path):
+def test_a_checkpoint_that_a_run_has_saved_resumes(honest, resumed, tmp_path):
     resumed()
     shutil.copytree(honest, tmp_path / "run")
     trained(tmp_path / "run", 4, tmp_path / "run" / "checkpoints" / "last.ckpt")
@@ -270,7 +270,7 @@ OF_ANOTHER_VERSION = [
 def test_a_checkpoint_of_another_minor_version_of_torch_or_lightning_resumes(honest, tmp_path):
     content = saved(honest, "last")
     for place, value in OF_ANOTHER_VERSION:
-        with contextlib.suppress(KeyError):  # missing already in this version
+        with contextlib.suppress(KeyError):  # this version lacks the key
             change(content, place, value)
     torch.save(content, honest / "checkpoints" / "other.ckpt")
     shutil.copytree(honest, tmp_path / "run")
@@ -284,7 +284,7 @@ def test_each_key_of_another_version_is_tolerated(resumed):
             resumed(place, value)
 
 
-def test_averages_are_not_taken_for_weights(honest, tmp_path):
+def test_averaged_weights_are_refused_as_weights_to_train(honest, tmp_path):
     with pytest.raises(CheckpointError, match="its weights are averages, which this run does not make"):
         train(tmp_path, 4, ckpt=str(honest / "checkpoints" / "last.ckpt"))
 
@@ -297,7 +297,7 @@ def test_averages_are_not_taken_for_weights(honest, tmp_path):
         ("Adam CosineAnnealingLR", "the checkpoint's optimizer is a Adam, this run's a SGD"),
     ],
 )
-def test_an_optimizer_or_schedule_of_another_class_is_named(tmp_path, made, sentence):
+def test_a_message_names_an_optimizer_or_schedule_of_another_class(tmp_path, made, sentence):
     def setting(optimizer: str, scheduler: str) -> dict[str, object]:
         return {
             "make_optimizer": lambda weights: getattr(optim, optimizer)(weights, lr=1e-3),
@@ -355,7 +355,7 @@ def test_every_optimizer_and_schedule_resumes(tmp_path, optimizer, scheduler):
 
 
 class Moods(lr_scheduler.LRScheduler):
-    """A user's schedule, whose attributes change, get longer and become more during the training."""
+    """A user's schedule, whose attributes change, grow and increase in number during the training."""
 
     def __init__(self, optimizer: optim.Optimizer) -> None:
         self.best, self.phase, self.seen, self.slope, self.least = None, "warm-up", [], 0.0, float("inf")
@@ -372,7 +372,7 @@ class Moods(lr_scheduler.LRScheduler):
 
 
 class Estimating(optim.Adam):
-    """A user's optimizer, like Prodigy: a number of its group becomes negative, another entry is new."""
+    """A user's optimizer like Prodigy: a number in its group turns negative, and a new entry appears."""
 
     def __init__(self, weights: object) -> None:
         super().__init__(weights, lr=1e-3)
@@ -388,7 +388,7 @@ class Estimating(optim.Adam):
 
 
 class Counting(lightning.Callback):
-    """A user's callback, which keeps more from step to step."""
+    """A user's callback, whose state gets a new entry at every step."""
 
     def __init__(self) -> None:
         self.seen = {"start": 0.0}
@@ -401,12 +401,12 @@ class Counting(lightning.Callback):
 
 
 def of_a_users_own(folder: Path, steps: int, ckpt: Path | None = None) -> None:
-    """A training with classes that are neither torch's nor ours."""
+    """Train with classes that are neither from torch nor from sr_lab."""
     where = None if ckpt is None else str(ckpt)
     train(folder, steps, Counting(), ckpt=where, make_optimizer=Estimating, make_scheduler=Moods)
 
 
-def test_a_users_own_classes_resume(tmp_path):
+def test_a_run_with_the_users_own_classes_resumes(tmp_path):
     of_a_users_own(tmp_path, 2)
     of_a_users_own(tmp_path, 4, tmp_path / "checkpoints" / "last.ckpt")
     content = saved(tmp_path, "last")
@@ -426,7 +426,7 @@ def test_a_resumed_run_may_keep_fewer_checkpoints(tmp_path):
 
 
 @pytest.mark.timeout(20)
-def test_no_pipe_in_a_run_folder_is_waited_for(tmp_path):
+def test_no_reader_waits_for_a_pipe_in_a_run_folder(tmp_path):
     folder = RunFolder(tmp_path)
     for path in (folder.lock, folder.record, tmp_path / "sweep.json"):
         os.mkfifo(path)
@@ -440,7 +440,7 @@ def test_no_pipe_in_a_run_folder_is_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "images"])
-def test_a_folder_that_leads_elsewhere_is_not_written_into(tmp_path, name):
+def test_a_run_does_not_write_into_a_folder_that_is_a_link(tmp_path, name):
     (tmp_path / "precious").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
@@ -467,7 +467,7 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_file_lets_nothing_write_outside_of_the_run_folder(tmp_path, writer, way):
+def test_a_file_cannot_make_anything_write_outside_of_the_run_folder(tmp_path, writer, way):
     group, target, key = WRITERS[writer]
     (tmp_path / "experiment").mkdir()
     text = f"# @package _global_\n{group}:\n  mine:\n    _target_: {target}\n    {key}: {way!r}\n"
@@ -482,7 +482,7 @@ def test_a_file_lets_nothing_write_outside_of_the_run_folder(tmp_path, writer, w
     assert below(tmp_path / "run", used) == used
 
 
-def test_a_relative_path_of_a_file_is_below_the_run_folder(tmp_path):
+def test_a_relative_path_in_a_file_is_placed_below_the_run_folder(tmp_path):
     node = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "outputs/other/checkpoints"}
     assert below(tmp_path, node) == node | {"dirpath": f"{tmp_path}/outputs/other/checkpoints"}
     assert below(tmp_path, {"filename": "a/{val/psnr_y:.2f}"}) == {"filename": "a/{val/psnr_y:.2f}"}
@@ -518,7 +518,7 @@ def index_of(lr: tuple[str, ...] = (), **changes: object) -> bytes:
     "index",
     [
         index_of(size=10**15),
-        index_of(size=191),  # 8x8 pixels have 192 bytes
+        index_of(size=191),  # 8x8 RGB pixels take 192 bytes
         index_of(size=192 + 5000),
         index_of(images=[IMAGE | {"height": 10**15}]),
         index_of(images=[IMAGE | {"height": 10**15}], size=24 * 10**15),
@@ -529,14 +529,14 @@ def index_of(lr: tuple[str, ...] = (), **changes: object) -> bytes:
         b'{"format": 1, "lr": [], "shards": [' + b"[" * 10**5,
     ],
 )
-def test_sizes_that_the_images_of_a_shard_cannot_have_are_refused(index):
+def test_impossible_sizes_of_shards_and_images_are_refused(index):
     fsspec.filesystem("memory").pipe("/sizes/index.json", index)
     with pytest.raises(DataError, match="is not a valid index: ") as caught:
         read_index("memory://sizes")
     assert len(str(caught.value)) < 300
 
 
-def test_an_honest_index_is_read():
+def test_a_valid_index_is_read():
     fsspec.filesystem("memory").pipe("/honest/index.json", index_of(("x2-bicubic-symmetric",)))
     assert read_index("memory://honest").shards[0].size == 300
 
@@ -544,7 +544,7 @@ def test_an_honest_index_is_read():
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("announced", [10**15, None, 400])
 @pytest.mark.parametrize("file", ["index.json", "0.safetensors"])
-def test_a_server_that_sends_more_than_it_may_is_cut_off(tmp_path, monkeypatch, file, announced):
+def test_a_download_of_more_bytes_than_allowed_is_cut_off(tmp_path, monkeypatch, file, announced):
     monkeypatch.setattr(shards, "MAX_INDEX", 250)
     folder = tmp_path / "shards"
     with serving() as server:
@@ -556,13 +556,13 @@ def test_a_server_that_sends_more_than_it_may_is_cut_off(tmp_path, monkeypatch, 
         ) as said:
             Shards(server.url, read_index(server.url), folder=folder, limit=1e9, keep_open=1).file(0)
     assert len(str(said.value)) < 300
-    assert announced == 400 or "it has more than" in str(said.value)  # aiohttp has its own words
+    assert announced == 400 or "it has more than" in str(said.value)  # aiohttp gives its own message
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", ["pipe", "device", "long"])
-def test_an_index_in_a_folder_must_be_a_file_of_limited_size(tmp_path, kind):
+def test_an_index_in_a_folder_must_be_a_regular_file_of_limited_size(tmp_path, kind):
     if kind == "pipe":
         os.mkfifo(tmp_path / "index.json")
     elif kind == "device":
@@ -578,7 +578,7 @@ def test_an_index_in_a_folder_must_be_a_file_of_limited_size(tmp_path, kind):
 
 
 @pytest.mark.timeout(20)
-def test_a_pipe_named_like_a_photograph_is_not_waited_for(tmp_path):
+def test_no_reader_waits_for_a_pipe_named_like_a_photo(tmp_path):
     os.mkfifo(tmp_path / "photo.png")
     with pytest.raises(DataError, match="cannot read"):
         read_image(tmp_path / "photo.png")
@@ -586,7 +586,7 @@ def test_a_pipe_named_like_a_photograph_is_not_waited_for(tmp_path):
         files.read_json(tmp_path / "photo.png")
 
 
-def test_the_name_of_a_photograph_does_not_steer_the_terminal(tmp_path, capsys):
+def test_the_name_of_a_photo_sends_no_control_characters_to_the_terminal(tmp_path, capsys):
     file = tmp_path / "\x1b]0;evil\x07.png"
     file.write_bytes(b"no photograph")
     with pytest.raises(SystemExit):

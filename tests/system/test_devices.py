@@ -8,21 +8,21 @@ import torch
 from sr_lab.errors import ConfigError
 from sr_lab.system import devices
 
-# torch.cuda.get_arch_list() of torch 2.13's builds for x86-64.
+# The results of torch.cuda.get_arch_list() in the x86-64 builds of torch 2.13.
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Pretend to have a GPU of a compute capability, and a build of torch."""
+    """Pretend to have a GPU of a given compute capability and a given build of torch."""
 
     def pretend(major: int, minor: int, compiled: list[str] = CU130, name: str = "Some GPU") -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, minor))
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: compiled)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
-        # true for a V100, since it counts emulation: nothing may depend on it
+        # torch says True even for a V100, since it counts emulation; no code may rely on it
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
 
     return pretend
@@ -44,7 +44,7 @@ def no_gpu(monkeypatch):
         pytest.param((12, 0), "bf16-mixed", id="RTX 50"),
     ],
 )
-def test_the_automatic_precision_is_what_the_card_computes_natively(gpu, capability, precision):
+def test_the_automatic_precision_is_one_that_the_card_supports_natively(gpu, capability, precision):
     gpu(*capability)
     assert devices.resolve_precision("auto", "auto") == precision
 
@@ -59,7 +59,7 @@ def test_the_automatic_precision_is_float32_on_the_cpu_of_a_machine_with_a_gpu(g
 
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
-def test_a_precision_that_is_named_is_taken(gpu, precision):
+def test_a_requested_precision_is_used(gpu, precision):
     gpu(7, 0)
     assert devices.resolve_precision(precision, "auto") == precision
 
@@ -78,7 +78,7 @@ def test_a_precision_that_is_named_is_taken(gpu, precision):
         pytest.param((12, 0), False, True, id="RTX 50"),
     ],
 )
-def test_which_card_runs_on_which_build(gpu, capability, cu126, cu130):
+def test_each_build_of_torch_runs_on_the_cards_it_was_compiled_for(gpu, capability, cu126, cu130):
     for compiled, runs in ((CU126, cu126), (CU130, cu130)):
         gpu(*capability, compiled)
         if runs:
@@ -95,7 +95,7 @@ def test_binary_code_does_not_run_on_an_older_minor_version(gpu):
 
 
 @pytest.mark.parametrize(("entry", "runs"), [("compute_90", True), ("compute_120", False), ("sm_90", False)])
-def test_intermediate_code_runs_on_anything_newer(gpu, entry, runs):
+def test_intermediate_code_runs_on_any_newer_card(gpu, entry, runs):
     gpu(10, 0, [entry])
     if runs:
         devices.check_gpu("auto")
@@ -104,7 +104,7 @@ def test_intermediate_code_runs_on_anything_newer(gpu, entry, runs):
             devices.check_gpu("auto")
 
 
-def test_a_v100_is_refused_with_the_install_command_that_fits(gpu):
+def test_a_v100_is_refused_with_the_right_install_command(gpu):
     gpu(7, 0, CU130, "Tesla V100-SXM2-32GB")
     with pytest.raises(ConfigError) as caught:
         devices.check_gpu("auto")
@@ -114,19 +114,19 @@ def test_a_v100_is_refused_with_the_install_command_that_fits(gpu):
     assert said.endswith("or take trainer=cpu")
 
 
-def test_a_new_card_is_pointed_to_the_new_builds(gpu):
+def test_the_message_on_a_new_card_points_to_the_new_builds(gpu):
     gpu(12, 0, CU126)
     with pytest.raises(ConfigError, match=r"--index-url https://download.pytorch.org/whl/cu130"):
         devices.check_gpu("auto")
 
 
-def test_a_card_that_is_not_used_is_not_refused(gpu):
+def test_an_unused_card_is_not_refused(gpu):
     gpu(7, 0, CU130)
     devices.check_gpu("cpu")
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
-def test_a_gpu_that_is_not_there_is_refused_with_what_can_be_taken(no_gpu, accelerator):
+def test_a_missing_gpu_is_refused_with_the_setting_to_use_instead(no_gpu, accelerator):
     with pytest.raises(ConfigError, match=f"got {accelerator}, but torch sees no GPU here; take trainer=cpu"):
         devices.check_gpu(accelerator)
 
@@ -145,7 +145,7 @@ def test_a_machine_without_a_gpu_is_not_refused(no_gpu):
         ({"NODE_RANK": "1"}, 1),
     ],
 )
-def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, number):
+def test_the_rank_is_known_before_torch_distributed_starts(monkeypatch, variables, number):
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -153,16 +153,16 @@ def test_the_rank_is_known_before_torch_distributed(monkeypatch, variables, numb
     assert devices.rank() == number
 
 
-def test_the_device_has_a_name(gpu):
+def test_a_gpu_is_reported_by_its_name(gpu):
     gpu(9, 0, name="NVIDIA H200")
     assert devices.device_name("auto") == "NVIDIA H200"
 
 
-def test_the_cpu_is_named_with_its_threads(no_gpu):
+def test_the_cpu_is_reported_with_its_number_of_threads(no_gpu):
     assert devices.device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"
 
 
-def test_it_says_why_fp16_was_chosen(gpu):
+def test_a_note_says_why_fp16_was_chosen(gpu):
     gpu(7, 0, name="Tesla V100-SXM2-32GB")
     assert devices.why_fp16() == (
         "precision: fp16 with a gradient scaler, since Tesla V100-SXM2-32GB (compute capability 7.0) has "
@@ -170,7 +170,7 @@ def test_it_says_why_fp16_was_chosen(gpu):
     )
 
 
-def test_a_machine_without_a_compiler_is_known_before_the_first_step(no_gpu, monkeypatch):
+def test_a_missing_compiler_is_detected_before_the_first_step(no_gpu, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", "g++-13")
     assert devices.why_no_compiler("cpu") == "there is no C++ compiler (g++-13; CXX may name another)"
@@ -194,7 +194,7 @@ def test_compiling_for_a_gpu_needs_triton(gpu, monkeypatch, works, capability, s
 
 
 def script(path: Path, lines: str) -> str:
-    """A program."""
+    """Write an executable script."""
     path.write_text(lines)
     path.chmod(0o755)
     return str(path)
@@ -202,7 +202,7 @@ def script(path: Path, lines: str) -> str:
 
 @pytest.fixture
 def works(tmp_path):
-    """A compiler that creates the file named by the last word of its command."""
+    """A fake compiler that creates the file named by its last argument."""
     return script(tmp_path / "works", "#!/bin/sh\nfor made; do :; done\n: > $made\n")
 
 
@@ -216,9 +216,7 @@ def works(tmp_path):
     ],
     ids=["fails", "is half installed", "makes nothing", "is no program"],
 )
-def test_a_compiler_that_is_there_and_does_not_work_is_known_too(
-    no_gpu, monkeypatch, tmp_path, lines, reason
-):
+def test_a_compiler_that_does_not_work_is_detected_too(no_gpu, monkeypatch, tmp_path, lines, reason):
     monkeypatch.setenv("CXX", script(tmp_path / "broken", lines))
     assert re.match(f"the C\\+\\+ compiler {reason}", devices.why_no_compiler("cpu"))
 
@@ -244,7 +242,7 @@ def test_compiling_for_a_gpu_needs_a_c_compiler(gpu, monkeypatch, works):
 
 
 @pytest.mark.parametrize("benchmark", [True, False, None])
-def test_the_settings_of_a_measurement_are_put_back(benchmark):
+def test_the_settings_of_a_measurement_are_restored(benchmark):
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
     with devices.arithmetic(tf32=True, benchmark=benchmark):
@@ -254,7 +252,7 @@ def test_the_settings_of_a_measurement_are_put_back(benchmark):
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("high", True), ("highest", False)])
-def test_tf32_is_allowed_for_convolutions_and_products_alike(precision, allowed):
+def test_tf32_is_allowed_for_both_convolutions_and_matrix_products(precision, allowed):
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
         devices.float32_matmul_precision(precision)

@@ -1,4 +1,4 @@
-"""What Lightning and torch say about a configuration that they cannot run, as one sentence for the user."""
+"""Errors of Lightning and torch about a configuration that they cannot run become one sentence."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from sr_lab.system import faults
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
 
 
 def train(folder: Path, *callbacks: lightning.Callback, **settings: float) -> None:
-    """Two steps, as `tasks.train` runs them."""
+    """Train for two steps as `tasks.train` does."""
     with faults.explained():
         trainer = tiny.trainer(folder, max_steps=2, callbacks=[*callbacks], limit_val_batches=0)
         trainer.fit(tiny.sr_module(**settings), tiny.data())
@@ -36,18 +36,18 @@ def train(folder: Path, *callbacks: lightning.Callback, **settings: float) -> No
     ],
     ids=["monitor", "swa"],
 )
-def test_a_callback_that_cannot_work_is_reported_in_a_sentence(tmp_path, callback, says):
+def test_a_callback_that_cannot_work_is_reported_in_one_sentence(tmp_path, callback, says):
     with pytest.raises(errors.ConfigError, match=f"^training: Lightning cannot do this: {says}"):
         train(tmp_path, callback)
 
 
-def test_a_learning_rate_too_large_for_the_network_is_reported_in_a_sentence(tmp_path):
+def test_a_learning_rate_that_is_too_large_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(errors.ConfigError, match="take a smaller learning_rate"):
         train(tmp_path, learning_rate=1e40)
 
 
 class Broken(torch.utils.data.Dataset):
-    """Its only image is broken."""
+    """A dataset whose only image is broken."""
 
     def __len__(self) -> int:
         return 1
@@ -57,6 +57,6 @@ class Broken(torch.utils.data.Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_broken_image_that_a_worker_meets_is_not_a_fault_of_the_machine():
+def test_a_broken_image_in_a_worker_is_not_reported_as_a_fault_of_the_machine():
     with pytest.raises(errors.DataError, match=r"^images: 'a.png' is broken$"), faults.explained():
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))

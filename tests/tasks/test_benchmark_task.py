@@ -14,7 +14,7 @@ from tests.conftest import compose
 
 @pytest.fixture
 def benchmarks(monkeypatch, tmp_path):
-    """Two groups; the ratio of the first can be set. Tables are stored in a folder of the test."""
+    """Two groups of benchmarks; a test can set the ratio of the first. Tables are stored in ``tmp_path``."""
     ratio = {"loader": 60.0}
     workspaces = []
 
@@ -47,7 +47,7 @@ def measure(folder, *overrides):
     return json.loads((folder / "benchmark.json").read_text())
 
 
-def test_no_figure_is_cut_where_the_terminal_is_narrow(benchmarks, tmp_path, capsys, monkeypatch):
+def test_no_figure_is_truncated_in_a_narrow_terminal(benchmarks, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     measure(tmp_path / "run")
     said = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_no_figure_is_cut_where_the_terminal_is_narrow(benchmarks, tmp_path, cap
     assert "…" not in said
 
 
-def test_figures_come_with_their_origin(benchmarks, tmp_path, capsys):
+def test_figures_are_stored_with_their_origin(benchmarks, tmp_path, capsys):
     table = measure(tmp_path / "run")
     assert table["loader.ratio_to_png"] == {"median": 60.0, "q1": 60.0, "q3": 60.0}
     assert {"device", "threads", "clocks", "commit", "versions", "date", "rounds"} <= set(table)
@@ -71,12 +71,12 @@ def test_figures_come_with_their_origin(benchmarks, tmp_path, capsys):
     assert [workspace.exists() for workspace in benchmarks["workspaces"]] == [False]
 
 
-def test_only_some_benchmarks_are_run(benchmarks, tmp_path):
+def test_only_the_named_benchmarks_run(benchmarks, tmp_path):
     assert set(speed.figures(measure(tmp_path / "run", "only=[ssim]"))) == {"ssim.ratio_to_skimage"}
     assert benchmarks["workspaces"] == []
 
 
-def test_an_unknown_benchmark_is_named(benchmarks, tmp_path):
+def test_an_unknown_benchmark_is_refused_by_name(benchmarks, tmp_path):
     with pytest.raises(
         ConfigError,
         match=r"only: .* 'sim'; allowed: .*; did you mean 'ssim'\?",
@@ -84,7 +84,7 @@ def test_an_unknown_benchmark_is_named(benchmarks, tmp_path):
         measure(tmp_path / "run", "only=[sim]")
 
 
-def test_a_ratio_that_fell_ends_with_1(benchmarks, tmp_path, capsys):
+def test_a_drop_in_a_ratio_gives_exit_code_1(benchmarks, tmp_path, capsys):
     measure(tmp_path / "run", "store=true")
     measure(tmp_path / "run")
     assert "no ratio of 3 is worse" in capsys.readouterr().out
@@ -95,7 +95,9 @@ def test_a_ratio_that_fell_ends_with_1(benchmarks, tmp_path, capsys):
     assert "worse by more than 10 %: loader.ratio_to_png: 50, stored 60: 17% lower" in capsys.readouterr().out
 
 
-def test_a_group_that_fails_does_not_lose_the_figures_of_the_rest(benchmarks, tmp_path, monkeypatch, capsys):
+def test_a_group_that_fails_does_not_lose_the_figures_of_the_other_groups(
+    benchmarks, tmp_path, monkeypatch, capsys
+):
     from sr_lab.speed import loader
 
     def broken(_):
@@ -119,7 +121,7 @@ def test_every_group_is_a_module_and_every_goal_belongs_to_a_benchmark():
         assert any(name.startswith(prefix) for name in names), pattern
 
 
-def test_the_folder_is_named_by_what_is_measured():
+def test_the_hash_in_the_name_of_the_folder_depends_on_what_is_measured():
     one, same, all_of_them = (
         identity.hash8(identity.identity(compose("task=benchmark", only)))
         for only in ("only=[ssim,loader]", "only=[loader,ssim]", "only=[]")

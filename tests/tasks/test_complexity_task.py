@@ -1,4 +1,4 @@
-"""``task=complexity`` measures what runs in the end; a sweep ends with a table, a csv and a picture."""
+"""``task=complexity`` measures the network as it runs after training; a sweep ends with a table and plot."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from tests.report_runs import values
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """Folder and output of a sweep over two networks, one of which the papers compare."""
+    """Folder and output of a sweep over two networks; papers list the PSNR of one of them."""
     folder = tmp_path_factory.mktemp("sweep")
     done = sr_lab(folder, "-m", "task=complexity", "trainer=cpu", "model=ecbsr_m4c16,srcnn", "scale=4")
     assert done.returncode == 0, done.stderr
@@ -32,13 +32,13 @@ def values_of(folder, name):
     return json.loads(metrics.read_text())
 
 
-def test_a_folded_network_is_counted(swept):
+def test_a_network_is_counted_after_folding(swept):
     values = values_of(swept[0], "ecbsr_m4c16")
     assert values["num_params"] == 11_840
     assert values["num_params_training"] > 2 * values["num_params"]
 
 
-def test_time_is_that_of_the_folded_network(monkeypatch, tmp_path):
+def test_the_time_is_measured_on_the_folded_network(monkeypatch, tmp_path):
     """The branches of an ECB would cost four times as much."""
     timed = []
     monkeypatch.setattr(complexity, "cpu_time", lambda network, scale: timed.append(network) or {})
@@ -49,17 +49,17 @@ def test_time_is_that_of_the_folded_network(monkeypatch, tmp_path):
     assert all(part.folded is not None for part in timed[0].modules() if isinstance(part, RepConv))
 
 
-def test_every_column_is_there(swept):
+def test_every_column_has_a_value(swept):
     values = values_of(swept[0], "srcnn")
     assert values["option"] == "srcnn"
     assert values["activations"] == (64 + 32 + 1) * 1280 * 720
-    assert values["peak_memory_bytes"] > 96 * 1280 * 720 * 4  # 64 and 32 maps at once
+    assert values["peak_memory_bytes"] > 96 * 1280 * 720 * 4  # 64 and 32 feature maps at the same time
     assert (
         values["cpu_s_per_megapixel_q1"] <= values["cpu_s_per_megapixel"] <= values["cpu_s_per_megapixel_q3"]
     )
 
 
-def test_a_sweep_ends_with_a_table_a_csv_and_a_picture(swept):
+def test_a_sweep_ends_with_a_table_a_csv_file_and_a_plot(swept):
     folder, out = swept
     with (folder / "complexity.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -69,7 +69,7 @@ def test_a_sweep_ends_with_a_table_a_csv_and_a_picture(swept):
     assert "CPU: eager float32 passes to 640x360 pixels" in out
 
 
-def test_costs_join_the_rows_that_are_trained(tmp_path, capsys):
+def test_costs_are_added_to_the_rows_of_trained_networks(tmp_path, capsys):
     row = {"table": {"paper": "two_strategies", "name": "table1"}, "sets": ("Set5",)}
     for name, label, own in (
         ("trained", "Baseline", {}),
@@ -92,7 +92,7 @@ def test_costs_join_the_rows_that_are_trained(tmp_path, capsys):
     assert names == ["Baseline (costs)", "Baseline"]
 
 
-def test_counting_leaves_the_network_as_it_is():
+def test_counting_leaves_the_network_unchanged():
     network = Entry("ecbsr_m4c16", 4).build()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     common.cost(network, 4)

@@ -1,4 +1,4 @@
-"""``task=report`` over run folders."""
+"""``task=report`` on run folders."""
 
 import csv
 import re
@@ -27,7 +27,7 @@ def run(place, *overrides):
     report.run(compose("task=report", f"runs='{place}'", *overrides), place, [])
 
 
-def test_the_table_is_printed_and_written_next_to_the_runs_in_every_form(place, capsys):
+def test_the_table_is_printed_and_written_next_to_the_runs_in_every_format(place, capsys):
     run(place)
     assert {path.name for path in place.iterdir() if path.is_file()} == {
         *("table.md", "table.csv", "table.tex", "table_paired.tex", "runs.csv", "report.html")
@@ -38,18 +38,18 @@ def test_the_table_is_printed_and_written_next_to_the_runs_in_every_form(place, 
     assert "results.csv" not in shown
 
 
-def test_a_report_needs_no_torch(place):
+def test_a_report_does_not_import_torch(place):
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", "task=report", f"runs='{place}'"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert (place / "report.html").is_file()
     assert not re.search(r"\| +(torch|lightning|wandb)$", done.stderr, re.MULTILINE)
 
 
-def test_zoomed_crops_of_the_kept_images_are_next_to_the_table_in_its_order(tmp_path):
+def test_zoomed_crops_of_the_saved_images_are_in_the_report_in_the_order_of_the_table(tmp_path):
     table = {"paper": "osffnet", "name": "table2"}
     for number, label in enumerate(
         ("111", "010", "000")
-    ):  # as their folders are called, not as the paper's rows
+    ):  # folders are in another order than the paper's rows
         pictures.run_folder(tmp_path, f"{number}", row=label, table=table, images=("one",))
     report.run(compose("task=report", f"runs='{tmp_path}'"), tmp_path, [])
     written = {path.name for path in (tmp_path / "crops").iterdir()}
@@ -58,16 +58,16 @@ def test_zoomed_crops_of_the_kept_images_are_next_to_the_table_in_its_order(tmp_
     assert [row["method"] for row in rows] == ["HR", "bicubic", "000", "010", "111"]
     page = (tmp_path / "report.html").read_text()
     assert '<figure class="crops">' in page
-    assert len(find_runs(tmp_path)) == 3  # what it has written is not a run
+    assert len(find_runs(tmp_path)) == 3  # the files of the report are not a run
 
 
-def test_the_baseline_is_the_one_named(place):
+def test_the_baseline_is_the_row_that_is_named(place):
     run(place, "baseline='111'")
     lines = csv.DictReader((place / "table.csv").read_text().splitlines())
     assert {line["baseline"] for line in lines if line["row"] == "000"} == {"111"}
 
 
-def test_results_of_the_paper_are_written_when_asked(place, tmp_path, monkeypatch, capsys):
+def test_results_for_the_paper_are_written_on_request(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "experiments_dir", lambda: tmp_path / "papers")
     run(place, "write_results=true")
     (line,) = [

@@ -21,7 +21,7 @@ from tests.datasets.test_images import save_png16
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with a colour image, and in a sub-folder a grey one of 16 bit and one with transparency."""
+    """A folder with a colour image, and a sub-folder with a 16-bit grey image and a transparent one."""
     drawn = np.random.default_rng(0)
     folder = tmp_path / "photos"
     (folder / "deep" / ".hidden").mkdir(parents=True)
@@ -72,7 +72,7 @@ def weights(path, seed):
 SMALL = ("model=ecbsr_m4c16", "scale=2")
 
 
-def test_a_file_is_upscaled_as_sr_lab_upscale_does(photos, tmp_path):
+def test_a_file_is_upscaled_exactly_as_by_sr_lab_upscale(photos, tmp_path):
     ckpt = weights(tmp_path / "weights.pth", 1)
     run(photos / "colour.JPG", tmp_path / "big", *SMALL, ckpt=ckpt)
     network = Entry("ecbsr_m4c16", 2).build()
@@ -95,7 +95,7 @@ def test_results_of_the_same_image_and_network_are_skipped(photos, tmp_path, cap
     assert (output / "colour_x3.png").stat().st_mtime_ns != before
 
 
-def test_a_result_of_another_network_or_image_is_named_and_stays(photos, tmp_path, capsys):
+def test_a_result_of_another_network_or_image_is_reported_and_kept(photos, tmp_path, capsys):
     source, result = photos / "colour.JPG", tmp_path / "big" / "colour_x2.png"
     one, other = weights(tmp_path / "one.pth", 1), weights(tmp_path / "other.pth", 2)
     run(source, result.parent, *SMALL, ckpt=one)
@@ -123,7 +123,7 @@ def test_a_result_of_another_network_or_image_is_named_and_stays(photos, tmp_pat
         assert image.mode == "RGBA"
 
 
-def test_a_stamp_is_the_same_anywhere(photos, tmp_path):
+def test_a_stamp_does_not_depend_on_the_folder(photos, tmp_path):
     run(photos, tmp_path / "big")
     elsewhere = photos.rename(tmp_path / "elsewhere")
     run(elsewhere, tmp_path / "again")
@@ -145,7 +145,7 @@ def test_a_broken_image_does_not_stop_the_rest(photos, tmp_path, capsys):
     assert "3 of 4 upscaled" in said
 
 
-def test_results_within_the_input_are_not_upscaled_again(photos):
+def test_results_inside_the_input_folder_are_not_upscaled_again(photos):
     run(photos, photos / "big")
     before = below(photos)
     run(photos, photos / "big")
@@ -161,12 +161,12 @@ def test_results_next_to_the_images_are_not_upscaled_again(photos):
     assert below(photos) == before
 
 
-def test_images_below_the_output_are_upscaled(photos):
+def test_images_below_the_output_folder_are_upscaled(photos):
     run(photos / "deep", photos)
     assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
 
 
-def test_images_with_the_same_result_do_not_stop_the_rest(photos, tmp_path, capsys):
+def test_images_with_the_same_output_path_do_not_stop_the_rest(photos, tmp_path, capsys):
     twin = photos / "colour.png"
     twin.write_bytes((photos / "colour.JPG").read_bytes())
     with pytest.raises(SystemExit):
@@ -178,7 +178,7 @@ def test_images_with_the_same_result_do_not_stop_the_rest(photos, tmp_path, caps
 
 
 class Hungry(nn.Module):
-    """Runs out of memory on images with more LR pixels than these."""
+    """Runs out of memory on images with more than ``pixels`` LR pixels."""
 
     scale = 2
     colour = "rgb"
@@ -202,7 +202,7 @@ def drawn(path, *sizes):
     return {image: path / f"big_{image.name}" for image in sorted(path.iterdir())}
 
 
-def test_an_image_that_fills_the_memory_is_reported_and_the_rest_are_upscaled(tmp_path):
+def test_an_image_too_large_for_memory_is_reported_and_the_rest_are_upscaled(tmp_path):
     jobs = drawn(tmp_path / "photos", (20, 20), (200, 200), (20, 21))
     failed = upscale.upscale_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
     assert failed == {
@@ -212,7 +212,7 @@ def test_an_image_that_fills_the_memory_is_reported_and_the_rest_are_upscaled(tm
     assert [output.is_file() for output in jobs.values()] == [True, False, True]
 
 
-def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, capsys):
+def test_an_image_too_large_for_memory_is_upscaled_in_smaller_tiles(tmp_path, capsys):
     (job,) = drawn(tmp_path / "photos", (500, 500)).items()
     network = Hungry(150_000).eval()
     assert upscale.upscale_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
@@ -222,7 +222,7 @@ def test_an_image_that_fills_the_memory_is_taken_in_smaller_tiles(tmp_path, caps
         assert np.array_equal(np.asarray(image), np.asarray(sr_lab.upscale(job[0], network)))
 
 
-def test_an_error_of_a_network_is_not_taken_for_a_full_memory(tmp_path):
+def test_an_error_of_a_network_is_not_reported_as_lack_of_memory(tmp_path):
     with pytest.raises(RuntimeError, match="expected input"):
         upscale.upscale_all(
             drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), ""
@@ -237,13 +237,13 @@ def test_a_result_that_cannot_be_written_does_not_stop_the_rest(tmp_path):
     assert jobs[last].is_file()
 
 
-def test_less_depth_is_noted(tmp_path, capsys):
+def test_a_loss_of_bit_depth_is_noted(tmp_path, capsys):
     path = save_png16(tmp_path / "deep.png", np.full((5, 6, 3), 40000, np.uint16), 2)
     run(path, tmp_path / "big")
     assert f"note: {path}: 16 bits become 8" in capsys.readouterr().out
 
 
-def test_a_list_of_inputs(photos, tmp_path):
+def test_the_input_may_be_a_list(photos, tmp_path):
     run(f"[{photos / 'colour.JPG'},{photos / 'deep'}]", tmp_path / "big")
     assert below(tmp_path / "big") == ["colour_x3.png", "grey_x3.png", "layer_x3.png"]
 
@@ -262,12 +262,12 @@ def test_a_network_needs_its_weights(photos, tmp_path):
 
 
 @pytest.mark.parametrize("tile", ["0", "some", "1.5"])
-def test_an_unknown_tile_is_refused(photos, tmp_path, tile):
+def test_an_invalid_value_of_tile_is_refused(photos, tmp_path, tile):
     with pytest.raises(ConfigError, match="tile"):
         run(photos, tmp_path, f"tile={tile}")
 
 
-def test_a_tiled_image_says_so(tmp_path, capsys):
+def test_tiling_of_an_image_is_reported(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 110, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     ckpt = weights(tmp_path / "weights.pth", 1)
@@ -275,7 +275,7 @@ def test_a_tiled_image_says_so(tmp_path, capsys):
     assert "tiled: 60x110 pixels in tiles of 60x96, overlapping by 6; equal" in capsys.readouterr().out
 
 
-def test_the_command_line_leaves_images_and_nothing_else(photos, tmp_path):
+def test_the_command_line_writes_images_and_nothing_else(photos, tmp_path):
     arguments = ("task=upscale", "model=bicubic", "scale=2", "trainer=cpu", f"input={photos}", "output=big")
     done = command(tmp_path / "work", *arguments)
     assert done.returncode == 0, done.stderr
@@ -286,7 +286,7 @@ def test_the_command_line_leaves_images_and_nothing_else(photos, tmp_path):
     assert done.stdout == "3 of 3 upscaled into big\n"
 
 
-def test_a_result_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
+def test_a_result_is_written_while_the_next_image_is_computed(tmp_path, monkeypatch):
     jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
     (result, _), overlaps = jobs.values(), []
     network, second, write = Hungry(999), threading.Event(), upscale._write
@@ -300,10 +300,10 @@ def test_a_result_is_written_while_the_next_is_computed(tmp_path, monkeypatch):
     assert upscale.upscale_all(jobs, Tiled(network), "a maker") == {}
     assert overlaps == [True, True]
     written = result.read_bytes()
-    assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib's mark of levels 2 to 5
+    assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib header for levels 2 to 5
 
 
 @pytest.mark.parametrize("task", ["upscale", "prepare", "shard", "doctor"])
-def test_the_help_has_an_example_of_a_task_for_files(task):
+def test_the_help_has_an_example_of_each_task_that_works_on_files(task):
     help_page = (Path(__file__).parents[2] / "conf" / "config.yaml").read_text()
     assert f"\n        python -m sr_lab task={task} " in help_page

@@ -25,13 +25,13 @@ NETWORKS = [
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """A hundredth of a second for each."""
+    """Measure each setting for only a hundredth of a second."""
     monkeypatch.setattr(autotune, "_SECONDS", 0.01)
 
 
 @pytest.fixture
 def instant(monkeypatch):
-    """Nothing is measured: every setting takes a second."""
+    """Replace the measurement: every setting takes one second."""
     monkeypatch.setattr(autotune, "_measure", lambda steps: dict.fromkeys(steps, 1.0))
 
 
@@ -51,7 +51,7 @@ def chosen(network: nn.Module, folder: Path, **changed: object) -> Choice:
 
 
 @pytest.mark.parametrize(("model", "sizes"), NETWORKS)
-def test_the_fastest_measured_setting_is_chosen_and_kept(tmp_path, model, sizes):
+def test_the_fastest_measured_setting_is_chosen_and_stored(tmp_path, model, sizes):
     choice = chosen(model(scale=2, **sizes), tmp_path)
     assert set(choice.seconds) == {"plain", "channels_last"}
     assert choice.seconds[str(choice.setting)] == min(choice.seconds.values())
@@ -88,13 +88,13 @@ def test_another_network_batch_or_precision_is_measured_again(tmp_path, instant,
 
 
 def test_another_processor_is_measured_again(tmp_path, instant, monkeypatch):
-    first = chosen(tiny.TinyNet(), tmp_path)  # the folder may be one for many machines
+    first = chosen(tiny.TinyNet(), tmp_path)  # many machines may share the folder
     monkeypatch.setattr(autotune, "processor", lambda: "another")
     assert chosen(tiny.TinyNet(), tmp_path).file != first.file
 
 
-def test_the_slower_setting_is_not_taken(tmp_path, monkeypatch):
-    times = iter([1.0, 1.0] + [3.0, 2.0] * 5)  # to learn how often to repeat, then round by round
+def test_the_slower_setting_is_not_chosen(tmp_path, monkeypatch):
+    times = iter([1.0, 1.0] + [3.0, 2.0] * 5)  # two runs set the repetitions, then five rounds
     monkeypatch.setattr(autotune, "_seconds", lambda *_: next(times))
     choice = chosen(tiny.TinyNet(), tmp_path)
     assert choice.setting == Setting(channels_last=True)
@@ -103,13 +103,13 @@ def test_the_slower_setting_is_not_taken(tmp_path, monkeypatch):
     )
 
 
-def test_one_slow_minute_does_not_decide(tmp_path, monkeypatch):
+def test_a_few_slow_measurements_do_not_decide(tmp_path, monkeypatch):
     times = iter([1.0, 1.0] + [2.0, 3.0] * 3 + [90.0, 3.0] * 2)
     monkeypatch.setattr(autotune, "_seconds", lambda *_: next(times))
     assert chosen(tiny.TinyNet(), tmp_path).setting == Setting()
 
 
-def test_the_network_and_the_random_numbers_stay_as_they_were(tmp_path):
+def test_the_network_and_the_random_state_stay_unchanged(tmp_path):
     class Noisy(tiny.TinyNet):
         def forward(self, lr: Tensor) -> Tensor:
             return super().forward(lr + torch.rand_like(lr))
@@ -130,13 +130,13 @@ class NoChannelsLast(tiny.TinyNet):
         return super().forward(lr)
 
 
-def test_a_setting_that_does_not_run_is_left_out(tmp_path):
+def test_a_setting_that_fails_is_left_out(tmp_path):
     choice = chosen(NoChannelsLast(), tmp_path)
     assert set(choice.seconds) == {"plain"}
     assert choice.setting == Setting()
 
 
-def test_a_network_that_does_not_run_at_all_says_so(tmp_path):
+def test_the_error_of_a_network_that_always_fails_is_raised(tmp_path):
     class Broken(nn.Module):
         def forward(self, lr: Tensor) -> Tensor:
             raise RuntimeError("broken")
@@ -145,7 +145,7 @@ def test_a_network_that_does_not_run_at_all_says_so(tmp_path):
         chosen(Broken(), tmp_path)
 
 
-def test_a_second_process_waits_for_the_first_and_reads_what_it_has_found(tmp_path, monkeypatch):
+def test_a_second_process_waits_for_the_first_and_reads_its_result(tmp_path, monkeypatch):
     measuring, calls = threading.Event(), []
 
     def slowly(steps: dict[str, object]) -> dict[str, float]:
@@ -166,7 +166,7 @@ def test_a_second_process_waits_for_the_first_and_reads_what_it_has_found(tmp_pa
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"seconds": {}}', '{"seconds": {"other": 1}}', '{"seconds": 1}']
 )
-def test_a_damaged_file_is_measured_again(tmp_path, instant, content):
+def test_a_damaged_file_leads_to_a_new_measurement(tmp_path, instant, content):
     first = chosen(tiny.TinyNet(), tmp_path)
     first.file.write_text(content)
     assert chosen(tiny.TinyNet(), tmp_path).measured
@@ -175,7 +175,7 @@ def test_a_damaged_file_is_measured_again(tmp_path, instant, content):
 
 @pytest.mark.parametrize("benchmark", [True, False])
 @pytest.mark.parametrize("tf32", [True, False])
-def test_the_network_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark):
+def test_the_network_is_measured_with_the_settings_of_its_training(tmp_path, tf32, benchmark):
     seen = set()
 
     class Watch(tiny.TinyNet):
@@ -190,12 +190,12 @@ def test_the_network_is_measured_as_it_will_be_trained(tmp_path, tf32, benchmark
 
 @pytest.fixture(scope="module")
 def config():
-    """The configuration of a training that tunes."""
+    """The configuration of a training with autotuning."""
     return compose("trainer=cpu", "trainer.autotune=true")
 
 
 def form(config: TrainConfig, **changed: object) -> None:
-    """Choose the form of the network, with other settings of the trainer."""
+    """Call `build.form` with changed settings of the trainer."""
     trainer = config.trainer.model_copy(update=changed)
     build.form(config.model_copy(update={"trainer": trainer}), tiny.TinyNet(), 16, print)
 
@@ -209,7 +209,7 @@ def form(config: TrainConfig, **changed: object) -> None:
         ({"benchmark": False}, (True, False)),
     ],
 )
-def test_a_training_tunes_with_its_own_switches(config, tmp_path, monkeypatch, changed, switches):
+def test_autotuning_uses_the_switches_of_the_training(config, tmp_path, monkeypatch, changed, switches):
     asked = {}
 
     def noted(*_: object, **named: object) -> Choice:
@@ -222,7 +222,7 @@ def test_a_training_tunes_with_its_own_switches(config, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a_layout_that_was_asked_for_and_is_not_taken_is_named(config, tmp_path, monkeypatch, capsys, wanted):
+def test_a_requested_layout_that_is_not_chosen_is_named(config, tmp_path, monkeypatch, capsys, wanted):
     found = Choice(Setting(), {"plain": 1.0}, tmp_path, measured=True)
     monkeypatch.setattr(build, "choose", lambda *_, **__: found)
     form(config, channels_last=wanted)
@@ -235,14 +235,14 @@ def test_several_machines_are_refused_since_they_may_choose_differently(config):
         form(config, num_nodes=2)
 
 
-def test_several_machines_are_refused_too_where_slurm_starts_the_processes(config, monkeypatch):
+def test_several_machines_are_refused_even_if_slurm_starts_the_processes(config, monkeypatch):
     for name, value in {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "job"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"trainer\.autotune: measures on one machine, got 2"):
         form(config)
 
 
-def test_there_are_four_combinations_with_a_compiler_and_two_without():
+def test_there_are_four_combinations_with_a_compiler_and_two_without_it():
     assert [str(setting) for setting in settings(compile=True)] == [
         "plain",
         "channels_last",
@@ -252,7 +252,7 @@ def test_there_are_four_combinations_with_a_compiler_and_two_without():
     assert [str(setting) for setting in settings(compile=False)] == ["plain", "channels_last"]
 
 
-def test_channels_last_reaches_the_features_and_keeps_the_names():
+def test_channels_last_applies_to_the_features_and_keeps_the_names_of_the_weights():
     network = Setting(channels_last=True).apply(tiny.TinyNet())
     assert network.head(torch.rand(1, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
     assert set(network.state_dict()) == set(tiny.TinyNet().state_dict())

@@ -1,4 +1,4 @@
-"""Parts of resuming that the killed runs of ``tests/reliability`` do not reach."""
+"""Parts of resuming that the killed runs in ``tests/reliability`` do not cover."""
 
 import random
 import shutil
@@ -20,7 +20,7 @@ from sr_lab.training.resume import check_resume
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
     pytest.mark.filterwarnings(r"ignore:Checkpoint directory .* exists and is not empty"),
@@ -37,7 +37,7 @@ def train(
     plugins: Sequence[object] = (),
     **settings: object,
 ) -> None:
-    """A validation and a checkpoint every two steps; resumes like ``task=train``."""
+    """Train with a validation and a checkpoint every two steps; resume like ``task=train``."""
     images, kept = tiny.Images("A", 1), folder / "checkpoints"
     trainer = tiny.trainer(
         folder,
@@ -59,7 +59,7 @@ def saved(folder: Path, name: str) -> dict[str, object]:
     return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
+def test_the_last_two_checkpoints_and_the_best_one_are_kept(tmp_path):
     train(tmp_path, 6)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         *("best.ckpt", "last.ckpt", "previous.ckpt")
@@ -67,12 +67,12 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
     assert [saved(tmp_path, name)["global_step"] for name in ("previous", "last")] == [4, 6]
 
 
-def test_the_last_checkpoint_is_saved_when_validation_gets_no_better(tmp_path):
+def test_the_last_checkpoint_is_saved_even_if_validation_does_not_improve(tmp_path):
     train(tmp_path, 6, rate=0.0)
     assert [saved(tmp_path, name)["global_step"] for name in ("best", "previous", "last")] == [2, 4, 6]
 
 
-def test_the_best_score_is_known_after_the_folder_was_moved(tmp_path):
+def test_the_best_score_is_known_after_the_folder_has_moved(tmp_path):
     train(tmp_path / "here", 4, rate=0.0)
     best = (tmp_path / "here" / "checkpoints" / "best.ckpt").read_bytes()
     shutil.move(tmp_path / "here", tmp_path / "there")
@@ -80,7 +80,7 @@ def test_the_best_score_is_known_after_the_folder_was_moved(tmp_path):
     assert saved(tmp_path / "there", "last")["global_step"] == 8
     assert (
         tmp_path / "there" / "checkpoints" / "best.ckpt"
-    ).read_bytes() == best  # an equal score is no better
+    ).read_bytes() == best  # an equal score is not better
     assert not (tmp_path / "here").exists()
 
 
@@ -96,15 +96,15 @@ def test_the_score_of_a_plateau_is_known_after_a_resume(tmp_path):
     assert any(score is not None for score in scores("whole"))
 
 
-def test_losses_that_wait_for_their_row_are_part_of_a_checkpoint(tmp_path):
+def test_losses_that_are_not_yet_in_a_row_are_part_of_a_checkpoint(tmp_path):
     def train_with_record(name: str, *callbacks: object, ckpt: str | None = None) -> list[str]:
-        """The losses of the record, a row every three steps."""
+        """Train with a row every three steps; return the losses of the record."""
         path = tmp_path / name / "metrics.csv"
         train(tmp_path / name, 6, Record(path, Speed(batch_size=2), interval=3), *callbacks, ckpt=ckpt)
         return [row["train/loss"] for row in whole_rows(path) if row["train/loss"]]
 
     class DiedError(Exception):
-        """After the checkpoint of step 4, whose loss belongs to the row of step 6."""
+        """Raised after the checkpoint of step 4, whose loss belongs to the row of step 6."""
 
     class Die(lightning.Callback):
         def on_train_batch_start(self, trainer, *_: object) -> None:
@@ -118,7 +118,7 @@ def test_losses_that_wait_for_their_row_are_part_of_a_checkpoint(tmp_path):
     assert parts == train_with_record("whole")
 
 
-def test_each_generator_continues_where_it_was(tmp_path):
+def test_each_random_generator_continues_from_its_saved_state(tmp_path):
     drawn = []
 
     def draw() -> tuple[float, ...]:
@@ -171,7 +171,7 @@ def test_a_write_that_fails_keeps_the_old_checkpoint_and_leaves_nothing_behind(t
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_checkpoint_is_whole_before_it_has_its_name(tmp_path, monkeypatch):
+def test_a_checkpoint_is_complete_before_it_gets_its_name(tmp_path, monkeypatch):
     seen = []
 
     def replace(source, target) -> None:
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_whole_before_it_has_its_name(tmp_path, monkeypatch):
     assert seen == [({"step": 1}, True)]
 
 
-# What a killed process leaves behind
+# Files that a killed process leaves behind
 
 
 def test_only_our_own_temporary_files_are_removed(tmp_path):
@@ -201,7 +201,7 @@ def test_only_our_own_temporary_files_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
-def test_an_attempt_removes_what_a_killed_one_left_and_only_where_a_run_writes(tmp_path):
+def test_an_attempt_removes_leftovers_of_a_killed_attempt_only_in_folders_where_a_run_writes(tmp_path):
     name = ".a." + "0" * 32 + ".tmp"
     folder = RunFolder(tmp_path)
     removed = [tmp_path, folder.checkpoints, folder.images / "Set5"]
@@ -213,7 +213,7 @@ def test_an_attempt_removes_what_a_killed_one_left_and_only_where_a_run_writes(t
     assert (tmp_path / "wandb" / name).exists()
 
 
-def test_rows_that_were_cut_or_damaged_are_left_out(tmp_path):
+def test_truncated_or_damaged_rows_are_left_out(tmp_path):
     record = tmp_path / "metrics.csv"
     record.write_bytes(
         b"step,time,train/loss\r\n1,5.0,0.5\r\n\x00\x00\x00\x00\r\n2,6\r\n\xff,7.0,1\r\n3,8.0,0.25\r\n"
@@ -223,11 +223,11 @@ def test_rows_that_were_cut_or_damaged_are_left_out(tmp_path):
     assert [row["step"] for row in whole_rows(record)] == ["1", "3"]
 
 
-def test_a_record_that_is_not_there_has_no_rows(tmp_path):
+def test_a_missing_record_has_no_rows(tmp_path):
     assert whole_rows(tmp_path / "metrics.csv") == []
 
 
-def test_replacing_keeps_what_was_there_under_another_name(tmp_path):
+def test_replacing_a_file_keeps_the_old_one_under_another_name(tmp_path):
     for content in (b"1", b"2", b"3"):
         with files.replacing(tmp_path / "a", keep="b") as file:
             file.write(content)

@@ -8,7 +8,7 @@ from sr_lab.training.data_module import ImageLoader, RankShare, StreamSampler
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
@@ -20,7 +20,7 @@ def batches(count: int, *, batch_size: int, rank: int = 0, world: int = 1, first
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 5, 7, 16])
-def test_the_ranks_together_see_the_batch_of_one_process(world):
+def test_the_ranks_together_read_the_batch_of_one_process(world):
     alone = batches(5, batch_size=12)
     together = [batches(5, batch_size=12, rank=rank, world=world) for rank in range(world)]
     for number, batch in enumerate(alone):
@@ -48,10 +48,10 @@ def test_a_stream_resumed_at_a_step_continues_as_if_never_interrupted(step, worl
         assert resumed == whole[step:]
 
 
-def test_where_a_stream_starts_is_asked_when_it_is_iterated():
+def test_the_start_of_a_stream_is_determined_when_its_iteration_begins():
     stands_at = [0]
     sampler = StreamSampler(lambda: stands_at[0], batch_size=2, rank=0, world=1)
-    stands_at[0] = 10  # a checkpoint is restored after the loader has been made
+    stands_at[0] = 10  # a checkpoint is restored after the loader is created
     assert next(iter(sampler)) == [10, 11]
 
 
@@ -69,14 +69,14 @@ def test_a_rank_without_images_takes_part_in_the_loop():
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(5, 2), (1, 2), (6, 4)])
-def test_a_batch_that_does_not_divide_is_refused(tmp_path, batch_size, accumulate):
+def test_a_batch_that_does_not_divide_evenly_is_refused(tmp_path, batch_size, accumulate):
     data = tiny.data(batch_size=batch_size, accumulate=accumulate)
     data.trainer = tiny.trainer(tmp_path)
     with pytest.raises(ConfigError, match=f"got {batch_size} for 1 x {accumulate}; take a multiple"):
         data.train_dataloader()
 
 
-def test_the_batch_size_is_the_total_over_accumulated_batches(tmp_path):
+def test_the_batch_size_counts_all_accumulated_batches(tmp_path):
     patches = tiny.Patches()
     tiny.trainer(tmp_path, max_steps=2, limit_val_batches=0, accumulate_grad_batches=2).fit(
         tiny.sr_module(), tiny.data(train=patches, batch_size=4, accumulate=2)
@@ -84,7 +84,7 @@ def test_the_batch_size_is_the_total_over_accumulated_batches(tmp_path):
     assert patches.asked[:4] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def test_a_training_resumed_in_mid_stream_asks_for_the_next_samples(tmp_path):
+def test_a_resumed_training_reads_the_next_samples_of_the_stream(tmp_path):
     def fit(steps: int, checkpoint: str | None) -> list[list[int]]:
         patches = tiny.Patches()
         trainer = tiny.trainer(tmp_path, max_steps=steps, limit_val_batches=0)
@@ -96,7 +96,7 @@ def test_a_training_resumed_in_mid_stream_asks_for_the_next_samples(tmp_path):
     assert fit(4, str(tmp_path / "a.ckpt"))[:2] == [[4, 5], [6, 7]]
 
 
-def test_workers_do_not_change_what_is_read(tmp_path):
+def test_workers_do_not_change_which_samples_are_read(tmp_path):
     def fit(workers: int) -> torch.Tensor:
         module = tiny.sr_module()
         tiny.trainer(tmp_path, max_steps=3, limit_val_batches=0).fit(module, tiny.data(num_workers=workers))
@@ -105,7 +105,7 @@ def test_workers_do_not_change_what_is_read(tmp_path):
     torch.testing.assert_close(fit(0), fit(2), rtol=0, atol=0)
 
 
-def test_images_come_one_by_one_with_what_measuring_needs(tmp_path):
+def test_images_come_one_by_one_with_the_data_that_metrics_need(tmp_path):
     images = tiny.Images("A", 2)
     data = tiny.data(val=[images], test=[images])
     data.trainer = tiny.trainer(tmp_path)
@@ -118,7 +118,7 @@ def test_images_come_one_by_one_with_what_measuring_needs(tmp_path):
 
 
 class Counted(tiny.Images):
-    """Remembers which images were read."""
+    """Records which images are read."""
 
     def __init__(self, count: int) -> None:
         super().__init__("A", count)
@@ -133,7 +133,7 @@ def loader(images: tiny.Images, **settings: int) -> ImageLoader:
     return ImageLoader(RankShare(images, rank=0, world=1), **settings)
 
 
-def test_a_gpu_that_does_not_train_pins_nothing(monkeypatch, tmp_path):
+def test_memory_is_not_pinned_for_a_gpu_that_does_not_train(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     images = tiny.Images("A", 1)
     data = tiny.data(val=[images], test=[images])
@@ -147,7 +147,7 @@ def test_a_gpu_that_does_not_train_pins_nothing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
-def test_images_that_are_read_ahead_come_in_order_and_only_once(count):
+def test_prefetched_images_come_in_order_and_only_once(count):
     images = Counted(count)
     batches = list(loader(images))
     assert [batch["name"] for batch in batches] == [f"image{k}" for k in range(count)]
@@ -155,7 +155,7 @@ def test_images_that_are_read_ahead_come_in_order_and_only_once(count):
     assert sorted(images.read) == list(range(count))
 
 
-def test_no_more_images_are_in_memory_than_are_being_worked_on():
+def test_only_a_few_images_are_prefetched():
     images = Counted(40)
     passing = iter(loader(images))
     for _ in range(3):
@@ -174,7 +174,7 @@ def test_validation_images_are_read_once():
     )
 
 
-def test_images_beyond_the_bound_are_read_at_every_pass():
+def test_images_beyond_the_memory_limit_are_read_at_every_pass():
     images = Counted(9)
     size = 3 * 24 * 28 + 4 * 3 * 12 * 14  # uint8 and float32
     kept = loader(images, keep=4 * size + size // 2)
@@ -183,7 +183,7 @@ def test_images_beyond_the_bound_are_read_at_every_pass():
     assert sorted(images.read) == sorted([*range(9), *range(4, 9), *range(4, 9)])
 
 
-def test_an_image_that_cannot_be_read_stops_the_pass_where_it_would_have_come():
+def test_an_image_that_cannot_be_read_stops_the_pass_at_its_position():
     class Broken(tiny.Images):
         def __getitem__(self, index: int) -> dict[str, object]:
             if index == 2:

@@ -13,14 +13,14 @@ from sr_lab.training.lit_module import Measured
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
 
 
 def example(folder: Path, *, size: int = 8, height: int = 24, width: int = 30, channels: int = 3) -> Measured:
-    """Save the strip of one random image under ``folder``."""
+    """Save the strip for one random image below ``folder``."""
     torch.manual_seed(0)
     hr = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
     outputs: Measured = {
@@ -39,7 +39,7 @@ def example(folder: Path, *, size: int = 8, height: int = 24, width: int = 30, c
 
 
 def panes(file: Path, size: int) -> list[np.ndarray]:
-    """The five crops of a strip, with two white columns between them."""
+    """Split a strip into its five crops, which two white columns separate."""
     pixels = np.asarray(Image.open(file))
     assert pixels.shape == (size, 5 * size + 8, 3)
     for number in range(1, 5):
@@ -48,15 +48,15 @@ def panes(file: Path, size: int) -> list[np.ndarray]:
 
 
 def middle(image: Tensor, top: int, left: int, size: int) -> np.ndarray:
-    """A crop as 8-bit pixels."""
+    """A crop of an image in 8-bit pixels."""
     crop = image[0, :, top : top + size, left : left + size].float()
     return (crop.clamp(0, 1) * 255 + 0.5).floor().byte().permute(1, 2, 0).numpy()
 
 
-def test_the_strip_shows_lr_bicubic_sr_hr_and_error_of_the_middle(tmp_path):
+def test_the_strip_shows_the_middle_of_lr_bicubic_sr_hr_and_error(tmp_path):
     shown = example(tmp_path)
     lr, bicubic, sr, hr, error = panes(tmp_path / "Set_photo.png", 8)
-    top, left = 8, 8  # (24 - 8) / 2: the image is 24x30, of which a multiple of 24 counts
+    top, left = 8, 8  # (24 - 8) / 2: the 24x30 image is cropped to a multiple of 24
     assert np.array_equal(hr, middle(shown["hr"] / 255, top, left, 8))
     assert np.array_equal(sr, middle(shown["sr"], top, left, 8))
     assert np.array_equal(bicubic, middle(shown["bicubic"], top, left, 8))
@@ -71,7 +71,7 @@ def test_a_crop_is_not_larger_than_the_image(tmp_path):
 
 
 @pytest.mark.parametrize(("height", "width"), [(95, 119), (96, 121), (100, 151)])
-def test_the_strip_is_of_the_same_place_at_each_scale(tmp_path, height, width):
+def test_the_strip_shows_the_same_position_at_each_scale(tmp_path, height, width):
     photo = tiny.Images("Set", 1, height=height, width=width).hr[0]
     crops = []
     for scale in (2, 3, 4, 8):
@@ -94,7 +94,7 @@ def test_the_strip_is_of_the_same_place_at_each_scale(tmp_path, height, width):
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("lr", 1), ("bicubic", 1), ("sr", 1), ("hr", 255)])
-def test_the_first_images_are_kept_whole_as_they_were_measured(tmp_path, kind, factor):
+def test_the_first_images_are_saved_complete_as_they_were_measured(tmp_path, kind, factor):
     kept = example(tmp_path)
     shown = np.asarray(Image.open(saved_images.place(tmp_path, "Set", "photo", kind)))
     height, width = kept[kind].shape[-2:]
@@ -103,7 +103,7 @@ def test_the_first_images_are_kept_whole_as_they_were_measured(tmp_path, kind, f
 
 
 @pytest.mark.parametrize(("count", "kept"), [(5, 5), (6, 1)])
-def test_a_small_set_is_kept_whole(tmp_path, count, kept):
+def test_all_images_of_a_small_set_are_saved(tmp_path, count, kept):
     images = tiny.Images("A", count)
     tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", count=1, size=8)]).test(
         tiny.sr_module(test=[images]), datamodule=tiny.data(test=[images]), verbose=False
@@ -111,13 +111,13 @@ def test_a_small_set_is_kept_whole(tmp_path, count, kept):
     assert len(list((tmp_path / "images" / "A").glob("*.sr.png"))) == kept
 
 
-def test_a_network_for_luma_has_a_strip_too(tmp_path):
+def test_a_luma_network_gets_a_strip_too(tmp_path):
     example(tmp_path, channels=1)
     assert (tmp_path / "Set_photo.png").is_file()
 
 
 @pytest.mark.parametrize(("count", "shown"), [(1, ["A0", "B0"]), (3, ["A0", "A1", "B0", "B1"])])
-def test_the_first_images_of_each_set_are_shown(tmp_path, count, shown):
+def test_the_first_images_of_each_set_get_strips(tmp_path, count, shown):
     sets = [tiny.Images("A", 2), tiny.Images("B", 2)]
     tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", count=count, size=8)]).test(
         tiny.sr_module(test=sets), datamodule=tiny.data(test=sets), verbose=False

@@ -13,14 +13,14 @@ from sr_lab.training.data_module import ImageLoader, RankShare
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
 
 
 class Rates(lightning.Callback):
-    """The learning rate that each optimizer step was made with."""
+    """Records the learning rate of each optimizer step."""
 
     def __init__(self) -> None:
         self.taken: list[float] = []
@@ -30,7 +30,7 @@ class Rates(lightning.Callback):
 
 
 def rates(folder, steps: int, steps_per_unit: float, **settings: object) -> list[float]:
-    """Learning rates of a training whose schedule halves at every unit."""
+    """The learning rates of a training whose schedule halves the rate after every unit."""
     module = tiny.sr_module(
         learning_rate=1.0,
         make_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
@@ -43,19 +43,19 @@ def rates(folder, steps: int, steps_per_unit: float, **settings: object) -> list
     return watch.taken
 
 
-def test_a_schedule_per_step_moves_on_after_every_step(tmp_path):
+def test_a_schedule_per_step_advances_after_every_step(tmp_path):
     assert rates(tmp_path, 4, 1.0) == [1, 1 / 2, 1 / 4, 1 / 8]
 
 
-def test_a_schedule_per_epoch_moves_on_after_its_steps(tmp_path):
+def test_a_schedule_per_epoch_advances_after_the_steps_of_an_epoch(tmp_path):
     assert rates(tmp_path, 7, 3.0) == [1, 1, 1, 1 / 2, 1 / 2, 1 / 2, 1 / 4]
 
 
-def test_an_epoch_of_two_and_a_half_steps_moves_on_after_three_and_after_five(tmp_path):
+def test_a_schedule_with_two_and_a_half_steps_per_epoch_advances_after_three_and_five_steps(tmp_path):
     assert rates(tmp_path, 7, 2.5) == [1, 1, 1, 1 / 2, 1 / 2, 1 / 4, 1 / 4]
 
 
-def test_an_epoch_shorter_than_a_step_moves_on_several_units_at_once(tmp_path):
+def test_a_schedule_with_epochs_shorter_than_a_step_advances_several_epochs_at_once(tmp_path):
     assert rates(tmp_path, 4, 0.5) == [1, 1 / 4, 1 / 16, 1 / 64]
 
 
@@ -64,18 +64,20 @@ def test_accumulated_batches_count_as_one_step_of_the_schedule(tmp_path):
 
 
 @pytest.mark.parametrize(("steps", "most"), [(1_000_000, 300), (1_000_000, 6), (900_000, 6), (500_000, 300)])
-def test_a_shortened_epoch_ends_at_the_same_unit_as_the_full_one(monkeypatch, steps, most):
-    """The numbers that a budget makes of 1000 steps per epoch: rounding must not lose a unit at the end."""
+def test_a_schedule_with_shortened_epochs_ends_at_the_same_unit_as_the_full_schedule(
+    monkeypatch, steps, most
+):
+    """These are 1000 steps per epoch, shortened by budgets: rounding must not lose a unit at the end."""
     module = tiny.sr_module(learning_rate=1.0, steps_per_unit=1000.0 * most / steps)
     monkeypatch.setattr(type(module), "global_step", most)
     configured = module.configure_optimizers()
-    configured["optimizer"].step()  # torch warns if the schedule steps first
+    configured["optimizer"].step()  # avoids torch's warning about the order
     scheduler = configured["lr_scheduler"]["scheduler"]
     module.lr_scheduler_step(scheduler, None)
     assert scheduler.last_epoch == steps // 1000
 
 
-def test_the_loss_of_a_batch_is_the_hand_computed_one():
+def test_the_loss_of_a_batch_equals_the_loss_computed_by_hand():
     module = tiny.sr_module()
     nn.init.zeros_(module.network.head.weight)
     nn.init.constant_(module.network.head.bias, 0.5)  # sr is 0.5 everywhere
@@ -89,21 +91,21 @@ def test_the_loss_of_a_batch_is_the_hand_computed_one():
 
 
 class Upscale(nn.Module):
-    """Nearest neighbour, which commutes with every flip."""
+    """Nearest-neighbour upsampling, which commutes with every flip."""
 
     def forward(self, lr: Tensor) -> Tensor:
         return lr.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
 
 @pytest.mark.parametrize("code", range(8))
-def test_lr_and_hr_are_flipped_alike(code):
+def test_lr_and_hr_are_flipped_in_the_same_way(code):
     lr = torch.arange(27, dtype=torch.uint8).view(1, 3, 3, 3)
     batch = {"lr": lr, "hr": Upscale()(lr), "name": ["a"], "dihedral": torch.tensor([code])}
     module = tiny.sr_module(network=Upscale())
     assert module.training_step(batch, 0).item() == 0
 
 
-def test_flips_reach_the_network():
+def test_the_network_gets_flipped_inputs():
     seen = []
 
     class Watch(Upscale):
@@ -148,7 +150,7 @@ def test_checkpoints_are_chosen_by_the_mean_over_sets_whatever_their_size(tmp_pa
     )
 
 
-def test_a_second_validation_starts_from_nothing(tmp_path):
+def test_a_second_validation_starts_with_fresh_metrics(tmp_path):
     images = tiny.Images("A", 2)
     module = tiny.sr_module(val=[images])
     trainer = tiny.trainer(tmp_path)
@@ -165,7 +167,7 @@ def test_a_second_validation_starts_from_nothing(tmp_path):
     assert validate() == first
 
 
-def test_a_test_gives_each_image_what_the_protocol_measures(tmp_path):
+def test_a_test_gives_each_image_the_metrics_of_the_protocol(tmp_path):
     images = tiny.Images("A", 2)
     module = tiny.sr_module(test=[images])
     tiny.trainer(tmp_path).test(module, datamodule=tiny.data(test=[images]), verbose=False)
@@ -181,7 +183,7 @@ def test_a_test_gives_each_image_what_the_protocol_measures(tmp_path):
 
 
 class Asked(TorchDispatchMode):
-    """Counts how often a value is fetched from the device."""
+    """Counts how many times a value is fetched from the device."""
 
     count = 0
 
@@ -199,13 +201,13 @@ def test_no_image_of_a_test_or_validation_waits_for_the_device():
             module.validation_step(batch, 0)
         assert asked.count == 0
         torch.ones(1).item()
-    assert asked.count == 1  # a fetch is noticed
+    assert asked.count == 1  # a fetch is counted
     assert module.results == []
     module.on_test_epoch_end()
     assert [result.image for result in module.results] == ["image0", "image1", "image2"]
 
 
-def test_a_second_test_forgets_the_first(tmp_path):
+def test_a_second_test_discards_the_results_of_the_first(tmp_path):
     images = tiny.Images("A", 2)
     module = tiny.sr_module(test=[images])
     trainer = tiny.trainer(tmp_path)
@@ -214,16 +216,16 @@ def test_a_second_test_forgets_the_first(tmp_path):
     assert len(module.results) == 2
 
 
-def test_measuring_is_in_float32_under_bf16_autocast():
+def test_metrics_use_float32_outputs_under_bf16_autocast():
     module, lr = tiny.sr_module(), torch.rand(1, 3, 5, 7)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert module.network(lr).dtype == torch.bfloat16  # what a training in bf16-mixed computes
+        assert module.network(lr).dtype == torch.bfloat16  # the dtype of training in bf16-mixed
         sr = module.upscale(lr)
     assert sr.dtype == torch.float32
     torch.testing.assert_close(sr, module.network(lr), rtol=0, atol=0)
 
 
-def test_measuring_is_without_tf32():
+def test_metrics_use_outputs_computed_without_tf32():
     seen = []
 
     class Watch(tiny.TinyNet):
@@ -237,7 +239,7 @@ def test_measuring_is_without_tf32():
 
 @pytest.fixture
 def tf32():
-    """torch's switches, put back after the test."""
+    """torch's TF32 switches, restored after the test."""
     cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     yield torch.backends
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
@@ -245,19 +247,19 @@ def tf32():
 
 @pytest.mark.parametrize("cudnn", [True, False])
 @pytest.mark.parametrize("matmul", [True, False])
-def test_the_tf32_switches_come_back_even_after_an_error(tf32, cudnn, matmul):
+def test_the_tf32_switches_are_restored_even_after_an_error(tf32, cudnn, matmul):
     tf32.cudnn.allow_tf32, tf32.cuda.matmul.allow_tf32 = cudnn, matmul
     with pytest.raises(RuntimeError, match="died"), exact_float32():
         raise RuntimeError("died")
     assert (tf32.cudnn.allow_tf32, tf32.cuda.matmul.allow_tf32) == (cudnn, matmul)
 
 
-def test_tiles_begin_once_the_memory_of_the_whole_image_is_free():
+def test_tiling_starts_after_the_memory_of_the_whole_image_is_freed():
     class Small(tiny.TinyNet):
         features: weakref.ref[Tensor] | None = None
 
         def forward(self, lr: Tensor) -> Tensor:
-            if lr.device.type == "meta" or lr.dtype == torch.float64:  # it is asked what a pixel depends on
+            if lr.device.type == "meta" or lr.dtype == torch.float64:  # the reach is being measured
                 return super().forward(lr)
             assert self.features is None or self.features() is None
             if lr.shape[-1] > 16:
@@ -274,7 +276,7 @@ def test_tiles_begin_once_the_memory_of_the_whole_image_is_free():
     assert module.tiled is not None
 
 
-def test_a_luma_network_gets_luma():
+def test_a_luma_network_gets_only_luma():
     class Luma(nn.Module):
         colour = "y"
 
@@ -285,7 +287,7 @@ def test_a_luma_network_gets_luma():
     assert tiny.sr_module(network=Luma()).upscale(torch.rand(1, 3, 4, 4)).shape == (1, 1, 8, 8)
 
 
-def test_a_checkpoint_carries_what_builds_its_network():
+def test_a_checkpoint_contains_the_record_that_builds_its_network():
     checkpoint: dict[str, object] = {}
     tiny.sr_module(record={"scale": 2}).on_save_checkpoint(checkpoint)
     assert checkpoint == {"sr_lab": {"scale": 2}}

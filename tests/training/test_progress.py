@@ -9,14 +9,14 @@ from sr_lab.training.record import Record, Speed
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
 
 
 def progress(folder: Path) -> str:
-    """What a training with the progress bar writes."""
+    """The terminal output of a training with the progress bar."""
     speed = Speed(batch_size=2)
     bar = TrainingProgress(speed)
     screen = io.StringIO()
@@ -33,16 +33,16 @@ def progress(folder: Path) -> str:
     return screen.getvalue()
 
 
-def test_the_progress_bar_says_steps_loss_psnr_speed_and_wait(tmp_path):
+def test_the_progress_bar_shows_steps_loss_psnr_speed_and_waiting_time(tmp_path):
     shown = progress(tmp_path)
     for word in ("3/3 steps", "loss ", "val PSNR ", " dB", "samples/s", "data "):
         assert word in shown
 
 
-def test_the_progress_bar_gives_the_terminal_back_after_an_error(tmp_path):
+def test_the_progress_bar_restores_the_terminal_after_an_error(tmp_path):
     bar = TrainingProgress(Speed(batch_size=2))
     bar.console = Console(file=io.StringIO(), force_terminal=True)
     trainer = tiny.trainer(tmp_path)
     bar.on_train_start(trainer, tiny.sr_module())
     bar.on_exception(trainer, tiny.sr_module(), RuntimeError("died"))
-    assert "\x1b[?25h" in bar.console.file.getvalue()  # the cursor is shown again
+    assert "\x1b[?25h" in bar.console.file.getvalue()  # shows the cursor again

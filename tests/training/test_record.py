@@ -11,7 +11,7 @@ from sr_lab.training.record import Record, Speed, TimedLoader
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
@@ -25,7 +25,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def train(
     folder: Path, steps: int, *, interval: int = 1, ckpt: Path | None = None, **settings: object
 ) -> Path:
-    """Train with a validation every two steps and a row every ``interval``; returns the record."""
+    """Train with a validation every two steps and a row every ``interval`` steps; return the record."""
     images = tiny.Images("A", 1)
     path = folder / "metrics.csv"
     accumulate = settings.get("accumulate_grad_batches", 1)
@@ -46,7 +46,7 @@ def train(
     return path
 
 
-def test_the_record_has_a_row_per_interval_and_per_validation(tmp_path):
+def test_the_record_has_a_row_for_each_interval_and_each_validation(tmp_path):
     assert [row["step"] for row in rows(train(tmp_path, 4))] == ["1", "2", "2", "3", "4", "4"]
 
 
@@ -57,7 +57,7 @@ def test_the_record_has_these_columns(tmp_path):
         )
 
 
-def test_a_row_holds_either_training_or_validation(tmp_path):
+def test_a_row_has_values_of_either_training_or_validation(tmp_path):
     for row in rows(train(tmp_path, 2)):
         filled = {key for key, value in row.items() if value} - {"step", "time"}
         assert filled in (
@@ -76,7 +76,7 @@ def test_a_loss_in_the_record_is_the_mean_since_the_last_row(tmp_path):
     assert both == pytest.approx([(each[0] + each[1]) / 2, (each[2] + each[3]) / 2])
 
 
-def test_accumulated_batches_make_one_row(tmp_path):
+def test_the_accumulated_batches_of_a_step_make_one_row(tmp_path):
     record = rows(train(tmp_path, 3, accumulate_grad_batches=2))
     assert [row["step"] for row in record if row["train/loss"]] == ["1", "2", "3"]
 
@@ -91,25 +91,25 @@ def without_clock(record: list[dict[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def test_a_resumed_record_is_that_of_an_uninterrupted_run(tmp_path):
+def test_a_resumed_record_equals_the_record_of_an_uninterrupted_run(tmp_path):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = rows(train(tmp_path / "whole", 6))
     train(tmp_path / "parts", 2)
     train(
         tmp_path / "parts", 4, ckpt=tmp_path / "parts" / "2.ckpt"
-    )  # died after step 4, its checkpoint is at 2
+    )  # dies after step 4; its checkpoint is of step 2
     parts = rows(train(tmp_path / "parts", 6, ckpt=tmp_path / "parts" / "2.ckpt"))
     assert without_clock(parts) == without_clock(whole)
 
 
-def test_rows_up_to_the_resumed_step_stay_as_they_were(tmp_path):
+def test_rows_up_to_the_resumed_step_stay_unchanged(tmp_path):
     before = train(tmp_path, 4).read_text()
     after = train(tmp_path, 6, ckpt=tmp_path / "4.ckpt").read_text()
     assert after.startswith(before)
 
 
-def test_a_run_that_starts_over_starts_its_record_over(tmp_path):
+def test_a_run_that_starts_over_starts_a_new_record(tmp_path):
     train(tmp_path, 4)
     assert [row["step"] for row in rows(train(tmp_path, 2))] == ["1", "2", "2"]
 
@@ -143,22 +143,22 @@ def test_dashboards_get_the_rows_of_the_record(tmp_path):
         assert sent == pytest.approx({k: v for k, v in row.items() if k not in ("step", "time")})
 
 
-def test_speed_counts_samples_and_leaves_validation_out(monkeypatch):
+def test_speed_counts_samples_and_excludes_validation(monkeypatch):
     clock = iter([0.0, 0.0, 1.0, 3.0, 103.0, 104.0, 105.0, 105.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     speed = Speed(batch_size=8)  # at 0
     batches = iter(TimedLoader("ab", speed))
-    next(batches)  # at 0, at 1: waited 1 s
+    next(batches)  # from 0 to 1: waits 1 s
     speed.count()
     speed.pause()  # at 3
-    next(batches)  # at 103: that was validation and its checkpoint; at 104: waited 1 s more
+    next(batches)  # validation and checkpoint last until 103; waits 1 s more until 104
     speed.count()
     assert speed.samples_per_s == pytest.approx(16 / 5)
     assert speed.data_wait == pytest.approx(2 / 5)
 
 
 class Slow(lightning.Callback):
-    """Takes a while at the end of each step or validation."""
+    """Sleeps at the end of each step or validation."""
 
     def __init__(self, *, step: float = 0.0, validation: float = 0.0) -> None:
         self.seconds = {"step": step, "validation": validation}
@@ -177,7 +177,7 @@ class SlowPatches(tiny.Patches):
 
 
 class OneSpan(Speed):
-    """Does not start a new span at a row."""
+    """Measures one span over the whole training instead of one per row."""
 
     def reset(self) -> None:
         if not hasattr(self, "_start"):
@@ -185,7 +185,7 @@ class OneSpan(Speed):
 
 
 def measured(folder: Path, train: tiny.Patches, **slow: float) -> Speed:
-    """Speed over five steps, with a validation after the second and fourth."""
+    """The speed over five steps, with a validation after the second and the fourth step."""
     speed, images = OneSpan(batch_size=2), tiny.Images("A", 1)
     callbacks = [Record(folder / "metrics.csv", speed, interval=100), Slow(**slow)]
     tiny.trainer(folder, max_steps=5, val_check_interval=2, callbacks=callbacks).fit(
@@ -194,18 +194,18 @@ def measured(folder: Path, train: tiny.Patches, **slow: float) -> Speed:
     return speed
 
 
-def test_the_time_of_callbacks_does_not_count_as_waiting_and_after_a_validation_not_at_all(tmp_path):
+def test_callbacks_do_not_count_as_waiting_and_validation_callbacks_do_not_count_at_all(tmp_path):
     speed = measured(tmp_path, tiny.Patches(), step=0.1, validation=0.3)
     assert speed._waited < 0.4
     assert speed._excluded >= 2 * 0.3
 
 
-def test_a_slow_loader_is_waited_for(tmp_path):
+def test_waiting_for_a_slow_loader_is_counted(tmp_path):
     assert measured(tmp_path, SlowPatches())._waited >= 5 * 0.05
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_every_run_has_a_record_and_in_a_terminal_a_bar(tmp_path, monkeypatch, terminal):
+def test_every_run_has_a_record_and_a_terminal_also_gets_a_progress_bar(tmp_path, monkeypatch, terminal):
     monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
     callbacks = watchers(RunFolder(tmp_path), batch_size=1, row_interval=1)
     names = [type(callback).__name__ for callback in callbacks]

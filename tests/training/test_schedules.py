@@ -16,7 +16,7 @@ def optimizer(learning_rate):
 
 
 def values(scheduler, number):
-    """The learning rate of the first group at t = 0 .. number - 1."""
+    """The learning rate of the first parameter group at t = 0 .. number - 1."""
     taken = []
     for _ in range(number):
         taken.append(scheduler.get_last_lr()[0])
@@ -31,7 +31,7 @@ def from_conf(name, learning_rate, **settings):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_yaml_says_what_it_counts(name):
+def test_every_schedule_states_whether_it_counts_steps_or_epochs(name):
     assert OmegaConf.load(CONF / f"{name}.yaml").interval in ("step", "epoch")
 
 
@@ -44,15 +44,15 @@ def test_cosine_restart_follows_equation_13_over_three_restarts():
     assert values(from_conf("cosine_restart", high), len(expected)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_constant_stays():
+def test_constant_keeps_the_learning_rate():
     assert values(from_conf("constant", 1e-3), 10) == [1e-3] * 10
 
 
-def test_step_halves_every_200():
+def test_step_halves_the_learning_rate_every_200_epochs():
     taken = values(from_conf("step", 1e-3), 401)
     assert [taken[t] for t in (0, 199, 200, 399, 400)] == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4])
 
 
-def test_cosine_ends_at_1e_7():
+def test_cosine_ends_at_a_learning_rate_of_1e_7():
     taken = values(from_conf("cosine", 1e-4, steps=100), 101)
     assert [taken[t] for t in (0, 50, 100)] == pytest.approx([1e-4, (1e-4 + 1e-7) / 2, 1e-7])

@@ -12,14 +12,14 @@ from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 
 pytestmark = [
-    # Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long trainings
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
 
 
 def averaged(folder: Path, average: lightning.Callback, **settings: object) -> tuple[dict[str, Tensor], int]:
-    """Averaged weights after three steps, and how many went into them."""
+    """The averaged weights after three steps, and the number of updates of the average."""
     module = tiny.sr_module(learning_rate=0.1)
     steps = tiny.trainer(folder, max_steps=3, limit_val_batches=0, callbacks=[average], **settings)
     steps.fit(module, tiny.data(accumulate=settings.get("accumulate_grad_batches", 1)))
@@ -29,7 +29,7 @@ def averaged(folder: Path, average: lightning.Callback, **settings: object) -> t
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_average_of_the_weights_is_lightnings(tmp_path, accumulate):
+def test_the_average_of_the_weights_equals_the_average_by_lightning(tmp_path, accumulate):
     ours, count = averaged(tmp_path, WeightAverage(0.75), accumulate_grad_batches=accumulate)
     theirs, expected = averaged(tmp_path, EMAWeightAveraging(decay=0.75), accumulate_grad_batches=accumulate)
     assert count == expected == 3
@@ -37,7 +37,7 @@ def test_the_average_of_the_weights_is_lightnings(tmp_path, accumulate):
         torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-7)
 
 
-def test_batch_statistics_are_averaged_and_their_count_is_taken_over():
+def test_batch_statistics_are_averaged_and_their_count_is_copied():
     average, module = WeightAverage(0.75), nn.BatchNorm1d(2)
     trainer = types.SimpleNamespace(global_step=1)
     average._average_model = AveragedModel(module)
@@ -48,11 +48,11 @@ def test_batch_statistics_are_averaged_and_their_count_is_taken_over():
     trainer.global_step = 2
     average.on_train_batch_end(trainer, module)
     kept = average._average_model.module
-    assert kept.running_mean.tolist() == [2.0, 2.0]  # a quarter of the way
+    assert kept.running_mean.tolist() == [2.0, 2.0]  # a quarter of the change
     assert int(kept.num_batches_tracked) == 5
 
 
-def test_a_step_of_the_average_walks_through_no_module(monkeypatch):
+def test_an_averaging_step_does_not_traverse_the_modules(monkeypatch):
     average, module = WeightAverage(0.9), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
     trainer = types.SimpleNamespace(global_step=1)
     average._average_model = AveragedModel(module)

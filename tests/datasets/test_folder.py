@@ -241,7 +241,7 @@ def test_a_broken_image_is_found_before_training(make, tmp_path, name):
 
 
 def test_a_degradation_of_another_scale_is_refused(make):
-    with pytest.raises(ConfigError, match="degradation: its scale is 4, that of the dataset is 2"):
+    with pytest.raises(ConfigError, match="degradation: its scale is 4, but the dataset's is 2"):
         make(scale=2, degradation=BicubicDegradation(scale=4))
 
 
@@ -274,7 +274,7 @@ def test_the_manifest_depends_on_names_and_sizes_only(make, tmp_path):
     ("settings", "error", "message"),
     [
         ({"val_count": 0}, ConfigError, "val_count must be at least 1, got 0"),
-        ({"val_count": 4}, DataError, r"4 image\(s\) in .*hr leave none for training when 4 are held out"),
+        ({"val_count": 4}, DataError, r"4 image\(s\) in .*hr leave nothing for training when 4 are held out"),
         ({"lr_patch_size": 0}, ConfigError, "must be at least 1, got 2 and 0"),
         ({"hr_dir": "/nowhere/photos"}, DataError, "there is no folder /nowhere/photos"),
     ],

@@ -57,7 +57,7 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
         crop_border: Pixels dropped at every edge; papers use the scale.
 
     Returns:
-        ``(N,)`` in float64, the mean over channels, 1 where the two images are equal.
+        ``(N,)`` in float64, the mean over channels; 1 where the two images are equal.
 
     Raises:
         ValueError: As in `psnr`, or the crop leaves less than 11x11 pixels.

@@ -25,8 +25,8 @@ def imresize(
         image: Floating images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.
         numerator: Upscaling factor, at least 1.
         denominator: Downscaling factor, at least 1.
-        border: How the image continues outside: mirrored, the edge pixel twice (``symmetric``, MATLAB), or
-            with its edge pixel (``replicate``, some older test images).
+        border: How the image continues beyond its edge: mirrored with the edge pixel twice (``symmetric``,
+            MATLAB), or with the edge pixel repeated (``replicate``, some older test images).
         round_each_axis: Round half up and clip to 0..255 after each axis, as MATLAB does for uint8 images.
 
     Returns:

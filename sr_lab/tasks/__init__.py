@@ -35,7 +35,7 @@ def _quiet_libraries() -> None:
 
 
 def finish(config: Config, folders: Sequence[Path]) -> None:
-    """End a multirun whose jobs ran here: call the task's own ``collect``, or print a table of its results."""
+    """End a multirun whose jobs ran here: call the task's own ``collect``, or print a table of results."""
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     if hasattr(task, "collect"):
         task.collect(config, folders)

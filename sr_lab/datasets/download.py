@@ -23,7 +23,7 @@ Report: TypeAlias = Callable[[int, int | None], object]  # bytes received, and t
 MAX_BYTES = 64 << 30  # limit without a published size; the largest archive, Flickr2K, has 20 GB
 _PIECE = 1 << 20
 _TIMEOUT = (15, 60)  # seconds to connect, and to wait for the next byte
-_ATTEMPTS = 4  # in a row that receive nothing
+_ATTEMPTS = 4  # attempts in a row that receive nothing
 _BUSY = (429, 500, 502, 503, 504)
 _HERE = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/")  # this machine
 
@@ -109,7 +109,7 @@ class _Transfer:
                 return
             except DataError:
                 raise
-            except (ValueError, requests.TooManyRedirects):  # requests refuses the address
+            except (ValueError, requests.TooManyRedirects):  # the requests library refuses the address
                 self._give_up("is or redirects to a refused address; allowed: https, http on this machine")
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 failures = failures + 1 if self._length() <= before else 0

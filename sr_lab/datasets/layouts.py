@@ -146,7 +146,7 @@ def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Pl
 
 
 def _hr_folder(base: str, *, pieces: bool) -> Path:
-    """The HR folder for an LR folder: inside the same folder, or of the same name with HR."""
+    """The HR folder for an LR folder: inside the same folder, or one with the same name but HR."""
     candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), Path(base, "HR"), Path(base, "hr")]
     candidates[1:1] = sorted(Path(base).glob("GTmod*"))
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-_GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
+_GAMMA = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
 _WORD = 2**64
 
 # One stream of random numbers for each quantity that is drawn.

@@ -3,7 +3,7 @@
 torch allocates new shared memory for every batch. The system clears it, maps it page by page in the worker
 and again in the training process, and frees it, which takes three times as long as cutting the patches. Here
 the worker keeps its memory, the training process keeps it mapped, and only its address is sent. A batch is
-never overwritten while a tensor uses it: the worker takes memory that neither side is using, or allocates.
+never overwritten while a tensor uses it: the worker takes memory that neither side uses, or allocates more.
 """
 
 import multiprocessing

@@ -183,7 +183,7 @@ def _head(runs: Sequence[Run]) -> list[str]:
         if run.number("skipped_steps")
     ]
     if any("cpu_s_per_megapixel" in run.values for run in runs):
-        found["CPU"] = ["eager float32 passes to 640x360 pixels, median (quartiles); all else at 1280x720"]
+        found["CPU"] = ["eager float32 passes to 640x360 pixels, median (quartiles); other columns: 1280x720"]
     found["commit"] = [run.commit for run in runs if run.commit]
     lines = [f"{title}: {' | '.join(dict.fromkeys(texts))}" for title, texts in found.items() if texts]
     seeds = sorted({run.seed for run in runs if run.seed is not None})

@@ -1,7 +1,7 @@
 """The report as one HTML file that opens without a network, a server or JavaScript.
 
 ``page.html`` is its template, ``page.css`` its style; ``page.js`` sorts tables and shows images. Jinja2
-escapes all names, and the content policy allows no script, style or image but those in the page.
+escapes all names, and the content policy allows only the script, style and images in the page.
 """
 
 import base64
@@ -197,5 +197,5 @@ def _sweep_command(experiment: str, runs: Sequence[Run]) -> str:
 
 
 def _short(path: Path) -> Path:
-    """A path relative to the current folder if it is inside, since a page should not reveal a machine's folders."""
+    """A path relative to the current folder if it is inside, so that a page does not reveal other folders."""
     return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path

@@ -44,7 +44,7 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
             found.setdefault(paper, []).extend(lines)
     if not any(found.values()):
         raise ConfigError(
-            "write_results: no run here is a finished row of a paper's table; run an experiment that has them"
+            "write_results: no run here is a finished row of a paper's table; run a paper's experiment"
         )
     written = []
     for paper, lines in found.items():

@@ -69,7 +69,7 @@ class Entry:
         """What went wrong with some of the seeds."""
         problems = [f"seed {run.seed} {run.problem}" for run in self.runs if run.problem]
         if len(self.runs) - len(problems) > len(self.finished):
-            problems.append("of several runs with one seed, the newest is shown")
+            problems.append("several runs have the same seed; the newest is shown")
         return "; ".join(problems) if self.finished else ""
 
     def cell(self, read: Callable[[Run], float | None]) -> Cell:

@@ -119,7 +119,7 @@ class _Runs:
         prepare: Builds the function to run, at the first call.
         benchmark: Name of its benchmark; functions of other benchmarks are dropped when it begins.
         device: ``cuda`` is synchronised at both ends.
-        must: Whether an error is raised, since the reference has to run.
+        must: Whether an error is raised, as for the reference, which has to run.
     """
 
     _built: ClassVar[list["_Runs"]] = []
@@ -135,7 +135,7 @@ class _Runs:
         self._failed = False
 
     def __call__(self) -> float:
-        """Seconds of one step, NaN if it does not run."""
+        """Seconds of one step; NaN if the variant does not run."""
         if self._failed:
             return math.nan
         try:

@@ -83,7 +83,7 @@ def _compare(table: speed.Table, only: Sequence[str]) -> None:
     before: speed.Table = json.loads(stored.read_text()) if stored.is_file() else {}
     compared = {key for key in speed.comparable(before) if key.partition(".")[0] in only}
     if not compared:
-        common.console.print("nothing is stored to compare with; store=true stores these figures")
+        common.console.print("there are no stored figures to compare with; store=true stores these")
         return
     fallen = speed.fallen(table, before, only)
     for sentence in fallen:

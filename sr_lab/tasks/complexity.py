@@ -36,7 +36,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         run_folder.write_config(to_yaml(config))
         network = build_network(config, config.allow).eval()
         counted = common.cost(network, config.scale)
-        network = for_inference(network)  # the time is that of the folded network
+        network = for_inference(network)  # time is measured on the folded network
         cost: dict[str, float] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)

@@ -88,13 +88,13 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
         if key.startswith("paper/")
     )
     cells = [f"{kind}/{key}" for key in printed for kind in ("ours", "paper", "difference")]
-    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # now or later
+    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # tested or planned
     quality = [f"{name}/{metric}" for name in tested for metric in ("psnr_y", "ssim_y")]
     validated = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
     curves = ["val/psnr_y", *(f"val/{name}/psnr_y" for name in validated)]
     cells += [f"test/{key}" for key in quality if key not in printed]
     gaps = [key for key in cells if key.startswith("difference/") and key.endswith("psnr_y")]
-    table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the current state
+    table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the state at this moment
     sections = [
         _section("table", [table], columns=1, rows=1),
         _section(

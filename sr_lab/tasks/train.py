@@ -275,7 +275,7 @@ def _lost_best(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> d
 
 
 def _degraded(dataset: PatchDataset) -> dict[str, str]:
-    """For the text above a table: a random degradation; bicubic LR images belong to the protocol."""
+    """For the text above a table: describe a random degradation; the protocol covers bicubic LR images."""
     if not isinstance(dataset.degradation, RandomDegradation):
         return {}
     return {"degradation_says": f"{dataset.degradation.describe()}; validated and tested by the protocol"}

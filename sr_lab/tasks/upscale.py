@@ -199,7 +199,7 @@ def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image
     """Upscale an image in ever smaller tiles until it fits into memory; later images start with that size.
 
     Raises:
-        DataError: It cannot be read, or does not fit into memory with the smallest or the given tile.
+        DataError: The image cannot be read, or does not fit into memory with the smallest or given tile.
     """
 
     def note(text: str) -> None:

@@ -67,7 +67,7 @@ def test_figures_come_with_their_origin(benchmarks, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "≥ 50" in said
     assert "met" in said
-    assert "nothing is stored to compare with" in said
+    assert "there are no stored figures to compare with" in said
     assert [workspace.exists() for workspace in benchmarks["workspaces"]] == [False]
 
 

@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 
 def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) -> Iterator[Finding]:
-    """All findings about a folder.
+    """Yield all findings about a folder.
 
     Args:
         root: A folder of data, or any folder with images.
@@ -128,7 +128,7 @@ def _images(place: Place) -> Iterator[Finding]:
 
 
 def _lr(place: Place) -> Iterator[Finding]:
-    """Check LR images: each needs an HR image ``scale`` times as large and must be its MATLAB bicubic."""
+    """Check LR images: each must be an HR image ``scale`` times as large, downscaled by MATLAB's bicubic."""
     assert place.scale is not None
     assert place.hr_folder is not None
     scale = place.scale

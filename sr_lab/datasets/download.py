@@ -48,7 +48,7 @@ def fetch(archive: Archive, url: str, folder: Path, *, report: Report = silent, 
         archive: The archive to download.
         url: The address; https, or http on this machine. A redirect may lead to https only.
         folder: Where downloads are kept; a file that is already there is used if its digest is right.
-        report: Called with the progress.
+        report: Called with the bytes received and the total.
         pause: Seconds before the second attempt; doubled after each attempt that brings nothing.
 
     Returns:

@@ -14,7 +14,7 @@ class FolderDataset(PatchDataset):
     Args:
         hr_dir: Folder of HR images, or a list of folders.
         lr_dir: Folder of LR images for each HR folder, in the same order. The LR image of ``0001.png`` is
-            ``0001.png``, ``0001x4.png`` or ``0001_x4.png`` (at scale 4), in any format. ``None`` makes LR.
+            ``0001.png``, ``0001x4.png`` or ``0001_x4.png`` (at scale 4), in any format. ``None`` makes them.
         val_dir: Folder or folders of validation images. ``None`` holds out the last images of ``hr_dir``.
         val_count: Number of validation images: the first of ``val_dir`` (``None``: all of them), or the last
             of ``hr_dir`` (``None``: 5 %, at least one).
@@ -75,7 +75,7 @@ def _partners(files: Sequence[Path], hr_dirs: list[Path], lr_dirs: list[Path], s
     """The LR image of each HR image."""
     if len(lr_dirs) != len(hr_dirs):
         raise ConfigError(
-            f"dataset: {len(hr_dirs)} folder(s) in hr_dir and {len(lr_dirs)} in lr_dir; give as many"
+            f"dataset: {len(hr_dirs)} folder(s) in hr_dir and {len(lr_dirs)} in lr_dir; give one each"
         )
     lr_dir_of = dict(zip(hr_dirs, lr_dirs, strict=True))
     by_stem = {folder: {file.stem: file for file in list_images(folder)} for folder in lr_dirs}

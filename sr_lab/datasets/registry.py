@@ -138,7 +138,7 @@ IMAGE_SETS = (
         "Manga109",
         "benchmarks/Manga109/HR",
         109,
-        by_hand="its terms forbid passing it on; ask its authors (http://www.manga109.org/en/download.html)",
+        by_hand="its terms forbid redistribution; ask its authors (http://www.manga109.org/en/download.html)",
     ),
 )
 

@@ -89,7 +89,7 @@ def _parse_index(found: Mapping[str, Any]) -> Index:
     scales = [1, *(int(kind.partition("-")[0][1:]) for kind in kinds)]
     shards = [parse_shard(each) for each in found["shards"]]
     if found["format"] != 1 or not shards:
-        raise ValueError("it has no shards, or another format version")
+        raise ValueError("it has no shards or an unknown format version")
     # A size is used before the file is fetched: space is freed for it, and nothing beyond it is read.
     for shard in shards:
         pixels = sum((image.height // s) * (image.width // s) for image in shard.images for s in scales)
@@ -99,7 +99,7 @@ def _parse_index(found: Mapping[str, Any]) -> Index:
 
 
 def parse_shard(found: Mapping[str, Any]) -> Shard:
-    """A shard from its JSON.
+    """Parse a shard from its JSON.
 
     Raises:
         ValueError: A value is not allowed.

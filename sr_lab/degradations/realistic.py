@@ -30,7 +30,7 @@ class _Stage:
 
     blur_share: float
     sigma: tuple[float, float]  # of the blur, in pixels
-    resize: tuple[float, float, float]  # shares of upscaling, downscaling, keeping the size
+    resize: tuple[float, float, float]  # shares of upscaling, downscaling and keeping the size
     factor: tuple[float, float]
     noise: tuple[float, float]  # standard deviation on 0..255
     poisson: tuple[float, float]
@@ -184,7 +184,7 @@ def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, d
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Cubic kernel of Keys with torch's a = -0.75."""
+    """Keys's cubic kernel with torch's a = -0.75."""
     near = (1.25 * distance - 2.25) * distance * distance + 1
     far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))

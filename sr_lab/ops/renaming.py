@@ -103,7 +103,7 @@ def _renamed(name: str, names: Names, known: Mapping[str, int], *, back: bool) -
     """Rename a weight by one table; ``None`` if the table leaves the weight out.
 
     Raises:
-        KeyError: No path of the table fits.
+        KeyError: No path of the table matches.
     """
     for theirs, entry in names.items():
         ours, inner = entry if isinstance(entry, tuple) else (entry, None)

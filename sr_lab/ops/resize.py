@@ -19,7 +19,7 @@ def imresize(
 ) -> Tensor:
     """Bicubic resize by ``numerator / denominator`` as in MATLAB's ``imresize``, computed in float64.
 
-    Cubic kernel of Keys (IEEE TASSP 1981) with a = -0.5, widened when downscaling (antialiasing).
+    The kernel is Keys's cubic (IEEE TASSP 1981) with a = -0.5, widened when downscaling (antialiasing).
 
     Args:
         image: Floating images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.

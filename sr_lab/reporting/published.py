@@ -60,7 +60,7 @@ def table(paper: str, name: str) -> tuple[Figure, ...]:
 
 
 def psnr(model: str, scale: int, set_name: str) -> float | None:
-    """The PSNR in dB printed by most papers for a network, the highest in a tie; ``None`` if none is printed."""
+    """The PSNR in dB that most papers print for a network (in a tie the highest); ``None`` if none does."""
     values = [
         figure.value
         for figure in comparisons()

@@ -81,7 +81,7 @@ class Entry:
         return Cell(value=statistics.fmean(values), std=std, count=len(values))
 
     def measured(self, key: Key) -> Cell:
-        """Our figure for the one that the paper prints under this key."""
+        """Our figure that corresponds to the paper's figure under this key."""
         return self.cell(lambda run: measured(run, key))
 
 
@@ -204,7 +204,7 @@ def _printed(paper: str, table: str) -> list[Entry]:
 
 
 def _with_costs(runs: Sequence[Run]) -> list[Run]:
-    """Trainings with the costs that ``task=complexity`` measured for the same row, and costs on their own."""
+    """Trainings with the costs that ``task=complexity`` measured for the same row, and remaining costs."""
     costs = {(label, run.scale): run for run in runs for label in run.labels if run.is_cost}
     trained = [run for run in runs if not run.is_cost]
     found = []

@@ -1,6 +1,6 @@
 """The images that runs keep from their tests, from which a report can be made without the dataset.
 
-images/<Set>/<image>.{lr,bicubic,sr,hr}.png     whole images, of a few images of each set
+images/<Set>/<image>.{lr,bicubic,sr,hr}.png     full-size versions of a few images of each set
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A safe terminal, and printing tables on it."""
+"""A terminal that untrusted text cannot control, and tables printed on it."""
 
 from collections.abc import Iterable, Sequence
 

@@ -36,7 +36,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")  # the othe
 SCALE = 4
 BATCH_SIZE = 64
 LR_PATCH_SIZE = 64
-STEPS = 10  # of one run
+STEPS = 10  # steps of one run
 LR_SIZE = (180, 320)  # height and width of the latency benchmark's image, which x4 makes 1280x720
 _HALF: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

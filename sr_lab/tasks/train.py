@@ -94,8 +94,8 @@ def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
         return ""
     sets = ",".join(wanted)
     return (
-        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; to do so: task=evaluate "
-        f"'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}"
+        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; to do so, use "
+        f"task=evaluate 'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}"
     )
 
 
@@ -147,7 +147,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
             folder.write_metrics(values)
     except Ended:
         raise
-    except SystemExit:  # Lightning's reaction to Ctrl-C
+    except SystemExit:  # Lightning turns Ctrl-C into this
         raise KeyboardInterrupt from None
     finally:
         close_wandb()
@@ -303,7 +303,7 @@ def _say(line: str) -> None:
 
 
 def _say_budget(config: TrainConfig) -> None:
-    """One line before the work begins, so that nobody takes a short run for one of the paper's length."""
+    """Print one line before the work begins, so that nobody mistakes a short run for the paper's."""
     line = f"{config.run_name}: {config.steps} steps, batch {config.batch_size}, budget {config.budget.name}"
     if config.budget.max_steps is not None:
         line += "; the full recipe is budget=paper"

@@ -181,7 +181,7 @@ def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
                 bar.update(task, completed=before + share)
 
             try:
-                stamp = _stamp(path, maker)  # first: the image may change while it is upscaled
+                stamp = _stamp(path, maker)  # computed first, since the image may change meanwhile
                 sr = _upscaled(path, network, done)
             except (SRLabError, OSError) as error:
                 failed[path] = str(error)

@@ -94,8 +94,8 @@ def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
         return ""
     sets = ",".join(wanted)
     return (
-        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; to do so, use "
-        f"task=evaluate 'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}"
+        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; run task=evaluate "
+        f"'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}"
     )
 
 

@@ -80,7 +80,7 @@ def test_a_finished_run_says_what_it_was_not_measured_on_and_how_to_do_that(forg
     assert "planned_steps" not in metrics
     said = forge.train(folder, "benchmark.sets=[Tiny,Set5]").said
     assert (
-        "benchmark: this run was not measured on Set5 by rgb_uint8; to do so, use task=evaluate "
+        "benchmark: this run was not measured on Set5 by rgb_uint8; run task=evaluate "
         f"'ckpt={folder}' 'benchmark.sets=[Set5]' benchmark.protocol=rgb_uint8"
     ) in said
     assert "resume=never" not in said

@@ -276,7 +276,7 @@ def test_missing_images_and_pairs_with_wrong_sizes_are_reported(tmp_path):
     (tmp_path / lr.format(2)).unlink()
     image_file(tmp_path / lr.format(3), matlab(noise(3))[:-1])
     wrong = findings(tmp_path, "wrong")
-    assert "1 of 3 fit their HR images, 1 HR images have no LR image" in wrong["Set5_LR_x4"]
+    assert "1 of 3 fit their HR images, and 1 HR images have no LR image" in wrong["Set5_LR_x4"]
     assert wrong["Set5_LR_x4/1.png"].startswith("has no HR image in")
     assert wrong["Set5_LR_x4/3.png"] == "11x9 does not fit its HR image 48x36 at x4"
 
@@ -303,7 +303,7 @@ def test_an_incomplete_div2k_and_images_of_half_size_are_reported(tmp_path):
     image_file(folder / "0900.png", np.zeros((678, 1020, 3), np.uint8))
     wrong = findings(tmp_path, "wrong")
     assert "DIV2K (validation) in EDSR's layout: 99 images" in wrong["DIV2K/DIV2K_valid_HR"]
-    assert "1 missing, the first 0801" in wrong["DIV2K/DIV2K_valid_HR"]
+    assert "1 missing, starting with 0801" in wrong["DIV2K/DIV2K_valid_HR"]
     assert wrong["DIV2K/DIV2K_valid_HR/0900.png"].startswith("half-size or another image: 678x1020")
     image_file(folder / "0801.png", np.zeros((4, 2040, 3), np.uint8))
     image_file(folder / "0900.png", np.zeros((4, 2040, 3), np.uint8))
@@ -396,7 +396,7 @@ def test_prepare_downloads_a_test_set_from_the_users_own_server_and_decodes_imag
     assert "dataset: 2 training images decoded for x2" in printed
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
     prepare.run(config.model_copy(update={"decode": False}), tmp_path, [])
-    assert "Set5: is there already, every pixel right" in capsys.readouterr().out
+    assert "Set5: is already there, with every pixel right" in capsys.readouterr().out
 
 
 def test_prepare_tries_every_set_and_reports_a_set_that_is_not_for_download(tmp_path, capsys):
@@ -407,6 +407,6 @@ def test_prepare_tries_every_set_and_reports_a_set_that_is_not_for_download(tmp_
         "decode=false",
         f"paths.data_dir='{tmp_path}'",
     )
-    with pytest.raises(DataError, match=r"^prepare: Manga109 is not for download: its terms forbid"):
+    with pytest.raises(DataError, match=r"^prepare: Manga109 cannot be downloaded: its terms forbid"):
         prepare.run(config, tmp_path, [])
     assert "Manga109: failed" in capsys.readouterr().out

@@ -1,7 +1,7 @@
-"""Taking images out of an archive that is not trusted.
+"""Extract images from an untrusted archive.
 
-Only images come out, each directly into the target folder under the last part of its name, so that no path
-leads elsewhere. An archive that tries anything else is refused as a whole, before a byte is written.
+Only images are extracted, each directly into the target folder under the last part of its path, so no path
+leads elsewhere. An archive with any suspicious entry is refused as a whole, before a byte is written.
 """
 
 import errno
@@ -23,11 +23,11 @@ from sr_lab.errors import DataError
 
 Kind: TypeAlias = Literal["file", "folder", "other"]
 
-# An archive beyond these is taken for a bomb.
+# An archive beyond these limits is treated as a decompression bomb.
 MAX_MEMBERS = 100_000  # entries, wanted or not (Flickr2K has 18,550)
-MAX_BYTES = 64 << 30  # of all entries, decompressed (Flickr2K has 20 GB)
-MAX_RATIO = 100  # of decompressed to compressed bytes; PNG and JPEG hardly shrink
-_MAX_HEADER = 1 << 20  # bytes; tarfile reads a header whole, whatever its length
+MAX_BYTES = 64 << 30  # size of all entries when decompressed (Flickr2K has 20 GB)
+MAX_RATIO = 100  # decompressed bytes per compressed byte; PNG and JPEG hardly shrink
+_MAX_HEADER = 1 << 20  # bytes; tarfile reads a header of any length at once
 
 
 class _Entry(NamedTuple):
@@ -38,7 +38,7 @@ class _Entry(NamedTuple):
 
 
 def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
-    """Take images out of an archive.
+    """Extract images from an archive.
 
     Args:
         archive: ``.zip``, ``.tar`` or ``.tar.gz``, recognised by its content.
@@ -50,8 +50,8 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
 
     Raises:
         OSError: The disk is full.
-        DataError: The archive is broken, not an archive or without wanted images, or it is an attack: a path
-            that leaves the target, a link, a device, two files with one name, a bomb.
+        DataError: The file is broken, not an archive or without wanted images, or it is malicious: it has a
+            path that leaves the target, a link, a device or two files with one name, or it is a bomb.
     """
     wanted: dict[str, _Entry] = {}
     try:
@@ -73,7 +73,7 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
                     shutil.copyfileobj(source, file)
     except DataError:
         raise
-    except Exception as error:  # zipfile and tarfile raise many types for broken files, EINVAL among them
+    except Exception as error:  # zipfile and tarfile raise many types for broken files, even EINVAL
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # an error of the disk
         raise DataError(f"archive: {archive.name} is broken or not an archive: {error}") from error
@@ -83,17 +83,17 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
 
 
 def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Every entry; the archive is refused at the first that no honest one has."""
+    """Yield every entry; refuse the archive at the first entry that no honest archive has."""
     room = min(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
     for count, entry in enumerate(entries, 1):
-        path = PureWindowsPath(entry.name)  # knows both slashes, and drives
+        path = PureWindowsPath(entry.name)  # understands both slashes, and drive letters
         room -= entry.size
         if path.anchor or ".." in path.parts or not entry.name.isprintable():
-            raise _refusal(archive, f"{entry.name[:100]!r} leads out of the folder or is not a name")
+            raise _refusal(archive, f"{entry.name[:100]!r} leads out of the folder or is not printable")
         if entry.kind == "other":
             raise _refusal(archive, f"{entry.name[:100]!r} is a link or a device")
         if entry.size < 0 or room < 0:
-            raise _refusal(archive, "it would unpack to too many bytes, as a bomb does")
+            raise _refusal(archive, "it would unpack to too many bytes, like a decompression bomb")
         if count > MAX_MEMBERS:
             raise _refusal(archive, f"it has more than {MAX_MEMBERS} entries")
         yield entry
@@ -130,7 +130,7 @@ def _tar_kind(member: tarfile.TarInfo) -> Kind:
 
 
 class _Gzip(gzip.GzipFile):
-    """A gzip file for tarfile that refuses a header so large that it would fill the memory."""
+    """A gzip file for tarfile that refuses headers large enough to fill the memory."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _MAX_HEADER:

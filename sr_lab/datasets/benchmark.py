@@ -30,10 +30,10 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 
     Args:
         name: Name in tables and metrics, e.g. ``Set5``.
-        files: HR images, e.g. of `benchmark_files`.
+        files: HR images, e.g. from `benchmark_files`.
         scale: Downscaling factor.
         protocol: Makes the LR image; `Protocol.measure` takes ``hr`` and ``grey``.
-        limit: Number of images, the first of ``files``; ``None`` takes all.
+        limit: How many of ``files`` to use, from the first; ``None`` uses all.
 
     Raises:
         ConfigError: ``limit`` is below 1.
@@ -46,7 +46,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         if limit is not None and limit < 1:
             raise ConfigError(f"benchmark {name}: limit must be at least 1, got {limit}")
         if not files:
-            raise DataError(f"benchmark {name}: has no images; give a folder with HR images")
+            raise DataError(f"benchmark {name}: there are no images; give a folder with HR images")
         self.name = name
         self.files = list(files)[:limit]
         self.scale = scale
@@ -54,7 +54,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 
     @classmethod
     def of(cls, name: str, *, data_dir: str | Path, scale: int, protocol: Protocol) -> "BenchmarkSet":
-        """The set with this name, see `benchmark_files`."""
+        """The test set with this name; see `benchmark_files`."""
         return cls(name=name, files=benchmark_files(data_dir, name), scale=scale, protocol=protocol)
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         if min(hr.shape[-2:]) < need:
             raise DataError(
                 f"benchmark {self.name}: {file} is {hr.shape[-2]}x{hr.shape[-1]} when cropped to multiples "
-                f"of scale={self.scale}; measuring needs {need}x{need}, remove the image"
+                f"of scale={self.scale}; measuring needs {need}x{need}, so remove the image"
             )
         grey = is_grey(file)
         lr = self.protocol.make_lr(hr.unsqueeze(0), self.scale, grey=grey).squeeze(0)
@@ -75,9 +75,9 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 
 
 def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
-    """HR images of a test set: ``<data_dir>/benchmarks/<name>/HR``, or scikit-image's for ``sample``.
+    """HR images of a test set: ``<data_dir>/benchmarks/<name>/HR``, or scikit-image's images for ``sample``.
 
-    ``DIV2K`` stands for its 100 validation images; without that folder, those of ``dataset=div2k`` are read.
+    ``DIV2K`` stands for its 100 validation images; if that folder is missing, ``dataset=div2k``'s is read.
 
     Args:
         data_dir: ``paths.data_dir``.

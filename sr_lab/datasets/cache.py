@@ -1,13 +1,13 @@
 """Decoded images as memory-mapped files, made once and shared by every run and worker.
 
-A 2040x1356 PNG takes about 56 ms to decode; a patch is copied out of its decoded map in some 0.02 ms.
+A 2040x1356 PNG takes about 56 ms to decode; copying a patch out of the decoded file takes about 0.02 ms.
 
-What a large set costs, for DF2K with its 3,450 images of 2040x1356: 3,450 x 8.3 MB = 28.6 GB of disk, and
+The cost of a large set, DF2K with its 3,450 images of 2040x1356, is 3,450 x 8.3 MB = 28.6 GB of disk, and
 1/r^2 of that for the LR images. Building takes at most 0.2 GB of memory for each image in progress (LR images
-are computed in double precision) and 0.4 GB for the program: 1.6 GB for six, whatever the number of images.
-Opening reads one file, the manifest of about 0.5 MB. A worker keeps one map for each image that it has cut
-from, 6,900 in the end (Linux allows 65,530), and no open file; all processes share the pixels in the system's
-page cache.
+are computed in double precision) and 0.4 GB for the program: 1.6 GB for six, however large the set.
+Opening reads one file, the manifest of about 0.5 MB. A worker keeps one memory map for each image that it
+has read, in the end 6,900 (Linux allows 65,530), and no open files; all processes share the pixels in the
+system's page cache.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from rich.progress import track
 from sr_lab.errors import DataError
 from sr_lab.files import remove_leftovers, replacing
 
-_FORMAT = 1  # part of every key: raise it when decoding, resizing or the layout changes
+_FORMAT = 1  # part of every key: increase it when decoding, resizing or the layout changes
 WORKERS = min(6, os.cpu_count() or 1)  # threads, each with one image; Pillow and torch release the GIL
 
 
@@ -42,19 +42,19 @@ class Record(NamedTuple):
 
 
 class ImageCache:
-    """One image for each of a list of files, kept as ``.npy`` in a folder.
+    """One decoded image for each file of a list, kept as ``.npy`` in a folder.
 
-    An entry is found by the path, size and modification time of its file. An image gets its name only when it
-    is complete, so that a build resumes where an earlier one was killed. One process builds at a time; the
-    others wait and find the images made.
+    An entry is found by the path, size and modification time of its file. An image gets its final name only
+    when it is complete, so that a build resumes where an earlier build was killed. One process builds at a
+    time; the others wait and then use its images.
 
     Args:
         folder: Where the images are kept; created when needed. Each way of making images has its own folder.
         files: The files that the images are made from.
 
     Note:
-        Images are stored as ``(3, H, W)``: a patch then lands in an NCHW batch row by row, 5 times as fast as
-        from ``(H, W, 3)``.
+        Images are stored as ``(3, H, W)``, from which a patch is copied into an NCHW batch row by row, 5
+        times as fast as from ``(H, W, 3)``.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
@@ -114,11 +114,11 @@ class ImageCache:
         return pixels
 
     def patch(self, index: int, top: int, left: int, size: int) -> NDArray[np.uint8]:
-        """A square of an image, ``(3, size, size)``."""
+        """A square patch of an image, ``(3, size, size)``."""
         return self.image(index)[:, top : top + size, left : left + size]
 
     def map(self, index: int) -> NDArray[np.uint8]:
-        """As `image`, but the map is not kept: for a pass through all images."""
+        """Like `image`, but does not keep the map; for a single pass over all images."""
         height, width, _ = self.records[index]
         path = self.folder / self._names[index]
         # numpy would keep a file descriptor open for each map, too many for thousands of files.
@@ -126,7 +126,7 @@ class ImageCache:
             size = path.stat().st_size
         except OSError as error:
             raise DataError(
-                f"cache: cannot read {path}: {error.strerror}; start again, the image is then made again"
+                f"cache: cannot read {path}: {error.strerror}; start again to rebuild the image"
             ) from error
         content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         return content[-3 * height * width :].view(3, height, width).numpy()
@@ -176,7 +176,7 @@ def _cache_name(file: Path) -> str:
 
 
 def digest_of(path: Path, kind: str = "sha256") -> str:
-    """Digest of a file, in hexadecimal digits; ``kind`` as `hashlib.new` takes it."""
+    """Hexadecimal digest of a file; ``kind`` is an algorithm name for `hashlib.new`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()
 
@@ -212,7 +212,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path, console: Console) -> Iterator[None]:
-    """Wait until no other process builds in the folder, and remove what killed processes have left."""
+    """Wait until no other process builds in the folder, and remove temporary files of killed processes."""
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", mode=0o666)  # other users may share the folder

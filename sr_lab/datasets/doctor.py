@@ -1,4 +1,4 @@
-"""Whether images are those of papers: complete, whole, in pairs, downscaled like MATLAB."""
+"""Check that images are those of papers: complete, undamaged, paired and downscaled as MATLAB does."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,11 +14,11 @@ from sr_lab.datasets.resizers import MATLAB, UNKNOWN, Origin, origin
 from sr_lab.errors import DataError
 
 _WORKERS = 4  # threads; each decodes one image at a time
-_COMPARED = 20  # LR images of a folder that are compared, spread over it
-_LISTED = 20  # findings of a folder that are listed one by one
+_COMPARED = 20  # LR images that are compared per folder, evenly spread
+_LISTED = 20  # findings that are listed one by one per folder
 _SIDE_2K = 1500  # pixels; the longer side of DIV2K's images has about 2040, that of half-size copies 1020
 
-_EXACT = f"are bit for bit {MATLAB}"  # the sentence for any of MATLAB's three forms begins like this
+_EXACT = f"are bit for bit {MATLAB}"  # the phrases for all three of MATLAB's forms begin like this
 
 Sizes = dict[Path, tuple[int, int]]
 
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
     """One line of the report.
 
     Args:
-        state: ``wrong``: figures would differ from papers'; ``note``: worth knowing.
+        state: ``wrong`` if figures would differ from those in papers, ``note`` if it is only worth knowing.
         where: The folder or file.
         says: What was found.
     """
@@ -38,11 +38,11 @@ class Finding(NamedTuple):
 
 
 def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) -> Iterator[Finding]:
-    """All findings about a folder.
+    """Yield all findings about a folder.
 
     Args:
         root: A folder of data, or any folder with images.
-        count: Called with the number of images that have been examined.
+        count: Called after each folder with the number of its images.
 
     Raises:
         DataError: There is no such folder.
@@ -65,7 +65,7 @@ def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) 
 
 
 def benchmark_set(place: Place) -> Iterator[Finding]:
-    """Compare the HR images of a test set with its published pixels; the folder as a whole comes first."""
+    """Compare the HR images of a test set with its published pixels; the first finding is for the folder."""
     assert place.set_name is not None
     name, known = place.set_name, facts.facts()[place.set_name]
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -86,7 +86,7 @@ def benchmark_set(place: Place) -> Iterator[Finding]:
     if counts:
         yield Finding("wrong", place.folder, f"{says}; {', '.join(counts)}")
     elif right < len(verdicts):
-        yield Finding("note", place.folder, f"{says}; notes on the other {len(verdicts) - right} below")
+        yield Finding("note", place.folder, f"{says}; notes on the other {len(verdicts) - right} follow")
     else:
         elsewhere = "" if place.tree == "ours" else f"; to use it, move it to benchmarks/{name}/HR"
         yield Finding("right", place.folder, says + elsewhere)
@@ -99,7 +99,7 @@ def benchmark_set(place: Place) -> Iterator[Finding]:
 
 
 def _images(place: Place) -> Iterator[Finding]:
-    """Check a training set, pieces of one, or photos: no image may be missing or broken."""
+    """Check a training set, pieces of a training set, or photos: no image may be missing or broken."""
     sizes, broken = _decoded(place.files)
     known = place.training
     says = "photos" if known is None else f"{known.name} in {place.layout}"
@@ -112,12 +112,12 @@ def _images(place: Place) -> Iterator[Finding]:
         absent = known.missing(place.files)
         extra = len(place.files) - (known.count - len(absent))
         if absent:
-            state, says = "wrong", f"{says}; {len(absent)} missing, the first {absent[0]}"
+            state, says = "wrong", f"{says}; {len(absent)} missing, starting with {absent[0]}"
         elif extra:
             state, says = "wrong", f"{says}; {extra} more than {known.name} has"
         if known.name.startswith("DIV2K"):
             broken += [
-                Finding("wrong", file, f"half-size or another image: {height}x{width}; DIV2K's are 2K images")
+                Finding("wrong", file, f"half-size or another image: {height}x{width}; DIV2K has 2K images")
                 for file, (height, width) in sizes.items()
                 if max(height, width) < _SIDE_2K
             ]
@@ -128,7 +128,7 @@ def _images(place: Place) -> Iterator[Finding]:
 
 
 def _lr(place: Place) -> Iterator[Finding]:
-    """Check LR images: each needs an HR image of ``scale`` times its size, downscaled by MATLAB's bicubic."""
+    """Check LR images: each must be an HR image ``scale`` times as large, downscaled by MATLAB's bicubic."""
     assert place.scale is not None
     assert place.hr_folder is not None
     scale = place.scale
@@ -157,7 +157,7 @@ def _lr(place: Place) -> Iterator[Finding]:
             faults.append(Finding("wrong", lr_file, says))
     says = f"x{scale} LR images in {place.layout}: {len(fitting)} of {len(place.files)} fit their HR images"
     lonely = len(set(hr_files.values()) - set(pairs.values())) if place.tree != "SelfExSR" else 0
-    says += f", {lonely} HR images have no LR image" if lonely else ""
+    says += f", and {lonely} HR images have no LR image" if lonely else ""
     state: State = "wrong" if faults or lonely else "right"
     if not place.bicubic:
         says += "; not bicubic according to the name of the folder"
@@ -199,7 +199,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:
-    """Height and width of each image that can be read to its end, and a finding for each that cannot."""
+    """Height and width of each image that can be fully decoded, and a finding for each other image."""
 
     def size(file: Path) -> "tuple[int, int] | DataError":
         try:
@@ -220,7 +220,7 @@ def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:
 
 
 def _listed(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The first findings, and the number of the rest."""
+    """The first findings, then a finding with the number of the others."""
     rest = list(findings)
     yield from rest[:_LISTED]
     if len(rest) > _LISTED:

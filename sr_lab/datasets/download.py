@@ -1,4 +1,4 @@
-"""One file from one address: a cut connection is resumed, and nothing that a server says is trusted."""
+"""Download one file from one address, resuming cut connections and trusting nothing that a server says."""
 
 import hashlib
 import re
@@ -20,10 +20,10 @@ from sr_lab.errors import DataError
 
 Report: TypeAlias = Callable[[int, int | None], object]  # bytes received, and the total if it is known
 
-MAX_BYTES = 64 << 30  # of an archive without a published size; the largest, Flickr2K, has 20 GB
+MAX_BYTES = 64 << 30  # limit without a published size; the largest archive, Flickr2K, has 20 GB
 _PIECE = 1 << 20
-_TIMEOUT = (15, 60)  # seconds to connect, and without a byte
-_ATTEMPTS = 4  # without a byte, in a row
+_TIMEOUT = (15, 60)  # seconds to connect, and to wait for the next byte
+_ATTEMPTS = 4  # attempts in a row that receive nothing
 _BUSY = (429, 500, 502, 503, 504)
 _HERE = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/")  # this machine
 
@@ -33,7 +33,7 @@ class SourceError(DataError):
 
 
 def may_be_asked(url: str) -> bool:
-    """Whether an address is an https address, or one of this machine."""
+    """Whether an address uses https or is on this machine."""
     return re.match(r"https://[^/]", url) is not None or _HERE.match(f"{url}/") is not None
 
 
@@ -45,21 +45,21 @@ def fetch(archive: Archive, url: str, folder: Path, *, report: Report = silent, 
     """Download an archive from one of its addresses and compare it with the published digest.
 
     Args:
-        archive: What is expected.
+        archive: The archive to download.
         url: The address; https, or http on this machine. A redirect may lead to https only.
         folder: Where downloads are kept; a file that is already there is used if its digest is right.
-        report: Called with the progress.
+        report: Called with the bytes received and the total.
         pause: Seconds before the second attempt; doubled after each attempt that brings nothing.
 
     Returns:
         The file.
 
     Raises:
-        SourceError: The address does not answer, redirects to a refused address, or sends something else.
+        SourceError: The address does not answer, redirects to a refused address, or sends a different file.
         DataError: The disk has too little space.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # The archive's name is not enough: two addresses of a file without a digest may differ.
+    # The name alone is not enough: without a digest, two addresses may serve different files.
     file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{archive.name}"
     if file.is_file() and _is_right(file, archive):
         return file
@@ -67,7 +67,7 @@ def fetch(archive: Archive, url: str, folder: Path, *, report: Report = silent, 
     transfer.run()
     if not _is_right(transfer.part, archive):
         transfer.forget()
-        raise SourceError(f"download: {_shown(url)} is not the published file; it was removed")
+        raise SourceError(f"download: {_shown(url)} is not the published file; the download was removed")
     transfer.part.replace(file)
     transfer.forget()
     return file
@@ -82,12 +82,12 @@ def _is_right(file: Path, archive: Archive) -> bool:
 
 @dataclass
 class _Transfer:
-    """A download that resumes.
+    """A download that can be resumed.
 
     Args:
-        archive: What is expected.
+        archive: The archive to download.
         url: The address.
-        part: What has come so far; ``.etag`` next to it names the version of the file.
+        part: File with the bytes received so far; ``.etag`` next to it names their version.
         report: See `fetch`.
         pause: See `fetch`.
     """
@@ -99,7 +99,7 @@ class _Transfer:
     pause: float
 
     def run(self) -> None:
-        """Bring the whole file into ``part``."""
+        """Download the whole file into ``part``."""
         failures = 0
         while True:
             before = self._length()
@@ -109,17 +109,17 @@ class _Transfer:
                 return
             except DataError:
                 raise
-            except (ValueError, requests.TooManyRedirects):  # requests refuses the address
+            except (ValueError, requests.TooManyRedirects):  # the requests library refuses the address
                 self._give_up("is or redirects to a refused address; allowed: https, http on this machine")
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 failures = failures + 1 if self._length() <= before else 0
                 if failures == _ATTEMPTS:
-                    kept = "; what has come is kept" if self._length() else ""
+                    kept = "; the received bytes are kept" if self._length() else ""
                     self._give_up(f"does not answer ({type(error).__name__}){kept}")
                 time.sleep(self.pause * 2 ** max(0, failures - 1))
 
     def forget(self) -> None:
-        """Remove the part and its version."""
+        """Remove the partial file and its ``.etag``."""
         self.part.unlink(missing_ok=True)
         self._etag.unlink(missing_ok=True)
 
@@ -131,9 +131,9 @@ class _Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _attempt(self, session: requests.Session) -> None:
-        """One connection: the rest of the file, or all of it if the server cannot resume."""
+        """Fetch the rest of the file over one connection, or all of it if the server cannot resume."""
         if self.archive.digest is None and not self._etag.exists():
-            self.part.unlink(missing_ok=True)  # halves of two different files could not be told apart
+            self.part.unlink(missing_ok=True)  # a later version of the file would go unnoticed
         have = self._length()
         headers = {"Accept-Encoding": "identity", "User-Agent": "sr_lab"}
         if have:
@@ -157,20 +157,20 @@ class _Transfer:
                     self.report(have, total)
 
     def _announced(self, answer: requests.Response, have: int) -> int | None:
-        """Length of the whole file as an answer states it; the part is removed if the file starts again."""
+        """Length of the whole file according to a response; a part is removed if the server starts over."""
         if answer.status_code in _BUSY:
             answer.raise_for_status()
         if answer.status_code == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d{1,18})", answer.headers.get("Content-Range", ""))
             if found is None or int(found[1]) != have:
-                self._refuse("sends a part that was not asked for")
+                self._refuse("sends a range that was not requested")
             return int(found[2])
         if answer.status_code != 200:
             if answer.status_code == 416:  # the file has become shorter
                 self.forget()
             self._give_up(f"answers {answer.status_code} {answer.reason}")
         self.forget()
-        if (etag := answer.headers.get("ETag", "")).startswith('"'):  # a weak one may name two versions
+        if (etag := answer.headers.get("ETag", "")).startswith('"'):  # a weak ETag may match two versions
             self._etag.write_text(etag)
         length = answer.headers.get("Content-Length", "")
         return int(length) if re.fullmatch(r"\d{1,18}", length) else None
@@ -180,14 +180,14 @@ class _Transfer:
         if total is None:
             return
         if self.archive.size is not None and total != self.archive.size:
-            self._refuse(f"announces {total:,} bytes, the published file has {self.archive.size:,}")
+            self._refuse(f"announces {total:,} bytes, but the published file has {self.archive.size:,}")
         if self.archive.size is None and total > MAX_BYTES:
             self._refuse(f"announces {total:,} bytes; allowed: {MAX_BYTES:,}")
         free, need = shutil.disk_usage(self.part.parent).free, 2 * total - have
         if need > free:
             raise DataError(
-                f"download: {_shown(self.url)} and its images need {need:,} bytes and {self.part.parent} has "
-                f"{free:,} left; free space there or set paths.data_dir"
+                f"download: {_shown(self.url)} and its images need {need:,} bytes, but {self.part.parent} "
+                f"has {free:,} left; free space there or set paths.data_dir"
             )
 
     def _refuse(self, why: str) -> NoReturn:
@@ -201,7 +201,7 @@ class _Transfer:
 def _session(url: str) -> requests.Session:
     """A session for https addresses only, and for this machine if ``url`` names it.
 
-    A private network has no valid certificate: a redirect cannot lead into it.
+    Servers in a private network have no valid certificate, so a redirect cannot lead into it.
     """
     session = requests.Session()
     session.max_redirects = 5

@@ -1,4 +1,4 @@
-"""Published facts of the benchmark images: their sizes and the SHA-256 of their pixels."""
+"""Published facts about the benchmark images: their sizes and the SHA-256 of their pixels."""
 
 import csv
 import hashlib
@@ -16,15 +16,15 @@ from sr_lab.errors import DataError
 
 State: TypeAlias = Literal["right", "note", "wrong"]
 
-_MODULI = (2, 3, 4, 6, 8, 12)  # what pipelines crop to: a scale, or 12 for all of them at once
+_MODULI = (2, 3, 4, 6, 8, 12)  # the multiples that pipelines crop to: a scale, or 12 for all scales
 _FRACTIONS = {2: "half-size", 3: "third-size", 4: "quarter-size"}
-_MAX_CROP = 16  # pixels; a crop to a multiple removes no more
+_MAX_CROP = 16  # pixels; cropping to a multiple removes at most this many
 
 
 class Fact(NamedTuple):
     """One image of a set, a row of `benchmark_pixels.csv`.
 
-    ``sha256`` is that of the ASCII text ``HxWxC`` followed by the 8-bit pixels in row-major HWC order.
+    ``sha256`` is the hash of the ASCII text ``HxWxC`` followed by the 8-bit pixels in row-major HWC order.
     """
 
     set_name: str
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
     Args:
         state: Whether figures measured on it can be compared with papers.
-        kind: The fault in one word; faults of the same kind are counted.
+        kind: Short name of the fault, by which faults are counted.
         detail: The fault in detail.
         fact: The image with these pixels; ``None`` if no benchmark has them.
     """
@@ -91,12 +91,12 @@ def identify(pixels: NDArray[np.uint8]) -> Fact | None:
 
 
 def expected(stem: str, set_name: str) -> Fact | None:
-    """The image of a set that a file name means: by its name, or else by its number (`numbered`)."""
+    """The image of a set that a file is named after: by its name, or else by its number (`numbered`)."""
     return _named(stem, set_name) or numbered(stem, set_name)
 
 
 def numbered(stem: str, set_name: str) -> Fact | None:
-    """The image at a place in the order of names: SelfExSR's ``img_003_SRF_4_HR`` is the third."""
+    """The image at a position in the sorted names: SelfExSR's ``img_003_SRF_4_HR`` is the third."""
     found = re.fullmatch(r"img_(\d{1,4})(_SRF_\d_HR)?", stem)
     return dict(enumerate(facts()[set_name], 1)).get(int(found[1])) if found is not None else None
 
@@ -134,18 +134,18 @@ def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
         return Verdict("note", "renamed", f"this is {found}", found)
     if (found.channels == 1) != grey:
         channels = "one channel" if grey else "three equal channels"
-        detail = f"right pixels in {channels} instead of {found.channels}, which matters to classic_y"
+        detail = f"right pixels in {channels} instead of {found.channels}, which changes classic_y"
         return Verdict("note", "other channels", detail, found)
     return Verdict("right", "right", "", found)
 
 
 def _altered(file: Path, height: int, width: int, want: Fact, cut: int) -> Verdict:
-    """An image with the name of a benchmark image and other pixels."""
+    """The verdict on an image that has the name of a benchmark image but other pixels."""
     size, full = (height, width), (want.height, want.width)
     sizes = f"{height}x{width} instead of {want.height}x{want.width}"
     if size == full:
         how = "JPEG " if file.suffix.lower() in (".jpg", ".jpeg") else ""
-        return Verdict("wrong", "recompressed", f"{how}{height}x{width} as it should be, but other pixels")
+        return Verdict("wrong", "recompressed", f"{how}{height}x{width} as it should be, with other pixels")
     for factor, kind in _FRACTIONS.items():
         if all(abs(side * factor - whole) < factor for side, whole in zip(size, full, strict=True)):
             return Verdict("wrong", kind, sizes)

@@ -12,10 +12,10 @@ class FolderDataset(PatchDataset):
     """Patches of all images of one or more folders.
 
     Args:
-        hr_dir: Folder of HR images, or several.
+        hr_dir: Folder of HR images, or a list of folders.
         lr_dir: Folder of LR images for each HR folder, in the same order. The LR image of ``0001.png`` is
             ``0001.png``, ``0001x4.png`` or ``0001_x4.png`` (at scale 4), in any format. ``None`` makes them.
-        val_dir: Folder of validation images, or several. ``None`` holds out the last images of ``hr_dir``.
+        val_dir: Folder or folders of validation images. ``None`` holds out the last images of ``hr_dir``.
         val_count: Number of validation images: the first of ``val_dir`` (``None``: all of them), or the last
             of ``hr_dir`` (``None``: 5 %, at least one).
 
@@ -48,7 +48,7 @@ class FolderDataset(PatchDataset):
             held_out = max(1, len(files) // 20) if val_count is None else val_count
             if held_out >= len(files):
                 raise DataError(
-                    f"dataset: {len(files)} image(s) in {', '.join(map(str, hr_dirs))} leave none for "
+                    f"dataset: {len(files)} image(s) in {', '.join(map(str, hr_dirs))} leave nothing for "
                     f"training when {held_out} are held out; add images or set dataset.val_dir"
                 )
             files, val_files = files[:-held_out], files[-held_out:]
@@ -75,7 +75,7 @@ def _partners(files: Sequence[Path], hr_dirs: list[Path], lr_dirs: list[Path], s
     """The LR image of each HR image."""
     if len(lr_dirs) != len(hr_dirs):
         raise ConfigError(
-            f"dataset: {len(hr_dirs)} folder(s) in hr_dir and {len(lr_dirs)} in lr_dir; give one for each"
+            f"dataset: {len(hr_dirs)} folder(s) in hr_dir and {len(lr_dirs)} in lr_dir; give one each"
         )
     lr_dir_of = dict(zip(hr_dirs, lr_dirs, strict=True))
     by_stem = {folder: {file.stem: file for file in list_images(folder)} for folder in lr_dirs}

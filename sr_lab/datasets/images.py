@@ -1,4 +1,4 @@
-"""Image files: the list of a folder, and their pixels as 8-bit RGB."""
+"""List the image files of a folder, and read their pixels as 8-bit RGB."""
 
 import contextlib
 import io
@@ -14,10 +14,10 @@ from sr_lab.errors import DataError
 from sr_lab.files import at_once
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-MAX_PIXELS = 89_478_485  # a larger image is taken for a decompression bomb: the limit at which Pillow warns
+MAX_PIXELS = 89_478_485  # Pillow's limit; a larger image is treated as a decompression bomb
 
-_MIN_SIZE = 2**24  # pixels; up to here an image may be compressed to any size
-_MAX_RATIO = 100  # pixels in a byte of a larger file; photographs have about 10 at the worst JPEG quality
+_MIN_SIZE = 2**24  # pixels; up to this size any compression ratio is accepted
+_MAX_RATIO = 100  # pixels per byte of a larger file; photographs have about 10 at the worst JPEG quality
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
@@ -73,18 +73,18 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         Array ``(H, W, 3)``.
 
     Raises:
-        DataError: The file is missing, broken, truncated, animated, too large or has values beyond 16 bit.
+        DataError: The file is missing, broken, truncated, animated, too large or has values beyond 16 bits.
     """
     with open_image(path) as image:
         if image.mode in ("I", "F"):
-            raise DataError(f"images: {path} has 32-bit values; allowed: 8 or 16 bit, convert it first")
+            raise DataError(f"images: {path} has 32-bit values; allowed: 8 or 16 bits; convert it first")
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image)
 
 
 @contextlib.contextmanager
 def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Open an image file that may be broken or hostile; an exception in the block is an error of the file.
+    """Open an image file that may be broken or hostile; an exception in the block is reported as a DataError.
 
     Args:
         path: As in `read_image`.
@@ -99,16 +99,16 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             yield image
     except DataError:
         raise
-    except Exception as error:  # Pillow's decoders raise many types for broken files
+    except Exception as error:  # Pillow's decoders raise many exception types for broken files
         is_other = isinstance(error, UnidentifiedImageError)
         said = f"it is not one of {', '.join(FORMATS)}" if is_other else " ".join(str(error).split())
         raise DataError(f"images: cannot read {path}: {said}; replace or remove the file") from error
 
 
 class _Reader(io.BufferedReader):
-    """A file that allows as many reads as an image of its size needs.
+    """A file that allows only as many reads as an image of its size needs.
 
-    A file of a few megabytes may have a million empty parts, which take Pillow minutes.
+    A file of a few megabytes may have a million empty parts, which Pillow takes minutes to read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -117,7 +117,7 @@ class _Reader(io.BufferedReader):
         self._left = 10_000 + self.size // 64  # a part of a GIF has 256 bytes and is read in two pieces
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As in `io.BufferedReader`.
+        """Read as `io.BufferedReader` does.
 
         Raises:
             OSError: The file has too many parts.
@@ -129,7 +129,7 @@ class _Reader(io.BufferedReader):
 
 
 def is_grey(path: str | Path) -> bool:
-    """Whether an image file has one channel, transparency aside; palettes and equal channels do not count.
+    """Whether an image file has one channel apart from alpha; a palette or equal channels do not count.
 
     Raises:
         DataError: The file is missing or not an image.
@@ -142,7 +142,7 @@ def _check(path: str | Path, image: Image.Image, size: int) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"images: {path} has {height}x{width} pixels; allowed: {MAX_PIXELS} in all, cut it into pieces"
+            f"images: {path} has {height}x{width} pixels; allowed: {MAX_PIXELS} in all; cut it into pieces"
         )
     if width * height > max(_MIN_SIZE, _MAX_RATIO * size):
         raise DataError(
@@ -165,7 +165,7 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def high_bytes(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image in 8 bits; a PNG's transparent value becomes an alpha channel."""
+    """Reduce a 16-bit grey image to 8 bits; a PNG's transparent value becomes an alpha channel."""
     values = np.asarray(image)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
@@ -175,7 +175,7 @@ def high_bytes(image: Image.Image) -> Image.Image:
 
 
 def loses_depth(image: Image.Image) -> bool:
-    """Whether Pillow will read the 16-bit colours of an open image, not loaded yet, in 8 bits."""
+    """Whether Pillow will reduce the 16-bit colours of an opened, not yet loaded image to 8 bits."""
     return not image.mode.startswith("I") and any(
         ";16" in str(part.args) for part in getattr(image, "tile", ())
     )
@@ -185,11 +185,11 @@ def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np
     """Give invisible pixels the colours of the nearest visible pixels.
 
     The colour of a transparent pixel is arbitrary, and a filter would mix it into its neighbours. Each such
-    pixel gets the mean of the visible pixels in the smallest block around it of 2x2, 4x4, 8x8, ... pixels.
+    pixel gets the mean of the visible pixels in the smallest block around it (2x2, 4x4, ...) that has any.
 
     Args:
         colours: ``(H, W)`` or ``(H, W, C)``.
-        is_seen: ``(H, W)``, pixels that are not fully transparent.
+        is_seen: ``(H, W)``, true for pixels that are not fully transparent.
 
     Returns:
         The colours; those of visible pixels are unchanged.

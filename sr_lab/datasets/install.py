@@ -1,4 +1,4 @@
-"""Downloading an image set into the folder that data sets and benchmarks read."""
+"""Download an image set into the folder from which datasets and benchmarks read it."""
 
 import datetime
 import json
@@ -25,13 +25,13 @@ from sr_lab.errors import ConfigError, DataError
 class Store:
     """Image sets in one data folder.
 
-    The folder of a set appears by one rename: it is complete and checked, or missing. Where no SHA-256 of an
-    archive is published, that of the first good download is written to ``downloads.lock.json``, and every
-    later download must have the same.
+    The folder of a set appears by one rename: it is either complete and checked, or missing. Where no SHA-256
+    of an archive is published, that of the first good download is written to ``downloads.lock.json``, and
+    every later download must match it.
 
     Args:
         data_dir: ``paths.data_dir``.
-        mirror: Address of a server that has the archives under their own names; it is asked first.
+        mirror: Address of a server that has the archives under their own names; it is tried first.
         say: Called with a sentence for the user, e.g. which address failed.
         report: Called with the name of an archive; returns the function that shows its progress.
         pause: See `fetch`.
@@ -59,7 +59,7 @@ class Store:
         """Keep other processes out; at the end, archives that were unpacked are removed.
 
         Raises:
-            DataError: Another process downloads here, or the folder cannot be written.
+            DataError: Another process is downloading here, or the folder cannot be written.
         """
         try:
             self.downloads.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Store:
                 for archive in self._used:  # an archive may hold several sets
                     archive.unlink(missing_ok=True)
         except Timeout as error:
-            raise DataError(f"prepare: another process downloads to {self.data_dir}; wait for it") from error
+            raise DataError(f"prepare: another process is downloading to {self.data_dir}; wait") from error
         except OSError as error:
             raise DataError(
                 f"prepare: cannot write to {self.data_dir}: {error.strerror or error}; "
@@ -76,7 +76,7 @@ class Store:
             ) from error
 
     def install(self, wanted: ImageSet) -> str:
-        """Download a set unless it is there; returns what was done, to follow the name of the set.
+        """Download a set unless it is there; returns what was done, as a phrase that follows the set's name.
 
         Raises:
             OSError: The folder cannot be written.
@@ -86,14 +86,15 @@ class Store:
         if target.is_dir() and any(target.iterdir()):
             if (fault := _fault(wanted, target)) is not None:
                 raise DataError(
-                    f"prepare: {target} is there and is not {wanted.name}: {fault}; "
-                    "task=doctor says more; move the folder away to download the set again"
+                    f"prepare: {target} exists but is not {wanted.name}: {fault}; "
+                    "see task=doctor for details, or move the folder away to download the set again"
                 )
-            known = "every pixel right" if wanted.name in facts.facts() else f"{wanted.count} images by name"
-            return f"is there already, {known}"
+            known = "every pixel right" if wanted.name in facts.facts() else f"{wanted.count} images"
+            return f"is already there, with {known}"
         if wanted.by_hand:
             raise DataError(
-                f"prepare: {wanted.name} is not for download: {wanted.by_hand}, put the images into {target}"
+                f"prepare: {wanted.name} cannot be downloaded: {wanted.by_hand} "
+                f"and put the images into {target}"
             )
         own = [] if self.mirror is None else [self.mirror.rstrip("/")]
         sources = [(archive, f"{root}/{archive.name}") for archive in wanted.archives for root in own]
@@ -107,12 +108,12 @@ class Store:
                 failures.append(str(error))
                 self.say(f"{wanted.name}: {error}")
         raise DataError(
-            f"prepare: none of {len(failures)} addresses gave {wanted.name} (the last: {failures[-1]}); "
-            f"put the archive on a server of yours (mirror=...) or the images into {target}"
+            f"prepare: none of {len(failures)} addresses gave {wanted.name} (last error: {failures[-1]}); "
+            f"put the archive on your own server (mirror=...) or the images into {target}"
         )
 
     def _unpack(self, wanted: ImageSet, archive: Archive, file: Path, target: Path) -> str:
-        """Move the images to their place if they are right; returns what was compared."""
+        """Move the images into their folder if they are right; returns what was compared."""
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(f".{target.name}.*.tmp"):
             shutil.rmtree(leftover)
@@ -140,7 +141,7 @@ class Store:
         return "every pixel as published" if wanted.name in facts.facts() else pinned
 
     def _pin(self, archive: Archive, file: Path) -> str:
-        """Compare an archive with the first download of its name, or record it as the first."""
+        """Compare an archive with the first download under its name, or record it as the first."""
         digest = digest_of(file)
         try:
             known = json.loads(self.lock_file.read_text()) if self.lock_file.exists() else {}
@@ -150,12 +151,12 @@ class Store:
             raise DataError(f"download: {self.lock_file} cannot be read; repair or remove it") from error
         if not same:
             raise SourceError(
-                f"download: {archive.name} has changed since {date}, its SHA-256 is {digest}; if you trust "
-                f"the new one, remove the entry from {self.lock_file}"
+                f"download: {archive.name} has changed since {date}: its SHA-256 is now {digest}; if you "
+                f"trust the new file, remove the entry from {self.lock_file}"
             )
         files.write(self.lock_file, json.dumps(known, indent=2) + "\n")
         weaker = "no SHA-256" if archive.digest is None else "only an MD5"
-        return f"{weaker} is published: the SHA-256 is that of {date}, recorded in {self.lock_file}"
+        return f"{weaker} is published; the SHA-256 of {date} is recorded in {self.lock_file}"
 
 
 def _fault(wanted: ImageSet, folder: Path) -> str | None:
@@ -171,12 +172,12 @@ def _fault(wanted: ImageSet, folder: Path) -> str | None:
         ]
         return wrong[-1] if wrong else None
     if absent := wanted.missing(images):
-        return f"{len(absent)} of {wanted.count} images are missing, the first {absent[0]}"
+        return f"{len(absent)} of {wanted.count} images are missing, starting with {absent[0]}"
     return f"it has {len(images)} images instead of {wanted.count}" if len(images) != wanted.count else None
 
 
 def _rename(name: str, images: list[Path]) -> None:
-    """Give benchmark images the names of papers' tables; archives call them img001 or img_001."""
+    """Give benchmark images the names used in papers' tables; archives call them img001 or img_001."""
     for image in images:
         fact = facts.identify(read_image(image))
         if fact is None or fact.set_name != name or image.stem == Path(fact.file).stem:

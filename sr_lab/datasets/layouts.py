@@ -1,6 +1,6 @@
-"""Image folders below a folder, and what their paths say: set, HR or LR, scale, layout.
+"""Find image folders and read the set, HR or LR, the scale and the layout from their paths.
 
-Layouts differ in names only: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
+Layouts differ only in names: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
 (``Set5/GTmod12``, ``Set5/LRbicx4``, ``DIV2K_train_HR_sub``), SelfExSR's
 (``Set5/image_SRF_4/img_001_SRF_4_HR.png``) and those of archives on Hugging Face (``Set5_HR``,
 ``Set5_LR_x4``; ``train/hr``, ``train/lr_x4``).
@@ -45,8 +45,8 @@ class Place:
     Args:
         folder: The folder.
         files: Its images, sorted by name.
-        tree: Name of the layout; ``other`` if only the set is known, ``photos`` if not even that.
-        role: What the images are.
+        tree: Name of the layout; ``other`` if only the set is known, ``photos`` if nothing is.
+        role: Whether the images are HR, LR, pieces of HR images or unrelated photos.
         set_name: The test set that the folder is named after.
         training: The training set that the folder is named after.
         cut: Multiple that this layout crops HR images to; 1 keeps them whole.
@@ -68,7 +68,7 @@ class Place:
 
     @property
     def layout(self) -> str:
-        """The layout in words."""
+        """Description of the layout."""
         return {"ours": "our layout", "other": "another layout"}.get(self.tree, f"{self.tree}'s layout")
 
 
@@ -81,7 +81,7 @@ def places(root: Path) -> Iterator[Place]:
 
 
 def unread(root: Path) -> list[tuple[Path, str]]:
-    """Databases and archives, whose images are not read here, and their kinds."""
+    """Databases and archives, which are not read here, with their kinds."""
     found = []
     for folder, names in _walk(root):
         if folder.suffix in _UNREAD:
@@ -135,7 +135,7 @@ def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
 
 
 def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Place]:
-    """HR and LR images of one folder, by the ends of their names; results of other methods are left out."""
+    """HR and LR images of one folder, recognised by their suffixes; results of other methods are skipped."""
     set_name = _SETS.get(folder.parent.name.lower())
     hr = tuple(image for image in images if image.stem.endswith("_HR"))
     lr = tuple(image for image in images if image.stem.endswith("_LR"))
@@ -146,14 +146,14 @@ def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Pl
 
 
 def _hr_folder(base: str, *, pieces: bool) -> Path:
-    """The HR folder of an LR folder: next to it, or of the same name with HR."""
+    """The HR folder for an LR folder: inside the same folder, or one with the same name but HR."""
     candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), Path(base, "HR"), Path(base, "hr")]
     candidates[1:1] = sorted(Path(base).glob("GTmod*"))
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
 
 
 def partner(lr: Path, scale: int) -> str:
-    """Stem of the HR image of an LR image: ``0001`` of ``0001x4``, ``img_1_HR`` of ``img_1_LR``."""
+    """Stem of the HR image for an LR image: ``0001`` for ``0001x4``, ``img_1_HR`` for ``img_1_LR``."""
     if lr.stem.endswith("_LR"):
         return f"{lr.stem[:-3]}_HR"
     return re.sub(rf"(?<=.)_?x{scale}$", "", lr.stem, flags=re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Pairs of LR and HR patches from cached images: the base of every training set."""
+"""Pairs of LR and HR patches from cached images: the base class of every training set."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ from sr_lab.ops.resize import mod_crop
 
 
 class Degradation(Protocol):
-    """Makes LR images, always the same from the same HR image, since they are cached."""
+    """Makes LR images for the cache: the same HR image must always give the same LR image."""
 
     scale: int
 
     @property
     def name(self) -> str:
-        """What the LR images depend on besides the scale; part of the name of their cache."""
+        """Identifies the settings, apart from the scale, that the LR images depend on; names their cache."""
 
     def __call__(self, hr: Tensor) -> Tensor:
         """uint8 ``(N, 3, rH, rW)`` -> uint8 ``(N, 3, H, W)``."""
@@ -44,11 +44,11 @@ class RandomDegradation(Protocol):
         """uint8 ``(N, 3, r(p + 2 margin), r(p + 2 margin))`` and N keys -> uint8 ``(N, 3, p, p)``."""
 
     def describe(self) -> str:
-        """One sentence for the head of a table."""
+        """One sentence to print above a table."""
 
 
 class Images(Protocol):
-    """Decoded images, by index."""
+    """Decoded images, accessed by index."""
 
     @property
     def records(self) -> Sequence[Record]:
@@ -58,7 +58,7 @@ class Images(Protocol):
         """Prepare for reading."""
 
     def patch(self, index: int, top: int, left: int, size: int) -> NDArray[np.uint8]:
-        """A square of an image, ``(3, size, size)``."""
+        """A square patch of an image, ``(3, size, size)``."""
 
 
 class PatchBatch(TypedDict):
@@ -76,18 +76,18 @@ class PatchBatch(TypedDict):
 
 
 class PatchDataset(Dataset[PatchBatch]):
-    """Endless stream of patches, read in batches of sample numbers by ``__getitems__``.
+    """An endless stream of patches; ``__getitems__`` reads a batch of sample numbers.
 
-    ``len()`` is the number of training images, one pass; any number from 0 up is valid (`draw`). Flips are
-    only drawn here: `sr_lab.ops.dihedral.dihedral` applies them to ``lr`` and ``hr`` on the device.
+    ``len()`` is the number of training images, which make up one pass; any sample number from 0 up is valid
+    (`draw`). Flips are only drawn here: `sr_lab.ops.dihedral.dihedral` applies them on the device.
 
     Args:
         files: HR images to train on.
         val_files: Images for validation; not part of the stream.
         lr_files: LR image of each of ``files``; ``None`` makes it from the whole image with ``degradation``.
-        scale: Size of HR over size of LR.
+        scale: Size of the HR image divided by that of the LR image.
         lr_patch_size: Side p of the LR patch; the side of the HR patch is ``scale`` times as long.
-        degradation: Makes LR from HR: once for every image, or in every batch if it is random.
+        degradation: Makes the LR images: once for every image, or in every batch if it is random.
         cache_dir: Folder for decoded images.
         seed: Seed of the stream.
         augment: Draw flips and transpositions; otherwise every code is 0.
@@ -116,8 +116,8 @@ class PatchDataset(Dataset[PatchBatch]):
             )
         if degradation.scale != scale:
             raise ConfigError(
-                f"degradation: its scale is {degradation.scale}, that of the dataset is {scale}; "
-                "set scale=... only, both follow from it"
+                f"degradation: its scale is {degradation.scale}, but the dataset's is {scale}; "
+                "set only scale=..., which sets both"
             )
         self.files = list(files)
         self.val_files = list(val_files)
@@ -153,7 +153,7 @@ class PatchDataset(Dataset[PatchBatch]):
         return len(self.files)
 
     def __getitems__(self, samples: Sequence[int]) -> PatchBatch:
-        """A whole batch in one buffer; the data loader calls this with the numbers of the samples."""
+        """Return a whole batch in one buffer; the data loader calls this with the sample numbers."""
         if len(self._lr_heights) == 0:
             self._open()
         size, scale = self.lr_patch_size + 2 * self._margin, self.scale
@@ -188,7 +188,7 @@ class PatchDataset(Dataset[PatchBatch]):
         return batch
 
     def prepare(self) -> None:
-        """Check every file and build the cache: once before training, in one process of each machine.
+        """Check every file and build the cache; call this once before training, in one process per machine.
 
         Raises:
             DataError: A file is broken or too small for the patch, an LR image has the wrong size, or the
@@ -207,7 +207,7 @@ class PatchDataset(Dataset[PatchBatch]):
             self._check_lr(lr_files, self._lr_cache.records)
 
     def manifest(self) -> str:
-        """SHA-256 over names and sizes of all files, not over their paths; part of a run's identity."""
+        """SHA-256 of the names and sizes of all files, but not of their paths; part of a run's identity."""
         groups = (self.files, self.lr_files or [], self.val_files)
         facts = [sorted((file.name, file.stat().st_size) for file in group) for group in groups]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -235,7 +235,7 @@ class PatchDataset(Dataset[PatchBatch]):
 
     def _check_hr(self) -> None:
         need = self.scale * (self.lr_patch_size + 2 * self._margin)
-        around = f" with {self._margin} LR pixels around" if self._margin else ""
+        around = f" with {self._margin} LR pixels on each side" if self._margin else ""
         for file, record in zip(self.files, self._hr.records, strict=True):
             if min(record.height, record.width) < need:
                 raise DataError(
@@ -255,7 +255,7 @@ class PatchDataset(Dataset[PatchBatch]):
 
 
 def with_lr(batch: PatchBatch, degradation: RandomDegradation) -> PatchBatch:
-    """A batch of windows as a batch of patches; their LR is made on the device of the batch."""
+    """Turn a batch of windows into a batch of patches, making the LR patches on the batch's device."""
     border = degradation.scale * degradation.margin
     hr = batch["hr"]
     return {**batch, "lr": degradation(hr, batch["key"]), "hr": hr[..., border:-border, border:-border]}

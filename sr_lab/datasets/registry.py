@@ -1,8 +1,8 @@
-"""Where the image sets of the field are downloaded from, and how a download is checked.
+"""Where to download the usual image sets from, and how to check a download.
 
-Digests and sizes are published ones; the comment above each names the source. Where no digest is published,
+Digests and sizes are published values; the comment above each names its source. Where no digest is published,
 the pixels are compared (`sr_lab.datasets.facts`); where no pixels are published either, the digest of the
-first download is recorded and every later one must equal it (`sr_lab.datasets.install.Store`).
+first download is recorded and every later one must match it (`sr_lab.datasets.install.Store`).
 """
 
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ class ImageSet:
         count: Number of images.
         archives: Archives that contain it, tried in this order.
         numbers: If the names of the images are numbers: the first number, and the number of digits.
-        by_hand: Why it may not be offered for download, and where to ask.
+        by_hand: Why the set cannot be downloaded automatically, and where to ask for it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ImageSet:
 
 
 # SHA-256 and length: tensorflow/datasets, tensorflow_datasets/url_checksums/div2k.txt.
-# Mirrors hold the archives of the same names: huggingface.co/datasets/goodfellowliu/DIV2K.
+# A mirror has archives with the same names: huggingface.co/datasets/goodfellowliu/DIV2K.
 def _div2k(part: str, digest: str, size: int) -> tuple[Archive, ...]:
     hosts = (
         "https://data.vision.ee.ethz.ch/cvl/DIV2K",
@@ -82,7 +82,7 @@ _FLICKR2K_HF = "https://huggingface.co/datasets/goodfellowliu/Flickr2K/resolve/m
 
 
 def _benchmark(name: str, theirs: str, count: int, digest: str | None = None) -> ImageSet:
-    # Addresses of the second: deepinv/deepinv, deepinv/datasets/{set5hr,set14hr,cbsd100,urban100}.py.
+    # Addresses of the second archive: deepinv/deepinv, deepinv/datasets/{set5hr,set14hr,cbsd100,urban100}.py.
     hugging_face = f"https://huggingface.co/datasets/eugenesiow/{theirs}/resolve/main/data/{theirs}_HR.tar.gz"
     image = r"[^/]+\.(png|bmp|jpg)"
     archives = (
@@ -138,12 +138,12 @@ IMAGE_SETS = (
         "Manga109",
         "benchmarks/Manga109/HR",
         109,
-        by_hand="its terms forbid passing it on; ask its authors (http://www.manga109.org/en/download.html)",
+        by_hand="its terms forbid redistribution; ask its authors (http://www.manga109.org/en/download.html)",
     ),
 )
 
 
 def named(folders: Iterable[str | Path], data_dir: Path) -> list[ImageSet]:
-    """The sets that these folders should hold."""
+    """The image sets that belong in these folders."""
     wanted = {Path(folder).expanduser().absolute() for folder in folders}
     return [known for known in IMAGE_SETS if (data_dir / known.folder).absolute() in wanted]

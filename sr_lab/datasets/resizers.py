@@ -17,15 +17,15 @@ from sr_lab.ops.resize import downscale_uint8, imresize, mod_crop
 
 MATLAB = "MATLAB's bicubic"
 UNKNOWN = "an unknown resize"
-_NEAR = 25.0  # dB; after JPEG or other roundings an image is nearer than this, after another resize it is not
-_AHEAD = 3.0  # dB by which another resize must be nearer than MATLAB's to be reported
+_NEAR = 25.0  # dB; JPEG or other rounding leaves the PSNR above this, another resize does not
+_AHEAD = 3.0  # dB by which another resize must fit better than MATLAB's to be reported
 
 
 class Origin(NamedTuple):
     """How an LR image was made.
 
     Args:
-        name: The nearest resize.
+        name: The resize whose result is closest.
         exact: Whether it gives exactly these pixels.
         psnr: PSNR against MATLAB's bicubic in dB, over all channels; ``inf`` if equal.
     """
@@ -36,11 +36,11 @@ class Origin(NamedTuple):
 
 
 def origin(hr_file: Path, lr_file: Path, scale: int) -> Origin:
-    """Compare an LR image with the results of all resizes in use.
+    """Compare an LR image with the results of all common resizes.
 
     Args:
         hr_file: The HR image; it is cropped to multiples of the scale at the right and the bottom.
-        lr_file: The LR image; its size must fit.
+        lr_file: The LR image; its size must match.
         scale: Downscaling factor.
     """
     hr = mod_crop(torch.from_numpy(read_image(hr_file)).permute(2, 0, 1)[None], scale)
@@ -66,7 +66,7 @@ def _pillow(resample: Image.Resampling) -> Callable[[Tensor, int], Tensor]:
 
 
 def _torch(mode: str, *, antialias: bool = False) -> Callable[[Tensor, int], Tensor]:
-    """A resize of torch; without antialiasing it is OpenCV's too, up to its fixed-point arithmetic."""
+    """A torch resize; without antialiasing it equals OpenCV's, up to OpenCV's fixed-point arithmetic."""
 
     def make(hr: Tensor, scale: int) -> Tensor:
         size = (hr.shape[-2] // scale, hr.shape[-1] // scale)

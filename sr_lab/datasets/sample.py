@@ -12,7 +12,7 @@ _TEST = ("astronaut.png", "chelsea.png")
 
 
 class SamplePhotographs(PatchDataset):
-    """Five photographs for training and one for validation: far too few for meaningful figures.
+    """Five photographs for training and one for validation: far too few for meaningful results.
 
     The arguments are those of `PatchDataset`.
 
@@ -43,12 +43,12 @@ class SamplePhotographs(PatchDataset):
 
 
 def benchmark_photographs() -> list[Path]:
-    """The two photographs of the benchmark ``sample``; none is in the training set."""
+    """The two photographs of the benchmark ``sample``; neither is in the training set."""
     return _photographs(_TEST)
 
 
 def training_photographs() -> list[Path]:
-    """The photographs for training."""
+    """The training photographs."""
     return _photographs(_TRAIN)
 
 

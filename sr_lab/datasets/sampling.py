@@ -1,7 +1,7 @@
-"""Which image, patch and flip a sample gets: a function of the seed and the number of the sample alone.
+"""Which image, patch and flip a sample gets: a function of only the seed and the sample number.
 
-Without state, a resumed run and another number of workers or devices see the same samples. The random numbers
-come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) and are the same on every platform.
+Since there is no state, a resumed run sees the same samples, and so does one with more workers or devices.
+The random numbers come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) and are the same on every platform.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-_GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
+_GAMMA = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
 _WORD = 2**64
 
-# One stream of random numbers for each thing that is drawn.
+# One stream of random numbers for each quantity that is drawn.
 _PERMUTATION, _TOP, _LEFT, _DIHEDRAL, _KEY = range(5)
 
-Order: TypeAlias = Callable[[int, int, int], NDArray[np.int64]]  # seed, number of the pass, images -> indices
+Order: TypeAlias = Callable[[int, int, int], NDArray[np.int64]]  # seed, pass number, image count -> indices
 
 
 class Draw(NamedTuple):
@@ -41,15 +41,15 @@ def draw(
     """Draw samples of an endless stream; every pass takes each image once.
 
     Args:
-        samples: Numbers of the samples, from 0 up, in any order.
+        samples: Sample numbers, from 0 up, in any order.
         seed: Seed of the run.
         heights: Height of every image, ``(num_images,)``.
         widths: Width of every image.
         patch_size: Side of the square that is cut; at most the smallest height or width.
-        order: Order of the images in a pass: `permutation`, or one by `shard_pass`.
+        order: Order of the images in a pass: `permutation`, or an order from `shard_pass`.
 
     Returns:
-        Index of the image, position of the patch and code of the flip, uniform and independent.
+        Index of the image, position of the patch and code of the flip, each uniform and independent.
     """
     numbers = np.asarray(samples, dtype=np.uint64)
     num_images = len(heights)
@@ -73,30 +73,30 @@ def keys(samples: Sequence[int], *, seed: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, number: int, count: int) -> NDArray[np.int64]:
-    """Order of ``count`` images in the pass with this number."""
+    """Order of ``count`` images in pass ``number``."""
     pass_seed = int(random_bits(seed, _PERMUTATION, np.array([number], dtype=np.uint64))[0])
     order = np.argsort(random_bits(pass_seed, _PERMUTATION, np.arange(count, dtype=np.uint64)), kind="stable")
-    order.flags.writeable = False  # the cache hands it to every caller
+    order.flags.writeable = False  # the cache returns this array to every caller
     return order
 
 
 class ShardPass(NamedTuple):
     """One pass over the images of all shards."""
 
-    images: NDArray[np.int64]  # in their order, ``(num_images,)``
-    groups: list[list[int]]  # shards whose images are mixed
-    ends: NDArray[np.int64]  # images of the pass up to the end of each group
+    images: NDArray[np.int64]  # indices in the order of the pass, ``(num_images,)``
+    groups: list[list[int]]  # shards whose images are shuffled together
+    ends: NDArray[np.int64]  # number of images up to the end of each group
 
 
 @lru_cache(maxsize=4)
 def shard_pass(sizes: tuple[int, ...], mixed: int, seed: int, number: int) -> ShardPass:
-    """The pass with this number: shards in random order, and the images of ``mixed`` shards mixed.
+    """Pass ``number``: shards in random order, with the images of each ``mixed`` shards shuffled together.
 
-    Every pass has each image once; a reader needs the shards of one group at a time.
+    Every pass has each image once; a reader needs only the shards of one group at a time.
 
     Args:
         sizes: Number of images in each shard.
-        mixed: Shards of a group.
+        mixed: Number of shards in a group.
         seed: Seed of the run.
         number: Number of the pass.
     """
@@ -108,7 +108,7 @@ def shard_pass(sizes: tuple[int, ...], mixed: int, seed: int, number: int) -> Sh
         images = np.concatenate([np.arange(first[shard], first[shard + 1]) for shard in group])
         parts.append(images[permutation(seed, ((number + 1) << 32) + place, len(images))])
     order = np.concatenate(parts)
-    order.flags.writeable = False  # the cache hands it to every caller
+    order.flags.writeable = False  # the cache returns this array to every caller
     return ShardPass(order, groups, np.cumsum([len(part) for part in parts]))
 
 

@@ -1,4 +1,4 @@
-"""Writing images into shards, which ``dataset=streaming`` reads."""
+"""Write images into shards for ``dataset=streaming``."""
 
 import hashlib
 import json
@@ -27,16 +27,16 @@ LR_NAME = "bicubic-symmetric"  # name of the `BicubicDegradation` that makes the
 def write_shards(
     images: Sequence[Path], folder: Path, *, images_per_shard: int, lr_scales: Sequence[int]
 ) -> Index:
-    """Write images into shards; shards that an interrupted call has finished stay.
+    """Write images into shards, keeping those that an interrupted call has finished.
 
     Args:
-        images: HR files; they are mixed, so that every shard is a sample of the whole.
+        images: HR files; they are shuffled, so that every shard is a random sample of the set.
         folder: Where the shards are written.
-        images_per_shard: 32 images of 2040x1356 take 270 MB, on disk and in memory.
+        images_per_shard: Images in a shard; 32 of 2040x1356 take 270 MB, on disk and in memory.
         lr_scales: Scales whose LR images (MATLAB's bicubic) are stored too; random degradations need none.
 
     Returns:
-        What ``index.json`` says, which is written last.
+        The content of ``index.json``, which is written last.
 
     Raises:
         DataError: An image is broken, or the folder cannot be written.
@@ -46,7 +46,7 @@ def write_shards(
     console = Console(stderr=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # of a process that was killed
+        for leftover in folder.glob(".*.tmp"):  # left by a killed process
             leftover.unlink()
         shards = [
             _write_shard(part, folder / f"{number:06d}.safetensors", lr_scales)
@@ -81,7 +81,7 @@ def _write_shard(part: Sequence[Path], path: Path, lr_scales: Sequence[int]) -> 
     path.with_name(INDEX).unlink(missing_ok=True)  # an older index would list this shard as its own
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary)
-    temporary.chmod(0o644)  # safetensors lets only the owner read
+    temporary.chmod(0o644)  # safetensors creates files that only the owner can read
     sizes = [own["hr"].shape[1:] for own in loaded]
     entries = [ImageEntry(file.stem, *size) for file, size in zip(part, sizes, strict=True)]
     shard = Shard(path.name, temporary.stat().st_size, digest_of(temporary), source, entries)
@@ -91,7 +91,7 @@ def _write_shard(part: Sequence[Path], path: Path, lr_scales: Sequence[int]) -> 
 
 
 def _plain(shard: Shard) -> dict[str, object]:
-    """A shard as JSON holds it."""
+    """A shard as plain JSON values."""
     return {**shard._asdict(), "images": [image._asdict() for image in shard.images]}
 
 

@@ -1,8 +1,8 @@
-"""Shards: files of some 300 MB with decoded images, in a folder or in a store, fetched when needed.
+"""Shards: files of about 300 MB with decoded images, in a folder or a remote store, fetched when needed.
 
-A shard is a safetensors file: plain numbers behind a JSON header, nothing that could run, and a patch is read
-without the rest of its image. ``index.json`` in the same folder lists the shards and their images. fsspec
-fetches them.
+A shard is a safetensors file: a JSON header and plain numbers, with nothing that could be executed. A patch
+is read without the rest of its image. ``index.json`` in the same folder lists the shards and their images.
+fsspec fetches them.
 """
 
 import json
@@ -29,9 +29,9 @@ from sr_lab.datasets.images import MAX_PIXELS
 from sr_lab.errors import ConfigError, DataError
 
 INDEX = "index.json"
-MAX_INDEX = 256 << 20  # bytes; two million images
-_HEADER = 1000  # bytes of a shard besides its pixels, for the whole and for each of its tensors
-_STORES = ("file", "http", "https", "s3", "gs", "abfs", "memory")  # other stores of fsspec may run code
+MAX_INDEX = 256 << 20  # bytes, enough for two million images
+_HEADER = 1000  # bytes that a shard may have beyond its pixels, in all and for each of its tensors
+_STORES = ("file", "http", "https", "s3", "gs", "abfs", "memory")  # other fsspec stores may run code
 
 
 class ImageEntry(NamedTuple):
@@ -43,7 +43,7 @@ class ImageEntry(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A file of the folder and its images; ``source`` is a hash of the files that it was made from."""
+    """A shard file and its images; ``source`` is a hash of the files that it was made from."""
 
     name: str
     size: int
@@ -60,13 +60,13 @@ class Index(NamedTuple):
 
 
 def read_index(url: str) -> Index:
-    """The index of a folder of shards, which may come from a stranger.
+    """Read the index of a folder of shards; the index is not trusted.
 
     Args:
-        url: A folder, or the address of one: ``https://``, ``s3://`` (needs s3fs), ``gs://`` (gcsfs).
+        url: A folder or its address: ``https://``, ``s3://`` (needs s3fs), ``gs://`` (gcsfs).
 
     Raises:
-        ConfigError: An address of another kind, or its package is missing.
+        ConfigError: The address has an unsupported scheme, or the package for it is missing.
         DataError: The index is missing, malformed or too large, or states sizes that its images cannot have.
     """
     place = f"{url.rstrip('/')}/{INDEX}"
@@ -89,17 +89,17 @@ def _parse_index(found: Mapping[str, Any]) -> Index:
     scales = [1, *(int(kind.partition("-")[0][1:]) for kind in kinds)]
     shards = [parse_shard(each) for each in found["shards"]]
     if found["format"] != 1 or not shards:
-        raise ValueError("it has no shards, or is of another version")
-    # A size is relied on before a byte has come: room is made for it, and nothing beyond it is read.
+        raise ValueError("it has no shards or an unknown format version")
+    # A size is used before the file is fetched: space is freed for it, and nothing beyond it is read.
     for shard in shards:
         pixels = sum((image.height // s) * (image.width // s) for image in shard.images for s in scales)
         if not 0 <= shard.size - 3 * pixels <= _HEADER * (1 + len(shard.images) * len(scales)):
-            raise ValueError(f"{shard.name} cannot have {shard.size:,} bytes, its images have {3 * pixels:,}")
+            raise ValueError(f"{shard.name} cannot have {shard.size:,} bytes: its images have {3 * pixels:,}")
     return Index(kinds, shards)
 
 
 def parse_shard(found: Mapping[str, Any]) -> Shard:
-    """A shard from its JSON.
+    """Parse a shard from its JSON.
 
     Raises:
         ValueError: A value is not allowed.
@@ -114,8 +114,8 @@ def parse_shard(found: Mapping[str, Any]) -> Shard:
             raise ValueError(f"{image.height}x{image.width} pixels; allowed: 1 to {MAX_PIXELS:,} in all")
     if not images:
         raise ValueError("a shard has no images")
-    name = _matching(r"[\w-]+\.safetensors", found["name"])  # of a file in the same folder
-    sha256 = _matching("[0-9a-f]{64}", found["sha256"])  # begins the name of the local copy
+    name = _matching(r"[\w-]+\.safetensors", found["name"])  # a file in the same folder
+    sha256 = _matching("[0-9a-f]{64}", found["sha256"])  # the local copy's name begins with it
     return Shard(name, int(found["size"]), sha256, str(found["source"]), images)
 
 
@@ -126,26 +126,26 @@ def _matching(pattern: str, text: object) -> str:
 
 
 class _AtMost(Callback):  # type: ignore[misc] # fsspec has no types
-    """Ends a transfer that announces or brings more bytes than the limit."""
+    """Aborts a transfer that announces or delivers more bytes than the limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
 
     def call(self, hook_name: str | None = None, **_: object) -> None:
-        """Called after each piece."""
+        """Check the size after each piece."""
         if max(self.size or 0, self.value) > self.limit:
             raise OSError(f"it has more than {self.limit:,} bytes")
 
 
 def _copy(url: str, target: Path, *, limit: int) -> None:
-    """Fetch a file; nothing is left of a file that is too long.
+    """Fetch a file; a file that is too long is removed.
 
     Raises:
         OSError: The file cannot be fetched or is longer than ``limit`` bytes.
     """
     store, path = _store(url)
-    # In a folder fsspec would wait for a pipe, and copy a device without end.
+    # For a local path, fsspec would wait for a pipe and copy a device forever.
     here = Path(path)
     if fsspec.utils.get_protocol(url) == "file" and not (here.is_file() and here.stat().st_size <= limit):
         raise OSError(f"there is no file of at most {limit:,} bytes")
@@ -155,12 +155,12 @@ def _copy(url: str, target: Path, *, limit: int) -> None:
         target.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise
-        # Each store raises its own errors; some contain all bytes that have come.
+        # Each store raises its own errors; some contain all bytes received.
         raise OSError(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:120]}") from error
 
 
 def _store(url: str) -> tuple["fsspec.AbstractFileSystem", str]:
-    """The file system of an address, made in this process and thread, and the path in it."""
+    """The file system for an address, created in this process and thread, and the path in it."""
     kind = fsspec.utils.get_protocol(url)
     if kind not in _STORES or "::" in url:
         raise ConfigError(
@@ -168,7 +168,7 @@ def _store(url: str) -> tuple["fsspec.AbstractFileSystem", str]:
             f"{', '.join(f'{store}://' for store in _STORES[1:-1])}"
         )
     try:
-        options = {} if kind == "memory" else {"skip_instance_cache": True}  # one made before a fork hangs
+        options = {} if kind == "memory" else {"skip_instance_cache": True}  # one from before a fork hangs
         store, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise ConfigError(f"dataset.shards_dir: {url!r} needs another package: {error}") from error
@@ -178,15 +178,15 @@ def _store(url: str) -> tuple["fsspec.AbstractFileSystem", str]:
 class Shards:
     """Local copies of shards, fetched when needed; the least recently used are removed when space runs out.
 
-    Workers and processes of one machine share the copies: the first to need a shard fetches it, the others
+    Workers and processes on one machine share the copies: the first to need a shard fetches it, the others
     wait. Shards in a local folder are read in place.
 
     Args:
         url: Folder or address of the shards.
-        index: Its index.
+        index: The index of the shards.
         folder: Where copies are kept.
-        limit: Bytes of copies that are kept.
-        keep_open: Shards that a process keeps mapped.
+        limit: Maximum size of all copies together, in bytes.
+        keep_open: Number of shards that a process keeps mapped.
     """
 
     def __init__(self, url: str, index: Index, *, folder: Path, limit: float, keep_open: int) -> None:
@@ -204,7 +204,7 @@ class Shards:
         return {**self.__dict__, "_open": OrderedDict(), "_coming": {}, "_pool": None}
 
     def file(self, number: int) -> safe_open:
-        """A shard, mapped."""
+        """A shard as an open, memory-mapped file."""
         self._forget_after_fork()
         if number not in self._open:
             coming = self._coming.pop(number, None)
@@ -216,7 +216,7 @@ class Shards:
             except SafetensorError as error:
                 raise DataError(f"shards: {path} is broken: {error}; remove it") from error
             while len(self._open) > self.keep_open:
-                self._open.popitem(last=False)  # a removed file takes space until no process has it mapped
+                self._open.popitem(last=False)  # a deleted file takes up space while it is mapped
         self._open.move_to_end(number)
         return self._open[number]
 
@@ -255,11 +255,11 @@ class Shards:
                 if digest_of(temporary) != shard.sha256:
                     temporary.unlink()
                     raise DataError(
-                        f"shards: {self.url}/{shard.name} differs from its index (SHA-256); write it again"
+                        f"shards: {self.url}/{shard.name} does not match its SHA-256; write it again"
                     )
                 temporary.replace(path)
         with suppress(FileNotFoundError):
-            os.utime(path)  # the least recently used are removed first
+            os.utime(path)  # marks the copy as recently used
         return path
 
     def _make_room(self, size: int) -> None:
@@ -274,12 +274,12 @@ class Shards:
 
 
 class ShardedImages:
-    """One image of each entry of an index, with the methods of `sr_lab.datasets.cache.ImageCache`.
+    """The images of one kind in all shards, with the methods of `sr_lab.datasets.cache.ImageCache`.
 
     Args:
         shards: The shards.
         kind: ``hr``, or LR images such as ``x4-bicubic-symmetric``.
-        scale: Size of the HR images over the size of these.
+        scale: Size of the HR images divided by the size of these images.
     """
 
     def __init__(self, shards: Shards, kind: str, *, scale: int = 1) -> None:
@@ -294,10 +294,10 @@ class ShardedImages:
         ]
 
     def open(self) -> None:
-        """Does nothing: shards are opened when needed."""
+        """Do nothing: shards are opened when needed."""
 
     def patch(self, index: int, top: int, left: int, size: int) -> NDArray[np.uint8]:
-        """A square of an image, ``(3, size, size)``; the rest of the image is not read."""
+        """A square patch of an image, ``(3, size, size)``; the rest of the image is not read."""
         (shard, number), record = self.places[index], self.records[index]
         pixels = self.shards.file(shard).get_slice(f"{self.kind}.{number}")  # type: ignore[no-untyped-call]
         if pixels.get_shape() != [3, record.height, record.width] or pixels.get_dtype() != "U8":

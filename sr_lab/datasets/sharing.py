@@ -1,9 +1,9 @@
-"""Sends batches from a worker to the training in shared memory that is used again.
+"""Send batches from a worker to the training process through shared memory that is reused.
 
-torch takes new shared memory for every batch. The system clears it, maps it page by page in the worker and
-again in the training, and frees it, which takes three times as long as cutting the patches. Here the worker
-keeps its memory, the training keeps it mapped, and only its address is sent. A batch is never overwritten
-while a tensor on it exists: the worker takes memory that neither side holds, or new memory.
+torch allocates new shared memory for every batch. The system clears it, maps it page by page in the worker
+and again in the training process, and frees it, which takes three times as long as cutting the patches. Here
+the worker keeps its memory, the training process keeps it mapped, and only its address is sent. A batch is
+never overwritten while a tensor uses it: the worker takes memory that neither side uses, or allocates more.
 """
 
 import multiprocessing
@@ -21,20 +21,20 @@ from torch.utils.data import get_worker_info
 
 Memory: TypeAlias = NDArray[np.uint8]
 
-# The head of a memory has a byte for each side, which is 1 while the side holds the batch after the head.
+# A block starts with a header that has a byte for each side, 1 while that side uses the batch in the block.
 _WORKER: Literal[0] = 0
 _TRAINING: Literal[1] = 1
 _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
 
-# Memory of this worker, ``(_HEAD + size,)`` uint8, by the address after the head.
+# Blocks of this worker, ``(_HEAD + size,)`` uint8, by the address after the header.
 _slots: dict[int, Tensor] = {}
-_sent: set[int] = set()  # addresses that the other side has mapped
-# Memory of the workers of this process, by process id and address.
+_sent: set[int] = set()  # addresses that the training process has mapped
+# Blocks of this process's workers, by process id and address.
 _mapped: dict[tuple[int, int], Memory] = {}
 
 
 def empty(size: int) -> Tensor:
-    """uint8 ``(size,)``; in a worker this is shared memory, which `send` does not copy."""
+    """An uninitialised uint8 ``(size,)``; in a worker it is shared memory, which `send` does not copy."""
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8)
     for slot in _slots.values():
@@ -46,28 +46,28 @@ def empty(size: int) -> Tensor:
 
 
 def send(batch: Mapping[str, object]) -> object:
-    """The ``collate_fn`` of a loader: a batch in the form that a worker returns.
+    """Put a batch into the form in which a worker sends it; the ``collate_fn`` of a loader.
 
     Args:
-        batch: Tensors on one buffer from `empty`, and values that can be pickled.
+        batch: Tensors in one buffer from `empty`, and picklable values.
 
     Returns:
-        An object that arrives as a dictionary like ``batch``; outside a worker the batch itself.
+        An object that unpickles to a dictionary like ``batch``; outside a worker, the batch itself.
     """
     addresses = {v.untyped_storage().data_ptr() for v in batch.values() if isinstance(v, Tensor)}
     return _Parcel(addresses.pop(), batch) if len(addresses) == 1 and addresses <= _slots.keys() else batch
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
-    """The batch in a memory; the side releases it when its last tensor is deleted."""
+    """The batch in a block of memory; the side releases the block when the last tensor in it is deleted."""
     memory[side] = 1
     content = memory[_HEAD:]
     weakref.finalize(content, _let_go, memory, side, os.getpid()).atexit = False
-    return torch.from_numpy(content)  # its storage keeps ``content``, this very array
+    return torch.from_numpy(content)  # its storage keeps a reference to ``content`` itself
 
 
 def _let_go(memory: Memory, side: Literal[0, 1], process: int) -> None:
-    if os.getpid() == process:  # not a fork, which deletes its copies of the tensors
+    if os.getpid() == process:  # a forked process deletes its copies of the tensors too
         memory[side] = 0
 
 
@@ -98,11 +98,11 @@ def _arrive(
     places: Mapping[str, tuple[int, tuple[int, ...]]],
     rest: Mapping[str, object],
 ) -> dict[str, object]:
-    """Called by pickle on the other side."""
+    """Rebuild a batch; pickle calls this in the training process."""
     if shared is not None:
         workers = {process.pid for process in multiprocessing.active_children()}
         for old in [old for old in list(_mapped) if old[0] not in workers]:
-            _mapped.pop(old, None)  # a loader in another thread may do the same
+            _mapped.pop(old, None)  # a loader in another thread may have removed it
         _mapped[key] = shared.numpy()
     content = _hold(_mapped[key], _TRAINING)
     tensors = {

@@ -18,22 +18,22 @@ from sr_lab.errors import ConfigError, DataError
 class StreamingDataset(PatchDataset):
     """Patches of images in shards that ``task=shard`` wrote.
 
-    A sample is a function of the seed and its number, as in every `PatchDataset`. The images come in another
-    order than from a folder: they are mixed within groups of ``shuffle_shards`` shards, and every pass has
-    other groups.
+    A sample is a function of the seed and its number, as in every `PatchDataset`. The order of the images
+    differs from that of a folder: they are shuffled within groups of ``shuffle_shards`` shards, and every
+    pass forms new groups.
 
     Args:
         shards_dir: Folder or address of the shards: ``https://``, ``s3://`` (needs s3fs), ``gs://`` (gcsfs).
         val_dir: Folder of validation images.
-        val_count: Number of validation images, the first of ``val_dir``; ``None`` takes all.
-        shuffle_shards: Shards of a group, which are needed at the same time.
-        cache_gb: Size of the copies kept in ``cache_dir``, in 10^9 bytes; a local folder is read in place.
+        val_count: How many images of ``val_dir`` to use, from the first; ``None`` uses all.
+        shuffle_shards: Number of shards in a group; a group's shards are needed at the same time.
+        cache_gb: Limit for the copies in ``cache_dir``, in 10^9 bytes; a local folder is read in place.
 
-    The other arguments are those of `PatchDataset`. ``degradation`` is random, or bicubic with the LR images
-    that the shards hold.
+    The other arguments are those of `PatchDataset`. ``degradation`` is either random, or bicubic, which reads
+    the LR images in the shards.
 
     Raises:
-        ConfigError: A number is below 1, the address is of an unknown kind, or ``cache_gb`` is too small.
+        ConfigError: A number is below 1, the address has an unsupported scheme, or ``cache_gb`` is too small.
         DataError: The index is missing or broken, or has no LR images of this scale and degradation.
     """
 
@@ -107,13 +107,13 @@ class StreamingDataset(PatchDataset):
         self._check_hr()
 
     def manifest(self) -> str:
-        """SHA-256 over the contents of the shards and the validation files."""
+        """SHA-256 of the shards' digests and of the names and sizes of the validation files."""
         facts = [shard.sha256 for shard in self.index.shards]
         facts += sorted(f"{file.name} {file.stat().st_size}" for file in self.val_files)
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     def _look_ahead(self, sample: int) -> None:
-        """Fetch the shards of the group after the one that the sample is in."""
+        """Fetch the shards of the sample's group and of the next group."""
         number, place = divmod(sample, len(self))
         current = self._pass(number)
         here = int(np.searchsorted(current.ends, place, side="right"))

@@ -10,7 +10,7 @@ class BicubicDegradation(nn.Module):
 
     Args:
         scale: Downscaling factor.
-        border: How the image continues outside, see `sr_lab.ops.resize.imresize`.
+        border: How the image continues beyond its edge, see `sr_lab.ops.resize.imresize`.
 
     Shape:
         hr uint8 ``(N, 3, rH, rW)`` -> lr uint8 ``(N, 3, H, W)``, r = ``scale``.
@@ -23,7 +23,7 @@ class BicubicDegradation(nn.Module):
 
     @property
     def name(self) -> str:
-        """What the LR images depend on besides the scale; names their cache."""
+        """Identifies the settings, apart from the scale, that the LR images depend on; names their cache."""
         return f"bicubic-{self.border}"
 
     def forward(self, hr: Tensor) -> Tensor:

@@ -19,12 +19,12 @@ from sr_lab.degradations.operations import (
 class BlurBicubicDegradation(RandomDegradation):
     """Gaussian blur of random width and shape, then bicubic downscaling.
 
-    Isotropic as in IKC (Gu et al., CVPR 2019), with widths of 0.2 to 2, 3 and 4 at x2, x3 and x4, or
+    The blur is isotropic as in IKC (Gu et al., CVPR 2019), with sigma up to 2, 3 and 4 at x2, x3 and x4, or
     anisotropic at any angle as in DASR (Wang et al., CVPR 2021, arXiv 2104.00416). Kernels are 21x21.
 
     Args:
         scale: Downscaling factor.
-        sigma: Range of the standard deviation in HR pixels; ``None`` is [0.2, scale].
+        sigma: Range of the standard deviation in HR pixels; ``None`` means [0.2, scale].
         anisotropic_share: Share of images with different deviations along the two axes.
 
     Raises:

@@ -8,13 +8,13 @@ from sr_lab.degradations.operations import Draws, RandomDegradation, check_range
 
 
 class JPEGDegradation(RandomDegradation):
-    """JPEG of random quality of the bicubic LR image.
+    """JPEG compression of the bicubic LR image at random quality.
 
-    The margin of the window is one 8x8 block, so that the patch begins at a block too.
+    The margin of the window is one 8x8 block, so that the patch starts at a block boundary too.
 
     Args:
         scale: Downscaling factor.
-        quality: Range of libjpeg's quality; 30 to 95 is Real-ESRGAN's (arXiv 2107.10833).
+        quality: Range of libjpeg's quality; 30 to 95 is Real-ESRGAN's range (arXiv 2107.10833).
 
     Raises:
         ConfigError: ``quality`` is not a range within 1 to 100.

@@ -21,7 +21,7 @@ class NoiseDegradation(RandomDegradation):
         scale: Downscaling factor.
         sigma: Range of the standard deviation of Gaussian noise, on 0..255.
         poisson_share: Share of images that get Poisson noise instead.
-        poisson: Range of its strength, see `sr_lab.degradations.operations.add_noise`.
+        poisson: Range of the strength of Poisson noise, see `sr_lab.degradations.operations.add_noise`.
 
     Raises:
         ConfigError: A range or share is not allowed.

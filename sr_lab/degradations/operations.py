@@ -1,4 +1,4 @@
-"""Parts of random degradations: batched on the device, with random numbers from the key of each image.
+"""Operations of random degradations, batched on the device, with random numbers from the key of each image.
 
 Parameters (a sigma, a quality) are drawn on the CPU, so that nothing waits for the device; noise is drawn on
 the device. Blur and JPEG are kornia's. Images are float32 ``(N, 3, H, W)`` in [0, 1].
@@ -18,16 +18,16 @@ from sr_lab.errors import ConfigError
 from sr_lab.system.devices import exact_float32
 
 KERNEL = 21  # side of the largest blur kernel, as in IKC, DASR and Real-ESRGAN
-_NUMBERS = 64  # drawn for each image; no degradation needs more
+_NUMBERS = 64  # random numbers drawn for each image; no degradation needs more
 
 
 class Draws:
-    """Random numbers of N images.
+    """Random numbers for N images.
 
     Args:
         keys: Key of each image; the same key gives the same numbers in any batch.
-        device: Where noise is drawn, by torch's generator of the device: a CPU and a GPU draw different noise
-            of the same strength.
+        device: Where noise is drawn, with torch's generator for that device; a CPU and a GPU draw different
+            noise of the same strength.
     """
 
     def __init__(self, keys: Sequence[int], device: torch.device) -> None:
@@ -39,20 +39,20 @@ class Draws:
         self.generators = generators
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """``(N,)`` on the CPU, in [low, high)."""
+        """Uniform random numbers in [low, high), ``(N,)`` on the CPU."""
         return low + (high - low) * next(self._columns)
 
     def chance(self, probability: float) -> Tensor:
-        """``(N,)`` bool on the CPU."""
+        """Booleans that are true with this probability, ``(N,)`` on the CPU."""
         return next(self._columns) < probability
 
     def choice(self, weights: Sequence[float]) -> Tensor:
-        """``(N,)`` on the CPU: positions in ``weights``, drawn with these probabilities."""
+        """Positions in ``weights``, drawn with these probabilities, ``(N,)`` on the CPU."""
         limits = torch.tensor(weights).cumsum(0)[:-1].contiguous()
         return torch.bucketize(next(self._columns).contiguous(), limits, right=True)
 
     def to_device(self, *numbers: Tensor) -> list[Tensor]:
-        """Each ``(N,)`` as ``(N, 1, 1)`` float32 on the device, in one asynchronous transfer."""
+        """Move tensors ``(N,)`` to the device as float32 ``(N, 1, 1)``, in one asynchronous transfer."""
         table = torch.stack([number.float() for number in numbers])
         if self.device.type == "cuda":
             table = table.pin_memory()
@@ -60,14 +60,14 @@ class Draws:
 
 
 class RandomDegradation(nn.Module, ABC):
-    """Base of degradations that differ from sample to sample and are therefore applied in every batch.
+    """Base class of degradations that differ from sample to sample and are therefore applied in every batch.
 
     Args:
         scale: Downscaling factor.
 
     Shape:
         hr uint8 ``(N, 3, r(p + 2 margin), r(p + 2 margin))`` -> lr uint8 ``(N, 3, p, p)``, r = ``scale``: the
-        LR patch of the middle of the window. The margin keeps effects of its border out of the patch.
+        LR patch of the middle of the window. The margin keeps border effects out of the patch.
 
     Note:
         The LR image is rounded to 8 bits once, at the end, like an image file.
@@ -92,14 +92,14 @@ class RandomDegradation(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """One sentence for the head of a table: the operations and their ranges."""
+        """One sentence to print above a table: the operations and their ranges."""
 
 
 def check_range(name: str, values: Sequence[float], low: float, high: float = math.inf) -> None:
     """Check that a setting is two numbers in [low, high], the smaller first.
 
     Raises:
-        ConfigError: It is not; the error names the setting and its values.
+        ConfigError: The setting is not such a range; the error names it and its values.
     """
     if len(values) != 2 or not low <= values[0] <= values[1] <= high:
         upper = "" if high == math.inf else f" and at most {high:g}"
@@ -113,7 +113,7 @@ def check_share(name: str, *shares: float) -> None:
     """Check that shares are in [0, 1].
 
     Raises:
-        ConfigError: One is not; the error names the setting and its values.
+        ConfigError: A share is outside [0, 1]; the error names the setting and its values.
     """
     if any(not 0 <= share <= 1 for share in shares):
         raise ConfigError(f"degradation.{name}: must be from 0 to 1, got {', '.join(map(str, shares))}")
@@ -191,9 +191,9 @@ def add_noise(
         sigma: Range of the standard deviation of Gaussian noise, on 0..255.
         poisson_share: Share of images that get Poisson noise instead.
         poisson: Range of the strength s of Poisson noise: the deviation at the grey level g of 0..255 is
-            s * sqrt(g * 255 / 256), that of BasicSR for an image with all grey levels.
-        grey_share: Share of images with the same noise in all channels: that of the first channel, or for
-            Poisson noise that of their mean.
+            s * sqrt(g * 255 / 256), as in BasicSR for an image with all grey levels.
+        grey_share: Share of images with the same noise in all channels: the noise of the first channel, or
+            for Poisson noise the noise of the channels' mean.
     """
     takes_poisson = draws.chance(poisson_share)
     grey = draws.chance(grey_share).tolist()
@@ -226,8 +226,8 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
         Images within [0, 1].
 
     Note:
-        kornia's codec is differentiable: it rounds coefficients softly, and its errors are 0.3 to 0.9 dB
-        smaller than libjpeg's. The two results agree to 40 dB or more; JPEG's own errors are 28 to 38 dB.
+        kornia's codec is differentiable: it rounds coefficients softly, so its PSNR is 0.3 to 0.9 dB
+        higher than libjpeg's. The two results agree to 40 dB or more; JPEG's own PSNR is 28 to 38 dB.
     """
     decoded: Tensor = jpeg_codec_differentiable(image.clamp(0, 1), quality)
     return decoded

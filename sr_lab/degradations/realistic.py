@@ -20,17 +20,17 @@ from sr_lab.degradations.operations import (
     within,
 )
 
-# Isotropic and anisotropic Gaussian, generalised Gaussian and plateau kernels: kernel_prob of the options.
+# Isotropic and anisotropic Gaussian, generalised Gaussian and plateau kernels: kernel_prob in the options.
 _KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """Settings of one blur, resize and noise, from options/train_realesrgan_x4plus.yml."""
+    """Settings of one round of blur, resize and noise, from options/train_realesrgan_x4plus.yml."""
 
     blur_share: float
     sigma: tuple[float, float]  # of the blur, in pixels
-    resize: tuple[float, float, float]  # shares of upscaling, downscaling, keeping the size
+    resize: tuple[float, float, float]  # shares of upscaling, downscaling and keeping the size
     factor: tuple[float, float]
     noise: tuple[float, float]  # standard deviation on 0..255
     poisson: tuple[float, float]
@@ -38,7 +38,7 @@ class _Stage:
 
 _FIRST = _Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1.0, 30.0), (0.05, 3.0))
 _SECOND = _Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1.0, 25.0), (0.05, 2.5))
-_SINC_SHARE = 0.1  # of each of the two blurs
+_SINC_SHARE = 0.1  # share of sinc kernels in each of the two blurs
 _FINAL_SINC_SHARE = 0.8
 _POISSON_SHARE, _GREY_SHARE = 0.5, 0.4
 _QUALITY = (30.0, 95.0)
@@ -57,12 +57,12 @@ class RealisticDegradation(RandomDegradation):
 
     Note:
         Real-ESRGAN draws one resize factor for a whole batch, takes batches from a queue of 180 images, and
-        sharpens HR images. Here each image has its own factor, drawn from its key, and HR is not changed. The
-        area resize is the exact mean over the area of a pixel.
+        sharpens HR images. Here each image has its own factor, drawn from its key, and HR images are not
+        sharpened. The area resize is the exact mean over the area of a pixel.
     """
 
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
-        """Apply everything; a small image fills the top left of its canvas, the rest repeats its edge."""
+        """Apply all operations; a small image is at the top left of its canvas, the rest repeats its edge."""
         whole = image.shape[-1]
         final = whole // self.scale
         length = torch.full((len(image),), whole)
@@ -109,12 +109,12 @@ class RealisticDegradation(RandomDegradation):
 
 
 def _mode(draws: Draws) -> Tensor:
-    """0 area, 1 bilinear, 2 bicubic, with equal probability."""
+    """A resize mode for each image: 0 area, 1 bilinear, 2 bicubic, with equal probability."""
     return draws.choice((1 / 3, 1 / 3, 1 / 3))
 
 
 def _size(draws: Draws) -> Tensor:
-    """Sides of kernels: odd, 7 to 21."""
+    """Sides of the kernels: odd numbers from 7 to 21."""
     return 7 + 2 * draws.uniform(0, (KERNEL - 7) / 2 + 1).floor()
 
 
@@ -144,7 +144,7 @@ def _beta(draws: Draws, low: float, high: float) -> Tensor:
 
 
 def _sinc(draws: Draws, size: Tensor, filtered: Tensor, *, lowest: Tensor | float) -> Tensor:
-    """Circular low-pass kernels with ringing where ``filtered``, elsewhere kernels that change nothing.
+    """Circular low-pass kernels with ringing where ``filtered``, identity kernels elsewhere.
 
     The cutoff is drawn from ``lowest`` to pi.
     """
@@ -159,12 +159,12 @@ def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, d
     """Resize square images of different sides together, by two matrix products for each image.
 
     Args:
-        image: ``(N, 3, H, H)``: the first ``old`` rows and columns; the rest repeats their edge.
+        image: ``(N, 3, H, H)``: an image in the first ``old`` rows and columns; the rest repeats its edge.
         old: Sides, ``(N,)`` on the CPU.
         new: New sides, ``(N,)``.
         canvas: Side of the result, at least the largest of ``new``; the rest repeats the edge.
         mode: 0 area, 1 bilinear, 2 bicubic (a = -0.75, not antialiased, like torch's), ``(N,)``.
-        draws: Moves the numbers to the device.
+        draws: Moves the sides and modes to the device.
 
     Returns:
         ``(N, 3, canvas, canvas)``.
@@ -184,7 +184,7 @@ def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, d
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Cubic kernel of Keys with torch's a = -0.75."""
+    """Keys's cubic kernel with torch's a = -0.75."""
     near = (1.25 * distance - 2.25) * distance * distance + 1
     far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))

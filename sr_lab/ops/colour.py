@@ -1,4 +1,4 @@
-"""Luma and chroma as in MATLAB's ``rgb2ycbcr``, on which papers measure."""
+"""Luma and chroma as in MATLAB's ``rgb2ycbcr``, on which papers compute their metrics."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""How large a network is, and what a 1280x720 image costs it, in four ways of counting."""
+"""The size of a network and its cost for a 1280x720 image, counted in four ways."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ _OP_COUNTER_SIZE = 192  # LR pixels
 
 
 def num_params(model: nn.Module) -> int:
-    """Number of values in the parameters, shared ones counted once, without buffers."""
+    """Number of values in the parameters; shared parameters count once, buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -37,8 +37,8 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
         rule: ``all``: every convolution, linear layer and attention product. ``conv``: convolution weights
             times positions (of the input, where transposed), nothing else. ``torchinfo``: convolution
             weights and biases times output positions, the parameters of any other layer once, as torchinfo's
-            ``total_mult_adds``. ``op_counter``: MREN's own, on another image: 192x192 LR pixels at any scale.
-            A convolution counts input channels per group times (kernel positions, and one more for a bias)
+            ``total_mult_adds``. ``op_counter``: MREN's rule, on an image of 192x192 LR pixels at any scale.
+            A convolution counts input channels per group times (kernel positions, plus one for a bias)
             for each output value; a sigmoid counts 3 for each value, a mean or maximum over the image 1 for
             each input value.
         hr_size: Width and height of the image at the output; not for ``op_counter``.
@@ -62,10 +62,10 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
 
 
 def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
-    """Number of values that the convolutions put out for one image.
+    """Number of values in the outputs of all convolutions for one image.
 
-    The AIM and NTIRE challenges on efficient super-resolution report it; it follows the run time on a GPU
-    more closely than multiply-adds do.
+    The AIM and NTIRE challenges on efficient super-resolution report it; it predicts the run time on a GPU
+    better than multiply-adds do.
 
     Args:
         model: As for `multi_adds`.
@@ -86,7 +86,7 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
 
 
 def peak_memory(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
-    """Most bytes in use at once while one image, of 1280x720 pixels at the output, is computed in float32.
+    """Peak number of bytes in use for one image of 1280x720 pixels at the output, computed in float32.
 
     Counts weights and intermediate results as eager PyTorch keeps them on the CPU, without the workspace of
     kernels. Nothing is computed: fake tensors carry the sizes.
@@ -122,7 +122,7 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         identifier = storage._cdata
-        if identifier in self._known:  # a view, or in place
+        if identifier in self._known:  # the output is a view, or computed in place
             return
         self._known.add(identifier)
         self.live += storage.nbytes()
@@ -170,7 +170,7 @@ def _op_counter_count(model: nn.Module, channels: int) -> int:
         aten.sigmoid: _three_per_value,
         aten.silu: _three_per_value,
         aten.mean: _one_per_value,
-        aten.var_mean: _one_per_value,  # the counter knows pooling, not the deviation
+        aten.var_mean: _one_per_value,  # the counter counts pooling, not the standard deviation
         aten.amax: _one_per_value,
     }
     lr = torch.empty(1, channels, _OP_COUNTER_SIZE, _OP_COUNTER_SIZE, device="meta")

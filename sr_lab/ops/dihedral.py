@@ -1,4 +1,4 @@
-"""The eight symmetries of a square, the augmentation of this field."""
+"""The eight symmetries of a square, the usual augmentation in super-resolution."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def dihedral(images: Tensor, codes: Tensor) -> Tensor:
         A new tensor of the same shape; code 0 does not change an image.
 
     Raises:
-        ValueError: The images are not square, or the number of codes differs from theirs.
+        ValueError: The images are not square, or the number of codes differs from that of images.
     """
     if images.ndim != 4 or images.shape[-1] != images.shape[-2] or codes.shape != images.shape[:1]:
         raise ValueError(

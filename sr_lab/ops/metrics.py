@@ -57,7 +57,7 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
         crop_border: Pixels dropped at every edge; papers use the scale.
 
     Returns:
-        ``(N,)`` in float64, the mean over channels, 1 where the two images are equal.
+        ``(N,)`` in float64, the mean over channels; 1 where the two images are equal.
 
     Raises:
         ValueError: As in `psnr`, or the crop leaves less than 11x11 pixels.
@@ -69,7 +69,7 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
             f"ssim: crop_border={crop_border} leaves {hr.shape[-2]}x{hr.shape[-1]} pixels of a "
             f"{height}x{width} image; the window needs {SSIM_WINDOW}x{SSIM_WINDOW}"
         )
-    rows = hr.shape[-2] - SSIM_WINDOW + 1  # of whole windows
+    rows = hr.shape[-2] - SSIM_WINDOW + 1  # number of rows of windows
     at_once = max(SSIM_WINDOW, _CACHED * hr.shape[-2] // hr.numel()) if hr.device.type == "cpu" else rows
     total = hr.new_zeros(len(hr))
     for top in range(0, rows, at_once):

@@ -1,4 +1,4 @@
-"""Names of weights in the checkpoints that a network's authors published: tables that work both ways."""
+"""Names of weights in the checkpoints that a network's authors published: tables for both directions."""
 
 import re
 import sys
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sr_lab.layers.network import scale_of
 
-# The authors' path of a part and ours; with a table for the names inside the part where they differ too.
-# ``None``: a weight that the network here does not have (a constant, a mask).
+# Maps the authors' path of a part to ours, with a nested table where names inside the part differ too.
+# ``None`` marks a weight that the network here does not have (a constant, a mask).
 Names: TypeAlias = "Mapping[str, str | tuple[str, Names] | None]"
 
 _Weights: TypeAlias = Mapping[str, Tensor]
@@ -36,8 +36,8 @@ class OfficialNames:
         names: The authors' paths and ours, for every part of the network.
         counts: Letters that stand for a fixed number: ``{"n": "body"}`` makes ``{n}`` the number of modules
             in the network's ``body``. ``{r}`` is the scale.
-        prepare: What has to happen to a file's tensors, still under the authors' names, to be those of the
-            network here. Names work in both directions, this does not.
+        prepare: Converts a file's tensors, still under the authors' names, to those of the network here.
+            Unlike ``names``, it has no inverse.
     """
 
     names: Names
@@ -62,7 +62,7 @@ class OfficialNames:
         """Weights of ``network`` under the authors' names.
 
         Raises:
-            KeyError: They have no name for one of its weights.
+            KeyError: The authors have no name for one of the weights.
         """
         known = self._known(network)
         older = {newer: older for older, newer in _WEIGHT_NORM.items()}
@@ -82,14 +82,14 @@ class OfficialNames:
 
 
 def official_names(network: nn.Module) -> tuple[OfficialNames, ...]:
-    """``OFFICIAL_NAMES`` at the end of a network's file: one table of names, or several ways of naming."""
+    """``OFFICIAL_NAMES`` at the end of a network's file: one table of names, or several naming schemes."""
     tables: Names | tuple[OfficialNames, ...]
     tables = getattr(sys.modules[type(network).__module__], "OFFICIAL_NAMES", ())
     return tables if isinstance(tables, tuple) else (OfficialNames(tables),)
 
 
 def official_state(network: nn.Module) -> dict[str, Tensor] | None:
-    """A network's weights under its authors' names; ``None`` if they have none for this form of it."""
+    """A network's weights under its authors' names; ``None`` if this form of it has no such names."""
     state = network.state_dict()
     for table in official_names(network):
         try:
@@ -100,10 +100,10 @@ def official_state(network: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _renamed(name: str, names: Names, known: Mapping[str, int], *, back: bool) -> str | None:
-    """One name by one table; ``None`` if the table leaves the weight out.
+    """Rename a weight by one table; ``None`` if the table leaves the weight out.
 
     Raises:
-        KeyError: No path of the table fits.
+        KeyError: No path of the table matches.
     """
     for theirs, entry in names.items():
         ours, inner = entry if isinstance(entry, tuple) else (entry, None)
@@ -150,7 +150,7 @@ def _compiled(path: str) -> tuple[re.Pattern[str], list[tuple[str, str, str]]]:
 
 
 def _leaf(name: str, leaves: Mapping[str, str]) -> str:
-    """A name with its last part replaced, if that is in a table."""
+    """A name with its last part replaced, if the table contains that part."""
     for old, new in leaves.items():
         if name.endswith(f".{old}"):
             return name.removesuffix(old) + new
@@ -196,7 +196,7 @@ LFB_NAMES: Names = {
 }
 AWMS_NAMES: Names = {"tail_k{2i+3}": "convs.{i}", "scale_k{2i+3}": "scales.{i}"}
 
-# The tails of EDSR and PAN and of the networks that took them over.
+# The tails of EDSR and PAN and of the networks that reuse them.
 EDSR_TAIL_NAMES: Names = {"tail.1": "tail.{t-1}", "tail.0": "tail"}
 PA_TAIL_NAMES: Names = {
     "upconv{i+1}": "tail.stages.{i}.1",

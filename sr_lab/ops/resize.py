@@ -19,14 +19,14 @@ def imresize(
 ) -> Tensor:
     """Bicubic resize by ``numerator / denominator`` as in MATLAB's ``imresize``, computed in float64.
 
-    Cubic kernel of Keys (IEEE TASSP 1981) with a = -0.5, widened when downscaling (antialiasing).
+    The kernel is Keys's cubic (IEEE TASSP 1981) with a = -0.5, widened when downscaling (antialiasing).
 
     Args:
         image: Floating images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.
         numerator: Upscaling factor, at least 1.
         denominator: Downscaling factor, at least 1.
-        border: How the image continues outside: mirrored, the edge pixel twice (``symmetric``, MATLAB), or
-            with its edge pixel (``replicate``, some older test images).
+        border: How the image continues beyond its edge: mirrored with the edge pixel twice (``symmetric``,
+            MATLAB), or with the edge pixel repeated (``replicate``, some older test images).
         round_each_axis: Round half up and clip to 0..255 after each axis, as MATLAB does for uint8 images.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How many kernels a network launches and how many bytes they move: the bound of its speed on a GPU."""
+"""How many kernels a network launches and how many bytes they move: a bound on its speed on a GPU."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Operators that launch no kernel: they view memory in another way, or allocate it.
+# Operators that launch no kernel: they only make a view or allocate memory.
 _FREE = {
     *("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh"),
     *("alias", "detach", "_unsafe_view", "device"),
@@ -32,8 +32,8 @@ class Peaks:
     """The limits of a GPU.
 
     Args:
-        flops: Floating-point operations a second, two for a multiply-add.
-        bytes: Bytes a second to and from its memory.
+        flops: Floating-point operations per second; a multiply-add counts as two.
+        bytes: Bytes per second to and from its memory.
     """
 
     flops: float
@@ -49,7 +49,7 @@ class Operator:
     values: int
 
     def seconds(self, peaks: Peaks, bytes_per_value: int) -> float:
-        """The longer of computing and moving."""
+        """The longer of the times to compute and to move the values."""
         return max(self.flops / peaks.flops, self.values * bytes_per_value / peaks.bytes)
 
 
@@ -70,10 +70,10 @@ class Traffic:
 
 
 def traffic(model: nn.Module, lr_shape: Sequence[int]) -> Traffic:
-    """Count a forward pass of ``model`` on fake tensors, without computing a value.
+    """Record the operators of a forward pass of ``model`` on fake tensors, without computing a value.
 
-    They act as CPU tensors, for which attention is one fused kernel as on a GPU; on the meta device it would
-    be several.
+    Fake tensors act as CPU tensors, for which attention is one fused kernel as on a GPU; on the meta device
+    it would be several.
 
     Args:
         model: Any network; it stays unchanged.

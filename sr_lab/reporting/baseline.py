@@ -1,4 +1,4 @@
-"""Each row against its baseline row: differences, significance, single images."""
+"""Compare each row with its baseline row: differences, significance, single images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +11,9 @@ RowAndImages: TypeAlias = tuple[Row, significance.Images]  # with the PSNR of ea
 
 
 def compared(block: Sequence[RowAndImages], baseline: str | None) -> list[Row]:
-    """The rows of one scale with their differences to the row labelled ``baseline``.
+    """The rows of one scale with their differences from the row labelled ``baseline``.
 
-    Without a label, that is a strategy's host, or the first row.
+    Without a label, the baseline is a strategy's host, or the first row.
     """
     rows = [
         (row, images)
@@ -34,9 +34,9 @@ def compared(block: Sequence[RowAndImages], baseline: str | None) -> list[Row]:
 
 
 def _base_of(row: Row, rows: Sequence[RowAndImages], baseline: str | None) -> RowAndImages | None:
-    """The row to compare with: the one asked for, the host of a strategy, or the first.
+    """The row to compare with: the requested baseline, the host of a strategy, or the first row.
 
-    "CARN" and "CARN + GGAS" are compared with "CARN", or with nothing if that was not measured.
+    "CARN + GGAS" is compared with "CARN", or with nothing if "CARN" was not measured.
     """
     host = row.label.partition(" + ")[0]
     is_hosted = any(other.label.startswith(f"{host} + ") for other, _ in rows)

@@ -16,7 +16,7 @@ Read: TypeAlias = Callable[[Entry], Cell]
 
 _MAX_SETTINGS = 3  # columns of settings to the left of the figures; the rest are on the right
 
-# Metric -> title, unit, decimals, which way is better (papers mark quality only).
+# Metric -> title, unit, decimals, whether higher is better (``None``: papers mark only quality).
 _METRICS: dict[str, tuple[str, str, int, bool | None]] = {
     "psnr_y": ("PSNR", "", 2, True),
     "ssim_y": ("SSIM", "", 4, True),
@@ -49,7 +49,7 @@ def key_of(column: Column) -> Key:
 
 
 def measured_keys(runs: Sequence[Run]) -> list[Key]:
-    """Size, cost, and the quality on every set that was tested."""
+    """Size, cost, and the quality on every tested set."""
     sets = dict.fromkeys(name for run in runs for name in run.sets)
     quality = [(name, metric) for name in sets for metric in ("psnr_y", "ssim_y")]
     return [("", "num_params_k"), ("", "multi_adds_g"), *quality]
@@ -82,7 +82,7 @@ def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[C
 
 
 def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
-    """A figure that follows from other rows of the block: a strategy's gain or cost, "A new minus old"."""
+    """A figure computed from other rows of the block: a strategy's gain or cost, "A new minus old"."""
 
     def number(label: str, metric: str) -> float | None:
         found = [other.measured((set_name, metric)).value for other in block if other.label == label]
@@ -128,7 +128,7 @@ def _costs(
 
 
 def _number(key: str, unit: float, decimals: int) -> Read:
-    """A figure of metrics.json, with its quartiles where one run measured it several times."""
+    """A figure of metrics.json, with its quartiles if one run measured it several times."""
 
     def cell(entry: Entry, name: str) -> Cell:
         return entry.cell(lambda run: run.number(name, unit))

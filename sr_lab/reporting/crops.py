@@ -1,4 +1,4 @@
-"""The zoomed-crop figure, as papers print it: the whole image with a box, and the box as each method has it.
+"""The zoomed-crop figure of papers: the whole image with a box, and each method's result in the box.
 
     HR image, 2 cells high   |  HR      bicubic  SRCNN  VDSR
     img_012 (x4)             |  LapSRN  MemNet   EDSR   Ours
@@ -40,8 +40,8 @@ _COLUMNS = (
     *("set", "image", "scale", "rule", "method", "psnr_y", "ssim_y"),
     *("left", "top", "width", "height"),
 )
-Score: TypeAlias = list[tuple[str, int]]  # parts of a line of text, with their ranks
-logging.getLogger("fontTools").setLevel(logging.WARNING)  # else it logs every glyph of a PDF's font
+Score: TypeAlias = list[tuple[str, int]]  # parts of a text line, with their ranks
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # otherwise it logs every glyph of a PDF's font
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Box:
 
 
 def choose(picture: Picture, *, size: int = 48) -> Box:
-    """The window in which the methods' errors differ most: chosen by a rule, not by taste.
+    """Choose the window in which the methods' errors differ most, by a fixed rule.
 
-    The rule: per pixel, the variance over the methods of the channels' mean absolute error; summed over the
-    window.
+    The rule sums over the window, for each pixel, the variance over the methods of the absolute error
+    averaged over channels.
 
     Args:
-        picture: At least two methods.
+        picture: The results of at least two methods.
         size: Side of the window in HR pixels, rounded down to a multiple of the scale.
     """
     hr, scale = load(picture.hr).astype(np.float32), picture.scale
@@ -94,10 +94,10 @@ def _spread(picture: Picture) -> float:
 
 
 def write(folder: Path, picture: Picture) -> Path:
-    """Write the figure as PNG, PDF and LaTeX, its crops as single PNGs, and a csv with their place.
+    """Write the figure as PNG, PDF and LaTeX, its crops as single PNGs, and a csv with their position.
 
     Returns:
-        The PNG.
+        Path of the PNG.
     """
     box, cells = choose(picture), _cells(picture)
     stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
@@ -173,7 +173,7 @@ def _pixels(figure: Figure) -> Transform:
 
 
 def _frame(figure: Figure, box: Box, ratio: float) -> None:
-    """A red frame around the box in the whole image, which is shown ``ratio`` times as large."""
+    """Draw a red frame around the box in the whole image, which is shown ``ratio`` times as large."""
     points = 1.5
     line = points * _DPI / 72
     corner = ratio * box.left - line / 2, ratio * box.top - line / 2
@@ -184,9 +184,9 @@ def _frame(figure: Figure, box: Box, ratio: float) -> None:
 
 
 def _caption(figure: Figure, centre: float, top: float, parts: Score, *, room: float = math.inf) -> None:
-    """One centred line below a cell: the best bold, the second best blue.
+    """Write one centred line below a cell: the best bold, the second best blue.
 
-    Each part is a text of its own, since matplotlib gives a text one weight. Names are shortened until they
+    Each part is a separate text, since a matplotlib text has only one weight. Names are shortened until they
     fit into ``room`` pixels.
     """
     look = {"transform": _pixels(figure), "fontsize": 5.6, "va": "top"}
@@ -206,7 +206,7 @@ def _caption(figure: Figure, centre: float, top: float, parts: Score, *, room: f
 
 
 def _latex(picture: Picture, stem: str, cells: Sequence[tuple[Result, Score]]) -> str:
-    r"""One ``\subfloat`` for each cell, four in a line; LaTeX scales the crops, which are single files."""
+    r"""One ``\subfloat`` for each cell, four in a line; LaTeX scales the crops, which are separate files."""
     lines = [
         r"% \usepackage{graphicx,subfig}; turn off interpolation in the PDF viewer to see single pixels",
         r"\begin{figure*}[t]",

@@ -15,14 +15,14 @@ from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 
 _MAX_POINTS = 400  # a panel is about 400 pixels wide
-_DASHES = ("", "5 3", "1.5 2.5")  # of SVG, in points
+_DASHES = ("", "5 3", "1.5 2.5")  # dash patterns of SVG, in points
 
 
 @dataclass(frozen=True)
 class Curve:
     """One column of a training's record."""
 
-    name: str  # of the run
+    name: str  # name of the run
     steps: tuple[float, ...]
     values: tuple[float, ...]
 
@@ -40,7 +40,7 @@ class Key:
 class Training:
     """Curves of all runs."""
 
-    # Title and plot (``<svg>``) of each quantity; ``data-run`` of a line is its place in the legend.
+    # Title and plot (``<svg>``) of each quantity; ``data-run`` of a line is its position in the legend.
     panels: list[tuple[str, str]]
     keys: list[Key]  # the legend
     # Whether any training was interrupted; dotted vertical lines show where it resumed.
@@ -48,7 +48,7 @@ class Training:
 
 
 def read(runs: Sequence[Run], column: str) -> list[Curve]:
-    """One column of the record, of each run that has it."""
+    """One column of the record, for each run that has it."""
     found = []
     for run, name in zip(runs, saved_images.names(runs), strict=True):
         points = [(row["step"], row[column]) for row in run.record if {"step", column} <= row.keys()]
@@ -62,8 +62,8 @@ def read(runs: Sequence[Run], column: str) -> list[Curve]:
 def restarts(run: Run) -> tuple[float, ...]:
     """Steps from which a training was resumed.
 
-    The time at which the last attempt began is known. Earlier interruptions show only as pauses: at least a
-    minute, and ten times the usual time, between two rows without a validation.
+    The start of the last attempt is known. Earlier interruptions show only as pauses between two rows without
+    a validation, of at least a minute and ten times the usual time.
     """
     rows = [row for row in run.record if {"step", "time"} <= row.keys()]
     pairs = [(one["time"], other["time"], one["step"], other) for one, other in itertools.pairwise(rows)]
@@ -137,7 +137,7 @@ def _line(axes: Axes, curve: Curve, key: Key, index: int, factor: float, marks: 
 
 
 def _log_scale(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers: a loss falls fast, then slowly."""
+    """Set a logarithmic axis with plain numbers, since a loss falls fast at first, then slowly."""
     if min(values) <= 0:
         return
     axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""The table of an experiment: runs next to the paper's figures, seeds averaged, the best marked."""
+"""The table of an experiment: runs next to the paper's figures, averaged over seeds, the best marked."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,18 +28,18 @@ _NOTES = (
     ),
     (
         lambda key: key[1] == "time_s",
-        "the paper gives neither device nor number of images for its time, so ours is not shown next to it; "
+        "the paper states neither device nor number of images for its time, so ours is not shown next to it; "
         "task=complexity measures time at an output of 1280x720",
     ),
 )
 
 
 def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Table:
-    """The paper's table if all runs belong to one, else one row for each run that differs.
+    """The paper's table if all runs belong to one, otherwise a table with one row for each distinct run.
 
     Args:
-        runs: At least one.
-        baseline: Label of the row that the rest is compared with; the first of each block by default.
+        runs: At least one run.
+        baseline: Label of the row that the others are compared with; by default each block's first row.
 
     Raises:
         ConfigError: There is no row with that label.
@@ -77,7 +77,7 @@ def in_table_order(table: Table, runs: Sequence[Run]) -> list[Run]:
 
 
 def print_experiment(folders: Sequence[Path], console: Console | None = None) -> None:
-    """Print the table of run folders, ours next to the paper's figures."""
+    """Print the table of run folders, with our figures next to the paper's."""
     print_table(experiment_table([read_run(folder) for folder in folders]), console)
 
 
@@ -162,7 +162,7 @@ def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list
 
 
 def _head(runs: Sequence[Run]) -> list[str]:
-    """Lines above the table: protocol, budget, device, commit, seeds, warnings."""
+    """The lines above the table: protocol, budget, device, commit, seeds, warnings."""
     keys = {
         "protocol": "protocol_says",
         "trained on": "degradation_says",
@@ -183,7 +183,7 @@ def _head(runs: Sequence[Run]) -> list[str]:
         if run.number("skipped_steps")
     ]
     if any("cpu_s_per_megapixel" in run.values for run in runs):
-        found["CPU"] = ["eager float32 passes to 640x360 pixels, median (quartiles); all else at 1280x720"]
+        found["CPU"] = ["eager float32 passes to 640x360 pixels, median (quartiles); other columns: 1280x720"]
     found["commit"] = [run.commit for run in runs if run.commit]
     lines = [f"{title}: {' | '.join(dict.fromkeys(texts))}" for title, texts in found.items() if texts]
     seeds = sorted({run.seed for run in runs if run.seed is not None})

@@ -1,11 +1,11 @@
-"""Numbers and names as tables print them."""
+"""Format numbers and names for tables."""
 
 import math
 from decimal import ROUND_HALF_UP, Decimal
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """A number rounded half up, as papers round; ``-`` where it is missing."""
+    """A number rounded half up, as in papers; ``-`` if it is missing."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -14,7 +14,7 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """A difference with its sign; empty where it is missing, no sign where it rounds to zero."""
+    """A difference with its sign; empty if it is missing, without a sign if it rounds to zero."""
     if value is None:
         return ""
     text = fixed(value, decimals)
@@ -24,6 +24,6 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def shortened(text: str, limit: int = 32) -> str:
-    """A text of at most ``limit`` characters, cut in the middle; the end, which says more, is kept longer."""
+    """A text of at most ``limit`` characters, cut in the middle; more is kept of the end, which says more."""
     start = limit // 4
     return text if len(text) <= limit else f"{text[:start]}…{text[len(text) - limit + start + 1 :]}"

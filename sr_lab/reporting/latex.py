@@ -1,4 +1,4 @@
-r"""A table in LaTeX, as papers print it: ``booktabs``, ``multirow``; best bold, second underlined."""
+r"""A table in LaTeX in the style of papers: ``booktabs``, ``multirow``; best bold, second best underlined."""
 
 import re
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ _MIN_SEEDS = 3  # with fewer, no standard deviation is printed
 
 
 def escape(text: str) -> str:
-    """A text as LaTeX source that prints it unchanged."""
+    """LaTeX source that prints a text unchanged."""
     return "".join(_SPECIAL.get(character, character) for character in printable(text))
 
 
 def to_latex(table: Table, *, paired: bool = False) -> str:
     r"""A ``table*`` that fits the page; needs booktabs, multirow, adjustbox, amssymb and pifont.
 
-    Columns that the paper's table does not have are left out. If some rows were measured, the rest show the
-    paper's figures with a dagger and without a rank.
+    Columns that the paper's table does not have are left out. If some rows were measured, the other rows show
+    the paper's figures with a dagger and without a rank.
 
     Args:
         table: Any table.
-        paired: PSNR and SSIM in one cell, each marked by itself, and units after the numbers (EFRDN,
-            Table 1); else a column for each number (OSFFNet, Table 1).
+        paired: PSNR and SSIM in one cell, each with its own mark, and units after the numbers (EFRDN,
+            Table 1); otherwise one column for each number (OSFFNet, Table 1).
     """
     shown = [index for index, column in enumerate(table.columns) if not column.is_extra]
     columns = [table.columns[index] for index in shown]
@@ -61,7 +61,7 @@ def to_latex(table: Table, *, paired: bool = False) -> str:
                 for position, row in enumerate(members)
             ]
         )
-    # Texts are aligned left, like the names.
+    # Text columns are left-aligned, like the names.
     is_text = [all(row.cells[i].text and row.cells[i].value is None for row in rows) for i, *_ in slots]
     align = "".join("l" if text else "c" for text in is_text)
     return "\n".join(
@@ -88,7 +88,7 @@ def to_latex(table: Table, *, paired: bool = False) -> str:
 
 
 def _slots(columns: Sequence[Column], paired: bool) -> list[tuple[int, ...]]:
-    """The columns of the LaTeX table, each with the indices of the columns that it shows."""
+    """The columns of the LaTeX table, each as the indices of the table columns that it shows."""
     slots: list[tuple[int, ...]] = []
     for index, column in enumerate(columns):
         before = columns[index - 1] if index else None
@@ -101,7 +101,7 @@ def _slots(columns: Sequence[Column], paired: bool) -> list[tuple[int, ...]]:
 
 
 def _head(columns: Sequence[Column], slots: Sequence[tuple[int, ...]], lead: int, paired: bool) -> list[str]:
-    """One line of heads, or two with the sets above their columns."""
+    """One header line, or two with the test sets above their columns."""
     titles = ["/".join(_title(columns[index], paired) for index in slot) for slot in slots]
     groups = [(group, list(own)) for group, own in groupby(slots, key=lambda slot: columns[slot[0]].group)]
     names = ["Method", "Scale"][:lead]

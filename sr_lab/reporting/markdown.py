@@ -1,4 +1,4 @@
-"""Markdown: a table, and a text between two markers of a file."""
+"""Write tables as Markdown, and fill in text between two markers of a file."""
 
 import re
 
@@ -8,13 +8,13 @@ from sr_lab.reporting.table import Table, lines, titles
 
 
 def escape(text: str) -> str:
-    """A text that neither ends its cell nor is read as markup."""
-    # A bracket could begin an image on somebody's server.
+    """Escape a text so that it neither ends its table cell nor is read as markup."""
+    # A bracket could start an image that is loaded from a stranger's server.
     return re.sub(r"([\\|`*_<>[\]])", r"\\\1", " ".join(printable(text).splitlines()))
 
 
 def to_markdown(table: Table) -> str:
-    """Head, table and notes, ours next to the paper's; best bold, second underlined."""
+    """The lines above the table, the table with the paper's figures below ours, and its notes."""
     columns = titles(table)
     marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
     written = []

@@ -1,10 +1,10 @@
 "use strict";
-// Sorting, copying, and the image viewer. The page shows everything without this script too.
+// Sorting, copying, and the image viewer. Without this script the page still shows everything.
 (() => {
   const byId = (id) => document.getElementById(id);
   const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
 
-  // Tables: a click on a head sorts the rows of each block; missing values stay last.
+  // Tables: a click on a header sorts the rows of each block; missing values stay last.
   for (const table of document.querySelectorAll(".sortable")) {
     const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
     heads.forEach((head, index) => {
@@ -38,7 +38,7 @@
     });
   }
 
-  // Commands: a button that copies.
+  // Commands: a button copies each command.
   for (const command of document.querySelectorAll(".command")) {
     const button = make("button", "Copy");
     button.type = "button";
@@ -46,7 +46,7 @@
       const code = command.querySelector("code");
       try {
         await navigator.clipboard.writeText(code.textContent);
-      } catch {  // no permission: select and copy
+      } catch {  // without permission, select the text and copy it
         getSelection().selectAllChildren(code);
         document.execCommand("copy");
       }
@@ -56,7 +56,7 @@
     command.append(button);
   }
 
-  // Bar charts: a tooltip with the five worst images, on pointer or focus.
+  // Bar charts: a tooltip shows the five worst images on hover or focus.
   const tip = byId("tip");
   const showTip = (chart) => {
     const { worst, against, count } = chart.dataset;
@@ -81,7 +81,7 @@
   }
   addEventListener("scroll", hideTip, { capture: true, passive: true });
 
-  // Curves: pointer or focus on a run in the legend leaves only its lines.
+  // Curves: hovering over or focusing a run in the legend hides the lines of all other runs.
   for (const key of document.querySelectorAll(".lines li")) {
     const only = (run) => document.querySelectorAll("#training [data-run]").forEach((element) => {
       element.classList.toggle("faint", run !== undefined && element.dataset.run !== run);
@@ -147,7 +147,7 @@
     return errors.get(key);
   };
 
-  // PSNR and SSIM of the visible crop, on luma from 16 to 235. A network for luma alone saves its luma as grey.
+  // PSNR and SSIM of the visible crop, on luma from 16 to 235. A luma-only network saves its luma as grey.
   const WINDOW = Array.from({ length: 11 }, (_, i) => Math.exp(-((i - 5) ** 2) / 4.5));
   const SUM = WINDOW.reduce((sum, value) => sum + value, 0);
   const lumas = { album: null, of: new Map() };
@@ -175,7 +175,7 @@
     }
     return part;
   };
-  const smooth = (values, width, height) => {  // only where the whole window is inside
+  const smooth = (values, width, height) => {  // only where the whole window is inside the image
     const wide = width - 10;
     const across = new Float64Array(wide * height);
     for (let y = 0; y < height; y++) {
@@ -233,7 +233,7 @@
       for (const side of ["a", "b"]) {
         found[side] = await cropScore(album, state[side] === ERROR ? other(side) : state[side], box);
       }
-      if (own !== measuring) return;  // the view has moved since
+      if (own !== measuring) return;  // the view has moved in the meantime
       for (const side of ["a", "b"]) {
         const score = found[side];
         crops[side] = score === null ? "" : `crop ${dB(score.psnr)} dB${isNaN(score.ssim) ? "" : ` / ${score.ssim.toFixed(4)}`}`;
@@ -393,7 +393,7 @@
     state.y = Math.min(state.album.height, Math.max(0, y));
     draw();
   };
-  // Zooms by one level around the pixel under the pointer; dx and dy count from the middle of the pane.
+  // Zooms by one level around the pixel under the pointer; dx and dy are measured from the middle of the pane.
   const step = (direction, dx = 0, dy = 0) => {
     const { zoom } = state;
     const next = direction > 0
@@ -523,7 +523,7 @@
   byId("viewer").hidden = false;
   byId("gallery").hidden = true;
   state.a = names()[1];
-  // Start with bicubic against the best run.
+  // Start with bicubic on the left and the best run on the right.
   const runs = [...state.album.shots].filter(([, shot]) => shot.kind === "sr").slice(1);
   state.b = runs.reduce((best, run) => (run[1].psnr > best[1].psnr ? run : best))[0];
   if (readAddress()) {

@@ -1,7 +1,7 @@
-"""The report as one HTML file, which opens without a network, a server, or JavaScript.
+"""The report as one HTML file that opens without a network, a server or JavaScript.
 
 ``page.html`` is its template, ``page.css`` its style; ``page.js`` sorts tables and shows images. Jinja2
-escapes all names, and the content policy allows no script, style or image but those in the page.
+escapes all names, and the content policy allows only the script, style and images in the page.
 """
 
 import base64
@@ -30,12 +30,12 @@ _HERE = Path(__file__).parent
 def render(
     table: Table, runs: Sequence[Run], *, root: Path, figures: Sequence[tuple[Picture, Path]] = ()
 ) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
         table: The table of all runs.
-        runs: Its runs, in the order of curves and images.
-        root: The folder of runs, for the command that makes the page again.
+        runs: The runs of the table, in the order of curves and images.
+        root: The folder of runs, for the command that regenerates the page.
         figures: Images with the PNG of their zoomed crops (`crops.write`).
     """
     crop_figures = [(picture, page_images.data_uri(file.read_bytes())) for picture, file in figures]
@@ -81,12 +81,12 @@ def render(
 
 
 def _hash(text: str) -> str:
-    """A style or script as a content policy names it."""
+    """The hash by which a content policy allows a style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _head(table: Table) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """The lines above the table: facts with their names, remarks, warnings."""
+    """Sort the lines above the table into facts with their names, remarks and warnings."""
     facts: list[tuple[str, str]] = []
     remarks, warnings = [], []
     for line in table.head:
@@ -101,7 +101,7 @@ def _head(table: Table) -> tuple[list[tuple[str, str]], list[str], list[str]]:
 
 
 def forms(table: Table) -> list[tuple[str, str, str]]:
-    """The table in its other forms: name, the file next to the page, text."""
+    """The table in its other formats: name, file next to the page, text."""
     return [
         ("Markdown", "table.md", to_markdown(table)),
         ("CSV", "table.csv", table_to_csv(table)),
@@ -111,7 +111,7 @@ def forms(table: Table) -> list[tuple[str, str, str]]:
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, bool, int]]:
-    """Heads above several columns: text, whether the columns are settings, number of columns."""
+    """Headers above several columns: text, whether the columns are settings, number of columns."""
     if not any(column.group for column in columns):
         return []
     groups = groupby(columns, key=lambda column: (column.group, column.is_setting))
@@ -157,7 +157,7 @@ def _duration(seconds: float) -> str:
 
 
 def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Packages and the versions that were in use."""
+    """Packages and the versions that the runs used."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         versions = run.values.get("versions")
@@ -167,7 +167,7 @@ def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _commands(runs: Sequence[Run], root: Path) -> list[tuple[str, str]]:
-    """The commands that make all of this again."""
+    """The commands that reproduce the runs and the page."""
     commands: list[tuple[str, str]] = []
     commits = {str(run.values["commit"]) for run in runs if run.values.get("commit")}
     if len(commits) == 1:
@@ -186,7 +186,7 @@ def _commands(runs: Sequence[Run], root: Path) -> list[tuple[str, str]]:
 
 
 def _sweep_command(experiment: str, runs: Sequence[Run]) -> str:
-    """The command line of a sweep, put together from its jobs; the experiment itself lists the rows."""
+    """The command line of a sweep, reconstructed from its jobs; the experiment itself lists the rows."""
     found: dict[str, dict[str, None]] = {"experiment=": {}}
     for run in runs:
         for override in run.overrides or (f"experiment={experiment}",):
@@ -197,5 +197,5 @@ def _sweep_command(experiment: str, runs: Sequence[Run]) -> str:
 
 
 def _short(path: Path) -> Path:
-    """A path relative to the current folder, if it is inside: a page should not name folders of a machine."""
+    """A path relative to the current folder if it is inside, so that a page does not reveal other folders."""
     return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path

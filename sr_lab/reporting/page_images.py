@@ -1,4 +1,4 @@
-"""The images inside the page: whole if they fit, else crops of their middles, else fewer of them."""
+"""The images inside the page: whole images if they fit, else crops of their middles, else fewer images."""
 
 import base64
 import io
@@ -12,8 +12,8 @@ from PIL import Image
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.saved_images import Picture
 
-MAX_BYTES = 24_000_000  # of images in one page, which a phone can still open
-_SIDES = (None, 768, 512, 384, 256, 192, 128)  # of the crops, largest first; None is the whole image
+MAX_BYTES = 24_000_000  # total of the images in a page, which a phone can still open
+_SIDES = (None, 768, 512, 384, 256, 192, 128)  # sides of the crops, largest first; None is the whole image
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def data_uri(png: bytes) -> str:
 
 
 def fitting(found: Sequence[Picture], max_bytes: int) -> tuple[list[Album], str]:
-    """The images that fit, as large as they fit, and a sentence on what was left out."""
+    """As many images as fit, as large as possible, and a sentence on what was left out."""
     albums: list[Album] = []
     side: int | None = None
     for side in _SIDES:

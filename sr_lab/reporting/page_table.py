@@ -7,7 +7,7 @@ from sr_lab.reporting.table import Cell, Column, ImageGain, Row, Table
 
 
 class ShownCell:
-    """A cell as the page shows it: our figure large, the paper's and the difference small below it."""
+    """A cell as the page shows it: our figure, and below it in small print the paper's and the difference."""
 
     def __init__(self, cell: Cell, column: Column) -> None:
         number = None if cell.text else cell.paper if cell.value is None else cell.value
@@ -34,11 +34,11 @@ class BarChart:
     """One bar for each image of a set: its PSNR minus that of the baseline row."""
 
     gains: tuple[ImageGain, ...]  # the images, in the order of the test
-    largest: float  # difference in dB that the highest bar stands for
+    largest: float  # difference in dB that the highest bar represents
     against: str  # label of the baseline row
 
     def bars(self, sign: int) -> str:
-        """SVG path of the gains (1) or losses (-1), 64 wide, from -8 to 8."""
+        """SVG path of the gains (``sign`` 1) or losses (-1), 64 wide, from -8 to 8."""
         step = 64 / len(self.gains)
         parts = []
         for number, image in enumerate(self.gains):
@@ -50,7 +50,7 @@ class BarChart:
 
     @property
     def description(self) -> str:
-        """The chart in words."""
+        """A text description of the chart."""
         worst = "; ".join(f"{image} {psnr} ({gain})" for image, psnr, gain in self.worst)
         return f"PSNR of {len(self.gains)} images against {self.against}, the worst: {worst}"
 
@@ -62,7 +62,7 @@ class BarChart:
 
 
 def bar_charts(table: Table) -> dict[tuple[Row, str], BarChart]:
-    """Bar charts by row and key of the column; rows with the same baseline row share one scale."""
+    """Bar charts by row and column key; rows with the same baseline row share one scale."""
     largest: dict[tuple[str, str, str], float] = {}
     gains: dict[tuple[Row, str], list[ImageGain]] = {}
     for row in table.rows:

@@ -14,10 +14,10 @@ class Figure:
     """One printed figure."""
 
     paper: str  # folder of ``experiments/``
-    table: str  # the paper's table, as in ``table1``
+    table: str  # the paper's table, e.g. ``table1``
     row: str  # its row, as printed
-    model: str  # what ``model=`` takes, or ``not implemented``
-    scale: int | None  # upscaling factor, ``None`` where the paper gives none
+    model: str  # the value for ``model=``, or ``not implemented``
+    scale: int | None  # upscaling factor, ``None`` if the paper gives no scale
     set_name: str  # test set, empty for a figure of the network alone
     metric: str  # ``psnr_y``, ``ssim_y``, ``num_params_k``, ``multi_adds_g`` and so on
     value: float
@@ -60,7 +60,7 @@ def table(paper: str, name: str) -> tuple[Figure, ...]:
 
 
 def psnr(model: str, scale: int, set_name: str) -> float | None:
-    """The PSNR in dB that most papers print for a network, at a tie the highest; ``None`` if none does."""
+    """The PSNR in dB that most papers print for a network (in a tie the highest); ``None`` if none does."""
     values = [
         figure.value
         for figure in comparisons()
@@ -72,10 +72,10 @@ def psnr(model: str, scale: int, set_name: str) -> float | None:
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that compare networks; an ablation, which has one or two networks, is left out."""
+    """Figures of tables that compare networks; ablations, which have few networks, are left out."""
     models: dict[tuple[str, str], set[str]] = {}
     for figure in figures():
         models.setdefault((figure.paper, figure.table), set()).add(figure.model)
-    # "CARN + GGAS" and "CARN cos_lr minus step_lr" are rows of gains.
+    # Rows such as "CARN + GGAS" and "CARN cos_lr minus step_lr" print gains.
     gain = re.compile(r"\+|minus")
     return tuple(f for f in figures() if len(models[f.paper, f.table]) > 3 and not gain.search(f.row))

@@ -1,4 +1,4 @@
-"""README's table of results, made from ``experiments/<paper>/results.csv``: ``make table``."""
+"""README's table of results, made from ``experiments/<paper>/results.csv`` by ``make table``."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def _line(row: tuple[str, ...], found: dict[tuple[str, str], dict[str, str]]) ->
 
 
 def filled(text: str, root: Path) -> str:
-    """README with the section filled in.
+    """The README with the section filled in.
 
     Raises:
         ConfigError: The markers are missing.
@@ -73,7 +73,7 @@ def filled(text: str, root: Path) -> str:
 
 
 def main() -> None:
-    """Fill README.md of the checkout."""
+    """Fill in README.md of the checkout."""
     root = experiments_dir()
     readme = root.parent / "README.md"
     files.write(readme, filled(readme.read_text(), root))

@@ -1,4 +1,4 @@
-"""What was measured of the papers' tables: ``experiments/<paper>/results.csv``."""
+"""Our results for the papers' tables: ``experiments/<paper>/results.csv``."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -23,10 +23,10 @@ _KEY = ("table", "row", "scale", "set", "metric", "budget")
 def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
     """Add the figures of papers' tables to ``<root>/<paper>/results.csv``, by default the repository's.
 
-    A figure replaces the earlier one of the same budget; all other lines stay.
+    A figure replaces the earlier figure of the same budget; all other lines stay.
 
     Returns:
-        The files written.
+        The written files.
 
     Raises:
         ConfigError: There is no finished run of a paper's table.
@@ -37,14 +37,14 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
         own = [run for run in runs if run.table == (paper, table)]
         costs = [run for run in own if run.is_cost]
         trained = [run for run in own if not run.is_cost]
-        # Each budget alone, so that no budget becomes part of a row's label.
+        # Each budget separately, so that no budget becomes part of a row's label.
         for each in sorted({_budget(run) for run in trained}) or [""]:
             entries, _ = paper_entries(paper, table, [*(r for r in trained if _budget(r) == each), *costs])
             lines = [line for entry in entries if entry.finished for line in _lines(table, entry)]
             found.setdefault(paper, []).extend(lines)
     if not any(found.values()):
         raise ConfigError(
-            "write_results: no run here is a finished row of a paper's table; run an experiment that has one"
+            "write_results: no run here is a finished row of a paper's table; run a paper's experiment"
         )
     written = []
     for paper, lines in found.items():
@@ -56,10 +56,10 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
 
 
 def read_results(path: Path) -> list[dict[str, str]]:
-    """The lines of a ``results.csv``; none if there is no such file.
+    """The lines of a ``results.csv``; an empty list if there is no such file.
 
     Raises:
-        ConfigError: It cannot be read, or has other columns.
+        ConfigError: The file cannot be read, or has other columns.
     """
     if not path.is_file():
         return []
@@ -73,7 +73,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
 
 
 def _budget(run: Run) -> str:
-    """A run's budget and its changes to the recipe, which keep it apart from the paper's."""
+    """A run's budget and its changes to the recipe, which distinguish it from the paper's."""
     return " ".join([budget(run.values), *changed(run)])
 
 

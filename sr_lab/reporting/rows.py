@@ -1,4 +1,4 @@
-"""Which runs make which row of a table, and what they measured: seeds together, other settings apart."""
+"""Group runs into the rows of a table: seeds share a row, other settings have separate rows."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,13 @@ from sr_lab.reporting.table import Cell
 
 FIVE_SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
 NOT_IMPLEMENTED = "not implemented"
-MINUS = " minus "  # in the label of a row that prints the difference of two rows
+MINUS = " minus "  # in the label of a row that shows the difference of two rows
 
 Key: TypeAlias = tuple[str, str]  # set and metric, as in expected.csv
 
 VALIDATION: Key = ("", "psnr_y")  # a PSNR without a set is measured on the paper's validation images
 
-# Papers measure time and memory on a test set, task=complexity at an output of 1280x720.
+# Papers measure time and memory on a test set, task=complexity measures them at an output of 1280x720.
 AT_HD = {
     "gpu_time_ms": ("gpu_ms", 1.0),
     "gpu_time_s": ("gpu_ms", 1e3),
@@ -33,8 +33,8 @@ class Entry:
     """The runs of one row, which differ only in their seed, and what the paper prints in it."""
 
     label: str  # as the paper prints it, or the runs' name
-    scale: int | None = None  # upscaling factor, ``None`` where neither the paper nor the run gives one
-    model: str = ""  # what ``model=`` takes, or the network's class
+    scale: int | None = None  # upscaling factor, ``None`` if neither the paper nor the run gives a scale
+    model: str = ""  # the value for ``model=``, or the network's class
     figures: dict[Key, Figure] = field(default_factory=dict)  # the paper's figures
     runs: list[Run] = field(default_factory=list)  # one for each seed
     is_own: bool = False  # the network that the paper proposes
@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def problem(self) -> str:
-        """Why the row has no figures; empty if it has."""
+        """Why the row has no figures; empty if it has figures."""
         if self.finished:
             return ""
         if self.runs:
@@ -69,7 +69,7 @@ class Entry:
         """What went wrong with some of the seeds."""
         problems = [f"seed {run.seed} {run.problem}" for run in self.runs if run.problem]
         if len(self.runs) - len(problems) > len(self.finished):
-            problems.append("of several runs with one seed, the newest is shown")
+            problems.append("several runs have the same seed; the newest is shown")
         return "; ".join(problems) if self.finished else ""
 
     def cell(self, read: Callable[[Run], float | None]) -> Cell:
@@ -81,12 +81,12 @@ class Entry:
         return Cell(value=statistics.fmean(values), std=std, count=len(values))
 
     def measured(self, key: Key) -> Cell:
-        """Our figure for what the paper prints under this key."""
+        """Our figure that corresponds to the paper's figure under this key."""
         return self.cell(lambda run: measured(run, key))
 
 
 def measured(run: Run, key: Key) -> float | None:
-    """A run's figure under the name that it has in expected.csv; ``None`` where it was not measured."""
+    """A run's figure by its name in expected.csv; ``None`` if it was not measured."""
     set_name, metric = key
     if set_name == "Average":
         values = [run.number(f"test/{name}/{metric}") for name in FIVE_SETS]
@@ -94,7 +94,7 @@ def measured(run: Run, key: Key) -> float | None:
         return statistics.fmean(known) if len(known) == len(FIVE_SETS) else None
     if metric == "num_params_k":
         return run.number("num_params", 1e3)
-    if metric == "multi_adds_g":  # counted as the network's own paper does
+    if metric == "multi_adds_g":  # counted as in the network's own paper
         counted = run.number("multi_adds_paper", 1e9)
         return run.number("multi_adds", 1e9) if counted is None else counted
     own = run.number(f"test/{set_name}/{metric}" if set_name else f"val/{metric}")
@@ -109,7 +109,7 @@ def compared_with_paper(run: Run) -> dict[str, float]:
     """``paper/Set5/psnr_y``, ``ours/Set5/psnr_y``, ``difference/Set5/psnr_y`` (ours minus the paper's), ...
 
     Args:
-        run: Finished or not; for an unfinished run, only the paper's figures are there.
+        run: Any run; an unfinished run has only the paper's figures.
 
     Returns:
         Names and units as in expected.csv; empty if the run is not a row of a paper's table.
@@ -150,7 +150,7 @@ def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
-    """The rows of a paper's table, each with its runs, and the scales that nobody ran.
+    """The rows of a paper's table, each with its runs, and the scales without runs.
 
     Runs that differ in more than the seed, e.g. in their budget, are separate rows.
     """
@@ -158,7 +158,7 @@ def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Ent
     scales = sorted({run.scale for run in runs if run.scale})
     printed: list[Entry] = []
     for entry in _printed(paper, table):
-        # Where the paper gives no scale, its figures stand next to the runs of every scale.
+        # If the paper gives no scale, its figures are shown next to the runs of every scale.
         printed += [replace(entry, scale=scale) for scale in ([entry.scale] if entry.scale else scales)]
     claimed: dict[int, dict[object, Entry]] = {}
     extra: list[Entry] = []
@@ -194,7 +194,7 @@ def _printed(paper: str, table: str) -> list[Entry]:
     """The rows of a paper's table, by scale."""
     entries: dict[tuple[str, int | None], Entry] = {}
     figures = published.table(paper, table)
-    # An ablation has the paper's network in each row.
+    # In an ablation, each row is the paper's network.
     compares = len({figure.model for figure in figures}) > 2
     for figure in figures:
         entry = entries.setdefault((figure.row, figure.scale), Entry(figure.row, figure.scale, figure.model))
@@ -204,7 +204,7 @@ def _printed(paper: str, table: str) -> list[Entry]:
 
 
 def _with_costs(runs: Sequence[Run]) -> list[Run]:
-    """Trainings with what ``task=complexity`` measured for the same row, and the costs without a training."""
+    """Trainings with the costs that ``task=complexity`` measured for the same row, and remaining costs."""
     costs = {(label, run.scale): run for run in runs for label in run.labels if run.is_cost}
     trained = [run for run in runs if not run.is_cost]
     found = []
@@ -217,7 +217,7 @@ def _with_costs(runs: Sequence[Run]) -> list[Run]:
 
 
 def _with_settings(entries: list[Entry]) -> list[Entry]:
-    """The runs of one row that differ in more than the seed, each with the difference after its label."""
+    """Entries of one row that differ in more than the seed, each with the difference after its label."""
     differing = varied([flat(entry.runs[0]) for entry in entries])
     for entry in entries:
         settings = flat(entry.runs[0])

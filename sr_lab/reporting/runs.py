@@ -1,4 +1,4 @@
-"""Run folders as `Run`: results, settings, record, or why there are none."""
+"""Read run folders as `Run`: results, settings and record, or why they are missing."""
 
 import functools
 import math
@@ -21,9 +21,9 @@ class Run:
     values: dict[str, object] = field(default_factory=dict)
     # One line, e.g. ``failed: ...``, ``pruned: ...`` or ``unfinished``; empty for a finished run.
     problem: str = ""
-    # Contents of ``config.yaml``, which an unfinished run also has.
+    # Contents of ``config.yaml``, which unfinished runs have too.
     settings: Mapping[str, object] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()  # the rows of a paper's table that the run stands for; empty for other runs
+    labels: tuple[str, ...] = ()  # the rows of a paper's table that the run reproduces; empty for other runs
     overrides: tuple[str, ...] = ()  # its command line, if it was a job of a sweep
 
     @property
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def commit(self) -> str:
-        """Commit of the code, shortened, and whether it had local changes; empty if unknown."""
+        """Shortened commit of the code, and whether it had local changes; empty if unknown."""
         changes = " with local changes" if self.values.get("dirty") else ""
         return f"{str(self.values['commit'])[:8]}{changes}" if self.values.get("commit") else ""
 
@@ -99,7 +99,7 @@ class Run:
 
     @property
     def images(self) -> list[dict[str, object]]:
-        """What was measured of each test image."""
+        """The measured values of each test image."""
         images = self.values.get("images")
         return [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
 
@@ -113,7 +113,7 @@ class Run:
         )
 
     def number(self, key: str, unit: float = 1) -> float | None:
-        """A figure of ``metrics.json`` in another unit; ``None`` where it is missing."""
+        """A figure of ``metrics.json`` divided by ``unit``; ``None`` if it is missing."""
         value = self.values.get(key)
         return value / unit if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
@@ -135,7 +135,7 @@ def read_run(path: Path) -> Run:
     if values is None and not problem:
         problem = _why_unfinished(folder)
     listed = [job for job in read_index(path.parent) if job.folder == path.name]
-    # Several rows of a table may be one and the same run; the list of the sweep names them.
+    # One run may be several rows of a table; the sweep's index names them.
     own = (values or {}).get("row", settings.get("row_label"))
     labels = [] if own is None else [own, *(job.label for job in listed)]
     distinct = tuple(dict.fromkeys(str(label) for label in labels if label is not None))
@@ -153,7 +153,7 @@ def _why_unfinished(folder: RunFolder) -> str:
 
 
 def _text(file: Path) -> str:
-    """A short text; empty if it cannot be read."""
+    """The text of a file; empty if it cannot be read."""
     try:
         return str(files.plain(files.read_text(file)))
     except (OSError, ValueError):
@@ -178,7 +178,7 @@ def find_runs(root: Path) -> list[Run]:
     if any((root / mark).is_file() for mark in marks):
         return [read_run(root)]
     paths = [path for mark in marks for path in root.rglob(mark)] if root.is_dir() else []
-    # W&B keeps a config.yaml of its own inside a run folder.
+    # W&B keeps its own config.yaml inside a run folder.
     found = sorted({path.parent for path in paths if "wandb" not in path.relative_to(root).parts})
     if not found:
         raise ConfigError(f"runs: no run folder in '{root}'; give a folder that a training has written")

@@ -1,4 +1,4 @@
-"""CSV without formulas that a spreadsheet would run: any rows, a table, runs."""
+"""Write rows, tables and runs as CSV without formulas that a spreadsheet would run."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ def harmless(value: object) -> object:
 
 
 def original(text: str) -> str:
-    """The text before `harmless`."""
+    """Undo `harmless`."""
     return text[1:] if text.startswith("'") and text[1:].startswith(_STARTS_A_FORMULA) else text
 
 
@@ -67,7 +67,7 @@ def table_to_csv(table: Table) -> str:
 
 
 def _p_value(row: Row, column: Column) -> float | None:
-    """The corrected p of a PSNR column; where there is one set only, its test is that of all sets."""
+    """The corrected p of a PSNR column; with only one set, this is the test on all sets."""
     if not column.key.endswith("/psnr_y"):
         return None
     found = {test.set_name: test.p_holm for test in row.tests}

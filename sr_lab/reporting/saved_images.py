@@ -1,6 +1,6 @@
-"""The images that runs keep of their tests, from which a report is made without the data.
+"""The images that runs keep from their tests, from which a report can be made without the dataset.
 
-images/<Set>/<image>.{lr,bicubic,sr,hr}.png     whole images, of a few images of each set
+images/<Set>/<image>.{lr,bicubic,sr,hr}.png     full-size versions of a few images of each set
 """
 
 import hashlib
@@ -43,8 +43,8 @@ class Result:
 
     name: str
     file: Path  # the SR image
-    psnr: float = math.nan  # in dB, of the whole image by the run's protocol; ``nan`` if unknown
-    ssim: float = math.nan  # the same
+    psnr: float = math.nan  # in dB, for the whole image under the run's protocol; ``nan`` if unknown
+    ssim: float = math.nan  # likewise
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,19 @@ def load(path: Path) -> Pixels:
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # a decoder raises many types
+    except Exception as error:  # decoders raise many exception types
         raise ConfigError(f"{path}: cannot be read: {error}; remove it") from error
 
 
 def _are_whole(files: Sequence[Path], scale: int) -> bool:
-    """Whether LR, bicubic, SR and HR image are undamaged PNGs whose sizes fit."""
+    """Whether the LR, bicubic, SR and HR images are undamaged PNGs of matching sizes."""
     try:
         sizes = []
         for file in files:
             with Image.open(file, formats=("PNG",)) as picture:
                 picture.verify()
                 sizes.append(picture.size)
-    except Exception:  # a decoder raises many types
+    except Exception:  # decoders raise many exception types
         return False
     (width, height), *large = sizes
     return {(width * scale, height * scale)} == set(large)
@@ -89,7 +89,7 @@ def _are_whole(files: Sequence[Path], scale: int) -> bool:
 def names(runs: Sequence[Run]) -> list[str]:
     """A short, distinct name for each run: its row's label or its name, with a suffix where two are equal."""
     found = [" = ".join(run.labels) or run.name for run in runs]
-    if not all(run.is_cost for run in runs):  # next to trainings of the same rows, which keep their names
+    if not all(run.is_cost for run in runs):  # among trainings of the same rows, which keep their names
         found = [f"{name} (costs)" if run.is_cost else name for name, run in zip(found, runs, strict=True)]
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: f"x{run.scale}",
@@ -108,7 +108,7 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 
 def find(runs: Sequence[Run]) -> list[Picture]:
-    """Every image that a run has kept, sets and images in the order of the test."""
+    """Every image that a run has kept, with sets and images in the order of the test."""
     found: dict[tuple[str, str, int], Picture] = {}
     for run, name in zip(runs, names(runs), strict=True):
         for values in run.images:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from sr_lab.reporting.runs import Run
 
-# Runs that differ in these are separate rows. Rows are averaged over seeds, and each scale is a block.
+# Runs that differ in these settings are separate rows. Rows average over seeds, and each scale is a block.
 _GROUPS = (
     *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
     *("validation", "benchmark"),
 )
-# A group's setting that usually repeats one of the run.
+# A group's setting that usually repeats a setting of the run.
 _REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
 # The node that holds a group's settings.
 _INNER = {"upsampler": "factory", "strategy": "apply", "schedule": "scheduler"}
@@ -42,7 +42,7 @@ def flat(run: Run) -> dict[str, str]:
 
 
 def changed(run: Run) -> list[str]:
-    """Overrides on a sweep's command line that change the recipe, so that the numbers are not the paper's.
+    """Overrides on a sweep's command line that change the recipe, so that results cannot match the paper's.
 
     The budget, which a table shows anyway, and folders are left out.
     """
@@ -77,7 +77,7 @@ def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) ->
     body = inner if isinstance(inner, Mapping) else {} if group in ("upsampler", "strategy") else node
     outer = {} if body is node else {key: node[key] for key in node if key not in (_INNER[group], "name")}
     for key, value in {**outer, **body}.items():
-        # The group upsampler shows the tail and the block the scale; folders change no number.
+        # The tail is shown by the group upsampler, the scale by the block; folders do not change results.
         if not key.endswith("_dir") and not (group == "model" and key in ("scale", "upsampler")):
             _add(found, group, key, value)
 

@@ -1,4 +1,4 @@
-"""Whether rows differ by more than chance: Wilcoxon's signed-rank test on the same images, Holm-corrected."""
+"""Test whether rows differ by more than chance: Wilcoxon's signed-rank test per image, Holm-corrected."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from dataclasses import replace
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.table import Significance
 
-MIN_IMAGES = 6  # with fewer, no outcome reaches p < 0.05
+MIN_IMAGES = 6  # with fewer images, no outcome reaches p < 0.05
 ALL_SETS = "all sets"
 
 Images = Mapping[tuple[str, str], float]
@@ -28,11 +28,11 @@ def per_image(runs: Sequence[Run], key: str = "psnr_y") -> dict[tuple[str, str],
 def signed_rank(differences: Sequence[float]) -> float:
     """Two-sided p of Wilcoxon's signed-rank test; zero differences take part in the ranking (Pratt).
 
-    1 where nothing differs.
+    The p-value is 1 if nothing differs.
     """
     from scipy.stats import wilcoxon  # takes a second to load
 
-    # Where two networks give the same bytes, their PSNR may still differ in the last bits.
+    # Even if two networks give the same bytes, their PSNR may differ in the last bits.
     rounded = [round(difference, 9) for difference in differences]
     return float(wilcoxon(rounded, zero_method="pratt").pvalue) if any(rounded) else 1.0
 

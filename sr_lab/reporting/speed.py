@@ -1,6 +1,6 @@
-"""Speeds: the goals, what became slower than stored, and the README of ``experiments/benchmarks``.
+"""Speed goals, comparison with stored figures, and the README of ``experiments/benchmarks``.
 
-A table is the content of ``benchmark.json``: facts about the machine, median and quartiles of each figure.
+A table is the content of ``benchmark.json``: facts about the machine, and each figure's median and quartiles.
 """
 
 import json
@@ -87,15 +87,15 @@ def figures(table: Table) -> dict[str, Figure]:
 
 
 def fallen(now: Table, stored: Table, asked: Collection[str]) -> list[str]:
-    """Figures that are worse than stored, by more than 10 % and beyond the stored quartiles.
+    """Figures that are worse than the stored ones by more than 10 % and beyond the stored quartiles.
 
     Only ratios are compared, since a rate depends on the machine. A share that should be small may grow by
     three hundredths: 8 % outside the network is not worse than 7 %.
 
     Args:
-        now: What was measured.
-        stored: What it is compared with.
-        asked: Benchmarks that were to be run: their stored figures must have been measured.
+        now: The new figures.
+        stored: The figures to compare with.
+        asked: Benchmarks that were requested; each of their stored figures must have been measured.
 
     Returns:
         One sentence for each figure.
@@ -127,7 +127,7 @@ def comparable(table: Table) -> dict[str, Figure]:
 
 
 def stored_at(device: str, root: Path) -> Path:
-    """Path of a device's table, whether it exists or not; ``root`` is the folder of tables."""
+    """Path of a device's table, which may not exist; ``root`` is the folder of tables."""
     return root / f"{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
 
 
@@ -137,9 +137,9 @@ def benchmarks_dir() -> Path:
 
 
 def store(table: Table, root: Path) -> Path:
-    """Put figures into the table of their device and update the README; other benchmarks' figures stay.
+    """Put figures into their device's table and update the README; other benchmarks' figures stay unchanged.
 
-    Every figure keeps the date and commit of its own run.
+    Every figure keeps the date and commit of the run that measured it.
     """
     path = stored_at(str(table["device"]), root)
     origin = {key: table[key] for key in ("date", "commit") if key in table}

@@ -13,7 +13,7 @@ from matplotlib.typing import RcKeyType
 
 # Placeholder for the text colour of the page, which a figure does not know.
 INK = "#010203"
-# Prefix of the gid of a run's lines; in the page the rest is their data-run.
+# Prefix of the gid of a run's lines; in the page, the rest of the gid becomes ``data-run``.
 RUN = "run-"
 # Readable on white and on near-black; blue and orange first, which nearly everyone can tell apart.
 COLOURS = (
@@ -26,7 +26,7 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 
 @contextlib.contextmanager
 def drawing(salt: str) -> Iterator[None]:
-    """Matplotlib settings for figures that `inline` puts into a page; the salt keeps their ids apart."""
+    """Matplotlib settings for figures that `inline` puts into a page; the salt makes their ids distinct."""
     settings: dict[RcKeyType, object] = {
         "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
         "svg.hashsalt": salt,
@@ -48,7 +48,7 @@ def drawing(salt: str) -> Iterator[None]:
         "ytick.major.width": 0.6,
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser's font has it
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser's font has the glyph
         yield
 
 

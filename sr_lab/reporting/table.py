@@ -1,4 +1,4 @@
-"""A table in memory, from which every form is written: terminal, Markdown, CSV, LaTeX, HTML."""
+"""A table in memory, from which every format is written: terminal, Markdown, CSV, LaTeX, HTML."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from itertools import groupby
 
 from sr_lab.reporting.formatting import fixed, signed
 
-# Why a row that nobody tried to run has no figures; the last is for a difference of rows.
+# Why a row without runs has no figures; "rows missing" is for a difference of rows.
 UNMEASURED = ("not run", "not implemented", "rows missing")
 
 
@@ -15,11 +15,11 @@ UNMEASURED = ("not run", "not implemented", "rows missing")
 class Column:
     """One column."""
 
-    title: str  # head, e.g. ``PSNR``
-    group: str = ""  # head above several columns, e.g. ``Set5``; empty for none
+    title: str  # header, e.g. ``PSNR``
+    group: str = ""  # header above several columns, e.g. ``Set5``, or empty
     unit: str = ""  # in brackets after the title, e.g. ``K``
-    decimals: int = 2  # how many are printed
-    # Whether the highest number is the best; ``None`` where nothing is marked.
+    decimals: int = 2  # number of printed decimals
+    # Whether the highest number is the best; ``None`` if nothing is marked.
     higher_is_better: bool | None = None
     # What the column shows, e.g. ``Set5/psnr_y``, ``num_params_k`` (as in expected.csv) or a setting.
     key: str = ""
@@ -34,9 +34,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: a number and what belongs to it, or a text."""
+    """One cell: a number with its spread, rank and reference figures, or a text."""
 
-    value: float | None = None  # the mean, unrounded; ``None`` where it is missing
+    value: float | None = None  # the mean, unrounded; ``None`` if it is missing
     text: str = ""  # shown instead of a number, e.g. a setting
     std: float | None = None  # standard deviation over seeds (n - 1), ``None`` for fewer than two
     count: int = 0  # number of seeds
@@ -56,7 +56,7 @@ class Cell:
         return None if self.value is None or self.baseline is None else self.value - self.baseline
 
     def shown(self, column: Column, *, min_count: int = 2) -> str:
-        """The text of the cell; the standard deviation is shown from ``min_count`` seeds on."""
+        """The text of the cell; the standard deviation is shown for at least ``min_count`` seeds."""
         if self.text:
             return self.text
         number = fixed(self.value, column.decimals)
@@ -71,8 +71,8 @@ class Significance:
 
     set_name: str  # test set, or ``all sets`` for all images together
     count: int  # number of images that both rows have
-    p: float | None = None  # of the two-sided test; ``None`` where there were too few images
-    p_holm: float | None = None  # the same, corrected for the number of rows that are compared
+    p: float | None = None  # p of the two-sided test; ``None`` if there were too few images
+    p_holm: float | None = None  # p corrected for the number of compared rows
 
     def __str__(self) -> str:
         if self.p_holm is None:
@@ -82,12 +82,12 @@ class Significance:
 
 @dataclass(frozen=True)
 class ImageGain:
-    """PSNR of one image, and its difference to the row that it is compared with."""
+    """PSNR of one image, and its difference from that of the baseline row."""
 
     set_name: str
     image: str
     psnr: float  # in dB, mean over the seeds
-    gain: float  # in dB, this row minus the other
+    gain: float  # in dB, this row minus the baseline row
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Row:
 
     label: str  # as the paper prints it, or the run's name
     cells: tuple[Cell, ...]  # one for each column
-    block: str = ""  # rows of one block are ranked together, between two rules, e.g. ``x4``
+    block: str = ""  # e.g. ``x4``; the rows of one block are ranked together, and rules separate blocks
     is_ours: bool = True  # measured here
     # Why the row has no figures: ``failed: ...``, ``unfinished``, one of `UNMEASURED`; else empty.
     problem: str = ""
@@ -104,10 +104,10 @@ class Row:
     note: str = ""  # a remark on the row, e.g. that one seed failed
     is_own: bool = False  # the network that the paper proposes
     is_reference: bool = False  # bicubic: above the other rows, and not ranked
-    # Significance against the baseline row, for all sets together and for each.
+    # Significance against the baseline row, for all sets together and for each set.
     tests: tuple[Significance, ...] = ()
     against: str = ""  # label of the baseline row
-    # Each image against the baseline row; in the baseline row itself against bicubic.
+    # Each image compared with the baseline row; in the baseline row itself, with bicubic.
     images: tuple[ImageGain, ...] = ()
 
     @property
@@ -123,15 +123,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table."""
+    """A table: the lines above it, its columns and its rows."""
 
     title: str
-    head: tuple[str, ...]  # lines to read with it: protocol, budget, device, commit, warnings
-    columns: tuple[Column, ...]  # its columns, without the row's label
+    head: tuple[str, ...]  # lines above the table: protocol, budget, device, commit, warnings
+    columns: tuple[Column, ...]  # the columns, without the row's label
     rows: tuple[Row, ...] = ()
 
     def blocks(self) -> Iterator[tuple[str, list[Row]]]:
-        """Neighbouring rows of one block."""
+        """Yield each block with its rows."""
         for block, rows in groupby(self.rows, key=lambda row: row.block):
             yield block, list(rows)
 
@@ -141,7 +141,7 @@ class Table:
         return any(row.block for row in self.rows)
 
     def notes(self) -> list[str]:
-        """Lines below the table: why rows have no figures, what the star means."""
+        """Lines below the table: why rows have no figures, and what the star means."""
         lines = []
         for row in self.rows:
             name = f"{row.label} {row.block}".strip()
@@ -158,10 +158,10 @@ class Table:
 
 
 def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
-    """Rank the numbers of each column of a block as papers do: equal bests are all best.
+    """Rank the numbers of each column of a block as papers do: every cell with the best number is best.
 
-    The next distinct number is second wherever it occurs. Numbers are compared as printed. Bicubic is left
-    out, and so are the paper's rows if any row was measured here.
+    Every cell with the next distinct number is second. Numbers are compared as printed. Bicubic is not
+    ranked, nor are the paper's rows if any row was measured here.
     """
     ours = any(row.is_measured and not row.is_reference for row in rows)
     ranked = [not row.is_reference and not row.problem and row.is_ours == ours for row in rows]
@@ -192,7 +192,7 @@ class Line:
 
 
 def titles(table: Table) -> list[str]:
-    """Heads of the columns that `lines` fills."""
+    """Headers of the columns that `lines` fills."""
     names = [f"{column.group} {column.head}".strip() for column in table.columns]
     first = "row" if any(row.has_paper for row in table.rows) else "run"
     return [first, *(["scale"] if table.has_blocks else []), *names]

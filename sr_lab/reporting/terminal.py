@@ -1,4 +1,4 @@
-"""The terminal, and tables on it."""
+"""A terminal that untrusted text cannot control, and tables printed on it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,15 +14,15 @@ from sr_lab.reporting.table import Table, lines, titles
 
 
 class Terminal(Console):
-    """A console that no text of a stranger controls: the name of a folder may hold escape sequences."""
+    """A console that untrusted text cannot control: even a folder's name may contain escape sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Rich's own, with every text made `printable`."""
+        """Render as Rich does, with every text made `printable`."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the command line, which ends quietly; Rich would exit with code 1."""
+        """Let the command line handle it and exit quietly; Rich would exit with code 1."""
         raise BrokenPipeError
 
 

@@ -1,4 +1,4 @@
-"""The plot of quality over cost: PSNR over multiply-adds, parameters as bubble area."""
+"""Plot quality over cost: PSNR over multiply-adds, with the number of parameters as bubble area."""
 
 import io
 import math
@@ -18,7 +18,7 @@ from sr_lab.reporting import published, saved_images, svg
 from sr_lab.reporting.formatting import shortened
 from sr_lab.reporting.runs import Run
 
-# Whether measured here, colour, fill of the mark in the legend, label.
+# Whether measured here, colour, fill of the marker in the legend, label.
 _KINDS: tuple[tuple[bool, str, FillStyleType, str], ...] = (
     (False, "#c8571b", "none", "printed in papers"),
     (True, "#1f6fb4", "full", "measured here"),
@@ -47,7 +47,7 @@ def draw(points: Sequence[Point], *, title: str, set_name: str) -> bytes:
 
 
 def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
-    """Scale, test set and plot (an ``<svg>``) for each scale, on the largest usual set that was measured."""
+    """Scale, test set and plot (an ``<svg>``) for each scale, on the largest common set that was measured."""
     made = []
     for scale in sorted({run.scale for run in runs if run.sets}):
         of_scale = [run for run in runs if run.scale == scale]
@@ -73,7 +73,7 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
 def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]:
     """Our points and the networks that papers compare.
 
-    Networks far larger than ours and than lightweight ones are left out: EDSR's 43 M would hide the rest.
+    Networks far larger than ours and than lightweight networks are left out: EDSR's 43 M would hide the rest.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for figure in published.comparisons():
@@ -127,16 +127,16 @@ def _scatter(figure: Figure, points: Sequence[Point], *, set_name: str) -> None:
 
 
 def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Write each name, ours first, at the nearest free place to its point, with a line if that is far.
+    """Write each name, ours first, at the free position nearest to its point, with a line if that is far.
 
-    A name without a free place is left out.
+    A name without a free position is left out.
     """
     figure.draw_without_rendering()
-    pixel = figure.dpi / 72  # in one point of print
+    pixel = figure.dpi / 72  # in one typographic point
     frame = axes.get_window_extent()
     centres = [axes.transData.transform((point.multi_adds / 1e9, point.psnr)) for point in points]
     radii = [_area(point.num_params) ** 0.5 / 2 * pixel for point in points]
-    # A name covers no other name, nor the middle of a bubble.
+    # A name must not cover another name or the middle of a bubble.
     taken = [
         Bbox.from_extents(x - 0.7 * r, y - 0.7 * r, x + 0.7 * r, y + 0.7 * r)
         for (x, y), r in zip(centres, radii, strict=True)
@@ -167,7 +167,7 @@ def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
             axes.plot(*ends.T, color="grey", linewidth=0.5, zorder=1, scalex=False, scaley=False)
 
 
-# Places for a name: distance from its bubble in points of print, and direction.
+# Positions for a name: distance from its bubble in typographic points, and direction.
 _PLACES = tuple(
     (away, math.radians(angle))
     for away in (0, 4, 9, 15, 22, 30, 40, 52, 66, 82, 100)

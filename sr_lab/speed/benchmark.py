@@ -1,4 +1,4 @@
-"""How a speed is measured: variants take turns, and a ratio compares two runs of the same round."""
+"""Measure speed: variants take turns, and a ratio compares two runs of the same round."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ class Benchmark:
 
     Args:
         name: First part of every key, e.g. ``loader``.
-        variants: What is measured: each call does one run and returns its seconds, or a rate.
-        figures: The figures of one round, from what its variants returned, e.g. ``{"ratio_to_png": 62.0}``.
+        variants: The functions to measure; each call does one run and returns its seconds or a rate.
+        figures: Turns what the variants of a round returned into figures, e.g. ``{"ratio_to_png": 62.0}``.
     """
 
     name: str
@@ -54,12 +54,12 @@ def measure(
 
     Args:
         benchmarks: What to measure.
-        rounds: Runs of each variant that count, at least 1.
+        rounds: Number of measured runs of each variant, at least 1.
         ran: Called with ``<benchmark>.<variant>`` after every run, for a progress bar.
 
     Returns:
         ``<name>.<figure>`` -> its spread over the rounds, in the order of the benchmarks. A figure that is
-        missing in a round, since a variant failed, is left out.
+        missing in a round because a variant failed is left out.
     """
     spreads: dict[str, Spread] = {}
     for benchmark in benchmarks:

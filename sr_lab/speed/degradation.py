@@ -1,4 +1,4 @@
-"""What random degradations cost: making the LR patches of a batch on the device, against a training step."""
+"""Cost of random degradations: making a batch's LR patches on the device, compared with a training step."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -26,13 +26,13 @@ _DEGRADATIONS: Mapping[str, Callable[..., RandomDegradation]] = {
 SCALE = 4
 BATCH_SIZE = 16
 LR_PATCH_SIZE = 48
-NUM_FEAT = 64  # of IMDN
+NUM_FEAT = 64  # feature channels of IMDN
 STEPS = 2  # training steps of one run
 BATCHES = 3  # batches of one run of a degradation
 
 
 def benchmarks(_: Path) -> list[Benchmark]:
-    """Each degradation with its published ranges, against a step of IMDN, on the GPU if there is one.
+    """Each degradation with its published ranges compared with a step of IMDN, on the GPU if there is one.
 
     Returns:
         ``degradation.<name>_share_of_step``: time of a batch divided by that of a step.
@@ -59,6 +59,6 @@ def benchmarks(_: Path) -> list[Benchmark]:
 
 
 def _degrade(degradation: RandomDegradation, hr: Tensor, numbers: Iterator[int]) -> None:
-    """Degrade a batch, each with new random numbers."""
+    """Degrade a batch, with new random numbers at each call."""
     first = next(numbers) * len(hr)
     degradation(hr, range(first, first + len(hr)))

@@ -1,6 +1,6 @@
-"""How fast a GPU runs each network: precisions, memory layouts and compilation against eager float32.
+"""How fast a GPU runs each network: precisions, memory layouts and compilation compared with eager float32.
 
-Only where there is a GPU. Each network is a benchmark of its own (``only=[gpu_osffnet]``): all of them take
+These benchmarks need a GPU. Each network has its own benchmark (``only=[gpu_osffnet]``): all of them take
 about 25 minutes on an H200, most of it for compiling.
 """
 
@@ -32,15 +32,15 @@ from sr_lab.training.data_module import StreamSampler, patch_loader
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16", "fp16"]
 
 MODELS = ("osffnet", "efrdn", "mren", "imfm", "edsr", "imdn")
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")  # compared with the first
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")  # the others are compared with the first
 SCALE = 4
 BATCH_SIZE = 64
 LR_PATCH_SIZE = 64
-STEPS = 10  # of one run
-LR_SIZE = (180, 320)  # height and width of the image of the latency; at x4 it becomes 1280x720
+STEPS = 10  # steps of one run
+LR_SIZE = (180, 320)  # height and width of the latency benchmark's image, which x4 makes 1280x720
 _HALF: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# From the data sheets: half-precision operations a second on tensor cores, and bytes a second.
+# From the data sheets: half-precision operations per second on tensor cores, and bytes per second.
 PEAKS = {
     "H200": Peaks(989e12, 4.8e12),
     "H100": Peaks(989e12, 3.35e12),
@@ -64,18 +64,18 @@ class Form:
 
     @property
     def half(self) -> torch.dtype | None:
-        """The precision of autocast; ``None`` without it."""
+        """The precision of autocast; ``None`` without autocast."""
         return _HALF.get(self.precision)
 
     def arithmetic(self) -> contextlib.AbstractContextManager[None]:
-        """TF32 only for its own precision; cuDNN chooses kernels by measuring, as in training."""
+        """TF32 only for the ``tf32`` precision; cuDNN benchmarks kernels, as in training."""
         return arithmetic(tf32=self.precision == "tf32", benchmark=True)
 
 
 def forms(precisions: Sequence[Precision], *, compile: bool) -> list[Form]:
-    """Every precision in both layouts, and compiled in channels-last.
+    """Every precision in both memory layouts, and compiled in channels-last.
 
-    Of the compiled ones only bf16 is also measured without channels-last: the rest would take an hour to
+    Of the compiled forms only bf16 is also measured without channels-last: the others would take an hour to
     compile and are rarely faster.
     """
     eager = [Form(p, Setting(channels_last=c)) for p in precisions for c in (False, True)]
@@ -86,12 +86,12 @@ def forms(precisions: Sequence[Precision], *, compile: bool) -> list[Form]:
 
 
 def benchmarks(workspace: Path, device: str = "cuda") -> list[Benchmark]:
-    """Training, latency of one image and waiting for data, for each network; nothing where there is no GPU.
+    """Training, latency of one image and waiting for data, for each network; no benchmarks without a GPU.
 
-    Nothing is built or compiled before a variant's first call.
+    A variant is built and compiled at its first call.
 
     Args:
-        workspace: Folder for the training set of the last.
+        workspace: Folder for the training set of the data-wait benchmark.
         device: ``cuda``; ``cpu`` shows that the code runs.
 
     Returns:
@@ -113,13 +113,13 @@ def _network(model: str) -> nn.Module:
 
 @dataclass(eq=False)
 class _Runs:
-    """Runs of one variant. Where it fails (no kernel, too little memory), it has no figure and the rest run.
+    """Runs of one variant. If it fails (no kernel, too little memory), it has no figure and the others go on.
 
     Args:
-        prepare: Builds what is run, at the first call.
-        benchmark: Name of its benchmark: what was built for another one is dropped when this one begins.
-        device: ``cuda`` is waited for at both ends.
-        must: Whether an error is raised: the reference has to run.
+        prepare: Builds the function to run, at the first call.
+        benchmark: Name of its benchmark; functions of other benchmarks are dropped when it begins.
+        device: ``cuda`` is synchronised at both ends.
+        must: Whether an error is raised, as for the reference, which has to run.
     """
 
     _built: ClassVar[list["_Runs"]] = []
@@ -135,14 +135,14 @@ class _Runs:
         self._failed = False
 
     def __call__(self) -> float:
-        """Seconds of one step, NaN if it does not run."""
+        """Seconds of one step; NaN if the variant does not run."""
         if self._failed:
             return math.nan
         try:
             if self._run is None:
                 self._drop_the_rest()
                 self._run = self.prepare()
-                self._run()  # compiles, and lets cuDNN choose
+                self._run()  # compiles, and lets cuDNN choose kernels
                 self._run()
             self._wait(reset_memory=True)
             started = time.perf_counter()
@@ -175,7 +175,7 @@ class _Runs:
 
 
 def _training(model: str, device: str) -> Benchmark:
-    """Images a second of forward, backward and optimizer."""
+    """Images per second of forward pass, backward pass and optimizer."""
     build = partial(_network, model)
     reference = Form(PRECISIONS[0], Setting())
     runs = {
@@ -223,7 +223,7 @@ def _training_step(form: Form, build: Callable[[], nn.Module], device: str) -> C
 
 
 def _latency(model: str, device: str) -> Benchmark:
-    """Milliseconds of one image, eager and replayed as a CUDA graph."""
+    """Milliseconds for one image, eager and replayed as a CUDA graph."""
     runs = {}
     for form in forms(PRECISIONS, compile=False):
         kinds: dict[str, Callable[..., Callable[[], object]]] = {str(form): _eager}
@@ -271,12 +271,12 @@ def _graph(form: Form, build: Callable[[], nn.Module], device: str) -> Callable[
 
 
 def _replay(graph: torch.cuda.CUDAGraph, _recorded: Callable[[], Tensor]) -> None:
-    """Run a graph; its arguments keep alive the network and the image whose addresses it reads."""
+    """Run a graph; the arguments keep alive the network and the image that it reads."""
     graph.replay()
 
 
 def _data_wait(model: str, workspace: Path, device: str) -> Benchmark:
-    """Share of a training step that our loader costs compared with batches in memory."""
+    """Share of a training step spent waiting for our loader, compared with batches in memory."""
     on_gpu = device == "cuda"
 
     def train(batches: Iterable[PatchBatch]) -> float:
@@ -323,5 +323,5 @@ def roofline_s(model: str, lr_shape: tuple[int, ...]) -> float | None:
 
 
 def peaks_of(device: str) -> Peaks | None:
-    """Data sheet of a card by the name that CUDA reports."""
+    """Data sheet limits of a card, by the name that CUDA reports."""
     return next((peaks for name, peaks in PEAKS.items() if name in device), None)

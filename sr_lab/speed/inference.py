@@ -1,4 +1,4 @@
-"""What tiles cost against the whole image, what folding saves, and what backends gain over torch."""
+"""Cost of tiles compared with the whole image, savings by folding, and speed of backends over eager torch."""
 
 import functools
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from sr_lab.system.devices import exact_float32
 
 SCALE = 4
 TILED = "lapar_c"  # a network of local operations
-TILED_SIDE = 560  # LR pixels of its image, just too large to be taken whole
+TILED_SIDE = 560  # side of the image in LR pixels, just too large to be processed whole
 TILE_MEMORY = MEMORY  # bytes
 FOLDED = ("ecbsr_m10c32", "span", "fmen_ntire", "efrdn", "a2f_sd")
 FOLDED_SIDE = 96
 EXPORTED = "osffnet"
 EXPORTED_SIDE = 128
-_PASSES = 3  # of what takes a second or less
+_PASSES = 3  # passes where one takes a second or less
 _MATRIX_SIDE = 2048  # large enough for the machine's full speed
 
 
@@ -32,16 +32,16 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
 
     Returns:
         ``tiling.ratio_to_whole``: time in tiles divided by that of the whole image; ``tiling.planned``: the
-        same for the pixels that are computed. ``fold.<network>_ratio_to_unfolded``.
+        same for the number of pixels read. ``fold.<network>_ratio_to_unfolded``: time folded over unfolded.
         ``backend.<backend>_ratio_to_eager``: time of the folded network in eager torch divided by that of the
-        backend; ``backend.<backend or eager>_share_of_matmul``: its multiply-adds a second divided by those
-        of a large matrix product, which bounds the former.
+        backend; ``backend.<backend or eager>_share_of_matmul``: its multiply-adds per second divided by
+        those of a large matrix product, which are an upper bound.
     """
     return [_tiling(), _fold(), _backend(workspace)]
 
 
 def _tiling() -> Benchmark:
-    # Weights change the time only through denormal numbers, which fresh ones do not produce.
+    # Weights change the time only through denormal numbers, which fresh weights do not produce.
     network = for_inference(Entry(TILED, SCALE).build().eval())
     in_tiles = Tiled(network, memory=TILE_MEMORY)
     lr = _image(network, TILED_SIDE)
@@ -92,25 +92,25 @@ def _image(network: nn.Module, side: int) -> Tensor:
 
 
 def _matmul() -> float:
-    """The fastest of some products of two large matrices."""
+    """Seconds of the fastest of some products of two large matrices."""
     layer = nn.Linear(_MATRIX_SIDE, _MATRIX_SIDE, bias=False)
     return _seconds(layer, torch.rand(_MATRIX_SIDE, _MATRIX_SIDE), _PASSES)()
 
 
 def _seconds_by(network: nn.Module, backend: str, workspace: Path, lr: Tensor) -> Callable[[], float]:
-    """Seconds of a pass by a backend, which is prepared at the first call."""
+    """Measures a pass through a backend, which is prepared at the first call."""
 
     @functools.cache
     def prepared() -> Callable[[], float]:
         run = _seconds(run_by(network, backend, cache_dir=workspace), lr)
-        run()  # OpenVINO compiles for a size that comes a second time
+        run()  # OpenVINO compiles for a size the second time it sees it
         return run
 
     return lambda: prepared()()
 
 
 def _seconds(network: nn.Module, lr: Tensor, passes: int = 1) -> Callable[[], float]:
-    """The fastest of some passes in float32 on the CPU: other processes and page faults only add."""
+    """The fastest of some float32 passes on the CPU, since other processes and page faults only add time."""
 
     @torch.inference_mode()
     def run() -> float:

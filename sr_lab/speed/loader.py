@@ -1,4 +1,4 @@
-"""How fast patches come through a worker, against decoding PNG sub-images and against copying memory."""
+"""How fast a worker delivers patches, compared with decoding PNG sub-images and with copying memory."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,20 +24,20 @@ Image8: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 SCALE = 4
 LR_PATCH_SIZE = 64
 BATCH_SIZE = 64
-NUM_IMAGES = 24  # of our training set, and sub-images of the reference's
+NUM_IMAGES = 24  # images of our training set, and sub-images of the reference
 IMAGE_SIZE = (1356, 2040)  # height and width of our images
-BATCHES = 200  # of one run with our loader
-PNG_BATCHES = 2  # of one run with the reference
-_READY = 4  # batches: two are ready, the worker is filling one, and one more
+BATCHES = 200  # batches of one run with our loader
+PNG_BATCHES = 2  # batches of one run with the reference
+_READY = 4  # batches: two are ready, the worker is filling one, and one is spare
 _COPIED = 64 * 2**20  # bytes, more than a processor's caches hold
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """The training set through a worker, against the usual way of doing it and the bound of the machine.
+    """The training set through a worker, compared with the usual training set and the machine's limit.
 
     Returns:
-        ``loader.pairs_per_s``; ``ratio_to_png``, to a set that decodes two files a sample; and
-        ``share_of_memcpy``, of the rate at which one core copies as many bytes.
+        ``loader.pairs_per_s``; ``ratio_to_png``, relative to decoding two files per sample; and
+        ``share_of_memcpy``, relative to the rate at which one core copies as many bytes.
     """
     ours = training_set(workspace, NUM_IMAGES, *IMAGE_SIZE, SCALE, LR_PATCH_SIZE)
     pngs = SubImages(workspace, scale=SCALE, lr_patch_size=LR_PATCH_SIZE, count=NUM_IMAGES)
@@ -66,7 +66,7 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
 class SubImages(Dataset[dict[str, Tensor]]):
     """The usual training set: 480x480 sub-images as PNG, HR and LR opened and decoded for every sample.
 
-    They are pieces of photographs, which decode like photographs.
+    The sub-images are cut from photographs, so that decoding takes a realistic time.
     """
 
     def __init__(self, folder: Path, *, scale: int, lr_patch_size: int, count: int) -> None:
@@ -85,7 +85,7 @@ class SubImages(Dataset[dict[str, Tensor]]):
         return len(self.pairs)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        """One pair of patches, uint8; the default collation stacks them."""
+        """A uint8 pair of patches; the default collation stacks the pairs."""
         lr, hr = (np.asarray(Image.open(path)) for path in self.pairs[sample % len(self)])
         size, scale = self.lr_patch_size, self.scale
         top, left = (int(v) for v in np.random.default_rng(sample).integers(lr.shape[0] - size + 1, size=2))
@@ -118,7 +118,7 @@ def training_set(
 
 
 def _pieces(count: int, height: int, width: int) -> Iterator[Image8]:
-    """Pieces ``(height, width, 3)`` of photographs; small ones are continued by their mirror image."""
+    """Pieces ``(height, width, 3)`` of photographs; small photographs are padded with their mirror image."""
     photographs = [read_image(file) for file in training_photographs()]
     draw = np.random.default_rng(0)
     for number in range(count):
@@ -135,7 +135,7 @@ def _pieces(count: int, height: int, width: int) -> Iterator[Image8]:
 def _rate(loader: Iterable[Mapping[str, object]], batches: int) -> Callable[[], float]:
     """Pairs per second of an endless loader, whose worker starts at the first call.
 
-    Batches that are ready, since they were read while another variant ran, are taken out first.
+    Batches that were prefetched while another variant ran are discarded first.
     """
     stream: list[Iterator[Mapping[str, object]]] = []
 

@@ -1,4 +1,4 @@
-"""What measuring costs: SSIM and PSNR against other libraries', an evaluation against its network."""
+"""Cost of measuring: SSIM and PSNR compared with other libraries, an evaluation with its network alone."""
 
 import tempfile
 import time
@@ -27,12 +27,12 @@ from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import TEST_ONLY, SRModule
 
 SCALE = 4
-NETWORK: type[nn.Module] = IMDN  # a fast one; its weights do not matter
+NETWORK: type[nn.Module] = IMDN  # a fast network; its weights do not matter
 SIZES = (  # height and width of Set14's images
     *((480, 500), (576, 720), (512, 512), (288, 352), (361, 250), (276, 276), (362, 500)),
     *((288, 352), (512, 512), (512, 512), (512, 768), (512, 512), (656, 529), (391, 586)),
 )
-SIDE = 1024  # of the pair of luma images
+SIDE = 1024  # side of the pair of luma images, in pixels
 REPEATS = 3  # pairs measured in one run
 
 
@@ -42,7 +42,7 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
     Returns:
         ``ssim.ratio_to_skimage``, ``ssim.ratio_to_kornia`` and ``psnr.ratio_to_skimage``: how many times as
         fast sr_lab is, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
-        ``evaluate.share_outside_network``: of the time of ``task=evaluate`` from the first image to the last.
+        ``evaluate.share_outside_network``: share of an evaluation's time that is not spent in the network.
     """
     sr, hr = _pair()
     arrays = sr.numpy()[0, 0], hr.numpy()[0, 0]
@@ -137,7 +137,7 @@ class _Clock(lightning.Callback):
 
 
 def _pair() -> tuple[Tensor, Tensor]:
-    """Luma ``(1, 1, SIDE, SIDE)`` in [0, 1], float64, with noise and without."""
+    """Luma images ``(1, 1, SIDE, SIDE)`` in [0, 1], float64, one with noise and one without."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 1, 32, 32, generator=generator, dtype=torch.float64)
     hr = nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
@@ -146,7 +146,7 @@ def _pair() -> tuple[Tensor, Tensor]:
 
 
 def _images(workspace: Path) -> BenchmarkSet:
-    """Crops of photographs, which decode like photographs; small photographs are doubled first."""
+    """Crops of photographs of Set14's sizes; small photographs are enlarged twofold first."""
     folder = workspace / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     photographs = [Image.fromarray(read_image(file)) for file in benchmark_photographs()]

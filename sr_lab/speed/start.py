@@ -1,4 +1,4 @@
-"""How long the user waits: for the answer of ``--help``, and from a command to the first training step."""
+"""How long the user waits for the output of ``--help``, and from a command to the first training step."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ _TIMEOUT = 300.0  # seconds
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """Commands against the imports that they need in any case, each in a process of its own.
+    """Commands compared with the imports that they cannot avoid, each in its own process.
 
     Returns:
         ``start.ratio_to_import``: from the command to the end of the first step (sample data, CPU, warm
-        cache) divided by ``import lightning`` and building the same model; ``first_step_s``, its seconds; and
+        cache) divided by ``import lightning`` and building the same model; ``first_step_s``, its time; and
         ``help_ratio_to_import_hydra``.
     """
     return [
@@ -51,7 +51,7 @@ def _seconds(*arguments: str) -> Callable[[], float]:
 
 
 def first_step(workspace: Path) -> float:
-    """Seconds from a training's command to the row that its first step writes; then it is killed.
+    """Seconds from starting a training to the row that its first step writes; then the training is killed.
 
     Raises:
         RuntimeError: The training ended without a row.
@@ -84,5 +84,5 @@ def first_step(workspace: Path) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, like the measuring process on few cores; W&B offline, so that nothing is sent."""
+    """One thread, like the measuring process on few cores, and offline W&B, so that nothing is sent."""
     return {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

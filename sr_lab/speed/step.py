@@ -1,4 +1,4 @@
-"""What the Trainer adds to the arithmetic: our training step against a bare PyTorch loop."""
+"""Overhead of the Trainer: our training step compared with a bare PyTorch loop."""
 
 import itertools
 import time
@@ -31,17 +31,17 @@ from sr_lab.training.nan_policy import NanPolicy
 SCALE = 4
 BATCH_SIZE = 16
 LR_PATCH_SIZE = 48
-STEPS = 1  # of one run of the real network
-TINY_STEPS = 2000  # of one run of the tiny one
-_WARM_UP = 2  # steps before the clock starts: memory is allocated, the optimizer makes its state
+STEPS = 1  # steps of one run of the real network
+TINY_STEPS = 2000  # steps of one run of the tiny network
+_WARM_UP = 2  # steps before the clock starts, which allocate memory and the optimizer's state
 _ROW_INTERVAL = 50  # as in task=train
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """The step of a real network, and of a tiny one that shows the Trainer's own share.
+    """The step of a real network, and of a tiny network that shows the Trainer's own overhead.
 
     Returns:
-        ``step.ms`` and ``step.ratio_to_bare_loop`` of EDSR-baseline, ``step.overhead_ms`` of the tiny one.
+        ``step.ms`` and ``step.ratio_to_bare_loop`` of EDSR-baseline; ``step.overhead_ms`` of a tiny network.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batches = in_memory(scale=SCALE, batch_size=BATCH_SIZE, lr_patch_size=LR_PATCH_SIZE, device=device)
@@ -80,7 +80,7 @@ class TinyNetwork(nn.Sequential):
 
 
 def in_memory(*, scale: int, batch_size: int, lr_patch_size: int, device: str = "cpu") -> list[PatchBatch]:
-    """Four batches of random patches, as the loader returns them: in pinned memory for a GPU."""
+    """Four batches of random patches as the loader returns them, in pinned memory for a GPU."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(most: int, *shape: int) -> Tensor:
@@ -99,12 +99,12 @@ def in_memory(*, scale: int, batch_size: int, lr_patch_size: int, device: str = 
 
 
 class Timed:
-    """Batches, and the time from the end of the warm-up to the last of them.
+    """Batches, and the mean time of a step after the warm-up.
 
     Args:
         batches: A list in memory, which is repeated, or an endless loader.
-        steps: How many are measured.
-        device: ``cuda`` is waited for at both ends.
+        steps: Number of steps that are measured.
+        device: ``cuda`` is synchronised at both ends.
     """
 
     def __init__(self, batches: Iterable[PatchBatch], *, steps: int, device: str) -> None:
@@ -114,7 +114,7 @@ class Timed:
         self.seconds_a_step = 0.0
 
     def __iter__(self) -> Iterator[PatchBatch]:
-        """Yield the batches of the warm-up, ``steps`` more, and one at which the clock has stopped."""
+        """Yield the batches of the warm-up, ``steps`` more, and one batch after the clock has stopped."""
         started = 0.0
         batches = itertools.cycle(self.batches) if isinstance(self.batches, list) else self.batches
         for number, batch in zip(range(_WARM_UP + self.steps + 1), batches, strict=False):
@@ -126,9 +126,9 @@ class Timed:
             yield batch
 
 
-@arithmetic(tf32=True, benchmark=True)  # as conf/trainer/default.yaml
+@arithmetic(tf32=True, benchmark=True)  # as in conf/trainer/default.yaml
 def with_bare_loop(network: nn.Module, batches: list[PatchBatch], *, steps: int, device: str) -> float:
-    """Seconds a step of the simplest loop that computes the same: the reference."""
+    """Seconds per step of the simplest loop that computes the same, which is the reference."""
     network.to(device).train()
     loss_of = nn.L1Loss()
     optimizer = _optimizer(network.parameters())
@@ -157,7 +157,7 @@ def with_trainer(
     device: str,
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
 ) -> float:
-    """Seconds a step of a training as ``task=train`` sets it up, with its record and its callbacks."""
+    """Seconds per step of a training as ``task=train`` sets it up, with its record and callbacks."""
     module = SRModule(
         network,
         scale=scale,
@@ -203,18 +203,18 @@ def with_trainer(
 
 @dataclass(kw_only=True, eq=False)
 class _Data(SRDataModule):
-    """Our transfer to the device, with batches from memory."""
+    """A data module with our transfer to the device, but batches from memory."""
 
     batches: Timed
 
     def train_dataloader(self) -> Timed:  # type: ignore[override]
-        """The batches."""
+        """Return the batches."""
         return self.batches
 
 
 def _optimizer(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
     given = list(parameters)
-    return torch.optim.Adam(given, lr=2e-4, fused=given[0].is_cuda)  # as task=train
+    return torch.optim.Adam(given, lr=2e-4, fused=given[0].is_cuda)  # as in task=train
 
 
 def _schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

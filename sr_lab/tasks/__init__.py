@@ -1,4 +1,4 @@
-"""One task, one file: ``sr_lab/tasks/<name>.py`` with a function ``run``."""
+"""Each task is one file, ``sr_lab/tasks/<name>.py``, with a function ``run``."""
 
 import importlib
 import logging
@@ -12,15 +12,15 @@ from sr_lab.system import interrupts
 
 
 def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
-    """Run the task that the configuration names; for ``report`` the folder is that of the runs."""
+    """Run the task that the configuration names; for ``report``, ``folder`` is the folder of runs."""
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
-    _quiet_libraries()  # after Lightning's import, which sets its own level
+    _quiet_libraries()  # after Lightning is imported, since it sets its own level
     interrupts.as_exception()
     task.run(config, folder, overrides)
 
 
 def _quiet_libraries() -> None:
-    """Silence Lightning's tips and progress lines, and warnings that its code causes in torch."""
+    """Silence Lightning's tips and progress lines, and torch's warnings about Lightning's code."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -35,7 +35,7 @@ def _quiet_libraries() -> None:
 
 
 def finish(config: Config, folders: Sequence[Path]) -> None:
-    """End a multirun whose jobs ran here: the task's own ``collect``, or a table of those that succeeded."""
+    """End a multirun whose jobs ran here: call the task's own ``collect``, or print a table of results."""
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     if hasattr(task, "collect"):
         task.collect(config, folders)

@@ -1,4 +1,4 @@
-"""``task=benchmark``: how fast sr_lab is on this machine, against references measured in the same minutes."""
+"""``task=benchmark``: speed of sr_lab on this machine, compared with references measured in turn with it."""
 
 import importlib
 import importlib.util
@@ -29,7 +29,7 @@ from sr_lab.speed.benchmark import Benchmark, Spread, measure
 from sr_lab.system.devices import cpuinfo, processor
 from sr_lab.tasks import common
 
-# Module of sr_lab.speed -> the names of its benchmarks, which are the first parts of their keys.
+# Module of sr_lab.speed -> the names of its benchmarks, with which the keys of their figures begin.
 GROUPS = {
     "loader": ("loader",),
     "start": ("start",),
@@ -42,7 +42,7 @@ GROUPS = {
 
 
 def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write and print ``benchmark.json`` with the goals; store it, or compare it.
+    """Measure; write ``benchmark.json``; print it with the goals; store it or compare it with stored figures.
 
     Raises:
         SystemExit: With 1, if a ratio is worse than the stored one by more than 10 %.
@@ -59,7 +59,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for group in (group for group, names in GROUPS.items() if set(names) & set(only)):
-            try:  # an error in one group must not lose the figures of the rest
+            try:  # an error in one group must not lose the figures of the others
                 spreads = _measure(group, only, config.rounds, folder, progress)
             except Exception as error:
                 problems.append(error)
@@ -78,19 +78,19 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
 
 
 def _compare(table: speed.Table, only: Sequence[str]) -> None:
-    """Print what is worse than stored, and end with 1 if anything is."""
+    """Print figures that are worse than stored, and exit with 1 if there are any."""
     stored = speed.stored_at(str(table["device"]), speed.benchmarks_dir())
     before: speed.Table = json.loads(stored.read_text()) if stored.is_file() else {}
     compared = {key for key in speed.comparable(before) if key.partition(".")[0] in only}
     if not compared:
-        common.console.print("nothing is stored to compare with; store=true stores these figures")
+        common.console.print("there are no stored figures to compare with; store=true stores these")
         return
     fallen = speed.fallen(table, before, only)
     for sentence in fallen:
         common.console.print(f"worse by more than 10 %: {sentence}")
     if fallen:
         sys.exit(1)
-    common.console.print(f"no ratio of {len(compared)} is worse by more than 10 % than in {stored}")
+    common.console.print(f"none of {len(compared)} ratios is more than 10 % worse than in {stored}")
 
 
 def _measure(

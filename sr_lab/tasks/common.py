@@ -1,4 +1,4 @@
-"""What several tasks share: the console, the test sets, the results."""
+"""Helpers that several tasks share: the console, the test sets and the results."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ console = Terminal(markup=False, highlight=False, soft_wrap=True, quiet=rank() !
 
 
 def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
-    """The network in the form in which it runs, on the CPU; prints the backend if one was asked for.
+    """The network in the form in which it runs, on the CPU; prints the backend if it is not eager PyTorch.
 
     Raises:
         ConfigError: The backend or the tile does not fit the network or the machine.
@@ -52,10 +52,10 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
 
 
 def protocol_of(config: Config) -> Protocol:
-    """The protocol that the benchmark names.
+    """The protocol named in the benchmark.
 
     Raises:
-        ConfigError: There is no protocol of that name.
+        ConfigError: There is no protocol with that name.
     """
     name = config.benchmark.protocol
     if name not in PROTOCOLS:
@@ -65,19 +65,19 @@ def protocol_of(config: Config) -> Protocol:
 
 
 def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet:
-    """A test set by its name; its folder must exist now."""
+    """A test set by its name; its folder must exist already."""
     data_dir = Path(config.paths.data_dir).expanduser()
     return BenchmarkSet.of(name, data_dir=data_dir, scale=config.scale, protocol=protocol)
 
 
 def gather(results: list[ImageResult]) -> list[ImageResult]:
-    """The images of all processes in the order of a single one; rank r has images ``r, r + world, ...``."""
+    """The results of all processes in single-process order; rank r has images ``r, r + world, ...``."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return results
     per_rank: list[list[ImageResult]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(per_rank, results)
     gathered: list[ImageResult] = []
-    for name in dict.fromkeys(result.set_name for result in per_rank[0]):  # it has an image of every set
+    for name in dict.fromkeys(result.set_name for result in per_rank[0]):  # rank 0 has an image of every set
         shares = [[result for result in part if result.set_name == name] for part in per_rank]
         turns = itertools.zip_longest(*shares)
         gathered += [result for turn in turns for result in turn if result is not None]
@@ -85,7 +85,7 @@ def gather(results: list[ImageResult]) -> list[ImageResult]:
 
 
 def means(results: Iterable[ImageResult]) -> dict[str, float]:
-    """``test/<Set>/psnr_y`` and so on: means over images, never pooled over pixels."""
+    """``test/<Set>/psnr_y`` and so on: means over images, not over pooled pixels."""
     by_set: dict[str, list[ImageResult]] = {}
     for result in results:
         by_set.setdefault(result.set_name, []).append(result)
@@ -99,10 +99,10 @@ def means(results: Iterable[ImageResult]) -> dict[str, float]:
 
 
 def cost(network: nn.Module, scale: int) -> dict[str, int]:
-    """What the folded network, the form that is used, costs at a 1280x720 output.
+    """Cost of the folded network, the form that is used, at a 1280x720 output.
 
-    ``num_params``, ``multi_adds`` (all, and as the network's paper counts), ``activations`` and
-    ``peak_memory_bytes``; also ``num_params_training`` where folding removes parameters.
+    Contains ``num_params``, ``multi_adds`` (all, and as the network's paper counts), ``activations`` and
+    ``peak_memory_bytes``; also ``num_params_training`` if folding removes parameters.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)
@@ -130,10 +130,10 @@ def measured(results: Sequence[ImageResult], protocol: Protocol, scale: int) -> 
 
 
 def in_multirun() -> bool:
-    """Whether the job is one of several, whose table is printed at the end."""
+    """Whether the job is one of several whose common table is printed at the end."""
     return sweep.IN_SWEEP in os.environ or in_launcher()
 
 
 def in_launcher() -> bool:
-    """Whether a launcher other than ours runs the jobs of a multirun in this process."""
+    """Whether a Hydra launcher other than our own runs the jobs of a multirun in this process."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

@@ -1,4 +1,4 @@
-"""``task=complexity``: what a network costs in parameters, multiply-adds, activations, memory and time."""
+"""``task=complexity``: cost of a network in parameters, multiply-adds, activations, memory and time."""
 
 import statistics
 import time
@@ -25,7 +25,7 @@ from sr_lab.runs.provenance import provenance
 from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
 from sr_lab.tasks import common
 
-_CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so that the largest network takes seconds
+_CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so small that even the largest network takes only seconds
 
 
 def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         run_folder.write_config(to_yaml(config))
         network = build_network(config, config.allow).eval()
         counted = common.cost(network, config.scale)
-        network = for_inference(network)  # the time is that of the folded network
+        network = for_inference(network)  # time is measured on the folded network
         cost: dict[str, float] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
@@ -50,7 +50,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     """Table, csv and plots of several networks, next to their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
-    if counted[0].table is not None:  # trained rows: PSNR and costs in one table
+    if counted[0].table is not None:  # rows of trained networks: PSNR and costs in one table
         print_experiment([run.path for run in find_runs(place) if not run.problem])
     else:
         print_runs(counted)
@@ -69,7 +69,7 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
         left_out = [run.name for run in of_scale if not any(point.name == run.name for point in points)]
         if left_out:
             common.console.print(
-                f"not in the plot, no paper prints their PSNR on {config.psnr_set}: {', '.join(left_out)}"
+                f"not in the plot (no paper prints their PSNR on {config.psnr_set}): {', '.join(left_out)}"
             )
 
 
@@ -95,8 +95,8 @@ def _network(run: Run) -> object:
 def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:
     """Time of an eager float32 forward pass to 640x360 on the CPU, in seconds per megapixel of output.
 
-    Attention over the whole image costs more per megapixel in a larger image. Compare only figures of one run
-    of this task: they depend on the machine, its threads and its load.
+    Attention over the whole image costs more per megapixel in a larger image. Compare only figures from one
+    run of this task: they depend on the machine, its threads and its load.
     """
     lr = lr_image(network, scale, "cpu", _CPU_SIZE).uniform_()
     seconds = _times(lambda: network(lr))
@@ -121,7 +121,7 @@ def _times(
     *,
     synchronise: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Seconds of five passes or more, a second in all, after a warm-up."""
+    """Seconds of each of at least five passes, together at least a second, after a warm-up."""
     seconds: list[float] = []
     warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses kernels and raises its clock first
     with exact_float32():

@@ -1,4 +1,4 @@
-"""``task=dashboard``: a W&B workspace of one sweep, as code; needs the ``dashboard`` extra."""
+"""``task=dashboard``: build a W&B workspace for one sweep; needs the ``dashboard`` extra."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
             "task=dashboard: there is no W&B API key, or WANDB_MODE is offline or disabled; "
             f"run `wandb login`, `wandb sync {config.runs}/*/wandb/offline-run-*`, then this command again"
         )
-    wandb.termsetup(wandb.Settings(silent=True), None)  # our own line prints the address
+    wandb.termsetup(wandb.Settings(silent=True), None)  # we print the address ourselves
     try:
         workspace = build(runs, project=project, entity=entity or wandb.Api().default_entity or "")
         workspace.save()  # type: ignore[no-untyped-call]
@@ -52,10 +52,10 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
-    """Project and entity that the runs were logged to; an empty entity is the user's own.
+    """Project and entity that the runs were logged to; an empty entity means the user's own.
 
     Raises:
-        ConfigError: They were not logged to W&B, or to several projects.
+        ConfigError: The runs were not logged to W&B, or were logged to several projects.
     """
     found = {
         (str(run.wandb.get("project") or "uncategorized"), str(run.wandb.get("entity") or ""))
@@ -79,7 +79,7 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
     names = sorted({str(run.settings.get("experiment_name")) for run in runs})
     if len(names) > 1:
         raise ConfigError(
-            f"runs: must belong to one experiment, got {', '.join(names)}; give the folder of one"
+            f"runs: must belong to one experiment, got {', '.join(names)}; give the folder of one experiment"
         )
     printed = _unique(
         key.removeprefix("paper/")
@@ -88,13 +88,13 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
         if key.startswith("paper/")
     )
     cells = [f"{kind}/{key}" for key in printed for kind in ("ours", "paper", "difference")]
-    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # or will be
+    tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # or planned
     quality = [f"{name}/{metric}" for name in tested for metric in ("psnr_y", "ssim_y")]
     validated = _unique(name for run in runs for name in ("held_out", *_names(run, "validation")))
     curves = ["val/psnr_y", *(f"val/{name}/psnr_y" for name in validated)]
     cells += [f"test/{key}" for key in quality if key not in printed]
     gaps = [key for key in cells if key.startswith("difference/") and key.endswith("psnr_y")]
-    table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the current state
+    table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the state at this moment
     sections = [
         _section("table", [table], columns=1, rows=1),
         _section(
@@ -113,7 +113,7 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
         settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=max(10, len(runs))),
         runset_settings=ws.RunsetSettings(
             filters=ws.And(ws.Metric("Group") == names[0]),
-            # As in the sweep, so as in the paper.
+            # The order of the sweep, which is that of the paper.
             order=[ws.Ordering(ws.Metric("CreatedTimestamp"), ascending=True)],
             pinned_columns=[f"summary:{key}" for key in ("row", "scale", "budget", *cells)],
         ),

@@ -1,4 +1,4 @@
-"""``task=doctor``: what is right and wrong in a folder of data; exits with 1 if something is wrong."""
+"""``task=doctor``: check a folder of data; exits with 1 if something is wrong."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -33,7 +33,7 @@ from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``metrics.json`` and print the table; with ``explain=true`` also other conventions."""
+    """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions."""
     started = time.perf_counter()
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
@@ -85,7 +85,7 @@ def _test(
 
 
 def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> None:
-    """Measure the same images under other conventions: shows why a paper's figure may differ."""
+    """Measure the same images under other conventions, to show why a paper's figure may differ."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     table = Table(title="the same images under other conventions")
     table.add_column("convention")

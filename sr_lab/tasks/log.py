@@ -1,4 +1,4 @@
-"""``task=log``: write the W&B run of a run folder again, from ``metrics.csv``.
+"""``task=log``: rewrite the W&B run of a run folder from ``metrics.csv``.
 
 W&B's offline file loses about its last 100 rows when a run is killed, and all later rows when W&B's own
 process is killed; ``metrics.csv`` has every row.
@@ -30,7 +30,7 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def rebuild(found: Run) -> Path:
-    """Write the W&B run, with the same id as in training.
+    """Write the W&B run with the same id as in training.
 
     Returns:
         The folder for ``wandb sync``.

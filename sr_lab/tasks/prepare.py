@@ -28,7 +28,7 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Download missing sets, then check and decode the training images.
 
     Raises:
-        DataError: A set could not be downloaded; the others were tried all the same.
+        DataError: A set could not be downloaded; the others were still tried.
     """
     data_dir = Path(config.paths.data_dir).expanduser()
     training = named(_folders(config), data_dir)
@@ -48,7 +48,7 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
             _install(store, wanted)
     for name in config.benchmark.sets:
         if name not in {known.name for known in IMAGE_SETS}:
-            _say(f"{name}: nothing to download, it has {len(benchmark_files(data_dir, name))} images")
+            _say(f"{name}: nothing to download; it has {len(benchmark_files(data_dir, name))} images")
     if not training:
         _say(f"dataset: nothing to download for {config.dataset['_target_']}")
     if config.decode:

@@ -1,4 +1,4 @@
-"""``task=report``: one table of many runs, on the terminal and, in every form, next to the runs."""
+"""``task=report``: print one table of many runs, and write it in every format next to the runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from sr_lab.runs import sweep
 def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Print the table, and write it as Markdown, CSV, LaTeX and a page into the folder of runs.
 
-    ``crops/`` gets a figure of zoomed crops for each test set whose images the runs have kept.
+    In ``crops/``, each test set whose images the runs have kept gets a figure of zoomed crops.
     """
     root = Path(config.runs)
     runs = find_runs(root)

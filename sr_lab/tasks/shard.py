@@ -16,7 +16,7 @@ def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Write the missing shards.
 
     Raises:
-        ConfigError: The dataset consists of shards already, or has LR images of its own.
+        ConfigError: The dataset consists of shards already, or has its own LR images.
         DataError: An image is broken, or the folder cannot be written.
     """
     dataset: PatchDataset = targets.build("dataset", config.dataset, config.allow)

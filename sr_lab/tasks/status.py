@@ -1,4 +1,4 @@
-"""``task=status``: state and progress of every run or job below a folder; needs no torch."""
+"""``task=status``: print state and progress of every run or job below a folder, without importing torch."""
 
 import time
 from collections import Counter
@@ -32,7 +32,7 @@ _FIGURES = (
 
 
 def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Print every job, and how many there are in each state."""
+    """Print every job, and the number of jobs in each state."""
     root = Path(config.runs)
     jobs = find_jobs(root)
     states = [run_folder.state() for run_folder, _ in jobs]
@@ -76,7 +76,7 @@ def find_jobs(root: Path) -> list[tuple[RunFolder, Listed | None]]:
 
 
 def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
-    """Step, time since the start, and the latest figures or the reason of a failure."""
+    """Step, time since the start, and the latest figures or the reason for a failure."""
     progress, since = folder.progress(), folder.since()
     total = read_run(folder.path).settings.get("steps")
     step = f"{progress.get('step', 0)}/{total}" if total else progress.get("step", "")
@@ -89,7 +89,7 @@ def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
 
 
 def _figure(text: str, spec: str) -> str:
-    """A number of the record, which a power cut may have damaged."""
+    """Format a number of the record, which a power cut may have damaged."""
     try:
         return format(float(text), spec)
     except ValueError:

@@ -43,7 +43,7 @@ from sr_lab.training.resume import check_resume
 
 
 def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Train, or say that the run is finished.
+    """Train, or report that the run is already finished.
 
     Args:
         config: Validated configuration.
@@ -86,7 +86,7 @@ def _show(folder: RunFolder) -> None:
 
 
 def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
-    """The benchmark sets on which a finished run was not measured, and how to do that; or nothing."""
+    """Which benchmark sets a finished run was not measured on, and how to do that; or an empty string."""
     run, benchmark = read_run(folder.path), config.benchmark
     other = run.values.get("protocol") != benchmark.protocol
     wanted = [name for name in benchmark.sets if other or name not in run.sets]
@@ -94,14 +94,14 @@ def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
         return ""
     sets = ",".join(wanted)
     return (
-        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; to do so: task=evaluate "
+        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; run task=evaluate "
         f"'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}"
     )
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a training needs, built and checked before its first step."""
+    """The parts of a training, built and checked before its first step."""
 
     protocol: Protocol
     dataset: PatchDataset
@@ -124,7 +124,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
     parts = _parts(config, folder, resumed=last is not None, from_scratch=from_scratch)
     try:
         trainer = _trainer(config, folder, parts, signals, last)
-        if rank() == 0:  # all that can be wrong has been checked
+        if rank() == 0:  # everything that can be wrong has been checked
             with faults.explained():
                 folder.metrics.unlink(missing_ok=True)  # a run that fails must not leave earlier results
                 if from_scratch:
@@ -147,14 +147,14 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
             folder.write_metrics(values)
     except Ended:
         raise
-    except SystemExit:  # what Lightning makes of Ctrl-C
+    except SystemExit:  # Lightning turns Ctrl-C into this
         raise KeyboardInterrupt from None
     finally:
         close_wandb()
 
 
 def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratch: bool) -> _Parts:
-    """Build network and data; everything that can be missing is looked for here."""
+    """Build network and data; anything missing is noticed here."""
     protocol = common.protocol_of(config)
     test_sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     dataset: PatchDataset = training_set(config)
@@ -164,7 +164,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     _say_budget(config)
     if config.trainer.precision == "auto" and build.precision(config) == "16-mixed":
         _say(why_fp16())
-    if local_rank() == 0:  # other processes wait for it before the first step
+    if local_rank() == 0:  # other processes wait for this before the first step
         dataset.prepare()
     if rank() == 0:
         with faults.explained():
@@ -189,7 +189,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
 
 
 def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Protocol) -> list[BenchmarkSet]:
-    """The dataset's held-out images, and the benchmark sets that ``validation.sets`` names."""
+    """The dataset's held-out images, and the benchmark sets named in ``validation.sets``."""
     held_out = BenchmarkSet(
         name="held_out",
         files=dataset.val_files,
@@ -212,7 +212,7 @@ def _trainer(
         )
     share_of_a_rank(config.batch_size, world=trainer.world_size, accumulate=parts.data.accumulate)
     if _is_per_process(config, trainer, parts.module):
-        _say("batch norm: each process has its own statistics, since only GPUs can share them")
+        _say("batch norm: statistics are per process, since only GPUs can share them")
     if last is not None:
         check_resume(last, trainer, parts.module)
         _say(f"resumes from {last}")
@@ -222,18 +222,18 @@ def _trainer(
 def _fit_and_test(
     trainer: lightning.Trainer, folder: RunFolder, parts: _Parts, last: Path | None
 ) -> tuple[list[ImageResult], Checkpoint]:
-    """Train to the last step, then test the best checkpoint; the results of all processes."""
+    """Train to the last step, then test the best checkpoint; returns the results of all processes."""
     with faults.explained(), distributed.together(trainer):
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=last, weights_only=True)
         tested = to_test(folder.checkpoints)
-        # Not through the Trainer's ckpt_path: the averaging callback would put the raw weights back.
+        # Not through the Trainer's ckpt_path: the averaging callback would restore the raw weights.
         load_weights(parts.module.network, tested)
         trainer.test(parts.module, datamodule=parts.data, verbose=False)
         return common.gather(parts.module.results), tested
 
 
 def _how(config: TrainConfig, trainer: lightning.Trainer, parts: _Parts) -> dict[str, object]:
-    """For the record: what was trained, and in which form."""
+    """For the record: how the network was trained, and in which form."""
     steps, world = trainer.global_step, trainer.world_size
     arguments = config.trainer.arguments()
     because = why_not_deterministic(
@@ -258,24 +258,24 @@ def _how(config: TrainConfig, trainer: lightning.Trainer, parts: _Parts) -> dict
 
 
 def _is_per_process(config: TrainConfig, trainer: lightning.Trainer, module: SRModule) -> bool:
-    """Whether each process has batch norm statistics of its own part of the batch."""
+    """Whether each process has its own batch norm statistics, from its part of the batch."""
     several = trainer.world_size > 1 and not build.syncs_batch_norm(config)
     return several and bool(batch_norms(module.network))
 
 
 def _lost_best(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> dict[str, str]:
-    """For the record: that another checkpoint was tested, since the best is missing or damaged."""
+    """For the record: whether another checkpoint was tested because the best is missing or damaged."""
     score = build.callback_of(trainer, Checkpoints).best_model_score
     reached = max(folder.validations().values(), default=-math.inf)
     if tested.name == BEST and (score is None or reached <= float(score)):
         return {}
-    why = f"{tested.name}; the checkpoint of the best validation ({reached:.2f} dB) is lost"
+    why = f"{tested.name}; the checkpoint with the best validation ({reached:.2f} dB) is lost"
     _say(f"tested: {why}")
     return {"tested": why}
 
 
 def _degraded(dataset: PatchDataset) -> dict[str, str]:
-    """For a table's head: a random degradation; bicubic LR images are the protocol's."""
+    """For the text above a table: describe a random degradation; the protocol covers bicubic LR images."""
     if not isinstance(dataset.degradation, RandomDegradation):
         return {}
     return {"degradation_says": f"{dataset.degradation.describe()}; validated and tested by the protocol"}
@@ -303,7 +303,7 @@ def _say(line: str) -> None:
 
 
 def _say_budget(config: TrainConfig) -> None:
-    """One line before the work begins, so that a short run is not mistaken for the paper's."""
+    """Print one line before the work begins, so that nobody mistakes a short run for the paper's."""
     line = f"{config.run_name}: {config.steps} steps, batch {config.batch_size}, budget {config.budget.name}"
     if config.budget.max_steps is not None:
         line += "; the full recipe is budget=paper"

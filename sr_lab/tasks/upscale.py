@@ -22,20 +22,20 @@ from sr_lab.inference.upscaling import out_of_memory
 from sr_lab.system.devices import check_gpu, has_gpu
 from sr_lab.tasks import common
 
-_FORMAT = 1  # part of every stamp: raise it when the same network gives another image
+_FORMAT = 1  # part of every stamp: increase it when the same network gives a different image
 _STAMP = "sr_lab"  # keyword of the text in a PNG that identifies image and network
 _LEAST_MEMORY = 2**25  # bytes of a tile; if a smaller tile is needed, give up
-_LEVEL = 3  # of zlib: a third of the time of the default 6, for 8 % more bytes
+_LEVEL = 3  # zlib's level: a third of the time of the default 6, for 8 % more bytes
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Upscale every image into ``folder``; one that fails does not stop the rest.
+    """Upscale every image into ``folder``; a failed image does not stop the others.
 
     Raises:
         SystemExit: With 1 at the end, if an image could not be upscaled.
     """
     if common.in_multirun():
-        raise ConfigError("upscale: one network writes into one output, got -m (a sweep); drop -m")
+        raise ConfigError("upscale: only one network can write into an output, got -m (a sweep); drop -m")
     check_gpu(config.trainer.accelerator)
     found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
     config, network = open_configured(config, overrides)
@@ -49,8 +49,8 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
             done.append(path)
         else:
             failed[path] = (
-                f"'{output}' exists, but is not what this network makes of this image; "
-                "add overwrite=true, or take another output"
+                f"'{output}' exists, but is not this network's result for this image; "
+                "add overwrite=true, or choose another output"
             )
     if done:
         common.console.print(f"{len(done)} already done (overwrite=true makes them again)")
@@ -69,10 +69,10 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
 def plan(
     found: Sequence[tuple[Path, Path]], output: Path, scale: int
 ) -> tuple[dict[Path, Path], dict[Path, str]]:
-    """The result file of each of `images`, in the same sub-folder of ``output`` as the image in its input.
+    """Choose the result file for each of `images`; sub-folders of ``output`` mirror those of the inputs.
 
     Returns:
-        Image -> result; and image -> the reason, where two images would have the same result.
+        Image -> result file; and image -> reason, where two images would have the same result file.
     """
     results = {path: output / below.with_name(f"{below.stem}_x{scale}.png") for path, below in found}
     by_result: dict[Path, list[Path]] = {}
@@ -90,12 +90,12 @@ def plan(
 
 
 def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
-    """Image files in files and folders, with their paths relative to these; hidden files are left out.
+    """Image files among the inputs, with paths relative to their input; hidden files are skipped.
 
     Args:
         inputs: Files, and folders that are searched with their sub-folders.
-        but_not: Folder of the results, which are left out. Where images and results share a folder, results
-            are recognised by their stamps.
+        but_not: Folder of the results, which are skipped. If images and results share a folder, results are
+            recognised by their stamps.
 
     Raises:
         DataError: A path is missing, or is a folder without images.
@@ -123,12 +123,12 @@ def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
 
 
 def _stamp(path: Path, maker: str) -> str:
-    """What identifies the result of an image and a network: the same anywhere, without path or date."""
+    """A stamp that identifies the result for an image and a network, independent of path and date."""
     return hashlib.sha256(f"{maker} {digest_of(path)}".encode()).hexdigest()
 
 
 def _stamp_of(path: Path) -> str | None:
-    """The stamp of a file, without decoding its image; ``None`` where it is not one of our results."""
+    """The stamp of a file, without decoding its image; ``None`` if it is not one of our results."""
     if not path.is_file():  # opening a named pipe would block
         return None
     with contextlib.suppress(OSError), path.open("rb") as file:
@@ -144,20 +144,20 @@ def _stamp_of(path: Path) -> str | None:
 
 
 def _is_result(output: Path, path: Path, maker: str) -> bool:
-    """Whether a file is the result of an image, as it is now, and a network."""
+    """Whether a file is a network's result for an image in its current state."""
     with contextlib.suppress(OSError):
         return _stamp_of(output) == _stamp(path, maker)
     return False
 
 
 def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
-    """Upscale images in turn; each is written, whole or not at all, while the next one is computed.
+    """Upscale images in turn; each is written atomically while the next image is computed.
 
     Returns:
         The reason for each image that could not be upscaled.
     """
     failed: dict[Path, str] = {}
-    writing: dict[Path, Future[None]] = {}  # one at most, since each holds its image
+    writing: dict[Path, Future[None]] = {}  # at most one entry, since each keeps its image in memory
 
     def finish() -> None:
         while writing:
@@ -181,7 +181,7 @@ def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
                 bar.update(task, completed=before + share)
 
             try:
-                stamp = _stamp(path, maker)  # first: the image may change while it is upscaled
+                stamp = _stamp(path, maker)  # computed first, since the image may change meanwhile
                 sr = _upscaled(path, network, done)
             except (SRLabError, OSError) as error:
                 failed[path] = str(error)
@@ -196,10 +196,10 @@ def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
 
 
 def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image:
-    """One image, in smaller and smaller tiles until it fits into memory; later images start with these.
+    """Upscale an image in ever smaller tiles until it fits into memory; later images start with that size.
 
     Raises:
-        DataError: It cannot be read, or does not fit into memory with the smallest tile or the given one.
+        DataError: The image cannot be read, or does not fit into memory with the smallest or given tile.
     """
 
     def note(text: str) -> None:
@@ -213,7 +213,7 @@ def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image
                 raise
         # Not inside the handler: the error keeps the tensors that fill the memory.
         if network.tile != "auto" or network.memory < 2 * _LEAST_MEMORY:
-            instead = "cut it into pieces" if network.tile == "auto" else "take tile=auto, or a smaller tile"
+            instead = "cut it into pieces" if network.tile == "auto" else "set tile=auto or a smaller tile"
             raise DataError(
                 f"upscale: the image does not fit into memory with tile={network.tile}; {instead}"
             )

@@ -78,7 +78,7 @@ def test_the_error_for_a_missing_set_names_the_folder_and_the_setting(tmp_path):
 
 
 def test_a_set_without_images_is_refused():
-    with pytest.raises(DataError, match="benchmark Two: has no images"):
+    with pytest.raises(DataError, match="benchmark Two: there are no images"):
         BenchmarkSet(name="Two", files=[], scale=2, protocol=PROTOCOLS["rgb_uint8"])
 
 

@@ -156,14 +156,14 @@ def test_a_huge_announced_length_is_refused_before_a_byte_is_stored(server, tmp_
 
 def test_a_length_other_than_the_published_one_is_refused(server, tmp_path):
     said = failure(archive_at(server, size=len(CONTENT) + 1), tmp_path)
-    assert "announces 300,000 bytes, the published file has 300,001" in said
+    assert "announces 300,000 bytes, but the published file has 300,001" in said
 
 
 def test_a_length_beyond_the_free_space_is_reported(server, tmp_path):
     free = shutil.disk_usage(tmp_path).free
     archive = archive_at(server, size=4 * free)
     server.announced["/a.zip"] = 4 * free
-    assert f"and its images need {8 * free:,} bytes and {tmp_path} has" in failure(archive, tmp_path)
+    assert f"and its images need {8 * free:,} bytes, but {tmp_path} has" in failure(archive, tmp_path)
 
 
 def test_an_endless_response_is_cut_off(server, tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_an_address_that_does_not_answer_is_reported(tmp_path):
 def test_a_partial_download_is_kept_and_reported(server, tmp_path):
     archive = archive_at(server)
     server.cuts = [100_000] + [0] * 4
-    assert failure(archive, tmp_path).endswith("; what has come is kept")
+    assert failure(archive, tmp_path).endswith("; the received bytes are kept")
     (part,) = tmp_path.glob("*.part")
     assert part.stat().st_size == 100_000
 
@@ -320,7 +320,7 @@ def test_a_set_is_unpacked_into_its_folder_and_the_archive_is_removed(server, tm
     assert [path.name for path in images] == [f"{number:04d}.png" for number in range(1, 6)]
     assert images[2].read_bytes() == image(3)
     assert [path.name for path in (tmp_path / ".downloads").iterdir()] == ["lock"]
-    assert "is there already" in install(tmp_path, tiny(server, "/a.zip"))
+    assert "is already there" in install(tmp_path, tiny(server, "/a.zip"))
     assert len(server.asked) == 1
 
 
@@ -349,7 +349,7 @@ def test_a_folder_with_other_content_must_be_moved_away(server, tmp_path):
     note = tmp_path / "Tiny" / "Tiny_HR" / "note.txt"
     note.parent.mkdir(parents=True)
     note.write_text("mine")
-    says = f"{note.parent} is there and is not Tiny: .* has no image; .* move the folder away to download"
+    says = f"{note.parent} exists but is not Tiny: .* has no image; .* move the folder away to download"
     with pytest.raises(DataError, match=says):
         install(tmp_path, tiny(server, "/a.zip"))
     assert note.read_text() == "mine"
@@ -358,7 +358,7 @@ def test_a_folder_with_other_content_must_be_moved_away(server, tmp_path):
 def test_if_every_address_fails_no_file_is_left_and_the_reason_is_given(server, tmp_path):
     server.files["/a.zip"] = TINY[:-1] + b"x"
     with pytest.raises(
-        DataError, match=r"none of 2 addresses gave Tiny \(the last: .*not the published file"
+        DataError, match=r"none of 2 addresses gave Tiny \(last error: .*not the published file"
     ):
         install(tmp_path, tiny(server, "/gone.zip", "/a.zip"))
     assert not (tmp_path / "Tiny" / "Tiny_HR").exists()
@@ -367,7 +367,7 @@ def test_if_every_address_fails_no_file_is_left_and_the_reason_is_given(server, 
 def test_the_first_download_is_trusted_and_this_is_reported(server, tmp_path):
     server.files["/a.zip"] = TINY
     said = install(tmp_path, tiny(server, "/a.zip", digest=None))
-    assert "no SHA-256 is published: the SHA-256 is that of" in said
+    assert "no SHA-256 is published; the SHA-256 of" in said
     (entry,) = json.loads((tmp_path / "downloads.lock.json").read_text()).values()
     assert entry["sha256"] == TINY_SHA.removeprefix("sha256:")
 
@@ -390,7 +390,7 @@ def test_a_download_that_differs_from_the_first_is_refused(server, tmp_path):
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        (range(1, 5), "1 of 5 images are missing, the first 0005"),
+        (range(1, 5), "1 of 5 images are missing, starting with 0005"),
         (range(1, 7), "it has 6 images instead of 5"),
     ],
 )
@@ -419,7 +419,7 @@ def test_a_tampered_div2k_is_refused(server, tmp_path):
     server.files["/DIV2K_train_HR.zip"] = zip_of(range(1, 801), prefix="DIV2K_train_HR/")
     mine = archive._replace(urls=(f"{server.url}/DIV2K_train_HR.zip",))
     for wanted, said in (
-        (mine, "announces [0-9,]+ bytes, the published file has 3,530,603,713"),
+        (mine, "announces [0-9,]+ bytes, but the published file has 3,530,603,713"),
         (mine._replace(size=None), "not the published file"),
     ):
         with pytest.raises(DataError, match=said):
@@ -432,7 +432,7 @@ def test_an_existing_folder_with_wrong_images_is_left_alone(server, tmp_path):
     folder = tmp_path / "Tiny" / "Tiny_HR"
     folder.mkdir(parents=True)
     (folder / "0001.png").write_bytes(image(1))
-    with pytest.raises(DataError, match="is not Tiny: 4 of 5 images are missing, the first 0002"):
+    with pytest.raises(DataError, match="is not Tiny: 4 of 5 images are missing, starting with 0002"):
         install(tmp_path, tiny(server, "/a.zip"))
     assert [path.name for path in folder.iterdir()] == ["0001.png"]
     assert server.asked == []
@@ -451,7 +451,7 @@ def test_two_processes_do_not_download_to_the_same_folder(server, tmp_path):
     (tmp_path / ".downloads").mkdir()
     with (
         FileLock(tmp_path / ".downloads" / "lock"),
-        pytest.raises(DataError, match="another process downloads to"),
+        pytest.raises(DataError, match="another process is downloading to"),
     ):
         install(tmp_path, tiny(server, "/a.zip"))
 
@@ -465,7 +465,7 @@ def test_a_read_only_folder_is_reported(server, tmp_path):
 
 def test_manga109_is_not_downloaded_automatically(tmp_path):
     manga = next(known for known in IMAGE_SETS if known.name == "Manga109")
-    with pytest.raises(DataError, match="Manga109 is not for download: its terms forbid"):
+    with pytest.raises(DataError, match="Manga109 cannot be downloaded: its terms forbid"):
         install(tmp_path, manga)
 
 
@@ -502,7 +502,7 @@ def test_set5_is_recognised_by_its_pixels_and_its_files_are_renamed(server, tmp_
         "head.png",
         "woman.png",
     ]
-    assert "is there already, every pixel right" in install(tmp_path / "data", set5(server))
+    assert "is already there, with every pixel right" in install(tmp_path / "data", set5(server))
 
 
 def test_a_set5_with_one_changed_pixel_is_refused(server, tmp_path, data_dir):

@@ -80,7 +80,7 @@ def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_to
     assert "planned_steps" not in metrics
     said = forge.train(folder, "benchmark.sets=[Tiny,Set5]").said
     assert (
-        "benchmark: this run was not measured on Set5 by rgb_uint8; to do so: task=evaluate "
+        "benchmark: this run was not measured on Set5 by rgb_uint8; run task=evaluate "
         f"'ckpt={folder}' 'benchmark.sets=[Set5]' benchmark.protocol=rgb_uint8"
     ) in said
     assert "resume=never" not in said

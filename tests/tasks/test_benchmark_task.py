@@ -67,7 +67,7 @@ def test_figures_are_stored_with_their_origin(benchmarks, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "≥ 50" in said
     assert "met" in said
-    assert "nothing is stored to compare with" in said
+    assert "there are no stored figures to compare with" in said
     assert [workspace.exists() for workspace in benchmarks["workspaces"]] == [False]
 
 
@@ -87,7 +87,7 @@ def test_an_unknown_benchmark_is_refused_by_name(benchmarks, tmp_path):
 def test_a_drop_in_a_ratio_gives_exit_code_1(benchmarks, tmp_path, capsys):
     measure(tmp_path / "run", "store=true")
     measure(tmp_path / "run")
-    assert "no ratio of 3 is worse" in capsys.readouterr().out
+    assert "none of 3 ratios is more than 10 % worse" in capsys.readouterr().out
     benchmarks["loader"] = 50.0
     with pytest.raises(SystemExit) as end:
         measure(tmp_path / "run")

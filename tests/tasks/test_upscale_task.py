@@ -105,9 +105,7 @@ def test_a_result_of_another_network_or_image_is_reported_and_kept(photos, tmp_p
         with pytest.raises(SystemExit) as ended:
             run(source, result.parent, *SMALL, ckpt=ckpt)
         said = capsys.readouterr().out
-        assert (
-            f"failed: {source}: '{result}' exists, but is not what this network makes of this image" in said
-        )
+        assert f"failed: {source}: '{result}' exists, but is not this network's result for this image" in said
         assert "0 of 1 upscaled" in said
         return ended.value.code
 
@@ -207,7 +205,7 @@ def test_an_image_too_large_for_memory_is_reported_and_the_rest_are_upscaled(tmp
     failed = upscale.upscale_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
     assert failed == {
         tmp_path / "photos" / "1.png": "upscale: the image does not fit into memory with tile=none; "
-        "take tile=auto, or a smaller tile"
+        "set tile=auto or a smaller tile"
     }
     assert [output.is_file() for output in jobs.values()] == [True, False, True]
 

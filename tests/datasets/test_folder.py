@@ -241,7 +241,7 @@ def test_a_broken_image_is_found_before_training(make, tmp_path, name):
 
 
 def test_a_degradation_for_another_scale_is_refused(make):
-    with pytest.raises(ConfigError, match="degradation: its scale is 4, that of the dataset is 2"):
+    with pytest.raises(ConfigError, match="degradation: its scale is 4, but the dataset's is 2"):
         make(scale=2, degradation=BicubicDegradation(scale=4))
 
 

@@ -1,5 +1,8 @@
 """Errors for users: one sentence with where, what is wrong, what was given, what is allowed, what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class SRLabError(ValueError):
     """A mistake that the user can correct; the command line prints it without traceback and exits with 2."""
@@ -27,3 +30,9 @@ class DistributedError(SRLabError):
 
 # A fault of the machine is not a failure of the run: the same command resumes it.
 MACHINE_ERRORS = (FaultError, DistributedError, OSError)
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the nearest known name, or an empty text."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
-from sr_lab.config import targets, untrusted
+from sr_lab.config import untrusted
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import key_of
 from sr_lab.config.schema import SCHEMAS, Config, Node, TrainConfig, UnbuiltConfig
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ def _load(composition: _Composition) -> Config:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
-    untrusted.refuse_interpolations(values)
     untrusted.refuse_secrets(values)
     untrusted.settle_paths(values, overrides)
     try:
@@ -184,7 +183,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
         for part in problem["loc"][:-1]:
             owner = typing.cast(type[BaseModel], owner.model_fields[str(part)].annotation)
         known = list(owner.model_fields)
-        near = targets.did_you_mean(str(problem["loc"][-1]), known)
+        near = did_you_mean(str(problem["loc"][-1]), known)
         return f"{place}: there is no such setting; allowed: {', '.join(sorted(known))}{near}"
     if problem["type"] == "missing":
         return f"{place}: is missing; set {place}=..."
@@ -287,7 +286,7 @@ def model_node(option: str, scale: int) -> Node:
     """
     options = model_options()
     if option not in options:
-        near = targets.did_you_mean(option, options)
+        near = did_you_mean(option, options)
         raise ConfigError(f"model: there is no option '{option}'; allowed: {', '.join(options)}{near}")
     loaded = OmegaConf.load(conf_dir() / "model" / f"{option}.yaml")
     composed = OmegaConf.create({"model": loaded, "scale": scale, "upsampler": {"factory": None}})

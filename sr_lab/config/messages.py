@@ -1,15 +1,17 @@
-"""Errors of Hydra and OmegaConf as sentences for the user."""
+"""What Hydra tells the user: its errors as sentences of ours, and its help in less time."""
 
+import functools
 import re
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab import files
-from sr_lab.config import targets
 from sr_lab.config.hydra_guard import conf_dir
-from sr_lab.errors import SRLabError
+from sr_lab.errors import SRLabError, did_you_mean
 
 
 def explain(error: Exception) -> str | None:
@@ -32,7 +34,7 @@ def explain(error: Exception) -> str | None:
     if missing:
         group, options = missing[2], missing[3].split()
         given = missing[1].removeprefix(f"{group}/")
-        near = targets.did_you_mean(given, options)
+        near = did_you_mean(given, options)
         return f"{group}: there is no option {given!r}; allowed: {', '.join(options)}{near}"
     unknown = re.search(r"Could not override '([^']*)'", text)
     if unknown:
@@ -47,7 +49,7 @@ def _unknown_key(key: str) -> str:
     settings = OmegaConf.load(conf_dir() / "config.yaml")
     keys = sorted({*groups, *(str(name) for name in settings if name != "defaults")})
     if not rest:
-        near = targets.did_you_mean(key, keys)
+        near = did_you_mean(key, keys)
         return f"{key}: there is no such group or setting; allowed: {', '.join(keys)}{near}"
     known: set[str] = set()
     for found in [
@@ -58,5 +60,27 @@ def _unknown_key(key: str) -> str:
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
     if rest in known:
         return f"{key}: the chosen option of '{top}' has no such setting; choose one that has it, or drop it"
-    near = targets.did_you_mean(rest, known) if known else targets.did_you_mean(top, keys)
+    near = did_you_mean(rest, known) if known else did_you_mean(top, keys)
     return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"
+
+
+def quicken_help() -> None:
+    """Ask for the options of a group without a copy of all configurations, of which --help would make 150.
+
+    Without this, --help takes 6.8 times as long as importing Hydra, with it 3.4 times.
+    """
+    options = ConfigLoaderImpl.get_group_options
+
+    @functools.wraps(options)
+    def asked(
+        loader: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:  # they could change the search path
+            return loader.repository.get_group_options(group_name, results_filter)
+        return options(loader, group_name, results_filter, config_name, overrides)
+
+    ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]

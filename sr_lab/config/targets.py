@@ -5,7 +5,6 @@ A description is plain data: ``{_target_: <dotted name>, <argument>: <value>, ..
 has read is built.
 """
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -20,7 +19,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import SchemaError
 
 from sr_lab.config.allowed import KEYWORDS, SLOTS, Slot
-from sr_lab.errors import ConfigError, SRLabError
+from sr_lab.errors import ConfigError, SRLabError, did_you_mean
 
 Node: typing.TypeAlias = Mapping[str, object]
 
@@ -64,13 +63,7 @@ def _call(target: Callable[..., object], /, *values: object, **arguments: object
 
 
 def check(slot: str, node: object, allow: Iterable[str] = (), *, place: str = "") -> None:
-    """Refuse a description that `build` would refuse, without building it.
-
-    Args:
-        slot: Key of `allowed.SLOTS`.
-        node: The description.
-        allow: Packages that the user trusts, in addition to those in ``SR_LAB_ALLOW``.
-        place: Where it is, for error messages, e.g. ``callbacks.early_stopping``.
+    """Refuse a description that `build` would refuse; ``place`` is where it is, for error messages.
 
     Raises:
         ConfigError: A name that is not allowed, an unknown or missing argument, a value of another type.
@@ -79,7 +72,7 @@ def check(slot: str, node: object, allow: Iterable[str] = (), *, place: str = ""
 
 
 def build(slot: str, node: object, allow: Iterable[str] = (), /, **arguments: object) -> typing.Any:
-    """Build what a description of the slot names; with ``_partial_`` it becomes a factory.
+    """Build what a description names; with ``_partial_`` it becomes a factory.
 
     Args:
         slot: Key of `allowed.SLOTS`.
@@ -99,36 +92,15 @@ def trusted_packages(allow: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, [*environment, *allow])))
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the nearest known name, or an empty text."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
 def locate(path: str) -> typing.Any:
-    """The object that a dotted path names: the longest importable module, then attributes.
+    """The class or function that a dotted path names: a module, and a name in it.
 
     Raises:
         ImportError: There is no such module, or it needs one that is missing.
         AttributeError: The module has no such attribute.
     """
-    parts = path.split(".")
-    if not all(part.isidentifier() for part in parts):
-        raise ImportError(f"'{path}' is not a dotted name")
-    for end in range(len(parts), 0, -1):
-        name = ".".join(parts[:end])
-        try:
-            found: typing.Any = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and not (name + ".").startswith(error.name + "."):
-                raise ImportError(
-                    f"'{name}' needs the package '{error.name}', which is not installed"
-                ) from error
-            continue
-        for part in parts[end:]:
-            found = getattr(found, part)
-        return found
-    raise ImportError(f"there is no module '{parts[0]}'")
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module or name), name)
 
 
 def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str, ...]) -> _Described:

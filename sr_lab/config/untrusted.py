@@ -42,17 +42,6 @@ def refuse_secrets(value: object, place: str = "") -> None:
             raise ConfigError(f"{place[:-1]}: holds a secret, which would be stored; {_INSTEAD}")
 
 
-def refuse_interpolations(values: object) -> None:
-    """Refuse what would be an interpolation where the values are read again.
-
-    Raises:
-        ConfigError: A text that still holds one after it was resolved.
-    """
-    for text in files.texts(values):
-        if "${" in text:
-            raise ConfigError(f"{text!r}: an escaped interpolation is not allowed; remove the backslash")
-
-
 def check_targets(config: Config, overrides: Sequence[str]) -> None:
     """Refuse what may not be built; only the command line can trust a package or lead a path elsewhere.
 

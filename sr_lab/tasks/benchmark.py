@@ -20,8 +20,7 @@ from rich.table import Table
 
 from sr_lab import files
 from sr_lab.config.schema import BenchmarkConfig
-from sr_lab.config.targets import did_you_mean
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, did_you_mean
 from sr_lab.reporting import speed
 from sr_lab.reporting.terminal import Terminal, print_wide
 from sr_lab.runs import provenance

@@ -12,10 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch import distributed, nn
 
-from sr_lab.config import targets
 from sr_lab.config.schema import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, did_you_mean
 from sr_lab.inference import backends
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.folding import fold
@@ -59,7 +58,7 @@ def protocol_of(config: Config) -> Protocol:
     """
     name = config.benchmark.protocol
     if name not in PROTOCOLS:
-        near = targets.did_you_mean(name, PROTOCOLS)
+        near = did_you_mean(name, PROTOCOLS)
         raise ConfigError(f"benchmark.protocol: there is no '{name}'; allowed: {', '.join(PROTOCOLS)}{near}")
     return PROTOCOLS[name]
 

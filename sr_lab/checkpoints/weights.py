@@ -13,7 +13,7 @@ from sr_lab.ops.renaming import official_names
 
 
 def _named_as_ours(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under our names; the tables at the end of the network's file map its authors'."""
+    """The weights under our names; the tables at the end of the network's file map the authors' names."""
     own = network.state_dict().keys()
     if state.keys() == own:
         return dict(state)
@@ -33,7 +33,7 @@ def _folded(network: nn.Module) -> nn.Module | None:
 
 
 def fits(network: nn.Module, checkpoint: Checkpoint) -> bool:
-    """Whether names and shapes are those of a network, folded or not; it may be on the meta device."""
+    """Whether a checkpoint has the names and shapes of a network, folded or not, even on the meta device."""
     state = {name: value.shape for name, value in _named_as_ours(network, checkpoint.state).items()}
     forms = [form.state_dict() for form in (network, _folded(network)) if form is not None]
     return any(state == {name: value.shape for name, value in form.items()} for form in forms)
@@ -47,7 +47,7 @@ def shared_names(network: nn.Module, checkpoint: Checkpoint) -> float:
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load every weight, exactly; the network is folded first if the file holds the folded form.
+    """Load every weight exactly; the network is folded first if the file contains the folded form.
 
     Raises:
         CheckpointError: Weights are missing, unexpected, of another shape or type, or not finite.
@@ -85,16 +85,16 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _is_usable(value: Tensor, own: Tensor) -> bool:
-    """Whether values are finite and of our kind: torch would copy complex or whole numbers silently."""
+    """Whether values are finite and of the network's kind; torch silently copies complex or integer ones."""
     same_kind = not value.is_complex() and value.is_floating_point() == own.is_floating_point()
     return same_kind and bool(torch.isfinite(value.to(own.dtype)).all())
 
 
 def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Start from another network's weights: take each one whose name and shape fit.
+    """Start from another network's weights: copy each weight whose name and shape fit.
 
     Returns:
-        Names of the network's weights that were not taken over.
+        Names of the network's weights that were not copied.
 
     Raises:
         CheckpointError: No weight fits.

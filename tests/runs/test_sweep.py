@@ -127,7 +127,7 @@ def test_a_mistake_in_a_row_names_the_row():
     "override", ["allow=[evil]", "hydra.callbacks={}", "+hydra/launcher=x", "row=1", "+experiment=demo", 3]
 )
 def test_a_row_may_not_choose_rows_or_trust_anybody(override):
-    with pytest.raises(ConfigError, match="is not a setting that a row may have"):
+    with pytest.raises(ConfigError, match="is not a setting that a row may change"):
         compose("trainer=cpu", "budget=smoke", "row=0", f"+rows={{a: [{json.dumps(override)}]}}")
 
 

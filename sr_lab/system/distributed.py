@@ -93,7 +93,7 @@ def trainer_arguments(
         if several and alone:
             raise ConfigError(
                 f"hydra/launcher: each process of trainer.devices={devices} would run all jobs of this "
-                "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that "
+                "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use one that "
                 "starts the processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
             )
     unused = arguments.get("strategy") == "ddp_find_unused_parameters_true"

@@ -126,7 +126,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_a_process_is_started(tmp
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: batch_size: ")
-    assert "got 1 for 2 x 1; take a multiple of 2" in line
+    assert "got 1 for 2 x 1; use a multiple of 2" in line
 
 
 # Stands for hydra-joblib-launcher, which runs jobs in processes that know the command line of all.
@@ -154,7 +154,7 @@ def test_a_launcher_whose_jobs_would_mix_between_ranks_is_refused(tmp_path):
     assert len(lines) == 2  # one for each job
     assert set(lines) == {
         "error: hydra/launcher: each process of trainer.devices=2 would run all jobs of this multirun; "
-        "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that starts the processes"
+        "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use one that starts the processes"
         ": hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
     }
     assert not list(tmp_path.glob("outputs/train/*/metrics.csv"))

@@ -216,7 +216,7 @@ def test_an_empty_last_checkpoint_is_named_and_the_one_before_it_taken(forge, wh
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({"scale": 3}, "it holds another network"),
+        ({"scale": 3}, "it contains another network"),
         ({"version": 2}, "it was saved by another version of sr_lab (update this one)"),
     ],
 )

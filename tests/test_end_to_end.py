@@ -179,7 +179,7 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_validation(first):
 
 def test_a_finished_run_is_not_trained_again(afterwards):
     assert afterwards["again"].returncode == 0
-    assert "finished already" in afterwards["again"].stdout
+    assert "already finished" in afterwards["again"].stdout
     assert afterwards["changed"] == []
 
 

@@ -66,7 +66,7 @@ def test_the_program_that_started_the_processes_sets_their_number(environment, d
 
 def test_another_number_of_devices_than_were_started_is_refused(environment):
     environment(TORCHRUN)
-    with pytest.raises(ConfigError, match=r"trainer\.devices: got 4, and torchrun has started 8 on each"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices: got 4, but torchrun has started 8 on each"):
         distributed.trainer_arguments({"devices": 4}, timeout=60)
 
 
@@ -227,7 +227,7 @@ def test_why_a_process_was_lost_is_reported_once(sweep):
     errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: dataset: a.png has gone",
-        "error: training: process 1 ended with exit code 2, its message says why; "
+        "error: training: process 1 ended with exit code 2 (its message says why); "
         "the same command resumes from the last checkpoint",
         "error: training: process 1 was killed by signal 9 (out of memory?); "
         "the same command resumes from the last checkpoint",

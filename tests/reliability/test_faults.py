@@ -94,7 +94,7 @@ DISK = {
 SMALL = ["disk full, checkpoint", "disk full, row", "read-only", "rename fails"]
 OTHERS = {
     "run folder deleted": ("folder", "training: cannot use '"),
-    "memory": ("memory", "training: the memory of this machine is full; take fewer num_workers"),
+    "memory": ("memory", "training: the memory of this machine is full; use fewer num_workers"),
     "device memory": ("device", "training: the memory of the device is full; trainer.accumulate_grad"),
     "EIO on read": ("images EIO", "Input/output error"),
 }

@@ -75,7 +75,7 @@ def test_a_job_that_started_from_scratch_and_is_queued_again_resumes(forge, whol
     assert again.code == 0, again.said
     assert f"resumes from {folder / 'checkpoints' / 'last.ckpt'}" in again.said
     assert differences(whole, folder) == []
-    assert "finished already" in forge.train(folder, NEVER, *TWO, **scontrol, SLURM_RESTART_COUNT="2").said
+    assert "already finished" in forge.train(folder, NEVER, *TWO, **scontrol, SLURM_RESTART_COUNT="2").said
 
 
 def test_a_job_that_ended_before_it_had_started_from_scratch_does_so_when_it_is_queued_again(

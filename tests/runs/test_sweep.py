@@ -281,7 +281,7 @@ def test_a_job_at_work_elsewhere_is_waited_for(queue, tmp_path, capsys):
         assert queue({"a": "raise SystemExit('started twice')", "b": FINISHES}) == 0
     said = capsys.readouterr().out
     assert "[1/2] a: another process is running it" in said
-    assert "[1/2] a: finished already" in said
+    assert "[1/2] a: already finished" in said
 
 
 @pytest.mark.parametrize(("gpus", "shares"), [("0,1,2,3", ["0,2", "1,3"]), ("5,7", ["5", "7"])])
@@ -512,8 +512,8 @@ def test_the_same_command_finishes_what_was_left(sweeps):
 
 def test_nothing_that_is_finished_runs_again(sweeps):
     assert sweeps["changed"] == []
-    assert sweeps["again"].stdout.count("finished already") == 1
-    assert sweeps["retried"].stdout.count("finished already") == 3
+    assert sweeps["again"].stdout.count("already finished") == 1
+    assert sweeps["retried"].stdout.count("already finished") == 3
     attempts = {
         label: sweeps["folders"][label].log.read_text().count("budget smoke")
         for label in ("finished", "killed", "kills")

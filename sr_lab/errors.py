@@ -18,7 +18,7 @@ class CheckpointError(SRLabError):
 
 
 class FaultError(SRLabError):
-    """A training failed because of a disk, memory or a process."""
+    """A training failed because of a fault of a disk, of memory or of a process."""
 
 
 class DistributedError(SRLabError):

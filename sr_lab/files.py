@@ -31,7 +31,7 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file; at the end of the block it is flushed to the disk and replaces ``path``.
 
     A reader sees either the old file or the new one. The temporary file, ``.<name>.<random>.tmp``, is in the
-    same folder: a rename from another file system is a copy, which a kill can cut short.
+    same folder, since a rename from another file system is a copy, which a kill can cut short.
 
     Args:
         path: The file to write; its folder must exist.

@@ -43,7 +43,7 @@ def _on_meta(entry: Entry) -> nn.Module:
 
 
 def fitting(checkpoint: Checkpoint) -> list[Entry]:
-    """The networks whose weights have the names and shapes of a checkpoint's; official names match too."""
+    """The networks whose weights match a checkpoint's in name and shape; official names match too."""
     found = []
     for option in model_options():
         for entry in (Entry(option, scale) for scale in SCALES):

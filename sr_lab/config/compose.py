@@ -46,7 +46,7 @@ def load(
     with the same composition returns the same object.
 
     Args:
-        composed: What Hydra composed; its ``hydra`` node is ignored.
+        composed: The configuration that Hydra composed; its ``hydra`` node is ignored.
         overrides: The overrides of the command line, which name the run and may trust packages.
         choices: The chosen option of each group (``hydra.runtime.choices``).
 
@@ -70,7 +70,7 @@ def _load(composition: _Composition) -> Config:
     schema = SCHEMAS.get(str(node.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
-    builds = not issubclass(schema, UnbuiltConfig)  # checking classes never built would load torch
+    builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
     if builds:
         _apply_budget(node)
     if node.get("run_name", None) is None:

@@ -94,7 +94,7 @@ def _of_training(config: TrainConfig) -> Node:
     return values
 
 
-# Lightning's callbacks that stop a training or change what it learns, without those that only watch.
+# Lightning's callbacks that stop a training or change what it learns, excluding those that only watch.
 _CHANGING = {
     *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
     *("GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning", "BatchSizeFinder"),

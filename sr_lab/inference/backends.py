@@ -223,7 +223,7 @@ class BackendNetwork(nn.Module):
 
     @staticmethod
     def _equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
-        """Whether an image equals torch's, or is about as exact: rounding adds up in deep networks."""
+        """Whether an image equals torch's or is about as exact: rounding errors add up in deep networks."""
         if sr.shape != eager.shape:
             return False
         tolerance = TOLERANCE * eager.abs().max().clamp_min(1)
@@ -306,7 +306,7 @@ class _OpenVINO:
 
     def __call__(self, lr: Tensor) -> Tensor:
         if lr.shape == self._last_size != self._fixed_size:
-            self._fixed = self._any_size  # frees the previous one, which keeps its memory
+            self._fixed = self._any_size  # frees the previous fixed graph and its memory
             self._any_size.release_memory()
             model = self._model.clone()
             model.reshape(list(lr.shape))

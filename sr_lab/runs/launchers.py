@@ -60,7 +60,7 @@ def watch(report: Callable[[Outcome], None]) -> None:
 
 
 def finish(outcomes: Sequence[Outcome]) -> int:
-    """Write the index of these jobs, and print their table and why some of them failed.
+    """Write the index of these jobs, and print their table and the reasons for failures.
 
     Returns:
         0 if every job is finished, else 1.

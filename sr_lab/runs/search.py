@@ -278,7 +278,7 @@ class _TrialJob(sweep.Job):
 
 
 class _Queue(sweep.Queue):
-    """Runs trials in slots."""
+    """Runs trials as the jobs of a queue."""
 
     def __init__(
         self, study: optuna.Study, config: TrainConfig, folder: Path, space: Space, make: Make

@@ -104,7 +104,7 @@ def run(jobs: Sequence[Job]) -> int:
 
 
 def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
-    """Write the index of the jobs (folder, row, command line), ``sweep.json``, next to their run folders."""
+    """Write ``sweep.json``, the index of the jobs (folder, row, command line), next to their run folders."""
     for parent in dict.fromkeys(folder.parent for folder, *_ in jobs):
         listed = [Listed(f.name, label, list(given)) for f, label, given in jobs if f.parent == parent]
         write_index(parent, listed)
@@ -143,7 +143,7 @@ class Running:
 
 
 class Queue:
-    """Runs jobs in slots.
+    """Runs jobs in slots, of which there are ``sweep.jobs``.
 
     Args:
         jobs: The jobs in order; `plan` may add more.

@@ -121,7 +121,7 @@ def check_gpu(accelerator: str) -> None:
 
 
 def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
-    """Binary code runs on its major version from its minor version up, PTX (``compute_``) on newer cards."""
+    """Binary code runs on the same major and an equal or newer minor version, PTX on any newer card."""
     for entry in compiled:
         kind, _, digits = entry.partition("_")
         digits = digits.rstrip("af")

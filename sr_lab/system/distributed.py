@@ -1,4 +1,4 @@
-"""The processes of a training on several devices: starting them, waiting for them, noticing a loss.
+"""The processes of a training on several devices: starting them, waiting for them, and noticing a lost one.
 
 On one machine the first process starts the others (``trainer=ddp``). ``torchrun``, Slurm's ``srun`` and
 submitit start them on any number of machines, and decide how many there are.
@@ -115,7 +115,7 @@ class Environment(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Whether Lightning leaves starting the processes to others: always."""
+        """Keep Lightning from starting processes."""
         return True
 
 

@@ -42,7 +42,7 @@ def _of_a_worker(error: BaseException) -> SRLabError | None:
 
 
 def _misfit(error: BaseException) -> ConfigError | None:
-    """An error of Lightning or torch about the arguments of a class, as our own."""
+    """Our own error for what Lightning or torch says about the arguments of a class."""
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return ConfigError(f"training: Lightning cannot do this: {text}")

@@ -38,7 +38,7 @@ class Setting:
     def apply(self, network: nn.Module) -> nn.Module:
         """Apply the setting to a network in place; the names in its state dict do not change."""
         if self.channels_last:
-            # inputs follow the weights
+            # inputs get the layout of the weights
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile:
             network.compile()

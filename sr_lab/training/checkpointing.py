@@ -28,7 +28,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writer goes through the temporary folder; if that is on another file system, a kill during
     the final copy destroys the old checkpoint too. ``last.ckpt`` becomes ``previous.ckpt`` once its successor
-    is on the disk: at any time, one of the two exists and is complete.
+    is on the disk, so one of the two exists and is complete at any time.
 
     Args:
         earlier: Folder of an earlier attempt's checkpoints, removed once this attempt has saved one.

@@ -24,9 +24,10 @@ from sr_lab.errors import ConfigError
 
 
 class EvalBatch(TypedDict):
-    """One image: ``lr (1, C, h, w)`` in [0, 1], ``hr (1, 3, rh, rw)`` uint8, ``place`` in a set of ``of``.
+    """One image: ``lr (1, C, h, w)`` in [0, 1] and ``hr (1, 3, rh, rw)`` in uint8.
 
-    An image that is not ``counted`` only keeps a process in step with the others (`RankShare`).
+    ``place`` is its position in a set of ``of`` images. An image that is not ``counted`` only keeps a process
+    in step with the others (`RankShare`).
     """
 
     lr: Tensor
@@ -271,8 +272,8 @@ def _obey_parent_only(worker: int) -> None:
     """Let a worker ignore signals that are meant for the training, which needs the worker for its last step.
 
     Ctrl-C and Slurm signal every process of a job; only the loader's own SIGTERM ends a worker. When the
-    training is killed, the worker ends at once: torch notices only after 5 s, and until then the worker would
-    keep the run folder locked.
+    training is killed, the worker ends at once, since torch notices only after 5 s, and until then the worker
+    would keep the run folder locked.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None and parent.pid == os.getppid():

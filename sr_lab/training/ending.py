@@ -1,4 +1,4 @@
-"""How a training ends, after its last step, by a callback or at a signal, and from where it resumes.
+"""How a training ends (after its last step, by a callback or at a signal) and from where it resumes.
 
 Lightning 2.6.6 exits with 0 after SIGTERM. At Slurm's signal, it writes a checkpoint with another name to
 another folder, and its ``ckpt_path="hpc"`` fails at the first start, before there is one. It waits for other
@@ -26,7 +26,7 @@ class Ending(Callback):
     _stopped = False
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Request the stop: Lightning validates before it obeys ``should_stop``, even if none is due."""
+        """Stop: Lightning validates before it obeys ``should_stop``, even if no validation is due."""
         if trainer.global_step >= trainer.max_steps > 0:
             trainer.should_stop = True
 
@@ -35,7 +35,7 @@ class Ending(Callback):
         checkpoint["ended_early"] = trainer.should_stop and trainer.global_step < trainer.max_steps
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Remember that until the training starts."""
+        """Remember whether it was stopped until the training starts."""
         self._stopped = checkpoint.get("ended_early") is True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,7 +64,7 @@ class SaveLast(Checkpoint):
         self._validation_due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Turn off the way Lightning shares SIGTERM, which waits for the device at every batch."""
+        """Turn off Lightning's sharing of SIGTERM, which waits for the device at every batch."""
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,8 +25,8 @@ class ExampleImages(Callback):
     """Saves the first images of each test set, so that a report needs neither data nor network.
 
     Each of them gives a strip that shows its middle in LR, bicubic, SR, HR and error, at the same position
-    for every network and every scale that divides 24. The whole images are saved too, for a small set those
-    of all its images (`reporting.saved_images` names the files). A thread writes the files while the test
+    for every network and every scale that divides 24. These images are also saved whole, as are all images of
+    a small set (`reporting.saved_images` names the files). A thread writes the files while the test
     continues; the test waits for it at the end.
 
     Args:
@@ -96,7 +96,7 @@ class ExampleImages(Callback):
         images = [image.to(hr) for image in (lr, outputs["bicubic"], outputs["sr"], hr)]
         if min(image.shape[1] for image in images) == 1:  # one of them is luma
             images = [rgb_to_y(image) if image.shape[1] == 3 else image for image in images]
-        error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # errors of about 0.02 are invisible
+        error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # a typical error of 0.02 is invisible
         # Images are cropped to a multiple of their scale; a common multiple gives all scales the same middle.
         height, width = (length // _ALL_SCALES * _ALL_SCALES or length for length in hr.shape[-2:])
         side = min(self.size, height, width)

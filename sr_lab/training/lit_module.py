@@ -164,7 +164,7 @@ class SRModule(lightning.LightningModule):
             ssim.reset()
         psnrs = [value for key, value in values.items() if key.endswith("psnr_y")]
         values["val/psnr_y"] = torch.stack(psnrs).mean()
-        # compute() returns the same on every process; some accelerators have no float64.
+        # compute() returns the same value on every process; some accelerators have no float64.
         self.log_dict(
             {key: value.float() for key, value in values.items()}, logger=False, rank_zero_only=False
         )

@@ -62,8 +62,8 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
             except wandb.errors.Error as error:
                 said = " ".join(str(error).split())
                 print(  # noqa: T201 - once per run, if at all
-                    f"W&B: offline, since it cannot be reached or refuses the key ({said}); upload the run "
-                    f"later with wandb sync {folder.path}/wandb/offline-run-*",
+                    f"W&B: offline, since its server cannot be reached or refuses the key ({said}); upload "
+                    f"the run later with wandb sync {folder.path}/wandb/offline-run-*",
                     file=sys.stderr,
                 )
                 wandb.teardown()  # W&B's process still uses the run's id

@@ -28,10 +28,11 @@ class NanPolicy(Callback):
     """Checks the loss and gradient of every step before the optimizer takes it.
 
     A loss that is not finite has made every gradient NaN (`SRModule.training_step`), on all processes and in
-    all accumulated batches, so that all processes skip together. On a CPU every step is checked. A GPU has to
-    be waited for: ``skip`` does so at every step, ``stop`` when a row, a validation or a checkpoint waits for
-    it anyway, so no network that has learnt from NaN is measured or saved. fp16's scaler skips such steps by
-    itself. Must come after every callback that changes gradients.
+    all accumulated batches, so that all processes skip together. On a CPU every step is checked. On a
+    GPU, a check waits for the device, so only ``skip`` checks every step; ``stop`` checks when a row, a
+    validation or a checkpoint waits for the device anyway, so that no network that has learnt from NaN is
+    measured or saved. The scaler of fp16 skips such steps by itself. Must come after every callback that
+    changes gradients.
 
     Args:
         policy: ``stop`` ends the training, ``skip`` continues with the next batch.
@@ -103,7 +104,7 @@ class NanPolicy(Callback):
             self._read(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Check when the record has waited for the device."""
+        """Check the noted steps when the record has just waited for the device."""
         if trainer.global_step % self.interval == 0:
             self._read(trainer)
 
@@ -153,7 +154,7 @@ class NanPolicy(Callback):
                     "lower learning_rate, set trainer.gradient_clip_val, or resume with nan_policy=skip"
                 )
             if self.skipped == 1:
-                self.say(f"training: {what}{kept}; such steps are skipped; metrics.json has their number")
+                self.say(f"training: {what}{kept}; such steps are skipped and counted in metrics.json")
 
     def _dump(self, trainer: Trainer, step: int, loss: float, norm: float) -> str:
         """Save the batch of a step, and return a phrase that says where."""

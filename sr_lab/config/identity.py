@@ -1,4 +1,4 @@
-"""The identity of a run: a hash of everything that changes its results, so that repeating it resumes it."""
+"""The identity of a run: a hash of all that changes its results, so that the same command resumes it."""
 
 import functools
 import hashlib

@@ -52,7 +52,7 @@ class ExampleImages(Callback):
         if outputs is None:
             return
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
-        place, of = batch["place"], batch["of"]  # position in the set, on any process
+        place, of = batch["place"], batch["of"]  # position in the whole set
         if place < self.count or of <= _SMALL_SET:
             images: dict[saved_images.Kind, Tensor] = {
                 "lr": outputs["lr"],

@@ -155,7 +155,7 @@ def test_too_little_memory_for_a_validation_is_reported_and_tiles_give_the_same(
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGKILL, "a worker that reads images was killed by signal Killed (out of memory? then take"),
+        (signal.SIGKILL, "a worker that reads images was killed by signal Killed (out of memory? then use"),
         pytest.param(
             signal.SIGSTOP,
             "a worker that reads images has not answered for 2.0 s (trainer.timeout); look at",

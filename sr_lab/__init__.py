@@ -14,7 +14,7 @@ __all__ = ["__version__", "load", "upscale"]
 
 
 def __getattr__(name: str) -> object:
-    """Import torch with the first use of the interface, not with the package."""
+    """Import torch on the first use of the interface, not when the package is imported."""
     if name in ("load", "upscale"):
         from sr_lab import api
 

@@ -1,4 +1,4 @@
-"""``python -m sr_lab``: compose, choose the task, say in one sentence what went wrong.
+"""``python -m sr_lab``: compose the configuration, run the task, report an error in one sentence.
 
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
@@ -35,12 +35,12 @@ from sr_lab.runs import launchers, sweep
 
 @dataclass
 class CommandLine:
-    """One command, and the work that its jobs leave until Hydra has called all of them."""
+    """One command, and the work that its jobs postpone until Hydra has called all of them."""
 
-    checked: bool = False  # Hydra's own settings passed the guard
-    queue: list[sweep.Job] = field(default_factory=list)  # trainings of a multirun, each gets a process
+    checked: bool = False  # Hydra's own settings have passed the guard
+    queue: list[sweep.Job] = field(default_factory=list)  # trainings of a multirun; each gets its own process
     searched: list[int] = field(default_factory=list)  # exit codes of searches
-    done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, which ran here
+    done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
 
@@ -57,17 +57,17 @@ class CommandLine:
         register_resolvers()
         try:
             job()
-        except Exception as error:  # a job that does not compose; those before it are done
+        except Exception as error:  # a job does not compose; the jobs before it are done
             self.errors.append(error)
 
     def composed(self, configuration: DictConfig) -> None:
-        """Hydra has composed a configuration, and its own part of it has passed the guard."""
+        """Called when Hydra has composed a configuration whose ``hydra`` node has passed the guard."""
         self.checked = True
         if not launchers.is_basic(configuration.hydra):
-            interrupts.as_exception()  # the launcher has processes to end
+            interrupts.as_exception()  # the launcher has processes to terminate
 
     def job(self, composed: DictConfig) -> launchers.Outcome | None:
-        """Run one job; in a multirun on this machine, queue a training for a process of its own."""
+        """Run one job; in a multirun on this machine, queue a training to run in its own process."""
         assert self.checked, "this version of Hydra composes in a way that sr_lab does not guard"
         launchers.join_tasks()
         hydra_node = HydraConfig.get()
@@ -91,9 +91,9 @@ class CommandLine:
                     self.done[folder] = config
         except Exception as error:
             if not elsewhere:
-                self.errors.append(error)  # raised here, Hydra would print it once more
+                self.errors.append(error)  # if it were raised here, Hydra would print it again
                 return None
-            # Raised here, it would end the multirun without the table of the other jobs.
+            # If it were raised here, the multirun would end without the table of the other jobs.
             sentence = explain(error)
             print(f"error: {sentence}" if sentence else traceback.format_exc(), file=sys.stderr)  # noqa: T201
             problem = sentence or f"{type(error).__name__}: {error}"
@@ -101,7 +101,7 @@ class CommandLine:
         return launchers.Outcome(folder, config, "", overrides) if elsewhere else None
 
     def finish(self) -> int:
-        """Do what the jobs left, and return the exit code."""
+        """Do the work that the jobs postponed, and return the exit code."""
         if self.done:
             tasks.finish(list(self.done.values())[-1], list(self.done))
         if self.errors:  # no training of a sweep starts while one of its configurations is wrong
@@ -114,7 +114,7 @@ class CommandLine:
             tasks.finish(config, list(good))
             return sweep.finish([], launchers.problems(self.elsewhere))
         if self.queue:
-            interrupts.as_exception()  # the sweep asks its jobs to end
+            interrupts.as_exception()  # the sweep asks its jobs to stop
             return sweep.run(self.queue)
         return max(self.searched, default=0)
 
@@ -122,8 +122,8 @@ class CommandLine:
 def _prints(error: Exception) -> bool:
     """Whether this process prints an error.
 
-    If all processes make the same mistake, the first of each machine prints it; the loss of a process is
-    printed by the process that started it.
+    If all processes hit the same error, the first process on each machine prints it; the loss of a process
+    is reported by the process that started it.
     """
     if (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "0")) == "0":
         return True
@@ -135,28 +135,28 @@ def main() -> int:
     """Run the command line.
 
     Returns:
-        0 done, 1 a job failed, 2 the user's mistake, 128 + n ended by signal n.
+        0 on success, 1 if a job failed, 2 for a user error, 128 + n if signal n ended the program.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed by Hydra
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     try:
-        if any(word.startswith("--e") for word in sys.argv[1:]):  # --experimental-rerun, or the start of it
+        if any(word.startswith("--e") for word in sys.argv[1:]):  # --experimental-rerun, or abbreviated
             raise ConfigError(
                 "--experimental-rerun: would read a pickle, which can run code; start the run with "
                 "--config-path <run folder> --config-name config"
             )
         sweep.end_with_sweep()
-        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
         command = CommandLine()
         command.compose_and_run()
         return command.finish()
-    except BrokenPipeError:  # the reader has seen enough: `--help | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, SystemExit) as end:
         code = 130 if isinstance(end, KeyboardInterrupt) else end.code
         if not isinstance(code, int) or code <= 128:  # not a signal
             raise
-        if sweep.IN_SWEEP not in os.environ:  # the sweep says it once for all its jobs
+        if sweep.IN_SWEEP not in os.environ:  # the sweep prints it once for all its jobs
             how = " without resume=never" if "resume=never" in sys.argv else ""
             print(f"interrupted; the same command{how} resumes from the last checkpoint", file=sys.stderr)  # noqa: T201
         return code
@@ -173,6 +173,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # At the end Python would search all of torch for garbage, a second or more, and Slurm does not wait.
+    # At exit Python would garbage-collect all of torch for a second or more, and Slurm does not wait.
     atexit.register(gc.freeze)
     sys.exit(main())

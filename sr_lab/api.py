@@ -28,20 +28,20 @@ def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend
     """Load a network in evaluation mode on the CPU.
 
     Args:
-        path_or_name: A run folder, our own checkpoint, a safetensors file or an author's checkpoint,
-            whose network and scale are recognised; or the name of a network (``imdn``) for fresh weights. For
-            a folder with the name of a network, write ``./imdn``.
+        path_or_name: A run folder, our own checkpoint, a safetensors file or an official checkpoint, whose
+            network and scale are recognised; or the name of a network (``imdn``) for fresh weights. Write
+            ``./imdn`` for a folder that has the name of a network.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
-        backend: What computes the network, see `sr_lab.inference.backends.run_by`; all but ``eager`` are for
+        backend: What runs the network, see `sr_lab.inference.backends.run_by`; all but ``eager`` are for
             inference only.
 
     Returns:
-        ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; ``colour`` says which channels.
+        ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; its ``colour`` names the channels.
 
     Raises:
-        CheckpointError: The file is missing, unsafe, damaged, of an unknown network, or of another scale.
-        ConfigError: The name is unknown or has no scale, the scale is not that of our checkpoint, or the
-            backend is not installed or does not run the network.
+        CheckpointError: The file is missing, unsafe, damaged, or for an unknown network or another scale.
+        ConfigError: The name is unknown or comes without a scale, the scale is not that of our checkpoint, or
+            the backend is not installed or does not run the network.
     """
     if scale is not None and (not isinstance(scale, int) or scale < 2):
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
@@ -81,7 +81,7 @@ def upscale(
     progress: Progress | None = None,
     note: Note = _warn,
 ) -> object:
-    """Upscale one image with a network from `load`, in tiles if it is too large to be taken whole.
+    """Upscale one image with a network from `load`, in tiles if it is too large to process at once.
 
     Args:
         image: A file; a Pillow image (grey or colour; transparency is kept and upscaled bicubically); an
@@ -89,17 +89,17 @@ def upscale(
             ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
         model: The network; its device is used. It stays unchanged: a folded copy runs where that is faster,
             and is kept until the weights or modules of the network change.
-        tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be one.
-        progress: Called with the finished share of the image after each tile; not for a tensor.
-        note: Called with a sentence if the result has less depth than the image, since Pillow has colours of
-            8 bit only. By default it warns.
+        tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be a `Tiled`.
+        progress: Called with the finished share of the image after each tile; not called for a tensor.
+        note: Called with a sentence if the result has less depth than the image, since Pillow has only 8-bit
+            colours. The default issues a warning.
 
     Returns:
-        The same kind of image, ``scale`` times as large, whole numbers rounded half up; for a file a Pillow
-        image.
+        An image of the same kind, ``scale`` times as large, with integers rounded half up; for a file, a
+        Pillow image.
 
     Raises:
-        DataError: The image is not one of these.
+        DataError: The image is of another kind.
         ConfigError: The tile is too small for the network.
     """
     if not isinstance(model, nn.Module):
@@ -136,7 +136,7 @@ _known: WeakKeyDictionary[nn.Module, tuple[_State, nn.Module | None]] = WeakKeyD
 
 
 def _merged(network: nn.Module) -> nn.Module:
-    """The folded network; folding takes longer than a small image, so the result is kept.
+    """The folded network; folding takes longer than upscaling a small image, so it is cached.
 
     Values are compared, since a tensor's version counter misses what is written through ``.data``.
     """
@@ -149,7 +149,7 @@ def _merged(network: nn.Module) -> nn.Module:
     if names != names_before or not all(map(torch.equal, (value for _, value in tensors), values)):
         merged = for_inference(network)
         values = [value.detach().clone() for _, value in tensors]
-        # The value must not hold its own key.
+        # An entry whose value refers to its key would never be freed.
         _known[network] = (names, values), None if merged is network else merged
     return network if merged is None else merged
 
@@ -185,7 +185,7 @@ _PEAKS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 def _parts(
     image: NDArray[np.generic], model: Tiled, progress: Progress
 ) -> Iterator[tuple[tuple[slice, slice], NDArray[np.generic]]]:
-    """Places in the SR image and their pixels in the type of ``image``: no whole float image is needed."""
+    """Regions of the SR image and their pixels in the type of ``image``, without a whole float image."""
     peak = _PEAKS.get(image.dtype, 1)
     pieces = model.pieces(*image.shape[:2])
     for number, piece in enumerate(pieces, start=1):
@@ -197,7 +197,7 @@ def _parts(
         progress(number / len(pieces))
 
 
-# Modes that convert to RGB or grey; the range of "I" and "F" is unknown.
+# Modes that can be converted to RGB or grey; the range of "I" and "F" is unknown.
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
@@ -206,14 +206,14 @@ def _pillow(
 ) -> Image.Image:
     if not (image.width and image.height):
         raise DataError(
-            f"upscale: the image has no pixels, got {image.height}x{image.width}; allowed: 1x1 up"
+            f"upscale: the image has no pixels, got {image.height}x{image.width}; allowed: 1x1 or larger"
         )
     if image.mode.startswith("I;16"):
         if not image.has_transparency_data:
             return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
         image, is_deep = high_bytes(image), True
     if is_deep:
-        note("16 bits become 8: Pillow has 16 only for grey without transparency; pass an array to keep them")
+        note("16 bits become 8: Pillow has 16 only for opaque grey images; pass an array to keep all 16")
     if image.mode not in _MODES:
         raise DataError(
             f"upscale: cannot upscale a Pillow image of mode {image.mode}, whose range is unknown; "

@@ -1,11 +1,11 @@
-"""Errors for users: one sentence with where, what is wrong, what was given, what is allowed, what to do."""
+"""Errors for users: one sentence with the place, the problem, the given and allowed values, and a remedy."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class SRLabError(ValueError):
-    """A mistake that the user can correct; the command line prints it without traceback and exits with 2."""
+    """An error that the user can fix; the command line prints it without a traceback and exits with 2."""
 
 
 class ConfigError(SRLabError):
@@ -21,11 +21,11 @@ class CheckpointError(SRLabError):
 
 
 class FaultError(SRLabError):
-    """A disk, memory or process failed a training."""
+    """A training failed because of a fault of a disk, of memory or of a process."""
 
 
 class DistributedError(SRLabError):
-    """A process of a training on several devices did not start, does not answer, or is gone."""
+    """A process of a training on several devices did not start, does not respond, or has died."""
 
 
 # A fault of the machine is not a failure of the run: the same command resumes it.

@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, read with limits.
+"""Files that are written whole or not at all, and read with limits.
 
-What is read may come from a stranger (a run folder that was downloaded, a configuration to try): it is
-bounded in size and depth, and no text in it controls a terminal or breaks a page.
+A file may come from a stranger (a downloaded run folder, a configuration to try), so its size and depth are
+limited, and no text in it can control a terminal or break a page.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ import yaml
 
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-MAX_BYTES = 64 * 2**20  # a record of a million steps has about 10 MiB
+MAX_BYTES = 64 * 2**20  # the record of a million steps takes about 10 MiB
 MAX_YAML_BYTES = 2**20
 _MAX_NODES, _MAX_DEPTH = 100_000, 50
-# What terminals, XML or UTF-8 do not accept as text, and what reverses the direction of reading.
+# Characters that terminals, XML or UTF-8 do not accept as text, and those that reverse the reading direction.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
@@ -30,15 +30,15 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206
 def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file; at the end of the block it is flushed to the disk and replaces ``path``.
 
-    A reader sees the old file or the new one. The temporary file, ``.<name>.<random>.tmp``, is in the same
-    folder: a rename from another file system is a copy, which a kill can cut short.
+    A reader sees either the old file or the new one. The temporary file, ``.<name>.<random>.tmp``, is in the
+    same folder, since a rename from another file system is a copy, which a kill can cut short.
 
     Args:
-        path: The file to write; its folder exists.
+        path: The file to write; its folder must exist.
         keep: Name that the old file gets once the new one is on the disk.
 
     Raises:
-        OSError: It cannot be written; ``path`` is as it was.
+        OSError: The file cannot be written; ``path`` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -54,19 +54,19 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself
+        os.fsync(folder)  # makes the rename durable
     finally:
         os.close(folder)
 
 
 def at_once(path: str, flags: int) -> int:
-    """An opener for ``open``: a named pipe in a stranger's folder reads as empty instead of blocking."""
+    """Opener for ``open`` that lets a named pipe in a stranger's folder read as empty instead of blocking."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 @contextlib.contextmanager
 def naming(path: Path, *, instead: Path | None = None) -> Iterator[None]:
-    """Name the file in errors of the disk, which Python leaves out when writing and flushing.
+    """Add the file's name to disk errors, from which Python omits it when writing and flushing.
 
     Args:
         path: The file.
@@ -99,11 +99,11 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
-    """The text of a file; bytes that are not UTF-8 are marked in it.
+    """The text of a file; bytes that are not UTF-8 become replacement characters.
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is longer than ``max_bytes``.
+        ValueError: The file is longer than ``max_bytes``.
     """
     with open(path, "rb", opener=at_once) as file:
         content = file.read(max_bytes + 1)
@@ -117,7 +117,7 @@ def read_json(path: Path) -> object:
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is not JSON, or too long or too deep.
+        ValueError: The file is not JSON, too long, or nested too deeply.
     """
     try:
         return plain(json.loads(read_text(path)))
@@ -130,7 +130,7 @@ def read_yaml(path: Path) -> object:
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is not YAML, would build objects, or is too long or too deep.
+        ValueError: The file is not YAML, would build objects, is too long, or is nested too deeply.
     """
     text = read_text(path, max_bytes=MAX_YAML_BYTES)
     check_yaml(text)
@@ -144,7 +144,7 @@ def check_yaml(text: str) -> None:
     """Refuse YAML that is larger than it looks: a few lines of anchors can stand for billions of values.
 
     Raises:
-        ValueError: Written out it has too many values or levels, it refers to itself, or it is not YAML.
+        ValueError: The text expands to too many values or levels, refers to itself, or is not YAML.
     """
     sizes: dict[str, int] = {}
     levels: list[tuple[str | None, int]] = [(None, 0)]  # open collections: anchor, values so far
@@ -162,7 +162,7 @@ def check_yaml(text: str) -> None:
                 size = int(isinstance(event, yaml.ScalarEvent))
             levels[-1] = (levels[-1][0], levels[-1][1] + size)
             if levels[-1][1] > _MAX_NODES or len(levels) > _MAX_DEPTH:
-                raise ValueError(f"it has more than {_MAX_NODES} values or {_MAX_DEPTH} levels, written out")
+                raise ValueError(f"it expands to more than {_MAX_NODES} values or {_MAX_DEPTH} levels")
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -173,9 +173,9 @@ def printable(text: str) -> str:
 
 
 def plain(value: object) -> object:
-    """The same with every text made `printable`, and with text as keys.
+    """A copy of a value in which every text is `printable` and every key is text.
 
-    Whole numbers beyond 64 bits become NaN.
+    Integers beyond 64 bits become NaN.
     """
     if isinstance(value, str):
         return printable(value)
@@ -189,7 +189,7 @@ def plain(value: object) -> object:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in a plain value, keys too."""
+    """Every text in a plain value, including the keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -200,7 +200,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 def is_small(value: object, *, max_values: int = 10_000) -> bool:
-    """Whether a container has few values when written out; one that contains itself has too many."""
+    """Whether a container expands to few values; a container that contains itself has too many."""
     waiting, count = [value], 0
     while waiting and count <= max_values:
         current = waiting.pop()
@@ -216,7 +216,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf|nan", re.ASCI
 
 
 def number(text: object) -> float:
-    """A number as programs write it, else NaN; ``float`` would accept ``3_0`` and Arabic digits."""
+    """Parse a number as programs write it, else return NaN; ``float`` accepts ``3_0`` and Arabic digits."""
     text = str(text).strip()
     return float(text) if _NUMBER.fullmatch(text) else math.nan
 
@@ -226,7 +226,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
     Raises:
         OSError: There is no such file.
-        ValueError: It is not CSV, too long, or has a column twice.
+        ValueError: The file is not CSV, is too long, or names a column twice.
     """
     try:
         rows = list(csv.reader(read_text(path).splitlines(), strict=True))
@@ -234,5 +234,5 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise ValueError(str(error)) from error
     columns = [str(plain(name)) for name in rows[0]] if rows else []
     if len(set(columns)) < len(columns):
-        raise ValueError("it has a column twice")
+        raise ValueError("it names a column twice")
     return [dict(zip(columns, row, strict=False)) for row in rows[1:] if row]

@@ -20,7 +20,7 @@ class Protocol:
     """One way to make the LR image and to measure the result.
 
     Args:
-        name: Name on the command line and in the head of a table.
+        name: Name on the command line and in the heading of a table.
         colour: Measure on luma (``y``) or on all three channels (``rgb``).
         luma_range: BT.601 ``studio`` range, 16..235, as in papers, or ``full`` range, 0..255.
         round_luma: Round luma to 8-bit levels before measuring.
@@ -30,7 +30,7 @@ class Protocol:
         lr_source: The bicubic LR image is made from 8-bit RGB and rounded after each axis (``uint8``), from
             RGB in double precision and rounded once (``double``), or from rounded luma and kept in floating
             point, one channel (``luma``).
-        border: How `imresize` continues the HR image outside.
+        border: How `imresize` extends the HR image beyond its edges.
         grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
             0..255 are the luma (``luma``). The former gains 1.32 dB in the studio range.
 
@@ -70,7 +70,7 @@ class Protocol:
         return scale if self.crop == "scale" else self.crop
 
     def describe(self, scale: int) -> str:
-        """One sentence for the head of a table."""
+        """One sentence for the heading of a table."""
         lr_from = {
             "uint8": "8-bit RGB, rounded after each axis",
             "double": "RGB in double precision, rounded once",
@@ -117,7 +117,7 @@ class Protocol:
 
         Returns:
             float32 ``(N, 3, H // scale, W // scale)`` with values k / 255. If ``lr_source`` is ``luma``: one
-            channel in [0, 1], which the cubic kernel may exceed a little.
+            channel in [0, 1], which the cubic kernel may exceed slightly.
         """
         hr = mod_crop(hr, scale)
         if self.lr_source == "uint8":
@@ -130,7 +130,7 @@ class Protocol:
         return imresize(luma, denominator=scale, border=self.border).float()
 
     def network_input(self, lr: Tensor, colour: NetworkColour, *, grey: bool = False) -> Tensor:
-        """The LR images in the form that a network takes.
+        """The LR images in the form that a network expects.
 
         Args:
             lr: What `make_lr` returned.
@@ -141,7 +141,7 @@ class Protocol:
             ``lr``, or its luma ``(N, 1, h, w)`` for a luma network.
 
         Raises:
-            ConfigError: The network does not fit (`check_network`).
+            ConfigError: The network does not fit the protocol (`check_network`).
         """
         self.check_network(colour)
         return self._luma(lr, grey) if colour == "y" and lr.shape[1] == 3 else lr
@@ -170,7 +170,7 @@ class Protocol:
             sr: Results ``(N, 3 or 1, H', W')`` in [0, 1], not clamped; one channel is luma. H' and W' are
                 those of ``hr`` cropped to multiples of ``scale``.
             hr: uint8 ``(N, 3, H, W)``.
-            scale: Factor of the network.
+            scale: Upscaling factor of the network.
             grey: The images come from files with one channel.
 
         Returns:
@@ -197,7 +197,7 @@ class Protocol:
         return psnr(sr, target, crop_border=crop_border), ssim(sr, target, crop_border=crop_border)
 
     def _luma(self, rgb: Tensor, grey: bool) -> Tensor:
-        # The full-range luma of three equal channels is their value: that of the grey file.
+        # The full-range luma of a grey pixel is its value in the file.
         return rgb_to_y(rgb, full_range=self.luma_range == "full" or (grey and self.grey == "luma"))
 
 
@@ -222,7 +222,7 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         colour: The network's colour; conventions that do not fit it are left out.
 
     Returns:
-        Pairs of a label, which says what differs, and a protocol; the given one first.
+        Pairs of a label, which says what differs, and a protocol; the given protocol comes first.
     """
     other_border: Border = "replicate" if protocol.border == "symmetric" else "symmetric"
     changed = [("as measured", protocol)]

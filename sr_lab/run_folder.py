@@ -1,16 +1,16 @@
-"""The run folder: its files, its state, its lock. Needs no torch.
+"""The run folder: its files, its state and its lock. This module does not import torch.
 
 config.yaml   resolved configuration            metrics.json  results, written last
 metrics.csv   the record, flushed row by row    failed.txt    traceback, or why no attempt began
 log.txt       output, when several jobs run     images.json   which images it was trained on
 pruned.txt    why a search ended the run early  images/       example images
 checkpoints/{last,previous,best}.ckpt           wandb/
-checkpoints.old/   of the attempt before resume=never, until the new one has saved
+checkpoints.old/   checkpoints of the attempt before resume=never, until the new attempt has saved
 
-The last checkpoint becomes ``previous.ckpt`` when the next is on the disk; a damaged one is set aside as
-``damaged.ckpt`` by the run that resumes from the one before.
+The last checkpoint becomes ``previous.ckpt`` once the next one is on the disk. A run that finds its last
+checkpoint damaged renames it to ``damaged.ckpt`` and resumes from the previous one.
 
-Next to the run folders of a sweep is ``sweep.json``, the list of its jobs.
+``sweep.json``, next to the run folders of a sweep, lists its jobs.
 """
 
 import contextlib
@@ -37,17 +37,17 @@ State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupt
 
 
 class RunFolder:
-    """One run on disk; the head of this file says what its files are."""
+    """One run on disk; the docstring of this module lists its files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.json"
         self.record = path / "metrics.csv"
-        self.failed = path / "failed.txt"  # exists while the last start is a failed one
+        self.failed = path / "failed.txt"  # exists if the last attempt failed or could not begin
         self.pruned = path / "pruned.txt"  # removed by the next attempt
         self.log = path / "log.txt"
-        self.lock = path / ".lock"  # locked by the running process; holds when the last attempt began
+        self.lock = path / ".lock"  # locked by the running process; says when the last attempt began
         self.checkpoints = path / "checkpoints"
         self.earlier = path / "checkpoints.old"
         self.trained_on = path / "images.json"
@@ -62,9 +62,9 @@ class RunFolder:
         """Set aside the checkpoints of an earlier attempt, and remove its record.
 
         Args:
-            job: The job of Slurm or torchrun, which may start this command again: see `started_over_by`.
+            job: The Slurm or torchrun job, which may start this command again: see `started_over_by`.
         """
-        # An attempt that was killed before its first save has nothing to replace what was set aside.
+        # An attempt killed before its first save has no checkpoint to replace those that were set aside.
         if any((self.checkpoints / name).exists() for name in ("last.ckpt", "previous.ckpt")):
             shutil.rmtree(self.earlier, ignore_errors=True)
             self.checkpoints.replace(self.earlier)
@@ -98,14 +98,14 @@ class RunFolder:
             return False
 
     def since(self) -> float | None:
-        """When the last attempt began, in seconds since the epoch; ``None`` before the first."""
+        """When the last attempt began, in seconds since the epoch; ``None`` before the first attempt."""
         try:
             return float(files.read_text(self.lock))
         except (OSError, ValueError):
             return None
 
     def progress(self) -> dict[str, str]:
-        """The newest figure of each column of the record: ``step``, ``train/loss``, ``val/psnr_y``, ..."""
+        """The latest value in each column of the record: ``step``, ``train/loss``, ``val/psnr_y``, ..."""
         newest: dict[str, str] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
             for row in files.read_csv(self.record):
@@ -113,7 +113,7 @@ class RunFolder:
         return newest
 
     def validations(self) -> dict[int, float]:
-        """``val/psnr_y`` of each validation in the record, by step, without a half-written row."""
+        """``val/psnr_y`` of each validation in the record, by step, ignoring a half-written row."""
         values = {int(row["step"]): files.number(row.get("val/psnr_y")) for row in whole_rows(self.record)}
         return {step: value for step, value in values.items() if math.isfinite(value)}
 
@@ -128,15 +128,15 @@ class RunFolder:
         files.write(self.config, text)
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
-        """Write ``metrics.json``: the run's last act."""
+        """Write ``metrics.json``, the last thing that a run does."""
         files.write(self.metrics, json.dumps(values, indent=2) + "\n")
 
     def mark_pruned(self, why: str) -> None:
-        """Record that the run was ended on purpose; the next attempt would resume it."""
+        """Record that the run was stopped on purpose; another attempt would resume it."""
         files.write(self.pruned, why + "\n")
 
     def refuse(self, why: str) -> None:
-        """Record why no attempt begins; an attempt that began has recorded its own end."""
+        """Record why no attempt began; an attempt that did begin has recorded its own end."""
         if self.state() in ("waiting", "interrupted"):
             files.write(self.failed, why + "\n")
 
@@ -150,7 +150,7 @@ class RunFolder:
         with self.holding("run; wait for it, or change the seed") as lock:
             with files.naming(self.lock):
                 lock.truncate(0)
-                # Python's own file would report a full disk twice.
+                # A write through Python's buffer would report a full disk twice.
                 os.write(lock.fileno(), f"{time.time()}\n".encode())
             for places in (self.path.glob("*"), self.checkpoints.glob("*"), self.images.rglob("*")):
                 files.remove_leftovers(places)
@@ -176,7 +176,7 @@ class RunFolder:
             ConfigError: Another process is running in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        # In a folder made by somebody else, links could lead what the run writes anywhere.
+        # In a stranger's folder, links could redirect the run's output anywhere.
         for path in (self.lock, self.record, self.log, self.checkpoints, self.images):
             if path.is_symlink():
                 raise ConfigError(
@@ -185,7 +185,7 @@ class RunFolder:
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
         with self.lock.open("a") as lock:
-            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes it for an instant, too
+            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes the lock for a moment too
                 raise ConfigError(f"{self.path}: another process is running this {what}")
             yield lock
 
@@ -198,11 +198,11 @@ class RunFolder:
 
 
 def checkpoint_file(path: str, key: str = "ckpt") -> Path:
-    """The checkpoint that a path means; in a run folder the best one, or else the last.
+    """The checkpoint that a path refers to; in a run folder, the best one or else the last one.
 
     Args:
         path: A file or a run folder.
-        key: The setting that names it, for error messages.
+        key: The setting that contains the path, for error messages.
 
     Raises:
         CheckpointError: There is no such file.
@@ -213,7 +213,7 @@ def checkpoint_file(path: str, key: str = "ckpt") -> Path:
             if (given / "checkpoints" / name).is_file():
                 return given / "checkpoints" / name
         raise CheckpointError(
-            f"{key}: '{given}' holds no checkpoints/best.ckpt or last.ckpt; give a run folder or a file"
+            f"{key}: '{given}' contains no checkpoints/best.ckpt or last.ckpt; give a run folder or a file"
         )
     if not given.is_file():
         raise CheckpointError(f"{key}: there is no file '{given}'; give a checkpoint file or a run folder")
@@ -231,7 +231,7 @@ def whole_rows(record: Path) -> list[dict[str, str]]:
         for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
             rows.append(row)
     rows = [row for row in rows if None not in row.values() and (row.get("step") or "").isdecimal()]
-    return [row for row in rows if len(row["step"]) < 16]  # Python refuses numbers of thousands of digits
+    return [row for row in rows if len(row["step"]) < 16]  # Python refuses to parse thousands of digits
 
 
 def _locked(file: IO[str], kind: int, *, attempts: int = 1) -> bool:
@@ -251,12 +251,12 @@ class Listed:
     """A job in the index of a sweep."""
 
     folder: str  # name of the run folder, which is next to the index
-    label: str | None  # of the row that the job is, if it is one
+    label: str | None  # label of the job's row, if it has one
     overrides: list[str]
 
 
 def read_index(parent: Path) -> list[Listed]:
-    """The jobs of the sweeps that wrote into ``parent``, in order; none if there was no sweep."""
+    """The jobs of the sweeps that wrote into ``parent``, in order; empty if there was no sweep."""
     path = parent / "sweep.json"
     try:
         jobs = typing.cast("dict[str, list[dict[str, typing.Any]]]", files.read_json(path))["jobs"]
@@ -264,7 +264,7 @@ def read_index(parent: Path) -> list[Listed]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); remove it, the next sweep writes it") from error
+        raise ConfigError(f"{path}: cannot be read ({error}); remove it and start the sweep again") from error
     for job in listed:
         if not isinstance(job.folder, str) or job.folder in ("", ".", "..") or "/" in job.folder:
             raise ConfigError(f"{path}: names a folder that is not next to it, got {job.folder!r}; remove it")

@@ -1,13 +1,13 @@
-"""Shared types. Axis letters everywhere: N images, C channels, H x W pixels of the LR image, r = scale."""
+"""Shared types. Axis letters are N for images, C for channels, H x W for LR pixels; r is the scale."""
 
 from typing import Literal, Protocol, TypeAlias
 
 from torch import nn
 
-# What a network upscales: RGB images, luma alone, or any number of channels, each by itself.
+# What a network upscales: RGB images, luma only, or any number of channels, each independently.
 NetworkColour: TypeAlias = Literal["rgb", "y", "any"]
 
-# A way of counting multiply-adds, see `sr_lab.ops.complexity.multi_adds`.
+# A rule for counting multiply-adds, see `sr_lab.ops.complexity.multi_adds`.
 Rule: TypeAlias = Literal["all", "torchinfo", "conv", "op_counter"]
 
 

@@ -179,7 +179,7 @@ def test_the_best_checkpoint_has_the_highest_validation_psnr(first):
 
 def test_a_finished_run_is_not_trained_again(afterwards):
     assert afterwards["again"].returncode == 0
-    assert "finished already" in afterwards["again"].stdout
+    assert "already finished" in afterwards["again"].stdout
     assert afterwards["changed"] == []
 
 
@@ -192,7 +192,7 @@ def test_naming_a_network_with_an_sr_lab_checkpoint_is_refused(afterwards):
     refused = afterwards["named"]
     assert refused.returncode == 2
     assert "model=imdn" in refused.stderr
-    assert "says itself which network it holds (IMDN x4); drop the override" in refused.stderr
+    assert "already records its network (IMDN x4); drop the override" in refused.stderr
 
 
 def test_a_report_writes_the_table_next_to_the_runs(place, afterwards):
@@ -322,7 +322,7 @@ def test_a_user_error_ends_with_one_line_and_exit_code_2(mistakes, name):
 
 def test_a_network_with_weights_is_not_measured_without_a_checkpoint(tmp_path):
     config = compose("task=evaluate", "trainer=cpu", "model=imdn")
-    with pytest.raises(ConfigError, match="ckpt: IMDN has weights and none are given; set ckpt="):
+    with pytest.raises(ConfigError, match="ckpt: IMDN has weights, but no checkpoint is given; set ckpt="):
         evaluate.run(config, tmp_path, [])
 
 

@@ -19,14 +19,14 @@ SCALES = (2, 3, 4)
 class Entry:
     """A network at one scale."""
 
-    option: str  # what model= takes
+    option: str  # value of model=
     scale: int
 
     def __str__(self) -> str:
         return f"model={self.option} scale={self.scale}"
 
     def build(self, **settings: object) -> nn.Module:
-        """The network with fresh weights; settings replace those of the option.
+        """The network with fresh weights; ``settings`` replace those of the option.
 
         Raises:
             ConfigError: There is no such option, or the network refuses the scale or a setting.
@@ -44,7 +44,7 @@ def _on_meta(entry: Entry) -> tuple[nn.Module, Forms]:
 
 
 def fitting(checkpoint: Checkpoint) -> list[Entry]:
-    """The networks with the names and shapes of a checkpoint's weights; official names count too."""
+    """The networks whose weights match a checkpoint's in name and shape; official names match too."""
     found = []
     for option in model_options():
         for entry in (Entry(option, scale) for scale in SCALES):
@@ -57,7 +57,7 @@ def fitting(checkpoint: Checkpoint) -> list[Entry]:
 
 
 def nearest(checkpoint: Checkpoint) -> Entry | None:
-    """The network that shares most names with a checkpoint, to say why it does not fit."""
+    """The network that shares the most names with a checkpoint, to explain why it does not fit."""
     entries = [Entry(option, scale) for option in model_options() for scale in SCALES]
     likeness = {entry: fit(*_on_meta(entry), checkpoint)[1] for entry in entries}
     best = max(entries, key=lambda entry: likeness[entry])
@@ -65,15 +65,15 @@ def nearest(checkpoint: Checkpoint) -> Entry | None:
 
 
 def recognised(checkpoint: Checkpoint, scale: int | None, *, key: str) -> Entry:
-    """The one network whose weights a checkpoint holds.
+    """The one network whose weights a checkpoint contains.
 
     Args:
-        checkpoint: A file that does not say what it holds.
-        scale: The scale that the user asked for, ``None`` for that of the file.
+        checkpoint: A file that does not describe its network.
+        scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
 
     Raises:
-        CheckpointError: It fits no network (with what is missing or unexpected), or several.
+        CheckpointError: The checkpoint fits no network (the message lists what is missing), or several.
     """
     any_scale = fitting(checkpoint)
     entries = [entry for entry in any_scale if scale in (None, entry.scale)]
@@ -87,11 +87,11 @@ def recognised(checkpoint: Checkpoint, scale: int | None, *, key: str) -> Entry:
     close = nearest(checkpoint)
     if close is None:
         raise CheckpointError(
-            f"{key}: '{checkpoint.path}' fits no network of conf/model, and none has weights with these "
-            f"names ({', '.join(list(checkpoint.state)[:3])}, ...); build the network and load them yourself"
+            f"{key}: '{checkpoint.path}' fits no network of conf/model, and its weights have unknown names "
+            f"({', '.join(list(checkpoint.state)[:3])}, ...); build the network and load the weights yourself"
         )
     try:
         load_weights(close.build(), checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f"{error} (the nearest is {close}; no network fits)") from error
-    raise AssertionError("a checkpoint that loads fits")
+    raise AssertionError("a checkpoint was loaded into a network that it does not fit")

@@ -1,4 +1,4 @@
-"""From a path or a name to a network with its weights: one way in for the command line and for Python."""
+"""Opening a network with its weights by path or name, for the command line and for Python."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,17 +35,17 @@ def build_network(described: Config | StoredNetwork, allow: Sequence[str] = ()) 
 def describe(
     checkpoint: Checkpoint, scale: int | None = None, *, key: str = "ckpt", allow: Sequence[str] = ()
 ) -> StoredNetwork:
-    """Which network a checkpoint holds: by its own record, or by the names and shapes of its weights.
+    """Which network a checkpoint contains, by its own record or by the names and shapes of its weights.
 
     Args:
         checkpoint: The opened file.
-        scale: The scale that the user asked for, ``None`` for that of the file.
+        scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
         allow: Packages that the command line trusts in addition to ours.
 
     Raises:
-        CheckpointError: It fits no network, or several.
-        ConfigError: It names a network that may not be built, or has another scale.
+        CheckpointError: The checkpoint fits no network, or several.
+        ConfigError: The checkpoint names a network that may not be built, or has another scale.
     """
     if checkpoint.record is not None:
         stored = stored_network(checkpoint.record, str(checkpoint.path), allow)
@@ -62,11 +62,11 @@ def describe(
 
 
 def open_network(path_or_name: str, scale: int | None) -> nn.Module:
-    """What `sr_lab.load` gives: a checkpoint's network with its weights, or a named one with fresh weights.
+    """What `sr_lab.load` returns: a checkpoint's network with its weights, or a named one with fresh weights.
 
     Raises:
         CheckpointError: See `describe`.
-        ConfigError: See `describe`; or a name without a scale.
+        ConfigError: See `describe`; or a name was given without a scale.
     """
     name = path_or_name
     if name in model_options() or ("/" not in name and "." not in name and not Path(name).exists()):
@@ -83,18 +83,19 @@ def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Che
     """The network of ``ckpt`` with its weights, and the configuration that describes it.
 
     Args:
-        config: What was composed; what a checkpoint says about itself replaces it.
+        config: The composed configuration; a checkpoint's own record replaces its network.
         overrides: Overrides of the command line, which may not contradict the checkpoint.
 
     Raises:
-        CheckpointError: It cannot be opened, does not fit, or fits several networks.
-        ConfigError: The network has weights and none are given, or the checkpoint contradicts an override.
+        CheckpointError: The checkpoint cannot be opened, does not fit, or fits several networks.
+        ConfigError: The network has weights but no checkpoint is given, or the checkpoint contradicts an
+            override.
     """
     if config.ckpt is None:
         network = build_network(config, config.allow)
         if any(True for _ in network.parameters()):
             raise ConfigError(
-                f"ckpt: {type(network).__name__} has weights and none are given; "
+                f"ckpt: {type(network).__name__} has weights, but no checkpoint is given; "
                 "set ckpt=<run folder or checkpoint file>"
             )
         return config, network
@@ -115,14 +116,14 @@ def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Che
 
 
 def _refuse_other_network(checkpoint: Checkpoint, named: dict[str, str]) -> None:
-    """Refuse a network on the command line next to a checkpoint that says what it holds."""
+    """Refuse a network named on the command line when the checkpoint already records its own."""
     assert checkpoint.record is not None
     model, scale = checkpoint.record.get("model"), checkpoint.record.get("scale")
     for group, override in named.items():
         if group in StoredNetwork.model_fields:
             name = str(model.get("_target_")).rpartition(".")[2] if isinstance(model, dict) else "?"
             raise ConfigError(
-                f"{override}: '{checkpoint.path}' says itself which network it holds ({name} x{scale}); "
+                f"{override}: '{checkpoint.path}' already records its network ({name} x{scale}); "
                 "drop the override"
             )
 
@@ -131,7 +132,7 @@ def _load_named(network: nn.Module, checkpoint: Checkpoint) -> None:
     """Load a checkpoint into the network that the user named.
 
     Raises:
-        CheckpointError: It does not fit; with the networks that it would fit.
+        CheckpointError: The checkpoint does not fit; the message lists the networks that it does fit.
     """
     try:
         load_weights(network, checkpoint)

@@ -24,7 +24,7 @@ def forms_of(network: nn.Module) -> Forms:
 def _named_as_ours(
     network: nn.Module, state: Mapping[str, Tensor], forms: Forms | None = None
 ) -> dict[str, Tensor]:
-    """The weights under our names; the tables at the end of the network's file map its authors'."""
+    """The weights under our names; the tables at the end of the network's file map the authors' names."""
     if state.keys() == network.state_dict().keys():
         return dict(state)
     readings = [dict(state), without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)]
@@ -59,7 +59,7 @@ def fit(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> tuple[bool,
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load every weight, exactly; the network is folded first if the file holds the folded form.
+    """Load every weight exactly; the network is folded first if the file contains the folded form.
 
     Raises:
         CheckpointError: Weights are missing, unexpected, of another shape or type, or not finite.
@@ -97,16 +97,16 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _is_usable(value: Tensor, own: Tensor) -> bool:
-    """Whether values are finite and of our kind: torch would copy complex or whole numbers silently."""
+    """Whether values are finite and of the network's kind; torch silently copies complex or integer ones."""
     same_kind = not value.is_complex() and value.is_floating_point() == own.is_floating_point()
     return same_kind and bool(torch.isfinite(value.to(own.dtype)).all())
 
 
 def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Start from another network's weights: take each one whose name and shape fit.
+    """Start from another network's weights: copy each weight whose name and shape fit.
 
     Returns:
-        Names of the network's weights that were not taken over.
+        Names of the network's weights that were not copied.
 
     Raises:
         CheckpointError: No weight fits.

@@ -1,7 +1,7 @@
 """From composed YAML to checked, typed values: budgets, rows, the name of a run.
 
-Hydra composes, `load` validates, and only typed values go further: below ``tasks/`` nothing sees a
-DictConfig.
+Hydra composes, `load` validates, and only typed values are passed on: the layers below ``tasks/`` never see
+a DictConfig.
 """
 
 import functools
@@ -29,7 +29,7 @@ from sr_lab.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class _Composition:
-    """What Hydra composed; two with the same text and the same command line are equal."""
+    """What Hydra composed; two compositions are equal if their texts and their command lines are."""
 
     text: str
     overrides: tuple[str, ...]
@@ -42,16 +42,16 @@ def load(
 ) -> Config:
     """Validate a composed configuration before anything is built.
 
-    Hydra asks for the run folder before the job starts, and both need the configuration: asked again for the
-    same composition, this returns the same object.
+    Hydra asks for the run folder before the job starts, and both need the configuration, so a second call
+    with the same composition returns the same object.
 
     Args:
-        composed: What Hydra composed; its ``hydra`` node is ignored.
+        composed: The configuration that Hydra composed; its ``hydra`` node is ignored.
         overrides: The overrides of the command line, which name the run and may trust packages.
         choices: The chosen option of each group (``hydra.runtime.choices``).
 
     Raises:
-        ConfigError: One sentence with the place, the value, what is allowed and the nearest match.
+        ConfigError: A setting is not valid; the message has its value, what is allowed and the nearest match.
     """
     text = OmegaConf.to_yaml(_without_hydra(composed))
     return _load(_Composition(text, tuple(overrides), tuple((choices or {}).items()), composed))
@@ -70,7 +70,7 @@ def _load(composition: _Composition) -> Config:
     schema = SCHEMAS.get(str(node.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
-    builds = not issubclass(schema, UnbuiltConfig)  # checking what is never built would load torch
+    builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
     if builds:
         _apply_budget(node)
     if node.get("run_name", None) is None:
@@ -100,10 +100,10 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 def load_trial(
     composed: DictConfig, overrides: Sequence[str], trial: Sequence[str], experiment_name: str
 ) -> TrainConfig:
-    """A training of a search: composed again with the overrides of a trial, which win.
+    """A training of a search: composed again with the overrides of a trial, which take precedence.
 
     Raises:
-        ConfigError: The values do not make a valid training.
+        ConfigError: The values do not give a valid configuration.
     """
     words = [*without_search(overrides), *trial, f"experiment_name={experiment_name}", "run_name=null"]
     try:
@@ -121,7 +121,7 @@ def without_search(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if key_of(override).partition(".")[0] not in own]
 
 
-# Settings that a row may not change: they choose the row, act before a run is checked, or say whom we trust.
+# Settings that a row may not change: they choose the row, act before a run is checked, or grant trust.
 NOT_OF_A_ROW = {
     *("row", "rows", "row_label", "table", "experiment", "experiment_name", "sweep", "hydra", "allow"),
     "hparams_search",
@@ -131,13 +131,13 @@ NOT_OF_A_ROW = {
 def _with_row(
     composed: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]
 ) -> tuple[DictConfig, Mapping[str, str], list[str]]:
-    """A job that is a row of ``rows``, composed again with the overrides of its row.
+    """Compose the job again with the overrides of its row in ``rows``, if it has one.
 
-    They come before those of the command line, which therefore wins.
+    They are applied before the overrides of the command line, which therefore win.
 
     Returns:
         The composition, with ``row_label`` in place of ``row`` and ``rows``; the chosen option of each group;
-        the overrides of the row.
+        and the overrides of the row.
     """
     position = composed.get("row")
     if position is None:
@@ -154,7 +154,7 @@ def _with_row(
     given = {key_of(override) for override in overrides}
     for override in row:
         if not isinstance(override, str) or re.split(r"[./]", key_of(override))[0] in NOT_OF_A_ROW:
-            raise ConfigError(f"rows.{label}: {override!r} is not a setting that a row may have; remove it")
+            raise ConfigError(f"rows.{label}: {override!r} is not a setting that a row may change; remove it")
     kept = [override for override in row if key_of(override) not in given]
     own = [override for override in overrides if key_of(override) != "row"]
     try:
@@ -166,7 +166,7 @@ def _with_row(
 
 
 def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The same configuration with other overrides, searched in the same places, with its ``hydra`` node."""
+    """The same configuration with other overrides, from the same search path, with its ``hydra`` node."""
     hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
     places = [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
     again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
@@ -175,7 +175,7 @@ def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first problem of a pydantic error, in our form."""
+    """The first problem in a pydantic error, as one of our messages."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
@@ -202,7 +202,7 @@ _LIMITS = {
 def _apply_budget(node: DictConfig) -> None:
     """Apply the budget's limits to the recipe, in place; doing it twice changes nothing.
 
-    A shortened training runs its whole schedule: an epoch is shortened with it.
+    A shortened training still runs its whole schedule, since its epochs are shortened in proportion.
     """
     budget = node.get("budget")
     if not isinstance(budget, DictConfig):
@@ -210,7 +210,7 @@ def _apply_budget(node: DictConfig) -> None:
             f"budget: must be a group of settings, got {budget!r}; choose an option with budget=<name>"
         )
     if budget.get("name") == "auto":
-        from sr_lab.system.devices import has_gpu  # imports torch: only a run needs it
+        from sr_lab.system.devices import has_gpu  # imports torch, which only a run needs
 
         name = "paper" if has_gpu(str(OmegaConf.select(node, "trainer.accelerator"))) else "short"
         chosen = OmegaConf.load(conf_dir() / "budget" / f"{name}.yaml")
@@ -226,7 +226,7 @@ def _apply_budget(node: DictConfig) -> None:
         node.steps_per_epoch = float(node.steps_per_epoch) * most / steps
 
 
-# Overrides that change no number, or that are elsewhere in the folder's path.
+# Overrides that change no result, or that already appear elsewhere in the folder's path.
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
@@ -235,9 +235,9 @@ _NEVER_NAMED = {
 
 
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
-    """``<model>_x<scale>`` and what else the command line varied, e.g. ``imdn_x4_deconv_seed-1``.
+    """``<model>_x<scale>`` and whatever else the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
-    A measured checkpoint has its own name: that of its run folder or file.
+    The measurement of a checkpoint is named after the checkpoint's run folder or file.
     """
     if node.get("ckpt") is not None:
         return _checkpoint_name(Path(str(node.ckpt)))
@@ -257,7 +257,7 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
         if key.endswith(("_dir", "_ckpt")):
             value = Path(value).name
         parts.append(value if key in choices else f"{key.rpartition('.')[2]}-{value}")
-    # No character that would need quotes in ckpt=<run folder>.
+    # Replace every character that would need quotes in ckpt=<run folder>.
     return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
 
 
@@ -274,12 +274,12 @@ def to_yaml(config: Config) -> str:
 
 
 def model_options() -> list[str]:
-    """Every network that ``model=`` takes, sorted."""
+    """Every network that ``model=`` accepts, sorted."""
     return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
 def model_node(option: str, scale: int) -> Node:
-    """The resolved configuration of a network of ``conf/model`` with its own tail.
+    """The resolved configuration of a network in ``conf/model``, with its own tail.
 
     Raises:
         ConfigError: There is no such option.

@@ -1,4 +1,4 @@
-"""What a run is called: its hash covers what changes its numbers, so that repeating a run resumes it."""
+"""The identity of a run: a hash of all that changes its results, so that the same command resumes it."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ from sr_lab.config.schema import (
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import checkpoint_file
 
-# What changes the numbers, and nothing else: paths, loggers, devices, workers and benchmarks do not.
+# Only what changes the results: paths, loggers, devices, workers and benchmarks do not.
 _TRAINING = (
     *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
     *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
@@ -40,10 +40,10 @@ _MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
 
 @functools.lru_cache(maxsize=1)
 def identity(config: Config) -> Node:
-    """Everything that changes the numbers of a run, as plain values; computed once for a configuration.
+    """Everything that changes the results of a run, as plain values; computed once per configuration.
 
     Raises:
-        ConfigError: ``init_ckpt`` or ``ckpt`` names no file.
+        ConfigError: ``init_ckpt`` or ``ckpt`` does not name a file.
         DataError: The training images are missing.
     """
     return _of_training(config) if isinstance(config, TrainConfig) else _of_task(config)
@@ -65,7 +65,7 @@ def _of_task(config: Config) -> Node:
     values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
     if isinstance(config, EvaluateConfig):
         values["ckpt"] = _content("ckpt", config.ckpt)
-        if config.tile != "none":  # the default leaves the hash as it was
+        if config.tile != "none":  # the default is left out, to keep older hashes
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
@@ -73,20 +73,20 @@ def _of_task(config: Config) -> Node:
 
 
 def _of_training(config: TrainConfig) -> Node:
-    # Torch and the dataset's class are needed from here on, and only for a training.
+    # Only a training needs torch and the dataset's class.
     from sr_lab.system.devices import has_gpu, resolve_precision
 
     values = config.model_dump(include=set(_TRAINING))
     values["dataset"] = {
         key: value for key, value in config.dataset.items() if not key.endswith(("_dir", "_gb"))
     }
-    values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` and the budget it chooses are one
+    values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` equals the budget it chooses
     values["manifest"] = training_set(config).manifest()
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
-    # On a GPU the precision that was asked for: a run may resume on a GPU with another native precision.
+    # On a GPU, the requested precision: a run may resume on a GPU with another native precision.
     asked, accelerator = config.trainer.precision, config.trainer.accelerator
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
-    if config.trainer.float32_matmul_precision != "high":  # the default leaves the hash as it was
+    if config.trainer.float32_matmul_precision != "high":  # left out like the default tile
         values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
     if changing := [node for node in config.callbacks.values() if _changes_training(node)]:
@@ -94,7 +94,7 @@ def _of_training(config: TrainConfig) -> Node:
     return values
 
 
-# Lightning's callbacks that end a training or change what it learns; those that only watch are left out.
+# Lightning's callbacks that stop a training or change what it learns, excluding those that only watch.
 _CHANGING = {
     *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
     *("GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning", "BatchSizeFinder"),
@@ -103,22 +103,22 @@ _CHANGING = {
 
 
 def _changes_training(node: object) -> bool:
-    """Whether a callback is one of these or derives from one."""
+    """Whether the class of a callback, or one of its base classes, is in ``_CHANGING``."""
     path = node.get("_target_") if isinstance(node, Mapping) else None
     bases = targets.locate(path).__mro__ if isinstance(path, str) else ()
     return any(base.__name__ in _CHANGING and base.__module__.startswith("lightning.") for base in bases)
 
 
 def hash8(values: Node) -> str:
-    """Eight hex digits of a plain dictionary, whatever the order of its keys."""
+    """The hash of a plain dictionary in eight hex digits; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def settings(values: Mapping[str, object]) -> dict[str, object]:
-    """The settings of a training that decide which run it is, by their dotted names.
+    """The settings that identify a training run, by their dotted names.
 
     Args:
-        values: A configuration as plain values, e.g. what is in ``config.yaml``.
+        values: A configuration as plain values, e.g. the content of ``config.yaml``.
     """
     found: dict[str, object] = {}
 
@@ -126,12 +126,12 @@ def settings(values: Mapping[str, object]) -> dict[str, object]:
         if isinstance(value, Mapping) and value:
             for name, inner in value.items():
                 add(f"{key}.{name}", inner)
-        elif value is not None:  # unset and missing are the same
+        elif value is not None:  # an unset setting equals a missing one
             found[key] = value
 
     for key in (*_TRAINING, "budget", "trainer", "callbacks", "init_ckpt"):
         add(key, values.get(key))
-    form = {"compile", "channels_last", "autotune", "timeout"}  # of the trainer: how, not what
+    form = {"compile", "channels_last", "autotune", "timeout"}  # these change how it trains, not what
     neutral = {f"trainer.{key}" for key in _NEUTRAL_TRAINER | form} | {"budget.name"}
     return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
 
@@ -145,9 +145,9 @@ def _content(key: str, path: str | None) -> str | None:
 
 
 def folder_name(config: Config, parent: Path) -> str:
-    """``<run_name>-<hash8>``; the same run, or search, under another name keeps its folder."""
+    """``<run_name>-<hash8>``; the same run or search keeps its folder under another name."""
     name, values = config.run_name, identity(config)
-    if config.hparams_search is not None:  # with more trials or another pruner it is the same search
+    if config.hparams_search is not None:  # a search stays the same with more trials or another pruner
         name, values = f"{name}_search", {"training": values, "space": config.hparams_search.space}
     digest = hash8(values)
     existing = sorted(parent.glob(f"*-{digest}"))
@@ -155,7 +155,7 @@ def folder_name(config: Config, parent: Path) -> str:
 
 
 def _load(root: DictConfig) -> Config:
-    """The configuration inside Hydra's own, which is the root that a resolver sees."""
+    """Load the configuration from the root that a resolver sees, which includes Hydra's own node."""
     return compose.load(root, given_to(root.hydra), root.hydra.runtime.choices)
 
 
@@ -173,7 +173,7 @@ def run_dir(*, _root_: DictConfig) -> str:
 
 
 def sweep_dir(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment are in one folder."""
+    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment share one folder."""
     name = str(_root_.experiment_name)
     # The default name is that of the default task; other tasks get a folder of their own.
     task = str(_root_.task)
@@ -194,12 +194,12 @@ def rows(*, _root_: DictConfig) -> str:
         ConfigError: There are no rows.
     """
     if not _root_.rows:
-        raise ConfigError("rows: there are none to sweep over; give {label: [overrides]}")
+        raise ConfigError("rows: there are no rows to sweep over; give {label: [overrides]}")
     return ",".join(str(position) for position in range(len(_root_.rows)))
 
 
 def lr_side(hr_side: int, scale: int) -> int:
-    """Resolver for recipes that state the HR patch: its side in LR pixels."""
+    """Resolver for recipes that state the side of the HR patch: that side in LR pixels."""
     if hr_side % scale:
         raise ConfigError(
             f"dataset.lr_patch_size: the recipe's HR patch of {hr_side} is not divisible by scale={scale}; "
@@ -209,6 +209,6 @@ def lr_side(hr_side: int, scale: int) -> int:
 
 
 def register_resolvers() -> None:
-    """Make these resolvers known to ``conf/``."""
+    """Register these resolvers, which ``conf/`` uses."""
     for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -15,16 +15,16 @@ from sr_lab.errors import SRLabError, did_you_mean
 
 
 def explain(error: Exception) -> str | None:
-    """An error as one sentence: ours as it is, Hydra's and OmegaConf's translated, ``None`` for the rest."""
+    """An error as one sentence: ours unchanged, Hydra's and OmegaConf's reworded, ``None`` for any other."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     for link in chain:
         if isinstance(link, SRLabError):
             return str(files.plain(str(link)))  # it may name a stranger's file
-    if isinstance(error, OSError) and error.filename is not None:  # read-only, full, missing
+    if isinstance(error, OSError) and error.filename is not None:  # a missing file, a read-only or full disk
         what = f"cannot use '{error.filename}': {error.strerror}"
-        return f"{what}; correct that, or choose another folder with paths.output_dir or paths.cache_dir"
+        return f"{what}; fix that, or choose another folder with paths.output_dir or paths.cache_dir"
     if "Config group override must be a string" in str(error):
         return "a group takes the name of one of its options, got something else; --help lists the options"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -43,7 +43,7 @@ def explain(error: Exception) -> str | None:
 
 
 def _unknown_key(key: str) -> str:
-    """A key of the command line that the composed configuration does not have."""
+    """The message about a command-line key that the composed configuration does not have."""
     groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
     top, _, rest = key.partition(".")
     settings = OmegaConf.load(conf_dir() / "config.yaml")
@@ -59,7 +59,7 @@ def _unknown_key(key: str) -> str:
         if isinstance(found, DictConfig):
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
     if rest in known:
-        return f"{key}: the chosen option of '{top}' has no such setting; choose one that has it, or drop it"
+        return f"{key}: the chosen option of '{top}' has no such setting; choose another option, or drop it"
     near = did_you_mean(rest, known) if known else did_you_mean(top, keys)
     return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"
 

@@ -1,4 +1,4 @@
-"""What a configuration may hold: a class for each task, with the keys of ``conf/config.yaml`` as fields."""
+"""What a configuration may contain: a class per task, with the keys of ``conf/config.yaml`` as fields."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -8,13 +8,13 @@ Node: TypeAlias = dict[str, object]
 
 
 class _Strict(BaseModel):
-    """Unknown keys and values of another type are errors."""
+    """A model in which unknown keys and values of the wrong type are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Paths(_Strict):
-    """Where files are read and written; never part of a run's identity."""
+    """Folders in which files are read and written; never part of a run's identity."""
 
     data_dir: str
     output_dir: str
@@ -30,7 +30,7 @@ class Validation(_Strict):
 
 
 class Budget(_Strict):
-    """Upper limits on the recipe; ``null`` leaves the recipe alone."""
+    """Upper limits on the recipe; ``null`` leaves the recipe unchanged."""
 
     name: str
     max_steps: int | None = Field(gt=0)
@@ -41,35 +41,35 @@ class Budget(_Strict):
 
 
 class Upsampler(_Strict):
-    """``factory`` is null for the network's own tail."""
+    """The tail of the network; a null ``factory`` keeps the network's own."""
 
     name: str
     factory: Node | None
 
 
 class Strategy(_Strict):
-    """``apply`` is null for the network as it is."""
+    """A change to the network; a null ``apply`` leaves the network as it is."""
 
     name: str
     apply: Node | None
 
 
 class Schedule(_Strict):
-    """Learning-rate schedule; ``interval`` says what its numbers count."""
+    """Learning-rate schedule; ``interval`` is the unit of its settings."""
 
     interval: Literal["step", "epoch"]
     scheduler: Node
 
 
 class Benchmark(_Strict):
-    """Test sets and the protocol that measures them."""
+    """Test sets and the protocol for measuring on them."""
 
     sets: list[str] = Field(min_length=1)
     protocol: str
 
 
 class Table(_Strict):
-    """The table of a paper, as ``experiments/<paper>/expected.csv`` calls it."""
+    """The table of a paper, as ``experiments/<paper>/expected.csv`` names it."""
 
     paper: str
     name: str
@@ -87,14 +87,14 @@ class HparamsSearch(_Strict):
 
     space: Node = Field(min_length=1)
     trials: int = Field(gt=0)
-    # Names, not targets: Optuna's CMA-ES keeps pickles in its storage, which may be somebody else's.
+    # Names, not targets: Optuna's CMA-ES keeps pickles in its storage, which may come from a stranger.
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "halving", "none"]
     startup_trials: int = Field(ge=0)
     warmup_steps: int = Field(ge=0)
 
 
-# Settings of trainer that Lightning does not know, or gets in another form.
+# Settings of ``trainer`` that Lightning does not know or takes in another form.
 _OURS = {"timeout", "precision", "float32_matmul_precision", "channels_last", "compile", "autotune"}
 
 
@@ -114,15 +114,15 @@ class Trainer(BaseModel):
     autotune: bool
 
     def arguments(self) -> Node:
-        """What goes to ``lightning.Trainer``, without the precision, which is resolved first."""
+        """The arguments of ``lightning.Trainer`` except the precision, which is resolved separately."""
         return self.model_dump(exclude=_OURS)
 
 
 class Config(_Strict):
-    """What every task is given; the fields are the groups and keys of ``conf/config.yaml``."""
+    """The settings common to all tasks; the fields are the groups and keys of ``conf/config.yaml``."""
 
     def __hash__(self) -> int:
-        """By identity: `config.identity` keeps what it computed for each configuration."""
+        """Hash by object identity, for the cache in `config.identity`."""
         return id(self)
 
     task: str
@@ -146,7 +146,7 @@ class Config(_Strict):
     run_name: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
     rows: dict[str, list[str]] = {}
     row: int | None = None
-    row_label: str | None = None  # the row that this job is; its overrides are applied already
+    row_label: str | None = None  # label of this job's row, whose overrides are already applied
     table: Table | None = None
     sweep: Sweep = Sweep(jobs=1, retry_failed=False)
     hparams_search: HparamsSearch | None = None
@@ -170,7 +170,7 @@ class TrainConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """A task that runs a network as it is."""
+    """A task that runs a network without training it."""
 
     ckpt: str | None
     tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
@@ -192,7 +192,7 @@ class UpscaleConfig(CheckpointConfig):
 
 
 class StoredNetwork(_Strict):
-    """What our own checkpoint says about its network."""
+    """The description of the network that our own checkpoints contain."""
 
     model: Node
     upsampler: Upsampler

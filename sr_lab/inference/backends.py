@@ -1,8 +1,8 @@
-"""Networks on the CPU by onnxruntime or OpenVINO (extras ``onnx``, ``openvino``) instead of torch.
+"""Running networks on the CPU with onnxruntime or OpenVINO (extras ``onnx``, ``openvino``) instead of torch.
 
-Both run one ONNX graph of the folded network with open height and width. Exporting takes five seconds to a
-minute, so the graph is kept on disk. Each use checks at three sizes that it computes the network. Someone
-else's graph could be right at these sizes only, so ``cache_dir`` must belong to the user.
+Both run one ONNX graph of the folded network with dynamic height and width. Exporting takes five seconds to a
+minute, so the graph is stored on disk. Each use checks at three sizes that it gives the network's output. A
+stranger's graph could be right at these sizes only, so ``cache_dir`` must belong to the user.
 """
 
 import copy
@@ -38,9 +38,9 @@ _NEEDS = {
     "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
-_FORMAT = 1  # part of every graph's name: raise it when the export changes
-_SIDE = 48  # LR pixels of the image that is used for the export
-_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sizes, one twice
+_FORMAT = 1  # part of every graph's name: increase it when the export changes
+_SIDE = 48  # side in LR pixels of the image used for the export
+_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # to check: whole windows, halves, odd sides, a repeat
 
 
 def missing(backend: str) -> list[str]:
@@ -61,8 +61,8 @@ def run_by(
     Args:
         network: Any network for images, with its final weights.
         backend: ``eager`` (torch), ``onnxruntime``, ``openvino``, or ``auto``: the first of openvino,
-            onnxruntime and eager that is installed and runs the network; on a GPU eager.
-        cache_dir: The user's folder for ONNX graphs, which are run if nobody else can write them.
+            onnxruntime and eager that is installed and runs the network; on a GPU, eager.
+        cache_dir: The user's folder for ONNX graphs, which are used if nobody else can write to them.
         on_gpu: Whether the network will run on a GPU.
         note: Called with a sentence for each installed backend that ``auto`` cannot use, and for each stored
             graph that is not trusted.
@@ -80,7 +80,7 @@ def run_by(
     if backend in _NEEDS:
         if on_gpu:
             raise ConfigError(
-                f"backend: {backend} computes on the CPU, got a GPU; add trainer=cpu, or take backend=eager"
+                f"backend: {backend} computes on the CPU, got a GPU; add trainer=cpu, or use backend=eager"
             )
         return BackendNetwork(merged, backend, cache_dir=cache_dir, note=note)
     if backend == "auto" and not on_gpu:
@@ -102,12 +102,12 @@ class BackendNetwork(nn.Module):
         note: Called with a sentence if a stored graph is not trusted.
 
     Shape:
-        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32, equal to torch's to 1e-5 of the
-        largest value; where torch itself rounds more than that (EFRDN), to four times torch's own error.
+        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)`` in float32, equal to torch's within 1e-5 of the
+        largest value, or within four times torch's own error if that is larger (EFRDN).
 
     Raises:
         ConfigError: A package is missing, weights are not float32, the network does not export, or its graph
-            gives another image at some size.
+            gives a different image at some size.
     """
 
     def __init__(
@@ -122,26 +122,26 @@ class BackendNetwork(nn.Module):
         if not_installed := missing(backend):
             raise ConfigError(
                 f"backend: {backend} needs {', '.join(not_installed)}, not installed here; "
-                f"pip install 'sr_lab[{_EXTRAS[backend]}]', or take backend=eager"
+                f"pip install 'sr_lab[{_EXTRAS[backend]}]', or use backend=eager"
             )
         types = {weight.dtype for weight in network.parameters()}
         if types - {torch.float32}:
             names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in types))
             raise ConfigError(
                 f"backend: {backend} computes in float32, got weights in {names}; "
-                "take network.float(), or backend=eager"
+                "call network.float(), or use backend=eager"
             )
         self.backend = backend
         self.colour = colour_of(network)
         self.scale = scale_of(network)
         self.threads = torch.get_num_threads()
-        self._network = [network]  # in a list: not a submodule
+        self._network = [network]  # in a list, so that it is not a submodule
         graph = cache_dir / "onnx" / f"{_fingerprint(network)}.onnx"
         graph.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _only_ours(graph.parent):
             note(
                 f"backend: other users may write to '{graph.parent}', so the graph is exported again and not "
-                "kept; chmod 700 the folder, or take a cache_dir of your own"
+                "kept; chmod 700 the folder, or use a cache_dir of your own"
             )
             with tempfile.TemporaryDirectory() as folder:
                 self._export(Path(folder) / graph.name)
@@ -158,7 +158,7 @@ class BackendNetwork(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The torch network that is computed."""
+        """The torch network that this backend runs."""
         return self._network[0]
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -168,11 +168,11 @@ class BackendNetwork(nn.Module):
         return (sr[0] if len(sr) == 1 else torch.cat(sr)).to(lr.device)
 
     def _export(self, graph: Path) -> None:
-        """Export the network to a file and start it."""
+        """Export the network to a file and load that."""
         files.write(graph, self._graph())
         graph.chmod(0o600)
         if not self._start(graph):
-            raise self._refused("its graph gives another image than torch does at some sizes")
+            raise self._refused("its graph gives a different image than torch at some sizes")
 
     def _graph(self) -> bytes:
         """The network as an ONNX graph."""
@@ -181,49 +181,49 @@ class BackendNetwork(nn.Module):
         network = copy.deepcopy(self.network).cpu().eval().requires_grad_(False)
         lr = _image(network, (_SIDE + 1, _SIDE + 7))  # not a multiple of a window or stride
         level = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # torch's exporter logs about itself
+        logging.disable(logging.WARNING)  # silences torch's exporter
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 dynamic = torch.export.Dim.DYNAMIC
                 program = torch.export.export(network, (lr,), dynamic_shapes=({2: dynamic, 3: dynamic},))
                 # From opset 19 on onnxruntime pools slowly (IMFM takes three times as long); GELU, which
-                # OSFFNet is made of, needs opset 20.
+                # OSFFNet contains, needs opset 20.
                 operations = {node.target for node in program.graph.nodes}
                 opset = 18 if torch.ops.aten.avg_pool2d.default in operations else None
                 graph = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
             assert graph is not None
             model = graph.model_proto
             for node in model.graph.node:
-                if node.op_type == "Reshape":  # a length may be zero: the rest after whole segments
+                if node.op_type == "Reshape":  # a length may be zero: the remainder of a split
                     kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
                     del node.attribute[:]
                     node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])
             return cast(bytes, model.SerializeToString())
-        except Exception as error:  # torch raises many types for what it cannot export
+        except Exception as error:  # torch raises many types of error
             raise self._refused(f"it does not export to ONNX ({_reason(error)})") from error
         finally:
             logging.disable(level)
 
     def _refused(self, why: str) -> ConfigError:
         name = type(self.network).__name__
-        return ConfigError(f"backend: {self.backend} does not run {name}: {why}; take backend=eager")
+        return ConfigError(f"backend: {self.backend} does not run {name}: {why}; use backend=eager")
 
     @torch.no_grad()
     def _start(self, graph: Path) -> bool:
-        """Load a graph, and return whether it computes the network."""
+        """Load a graph, and return whether it gives the network's output."""
         network = self.network.eval()
         exact = copy.deepcopy(network).double()
         try:
             self._run = _STARTS[self.backend](graph, self.threads)
             images = [_image(network, size) for size in _SIZES]
             return all(self._equals(self._run(lr), network(lr), exact(lr.double())) for lr in images)
-        except Exception:  # a damaged file, or a graph that fails at this size: backends raise many types
+        except Exception:  # the file is damaged, or the graph fails at this size; the types vary
             return False
 
     @staticmethod
     def _equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
-        """Whether an image equals torch's, or is about as near to exact: deep networks round a lot."""
+        """Whether an image equals torch's or is about as exact: rounding errors add up in deep networks."""
         if sr.shape != eager.shape:
             return False
         tolerance = TOLERANCE * eager.abs().max().clamp_min(1)
@@ -232,7 +232,7 @@ class BackendNetwork(nn.Module):
 
 
 def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
-    """A random LR image, not smaller than the network takes."""
+    """A random LR image, at least as large as the network needs."""
     shape = (1, num_image_ch(network), *(max(side, min_size_of(network)) for side in size))
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
@@ -262,7 +262,7 @@ def fingerprint(network: nn.Module, *more: str) -> str:
 
 
 def _only_ours(path: Path) -> bool:
-    """Whether a file or folder belongs to this user, and nobody else may write to it."""
+    """Whether a file or folder belongs to this user and others may not write to it."""
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
@@ -272,7 +272,7 @@ def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # failures raise an exception
+    options.log_severity_level = 4  # no logs: failures raise an exception
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
 
@@ -284,14 +284,14 @@ def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:
 
 @functools.cache
 def _openvino_core() -> "openvino.Core":
-    """One for the process: each gives signal handlers a stack, which one that is freed leaves dangling."""
+    """One core per process: each sets a stack for signal handlers, which dangles once the core is freed."""
     import openvino
 
     return openvino.Core()
 
 
 class _OpenVINO:
-    """A graph at any size; compiled again for a size that comes twice in a row, as with tiles.
+    """A graph for any size, compiled for one fixed size when it comes twice in a row, as with tiles.
 
     A fixed size is about 15 % faster and takes two thirds of the memory; compiling takes half a second.
     """
@@ -299,14 +299,14 @@ class _OpenVINO:
     def __init__(self, graph: Path, threads: int) -> None:
         self._core = _openvino_core()
         self._model = self._core.read_model(graph)
-        # On processors with bfloat16 that would be the default.
+        # Processors with bfloat16 would use it by default.
         self._settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         self._any_size = self._core.compile_model(self._model, "CPU", self._settings)
         self._fixed, self._fixed_size, self._last_size = self._any_size, torch.Size(), torch.Size()
 
     def __call__(self, lr: Tensor) -> Tensor:
         if lr.shape == self._last_size != self._fixed_size:
-            self._fixed = self._any_size  # one at a time: each keeps its memory
+            self._fixed = self._any_size  # frees the previous fixed graph and its memory
             self._any_size.release_memory()
             model = self._model.clone()
             model.reshape(list(lr.shape))

@@ -15,13 +15,13 @@ from sr_lab.layers.network import min_size_of, num_image_ch, scale_of
 from sr_lab.ops.complexity import multi_adds, peak_memory
 
 _IMRESIZE_REACH = 2  # LR pixels on each side that `imresize` reads, for the chroma of a luma network
-_SIDES = (48, 96)  # of the LR images for which costs are counted
+_SIDES = (48, 96)  # sides of the LR images for which costs are counted
 
 Found = TypeVar("Found")
 
 
 def _once_per_network(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module], Found]:
-    """Compute a property of a network at its first use, and keep it as long as the network lives."""
+    """Compute a property of a network on first use, and cache it as long as the network exists."""
     known: WeakKeyDictionary[nn.Module, Found] = WeakKeyDictionary()
 
     @functools.wraps(find)
@@ -35,7 +35,7 @@ def _once_per_network(find: Callable[[nn.Module], Found]) -> Callable[[nn.Module
 
 @_once_per_network
 def measured_scale(network: nn.Module) -> int:
-    """Upscaling factor; where a network does not state it, that of a small image."""
+    """Upscaling factor; measured on a small image if the network does not state it."""
     stated = scale_of(network)
     if stated is not None:
         return stated
@@ -49,7 +49,7 @@ def measured_scale(network: nn.Module) -> int:
 
 @_once_per_network
 def bytes_per_pixel(network: nn.Module) -> float:
-    """Peak memory for each LR pixel of a colour image, the conversion of its colours included."""
+    """Peak memory for each LR pixel of a colour image, including the conversion of its colours."""
     in_float32, scale = _ColourToDouble(copy.deepcopy(network).float()), measured_scale(network)
     weights = sum(value.nbytes for value in [*in_float32.parameters(), *in_float32.buffers()])
     memory = peak_memory(in_float32, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
@@ -57,7 +57,7 @@ def bytes_per_pixel(network: nn.Module) -> float:
 
 
 class _ColourToDouble(nn.Module):
-    """Everything that is computed from a colour image until it is rounded."""
+    """The whole computation on a colour image before its result is rounded."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def is_quadratic(network: nn.Module) -> bool:
     small, large = (
         multi_adds(network, scale=scale, rule="all", hr_size=(scale * side,) * 2) / side**2 for side in _SIDES
     )
-    return large > 1.02 * small  # less is the rounding of sizes
+    return large > 1.02 * small  # sizes are rounded, which changes less than 2 %
 
 
 @_once_per_network
@@ -82,9 +82,9 @@ def is_quadratic(network: nn.Module) -> bool:
 def reach(network: nn.Module) -> int | None:
     """LR pixels on each side that an output pixel depends on; ``None`` if tiles never equal the whole image.
 
-    A NaN in one pixel spreads to every value that depends on it, whatever the weights: that gives the
-    distance. Strips in float64 then confirm that tiles with this overlap equal the whole, which they do not
-    where a network has strides.
+    A NaN in one pixel spreads to every value that depends on it, whatever the weights, which gives the
+    distance. Strips in float64 then confirm that tiles with this overlap equal the whole image, which is not
+    the case if the network has strides.
     """
     exact, scale = copy.deepcopy(network).cpu().double().eval(), measured_scale(network)
     distances = [_nan_distance(exact, axis, scale) for axis in (2, 3)]
@@ -103,7 +103,7 @@ def _strip(network: nn.Module, axis: int, length: int) -> Tensor:
 
 
 def _nan_distance(network: nn.Module, axis: int, scale: int) -> int | None:
-    """LR pixels over which one pixel has an influence; ``None`` where it is all of the longest strip."""
+    """Distance in LR pixels over which a pixel has influence; ``None`` if it spans the longest strip."""
     for length in (32, 256):
         furthest = 0
         for position in (0, length - 1):
@@ -134,6 +134,6 @@ def _equals_whole(network: nn.Module, axis: int, pixels: int, scale: int) -> boo
             whole.narrow(axis, 0, before) - head.narrow(axis, 0, before),
         )
         worst = max(difference.abs().max() for difference in differences)
-        if not worst <= 1e-6 * whole.abs().max():  # operations fixed to float32 differ by 1e-7
+        if not worst <= 1e-6 * whole.abs().max():  # float32-only operations differ by 1e-7
             return False
     return True

@@ -1,4 +1,4 @@
-"""A network that takes large images in tiles."""
+"""A network that upscales large images in tiles."""
 
 import math
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ MEMORY = 2 * 2**30  # bytes of live tensors that a tile may take; the process ta
 ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 
 # For networks that see the whole image, where no overlap makes tiles equal to it. With tiles of 96 and
-# official weights, Set14 x4 moves by -0.009 (IMDN) and -0.006 dB (A2F-SD) without overlap, by +0.012 and
-# +0.017 dB from an overlap of 12 on.
+# official weights, the PSNR on Set14 x4 changes by -0.009 (IMDN) and -0.006 dB (A2F-SD) without overlap, and
+# by +0.012 and +0.017 dB with an overlap of 12 or more.
 _FAR_OVERLAP = 24
-_FAR_ALIGN = 24  # windows of 8 pixels, pooling by 6
-_FAR_TILE = 120  # smallest side that ``auto`` takes: smaller tiles are mostly overlap
+_FAR_ALIGN = 24  # a multiple of windows of 8 pixels and of pooling by 6
+_FAR_TILE = 120  # smallest side that ``auto`` chooses: smaller tiles are mostly overlap
 _ATTENTION_TILE = 144  # best for attention over the image, where pixels of larger tiles cost more
 
 
@@ -31,7 +31,7 @@ class Piece:
     Args:
         read: Rows and columns of the LR image that the network is given.
         keep: Rows and columns of its output that are correct.
-        write: Rows and columns of the SR image where these belong.
+        write: Rows and columns of the SR image where the kept part belongs.
     """
 
     read: tuple[slice, slice]
@@ -43,22 +43,22 @@ _WHOLE = slice(None), slice(None)
 
 
 class Tiled(nn.Module):
-    """A network that takes an image in tiles where it is too large to be taken whole.
+    """A network that upscales an image in tiles if it is too large to process at once.
 
-    If every operation of the network is local, tiles overlap by what a pixel depends on, and the result
-    equals that of the whole image. If not (pooling over the image, attention over segments, ESA), the result
-    differs, whatever the overlap. ``note`` says which.
+    If every operation of the network is local, tiles overlap by as many pixels as an output depends on, and
+    the result equals that of the whole image. Otherwise (pooling over the image, attention over segments,
+    ESA), the result differs, whatever the overlap. ``note`` says which is the case.
 
     Args:
         network: ``(N, C, H, W)`` -> ``(N, C, rH, rW)``: a network, or the backend that runs it.
         tile: ``auto``: whole images as far as ``memory`` allows, then nearly square tiles. ``none``: always
             whole. Or the side of a tile in LR pixels, overlap included.
         memory: Bytes of intermediate results that a tile may take.
-        like: The torch network behind ``network``, whose memory and reach count; they are computed once for
-            each network. ``None``: ``network``.
+        like: The torch network behind ``network``, whose memory and reach decide the tiles; both are computed
+            once per network. ``None``: ``network`` itself.
 
     Raises:
-        ConfigError: ``tile`` is not one of these; in ``pieces``, it is not larger than the overlap.
+        ConfigError: ``tile`` has another value; in ``pieces``, it is too small for the overlap.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class Tiled(nn.Module):
         self.tile = tile
         self.memory = memory
         self.colour = colour_of(network)
-        self.note: str | None = None  # the tiles of the last image that was not taken whole
-        self._like = [network if like is None else like]  # in a list: not a submodule
+        self.note: str | None = None  # describes the tiles of the last tiled image
+        self._like = [network if like is None else like]  # in a list, so that it is not a submodule
 
     @property
     def scale(self) -> int:
@@ -95,7 +95,7 @@ class Tiled(nn.Module):
         return sr
 
     def pieces(self, height: int, width: int, *, batch: int = 1) -> list[Piece]:
-        """How an image is divided; one piece is the whole image.
+        """How an image is divided; a single piece is the whole image.
 
         Args:
             height: Rows of LR pixels.
@@ -118,7 +118,7 @@ class Tiled(nn.Module):
         return [Piece(*zip(row, column, strict=True)) for row in rows for column in columns]
 
     def _tile(self, height: int, width: int, batch: int) -> tuple[int, int]:
-        """Rows and columns of a tile; those of the image where it is taken whole."""
+        """Rows and columns of a tile; those of the whole image if it is not divided."""
         size, network = (height, width), self._like[0]
         if self.tile == "none" or (self.tile == "auto" and batch * height * width <= ALWAYS_WHOLE):
             return size
@@ -144,9 +144,9 @@ class _Grid(NamedTuple):
     """Limits on the tiles of a network, in LR pixels.
 
     Args:
-        overlap: Read on each side of what is kept.
+        overlap: Pixels read on each side of the part that is kept.
         align: Tiles start at multiples of this.
-        smallest: Side of a tile.
+        smallest: Minimum side of a tile.
     """
 
     overlap: int
@@ -161,17 +161,17 @@ def _grid(network: nn.Module) -> _Grid:
 
 
 def _nearly_square(size: tuple[int, int], max_pixels: int, grid: _Grid) -> tuple[int, int]:
-    """Rows and columns of tiles of at most ``max_pixels``: the rows of a square, the columns that still fit.
+    """Rows and columns of tiles of at most ``max_pixels``: the rows of a square, and the columns that fit.
 
-    Over all networks that is 0.3 (Set14) to 0.9 % (9000x9900 pixels) more multiply-adds than the best tiles
-    of all. Where even the smallest tile is larger than ``max_pixels``, it is the smallest.
+    Over all networks, this costs 0.3 (Set14) to 0.9 % (9000x9900 pixels) more multiply-adds than the best
+    possible tiles. If even the smallest tile has more than ``max_pixels``, the smallest tile is used.
     """
     rows = _even_side(size[0], math.isqrt(max_pixels), grid)
     return rows, _even_side(size[1], max_pixels // rows, grid)
 
 
 def _even_side(length: int, largest: int, grid: _Grid) -> int:
-    """Side of the tiles along an axis: as few equal ones as ``largest`` allows."""
+    """Side of the tiles along an axis: as few equal tiles as ``largest`` allows."""
     largest = max(largest, grid.smallest)
     if largest >= length:
         return length
@@ -184,7 +184,7 @@ def _cuts(length: int, tile: int, grid: _Grid, scale: int) -> list[tuple[slice, 
     """What each tile reads, keeps and writes along an axis (see `Piece`).
 
     All tiles have the same side, except that ``align`` may make the last one shorter. At the edges of the
-    image nothing is cut off: there the network pads in its own way.
+    image nothing is cut off, since the network does its own padding there.
     """
     starts = [0]
     if tile < length:

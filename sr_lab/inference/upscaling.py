@@ -1,4 +1,4 @@
-"""Upscaling a batch of images with a network, whatever channels the two have."""
+"""Upscaling a batch of grey or colour images with a network for luma or colour."""
 
 import re
 from typing import cast

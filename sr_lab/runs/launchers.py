@@ -1,4 +1,4 @@
-"""Jobs that another launcher of Hydra (joblib, submitit) runs: joining them, and the outcome of each."""
+"""Jobs that another Hydra launcher (joblib, submitit) runs: joining them and collecting their outcomes."""
 
 import functools
 import os
@@ -17,16 +17,16 @@ from sr_lab.runs import sweep
 
 
 class Outcome(NamedTuple):
-    """What a job reports to the process that waits for all of them."""
+    """What a job reports to the process that waits for all jobs."""
 
     folder: Path
-    config: Config | None  # None if it is not valid
+    config: Config | None  # None if the configuration is not valid
     problem: str  # why it failed, or empty
     overrides: list[str]
 
 
 def is_basic(hydra_node: DictConfig | HydraConf) -> bool:
-    """Whether Hydra calls each job in this process, one after the other."""
+    """Whether Hydra calls the jobs in this process, one after another."""
     return str(hydra_node.launcher._target_).endswith("BasicLauncher")
 
 
@@ -36,7 +36,7 @@ def is_elsewhere(hydra_node: DictConfig | HydraConf) -> bool:
 
 
 def join_tasks() -> None:
-    """Tell Lightning which of submitit's local tasks this process is; on Slurm it knows."""
+    """Tell Lightning which of submitit's local tasks this process is; on Slurm it finds out itself."""
     if int(os.environ.get("SUBMITIT_LOCAL_NTASKS", 1)) > 1:
         from submitit.helpers import TorchDistributedEnvironment
 
@@ -45,7 +45,7 @@ def join_tasks() -> None:
 
 
 def watch(report: Callable[[Outcome], None]) -> None:
-    """Report what the jobs of a multirun return, which Hydra drops."""
+    """Report what the jobs of a multirun return, which Hydra discards."""
     multirun = Hydra.multirun
 
     @functools.wraps(multirun)
@@ -60,7 +60,7 @@ def watch(report: Callable[[Outcome], None]) -> None:
 
 
 def finish(outcomes: Sequence[Outcome]) -> int:
-    """Write the index of these jobs, print their table, and what is wrong with those that failed.
+    """Write the index of these jobs, and print their table and the reasons for failures.
 
     Returns:
         0 if every job is finished, else 1.

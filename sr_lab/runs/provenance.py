@@ -41,7 +41,7 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
 
 
 def origin() -> dict[str, object]:
-    """Commit, versions and date of what is measured now."""
+    """The current commit, package versions and date."""
     packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
     return {
         "commit": _git("rev-parse", "HEAD"),
@@ -62,7 +62,7 @@ def _git(*arguments: str) -> str | None:
 
 
 class _Images(BaseModel):
-    """``images.json``: hash of a run, hash of the same without its images, and a line for each image."""
+    """``images.json``: hash of a run, hash of the run without its images, and a line for each image."""
 
     run: str
     training: str
@@ -72,13 +72,13 @@ class _Images(BaseModel):
 def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, resumed: bool) -> str | None:
     """Record which images a run is trained on, and compare them with those of earlier runs.
 
-    The hash of a run covers the names and sizes of its files, so another set of images makes another run;
-    images replaced by others of the same size show only in their pixels.
+    The hash of a run covers the names and sizes of its files, so another set of images makes another run. If
+    images were replaced by others of the same size, only their pixels show it.
 
     Args:
         config: Configuration of the training.
         folder: Its run folder.
-        images: A line for each image, its name and the SHA-256 of its pixels.
+        images: A line for each image: its name and the SHA-256 of its pixels.
         resumed: Whether the run is resumed.
 
     Returns:
@@ -109,7 +109,7 @@ def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, res
 
 
 def _recorded(folder: RunFolder) -> _Images | None:
-    """What `note_images` wrote, ``None`` if that cannot be read."""
+    """What `note_images` wrote, or ``None`` if that cannot be read."""
     try:
         return _Images.model_validate(files.read_json(folder.trained_on))
     except (OSError, ValueError):
@@ -125,12 +125,12 @@ def _difference(before: _Images, now: _Images) -> str:
     return f"{len(names)} training image(s) have changed ({', '.join(names[:3])}{more})"
 
 
-_NEWEST = 20  # runs that are compared
-_FEW = 3  # settings: a run that differs in more is another experiment
+_NEWEST = 20  # number of runs to compare
+_FEW = 3  # a run that differs in more settings than this is another experiment
 
 
 def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
-    """A note for the user of a new run when a similar run in the same folder is unfinished."""
+    """A note for the user if a new run resembles an unfinished one in the same folder."""
     saved = [
         path
         for path in folder.path.parent.glob("*/checkpoints/last.ckpt")
@@ -157,7 +157,7 @@ def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """What differs, before and now; what follows another setting (``optimizer.lr``) is left to that one."""
+    """The settings that differ, before and now, without those derived from another (``optimizer.lr``)."""
     pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
     pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     top = [pair for key, pair in pairs.items() if "." not in key]

@@ -1,11 +1,11 @@
 """Hyper-parameter search: Optuna proposes trials, the queue runs them and ends those that fall behind.
 
 A search is identified by its training and its space. Its folder contains ``study.db`` (Optuna's SQLite
-storage), ``trials.csv`` and the run folder of each trial. After any interruption the same command continues,
-up to the number of trials asked for.
+storage), ``trials.csv`` and the run folder of each trial. After any interruption, the same command continues
+the search up to the requested number of trials.
 
-The values of a trial follow from the seed, the trial's number and the trials before it, never from the state
-of a generator, so an interrupted search proposes the same trials as an undisturbed one.
+The values of a trial depend on the seed, the trial's number and the trials before it, never on the state of a
+random generator, so an interrupted search proposes the same trials as an uninterrupted one.
 """
 
 import contextlib
@@ -53,13 +53,13 @@ _NOT_OF_A_TRIAL = NOT_OF_A_ROW | {
 }
 _MEASURE = {"scale", "benchmark", "validation", "dataset"}
 
-# Values of a trial -> its training, and its overrides.
+# Maps the values of a trial to its training configuration and its overrides.
 Make: TypeAlias = Callable[[Mapping[str, str]], tuple[TrainConfig, list[str]]]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; whole numbers if both are whole."""
+    """Numbers from ``low`` to ``high``, both included; integers if both are integers."""
 
     low: float
     high: float
@@ -68,7 +68,7 @@ class Range:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The outermost values."""
+        """The lowest and the highest value."""
         return self.text(self.low), self.text(self.high)
 
     def suggest(self, trial: Trial, key: str) -> str:
@@ -79,7 +79,7 @@ class Range:
         return self.text(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log))
 
     def text(self, value: object) -> str:
-        """A value as it is used: four digits are enough for a recipe and for the name of a run."""
+        """A value as text: four digits are enough for a recipe and for the name of a run."""
         if isinstance(value, int):
             return str(value)
         assert isinstance(value, float)
@@ -98,7 +98,7 @@ class Choices:
         return self.text(trial.suggest_categorical(key, self.ends))
 
     def text(self, value: object) -> str:
-        """A value as it is used."""
+        """A value as text."""
         return str(value)
 
 
@@ -110,10 +110,10 @@ def read_space(values: Mapping[str, object], given: Sequence[str] = ()) -> Space
 
     Args:
         values: ``hparams_search.space``: a range or choices for each key.
-        given: Overrides of the command line, which may not set what is searched.
+        given: Overrides of the command line, which may not set a searched key.
 
     Raises:
-        ConfigError: A key that a trial may not set, or a value that is neither a range nor choices.
+        ConfigError: A trial may not set one of the keys, or a value is neither a range nor choices.
     """
     space: Space = {}
     set_already = {override.lstrip("+~").partition("=")[0] for override in given}
@@ -137,7 +137,7 @@ def read_space(values: Mapping[str, object], given: Sequence[str] = ()) -> Space
 def _choices(place: str, value: list[object]) -> Choices:
     texts = tuple(map(_override_text, value))
     if len(set(texts)) < max(2, len(texts)):
-        raise ConfigError(f"{place}: needs two choices or more, each once, got {value!r}")
+        raise ConfigError(f"{place}: needs at least two choices, all different, got {value!r}")
     return Choices(texts)
 
 
@@ -180,7 +180,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     """Start or continue a search.
 
     Returns:
-        0 if there are as many trials as were asked for and at least one is finished, else 1.
+        0 if there are as many trials as requested and at least one of them is finished, else 1.
 
     Raises:
         ConfigError: The search space is empty, one of its values is not allowed, or another process is
@@ -216,7 +216,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
                     raise ConfigError(f"hparams_search.space.{key}: {error}") from error
     except SRLabError:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # Hydra made it
+            folder.rmdir()  # Hydra has created it
         raise
     place = RunFolder(folder.resolve())
     with place.holding("search; wait for it"):
@@ -235,7 +235,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
 
 
 def _open(path: Path, pruner: BasePruner) -> optuna.Study:
-    """The study in a file, where Optuna stores only numbers, names and JSON."""
+    """The study in a file, in which Optuna stores only numbers, names and JSON."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.create_study(
@@ -261,7 +261,7 @@ def _pruner(settings: HparamsSearch, config: TrainConfig) -> BasePruner:
 
 
 def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
-    """The sampler of one trial: with the seed alone, a continued search would draw the same values again."""
+    """The sampler of one trial: with the seed alone, a resumed search would draw the same values again."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if settings.sampler == "random":
         return RandomSampler(seed=own)
@@ -273,12 +273,12 @@ class _TrialJob(sweep.Job):
     """The training of a trial."""
 
     trial: Trial
-    reported: set[int] = field(default_factory=set)  # steps whose figure the study knows
+    reported: set[int] = field(default_factory=set)  # steps whose score was reported to the study
     checked: set[int] = field(default_factory=set)  # steps at which the pruner was asked
 
 
 class _Queue(sweep.Queue):
-    """Runs trials in slots."""
+    """Runs trials as the jobs of a queue."""
 
     def __init__(
         self, study: optuna.Study, config: TrainConfig, folder: Path, space: Space, make: Make
@@ -292,13 +292,13 @@ class _Queue(sweep.Queue):
         self.space = space
         self.make = make
         begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # of an interrupted search
+        self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # left by an interrupted search
         self._complete = False
         if self.settings.retry_failed:
             self._retry()
 
     def _retry(self) -> None:
-        """Add each failed trial once more; Optuna does not reopen trials."""
+        """Add a copy of each failed trial; Optuna does not reopen trials."""
         trials = self.study.get_trials(deepcopy=False)
         retried = {trial.user_attrs.get("retry_of") for trial in trials}
         for trial in trials:
@@ -350,21 +350,21 @@ class _Queue(sweep.Queue):
             job.folder.mark_pruned(why)
             state = "pruned"
         if state == "pruned":
-            self.say(job, f"pruned already: {sweep.reason(job.folder)}")
+            self.say(job, f"already pruned: {sweep.reason(job.folder)}")
             self.settled(job)
         else:
             super().start(job)
 
     def watch(self, running: sweep.Running) -> None:
-        """End a trial that has fallen behind the others."""
+        """Stop a trial that has fallen behind the others."""
         assert isinstance(running.job, _TrialJob)
         if why := self._verdict(running.job):
             self.end(running, why)
 
     def _verdict(self, job: _TrialJob) -> str:
-        """Report new validations to the study, and return why the trial should end, or an empty text.
+        """Report new validations to the study, and return why the trial should stop, or an empty string.
 
-        After the last step it should not end: only measuring is left.
+        A trial is never stopped after its last step, when only the test is left.
         """
         why = ""
         for step, value in job.folder.validations().items():
@@ -384,7 +384,7 @@ class _Queue(sweep.Queue):
         self._verdict(job)
         state = job.folder.state()
         if state == "finished":
-            # The best validation: that checkpoint was tested.
+            # Report the best validation, since its checkpoint was tested.
             self.study.tell(job.trial, max(job.folder.validations().values()))
         elif state == "pruned":
             self.study.tell(job.trial, state=TrialState.PRUNED)
@@ -398,24 +398,24 @@ class _Queue(sweep.Queue):
         files.write(self.folder / "trials.csv", csv_text(columns, _rows(self.study, self.space)))
 
     def place(self, job: sweep.Job) -> str:
-        """Optuna's number of the trial, from 0."""
+        """Optuna's number of the trial, counted from 0."""
         assert isinstance(job, _TrialJob)
         return f"[trial {job.trial.number}]"
 
     @property
     def count(self) -> int:
-        """Number of trials of this session, including those to come."""
+        """Number of trials in this session, including future ones."""
         trials = self.study.get_trials(deepcopy=False)
         return len(self.jobs) + len(self._begun) + max(0, self.search.trials - _asked_for(trials))
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of these trials."""
+        """Optimizer steps of these trials in total."""
         return self.count * self.config.steps
 
 
 def _asked_for(trials: Sequence[FrozenTrial]) -> int:
-    """Number of trials; a failed trial and its repetition count as one."""
+    """Number of trials; a failed trial and its retry count as one."""
     return sum("retry_of" not in trial.user_attrs for trial in trials)
 
 

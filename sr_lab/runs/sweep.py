@@ -1,4 +1,4 @@
-"""The queue of a multirun: Hydra expands the jobs, we run them, one process each, ``sweep.jobs`` at a time.
+"""The queue of a multirun: it runs the jobs that Hydra expands, one process each, ``sweep.jobs`` at a time.
 
 Hydra's basic launcher runs all jobs in one process, where they would share a CUDA context, W&B's global run
 and a random state, and where Lightning's DDP children would replay ``-m``.
@@ -29,17 +29,17 @@ from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import Listed, RunFolder, write_index
 
-IN_SWEEP = "SR_LAB_IN_SWEEP"  # process id of the sweep; set for its jobs, whose table is printed at the end
+IN_SWEEP = "SR_LAB_IN_SWEEP"  # process id of the sweep, set for its jobs; their table is printed at the end
 RANK_OF = "SR_LAB_RANK_OF"  # process id of the job that started this process, see `system.distributed`
 _JOB = "SR_LAB_JOB"  # run folder of the job
 _POLL = 0.1  # seconds between two checks of the processes
-_GRACE = 30.0  # seconds in which an interrupted job must end
+_GRACE = 30.0  # seconds within which an interrupted job must end
 console = Terminal(markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training that waits for a process of its own."""
+    """A training that waits for its own process."""
 
     config: TrainConfig
     folder: RunFolder
@@ -56,14 +56,14 @@ def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     job = Job(config, RunFolder(folder.resolve()), tuple(overrides))
     if config.resume == "never" or not job.folder.is_finished():
         job.folder.write_config(to_yaml(config))
-    # The command line trusted these packages; in the job's process a file may not say so again.
+    # The command line trusted these packages; the job reads a file, which may not grant trust.
     if packages := targets.trusted_packages(config.allow):
         os.environ["SR_LAB_ALLOW"] = ",".join(packages)
     return job
 
 
 def command(folder: Path) -> list[str]:
-    """The command that runs a written job; DDP ranks replay exactly this."""
+    """The command that runs a job from its folder; DDP ranks repeat exactly this command."""
     return [
         *(sys.executable, "-m", "sr_lab"),
         *("--config-path", str(folder), "--config-name", "config"),
@@ -74,7 +74,7 @@ def command(folder: Path) -> list[str]:
 def end_with_sweep() -> None:
     """End together with the process that started this one: a job with its sweep, a rank with its job."""
     parent, number = os.environ.get(IN_SWEEP), signal.SIGTERM
-    if "LOCAL_RANK" in os.environ:  # while it waits for another rank it reacts to no other signal
+    if "LOCAL_RANK" in os.environ:  # a rank that waits for another ignores other signals
         parent, number = os.environ.get(RANK_OF), signal.SIGKILL
     if parent is None:
         return
@@ -85,13 +85,13 @@ def end_with_sweep() -> None:
 
 
 def refused(why: str) -> None:
-    """In a job: record why it ended, if that was before its attempt began."""
+    """In a job, record why it ended if its attempt had not begun."""
     if (folder := os.environ.get(_JOB)) is not None:
         RunFolder(Path(folder)).refuse(why)
 
 
 def run(jobs: Sequence[Job]) -> int:
-    """Run every job that is not finished, continue after failures, print the table of all.
+    """Run every job that is not finished, continue after failures, and print the table of all jobs.
 
     Returns:
         0 if every job is finished, else 1.
@@ -104,14 +104,14 @@ def run(jobs: Sequence[Job]) -> int:
 
 
 def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
-    """Write the index of the jobs (folder, row, command line), ``sweep.json``, next to their run folders."""
+    """Write ``sweep.json``, the index of the jobs (folder, row, command line), next to their run folders."""
     for parent in dict.fromkeys(folder.parent for folder, *_ in jobs):
         listed = [Listed(f.name, label, list(given)) for f, label, given in jobs if f.parent == parent]
         write_index(parent, listed)
 
 
 def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:
-    """Print the table of all jobs, and what is wrong with those that did not finish.
+    """Print the table of all jobs, and why some of them did not finish.
 
     Returns:
         0 if there are no problems, else 1.
@@ -130,11 +130,11 @@ class Running:
     """A job that runs in a slot; times are on the monotonic clock."""
 
     job: Job
-    process: "subprocess.Popen[bytes]"  # the leader of a group
-    slot: int  # its part of the machine
+    process: "subprocess.Popen[bytes]"  # the leader of the job's process group
+    slot: int  # number of the job's share of the machine
     started: float = field(default_factory=time.monotonic)
-    ended: float | None = None  # when it was asked to end
-    why: str = ""  # why it was asked to end
+    ended: float | None = None  # when it was asked to stop
+    why: str = ""  # why it was asked to stop
 
     def send(self, number: int) -> None:
         """Signal the job and all its processes: data workers and DDP ranks."""
@@ -143,11 +143,11 @@ class Running:
 
 
 class Queue:
-    """Runs jobs in slots.
+    """Runs jobs in slots, of which there are ``sweep.jobs``.
 
     Args:
         jobs: The jobs in order; `plan` may add more.
-        settings: How many run at a time, and whether failed jobs are tried again.
+        settings: How many jobs run at a time, and whether failed jobs are retried.
     """
 
     def __init__(self, jobs: Sequence[Job], settings: Sweep) -> None:
@@ -165,10 +165,10 @@ class Queue:
         """Add more jobs to ``jobs`` and ``waiting``; called when a slot is free and no job waits."""
 
     def watch(self, running: Running) -> None:
-        """Check a running job, several times a second."""
+        """Check a running job; called several times a second."""
 
     def settled(self, job: Job) -> None:
-        """A job has ended, or need not be started."""
+        """Called when a job has ended or need not be started."""
 
     def place(self, job: Job) -> str:
         """Position of a job among all jobs, as printed at the start of its lines."""
@@ -176,21 +176,21 @@ class Queue:
 
     @property
     def count(self) -> int:
-        """Number of jobs, including those to come."""
+        """Number of jobs, including future ones."""
         return len(self.jobs)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of all jobs."""
+        """Optimizer steps of all jobs in total."""
         return sum(job.config.steps for job in self.jobs)
 
     def end(self, running: Running, why: str) -> None:
-        """Ask a job to end before its last step; the reason is recorded in its run folder."""
+        """Ask a job to stop before its last step; the reason is recorded in its run folder."""
         running.ended, running.why = time.monotonic(), why
         running.send(signal.SIGINT)
 
     def work(self) -> None:
-        """Run all jobs; whatever ends the sweep ends them too."""
+        """Run all jobs; when the sweep ends, for whatever reason, it ends them too."""
         try:
             with self._progress() as show:
                 while self._are_left():
@@ -221,11 +221,11 @@ class Queue:
             folder.failed.unlink()
         state = folder.state()
         if state == "running":
-            self.say(job, "another process is running it; waiting for that")
+            self.say(job, "another process is running it; waiting for it to end")
             self.elsewhere.append(job)
             return
         if state == "finished" and not again:
-            self.say(job, "finished already")
+            self.say(job, "already finished")
             self.settled(job)
             return
         if state == "failed" and not again and not self.settings.retry_failed:
@@ -237,7 +237,7 @@ class Queue:
         several = self.settings.jobs > 1
         self.say(job, f"{'resumed' if state == 'interrupted' else 'started'}" if several else "")
         slot = self.free.pop(0)
-        # A group of its own: Ctrl-C reaches only us, and processes left by a killed job can be ended.
+        # A process group per job: Ctrl-C reaches only the sweep, which can kill what a killed job leaves.
         with folder.log.open("ab") if several else contextlib.nullcontext() as log:
             process = subprocess.Popen(
                 command(folder.path),
@@ -252,7 +252,7 @@ class Queue:
         self.running.append(Running(job, process, slot))
 
     def _share(self, job: Job, slot: int) -> dict[str, str]:
-        """Environment variables that give a slot its part of the GPUs and cores."""
+        """Environment variables that give a slot its share of the GPUs and cores."""
         jobs = self.settings.jobs
         if jobs == 1:
             return {}
@@ -264,7 +264,7 @@ class Queue:
         return share
 
     def _settle(self, running: Running, code: int) -> None:
-        """A process has ended: print how."""
+        """Free the slot of a process that has ended, and print how it ended."""
         self.running.remove(running)
         self.free.append(running.slot)
         self.free.sort()
@@ -294,7 +294,7 @@ class Queue:
         self.settled(job)
 
     def _check_elsewhere(self) -> None:
-        """Take back the jobs that other processes no longer run, once a second."""
+        """Once a second, queue the jobs that other processes no longer run."""
         if not self.elsewhere or time.monotonic() - self._checked < 1:
             return
         self._checked = time.monotonic()
@@ -303,7 +303,7 @@ class Queue:
         self.waiting.extend(free)
 
     def _stop(self) -> None:
-        """End the jobs that still run: ask first, then kill after a while or at a second Ctrl-C."""
+        """Stop the jobs that still run: interrupt them, and kill them after a while or at a second Ctrl-C."""
         for running in self.running:
             running.send(signal.SIGINT)
         try:
@@ -366,6 +366,6 @@ def _gpus() -> list[str]:
 
 
 def reason(folder: RunFolder) -> str:
-    """Why a run failed or was ended early, in the words of the error."""
+    """Why a run failed or was stopped early: the text of the error."""
     problem = re.sub("^(failed|pruned): ", "", read_run(folder.path).problem)
     return re.sub(r"^sr_lab\.errors\.\w+: ", "", problem)

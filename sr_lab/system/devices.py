@@ -1,4 +1,4 @@
-"""The device and the precision: decided by what the card computes natively, not by what torch can emulate."""
+"""The device and the precision, chosen by what the card computes natively, not by what torch can emulate."""
 
 import contextlib
 import importlib.util
@@ -24,10 +24,10 @@ def has_gpu(accelerator: str) -> bool:
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """Replace ``auto`` by the precision that the first GPU computes natively.
+    """Replace ``auto`` with the precision that the first GPU computes natively.
 
     bf16 needs compute capability 8.0 (Ampere); ``torch.cuda.is_bf16_supported()`` counts emulation and is
-    true on a V100. Below 8.0 fp16 with a gradient scaler is used, on a CPU plain float32.
+    true on a V100. Below 8.0, fp16 with a gradient scaler is used; on a CPU, plain float32.
     """
     if precision != "auto":
         return precision
@@ -47,14 +47,14 @@ def why_fp16() -> str:
 
 def why_no_compiler(accelerator: str) -> str | None:
     """Why torch.compile cannot work on this machine, ``None`` if it can."""
-    # Found as torch finds them; asking torch itself would load its compiler, which takes seconds.
+    # This repeats torch's search for compilers; torch's own would load its compiler, which takes seconds.
     if has_gpu(accelerator):
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed"
         if torch.cuda.get_device_capability() < (7, 0):
             return f"{torch.cuda.get_device_name()} is too old for Triton (compute capability below 7.0)"
         found = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), "gcc")
-        # Triton builds its launchers with it.
+        # Triton builds its launchers with this compiler.
         if (reason := _why_it_compiles_nothing("C", found)) is not None:
             return reason
     default = "clang++" if sys.platform == "darwin" else "g++"
@@ -62,7 +62,7 @@ def why_no_compiler(accelerator: str) -> str | None:
 
 
 def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
-    """Why a compiler cannot build an extension module of Python, as torch and Triton write them."""
+    """Why a compiler cannot build a Python extension module, as torch and Triton do; ``None`` if it can."""
     named = f"{compiler}; {'CC' if language == 'C' else 'CXX'} may name another"
     if shutil.which(compiler) is None:
         return f"there is no {language} compiler ({named})"
@@ -74,7 +74,7 @@ def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
         command = [compiler, "-x", language.lower(), "-", "-shared", "-fPIC", f"-I{headers}", "-o", str(made)]
         try:
             tried = subprocess.run(command, input="#include <Python.h>\n", capture_output=True, text=True)
-        except OSError as error:  # a file that is not a program
+        except OSError as error:  # the file is not a program
             return f"the {language} compiler does not run ({named}): {error.strerror}"
         if tried.returncode != 0 or not made.is_file():
             last = (tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"])[-1]
@@ -83,7 +83,7 @@ def _why_it_compiles_nothing(language: str, compiler: str) -> str | None:
 
 
 def float32_matmul_precision(precision: str) -> None:
-    """Set how exact float32 convolutions and matrix products are on GPUs with TF32 (Ampere and newer).
+    """Set the precision of float32 convolutions and matrix products on GPUs with TF32 (Ampere and newer).
 
     torch's function of that name does not cover convolutions, for which TF32 is on by default.
 
@@ -97,12 +97,12 @@ def check_gpu(accelerator: str) -> None:
     """Refuse a GPU that is missing, or for which the installed torch has no kernels.
 
     Raises:
-        ConfigError: With the command that installs a torch for this card.
+        ConfigError: There is no such GPU, or torch has no kernels for it; the message says what to install.
     """
     found = torch.cuda.is_available() or torch.backends.mps.is_available()
     if accelerator in ("gpu", "cuda") and not found:
         raise ConfigError(
-            f"trainer.accelerator: got {accelerator}, but torch sees no GPU here; take trainer=cpu, "
+            f"trainer.accelerator: got {accelerator}, but torch sees no GPU here; use trainer=cpu, "
             "or for several processes trainer=ddp trainer.accelerator=cpu trainer.devices=2"
         )
     if not has_gpu(accelerator):
@@ -116,12 +116,12 @@ def check_gpu(accelerator: str) -> None:
     raise ConfigError(
         f"trainer: torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} "
         f"(sm_{major}{minor}), only for {', '.join(compiled)}; install a build that has them: "
-        f"pip install 'torch<2.15' --index-url https://download.pytorch.org/whl/{fits}, or take trainer=cpu"
+        f"pip install 'torch<2.15' --index-url https://download.pytorch.org/whl/{fits}, or use trainer=cpu"
     )
 
 
 def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
-    """Binary code runs on its own major version from its minor on; PTX (``compute_``) on newer cards."""
+    """Binary code runs on the same major and an equal or newer minor version, PTX on any newer card."""
     for entry in compiled:
         kind, _, digits = entry.partition("_")
         digits = digits.rstrip("af")
@@ -144,7 +144,7 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """Number of this process among those of the run on this machine."""
+    """Number of this process among the run's processes on this machine."""
     return int(_first_set("LOCAL_RANK", "SLURM_LOCALID"))
 
 
@@ -155,7 +155,7 @@ def _first_set(*variables: str) -> str:
 def why_not_deterministic(
     accelerator: str, *, deterministic: object, benchmark: object, compiled: bool, autotuned: bool, world: int
 ) -> list[str]:
-    """Why the same run may give other numbers the next time on this machine; empty on a CPU.
+    """Why the same run may give different numbers next time on this machine; empty on a CPU.
 
     torch's CPU kernels, and gloo, add in an order that depends only on the number of threads and processes.
 
@@ -204,7 +204,7 @@ def device_name(accelerator: str) -> str:
 
 @contextlib.contextmanager
 def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
-    """Set how a GPU computes convolutions and products within the block.
+    """Set how a GPU computes convolutions and matrix products within the block.
 
     Args:
         tf32: Whether TF32 may be used for float32.
@@ -222,5 +222,5 @@ def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
 
 
 def exact_float32() -> contextlib.AbstractContextManager[None]:
-    """Measure in float32 without TF32, which cuDNN uses by default and which changes PSNR."""
+    """Compute in float32 without TF32, which cuDNN uses by default and which changes PSNR."""
     return arithmetic(tf32=False)

@@ -1,4 +1,4 @@
-"""The processes of a training on several devices: starting them, waiting for them, and losing one.
+"""The processes of a training on several devices: starting them, waiting for them, and noticing a lost one.
 
 On one machine the first process starts the others (``trainer=ddp``). ``torchrun``, Slurm's ``srun`` and
 submitit start them on any number of machines, and decide how many there are.
@@ -23,8 +23,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from sr_lab.errors import ConfigError, DistributedError
 
 _POLL = 0.2  # seconds between two checks of the other processes
-_GRACE = 5.0  # seconds in which the loss of a process usually shows by itself (with gloo at once)
-_PATIENCE = 30.0  # the same after a signal: this process has got it too, and may be saving
+_GRACE = 5.0  # seconds in which losing a process usually raises an error (with gloo at once)
+_PATIENCE = 30.0  # the same after a signal, at which this process may still be saving
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 _ENDED_BY_SIGNAL = {code for number in _SIGNALS for code in (-number, 128 + number)}  # exit codes
 
@@ -57,7 +57,7 @@ def launched() -> Launch | None:
     if world % max(1, on_each):
         raise ConfigError(
             f"trainer: {by} has started {world} processes, {on_each} on this machine; "
-            "start the same number on each"
+            "start the same number on each machine"
         )
     return Launch(by, on_each, world // max(1, on_each))
 
@@ -65,23 +65,23 @@ def launched() -> Launch | None:
 def trainer_arguments(
     arguments: Mapping[str, object], *, timeout: float, alone: bool = False
 ) -> dict[str, object]:
-    """Arguments of a Trainer that fit the processes there are.
+    """Arguments of a Trainer for the processes that exist or will be started.
 
     Args:
-        arguments: Those of the configuration, among them ``devices``, ``num_nodes`` and ``strategy``.
+        arguments: Arguments in the configuration, including ``devices``, ``num_nodes`` and ``strategy``.
         timeout: Seconds that processes wait for each other.
-        alone: Whether other processes may not be started: they would repeat more than this training.
+        alone: Whether no other processes may be started, since they would repeat more than this training.
 
     Raises:
-        ConfigError: The configuration asks for another number of devices than were started, or for processes
-            that may not be started.
+        ConfigError: The configuration asks for a different number of devices than were started, or for
+            processes that may not be started.
     """
     arguments = dict(arguments)
     found, devices = launched(), arguments.get("devices")
     if found is not None:
         if devices not in (1, -1, "-1", "auto", found.devices):
             raise ConfigError(
-                f"trainer.devices: got {devices}, and {found.by} has started {found.devices} on each "
+                f"trainer.devices: got {devices}, but {found.by} has started {found.devices} on each "
                 f"machine; leave it out, and let {found.by} start as many as you want"
             )
         arguments |= {"devices": found.devices, "num_nodes": found.machines}
@@ -93,7 +93,7 @@ def trainer_arguments(
         if several and alone:
             raise ConfigError(
                 f"hydra/launcher: each process of trainer.devices={devices} would run all jobs of this "
-                "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that "
+                "multirun; leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use one that "
                 "starts the processes: hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
             )
     unused = arguments.get("strategy") == "ddp_find_unused_parameters_true"
@@ -107,7 +107,7 @@ def trainer_arguments(
 
 
 class Environment(LightningEnvironment):
-    """Lightning's for one machine, except that `together` starts the other processes and watches over them.
+    """Lightning's environment for one machine, but `together` starts and watches the other processes.
 
     Lightning kills the first process without a message when another is lost, and leaves the others running
     when the first is lost.
@@ -115,7 +115,7 @@ class Environment(LightningEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Lightning starts no processes."""
+        """Keep Lightning from starting processes."""
         return True
 
 
@@ -124,12 +124,12 @@ class Others:
 
     def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         self.processes = processes
-        self.settled = False  # the loss of a process has shown by itself
+        self.settled = False  # the training has ended, or raised an error by itself
         if processes:
             threading.Thread(target=self._watch, daemon=True, name="processes").start()
 
     def fate(self, patience: float = 0.0) -> str | None:
-        """What became of a process that has ended, ``None`` if all are running."""
+        """What happened to a process that failed, ``None`` if none did."""
         until = time.monotonic() + patience
         while self.processes:
             for number, process in enumerate(self.processes, start=1):
@@ -138,14 +138,14 @@ class Others:
                     guess = " (out of memory?)" if code == -signal.SIGKILL else ""
                     return f"process {number} was killed by signal {-code}{guess}"
                 if code > 0:
-                    return f"process {number} ended with exit code {code}, its message says why"
+                    return f"process {number} ended with exit code {code} (its message says why)"
             if time.monotonic() >= until:
                 break
             time.sleep(_POLL)
         return None
 
     def _watch(self) -> None:
-        """End this process if another was lost without notice: NCCL waits for it until the timeout."""
+        """End this process if another was lost unnoticed: NCCL would wait for it until the timeout."""
         codes: list[int | None] = [None]
         while None in codes:
             time.sleep(_POLL)
@@ -161,7 +161,7 @@ class Others:
 
 
 def _start(trainer: lightning.Trainer) -> Others:
-    """Start the other processes of this machine, by the command that has started this one."""
+    """Start the other processes on this machine with the command that started this one."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if not isinstance(environment, Environment) or "LOCAL_RANK" in os.environ:
         return Others([])
@@ -181,7 +181,7 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
     """Run the block in all processes; the loss of one is reported in a sentence.
 
     Raises:
-        DistributedError: A process was lost, did not start, or does not answer.
+        DistributedError: A process was lost, did not start, or does not respond.
     """
     others = _start(trainer)
     try:
@@ -193,13 +193,13 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
         raise DistributedError(sentence) from error
     finally:
         others.settled = True
-    for process in others.processes:  # they end now; the end of this process would kill them
+    for process in others.processes:  # they are ending; the end of this process would kill them
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_GRACE)
 
 
 def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
-    """A failure of torch.distributed in a sentence, ``None`` for any other error."""
+    """A failure of torch.distributed as a sentence, ``None`` for any other error."""
     text = str(error)
     joined = re.search(r"Timed out after (\d+) seconds waiting for clients\. (\d+)/(\d+) clients", text)
     if joined:

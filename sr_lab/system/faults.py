@@ -1,4 +1,4 @@
-"""Faults of the machine during a training, in one sentence: full disks, full memory, dead workers."""
+"""Explains faults of the machine during a training: full disks, full memory, dead workers."""
 
 import contextlib
 import re
@@ -15,25 +15,25 @@ _RESUMES = "the same command resumes from the last checkpoint"
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turn a fault of the machine, or a setting that a class cannot take, into a sentence.
+    """Turn a fault of the machine, or a setting that a class does not accept, into a sentence.
 
     Raises:
         FaultError: The machine failed.
-        SRLabError: A data worker has met a mistake of the user's.
+        SRLabError: A data worker ran into a user error.
         ConfigError: Lightning or torch cannot do what the configuration asks for.
     """
     try:
         yield
     except Exception as error:
         ours = _of_a_worker(error) or _misfit(error)
-        sentence = in_words(error) if ours is None else None
+        sentence = describe(error) if ours is None else None
         if ours is None and sentence is None:
             raise
         raise ours or FaultError(sentence) from error
 
 
 def _of_a_worker(error: BaseException) -> SRLabError | None:
-    """Our own error that ended a data worker, whose traceback arrives as text."""
+    """Our own error from a data worker, whose traceback arrives as text."""
     found = re.search(r"^sr_lab\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
     if "Original Traceback" not in str(error) or found is None:
         return None
@@ -42,27 +42,27 @@ def _of_a_worker(error: BaseException) -> SRLabError | None:
 
 
 def _misfit(error: BaseException) -> ConfigError | None:
-    """What Lightning or torch says about the arguments of a class."""
+    """Our own error for what Lightning or torch says about the arguments of a class."""
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return ConfigError(f"training: Lightning cannot do this: {text}")
     if isinstance(error, RuntimeError) and "cannot be converted to type" in text and "overflow" in text:
         return ConfigError(
             f"training: a setting is too large for the network's numbers (torch: {text}); "
-            "take a smaller learning_rate, or check optimizer and loss"
+            "use a smaller learning_rate, or check optimizer and loss"
         )
     return None
 
 
-def in_words(error: BaseException) -> str | None:
-    """What has happened, in a sentence; ``None`` for a bug, and for an error that is a sentence already."""
+def describe(error: BaseException) -> str | None:
+    """What happened, as a sentence; ``None`` for a bug, or for an error that already is a sentence."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     text = str(error)
     if any(re.search(r"shared memory|/dev/shm|signal: Bus error", str(link)) for link in chain):
         return (
-            "training: /dev/shm is full, through which data workers pass batches; take fewer num_workers, or "
+            "training: /dev/shm, through which data workers pass batches, is full; use fewer num_workers, or "
             f"make it larger (docker run --shm-size=8g); {_RESUMES}"
         )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
@@ -70,10 +70,10 @@ def in_words(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
-            f"trains on the same batches in half of it; {_RESUMES}"
+            f"needs half of it for the same batches; {_RESUMES}"
         )
     if isinstance(error, MemoryError):
-        return f"training: the memory of this machine is full; take fewer num_workers; {_RESUMES}"
+        return f"training: the memory of this machine is full; use fewer num_workers; {_RESUMES}"
     if "DataLoader timed out" in text:
         return (
             f"training: a worker that reads images has not answered for {text.split()[-2]} s "
@@ -83,7 +83,7 @@ def in_words(error: BaseException) -> str | None:
         signal = re.search(r"killed by signal: (\w+)", f"{text} {error.__cause__}")
         how = f" by signal {signal[1]}" if signal else ""
         return (
-            f"training: a worker that reads images was killed{how} (out of memory? then take fewer "
+            f"training: a worker that reads images was killed{how} (out of memory? then use fewer "
             f"num_workers); {_RESUMES}"
         )
     for link in chain:

@@ -1,7 +1,7 @@
-"""Ctrl-C while the program starts: it ends at once, before any other module is imported.
+"""Lets Ctrl-C end the program at once while it starts; imported before any other module.
 
-As an exception it would be raised inside an import, where the importing code (torch importing NumPy, a
-resolver of OmegaConf importing a module) may take it for a missing module, and the run would continue.
+An exception would be raised inside an import, where the importing code (torch importing NumPy, a resolver of
+OmegaConf importing a module) may mistake it for a missing module, and the run would continue.
 """
 
 import os
@@ -12,13 +12,13 @@ __all__ = ["as_exception", "end_at_once"]
 
 
 def end_at_once() -> None:
-    """From now on Ctrl-C ends the process with 130, unless it is ignored as under nohup."""
+    """From now on, let Ctrl-C end the process with exit code 130, unless it is ignored as under nohup."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 def as_exception() -> None:
-    """From now on Ctrl-C raises `KeyboardInterrupt` again, for work that has something to clean up."""
+    """From now on, let Ctrl-C raise `KeyboardInterrupt` again, for work that needs cleaning up."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""Signals that ask the program to end: heard here, obeyed after the current step (`training.ending`)."""
+"""Signals that ask the program to end: received here, obeyed after the current step (`training.ending`)."""
 
 import contextlib
 import multiprocessing
@@ -12,12 +12,12 @@ from types import FrameType
 
 from sr_lab.system.devices import rank
 
-# Ctrl-C, the end of a terminal, the scheduler's or the user's wish, Slurm's announcement of a pre-emption.
+# Ctrl-C, a closed terminal, a request of the scheduler or the user, Slurm's notice of a preemption.
 _HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Ended(SystemExit):
-    """A signal ended the process; its exit code is what a shell would show.
+    """Raised when a signal ends the process; the exit code is what a shell would report.
 
     Args:
         number: The signal.
@@ -29,22 +29,22 @@ class Ended(SystemExit):
 
 
 class Signals:
-    """Listens for signals; while a training runs, they wait for the end of its step."""
+    """Listens for signals; while a training runs, they take effect at the end of its step."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self.waits = False  # a training finishes its step first
+        self.waits = False  # whether a training finishes its step first
         self._process = os.getpid()
         self._heard: list[int] = []
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Listen, and put a Slurm job that was pre-empted back in the queue.
+        """Listen for signals, and put a preempted Slurm job back in the queue.
 
         Raises:
-            Ended: A signal has come, and nothing is left to save.
+            Ended: A signal has arrived, and nothing is left to save.
         """
-        if threading.current_thread() is not threading.main_thread():  # there Python allows no handler
+        if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
             yield
             return
         found = {number: signal.getsignal(number) for number in _HEARD}
@@ -58,7 +58,7 @@ class Signals:
                 requeue()
             raise
         finally:
-            for worker in multiprocessing.active_children():  # one that hangs would keep the folder locked
+            for worker in multiprocessing.active_children():  # a hanging worker would keep the folder locked
                 worker.kill()
                 worker.join()
             for number, handler in before.items():
@@ -66,12 +66,12 @@ class Signals:
             self._heard = []
 
     def listen(self) -> None:
-        """Within `heard`, take the place of handlers that a library has put in ours."""
+        """Within `heard`, put back our handlers after a library has replaced them."""
         for number in self._heard:
             signal.signal(number, self._hear)
 
     def end_if_asked(self) -> None:
-        """End, if a signal came in the meantime."""
+        """End the program if a signal arrived in the meantime."""
         self.waits = False
         if self.asked is not None:
             raise Ended(self.asked)
@@ -85,25 +85,25 @@ class Signals:
         if number == signal.SIGINT and self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         if self.asked is None and rank() == 0:
-            again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
-            line = f"{signal.Signals(number).name}: saves after this step{again}\n"
+            again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
+            line = f"{signal.Signals(number).name}: the training saves after this step{again}\n"
             os.write(2, line.encode())  # not print(), which the signal may have interrupted
         self.asked = self.asked or number
 
 
 def job() -> str:
-    """The id of the job under Slurm or torchrun, however often it is started; empty elsewhere."""
+    """The id of the Slurm or torchrun job, which stays the same across restarts; empty elsewhere."""
     return os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
 def is_started_again() -> bool:
-    """Whether Slurm or torchrun has started the same command before: then it resumes, whatever it says."""
+    """Whether Slurm or torchrun has started the same command before; it then resumes in any case."""
     counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
 
 
 def requeue() -> None:
-    """Ask Slurm to start this job again, if it is a Slurm job; the same command resumes the run."""
+    """Ask Slurm to start this job again, if this is a Slurm job; the same command resumes the run."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return

@@ -72,7 +72,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
 def _show_finished(config: TrainConfig, run_folder: RunFolder, folder: Path) -> None:
     missing = _not_measured(config, run_folder)
     hint = "" if missing else " (resume=never trains it again)"
-    common.console.print(f"finished already: {folder}{hint}")
+    common.console.print(f"already finished: {folder}{hint}")
     _show(run_folder)
     if missing:
         _say(missing)

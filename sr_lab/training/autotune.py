@@ -1,4 +1,4 @@
-"""Which memory layout, compiled or not, trains a network fastest on this device: measured once and kept.
+"""Which memory layout, compiled or not, trains a network fastest on this device: measured once and stored.
 
 Layout and compilation change only the rounding of a result, so a run keeps its identity. The precision
 changes more, and is therefore never chosen here.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sr_lab import files
 from sr_lab.system.devices import arithmetic, processor
 
-_SECONDS = 0.1  # length of one run of a setting, in as many steps as fit
+_SECONDS = 0.1  # duration of one run of a setting, with as many steps as fit
 _ROUNDS = 5
 
 
@@ -36,9 +36,9 @@ class Setting:
         return " + ".join(named) or "plain"
 
     def apply(self, network: nn.Module) -> nn.Module:
-        """Put a network into that form, in place; the names in its state dict stay."""
+        """Apply the setting to a network in place; the names in its state dict do not change."""
         if self.channels_last:
-            # inputs follow the weights
+            # inputs get the layout of the weights
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compile:
             network.compile()
@@ -51,12 +51,12 @@ class Choice:
 
     setting: Setting
     seconds: Mapping[str, float]  # per step, of the settings that ran
-    file: Path  # in which the times are kept
-    measured: bool  # just now, rather than read from the file
+    file: Path  # in which the times are stored
+    measured: bool  # whether the times were measured now, not read from the file
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Time of each setting over that of the fastest."""
+        """Time of each setting relative to the fastest one."""
         least = min(self.seconds.values())
         return {name: round(seconds / least, 3) for name, seconds in self.seconds.items()}
 
@@ -67,7 +67,7 @@ class Choice:
 
 
 def settings(*, compile: bool) -> list[Setting]:
-    """The combinations, with or without the compiled ones."""
+    """All settings to compare; with ``compile``, the compiled ones too."""
     layouts = [Setting(), Setting(channels_last=True)]
     return layouts + [Setting(one.channels_last, compile=True) for one in layouts] if compile else layouts
 
@@ -85,7 +85,7 @@ def choose(
     known_as: Mapping[str, object],
     cache_dir: Path,
 ) -> Choice:
-    """The setting in which a training step is fastest, measured now if it is not known yet.
+    """The setting with the fastest training step, which is measured now if it is not known yet.
 
     Args:
         network: ``lr -> sr``; copies of it are measured.
@@ -96,8 +96,8 @@ def choose(
         autocast: Half precision of a mixed-precision training; ``None`` for float32.
         tf32: Whether the training allows TF32.
         benchmark: Whether cuDNN chooses its algorithms by measuring them.
-        known_as: The network as plain values; part of the key under which the result is kept.
-        cache_dir: Folder in which results are kept. One process of a machine measures, the others wait.
+        known_as: The network as plain values; part of the key under which the result is stored.
+        cache_dir: Folder in which results are stored. One process per machine measures while the others wait.
     """
     on_cpu = f"{processor()}, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
@@ -119,7 +119,7 @@ def choose(
         seconds = _kept(file, by_name)
         if measured := seconds is None:
             lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
-            # A network may draw random numbers: those of the training must not move.
+            # A network may draw random numbers, which must not shift those of the training.
             with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
                 steps = {name: _step(network, by_name[name], lr, scale, autocast) for name in by_name}
                 seconds = _measure(steps)
@@ -128,7 +128,7 @@ def choose(
 
 
 def _kept(file: Path, names: Container[str]) -> dict[str, float] | None:
-    """The seconds that a file holds; ``None`` if there is no file, or it is damaged."""
+    """The seconds stored in a file; ``None`` if the file is missing or damaged."""
     try:
         seconds = {name: float(value) for name, value in json.loads(file.read_bytes())["seconds"].items()}
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""A training from its configuration: network and module, the form of the network, callbacks, Trainer."""
+"""Builds a training from its configuration: network, module, layout and compilation, callbacks, Trainer."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ def module(
     test_sets: Sequence[BenchmarkSet],
     say: Callable[[str], None],
 ) -> SRModule:
-    """The network, with the weights of ``init_ckpt`` if there is one, and all that trains and measures it."""
+    """The network, with the weights of ``init_ckpt`` if given, and everything that trains and measures it."""
     network = build_network(config, config.allow)
     if config.init_ckpt is not None:
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
@@ -69,7 +69,7 @@ def module(
 
 
 def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
-    """On a GPU, Adam in one kernel: only then fp16 checks for overflows without waiting for the device."""
+    """On a GPU, use fused Adam: only with it does fp16 check for overflows without waiting for the device."""
     build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
     clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales
@@ -79,18 +79,18 @@ def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
 
 
 def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> None:
-    """Refuse what would fail, or have no effect, only after the work has begun.
+    """Refuse at the start what would otherwise fail later or have no effect.
 
     Raises:
-        ConfigError: The network has nothing to train, or does not fit patches or protocol.
+        ConfigError: The network has nothing to train, or does not fit the patches or the protocol.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ConfigError(f"model: {type(network).__name__} has nothing to train; take task=evaluate")
+        raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
     smallest = min_size_of(network)
     if dataset.lr_patch_size < smallest:
         raise ConfigError(
             f"dataset.lr_patch_size: {type(network).__name__} needs at least {smallest}, "
-            f"got {dataset.lr_patch_size}; take larger patches"
+            f"got {dataset.lr_patch_size}; use larger patches"
         )
     protocol.check_network(colour_of(network))
 
@@ -101,7 +101,7 @@ def form(
     """Memory layout and compilation: those of the configuration, or the fastest on this device.
 
     Raises:
-        ConfigError: ``trainer.autotune`` with several machines.
+        ConfigError: ``trainer.autotune`` is set for several machines.
     """
     options = config.trainer
     missing = why_no_compiler(options.accelerator) if options.compile or options.autotune else None
@@ -117,7 +117,7 @@ def form(
             "it out, and set what it prints on one of them: trainer.channels_last=true, trainer.compile=true"
         )
     compiled = missing is None and (options.compile or on_gpu(config))
-    # The first process to come measures, on the first device; the others of this machine wait and read.
+    # The first process to arrive measures on the first device; others on this machine wait for the result.
     devices = arguments.get("devices")
     first = devices[0] if isinstance(devices, list) else 0
     channels = num_image_ch(network)
@@ -133,7 +133,7 @@ def form(
         known_as=config.model_dump(include={"model", "upsampler", "strategy", "scale"}),
         cache_dir=Path(config.paths.cache_dir).expanduser(),
     )
-    untried = "" if compiled or missing else "; trainer.compile=true tries compiling, minutes on a CPU"
+    untried = "" if compiled or missing else "; trainer.compile=true tries compiling too (minutes on a CPU)"
     overruled = options.channels_last and not choice.setting.channels_last
     say(f"{choice}{untried}{'; this overrides trainer.channels_last=true' if overruled else ''}")
     return choice.setting, choice
@@ -161,7 +161,7 @@ def on_gpu(config: TrainConfig) -> bool:
 
 
 def precision(config: TrainConfig) -> str:
-    """Lightning's name of the precision."""
+    """Lightning's name for the precision."""
     return resolve_precision(config.trainer.precision, config.trainer.accelerator)
 
 
@@ -171,7 +171,7 @@ def syncs_batch_norm(config: TrainConfig) -> bool:
 
 
 class TimedDataModule(SRDataModule):
-    """The data of a training whose `Record` reports how long batches are waited for."""
+    """The data of a training whose `Record` reports how long it waits for batches."""
 
     def train_dataloader(self) -> TimedLoader[PatchBatch]:  # type: ignore[override]
         """The training stream."""
@@ -180,13 +180,13 @@ class TimedDataModule(SRDataModule):
 
 
 def callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback:
-    """The first callback of a kind."""
+    """The first callback of the given class."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
 def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> list[Callback]:
-    """Callbacks that record and show a training; the progress bar only where there is a terminal."""
+    """Callbacks that record and show a training; the progress bar is included only on a terminal."""
     speed = Speed(batch_size)
     record = Record(folder.record, speed, interval=row_interval)
     return [record, *([TrainingProgress(speed)] if TrainingProgress.is_shown() else [])]
@@ -196,7 +196,7 @@ def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
     """The callbacks of the configuration.
 
     Raises:
-        ConfigError: One of them would have no effect on what is tested, and could not be resumed.
+        ConfigError: A callback would have no effect on the tested network and could not be resumed.
     """
     made = {
         name: targets.build("callback", below(folder, node), config.allow)
@@ -206,7 +206,7 @@ def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
         if isinstance(callback, StochasticWeightAveraging):
             raise ConfigError(
                 f"callbacks.{name}: the average of StochasticWeightAveraging is not tested and cannot be "
-                "resumed; take ema_decay=0.999"
+                "resumed; use ema_decay=0.999"
             )
     return list(made.values())
 
@@ -226,11 +226,11 @@ def trainer(
     Args:
         config: The configuration.
         folder: The run's folder.
-        dataset: What it trains on, to keep the batch of a NaN.
+        dataset: The training patches, to save a batch that gives a NaN.
         loggers: The dashboards.
         signals: Listens for signals.
         say: Prints a line for the user.
-        alone: Whether other processes may not be started (`distributed.trainer_arguments`).
+        alone: Whether no other processes may be started (`distributed.trainer_arguments`).
     """
     accumulate = config.trainer.accumulate_grad_batches
     interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
@@ -260,7 +260,7 @@ def trainer(
         config.trainer.arguments(), timeout=config.trainer.timeout, alone=alone
     )
     arguments["sync_batchnorm"] = syncs_batch_norm(config)
-    if arguments.get("deterministic") is True:  # cuDNN would choose among deterministic algorithms, by time
+    if arguments.get("deterministic") is True:  # else cuDNN chooses among these algorithms by time
         arguments["benchmark"] = False
     made: Trainer = targets.build(
         "trainer",

@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed run resumes: whole files, with all that the training depends on."""
+"""Checkpoints from which a killed run resumes: complete files with everything the training depends on."""
 
 import contextlib
 import random
@@ -28,11 +28,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writer goes through the temporary folder; if that is on another file system, a kill during
     the final copy destroys the old checkpoint too. ``last.ckpt`` becomes ``previous.ckpt`` once its successor
-    is on the disk: at any instant one of the two is there and whole.
+    is on the disk, so one of the two exists and is complete at any time.
 
     Args:
-        earlier: Checkpoints of an earlier attempt, removed once this one has saved its first.
-        folders: Where a callback may remove checkpoints.
+        earlier: Folder of an earlier attempt's checkpoints, removed once this attempt has saved one.
+        folders: Folders from which a callback may remove checkpoints.
     """
 
     def __init__(self, earlier: Path | None = None, folders: Sequence[Path] = ()) -> None:
@@ -54,23 +54,23 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a file that a callback has replaced; its name may come from a stranger's checkpoint.
 
-        Lightning's own removes whole folders, and takes ``<its folder>/../..`` for a path below its folder.
+        Lightning's own method removes whole folders, and accepts ``<its folder>/../..`` as a path inside it.
 
         Raises:
-            CheckpointError: It is not a checkpoint, or the path leads out of its folder.
+            CheckpointError: The file is not a checkpoint, or the path leads out of its folder.
         """
         target = Path(path)
         inside = any(target.parent.resolve().is_relative_to(folder) for folder in self.folders)
         if target.suffix != ".ckpt" or not inside or target.is_dir():
             raise CheckpointError(
                 f"resume: the checkpoint says that it replaces '{path}', which is not a checkpoint of this "
-                "run; take another, or train from scratch with resume=never"
+                "run; use another one, or train from scratch with resume=never"
             )
         target.unlink(missing_ok=True)
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The checkpoint from which a run resumes: the last, or the one before it if the last is damaged.
+    """The checkpoint from which a run resumes: the last one, or the one before it if the last is damaged.
 
     A damaged file is reported and renamed to ``damaged.ckpt``: it must not become the next ``previous.ckpt``.
 
@@ -82,8 +82,8 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
         ``None`` if the run has not saved yet.
 
     Raises:
-        CheckpointError: There are checkpoints, and all are damaged; they stay as they are. Or a folder has a
-            checkpoint's name.
+        CheckpointError: All checkpoints are damaged, and are left as they are; or a folder has a checkpoint's
+            name.
     """
     for path in (folder / LAST, folder / PREVIOUS, folder / BEST):
         if path.is_dir():
@@ -112,10 +112,10 @@ def _problem(path: Path) -> CheckpointError | None:
 
 
 def to_test(folder: Path) -> Checkpoint:
-    """The best checkpoint or, if that is missing or damaged, the last, so that a run can finish.
+    """The best checkpoint or, if that is missing or damaged, the last one, so that a run can finish.
 
     Raises:
-        CheckpointError: None can be read; the message is about the best.
+        CheckpointError: No checkpoint can be read; the message is about the best one.
     """
     problems = []
     for name in (BEST, LAST, PREVIOUS):
@@ -127,9 +127,9 @@ def to_test(folder: Path) -> Checkpoint:
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's, which saves ``best.ckpt`` after a new best score; the score is known after a resume.
+    """Lightning's callback, which saves ``best.ckpt`` after a new best score and keeps it across a resume.
 
-    It takes only scores from a stored state: no path from a file is followed, and the folder may be moved.
+    It restores only the scores of a stored state, so no path in a file is followed, and the folder may move.
 
     Args:
         folder: The run's ``checkpoints``.
@@ -144,7 +144,7 @@ class Checkpoints(ModelCheckpoint):
         self.say = say
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the scores, unless the best checkpoint is missing or damaged.
+        """Restore the scores, unless the best checkpoint is missing or damaged.
 
         Raises:
             CheckpointError: A score is not a number.
@@ -152,7 +152,7 @@ class Checkpoints(ModelCheckpoint):
         scores = state_dict["best_model_score"], state_dict["current_score"]
         if not all(score is None or (isinstance(score, Tensor) and score.numel() == 1) for score in scores):
             raise CheckpointError(
-                "resume: the checkpoint's best score is not a number; take another checkpoint, or train from "
+                "resume: the checkpoint's best score is not a number; use another checkpoint, or train from "
                 "scratch with resume=never"
             )
         if scores[0] is None:
@@ -169,7 +169,7 @@ class Checkpoints(ModelCheckpoint):
 
 
 class _State(TypedDict):
-    """Random state of one process, in types that ``weights_only`` lets through."""
+    """Random state of one process, in types that ``weights_only`` accepts."""
 
     python: tuple[object, ...]
     numpy: tuple[object, ...]
@@ -180,15 +180,15 @@ class _State(TypedDict):
 class RandomState(Callback):
     """Stores the random state of Python, NumPy and torch, of each process and device, in every checkpoint.
 
-    Lightning leaves it out, so that dropout would draw other numbers after a resume. It is restored when the
-    training starts, after everything that draws random numbers before, such as the data loader; so this must
-    be the last callback but the one that saves at a signal.
+    Lightning leaves it out, so dropout would draw other numbers after a resume. It is restored when the
+    training starts, after the data loader and everything else has drawn random numbers, so this callback must
+    be the last one except for the one that saves at a signal.
     """
 
     _states: list[_State] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Store the state of every process; all of them call this."""
+        """Store the state of every process; every process must call this."""
         own = _random_state(trainer.strategy.root_device)
         states = [own] * trainer.world_size
         if trainer.world_size > 1:
@@ -200,14 +200,14 @@ class RandomState(Callback):
         self._states = checkpoint.get("random_state")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the state of this process; processes that are new keep the state of their seed."""
+        """Restore the state of this process; an additional process keeps the state from its seed."""
         if self._states is not None and trainer.global_rank < len(self._states):
             _set_random_state(self._states[trainer.global_rank], trainer.strategy.root_device)
         self._states = None
 
 
 def _random_state(device: torch.device) -> _State:
-    name, key, *rest = np.random.get_state()  # noqa: NPY002 - part of the run, whoever uses it
+    name, key, *rest = np.random.get_state()  # noqa: NPY002 - any code in a run may use it
     return {
         "python": random.getstate(),
         "numpy": (name, np.asarray(key).tolist(), *rest),
@@ -219,7 +219,7 @@ def _random_state(device: torch.device) -> _State:
 def _set_random_state(state: _State, device: torch.device) -> None:
     try:
         if not 0 <= state["numpy"][2] <= _NUMPY_WORDS:  # type: ignore[operator] # NumPy would read beyond it
-            raise ValueError("the position is outside of the state")
+            raise ValueError("the position is outside the state")
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])  # type: ignore[arg-type] # noqa: NPY002
         torch.set_rng_state(state["torch"].cpu())
@@ -227,6 +227,6 @@ def _set_random_state(state: _State, device: torch.device) -> None:
             torch.cuda.set_rng_state(state["cuda"].cpu(), device)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            "resume: the checkpoint's random state is damaged; take another checkpoint, or train from "
+            "resume: the checkpoint's random state is damaged; use another checkpoint, or train from "
             "scratch with resume=never"
         ) from error

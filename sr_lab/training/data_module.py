@@ -24,9 +24,10 @@ from sr_lab.errors import ConfigError
 
 
 class EvalBatch(TypedDict):
-    """One image: ``lr (1, C, h, w)`` in [0, 1], ``hr (1, 3, rh, rw)`` uint8, its place in a set of ``of``.
+    """One image: ``lr (1, C, h, w)`` in [0, 1] and ``hr (1, 3, rh, rw)`` in uint8.
 
-    An image that is not ``counted`` only keeps a process in step with the others (`RankShare`).
+    ``place`` is its position in a set of ``of`` images. An image that is not ``counted`` only keeps a process
+    in step with the others (`RankShare`).
     """
 
     lr: Tensor
@@ -41,13 +42,13 @@ class EvalBatch(TypedDict):
 class StreamSampler(Sampler[list[int]]):
     """Endless batches of sample numbers for one process: ``first + rank, first + rank + world, ...``.
 
-    A sample number alone decides what is read, so a resumed run or another number of processes sees the same
-    samples. Any number of processes works: shares differ by one sample if the batch does not divide, and may
-    be empty. A training needs equal shares and checks them itself (`share_of_a_rank`).
+    The sample number alone decides what is read, so the samples stay the same after a resume or with another
+    number of processes. Any number works: if the batch does not divide evenly, shares differ by one sample
+    and may be empty. A training needs equal shares and checks them itself (`share_of_a_rank`).
 
     Args:
-        first: Called when an iteration starts: the number of the first sample not yet trained on.
-        batch_size: Samples of a batch in all processes together.
+        first: Called when an iteration starts; returns the number of the first sample not yet trained on.
+        batch_size: Samples per batch over all processes.
         rank: Number of this process.
         world: Number of processes.
     """
@@ -70,13 +71,13 @@ def share_of_a_rank(batch_size: int, *, world: int, accumulate: int) -> int:
     """Number of samples that one process trains on between two exchanges of gradients.
 
     Raises:
-        ConfigError: The batch does not divide; unequal shares would weigh samples unequally.
+        ConfigError: The batch does not divide evenly; unequal shares would give samples unequal weights.
     """
     share, remainder = divmod(batch_size, world * accumulate)
     if remainder:
         raise ConfigError(
             "batch_size: is the total and must be a multiple of devices x accumulated batches, "
-            f"got {batch_size} for {world} x {accumulate}; take a multiple of {world * accumulate}"
+            f"got {batch_size} for {world} x {accumulate}; use a multiple of {world * accumulate}"
         )
     return share
 
@@ -84,8 +85,8 @@ def share_of_a_rank(batch_size: int, *, world: int, accumulate: int) -> int:
 class RankShare:
     """The images of a set that one process measures: ``rank, rank + world, ...``, without padding.
 
-    A process without images gets the first one, not counted: Lightning skips a loop without images, and the
-    other processes would wait forever.
+    A process without images gets the first image, which is not counted: Lightning skips a loop without
+    images, and the other processes would wait forever.
 
     Args:
         images: The whole set.
@@ -117,16 +118,16 @@ class RankShare:
 
 
 _READERS = 4  # threads; each holds one image in double precision
-_KEPT = 512 * 2**20  # bytes of validation images; ten of 2K size take at most 0.2 GB
+_KEPT = 512 * 2**20  # bytes of validation images; ten 2K images take at most 0.2 GB
 
 
 class ImageLoader:
-    """The images of a set one by one; threads read and shrink the next ones while the network works.
+    """The images of a set one by one; threads read and downscale the next ones while the network works.
 
     Args:
         images: The images that this process measures.
         keep: Bytes of images that stay in memory for the next pass; the rest is read in every pass.
-        pin: Whether the device is a GPU: copies to it overlap with its work only from pinned memory.
+        pin: Whether the device is a GPU, whose work overlaps with copies only from pinned memory.
     """
 
     def __init__(self, images: RankShare, *, keep: int = 0, pin: bool = False) -> None:
@@ -180,7 +181,7 @@ class SRDataModule(lightning.LightningDataModule):
         batch_size: Total over processes and accumulated batches.
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
-        timeout: Seconds after which a worker that does not answer is an error.
+        timeout: Seconds after which a worker that does not respond is an error.
     """
 
     train: PatchDataset | None = None
@@ -195,7 +196,7 @@ class SRDataModule(lightning.LightningDataModule):
         super().__init__()
 
     def train_dataloader(self) -> DataLoader[PatchBatch]:
-        """Endless stream of batches, starting after the last step of the training."""
+        """Endless stream of batches, starting with the first sample not yet trained on."""
         assert self.trainer is not None
         assert self.train is not None
         trainer, world = self.trainer, self.trainer.world_size
@@ -213,7 +214,7 @@ class SRDataModule(lightning.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Mapping[str, object], device: torch.device, dataloader_idx: int
     ) -> dict[str, object]:
-        """Move the images; Lightning's own method would visit every name of the batch too."""
+        """Move the tensors; Lightning's own method would also visit every string in the batch."""
         return {
             key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for key, value in batch.items()
@@ -241,7 +242,7 @@ class SRDataModule(lightning.LightningDataModule):
         return ImageLoader(share, keep=keep, pin=self._pins())
 
     def _pins(self) -> bool:
-        """Whether the Trainer uses a GPU; pinning memory would start one that it does not use."""
+        """Whether the Trainer uses a GPU; pinning memory would initialise a GPU that it does not use."""
         assert self.trainer is not None
         return self.trainer.strategy.root_device.type == "cuda"
 
@@ -254,7 +255,7 @@ def patch_loader(
     timeout: float = 0.0,
     pin: bool = False,
 ) -> DataLoader[PatchBatch]:
-    """Loader of batches as ``__getitems__`` returns them; ``pin`` is for a GPU."""
+    """A loader of the batches that ``__getitems__`` returns; ``pin`` is for a GPU."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -271,8 +272,8 @@ def _obey_parent_only(worker: int) -> None:
     """Let a worker ignore signals that are meant for the training, which needs the worker for its last step.
 
     Ctrl-C and Slurm signal every process of a job; only the loader's own SIGTERM ends a worker. When the
-    training is killed, the worker ends at once: torch notices only after 5 s, and until then the worker would
-    keep the run folder locked.
+    training is killed, the worker ends at once, since torch notices only after 5 s, and until then the worker
+    would keep the run folder locked.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None and parent.pid == os.getppid():

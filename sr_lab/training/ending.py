@@ -1,8 +1,8 @@
-"""How a training ends, and from where it resumes: its last step, a callback that stops it, a signal.
+"""How a training ends (after its last step, by a callback or at a signal) and from where it resumes.
 
-Lightning 2.6.6 ends with 0 after SIGTERM, writes a checkpoint of another name to another folder at Slurm's
-signal, does not find it at a first start, and waits for other processes inside a signal handler, where all of
-them can hang.
+Lightning 2.6.6 exits with 0 after SIGTERM. At Slurm's signal, it writes a checkpoint with another name to
+another folder, and its ``ckpt_path="hpc"`` fails at the first start, before there is one. It waits for other
+processes inside a signal handler, where all of them can hang.
 """
 
 from pathlib import Path
@@ -19,14 +19,14 @@ from sr_lab.training.lit_module import Saved
 class Ending(Callback):
     """Validates, and so saves, after the last step too. A run stopped early stays stopped.
 
-    Lightning forgets with the process that another callback has stopped the training; resuming such a run
-    goes straight to the test.
+    Lightning does not store that another callback has stopped the training. With this callback, resuming a
+    stopped run goes straight to the test.
     """
 
     _stopped = False
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Lightning validates before it obeys ``should_stop``, also where no validation is due."""
+        """Stop: Lightning validates before it obeys ``should_stop``, even if no validation is due."""
         if trainer.global_step >= trainer.max_steps > 0:
             trainer.should_stop = True
 
@@ -35,20 +35,20 @@ class Ending(Callback):
         checkpoint["ended_early"] = trainer.should_stop and trainer.global_step < trainer.max_steps
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Remember it until the training starts."""
+        """Remember whether it was stopped until the training starts."""
         self._stopped = checkpoint.get("ended_early") is True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make no further step."""
+        """Take no further step in a stopped run."""
         trainer.should_stop |= self._stopped
 
 
 class SaveLast(Checkpoint):
-    """Saves ``last.ckpt`` after each validation, and after the step during which a signal came.
+    """Saves ``last.ckpt`` after each validation, and after the step during which a signal arrived.
 
-    Lightning's ``save_last`` saves only after a new best score: on a plateau all work would be lost. After a
-    signal the training ends; a validation is finished first. Processes agree on the step by an exchange on
-    the CPU, which runs during the next step. Must be the last callback that saves.
+    Lightning's ``save_last`` saves only after a new best score, so all work on a plateau would be lost. After
+    a signal the training ends, but finishes a running validation first. Processes agree on the step by an
+    exchange on the CPU, which runs during the next step. Must be the last callback that saves.
 
     Args:
         path: The checkpoint.
@@ -64,11 +64,11 @@ class SaveLast(Checkpoint):
         self._validation_due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Do not share SIGTERM as Lightning does, with a wait for the device at every batch."""
+        """Turn off Lightning's sharing of SIGTERM, which waits for the device at every batch."""
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on signals wait for the end of a step."""
+        """From now on, let signals wait for the end of a step."""
         self.signals.listen()  # in place of Lightning's handlers
         self.signals.waits = True
         if trainer.world_size > 1:
@@ -83,7 +83,7 @@ class SaveLast(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Save and end, if a process was asked to; a validation that is due saves."""
+        """Save and end if a process was asked to; if a validation is due, saving is left to it."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step >= trainer.max_steps > 0:
             return
         self._ends = self._agreed()
@@ -92,7 +92,7 @@ class SaveLast(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and end if a process was asked to meanwhile."""
+        """Save, and end if a process was asked to in the meantime."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             if self._group is None:  # several processes agree at the next step
                 self._ends = self.signals.asked or 0
@@ -104,7 +104,7 @@ class SaveLast(Checkpoint):
             raise Ended(self._ends)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing is left to save; tell the other processes of a signal that came after the last exchange."""
+        """Share a signal that arrived after the last exchange; nothing is left to save."""
         if self._group is not None:
             asked = torch.tensor(self.signals.asked or 0)
             distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self._group)
@@ -112,15 +112,15 @@ class SaveLast(Checkpoint):
         self.signals.end_if_asked()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the place of Lightning's handlers in the test too."""
+        """Replace Lightning's signal handlers during the test too."""
         self.signals.listen()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Run the validation that an earlier version of this program has postponed at a signal."""
+        """Note a validation that an earlier version of this program postponed at a signal."""
         self._validation_due = checkpoint.get("validation_due") is True
 
     def _agreed(self) -> int:
-        """The signal at which all processes end now; 0 if no process had one at the previous step."""
+        """The signal at which all processes end now; 0 if none had received a signal by the previous step."""
         own = self.signals.asked or 0
         if self._group is None:
             return own

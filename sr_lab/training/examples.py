@@ -18,16 +18,16 @@ from sr_lab.training.lit_module import Measured, SRModule
 from sr_lab.training.loggers import log_to_dashboards
 
 _ALL_SCALES = 24  # the least common multiple of 2, 3, 4 and 8
-_SMALL_SET = 5  # images; a set of up to so many is kept whole
+_SMALL_SET = 5  # a set of up to this many images is saved whole
 
 
 class ExampleImages(Callback):
     """Saves the first images of each test set, so that a report needs neither data nor network.
 
-    For each of them a strip that shows the middle in LR, bicubic, SR, HR and error, at the same place for
-    every network and every scale that divides 24, and the whole images (``reporting.pictures`` says where);
-    of a small set, all whole images. A thread writes them while the test continues, and has written all when
-    the test ends.
+    Each of them gives a strip that shows its middle in LR, bicubic, SR, HR and error, at the same position
+    for every network and every scale that divides 24. These images are also saved whole, as are all images of
+    a small set (`reporting.saved_images` names the files). A thread writes the files while the test
+    continues; the test waits for it at the end.
 
     Args:
         folder: Where the PNG files are written.
@@ -52,7 +52,7 @@ class ExampleImages(Callback):
         if outputs is None:
             return
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
-        place, of = batch["place"], batch["of"]  # in the set, whichever process measures it
+        place, of = batch["place"], batch["of"]  # position in the whole set
         if place < self.count or of <= _SMALL_SET:
             images: dict[saved_images.Kind, Tensor] = {
                 "lr": outputs["lr"],
@@ -84,7 +84,7 @@ class ExampleImages(Callback):
             picture.result()
 
     def _save(self, image: Tensor, path: Path) -> Image.Image:
-        """Write ``(C, H, W)`` in [0, 1] as PNG, quantised as it is measured, luma as grey."""
+        """Write ``(C, H, W)`` in [0, 1] as PNG, quantised as for measuring, with luma as grey."""
         levels = (image.detach().clamp(0, 1) * 255 + 0.5).floor().byte()
         picture = Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
         self._writing.append(self._writer.submit(_write_png, picture, path))
@@ -96,8 +96,8 @@ class ExampleImages(Callback):
         images = [image.to(hr) for image in (lr, outputs["bicubic"], outputs["sr"], hr)]
         if min(image.shape[1] for image in images) == 1:  # one of them is luma
             images = [rgb_to_y(image) if image.shape[1] == 3 else image for image in images]
-        error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # about 0.02: invisible otherwise
-        # Images are cropped to a multiple of their scale; cropped to one of all scales, they have one middle.
+        error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # a typical error of 0.02 is invisible
+        # Images are cropped to a multiple of their scale; a common multiple gives all scales the same middle.
         height, width = (length // _ALL_SCALES * _ALL_SCALES or length for length in hr.shape[-2:])
         side = min(self.size, height, width)
         top, left = (height - side) // 2, (width - side) // 2

@@ -37,7 +37,7 @@ TEST_ONLY: Mapping[str, Any] = {
 
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:
-    """Layers whose statistics depend on which images are in a batch together."""
+    """Layers whose statistics depend on which images share a batch."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     return [module for module in network.modules() if isinstance(module, kinds)]
 
@@ -55,17 +55,17 @@ class ImageResult:
 
 
 class Measured(TypedDict):
-    """What a test step gives to callbacks: images in [0, 1], ``(1, C, H, W)``."""
+    """What a test step returns to callbacks: images in [0, 1], ``(1, C, H, W)``."""
 
     lr: Tensor
     bicubic: Tensor
     sr: Tensor
     set_name: str
     image: str
-    figures: Tensor  # the four of an `ImageResult`, still on the device
+    figures: Tensor  # the four figures of an `ImageResult`, still on the device
 
 
-Saved: TypeAlias = dict[str, Any]  # what a checkpoint holds
+Saved: TypeAlias = dict[str, Any]  # the content of a checkpoint
 
 
 class SRModule(lightning.LightningModule):
@@ -80,7 +80,7 @@ class SRModule(lightning.LightningModule):
         loss: ``(sr, hr) -> scalar``; needed for training only.
         make_optimizer: Called with the parameters; needed for training only.
         make_scheduler: Called with the optimizer; needed for training only.
-        steps_per_unit: Optimizer steps after which the scheduler moves on by one.
+        steps_per_unit: Optimizer steps after which the scheduler advances by one.
         record: Plain values stored in every checkpoint, from which the network can be built again.
     """
 
@@ -109,10 +109,10 @@ class SRModule(lightning.LightningModule):
         self.make_scheduler = make_scheduler
         self.steps_per_unit = steps_per_unit
         self.record = dict(record or {})
-        self.tiled: str | None = None  # the tiles in which images were measured that did not fit into memory
+        self.tiled: str | None = None  # tiles of the images that did not fit into memory
         self.results: list[ImageResult] = []
         self._measured: list[tuple[str, str, Tensor]] = []
-        # A pair of metrics per set; torchmetrics adds their states up over processes.
+        # A pair of metrics per set; torchmetrics sums their states over processes.
         self.val_metrics = nn.ModuleList(
             nn.ModuleList((MeanOverImages(count), MeanOverImages(count))) for count in self.val_sets.values()
         )
@@ -123,18 +123,18 @@ class SRModule(lightning.LightningModule):
         return sr
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch of uint8 patches, flipped and made float (luma, if need be) on the device."""
+        """Loss of a batch of uint8 patches, flipped and converted to float (luma if needed) on the device."""
         lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
         hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
         if colour_of(self.network) == "y":
             lr, hr = rgb_to_y(lr), rgb_to_y(hr)
         assert self.loss is not None
         loss: Tensor = self.loss(self.network(lr), hr)
-        # An infinite loss can have finite gradients; multiplied by NaN, all of them are NaN (`NanPolicy`).
+        # An infinite loss can have finite gradients; a factor of NaN makes all of them NaN (`NanPolicy`).
         return loss * ((loss - loss).detach() + 1)
 
     def on_validation_epoch_start(self) -> None:
-        """Give all processes the same batch norm statistics: each has only seen its own batches."""
+        """Give all processes the same batch norm statistics; each has only seen its own batches."""
         if distributed.is_available() and distributed.is_initialized():
             for norm in batch_norms(self.network):
                 for statistic in norm.buffers():
@@ -155,7 +155,7 @@ class SRModule(lightning.LightningModule):
         return cast("list[tuple[MeanOverImages, MeanOverImages]]", self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/<Set>/psnr_y`` and their mean ``val/psnr_y``, by which the best checkpoint is chosen."""
+        """Log ``val/<Set>/psnr_y`` and their mean ``val/psnr_y``, which selects the best checkpoint."""
         values: dict[str, Tensor] = {}
         for name, (psnr, ssim) in zip(self.val_sets, self._val_metrics(), strict=True):
             values[f"val/{name}/psnr_y"] = psnr.compute()
@@ -164,7 +164,7 @@ class SRModule(lightning.LightningModule):
             ssim.reset()
         psnrs = [value for key, value in values.items() if key.endswith("psnr_y")]
         values["val/psnr_y"] = torch.stack(psnrs).mean()
-        # compute() is the same on every process; float32 because some accelerators have no float64
+        # compute() returns the same value on every process; some accelerators have no float64.
         self.log_dict(
             {key: value.float() for key, value in values.items()}, logger=False, rank_zero_only=False
         )
@@ -182,7 +182,7 @@ class SRModule(lightning.LightningModule):
         psnr, ssim = self.protocol.measure(sr, batch["hr"], self.scale, grey=batch["grey"])
         base_psnr, base_ssim = self.protocol.measure(bicubic, batch["hr"], self.scale, grey=batch["grey"])
         set_name, image = self.test_sets[dataloader_idx], batch["name"]
-        # The figures stay on the device: fetching them would make every image wait for it.
+        # The figures stay on the device: fetching them would wait for the device at every image.
         figures = torch.cat((psnr, ssim, base_psnr, base_ssim))
         self._measured.append((set_name, image, figures))
         return {
@@ -209,14 +209,14 @@ class SRModule(lightning.LightningModule):
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
             # forward() bypasses torch.compile, which would compile again for every image size.
             image = self.protocol.network_input(lr, colour, grey=grey).float()
-            # Tiles start after this block: the error holds the memory that the whole image has taken.
+            # Tiling starts after this block, since the exception keeps the memory of the whole image alive.
             with contextlib.suppress(torch.OutOfMemoryError):
                 sr: Tensor = self.network.forward(image)
                 return sr
             return self._in_tiles(image)
 
     def _in_tiles(self, image: Tensor) -> Tensor:
-        """An image too large for the memory, in tiles of half its size, a quarter, ..."""
+        """Upscale an image too large for memory in tiles of half its size, then a quarter, and so on."""
         side = max(image.shape[-2:])
         while side > 1:
             side = -(-side // 2)
@@ -242,13 +242,13 @@ class SRModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: object) -> None:
-        """Move the schedule to ``global_step``; a unit need not be a whole number of steps."""
+        """Advance the schedule to ``global_step``; a unit need not be a whole number of steps."""
         unit = int(self.global_step / self.steps_per_unit + 1e-9)  # 6 / 0.006 is 999.9999999999999
         while scheduler.last_epoch < unit:
             scheduler.step()
 
     def on_train_start(self) -> None:
-        """Refuse processes that begin at different steps: they would learn wrong samples, or wait for ever.
+        """Refuse to train if processes begin at different steps: they would use wrong samples or hang.
 
         Raises:
             CheckpointError: A machine does not see the checkpoint from which the others resume.
@@ -268,9 +268,9 @@ class SRModule(lightning.LightningModule):
         checkpoint["sr_lab"] = self.record
 
     def on_load_checkpoint(self, checkpoint: Saved) -> None:
-        """Count batches as this run accumulates them: the run that saved may have accumulated another number.
+        """Convert the batch count to this run's accumulation, which may differ from the saving run's.
 
-        Lightning takes over the count, and decides by it which batches make a step and when to validate.
+        Lightning restores the count, and uses it to decide which batches make a step and when to validate.
         """
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
@@ -280,7 +280,7 @@ class SRModule(lightning.LightningModule):
         states = checkpoint["callbacks"]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SpikeDetection):
-                # Lightning 2.6 cannot load its state, which also names a file to write; ten steps replace it.
+                # Lightning 2.6 cannot load its state, which also names a file to write; ten steps rebuild it.
                 states.pop(callback.state_key, None)
         for key in [key for key in states if str(key).startswith("Checkpoints{'monitor': None")]:
             del states[key]  # the callback that saved last.ckpt in earlier versions

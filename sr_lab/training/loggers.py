@@ -27,7 +27,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """The loggers of the ``logger`` group.
 
     A W&B run has the name of its run folder as id, so that a resumed run continues it. The jobs of an
-    experiment are one group; the config of each holds its row of the table and the paper's figures for it.
+    experiment are one group; the config of each contains its row of the table and the paper's figures for it.
     """
     loggers: list[Logger] = []
     for node in config.logger.values():
@@ -36,7 +36,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
         if str(node["_target_"]).endswith("WandbLogger"):
             if os.environ.get("WANDB_MODE") == "disabled":
                 continue
-            import wandb  # takes half a second, for which other loggers need not wait
+            import wandb  # takes half a second, and other loggers do not need it
 
             # We print where the run is; W&B's own lines would come between the rows of a sweep.
             settings = wandb.Settings(silent=True, console="off")
@@ -62,18 +62,18 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
             except wandb.errors.Error as error:
                 said = " ".join(str(error).split())
                 print(  # noqa: T201 - once per run, if at all
-                    f"W&B: offline, since it cannot be reached or refuses the key ({said}); later: "
-                    f"wandb sync {folder.path}/wandb/offline-run-*",
+                    f"W&B: offline, since its server cannot be reached or refuses the key ({said}); upload "
+                    f"the run later with wandb sync {folder.path}/wandb/offline-run-*",
                     file=sys.stderr,
                 )
-                wandb.teardown()  # its process still holds the run's id
+                wandb.teardown()  # W&B's process still uses the run's id
                 logger = targets.build("logger", described, config.allow, **arguments | {"offline": True})
         loggers.append(logger)
     return loggers
 
 
 def _tags(config: Config, own: object) -> list[str]:
-    """The user's tags, then those for finding runs: paper, table, scale, budget."""
+    """The user's tags, then tags for finding runs: paper, table, scale, budget."""
     table = [config.table.paper, config.table.name] if config.table is not None else []
     said = [*(own if isinstance(own, list) else []), *table, f"x{config.scale}"]
     return list(dict.fromkeys([*said, budget({"budget": config.budget.name})]))
@@ -91,17 +91,17 @@ def log_to_dashboards(trainer: lightning.Trainer, log: Callable[[Logger], None])
     for logger in list(trainer.loggers):
         try:
             log(logger)
-        except Exception as error:  # whatever it is: a dashboard is only a view
+        except Exception as error:  # any error: a dashboard is only a view
             trainer.loggers = [other for other in trainer.loggers if other is not logger]
             print(  # noqa: T201 - once per run, if at all
                 f"{type(logger).__name__}: lost ({error or type(error).__name__}); the training continues, "
-                "metrics.csv has every row, and task=log makes a W&B run of it",
+                "metrics.csv has every row, and task=log turns it into a W&B run",
                 file=sys.stderr,
             )
 
 
 class RowInSummary(lightning.Callback):
-    """Puts the row of a job into W&B's summary at the start: W&B's table of runs shows columns from there."""
+    """Puts the row of a job into W&B's summary at the start, from which W&B's table of runs takes columns."""
 
     def __init__(self, config: Config) -> None:
         row = {key: value for key, value in _row(config).items() if value is not None}
@@ -109,13 +109,13 @@ class RowInSummary(lightning.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The W&B run is open by now."""
+        """Update the summary of the W&B run, which is open by now."""
         if (run := _wandb_run()) is not None:
             run.summary.update(self.values)
 
 
 def _wandb_run() -> "wandb.Run | None":
-    """The W&B run of this process, ``None`` if there is none; does not import the library."""
+    """The W&B run of this process, or ``None``; does not import the library."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
@@ -125,10 +125,10 @@ def has_wandb_key() -> bool:
         return False
     import wandb
 
-    wandb.setup(settings=wandb.Settings(silent=True))  # else it would start its service to print a line
+    wandb.setup(settings=wandb.Settings(silent=True))  # otherwise it would start its service to print a line
     try:
         return bool(wandb.login(prompt=False, verify=False))
-    except wandb.errors.Error:  # a key that cannot be one
+    except wandb.errors.Error:  # the key is malformed
         return False
 
 
@@ -136,7 +136,7 @@ def has_wandb_key() -> bool:
 def close_wandb(values: Mapping[str, object] | None = None) -> None:
     """Put the results of ``metrics.json`` and the paper's figures into the summary, and end the W&B run.
 
-    A process has one W&B run at a time: left open, it would take the rows of the next job.
+    A process has one W&B run at a time; if it stayed open, it would receive the rows of the next job.
 
     Args:
         values: The results, ``None`` if the run has failed.

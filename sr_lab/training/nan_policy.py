@@ -1,4 +1,4 @@
-"""A loss or gradient that is NaN or infinite: nothing is learnt from it, and its batch is kept."""
+"""What happens when a loss or gradient is NaN or infinite: nothing is learnt from it; its batch is saved."""
 
 import io
 import itertools
@@ -19,25 +19,26 @@ from sr_lab.errors import ConfigError
 from sr_lab.training.lit_module import Saved, SRModule, batch_norms
 
 Policy: TypeAlias = Literal["stop", "skip"]
-_DUMPS = 10  # batches that are kept at most
+_DUMPS = 10  # maximum number of batches to save
 _PATIENCE = 100  # skipped steps in a row after which the training counts as diverged
 
 
 @dataclass(eq=False)
 class NanPolicy(Callback):
-    """Looks at the loss and gradient of every step before the optimizer takes it.
+    """Checks the loss and gradient of every step before the optimizer takes it.
 
     A loss that is not finite has made every gradient NaN (`SRModule.training_step`), on all processes and in
-    all accumulated batches, so that all processes skip together. On a CPU each step is checked. On a GPU that
-    means waiting for it: ``skip`` does so, ``stop`` checks when a row, a validation or a checkpoint waits for
-    the device anyway, so that nothing that has learnt from NaN is measured or saved. fp16's scaler leaves
-    such steps out by itself. Must come after every callback that changes gradients.
+    all accumulated batches, so that all processes skip together. On a CPU every step is checked. On a
+    GPU, a check waits for the device, so only ``skip`` checks every step; ``stop`` checks when a row, a
+    validation or a checkpoint waits for the device anyway, so that no network that has learnt from NaN is
+    measured or saved. The scaler of fp16 skips such steps by itself. Must come after every callback that
+    changes gradients.
 
     Args:
         policy: ``stop`` ends the training, ``skip`` continues with the next batch.
-        folder: Where batches are kept, as ``step-<n>.pt``.
-        batch_of: Makes a batch again from the numbers of its samples.
-        seed: The seed of these numbers, for the kept file.
+        folder: Folder in which batches are saved as ``step-<n>.pt``.
+        batch_of: Rebuilds a batch from the numbers of its samples.
+        seed: The seed of the dataset, for the saved file.
         batch_size: Total over processes and accumulated batches.
         interval: Steps between two checks on a GPU.
         say: Prints a line for the user.
@@ -60,7 +61,7 @@ class NanPolicy(Callback):
         self._unread: list[tuple[int, Tensor]] = []  # step, its loss and the norm of its gradient
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the statistics of batch norm: a skipped batch must not move them."""
+        """Find the statistics of batch norm, which a skipped batch must not change."""
         assert isinstance(pl_module, SRModule)
         buffers = [buffer for norm in batch_norms(pl_module.network) for buffer in norm.buffers()]
         self._statistics = buffers if self.policy == "skip" else []
@@ -69,18 +70,18 @@ class NanPolicy(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Keep these statistics as they are before the step."""
+        """Copy these statistics before the step."""
         if self._statistics and batch_idx % trainer.accumulate_grad_batches == 0:
             self._before = [statistic.clone() for statistic in self._statistics]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Note the loss of one of the accumulated batches."""
+        """Add up the losses of the accumulated batches."""
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Leave the step out if its loss or gradient is not finite."""
+        """Skip the step if its loss or gradient is not finite."""
         assert self._loss is not None
         loss, self._loss = self._loss, None
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
@@ -88,7 +89,7 @@ class NanPolicy(Callback):
             norm = loss
         else:
             parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
-            # Its squares overflow above 1e19, as Adam's do. The largest value would take 14 times as long.
+            # Squares overflow above 1e19, as in Adam. Finding the largest value would take 14 times as long.
             norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         look = not self._scaled and (norm.device.type == "cpu" or self.policy == "skip")
         finite = norm.isfinite()
@@ -99,11 +100,11 @@ class NanPolicy(Callback):
         for now, before in zip(self._statistics, self._before, strict=True):
             now.copy_(torch.where(finite, now, before))
         if look:
-            optimizer.zero_grad()  # a parameter without a gradient stays as it is
+            optimizer.zero_grad()  # the optimizer ignores parameters without a gradient
             self._read(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Check when the record has waited for the device."""
+        """Check the noted steps when the record has just waited for the device."""
         if trainer.global_step % self.interval == 0:
             self._read(trainer)
 
@@ -121,21 +122,21 @@ class NanPolicy(Callback):
         checkpoint["skipped_steps"] = self.skipped
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Continue the count."""
+        """Restore the number of skipped steps."""
         self.skipped = checkpoint.get("skipped_steps", 0)
 
     def _read(self, trainer: Trainer) -> None:
-        """Fetch what was noted; called by every process at the same steps.
+        """Fetch the noted values and act on them; every process calls this at the same steps.
 
         Raises:
-            ConfigError: A loss or gradient was not finite, and the policy is ``stop``.
+            ConfigError: A value was not finite, and the policy is ``stop`` or too many steps were skipped.
         """
         if not self._unread:
             return
         steps, noted = zip(*self._unread, strict=True)
         self._unread.clear()
         values = torch.stack(noted)
-        if self._scaled:  # losses differ between processes, gradients do not
+        if self._scaled:  # losses differ between processes, unlike gradients
             values = trainer.strategy.reduce(values, reduce_op="sum")
         for step, (loss, norm) in zip(steps, values.tolist(), strict=True):
             if math.isfinite(norm):
@@ -147,16 +148,16 @@ class NanPolicy(Callback):
             what += f" at step {step}"
             kept = self._dump(trainer, step, loss, norm) if self.skipped <= _DUMPS else ""
             if self.policy == "stop" or self._in_a_row >= _PATIENCE:
-                often = f", as at the {_PATIENCE - 1} steps before it" if self.policy == "skip" else ""
+                often = f", as at the {_PATIENCE - 1} previous steps" if self.policy == "skip" else ""
                 raise ConfigError(
-                    f"training: {what}{often}{kept}; the last checkpoint is from before it; "
+                    f"training: {what}{often}{kept}; the last checkpoint was saved before it; "
                     "lower learning_rate, set trainer.gradient_clip_val, or resume with nan_policy=skip"
                 )
             if self.skipped == 1:
-                self.say(f"training: {what}{kept}; such steps are skipped, metrics.json has their number")
+                self.say(f"training: {what}{kept}; such steps are skipped and counted in metrics.json")
 
     def _dump(self, trainer: Trainer, step: int, loss: float, norm: float) -> str:
-        """Keep the batch of a step, and return where, in words."""
+        """Save the batch of a step, and return a phrase that says where."""
         path = self.folder / f"step-{step}.pt"
         if trainer.is_global_zero:
             samples = list(range((step - 1) * self.batch_size, step * self.batch_size))
@@ -173,5 +174,5 @@ class NanPolicy(Callback):
             try:
                 files.write(path, buffer.getvalue())
             except OSError as error:
-                return f" (its batch could not be kept: {error})"
+                return f" (its batch could not be saved: {error})"
         return f" (its batch is in '{path}')"

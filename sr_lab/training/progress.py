@@ -28,7 +28,7 @@ class TrainingProgress(ProgressBar):
 
     @staticmethod
     def is_shown() -> bool:
-        """Whether the output is a terminal: a bar in a file or a pipe is of no use."""
+        """Whether the output is a terminal: a bar in a file or a pipe is useless."""
         return Terminal(stderr=True).is_terminal
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,7 +61,7 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Tensor], *_: object
     ) -> None:
-        """Advance; the loss is fetched from the device at most twice a second."""
+        """Advance the bar; the loss is fetched from the device at most twice a second."""
         now = time.perf_counter()
         if self._bar is None or now - self._drawn < 0.5:
             return
@@ -81,7 +81,7 @@ class TrainingProgress(ProgressBar):
             self._psnr = f"{float(trainer.callback_metrics['val/psnr_y']):.2f} dB"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the full bar on the screen."""
+        """Leave the completed bar on the screen."""
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step, psnr=self._psnr)
             self._bar.stop()
@@ -94,7 +94,7 @@ class TrainingProgress(ProgressBar):
             self._bar = None
 
     def disable(self) -> None:
-        """Called by Lightning on all processes but the first, where there is no bar anyway."""
+        """Do nothing: Lightning calls this on all processes but the first, which have no bar."""
 
     def print(self, *args: object, **kwargs: object) -> None:
         """Print above the bar."""

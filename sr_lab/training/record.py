@@ -24,10 +24,10 @@ _Batch = TypeVar("_Batch")
 
 
 class Speed:
-    """Measures samples per second and the share of time spent waiting for data, in spans.
+    """Measures samples per second and the share of time spent waiting for data, span by span.
 
     Args:
-        batch_size: Samples of a batch, over all processes.
+        batch_size: Samples per batch over all processes.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -43,7 +43,7 @@ class Speed:
 
     @property
     def samples_per_s(self) -> float:
-        """Over the current span, without validation and the checkpoint after it."""
+        """Samples per second in the current span, without validation and the checkpoint after it."""
         return self._batches * self.batch_size / max(self._elapsed, 1e-9)
 
     @property
@@ -56,7 +56,7 @@ class Speed:
         return time.perf_counter() - self._start - self._excluded
 
     def asked(self) -> float:
-        """Note that the next batch is asked for; a pause ends."""
+        """Note that the next batch is requested, which ends a pause."""
         now = time.perf_counter()
         if self._paused is not None:
             self._excluded += now - self._paused
@@ -64,7 +64,7 @@ class Speed:
         return now
 
     def received(self, asked: float) -> None:
-        """Count the time since a batch was asked for as waiting."""
+        """Count the time since a batch was requested as waiting."""
         self._waited += time.perf_counter() - asked
 
     def count(self) -> None:
@@ -72,13 +72,13 @@ class Speed:
         self._batches += 1
 
     def pause(self) -> None:
-        """From here to the next batch no time counts."""
+        """Count no time until the next batch is requested."""
         self._paused = time.perf_counter()
 
 
 @dataclass(eq=False)
 class TimedLoader(Generic[_Batch]):
-    """The batches of a data loader; the speed counts how long each is waited for."""
+    """The batches of a data loader; ``speed`` counts the time spent waiting for each batch."""
 
     loader: Iterable[_Batch]
     speed: Speed
@@ -95,13 +95,13 @@ class TimedLoader(Generic[_Batch]):
 class Record(Callback):
     """Writes ``metrics.csv``, flushed row by row, and sends the same rows to the dashboards.
 
-    Lightning's CSV logger deletes the file when a run resumes; this one drops the rows after the resumed step
-    and appends. Losses stay on the device until a row is due, so that no step waits for one; losses that have
-    no row yet are stored in the checkpoint.
+    Lightning's CSV logger deletes the file when a run resumes; this callback drops the rows after the resumed
+    step and appends. Losses stay on the device until a row is due, so that no step waits for them; losses
+    that have no row yet are stored in the checkpoint.
 
     Args:
-        path: The file.
-        speed: Measures the speed, which a row reports.
+        path: The CSV file.
+        speed: Measures the speed that a row reports.
         interval: Steps between two rows.
     """
 
@@ -144,11 +144,11 @@ class Record(Callback):
                 os.fsync(file.fileno())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Take over the losses that have no row yet."""
+        """Restore the losses that have no row yet."""
         self._losses = list(checkpoint.get("losses", torch.empty(0)))
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        """Keep the rate of this step: at its end the schedule has moved on."""
+        """Keep the learning rate of this step; by the end of the step, the schedule has advanced."""
         self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(  # type: ignore[override]
@@ -175,7 +175,7 @@ class Record(Callback):
             self.speed.reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the validation out of the speed."""
+        """Exclude the validation from the speed."""
         self.speed.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -26,21 +26,21 @@ _MOVING = {"lr", "momentum", "betas", "foreach", "fused", "last_epoch", "T_cur",
 
 
 class _MisfitError(Exception):
-    """Why the run cannot resume, in words."""
+    """The reason why a run cannot resume."""
 
 
 def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
-    """Refuse a checkpoint that this run cannot resume from, before anything follows what it says.
+    """Refuse a checkpoint that this run cannot resume from, before anything uses its content.
 
-    Opening it runs no code, but Lightning and torch believe what it holds, and it may come from a stranger:
-    weights must have this run's names and shapes and finite values, counts must fit each other, optimizer and
-    schedule must be of this run's classes and settings. A key that another version of torch or Lightning adds
-    or leaves out is tolerated.
+    Opening it runs no code, but Lightning and torch trust its content, and it may come from a stranger. The
+    weights must have this run's names and shapes and be finite, the counts must be consistent, and optimizer
+    and schedule must have this run's classes and settings. A key that another version of torch or Lightning
+    adds or leaves out is tolerated.
 
     Args:
         path: The checkpoint.
-        trainer: Set up, but not started.
-        module: What it will train.
+        trainer: A Trainer that is set up but not started.
+        module: The module that it will train.
 
     Raises:
         CheckpointError: The run cannot resume from it.
@@ -64,17 +64,17 @@ def _check_record(record: Any, own: Mapping[str, object]) -> None:
     if record.get("version") != own.get("version"):
         raise _MisfitError("it was saved by another version of sr_lab (update this one)")
     if any(record.get(key) != value for key, value in own.items()):
-        raise _MisfitError("it holds another network")
+        raise _MisfitError("it contains another network")
 
 
 def _check_tensors(content: object) -> None:
-    """Check that all numbers of every tensor are there: a few bytes can claim to be a terabyte."""
+    """Check that every tensor contains all its numbers: a few bytes can claim to be a terabyte."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, Tensor) and not is_plain(value):
-            raise _MisfitError("it holds a tensor without its numbers")
-        if isinstance(value, dict | list | tuple | set) and id(value) not in seen:  # one may hold itself
+            raise _MisfitError("it contains a tensor without its numbers")
+        if isinstance(value, dict | list | tuple | set) and id(value) not in seen:  # one may contain itself
             seen.add(id(value))
             waiting += value.values() if isinstance(value, dict) else value
 
@@ -87,13 +87,13 @@ def _check_weights(content: Saved, trainer: Trainer, module: SRModule) -> None:
         raise _MisfitError("its weights are averages, which this run does not make (ema_decay)")
     for key in keys:
         if content[key].keys() != own.keys():
-            raise _MisfitError(f"{key} has other weights than the network")
+            raise _MisfitError(f"{key} does not have the weights of the network")
         for name, weight in own.items():
             value = content[key][name]
             if value.shape != weight.shape or value.dtype != weight.dtype:
                 raise _MisfitError(f"{key}: {name} is not {weight.dtype} {tuple(weight.shape)}")
             if not value.isfinite().all():
-                raise _MisfitError(f"{key}: {name} holds values that are not finite")
+                raise _MisfitError(f"{key}: {name} contains values that are not finite")
 
 
 def _check_counts(content: Saved, trainer: Trainer) -> None:
@@ -103,20 +103,20 @@ def _check_counts(content: Saved, trainer: Trainer) -> None:
     _check_counters(trainer.fit_loop.state_dict(), content["loops"]["fit_loop"])
     progress = content["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
     if progress["optimizer"]["step"]["total"]["completed"] != step:
-        raise _MisfitError("its loops are at another step than global_step")
+        raise _MisfitError("its loops are at a different step than global_step")
     for key, count, limit in (
         ("global_step", step, most),
         ("skipped_steps", content.get("skipped_steps", 0), step),
     ):
         if type(count) is not int or not 0 <= count <= limit:
-            raise _MisfitError(f"{key} is not one of 0 to {limit}")
+            raise _MisfitError(f"{key} is not an integer from 0 to {limit}")
     losses = content.get("losses", torch.empty(0))
     if losses.ndim != 1 or not losses.is_floating_point():
         raise _MisfitError("losses is not a list of losses")
 
 
 def _check_counters(own: object, given: Any) -> None:
-    """Check that the counters of Lightning's loops are counts, where both have them."""
+    """Check that each counter of Lightning's loops is a count, if the checkpoint has it."""
     if isinstance(own, dict):
         for key in own.keys() & given.keys():
             _check_counters(own[key], given[key])
@@ -142,10 +142,10 @@ def _check_optimizer(content: Saved, module: SRModule) -> None:
         raise _MisfitError("the scheduler's state would replace a method")
     last, units = schedule.get("last_epoch", 0), content["global_step"] / module.steps_per_unit
     if type(last) is not int or not 0 <= last <= units + 1:
-        raise _MisfitError(f"the scheduler's last_epoch is not one of 0 to {units + 1:.0f}")
+        raise _MisfitError(f"the scheduler's last_epoch is not an integer from 0 to {units + 1:.0f}")
     for tensors in state["state"].values():
         if any(isinstance(value, Tensor) and not value.isfinite().all() for value in tensors.values()):
-            raise _MisfitError("the optimizer's state holds values that are not finite")
+            raise _MisfitError("the optimizer's state contains values that are not finite")
     optimizer.load_state_dict(state)
     for weight in weights:
         weight.grad = torch.ones_like(weight) if weight.requires_grad else None
@@ -155,10 +155,10 @@ def _check_optimizer(content: Saved, module: SRModule) -> None:
 def _check_settings(
     what: str, owner: Optimizer | LRScheduler, own: Saved, given: Saved, kinds: list[type]
 ) -> None:
-    """Check that the state is of the owner's class and, where torch reads settings from it, this run's."""
+    """Check that a state fits its owner's class and, if torch reads settings from it, this run's settings."""
     ours, theirs = (_kind_of(state, [type(owner), *kinds]) for state in (own, given))
     if not issubclass(theirs, ours):  # AdamW is an Adam with other settings
-        raise _MisfitError(f"the checkpoint's {what} is a {theirs.__name__}, this run's a {ours.__name__}")
+        raise _MisfitError(f"the checkpoint's {what} is {theirs.__name__}, this run's is {ours.__name__}")
     if type(owner).__module__.startswith("torch.optim."):
         for key in own.keys() & given.keys() - _MOVING:
             if not key.startswith("_") and own[key] != given[key]:
@@ -166,7 +166,7 @@ def _check_settings(
 
 
 def _kind_of(state: Saved, kinds: list[type]) -> type:
-    """The class whose settings a state holds; of several that fit equally, the first."""
+    """The class whose settings a state contains; the first class if several fit equally well."""
 
     def fit(kind: type) -> int:
         settings = inspect.signature(kind).parameters.keys() - {"params", "optimizer", "last_epoch"}

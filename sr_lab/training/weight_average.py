@@ -10,11 +10,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class WeightAverage(WeightAveraging):
     """Lightning's average of the weights, updated in one call for all tensors.
 
-    torch's own update waits for the device at every step, to ask how many updates there were, and goes from
-    weight to weight.
+    torch's own update waits for the device at every step to read the number of updates, and handles one
+    weight at a time.
 
     Args:
-        decay: Share of the average that stays at each step.
+        decay: Share of the average that is kept at each step.
     """
 
     def __init__(self, decay: float) -> None:
@@ -40,7 +40,7 @@ class WeightAverage(WeightAveraging):
             return
         assert self._average_model is not None
         copied = self._counts
-        if self._latest_update_step == 0:  # the average begins with the weights of the first step
+        if self._latest_update_step == 0:  # the average starts from the weights after the first step
             copied = [*self._counts, *zip(self._means, self._values, strict=True)]
         else:
             self._average(self._means, self._values, self._average_model.n_averaged)

@@ -61,7 +61,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no checkpoints/best.ckpt or last.ckpt; give a run"):
+    with pytest.raises(CheckpointError, match=r"contains no checkpoints/best.ckpt or last.ckpt; give a run"):
         checkpoint_file(str(tmp_path))
 
 

@@ -66,7 +66,7 @@ def test_the_program_that_started_the_processes_sets_their_number(environment, d
 
 def test_a_number_of_devices_other_than_the_number_of_started_processes_is_refused(environment):
     environment(TORCHRUN)
-    with pytest.raises(ConfigError, match=r"trainer\.devices: got 4, and torchrun has started 8 on each"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices: got 4, but torchrun has started 8 on each"):
         distributed.trainer_arguments({"devices": 4}, timeout=60)
 
 
@@ -124,7 +124,7 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_before_a_process_starts(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: batch_size: ")
-    assert "got 1 for 2 x 1; take a multiple of 2" in line
+    assert "got 1 for 2 x 1; use a multiple of 2" in line
 
 
 # Stands for hydra-joblib-launcher, whose job processes all see the command line of the whole multirun.
@@ -152,7 +152,7 @@ def test_a_launcher_whose_ranks_would_run_each_others_jobs_is_refused(tmp_path):
     assert len(lines) == 2  # one line per job
     assert set(lines) == {
         "error: hydra/launcher: each process of trainer.devices=2 would run all jobs of this multirun; "
-        "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or take one that starts the processes"
+        "leave the launcher out (sweep.jobs=2 runs two jobs at a time), or use one that starts the processes"
         ": hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=2"
     }
     assert not list(tmp_path.glob("outputs/train/*/metrics.csv"))
@@ -225,7 +225,7 @@ def test_the_reason_why_a_process_was_lost_is_reported_once(sweep):
     errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: dataset: a.png has gone",
-        "error: training: process 1 ended with exit code 2, its message says why; "
+        "error: training: process 1 ended with exit code 2 (its message says why); "
         "the same command resumes from the last checkpoint",
         "error: training: process 1 was killed by signal 9 (out of memory?); "
         "the same command resumes from the last checkpoint",

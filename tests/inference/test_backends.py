@@ -244,7 +244,7 @@ def test_a_graph_of_another_user_is_exported_again(cache_dir, monkeypatch, expor
     run_by(network, "onnxruntime", cache_dir=cache_dir, note=notes.append)
     assert exports == ["PlusMean"]
     (line,) = notes
-    assert "take a cache_dir of your own" in line
+    assert "use a cache_dir of your own" in line
 
 
 def test_a_network_that_cannot_be_exported_is_refused(tmp_path):
@@ -257,7 +257,7 @@ def test_a_network_that_cannot_be_exported_is_refused(tmp_path):
 def test_a_graph_that_is_right_only_at_some_sizes_is_refused(tmp_path):
     network = OddOnly().eval()
     for backend in BACKENDS:
-        with pytest.raises(ConfigError, match=rf"{backend} does not run OddOnly: .* another image"):
+        with pytest.raises(ConfigError, match=rf"{backend} does not run OddOnly: .* a different image"):
             run_by(network, backend, cache_dir=tmp_path)
 
 

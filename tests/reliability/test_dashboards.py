@@ -60,7 +60,7 @@ def test_a_training_continues_offline_when_wandb_cannot_be_reached(forge, tmp_pa
     closed = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "2"}
     ended = forge.train(tmp_path / "run", "logger=wandb", HOME=str(tmp_path), **closed)
     assert ended.code == 0, ended.said
-    assert ended.said.count("W&B: offline, since it cannot be reached or refuses the key (") == 1
+    assert ended.said.count("W&B: offline, since its server cannot be reached or refuses the key (") == 1
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     rows = [row for row in history(offline) if "train/loss" in row or "val/psnr_y" in row]
     assert rows == recorded(tmp_path / "run")

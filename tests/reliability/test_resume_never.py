@@ -77,7 +77,7 @@ def test_a_job_that_started_from_scratch_resumes_when_it_is_requeued(forge, whol
     assert again.code == 0, again.said
     assert f"resumes from {folder / 'checkpoints' / 'last.ckpt'}" in again.said
     assert differences(whole, folder) == []
-    assert "finished already" in forge.train(folder, NEVER, *TWO, **scontrol, SLURM_RESTART_COUNT="2").said
+    assert "already finished" in forge.train(folder, NEVER, *TWO, **scontrol, SLURM_RESTART_COUNT="2").said
 
 
 def test_a_job_that_ended_too_early_to_start_from_scratch_does_so_when_it_is_requeued(forge, whole, tmp_path):

@@ -172,7 +172,7 @@ def test_the_training_does_not_wait_for_a_rank_that_ends_before_it_joins(tmp_pat
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "error: dataset: this machine has no images",
-        "error: training: process 1 ended with exit code 2, its message says why; "
+        "error: training: process 1 ended with exit code 2 (its message says why); "
         "the same command resumes from the last checkpoint",
     ]
     assert not (run_folder(tmp_path) / "metrics.json").exists()

@@ -58,8 +58,8 @@ def test_the_search_does_not_change_the_hash_of_its_training():
         ({"low": 1, "high": 2, "log": "yes"}, r"\.log: must be true or false, got 'yes'"),
         ({"low": 1, "hihg": 2}, r"must be a range {low: a, high: b}, .*, got {'low': 1, 'hihg': 2}"),
         (3, r"must be a range {low: a, high: b}, also with log or step, or choices \[a, b\], got 3"),
-        ([1], "needs two choices or more, each once"),
-        (["1", 1], "needs two choices or more, each once"),
+        ([1], "needs at least two choices, all different"),
+        (["1", 1], "needs at least two choices, all different"),
     ],
 )
 def test_an_invalid_range_or_list_of_choices_is_refused(value, said):

@@ -127,7 +127,7 @@ def test_a_mistake_in_a_row_names_the_row():
     "override", ["allow=[evil]", "hydra.callbacks={}", "+hydra/launcher=x", "row=1", "+experiment=demo", 3]
 )
 def test_a_row_may_not_choose_rows_or_change_what_is_trusted(override):
-    with pytest.raises(ConfigError, match="is not a setting that a row may have"):
+    with pytest.raises(ConfigError, match="is not a setting that a row may change"):
         compose("trainer=cpu", "budget=smoke", "row=0", f"+rows={{a: [{json.dumps(override)}]}}")
 
 
@@ -281,7 +281,7 @@ def test_a_sweep_waits_for_a_job_that_another_process_runs(queue, tmp_path, caps
         assert queue({"a": "raise SystemExit('started twice')", "b": FINISHES}) == 0
     said = capsys.readouterr().out
     assert "[1/2] a: another process is running it" in said
-    assert "[1/2] a: finished already" in said
+    assert "[1/2] a: already finished" in said
 
 
 @pytest.mark.parametrize(("gpus", "shares"), [("0,1,2,3", ["0,2", "1,3"]), ("5,7", ["5", "7"])])
@@ -512,8 +512,8 @@ def test_the_same_command_finishes_the_remaining_jobs(sweeps):
 
 def test_no_finished_job_runs_again(sweeps):
     assert sweeps["changed"] == []
-    assert sweeps["again"].stdout.count("finished already") == 1
-    assert sweeps["retried"].stdout.count("finished already") == 3
+    assert sweeps["again"].stdout.count("already finished") == 1
+    assert sweeps["retried"].stdout.count("already finished") == 3
     attempts = {
         label: sweeps["folders"][label].log.read_text().count("budget smoke")
         for label in ("finished", "killed", "kills")

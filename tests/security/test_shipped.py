@@ -292,9 +292,9 @@ def test_averaged_weights_are_refused_as_weights_to_train(honest, tmp_path):
 @pytest.mark.parametrize(
     ("made", "sentence"),
     [
-        ("SGD MultiStepLR", "the checkpoint's scheduler is a MultiStepLR, this run's a CosineAnnealingLR"),
-        ("SGD StepLR", "the checkpoint's scheduler is a StepLR, this run's a CosineAnnealingLR"),
-        ("Adam CosineAnnealingLR", "the checkpoint's optimizer is a Adam, this run's a SGD"),
+        ("SGD MultiStepLR", "the checkpoint's scheduler is MultiStepLR, this run's is CosineAnnealingLR"),
+        ("SGD StepLR", "the checkpoint's scheduler is StepLR, this run's is CosineAnnealingLR"),
+        ("Adam CosineAnnealingLR", "the checkpoint's optimizer is Adam, this run's is SGD"),
     ],
 )
 def test_a_message_names_an_optimizer_or_schedule_of_another_class(tmp_path, made, sentence):

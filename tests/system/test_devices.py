@@ -111,7 +111,7 @@ def test_a_v100_is_refused_with_the_right_install_command(gpu):
     said = str(caught.value)
     assert "no kernels for Tesla V100-SXM2-32GB (sm_70), only for sm_75, sm_80" in said
     assert "pip install 'torch<2.15' --index-url https://download.pytorch.org/whl/cu126" in said
-    assert said.endswith("or take trainer=cpu")
+    assert said.endswith("or use trainer=cpu")
 
 
 def test_the_message_on_a_new_card_points_to_the_new_builds(gpu):
@@ -127,7 +127,7 @@ def test_an_unused_card_is_not_refused(gpu):
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
 def test_a_missing_gpu_is_refused_with_the_setting_to_use_instead(no_gpu, accelerator):
-    with pytest.raises(ConfigError, match=f"got {accelerator}, but torch sees no GPU here; take trainer=cpu"):
+    with pytest.raises(ConfigError, match=f"got {accelerator}, but torch sees no GPU here; use trainer=cpu"):
         devices.check_gpu(accelerator)
 
 

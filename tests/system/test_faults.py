@@ -42,7 +42,7 @@ def test_a_callback_that_cannot_work_is_reported_in_one_sentence(tmp_path, callb
 
 
 def test_a_learning_rate_that_is_too_large_is_reported_in_one_sentence(tmp_path):
-    with pytest.raises(errors.ConfigError, match="take a smaller learning_rate"):
+    with pytest.raises(errors.ConfigError, match="use a smaller learning_rate"):
         train(tmp_path, learning_rate=1e40)
 
 

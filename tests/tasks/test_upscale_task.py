@@ -255,7 +255,7 @@ def test_an_input_without_images_is_refused(tmp_path, name):
 
 def test_a_network_needs_its_weights(photos, tmp_path):
     config = compose("task=upscale", "model=imdn", f"input={photos}", f"output={tmp_path}", "trainer=cpu")
-    with pytest.raises(ConfigError, match=r"ckpt: IMDN has weights and none are given"):
+    with pytest.raises(ConfigError, match=r"ckpt: IMDN has weights, but no checkpoint is given"):
         upscale.run(config, tmp_path, [])
 
 

@@ -72,7 +72,7 @@ def test_a_rank_without_images_takes_part_in_the_loop():
 def test_a_batch_that_does_not_divide_evenly_is_refused(tmp_path, batch_size, accumulate):
     data = tiny.data(batch_size=batch_size, accumulate=accumulate)
     data.trainer = tiny.trainer(tmp_path)
-    with pytest.raises(ConfigError, match=f"got {batch_size} for 1 x {accumulate}; take a multiple"):
+    with pytest.raises(ConfigError, match=f"got {batch_size} for 1 x {accumulate}; use a multiple"):
         data.train_dataloader()
 
 

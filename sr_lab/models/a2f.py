@@ -15,13 +15,13 @@ from sr_lab.types import UpsamplerFactory
 
 
 class A2F(SRNetwork):
-    """Attentive auxiliary feature network, as its authors' code builds it.
+    """Attentive auxiliary feature network, as in its authors' code.
 
     Every block also gets all features so far, through a 1x1 convolution and a channel attention. The image
     itself reaches the output through one convolution.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk; 16 in A2F-SD.
         num_block: Number of blocks: 12 in A2F-M, 4 in A2F-S, 8 in A2F-SD, 16 in A2F-L.
         num_mid_feat: Channels inside the residuals of the blocks.
@@ -31,7 +31,7 @@ class A2F(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything is from the authors' code and settings, whose checkpoints load.
+        Everything follows the authors' code and settings, whose checkpoints load.
     """
 
     multi_adds_rule = "conv"
@@ -67,7 +67,7 @@ class AAFBlock(nn.Module):
     """Attentive auxiliary feature block (A2F): a weighted sum of identity, residual and auxiliary features.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_mid_feat: Channels between the two convolutions of the residual.
         num_state: Number of earlier feature maps (S), including the block's own input.
 

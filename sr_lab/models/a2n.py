@@ -15,15 +15,15 @@ from sr_lab.upsamplers.pa import PAUpsampler
 
 
 class A2N(SRNetwork):
-    """Attention in attention network, as its authors' code builds it.
+    """Attention in attention network, as in its authors' code.
 
     PAN's trunk and tail, with blocks that decide for each image how much of their attention to use. The
     defaults are A2N; A2N-M has ``plain_kernel_size=1``.
 
-    Cost: at x4 72.4 G multiply-adds, 57.5 G of them in the blocks; A2N-M 60.6 G.
+    Cost at x4: 72.4 G multiply-adds, 57.5 G of them in the blocks; A2N-M 60.6 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 4.
         num_block: Number of A2Bs.
         plain_kernel_size: Kernel of the A2Bs' branch without attention, odd.
@@ -38,7 +38,7 @@ class A2N(SRNetwork):
             ``scale``.
 
     Note:
-        Everything is from the authors' code, which works on 0..255.
+        Everything follows the authors' code, which works on 0..255.
     """
 
     multi_adds_rule = "conv"
@@ -73,11 +73,11 @@ class A2B(nn.Module):
     """Attention in attention block (A2N): the weighted sum of a branch with attention and one without.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         plain_kernel_size: Kernel of the branch without attention, odd.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``num_feat`` is below 4, or the kernel is even.
@@ -117,10 +117,10 @@ class AttentionBranch(nn.Module):
     """Pixel attention from a 3x3 and a 1x1 convolution, between two 3x3 convolutions (A2N).
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:

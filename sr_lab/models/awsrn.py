@@ -13,13 +13,13 @@ from sr_lab.types import UpsamplerFactory
 
 
 class AWSRN(SRNetwork):
-    """Adaptive weighted SR network, as its authors' code builds it.
+    """Adaptive weighted SR network, as in its authors' code.
 
     Local fusion blocks of residual units, where every sum has learned factors; a tail of four convolutions of
     growing size; and the image itself, which one convolution brings to output size.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3, 4 and 8.
+        scale: Upscaling factor r; the paper uses 2, 3, 4 and 8.
         num_feat: Width of the trunk; 16 in AWSRN-SD.
         num_block: Number of LFBs: 4 in AWSRN, 3 in AWSRN-M, 1 in AWSRN-S and AWSRN-SD.
         num_unit: AWRUs in each LFB; 8 in AWSRN-SD.
@@ -68,7 +68,7 @@ class AWSRN(SRNetwork):
         return self.image_range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)
 
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "head.0": "head",
     "body.{i}": ("body.{i}", LFB_NAMES),

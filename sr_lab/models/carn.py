@@ -18,16 +18,16 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class CARN(SRNetwork):
-    """Cascading residual network, as its authors' code builds it.
+    """Cascading residual network, as in its authors' code.
 
     Blocks cascade, and so do the residual units inside a block: after each of them, a 1x1 convolution fuses
     all features so far. The defaults are CARN; CARN-M has ``groups=4`` and ``recursive=True``.
 
-    Cost: at x4 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
+    Cost at x4: 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
     32.5 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of cascading blocks.
         groups: Makes the units efficient residual blocks, whose 3x3 convolutions, and the paper's tail, have
@@ -92,12 +92,12 @@ class CascadingBlock(nn.Module):
     """Cascading block: three residual units, each followed by a fusion of all features so far.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         groups: See ``CARN``.
         recursive: Whether the three units share their weights.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, groups: int | None, recursive: bool) -> None:
@@ -117,11 +117,11 @@ class ResidualUnit(nn.Module):
     """Residual block with an activation after the sum; with groups, the paper's efficient residual block.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         groups: Groups of both 3x3 convolutions, which a 1x1 then mixes; ``None``: full convolutions, no 1x1.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, groups: int | None) -> None:

@@ -20,7 +20,7 @@ class ECBSR(SRNetwork):
     Folded, it is a stack of 3x3 convolutions and PReLUs, with nothing else to keep in memory.
 
     Args:
-        scale: Upscaling factor r; the paper has 2 and 4.
+        scale: Upscaling factor r; the paper uses 2 and 4.
         num_feat: Width of the trunk (C): 8, 16, 32 or 64.
         num_block: Number of ECBs between the first and the last (M): 4, 10 or 16.
         identity: Adds an identity branch to the ECBs that keep the number of channels; off in the authors'
@@ -69,8 +69,8 @@ class ECB(RepConv):
     """Edge-oriented convolution block: a 3x3 convolution, a wide one, and three that look for edges.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out; the wide branch has twice as many inside.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels; the wide branch has twice as many inside.
         identity: Adds the input if the number of channels stays.
 
     Shape:
@@ -104,7 +104,7 @@ class ECBUpsampler(nn.Sequential):
     """The tail of ECBSR: an ECB to r^2 values for each channel of the image, then the pixel shuffle.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r.
         identity: See ``ECB``.

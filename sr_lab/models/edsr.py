@@ -16,16 +16,16 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class EDSR(SRNetwork):
-    """Enhanced deep residual network, as its authors' code builds it.
+    """Enhanced deep residual network, as in its authors' code.
 
     The defaults are EDSR-baseline, with which lightweight networks are compared. The full EDSR has 256
     channels, 32 blocks and a ``res_scale`` of 0.1.
 
-    Cost: at x4 114.2 G multiply-adds, 67.9 G of them in the blocks and 42.5 G in the tail's steps; the full
+    Cost at x4: 114.2 G multiply-adds, 67.9 G of them in the blocks and 42.5 G in the tail's steps; the full
     EDSR 2.89 T.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (F).
         num_block: Number of residual blocks (B).
         res_scale: Factor of each block's residual; below 1 it steadies the training of wide networks.

@@ -20,16 +20,16 @@ class ShallowEDSR(SRNetwork):
     """EDSR with 8 blocks, no convolution after them and a sub-pixel tail, for comparing attentions.
 
     Args:
-        scale: Upscaling factor r; the paper has 4.
+        scale: Upscaling factor r; the paper uses 4.
         num_feat: Width of the trunk, at least 16 with ``ca`` and ``cca``.
         num_block: Number of residual blocks.
         attention: Weights each residual before it is added: channel attention (``ca``), contrast-aware
             channel attention (``cca``), spatial attention (``sa``) or enhanced spatial attention (``esa``).
-        share_attention: Whether all blocks use one attention module; off, each has its own.
+        share_attention: Whether all blocks use one attention module; if off, each has its own.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         ``esa``.
 
     Raises:

@@ -29,12 +29,12 @@ class EFRDN(SRNetwork):
     Four distillation modules, then two transformers over 3x3 patches. In both parts every layer sees the sum
     of all features before it. A second tail upscales the shallow features.
 
-    Cost: at x4 293 G multiply-adds: convolutions 28.1 G (the 27.9 G that the paper prints), the transformers'
+    Cost at x4: 293 G multiply-adds: convolutions 28.1 G (the 27.9 G that the paper prints), the transformers'
     linear layers 25.7 G and their attention products 239 G. The last grow with the square of the image, so
     a large image is cheaper in tiles; memory grows with its area only.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 8 of at least 16.
         num_block: Number of distillation modules.
         num_transformer: Number of efficient transformers.
@@ -47,9 +47,9 @@ class EFRDN(SRNetwork):
         mscc: Self-calibrated convolutions at the end of an ACDM (Table 3).
         gcrb: Group convolutions in the two branches of an FFLB (Table 4); the EFFB keeps its own.
         effb: Feature fusion at the end of an FFLB (Table 4).
-        cc: Combination coefficients of an FFLB (Table 4); off, plain sums.
-        cnn_dc: Dense connections between the distillation modules (Table 5); off, C_out is the output of the
-            last module.
+        cc: Combination coefficients of an FFLB (Table 4); if off, plain sums.
+        cnn_dc: Dense connections between the distillation modules (Table 5); if off, C_out is the last module's
+            output.
         cnn_skip: Adds F_S to C_out where ``cnn_dc`` is off.
         transformer_dc: Dense connections between the transformers (Table 5).
         effb_mode: Third GCRB of an EFFB, see ``EFFB``.
@@ -61,7 +61,7 @@ class EFRDN(SRNetwork):
         upsampler: Factory for both tails; ``None`` builds the paper's sub-pixel tails (Eq. 8).
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         lattice blocks or RFDBs.
 
     Raises:
@@ -213,12 +213,12 @@ class ACDM(nn.Module):
     Each of three steps splits off a quarter of the channels and refines the rest.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         acrb, mscc: See ``EFRDN``.
         make_fflb: Builds a lattice block; ``None`` leaves them out.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         The counts fit IMDN's quarter, a last refinement of 3C/4 channels, and no inner residual.
@@ -276,10 +276,10 @@ class ACRB(nn.Module):
     ``x + act(BN(conv1x3(x) + conv3x3(x) + conv3x1(x)))``
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Inferred: one batch norm, after the sum (only Table 3 mentions it); LeakyReLU of slope 0.05.
@@ -315,11 +315,11 @@ class FFLB(nn.Module):
     """Feature fusion lattice block (EFRDN, Fig. 1, Eqs. 10 to 16): two butterflies, then a fusion.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         gcrb, effb, cc, effb_mode: See ``EFRDN``.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least ``ESA.min_size``.
 
     Note:
         X_in of Eq. 11 is read as E_in. Inferred: S_1 and S_2 are scalars that start at 1. One MLP per
@@ -370,10 +370,10 @@ class CC(nn.Module):
     ``x * (MLP(mean of x) + MLP(standard deviation of x)) / 2``
 
     Args:
-        num_feat: Channels in and out (C), at least 16.
+        num_feat: Input and output channels (C), at least 16.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         The counts fit one MLP for both statistics. Inferred: the population's standard deviation.
@@ -399,10 +399,10 @@ class GCRB(nn.Module):
     """Group convolution residual block (EFRDN, Fig. 1): 1x1 to C/4, depthwise 3x3, 1x1 back.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         The counts of Table 4 fit 1x1 convolutions in two groups, without bias before the batch norms.
@@ -433,12 +433,12 @@ class EFFB(nn.Module):
     """Enhanced feature fusion block (EFRDN, Fig. 1): chained GCRBs, fused and self-calibrated twice.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         mode: Third GCRB: ``tied`` shares the second's weights, ``three`` has its own, ``two`` leaves it out
             and uses the second's output.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         The text has three GCRBs; the printed counts have room for the weights of two. Inferred: the chain,
@@ -469,10 +469,10 @@ class MSCC(nn.Module):
     """Multiple self-calibrated convolutions (EFRDN, Fig. 3): SCSA, then SCCA twice, plus the input.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Inferred: how the last unit "weights" the output; here it is one more SCCA.
@@ -497,11 +497,11 @@ class SelfCalibrated(nn.Module):
     Half of the channels are weighted, the other half convolved; a 3x3 merges them, and the input is added.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         attention: Weights the C/2 channels of the left half.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Table 3 leaves no room for a full 3x3 of C channels. Inferred: both convolutions in four groups, with

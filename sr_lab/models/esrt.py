@@ -19,25 +19,25 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class ESRT(SRNetwork):
-    """Efficient SR transformer, as its authors' code builds it.
+    """Efficient SR transformer, as in its authors' code.
 
     A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches.
     A second tail upscales the shallow features.
 
-    Cost: at x4 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
+    Cost at x4: 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
     transformer, whose attention products grow with the square of the image.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C), even.
         num_block: Number of HPBs.
         num_head: Heads of the attention.
         num_segment: Segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Squeeze of the tokens before queries, keys and values are made.
-        upsampler: Factory for both tails; ``None`` builds the paper's, EDSR's.
+        upsampler: Factory for both tails; ``None`` builds the paper's tail, which is EDSR's.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 2.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 2.
 
     Raises:
         ConfigError: If the channel attentions or the heads get no channel; in ``forward``, if lr is too
@@ -101,10 +101,10 @@ class HPB(nn.Module):
     """High preserving block: refines the low frequencies at half size, and the high ones at full size.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least 2.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least 2.
 
     Note:
         From the authors' code: one ARFB refines the low frequencies five times.
@@ -142,10 +142,10 @@ class ARFB(nn.Module):
     """Adaptive residual feature block: two residual units, joined, weighted and convolved.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -176,10 +176,10 @@ class ResidualUnit(nn.Module):
     """Residual unit (RU): a 3x3 to half the channels, PReLU, a 3x3 back, around a scaled residual.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:

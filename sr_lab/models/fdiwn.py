@@ -18,15 +18,15 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class FDIWN(SRNetwork):
-    """Feature distillation interaction weighting network, as its authors' code builds it.
+    """Feature distillation interaction weighting network, as in its authors' code.
 
     The first group runs twice, then the rest, in order, twice; each run sees the sum of all runs before it.
     A second path takes the image straight to the output through two convolutions.
 
-    Cost: at x4 71.2 G multiply-adds. The printed 28.4 G leave the weight-normalised convolutions out.
+    Cost at x4: 71.2 G multiply-adds. The printed 28.4 G leave the weight-normalised convolutions out.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 8.
         num_block: Number of groups (FSWG) with their own weights.
         upsampler: Factory for the tail of the features; ``None`` builds the paper's sub-pixel tail. The
@@ -87,11 +87,11 @@ class FSWG(nn.Module):
     """Feature shuffle weighted group: three WDIBs, joined by grouped convolutions on shuffled channels.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         expansions: Widths inside the wide units, see ``WDIB``.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, expansions: tuple[float, float, float]) -> None:
@@ -124,12 +124,12 @@ class WDIB(nn.Module):
     widened again; the first halves then gate the branches.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
         expansions: Width inside the units, in widths of their input: in a WIRW, in the WCRW that widens, and
             in the WCRW that fuses.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, expansions: tuple[float, float, float]) -> None:
@@ -175,8 +175,8 @@ class WCRW(nn.Module):
     """Wide convolutional residual weighting unit: a wide residual plus a Conv3x3, with a learned factor each.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
         num_narrow: Channels before the 3x3 of the wide residual.
         expansion: Width after its first 1x1, in widths of the input.
 
@@ -207,11 +207,11 @@ class WIRW(WCRW):
     """Wide identical residual weighting unit: a WCRW with the identity in place of its Conv3x3.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         expansion: Width after the first 1x1, in widths of the input.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, expansion: float) -> None:
@@ -254,7 +254,7 @@ class ShuffleAttention(nn.Module):
         groups: Largest number of groups; the largest that divides C / 2 is taken.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, groups: int = 6) -> None:

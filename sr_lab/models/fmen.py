@@ -22,7 +22,7 @@ class FMEN(SRNetwork):
     Folded, it has a single residual, around the whole chain, and no concatenation, so it needs little memory.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of pairs of an ERB and an HFAB.
         num_mid_feat: Channels inside the HFABs, at least 5: the HFAB before the chain has 4 fewer.
@@ -85,12 +85,12 @@ class HFAB(nn.Module):
     """High-frequency attention block: a weight per channel and position, from a narrow chain of ERBs.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         num_mid_feat: Channels of the chain.
         num_erb: Length of the chain.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_mid_feat: int, num_erb: int) -> None:
@@ -110,8 +110,8 @@ class NormConv(RepConv):
     """A 3x3 convolution after a batch norm, optionally with another after it; both fold into it.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
         norm_out: Adds a batch norm after the convolution.
 
     Shape:
@@ -156,10 +156,10 @@ class ERB(nn.Sequential):
     """Enhanced residual block: two RRRBs with a LeakyReLU between them.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -170,10 +170,10 @@ class RRRB(RepConv):
     """Residual in residual re-parameterizable block: a 3x3 at twice the width, and two identities.
 
     Args:
-        num_feat: Channels in and out; twice as many inside.
+        num_feat: Input and output channels; twice as many inside.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:

@@ -16,10 +16,10 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class FSRCNN(SRNetwork):
     """Fast SRCNN: shrink the features, map them by a few thin convolutions, expand them, upscale.
 
-    Cost: at x4 2.0 G multiply-adds, of which the tail has 1.4 G; as ``original`` 0.7 G.
+    Cost at x4: 2.0 G multiply-adds, of which the tail has 1.4 G; as ``original`` 0.7 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Channels before shrinking and after expanding (d).
         num_shrunk: Channels between them (s).
         num_block: Mapping convolutions (m).

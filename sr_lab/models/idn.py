@@ -19,10 +19,10 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class IDN(SRNetwork):
     """Information distillation network: each block keeps a quarter of its features and enhances the rest.
 
-    Cost: at x4 34.5 G multiply-adds; as ``original`` 31.7 G.
+    Cost at x4: 34.5 G multiply-adds; as ``original`` 31.7 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (D_3), a multiple of 16.
         num_block: Number of DBlocks.
         form: ``lr_space`` works on RGB and has a sub-pixel tail, like the authors' later code and the host in
@@ -72,11 +72,11 @@ class DBlock(nn.Module):
     """Information distillation block: an enhancement unit, then a compression unit.
 
     Args:
-        num_feat: Channels in and out (C), a multiple of 16. Widths differ by C // 4 (d), which is also the
-            number of channels kept (1 / s of C).
+        num_feat: Input and output channels (C), a multiple of 16. Widths differ by C // 4 (d), which
+            is also the number of channels kept (1 / s of C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``num_feat`` is not a multiple of 16.
@@ -113,7 +113,7 @@ class Deconvolution(nn.Module):
     """The paper's reconstruction: one transposed convolution of 17x17.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r, from 1 to 9.
 

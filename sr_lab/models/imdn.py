@@ -18,15 +18,15 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class IMDN(SRNetwork):
-    """Information multi-distillation network, as its authors' code builds it.
+    """Information multi-distillation network, as in its authors' code.
 
     The defaults are IMDN; IMDN-RTC, which won the challenge AI in RTC with 20 K parameters, has
     ``variant="rtc"``, ``num_feat=12`` and ``num_block=5``.
 
-    Cost: at x4 40.9 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks.
+    Cost at x4: 40.9 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of IMDBs.
         distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).

@@ -23,20 +23,20 @@ class IMDNWithOSFF(SRNetwork):
     Parts that IMDN has too carry the same names, so the weights of our IMDN can initialize this network. With
     all three switches off, it is IMDN.
 
-    Cost: at x4 43.3 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks; OSFF adds 2.4 G,
+    Cost at x4: 43.3 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks; OSFF adds 2.4 G,
     1.7 G of them in the DRFs.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C).
         num_block: Number of IMDBs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
         distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
         cca_reduction: Squeeze of the channel attention in the IMDBs.
         num_copies: Copies of the image that the head sees (O), at least 1.
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; the first ``num_block`` are taken.
-        oisi: Original image stacked initialization; off, the head sees one image.
-        sfgc: Shallow feature global connection; off, a block sees the previous block's output only.
-        mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
+        oisi: Original image stacked initialization; if off, the head sees one image.
+        sfgc: Shallow feature global connection; if off, a block sees the previous block's output only.
+        mfdf: Multi-receptive field dynamic fusion; if off, the stages are concatenated as they are.
         drf: How a DRF joins its two branches, see ``sr_lab.layers.osff.DRF``; needs ``mfdf``.
         lambda_init: First value of the num_block - 1 weights lambda of Eq. 2.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail of both papers.

@@ -24,7 +24,7 @@ class IMFM(SRNetwork):
     Blocks of parallel paths, each of which passes its result to the next; an upsampler with pixel attention;
     and the bilinearly upscaled image, added to the result.
 
-    Cost: at x4 46.5 G multiply-adds: blocks 32.4 G, upsampler 14.0 G, of which 10.7 G at output size. The
+    Cost at x4: 46.5 G multiply-adds: blocks 32.4 G, upsampler 14.0 G, of which 10.7 G at output size. The
     paths of a block wait for each other: 14 successive 3x3 convolutions in each block, on few channels, and
     14 average poolings that no count shows. On a CPU the poolings take 40 % of the time, and channels-last
     makes the network 1.7 times as fast.
@@ -36,7 +36,7 @@ class IMFM(SRNetwork):
         num_path: Paths of a PAB (s), at least 1; needs ``pab``, as does ``num_path_feat``.
         num_path_feat: Channels of a path (m); ``None`` takes half of ``num_feat``.
         num_cam_feat: Channels inside a CAM; needs ``cam``, as does ``cam_act``.
-        pab: Progressive attention blocks; off, each block is a residual chain of 3x3 convolutions.
+        pab: Progressive attention blocks; if off, each block is a residual chain of 3x3 convolutions.
         mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. A MWAUM
             given as ``upsampler`` keeps its own weights: 577,795 parameters at x4 without ``mswam``, not
             576,595.
@@ -128,14 +128,14 @@ class PAB(nn.Module):
     """Progressive attention block (IMFM, Sec. 2.3, Eq. 6): parallel paths, each of which sees the last one.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_path: Number of paths (s).
         num_path_feat: Channels of a path (m).
         window_sizes: Windows of the weights in the paths, see ``MSWAM``.
         cam: Coordinate attention after the paths, if any.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Eq. 6 prints ``x_1 + y_{i-1}`` for the later paths, read as ``x_i + y_{i-1}``, and the text ``m < s``,
@@ -182,11 +182,11 @@ class MSWAM(nn.Module):
     scales.
 
     Args:
-        num_feat: Channels in and out (m).
+        num_feat: Input and output channels (m).
         window_sizes: Windows of the weights in pixels, see ``MSWA``; ``None``: no weights.
 
     Shape:
-        ``(N, m, H, W)`` -> the same.
+        ``(N, m, H, W)`` -> the same shape.
 
     Note:
         Inferred: the paper describes the module in words only, see ``MSWA``.
@@ -212,12 +212,12 @@ class CAM(nn.Module):
     A weight per channel and row times a weight per channel and column, computed from H + W positions.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_squeezed: Channels between the convolutions.
         act: Activation delta of Eq. 9.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``act`` is unknown.
@@ -254,11 +254,11 @@ class PlainBlock(nn.Module):
     """Stands in for a PAB in the paper's basic model: a residual chain of 3x3 convolutions.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_conv: Number of convolutions.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Stated: "a 3x3 convolutional sequence" of the same width. Inferred: 6 convolutions with biases, which

@@ -23,17 +23,17 @@ class LAPAR(SRNetwork):
 
     The network computes the coefficients of the mix from lr.
 
-    Cost: at x4 93.7 G multiply-adds of convolutions, 59.7 G of them at output size. Like the printed 94 G,
+    Cost at x4: 93.7 G multiply-adds of convolutions, 59.7 G of them at output size. Like the printed 94 G,
     this leaves out mixing the filters and filtering.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the network: 32 in LAPAR-A, 24 in LAPAR-B, 16 in LAPAR-C.
         num_block: Number of LFBs: 4 in LAPAR-A, 3 in LAPAR-B, 2 in LAPAR-C.
         upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 2.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 2.
 
     Raises:
         ConfigError: If ``upsampler`` is given; in ``forward``, if lr is too small.
@@ -131,7 +131,7 @@ def gaussian_dictionary() -> Tensor:
     return torch.cat(filters).unsqueeze(1)
 
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "w_conv.rgb_mean": None,
     "decom_conv.weight": "dictionary",

@@ -18,7 +18,7 @@ class LatticeNet(SRNetwork):
     """Lattice network: a chain of lattice blocks, whose outputs are fused from the last to the first.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 4.
         num_block: Number of lattice blocks.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
@@ -62,10 +62,10 @@ class LB(nn.Module):
     """Lattice block: two butterflies that combine two residual units with learned coefficients.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:

@@ -17,16 +17,16 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class LBNet(SRNetwork):
-    """Lightweight bimodal network, as its authors' code builds it.
+    """Lightweight bimodal network, as in its authors' code.
 
     The same fusion modules run twice, the second time with the weighted features of the first run added; then
     two recursive transformers.
 
-    Cost: at x4 462 G multiply-adds: 38.9 G in the convolutions, the figure that the paper prints, and the
+    Cost at x4: 462 G multiply-adds: 38.9 G in the convolutions, the figure that the paper prints, and the
     rest in the transformers, whose attention products grow with the square of the image.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C), even; 18 in LBNet-T.
         num_block: Number of LFFMs, each used twice.
         num_transformer: Number of recursive transformers.
@@ -108,10 +108,10 @@ class LFFM(nn.Module):
     """Local feature fusion module: three FRDABs, densely connected by 1x1 convolutions, around one residual.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -136,10 +136,10 @@ class FRDAB(nn.Module):
     """Feature refinement dual-attention block: channel and spatial attention, summed.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:

@@ -18,22 +18,22 @@ from sr_lab.types import UpsamplerFactory
 
 
 class MAFFSRN(SRNetwork):
-    """Multi-attentive feature fusion network, as its authors' code builds it.
+    """Multi-attentive feature fusion network, as in its authors' code.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 4.
         num_block: Number of feature fusion groups: 4 in MAFFSRN, 8 in MAFFSRN-L.
         upsampler: Factory for the tail; ``None`` builds the paper's, a 3x3 and a 5x5 branch.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 13.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 13.
 
     Raises:
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        Everything is from the authors' code, which takes images in [0, 1] without a mean shift.
+        Everything follows the authors' code, which takes images in [0, 1] without a mean shift.
     """
 
     min_size = 13  # of the pooling in CEA
@@ -58,10 +58,10 @@ class FFG(nn.Module):
     """Feature fusion group (MAFFSRN): four MABs in a row, whose outputs are fused one after the other.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
 
     Note:
         Only the two middle MABs have a skip around them in the authors' code.
@@ -91,10 +91,10 @@ class MAB(nn.Module):
     """Multi-attention block (MAFFSRN): two 3x3 convolutions, then the attention.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -118,10 +118,10 @@ class CEA(nn.Module):
     of them dilated, therefore see far.
 
     Args:
-        num_feat: Channels in and out (C); the shrunken map has C // 4.
+        num_feat: Input and output channels (C); the shrunken map has C // 4.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least ``min_size``.
 
     Raises:
         ConfigError: In ``forward``, if the map is smaller than ``min_size``.

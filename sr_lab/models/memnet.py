@@ -21,10 +21,10 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class MemNet(SRNetwork):
     """Memory network: recursions of one residual unit, and gates that decide what to keep of all states.
 
-    Cost: at x4 168.0 G multiply-adds; as ``original``, at output size, 2.66 T at any scale.
+    Cost at x4: 168.0 G multiply-adds; as ``original``, at output size, 2.66 T at any scale.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of memory blocks (M).
         num_recursion: How often a block applies its residual unit (R), at least 1.
@@ -105,14 +105,14 @@ class MemoryBlock(nn.Module):
     """Recursions of one residual unit, then a 1x1 gate over all their outputs and all earlier memories.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_recursion: How often the unit is applied (R).
         num_long: Memories that the gate sees next to the recursions: the head's and each earlier block's.
         num_norm: See ``ResidualUnit``.
         bias: Whether the convolutions have biases.
 
     Shape:
-        x ``(N, C, H, W)``, memories ``num_long`` of that shape -> the same.
+        x ``(N, C, H, W)``, memories ``num_long`` of that shape -> the same shape.
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class ResidualUnit(nn.Module):
     """Pre-activation residual unit, ``x + Conv(ReLU(BN(Conv(ReLU(BN(x))))))``.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_norm: 1 if the recursions share their batch norms, else the number of recursions.
         bias: Whether the convolutions have biases.
 
     Shape:
-        x ``(N, C, H, W)`` and the index of the recursion -> the same.
+        x ``(N, C, H, W)`` and the index of the recursion -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_norm: int, bias: bool) -> None:

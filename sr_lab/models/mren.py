@@ -26,13 +26,13 @@ Message: TypeAlias = Literal["raw", "fused"]
 class MREN(SRNetwork):
     """Multilevel refinement enhancement network (MREN, Fig. 1, Eqs. 1 to 4); MREN-L is ``num_feat=84``.
 
-    Cost: at x4 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
+    Cost at x4: 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
     and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are in the tail, which
     interpolates before it convolves: num_feat channels at output size.
 
     Args:
-        scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper has 2, 3 and 4.
-        num_feat: Width of the trunk (C), at least 6; the paper has 60.
+        scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper uses 2, 3 and 4.
+        num_feat: Width of the trunk (C), at least 6; the paper uses 60.
         num_block: Number of MREBs (n); Table 1 has 3 to 8.
         scacb: Parts of the SCACBs (Table 3), see ``SCACB``.
         scacb_exchange: Which maps the two parts of a SCACB exchange, see ``SCACB``.
@@ -103,12 +103,12 @@ class MREB(nn.Module):
     before the first and after each. 8.3 K of its 34.0 K parameters are in each SCACB.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         make_scacb: Builds a SCACB.
         make_dracb: Builds a DRACB that distils C // 4 channels.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Fitted to the printed counts: three SCACBs, four DRACBs of C // 4 channels. Inferred: the residual,
@@ -143,10 +143,10 @@ class DRACB(nn.Module):
     ``F' * sigmoid(F')``. Only the convolution has parameters.
 
     Args:
-        num_feat: Channels in.
-        num_distilled: Channels out.
+        num_feat: Input channels.
+        num_distilled: Output channels.
         communication_weight: W, 0 to 1; 0 ignores the previous map.
-        sigmoid: Whether Eq. 6 applies; off, F' is the output.
+        sigmoid: Whether Eq. 6 applies; if off, F' is the output.
         message: What the next block gets as F_{l-1}: this block's own map F_l (``raw``), or F' (``fused``,
             which needs W above 0).
 
@@ -203,14 +203,14 @@ class SCACB(nn.Module):
     parameters.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         mode: ``full``: both parts, with exchange. ``scnc``: both, without exchange. ``osa`` and ``oca``: the
             spatial or the channel part alone, twice as wide and without aggregation (Table 3).
         exchange: Where the sums replace the maps: at once, so that the third level builds on the second's sum
             (``running``), or only in the concatenation (``final``, with ``full`` only).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``mode`` or ``exchange`` is unknown, or ``final`` is set without an exchange.
@@ -275,7 +275,7 @@ class Levels(nn.Module):
     """One part of a SCACB (MREN, Fig. 2): the features as seen through 1x1, 3x3 and 5x5 pixels.
 
     Args:
-        num_feat: Channels in, and of each level (q).
+        num_feat: Input channels, and of each level (q).
         groups: 1 for the channel part, ``num_feat`` for the spatial part.
 
     Shape:

@@ -24,20 +24,20 @@ class OSFFNet(SRNetwork):
     The shallow features F_s come from several copies of the image (OISI) and enter every block again (SFGC).
     The features of all stages are fused, each seen through its own receptive field (MFDF).
 
-    Cost: at x4 29.3 G multiply-adds: blocks 22.9 G (their FFNs 7.5 G), DRFs 2.5 G, fusion 2.2 G, tail 1.6 G.
+    Cost at x4: 29.3 G multiply-adds: blocks 22.9 G (their FFNs 7.5 G), DRFs 2.5 G, fusion 2.2 G, tail 1.6 G.
     The printed 22.0 G leave the FFNs out. The FFNs work on channels-last maps, so that memory format avoids
     copies.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4, and shows 16.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4, and shows 16.
         num_feat: Width of the trunk (C), at least 16.
         num_block: Number of AEFDs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
         num_copies: Copies of the image that the head sees (O), at least 1.
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; a shorter network takes the first
             ``num_block``.
-        oisi: Original image stacked initialization; off, the head sees one image.
-        sfgc: Shallow feature global connection; off, a block sees the previous block's output only.
-        mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
+        oisi: Original image stacked initialization; if off, the head sees one image.
+        sfgc: Shallow feature global connection; if off, a block sees the previous block's output only.
+        mfdf: Multi-receptive field dynamic fusion; if off, the stages are concatenated as they are.
         esa: Spatial attention in the AEFDs (Table 4).
         cca: Channel attention in the AEFDs (Table 4); the DRFs keep theirs.
         drf: How a DRF joins its two branches, see ``DRF``; needs ``mfdf``.
@@ -45,7 +45,7 @@ class OSFFNet(SRNetwork):
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail (Eq. 5).
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         ``esa``.
 
     Raises:
@@ -123,12 +123,12 @@ class AEFD(nn.Module):
     fused, weighted by two attentions, and enhanced by a feed-forward network at each position.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         esa: Adds the spatial attention of Eq. 9.
         cca: Adds the channel attention of Eq. 9.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         The sentence after Eq. 7 swaps its symbols: by the prose before it, and by the counts, H_D is a 1x1
@@ -171,10 +171,10 @@ class FFN(nn.Module):
     """Feed-forward network of a transformer (OSFFNet, Eq. 10): at each position LayerNorm, then an MLP.
 
     Args:
-        num_feat: Channels in and out (C); the MLP is twice as wide.
+        num_feat: Input and output channels (C); the MLP is twice as wide.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Linear layers rather than 1x1 convolutions, which compute the same: the printed 22.0 G (not 29.6 G)

@@ -14,12 +14,12 @@ from sr_lab.upsamplers.pa import PAUpsampler
 
 
 class PAN(SRNetwork):
-    """Pixel attention network, as its authors' code builds it.
+    """Pixel attention network, as in its authors' code.
 
-    Cost: at x4 28.2 G multiply-adds, 14.0 G of them in the tail.
+    Cost at x4: 28.2 G multiply-adds, 14.0 G of them in the tail.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of SCPAs.
         upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
@@ -32,7 +32,7 @@ class PAN(SRNetwork):
         ConfigError: If the paper's tail cannot reach ``scale``.
 
     Note:
-        Everything is from the authors' code, whose checkpoints load.
+        Everything follows the authors' code, whose checkpoints load.
     """
 
     multi_adds_rule = "conv"
@@ -63,10 +63,10 @@ class SCPA(nn.Module):
     """Self-calibrated block with pixel attention (PAN): a plain and an attended half.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -90,10 +90,10 @@ class PAConv(nn.Module):
     """Pixel attention convolution (PAN): ``Conv3x3(Conv3x3(x) * sigmoid(Conv1x1(x)))``.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -117,7 +117,7 @@ _SCPA_NAMES: Names = {
     "conv3": "fusion",
 }
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "conv_first": "head",
     "SCPA_trunk.{i}": ("body.{i}", _SCPA_NAMES),

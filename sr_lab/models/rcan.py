@@ -17,19 +17,19 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class RCAN(SRNetwork):
-    """Residual channel attention network, as its authors' code builds it.
+    """Residual channel attention network, as in its authors' code.
 
     Residual in residual: skips around every block, every group of blocks, and all groups.
 
-    Cost: at x4 916.9 G multiply-adds, nearly all in the 3x3 convolutions of the blocks.
+    Cost at x4: 916.9 G multiply-adds, nearly all in the 3x3 convolutions of the blocks.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3, 4 and 8.
+        scale: Upscaling factor r; the paper uses 2, 3, 4 and 8.
         num_feat: Width of the trunk (C).
         num_group: Number of residual groups (G).
         num_block: Number of RCABs in a group (B).
         reduction: Squeeze of the channel attention.
-        upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -78,12 +78,12 @@ class ResidualGroup(nn.Module):
     An RCAB is EDSR's residual block with a channel attention on its residual.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         num_block: Number of RCABs.
         reduction: Squeeze of their attention.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_block: int, reduction: int) -> None:

@@ -18,16 +18,16 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 class RDN(SRNetwork):
     """Residual dense network: each convolution of a block sees all earlier ones; the fusion sees all blocks.
 
-    Cost: at x4 1.31 T multiply-adds. The dense blocks hold many feature maps at once, so that training takes
+    Cost at x4: 1.31 T multiply-adds. The dense blocks hold many feature maps at once, so that training takes
     several times the memory of an equally wide EDSR.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Channels between the blocks (G_0).
         num_block: Number of residual dense blocks (D); the paper also shows 20.
         num_layer: Convolutions in a block (C); 6 in the paper's network of 20 blocks.
         growth: Channels that each convolution adds (G); 32 in the paper's network of 20 blocks.
-        upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -70,12 +70,12 @@ class RDB(nn.Module):
     """Residual dense block: densely connected convolutions, a 1x1 convolution that fuses them, a skip.
 
     Args:
-        num_feat: Channels in and out (G_0).
+        num_feat: Input and output channels (G_0).
         num_layer: Number of dense convolutions (C).
         growth: Channels that each adds (G).
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_layer: int, growth: int) -> None:

@@ -17,13 +17,13 @@ class RepRFN(SRNetwork):
     """Residual feature network with re-parameterised convolutions.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of RepRFBs.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15.
 
     Raises:
         ConfigError: In ``forward``, if lr is too small.
@@ -55,10 +55,10 @@ class RepRFB(nn.Module):
     """Reparameterized residual feature block: three RepBlocks, a convolution, the residual, ESA.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -81,10 +81,10 @@ class RepBlock(RepConv):
     Convolutions of 3x3, 3x1, 1x3 and 1x1, a wide one without biases, three for edges, and the identity.
 
     Args:
-        num_feat: Channels in and out; the wide branch has twice as many inside.
+        num_feat: Input and output channels; the wide branch has twice as many inside.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:

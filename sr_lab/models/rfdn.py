@@ -23,10 +23,10 @@ class RFDN(SRNetwork):
     The defaults are RFDN; RFDN-L has ``num_feat=52``. E-RFDN, whose code is published, has ``num_feat=50``,
     ``num_block=4``, ``attention="esa"`` and ``residual=False``.
 
-    Cost: at x4 31.1 G multiply-adds, 27.9 G of them in the blocks; E-RFDN 23.8 G.
+    Cost at x4: 31.1 G multiply-adds, 27.9 G of them in the blocks; E-RFDN 23.8 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of RFDBs.
         attention: What the RFDBs end with: ``cca`` over channels, or ``esa`` over positions.
@@ -34,7 +34,7 @@ class RFDN(SRNetwork):
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         ``attention="esa"``.
 
     Raises:

@@ -17,12 +17,12 @@ _GROUPS = 8  # of the channel shuffle
 
 
 class ShuffleMixer(SRNetwork):
-    """ShuffleMixer, as its authors' code builds it.
+    """ShuffleMixer, as in its authors' code.
 
-    Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on upscaled features.
+    Cost at x4: 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on upscaled features.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 8; 32 in the tiny network.
         num_block: Number of feature mixing blocks.
         kernel_size: Kernel of the depthwise convolutions, odd; 3 in the tiny network.
@@ -68,11 +68,11 @@ class FMB(nn.Module):
     """Feature mixing block: two shuffle mixer layers, then a fused MBConv, each with a residual.
 
     Args:
-        num_feat: Channels in and out; the MBConv has 16 more inside.
+        num_feat: Input and output channels; the MBConv has 16 more inside.
         kernel_size: Kernel of the depthwise convolutions.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, kernel_size: int) -> None:
@@ -94,11 +94,11 @@ class ShuffleMixerLayer(nn.Module):
     """Shuffle mixer layer: mixes channels at each position, positions in each channel, channels again.
 
     Args:
-        num_feat: Channels in and out, a multiple of 8.
+        num_feat: Input and output channels, a multiple of 8.
         kernel_size: Kernel of the depthwise convolution, the one part without a residual.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, kernel_size: int) -> None:
@@ -119,10 +119,10 @@ class SplitMLP(nn.Module):
     """An MLP at each position on half of the channels, then a shuffle of all channels.
 
     Args:
-        num_feat: Channels in and out, a multiple of 8; the MLP has as many inside.
+        num_feat: Input and output channels, a multiple of 8; the MLP has as many inside.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -143,7 +143,7 @@ class ShuffleMixerUpsampler(nn.Sequential):
     """The tail of ShuffleMixer: [Conv1x1, PixelShuffle, SiLU] once, twice at x4, then a Conv3x3.
 
     Args:
-        num_feat: Channels in, and after every step.
+        num_feat: Input channels, and after every step.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r; only x4 goes in steps of 2.
 

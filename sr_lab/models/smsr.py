@@ -25,11 +25,11 @@ class SMSR(SRNetwork):
     noise, and computes everything densely: the same image as with the authors' sparse kernels, without
     their savings.
 
-    Cost: at x4 89.0 G multiply-adds, since dense and sparse channels are convolved separately; sparse kernels
+    Cost at x4: 89.0 G multiply-adds, since dense and sparse channels are convolved separately; sparse kernels
     need at most two thirds of that.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 16.
         num_block: Number of SMMs.
         tau: Temperature of the soft masks, above 0.
@@ -91,11 +91,11 @@ class SMM(nn.Module):
     """Sparse mask module: a mask of positions, convolutions under that mask, channel attention.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         tau: Temperature of the soft masks.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, tau: float) -> None:
@@ -131,7 +131,7 @@ class SMB(nn.Module):
     marked positions only. What comes from sparse channels counts at those positions only.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_conv: Number of 3x3 convolutions.
         tau: Temperature of the soft masks.
 
@@ -181,7 +181,7 @@ _SMM_NAMES: Names = {
     "ca": ("ca", CA_NAMES),
 }
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES = (
     OfficialNames(
         {"head": "head", "body.{i}": ("body.{i}", _SMM_NAMES), "collect": "fusion", "tail": "tail"},

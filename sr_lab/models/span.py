@@ -15,7 +15,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SPAN(SRNetwork):
-    """Swift parameter-free attention network, as its authors' code builds it.
+    """Swift parameter-free attention network, as in its authors' code.
 
     Args:
         scale: Upscaling factor r.
@@ -61,10 +61,10 @@ class SPAB(nn.Module):
     """Swift parameter-free attention block: three convolutions, whose output also gives the attention.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same, and the features after the first activation, of that shape too.
+        ``(N, num_feat, H, W)`` -> output and features after the first activation, both of the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -85,8 +85,8 @@ class Conv3XC(RepConv):
     """A 3x3 convolution, trained as a 3x3 of twice the width between two 1x1 convolutions, plus a 1x1 skip.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.

@@ -25,7 +25,7 @@ class SRCNN(SRNetwork):
     9-5-5. Tables print the latter next to the 8 K parameters of the former.
 
     Args:
-        scale: Upscaling factor r; the papers have 2, 3 and 4.
+        scale: Upscaling factor r; the papers use 2, 3 and 4.
         num_feat: Channels of the first convolution (n_1), even; the second has half as many (n_2).
         kernel_sizes: Width of each convolution (f_1, f_2, f_3), odd: 9-1-5 in the ECCV paper, 9-3-5 and
             9-5-5 in its longer version.

@@ -17,15 +17,15 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SwinIRLight(SRNetwork):
-    """SwinIR for lightweight SR, as its authors' code builds it.
+    """SwinIR for lightweight SR, as in its authors' code.
 
     Transformers whose attention stays within windows; in every other layer the windows are shifted by half.
 
-    Cost: at x4 62.7 G multiply-adds (49.6 G are printed): convolutions 11.2 G, linear layers 40.7 G,
+    Cost at x4: 62.7 G multiply-adds (49.6 G are printed): convolutions 11.2 G, linear layers 40.7 G,
     attention products 10.9 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C).
         num_block: Number of RSTBs.
         num_layer: Number of STLs in an RSTB.
@@ -119,12 +119,12 @@ class RSTB(nn.Module):
     """Residual Swin transformer block: STLs, then a 3x3, around one residual.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
         drop_paths: ``drop_path`` of each STL.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W in whole windows.
+        ``(N, C, H, W)`` -> the same shape; H and W in whole windows.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class STL(nn.Module):
     """Swin transformer layer (Liu et al., ICCV 2021): attention within windows, then an MLP.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
         shift: By how much the windows are shifted, in pixels.
         drop_path: Probability that training skips a residual for an image.
@@ -240,7 +240,7 @@ class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_head: Heads, a divisor of C.
         window_size: Side of a window; L is its square.
 
@@ -285,7 +285,7 @@ _STL_NAMES: Names = {
     "mlp.fc2": "mlp.2",
 }
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "conv_first": "head",
     "patch_embed.norm": "first_norm",

@@ -24,7 +24,7 @@ class VDSR(SRNetwork):
     Cost: 612.6 G multiply-adds at any scale, all at output size.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the network.
         num_block: Convolutions between the first and the last (the paper's depth D less 2).
         upsampler: Must be ``None``: there is no tail to replace.

@@ -9,15 +9,15 @@ from sr_lab.upsamplers.stepwise import steps_to
 class PAUpsampler(nn.Module):
     """Tail of PAN and A2N, in stages, with a Conv3x3 to the image at the end.
 
-    A stage is nearest-neighbour upscaling, Conv3x3, pixel attention and Conv3x3.
+    A stage consists of nearest-neighbour upscaling, Conv3x3, pixel attention and Conv3x3.
 
-    x3 takes one stage of 3, any other scale stages of 2. Most of the cost is at output size.
+    x3 takes one stage of 3; any other scale takes stages of 2. Most of the cost is at output size.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r: 3, or a power of 2.
-        num_up_feat: Channels inside.
+        num_up_feat: Inner channels.
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.

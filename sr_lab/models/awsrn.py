@@ -15,8 +15,8 @@ from sr_lab.types import UpsamplerFactory
 class AWSRN(SRNetwork):
     """Adaptive weighted SR network, as in its authors' code.
 
-    Local fusion blocks of residual units, where every sum has learned factors; a tail of four convolutions of
-    growing size; and the image itself, which one convolution brings to output size.
+    Local fusion blocks of residual units, whose sums all have learned factors, and a tail of four
+    convolutions of growing size; one more convolution upscales the image itself, which is added.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3, 4 and 8.
@@ -30,8 +30,8 @@ class AWSRN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything is from the authors' ``awsrn.py`` and ``awsrnd.py``, the code of their published weights.
-        Their later ``awsrnv2.py`` is another network: an LFB's skip starts at its last AWRU, not at its
+        Everything follows the authors' ``awsrn.py`` and ``awsrnd.py``, the code of their published weights.
+        Their later ``awsrnv2.py`` is a different network: an LFB's skip starts at its last AWRU, not at its
         input.
     """
 

@@ -48,8 +48,8 @@ class EFRDN(SRNetwork):
         gcrb: Group convolutions in the two branches of an FFLB (Table 4); the EFFB keeps its own.
         effb: Feature fusion at the end of an FFLB (Table 4).
         cc: Combination coefficients of an FFLB (Table 4); if off, plain sums.
-        cnn_dc: Dense connections between the distillation modules (Table 5); if off, C_out is the last module's
-            output.
+        cnn_dc: Dense connections between the distillation modules (Table 5); if off, C_out is the last
+            module's output.
         cnn_skip: Adds F_S to C_out where ``cnn_dc`` is off.
         transformer_dc: Dense connections between the transformers (Table 5).
         effb_mode: Third GCRB of an EFFB, see ``EFFB``.

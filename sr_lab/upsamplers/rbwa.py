@@ -13,7 +13,7 @@ class RBWAUpsampler(nn.Module):
     """A chain of RBWAs and a Conv3x3 to the image (MREN, Fig. 1, Eqs. 3 and 4 without the image skip).
 
     Each stage works at its output size, so this tail costs more than a lightweight body: with 60 features at
-        x4 it takes 38.1 G multiply-adds for a 1280x720 image, the sub-pixel tail 1.5 G.
+    x4 it takes 38.1 G multiply-adds for a 1280x720 image, the sub-pixel tail 1.5 G.
 
     Args:
         num_feat: Input channels (C).

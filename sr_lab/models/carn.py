@@ -22,7 +22,7 @@ class CARN(SRNetwork):
 
     Blocks cascade, and so do the residual units inside a block: after each block and each unit, a 1x1
     convolution fuses all features so far. The defaults are CARN; CARN-M has ``groups=4`` and
-        ``recursive=True``.
+    ``recursive=True``.
 
     Cost at x4: 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
     takes 32.5 G.

@@ -22,8 +22,8 @@ class PAN(SRNetwork):
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of SCPAs.
-        upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            upscaled lr is added to the output of any.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, see ``PAUpsampler``. Any tail's
+            output is added to the bilinearly upscaled lr.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -60,7 +60,7 @@ class PAN(SRNetwork):
 
 
 class SCPA(nn.Module):
-    """Self-calibrated block with pixel attention (PAN): a plain and an attended half.
+    """Self-calibrated block with pixel attention (PAN): a plain half and a half with attention.
 
     Args:
         num_feat: Input and output channels (C).
@@ -80,7 +80,7 @@ class SCPA(nn.Module):
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two branches, joined by a 1x1 convolution."""
+        """Run both branches and join them by a 1x1 convolution."""
         plain = self.act(self.conv(self.act(self.squeeze1(x))))  # (N, C / 2, H, W)
         attended = self.act(self.pa_conv(self.act(self.squeeze2(x))))
         return self.fusion(torch.cat((plain, attended), dim=1)) + x

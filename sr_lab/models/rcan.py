@@ -28,14 +28,14 @@ class RCAN(SRNetwork):
         num_feat: Width of the trunk (C).
         num_group: Number of residual groups (G).
         num_block: Number of RCABs in a group (B).
-        reduction: Squeeze of the channel attention.
+        reduction: Reduction of the channel attention.
         upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the range of 255, and mean shifts that are trained, not frozen.
+        The range of 255 and the mean shifts, which are trained rather than frozen, follow the authors' code.
     """
 
     multi_adds_rule = "conv"
@@ -80,7 +80,7 @@ class ResidualGroup(nn.Module):
     Args:
         num_feat: Input and output channels.
         num_block: Number of RCABs.
-        reduction: Squeeze of their attention.
+        reduction: Reduction of their channel attention.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same shape.
@@ -94,12 +94,12 @@ class ResidualGroup(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The blocks, the convolution, the skip."""
+        """Run the blocks and the convolution, then add the input."""
         return x + self.conv(self.blocks(x))
 
 
 def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """BasicSR keeps DIV2K's mean outside the weights."""
+    """Add the mean shifts, since BasicSR keeps DIV2K's mean outside the weights."""
     shifts = {"sub_mean": MeanShift(sign=-1), "add_mean": MeanShift(sign=1)}
     return dict(state) | {
         f"{name}.{key}": value
@@ -109,7 +109,8 @@ def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     }
 
 
-# Its authors' names, which number the convolutions after blocks and groups as one of them, and BasicSR's.
+# Weight names in the authors' code, which numbers the convolutions after blocks and groups as blocks, and in
+# BasicSR.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -29,7 +29,7 @@ class RepRFN(SRNetwork):
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        From the authors' code; the folded network has the printed sizes.
+        Everything follows the authors' code; the folded network has the printed sizes.
     """
 
     min_size = ESA.min_size
@@ -78,7 +78,8 @@ class RepRFB(nn.Module):
 class RepBlock(RepConv):
     """Nine branches that fold into one 3x3 convolution.
 
-    Convolutions of 3x3, 3x1, 1x3 and 1x1, a wide one without biases, three for edges, and the identity.
+    They are convolutions of 3x3, 3x1, 1x3 and 1x1, a wide one without biases, three edge filters, and the
+    identity.
 
     Args:
         num_feat: Input and output channels; the wide branch has twice as many inside.
@@ -132,7 +133,7 @@ _REPRFB_NAMES: Names = {
     "esa": ("esa", RLFN_ESA_NAMES),
 }
 
-# Its authors' names, of the trained form and of the folded one, which they call ``deploy``.
+# Weight names in the authors' code, for the trained form and for the folded form, which it calls ``deploy``.
 OFFICIAL_NAMES: Names = {
     "fea_conv": "head",
     "reprfb{i+1}": ("body.{i}", _REPRFB_NAMES),

@@ -20,12 +20,12 @@ class RLFN(SRNetwork):
     has ``num_feat=48``; the network that won NTIRE 2022 has ``num_feat=46``, ``num_mid_feat=48`` and
     ``num_block=4``.
 
-    Cost at x4: 29.8 G multiply-adds, 27.0 G of them in the blocks; RLFN-S 25.6 G.
+    Cost at x4: 29.8 G multiply-adds, 27.0 G of them in the blocks; RLFN-S takes 25.6 G.
 
     Args:
         scale: Upscaling factor r; the paper uses 2 and 4.
         num_feat: Width of the trunk.
-        num_mid_feat: Width inside the RLFBs; ``None``: ``num_feat``.
+        num_mid_feat: Inner width of the RLFBs; ``None`` uses ``num_feat``.
         num_block: Number of RLFBs.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 

@@ -51,7 +51,7 @@ class SAFMN(SRNetwork):
 
 
 class FMM(nn.Module):
-    """Feature mixing module: SAFM, then a convolutional channel mixer, each with a norm and a residual.
+    """Feature mixing module: SAFM, then a convolutional channel mixer, each with its own norm and residual.
 
     Args:
         num_feat: Input and output channels; the mixer has twice as many inside.
@@ -76,7 +76,7 @@ class FMM(nn.Module):
 
 
 class SAFM(nn.Module):
-    """Spatially-adaptive feature modulation: each quarter of the channels is seen at its own size of the map.
+    """Spatially-adaptive feature modulation: each quarter of the channels is processed at a different size.
 
     Args:
         num_feat: Input and output channels, a multiple of 4.
@@ -99,7 +99,7 @@ class SAFM(nn.Module):
         self.fusion = nn.Sequential(nn.Conv2d(num_feat, num_feat, 1), nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the features by what smaller copies of them show."""
+        """Weight the features according to smaller copies of them."""
         height, width = x.shape[-2:]
         check_min_size(x, 8, "SAFM: its third halving")
         parts = []

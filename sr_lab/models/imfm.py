@@ -125,7 +125,7 @@ class IMFM(SRNetwork):
 
 
 class PAB(nn.Module):
-    """Progressive attention block (IMFM, Sec. 2.3, Eq. 6): parallel paths; each gets the last one's output.
+    """Progressive attention block (IMFM, Sec. 2.3, Eq. 6): parallel paths, each fed by the previous path.
 
     Args:
         num_feat: Input and output channels (C).

@@ -43,7 +43,7 @@ class ET(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         num_head, num_segment, reduction: See ``EMHA``.
-        mlp_ratio: Width inside the MLP, in widths of a token (9C).
+        mlp_ratio: Inner width of the MLP, as a multiple of a token's width (9C).
         form: Form of the attention, see ``EMHA``; with ``esrt`` both layers of the MLP have biases too.
         num_repeat: How many times the tokens pass through the same weights.
 

@@ -78,7 +78,7 @@ class LFB(nn.Module):
 
     Args:
         num_feat: Input and output channels.
-        num_mid_feat: Channels inside the AWRUs.
+        num_mid_feat: Inner channels of the AWRUs.
         num_unit: Number of AWRUs.
 
     Shape:

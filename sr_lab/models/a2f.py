@@ -24,7 +24,7 @@ class A2F(SRNetwork):
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk; 16 in A2F-SD.
         num_block: Number of blocks: 12 in A2F-M, 4 in A2F-S, 8 in A2F-SD, 16 in A2F-L.
-        num_mid_feat: Channels inside the residuals of the blocks.
+        num_mid_feat: Inner channels of the blocks' residuals.
         upsampler: Factory for the tail; ``None`` builds the paper's weight-normalised sub-pixel tail.
 
     Shape:

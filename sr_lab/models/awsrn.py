@@ -23,7 +23,7 @@ class AWSRN(SRNetwork):
         num_feat: Width of the trunk; 16 in AWSRN-SD.
         num_block: Number of LFBs: 4 in AWSRN, 3 in AWSRN-M, 1 in AWSRN-S and AWSRN-SD.
         num_unit: AWRUs in each LFB; 8 in AWSRN-SD.
-        num_mid_feat: Channels inside the AWRUs.
+        num_mid_feat: Inner channels of the AWRUs.
         upsampler: Factory for the tail; ``None`` builds the paper's AWMS with all four branches.
 
     Shape:
@@ -62,7 +62,7 @@ class AWSRN(SRNetwork):
         return [unit for block in self.body for unit in block.get_submodule("units").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the blocks' features through the tail, plus the image itself."""
+        """Upscale lr: the tail's output, plus the image upscaled by one convolution."""
         image = self.image_range(lr)
         feat = through(self.body, self.head(image))  # (N, C, H, W)
         return self.image_range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)

@@ -71,7 +71,7 @@ class BSRN(SRNetwork):
         self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the outputs of all blocks are fused, then the tail."""
+        """Upscale lr: fuse the outputs of all blocks, then apply the tail."""
         shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)

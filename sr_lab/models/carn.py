@@ -111,7 +111,7 @@ class CascadingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the units as a cascade."""
-        uses = len(self.fusions) // len(self.units)  # 3 if the unit is shared, else 1
+        uses = len(self.fusions) // len(self.units)  # runs of each unit: 3 if shared, else 1
         return _cascade(x, list(self.units) * uses, self.fusions)
 
 
@@ -144,7 +144,7 @@ class ResidualUnit(nn.Module):
 
 
 def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
-    """The 1x1 convolutions of a cascade; the k-th sees the input and the outputs of k blocks."""
+    """The 1x1 convolutions of a cascade; the k-th gets the input and the outputs of k blocks."""
     return nn.ModuleList(
         nn.Sequential(nn.Conv2d((k + 1) * num_feat, num_feat, 1), nn.ReLU(inplace=True))
         for k in range(1, number + 1)

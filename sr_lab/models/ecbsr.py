@@ -70,7 +70,7 @@ class ECB(RepConv):
 
     Args:
         num_in_ch: Input channels.
-        num_out_ch: Output channels; the wide branch has twice as many inside.
+        num_out_ch: Output channels; the wide branch has twice as many.
         identity: Add the input if the number of channels stays the same.
 
     Shape:

@@ -1,6 +1,6 @@
 """EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024).
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Callable
@@ -121,7 +121,7 @@ class EFRDN(SRNetwork):
         _check_switches(block, acrb, fflb=fflb, mscc=mscc, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         if cnn_dc and cnn_skip:
             raise ConfigError(
-                "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or take cnn_dc=false"
+                "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or set cnn_dc=false"
             )
         make_fflb = partial(FFLB, num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         blocks: dict[str, Callable[[], nn.Module]] = {
@@ -189,13 +189,13 @@ def _check_switches(
     if not fflb and not (gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
-            f"effb={effb}, cc={cc}; drop them or take fflb=true"
+            f"effb={effb}, cc={cc}; drop them or set fflb=true"
         )
     check_choice("EFRDN", "block", block, "acdm", "imdb", "rfdb")
     if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
-            "none; drop them or take block=acdm"
+            "none; drop them or set block=acdm"
         )
     if effb_mode != "tied" and not (block == "acdm" and fflb and effb):
         raise ConfigError(

@@ -33,7 +33,7 @@ class ESRT(SRNetwork):
         num_block: Number of HPBs.
         num_head: Heads of the attention.
         num_segment: Segments of the image, in raster order; attention stays within a segment.
-        attention_reduction: Squeeze of the tokens before queries, keys and values are made.
+        attention_reduction: Factor by which tokens are squeezed before queries, keys and values are computed.
         upsampler: Factory for both tails; ``None`` builds the paper's tails, which are EDSR's.
 
     Shape:

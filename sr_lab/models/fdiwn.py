@@ -88,7 +88,7 @@ class FSWG(nn.Module):
 
     Args:
         num_feat: Input and output channels (C).
-        expansions: Widths inside the wide units, see ``WDIB``.
+        expansions: Inner widths of the wide units, see ``WDIB``.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.

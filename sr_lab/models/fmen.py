@@ -27,8 +27,8 @@ class FMEN(SRNetwork):
         num_feat: Width of the trunk.
         num_block: Number of pairs of an ERB and an HFAB.
         num_mid_feat: Inner channels of the HFABs, at least 5, since the HFAB before the chain has 4 fewer.
-        num_erb: ERBs inside each HFAB.
-        num_warmup_erb: ERBs inside the HFAB before the chain.
+        num_erb: Number of ERBs in each HFAB.
+        num_warmup_erb: Number of ERBs in the HFAB before the chain.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:

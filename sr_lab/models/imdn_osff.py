@@ -1,6 +1,6 @@
 """IMDN with the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024, Table 3).
 
-Built from the paper; no authors' code was at hand. Code of IMDN: github.com/Zheng222/IMDN (no licence
+Built from the paper; the authors' code was not available. Code of IMDN: github.com/Zheng222/IMDN (no licence
 stated).
 """
 
@@ -31,7 +31,7 @@ class IMDNWithOSFF(SRNetwork):
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C).
         num_block: Number of IMDBs (N); with ``mfdf`` at most as many as ``drf_kernels`` has entries.
-        distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
+        distillation_rate: Share of the channels that each step of an IMDB sets aside, in (0, 1).
         cca_reduction: Reduction of the channel attention in the IMDBs.
         num_copies: Copies of the image that the head gets (O), at least 1.
         drf_kernels: Kernel size of each stage's DRF (D_s), odd; the first ``num_block`` are used.

@@ -1,6 +1,6 @@
 """IMFM: lightweight SR by progressive feature fusion ("Improve Multi-scale Fine-grained Model").
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Sequence
@@ -87,17 +87,17 @@ class IMFM(SRNetwork):
         if not pab and (num_path, num_path_feat) != (8, None):
             raise ConfigError(
                 f"IMFM: pab=false has no paths, got num_path={num_path}, num_path_feat={num_path_feat}; "
-                "drop them or take pab=true"
+                "drop them or set pab=true"
             )
         if not mswam and tuple(window_sizes) != (3, 5):
             raise ConfigError(
                 f"IMFM: mswam=false has no windows, got window_sizes={tuple(window_sizes)}; "
-                "drop them or take mswam=true"
+                "drop them or set mswam=true"
             )
         if not cam and (num_cam_feat, cam_act) != (8, "h_swish"):
             raise ConfigError(
                 f"IMFM: cam=false has no CAM, got num_cam_feat={num_cam_feat}, cam_act={cam_act}; "
-                "drop them or take cam=true"
+                "drop them or set cam=true"
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)

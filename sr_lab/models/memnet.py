@@ -31,7 +31,8 @@ class MemNet(SRNetwork):
         num_recursion: How many times a block applies its residual unit (R), at least 1.
         form: ``lr_space`` is the RGB host in "Two Strategies for Lightweight Image SR" (its Table 2): LR-size
             features, a feature skip and a sub-pixel tail; ``original`` works on the upscaled luma.
-        upsampler: Factory for the tail; ``None`` builds that of the form. Must be ``None`` for ``original``.
+        upsampler: Factory for the tail; ``None`` builds the tail of the form. Must be ``None`` for
+            ``original``.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.

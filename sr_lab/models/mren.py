@@ -1,6 +1,6 @@
 """MREN: Spatial-Channel Adaptive Coordination of Multilevel Refinement Enhancement Network (Cai et al.).
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Callable
@@ -295,6 +295,6 @@ class Levels(nn.Module):
         self.level3 = level(3)  # follows level 2, which makes its receptive field 5x5
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three levels, without exchange."""
+        """Compute the three levels, without exchange."""
         second = self.level2(x)
         return self.level1(x), second, self.level3(second)

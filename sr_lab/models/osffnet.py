@@ -1,6 +1,6 @@
 """OSFFNet: Omni-Stage Feature Fusion Network for Lightweight Image SR (Wang and Zhang, AAAI 2024).
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class OSFFNet(SRNetwork):
     """
 
     multi_adds_rule = "torchinfo"
-    min_size = ESA.min_size  # of the published network; 1 without ESA
+    min_size = ESA.min_size  # for the published network; 1 without ESA
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class OSFFNet(SRNetwork):
         self.num_copies = num_copies if oisi else 1
         self.head = BSConv(3 * self.num_copies, num_feat)  # H_SF
         self.body = nn.ModuleList(AEFD(num_feat, esa=esa, cca=cca) for _ in range(num_block))
-        self.sfgc = sfgc and num_block > 1  # the first block sees F_s itself
+        self.sfgc = sfgc and num_block > 1  # the first block gets F_s itself
         if self.sfgc:
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
         self.drfs = make_drfs(num_feat, num_block, drf_kernels, join=drf, mfdf=mfdf)

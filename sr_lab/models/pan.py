@@ -52,7 +52,7 @@ class PAN(SRNetwork):
         self.tail = (upsampler or PAUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
+        """Upscale lr: a residual in feature space, the tail, plus the upscaled image."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = through(self.body, shallow)
         sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
@@ -103,7 +103,7 @@ class PAConv(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the values between two convolutions."""
+        """Convolve, weight each value, convolve."""
         return self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
 
 

@@ -82,7 +82,7 @@ class RepBlock(RepConv):
     identity.
 
     Args:
-        num_feat: Input and output channels; the wide branch has twice as many inside.
+        num_feat: Input and output channels; the wide branch has twice as many.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same shape.
@@ -108,7 +108,7 @@ class RepBlock(RepConv):
         return small + edges + wide + x
 
     def merged(self) -> Kernel:
-        """The sum of their kernels."""
+        """The convolution whose kernel is the sum of the branches' kernels."""
         kernel = Kernel.of(self.reduce).after(Kernel.of(self.expand))
         for conv in (self.conv3x3, self.conv3x1, self.conv1x3, self.conv1x1):
             kernel = kernel + Kernel.of(conv)

@@ -54,7 +54,7 @@ class FMM(nn.Module):
     """Feature mixing module: SAFM, then a convolutional channel mixer, each with its own norm and residual.
 
     Args:
-        num_feat: Input and output channels; the mixer has twice as many inside.
+        num_feat: Input and output channels; the mixer has twice as many.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same shape; H and W must be at least 8.

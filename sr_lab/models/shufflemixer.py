@@ -13,7 +13,7 @@ from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
-_GROUPS = 8  # groups of the channel shuffle
+_GROUPS = 8  # groups groups of the channel shuffle
 
 
 class ShuffleMixer(SRNetwork):
@@ -168,7 +168,7 @@ _LAYER_NAMES: Names = {
     "spatial": "depthwise",
 }
 
-# Its authors' names; one of them is misspelt there.
+# Weight names in the authors' code, where one of them is misspelt.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -44,7 +44,7 @@ class SwinIRLight(SRNetwork):
         ConfigError: If ``num_head`` does not divide ``num_feat``.
 
     Note:
-        The source is the authors' code. The printed counts leave out the position biases (32.4 K). The
+        Everything follows the authors' code. The printed counts leave out the position biases (32.4 K). The
         authors' test script adds one more window even to an image that consists of whole windows.
     """
 

@@ -49,7 +49,7 @@ class GGAS(nn.Module):
         kernel_size: Kernel size of the attention block.
 
     Note:
-        Inferred: the next block and every later concatenation see the gated output.
+        Inferred: the next block and every later concatenation get the gated output.
     """
 
     def __init__(self, num_feat: int, *, kernel_size: int = 7) -> None:
@@ -91,7 +91,7 @@ def apply(model: nn.Module, *, kernel_size: int = 7) -> nn.Module:
         The same network, with ``model.strategy.ggas``.
 
     Raises:
-        ConfigError: If the network has no such parts, or has the strategy already.
+        ConfigError: If the network has no such parts, or already has the strategy.
     """
     strategy = GGAS(num_feat_of(model), kernel_size=kernel_size)
     attach(model, "ggas", strategy)

@@ -14,7 +14,7 @@ def _part(model: nn.Module, name: str) -> nn.Module:
     if not isinstance(part, nn.Module):
         raise ConfigError(
             f"strategy: {type(model).__name__} has no {name}, and a strategy needs head, body and tail; "
-            "take strategy=none"
+            "set strategy=none"
         )
     return part
 

@@ -51,7 +51,7 @@ class MWAUM(nn.Module):
         if scale not in _STAGES:
             raise ConfigError(
                 f"upsampler=mwaum: no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
-                "take another scale or another upsampler"
+                "use another scale or another upsampler"
             )
         widths = [num_feat] + [num_up_feat] * len(_STAGES[scale])
         self.stages = nn.Sequential(

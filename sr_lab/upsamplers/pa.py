@@ -46,5 +46,5 @@ class PAUpsampler(nn.Module):
         self.last = nn.Conv2d(num_up_feat, num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stage by stage, then to the image."""
+        """Run the stages, then convolve to the image."""
         return self.last(self.stages(x))

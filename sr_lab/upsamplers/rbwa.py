@@ -37,7 +37,7 @@ class RBWAUpsampler(nn.Module):
         if scale not in _STAGES:
             raise ConfigError(
                 f"upsampler=rbwa: no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
-                "take another scale or another upsampler"
+                "use another scale or another upsampler"
             )
         factors = _STAGES[scale]
         widths = [num_feat] + [max(1, num_feat >> stage) for stage in range(len(factors))]
@@ -50,7 +50,7 @@ class RBWAUpsampler(nn.Module):
         self.last = nn.Conv2d(widths[-1], num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stage by stage, then to the image."""
+        """Run the stages, then convolve to the image."""
         return self.last(self.stages(x))
 
 

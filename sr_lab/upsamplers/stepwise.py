@@ -28,7 +28,7 @@ class StepwiseUpsampler(nn.Sequential):
     at x4 it takes two fifths of EDSR-baseline's multiply-adds.
 
     Args:
-        num_feat: Input channels, and after every step.
+        num_feat: Channels of the input and after every step.
         num_out_ch: Channels of the image, 3 or 1.
         scale: Upscaling factor r: 3, or a power of 2.
         groups: Groups of the convolutions before the shuffles (4 in CARN-M).

@@ -14,7 +14,7 @@ class SubpixelUpsampler(nn.Sequential):
     Args:
         num_feat: Input channels.
         num_out_ch: Channels of the image, 3 or 1.
-        scale: Upscaling factor r, a whole number of at least 1.
+        scale: Upscaling factor r, an integer of at least 1.
         mid_ch: Channels after the shuffle, followed by a Conv3x3 to the image; ``None`` shuffles straight to
             the image. On the command line: ``+upsampler.factory.mid_ch=4``.
 

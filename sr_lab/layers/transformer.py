@@ -129,8 +129,8 @@ class EMHA(nn.Module):
         self.num_head_ch = num_feat // (reduction * num_head)
         if self.num_head_ch < 1:
             raise ConfigError(
-                f"EMHA: num_head={num_head} at attention_reduction={reduction} leaves a head none of the "
-                f"{num_feat} channels; lower one of them"
+                f"EMHA: num_head={num_head} at attention_reduction={reduction} leaves no channel per head "
+                f"(num_feat={num_feat}); lower one of them"
             )
         self.scale = (num_feat // num_head if form == "esrt" else self.num_head_ch) ** -0.5
         num_inner = num_head * self.num_head_ch

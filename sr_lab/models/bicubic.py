@@ -9,7 +9,7 @@ from sr_lab.upsamplers.native import native_only
 
 
 class Bicubic(SRNetwork):
-    """MATLAB's bicubic ``imresize`` (a = -0.5). It has nothing to train.
+    """MATLAB's bicubic ``imresize`` (a = -0.5). It has no parameters.
 
     Args:
         scale: Upscaling factor r.

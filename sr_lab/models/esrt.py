@@ -48,7 +48,7 @@ class ESRT(SRNetwork):
         left out here (12 parameters fewer). Its second tail ends in a ReLU and has no last bias.
     """
 
-    min_size = 2  # of the pooling in an HPB
+    min_size = 2  # needed by the pooling in an HPB
     multi_adds_rule = "conv"
 
     def __init__(

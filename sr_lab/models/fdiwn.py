@@ -30,7 +30,7 @@ class FDIWN(SRNetwork):
         num_feat: Width of the trunk, a multiple of 8.
         num_block: Number of groups (FSWG), each with its own weights.
         upsampler: Factory for the tail of the features; ``None`` builds the paper's sub-pixel tail. The
-            second path keeps its own.
+            second path keeps its own tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.

@@ -85,7 +85,7 @@ class DBlock(nn.Module):
     def __init__(self, num_feat: int) -> None:
         super().__init__()
         if num_feat < 16 or num_feat % 16:
-            raise ConfigError(f"IDN: num_feat must be divisible by 16, got num_feat={num_feat}")
+            raise ConfigError(f"IDN: got num_feat={num_feat}; allowed: multiples of 16")
         quarter = num_feat // 4
         self.split_sizes = (quarter, num_feat - quarter)
         self.above = nn.Sequential(

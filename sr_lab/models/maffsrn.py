@@ -36,7 +36,7 @@ class MAFFSRN(SRNetwork):
         Everything follows the authors' code, which takes images in [0, 1] without a mean shift.
     """
 
-    min_size = 13  # of the pooling in CEA
+    min_size = 13  # needed by the pooling in CEA
     multi_adds_rule = "conv"
 
     def __init__(

@@ -49,7 +49,7 @@ def residual_units_of(model: nn.Module) -> list[nn.Module]:
 
 
 def num_feat_of(model: nn.Module) -> int:
-    """Channels of the shallow features, which the head's last convolution puts out."""
+    """Number of channels of the shallow features, i.e. of the head's last convolution."""
     convolutions = [part for part in _part(model, "head").modules() if isinstance(part, nn.Conv2d)]
     return convolutions[-1].out_channels
 

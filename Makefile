@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow chaos bench bench-store table check lint format clean
-# The first of these that runs, is new enough and can create an environment is used. To name one: make PYTHON=...
+# Uses the first of these that runs, is new enough and can create an environment. To choose one: make PYTHON=...
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -26,39 +26,39 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo
 
-# Two tests at a time, with one thread each: more threads than cores slow small networks a hundredfold.
+# Runs two tests at a time, with one thread each: more threads than cores slow small networks a hundredfold.
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
 
-test: $(STAMP) ## the default tests (about 6 minutes on 2 cores)
+test: $(STAMP) ## run the default tests (about 6 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 12
 
-test-slow: $(STAMP) ## the slow tests: compilation of whole networks, learning
+test-slow: $(STAMP) ## run the slow tests: compilation of whole networks, learning
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow
 
-chaos: $(STAMP) ## kill runs thousands of times (hours) and store what was lost in experiments/reliability
+chaos: $(STAMP) ## kill runs thousands of times (takes hours) and store what was lost in experiments/reliability
 	SR_LAB_CHAOS=1 $(BIN)/python -m pytest -m slow tests/reliability
 
 bench bench-store: export OMP_NUM_THREADS ?= 1
 
-bench: $(STAMP) ## measure speed; fails if a ratio is more than 10 % worse than the stored one
+bench: $(STAMP) ## measure speed; fail if a ratio is more than 10 % worse than the stored one
 	$(BIN)/python -m sr_lab task=benchmark
 
 bench-store: $(STAMP) ## measure speed and store it in experiments/benchmarks
 	$(BIN)/python -m sr_lab task=benchmark store=true
 
-table: $(STAMP) ## write the README's results from experiments/*/results.csv
+table: $(STAMP) ## update the README's results from experiments/*/results.csv
 	$(BIN)/python -m sr_lab.reporting.readme
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## let ruff rewrite the code
+format: $(STAMP) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint test ## all that CI runs
+check: lint test ## run everything that CI runs
 
-clean: ## remove everything that was built, .venv too
+clean: ## remove everything that was built, including .venv
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -21,11 +21,11 @@ def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
         x: Features ``(N, C, H, W)``.
 
     Returns:
-        Mean and deviation, ``(N, C, 1, 1)`` each.
+        The mean and the standard deviation, ``(N, C, 1, 1)`` each.
     """
-    # Sums over an image need float32, whatever the precision of the network.
+    # Sums over an image need float32, regardless of the network's precision.
     variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-    # The published forms have no epsilon and so an infinite gradient on a constant map. Clamping to the
+    # The published formulas have no epsilon, so their gradient on a constant map is infinite. Clamping to the
     # smallest normal number makes that gradient zero and moves the value by at most 1e-19.
     return mean, variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
@@ -36,11 +36,11 @@ class CA(nn.Module):
     Each channel is described by its mean over the image; two 1x1 convolutions turn that into a weight.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         reduction: C is squeezed to C // reduction between the two convolutions.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If the squeeze leaves no channel.
@@ -61,7 +61,7 @@ class CA(nn.Module):
         )
 
     def describe(self, x: Tensor) -> Tensor:
-        """One number for each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)``."""
+        """Reduce each channel to one number, ``(N, C, H, W)`` -> ``(N, C, 1, 1)``."""
         return x.float().mean(dim=(2, 3), keepdim=True)  # sums over an image need float32
 
     def weights(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class CCA(CA):
         num_feat, reduction: See ``CA``.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def describe(self, x: Tensor) -> Tensor:
@@ -94,13 +94,13 @@ class CCA(CA):
 class CC(nn.Module):
     """Combination coefficients of a lattice block (LatticeNet, Luo et al., ECCV 2020; FDIWN).
 
-    The average of a weight per channel from its mean and another from its deviation over the image.
+    Each channel's coefficient averages two weights: one from its mean, one from its standard deviation.
 
     Args:
         num_feat: Channels (C).
-        num_squeezed: Channels between the two 1x1 convolutions of either branch.
-        unbiased: Whether the deviation is the unbiased one.
-        relu: Adds a ReLU before the sigmoid, which keeps every coefficient in [0.5, 1).
+        num_squeezed: Channels between the two 1x1 convolutions of each branch.
+        unbiased: Use the unbiased standard deviation.
+        relu: Add a ReLU before the sigmoid, which keeps every coefficient in [0.5, 1).
 
     Shape:
         ``(N, C, H, W)`` -> ``(N, C, 1, 1)``.
@@ -130,19 +130,19 @@ class WSILBV(nn.Module):
     """WSILB-V, weight-sharing information lossless attention block, variant (MREN, Sec. 3.4).
 
     Each channel is described by its mean plus its contrast (standard deviation), and by its maximum, over the
-    whole image. The same two 1x1 convolutions turn either description into a number; the sigmoid of the sum
+    whole image. The same two 1x1 convolutions map each description to a number; the sigmoid of the sum
     is the channel's weight.
 
     Args:
-        num_feat: Channels in and out (C), squeezed to C // 4 (at least 1) between the two convolutions.
+        num_feat: Input and output channels (C), squeezed to C // 4 (at least 1) between the two convolutions.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        Stated: two 1x1 convolutions that squeeze and recover, where WSILB has one. The two descriptions are
-        those of WSILB in the authors' PMDN code. Fitted to the printed counts: C // 4. Inferred: no
-        activation between the convolutions.
+        Stated: two 1x1 convolutions, which squeeze and expand, where WSILB has one. The two descriptions are
+        those of WSILB in the authors' PMDN code. Fitted to the printed counts: the squeeze to C // 4.
+        Inferred: no activation between the convolutions.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -166,7 +166,7 @@ class SA(nn.Module):
     The mean and the maximum over the channels go through a 7x7 convolution.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self) -> None:
@@ -182,18 +182,19 @@ class SA(nn.Module):
 class ESA(nn.Module):
     """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in the form of RFDN, RLFN, BSRN or BSRN-S.
 
-    A strided convolution and a wide max pooling shrink the map about sixfold, so that the convolutions that
-    follow see far and cost little; most of the cost is in the three 1x1 convolutions at full size.
+    A strided convolution and a wide max pooling shrink the map about sixfold, so that the convolutions after
+    them have a large receptive field at little cost; most of the cost is in the three 1x1 convolutions at
+    full size.
 
     Args:
-        num_feat: Channels in and out (C).
-        num_squeezed: Channels inside (f).
-        form: ``rfdn`` has plain 3x3 convolutions and ReLU. ``rlfn`` is the same with one convolution after
-            the pooling instead of three. ``bsrn`` has BSConvs and GELU. ``bsrn_s`` is ``bsrn`` with a plain
-            strided convolution, and a bias in both halves of a BSConv.
+        num_feat: Input and output channels (C).
+        num_squeezed: Inner channels (f).
+        form: ``rfdn`` has plain 3x3 convolutions and ReLU. ``rlfn`` has one convolution after the pooling
+            instead of three. ``bsrn`` has BSConvs and GELU. ``bsrn_s`` is ``bsrn`` with a plain strided
+            convolution and a bias in both convolutions of a BSConv.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least ``min_size``.
 
     Raises:
         ConfigError: If ``form`` is unknown; in ``forward``, if the map is smaller than ``min_size``.
@@ -202,7 +203,7 @@ class ESA(nn.Module):
         OSFFNet's Fig. 4 draws fewer layers; its parameter counts fit this form (4064 at C = 64, f = 16).
     """
 
-    # After an unpadded 3x3 of stride 2, 7 pixels must be left for the pooling.
+    # An unpadded 3x3 convolution of stride 2 must leave 7 pixels for the pooling.
     min_size: ClassVar[int] = 15
 
     def __init__(
@@ -243,10 +244,10 @@ class PA(nn.Module):
     """Pixel attention (PAN, Zhao et al., ECCVW 2020): a 1x1 convolution weights each channel and position.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -262,11 +263,11 @@ class MSWA(nn.Module):
     """Multi-scale weight allocation (IMFM, Sec. 2.2 and 2.3): a weight per channel and position.
 
     ``c_0 = x``, ``c_i = (x + mean over a k_i x k_i window of c_{i-1}) / 2``, weights
-    ``sigmoid(Conv1x1(c_n))``. Only the 1x1 has parameters; the rest is n passes over the map.
+    ``sigmoid(Conv1x1(c_n))``. Only the 1x1 convolution has parameters; the rest is n passes over the map.
 
     Args:
         num_feat: Channels (m).
-        window_sizes: Widths k_i of the windows in pixels, odd; empty: plain pixel attention.
+        window_sizes: Widths k_i of the windows in pixels, odd; an empty list gives plain pixel attention.
 
     Shape:
         ``(N, m, H, W)`` -> weights of the same shape in (0, 1).
@@ -275,9 +276,9 @@ class MSWA(nn.Module):
         ConfigError: If a window is even or below 1.
 
     Note:
-        Inferred: the paper gives no formula. The printed 21.8 K parameters of all attention leave room for
-        the 1x1 alone, so the scales have no parameters; the windows of 3 and 5 are a guess. A window at the
-        border averages the pixels inside the image only.
+        Inferred: the paper gives no formula. The 21.8 K parameters printed for all attention cover only the
+        1x1 convolutions, so the scales have no parameters; the windows of 3 and 5 are a guess. A window at
+        the border averages only the pixels inside the image.
     """
 
     def __init__(self, num_feat: int, *, window_sizes: Sequence[int] = (3, 5)) -> None:
@@ -290,8 +291,8 @@ class MSWA(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average over growing windows, then weight."""
-        # Computes 2^i c_i and divides once at the end: exact, with fewer passes over the map.
+        """Average over growing windows, then compute the weights."""
+        # Computes 2^i c_i and divides once at the end, which is exact and takes fewer passes over the map.
         context, factor = x, 1
         for pool in self.pools:
             context = torch.add(pool(context), x, alpha=factor)

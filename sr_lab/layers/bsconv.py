@@ -1,4 +1,4 @@
-"""Blueprint separable convolutions, the building block of BSRN and OSFFNet."""
+"""Blueprint separable convolutions, the building blocks of BSRN and OSFFNet."""
 
 from torch import Tensor, nn
 
@@ -6,22 +6,23 @@ from torch import Tensor, nn
 class BSConv(nn.Module):
     """Blueprint separable convolution (BSConv-U; Haase and Amthor, CVPR 2020), as BSRN builds it.
 
-    A 1x1 convolution without bias, then a depthwise k x k convolution with bias. The stride is that of the
-    depthwise part. Most of the cost is in the 1x1.
+    A 1x1 convolution without bias, then a depthwise k x k convolution with bias. The stride applies to the
+    depthwise part. Most of the cost is in the 1x1 convolution.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
         kernel_size: k of the depthwise part, odd.
         stride: Step of the depthwise part, in pixels; 2 in ESA.
-        padding: Zeros at each edge, in pixels; ``None`` keeps the size at stride 1 (k // 2).
-        pointwise_bias: Gives the 1x1 a bias too, as in BSRN-S.
+        padding: Zeros at each edge, in pixels; ``None`` pads by k // 2, which keeps the size at stride 1.
+        pointwise_bias: Give the 1x1 convolution a bias too, as in BSRN-S.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)`` at stride 1 and the default padding.
 
     Note:
-        OSFFNet does not say which of the two parts has the bias; only this split fits its printed counts.
+        OSFFNet does not say which of the two convolutions has the bias; only this choice fits its printed
+        counts.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class BSConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pointwise, then depthwise."""
+        """Apply the pointwise convolution, then the depthwise one."""
         return self.depthwise(self.pointwise(x))
 
 
@@ -50,15 +51,15 @@ class ERB(nn.Module):
     """Efficient residual block on one BSConv (OSFFNet, Eqs. 6 and 7): ``GELU(BSConv(x) + x)``.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         kernel_size: k of the BSConv, odd.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
 
     Note:
-        Inferred: the paper names the block without a formula. Its parameter counts allow one BSConv (the ERB
-        of FMEN is far larger). The residual before the GELU is as in BSRN's shallow block.
+        Inferred: the paper names the block but gives no formula. Its parameter counts allow one BSConv (the
+        ERB of FMEN is far larger). The residual is added before the GELU, as in BSRN's shallow block.
     """
 
     def __init__(self, num_feat: int, kernel_size: int) -> None:
@@ -67,5 +68,5 @@ class ERB(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """One convolution within a residual."""
+        """Add the input to one convolution's output, then activate."""
         return self.act(self.conv(x) + x)

@@ -1,4 +1,4 @@
-"""Distillation blocks: each step sets a share of the features aside and refines the rest."""
+"""Distillation blocks, in which each step sets a share of the features aside and refines the rest."""
 
 from typing import Literal
 
@@ -14,15 +14,15 @@ class IMDB(nn.Module):
     """Information multi-distillation block (IMDN, Hui et al., ACM MM 2019): split, keep, refine the rest.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         distillation_rate: Share of C that each step keeps.
-        cca_reduction: Squeeze of the channel attention; ``None`` leaves the attention out.
+        cca_reduction: Reduction of the channel attention; ``None`` leaves the attention out.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
-        ConfigError: If the rate keeps no channel, or all.
+        ConfigError: If the rate keeps no channel, or all of them.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class IMDB(nn.Module):
         if not 0 < num_kept < num_feat:
             raise ConfigError(
                 f"IMDB: distillation_rate={distillation_rate} keeps {num_kept} of {num_feat} channels; "
-                "allowed: a rate in (0, 1) that keeps at least one and leaves at least one"
+                "allowed: a rate in (0, 1) that keeps at least one channel and passes on at least one"
             )
         num_rest = num_feat - num_kept
         self.split_sizes = (num_kept, num_rest)
@@ -61,12 +61,13 @@ class RFDB(nn.Module):
     Three steps each keep half the channels through a 1x1 convolution and refine all of them.
 
     Args:
-        num_feat: Channels in and out (C).
-        attention: Over positions (``esa``, the challenge network) or channels (``cca``, the paper's).
-        residual: Adds the block's input; the refinements always have their own residuals.
+        num_feat: Input and output channels (C).
+        attention: Over positions (``esa``, in the challenge network) or channels (``cca``, in the paper's
+            network).
+        residual: Add the block's input; the refinements always have their own residuals.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; with ``esa`` H and W of at least ``ESA.min_size``.
+        ``(N, C, H, W)`` -> the same shape; with ``esa`` H and W must be at least ``ESA.min_size``.
 
     Raises:
         ConfigError: If ``attention`` is unknown.
@@ -74,7 +75,7 @@ class RFDB(nn.Module):
     Note:
         The authors published the block of their challenge network, with ESA and no residual around the block,
         and say that the paper's block has a residual. Fitted to the paper's counts: CCA's reduction of 4.
-        Inferred: CCA in the place of ESA.
+        Inferred: CCA takes ESA's position.
     """
 
     def __init__(
@@ -110,10 +111,10 @@ class RFDB(nn.Module):
 
 
 def stage_fusion(num_feat: int, num_block: int) -> nn.Sequential:
-    """What IMDN and RFDN fuse the outputs of all blocks with: Conv1x1, LeakyReLU, Conv3x3.
+    """The layers with which IMDN and RFDN fuse the outputs of all blocks: Conv1x1, LeakyReLU, Conv3x3.
 
     Args:
-        num_feat: Channels of a block (C), and of the result.
+        num_feat: Channels of each block and of the result (C).
         num_block: Number of blocks.
     """
     return nn.Sequential(

@@ -1,4 +1,4 @@
-"""From the form in which a network is trained to the one in which it runs."""
+"""Convert a network from the form in which it is trained to the form in which it runs."""
 
 import copy
 
@@ -9,18 +9,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sr_lab.layers.network import min_size_of, num_image_ch
 
-TOLERANCE = 1e-5  # of an image in [0, 1], or of its largest value
+TOLERANCE = 1e-5  # largest difference, for an image in [0, 1]; for larger values, relative to the maximum
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """Fold, in place, every part that has a cheaper form of the same value (its own ``fold()``).
+    """Fold, in place, every part that has a cheaper equivalent form (its own ``fold()``).
 
     Branches of re-parameterised convolutions become one convolution, batch norms are merged into neighbouring
-    convolutions. Papers count the folded network. It is for inference: training continues from the unfolded
-    network only.
+    convolutions. Papers count the folded network. It is for inference only: training needs the unfolded
+    network.
 
     Args:
-        network: Any network; without such parts it stays as it is.
+        network: Any network; one without such parts is left unchanged.
 
     Returns:
         The same network.
@@ -34,18 +34,18 @@ def fold(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def for_inference(network: nn.Module) -> nn.Module:
-    """The network in the form that runs fastest: folded, and merged further where papers count the parts.
+    """The network in its fastest form: folded, and also merged where papers count parts separately.
 
-    In addition to `fold`: parts with a ``fuse()`` of their own (parallel kernels that add up to one), batch
-    norms after a convolution of the same chain, and weight norms, whose weights are computed once instead of
-    at each call. The halves of a BSConv stay separate: one dense convolution would need up to nine times the
-    arithmetic.
+    Beyond what `fold` does, this merges parts with their own ``fuse()`` (parallel kernels that add up to one)
+    and batch norms that directly follow a convolution, and computes weight-normalised weights once instead of
+    at each call. The two convolutions of a BSConv stay separate: a dense convolution would need up to nine
+    times the arithmetic.
 
-    On one core, at 96x96, re-parameterised networks take 0.19 to 0.35 of their time, EFRDN 0.96 to 0.99 (an
-    ACRB 0.5), networks with weight norms the same time (0.96 to 1.04, noise).
+    On one core, at 96x96, re-parameterised networks take 0.19 to 0.35 of their original time and EFRDN 0.96
+    to 0.99 (an ACRB 0.5); networks with weight norms gain nothing (0.96 to 1.04, which is noise).
 
     Args:
-        network: Any network for images, in any mode.
+        network: Any image network, in training or evaluation mode.
 
     Returns:
         A copy in evaluation mode, or the network itself if there is nothing to merge, or if rounding
@@ -74,9 +74,10 @@ def _merge_norms(chain: nn.Sequential) -> None:
 
 
 def _fix_weight(module: nn.Module) -> None:
-    """Replace a parametrization by the weight that it computes.
+    """Replace a parametrization with the weight that it computes.
 
-    ``remove_parametrizations`` would also break the module that this one is a copy of: the two share a class.
+    ``remove_parametrizations`` would also break the module from which this one was copied: the two share a
+    class.
     """
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -86,7 +87,7 @@ def _fix_weight(module: nn.Module) -> None:
 
 
 def _same(network: nn.Module, merged: nn.Module) -> bool:
-    """Whether both upscale a random image to the same result."""
+    """Whether both networks upscale a random image to the same result."""
     weight = next(network.parameters())
     side = max(24, min_size_of(network))
     lr = torch.rand(1, num_image_ch(network), side, side, generator=torch.Generator().manual_seed(0)).to(

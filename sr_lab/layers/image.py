@@ -1,4 +1,4 @@
-"""What networks do with the image itself: shift and stretch its range, upscale it for a skip connection."""
+"""What networks do with the image itself: shift and scale its range, upscale it for a skip connection."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,21 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.precision import at_full_precision
 
-# Mean of DIV2K's training images, in [0, 1]; the constants of EDSR, CARN and RCAN.
+# Mean of DIV2K's training images, in [0, 1], as used by EDSR, CARN and RCAN.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class ImageRange(nn.Module):
-    """The range that a network works in: ``(image - mean) * gain`` at the entrance, the inverse at the exit.
+    """The range that a network works in: ``(image - mean) * gain`` at its input, the inverse at its output.
 
     The mean is a buffer outside the state dict; many authors keep it in frozen 1x1 convolutions.
 
     Args:
-        mean: Value of each channel that is subtracted, in [0, 1].
+        mean: Value subtracted from each channel, in [0, 1].
         gain: Factor; 255 gives networks of the EDSR family their range of 0..255.
 
     Shape:
-        ``(N, C, H, W)`` -> the same, with as many channels as ``mean`` has values.
+        ``(N, C, H, W)`` -> the same shape, with as many channels as ``mean`` has values.
     """
 
     mean: Tensor
@@ -36,25 +36,25 @@ class ImageRange(nn.Module):
         self.gain = gain
 
     def forward(self, image: Tensor) -> Tensor:
-        """From [0, 1] into the network's range."""
+        """Convert from [0, 1] to the network's range."""
         return (image - self.mean) * self.gain
 
     def restore(self, image: Tensor) -> Tensor:
-        """From the network's range back to [0, 1]."""
+        """Convert from the network's range back to [0, 1]."""
         return image / self.gain + self.mean
 
 
 class MeanShift(nn.Conv2d):
     """Subtracts or adds DIV2K's mean, as a 1x1 convolution that training may change.
 
-    RCAN's code sets ``requires_grad`` of the module, which freezes nothing. LBNet and FDIWN took it over, and
-    their checkpoints hold trained values.
+    RCAN's code sets ``requires_grad`` on the module, which freezes nothing. LBNet and FDIWN copied that code,
+    so their checkpoints contain trained values.
 
     Args:
         sign: -1 subtracts, 1 adds.
 
     Shape:
-        ``(N, 3, H, W)`` in 0..255 -> the same, at full precision.
+        ``(N, 3, H, W)`` in 0..255 -> the same shape, at full precision.
     """
 
     def __init__(self, *, sign: int) -> None:
@@ -65,21 +65,21 @@ class MeanShift(nn.Conv2d):
             self.bias.copy_(sign * 255 * torch.tensor(DIV2K_MEAN))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Shift without autocast: half precision would round 8-bit values."""
+        """Shift without autocast, since half precision would round 8-bit values."""
         with at_full_precision(image):
             return super().forward(image.to(self.weight.dtype))
 
 
 def without_mean_shift(state: Mapping[str, Tensor], *, gain: float) -> dict[str, Tensor]:
-    """Drop the frozen 1x1 convolutions in which authors keep DIV2K's mean: `ImageRange` has it.
+    """Drop the frozen 1x1 convolutions in which authors keep DIV2K's mean, since `ImageRange` subtracts it.
 
     Args:
-        state: Weights under the authors' names, including ``sub_mean.*`` and ``add_mean.*``.
-        gain: Range of the authors' images: 1 or 255.
+        state: Weights with the authors' key names, including ``sub_mean.*`` and ``add_mean.*``.
+        gain: Maximum of the authors' image range: 1 or 255.
 
     Returns:
-        The other weights, and shifts that are not DIV2K's: those would change the result, so they stay, and
-        the checkpoint is refused.
+        The remaining weights, including any shift that is not DIV2K's: dropping it would change the result,
+        so it stays and the checkpoint is refused.
     """
     mean = torch.tensor(DIV2K_MEAN)
     fixed = {"weight": torch.eye(3).view(3, 3, 1, 1), "sub.bias": -gain * mean, "add.bias": gain * mean}
@@ -102,7 +102,7 @@ def check_min_size(x: Tensor, min_size: int, needed_by: str) -> None:
     Args:
         x: ``(N, C, H, W)``.
         min_size: Smallest height and width.
-        needed_by: Which part needs that, for the message.
+        needed_by: The part that needs this size, for the message.
 
     Raises:
         ConfigError: If a side is smaller.
@@ -111,7 +111,7 @@ def check_min_size(x: Tensor, min_size: int, needed_by: str) -> None:
     if min(height, width) < min_size:
         raise ConfigError(
             f"{needed_by} needs an LR image of at least {min_size}x{min_size} pixels, got {height}x{width}; "
-            "take a larger image or patch"
+            "use a larger image or patch"
         )
 
 
@@ -127,12 +127,12 @@ def upscaled(
     Args:
         image: ``(N, C, H, W)`` of any range.
         scale: Factor r.
-        mode: Interpolation, without aligned corners.
-        antialias: Cubic kernel with MATLAB's a = -0.5 instead of torch's -0.75.
+        mode: Interpolation mode of torch, used with ``align_corners=False``.
+        antialias: Use the cubic kernel with MATLAB's a = -0.5 instead of torch's -0.75.
 
     Returns:
         ``(N, C, rH, rW)`` of the dtype of ``image``.
     """
-    # In float32: torch has no bicubic kernel in half precision on the CPU.
+    # Interpolates in float32: torch has no bicubic kernel in half precision on the CPU.
     larger = F.interpolate(image.float(), scale_factor=scale, mode=mode, antialias=antialias)
     return larger.to(image.dtype)

@@ -1,4 +1,4 @@
-"""What a network says about itself, and the defaults for a network that says nothing."""
+"""The attributes with which a network describes itself, and their defaults."""
 
 from collections.abc import Iterable
 
@@ -9,10 +9,10 @@ from sr_lab.types import NetworkColour, Rule
 
 
 class SRNetwork(nn.Module):
-    """Base of the networks in `sr_lab.models`: four facts that the rest of the program asks for.
+    """Base class of the networks in `sr_lab.models`, with four attributes that the rest of the program reads.
 
-    A network of your own may be any ``nn.Module``. The functions below read these attributes from whatever
-    network they get, and where one is missing, the default of this class holds.
+    Your own network can be any ``nn.Module``. The functions below read these attributes from any network, and
+    use this class's default for a missing one.
 
     Args:
         scale: Upscaling factor r.
@@ -35,7 +35,7 @@ def colour_of(network: nn.Module) -> NetworkColour:
 
 
 def num_image_ch(network: nn.Module) -> int:
-    """Channels of an image that a network takes: 1 for luma, else 3."""
+    """Number of image channels that a network takes: 1 for luma, else 3."""
     return 1 if colour_of(network) == "y" else 3
 
 
@@ -51,30 +51,31 @@ def multi_adds_rule_of(network: nn.Module) -> Rule:
 
 
 def scale_of(network: nn.Module) -> int | None:
-    """Upscaling factor of a network, ``None`` if it does not say."""
+    """Upscaling factor of a network, or ``None`` if it has no ``scale``."""
     scale: int | None = getattr(network, "scale", None)
     return scale if isinstance(scale, int) else None
 
 
 def check_choice(owner: str, setting: str, value: object, *allowed: str) -> None:
-    """Refuse a setting of a network that has none of the allowed values.
+    """Refuse a network setting whose value is not allowed.
 
     Raises:
-        ConfigError: With the setting, its value and what is allowed.
+        ConfigError: If the value is not allowed; the message has the setting, its value and the allowed
+            values.
     """
     if value not in allowed:
         raise ConfigError(f"{owner}: got {setting}={value}; allowed: {', '.join(allowed)}")
 
 
 def through(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """What comes out of a chain of blocks."""
+    """The output of a chain of blocks."""
     for block in blocks:
         x = block(x)
     return x
 
 
 def stages_of(blocks: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
-    """What comes out of each block of a chain."""
+    """The output of each block of a chain."""
     stages = []
     for block in blocks:
         x = block(x)

@@ -7,9 +7,9 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each position.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise over the channels, moved to the last axis."""
+        """Move the channels to the last axis, normalise over them, move them back."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

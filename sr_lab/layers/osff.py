@@ -1,4 +1,4 @@
-"""What the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024) adds to a network."""
+"""The parts that the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024) adds to a network."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,13 +15,13 @@ class DRF(nn.Module):
     """Dynamic receptive field module (OSFFNet, Eq. 6): ``ERB(x) * CCA(x)``.
 
     Args:
-        num_feat: Channels in and out (C).
-        kernel_size: Kernel d of the ERB.
-        join: ``product``: the product of two feature maps, Eq. 6 taken literally. ``gate``: multiplies by
+        num_feat: Input and output channels (C).
+        kernel_size: Kernel size d of the ERB.
+        join: ``product`` multiplies two feature maps, which is Eq. 6 taken literally. ``gate`` multiplies by
             CCA's channel weights alone. Both cost the same.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``join`` is unknown.
@@ -51,24 +51,25 @@ def make_drfs(
     join: Literal["product", "gate"],
     mfdf: bool,
 ) -> nn.ModuleList:
-    """A DRF for each block of a network (MFDF).
+    """Build a DRF for each block of a network (MFDF).
 
     Args:
         num_feat: Channels of the blocks (C).
         num_block: Number of blocks.
-        kernel_sizes: Kernel of each block's DRF (D_s), odd; the first ``num_block`` are used.
+        kernel_sizes: Kernel size of each block's DRF (D_s), odd; the first ``num_block`` are used.
         join: How a DRF joins its two branches, see ``DRF``.
-        mfdf: Whether there are DRFs; off, the features of each block stay as they are.
+        mfdf: Whether there are DRFs; if off, the features of each block stay unchanged.
 
     Returns:
         ``num_block`` DRFs, or as many identities.
 
     Raises:
-        ConfigError: If a kernel is even or missing, ``join`` is unknown, or ``join`` is set without DRFs.
+        ConfigError: If a kernel size is even or missing, ``join`` is unknown, or ``join`` is set without
+            DRFs.
     """
     if not mfdf:
         if join != "product":
-            raise ConfigError(f"OSFF: mfdf=false has no DRFs, got drf={join}; drop it or take mfdf=true")
+            raise ConfigError(f"OSFF: mfdf=false has no DRFs, got drf={join}; drop it or set mfdf=true")
         return nn.ModuleList(nn.Identity() for _ in range(num_block))
     if not 1 <= num_block <= len(kernel_sizes) or any(size % 2 == 0 for size in kernel_sizes):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Parts of a network that must not compute in half precision."""
+"""Full precision for the parts of a network that must not compute in half precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def at_full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast off on the device of ``x``."""
+    """Turn autocast off on the device of ``x``."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -12,17 +12,17 @@ Edge: TypeAlias = Literal["sobel_x", "sobel_y", "laplacian"]
 
 
 class RepConv(nn.Module, ABC):
-    """Base of the blocks that are trained as a sum of branches and run as one 3x3 convolution.
+    """Base class of blocks that are trained as a sum of branches and run as one 3x3 convolution.
 
-    A subclass builds the branches; ``branches`` computes them, ``merged`` gives the convolution that they add
-    up to, and ``fold`` replaces the branches by it.
+    A subclass builds the branches; ``branches`` computes them, ``merged`` returns the convolution that they
+    add up to, and ``fold`` replaces the branches with it.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
 
     Note:
-        A 1x1 convolution before a 3x3 one is itself padded by zeros, so its bias surrounds its output, as in
-        the authors' code, and the merged convolution can be padded by zeros too.
+        A 1x1 convolution before a 3x3 one is itself zero-padded, so its bias fills the border of its output,
+        as in the authors' code, and the merged convolution can be zero-padded too.
     """
 
     folded: nn.Conv2d | None
@@ -32,19 +32,19 @@ class RepConv(nn.Module, ABC):
         self.folded = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches, or the convolution into which they were folded."""
+        """Run the branches, or the convolution into which they were folded."""
         return self.branches(x) if self.folded is None else self.folded(x)
 
     @abstractmethod
     def branches(self, x: Tensor) -> Tensor:
-        """The branches, as they are trained."""
+        """The sum of the branches, as trained."""
 
     @abstractmethod
     def merged(self) -> "Kernel":
         """The convolution that the branches add up to."""
 
     def fold(self) -> None:
-        """Replace the branches by one convolution with the same output, for inference."""
+        """Replace the branches with one convolution of the same output, for inference."""
         if self.folded is None:
             folded = self.merged().conv(like=next(self.parameters()))
             for name, _ in list(self.named_children()):
@@ -54,7 +54,7 @@ class RepConv(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Kernel:
-    """Weight and bias of a 3x3 convolution in float64, so that sums of many branches keep their last digits.
+    """Weight and bias of a 3x3 convolution in float64, so that the sum of many branches stays accurate.
 
     Args:
         weight: ``(num_out_ch, num_in_ch, 3, 3)``.
@@ -66,7 +66,7 @@ class Kernel:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Self:
-        """Of a convolution of 3x3 or less; a smaller kernel is centred."""
+        """The kernel of a convolution of 3x3 or smaller; a smaller kernel is centred."""
         weight = conv.weight.detach().double()
         height, width = ((3 - size) // 2 for size in weight.shape[2:])
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach().double()
@@ -74,11 +74,11 @@ class Kernel:
 
     @classmethod
     def pointwise(cls, weight: Tensor, bias: Tensor) -> Self:
-        """A 1x1 convolution of a matrix ``(num_out_ch, num_in_ch)``."""
+        """The kernel of a 1x1 convolution with the matrix ``(num_out_ch, num_in_ch)``."""
         return cls(F.pad(weight.detach().double()[:, :, None, None], (1, 1, 1, 1)), bias.detach().double())
 
     def identity(self) -> Self:
-        """The identity, for as many channels as this convolution puts out."""
+        """The identity, with as many channels as this convolution's output."""
         matrix = torch.eye(len(self.bias), device=self.bias.device)
         return self.pointwise(matrix, torch.zeros_like(self.bias))
 
@@ -87,12 +87,12 @@ class Kernel:
         return type(self)(self.weight + other.weight, self.bias + other.bias)
 
     def after(self, pointwise: Self) -> Self:
-        """This convolution on the output of a 1x1 convolution that was padded by zeros."""
+        """This convolution applied to the output of a zero-padded 1x1 convolution."""
         weight = torch.einsum("omhw,mi->oihw", self.weight, pointwise.weight[:, :, 1, 1])
         return type(self)(weight, self.bias + self.weight.sum((2, 3)) @ pointwise.bias)
 
     def before(self, pointwise: Self) -> Self:
-        """A 1x1 convolution on the output of this convolution."""
+        """A 1x1 convolution applied to the output of this convolution."""
         matrix = pointwise.weight[:, :, 1, 1]
         weight = torch.einsum("om,mihw->oihw", matrix, self.weight)
         return type(self)(weight, matrix @ self.bias + pointwise.bias)
@@ -114,9 +114,9 @@ class EdgeConv(nn.Module):
     The filter is fixed; only its strength is learned, one factor for each channel.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
-        edge: Which filter.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
+        edge: Name of the filter.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -137,7 +137,7 @@ class EdgeConv(nn.Module):
         self.register_buffer("filter", torch.tensor(self.FILTERS[edge])[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The edges of mixtures of the channels."""
+        """Mix the channels, then filter each mixture for edges."""
         mixed = self.conv(x)  # (N, num_out_ch, H + 2, W + 2)
         return F.conv2d(mixed, self.strength * self.filter, self.bias, groups=len(self.bias))
 

@@ -7,13 +7,13 @@ class ResidualBlock(nn.Module):
     """EDSR's residual block (Lim et al., CVPRW 2017): ``x + res_scale * Conv(ReLU(Conv(x)))``.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         res_scale: Factor of the residual; 1 in the baseline, 0.1 in the full EDSR.
-        attention: Weights the residual before it is added, as in RCAN's RCAB; ``None``: no attention. Blocks
-            may share one module.
+        attention: Module that weights the residual before it is added, as in RCAN's RCAB, or ``None``. Blocks
+            may share one.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, res_scale: float = 1.0, attention: nn.Module | None = None) -> None:
@@ -25,7 +25,7 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two convolutions around an identity."""
+        """Add two convolutions to the input."""
         residual: Tensor = self.conv2(self.act(self.conv1(x)))
         if self.attention is not None:
             residual = self.attention(residual)

@@ -12,7 +12,7 @@ Form: TypeAlias = Literal["esrt", "efrdn"]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Tensor | None = None) -> Tensor:
-    """``softmax(scale * query key^T + bias) value`` by fused kernels, which never store all pairs.
+    """``softmax(scale * query key^T + bias) value`` by fused kernels, which never store all weights.
 
     Args:
         query: ``(N, heads, L, channels)``.
@@ -26,8 +26,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
     """
     num_channels = query.shape[-1]
     if not query.is_meta:
-        # Fused kernels on CUDA need a multiple of 8 channels, and those on the CPU are faster with it. Zeros
-        # change no product, but on the meta device, where operators are counted, they would count.
+        # Fused CUDA kernels need a multiple of 8 channels, and the CPU kernels are faster with one. Appended
+        # zeros change no product, but they would be counted on the meta device, which measures cost.
         padding = (0, -num_channels % 8)
         query, key, value = (F.pad(part, padding) for part in (query, key, value))
     if bias is not None:
@@ -41,18 +41,18 @@ class ET(nn.Module):
     Every position is a token of its 3x3 neighbourhood; the results are summed where patches overlap.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_head, num_segment, reduction: See ``EMHA``.
-        mlp_ratio: Width inside the MLP, in widths of a token (9C).
-        form: Of the attention, see ``EMHA``; in ``esrt`` both layers of the MLP have biases too.
-        num_repeat: How often the tokens pass through the same weights.
+        mlp_ratio: Inner width of the MLP, as a multiple of a token's width (9C).
+        form: Form of the attention, see ``EMHA``; with ``esrt`` both layers of the MLP have biases too.
+        num_repeat: How many times the tokens pass through the same weights.
 
     Shape:
-        ``(N, C, H, W)`` -> the same, in the weights' type.
+        ``(N, C, H, W)`` -> the same shape, in the weights' type.
 
     Note:
-        ESRT has a reduction of 2, an ``mlp_ratio`` of 1/4 and biases, LBNet the same with three repeats. The
-        defaults fit EFRDN's counts.
+        ESRT has a reduction of 2, an ``mlp_ratio`` of 1/4 and biases; LBNet has the same settings and three
+        repeats. The defaults fit EFRDN's counts.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class ET(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attention and MLP between unfolding and folding."""
+        """Unfold, apply attention and MLP, fold."""
         size = x.shape[-2:]
         tokens = F.unfold(x, 3, padding=1).transpose(1, 2)  # (N, HW, 9C)
         for _ in range(self.num_repeat):
             tokens = tokens + self.attention(self.norm1(tokens))  # Eq. 28 of EFRDN
             tokens = tokens + self.mlp(self.norm2(tokens))  # Eq. 29 of EFRDN
-        # Under autocast the sum of nine patches needs the precision of the weights.
+        # Under autocast, the sum of nine patches must be computed in the precision of the weights.
         tokens = tokens.to(self.norm1.weight.dtype)
         return F.fold(tokens.transpose(1, 2), size, 3, padding=1)  # (N, C, H, W)
 
@@ -96,24 +96,24 @@ class ET(nn.Module):
 class EMHA(nn.Module):
     """Efficient multi-head attention (ESRT, Lu et al., CVPRW 2022; EFRDN, Eq. 30).
 
-    The tokens are cut into segments of equal length, and attention stays within a segment. Tokens that are
-    left over are one more segment.
+    The tokens are cut into segments of equal length, and attention stays within a segment. Leftover tokens
+    form one more segment.
 
     Args:
         num_feat: Width of a token (D).
         num_head: Heads; each has ``D // (reduction * num_head)`` channels.
         num_segment: Number of segments.
-        reduction: Squeeze of the tokens.
+        reduction: Factor by which the tokens are squeezed.
         form: ``efrdn`` rounds the length of a segment up, so that the last segment is shorter, and divides
-            the products by the root of a head's channels. ``esrt``, the code of ESRT and LBNet, rounds down
-            (to at least 1), so that the rest is an additional segment, divides by the root of
-            ``D // num_head``, and has a bias in the last layer.
+            the products by the square root of a head's channels. ``esrt``, the code of ESRT and LBNet, rounds
+            down (to at least 1), so that the rest is an additional segment, divides by the square root of ``D
+            // num_head``, and has a bias in the last layer.
 
     Shape:
-        ``(N, L, D)`` -> the same.
+        ``(N, L, D)`` -> the same shape.
 
     Raises:
-        ConfigError: If the heads get no channel.
+        ConfigError: If no channel is left for each head.
 
     Note:
         The code of ESRT has 4 segments, that of LBNet 16, and both round down.
@@ -129,8 +129,8 @@ class EMHA(nn.Module):
         self.num_head_ch = num_feat // (reduction * num_head)
         if self.num_head_ch < 1:
             raise ConfigError(
-                f"EMHA: num_head={num_head} at attention_reduction={reduction} leaves no channel of "
-                f"{num_feat} to a head; lower one of them"
+                f"EMHA: num_head={num_head} at attention_reduction={reduction} leaves no channel per head "
+                f"(num_feat={num_feat}); lower one of them"
             )
         self.scale = (num_feat // num_head if form == "esrt" else self.num_head_ch) ** -0.5
         num_inner = num_head * self.num_head_ch
@@ -139,7 +139,7 @@ class EMHA(nn.Module):
         self.proj = nn.Linear(num_inner, num_feat, bias=form == "esrt")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attention in every head of every segment."""
+        """Attend within each segment, with every head."""
         qkv = self.qkv(self.reduce(x))  # (N, L, 3 * heads * channels)
         num_token = x.shape[1]
         length = -(-num_token // self.num_segment) if self.round_up else num_token // self.num_segment

@@ -14,13 +14,13 @@ def wn_conv(num_in_ch: int, num_out_ch: int, kernel_size: int = 3, *, groups: in
     """A weight-normalised convolution of stride 1 that keeps the size (Salimans and Kingma, NeurIPS 2016).
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
-        kernel_size: Odd.
-        groups: Groups of the convolution.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
+        kernel_size: Size of the kernel, odd.
+        groups: Number of groups.
 
     Returns:
-        The convolution; it has one more parameter for each channel out than a plain one.
+        The convolution; it has one more parameter per output channel than a plain one.
     """
     conv = nn.Conv2d(num_in_ch, num_out_ch, kernel_size, padding=kernel_size // 2, groups=groups)
     weight_norm(conv)
@@ -34,7 +34,7 @@ class LearnedScale(nn.Module):
         init: Initial value.
 
     Shape:
-        Any -> the same.
+        Any shape -> the same shape.
     """
 
     def __init__(self, init: float = 1.0) -> None:
@@ -49,15 +49,15 @@ class LearnedScale(nn.Module):
 class AWRU(nn.Module):
     """Adaptive weighted residual unit (AWSRN, Wang et al., arXiv:1904.02358, Sec. 3.2).
 
-    Residual and identity each have a learned factor. The residual is two weight-normalised 3x3 convolutions
+    Residual and identity have one learned factor each. The residual is two weight-normalised 3x3 convolutions
     with a ReLU in between.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         num_mid_feat: Channels between the convolutions: 128 in AWSRN, ``num_feat`` in LAPAR.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_mid_feat: int) -> None:
@@ -69,20 +69,20 @@ class AWRU(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The weighted sum of both."""
+        """The weighted sum of residual and identity."""
         return self.res_scale(self.residual(x)) + self.x_scale(x)
 
 
 class LFB(nn.Module):
-    """Local fusion block (AWSRN, Sec. 3.2): a chain of AWRUs, and a fusion of all their outputs.
+    """Local fusion block (AWSRN, Sec. 3.2): a chain of AWRUs whose outputs are all fused.
 
     Args:
-        num_feat: Channels in and out.
-        num_mid_feat: Channels inside the AWRUs.
+        num_feat: Input and output channels.
+        num_mid_feat: Inner channels of the AWRUs.
         num_unit: Number of AWRUs.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_mid_feat: int, num_unit: int = 4) -> None:
@@ -106,9 +106,9 @@ class AWMS(nn.Module):
     one over the number of convolutions.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
-        kernel_sizes: Size of each convolution, odd.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
+        kernel_sizes: Kernel size of each convolution, odd.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -120,7 +120,7 @@ class AWMS(nn.Module):
         self.scales = nn.ModuleList(LearnedScale(1 / len(kernel_sizes)) for _ in kernel_sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve, weight, add."""
+        """Convolve, weight and add."""
         branches = (scale(conv(x)) for conv, scale in zip(self.convs, self.scales, strict=True))
         return reduce(torch.add, branches)
 
@@ -128,19 +128,19 @@ class AWMS(nn.Module):
 class AWMSUpsampler(nn.Sequential):
     """Tail of AWSRN and MAFFSRN: AWMS to num_out_ch * r^2 channels, then PixelShuffle.
 
-    All its work is at LR size, but a 9x9 convolution costs nine times a 3x3.
+    It works at LR size throughout, but a 9x9 convolution costs nine times as much as a 3x3.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r.
-        kernel_sizes: Sizes of the AWMS: four in AWSRN, 3 and 5 in MAFFSRN.
+        kernel_sizes: Kernel sizes of the AWMS: four in AWSRN, 3 and 5 in MAFFSRN.
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Note:
-        The authors shuffle each branch before adding, which gives the same.
+        The authors shuffle each branch before adding, which gives the same result.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class WNSubpixelUpsampler(nn.Sequential):
     """Weight-normalised Conv3x3, then PixelShuffle: A2F's tail, and the image skip of A2F and AWSRN.
 
     Args:
-        num_feat: Channels in; 3 where the input is the image itself.
+        num_feat: Input channels; 3 where the input is the image itself.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r.
 

@@ -10,13 +10,13 @@ class CharbonnierLoss(nn.Module):
     An L1 loss that is smooth at zero, with the penalty of Charbonnier et al. (ICIP 1994).
 
     Args:
-        eps: Difference below which the loss goes from L1 to L2, in image units (1 is white).
+        eps: Difference below which the loss changes from L1 to L2, in image units (1 is white).
 
     Shape:
         sr and hr ``(N, C, H, W)`` -> a scalar of at least ``eps``.
 
     Note:
-        LapSRN sums over pixels and averages over images; here it is the mean over both, so that the size of a
+        LapSRN sums over pixels and averages over images; here it is averaged over both, so that the size of a
         patch does not change the loss.
     """
 
@@ -26,5 +26,5 @@ class CharbonnierLoss(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Compare two batches of images of the same shape."""
-        difference = (sr - hr).float()  # in half precision, eps^2 would vanish next to a difference
+        difference = (sr - hr).float()  # in half precision, eps^2 would be lost next to a squared difference
         return torch.sqrt(difference.square() + self.eps**2).mean()

@@ -1,4 +1,4 @@
-"""Means over a test set that are the same on any number of devices."""
+"""Test-set means that are the same on any number of devices."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ from sr_lab.errors import DataError
 class MeanOverImages(Metric):
     """Mean of per-image PSNR or SSIM over a test set, as papers report it.
 
-    torchmetrics' own PSNR pools the squared error over the set, which is up to 5 dB off; here every image
-    counts the same, whatever its size. The mean equals that of one device bit for bit: each image has its
-    place in a vector and every device fills its own places, so that the sum of the vectors is exact and the
-    mean is taken in the order of the set.
+    torchmetrics' own PSNR pools the squared error over the set, which is up to 5 dB off; here every image has
+    the same weight, regardless of its size. The mean is bit-identical to that of one device: each image has
+    its own position in a vector and every device fills the positions of its images, so the sum of the vectors
+    is exact and the mean is taken in the order of the set.
 
     Args:
         count: Number of images in the set.
@@ -31,20 +31,20 @@ class MeanOverImages(Metric):
         self.add_state("measured", torch.zeros(count, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, place: int) -> None:
-        """Add the value of an image.
+        """Record the value of one image.
 
         Args:
             value: ``(1,)``, as `sr_lab.protocol.Protocol.measure` returns it.
-            place: Place of the image in the set.
+            place: Index of the image in the set.
         """
         self.values[place] += value.double().squeeze()
         self.measured[place] += 1
 
     def compute(self) -> Tensor:
-        """Mean over all images of all devices, float64; ``inf`` if one of them is.
+        """Mean over all images of all devices, in float64; ``inf`` if any value is infinite.
 
         Raises:
-            DataError: An image was not measured, or more than once.
+            DataError: If an image was not measured, or was measured more than once.
         """
         if not len(self.measured):
             raise DataError("metrics: no image was measured; the test set is empty")

@@ -15,23 +15,23 @@ from sr_lab.types import UpsamplerFactory
 
 
 class A2F(SRNetwork):
-    """Attentive auxiliary feature network, as its authors' code builds it.
+    """Attentive auxiliary feature network, as in its authors' code.
 
-    Every block also gets all features so far, through a 1x1 convolution and a channel attention. The image
-    itself reaches the output through one convolution.
+    Every block also gets the features of all earlier blocks, through a 1x1 convolution and a channel
+    attention. The image itself reaches the output through one convolution.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk; 16 in A2F-SD.
         num_block: Number of blocks: 12 in A2F-M, 4 in A2F-S, 8 in A2F-SD, 16 in A2F-L.
-        num_mid_feat: Channels inside the residuals of the blocks.
+        num_mid_feat: Inner channels of the blocks' residuals.
         upsampler: Factory for the tail; ``None`` builds the paper's weight-normalised sub-pixel tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything is from the authors' code and settings, whose checkpoints load.
+        Everything follows the authors' code and settings; their checkpoints load.
     """
 
     multi_adds_rule = "conv"
@@ -55,7 +55,7 @@ class A2F(SRNetwork):
         self.skip = WNSubpixelUpsampler(num_feat=3, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the blocks' features through the tail, plus the image itself."""
+        """Upscale lr: the tail's output, plus the image upscaled by one convolution."""
         image = self.image_range(lr)
         states = [self.head(image)]  # (N, C, H, W)
         for block in self.body:
@@ -67,9 +67,9 @@ class AAFBlock(nn.Module):
     """Attentive auxiliary feature block (A2F): a weighted sum of identity, residual and auxiliary features.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_mid_feat: Channels between the two convolutions of the residual.
-        num_state: Number of earlier feature maps (S), including the block's own input.
+        num_state: Number of feature maps that the block gets (S), including its own input.
 
     Shape:
         x ``(N, C, H, W)`` and states ``(N, S * C, H, W)`` -> ``(N, C, H, W)``.
@@ -87,12 +87,12 @@ class AAFBlock(nn.Module):
         self.aux_scale = LearnedScale()
 
     def forward(self, x: Tensor, states: Tensor) -> Tensor:
-        """The weighted sum of the three."""
+        """The weighted sum of identity, residual and auxiliary features."""
         auxiliary = self.attention(self.fusion(states))
         return self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
 
 
-# Its authors' names; one of them is misspelt there.
+# Weight names in the authors' code, where one of them is misspelt.
 OFFICIAL_NAMES: Names = {
     "head.0": "head",
     "body.{i}.body": "body.{i}.residual",

@@ -15,20 +15,20 @@ from sr_lab.upsamplers.pa import PAUpsampler
 
 
 class A2N(SRNetwork):
-    """Attention in attention network, as its authors' code builds it.
+    """Attention in attention network, as in its authors' code.
 
     PAN's trunk and tail, with blocks that decide for each image how much of their attention to use. The
     defaults are A2N; A2N-M has ``plain_kernel_size=1``.
 
-    Cost: at x4 72.4 G multiply-adds, 57.5 G of them in the blocks; A2N-M 60.6 G.
+    Cost at x4: 72.4 G multiply-adds, 57.5 G of them in the blocks; A2N-M takes 60.6 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 4.
         num_block: Number of A2Bs.
-        plain_kernel_size: Kernel of the A2Bs' branch without attention, odd.
-        upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            upscaled lr is added to the output of any tail.
+        plain_kernel_size: Kernel size of the A2Bs' branch without attention, odd.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, see ``PAUpsampler``. Any tail's
+            output is added to the bilinearly upscaled lr.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -38,7 +38,7 @@ class A2N(SRNetwork):
             ``scale``.
 
     Note:
-        Everything is from the authors' code, which works on 0..255.
+        Everything follows the authors' code, which works on 0..255.
     """
 
     multi_adds_rule = "conv"
@@ -62,7 +62,7 @@ class A2N(SRNetwork):
         self.tail = (upsampler or PAUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
+        """Upscale lr: a residual in feature space, the tail, plus the upscaled image."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = through(self.body, shallow)
         residual: Tensor = self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
@@ -73,11 +73,11 @@ class A2B(nn.Module):
     """Attention in attention block (A2N): the weighted sum of a branch with attention and one without.
 
     Args:
-        num_feat: Channels in and out (C).
-        plain_kernel_size: Kernel of the branch without attention, odd.
+        num_feat: Input and output channels (C).
+        plain_kernel_size: Kernel size of the branch without attention, odd.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``num_feat`` is below 4, or the kernel is even.
@@ -88,10 +88,10 @@ class A2B(nn.Module):
         if num_feat < 4 or plain_kernel_size % 2 == 0:
             raise ConfigError(
                 f"A2B: got num_feat={num_feat}, plain_kernel_size={plain_kernel_size}; "
-                "allowed: num_feat of at least 4, an odd kernel"
+                "allowed: num_feat of at least 4, an odd kernel size"
             )
         self.entry = nn.Conv2d(num_feat, num_feat, 1, bias=False)
-        self.adm = nn.Sequential(  # the paper's attention dropout module: it weights, and drops nothing
+        self.adm = nn.Sequential(  # the paper's attention dropout module, which weights but drops nothing
             nn.Linear(num_feat, num_feat // 4, bias=False),
             nn.ReLU(inplace=True),
             nn.Linear(num_feat // 4, 2, bias=False),
@@ -104,10 +104,10 @@ class A2B(nn.Module):
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run both branches and weight them by the means of the channels."""
+        """Run both branches and weight them according to the channel means."""
         feat = self.act(self.entry(x))
         mean = feat.float().mean(dim=(2, 3)).to(feat.dtype)  # (N, C); sums over an image need float32
-        # Divided by 30, so that both weights stay near one half.
+        # The division by 30 keeps both weights near one half.
         weights = torch.softmax(self.adm(mean) / 30, dim=1)[..., None, None, None]
         mixed = self.attended(feat) * weights[:, 0] + self.plain(feat) * weights[:, 1]
         return self.fusion(self.act(mixed)) + x
@@ -117,10 +117,10 @@ class AttentionBranch(nn.Module):
     """Pixel attention from a 3x3 and a 1x1 convolution, between two 3x3 convolutions (A2N).
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -135,7 +135,7 @@ class AttentionBranch(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the values between two convolutions."""
+        """Convolve, weight each value, convolve."""
         return self.conv2(self.conv1(x) * self.attention(x))
 
 
@@ -150,7 +150,7 @@ _A2B_NAMES: Names = {
     "conv_last": "fusion",
 }
 
-# Its authors' names, and those of our own checkpoints from before ``adm`` had this name.
+# Weight names in the authors' code, and in our own checkpoints from before ``adm`` had this name.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

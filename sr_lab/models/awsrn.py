@@ -13,25 +13,25 @@ from sr_lab.types import UpsamplerFactory
 
 
 class AWSRN(SRNetwork):
-    """Adaptive weighted SR network, as its authors' code builds it.
+    """Adaptive weighted SR network, as in its authors' code.
 
-    Local fusion blocks of residual units, where every sum has learned factors; a tail of four convolutions of
-    growing size; and the image itself, which one convolution brings to output size.
+    Local fusion blocks of residual units, whose sums all have learned factors, and a tail of four
+    convolutions of growing size; one more convolution upscales the image itself, which is added.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3, 4 and 8.
+        scale: Upscaling factor r; the paper uses 2, 3, 4 and 8.
         num_feat: Width of the trunk; 16 in AWSRN-SD.
         num_block: Number of LFBs: 4 in AWSRN, 3 in AWSRN-M, 1 in AWSRN-S and AWSRN-SD.
         num_unit: AWRUs in each LFB; 8 in AWSRN-SD.
-        num_mid_feat: Channels inside the AWRUs.
+        num_mid_feat: Inner channels of the AWRUs.
         upsampler: Factory for the tail; ``None`` builds the paper's AWMS with all four branches.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything is from the authors' ``awsrn.py`` and ``awsrnd.py``, the code of their published weights.
-        Their later ``awsrnv2.py`` is another network: an LFB's skip starts at its last AWRU, not at its
+        Everything follows the authors' ``awsrn.py`` and ``awsrnd.py``, the code of their published weights.
+        Their later ``awsrnv2.py`` is a different network: an LFB's skip starts at its last AWRU, not at its
         input.
     """
 
@@ -62,13 +62,13 @@ class AWSRN(SRNetwork):
         return [unit for block in self.body for unit in block.get_submodule("units").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the blocks' features through the tail, plus the image itself."""
+        """Upscale lr: the tail's output, plus the image upscaled by one convolution."""
         image = self.image_range(lr)
         feat = through(self.body, self.head(image))  # (N, C, H, W)
         return self.image_range.restore(self.tail(feat) + self.skip(image))  # (N, 3, rH, rW)
 
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "head.0": "head",
     "body.{i}": ("body.{i}", LFB_NAMES),

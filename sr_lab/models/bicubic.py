@@ -1,4 +1,4 @@
-"""Bicubic interpolation as a model: the row that every table of results starts with."""
+"""Bicubic interpolation as a model, the first row of every table of results."""
 
 from torch import Tensor
 
@@ -9,14 +9,14 @@ from sr_lab.upsamplers.native import native_only
 
 
 class Bicubic(SRNetwork):
-    """MATLAB's bicubic ``imresize`` (a = -0.5). Nothing to train.
+    """MATLAB's bicubic ``imresize`` (a = -0.5). It has no parameters.
 
     Args:
         scale: Upscaling factor r.
         upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:
-        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)``, not clamped. C is any number.
+        lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)``, not clamped. C may be any number.
 
     Raises:
         ConfigError: If ``upsampler`` is given.

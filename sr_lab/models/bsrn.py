@@ -20,30 +20,30 @@ _NUM_COPIES = 4
 
 
 class BSRN(SRNetwork):
-    """Blueprint separable residual network, as its authors' code builds it.
+    """Blueprint separable residual network, as in its authors' code.
 
-    RFDN with blueprint separable convolutions; the head sees four copies of the image. The defaults are BSRN;
+    RFDN with blueprint separable convolutions; the head gets four copies of the image. The defaults are BSRN;
     BSRN-S, the winner of NTIRE 2022's model complexity track, has ``form="bsrn_s"``, ``num_feat=48`` and
     ``num_block=5``.
 
-    Cost: at x4 19.4 G multiply-adds, 15.6 G of them in the blocks; BSRN-S 8.5 G.
+    Cost at x4: 19.4 G multiply-adds, 15.6 G of them in the blocks; BSRN-S takes 8.5 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 16 with ``form="bsrn"``.
         num_block: Number of ESDBs.
         form: ``bsrn``, or ``bsrn_s`` for the blocks and convolutions of BSRN-S, see ``ESDB``.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15.
 
     Raises:
-        ConfigError: If ``form`` is unknown, or ``num_feat`` too small for the channel attention; in
+        ConfigError: If ``form`` is unknown, or ``num_feat`` is too small for the channel attention; in
             ``forward``, if lr is too small.
 
     Note:
-        Everything is from the authors' code, whose checkpoints of BSRN load.
+        Everything follows the authors' code; their checkpoints of BSRN load.
     """
 
     min_size = ESA.min_size
@@ -71,7 +71,7 @@ class BSRN(SRNetwork):
         self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the outputs of all blocks are fused, then the tail."""
+        """Upscale lr: fuse the outputs of all blocks, then apply the tail."""
         shallow = self.head(torch.cat([lr] * _NUM_COPIES, dim=1))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)
@@ -82,12 +82,12 @@ class ESDB(nn.Module):
     """Efficient separable distillation block (BSRN): an RFDB on BSConvs, with two attentions.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         form: ``bsrn`` weights the channels by a CCA. ``bsrn_s`` has a ``ChannelScale`` instead, and a bias in
-            both halves of a BSConv.
+            both convolutions of a BSConv.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least ``ESA.min_size``.
     """
 
     def __init__(self, num_feat: int, *, form: Literal["bsrn", "bsrn_s"]) -> None:
@@ -117,13 +117,13 @@ class ESDB(nn.Module):
 
 
 class ChannelScale(nn.Module):
-    """One learned factor for each channel, then a 1x1 convolution: BSRN-S's stand-in for a CCA.
+    """One learned factor for each channel, then a 1x1 convolution, which replaces the CCA in BSRN-S.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -164,11 +164,11 @@ _ESDB_NAMES: Names = {
 
 
 def _as_convolutions(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """BSRN-S has linear layers over the channels where the network here has 1x1 convolutions."""
+    """Reshape the weights of BSRN-S's linear layers, which are 1x1 convolutions here."""
     return {name: value[..., None, None] if value.ndim == 2 else value for name, value in state.items()}
 
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

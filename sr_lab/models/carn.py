@@ -18,22 +18,24 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class CARN(SRNetwork):
-    """Cascading residual network, as its authors' code builds it.
+    """Cascading residual network, as in its authors' code.
 
-    Blocks cascade, and so do the residual units inside a block: after each of them, a 1x1 convolution fuses
-    all features so far. The defaults are CARN; CARN-M has ``groups=4`` and ``recursive=True``.
+    Blocks cascade, and so do the residual units inside a block: after each block and each unit, a 1x1
+    convolution fuses all features so far. The defaults are CARN; CARN-M has ``groups=4`` and
+    ``recursive=True``.
 
-    Cost: at x4 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
-    32.5 G.
+    Cost at x4: 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
+    takes 32.5 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of cascading blocks.
-        groups: Makes the units efficient residual blocks, whose 3x3 convolutions, and the paper's tail, have
-            this many groups; ``None``: plain units and tail.
+        groups: Number of groups of the 3x3 convolutions in the units, which become efficient residual blocks,
+            and in the paper's tail; ``None`` gives plain units and a plain tail.
         recursive: Whether the three units of a cascading block share their weights.
-        upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's with a ReLU before each shuffle.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's with a ReLU before
+            each shuffle.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -42,9 +44,9 @@ class CARN(SRNetwork):
         ConfigError: If ``groups`` does not divide ``num_feat``.
 
     Note:
-        The paper counts one network for all scales, with three tails: 1592 K for CARN. This one has the tail
-        of its scale only. The groups in CARN-M's tail are from the authors' code, whose earlier version had
-        1x1 convolutions there.
+        The paper counts one network for all scales, with three tails: 1592 K for CARN. This one has only the
+        tail of its own scale. The groups in CARN-M's tail are from the authors' code, whose earlier version
+        had 1x1 convolutions there.
     """
 
     multi_adds_rule = "conv"
@@ -92,12 +94,12 @@ class CascadingBlock(nn.Module):
     """Cascading block: three residual units, each followed by a fusion of all features so far.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         groups: See ``CARN``.
         recursive: Whether the three units share their weights.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, groups: int | None, recursive: bool) -> None:
@@ -108,8 +110,8 @@ class CascadingBlock(nn.Module):
         self.fusions = _make_fusions(num_feat, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The cascade of the units."""
-        uses = len(self.fusions) // len(self.units)  # 3 if the unit is shared, else 1
+        """Run the units as a cascade."""
+        uses = len(self.fusions) // len(self.units)  # runs of each unit: 3 if shared, else 1
         return _cascade(x, list(self.units) * uses, self.fusions)
 
 
@@ -117,11 +119,12 @@ class ResidualUnit(nn.Module):
     """Residual block with an activation after the sum; with groups, the paper's efficient residual block.
 
     Args:
-        num_feat: Channels in and out.
-        groups: Groups of both 3x3 convolutions, which a 1x1 then mixes; ``None``: full convolutions, no 1x1.
+        num_feat: Input and output channels.
+        groups: Groups of both 3x3 convolutions, which a 1x1 then mixes; ``None`` gives full convolutions and
+            no 1x1.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, groups: int | None) -> None:
@@ -141,7 +144,7 @@ class ResidualUnit(nn.Module):
 
 
 def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
-    """The 1x1 convolutions of a cascade; the k-th sees the input and the outputs of k blocks."""
+    """The 1x1 convolutions of a cascade; the k-th gets the input and the outputs of k blocks."""
     return nn.ModuleList(
         nn.Sequential(nn.Conv2d((k + 1) * num_feat, num_feat, 1), nn.ReLU(inplace=True))
         for k in range(1, number + 1)
@@ -149,7 +152,7 @@ def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
 
 
 def _cascade(x: Tensor, blocks: Iterable[nn.Module], fusions: nn.ModuleList) -> Tensor:
-    """Each block sees the last fusion; each fusion sees the input and all blocks so far."""
+    """Each block gets the last fusion; each fusion gets the input and the outputs of all blocks so far."""
     stages = out = x
     for block, fusion in zip(blocks, fusions, strict=True):
         stages = torch.cat((stages, block(out)), dim=1)
@@ -166,7 +169,7 @@ _NAMES: Names = {
     "exit": "tail.{t-1}",
 }
 
-# The names of its authors' networks for one scale, and for all of them, of which one tail is kept.
+# Weight names in the authors' networks for one scale and for all scales; of the latter, one tail is kept.
 OFFICIAL_NAMES = (
     OfficialNames({**_NAMES, "upsample.up.body": "tail"}, {"t": "tail"}, partial(without_mean_shift, gain=1)),
     OfficialNames(

@@ -17,13 +17,13 @@ from sr_lab.types import UpsamplerFactory
 class ECBSR(SRNetwork):
     """Plain chain of edge-oriented convolution blocks on the luma, for mobile devices.
 
-    Folded, it is a stack of 3x3 convolutions and PReLUs, with nothing else to keep in memory.
+    Folded, it is a stack of 3x3 convolutions and PReLUs that keeps no other feature maps in memory.
 
     Args:
-        scale: Upscaling factor r; the paper has 2 and 4.
+        scale: Upscaling factor r; the paper uses 2 and 4.
         num_feat: Width of the trunk (C): 8, 16, 32 or 64.
         num_block: Number of ECBs between the first and the last (M): 4, 10 or 16.
-        identity: Adds an identity branch to the ECBs that keep the number of channels; off in the authors'
+        identity: Add an identity branch to the ECBs that keep the number of channels; off in the authors'
             configurations.
         upsampler: Factory for the tail; ``None`` builds the paper's ECB and pixel shuffle.
 
@@ -31,9 +31,9 @@ class ECBSR(SRNetwork):
         lr ``(N, 1, H, W)`` in [0, 1] -> sr ``(N, 1, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the range of 0..255, and the image that is added to every channel before the
-        shuffle, which is nearest-neighbour upscaling. The printed 596 K and 137.3 G at x2 fit one more value
-        for each channel of each PReLU than the 594.9 K here; so do those at x4.
+        The authors' code gives the range of 0..255, and adds the image to every channel before the shuffle,
+        which amounts to nearest-neighbour upscaling. At x2 the printed 596 K and 137.3 G fit if each PReLU
+        has one more value per channel than in the 594.9 K here; the figures at x4 do too.
     """
 
     colour = "y"
@@ -66,12 +66,12 @@ class ECBSR(SRNetwork):
 
 
 class ECB(RepConv):
-    """Edge-oriented convolution block: a 3x3 convolution, a wide one, and three that look for edges.
+    """Edge-oriented convolution block: a 3x3 convolution, a wide one, and three edge filters.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out; the wide branch has twice as many inside.
-        identity: Adds the input if the number of channels stays.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels; the wide branch has twice as many.
+        identity: Add the input if the number of channels stays the same.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -94,17 +94,17 @@ class ECB(RepConv):
         return out + x if self.identity else out
 
     def merged(self) -> Kernel:
-        """The sum of their kernels."""
+        """The convolution whose kernel is the sum of the branches' kernels."""
         kernel = Kernel.of(self.conv) + Kernel.of(self.reduce).after(Kernel.of(self.expand))
         kernel = kernel + self.sobel_x.merged() + self.sobel_y.merged() + self.laplacian.merged()
         return kernel + kernel.identity() if self.identity else kernel
 
 
 class ECBUpsampler(nn.Sequential):
-    """The tail of ECBSR: an ECB to r^2 values for each channel of the image, then the pixel shuffle.
+    """The tail of ECBSR: an ECB to r^2 channels for each channel of the image, then the pixel shuffle.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r.
         identity: See ``ECB``.
@@ -130,7 +130,7 @@ _TRAINED_NAMES: Names = {
 }
 _FOLDED_NAMES: Names = {"conv3x3": "0.folded", "act": "1"}
 
-# The names of its authors' ``ECBSR`` and of the ``PlainSR`` that it folds into.
+# Weight names in the authors' ``ECBSR``, and in the ``PlainSR`` into which it folds.
 OFFICIAL_NAMES = tuple(
     OfficialNames(
         {

@@ -16,26 +16,26 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class EDSR(SRNetwork):
-    """Enhanced deep residual network, as its authors' code builds it.
+    """Enhanced deep residual network, as in its authors' code.
 
-    The defaults are EDSR-baseline, with which lightweight networks are compared. The full EDSR has 256
+    The defaults are EDSR-baseline, to which lightweight networks are compared. The full EDSR has 256
     channels, 32 blocks and a ``res_scale`` of 0.1.
 
-    Cost: at x4 114.2 G multiply-adds, 67.9 G of them in the blocks and 42.5 G in the tail's steps; the full
-    EDSR 2.89 T.
+    Cost at x4: 114.2 G multiply-adds, 67.9 G of them in the blocks and 42.5 G in the tail's steps; the full
+    EDSR takes 2.89 T.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (F).
         num_block: Number of residual blocks (B).
         res_scale: Factor of each block's residual; below 1 it steadies the training of wide networks.
-        upsampler: Factory for the tail; ``None`` builds the paper's, which upscales in steps.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, which upscales in steps.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the range of 255 around DIV2K's mean, and the convolution after the blocks.
+        The range of 255 around DIV2K's mean and the convolution after the blocks follow the authors' code.
     """
 
     multi_adds_rule = "conv"
@@ -63,7 +63,8 @@ class EDSR(SRNetwork):
         return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
 
 
-# Its authors' names, which number the convolution after the blocks as one of them, and BasicSR's.
+# Weight names in the authors' code, which numbers the convolution after the blocks as a block, and in
+# BasicSR.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -1,6 +1,6 @@
 """Shallow EDSR: the baseline of Table 1 of "Two Strategies Toward Lightweight Image SR" (Du et al.).
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from typing import Literal
@@ -20,16 +20,16 @@ class ShallowEDSR(SRNetwork):
     """EDSR with 8 blocks, no convolution after them and a sub-pixel tail, for comparing attentions.
 
     Args:
-        scale: Upscaling factor r; the paper has 4.
+        scale: Upscaling factor r; the paper uses 4.
         num_feat: Width of the trunk, at least 16 with ``ca`` and ``cca``.
         num_block: Number of residual blocks.
-        attention: Weights each residual before it is added: channel attention (``ca``), contrast-aware
+        attention: What weights each residual before it is added: channel attention (``ca``), contrast-aware
             channel attention (``cca``), spatial attention (``sa``) or enhanced spatial attention (``esa``).
-        share_attention: Whether all blocks use one attention module; off, each has its own.
+        share_attention: Whether all blocks use one attention module; if off, each has its own.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         ``esa``.
 
     Raises:
@@ -37,10 +37,10 @@ class ShallowEDSR(SRNetwork):
             in ``forward``, if lr is too small.
 
     Note:
-        Stated: 8 blocks. Fitted to the printed 620 K: width, tail, and that no convolution follows the
-        blocks. The printed sizes of the attentions (620 to 622 K) are those of one module, the run times
-        (CA +94 %) those of one in every block: shared weights explain both. ESA's 622 K need C // 16 channels
-        inside, where its paper has C // 4. Inferred: EDSR's range, and RCAN's place for the attention.
+        Stated: 8 blocks. Fitted to the printed 620 K: the width, the tail, and the missing convolution after
+        the blocks. The printed sizes with attention (620 to 622 K) fit a single attention module, the run
+        times (CA +94 %) one in every block; shared weights explain both. ESA's 622 K need C // 16 inner
+        channels, where its paper has C // 4. Inferred: EDSR's range, and the attention's position as in RCAN.
     """
 
     multi_adds_rule = "conv"

@@ -1,6 +1,6 @@
 """EFRDN: An Efficient Feature Reuse Distillation Network for Lightweight Image SR (Liu et al., CVIU 2024).
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Callable
@@ -26,65 +26,66 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class EFRDN(SRNetwork):
     """Efficient feature reuse distillation network (EFRDN, Fig. 1, Eqs. 1 to 9).
 
-    Four distillation modules, then two transformers over 3x3 patches. In both parts every layer sees the sum
+    Four distillation modules, then two transformers over 3x3 patches. In both parts every layer gets the sum
     of all features before it. A second tail upscales the shallow features.
 
-    Cost: at x4 293 G multiply-adds: convolutions 28.1 G (the 27.9 G that the paper prints), the transformers'
-    linear layers 25.7 G and their attention products 239 G. The last grow with the square of the image, so
-    a large image is cheaper in tiles; memory grows with its area only.
+    Cost at x4: 293 G multiply-adds, of which the convolutions take 28.1 G (the paper prints 27.9 G), the
+    transformers' linear layers 25.7 G and their attention products 239 G. These products grow with the square
+    of the image area, so a large image is cheaper in tiles; memory grows only with the area.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
-        num_feat: Width of the trunk, a multiple of 8 of at least 16.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
+        num_feat: Width of the trunk, a multiple of 8 and at least 16.
         num_block: Number of distillation modules.
         num_transformer: Number of efficient transformers.
-        block: The distillation module: the paper's ACDM, or the IMDB or RFDB of Table 2.
-        parameter_sharing: Whether module k has the weights of module k - 2; ``None``: for ACDMs only, which
-            fits the counts of Table 2.
-        acrb: Asymmetric convolutions on the features that an ACDM distils (Table 3); ``conv``: a 3x3
-            convolution in their place.
+        block: The distillation module: the paper's ACDM, or one of Table 2's IMDB and RFDB.
+        parameter_sharing: Whether module k shares the weights of module k - 2; ``None`` shares those of ACDMs
+            only, which fits the counts of Table 2.
+        acrb: Asymmetric convolutions on the features that an ACDM distils (Table 3); ``conv`` replaces them
+            with a 3x3 convolution.
         fflb: Lattice blocks in the ACDMs (Table 3).
         mscc: Self-calibrated convolutions at the end of an ACDM (Table 3).
         gcrb: Group convolutions in the two branches of an FFLB (Table 4); the EFFB keeps its own.
         effb: Feature fusion at the end of an FFLB (Table 4).
-        cc: Combination coefficients of an FFLB (Table 4); off, plain sums.
-        cnn_dc: Dense connections between the distillation modules (Table 5); off, C_out is the output of the
-            last module.
-        cnn_skip: Adds F_S to C_out where ``cnn_dc`` is off.
+        cc: Combination coefficients of an FFLB (Table 4); if off, the sums are plain.
+        cnn_dc: Dense connections between the distillation modules (Table 5); if off, C_out is the last
+            module's output.
+        cnn_skip: Add F_S to C_out where ``cnn_dc`` is off.
         transformer_dc: Dense connections between the transformers (Table 5).
-        effb_mode: Third GCRB of an EFFB, see ``EFFB``.
+        effb_mode: Form of the third GCRB of an EFFB, see ``EFFB``.
         num_head: Heads of the attention.
         num_segment: Segments of the image, in raster order; attention stays within a segment.
-        attention_reduction: Squeeze of the tokens before queries, keys and values are made.
-        mlp_ratio: Width inside the transformer's MLP, in widths of a token.
-        rgb_range: Value of white inside the network.
+        attention_reduction: Factor by which tokens are squeezed before queries, keys and values are computed.
+        mlp_ratio: Inner width of the transformer's MLP, as a multiple of a token's width.
+        rgb_range: Value of white in the network's range.
         upsampler: Factory for both tails; ``None`` builds the paper's sub-pixel tails (Eq. 8).
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         lattice blocks or RFDBs.
 
     Raises:
-        ConfigError: If a width or a choice is impossible, or a switch concerns a part that is switched off;
-            in ``forward``, if lr is too small.
+        ConfigError: If a width or a choice is invalid, or a switch applies to a part that is switched off; in
+            ``forward``, if lr is too small.
 
     Note:
-        The text "concatenates" what the equations sum: summed here. The inner sum of Eq. 2 repeats one term:
-        read as all F_An. The 768 K that the paper prints for x2 and x3 are those of x4. The transformers'
-        sizes are not given; Table 2 fixes them at 224 K parameters each, which the defaults meet without
-        biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: how those 224 K are made up;
-        four segments, as in ESRT; the mean shift and a range of 255, as in LBNet of the same group.
+        The text "concatenates" what the equations sum; here it is summed. The inner sum of Eq. 2 repeats one
+        term, which is read as all F_An. The 768 K that the paper prints for x2 and x3 belong to x4. The
+        transformers' sizes are not given; Table 2 fixes them at 224 K parameters each, which the defaults
+        meet without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: the composition of
+        those 224 K; four segments, as in ESRT; the mean shift and a range of 255, as in LBNet by the same
+        group.
 
         Without dense connections the network is a plain chain, with F_S added at its end (Eq. 7). Eq. 3 can
-        be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S goes with them (the
-        default); or F_S is a skip of its own, as the text calls it in Eq. 7, and stays (``cnn_skip``).
+        be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S is removed with them (the
+            default); or F_S is a separate skip, as the text calls it in Eq. 7, and remains (``cnn_skip``).
 
-        After the transformers autocast is off, and sr has the type of the weights: features there exceed
-        float16, so that ``.half()`` overflows; ``.bfloat16()`` does not.
+        After the transformers autocast is off, and sr has the dtype of the weights: features there exceed the
+            range of float16, so ``.half()`` overflows, but ``.bfloat16()`` does not.
     """
 
     multi_adds_rule = "conv"
-    min_size = ESA.min_size  # of the published network; 1 without ESA
+    min_size = ESA.min_size  # for the published network; 1 without ESA
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class EFRDN(SRNetwork):
         _check_switches(block, acrb, fflb=fflb, mscc=mscc, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         if cnn_dc and cnn_skip:
             raise ConfigError(
-                "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or take cnn_dc=false"
+                "EFRDN: cnn_dc=true always has F_S in C_out, got cnn_skip=true; drop it or set cnn_dc=false"
             )
         make_fflb = partial(FFLB, num_feat, gcrb=gcrb, effb=effb, cc=cc, effb_mode=effb_mode)
         blocks: dict[str, Callable[[], nn.Module]] = {
@@ -183,23 +184,23 @@ def _check_switches(
     cc: bool,
     effb_mode: str,
 ) -> None:
-    """Refuse unknown choices, and switches of parts that the network does not have."""
+    """Refuse unknown choices and switches of parts that the network does not have."""
     check_choice("EFRDN", "effb_mode", effb_mode, "tied", "three", "two")
     if not fflb and not (gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: gcrb, effb and cc are parts of the FFLB, and fflb=false has none, got gcrb={gcrb}, "
-            f"effb={effb}, cc={cc}; drop them or take fflb=true"
+            f"effb={effb}, cc={cc}; drop them or set fflb=true"
         )
     check_choice("EFRDN", "block", block, "acdm", "imdb", "rfdb")
     if block != "acdm" and not (acrb is True and fflb and mscc and gcrb and effb and cc):
         raise ConfigError(
             f"EFRDN: acrb, fflb, mscc, gcrb, effb and cc are parts of the ACDM, and block={block} has "
-            "none; drop them or take block=acdm"
+            "none; drop them or set block=acdm"
         )
     if effb_mode != "tied" and not (block == "acdm" and fflb and effb):
         raise ConfigError(
-            f"EFRDN: effb_mode is a choice of the EFFB, and a network with block={block}, fflb={fflb}, "
-            f"effb={effb} has none, got effb_mode={effb_mode}; drop it or put the EFFB back"
+            f"EFRDN: effb_mode configures the EFFB, and a network with block={block}, fflb={fflb}, "
+            f"effb={effb} has none, got effb_mode={effb_mode}; drop it or switch the EFFB on"
         )
 
 
@@ -213,15 +214,15 @@ class ACDM(nn.Module):
     Each of three steps splits off a quarter of the channels and refines the rest.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         acrb, mscc: See ``EFRDN``.
         make_fflb: Builds a lattice block; ``None`` leaves them out.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        The counts fit IMDN's quarter, a last refinement of 3C/4 channels, and no inner residual.
+        The counts fit IMDN's split into quarters, a last refinement of 3C/4 channels, and no inner residual.
     """
 
     def __init__(
@@ -260,7 +261,7 @@ class ACDM(nn.Module):
 
 
 def _distil(num_feat: int, acrb: bool | Literal["conv"]) -> nn.Module:
-    """What an ACDM does to the features that it keeps, see Table 3."""
+    """Build what an ACDM does to the features that it keeps, see Table 3."""
     if acrb is True:
         return ACRB(num_feat)
     if acrb is False:
@@ -276,13 +277,13 @@ class ACRB(nn.Module):
     ``x + act(BN(conv1x3(x) + conv3x3(x) + conv3x1(x)))``
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        Inferred: one batch norm, after the sum (only Table 3 mentions it); LeakyReLU of slope 0.05.
+        Inferred: one batch norm after the sum (only Table 3 mentions it), and LeakyReLU of slope 0.05.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -295,7 +296,7 @@ class ACRB(nn.Module):
         self.is_fused = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Three parallel kernels within one residual."""
+        """Apply three parallel kernels within one residual."""
         feat = self.square(x) if self.is_fused else self.row(x) + self.square(x) + self.column(x)
         return x + self.act(self.norm(feat))
 
@@ -315,16 +316,16 @@ class FFLB(nn.Module):
     """Feature fusion lattice block (EFRDN, Fig. 1, Eqs. 10 to 16): two butterflies, then a fusion.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         gcrb, effb, cc, effb_mode: See ``EFRDN``.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least ``ESA.min_size``.
 
     Note:
-        X_in of Eq. 11 is read as E_in. Inferred: S_1 and S_2 are scalars that start at 1. One MLP per
-        coefficient, or two MLPs for half the coefficients: the printed counts fit both. Not stated in the
-        paper; chosen here: ESA in RFDN's form, with C // 4 channels inside, which fits the counts.
+        X_in in Eq. 11 is read as E_in. Inferred: S_1 and S_2 are scalars that start at 1. The printed counts
+        fit one MLP per coefficient and two MLPs for half the coefficients. Not stated in the paper; chosen
+        here: ESA in RFDN's form, with C // 4 inner channels, which fits the counts.
     """
 
     def __init__(
@@ -370,13 +371,13 @@ class CC(nn.Module):
     ``x * (MLP(mean of x) + MLP(standard deviation of x)) / 2``
 
     Args:
-        num_feat: Channels in and out (C), at least 16.
+        num_feat: Input and output channels (C), at least 16.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        The counts fit one MLP for both statistics. Inferred: the population's standard deviation.
+        The counts fit one MLP for both statistics. Inferred: the population standard deviation.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -399,10 +400,10 @@ class GCRB(nn.Module):
     """Group convolution residual block (EFRDN, Fig. 1): 1x1 to C/4, depthwise 3x3, 1x1 back.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         The counts of Table 4 fit 1x1 convolutions in two groups, without bias before the batch norms.
@@ -425,7 +426,7 @@ class GCRB(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Three convolutions around one residual."""
+        """Add the output of three convolutions to the input."""
         return x + self.layers(x)
 
 
@@ -433,16 +434,16 @@ class EFFB(nn.Module):
     """Enhanced feature fusion block (EFRDN, Fig. 1): chained GCRBs, fused and self-calibrated twice.
 
     Args:
-        num_feat: Channels in and out (C).
-        mode: Third GCRB: ``tied`` shares the second's weights, ``three`` has its own, ``two`` leaves it out
-            and uses the second's output.
+        num_feat: Input and output channels (C).
+        mode: Form of the third GCRB: ``tied`` shares the weights of the second, ``three`` gives it its own,
+            ``two`` leaves it out and uses the second one's output.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        The text has three GCRBs; the printed counts have room for the weights of two. Inferred: the chain,
-        the sum with the third output, convolutions in four groups on interleaved inputs.
+        The text has three GCRBs; the printed counts cover the weights of two. Inferred: the chain, the sum
+        with the third output, and convolutions in four groups on interleaved inputs.
     """
 
     def __init__(self, num_feat: int, *, mode: Literal["tied", "three", "two"] = "tied") -> None:
@@ -457,7 +458,7 @@ class EFFB(nn.Module):
         self.scca = SelfCalibrated(num_feat, CA(num_feat // 2, reduction=4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Extract, fuse the first two, add the third, fuse again."""
+        """Run the GCRBs, fuse the first two outputs, add the third, fuse again."""
         first = self.gcrb1(x)
         second = self.gcrb2(first)
         third = self.gcrb2(second) if self.tied else self.gcrb3(second)
@@ -469,10 +470,10 @@ class MSCC(nn.Module):
     """Multiple self-calibrated convolutions (EFRDN, Fig. 3): SCSA, then SCCA twice, plus the input.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Inferred: how the last unit "weights" the output; here it is one more SCCA.
@@ -487,25 +488,27 @@ class MSCC(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Three units around one residual."""
+        """Add the output of three units to the input."""
         return x + self.units(x)
 
 
 class SelfCalibrated(nn.Module):
     """Self-calibrated convolution with spatial or channel attention (EFRDN, Fig. 2: SCSA, SCCA).
 
-    Half of the channels are weighted, the other half convolved; a 3x3 merges them, and the input is added.
+    Half of the channels are weighted and the other half convolved; a 3x3 merges the halves, and the input is
+    added.
 
     Args:
-        num_feat: Channels in and out (C).
-        attention: Weights the C/2 channels of the left half.
+        num_feat: Input and output channels (C).
+        attention: Module that weights the C/2 channels of the left half.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        Table 3 leaves no room for a full 3x3 of C channels. Inferred: both convolutions in four groups, with
-        the halves interleaved before the merge, since they would not mix otherwise. Not stated in the paper;
+        The counts of Table 3 rule out a full 3x3 of C channels. Inferred: both convolutions in four groups,
+        with the halves interleaved before the merge, since they would not mix otherwise. Not stated in the
+        paper;
         chosen here: CBAM's 7x7 convolution in SCSA, a reduction of 4 in SCCA.
     """
 
@@ -522,5 +525,5 @@ class SelfCalibrated(nn.Module):
 
 
 def _interleave(left: Tensor, right: Tensor) -> Tensor:
-    """Alternate the channels, so that each group of the next convolution sees both sides."""
+    """Interleave the channels, so that each group of the next convolution gets both halves."""
     return torch.stack((left, right), dim=2).flatten(1, 2)

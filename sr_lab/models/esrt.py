@@ -19,36 +19,36 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class ESRT(SRNetwork):
-    """Efficient SR transformer, as its authors' code builds it.
+    """Efficient SR transformer, as in its authors' code.
 
     A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches.
     A second tail upscales the shallow features.
 
-    Cost: at x4 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
-    transformer, whose attention products grow with the square of the image.
+    Cost at x4: 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
+    transformer, whose attention products grow with the square of the image size.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C), even.
         num_block: Number of HPBs.
         num_head: Heads of the attention.
         num_segment: Segments of the image, in raster order; attention stays within a segment.
-        attention_reduction: Squeeze of the tokens before queries, keys and values are made.
-        upsampler: Factory for both tails; ``None`` builds the paper's, EDSR's.
+        attention_reduction: Factor by which tokens are squeezed before queries, keys and values are computed.
+        upsampler: Factory for both tails; ``None`` builds the paper's tails, which are EDSR's.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 2.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 2.
 
     Raises:
-        ConfigError: If the channel attentions or the heads get no channel; in ``forward``, if lr is too
-            small.
+        ConfigError: If no channel is left for the channel attentions or the heads; in ``forward``, if lr is
+            too small.
 
     Note:
-        The source is the authors' code. Each of its ARFBs has a learned scale without effect, which is left
-        out here (12 parameters fewer). Its second tail ends in a ReLU and has no last bias.
+        Everything follows the authors' code. Each of its ARFBs has a learned scale without effect, which is
+        left out here (12 parameters fewer). Its second tail ends in a ReLU and has no last bias.
     """
 
-    min_size = 2  # of the pooling in an HPB
+    min_size = 2  # needed by the pooling in an HPB
     multi_adds_rule = "conv"
 
     def __init__(
@@ -82,7 +82,7 @@ class ESRT(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
         self.shallow_tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
         if upsampler is None and isinstance(self.shallow_tail, nn.Sequential):
-            self.shallow_tail[-1].register_parameter("bias", None)  # as the authors have it
+            self.shallow_tail[-1].register_parameter("bias", None)  # as in the authors' code
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: CNN backbone, transformer, two tails."""
@@ -101,13 +101,13 @@ class HPB(nn.Module):
     """High preserving block: refines the low frequencies at half size, and the high ones at full size.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least 2.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least 2.
 
     Note:
-        From the authors' code: one ARFB refines the low frequencies five times.
+        As in the authors' code, one ARFB refines the low frequencies five times.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -134,7 +134,7 @@ class HPB(nn.Module):
 
 
 def _resized(low: Tensor, x: Tensor) -> Tensor:
-    """``low`` at the size of ``x``."""
+    """Upscale ``low`` to the size of ``x``."""
     return F.interpolate(low, size=x.shape[-2:], mode="bilinear", align_corners=True)
 
 
@@ -142,10 +142,10 @@ class ARFB(nn.Module):
     """Adaptive residual feature block: two residual units, joined, weighted and convolved.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -165,7 +165,7 @@ class ARFB(nn.Module):
         self.residual_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both units' outputs, the later first, around a scaled residual."""
+        """Join both units' outputs, the later one first, weight and convolve them, add the scaled input."""
         first = self.unit1(x)
         second = self.unit2(first)
         joined = torch.cat((self.scale2(second), self.scale1(first)), dim=1)  # (N, 2C, H, W)
@@ -176,10 +176,10 @@ class ResidualUnit(nn.Module):
     """Residual unit (RU): a 3x3 to half the channels, PReLU, a 3x3 back, around a scaled residual.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -191,7 +191,7 @@ class ResidualUnit(nn.Module):
         self.residual_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two convolutions around one residual."""
+        """Add two convolutions to the input, both scaled."""
         return self.identity_scale(x) + self.residual_scale(self.expand(self.act(self.reduce(x))))
 
 
@@ -225,7 +225,7 @@ _HPB_NAMES: Names = {
     "alise": ("fusion.3", _ARFB_NAMES),
 }
 
-# Its authors' names, where "alise" is another layer at each level.
+# Weight names in the authors' code, where "alise" is a different layer at each level.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

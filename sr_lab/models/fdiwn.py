@@ -18,19 +18,19 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class FDIWN(SRNetwork):
-    """Feature distillation interaction weighting network, as its authors' code builds it.
+    """Feature distillation interaction weighting network, as in its authors' code.
 
-    The first group runs twice, then the rest, in order, twice; each run sees the sum of all runs before it.
-    A second path takes the image straight to the output through two convolutions.
+    The first group runs twice, then the other groups run twice in order; each run gets the sum of all runs
+    before it. A second path takes the image straight to the output through two convolutions.
 
-    Cost: at x4 71.2 G multiply-adds. The printed 28.4 G leave the weight-normalised convolutions out.
+    Cost at x4: 71.2 G multiply-adds. The printed 28.4 G leave the weight-normalised convolutions out.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 8.
-        num_block: Number of groups (FSWG) with their own weights.
+        num_block: Number of groups (FSWG), each with its own weights.
         upsampler: Factory for the tail of the features; ``None`` builds the paper's sub-pixel tail. The
-            second path keeps its own.
+            second path keeps its own tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -39,10 +39,10 @@ class FDIWN(SRNetwork):
         ConfigError: If ``num_feat`` is not a multiple of 8.
 
     Note:
-        From the authors' code, which has one file per scale: x4 has wider units and a narrower tail than x2
-        and x3, and its second path takes the shifted image, where x2 and x3 take the raw one. The mean shifts
-        were meant to be frozen there but are trained, so here they are weights. The order of any other number
-        of groups is our choice.
+        Everything follows the authors' code, which has one file per scale: x4 has wider units and a narrower
+        tail than x2 and x3, and its second path takes the shifted image, where x2 and x3 take the raw one.
+        Its mean shifts were meant to be frozen but are trained, so they are weights here. The order of runs
+        for any other number of groups is our choice.
     """
 
     multi_adds_rule = "torchinfo"
@@ -72,7 +72,7 @@ class FDIWN(SRNetwork):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the groups, their tail, the second path."""
+        """Upscale lr: the groups and their tail, plus the second path."""
         image = lr * 255
         shifted = self.sub_mean(image)
         first, *rest = self.body
@@ -87,11 +87,11 @@ class FSWG(nn.Module):
     """Feature shuffle weighted group: three WDIBs, joined by grouped convolutions on shuffled channels.
 
     Args:
-        num_feat: Channels in and out (C).
-        expansions: Widths inside the wide units, see ``WDIB``.
+        num_feat: Input and output channels (C).
+        expansions: Inner widths of the wide units, see ``WDIB``.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, expansions: tuple[float, float, float]) -> None:
@@ -108,7 +108,7 @@ class FSWG(nn.Module):
         self.scale_residual = LearnedScale(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Three blocks, their mixture, a weighted residual."""
+        """Run three blocks, mix their outputs, add the weighted residual."""
         first = self.block1(x)
         second = self.block2(first)
         third = self.block3(second + self.conv(first))
@@ -120,16 +120,16 @@ class FSWG(nn.Module):
 class WDIB(nn.Module):
     """Wide-residual distillation interaction block.
 
-    Two branches exchange their features as in a lattice block. Each is a wide unit, whose second half is
-    widened again; the first halves then gate the branches.
+    Two branches exchange features as in a lattice block. Each is a wide unit whose second half of the
+    channels is widened again; the first halves then gate the branches.
 
     Args:
-        num_feat: Channels in and out (C), even.
-        expansions: Width inside the units, in widths of their input: in a WIRW, in the WCRW that widens, and
-            in the WCRW that fuses.
+        num_feat: Input and output channels (C), even.
+        expansions: Inner width of the units, as a multiple of their input: of a WIRW, of the WCRW that
+            widens, and of the WCRW that fuses.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, expansions: tuple[float, float, float]) -> None:
@@ -153,7 +153,7 @@ class WDIB(nn.Module):
         self.act = nn.LeakyReLU(0.05)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Branch a, branch b, their fusion."""
+        """Run branch a and branch b, then fuse them."""
         kept_a, rest = self.act(self.enter_a(x)).chunk(2, dim=1)  # (N, C / 2, H, W) each
         wide = self.widen_a(rest)  # (N, C, H, W)
         b = x + self.cc_a1(wide) * wide
@@ -175,10 +175,10 @@ class WCRW(nn.Module):
     """Wide convolutional residual weighting unit: a wide residual plus a Conv3x3, with a learned factor each.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
         num_narrow: Channels before the 3x3 of the wide residual.
-        expansion: Width after its first 1x1, in widths of the input.
+        expansion: Width after its first 1x1, as a multiple of the input.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -199,7 +199,7 @@ class WCRW(nn.Module):
         self.scale_skip = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Wide residual and skip, weighted."""
+        """The weighted sum of wide residual and skip."""
         return self.scale_wide(self.wide(x)) + self.scale_skip(self.skip(x))
 
 
@@ -207,11 +207,11 @@ class WIRW(WCRW):
     """Wide identical residual weighting unit: a WCRW with the identity in place of its Conv3x3.
 
     Args:
-        num_feat: Channels in and out (C).
-        expansion: Width after the first 1x1, in widths of the input.
+        num_feat: Input and output channels (C).
+        expansion: Width after the first 1x1, as a multiple of the input.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, expansion: float) -> None:
@@ -223,8 +223,8 @@ class SCF(nn.Module):
     """Self-calibration fusion of the two branches of a WDIB.
 
     Args:
-        num_feat: Channels of either branch (C).
-        expansion: Width inside the WCRW, in widths of its input (2C).
+        num_feat: Channels of each branch (C).
+        expansion: Inner width of the WCRW, as a multiple of its input (2C).
 
     Shape:
         Twice ``(N, C, H, W)`` -> ``(N, C, H, W)``.
@@ -238,7 +238,7 @@ class SCF(nn.Module):
         self.gate = nn.Conv2d(2 * num_feat, num_feat, 1, bias=False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The fused branches, and b through a gate that sees both."""
+        """The fused branches, plus b through a gate computed from both."""
         joined = torch.cat((self.scale_a(a), self.scale_b(b)), dim=1)  # (N, 2C, H, W)
         return self.wcrw(joined) + torch.sigmoid(self.gate(joined)) * b
 
@@ -246,15 +246,15 @@ class SCF(nn.Module):
 class ShuffleAttention(nn.Module):
     """Shuffle attention (SA-Net, Zhang and Yang, ICASSP 2021).
 
-    In each group of channels one half is weighted by its means, the other, position by position, by itself
-    after a normalisation over the image; a shuffle then mixes the halves.
+    In each group, one half of the channels is weighted according to its means and the other half, at each
+    position, according to its values normalised over the image; a shuffle then mixes the halves.
 
     Args:
         num_feat: Channels (C), even.
-        groups: Largest number of groups; the largest that divides C / 2 is taken.
+        groups: Maximum number of groups; the largest number up to it that divides C / 2 is used.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, groups: int = 6) -> None:
@@ -268,7 +268,7 @@ class ShuffleAttention(nn.Module):
         self.norm = nn.GroupNorm(num_half, num_half)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight channels and positions, shuffle."""
+        """Weight channels and positions, then shuffle."""
         groups = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])  # (N * groups, C / groups, H, W)
         by_channel, by_position = groups.chunk(2, dim=1)
         # Sums over an image need float32.
@@ -331,7 +331,7 @@ _FSWG_NAMES: Names = {
     "scale_res": "scale_residual",
 }
 
-# Its authors' names; gate 1 is that of their branch b.
+# Weight names in the authors' code, where gate 1 belongs to branch b.
 OFFICIAL_NAMES: Names = {
     "Sub_mean": "sub_mean",
     "head": "head",

@@ -19,15 +19,16 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class FMEN(SRNetwork):
     """Fast and memory-efficient network: a chain of pairs of an ERB and an HFAB.
 
-    Folded, it has a single residual, around the whole chain, and no concatenation, so it needs little memory.
+    Folded, its only skip is the one around the whole chain and nothing is concatenated, so it needs little
+    memory.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of pairs of an ERB and an HFAB.
-        num_mid_feat: Channels inside the HFABs, at least 5: the HFAB before the chain has 4 fewer.
-        num_erb: ERBs inside each HFAB.
-        num_warmup_erb: ERBs inside the HFAB before the chain.
+        num_mid_feat: Inner channels of the HFABs, at least 5, since the HFAB before the chain has 4 fewer.
+        num_erb: Number of ERBs in each HFAB.
+        num_warmup_erb: Number of ERBs in the HFAB before the chain.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
@@ -37,10 +38,11 @@ class FMEN(SRNetwork):
         ConfigError: If ``num_mid_feat`` is below 5.
 
     Note:
-        The authors' code has the layers, and the sizes of the NTIRE variant: 50 channels, 4 pairs, one ERB.
-        The defaults, the sizes of the paper's larger network, are inferred: with the same number of ERBs in
-        every HFAB and the code's 16 channels there, only these give the printed 748 / 757 / 769 K (cut off,
-        not rounded) and 172.0 / 77.2 / 44.2 G. It works on 0..255, as in that code.
+        The layers follow the authors' code, which has the sizes of the NTIRE variant: 50 channels, 4 pairs,
+        one ERB. The defaults, the sizes of the paper's larger network, are inferred: with the same number of
+        ERBs in every HFAB, each 16 channels wide as in the code, only these sizes give the printed 748 / 757
+        / 769 K (cut off, not rounded) and 172.0 / 77.2 / 44.2 G. The network works on 0..255, as in that
+        code.
     """
 
     multi_adds_rule = "conv"
@@ -59,7 +61,7 @@ class FMEN(SRNetwork):
         super().__init__(scale=scale)
         if num_mid_feat <= 4:
             raise ConfigError(
-                f"FMEN: num_mid_feat={num_mid_feat} leaves no channel to the first HFAB; allowed: 5 or more"
+                f"FMEN: num_mid_feat={num_mid_feat} leaves no channel for the first HFAB; allowed: 5 or more"
             )
         self.image_range = ImageRange(mean=(0.0, 0.0, 0.0), gain=255)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -85,12 +87,12 @@ class HFAB(nn.Module):
     """High-frequency attention block: a weight per channel and position, from a narrow chain of ERBs.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         num_mid_feat: Channels of the chain.
         num_erb: Length of the chain.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_mid_feat: int, num_erb: int) -> None:
@@ -101,18 +103,18 @@ class HFAB(nn.Module):
         self.act = nn.LeakyReLU(0.1, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the features."""
+        """Weight the features by the chain's attention."""
         attention = self.act(self.erbs(self.act(self.squeeze(x))))
         return x * torch.sigmoid(self.excite(attention))
 
 
 class NormConv(RepConv):
-    """A 3x3 convolution after a batch norm, optionally with another after it; both fold into it.
+    """A 3x3 convolution after a batch norm, optionally followed by another norm; both norms fold into it.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
-        norm_out: Adds a batch norm after the convolution.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
+        norm_out: Add a batch norm after the convolution.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -127,7 +129,7 @@ class NormConv(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Normalise, pad, convolve, normalise."""
         normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
-        # The border is what the norm makes of zeros at inference; the same while training.
+        # The border has the value to which the norm maps zero at inference, in training too.
         _, shift = _affine(self.norm_in)
         border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
         out: Tensor = self.conv(normed + border * shift[:, None, None])
@@ -140,7 +142,7 @@ class NormConv(RepConv):
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Factor and summand of each channel at inference."""
+    """Factor and offset of each channel at inference."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -156,10 +158,10 @@ class ERB(nn.Sequential):
     """Enhanced residual block: two RRRBs with a LeakyReLU between them.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -170,10 +172,10 @@ class RRRB(RepConv):
     """Residual in residual re-parameterizable block: a 3x3 at twice the width, and two identities.
 
     Args:
-        num_feat: Channels in and out; twice as many inside.
+        num_feat: Input and output channels; the 3x3 convolution has twice as many.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -188,7 +190,7 @@ class RRRB(RepConv):
         return x + self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
 
     def merged(self) -> Kernel:
-        """The chain with its identities."""
+        """The convolution equal to the chain with both identities."""
         kernel = Kernel.of(self.conv)
         kernel = (kernel + kernel.identity()).after(Kernel.of(self.expand)).before(Kernel.of(self.reduce))
         return kernel + kernel.identity()
@@ -213,7 +215,7 @@ _TRAINED_NAMES: Names = {
 }
 _FOLDED_NAMES: Names = {"squeeze": "squeeze.folded", **_CHAIN_NAMES, "excitate": "excite.folded"}
 
-# The names of its authors' ``TRAIN_FMEN``, and of their ``TEST_FMEN``, which is folded.
+# Weight names in the authors' ``TRAIN_FMEN``, and in their ``TEST_FMEN``, which is folded.
 OFFICIAL_NAMES = tuple(
     OfficialNames(
         {

@@ -14,18 +14,18 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class FSRCNN(SRNetwork):
-    """Fast SRCNN: shrink the features, map them by a few thin convolutions, expand them, upscale.
+    """Fast SRCNN: shrink the features, map them with a few thin convolutions, expand them, upscale.
 
-    Cost: at x4 2.0 G multiply-adds, of which the tail has 1.4 G; as ``original`` 0.7 G.
+    Cost at x4: 2.0 G multiply-adds, 1.4 G of them in the tail; the ``original`` form takes 0.7 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Channels before shrinking and after expanding (d).
-        num_shrunk: Channels between them (s).
-        num_block: Mapping convolutions (m).
+        num_shrunk: Channels between shrinking and expanding (s).
+        num_block: Number of mapping convolutions (m).
         form: ``lr_space`` is the RGB host of "Two Strategies for Lightweight Image SR" (its Table 2), with
             ReLU and a sub-pixel tail; ``original`` works on luma, with PReLU and a 9x9 deconvolution.
-        upsampler: Factory for the tail; ``None`` builds that of the form.
+        upsampler: Factory for the tail; ``None`` builds the tail of the form.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
@@ -34,9 +34,9 @@ class FSRCNN(SRNetwork):
         ConfigError: If ``form`` is unknown.
 
     Note:
-        ``original`` is built like the port, which pads where the paper crops; each LR pixel lands on the
-        first of its r pixels. ``lr_space`` is inferred from a public framework with the same hosts; no usual
-        form has the printed 33 K, this one has 35.1 K.
+        ``original`` follows the port, which pads where the paper crops; each LR pixel maps to the first of
+        its r pixels. ``lr_space`` is inferred from a public framework with the same hosts; no usual form has
+        the printed 33 K parameters, and this one has 35.1 K.
     """
 
     multi_adds_rule = "conv"
@@ -69,7 +69,7 @@ class FSRCNN(SRNetwork):
         self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: without any skip."""
+        """Upscale lr, without any skip connection."""
         feat = through(self.body, self.head(lr))  # (N, s, H, W)
         return self.tail(self.expand(feat))  # (N, d, H, W) -> (N, 3 or 1, rH, rW)
 
@@ -78,7 +78,7 @@ def _deconvolution(*, num_feat: int, num_out_ch: int, scale: int) -> nn.Module:
     return nn.ConvTranspose2d(num_feat, num_out_ch, 9, stride=scale, padding=4, output_padding=scale - 1)
 
 
-# The names of the port, which numbers convolutions and activations in one row.
+# Weight names in the port, which numbers convolutions and activations in one sequence.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -19,16 +19,16 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class IDN(SRNetwork):
     """Information distillation network: each block keeps a quarter of its features and enhances the rest.
 
-    Cost: at x4 34.5 G multiply-adds; as ``original`` 31.7 G.
+    Cost at x4: 34.5 G multiply-adds; the ``original`` form takes 31.7 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (D_3), a multiple of 16.
         num_block: Number of DBlocks.
         form: ``lr_space`` works on RGB and has a sub-pixel tail, like the authors' later code and the host in
             "Two Strategies for Lightweight Image SR" (its Table 2); ``original`` is the paper's network on
             luma, with a 17x17 deconvolution.
-        upsampler: Factory for the tail; ``None`` builds that of the form.
+        upsampler: Factory for the tail; ``None`` builds the tail of the form.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
@@ -37,8 +37,8 @@ class IDN(SRNetwork):
         ConfigError: If ``form`` is unknown or ``num_feat`` is not a multiple of 16.
 
     Note:
-        ``lr_space`` is from the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
-        image; ``original`` is from their Caffe code. A PyTorch port (yjn870) differs from both: it keeps the
+        ``lr_space`` follows the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
+        image; ``original`` follows their Caffe code. A PyTorch port (yjn870) differs from both: it keeps the
         last quarter instead of the first, and has no activation after the compression.
     """
 
@@ -63,7 +63,7 @@ class IDN(SRNetwork):
         self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the tail's output is added to MATLAB's bicubic."""
+        """Upscale lr: the tail's output, plus MATLAB's bicubic interpolation."""
         feat = through(self.body, self.head(lr))  # (N, C, H, W)
         return self.tail(feat) + imresize(lr, numerator=self.scale)  # (N, 3 or 1, rH, rW)
 
@@ -72,11 +72,11 @@ class DBlock(nn.Module):
     """Information distillation block: an enhancement unit, then a compression unit.
 
     Args:
-        num_feat: Channels in and out (C), a multiple of 16. Widths differ by C // 4 (d), which is also the
-            number of channels kept (1 / s of C).
+        num_feat: Input and output channels (C), a multiple of 16. Widths differ by C // 4 (d), which
+            is also the number of channels kept (1 / s of C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``num_feat`` is not a multiple of 16.
@@ -85,9 +85,7 @@ class DBlock(nn.Module):
     def __init__(self, num_feat: int) -> None:
         super().__init__()
         if num_feat < 16 or num_feat % 16:
-            raise ConfigError(
-                f"IDN: num_feat is divided by 16, got num_feat={num_feat}; allowed: multiples of 16"
-            )
+            raise ConfigError(f"IDN: got num_feat={num_feat}; allowed: multiples of 16")
         quarter = num_feat // 4
         self.split_sizes = (quarter, num_feat - quarter)
         self.above = nn.Sequential(
@@ -113,7 +111,7 @@ class Deconvolution(nn.Module):
     """The paper's reconstruction: one transposed convolution of 17x17.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r, from 1 to 9.
 
@@ -124,8 +122,8 @@ class Deconvolution(nn.Module):
         ConfigError: If ``scale`` is not 1 to 9.
 
     Note:
-        Each LR pixel lands on the last of its r pixels, as in the authors' code. That code leaves out the
-        first r - 1 rows and columns; here they are computed.
+        Each LR pixel maps to the last of its r pixels, as in the authors' code. That code leaves out the
+        first r - 1 rows and columns, which are computed here.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
@@ -136,9 +134,9 @@ class Deconvolution(nn.Module):
         self.deconv = nn.ConvTranspose2d(num_feat, num_out_ch, 17, stride=scale, padding=9 - scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Upscale, and crop to the size of the image."""
+        """Upscale, then crop to the size of the image."""
         height, width = x.shape[-2:]
-        sr: Tensor = self.deconv(x)  # r - 1 pixels too many at the end of each axis
+        sr: Tensor = self.deconv(x)  # there are r - 1 extra pixels at the end of each axis
         return sr[..., : self.scale * height, : self.scale * width]
 
 
@@ -152,8 +150,8 @@ def _conv_lrelu(num_in_ch: int, num_out_ch: int, *, kernel_size: int = 3, groups
     return nn.Sequential(conv, nn.LeakyReLU(0.05, inplace=True))
 
 
-# The layers of its authors' prototxt (form ``original``), as ``<layer>.weight`` and ``<layer>.bias``. Their
-# blocks count from 3, after the trunk's first two layers.
+# Layer names in the authors' prototxt (form ``original``), as ``<layer>.weight`` and ``<layer>.bias``. Its
+# blocks are numbered from 3, after the trunk's first two layers.
 OFFICIAL_NAMES: Names = {
     "conv{i+1}": "head.{i}.0",
     "conv{i+3}_{j+4}": "body.{i}.below.{j}.0",

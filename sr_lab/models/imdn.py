@@ -18,35 +18,35 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class IMDN(SRNetwork):
-    """Information multi-distillation network, as its authors' code builds it.
+    """Information multi-distillation network, as in its authors' code.
 
-    The defaults are IMDN; IMDN-RTC, which won the challenge AI in RTC with 20 K parameters, has
+    The defaults are IMDN; IMDN-RTC, which won the "AI in RTC" challenge with 20 K parameters, has
     ``variant="rtc"``, ``num_feat=12`` and ``num_block=5``.
 
-    Cost: at x4 40.9 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks.
+    Cost at x4: 40.9 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of IMDBs.
-        distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
-        cca_reduction: Squeeze of the channel attention.
-        variant: ``imdn``, or ``rtc``: no channel attention in the blocks, and one 1x1 convolution on the last
-            block's output in place of the fusion of all.
-        image_skip: Adds the bicubically upscaled lr to the output, so that a short training starts near
-            bicubic instead of near black. Not in the paper. The kernel is torch's antialiased one (a = -0.5,
-            as in MATLAB), not torch's default (a = -0.75).
+        distillation_rate: Share of the channels that each step of an IMDB sets aside, in (0, 1).
+        cca_reduction: Reduction of the channel attention.
+        variant: ``imdn``, or ``rtc``, which has no channel attention in the blocks, and a 1x1 convolution on
+            the last block's output instead of the fusion of all outputs.
+        image_skip: Add the bicubically upscaled lr to the output, so that a short training starts near
+            bicubic instead of near black. This is not in the paper. The kernel is torch's antialiased one (a
+            = -0.5, as in MATLAB), not torch's default (a = -0.75).
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``variant`` is unknown, the rate or the reduction leaves no channel, or
+        ConfigError: If ``variant`` is unknown, the rate or the reduction leaves no channels, or
             ``cca_reduction`` is set for ``variant="rtc"``.
 
     Note:
-        The paper's text was not available; the source is the authors' code, whose checkpoints load.
+        The paper's text was not available; everything follows the authors' code, whose checkpoints load.
     """
 
     multi_adds_rule = "conv"
@@ -68,7 +68,7 @@ class IMDN(SRNetwork):
         if variant == "rtc" and cca_reduction != 16:
             raise ConfigError(
                 f"IMDN: variant=rtc has no channel attention, got cca_reduction={cca_reduction}; "
-                "drop it or take variant=imdn"
+                "drop it or set variant=imdn"
             )
         self.fuses_all = variant == "imdn"
         self.image_skip = image_skip
@@ -87,7 +87,7 @@ class IMDN(SRNetwork):
         self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the outputs of the blocks are fused, then the tail."""
+        """Upscale lr: fuse the outputs of all blocks, then apply the tail."""
         shallow = self.head(lr)  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1) if self.fuses_all else stages[-1])  # (N, C, H, W)
@@ -99,7 +99,7 @@ class IMDN(SRNetwork):
 
 _IMDB_NAMES: Names = {"c5": "fusion", "c{j}": "conv{j}", "cca": ("cca", CA_NAMES)}
 
-# Its authors' names of IMDN and of IMDN-RTC, which numbers the fusion as one of the blocks.
+# Weight names in the authors' IMDN and IMDN-RTC; the latter numbers the fusion as a block.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -1,6 +1,7 @@
 """IMDN with the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024, Table 3).
 
-Built from the paper; no authors' code was at hand. IMDN's: github.com/Zheng222/IMDN (no licence stated).
+Built from the paper; the authors' code was not available. Code of IMDN: github.com/Zheng222/IMDN (no licence
+stated).
 """
 
 from collections.abc import Sequence
@@ -18,34 +19,34 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class IMDNWithOSFF(SRNetwork):
-    """IMDN whose blocks see the shallow features again and are fused by OSFF (OSFFNet, Eqs. 1 to 6).
+    """IMDN whose blocks also get the shallow features and are fused by OSFF (OSFFNet, Eqs. 1 to 6).
 
-    Parts that IMDN has too carry the same names, so the weights of our IMDN can initialize this network. With
-    all three switches off, it is IMDN.
+    Parts that IMDN has too have the same names, so the weights of our IMDN can initialise this network. With
+    all three switches off, this network is IMDN.
 
-    Cost: at x4 43.3 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks; OSFF adds 2.4 G,
+    Cost at x4: 43.3 G multiply-adds, 34.2 G of them in the 3x3 convolutions of the blocks; OSFF adds 2.4 G,
     1.7 G of them in the DRFs.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C).
-        num_block: Number of IMDBs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
-        distillation_rate: Share of the channels that each step of an IMDB keeps aside, in (0, 1).
-        cca_reduction: Squeeze of the channel attention in the IMDBs.
-        num_copies: Copies of the image that the head sees (O), at least 1.
-        drf_kernels: Kernel size of each stage's DRF (D_s), odd; the first ``num_block`` are taken.
-        oisi: Original image stacked initialization; off, the head sees one image.
-        sfgc: Shallow feature global connection; off, a block sees the previous block's output only.
-        mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
+        num_block: Number of IMDBs (N); with ``mfdf`` at most as many as ``drf_kernels`` has entries.
+        distillation_rate: Share of the channels that each step of an IMDB sets aside, in (0, 1).
+        cca_reduction: Reduction of the channel attention in the IMDBs.
+        num_copies: Copies of the image that the head gets (O), at least 1.
+        drf_kernels: Kernel size of each stage's DRF (D_s), odd; the first ``num_block`` are used.
+        oisi: Original image stacked initialization; if off, the head gets one image.
+        sfgc: Shallow feature global connection; if off, a block gets only the previous block's output.
+        mfdf: Multi-receptive field dynamic fusion; if off, the stages are concatenated unchanged.
         drf: How a DRF joins its two branches, see ``sr_lab.layers.osff.DRF``; needs ``mfdf``.
-        lambda_init: First value of the num_block - 1 weights lambda of Eq. 2.
+        lambda_init: Initial value of the num_block - 1 weights lambda of Eq. 2.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail of both papers.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If a kernel is even or missing, ``drf`` is unknown or chosen without ``mfdf``, or
+        ConfigError: If a kernel size is even or missing, ``drf`` is unknown or chosen without ``mfdf``, or
             ``num_copies`` is below 1.
 
     Note:
@@ -84,7 +85,7 @@ class IMDNWithOSFF(SRNetwork):
             IMDB(num_feat, distillation_rate=distillation_rate, cca_reduction=cca_reduction)
             for _ in range(num_block)
         )
-        self.sfgc = sfgc and num_block > 1  # the first block sees F_s itself
+        self.sfgc = sfgc and num_block > 1  # the first block gets F_s itself
         if self.sfgc:
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
         self.drfs = make_drfs(num_feat, num_block, drf_kernels, join=drf, mfdf=mfdf)

@@ -1,6 +1,6 @@
 """IMFM: lightweight SR by progressive feature fusion ("Improve Multi-scale Fine-grained Model").
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from sr_lab.upsamplers.mwaum import MWAUM
 class IMFM(SRNetwork):
     """Progressive feature fusion network (IMFM, Fig. 1, Eqs. 1 to 4).
 
-    Blocks of parallel paths, each of which passes its result to the next; an upsampler with pixel attention;
-    and the bilinearly upscaled image, added to the result.
+    Blocks of parallel paths, each of which passes its result to the next path, and an upsampler with pixel
+    attention, to whose output the bilinearly upscaled image is added.
 
-    Cost: at x4 46.5 G multiply-adds: blocks 32.4 G, upsampler 14.0 G, of which 10.7 G at output size. The
-    paths of a block wait for each other: 14 successive 3x3 convolutions in each block, on few channels, and
-    14 average poolings that no count shows. On a CPU the poolings take 40 % of the time, and channels-last
-    makes the network 1.7 times as fast.
+    Cost at x4: 46.5 G multiply-adds, 32.4 G of them in the blocks and 14.0 G in the upsampler (10.7 G at
+    output size). The paths of a block wait for each other: 14 successive 3x3 convolutions in each block, on
+    few channels, and 14 average poolings, which multiply-adds do not include. On a CPU the poolings take 40 %
+    of the time, and the channels-last layout makes the network 1.7 times as fast.
 
     Args:
         scale: Upscaling factor r: 2, 3 or 4 as in the paper, 8 or 16.
@@ -35,15 +35,15 @@ class IMFM(SRNetwork):
         num_block: Number of PABs (n).
         num_path: Paths of a PAB (s), at least 1; needs ``pab``, as does ``num_path_feat``.
         num_path_feat: Channels of a path (m); ``None`` takes half of ``num_feat``.
-        num_cam_feat: Channels inside a CAM; needs ``cam``, as does ``cam_act``.
-        pab: Progressive attention blocks; off, each block is a residual chain of 3x3 convolutions.
+        num_cam_feat: Inner channels of a CAM; needs ``cam``, as does ``cam_act``.
+        pab: Progressive attention blocks; if off, each block is a residual chain of 3x3 convolutions.
         mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. A MWAUM
             given as ``upsampler`` keeps its own weights: 577,795 parameters at x4 without ``mswam``, not
             576,595.
         cam: Coordinate attention in the PABs; needs ``pab``.
         window_sizes: Windows of the multi-scale weights in pixels, odd; empty gives plain pixel attention.
             Needs ``mswam``.
-        cam_act: Activation delta of Eq. 9.
+        cam_act: The activation delta of Eq. 9.
         upsampler: Factory for the tail; ``None`` builds the paper's MWAUM (Eq. 3).
 
     Shape:
@@ -51,14 +51,14 @@ class IMFM(SRNetwork):
 
     Raises:
         ConfigError: If ``num_path`` is below 1, a window is even, ``cam_act`` is unknown, or a setting
-            concerns a part that is switched off.
+            applies to a part that is switched off.
 
     Note:
-        The paper states the components, the 40 channels and Eqs. 1 to 13, and no other size. Inferred from
-        the printed counts, which other layouts fit as well: n = 7, s = 8, m = 20, PABs without biases except
+        The paper states the components, the 40 channels and Eqs. 1 to 13, but no other size. Inferred from
+        the printed counts (which other layouts fit too): n = 7, s = 8, m = 20, PABs without biases except
         in their attentions, a chain of 6 convolutions without PAB. It has 598.375 K parameters at x4; the
-        paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print; read as
-        MWAUM(F_n + F_0). Not stated in the paper; chosen here: ``align_corners=False`` in the image skip.
+        paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print and read as MWAUM(F_n
+        + F_0). Not stated in the paper; chosen here: ``align_corners=False`` in the image skip.
     """
 
     multi_adds_rule = "conv"
@@ -83,21 +83,21 @@ class IMFM(SRNetwork):
         if cam and not pab:
             raise ConfigError("IMFM: cam=true needs a PAB, got pab=false; allowed: cam=false, or pab=true")
         if num_path < 1:
-            raise ConfigError(f"IMFM: a PAB needs a path, got num_path={num_path}; allowed: 1 or more")
+            raise ConfigError(f"IMFM: a PAB needs paths, got num_path={num_path}; allowed: 1 or more")
         if not pab and (num_path, num_path_feat) != (8, None):
             raise ConfigError(
                 f"IMFM: pab=false has no paths, got num_path={num_path}, num_path_feat={num_path_feat}; "
-                "drop them or take pab=true"
+                "drop them or set pab=true"
             )
         if not mswam and tuple(window_sizes) != (3, 5):
             raise ConfigError(
                 f"IMFM: mswam=false has no windows, got window_sizes={tuple(window_sizes)}; "
-                "drop them or take mswam=true"
+                "drop them or set mswam=true"
             )
         if not cam and (num_cam_feat, cam_act) != (8, "h_swish"):
             raise ConfigError(
                 f"IMFM: cam=false has no CAM, got num_cam_feat={num_cam_feat}, cam_act={cam_act}; "
-                "drop them or take cam=true"
+                "drop them or set cam=true"
             )
         own_tail = partial(MWAUM, attention=mswam, window_sizes=window_sizes)
         self.head = nn.Conv2d(3, num_feat, 3, padding=1)
@@ -125,23 +125,23 @@ class IMFM(SRNetwork):
 
 
 class PAB(nn.Module):
-    """Progressive attention block (IMFM, Sec. 2.3, Eq. 6): parallel paths, each of which sees the last one.
+    """Progressive attention block (IMFM, Sec. 2.3, Eq. 6): parallel paths, each fed by the previous path.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_path: Number of paths (s).
         num_path_feat: Channels of a path (m).
-        window_sizes: Windows of the weights in the paths, see ``MSWAM``.
+        window_sizes: Windows for the weights in the paths, see ``MSWAM``.
         cam: Coordinate attention after the paths, if any.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Eq. 6 prints ``x_1 + y_{i-1}`` for the later paths, read as ``x_i + y_{i-1}``, and the text ``m < s``,
-        read as m < C. Inferred: LeakyReLU of slope 0.2 (PAN's) after the split and after each path, no
-        biases, the place of the CAM (its input comes "after passing through a 1x1 convolution"). Not stated
-        in the paper; chosen here: the 3x3 convolution at the end and the residual around the block.
+        read as m < C. Inferred: LeakyReLU of slope 0.2 (as in PAN) after the split and after each path, no
+        biases, the position of the CAM (its input comes "after passing through a 1x1 convolution"). Not
+        stated in the paper; chosen here: the 3x3 convolution at the end and the residual around the block.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class PAB(nn.Module):
     ) -> None:
         super().__init__()
         self.num_path = num_path
-        # The 1x1 convolutions to the paths, in one.
+        # The 1x1 convolutions of all paths, as one convolution.
         self.split = nn.Conv2d(num_feat, num_path * num_path_feat, 1, bias=False)
         self.paths = nn.ModuleList(
             MSWAM(num_path_feat, window_sizes=window_sizes) for _ in range(num_path - 1)
@@ -166,9 +166,9 @@ class PAB(nn.Module):
         self.last = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Eq. 6, then fuse."""
+        """Run the paths (Eq. 6), then fuse them."""
         first, *subsets = self.act(self.split(x)).chunk(self.num_path, dim=1)  # s of (N, m, H, W)
-        outputs = [first]  # y_1 = x_1, which no other path sees
+        outputs = [first]  # y_1 = x_1, which no other path gets
         for i, (path, subset) in enumerate(zip(self.paths, subsets, strict=True)):
             outputs.append(self.act(path(subset if i == 0 else subset + outputs[-1])))
         fused = self.cam(self.fusion(torch.cat(outputs, dim=1)))  # (N, s * m, H, W) -> (N, C, H, W)
@@ -178,18 +178,18 @@ class PAB(nn.Module):
 class MSWAM(nn.Module):
     """Multi-scale weight allocation module (IMFM, Sec. 2.2 and 2.3) in a path of a PAB.
 
-    Two 3x3 convolutions; the features between them are weighted by the module's input, seen at several
+    Two 3x3 convolutions; the features between them are weighted according to the module's input at several
     scales.
 
     Args:
-        num_feat: Channels in and out (m).
-        window_sizes: Windows of the weights in pixels, see ``MSWA``; ``None``: no weights.
+        num_feat: Input and output channels (m).
+        window_sizes: Windows for the weights in pixels, see ``MSWA``; ``None`` leaves the weights out.
 
     Shape:
-        ``(N, m, H, W)`` -> the same.
+        ``(N, m, H, W)`` -> the same shape.
 
     Note:
-        Inferred: the paper describes the module in words only, see ``MSWA``.
+        Inferred: the paper describes the module without formulas, see ``MSWA``.
     """
 
     def __init__(self, num_feat: int, *, window_sizes: Sequence[int] | None) -> None:
@@ -209,22 +209,23 @@ class MSWAM(nn.Module):
 class CAM(nn.Module):
     """Coordinate attention (IMFM, Fig. 2, Eqs. 7 to 12): Hou et al., CVPR 2021, without normalisation.
 
-    A weight per channel and row times a weight per channel and column, computed from H + W positions.
+    The weight is a product of one weight per channel and row and one per channel and column, computed from H
+    + W positions.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_squeezed: Channels between the convolutions.
-        act: Activation delta of Eq. 9.
+        act: The activation delta of Eq. 9.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``act`` is unknown.
 
     Note:
-        The text calls delta "H Sigmoid", Fig. 2 "H_swish"; the latter is the original's and the default.
-        Inferred: 8 channels inside, the original's max(8, C / 32).
+        The text calls delta "H Sigmoid", Fig. 2 "H_swish"; the latter is that of Hou et al. and the default.
+        Inferred: 8 inner channels, from the max(8, C / 32) of Hou et al.
     """
 
     def __init__(
@@ -240,7 +241,7 @@ class CAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weight rows and columns."""
         height, width = x.shape[-2:]
-        # Sums over an image need float32 whatever the precision of the network.
+        # Sums over an image need float32, regardless of the network's precision.
         rows = x.mean(dim=3, keepdim=True, dtype=torch.float32)  # (N, C, H, 1), Eq. 7
         columns = x.mean(dim=2, keepdim=True, dtype=torch.float32).transpose(2, 3)  # (N, C, W, 1), Eq. 8
         both = torch.cat((rows, columns), dim=2).to(x.dtype)  # (N, C, H + W, 1)
@@ -251,18 +252,18 @@ class CAM(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """Stands in for a PAB in the paper's basic model: a residual chain of 3x3 convolutions.
+    """Replacement for a PAB in the paper's basic model: a residual chain of 3x3 convolutions.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_conv: Number of convolutions.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Stated: "a 3x3 convolutional sequence" of the same width. Inferred: 6 convolutions with biases, which
-        give the printed differences; LeakyReLU between them; the residual.
+            give the printed differences, LeakyReLU between them, the residual.
     """
 
     def __init__(self, num_feat: int, *, num_conv: int = 6) -> None:
@@ -273,5 +274,5 @@ class PlainBlock(nn.Module):
         self.chain = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The chain around its residual."""
+        """Add the chain's output to the input."""
         return self.chain(x) + x

@@ -19,28 +19,28 @@ from sr_lab.upsamplers.native import native_only
 
 
 class LAPAR(SRNetwork):
-    """Filters the bicubically upscaled image; each pixel has its own mix of 72 fixed filters.
+    """Filters the bicubically upscaled image, with a different mix of 72 fixed filters at each pixel.
 
-    The network computes the coefficients of the mix from lr.
+    The network computes the coefficients of each mix from lr.
 
-    Cost: at x4 93.7 G multiply-adds of convolutions, 59.7 G of them at output size. Like the printed 94 G,
-    this leaves out mixing the filters and filtering.
+    Cost at x4: 93.7 G multiply-adds of convolutions, 59.7 G of them at output size. Like the printed 94 G,
+    this excludes mixing the filters and applying them.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the network: 32 in LAPAR-A, 24 in LAPAR-B, 16 in LAPAR-C.
         num_block: Number of LFBs: 4 in LAPAR-A, 3 in LAPAR-B, 2 in LAPAR-C.
         upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 2.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 2.
 
     Raises:
         ConfigError: If ``upsampler`` is given; in ``forward``, if lr is too small.
 
     Note:
-        From the authors' code, whose checkpoints load and bring their own filters. For the filters of a new
-        network see ``gaussian_dictionary``.
+        Everything follows the authors' code, whose checkpoints load and contain their own filters. For the
+        filters of a new network see ``gaussian_dictionary``.
     """
 
     min_size = 2  # reflection at the border of the upscaled image
@@ -52,7 +52,7 @@ class LAPAR(SRNetwork):
     ) -> None:
         native_only("LAPAR", upsampler)
         super().__init__(scale=scale)
-        # In the state dict, since checkpoints bring their own.
+        # In the state dict, since checkpoints contain their own filters.
         self.register_buffer("dictionary", gaussian_dictionary())
         self.image_range = ImageRange()
         self.head = nn.Sequential(wn_conv(3, num_feat), nn.ReLU(inplace=True))
@@ -73,7 +73,7 @@ class LAPAR(SRNetwork):
         return [unit for block in self.body for unit in block.get_submodule("units").children()]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Coefficients, a filter for each pixel from them, and the filtered image."""
+        """Compute the coefficients, mix a filter for each pixel, filter the image."""
         check_min_size(lr, self.min_size, "LAPAR: its filtering")
         feat = through(self.body, self.head(self.image_range(lr)))  # (N, C, H, W)
         coefficients = self.tail(feat)  # (N, 72, rH, rW)
@@ -83,10 +83,10 @@ class LAPAR(SRNetwork):
 
 
 def _filtered(image: Tensor, filters: Tensor) -> Tensor:
-    """An image filtered with another filter at each pixel, the same for all its channels.
+    """An image filtered with a different filter at each pixel, the same one for all channels.
 
     Args:
-        image: ``(N, 3, H, W)``, reflected at its border.
+        image: ``(N, 3, H, W)``; it is reflected at its border.
         filters: ``(N, k * k, H, W)``, row by row.
 
     Returns:
@@ -106,11 +106,11 @@ def gaussian_dictionary() -> Tensor:
     """LAPAR's fixed filters: 24 anisotropic Gaussians and 48 differences of two of them.
 
     Returns:
-        ``(72, 1, 5, 5)``; a Gaussian's values sum to 1, a difference's to 0.
+        ``(72, 1, 5, 5)``; the values of a Gaussian sum to 1, those of a difference to 0.
 
     Note:
-        Stated: anisotropic Gaussians and differences of Gaussians; 72 of 5x5 in the authors' code. Not
-        stated in the paper; chosen here: how many of each, and their widths, angles and elongations. The
+        Stated: anisotropic Gaussians and differences of Gaussians; the authors' code has 72 filters of 5x5.
+        Not stated in the paper; chosen here: how many of each, and their widths, angles and elongations. The
         choice costs no expressiveness: sums of centred Gaussians are symmetric about their centre, and these
         72 span all 13 dimensions of such 5x5 filters.
     """
@@ -131,7 +131,7 @@ def gaussian_dictionary() -> Tensor:
     return torch.cat(filters).unsqueeze(1)
 
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "w_conv.rgb_mean": None,
     "decom_conv.weight": "dictionary",

@@ -18,7 +18,7 @@ class LatticeNet(SRNetwork):
     """Lattice network: a chain of lattice blocks, whose outputs are fused from the last to the first.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 4.
         num_block: Number of lattice blocks.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
@@ -27,9 +27,9 @@ class LatticeNet(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the code whose checkpoints load. Its file with the mean shifts is missing; RCAN's, on which it
-        builds, meant to freeze them but trains them. So here they are weights, and the published counts
-        include them.
+        Everything follows the code whose checkpoints load. Its file with the mean shifts is missing; RCAN's,
+        on which it builds, was meant to freeze them but trains them. They are therefore weights here, and the
+        published counts include them.
     """
 
     multi_adds_rule = "conv"
@@ -39,7 +39,7 @@ class LatticeNet(SRNetwork):
     ) -> None:
         super().__init__(scale=scale)
         self.sub_mean = MeanShift(sign=-1)
-        self.head = nn.Sequential(  # no activation in between
+        self.head = nn.Sequential(  # no activation between the two convolutions
             nn.Conv2d(3, num_feat, 3, padding=1), nn.Conv2d(num_feat, num_feat, 3, padding=1)
         )
         self.body = nn.ModuleList(LB(num_feat) for _ in range(num_block))
@@ -49,7 +49,7 @@ class LatticeNet(SRNetwork):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: blocks, backward fusion, tail."""
+        """Upscale lr: the blocks, the backward fusion, the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = stages.pop()
@@ -62,10 +62,10 @@ class LB(nn.Module):
     """Lattice block: two butterflies that combine two residual units with learned coefficients.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -79,7 +79,7 @@ class LB(nn.Module):
         self.fusion = nn.Conv2d(2 * num_feat, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Analysis, then synthesis."""
+        """Apply the analysis butterfly, then the synthesis butterfly."""
         unit = self.unit1(x)
         p = x + self.cc_unit1(unit) * unit
         q = unit + self.cc_x(x) * x
@@ -107,10 +107,10 @@ def _coefficients(num_feat: int) -> CC:
 
 
 class BFM(nn.Module):
-    """A step of the backward fusion: deep and shallower features, reduced to half the channels and joined.
+    """A step of the backward fusion: deeper and shallower features, reduced to half the channels and joined.
 
     Args:
-        num_feat: Channels of either input and of the output (C).
+        num_feat: Channels of each input and of the output (C).
 
     Shape:
         Twice ``(N, C, H, W)`` -> ``(N, C, H, W)``.
@@ -123,7 +123,7 @@ class BFM(nn.Module):
         self.act = nn.ReLU()
 
     def forward(self, deep: Tensor, shallower: Tensor) -> Tensor:
-        """Halve and join."""
+        """Halve the channels of both inputs and join them."""
         return self.act(torch.cat((self.deep(deep), self.shallower(shallower)), dim=1))
 
 
@@ -139,7 +139,7 @@ _LB_NAMES: Names = {
     "compress": "fusion",
 }
 
-# The names of the code whose checkpoints load.
+# Weight names in the code whose checkpoints load.
 OFFICIAL_NAMES: Names = {
     "sub_mean": "sub_mean",
     "conv1": "head.0",

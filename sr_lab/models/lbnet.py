@@ -17,36 +17,37 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class LBNet(SRNetwork):
-    """Lightweight bimodal network, as its authors' code builds it.
+    """Lightweight bimodal network, as in its authors' code.
 
-    The same fusion modules run twice, the second time with the weighted features of the first run added; then
-    two recursive transformers.
+    The same fusion modules run twice, the second time with the weighted features of the first run added; two
+    recursive transformers follow.
 
-    Cost: at x4 462 G multiply-adds: 38.9 G in the convolutions, the figure that the paper prints, and the
-    rest in the transformers, whose attention products grow with the square of the image.
+    Cost at x4: 462 G multiply-adds, 38.9 G of them in the convolutions (the figure that the paper prints) and
+    the rest in the transformers, whose attention products grow with the square of the image area.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C), even; 18 in LBNet-T.
         num_block: Number of LFFMs, each used twice.
         num_transformer: Number of recursive transformers.
         num_head: Heads of the attention; 6 in LBNet-T.
         num_segment: Segments of the image, in raster order; attention stays within a segment.
-        attention_reduction: Squeeze of the tokens before queries, keys and values are made; LBNet-T has none.
-        num_repeat: How often a transformer's tokens pass the same weights.
+        attention_reduction: Factor by which tokens are squeezed before queries, keys and values are computed;
+            LBNet-T does not squeeze them.
+        num_repeat: How many times a transformer's tokens pass through the same weights.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If the channel attentions or the heads get no channel.
+        ConfigError: If no channel is left for the channel attentions or the heads.
 
     Note:
-        The source is the authors' code, whose checkpoints load. Its mean shifts were meant to be frozen but
-        are trained (24 parameters, which the printed counts include). The length of a segment is rounded
+        Everything follows the authors' code; their checkpoints load. Its mean shifts were meant to be frozen
+        but are trained (24 parameters, which the printed counts include). The length of a segment is rounded
         down, so results depend on the size of the image. After the transformers autocast is off, and sr has
-        the type of the weights, since the features there may exceed the range of float16.
+        the dtype of the weights, since the features there may exceed the range of float16.
     """
 
     multi_adds_rule = "conv"
@@ -89,7 +90,7 @@ class LBNet(SRNetwork):
         self.add_mean = MeanShift(sign=1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: symmetric CNN, recursive transformers, tail."""
+        """Upscale lr: the symmetric CNN, the recursive transformers, the tail."""
         shallow = self.head(self.sub_mean(lr * 255))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         for block, attention, first in zip(self.body, self.attentions, tuple(stages), strict=True):
@@ -108,10 +109,10 @@ class LFFM(nn.Module):
     """Local feature fusion module: three FRDABs, densely connected by 1x1 convolutions, around one residual.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -123,7 +124,7 @@ class LFFM(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every fusion sees the input and the outputs of all blocks so far."""
+        """Every fusion gets the input and the outputs of all blocks so far."""
         feat = x
         maps = [x]
         for block, fusion in zip(self.blocks, self.fusions, strict=True):
@@ -136,10 +137,10 @@ class FRDAB(nn.Module):
     """Feature refinement dual-attention block: channel and spatial attention, summed.
 
     Args:
-        num_feat: Channels in and out (C), even.
+        num_feat: Input and output channels (C), even.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -156,7 +157,7 @@ class FRDAB(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The whole and two halves, refined, weighted and merged."""
+        """Refine and weight the whole and both halves of the features, then merge them."""
         whole = self.act(self.conv1(x))  # (N, C, H, W)
         left = self.act(self.conv2(whole))  # (N, C/2, H, W)
         right = self.act(self.conv3(whole))
@@ -169,7 +170,7 @@ class FRDAB(nn.Module):
 _FRDAB_NAMES: Names = {"c{i}": "conv{i}", "se": ("ca", CA_NAMES), "sa.conv1": "sa.conv"}
 _LFFM_NAMES: Names = {"b{i+1}": ("blocks.{i}", _FRDAB_NAMES), "c{i+1}": "fusions.{i}"}
 
-# Its authors' names; the first transformer has no number there.
+# Weight names in the authors' code, where the first transformer has no number.
 OFFICIAL_NAMES: Names = {
     "sub_mean": "sub_mean",
     "head": "head",

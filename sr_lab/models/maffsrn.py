@@ -18,25 +18,25 @@ from sr_lab.types import UpsamplerFactory
 
 
 class MAFFSRN(SRNetwork):
-    """Multi-attentive feature fusion network, as its authors' code builds it.
+    """Multi-attentive feature fusion network, as in its authors' code.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 4.
         num_block: Number of feature fusion groups: 4 in MAFFSRN, 8 in MAFFSRN-L.
-        upsampler: Factory for the tail; ``None`` builds the paper's, a 3x3 and a 5x5 branch.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail of a 3x3 and a 5x5 branch.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 13.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 13.
 
     Raises:
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        Everything is from the authors' code, which takes images in [0, 1] without a mean shift.
+        Everything follows the authors' code, which takes images in [0, 1] without a mean shift.
     """
 
-    min_size = 13  # of the pooling in CEA
+    min_size = 13  # needed by the pooling in CEA
     multi_adds_rule = "conv"
 
     def __init__(
@@ -49,7 +49,7 @@ class MAFFSRN(SRNetwork):
         self.tail = make_tail(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the groups and the tail, added to the bicubically upscaled image."""
+        """Upscale lr: the groups and the tail, plus the bicubically upscaled image."""
         feat = through(self.body, self.head(lr))  # (N, C, H, W)
         return self.tail(feat) + upscaled(lr, self.scale)  # (N, 3, rH, rW)
 
@@ -58,13 +58,13 @@ class FFG(nn.Module):
     """Feature fusion group (MAFFSRN): four MABs in a row, whose outputs are fused one after the other.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
 
     Note:
-        Only the two middle MABs have a skip around them in the authors' code.
+        In the authors' code, only the two middle MABs have a skip connection.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -75,14 +75,14 @@ class FFG(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The fused chain and the input, each weighted."""
+        """The weighted sum of the fused chain and the input."""
         feat1 = self.blocks[0](x)
         feat2 = self.blocks[1](feat1) + feat1
         feat3 = self.blocks[2](feat2) + feat2
         feat4 = self.blocks[3](feat3)
         fused = feat1
         for fusion, feat in zip(self.fusions, (feat2, feat3, feat4), strict=True):
-            # The channels of the two alternate, as after a channel shuffle of their concatenation.
+            # The channels of both alternate, as after a channel shuffle of their concatenation.
             fused = fusion(torch.stack((fused, feat), dim=2).flatten(1, 2))  # (N, 2C, H, W) -> (N, C, H, W)
         return self.res_scale(fused) + self.x_scale(x)
 
@@ -91,10 +91,10 @@ class MAB(nn.Module):
     """Multi-attention block (MAFFSRN): two 3x3 convolutions, then the attention.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -107,21 +107,21 @@ class MAB(nn.Module):
         self.attention = CEA(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and weight."""
+        """Convolve, then weight."""
         return self.attention(self.features(x))
 
 
 class CEA(nn.Module):
-    """Cost-efficient attention (MAFFSRN): weights from a wide surrounding, times weights from a 5x5 window.
+    """Cost-efficient attention (MAFFSRN): weights from a wide neighbourhood, times weights from a 5x5 window.
 
-    A strided convolution and a wide max pooling shrink the map sixfold; the two convolutions that follow, one
-    of them dilated, therefore see far.
+    A strided convolution and a wide max pooling shrink the map sixfold; the next two convolutions, one of
+    them dilated, therefore have a large receptive field.
 
     Args:
-        num_feat: Channels in and out (C); the shrunken map has C // 4.
+        num_feat: Input and output channels (C); the shrunken map has C // 4.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least ``min_size``.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least ``min_size``.
 
     Raises:
         ConfigError: In ``forward``, if the map is smaller than ``min_size``.
@@ -130,7 +130,7 @@ class CEA(nn.Module):
         In the authors' code a ReLU precedes the sigmoid of the wide weights, so they are never below 0.5.
     """
 
-    # After a padded 3x3 of stride 2, 7 pixels must be left for the pooling.
+    # A padded 3x3 convolution of stride 2 must leave 7 pixels for the pooling.
     min_size: ClassVar[int] = 13
 
     def __init__(self, num_feat: int) -> None:
@@ -179,7 +179,7 @@ _FFG_NAMES: Names = {
     "x_scale": "x_scale",
 }
 
-# Its authors' names; conv01 comes before conv00 there.
+# Weight names in the authors' code, where conv01 precedes conv00.
 OFFICIAL_NAMES: Names = {
     "head.0": "head",
     "body.{i}": ("body.{i}", _FFG_NAMES),

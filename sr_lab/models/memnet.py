@@ -19,18 +19,20 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class MemNet(SRNetwork):
-    """Memory network: recursions of one residual unit, and gates that decide what to keep of all states.
+    """Memory network: recursions of one residual unit, and gates that decide how much of each state to keep.
 
-    Cost: at x4 168.0 G multiply-adds; as ``original``, at output size, 2.66 T at any scale.
+    Cost at x4: 168.0 G multiply-adds; the ``original`` form works at output size and takes 2.66 T at any
+    scale.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of memory blocks (M).
-        num_recursion: How often a block applies its residual unit (R), at least 1.
+        num_recursion: How many times a block applies its residual unit (R), at least 1.
         form: ``lr_space`` is the RGB host in "Two Strategies for Lightweight Image SR" (its Table 2): LR-size
             features, a feature skip and a sub-pixel tail; ``original`` works on the upscaled luma.
-        upsampler: Factory for the tail; ``None`` builds that of the form. Must be ``None`` for ``original``.
+        upsampler: Factory for the tail; ``None`` builds the tail of the form. Must be ``None`` for
+            ``original``.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
@@ -40,10 +42,11 @@ class MemNet(SRNetwork):
             ``original``.
 
     Note:
-        ``lr_space`` has exactly the printed counts: batch norms tied like the convolutions, no biases inside.
-        ``original`` follows the authors' prototxt: biases, and separate batch norms for each recursion around
-        the tied convolutions. Its printed 677 K are the weights of the convolutions alone. Left out: the
-        outputs of the earlier blocks, with which the authors train and average.
+        ``lr_space`` has exactly the printed counts, with batch norms tied like the convolutions and no inner
+        biases. ``original`` follows the authors' prototxt, with biases, and with separate batch norms for
+        each recursion around the tied convolutions. Its printed 677 K count only the weights of the
+        convolutions.
+        Left out: the outputs of the earlier blocks, which the authors train and average.
     """
 
     multi_adds_rule = "conv"
@@ -87,13 +90,13 @@ class MemNet(SRNetwork):
 
     @property
     def residual_units(self) -> list[nn.Module]:
-        """The tied unit of each memory block."""
+        """The tied residual unit of each memory block."""
         return [block.get_submodule("unit") for block in self.body]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: every block sees the memories of all earlier ones."""
+        """Upscale lr: every block gets the memories of all earlier blocks."""
         image = imresize(lr, numerator=self.scale) if self.original else lr
-        memories = [self.head(image)]  # B_0 (N, C, H, W), of the upscaled image if original
+        memories = [self.head(image)]  # B_0 (N, C, H, W), at output size if original
         for block in self.body:
             memories.append(block(memories[-1], memories))
         if self.original:
@@ -105,14 +108,15 @@ class MemoryBlock(nn.Module):
     """Recursions of one residual unit, then a 1x1 gate over all their outputs and all earlier memories.
 
     Args:
-        num_feat: Channels in and out (C).
-        num_recursion: How often the unit is applied (R).
-        num_long: Memories that the gate sees next to the recursions: the head's and each earlier block's.
+        num_feat: Input and output channels (C).
+        num_recursion: How many times the unit is applied (R).
+        num_long: Number of memories that the gate gets in addition to the recursions: the head's and each
+            earlier block's.
         num_norm: See ``ResidualUnit``.
         bias: Whether the convolutions have biases.
 
     Shape:
-        x ``(N, C, H, W)``, memories ``num_long`` of that shape -> the same.
+        x ``(N, C, H, W)`` and ``num_long`` memories of that shape -> the same shape.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class MemoryBlock(nn.Module):
         self.gate = _bn_relu_conv((num_recursion + num_long) * num_feat, num_feat, 1, bias=bias)
 
     def forward(self, x: Tensor, memories: Sequence[Tensor]) -> Tensor:
-        """Short-term memories first, then the long-term ones."""
+        """Concatenate the short-term memories, then the long-term ones, and gate them."""
         short = []
         for recursion in range(self.num_recursion):
             x = self.unit(x, recursion)
@@ -136,12 +140,12 @@ class ResidualUnit(nn.Module):
     """Pre-activation residual unit, ``x + Conv(ReLU(BN(Conv(ReLU(BN(x))))))``.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_norm: 1 if the recursions share their batch norms, else the number of recursions.
         bias: Whether the convolutions have biases.
 
     Shape:
-        x ``(N, C, H, W)`` and the index of the recursion -> the same.
+        x ``(N, C, H, W)`` and the index of the recursion -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_norm: int, bias: bool) -> None:

@@ -1,6 +1,6 @@
 """MREN: Spatial-Channel Adaptive Coordination of Multilevel Refinement Enhancement Network (Cai et al.).
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Callable
@@ -26,18 +26,18 @@ Message: TypeAlias = Literal["raw", "fused"]
 class MREN(SRNetwork):
     """Multilevel refinement enhancement network (MREN, Fig. 1, Eqs. 1 to 4); MREN-L is ``num_feat=84``.
 
-    Cost: at x4 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
+    Cost at x4: 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
     and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are in the tail, which
     interpolates before it convolves: num_feat channels at output size.
 
     Args:
-        scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper has 2, 3 and 4.
-        num_feat: Width of the trunk (C), at least 6; the paper has 60.
-        num_block: Number of MREBs (n); Table 1 has 3 to 8.
-        scacb: Parts of the SCACBs (Table 3), see ``SCACB``.
-        scacb_exchange: Which maps the two parts of a SCACB exchange, see ``SCACB``.
-        communication_weight: Share of the previous attention map in a DRACB's own (W), 0 to 1 as in Table 2;
-            0 is a DRACB without jump connection (Table 4).
+        scale: Upscaling factor r: 2, 3, 4, 8 or 16 with the paper's tail; the paper uses 2, 3 and 4.
+        num_feat: Width of the trunk (C), at least 6; the paper uses 60.
+        num_block: Number of MREBs (n); Table 1 compares 3 to 8.
+        scacb: Which parts the SCACBs have (Table 3), see ``SCACB``.
+        scacb_exchange: How the two parts of a SCACB exchange their maps, see ``SCACB``.
+        communication_weight: Weight of the previous attention map in a DRACB's own (W), 0 to 1 as in Table 2;
+            0 is a DRACB without its jump connection (Table 4).
         dracb_sigmoid: Whether a DRACB weights its map by the sigmoid of itself (Table 4).
         dracb_message: Which map a DRACB passes on, see ``DRACB``.
         upsampler: Factory for the tail; ``None`` builds the paper's RBWAs (Eq. 3).
@@ -46,13 +46,13 @@ class MREN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is below 6, W is outside 0 to 1, or a choice is unknown or concerns a
+        ConfigError: If ``num_feat`` is below 6, W is outside 0 to 1, or a choice is unknown or applies to a
             part that is switched off.
 
     Note:
-        Inferred: the places of the GELUs, and the residuals of SCACB and MREB, as in RFDN. The bicubic skip
-        of Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10 are fitted to the
-        printed counts, also MREN-L's.
+        Inferred: the positions of the GELUs, and the residuals of SCACB and MREB, as in RFDN. The bicubic
+        skip of Eq. 4 is torch's (a = -0.75, not MATLAB's -0.5). Widths other than 60 and 10 are fitted to the
+        printed counts, including MREN-L's.
     """
 
     multi_adds_rule = "op_counter"
@@ -100,19 +100,19 @@ class MREB(nn.Module):
     """Multilevel refinement enhancement block (MREN, Fig. 4, Sec. 3.4).
 
     RFDN's distillation: three SCACBs refine the features, and a DRACB distils a quarter of the channels
-    before the first and after each. 8.3 K of its 34.0 K parameters are in each SCACB.
+    before the first and after each. Each SCACB has 8.3 K of its 34.0 K parameters.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         make_scacb: Builds a SCACB.
         make_dracb: Builds a DRACB that distils C // 4 channels.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Fitted to the printed counts: three SCACBs, four DRACBs of C // 4 channels. Inferred: the residual,
-        and that no message crosses from one MREB to the next.
+            and that no message passes from one MREB to the next.
     """
 
     def __init__(
@@ -139,16 +139,16 @@ class MREB(nn.Module):
 class DRACB(nn.Module):
     """Double refinement attention communication block (MREN, Fig. 3, Eqs. 5 and 6).
 
-    A 1x1 convolution gives a map that is features and attention at once: ``F' = W * F_{l-1} + F_l``, then
+    A 1x1 convolution gives a map that serves as features and as attention: ``F' = W * F_{l-1} + F_l``, then
     ``F' * sigmoid(F')``. Only the convolution has parameters.
 
     Args:
-        num_feat: Channels in.
-        num_distilled: Channels out.
+        num_feat: Input channels.
+        num_distilled: Output channels.
         communication_weight: W, 0 to 1; 0 ignores the previous map.
-        sigmoid: Whether Eq. 6 applies; off, F' is the output.
-        message: What the next block gets as F_{l-1}: this block's own map F_l (``raw``), or F' (``fused``,
-            which needs W above 0).
+        sigmoid: Whether to apply Eq. 6; if off, F' is the output.
+        message: The map that the next block gets as F_{l-1}: this block's own map F_l (``raw``), or F'
+            (``fused``, which needs W above 0).
 
     Shape:
         ``(N, num_feat, H, W)`` and the previous map ``(N, num_distilled, H, W)``, ``None`` for the first
@@ -198,27 +198,28 @@ class SCACB(nn.Module):
     """Space-channel adaptive coordination block (MREN, Fig. 2, Sec. 3.2).
 
     Squeezed to C // 6 channels, the features go through a spatial part (depthwise convolutions) and a channel
-    part (ordinary ones). Each sees 1x1, 3x3 and 5x5 pixels on three levels, which a 1x1 convolution
-    aggregates. At each level the parts exchange their maps. The 1x1 convolutions have 6.2 K of the 8.3 K
-    parameters.
+    part (ordinary ones). Each part has three levels, with receptive fields of 1x1, 3x3 and 5x5 pixels, which
+    a 1x1 convolution aggregates. At each level the parts exchange their maps. The 1x1 convolutions have 6.2 K
+    of the 8.3 K parameters.
 
     Args:
-        num_feat: Channels in and out (C).
-        mode: ``full``: both parts, with exchange. ``scnc``: both, without exchange. ``osa`` and ``oca``: the
-            spatial or the channel part alone, twice as wide and without aggregation (Table 3).
-        exchange: Where the sums replace the maps: at once, so that the third level builds on the second's sum
-            (``running``), or only in the concatenation (``final``, with ``full`` only).
+        num_feat: Input and output channels (C).
+        mode: ``full`` has both parts and the exchange, ``scnc`` has both without the exchange. ``osa`` and
+            ``oca`` have only the spatial or the channel part, twice as wide and without aggregation (Table
+            3).
+        exchange: Where the sums replace the maps: at each level, so that the third level builds on the second
+            one's sum (``running``), or only in the concatenation (``final``, only with ``full``).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Raises:
         ConfigError: If ``mode`` or ``exchange`` is unknown, or ``final`` is set without an exchange.
 
     Note:
         The exchange gives both parts the same map c_i + s_i, so it is computed once. Fitted to the printed
-        counts: a 5x5 is a 3x3 on top of the 3x3, the spatial part has a depthwise 1x1, and the forms of
-        ``osa`` and ``oca``. Inferred: the shared squeeze, the residual, ``running``.
+        counts: a second 3x3 as the 5x5, a depthwise 1x1 in the spatial part, and the forms of ``osa`` and
+        ``oca``. Inferred: the shared squeeze, the residual, ``running``.
     """
 
     def __init__(self, num_feat: int, *, mode: SCACBMode = "full", exchange: Exchange = "running") -> None:
@@ -242,13 +243,13 @@ class SCACB(nn.Module):
             self.channel = Levels(num_squeezed, groups=1)
         self.aggregate = nn.Sequential()
         if two_parts:
-            # Both aggregations in one convolution: they read the same three maps, or each its own three.
+            # Both aggregations as one convolution: they read the same three maps, or three maps each.
             num_in_ch, groups = (num_levels // 2, 1) if mode == "full" else (num_levels, 2)
             self.aggregate.extend((nn.Conv2d(num_in_ch, num_levels, 1, groups=groups), nn.GELU()))
         self.expand = nn.Conv2d(num_levels, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Squeeze, look on three levels, aggregate, expand."""
+        """Squeeze, compute three levels, aggregate, expand."""
         squeezed = self.squeeze(x)  # (N, q, H, W)
         if self.mode == "full":
             levels = self._exchange(squeezed)
@@ -272,14 +273,14 @@ class SCACB(nn.Module):
 
 
 class Levels(nn.Module):
-    """One part of a SCACB (MREN, Fig. 2): the features as seen through 1x1, 3x3 and 5x5 pixels.
+    """One part of a SCACB (MREN, Fig. 2): the features at receptive fields of 1x1, 3x3 and 5x5 pixels.
 
     Args:
-        num_feat: Channels in, and of each level (q).
+        num_feat: Channels of the input and of each level (q).
         groups: 1 for the channel part, ``num_feat`` for the spatial part.
 
     Shape:
-        ``(N, q, H, W)`` -> three of the same.
+        ``(N, q, H, W)`` -> three maps of the same shape.
     """
 
     def __init__(self, num_feat: int, *, groups: int) -> None:
@@ -291,9 +292,9 @@ class Levels(nn.Module):
 
         self.level1 = level(1)
         self.level2 = level(3)
-        self.level3 = level(3)  # on top of level 2: 5x5 pixels
+        self.level3 = level(3)  # follows level 2, which makes its receptive field 5x5
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three levels, without exchange."""
+        """Compute the three levels, without exchange."""
         second = self.level2(x)
         return self.level1(x), second, self.level3(second)

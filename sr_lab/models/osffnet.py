@@ -1,6 +1,6 @@
 """OSFFNet: Omni-Stage Feature Fusion Network for Lightweight Image SR (Wang and Zhang, AAAI 2024).
 
-Built from the paper; no authors' code was at hand.
+Built from the paper; the authors' code was not available.
 """
 
 from collections.abc import Sequence
@@ -21,46 +21,46 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class OSFFNet(SRNetwork):
     """Omni-stage feature fusion network (OSFFNet, Fig. 2, Eqs. 1 to 5).
 
-    The shallow features F_s come from several copies of the image (OISI) and enter every block again (SFGC).
-    The features of all stages are fused, each seen through its own receptive field (MFDF).
+    The shallow features F_s come from several copies of the image (OISI) and also enter every block (SFGC).
+    The features of all stages are fused, each with its own receptive field (MFDF).
 
-    Cost: at x4 29.3 G multiply-adds: blocks 22.9 G (their FFNs 7.5 G), DRFs 2.5 G, fusion 2.2 G, tail 1.6 G.
-    The printed 22.0 G leave the FFNs out. The FFNs work on channels-last maps, so that memory format avoids
-    copies.
+    Cost at x4: 29.3 G multiply-adds, of which the blocks take 22.9 G (their FFNs 7.5 G), the DRFs 2.5 G, the
+    fusion 2.2 G and the tail 1.6 G. The printed 22.0 G leave the FFNs out. The FFNs work on channels-last
+    maps, so the channels-last memory format avoids copies.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4, and shows 16.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4, and shows 16.
         num_feat: Width of the trunk (C), at least 16.
-        num_block: Number of AEFDs (N), with ``mfdf`` at most one per entry of ``drf_kernels``.
-        num_copies: Copies of the image that the head sees (O), at least 1.
-        drf_kernels: Kernel size of each stage's DRF (D_s), odd; a shorter network takes the first
+        num_block: Number of AEFDs (N); with ``mfdf`` at most as many as ``drf_kernels`` has entries.
+        num_copies: Copies of the image that the head gets (O), at least 1.
+        drf_kernels: Kernel size of each stage's DRF (D_s), odd; a shorter network uses the first
             ``num_block``.
-        oisi: Original image stacked initialization; off, the head sees one image.
-        sfgc: Shallow feature global connection; off, a block sees the previous block's output only.
-        mfdf: Multi-receptive field dynamic fusion; off, the stages are concatenated as they are.
-        esa: Spatial attention in the AEFDs (Table 4).
-        cca: Channel attention in the AEFDs (Table 4); the DRFs keep theirs.
+        oisi: Original image stacked initialization; if off, the head gets one image.
+        sfgc: Shallow feature global connection; if off, a block gets only the previous block's output.
+        mfdf: Multi-receptive field dynamic fusion; if off, the stages are concatenated unchanged.
+        esa: Use spatial attention in the AEFDs (Table 4).
+        cca: Use channel attention in the AEFDs (Table 4); the DRFs keep theirs.
         drf: How a DRF joins its two branches, see ``DRF``; needs ``mfdf``.
-        lambda_init: First value of the num_block - 1 weights lambda of Eq. 2.
+        lambda_init: Initial value of the num_block - 1 weights lambda of Eq. 2.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail (Eq. 5).
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         ``esa``.
 
     Raises:
-        ConfigError: If a kernel is even or missing, ``drf`` is unknown or chosen without ``mfdf``, or
+        ConfigError: If a kernel size is even or missing, ``drf`` is unknown or chosen without ``mfdf``, or
             ``num_copies`` is below 1; in ``forward``, if lr is too small.
 
     Note:
         Eq. 6's d = 2 * floor(k / 2) + 1 contradicts the listed D_s = (1, 1, 3, 3, 5, 5, 7, 7), and the
         printed counts fit the list. They also fit one scalar lambda per block. Inferred: lambda starts at 1,
         GELU throughout. Not stated in the paper; chosen here: the GELU between the two convolutions of
-        H_Fusion (Eq. 4), BSRN's place.
+        H_Fusion (Eq. 4), as in BSRN.
     """
 
     multi_adds_rule = "torchinfo"
-    min_size = ESA.min_size  # of the published network; 1 without ESA
+    min_size = ESA.min_size  # for the published network; 1 without ESA
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class OSFFNet(SRNetwork):
         self.num_copies = num_copies if oisi else 1
         self.head = BSConv(3 * self.num_copies, num_feat)  # H_SF
         self.body = nn.ModuleList(AEFD(num_feat, esa=esa, cca=cca) for _ in range(num_block))
-        self.sfgc = sfgc and num_block > 1  # the first block sees F_s itself
+        self.sfgc = sfgc and num_block > 1  # the first block gets F_s itself
         if self.sfgc:
             self.lambdas = nn.Parameter(torch.full((num_block - 1,), lambda_init))
         self.drfs = make_drfs(num_feat, num_block, drf_kernels, join=drf, mfdf=mfdf)
@@ -99,7 +99,7 @@ class OSFFNet(SRNetwork):
 
     @property
     def residual_units(self) -> list[nn.Module]:
-        """The ERBs of the blocks: an AEFD itself begins with a batch norm, which undoes any scaling."""
+        """The ERBs of the blocks, since an AEFD begins with a batch norm, which would undo any scaling."""
         return [getattr(block, name) for block in self.body for name in ("refine1", "refine2", "refine3")]
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -119,22 +119,22 @@ class OSFFNet(SRNetwork):
 class AEFD(nn.Module):
     """Attention-enhanced feature distillation module (OSFFNet, Eqs. 7 to 10).
 
-    Three steps each keep half the channels (distillation, H_D) and refine all of them (H_R); what was kept is
-    fused, weighted by two attentions, and enhanced by a feed-forward network at each position.
+    Three steps each keep half the channels (distillation, H_D) and refine all of them (H_R); the kept
+    features are fused, weighted by two attentions, and enhanced by a feed-forward network at each position.
 
     Args:
-        num_feat: Channels in and out (C).
-        esa: Adds the spatial attention of Eq. 9.
-        cca: Adds the channel attention of Eq. 9.
+        num_feat: Input and output channels (C).
+        esa: Add the spatial attention of Eq. 9.
+        cca: Add the channel attention of Eq. 9.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        The sentence after Eq. 7 swaps its symbols: by the prose before it, and by the counts, H_D is a 1x1
-        convolution and H_R an ERB. The counts also make H_D^4 a 3x3 BSConv, as in BSRN. Inferred: GELU. Not
-        stated in the paper; chosen here: one GELU on the concatenation, before the 1x1 of Eq. 8, BSRN's
-        place.
+        The sentence after Eq. 7 swaps its symbols: according to the prose before it and to the counts, H_D is
+        a 1x1 convolution and H_R an ERB. The counts also make H_D^4 a 3x3 BSConv, as in BSRN. Inferred: GELU.
+        Not stated in the paper; chosen here: one GELU on the concatenation, before the 1x1 of Eq. 8, as in
+        BSRN.
     """
 
     def __init__(self, num_feat: int, *, esa: bool = True, cca: bool = True) -> None:
@@ -171,10 +171,10 @@ class FFN(nn.Module):
     """Feed-forward network of a transformer (OSFFNet, Eq. 10): at each position LayerNorm, then an MLP.
 
     Args:
-        num_feat: Channels in and out (C); the MLP is twice as wide.
+        num_feat: Input and output channels (C); the MLP is twice as wide.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
 
     Note:
         Linear layers rather than 1x1 convolutions, which compute the same: the printed 22.0 G (not 29.6 G)
@@ -189,6 +189,6 @@ class FFN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The part of Eq. 10 without its residual."""
+        """Compute Eq. 10 without its residual."""
         x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
         return self.mlp(self.norm(x)).permute(0, 3, 1, 2)  # (N, C, H, W)

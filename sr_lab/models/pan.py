@@ -14,16 +14,16 @@ from sr_lab.upsamplers.pa import PAUpsampler
 
 
 class PAN(SRNetwork):
-    """Pixel attention network, as its authors' code builds it.
+    """Pixel attention network, as in its authors' code.
 
-    Cost: at x4 28.2 G multiply-adds, 14.0 G of them in the tail.
+    Cost at x4: 28.2 G multiply-adds, 14.0 G of them in the tail.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of SCPAs.
-        upsampler: Factory for the tail; ``None`` builds the paper's, see ``PAUpsampler``. The bilinearly
-            upscaled lr is added to the output of any.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, see ``PAUpsampler``. Any tail's
+            output is added to the bilinearly upscaled lr.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -32,7 +32,7 @@ class PAN(SRNetwork):
         ConfigError: If the paper's tail cannot reach ``scale``.
 
     Note:
-        Everything is from the authors' code, whose checkpoints load.
+        Everything follows the authors' code, whose checkpoints load.
     """
 
     multi_adds_rule = "conv"
@@ -52,7 +52,7 @@ class PAN(SRNetwork):
         self.tail = (upsampler or PAUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: a residual in feature space, the tail, and the upscaled image."""
+        """Upscale lr: a residual in feature space, the tail, plus the upscaled image."""
         shallow = self.head(lr)  # (N, C, H, W)
         feat = through(self.body, shallow)
         sr: Tensor = self.tail(self.fusion(feat) + shallow)  # (N, 3, rH, rW)
@@ -60,13 +60,13 @@ class PAN(SRNetwork):
 
 
 class SCPA(nn.Module):
-    """Self-calibrated block with pixel attention (PAN): a plain and an attended half.
+    """Self-calibrated block with pixel attention (PAN): a plain half and a half with attention.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -80,7 +80,7 @@ class SCPA(nn.Module):
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Two branches, joined by a 1x1 convolution."""
+        """Run both branches and join them by a 1x1 convolution."""
         plain = self.act(self.conv(self.act(self.squeeze1(x))))  # (N, C / 2, H, W)
         attended = self.act(self.pa_conv(self.act(self.squeeze2(x))))
         return self.fusion(torch.cat((plain, attended), dim=1)) + x
@@ -90,10 +90,10 @@ class PAConv(nn.Module):
     """Pixel attention convolution (PAN): ``Conv3x3(Conv3x3(x) * sigmoid(Conv1x1(x)))``.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -103,7 +103,7 @@ class PAConv(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the values between two convolutions."""
+        """Convolve, weight each value, convolve."""
         return self.conv2(self.conv1(x) * torch.sigmoid(self.attention(x)))
 
 
@@ -117,7 +117,7 @@ _SCPA_NAMES: Names = {
     "conv3": "fusion",
 }
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "conv_first": "head",
     "SCPA_trunk.{i}": ("body.{i}", _SCPA_NAMES),

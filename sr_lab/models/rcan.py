@@ -17,25 +17,25 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class RCAN(SRNetwork):
-    """Residual channel attention network, as its authors' code builds it.
+    """Residual channel attention network, as in its authors' code.
 
     Residual in residual: skips around every block, every group of blocks, and all groups.
 
-    Cost: at x4 916.9 G multiply-adds, nearly all in the 3x3 convolutions of the blocks.
+    Cost at x4: 916.9 G multiply-adds, nearly all in the 3x3 convolutions of the blocks.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3, 4 and 8.
+        scale: Upscaling factor r; the paper uses 2, 3, 4 and 8.
         num_feat: Width of the trunk (C).
         num_group: Number of residual groups (G).
         num_block: Number of RCABs in a group (B).
-        reduction: Squeeze of the channel attention.
-        upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's.
+        reduction: Reduction of the channel attention.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the range of 255, and mean shifts that are trained, not frozen.
+        The range of 255 and the mean shifts, which are trained rather than frozen, follow the authors' code.
     """
 
     multi_adds_rule = "conv"
@@ -78,12 +78,12 @@ class ResidualGroup(nn.Module):
     An RCAB is EDSR's residual block with a channel attention on its residual.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
         num_block: Number of RCABs.
-        reduction: Squeeze of their attention.
+        reduction: Reduction of their channel attention.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_block: int, reduction: int) -> None:
@@ -94,12 +94,12 @@ class ResidualGroup(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The blocks, the convolution, the skip."""
+        """Run the blocks and the convolution, then add the input."""
         return x + self.conv(self.blocks(x))
 
 
 def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """BasicSR keeps DIV2K's mean outside the weights."""
+    """Add the mean shifts, since BasicSR keeps DIV2K's mean outside the weights."""
     shifts = {"sub_mean": MeanShift(sign=-1), "add_mean": MeanShift(sign=1)}
     return dict(state) | {
         f"{name}.{key}": value
@@ -109,7 +109,8 @@ def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     }
 
 
-# Its authors' names, which number the convolutions after blocks and groups as one of them, and BasicSR's.
+# Weight names in the authors' code, which numbers the convolutions after blocks and groups as blocks, and in
+# BasicSR.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

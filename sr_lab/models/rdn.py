@@ -16,25 +16,25 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 
 
 class RDN(SRNetwork):
-    """Residual dense network: each convolution of a block sees all earlier ones; the fusion sees all blocks.
+    """Residual dense network: a block's convolutions get all earlier outputs; all blocks are fused.
 
-    Cost: at x4 1.31 T multiply-adds. The dense blocks hold many feature maps at once, so that training takes
-    several times the memory of an equally wide EDSR.
+    Cost at x4: 1.31 T multiply-adds. The dense blocks keep many feature maps at once, so training takes
+    several times the memory of an EDSR of the same width.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Channels between the blocks (G_0).
         num_block: Number of residual dense blocks (D); the paper also shows 20.
-        num_layer: Convolutions in a block (C); 6 in the paper's network of 20 blocks.
+        num_layer: Number of convolutions in a block (C); 6 in the paper's network of 20 blocks.
         growth: Channels that each convolution adds (G); 32 in the paper's network of 20 blocks.
-        upsampler: Factory for the tail; ``None`` builds the paper's, EDSR's.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' Torch7 code: G_0 channels throughout the tail. That network works on 0..255 around
-        DIV2K's mean; this one works on the image itself, like the port RDN-pytorch.
+        The tail has G_0 channels throughout, as in the authors' Torch7 code. That network works on 0..255
+        around DIV2K's mean; this one works on the image itself, like the port RDN-pytorch.
     """
 
     multi_adds_rule = "conv"
@@ -59,7 +59,7 @@ class RDN(SRNetwork):
         self.tail = (upsampler or StepwiseUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: fuse the outputs of all blocks; the skip starts at the first convolution."""
+        """Upscale lr: fuse the outputs of all blocks, add the first convolution's output, apply the tail."""
         entered = self.entry(lr)  # F_-1 (N, G_0, H, W)
         stages = stages_of(self.body, self.head(entered))
         fused = self.fusion(torch.cat(stages, dim=1))  # F_GF, from (N, D * G_0, H, W)
@@ -70,12 +70,12 @@ class RDB(nn.Module):
     """Residual dense block: densely connected convolutions, a 1x1 convolution that fuses them, a skip.
 
     Args:
-        num_feat: Channels in and out (G_0).
+        num_feat: Input and output channels (G_0).
         num_layer: Number of dense convolutions (C).
-        growth: Channels that each adds (G).
+        growth: Channels that each convolution adds (G).
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, num_layer: int, growth: int) -> None:
@@ -87,7 +87,7 @@ class RDB(nn.Module):
         self.fusion = nn.Conv2d(num_feat + num_layer * growth, num_feat, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Collect features, fuse them, add."""
+        """Collect the features, fuse them and add the input."""
         dense = x
         for conv in self.convs:
             dense = torch.cat((dense, self.act(conv(dense))), dim=1)
@@ -95,13 +95,13 @@ class RDB(nn.Module):
 
 
 def _on_0_to_1(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """EDSR-PyTorch's RDN works on 0..255: the factor goes into its first and its last convolution."""
+    """Fold the 0..255 range of EDSR-PyTorch's RDN into its first and its last convolution."""
     last = max((name.rpartition(".")[0] for name in state if name.startswith("UPNet.")), default="UPNet")
     factors = {"SFENet1.weight": 255, f"{last}.weight": 1 / 255, f"{last}.bias": 1 / 255}
     return {name: value * factors[name] if name in factors else value for name, value in state.items()}
 
 
-# The names of the two ports: RDN-pytorch, and EDSR-PyTorch.
+# Weight names in the two ports, RDN-pytorch and EDSR-PyTorch.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -17,19 +17,19 @@ class RepRFN(SRNetwork):
     """Residual feature network with re-parameterised convolutions.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of RepRFBs.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15.
 
     Raises:
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        From the authors' code; the folded network has the printed sizes.
+        Everything follows the authors' code; the folded network has the printed sizes.
     """
 
     min_size = ESA.min_size
@@ -55,10 +55,10 @@ class RepRFB(nn.Module):
     """Reparameterized residual feature block: three RepBlocks, a convolution, the residual, ESA.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -78,13 +78,14 @@ class RepRFB(nn.Module):
 class RepBlock(RepConv):
     """Nine branches that fold into one 3x3 convolution.
 
-    Convolutions of 3x3, 3x1, 1x3 and 1x1, a wide one without biases, three for edges, and the identity.
+    They are convolutions of 3x3, 3x1, 1x3 and 1x1, a wide one without biases, three edge filters, and the
+    identity.
 
     Args:
-        num_feat: Channels in and out; the wide branch has twice as many inside.
+        num_feat: Input and output channels; the wide branch has twice as many.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -107,7 +108,7 @@ class RepBlock(RepConv):
         return small + edges + wide + x
 
     def merged(self) -> Kernel:
-        """The sum of their kernels."""
+        """The convolution whose kernel is the sum of the branches' kernels."""
         kernel = Kernel.of(self.reduce).after(Kernel.of(self.expand))
         for conv in (self.conv3x3, self.conv3x1, self.conv1x3, self.conv1x1):
             kernel = kernel + Kernel.of(conv)
@@ -132,7 +133,7 @@ _REPRFB_NAMES: Names = {
     "esa": ("esa", RLFN_ESA_NAMES),
 }
 
-# Its authors' names, of the trained form and of the folded one, which they call ``deploy``.
+# Weight names in the authors' code, for the trained form and for the folded form, which it calls ``deploy``.
 OFFICIAL_NAMES: Names = {
     "fea_conv": "head",
     "reprfb{i+1}": ("body.{i}", _REPRFB_NAMES),

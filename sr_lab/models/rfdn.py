@@ -18,36 +18,36 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class RFDN(SRNetwork):
-    """Residual feature distillation network: the paper's, or the one that won AIM 2020 (E-RFDN).
+    """Residual feature distillation network: the paper's, or E-RFDN, which won AIM 2020.
 
     The defaults are RFDN; RFDN-L has ``num_feat=52``. E-RFDN, whose code is published, has ``num_feat=50``,
     ``num_block=4``, ``attention="esa"`` and ``residual=False``.
 
-    Cost: at x4 31.1 G multiply-adds, 27.9 G of them in the blocks; E-RFDN 23.8 G.
+    Cost at x4: 31.1 G multiply-adds, 27.9 G of them in the blocks; E-RFDN takes 23.8 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of RFDBs.
-        attention: What the RFDBs end with: ``cca`` over channels, or ``esa`` over positions.
+        attention: The attention at the end of the RFDBs: ``cca`` over channels, or ``esa`` over positions.
         residual: Whether an RFDB adds its input.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15 with
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15 with
         ``attention="esa"``.
 
     Raises:
-        ConfigError: If ``attention`` is neither; in ``forward``, if lr is too small.
+        ConfigError: If ``attention`` is unknown; in ``forward``, if lr is too small.
 
     Note:
-        E-RFDN is from the authors' code, whose checkpoint loads. Stated for the paper's network: widths, CCA,
-        residual around the block. Fitted to its counts: CCA's reduction of 4. Inferred: CCA in the place of
-        E-RFDN's ESA, and the same range of 0..255.
+        E-RFDN follows the authors' code, whose checkpoint loads. Stated for the paper's network: widths, CCA,
+        residual around the block. Fitted to its counts: CCA's reduction of 4. Inferred: CCA where E-RFDN has
+        ESA, and the same range of 0..255.
     """
 
     multi_adds_rule = "conv"
-    min_size = 1  # of the published network; more with ESA
+    min_size = 1  # for the published network; more with ESA
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ _RFDB_NAMES: Names = {
     "esa": ("esa", ESA_NAMES),
 }
 
-# Its authors' names of E-RFDN.
+# Weight names in the authors' E-RFDN.
 OFFICIAL_NAMES: Names = {
     "fea_conv": "head",
     "B{i+1}": ("body.{i}", _RFDB_NAMES),

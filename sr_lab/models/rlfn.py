@@ -14,29 +14,29 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class RLFN(SRNetwork):
-    """Residual local feature network, as its authors' code builds it.
+    """Residual local feature network, as in its authors' code.
 
     RFDN without distillation and without fusion of the stages, for speed. The defaults are RLFN; RLFN-S
     has ``num_feat=48``; the network that won NTIRE 2022 has ``num_feat=46``, ``num_mid_feat=48`` and
     ``num_block=4``.
 
-    Cost: at x4 29.8 G multiply-adds, 27.0 G of them in the blocks; RLFN-S 25.6 G.
+    Cost at x4: 29.8 G multiply-adds, 27.0 G of them in the blocks; RLFN-S takes 25.6 G.
 
     Args:
-        scale: Upscaling factor r; the paper has 2 and 4.
+        scale: Upscaling factor r; the paper uses 2 and 4.
         num_feat: Width of the trunk.
-        num_mid_feat: Width inside the RLFBs; ``None``: ``num_feat``.
+        num_mid_feat: Inner width of the RLFBs; ``None`` uses ``num_feat``.
         num_block: Number of RLFBs.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 15.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 15.
 
     Raises:
         ConfigError: In ``forward``, if lr is too small.
 
     Note:
-        Everything is from the authors' code; the range of 0..255 is from the test script of the challenge
+        Everything follows the authors' code; the range of 0..255 is from the test script of the challenge
         network. Inferred: the same range for RLFN and RLFN-S.
     """
 
@@ -73,11 +73,11 @@ class RLFB(nn.Module):
     """Residual local feature block (RLFN): three convolutions, a residual, spatial attention.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_mid_feat: Channels between the convolutions.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W of at least ``ESA.min_size``.
+        ``(N, C, H, W)`` -> the same shape; H and W must be at least ``ESA.min_size``.
     """
 
     def __init__(self, num_feat: int, *, num_mid_feat: int) -> None:
@@ -100,7 +100,7 @@ class RLFB(nn.Module):
 
 _RLFB_NAMES: Names = {"c5": "fusion", "c{j+1}_r": "refine.{2j}", "esa": ("esa", RLFN_ESA_NAMES)}
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "conv_1": "head",
     "block_{i+1}": ("body.{i}", _RLFB_NAMES),

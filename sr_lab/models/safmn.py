@@ -17,16 +17,16 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SAFMN(SRNetwork):
-    """Spatially-adaptive feature modulation network, as its authors' code builds it.
+    """Spatially-adaptive feature modulation network, as in its authors' code.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 4; 128 in the large network.
         num_block: Number of feature mixing modules; 16 in the large network.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W of at least 8.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. H and W must be at least 8.
 
     Raises:
         ConfigError: If ``num_feat`` is not a multiple of 4; in ``forward``, if lr is too small.
@@ -51,13 +51,13 @@ class SAFMN(SRNetwork):
 
 
 class FMM(nn.Module):
-    """Feature mixing module: SAFM, then a convolutional channel mixer, each with a norm and a residual.
+    """Feature mixing module: SAFM, then a convolutional channel mixer, each with its own norm and residual.
 
     Args:
-        num_feat: Channels in and out; the mixer has twice as many inside.
+        num_feat: Input and output channels; the mixer has twice as many.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same; H and W of at least 8.
+        ``(N, num_feat, H, W)`` -> the same shape; H and W must be at least 8.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -76,13 +76,13 @@ class FMM(nn.Module):
 
 
 class SAFM(nn.Module):
-    """Spatially-adaptive feature modulation: each quarter of the channels is seen at its own size of the map.
+    """Spatially-adaptive feature modulation: each quarter of the channels is processed at a different size.
 
     Args:
-        num_feat: Channels in and out, a multiple of 4.
+        num_feat: Input and output channels, a multiple of 4.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same; H and W of at least 8.
+        ``(N, num_feat, H, W)`` -> the same shape; H and W must be at least 8.
 
     Raises:
         ConfigError: If ``num_feat`` is not a multiple of 4; in ``forward``, if the map is too small.
@@ -99,7 +99,7 @@ class SAFM(nn.Module):
         self.fusion = nn.Sequential(nn.Conv2d(num_feat, num_feat, 1), nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weight the features by what smaller copies of them show."""
+        """Weight the features according to smaller copies of them."""
         height, width = x.shape[-2:]
         check_min_size(x, 8, "SAFM: its third halving")
         parts = []
@@ -119,5 +119,5 @@ _FMM_NAMES: Names = {
     "ccm.ccm": "ccm",
 }
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {"to_feat": "head", "feats.{i}": ("body.{i}", _FMM_NAMES), "to_img": "tail"}

@@ -13,20 +13,20 @@ from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
-_GROUPS = 8  # of the channel shuffle
+_GROUPS = 8  # groups groups of the channel shuffle
 
 
 class ShuffleMixer(SRNetwork):
-    """ShuffleMixer, as its authors' code builds it.
+    """ShuffleMixer, as in its authors' code.
 
-    Cost: at x4 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on upscaled features.
+    Cost at x4: 27.7 G multiply-adds, 6.3 G of them in the tail, whose second step works on upscaled features.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, a multiple of 8; 32 in the tiny network.
         num_block: Number of feature mixing blocks.
-        kernel_size: Kernel of the depthwise convolutions, odd; 3 in the tiny network.
-        upsampler: Factory for the tail; ``None`` builds the paper's.
+        kernel_size: Kernel size of the depthwise convolutions, odd; 3 in the tiny network.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -68,11 +68,11 @@ class FMB(nn.Module):
     """Feature mixing block: two shuffle mixer layers, then a fused MBConv, each with a residual.
 
     Args:
-        num_feat: Channels in and out; the MBConv has 16 more inside.
-        kernel_size: Kernel of the depthwise convolutions.
+        num_feat: Input and output channels; the MBConv has 16 more inner channels.
+        kernel_size: Kernel size of the depthwise convolutions.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, kernel_size: int) -> None:
@@ -85,20 +85,20 @@ class FMB(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix, then convolve."""
+        """Run both mixer layers, then the MBConv."""
         x = x + self.mix(x)
         return x + self.conv(x)
 
 
 class ShuffleMixerLayer(nn.Module):
-    """Shuffle mixer layer: mixes channels at each position, positions in each channel, channels again.
+    """Shuffle mixer layer: mixes the channels at each position, the positions, then the channels again.
 
     Args:
-        num_feat: Channels in and out, a multiple of 8.
-        kernel_size: Kernel of the depthwise convolution, the one part without a residual.
+        num_feat: Input and output channels, a multiple of 8.
+        kernel_size: Kernel size of the depthwise convolution, the only part without a residual.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, kernel_size: int) -> None:
@@ -110,7 +110,7 @@ class ShuffleMixerLayer(nn.Module):
         self.mlp2 = SplitMLP(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Channels, positions, channels."""
+        """Mix channels, positions, then channels again."""
         x = self.depthwise(x + self.mlp1(self.norm1(x)))
         return x + self.mlp2(self.norm2(x))
 
@@ -119,10 +119,10 @@ class SplitMLP(nn.Module):
     """An MLP at each position on half of the channels, then a shuffle of all channels.
 
     Args:
-        num_feat: Channels in and out, a multiple of 8; the MLP has as many inside.
+        num_feat: Input and output channels, a multiple of 8; the MLP has as many inner channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same.
+        ``(N, num_feat, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -143,9 +143,9 @@ class ShuffleMixerUpsampler(nn.Sequential):
     """The tail of ShuffleMixer: [Conv1x1, PixelShuffle, SiLU] once, twice at x4, then a Conv3x3.
 
     Args:
-        num_feat: Channels in, and after every step.
+        num_feat: Channels of the input and after every step.
         num_out_ch: Channels of the image.
-        scale: Upscaling factor r; only x4 goes in steps of 2.
+        scale: Upscaling factor r; only x4 is split into steps of 2.
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
@@ -168,7 +168,7 @@ _LAYER_NAMES: Names = {
     "spatial": "depthwise",
 }
 
-# Its authors' names; one of them is misspelt there.
+# Weight names in the authors' code, where one of them is misspelt.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -19,20 +19,20 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SMSR(SRNetwork):
-    """Sparse mask network: masks mark the channels and positions where computing can be skipped.
+    """Sparse mask network: masks mark the channels and positions where computation can be skipped.
 
     Training draws soft masks with Gumbel noise from torch's generator. Evaluation uses hard masks without
-    noise, and computes everything densely: the same image as with the authors' sparse kernels, without
-    their savings.
+    noise, and computes everything densely, which gives the same image as the authors' sparse kernels but
+    without their savings.
 
-    Cost: at x4 89.0 G multiply-adds, since dense and sparse channels are convolved separately; sparse kernels
+    Cost at x4: 89.0 G multiply-adds, since dense and sparse channels are convolved separately; sparse kernels
     need at most two thirds of that.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk, at least 16.
         num_block: Number of SMMs.
-        tau: Temperature of the soft masks, above 0.
+        tau: Temperature of the soft masks, greater than 0.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
@@ -42,11 +42,12 @@ class SMSR(SRNetwork):
         ConfigError: If ``tau`` is not above 0.
 
     Note:
-        From the authors' code, which takes even sizes only; here an odd size is rounded up inside the mask
-        branch. A layer's input is weighted by the mask of the layer before it, as in their inference; their
-        training uses the layer's own mask. Left out: the loss that makes the masks sparse (0.1 times their
-        mean). Their trainer means to anneal tau from 1 to 0.4, but calls a method that no module has, so tau
-        stays at 1. The printed counts leave out the 2560 weights of the channel masks.
+        Everything follows the authors' code, which takes only even sizes; here an odd size is rounded up
+        inside the mask branch. A layer's input is weighted by the mask of the layer before it, as in their
+        inference code; their training code uses the layer's own mask. Left out: the loss that makes the masks
+        sparse (0.1 times their mean). Their trainer is meant to anneal tau from 1 to 0.4, but calls a method
+        that no module has, so tau stays at 1. The printed counts leave out the 2560 weights of the channel
+        masks.
     """
 
     multi_adds_rule = "conv"
@@ -78,7 +79,7 @@ class SMSR(SRNetwork):
         self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: fuse the outputs of all modules, then the tail, plus the upscaled image."""
+        """Upscale lr: fuse the outputs of all modules, apply the tail, add the upscaled image."""
         image = self.image_range(lr)
         shallow = self.head(image)  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
@@ -88,14 +89,14 @@ class SMSR(SRNetwork):
 
 
 class SMM(nn.Module):
-    """Sparse mask module: a mask of positions, convolutions under that mask, channel attention.
+    """Sparse mask module: a mask of positions, convolutions that it masks, channel attention.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         tau: Temperature of the soft masks.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, tau: float) -> None:
@@ -114,7 +115,7 @@ class SMM(nn.Module):
         self.ca = CA(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mask, masked convolutions, attention, residual."""
+        """Compute the mask, run the masked convolutions and the attention, add the input."""
         height, width = x.shape[-2:]
         logits = self.mask(x)[..., :height, :width].float()  # (N, 2, H, W)
         if self.training:
@@ -127,17 +128,17 @@ class SMM(nn.Module):
 class SMB(nn.Module):
     """Sparse masked convolutions: four 3x3 convolutions, whose outputs are all fused.
 
-    Each layer has its own mask over the channels: a dense channel is computed everywhere, a sparse one at the
-    marked positions only. What comes from sparse channels counts at those positions only.
+    Each layer has its own mask over the channels: a dense channel is computed everywhere, a sparse channel
+    only at the marked positions. The outputs computed from sparse channels are used only at those positions.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_conv: Number of 3x3 convolutions.
         tau: Temperature of the soft masks.
 
     Shape:
-        Features ``(N, C, H, W)`` and marks of positions ``(N, 1, H, W)`` in [0, 1] -> features of the same
-        size.
+        Features ``(N, C, H, W)`` and a mask of positions ``(N, 1, H, W)`` in [0, 1] -> features of the same
+        shape.
     """
 
     def __init__(self, num_feat: int, *, num_conv: int = 4, tau: float) -> None:
@@ -151,7 +152,7 @@ class SMB(nn.Module):
         self.collect = nn.Conv2d(num_conv * num_feat, num_feat, 1)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The convolutions in turn, on dense and sparse channels separately."""
+        """Run the convolutions in turn, on dense and sparse channels separately."""
         if self.training:
             channels = F.gumbel_softmax(self.channel_logits, tau=self.tau, dim=-1)
         else:
@@ -181,7 +182,7 @@ _SMM_NAMES: Names = {
     "ca": ("ca", CA_NAMES),
 }
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES = (
     OfficialNames(
         {"head": "head", "body.{i}": ("body.{i}", _SMM_NAMES), "collect": "fusion", "tail": "tail"},

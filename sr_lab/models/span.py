@@ -15,7 +15,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SPAN(SRNetwork):
-    """Swift parameter-free attention network, as its authors' code builds it.
+    """Swift parameter-free attention network, as in its authors' code.
 
     Args:
         scale: Upscaling factor r.
@@ -27,8 +27,8 @@ class SPAN(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        From the authors' code: the image goes in as (lr - mean) * 255, the output is in [0, 1] directly. The
-        fusion gets the last block's inner features after their activation, which works in place there.
+        As in the authors' code, the input is (lr - mean) * 255 and the output is in [0, 1] directly. The
+        fusion gets the last block's inner features after their activation, which is in-place in that code.
     """
 
     multi_adds_rule = "conv"
@@ -45,7 +45,7 @@ class SPAN(SRNetwork):
         self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the features of the head, the first and the last block are fused, then the tail."""
+        """Upscale lr: fuse the features of the head, the first and the last block, then apply the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         feat = shallow
         outputs: list[Tensor] = []
@@ -61,10 +61,10 @@ class SPAB(nn.Module):
     """Swift parameter-free attention block: three convolutions, whose output also gives the attention.
 
     Args:
-        num_feat: Channels in and out.
+        num_feat: Input and output channels.
 
     Shape:
-        ``(N, num_feat, H, W)`` -> the same, and the features after the first activation, of that shape too.
+        ``(N, num_feat, H, W)`` -> output and features after the first activation, both of the same shape.
     """
 
     def __init__(self, num_feat: int) -> None:
@@ -82,11 +82,11 @@ class SPAB(nn.Module):
 
 
 class Conv3XC(RepConv):
-    """A 3x3 convolution, trained as a 3x3 of twice the width between two 1x1 convolutions, plus a 1x1 skip.
+    """A 3x3 convolution, trained as a 3x3 of twice the width between two 1x1 convolutions plus a 1x1 skip.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -100,11 +100,11 @@ class Conv3XC(RepConv):
         self.reduce = nn.Conv2d(2 * num_out_ch, num_out_ch, 1)
 
     def branches(self, x: Tensor) -> Tensor:
-        """The chain plus the skip."""
+        """The sum of the chain and the skip."""
         return self.reduce(self.conv(self.expand(x))) + self.skip(x)
 
     def merged(self) -> Kernel:
-        """Both in one kernel."""
+        """The convolution equal to the chain plus the skip."""
         chain = Kernel.of(self.conv).after(Kernel.of(self.expand)).before(Kernel.of(self.reduce))
         return chain + Kernel.of(self.skip)
 
@@ -114,11 +114,11 @@ _TRAINED_NAMES: Names = {
     "conv.0": "expand",
     "conv.1": "conv",
     "conv.2": "reduce",
-    "eval_conv": None,  # folded again at every inference
+    "eval_conv": None,  # the authors' code folds it again at every inference
 }
 _FOLDED_NAMES: Names = {"eval_conv": "folded"}
 
-# Its authors' names, of the trained network and of its ``eval_conv`` alone.
+# Weight names in the authors' code, for the trained network and for a file with only its ``eval_conv``.
 OFFICIAL_NAMES = tuple(
     OfficialNames(
         {

@@ -1,6 +1,6 @@
 """SRCNN: Image SR Using Deep Convolutional Networks (Dong et al., ECCV 2014 and TPAMI 2016).
 
-Weights of a port load: github.com/yjn870/SRCNN-pytorch (no licence stated).
+A port whose weights load: github.com/yjn870/SRCNN-pytorch (no licence stated).
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ class SRCNN(SRNetwork):
 
     The first two (patch extraction and non-linear mapping) are the head; there are no blocks.
 
-    Cost: all at output size, so it does not depend on the scale: 7.4 G multiply-adds as 9-1-5, 52.7 G as
-    9-5-5. Tables print the latter next to the 8 K parameters of the former.
+    Cost: 7.4 G multiply-adds as 9-1-5, 52.7 G as 9-5-5; all at output size, so independent of the scale.
+    Published tables often combine the 52.7 G of 9-5-5 with the 8 K parameters of 9-1-5.
 
     Args:
-        scale: Upscaling factor r; the papers have 2, 3 and 4.
+        scale: Upscaling factor r; the papers use 2, 3 and 4.
         num_feat: Channels of the first convolution (n_1), even; the second has half as many (n_2).
-        kernel_sizes: Width of each convolution (f_1, f_2, f_3), odd: 9-1-5 in the ECCV paper, 9-3-5 and
+        kernel_sizes: Kernel size of each convolution (f_1, f_2, f_3), odd: 9-1-5 in the ECCV paper, 9-3-5 and
             9-5-5 in its longer version.
         upsampler: Must be ``None``: there is no tail to replace.
 
@@ -40,7 +40,7 @@ class SRCNN(SRNetwork):
 
     Note:
         The papers' convolutions are not padded and lose 6 pixels at every edge (8 as 9-5-5); here they are
-        padded with zeros, so that the image keeps its size. Only the edge differs.
+        padded with zeros, so that the image keeps its size. Only the edges differ.
     """
 
     colour = "y"
@@ -74,9 +74,9 @@ class SRCNN(SRNetwork):
         self.tail = rebuild
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr with MATLAB's bicubic, then convolve."""
+        """Upscale lr with MATLAB's bicubic interpolation, then convolve."""
         return self.tail(self.head(imresize(lr, numerator=self.scale)))  # (N, 1, rH, rW) throughout
 
 
-# The names of the port.
+# Weight names in the port.
 OFFICIAL_NAMES: Names = {"conv1": "head.0", "conv2": "head.2", "conv3": "tail"}

@@ -17,35 +17,35 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class SwinIRLight(SRNetwork):
-    """SwinIR for lightweight SR, as its authors' code builds it.
+    """SwinIR for lightweight SR, as in its authors' code.
 
-    Transformers whose attention stays within windows; in every other layer the windows are shifted by half.
+    Transformers whose attention stays within windows; in every second layer the windows are shifted by half.
 
-    Cost: at x4 62.7 G multiply-adds (49.6 G are printed): convolutions 11.2 G, linear layers 40.7 G,
-    attention products 10.9 G.
+    Cost at x4: 62.7 G multiply-adds (49.6 G are printed), 11.2 G of them in convolutions, 40.7 G in linear
+    layers and 10.9 G in attention products.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C).
         num_block: Number of RSTBs.
         num_layer: Number of STLs in an RSTB.
-        num_head: Heads of the attention; ``None``: the largest divisor of ``num_feat`` up to 6.
+        num_head: Heads of the attention; ``None`` uses the largest divisor of ``num_feat`` up to 6.
         window_size: Side of a window in LR pixels.
-        mlp_ratio: Width inside the MLPs, in widths of the trunk.
+        mlp_ratio: Inner width of the MLPs, as a multiple of the trunk's width.
         drop_path: Probability that training skips a residual of the last STL for an image; it grows from 0 at
-            the first STL. Not in the paper, but in its authors' code.
+            the first STL. It is not in the paper, but in its authors' code.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
-        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. Inside, lr is padded to whole
-        windows, by mirroring its right and lower edges.
+        lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped. lr is padded to whole windows
+        internally, by mirroring its right and lower edges.
 
     Raises:
-        ConfigError: If the heads do not divide the width.
+        ConfigError: If ``num_head`` does not divide ``num_feat``.
 
     Note:
-        The source is the authors' code. The printed counts leave out the position biases (32.4 K). The
-        authors' test script adds one more window to an image that has whole windows already.
+        Everything follows the authors' code. The printed counts leave out the position biases (32.4 K). The
+        authors' test script adds one more window even to an image that consists of whole windows.
     """
 
     multi_adds_rule = "conv"
@@ -96,7 +96,7 @@ class SwinIRLight(SRNetwork):
                 nn.init.zeros_(module.bias)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr, mirrored to whole windows."""
+        """Upscale lr, which is first padded to whole windows by mirroring."""
         height, width = lr.shape[-2:]
         shallow = self.head(self.image_range(_mirrored(lr, self.window_size)))  # (N, C, H, W)
         feat = through(self.body, self.first_norm(shallow))
@@ -106,7 +106,7 @@ class SwinIRLight(SRNetwork):
 
 
 def _mirrored(image: Tensor, multiple: int) -> Tensor:
-    """An image of any size, padded by mirroring to a multiple in height and width."""
+    """Pad an image by mirroring until its height and width are multiples of ``multiple``."""
     for dim in (-2, -1):
         size = image.shape[dim] + -image.shape[dim] % multiple
         while image.shape[dim] < size:
@@ -119,12 +119,12 @@ class RSTB(nn.Module):
     """Residual Swin transformer block: STLs, then a 3x3, around one residual.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
         drop_paths: ``drop_path`` of each STL.
 
     Shape:
-        ``(N, C, H, W)`` -> the same; H and W in whole windows.
+        ``(N, C, H, W)`` -> the same shape; H and W in whole windows.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class RSTB(nn.Module):
         self.conv = nn.Conv2d(num_feat, num_feat, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Layers around one residual."""
+        """Run the layers and add the input."""
         tokens = x.permute(0, 2, 3, 1)  # (N, H, W, C)
         mask = _shift_mask(tokens, self.window_size, self.shift)
         for layer in self.layers:
@@ -163,15 +163,15 @@ def _windows(tokens: Tensor, size: int) -> Tensor:
 
 
 def _shift_mask(tokens: Tensor, window_size: int, shift: int) -> Tensor:
-    """Mask that separates positions of a shifted window that are not neighbours in the image.
+    """Mask that separates positions in a shifted window that are not adjacent in the image.
 
     Args:
         tokens: ``(N, H, W, C)``.
         window_size: Side of a window.
-        shift: By how much the windows are shifted.
+        shift: Offset of the windows, in pixels.
 
     Returns:
-        ``(windows, 1, L, L)`` of 0 and -100, L positions to a window.
+        ``(windows, 1, L, L)`` with values 0 and -100, where L is the number of positions in a window.
     """
     height, width = tokens.shape[1:3]
     rows = torch.arange(height, device=tokens.device) >= height - shift
@@ -184,9 +184,9 @@ class STL(nn.Module):
     """Swin transformer layer (Liu et al., ICCV 2021): attention within windows, then an MLP.
 
     Args:
-        num_feat: Channels in and out (C).
+        num_feat: Input and output channels (C).
         num_head, window_size, mlp_ratio: See ``SwinIRLight``.
-        shift: By how much the windows are shifted, in pixels.
+        shift: Offset of the windows, in pixels.
         drop_path: Probability that training skips a residual for an image.
 
     Shape:
@@ -219,7 +219,7 @@ class STL(nn.Module):
         return x + self._dropped(self.mlp(self.norm2(x)))
 
     def _attended(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attention in the windows of an image; shifted windows are those of the rolled image."""
+        """Attend within the windows of an image; shifted windows are those of the rolled image."""
         batch, height, width, channels = x.shape
         size, shift = self.window_size, self.shift
         windows = _windows(x.roll((-shift, -shift), (1, 2)) if shift else x, size)
@@ -240,8 +240,8 @@ class WindowAttention(nn.Module):
     """Multi-head attention within windows, with a learned bias for each relative position.
 
     Args:
-        num_feat: Channels in and out (C).
-        num_head: Heads, a divisor of C.
+        num_feat: Input and output channels (C).
+        num_head: Number of heads, a divisor of C.
         window_size: Side of a window; L is its square.
 
     Shape:
@@ -264,7 +264,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(num_feat, num_feat)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention in every head of every window."""
+        """Attend within each window, with every head."""
         qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.num_head, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind()  # (N * windows, heads, L, channels) each
         bias = self.bias_table[self.position].permute(2, 0, 1).unsqueeze(0)  # (1, heads, L, L)
@@ -274,7 +274,7 @@ class WindowAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-# What their file stores, computed once, is computed here when it is needed.
+# Their file stores buffers that are computed here when needed.
 _STL_NAMES: Names = {
     "norm{k}": "norm{k}",
     "attn.relative_position_bias_table": "attention.bias_table",
@@ -285,7 +285,7 @@ _STL_NAMES: Names = {
     "mlp.fc2": "mlp.2",
 }
 
-# Its authors' names.
+# Weight names in the authors' code.
 OFFICIAL_NAMES: Names = {
     "conv_first": "head",
     "patch_embed.norm": "first_norm",

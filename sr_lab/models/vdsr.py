@@ -19,12 +19,12 @@ from sr_lab.upsamplers.native import native_only
 class VDSR(SRNetwork):
     """Very deep super-resolution: twenty convolutions predict what bicubic interpolation misses.
 
-    One network serves all scales; its weights do not depend on ``scale``.
+    The same weights serve all scales.
 
     Cost: 612.6 G multiply-adds at any scale, all at output size.
 
     Args:
-        scale: Upscaling factor r; the paper has 2, 3 and 4.
+        scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the network.
         num_block: Convolutions between the first and the last (the paper's depth D less 2).
         upsampler: Must be ``None``: there is no tail to replace.
@@ -37,13 +37,13 @@ class VDSR(SRNetwork):
 
     Note:
         The authors' weights (VDSR_Official.mat) have biases, which a well-known PyTorch port leaves out.
-        Initialized as in the paper (He et al., ICCV 2015): with torch's default, the signal would fade over
-        twenty layers.
+        Weights are initialised as in the paper (He et al., ICCV 2015); with torch's default, the signal would
+        fade over twenty layers.
     """
 
     colour = "y"
     multi_adds_rule = "conv"
-    residual_units: ClassVar[tuple[nn.Module, ...]] = ()  # the only residual is the image's
+    residual_units: ClassVar[tuple[nn.Module, ...]] = ()  # only the network as a whole has a skip
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class VDSR(SRNetwork):
                 nn.init.zeros_(module.bias)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr with MATLAB's bicubic and add the predicted residual."""
+        """Upscale lr with MATLAB's bicubic interpolation and add the predicted residual."""
         image = imresize(lr, numerator=self.scale)  # (N, 1, rH, rW)
         feat = through(self.body, self.head(image))  # (N, C, rH, rW)
         return image + self.tail(feat)
@@ -76,7 +76,7 @@ def _conv_relu(num_in_ch: int, num_out_ch: int) -> nn.Sequential:
 
 
 def _torch_axes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """From MATLAB's (kh, kw, in, out), where a trailing axis of length 1 is dropped, to (out, in, kh, kw)."""
+    """Convert MATLAB's (kh, kw, in, out), without a trailing axis of length 1, to (out, in, kh, kw)."""
 
     def turned(name: str, tensor: Tensor) -> Tensor:
         if re.fullmatch(r"bias\.\d+", name):
@@ -84,14 +84,14 @@ def _torch_axes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if not re.fullmatch(r"weight\.\d+", name) or tensor.ndim not in (3, 4):
             return tensor
         if tensor.ndim == 3:
-            # The first layer sees one channel; any other layer without four axes puts out one.
+            # The first layer has one input channel; any other layer without four axes has one output channel.
             tensor = tensor.unsqueeze(2 if name == "weight.0" else 3)
         return tensor.permute(3, 2, 0, 1).contiguous()
 
     return {name: turned(name, tensor) for name, tensor in state.items()}
 
 
-# The names of its authors' VDSR_Official.mat: the layers in a row.
+# Weight names in the authors' VDSR_Official.mat, which numbers the layers in sequence.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -14,7 +14,7 @@ class Scale(nn.Module):
         init: Initial value of alpha; below 1 it reduces the variance of the features.
 
     Shape:
-        ``(N, C, H, W)`` -> the same.
+        ``(N, C, H, W)`` -> the same shape.
     """
 
     def __init__(self, num_feat: int, *, init: float) -> None:
@@ -26,7 +26,7 @@ class Scale(nn.Module):
         return x * self.alpha
 
     def scale_input(self, unit: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Hook of a residual unit. A bound method, so that a deepcopy of the host gets its own."""
+        """Hook of a residual unit. It is a bound method, so that a deepcopy of the host gets its own hook."""
         return (self(inputs[0]), *inputs[1:])
 
 
@@ -61,7 +61,7 @@ def apply(model: nn.Module, *, init: float = 0.9) -> nn.Module:
         The same network, with ``model.strategy.cwss``.
 
     Raises:
-        ConfigError: If the network has no such parts, or has the strategy already.
+        ConfigError: If the network has no such parts, or already has the strategy.
     """
     units = residual_units_of(model)
     strategy = CWSS(len(units), num_feat_of(model), init=init)

@@ -9,14 +9,14 @@ from sr_lab.strategies.host import attach, body_of, num_feat_of
 class GAB(nn.Module):
     """Global attention block (Fig. 3b): depthwise convolution, batch norm, ReLU, 1x1 convolution, sigmoid.
 
-    Its cost is that of one 7x7 depthwise and one 1x1 convolution for the whole network.
+    The whole network needs it once: one 7x7 depthwise and one 1x1 convolution.
 
     Args:
         num_feat: Channels of F_0 (C).
         kernel_size: K of the depthwise convolution, odd.
 
     Shape:
-        F_0 ``(N, C, H, W)`` -> the attention map GA, the same shape, in (0, 1).
+        F_0 ``(N, C, H, W)`` -> the attention map GA of the same shape, in (0, 1).
     """
 
     def __init__(self, num_feat: int, *, kernel_size: int = 7) -> None:
@@ -41,15 +41,15 @@ class GAB(nn.Module):
 class GGAS(nn.Module):
     """Gates the output of every block of a host with one map of its shallow features (Eq. 3).
 
-    It works through hooks, so the host's parameters keep their names. The map exists from the host's head to
-    its tail only.
+    It works through hooks, so the host's parameters keep their names. The map exists only from the host's
+    head to its tail.
 
     Args:
         num_feat: Channels of the host's shallow features F_0.
-        kernel_size: Kernel of the attention block.
+        kernel_size: Kernel size of the attention block.
 
     Note:
-        Inferred: the next block and every later concatenation see the gated output.
+        Inferred: the next block and every later concatenation get the gated output.
     """
 
     def __init__(self, num_feat: int, *, kernel_size: int = 7) -> None:
@@ -61,7 +61,7 @@ class GGAS(nn.Module):
         """Register the hooks: bound methods, so that a deepcopy of the host gets its own."""
         head, tail = host.get_submodule("head"), host.get_submodule("tail")
         head.register_forward_hook(self._look)
-        for block in dict.fromkeys(body_of(host)):  # a block with tied weights occurs twice
+        for block in dict.fromkeys(body_of(host)):  # a block with tied weights occurs more than once
             block.register_forward_hook(self._gate)
         tail.register_forward_pre_hook(self._forget)
         # A forward that fails must not leave a map either: deepcopy refuses tensors with a graph.
@@ -72,7 +72,7 @@ class GGAS(nn.Module):
 
     def _gate(self, block: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
         assert self._attention is not None
-        if isinstance(output, tuple):  # features first, then what else the network takes from the block
+        if isinstance(output, tuple):  # the features come first, then any other outputs of the block
             return (output[0] * self._attention, *output[1:])
         return output * self._attention
 
@@ -85,13 +85,13 @@ def apply(model: nn.Module, *, kernel_size: int = 7) -> nn.Module:
 
     Args:
         model: A network with ``head`` (its output is F_0), ``body`` (the gated blocks) and ``tail``.
-        kernel_size: K of the attention block; the paper uses 7.
+        kernel_size: Kernel size K of the attention block; the paper uses 7.
 
     Returns:
         The same network, with ``model.strategy.ggas``.
 
     Raises:
-        ConfigError: If the network has no such parts, or has the strategy already.
+        ConfigError: If the network has no such parts, or already has the strategy.
     """
     strategy = GGAS(num_feat_of(model), kernel_size=kernel_size)
     attach(model, "ggas", strategy)

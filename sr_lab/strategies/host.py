@@ -1,4 +1,4 @@
-"""What a strategy needs from its host, and where its parameters live."""
+"""What a strategy needs from its host, and where its parameters are stored."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -14,13 +14,13 @@ def _part(model: nn.Module, name: str) -> nn.Module:
     if not isinstance(part, nn.Module):
         raise ConfigError(
             f"strategy: {type(model).__name__} has no {name}, and a strategy needs head, body and tail; "
-            "take strategy=none"
+            "set strategy=none"
         )
     return part
 
 
 def body_of(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a host, in the order of their use.
+    """The blocks of a host, in the order in which they run.
 
     Raises:
         ConfigError: If there is no body, or it is empty.
@@ -34,10 +34,10 @@ def body_of(model: nn.Module) -> list[nn.Module]:
 
 
 def residual_units_of(model: nn.Module) -> list[nn.Module]:
-    """The modules whose input CWSS scales: ``residual_units``, else the body; tied modules count once.
+    """The modules whose input CWSS scales: ``residual_units``, or else the body; tied modules count once.
 
     Raises:
-        ConfigError: If the network has none.
+        ConfigError: If the network has no such modules.
     """
     own = cast("Iterable[nn.Module] | None", getattr(model, "residual_units", None))
     units = list(dict.fromkeys(body_of(model) if own is None else own))
@@ -49,7 +49,7 @@ def residual_units_of(model: nn.Module) -> list[nn.Module]:
 
 
 def num_feat_of(model: nn.Module) -> int:
-    """Channels of the shallow features: the output of the head's last convolution."""
+    """Number of channels of the shallow features, i.e. of the head's last convolution."""
     convolutions = [part for part in _part(model, "head").modules() if isinstance(part, nn.Conv2d)]
     return convolutions[-1].out_channels
 
@@ -58,7 +58,7 @@ def attach(model: nn.Module, name: str, strategy: nn.Module) -> None:
     """Register a strategy as ``model.strategy.<name>``.
 
     Raises:
-        ConfigError: If the model has it already, or has no head, body or tail.
+        ConfigError: If the model already has it, or has no head, body or tail.
     """
     for part in ("head", "body", "tail"):
         _part(model, part)

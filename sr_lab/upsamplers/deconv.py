@@ -8,13 +8,13 @@ from sr_lab.errors import ConfigError
 class DeconvUpsampler(nn.Module):
     """One transposed convolution from features to image (deconvolution, as in IMFM's Table 3).
 
-    Kernel 2r - 1, stride r, padding r // 2; the output padding makes the size exact at every scale. All its
-    work is at LR size.
+    Kernel 2r - 1, stride r, padding r // 2; the output padding makes the size exact at every scale. It works
+    at LR size throughout.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image, 3 or 1.
-        scale: Upscaling factor r, a whole number of at least 1.
+        scale: Upscaling factor r, an integer of at least 1.
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
@@ -23,7 +23,7 @@ class DeconvUpsampler(nn.Module):
         ConfigError: If ``scale`` is below 1.
 
     Note:
-        Inferred: the kernel, which the paper does not give; 7 at x4 comes nearest to its printed count.
+        Inferred: the kernel size, which the paper does not give; 7 at x4 comes closest to its printed count.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:

@@ -14,16 +14,16 @@ _STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2), 16: (2, 2, 2, 2)}
 class MWAUM(nn.Module):
     """Upsampling module based on multi-scale weight allocation (IMFM, Sec. 2.2 and Eq. 3).
 
-    Upscales in stages of 2 (one stage of 3 at x3). Each stage is a bilinear interpolation, then pixel
-    attention between two convolutions. The last stage runs at output size: at x4 that is most of the cost of
+    It upscales in stages of 2 (one stage of 3 at x3). Each stage is a bilinear interpolation, then pixel
+    attention between two convolutions. The last stage runs at output size, which at x4 is most of the cost of
     a lightweight network.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image, 3 or 1.
         scale: Upscaling factor r: 2, 3, 4, 8 or 16.
-        num_up_feat: Channels inside (u).
-        attention: Whether the stages weight their features (IMFM's ablation of MSWAM goes without).
+        num_up_feat: Inner channels (u).
+        attention: Whether the stages weight their features (off in IMFM's ablation of MSWAM).
         window_sizes: Windows of the attention, see ``MSWA``.
 
     Shape:
@@ -33,8 +33,8 @@ class MWAUM(nn.Module):
         ConfigError: If there are no stages for ``scale``, or a window is even.
 
     Note:
-        Stated: attention and interpolation between two convolutions. Inferred: the stages and u = 24 (as
-        PAN), fitted to the printed counts. Not stated in the paper; chosen here: ``align_corners=False``.
+        Stated: attention and interpolation between two convolutions. Inferred: the stages and u = 24 (as in
+            PAN), fitted to the printed counts. Not stated in the paper; chosen here: ``align_corners=False``.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MWAUM(nn.Module):
         if scale not in _STAGES:
             raise ConfigError(
                 f"upsampler=mwaum: no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
-                "take another scale or another upsampler"
+                "use another scale or another upsampler"
             )
         widths = [num_feat] + [num_up_feat] * len(_STAGES[scale])
         self.stages = nn.Sequential(
@@ -65,7 +65,7 @@ class MWAUM(nn.Module):
         self.last = nn.Conv2d(num_up_feat, num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stage by stage, then to the image."""
+        """Run the stages, then convolve to the image."""
         return self.last(self.stages(x))
 
 
@@ -73,8 +73,8 @@ class MWAUMStage(nn.Module):
     """One stage: bilinear interpolation, Conv3x3, pixel attention, Conv3x3.
 
     Args:
-        num_in_ch: Channels in.
-        num_feat: Channels out.
+        num_in_ch: Input channels.
+        num_feat: Output channels.
         factor: Upscaling factor of this stage.
         attention: Whether the features are weighted.
         window_sizes: Windows of the attention, see ``MSWA``.

@@ -1,15 +1,15 @@
-"""Networks whose last layers no tail can replace."""
+"""Networks whose last layers cannot be replaced by another tail."""
 
 from sr_lab.errors import ConfigError
 from sr_lab.types import UpsamplerFactory
 
 
 def native_only(model: str, upsampler: UpsamplerFactory | None) -> None:
-    """Refuse a tail for a network without a replaceable one.
+    """Refuse a tail for a network that has no replaceable tail.
 
     Args:
-        model: The network, for the message.
-        upsampler: The tail of the configuration; ``None`` for ``upsampler=native``.
+        model: Name of the network, for the message.
+        upsampler: The configured tail; ``None`` for ``upsampler=native``.
 
     Raises:
         ConfigError: If ``upsampler`` is given.

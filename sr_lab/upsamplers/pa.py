@@ -9,15 +9,15 @@ from sr_lab.upsamplers.stepwise import steps_to
 class PAUpsampler(nn.Module):
     """Tail of PAN and A2N, in stages, with a Conv3x3 to the image at the end.
 
-    A stage is nearest-neighbour upscaling, Conv3x3, pixel attention and Conv3x3.
+    A stage consists of nearest-neighbour upscaling, Conv3x3, pixel attention and Conv3x3.
 
-    x3 takes one stage of 3, any other scale stages of 2. Most of the cost is at output size.
+    x3 takes one stage of 3; any other scale takes stages of 2. Most of the cost is at output size.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r: 3, or a power of 2.
-        num_up_feat: Channels inside.
+        num_up_feat: Inner channels.
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
@@ -46,5 +46,5 @@ class PAUpsampler(nn.Module):
         self.last = nn.Conv2d(num_up_feat, num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stage by stage, then to the image."""
+        """Run the stages, then convolve to the image."""
         return self.last(self.stages(x))

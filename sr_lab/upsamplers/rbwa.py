@@ -13,10 +13,10 @@ class RBWAUpsampler(nn.Module):
     """A chain of RBWAs and a Conv3x3 to the image (MREN, Fig. 1, Eqs. 3 and 4 without the image skip).
 
     Each stage works at its output size, so this tail costs more than a lightweight body: with 60 features at
-    x4 38.1 G multiply-adds for a 1280x720 image, where the sub-pixel tail has 1.5 G.
+    x4 it takes 38.1 G multiply-adds for a 1280x720 image, the sub-pixel tail 1.5 G.
 
     Args:
-        num_feat: Channels in (C).
+        num_feat: Input channels (C).
         num_out_ch: Channels of the image, 3 or 1.
         scale: Upscaling factor r: 2, 3, 4, 8 or 16.
 
@@ -29,7 +29,7 @@ class RBWAUpsampler(nn.Module):
     Note:
         Fitted to the printed counts: the first stage keeps C channels, the second halves them. Not stated in
         the paper; chosen here: later stages (x8, x16) halve them again, ``align_corners=False``, and x3 as
-        x2, then x1.5, like the same authors' PMDN, whose count fits.
+        x2, then x1.5, as in the same authors' PMDN, whose count fits.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
@@ -37,7 +37,7 @@ class RBWAUpsampler(nn.Module):
         if scale not in _STAGES:
             raise ConfigError(
                 f"upsampler=rbwa: no stages for scale={scale}; allowed: {', '.join(map(str, _STAGES))}; "
-                "take another scale or another upsampler"
+                "use another scale or another upsampler"
             )
         factors = _STAGES[scale]
         widths = [num_feat] + [max(1, num_feat >> stage) for stage in range(len(factors))]
@@ -50,7 +50,7 @@ class RBWAUpsampler(nn.Module):
         self.last = nn.Conv2d(widths[-1], num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stage by stage, then to the image."""
+        """Run the stages, then convolve to the image."""
         return self.last(self.stages(x))
 
 
@@ -60,15 +60,15 @@ class RBWA(nn.Module):
     Bilinear interpolation, Conv3x3, WSILB-V, Conv3x3.
 
     Args:
-        num_in_ch: Channels in.
-        num_out_ch: Channels out, and between the convolutions.
-        factor: Upscaling factor; factor * H and factor * W must be whole.
+        num_in_ch: Input channels.
+        num_out_ch: Output channels, also between the convolutions.
+        factor: Upscaling factor; factor * H and factor * W must be integers.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, factor * H, factor * W)``.
 
     Note:
-        Inferred: GELU after the attention, where PMDN has its activation.
+        Inferred: a GELU after the attention, where PMDN has its activation.
     """
 
     def __init__(self, num_in_ch: int, num_out_ch: int, *, factor: float) -> None:

@@ -6,31 +6,33 @@ from sr_lab.errors import ConfigError
 
 
 def steps_to(scale: int) -> list[int]:
-    """The factors of the steps to a scale: one step of 3 at x3, else steps of 2.
+    """The factor of each step to a scale: one step of 3 at x3, else steps of 2.
 
     Args:
         scale: Upscaling factor r: 3, or a power of 2.
 
     Raises:
-        ConfigError: If ``scale`` is neither.
+        ConfigError: If ``scale`` is neither 3 nor a power of 2.
     """
     if scale < 2 or (scale != 3 and scale & (scale - 1)):
-        raise ConfigError(f"upsampler: no steps lead to scale={scale}; allowed: 3, or a power of 2")
+        raise ConfigError(
+            f"upsampler: cannot reach scale={scale} in steps of 2 or 3; allowed: 3, powers of 2"
+        )
     return [3] if scale == 3 else [2] * (scale.bit_length() - 1)
 
 
 class StepwiseUpsampler(nn.Sequential):
     """EDSR's tail (Lim et al., CVPRW 2017): [Conv3x3, PixelShuffle(2)] once or twice, then a Conv3x3.
 
-    x3 takes one step of 3. The last convolutions work on upscaled features, which makes this an expensive
-    tail: at x4 it has two fifths of EDSR-baseline's multiply-adds.
+    x3 takes one step of 3. The last convolutions work on upscaled features, which makes this tail expensive:
+    at x4 it takes two fifths of EDSR-baseline's multiply-adds.
 
     Args:
-        num_feat: Channels in, and after every step.
+        num_feat: Channels of the input and after every step.
         num_out_ch: Channels of the image, 3 or 1.
         scale: Upscaling factor r: 3, or a power of 2.
         groups: Groups of the convolutions before the shuffles (4 in CARN-M).
-        act: Puts a ReLU between convolution and shuffle (CARN).
+        act: Put a ReLU between convolution and shuffle (CARN).
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.

@@ -8,13 +8,13 @@ from sr_lab.errors import ConfigError
 class SubpixelUpsampler(nn.Sequential):
     """Sub-pixel convolution (ESPCN, Shi et al., CVPR 2016) in one step: Conv3x3, then PixelShuffle.
 
-    All its work is at LR size, which makes it the cheapest tail, unless ``mid_ch`` adds a convolution at
-    output size.
+    It works at LR size, which makes it the cheapest tail, unless ``mid_ch`` adds a convolution at output
+    size.
 
     Args:
-        num_feat: Channels in.
+        num_feat: Input channels.
         num_out_ch: Channels of the image, 3 or 1.
-        scale: Upscaling factor r, a whole number of at least 1.
+        scale: Upscaling factor r, an integer of at least 1.
         mid_ch: Channels after the shuffle, followed by a Conv3x3 to the image; ``None`` shuffles straight to
             the image. On the command line: ``+upsampler.factory.mid_ch=4``.
 

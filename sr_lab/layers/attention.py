@@ -233,7 +233,7 @@ class ESA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the positions."""
-        check_min_size(x, self.min_size, "ESA: its pooling")
+        check_min_size(x, self.min_size, "ESA: the pooling")
         squeezed = self.squeeze(x)  # (N, f, H, W)
         context = self.context(self.shrink(squeezed))  # (N, f, about H/6, about W/6)
         context = F.interpolate(context, size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -41,7 +41,7 @@ def test_weights_of_the_two_branches_of_an_a2b_add_up_to_one():
 
 @pytest.mark.parametrize("scale", [1, 5, 6])
 def test_the_tail_refuses_scales_that_its_stages_do_not_reach(scale):
-    with pytest.raises(ConfigError, match=f"cannot reach scale={scale} in steps of 2 or 3; allowed: 3"):
+    with pytest.raises(ConfigError, match=f"no steps reach scale={scale}; allowed: 3, or a power of 2"):
         pan.PAN(scale=scale)
 
 

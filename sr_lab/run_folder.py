@@ -184,6 +184,9 @@ class RunFolder:
                 )
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
+        for path in self.path.rglob("*"):
+            if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
+                raise ConfigError(f"{path}: is a link out of the run folder; remove it")
         with self.lock.open("a") as lock:
             if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes the lock for a moment too
                 raise ConfigError(f"{self.path}: another process is running this {what}")

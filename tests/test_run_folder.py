@@ -105,3 +105,14 @@ def test_a_killed_process_leaves_no_lock_behind(tmp_path, other_process):
     other_process.wait()
     with RunFolder(tmp_path).attempt():
         pass
+
+
+def test_a_link_out_of_the_run_folder_is_refused_and_one_inside_is_not(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    (folder.path / "wandb" / "run-1").mkdir(parents=True)
+    (folder.path / "wandb" / "latest-run").symlink_to("run-1")  # as W&B makes it
+    with folder.attempt():
+        pass
+    (folder.path / "wandb" / "deep").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="deep: is a link out of the run folder"), folder.attempt():
+        pass

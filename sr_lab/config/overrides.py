@@ -13,6 +13,11 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
     return typing.cast("list[str]", task)
 
 
+def gives_path(override: str) -> bool:
+    """Whether it sets something of a callback, a logger or the profiler, which may be a path."""
+    return key_of(override).startswith(("callbacks.", "logger.", "trainer.profiler."))
+
+
 def only_typed(override: str) -> bool:
     """Whether it says whom we trust or where we write, which no file may say as an override."""
     key = key_of(override).strip().replace("/", ".")

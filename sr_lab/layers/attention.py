@@ -182,9 +182,9 @@ class SA(nn.Module):
 class ESA(nn.Module):
     """Enhanced spatial attention (RFANet, Liu et al., CVPR 2020), in the form of RFDN, RLFN, BSRN or BSRN-S.
 
-    A strided convolution and a wide max pooling shrink the map about sixfold, so that the convolutions after
-    them have a large receptive field at little cost; most of the cost is in the three 1x1 convolutions at
-    full size.
+    A strided convolution and a wide max pooling shrink the map about sixfold, which gives the next
+    convolutions a large receptive field at little cost; most of the cost is in the three full-size 1x1
+    convolutions.
 
     Args:
         num_feat: Input and output channels (C).
@@ -233,7 +233,7 @@ class ESA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight the positions."""
-        check_min_size(x, self.min_size, "ESA: its pooling")
+        check_min_size(x, self.min_size, "ESA: the pooling")
         squeezed = self.squeeze(x)  # (N, f, H, W)
         context = self.context(self.shrink(squeezed))  # (N, f, about H/6, about W/6)
         context = F.interpolate(context, size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -21,8 +21,7 @@ class BSConv(nn.Module):
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)`` at stride 1 and the default padding.
 
     Note:
-        OSFFNet does not say which of the two convolutions has the bias; only this choice fits its printed
-        counts.
+        OSFFNet does not say which of the convolutions has the bias; only this choice fits its printed counts.
     """
 
     def __init__(

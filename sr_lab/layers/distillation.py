@@ -62,8 +62,7 @@ class RFDB(nn.Module):
 
     Args:
         num_feat: Input and output channels (C).
-        attention: Over positions (``esa``, in the challenge network) or channels (``cca``, in the paper's
-            network).
+        attention: Over positions (``esa``, in the challenge network) or channels (``cca``, in the paper).
         residual: Add the block's input; the refinements always have their own residuals.
 
     Shape:

@@ -76,8 +76,7 @@ def _merge_norms(chain: nn.Sequential) -> None:
 def _fix_weight(module: nn.Module) -> None:
     """Replace a parametrization with the weight that it computes.
 
-    ``remove_parametrizations`` would also break the module from which this one was copied: the two share a
-    class.
+    ``remove_parametrizations`` would also break the module that this one is a copy of: both share a class.
     """
     weight = module.weight
     assert isinstance(weight, Tensor)

@@ -60,8 +60,7 @@ def check_choice(owner: str, setting: str, value: object, *allowed: str) -> None
     """Refuse a network setting whose value is not allowed.
 
     Raises:
-        ConfigError: If the value is not allowed; the message has the setting, its value and the allowed
-            values.
+        ConfigError: If it has another value; the message has the setting, its value and the allowed values.
     """
     if value not in allowed:
         raise ConfigError(f"{owner}: got {setting}={value}; allowed: {', '.join(allowed)}")

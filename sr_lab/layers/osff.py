@@ -64,8 +64,7 @@ def make_drfs(
         ``num_block`` DRFs, or as many identities.
 
     Raises:
-        ConfigError: If a kernel size is even or missing, ``join`` is unknown, or ``join`` is set without
-            DRFs.
+        ConfigError: If a kernel size is even or missing, or ``join`` is unknown or set without DRFs.
     """
     if not mfdf:
         if join != "product":

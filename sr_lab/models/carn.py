@@ -20,9 +20,8 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 class CARN(SRNetwork):
     """Cascading residual network, as in its authors' code.
 
-    Blocks cascade, and so do the residual units inside a block: after each block and each unit, a 1x1
-    convolution fuses all features so far. The defaults are CARN; CARN-M has ``groups=4`` and
-    ``recursive=True``.
+    Blocks cascade, and so do the residual units inside a block: after each of them, a 1x1 convolution fuses
+    all features so far. The defaults are CARN; CARN-M has ``groups=4`` and ``recursive=True``.
 
     Cost at x4: 90.9 G multiply-adds, 44.6 G of them in the blocks and 42.5 G in the tail's steps; CARN-M
     takes 32.5 G.
@@ -34,8 +33,8 @@ class CARN(SRNetwork):
         groups: Number of groups of the 3x3 convolutions in the units, which become efficient residual blocks,
             and in the paper's tail; ``None`` gives plain units and a plain tail.
         recursive: Whether the three units of a cascading block share their weights.
-        upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's with a ReLU before
-            each shuffle.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail: EDSR's with a ReLU before each
+            shuffle.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -120,8 +119,7 @@ class ResidualUnit(nn.Module):
 
     Args:
         num_feat: Input and output channels.
-        groups: Groups of both 3x3 convolutions, which a 1x1 then mixes; ``None`` gives full convolutions and
-            no 1x1.
+        groups: Groups of both 3x3 convolutions, which a 1x1 then mixes; ``None`` means no groups and no 1x1.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same shape.

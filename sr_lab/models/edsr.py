@@ -63,8 +63,7 @@ class EDSR(SRNetwork):
         return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
 
 
-# Weight names in the authors' code, which numbers the convolution after the blocks as a block, and in
-# BasicSR.
+# Weight names in BasicSR and in the authors' code, which numbers the convolution after the blocks as a block.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -73,8 +73,8 @@ class EFRDN(SRNetwork):
         term, which is read as all F_An. The 768 K that the paper prints for x2 and x3 belong to x4. The
         transformers' sizes are not given; Table 2 fixes them at 224 K parameters each, which the defaults
         meet without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: the composition of
-        those 224 K; four segments, as in ESRT; the mean shift and a range of 255, as in LBNet by the same
-        group.
+        those 224 K; four segments, as in ESRT; the mean shift and a range of 255, as in the same group's
+        LBNet.
 
         Without dense connections the network is a plain chain, with F_S added at its end (Eq. 7). Eq. 3 can
         be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S is removed with them (the
@@ -495,8 +495,7 @@ class MSCC(nn.Module):
 class SelfCalibrated(nn.Module):
     """Self-calibrated convolution with spatial or channel attention (EFRDN, Fig. 2: SCSA, SCCA).
 
-    Half of the channels are weighted and the other half convolved; a 3x3 merges the halves, and the input is
-    added.
+    Half of the channels are weighted, the other half convolved; a 3x3 merges both, and the input is added.
 
     Args:
         num_feat: Input and output channels (C).
@@ -507,8 +506,7 @@ class SelfCalibrated(nn.Module):
 
     Note:
         The counts of Table 3 rule out a full 3x3 of C channels. Inferred: both convolutions in four groups,
-        with the halves interleaved before the merge, since they would not mix otherwise. Not stated in the
-        paper;
+        with the halves interleaved before the merge, or they would not mix. Not stated in the paper;
         chosen here: CBAM's 7x7 convolution in SCSA, a reduction of 4 in SCCA.
     """
 

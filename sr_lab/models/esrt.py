@@ -25,7 +25,7 @@ class ESRT(SRNetwork):
     A second tail upscales the shallow features.
 
     Cost at x4: 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
-    transformer, whose attention products grow with the square of the image size.
+    transformer, whose attention products grow with the square of the image area.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
@@ -86,7 +86,7 @@ class ESRT(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: CNN backbone, transformer, two tails."""
-        check_min_size(lr, self.min_size, "ESRT: its pooling")
+        check_min_size(lr, self.min_size, "ESRT: the pooling")
         shallow = self.head(lr)  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)

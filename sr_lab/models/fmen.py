@@ -19,8 +19,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class FMEN(SRNetwork):
     """Fast and memory-efficient network: a chain of pairs of an ERB and an HFAB.
 
-    Folded, its only skip is the one around the whole chain and nothing is concatenated, so it needs little
-    memory.
+    Folded, it has only the skip around the whole chain and no concatenation, so it needs little memory.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
@@ -40,9 +39,8 @@ class FMEN(SRNetwork):
     Note:
         The layers follow the authors' code, which has the sizes of the NTIRE variant: 50 channels, 4 pairs,
         one ERB. The defaults, the sizes of the paper's larger network, are inferred: with the same number of
-        ERBs in every HFAB, each 16 channels wide as in the code, only these sizes give the printed 748 / 757
-        / 769 K (cut off, not rounded) and 172.0 / 77.2 / 44.2 G. The network works on 0..255, as in that
-        code.
+        ERBs in every HFAB, each 16 channels wide as in the code, only these give the printed 748 / 757 / 769
+        K (truncated) and 172.0 / 77.2 / 44.2 G. The network works on 0..255, as in that code.
     """
 
     multi_adds_rule = "conv"

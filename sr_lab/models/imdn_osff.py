@@ -1,7 +1,6 @@
 """IMDN with the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024, Table 3).
 
-Built from the paper; the authors' code was not available. Code of IMDN: github.com/Zheng222/IMDN (no licence
-stated).
+Built from the paper; its code was not available. Code of IMDN: github.com/Zheng222/IMDN (no licence stated).
 """
 
 from collections.abc import Sequence

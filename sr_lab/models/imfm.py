@@ -209,8 +209,7 @@ class MSWAM(nn.Module):
 class CAM(nn.Module):
     """Coordinate attention (IMFM, Fig. 2, Eqs. 7 to 12): Hou et al., CVPR 2021, without normalisation.
 
-    The weight is a product of one weight per channel and row and one per channel and column, computed from H
-    + W positions.
+    A weight per channel and row is multiplied by a weight per channel and column, from H + W positions.
 
     Args:
         num_feat: Input and output channels (C).

@@ -74,7 +74,7 @@ class LAPAR(SRNetwork):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Compute the coefficients, mix a filter for each pixel, filter the image."""
-        check_min_size(lr, self.min_size, "LAPAR: its filtering")
+        check_min_size(lr, self.min_size, "LAPAR: the filtering")
         feat = through(self.body, self.head(self.image_range(lr)))  # (N, C, H, W)
         coefficients = self.tail(feat)  # (N, 72, rH, rW)
         # Mixing the filters first takes a third of the work of filtering 72 times, and less memory.

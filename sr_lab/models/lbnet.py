@@ -32,8 +32,7 @@ class LBNet(SRNetwork):
         num_transformer: Number of recursive transformers.
         num_head: Heads of the attention; 6 in LBNet-T.
         num_segment: Segments of the image, in raster order; attention stays within a segment.
-        attention_reduction: Factor by which tokens are squeezed before queries, keys and values are computed;
-            LBNet-T does not squeeze them.
+        attention_reduction: Squeeze factor of the tokens before the attention; LBNet-T does not squeeze them.
         num_repeat: How many times a transformer's tokens pass through the same weights.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 

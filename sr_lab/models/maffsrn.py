@@ -152,7 +152,7 @@ class CEA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight channels and positions."""
-        check_min_size(x, self.min_size, "CEA: its pooling")
+        check_min_size(x, self.min_size, "CEA: the pooling")
         squeezed = self.squeeze(x)  # (N, C/4, H, W)
         shrunken = self.shrink(squeezed)  # (N, C/4, about H/6, about W/6)
         context = self.act(self.far(shrunken)) + self.act(self.near(shrunken))

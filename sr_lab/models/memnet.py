@@ -21,8 +21,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class MemNet(SRNetwork):
     """Memory network: recursions of one residual unit, and gates that decide how much of each state to keep.
 
-    Cost at x4: 168.0 G multiply-adds; the ``original`` form works at output size and takes 2.66 T at any
-    scale.
+    Cost at x4: 168.0 G multiply-adds; the ``original`` form, at output size, takes 2.66 T at any scale.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
@@ -43,9 +42,8 @@ class MemNet(SRNetwork):
 
     Note:
         ``lr_space`` has exactly the printed counts, with batch norms tied like the convolutions and no inner
-        biases. ``original`` follows the authors' prototxt, with biases, and with separate batch norms for
-        each recursion around the tied convolutions. Its printed 677 K count only the weights of the
-        convolutions.
+        biases. ``original`` follows the authors' prototxt, with biases, and separate batch norms for each
+        recursion around the tied convolutions. Its printed 677 K count only convolution weights.
         Left out: the outputs of the earlier blocks, which the authors train and average.
     """
 
@@ -110,8 +108,7 @@ class MemoryBlock(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         num_recursion: How many times the unit is applied (R).
-        num_long: Number of memories that the gate gets in addition to the recursions: the head's and each
-            earlier block's.
+        num_long: Number of memories that the gate gets too: those of the head and of each earlier block.
         num_norm: See ``ResidualUnit``.
         bias: Whether the convolutions have biases.
 

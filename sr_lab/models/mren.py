@@ -205,8 +205,7 @@ class SCACB(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         mode: ``full`` has both parts and the exchange, ``scnc`` has both without the exchange. ``osa`` and
-            ``oca`` have only the spatial or the channel part, twice as wide and without aggregation (Table
-            3).
+            ``oca`` (Table 3) have only the spatial or the channel part, twice as wide, without aggregation.
         exchange: Where the sums replace the maps: at each level, so that the third level builds on the second
             one's sum (``running``), or only in the concatenation (``final``, only with ``full``).
 

@@ -109,8 +109,8 @@ def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     }
 
 
-# Weight names in the authors' code, which numbers the convolutions after blocks and groups as blocks, and in
-# BasicSR.
+# Weight names in BasicSR and in the authors' code, which numbers convolutions after blocks and groups as
+# blocks.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

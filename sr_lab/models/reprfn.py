@@ -78,8 +78,7 @@ class RepRFB(nn.Module):
 class RepBlock(RepConv):
     """Nine branches that fold into one 3x3 convolution.
 
-    They are convolutions of 3x3, 3x1, 1x3 and 1x1, a wide one without biases, three edge filters, and the
-    identity.
+    These are convolutions of 3x3, 3x1, 1x3, 1x1, a wide one without biases, three edge filters, the identity.
 
     Args:
         num_feat: Input and output channels; the wide branch has twice as many.

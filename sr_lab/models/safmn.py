@@ -101,7 +101,7 @@ class SAFM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weight the features according to smaller copies of them."""
         height, width = x.shape[-2:]
-        check_min_size(x, 8, "SAFM: its third halving")
+        check_min_size(x, 8, "SAFM: the third halving")
         parts = []
         for halvings, (part, conv) in enumerate(zip(x.chunk(4, dim=1), self.levels, strict=True)):
             if halvings == 0:

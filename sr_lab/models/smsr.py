@@ -46,8 +46,7 @@ class SMSR(SRNetwork):
         inside the mask branch. A layer's input is weighted by the mask of the layer before it, as in their
         inference code; their training code uses the layer's own mask. Left out: the loss that makes the masks
         sparse (0.1 times their mean). Their trainer is meant to anneal tau from 1 to 0.4, but calls a method
-        that no module has, so tau stays at 1. The printed counts leave out the 2560 weights of the channel
-        masks.
+        that no module has, so tau stays at 1. The printed counts leave out the 2560 channel mask weights.
     """
 
     multi_adds_rule = "conv"

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
+from sr_lab.config.overrides import gives_path
 from sr_lab.config.schema import Sweep, TrainConfig
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.terminal import Terminal
@@ -62,12 +63,19 @@ def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     return job
 
 
-def command(folder: Path) -> list[str]:
-    """The command that runs a job from its folder; DDP ranks repeat exactly this command."""
+def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """The command that runs a job from its folder; DDP ranks repeat exactly this command.
+
+    Args:
+        folder: The run folder.
+        overrides: What was typed; paths in it are typed again, since a file may not lead elsewhere.
+    """
+    typed = [f"++{override.lstrip('+')}" for override in overrides if gives_path(override)]
     return [
         *(sys.executable, "-m", "sr_lab"),
         *("--config-path", str(folder), "--config-name", "config"),
         *(f"hydra.run.dir='{folder}'", "hydra.output_subdir=null", "hydra/job_logging=stdout"),
+        *typed,
     ]
 
 
@@ -240,7 +248,7 @@ class Queue:
         # A process group per job: Ctrl-C reaches only the sweep, which can kill what a killed job leaves.
         with folder.log.open("ab") if several else contextlib.nullcontext() as log:
             process = subprocess.Popen(
-                command(folder.path),
+                command(folder.path, job.overrides),
                 env=os.environ
                 | {IN_SWEEP: str(os.getpid()), _JOB: str(folder.path)}
                 | self._share(job, slot),

@@ -125,11 +125,13 @@ def has_wandb_key() -> bool:
         return False
     import wandb
 
-    wandb.setup(settings=wandb.Settings(silent=True))  # otherwise it would start its service to print a line
+    wandb.termsetup(wandb.Settings(silent=True), None)  # else it would start its service to print a line
     try:
         return bool(wandb.login(prompt=False, verify=False))
-    except wandb.errors.Error:  # the key is malformed
+    except wandb.errors.Error:  # a malformed key
         return False
+    finally:
+        wandb.teardown()  # it would not notice any more that a run is offline
 
 
 @rank_zero_only

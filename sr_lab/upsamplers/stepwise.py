@@ -15,9 +15,7 @@ def steps_to(scale: int) -> list[int]:
         ConfigError: If ``scale`` is neither 3 nor a power of 2.
     """
     if scale < 2 or (scale != 3 and scale & (scale - 1)):
-        raise ConfigError(
-            f"upsampler: cannot reach scale={scale} in steps of 2 or 3; allowed: 3, powers of 2"
-        )
+        raise ConfigError(f"upsampler: no steps reach scale={scale}; allowed: 3, or a power of 2")
     return [3] if scale == 3 else [2] * (scale.bit_length() - 1)
 
 

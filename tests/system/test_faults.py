@@ -60,3 +60,20 @@ class Broken(torch.utils.data.Dataset):
 def test_a_broken_image_in_a_worker_is_not_reported_as_a_fault_of_the_machine():
     with pytest.raises(errors.DataError, match=r"^images: 'a.png' is broken$"), faults.explained():
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        ),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."),
+        OSError(28, "No space left on device", "/dev/shm/torch_1"),
+    ],
+)
+def test_a_full_shared_memory_is_named(error):
+    said = faults.describe(error)
+    assert said is not None
+    assert "/dev/shm" in said
+    assert "num_workers" in said

@@ -40,13 +40,8 @@ def test_the_weights_of_the_two_branches_of_an_a2b_add_up_to_one():
 
 
 @pytest.mark.parametrize("scale", [1, 5, 6])
-<<<<<<< HEAD
 def test_the_tail_refuses_scales_that_its_stages_cannot_produce(scale):
-    with pytest.raises(ConfigError, match=f"cannot reach scale={scale} in steps of 2 or 3; allowed: 3"):
-=======
-def test_the_tail_refuses_scales_that_its_stages_do_not_reach(scale):
     with pytest.raises(ConfigError, match=f"no steps reach scale={scale}; allowed: 3, or a power of 2"):
->>>>>>> prose-c
         pan.PAN(scale=scale)
 
 

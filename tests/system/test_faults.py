@@ -65,9 +65,7 @@ def test_a_broken_image_in_a_worker_is_not_reported_as_a_fault_of_the_machine():
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError(
-            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
-        ),
+        RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left (28)"),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."),
         OSError(28, "No space left on device", "/dev/shm/torch_1"),
     ],

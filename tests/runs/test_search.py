@@ -148,8 +148,10 @@ with folder.attempt():
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Run the command line in this process with the trainings above; return exit code and output."""
-    monkeypatch.setattr(sweep, "command", lambda folder: [sys.executable, "-c", TRAINING, str(folder)])
-    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", ConfigLoaderImpl.load_configuration)
+    monkeypatch.setattr(sweep, "command", lambda folder, _: [sys.executable, "-c", TRAINING, str(folder)])
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "_load_configuration_impl", ConfigLoaderImpl._load_configuration_impl
+    )
     monkeypatch.delenv("SR_LAB_OUTPUT", raising=False)
     before = Singleton.get_state()
 

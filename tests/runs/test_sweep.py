@@ -150,7 +150,7 @@ def queue(tmp_path, config, monkeypatch):
         for name in scripts:
             (tmp_path / name).mkdir(exist_ok=True)
         monkeypatch.setattr(
-            sweep, "command", lambda folder: [sys.executable, "-c", scripts[folder.name], str(folder)]
+            sweep, "command", lambda folder, _: [sys.executable, "-c", scripts[folder.name], str(folder)]
         )
         given = config.model_copy(
             update={

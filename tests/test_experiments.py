@@ -163,9 +163,9 @@ def _rows(figures: list[published.Figure]) -> set[str]:
 def _network(config: Config, scale: int) -> torch.nn.Module:
     """The folded network, without weights."""
     with torch.device("meta"):
-        network = targets.build(config.model | {"scale": scale})
+        network = targets.build("model", config.model | {"scale": scale})
         if config.strategy.apply is not None:
-            network = targets.build(config.strategy.apply)(network)
+            network = targets.build("strategy", config.strategy.apply)(network)
         return fold(network.eval())
 
 

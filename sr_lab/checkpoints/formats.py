@@ -20,7 +20,7 @@ _FOREIGN = (
     (b"\x93NUMPY", f"is a NumPy array; {_ALLOWED}"),
     (b"\x89PNG", f"is an image; {_ALLOWED}"),
 )
-_END = b"PK\x05\x06"  # of a zip's last record, 22 bytes without a comment
+_END = b"PK\x05\x06"  # of a zip's last record, 22 bytes and a comment
 
 
 def is_safetensors(file: Path) -> bool:
@@ -65,7 +65,8 @@ def _wrong_with_zip(file: Path, tail: bytes) -> str:
     place = tail.rfind(_END)
     if place < 0:
         return f"is cut off, its end is missing; {_AGAIN}"
-    if len(tail) - place != 22:
+    comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # ours had one in early versions
+    if len(tail) - place != 22 + comment:
         return f"has bytes after its end; {_AGAIN}"
     try:
         with zipfile.ZipFile(file) as archive:

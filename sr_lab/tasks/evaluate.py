@@ -71,11 +71,12 @@ def _test(
         network, scale=config.scale, protocol=protocol, test_sets=[images.name for images in sets]
     )
     with tempfile.TemporaryDirectory() as scratch:
+        arguments = distributed.trainer_arguments(config.trainer.arguments(), timeout=config.trainer.timeout)
         trainer: lightning.Trainer = targets.build(
             "trainer",
-            distributed.trainer_arguments(config.trainer.arguments(), timeout=config.trainer.timeout),
+            {"_target_": arguments.pop("_target_")},
             (),
-            **TEST_ONLY,
+            **{**arguments, **TEST_ONLY},
             callbacks=list(callbacks),
             default_root_dir=scratch,
         )

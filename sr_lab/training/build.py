@@ -262,22 +262,23 @@ def trainer(
     arguments["sync_batchnorm"] = syncs_batch_norm(config)
     if arguments.get("deterministic") is True:  # else cuDNN chooses among these algorithms by time
         arguments["benchmark"] = False
+    described = {name: arguments.pop(name) for name in ("_target_", "profiler") if name in arguments}
+    ours = {
+        "precision": precision(config),
+        "max_steps": config.steps,
+        "max_epochs": -1,
+        "val_check_interval": config.validation.interval * accumulate,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "callbacks": callbacks,
+        "logger": loggers,
+        "plugins": [DurableCheckpointIO(folder.earlier, [folder.path, *kept])],
+        "default_root_dir": folder.path,
+        "enable_progress_bar": TrainingProgress.is_shown(),
+        "enable_model_summary": False,
+    }
     made: Trainer = targets.build(
-        "trainer",
-        below(folder.path, arguments),
-        config.allow,
-        precision=precision(config),
-        max_steps=config.steps,
-        max_epochs=-1,
-        val_check_interval=config.validation.interval * accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[DurableCheckpointIO(folder.earlier, [folder.path, *kept])],
-        default_root_dir=folder.path,
-        enable_progress_bar=TrainingProgress.is_shown(),
-        enable_model_summary=False,
+        "trainer", below(folder.path, described), config.allow, **{**arguments, **ours}
     )
     return made

@@ -38,6 +38,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
                 continue
             import wandb  # takes half a second, and other loggers do not need it
 
+            has_key = has_wandb_key()
             # We print where the run is; W&B's own lines would come between the rows of a sweep.
             settings = wandb.Settings(silent=True, console="off")
             wandb.termsetup(settings, None)
@@ -50,7 +51,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
                 "resume": "allow",
                 "config": config.model_dump(exclude={"paths", "allow", "rows", "row_label"}) | _row(config),
                 "settings": settings,
-                "offline": node.get("offline", not has_wandb_key()),
+                "offline": node.get("offline", not has_key),
             }
         else:
             arguments["name"] = ""
@@ -128,8 +129,8 @@ def has_wandb_key() -> bool:
     wandb.termsetup(wandb.Settings(silent=True), None)  # else it would start its service to print a line
     try:
         return bool(wandb.login(prompt=False, verify=False))
-    except wandb.errors.Error:  # a malformed key
-        return False
+    except wandb.errors.Error:  # a malformed key, about which W&B says more when a run begins
+        return True
     finally:
         wandb.teardown()  # it would not notice any more that a run is offline
 

@@ -274,7 +274,7 @@ def test_the_manifest_depends_only_on_names_and_sizes(make, tmp_path):
     ("settings", "error", "message"),
     [
         ({"val_count": 0}, ConfigError, "val_count must be at least 1, got 0"),
-        ({"val_count": 4}, DataError, r"4 image\(s\) in .*hr leave none for training when 4 are held out"),
+        ({"val_count": 4}, DataError, r"4 image\(s\) in .*hr leave nothing for training when 4 are held out"),
         ({"lr_patch_size": 0}, ConfigError, "must be at least 1, got 2 and 0"),
         ({"hr_dir": "/nowhere/photos"}, DataError, "there is no folder /nowhere/photos"),
     ],

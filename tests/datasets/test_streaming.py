@@ -285,7 +285,7 @@ SMALL = ("scale=2", "dataset.lr_patch_size=12", "budget=paper")
 
 def test_df2k_combines_both_sets_and_can_be_written_into_shards_and_streamed(df2k, tmp_path, capsys):
     config = compose("dataset=df2k", *SMALL)
-    dataset = targets.build(config.dataset)
+    dataset = targets.build("dataset", config.dataset)
     dataset.prepare()
     assert (len(dataset), len(dataset.val_files)) == (7, 2)
     assert dataset.__getitems__(range(7))["lr"].shape == (7, 3, 12, 12)
@@ -296,7 +296,7 @@ def test_df2k_combines_both_sets_and_can_be_written_into_shards_and_streamed(df2
     assert "7 images (without the 2 that are held out for validation) in 4 shards" in said
     words = ("dataset=streaming", f"dataset.shards_dir={out}", *SMALL)
     config = compose(*words)
-    streamed = targets.build(config.dataset)
+    streamed = targets.build("dataset", config.dataset)
     streamed.prepare()
     assert len(streamed) == 7
     assert streamed.__getitems__(range(7))["lr"].shape == (7, 3, 12, 12)

@@ -284,7 +284,7 @@ def test_a_random_degradation_refuses_lr_images(tmp_path):
 def test_every_degradation_option_can_be_composed_and_built():
     for option in sorted(path.stem for path in (conf_dir() / "degradation").glob("*.yaml")):
         config = compose(f"degradation={option}", "scale=2")
-        built = targets.build(config.degradation)
+        built = targets.build("degradation", config.degradation)
         assert built.scale == 2
         assert type(built).__module__ == f"sr_lab.degradations.{option}"
     assert identity.identity(config)["degradation"]["_target_"] == config.degradation["_target_"]

@@ -260,7 +260,7 @@ def test_a_kilobyte_of_anchors_that_expands_to_a_billion_values_is_refused(tmp_p
         begun = time.process_time()
         with pytest.raises(ConfigError, match="is not a valid configuration"):
             hydra_guard.check_size(path)
-        with pytest.raises(ValueError, match=r"written out|flow|depth"):
+        with pytest.raises(ValueError, match=r"expands to|flow|depth"):
             files.read_yaml(path)
         assert time.process_time() - begun < 1
     path.write_text("a: &a [1, 2]\nb: [*a, *a]\n")
@@ -277,8 +277,8 @@ def test_ten_megabytes_of_yaml_are_refused(tmp_path, mark):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--config-dir={0}", "experiment=sly"), "it has more than 100000 values"),
-        (("--config-path={0}/experiment", "--config-name=sly"), "it has more than"),
+        (("--config-dir={0}", "experiment=sly"), "more than 100000 values"),
+        (("--config-path={0}/experiment", "--config-name=sly"), "it expands to more than"),
     ],
     ids=["group", "primary"],
 )

@@ -19,4 +19,4 @@ def test_every_random_degradation_is_measured_relative_to_a_training_step(tmp_pa
 
 
 def option(name):
-    return build(compose(f"degradation={name}").degradation)
+    return build("degradation", compose(f"degradation={name}").degradation)

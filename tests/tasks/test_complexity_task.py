@@ -65,7 +65,7 @@ def test_a_sweep_ends_with_a_table_a_csv_file_and_a_plot(swept):
         rows = list(csv.DictReader(file))
     assert [row["option"] for row in rows] == ["ecbsr_m4c16", "srcnn"]
     assert (folder / "complexity_x4.png").read_bytes().startswith(b"\x89PNG")
-    assert "no paper prints their PSNR on Urban100: ecbsr_m4c16_x4" in out
+    assert "no paper prints their PSNR on Urban100): ecbsr_m4c16_x4" in out
     assert "CPU: eager float32 passes to 640x360 pixels" in out
 
 

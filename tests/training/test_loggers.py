@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from sr_lab.run_folder import RunFolder
-from sr_lab.training.loggers import build_loggers
+from sr_lab.training.loggers import build_loggers, has_wandb_key
 from tests.conftest import compose
 
 
@@ -19,34 +18,29 @@ def test_a_disabled_wandb_writes_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-KEY = "0123456789" * 4
-ASK = "from sr_lab.training.loggers import has_wandb_key; print(has_wandb_key())"
-HOST = "import wandb; print(wandb.Settings().base_url)"
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_key_is_not_used_where_wandb_is_switched_off(monkeypatch, mode):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert not has_wandb_key()
 
 
-def printed(program: str, home: Path, **environment: str) -> str:
-    """Runs in a process of its own, since W&B remembers the first key that it finds."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")} | {"HOME": str(home)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=inherited | environment,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
-
-
-@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
-def test_a_key_in_the_environment_counts_unless_wandb_is_switched_off(tmp_path, mode):
-    found = printed(ASK, tmp_path, WANDB_API_KEY=KEY, WANDB_MODE=mode)
-    assert found == str(mode == "online")
+ASK = """
+import os, pathlib, wandb
+from sr_lab.training.loggers import has_wandb_key
+key = "0123456789" * 4
+before = has_wandb_key()
+netrc = pathlib.Path.home() / ".netrc"
+netrc.touch(0o600)
+netrc.write_text(f"machine {wandb.Settings().base_url.removeprefix('https://')} login user password {key}")
+print(before, has_wandb_key())
+"""
 
 
 def test_a_key_is_looked_for_where_wandb_looks(tmp_path):
-    assert printed(ASK, tmp_path) == "False"
-    host = printed(HOST, tmp_path).removeprefix("https://")
-    (tmp_path / ".netrc").write_text(f"machine {host}\nlogin user\npassword {KEY}\n")
-    (tmp_path / ".netrc").chmod(0o600)
-    assert printed(ASK, tmp_path) == "True"
+    """In a process of its own, since W&B remembers a key that it has found."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    command = [sys.executable, "-c", ASK]
+    environment = inherited | {"HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False True"

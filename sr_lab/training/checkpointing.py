@@ -97,7 +97,7 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
             f"resume: no checkpoint in '{folder}' can be read ({', '.join(path.name for path in there)}: "
             "damaged); put a good one there as last.ckpt, or train from scratch with resume=never"
         )
-    say(f"{problem}; resumes from {before[0].name}, the one before it")
+    say(f"{str(problem).partition(';')[0]}; resumes from {before[0].name}, the one before it")
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         last.replace(folder / DAMAGED)
     return before[0]

@@ -126,13 +126,16 @@ def has_wandb_key() -> bool:
         return False
     import wandb
 
-    wandb.termsetup(wandb.Settings(silent=True), None)  # else it would start its service to print a line
+    before = os.environ.get("WANDB_SILENT")
+    os.environ["WANDB_SILENT"] = "true"  # else it would say where it found the key
     try:
         return bool(wandb.login(prompt=False, verify=False))
     except wandb.errors.Error:  # a malformed key, about which W&B says more when a run begins
         return True
     finally:
         wandb.teardown()  # it would not notice any more that a run is offline
+        del os.environ["WANDB_SILENT"]
+        os.environ |= {} if before is None else {"WANDB_SILENT": before}
 
 
 @rank_zero_only

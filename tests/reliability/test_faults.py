@@ -208,7 +208,7 @@ def test_an_empty_last_checkpoint_is_named_and_the_run_resumes_from_the_previous
     last = half(forge, tmp_path / "run")
     last.write_bytes(b"")
     ended = forge.train(tmp_path / "run")
-    assert f"resume: '{last}' is damaged" in ended.said
+    assert f"resume: '{last}' is empty" in ended.said
     assert "resumes from previous.ckpt, the one before it" in ended.said
     assert differences(whole, tmp_path / "run") == []
 

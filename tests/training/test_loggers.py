@@ -26,21 +26,22 @@ def test_a_key_is_not_used_where_wandb_is_switched_off(monkeypatch, mode):
 
 
 ASK = """
-import os, pathlib, wandb
+import pathlib, sys, wandb
 from sr_lab.training.loggers import has_wandb_key
-key = "0123456789" * 4
-before = has_wandb_key()
-netrc = pathlib.Path.home() / ".netrc"
-netrc.touch(0o600)
-netrc.write_text(f"machine {wandb.Settings().base_url.removeprefix('https://')} login user password {key}")
-print(before, has_wandb_key())
+if sys.argv[1] == "True":
+    netrc = pathlib.Path.home() / ".netrc"
+    netrc.touch(0o600)
+    host = wandb.Settings().base_url.removeprefix("https://")
+    netrc.write_text(f"machine {host} login user password {'0123456789' * 4}")
+print(has_wandb_key())
 """
 
 
-def test_a_key_is_looked_for_where_wandb_looks(tmp_path):
-    """In a process of its own, since W&B remembers a key that it has found."""
+@pytest.mark.parametrize("has_key", [False, True])
+def test_a_key_is_looked_for_where_wandb_looks(tmp_path, has_key):
+    """In a process of its own, since W&B remembers what it found."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    command = [sys.executable, "-c", ASK]
+    command = [sys.executable, "-c", ASK, str(has_key)]
     environment = inherited | {"HOME": str(tmp_path)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False True"
+    assert (done.stdout, done.stderr) == (f"{has_key}\n", "")

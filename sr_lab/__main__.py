@@ -38,7 +38,9 @@ class CommandLine:
     """One command, and the work that its jobs postpone until Hydra has called all of them."""
 
     checked: bool = False  # Hydra's own settings have passed the guard
-    queue: list[sweep.Job] = field(default_factory=list)  # trainings of a multirun; each gets its own process
+    queue: list[sweep.Job] = field(
+        default_factory=list
+    )  # training runs of a multirun; each gets its own process
     searched: list[int] = field(default_factory=list)  # exit codes of searches
     done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran

@@ -25,7 +25,7 @@ class FaultError(SRLabError):
 
 
 class DistributedError(SRLabError):
-    """A process of a training on several devices did not start, does not respond, or has died."""
+    """A process of a training run on several devices did not start, does not respond, or has died."""
 
 
 # A fault of the machine is not a failure of the run: the same command resumes it.

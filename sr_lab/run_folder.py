@@ -186,7 +186,7 @@ class RunFolder:
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
         for path in self.path.rglob("*"):
             if path in (self.metrics, self.config, self.failed):
-                continue  # they are replaced, links too
+                continue  # these are replaced, even if they are links
             if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
                 raise ConfigError(f"{path}: is a link out of the run folder; remove it")
         with self.lock.open("a") as lock:

@@ -102,7 +102,7 @@ SLOTS = {
             *("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision"),
             *("val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler"),
             *("num_sanity_val_steps", "enable_model_summary", "model_registry"),
-            # a training is shortened by its budget, which the table shows
+            # a training run is shortened by its budget, which the table shows
             *("fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches"),
             *("overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
         ),

@@ -87,7 +87,9 @@ def _load(composition: _Composition) -> Config:
     except ValidationError as error:
         raise ConfigError(_sentence(error, schema)) from error
     if config.hparams_search is not None and not isinstance(config, TrainConfig):
-        raise ConfigError(f"hparams_search: searches trainings only, got task={config.task}; leave it out")
+        raise ConfigError(
+            f"hparams_search: searches training runs only, got task={config.task}; leave it out"
+        )
     if builds:
         untrusted.check_targets(config, overrides)
     return config
@@ -116,7 +118,7 @@ def load_trial(
 
 
 def without_search(overrides: Sequence[str]) -> list[str]:
-    """A command line without the search's own settings and the names of the experiment and the run."""
+    """A command line without the search's own settings, the experiment name and the run name."""
     own = ("hparams_search", "experiment_name", "run_name")
     return [override for override in overrides if key_of(override).partition(".")[0] not in own]
 

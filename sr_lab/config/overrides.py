@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
-    """The overrides as they were typed; reading them as values would resolve what they hold."""
+    """The overrides as they were typed, with their interpolations left unresolved."""
     task = OmegaConf.to_container(typing.cast(DictConfig, hydra_node.overrides.task), resolve=False)
     return typing.cast("list[str]", task)
 

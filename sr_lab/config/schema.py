@@ -22,7 +22,7 @@ class Paths(_Strict):
 
 
 class Validation(_Strict):
-    """How often, and on what, a training is validated."""
+    """How often, and on what, a training run is validated."""
 
     interval: int = Field(gt=0)
     count: int = Field(gt=0)

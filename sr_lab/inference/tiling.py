@@ -161,7 +161,7 @@ def _grid(network: nn.Module) -> _Grid:
 
 
 def _nearly_square(size: tuple[int, int], max_pixels: int, grid: _Grid) -> tuple[int, int]:
-    """Rows and columns of tiles of at most ``max_pixels``: the rows of a square, and the columns that fit.
+    """Height and width of tiles of at most ``max_pixels``: as high as a square, then as wide as fits.
 
     Over all networks, this costs 0.3 (Set14) to 0.9 % (9000x9900 pixels) more multiply-adds than the best
     possible tiles. If even the smallest tile has more than ``max_pixels``, the smallest tile is used.

@@ -13,7 +13,7 @@ from sr_lab.layers.norm import ChannelNorm
 from sr_lab.ops.renaming import Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 
-_GROUPS = 8  # groups groups of the channel shuffle
+_GROUPS = 8  # groups of the channel shuffle
 
 
 class ShuffleMixer(SRNetwork):

@@ -74,7 +74,7 @@ class Run:
 
     @functools.cached_property
     def record(self) -> list[dict[str, float]]:
-        """The rows of ``metrics.csv`` without empty cells; no rows if the run was not a training.
+        """The rows of ``metrics.csv`` without empty cells; no rows if the run was not a training run.
 
         If the run was killed, its last row may be incomplete and its last number cut short.
         """

@@ -89,7 +89,7 @@ def _are_whole(files: Sequence[Path], scale: int) -> bool:
 def names(runs: Sequence[Run]) -> list[str]:
     """A short, distinct name for each run: its row's label or its name, with a suffix where two are equal."""
     found = [" = ".join(run.labels) or run.name for run in runs]
-    if not all(run.is_cost for run in runs):  # among trainings of the same rows, which keep their names
+    if not all(run.is_cost for run in runs):  # among training runs of the same rows, which keep their names
         found = [f"{name} (costs)" if run.is_cost else name for name, run in zip(found, runs, strict=True)]
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: f"x{run.scale}",

@@ -343,7 +343,7 @@ class _Queue(sweep.Queue):
         self.waiting.append(job)
 
     def start(self, job: sweep.Job) -> None:
-        """Start a trial, unless it is pruned or was about to be when the search was interrupted."""
+        """Start a trial, unless it was pruned, or was about to be pruned, when the search was interrupted."""
         assert isinstance(job, _TrialJob)
         state = job.folder.state()
         if state == "interrupted" and (why := self._verdict(job)):

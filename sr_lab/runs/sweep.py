@@ -40,7 +40,7 @@ console = Terminal(markup=False, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Job:
-    """A training that waits for its own process."""
+    """A training run that waits for its own process."""
 
     config: TrainConfig
     folder: RunFolder

@@ -33,7 +33,7 @@ SIZES = (  # height and width of Set14's images
     *((288, 352), (512, 512), (512, 512), (512, 768), (512, 512), (656, 529), (391, 586)),
 )
 SIDE = 1024  # side of the pair of luma images, in pixels
-REPEATS = 3  # pairs measured in one run
+REPEATS = 3  # how often the pair is measured in one run
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:

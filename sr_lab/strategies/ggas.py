@@ -41,8 +41,8 @@ class GAB(nn.Module):
 class GGAS(nn.Module):
     """Gates the output of every block of a host with one map of its shallow features (Eq. 3).
 
-    It works through hooks, so the host's parameters keep their names. The map exists only from the host's
-    head to its tail.
+    It works through hooks, so the host's parameters keep their names. The map is computed after the
+    host's head and dropped before its tail.
 
     Args:
         num_feat: Channels of the host's shallow features F_0.

@@ -24,7 +24,7 @@ def has_gpu(accelerator: str) -> bool:
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """Replace ``auto`` with the precision that the first GPU computes natively.
+    """Replace ``auto`` with the precision that the first GPU supports natively.
 
     bf16 needs compute capability 8.0 (Ampere); ``torch.cuda.is_bf16_supported()`` counts emulation and is
     true on a V100. Below 8.0, fp16 with a gradient scaler is used; on a CPU, plain float32.

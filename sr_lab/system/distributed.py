@@ -1,4 +1,4 @@
-"""The processes of a training on several devices: starting them, waiting for them, and noticing a lost one.
+"""The processes of a training run on several devices: starting, waiting for, and losing them.
 
 On one machine the first process starts the others (``trainer=ddp``). ``torchrun``, Slurm's ``srun`` and
 submitit start them on any number of machines, and decide how many there are.

@@ -1,4 +1,4 @@
-"""Explains faults of the machine during a training: full disks, full memory, dead workers."""
+"""Explains faults of the machine during a training run: full disks, full memory, dead workers."""
 
 import contextlib
 import re
@@ -62,7 +62,7 @@ def describe(error: BaseException) -> str | None:
     text = str(error)
     if any(re.search(r"shared memory|/dev/shm|signal: Bus error", str(link)) for link in chain):
         return (
-            "training: /dev/shm, through which data workers pass batches, is full; use fewer num_workers, or "
+            "training: /dev/shm, through which data workers pass batches, is full; lower num_workers, or "
             f"make it larger (docker run --shm-size=8g); {_RESUMES}"
         )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
@@ -73,7 +73,7 @@ def describe(error: BaseException) -> str | None:
             f"needs half of it for the same batches; {_RESUMES}"
         )
     if isinstance(error, MemoryError):
-        return f"training: the memory of this machine is full; use fewer num_workers; {_RESUMES}"
+        return f"training: the memory of this machine is full; lower num_workers; {_RESUMES}"
     if "DataLoader timed out" in text:
         return (
             f"training: a worker that reads images has not answered for {text.split()[-2]} s "
@@ -83,7 +83,7 @@ def describe(error: BaseException) -> str | None:
         signal = re.search(r"killed by signal: (\w+)", f"{text} {error.__cause__}")
         how = f" by signal {signal[1]}" if signal else ""
         return (
-            f"training: a worker that reads images was killed{how} (out of memory? then use fewer "
+            f"training: a worker that reads images was killed{how} (out of memory? then lower "
             f"num_workers); {_RESUMES}"
         )
     for link in chain:

@@ -24,7 +24,7 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
             with RunFolder(found.path).holding("run; wait for it"):
                 written = rebuild(found)
             Terminal(highlight=False, soft_wrap=True).print(
-                f"{found.path.name}: {len(found.record)} rows; upload with `wandb sync {written}` alone",
+                f"{found.path.name}: {len(found.record)} rows; upload only this run: `wandb sync {written}`",
                 markup=False,
             )
 

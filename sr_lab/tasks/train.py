@@ -101,7 +101,7 @@ def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of a training, built and checked before its first step."""
+    """The parts of a training run, built and checked before its first step."""
 
     protocol: Protocol
     dataset: PatchDataset

@@ -1,4 +1,4 @@
-"""Builds a training from its configuration: network, module, layout and compilation, callbacks, Trainer."""
+"""Builds a training run from its configuration: network, module, layout, compilation, callbacks, Trainer."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -171,7 +171,7 @@ def syncs_batch_norm(config: TrainConfig) -> bool:
 
 
 class TimedDataModule(SRDataModule):
-    """The data of a training whose `Record` reports how long it waits for batches."""
+    """The data of a training run whose `Record` reports how long it waits for batches."""
 
     def train_dataloader(self) -> TimedLoader[PatchBatch]:  # type: ignore[override]
         """The training stream."""
@@ -186,7 +186,7 @@ def callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback:
 
 
 def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> list[Callback]:
-    """Callbacks that record and show a training; the progress bar is included only on a terminal."""
+    """Callbacks that record and show a training run; the progress bar is included only on a terminal."""
     speed = Speed(batch_size)
     record = Record(folder.record, speed, interval=row_interval)
     return [record, *([TrainingProgress(speed)] if TrainingProgress.is_shown() else [])]

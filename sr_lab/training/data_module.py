@@ -122,7 +122,7 @@ _KEPT = 512 * 2**20  # bytes of validation images; ten 2K images take at most 0.
 
 
 class ImageLoader:
-    """The images of a set one by one; threads read and downscale the next ones while the network works.
+    """The images of a set one by one; threads read and downscale the next ones while the network runs.
 
     Args:
         images: The images that this process measures.

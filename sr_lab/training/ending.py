@@ -92,7 +92,7 @@ class SaveLast(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and end if a process was asked to in the meantime."""
+        """Save, and end the training if a signal has arrived in the meantime."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             if self._group is None:  # several processes agree at the next step
                 self._ends = self.signals.asked or 0

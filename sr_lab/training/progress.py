@@ -1,4 +1,4 @@
-"""The progress bar of a training."""
+"""The progress bar of a training run."""
 
 import time
 from collections.abc import Mapping

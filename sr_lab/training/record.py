@@ -1,4 +1,4 @@
-"""``metrics.csv``, the record of a training, and the speed that it reports."""
+"""``metrics.csv``, the record of a training run, and the speed that it reports."""
 
 import csv
 import io

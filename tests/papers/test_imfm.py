@@ -57,7 +57,7 @@ def test_the_ablation_rows_have_the_specified_counts(row, params, multi_adds_g):
     assert multi_adds(net, scale=4, rule="conv") / 1e9 == pytest.approx(multi_adds_g, abs=0.005)
 
 
-def test_pab_saves_the_printed_parameters_to_within_420():
+def test_pab_saves_the_printed_number_of_parameters_to_within_420():
     plain, pab = on_meta(IMFM, scale=4, **ROWS[0]), on_meta(IMFM, scale=4, **ROWS[1])
     assert num_params(pab) - num_params(plain) == -63_280  # printed: -63.7K
     saved = multi_adds(plain, scale=4, rule="conv") - multi_adds(pab, scale=4, rule="conv")

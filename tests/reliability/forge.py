@@ -40,7 +40,7 @@ TWO = ("dataset.val_count=2", "budget.max_validation_count=2")  # validation ima
 
 
 class Outcome(NamedTuple):
-    """The result of a training."""
+    """The result of a training run."""
 
     code: int  # exit code of the first process; the negated signal number if a signal killed it
     seconds: float
@@ -70,7 +70,7 @@ class Forge:
         breaks: str | None = None,
         **environment: str,
     ) -> Outcome:
-        """Run one attempt at a training.
+        """Run one attempt at a training run.
 
         Args:
             folder: The run folder.

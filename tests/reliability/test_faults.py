@@ -96,7 +96,7 @@ DISK = {
 SMALL = ["disk full, checkpoint", "disk full, row", "read-only", "rename fails"]
 OTHERS = {
     "run folder deleted": ("folder", "training: cannot use '"),
-    "memory": ("memory", "training: the memory of this machine is full; use fewer num_workers"),
+    "memory": ("memory", "training: the memory of this machine is full; lower num_workers"),
     "device memory": ("device", "training: the memory of the device is full; trainer.accumulate_grad"),
     "EIO on read": ("images EIO", "Input/output error"),
 }
@@ -157,7 +157,7 @@ def test_a_validation_that_runs_out_of_memory_uses_tiles_and_gives_the_same_resu
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGKILL, "a worker that reads images was killed by signal Killed (out of memory? then use"),
+        (signal.SIGKILL, "a worker that reads images was killed by signal Killed (out of memory? then lower"),
         pytest.param(
             signal.SIGSTOP,
             "a worker that reads images has not answered for 2.0 s (trainer.timeout); look at",

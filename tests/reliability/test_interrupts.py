@@ -15,7 +15,7 @@ from tests.command_line import SMOKE
 
 
 def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a training that gets Ctrl-C just after it imports a module."""
+    """Exit code, stdout and stderr of a training run that gets Ctrl-C just after it imports a module."""
     command = [sys.executable, "-X", "importtime", "-m", "sr_lab", *SMOKE, "logger=none", *overrides]
     with subprocess.Popen(
         command,

@@ -41,7 +41,7 @@ def finished(whole) -> tuple[Path, dict[tuple[str, str], float]]:
 def test_a_run_that_resumes_with_another_number_of_accumulated_batches_gives_the_same_record(
     forge, finished, tmp_path, accumulated
 ):
-    """The run is killed at odd steps: a wrong count of batches would shift the ends of the steps."""
+    """Step 3 is odd, so a wrong batch count after the resume would shift the step boundaries."""
     folder = tmp_path / "run"
     codes = [
         forge.train(folder, f"trainer.accumulate_grad_batches={number}", *die(3, 14)).code

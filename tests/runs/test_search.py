@@ -112,7 +112,7 @@ def test_choices_are_written_in_the_syntax_of_the_command_line():
     compose(*SMOKE, f"++optimizer.betas={space['optimizer.betas'].ends[0]}", "++ema_decay=null")
 
 
-# The search, with stand-ins for trainings: each validates twice, and a higher rate gives a higher PSNR
+# The search, with stand-ins for training runs: each validates twice, and a higher rate gives a higher PSNR
 
 TRAINING = """
 import json, os, pathlib, signal, statistics, sys, time, yaml
@@ -147,7 +147,7 @@ with folder.attempt():
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run the command line in this process with the trainings above; return exit code and output."""
+    """Run the command line in this process with the training runs above; return exit code and output."""
     monkeypatch.setattr(sweep, "command", lambda folder, _: [sys.executable, "-c", TRAINING, str(folder)])
     monkeypatch.setattr(
         ConfigLoaderImpl, "_load_configuration_impl", ConfigLoaderImpl._load_configuration_impl

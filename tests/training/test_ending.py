@@ -6,7 +6,7 @@ from tests import tiny
 from tests.training.test_record import rows
 
 pytestmark = [
-    # warnings about Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long training runs
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]

@@ -13,7 +13,7 @@ from sr_lab.training.data_module import ImageLoader, RankShare
 from tests import tiny
 
 pytestmark = [
-    # warnings about Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long training runs
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]
@@ -30,7 +30,7 @@ class Rates(lightning.Callback):
 
 
 def rates(folder, steps: int, steps_per_unit: float, **settings: object) -> list[float]:
-    """The learning rates of a training whose schedule halves the rate after every unit."""
+    """The learning rates of a training run whose schedule halves the rate after every unit."""
     module = tiny.sr_module(
         learning_rate=1.0,
         make_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),

@@ -12,7 +12,7 @@ from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 
 pytestmark = [
-    # warnings about Lightning's own code, and its advice for long trainings
+    # warnings about Lightning's own code, and its advice for long training runs
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:.*does not have many workers"),
 ]

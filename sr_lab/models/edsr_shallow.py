@@ -40,8 +40,8 @@ class ShallowEDSR(SRNetwork):
         Stated: 8 blocks. Fitted to the printed 620 K: the width, the tail, and the missing convolution after
         the blocks. The printed sizes with attention (620 to 622 K) fit a single attention module, the run
         times (CA +94 %) one in every block; shared weights explain both. The 622 K printed for
-        ESA imply C // 16 inner channels; ESA's own paper has C // 4. Inferred: EDSR's range, and the attention's
-        position as in RCAN.
+        ESA imply C // 16 inner channels; ESA's own paper has C // 4. Inferred: EDSR's range, and the position
+        of the attention as in RCAN.
     """
 
     multi_adds_rule = "conv"

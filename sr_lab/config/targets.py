@@ -188,6 +188,7 @@ def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
     return inspect.isclass(found) and issubclass(found, locate(slot.base))
 
 
+@functools.cache
 def _parameters(target: type, path: str) -> dict[str, inspect.Parameter]:
     """The names that a class accepts; of ``**kwargs`` only those in `allowed.KEYWORDS`."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -198,6 +199,7 @@ def _parameters(target: type, path: str) -> dict[str, inspect.Parameter]:
     }
 
 
+@functools.cache
 def _type_hints(target: type) -> dict[str, object]:
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
@@ -211,14 +213,15 @@ def _holds_description(value: object) -> bool:
     return isinstance(value, _Described) or (isinstance(value, list) and any(map(_holds_description, value)))
 
 
+@functools.cache
+def _adapter(annotation: object) -> TypeAdapter[object]:
+    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))  # type: ignore[arg-type]
+
+
 def _check_type(place: str, value: object, annotation: object) -> None:
     """Compare a plain value with its annotation; other types are left to the class."""
     try:
-        adapter: TypeAdapter[object] = TypeAdapter(
-            annotation,  # type: ignore[arg-type]
-            config=ConfigDict(arbitrary_types_allowed=True),
-        )
-        text = json.dumps(value)
+        adapter, text = _adapter(annotation), json.dumps(value)
     except (PydanticSchemaGenerationError, PydanticUserError, SchemaError, TypeError, NameError):
         return
     try:

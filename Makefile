@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 setup: $(STAMP) ## create .venv and install the pinned dependencies
 
-demo: $(STAMP) ## train a small network on photographs (under 3 minutes on 2 cores) and print the table
+demo: $(STAMP) ## train a small network on photographs (3 to 7 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo
 
 # Runs two tests at a time, with one thread each: more threads than cores slow small networks a hundredfold.

@@ -80,6 +80,21 @@ def test_an_attack_is_refused_in_every_slot_and_place(slot: str):
 
 
 @pytest.mark.parametrize("slot", SLOTS)
+def test_only_a_nested_slot_may_be_described_inside_an_argument(slot: str):
+    names = inspect.signature(targets.locate(HONEST[slot]["_target_"])).parameters
+    setting = next(name for name in names if name not in SLOTS[slot].supplied)
+    for other in HONEST.keys() - set(SLOTS[slot].nested):
+        with pytest.raises(ConfigError, match=rf"{setting}\._target_: .* may not be named here"):
+            targets.check(slot, HONEST[slot] | {setting: HONEST[other]})
+
+
+def test_a_class_that_a_room_only_imports_is_refused():
+    assert targets.locate("sr_lab.models.imdn.SRNetwork").__module__ == "sr_lab.layers.network"
+    with pytest.raises(ConfigError, match="may not be named here"):
+        targets.check("model", {"_target_": "sr_lab.models.imdn.SRNetwork"})
+
+
+@pytest.mark.parametrize("slot", SLOTS)
 def test_only_plain_values_are_arguments(slot: str):
     setting = list(inspect.signature(targets.locate(HONEST[slot]["_target_"])).parameters)[-1]
     for value in ("${scale}", r"\${scale}", ["a${x:}"], {"${a}": 1}, object(), b"x", (1,), {1: object()}):
@@ -144,7 +159,8 @@ def test_an_untrusted_package_is_not_even_imported(tmp_path, monkeypatch):
 
 def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, monkeypatch):
     (tmp_path / "my_losses.py").write_text(
-        "import os\nfrom torch import nn\nclass Mine(nn.L1Loss): pass\ndef make(): return Mine()\n"
+        "import os\nfrom torch import nn\nfrom torch.nn import Sequential\n"
+        "class Mine(nn.L1Loss): pass\ndef make(): return Mine()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     mine = ("trainer=cpu", "loss._target_=my_losses.Mine")
@@ -157,7 +173,13 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
         compose(*mine, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
     monkeypatch.setenv("SR_LAB_ALLOW", "my_losses")
     assert compose(*mine).loss["_target_"] == "my_losses.Mine"
-    for name in ("my_losses.make", "my_losses.nn.L1Loss", "my_losses.os.system", "my_losses"):
+    for name in (
+        "my_losses.Sequential",
+        "my_losses.make",
+        "my_losses.nn.L1Loss",
+        "my_losses.os.system",
+        "my_losses",
+    ):
         with pytest.raises(ConfigError, match=r"loss\._target_"):
             targets.check("loss", {"_target_": name})
 

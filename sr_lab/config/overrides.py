@@ -13,17 +13,21 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
     return typing.cast("list[str]", task)
 
 
-def gives_path(override: str) -> bool:
-    """Whether it sets something of a callback, a logger or the profiler, which may be a path."""
-    return key_of(override).startswith(("callbacks.", "logger.", "trainer.profiler."))
+def typed_again(overrides: Sequence[str]) -> list[str]:
+    """The overrides that a job started from its ``config.yaml`` needs on its own command line.
+
+    They set something of a callback, a logger or the profiler: a file may not give a path elsewhere.
+    """
+    writers = ("callbacks.", "logger.", "trainer.profiler.")
+    kept = [given for given in overrides if key_of(given).startswith(writers) and given[0] != "~"]
+    return [f"++{given.lstrip('+')}" for given in kept]
 
 
 def only_typed(override: str) -> bool:
-    """Whether it says whom we trust or where we write, which no file may say as an override."""
+    """Whether it sets what only the command line may: which packages are trusted, and where files go."""
     key = key_of(override).strip().replace("/", ".")
-    top = key.partition(".")[0]
     profiles = key == "trainer" or key.startswith("trainer.profiler")
-    return profiles or top in ("allow", "hydra", "paths", "callbacks", "logger")
+    return profiles or key.partition(".")[0] in ("allow", "hydra", "paths", "callbacks", "logger")
 
 
 def key_of(override: str) -> str:

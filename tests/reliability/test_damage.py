@@ -143,6 +143,14 @@ def test_a_run_with_a_damaged_last_checkpoint_resumes_from_the_previous_one_and_
     assert "\n" not in said[0]
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "best.ckpt"])
+def test_a_folder_with_the_name_of_a_checkpoint_is_reported_at_the_start(saved, name):
+    (saved / name).unlink(missing_ok=True)
+    (saved / name).mkdir()
+    with pytest.raises(CheckpointError, match=rf"{name}' is a folder"):
+        newest(saved, print)
+
+
 def test_a_damaged_checkpoint_is_renamed_and_never_becomes_the_previous_checkpoint(saved):
     damage(saved / "last.ckpt", "truncated")
     bad = (saved / "last.ckpt").read_bytes()

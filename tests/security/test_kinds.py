@@ -16,6 +16,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from sr_lab import __main__ as command_line
 from sr_lab.checkpoints.opening import build_network
 from sr_lab.config import hydra_guard
 from sr_lab.config.allowed import SLOTS
@@ -264,7 +265,7 @@ HYDRAS = {
 @pytest.mark.parametrize("key", HYDRAS)
 @pytest.mark.parametrize("way", ["experiment", "primary"])
 def test_a_file_of_a_stranger_steers_nothing_of_hydra(tmp_path, mark, key, way):
-    node: object = HYDRAS[key]
+    node = HYDRAS[key]
     for name in reversed(f"hydra.{key}".split(".")):
         node = {name: node}
     if way == "experiment":
@@ -273,7 +274,7 @@ def test_a_file_of_a_stranger_steers_nothing_of_hydra(tmp_path, mark, key, way):
         (tmp_path / "experiment" / "sly.yaml").write_text(text)
         said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
     else:
-        (tmp_path / "config.yaml").write_text(json.dumps({"task": "train"} | node))  # type: ignore[operator]
+        (tmp_path / "config.yaml").write_text(json.dumps({"task": "train", **node}))
         said = survives(folder=tmp_path)
     assert said.startswith(("hydra.", "In '", str(tmp_path)))
     assert SECRET not in said
@@ -290,3 +291,11 @@ def test_what_the_user_types_is_resolved(mark):
     assert "total_iters: 300" in survives(
         *SMOKE, "steps=300", "+schedule.scheduler.total_iters=${steps}", "schedule=constant", "budget=paper"
     )
+
+
+@pytest.mark.parametrize("flag", ["--experimental-rerun=run.pickle", "--exp", "--e=run.pickle"])
+def test_hydra_does_not_rerun_a_pickle(mark, monkeypatch, capsys, flag):
+    Path("run.pickle").write_bytes(hostile.call("posix system", f"touch {mark}"))
+    monkeypatch.setattr("sys.argv", ["sr_lab", flag, *(["run.pickle"] if "=" not in flag else [])])
+    assert command_line.main() == 2
+    assert "would read a pickle" in capsys.readouterr().err

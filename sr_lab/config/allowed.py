@@ -1,8 +1,8 @@
-"""What a configuration or a checkpoint may name, slot by slot; `targets` builds nothing else.
+"""The classes that a configuration or a checkpoint may name, slot by slot; `targets` builds no others.
 
-Classes of ours are admitted by their room, those of libraries one by one. The constructor of each of these
-was read: none runs code, starts a process, opens a file or connects on account of its arguments. What writes
-files writes them below the run folder (`untrusted.settle_paths`).
+Our own classes are allowed by package, those of libraries one by one. We read the constructor of each library
+class: its arguments cannot make it run code, start a process, open a file or use the network. Callbacks,
+loggers and profilers write below the run folder (`untrusted.settle_paths`).
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ class Slot:
     """What one slot of a configuration takes.
 
     Args:
-        place: Where it is; ``*`` stands for a name of the user's choice. Empty for a slot that is only found
-            inside the arguments of others.
-        base: Class from which a class of ours, or of a package that the user trusts, must derive.
-        room: Package of ours whose classes it takes.
-        classes: Classes of libraries that it takes.
-        nested: Slots of the descriptions that its arguments may hold.
+        place: Its key in the configuration; ``*`` stands for a name that the user chooses. Empty for a slot
+            that exists only inside the arguments of others.
+        base: Base class of our own classes, and of those from packages that the user trusts.
+        room: Our package whose classes it takes.
+        classes: Library classes that it takes.
+        nested: Slots whose descriptions its arguments may contain.
         supplied: Arguments that our code passes; a configuration may not set them.
         stored: Whether a checkpoint may describe it.
     """
@@ -40,7 +40,7 @@ def _named(package: str, names: str) -> tuple[str, ...]:
     return tuple(f"{package}.{name}" for name in names.split())
 
 
-# For networks of the user's own: none of ours takes a layer.
+# For the user's own networks; none of ours takes a layer.
 _LAYERS = _named(
     "torch.nn",
     "BatchNorm2d Conv2d Dropout Dropout2d ELU GELU GroupNorm Hardsigmoid Hardswish Identity InstanceNorm2d "
@@ -57,7 +57,7 @@ SLOTS = {
         supplied=("num_feat", "num_out_ch", "scale"),
         stored=True,
     ),
-    # The only functions that may be named: ``apply`` of a module of the room.
+    # The only functions that may be named: ``apply`` of a module in this package.
     "strategy": Slot("strategy.apply", "", "sr_lab.strategies", supplied=("model",), stored=True),
     "layer": Slot("", "torch.nn.Module", "sr_lab.layers", _LAYERS, nested=("layer",)),
     "schedule": Slot(
@@ -133,7 +133,7 @@ SLOTS = {
     ),
 }
 
-# What classes with ``**kwargs`` take beside the named parameters of their constructors.
+# Names that classes with ``**kwargs`` accept in addition to their named parameters.
 KEYWORDS = {
     "lightning.pytorch.loggers.WandbLogger": ("entity", "notes", "tags"),
     "lightning.pytorch.loggers.TensorBoardLogger": ("flush_secs", "max_queue"),

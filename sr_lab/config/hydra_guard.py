@@ -1,7 +1,7 @@
-"""What Hydra reads and runs before a run is checked: its files, and the settings of its own node.
+"""Checks what Hydra reads and runs before it calls us: its files, and the settings of its own node.
 
-Hydra builds the launcher, the sweeper, callbacks and logging handlers that its node names before it calls us,
-and any file on its search path can name some. `install` puts a check before each of these moments.
+Hydra builds the launcher, sweeper, callbacks and logging handlers that its node names, and any file on its
+search path can name some. `install` adds a check before Hydra reads a file and before it uses its node.
 """
 
 import functools
@@ -54,7 +54,7 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         return result
 
     ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign, assignment]
-    Plugins.instance()  # runs each plugin's module again: only after that is its class the one in use
+    Plugins.instance()  # imports every plugin again, which replaces the class that is patched below
     source_class = SourcesRegistry.instance().resolve("file")
     read = source_class.load_config
 
@@ -71,7 +71,7 @@ def install(composed: Callable[[DictConfig], None]) -> None:
 
 
 def quicken_help() -> None:
-    """Ask for the options of a group without a copy of all configurations, of which --help would make 150.
+    """List the options of a group without copying all configurations, which --help would do 150 times.
 
     Without this, --help takes 6.8 times as long as importing Hydra, with it 3.4 times.
     """
@@ -93,7 +93,7 @@ def quicken_help() -> None:
 
 
 def check_size(path: Path) -> None:
-    """Refuse a configuration file that is too large, as it stands or with its anchors written out.
+    """Refuse a configuration file that is too large, as written or with its anchors expanded.
 
     Raises:
         ConfigError: It is too large, or not YAML.
@@ -104,21 +104,21 @@ def check_size(path: Path) -> None:
         raise ConfigError(f"{path}: is not a valid configuration: {error}; correct or remove it") from error
 
 
-# The beginning of ${key}, or of a resolver that only looks at the configuration or at our own variables.
+# The start of ${key}, or of a resolver that reads only the configuration or our own variables.
 _KNOWN = re.compile(
     r"(?<!\\)\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
     r"|oc\.env:SR_LAB_\w*[,}])"
 )
-# Any other: also $\{, from which Hydra would take the escape away in a row or in a value of a sweep, and a $
-# from which another value could make ${.
+# Any other $ before a sign: also $\{, since Hydra removes the escape in a row or in an axis of a sweep, and a
+# lone $, to which another value could add the brace.
 _OTHER = re.compile(r"\$(?!\w)")
 
 
 def check_file(path: Path, content: object) -> None:
-    """Refuse what a file may not say: other resolvers than ours, and where Hydra looks for files.
+    """Refuse a file that uses other resolvers than ours, or says where Hydra looks for files.
 
     Raises:
-        ConfigError: With the file and its text.
+        ConfigError: The message names the file and quotes the text.
     """
     values = OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
     for text in files.texts(values):
@@ -132,10 +132,10 @@ def check_file(path: Path, content: object) -> None:
 
 
 def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
-    """Refuse to search a package that the user does not trust: looking into it imports it.
+    """Refuse to search a package that the user does not trust, since that imports it.
 
     Raises:
-        ConfigError: A ``pkg://`` of another package than Hydra's.
+        ConfigError: A ``pkg://`` address names a package that is neither Hydra's nor trusted.
     """
     given = [override for override in overrides if key_of(override) == "hydra.searchpath"]
     allow = [override for override in overrides if key_of(override) == "allow"]
@@ -147,13 +147,13 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
             )
 
 
-# What a file may set of Hydra's node, or Hydra sets itself; `_check_plugin` and the rest look into some.
+# Parts of Hydra's node that a file may set or Hydra sets itself; the functions below check some of them.
 _FREE = (
     *("mode", "verbose", "sweeper", "launcher", "help", "hydra_help", "runtime", "overrides"),
     *("job_logging", "hydra_logging"),
     *("job.override_dirname", "job.id", "job.num", "job.config_name", "job.config"),
 )
-# Where Hydra itself writes: what conf/config.yaml says, and Hydra's own defaults.
+# Where Hydra itself writes: the values of conf/config.yaml, and Hydra's own defaults.
 _NOW = "${now:%Y-%m-%d}/${now:%H-%M-%S}"
 _OURS = {
     "run.dir": ("${run_dir:}", f"outputs/{_NOW}"),
@@ -166,7 +166,7 @@ _OURS = {
 
 
 def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse settings of Hydra itself with which a file would run code or write elsewhere.
+    """Refuse settings of Hydra itself that would let a file run code or write elsewhere.
 
     Raises:
         ConfigError: A setting that only the command line may have, a launcher or sweeper that is not a plugin
@@ -194,7 +194,7 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _settings(node: DictConfig) -> dict[str, object]:
-    """The settings of Hydra's node by their dotted names, as they are written."""
+    """The settings of Hydra's node by their dotted names, with their interpolations left unresolved."""
     found: dict[str, object] = {}
 
     def add(key: str, value: object) -> None:

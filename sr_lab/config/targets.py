@@ -1,8 +1,8 @@
-"""The builder: a description in a configuration or a checkpoint becomes the object that it describes.
+"""Builds objects from their descriptions in a configuration or a checkpoint.
 
-A description is plain data: ``{_target_: <dotted name>, <argument>: <value>, ...}``. `_read` admits only what
-`allowed` lists for its slot, or a class of a package that the user trusts, and resolves nothing; only what it
-has read is built.
+A description is plain data: ``{_target_: <dotted name>, <argument>: <value>, ...}``. `_read` checks it: its
+class must be listed in `allowed` for the slot, or come from a package that the user trusts. Nothing in it is
+resolved, and only what `_read` returns is built.
 """
 
 import functools
@@ -26,7 +26,7 @@ Node: typing.TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True)
 class _Described:
-    """A description that may be built."""
+    """A description that has passed the checks."""
 
     target: Callable[..., object]
     arguments: dict[str, object]
@@ -53,7 +53,7 @@ def _call(target: Callable[..., object], /, *values: object, **arguments: object
     except SRLabError:
         raise
     except Exception as error:
-        # The last is Lightning's, known by its name: a network alone need not import Lightning.
+        # Lightning's own error is known by its name, so that building a network does not import Lightning.
         refusals = ("TypeError", "ValueError", "RuntimeError", "MisconfigurationException")
         if not {kind.__name__ for kind in type(error).__mro__} & set(refusals):
             raise
@@ -63,40 +63,40 @@ def _call(target: Callable[..., object], /, *values: object, **arguments: object
 
 
 def check(slot: str, node: object, allow: Iterable[str] = (), *, place: str = "") -> None:
-    """Refuse a description that `build` would refuse; ``place`` is where it is, for error messages.
+    """Refuse a description that `build` would refuse; ``place`` is its position, for error messages.
 
     Raises:
-        ConfigError: A name that is not allowed, an unknown or missing argument, a value of another type.
+        ConfigError: The name is not allowed, an argument is unknown or missing, or a value has a wrong type.
     """
     _read(place or SLOTS[slot].place, node, (slot,), trusted_packages(allow))
 
 
 def build(slot: str, node: object, allow: Iterable[str] = (), /, **arguments: object) -> typing.Any:
-    """Build what a description names; with ``_partial_`` it becomes a factory.
+    """Build the object that a description names, or with ``_partial_`` a factory for it.
 
     Args:
         slot: Key of `allowed.SLOTS`.
         node: The description.
         allow: Packages that the user trusts, in addition to those in ``SR_LAB_ALLOW``.
-        **arguments: What our code passes.
+        **arguments: Further arguments, which our code passes.
 
     Raises:
-        ConfigError: See `check`; or the constructor refuses the settings.
+        ConfigError: See `check`; or the constructor rejects the settings.
     """
     return _read(SLOTS[slot].place, node, (slot,), trusted_packages(allow)).build(**arguments)
 
 
 def trusted_packages(allow: Iterable[str] = ()) -> tuple[str, ...]:
-    """The user's packages: those allowed on the command line or in ``SR_LAB_ALLOW`` (comma-separated)."""
+    """The packages that the user allowed on the command line or in ``SR_LAB_ALLOW`` (comma-separated)."""
     environment = [name.strip() for name in os.environ.get("SR_LAB_ALLOW", "").split(",")]
     return tuple(dict.fromkeys(filter(None, [*environment, *allow])))
 
 
 def locate(path: str) -> typing.Any:
-    """The class or function that a dotted path names: a module, and a name in it.
+    """The class or function at a dotted path, which is a module and a name in it.
 
     Raises:
-        ImportError: There is no such module, or it needs one that is missing.
+        ImportError: The module does not exist, or a module that it imports is missing.
         AttributeError: The module has no such attribute.
     """
     module, _, name = path.rpartition(".")
@@ -104,7 +104,7 @@ def locate(path: str) -> typing.Any:
 
 
 def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str, ...]) -> _Described:
-    """The description of one of the slots, checked with everything inside it."""
+    """Check a description for one of the slots, with everything inside it."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}")
     target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)
@@ -134,7 +134,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
 
 
 def _argument(place: str, value: object, nested: tuple[str, ...], packages: tuple[str, ...]) -> object:
-    """A plain value, in which each description is of one of the nested slots."""
+    """Check the value of an argument; descriptions in it must be of one of the nested slots."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             return _read(place, value, nested, packages)
@@ -158,8 +158,8 @@ def _plain(place: str, value: object) -> object:
 def _resolve(
     place: str, path: object, slots: tuple[str, ...], packages: tuple[str, ...]
 ) -> tuple[type, Slot]:
-    """The class that is named, and the slot that admits it."""
-    # Importing a module runs it, so the name is judged first.
+    """The class that a description names, and the slot that allows it."""
+    # Importing a module runs it, so the name is checked first.
     for slot in (SLOTS[name] for name in slots if isinstance(path, str)):
         places = [name for name in (slot.room, *packages) if name and str(path).startswith(f"{name}.")]
         if path not in slot.classes and not places:
@@ -179,7 +179,7 @@ def _resolve(
 
 
 def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
-    """Whether it is defined in one of the packages, and of the kind that the slot takes."""
+    """Whether a class is defined in one of the packages and of the kind that the slot takes."""
     module = getattr(found, "__module__", "")
     if not any(f"{module}.".startswith(f"{name}.") for name in places):
         return False
@@ -190,7 +190,7 @@ def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
 
 @functools.cache
 def _parameters(target: type, path: str) -> dict[str, inspect.Parameter]:
-    """The names that a class accepts; of ``**kwargs`` only those in `allowed.KEYWORDS`."""
+    """The parameters of a class; of ``**kwargs`` only the names in `allowed.KEYWORDS`."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(target).parameters
     more = KEYWORDS.get(path, ())

@@ -39,7 +39,7 @@ def refuse_secrets(value: object, place: str = "") -> None:
         # At least eight characters: TOKENIZERS_PARALLELISM=false and the like are not secrets.
         known = (text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8)
         if _SECRET_URL.search(value) or any(text in value for text in known):
-            raise ConfigError(f"{place[:-1]}: holds a secret, which would be stored; {_INSTEAD}")
+            raise ConfigError(f"{place[:-1]}: contains a secret, which would be stored; {_INSTEAD}")
 
 
 def check_targets(config: Config, overrides: Sequence[str]) -> None:
@@ -84,22 +84,22 @@ def stored_network(record: Mapping[str, object], source: str, allow: Sequence[st
     return stored
 
 
-# Names of arguments that are paths.
+# Arguments with such a name are paths.
 _PATH = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
-# What the paths of a file may not have: a way out of the run folder, another file system, a variable of the
-# environment, or a format that looks into objects ({step].__class__...}).
+# What a path in a file may not contain: a way out of the run folder, another file system, an environment
+# variable, or a format that reads attributes ({step].__class__...}).
 _LEADS_OUT = re.compile(r"^[/~]|(^|/)\.\.(/|$)|::|://|\$|[{}]")
 _METRIC = re.compile(r"\{[A-Za-z][\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
 
 
 def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
-    """Settle, in place, the paths that callbacks, loggers and the profiler are given.
+    """Check the paths of callbacks, loggers and the profiler, and replace typed ones in place.
 
-    A path of the command line becomes absolute and may lead anywhere. One of a file stays below the run
-    folder, where `below` puts it.
+    A path on the command line becomes absolute and may lead anywhere. A path in a file must stay below the
+    run folder, where `below` puts it.
 
     Raises:
-        ConfigError: A text of a file leads elsewhere.
+        ConfigError: A path in a file leads out of the run folder.
     """
 
     def settled(place: str, value: object) -> object:
@@ -126,7 +126,7 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
 
 
 def below(folder: Path, value: object) -> object:
-    """A description with its relative paths below a folder."""
+    """The same description, with its relative paths placed below a folder."""
     if isinstance(value, Mapping):
         return {
             key: str(folder / child) if isinstance(child, str) and _PATH.search(key) else below(folder, child)
@@ -136,7 +136,7 @@ def below(folder: Path, value: object) -> object:
 
 
 def _nodes(values: Node, slot: Slot) -> list[tuple[str, object]]:
-    """The descriptions of a slot with their places; a slot may be empty (``factory: null``)."""
+    """The descriptions in a slot, each with its key; a slot may be empty (``factory: null``)."""
     group, _, rest = slot.place.partition(".")
     node = values.get(group)
     if not rest:

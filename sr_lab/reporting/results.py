@@ -56,7 +56,7 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
 
 
 def read_results(path: Path) -> list[dict[str, str]]:
-    """The lines of a ``results.csv``; an empty list if there is no such file.
+    """The rows of a ``results.csv``, or an empty list if the file does not exist.
 
     Raises:
         ConfigError: The file cannot be read, or has other columns.

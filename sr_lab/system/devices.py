@@ -97,7 +97,7 @@ def check_gpu(accelerator: str) -> None:
     """Refuse a GPU that is missing, or for which the installed torch has no kernels.
 
     Raises:
-        ConfigError: There is no such GPU, or torch has no kernels for it; the message says what to install.
+        ConfigError: torch sees no GPU, or has no kernels for it; the message says what to install.
     """
     found = torch.cuda.is_available() or torch.backends.mps.is_available()
     if accelerator in ("gpu", "cuda") and not found:

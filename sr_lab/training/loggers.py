@@ -121,19 +121,19 @@ def _wandb_run() -> "wandb.Run | None":
 
 
 def has_wandb_key() -> bool:
-    """Whether W&B could sync: the library finds a key for its host, and is neither offline nor disabled."""
+    """Whether W&B can sync: its library finds a key for its server and is neither offline nor disabled."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return False
     import wandb
 
     before = os.environ.get("WANDB_SILENT")
-    os.environ["WANDB_SILENT"] = "true"  # else it would say where it found the key
+    os.environ["WANDB_SILENT"] = "true"  # otherwise it prints where it found the key
     try:
         return bool(wandb.login(prompt=False, verify=False))
-    except wandb.errors.Error:  # a malformed key, about which W&B says more when a run begins
+    except wandb.errors.Error:  # a malformed key: W&B explains it when the run starts
         return True
     finally:
-        wandb.teardown()  # it would not notice any more that a run is offline
+        wandb.teardown()  # otherwise W&B ignores WANDB_MODE, which is set later
         del os.environ["WANDB_SILENT"]
         os.environ |= {} if before is None else {"WANDB_SILENT": before}
 

@@ -51,7 +51,7 @@ def load(
         choices: The chosen option of each group (``hydra.runtime.choices``).
 
     Raises:
-        ConfigError: A setting is not valid; the message has its value, what is allowed and the nearest match.
+        ConfigError: A setting is invalid; the message gives its value, what is allowed and the nearest match.
     """
     text = OmegaConf.to_yaml(_without_hydra(composed))
     return _load(_Composition(text, tuple(overrides), tuple((choices or {}).items()), composed))

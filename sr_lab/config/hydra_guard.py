@@ -143,7 +143,7 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
     for package in re.findall(r"pkg://([\w.]*)", " ".join([*places, *given])):
         if package.partition(".")[0] not in ("hydra", "hydra_plugins", *trusted):
             raise ConfigError(
-                f"hydra.searchpath: '{package}' is not trusted; if you do, add allow=[{package}]"
+                f"hydra.searchpath: '{package}' is not trusted; if you trust it, add allow=[{package}]"
             )
 
 

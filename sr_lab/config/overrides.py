@@ -16,7 +16,7 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
 def typed_again(overrides: Sequence[str]) -> list[str]:
     """The overrides that a job started from its ``config.yaml`` needs on its own command line.
 
-    They set something of a callback, a logger or the profiler: a file may not give a path elsewhere.
+    Those for callbacks, loggers and the profiler: a file may not give them a path outside the run folder.
     """
     writers = ("callbacks.", "logger.", "trainer.profiler.")
     kept = [given for given in overrides if key_of(given).startswith(writers) and given[0] != "~"]

@@ -128,7 +128,7 @@ def _images(place: Place) -> Iterator[Finding]:
 
 
 def _lr(place: Place) -> Iterator[Finding]:
-    """Check LR images: each must be an HR image ``scale`` times as large, downscaled by MATLAB's bicubic."""
+    """Check LR images: each must be MATLAB's bicubic downscaling of an HR image ``scale`` times as large."""
     assert place.scale is not None
     assert place.hr_folder is not None
     scale = place.scale

@@ -49,7 +49,7 @@ def fetch(archive: Archive, url: str, folder: Path, *, report: Report = silent, 
         url: The address; https, or http on this machine. A redirect may lead to https only.
         folder: Where downloads are kept; a file that is already there is used if its digest is right.
         report: Called with the bytes received and the total.
-        pause: Seconds before the second attempt; doubled after each attempt that brings nothing.
+        pause: Seconds before the second attempt; doubled after each attempt that receives nothing.
 
     Returns:
         The file.

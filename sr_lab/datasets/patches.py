@@ -235,7 +235,7 @@ class PatchDataset(Dataset[PatchBatch]):
 
     def _check_hr(self) -> None:
         need = self.scale * (self.lr_patch_size + 2 * self._margin)
-        around = f" with {self._margin} LR pixels on each side" if self._margin else ""
+        around = f", including {self._margin} LR pixels on each side" if self._margin else ""
         for file, record in zip(self.files, self._hr.records, strict=True):
             if min(record.height, record.width) < need:
                 raise DataError(

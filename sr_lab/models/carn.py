@@ -167,7 +167,7 @@ _NAMES: Names = {
     "exit": "tail.{t-1}",
 }
 
-# Weight names in the authors' networks for one scale and for all scales; of the latter, one tail is kept.
+# Weight names in the authors' networks for one scale and for all scales; only one tail of the latter is kept.
 OFFICIAL_NAMES = (
     OfficialNames({**_NAMES, "upsample.up.body": "tail"}, {"t": "tail"}, partial(without_mean_shift, gain=1)),
     OfficialNames(

@@ -72,8 +72,8 @@ class DBlock(nn.Module):
     """Information distillation block: an enhancement unit, then a compression unit.
 
     Args:
-        num_feat: Input and output channels (C), a multiple of 16. Widths differ by C // 4 (d), which
-            is also the number of channels kept (1 / s of C).
+        num_feat: Input and output channels (C), a multiple of 16. The convolutions' widths differ by
+            C // 4 (d), which is also the number of channels kept (1 / s of C).
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.

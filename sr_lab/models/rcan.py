@@ -109,8 +109,8 @@ def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     }
 
 
-# Weight names in BasicSR and in the authors' code, which numbers convolutions after blocks and groups as
-# blocks.
+# Weight names in BasicSR and in the authors' code, which numbers the convolution after the blocks or groups
+# as one more of them.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -7,7 +7,7 @@ from sr_lab.reporting.table import Cell, Column, ImageGain, Row, Table
 
 
 class ShownCell:
-    """A cell as the page shows it: our figure, and below it in small print the paper's and the difference."""
+    """A cell as the page shows it: our figure, then the paper's and the difference in small print below."""
 
     def __init__(self, cell: Cell, column: Column) -> None:
         number = None if cell.text else cell.paper if cell.value is None else cell.value

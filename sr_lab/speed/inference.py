@@ -110,7 +110,7 @@ def _seconds_by(network: nn.Module, backend: str, workspace: Path, lr: Tensor) -
 
 
 def _seconds(network: nn.Module, lr: Tensor, passes: int = 1) -> Callable[[], float]:
-    """The fastest of some float32 passes on the CPU, since other processes and page faults only add time."""
+    """The fastest of several float32 passes on the CPU; other processes and page faults only add time."""
 
     @torch.inference_mode()
     def run() -> float:

@@ -1,4 +1,4 @@
-"""Cost of measuring: SSIM and PSNR compared with other libraries, an evaluation with its network alone."""
+"""Cost of measuring: SSIM and PSNR against other libraries, a whole evaluation against its network alone."""
 
 import tempfile
 import time

@@ -157,7 +157,7 @@ def with_trainer(
     device: str,
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
 ) -> float:
-    """Seconds per step of a training as ``task=train`` sets it up, with its record and callbacks."""
+    """Seconds per step of a training run as ``task=train`` sets it up, with its record and callbacks."""
     module = SRModule(
         network,
         scale=scale,

@@ -124,7 +124,7 @@ class Others:
 
     def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         self.processes = processes
-        self.settled = False  # the training has ended, or raised an error by itself
+        self.settled = False  # training has ended, or raised an error of its own
         if processes:
             threading.Thread(target=self._watch, daemon=True, name="processes").start()
 

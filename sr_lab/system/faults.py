@@ -77,7 +77,7 @@ def describe(error: BaseException) -> str | None:
     if "DataLoader timed out" in text:
         return (
             f"training: a worker that reads images has not answered for {text.split()[-2]} s "
-            f"(trainer.timeout); check the disk with the images; {_RESUMES}"
+            f"(trainer.timeout); check the disk that holds the images; {_RESUMES}"
         )
     if "DataLoader worker" in text:
         signal = re.search(r"killed by signal: (\w+)", f"{text} {error.__cause__}")

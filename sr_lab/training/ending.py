@@ -1,8 +1,8 @@
 """How a training ends (after its last step, by a callback or at a signal) and from where it resumes.
 
-Lightning 2.6.6 exits with 0 after SIGTERM. At Slurm's signal, it writes a checkpoint with another name to
-another folder, and its ``ckpt_path="hpc"`` fails at the first start, before there is one. It waits for other
-processes inside a signal handler, where all of them can hang.
+Lightning 2.6.6 exits with 0 after SIGTERM. On Slurm's signal, it writes a checkpoint under another name to
+another folder, and its ``ckpt_path="hpc"`` fails on the first start, when there is none yet. It waits for
+other processes inside a signal handler, where all of them can hang.
 """
 
 from pathlib import Path

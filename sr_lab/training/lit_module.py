@@ -268,7 +268,7 @@ class SRModule(lightning.LightningModule):
         checkpoint["sr_lab"] = self.record
 
     def on_load_checkpoint(self, checkpoint: Saved) -> None:
-        """Convert the batch count to this run's accumulation, which may differ from the saving run's.
+        """Convert the batch count to this run's accumulation; the run that saved it may have had another.
 
         Lightning restores the count, and uses it to decide which batches make a step and when to validate.
         """

@@ -1,9 +1,21 @@
 """Hydra's own settings could run code before a run is checked: each attack ends in a one-sentence error."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from sr_lab.config.hydra_guard import check_file
+from sr_lab.config.identity import register_resolvers
+from sr_lab.errors import ConfigError
 from tests.command_line import sr_lab
 
 RUN = "_target_: torch.utils.collect_env.run\ncommand: touch {mark}\n"
@@ -30,3 +42,60 @@ def test_a_file_on_the_search_path_cannot_change_settings_of_hydra(tmp_path: Pat
     assert done.returncode == 2
     assert "hydra." in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# What the texts of a stranger's file are made of: interpolations, escapes, and parts of each.
+PIECES = st.sampled_from(
+    [
+        *(
+            "${",
+            "}",
+            "$",
+            "{",
+            "\\",
+            "\\\\",
+            "'",
+            ",",
+            ":",
+            " ",
+            "[",
+            "]",
+            ".",
+            "CANARY",
+            "a",
+            "b",
+            "%s",
+            "now:",
+        ),
+        *("oc.env:", "oc.env:CANARY", "oc.env:SR_LAB_", "oc.create:", "oc.decode:", "oc.select:", "hydra:"),
+        *("${oc.env:CANARY}", "{oc.env:CANARY}", "${a}", "${b}", "$\\{"),
+    ]
+)
+TEXTS = st.lists(PIECES, max_size=6).map("".join)
+
+
+def resolved(values: dict[str, object]) -> dict[str, object]:
+    """The values that can be resolved, each by itself."""
+    found: dict[str, object] = {}
+    for key in values:
+        with suppress(OmegaConfBaseException, AttributeError, ValueError, TypeError):
+            found[key] = OmegaConf.create({"a": values.get("a"), "b": values.get("b"), "x": values[key]})["x"]
+    return found
+
+
+@settings(max_examples=500, deadline=None)
+@given(a=TEXTS, b=TEXTS)
+def test_no_file_that_is_accepted_reads_the_environment(a: str, b: str):
+    """Even if it is resolved twice, or unescaped in between as Hydra unescapes a row."""
+    register_resolvers()
+    with mock.patch.dict(os.environ, CANARY="sang"):
+        try:
+            content = OmegaConf.create({"a": a, "b": b})
+            check_file(Path("sly.yaml"), content)
+        except (ConfigError, GrammarParseError):
+            return
+        values: dict[str, object] = {"a": a, "b": b}
+        for name, text in list(values.items()):
+            with suppress(HydraException):
+                values[f"row_{name}"] = str(OverridesParser.create().parse_override(f"a={text}").value())
+        assert "sang" not in str(resolved(resolved(values))), values

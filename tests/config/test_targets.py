@@ -160,7 +160,7 @@ def test_an_untrusted_package_is_not_even_imported(tmp_path, monkeypatch):
 def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, monkeypatch):
     (tmp_path / "my_losses.py").write_text(
         "import os\nfrom torch import nn\nfrom torch.nn import Sequential\n"
-        "class Mine(nn.L1Loss): pass\ndef make(): return Mine()\n"
+        "class Mine(nn.L1Loss): pass\nclass Other: pass\ndef make(): return Mine()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     mine = ("trainer=cpu", "loss._target_=my_losses.Mine")
@@ -176,6 +176,7 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
     for name in (
         "my_losses.Sequential",
         "my_losses.make",
+        "my_losses.Other",
         "my_losses.nn.L1Loss",
         "my_losses.os.system",
         "my_losses",

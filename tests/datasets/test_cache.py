@@ -234,7 +234,7 @@ def _build_many(folder, peaks):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
-def test_the_memory_of_building_does_not_depend_on_the_number_of_images(tmp_path):
+def test_the_memory_that_building_takes_does_not_depend_on_the_number_of_images(tmp_path):
     peaks = FORK.Queue()
     process = FORK.Process(target=_build_many, args=(tmp_path, peaks))
     process.start()

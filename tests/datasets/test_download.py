@@ -97,7 +97,7 @@ def test_without_a_digest_and_an_etag_a_download_starts_again(server, tmp_path):
     assert fetched(archive, tmp_path) == CONTENT
 
 
-def test_a_download_from_a_server_without_ranges_starts_again(server, tmp_path):
+def test_a_download_from_a_server_without_range_support_starts_again(server, tmp_path):
     server.ranges = False
     server.cuts = [100_000]
     assert fetched(archive_at(server), tmp_path) == CONTENT

@@ -277,7 +277,7 @@ def test_a_random_degradation_refuses_lr_images(tmp_path):
         degradation=NoiseDegradation(scale=2),
         cache_dir=str(tmp_path / "c"),
     )
-    with pytest.raises(DataError, match="scale=2 need 72x72 with 8 LR pixels on each side"):
+    with pytest.raises(DataError, match="scale=2 need 72x72, including 8 LR pixels on each side"):
         small.prepare()
 
 

@@ -90,7 +90,7 @@ def test_parameters_are_exact_to_the_unit(settings, params):
     assert num_params(on_meta(MREN, **settings)) == params
 
 
-def test_blocks_have_the_specified_counts():
+def test_blocks_have_the_specified_parameter_counts():
     net = on_meta(MREN, scale=4)
     assert num_params(net.body[0]) == 34_035
     assert num_params(SCACB(60)) == 8_280

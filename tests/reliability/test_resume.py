@@ -106,7 +106,7 @@ def test_a_similar_unfinished_run_is_named_with_the_settings_that_differ(forge, 
         "here), trainer.gradient_clip_val (None there, 0.5 here), so it is a new one"
     )
     said = forge.train(tmp_path / "c", "trainer.gradient_clip_val=0.5", *die(4)).said
-    assert f"resume: '{tmp_path}/a' " not in said  # run b differs as little and is newer
+    assert f"resume: '{tmp_path}/a' " not in said  # run b differs just as little and is newer
     assert f"resume: '{tmp_path}/b' stopped at step 4 and is unfinished; this run differs in seed (1" in said
     (tmp_path / "a" / "metrics.csv").unlink()
     said = forge.train(tmp_path / "a").said  # the unfinished run resumes

@@ -29,7 +29,7 @@ def test_a_formula_is_stored_as_text_and_restored(text):
 
 
 @pytest.mark.parametrize("text", ["OSFFNet", "'quoted'", "1-2", ""])
-def test_other_texts_are_not_changed(text):
+def test_other_text_is_not_changed(text):
     assert harmless(text) == text == original(text)
 
 

@@ -327,7 +327,7 @@ def test_the_command_line_limits_what_it_reads(tmp_path, arguments, said):
 
 
 @pytest.mark.parametrize("key", ["__class__", "__init__", "__proto__", "__reduce__", "_target_.x", "self"])
-def test_a_special_name_of_python_is_not_accepted_as_a_setting(mark, key):
+def test_a_special_python_name_is_not_accepted_as_a_setting(mark, key):
     assert "error" not in sentence(f"+model.{key}=1")
     assert "error" not in sentence(f"+{key}=1")
 

@@ -82,7 +82,7 @@ def test_no_measurement_depends_on_earlier_measurements(tmp_path, small):
 
 
 def test_tensors_that_a_graph_reads_live_as_long_as_the_graph(monkeypatch):
-    """On a CPU no graph is recorded, so a stub replaces it."""
+    """No graph is recorded on a CPU, so a stub stands in for it."""
     stream = types.SimpleNamespace(wait_stream=lambda other: None)
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda: stream)

@@ -11,7 +11,7 @@ pytestmark = [
 ]
 
 
-def test_the_benchmarks_return_the_figures_of_the_goals_and_write_pictures(tmp_path, monkeypatch):
+def test_the_benchmarks_return_the_figures_that_have_goals_and_write_pictures(tmp_path, monkeypatch):
     small = {"SCALE": 2, "NETWORK": lambda scale: tiny.TinyNet(), "SIZES": ((40, 30), (32, 48)), "SIDE": 64}
     for name, value in (small | {"REPEATS": 1}).items():
         monkeypatch.setattr(metrics, name, value)

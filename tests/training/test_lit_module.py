@@ -67,7 +67,7 @@ def test_accumulated_batches_count_as_one_step_of_the_schedule(tmp_path):
 def test_a_schedule_with_shortened_epochs_ends_at_the_same_unit_as_the_full_schedule(
     monkeypatch, steps, most
 ):
-    """These are 1000 steps per epoch, shortened by budgets: rounding must not lose a unit at the end."""
+    """Epochs of 1000 steps, shortened as a budget does: rounding must not lose a unit at the end."""
     module = tiny.sr_module(learning_rate=1.0, steps_per_unit=1000.0 * most / steps)
     monkeypatch.setattr(type(module), "global_step", most)
     configured = module.configure_optimizers()

@@ -29,7 +29,7 @@ def averaged(folder: Path, average: lightning.Callback, **settings: object) -> t
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_average_of_the_weights_equals_the_average_by_lightning(tmp_path, accumulate):
+def test_the_average_of_the_weights_equals_lightnings_average(tmp_path, accumulate):
     ours, count = averaged(tmp_path, WeightAverage(0.75), accumulate_grad_batches=accumulate)
     theirs, expected = averaged(tmp_path, EMAWeightAveraging(decay=0.75), accumulate_grad_batches=accumulate)
     assert count == expected == 3

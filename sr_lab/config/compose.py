@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from sr_lab.config import untrusted
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.messages import explain
-from sr_lab.config.overrides import key_of
+from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import SCHEMAS, Config, Node, TrainConfig, UnbuiltConfig
 from sr_lab.errors import ConfigError, did_you_mean
 
@@ -72,7 +72,8 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
     builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
     if builds:
-        _apply_budget(node)
+        typed = [*overrides, *(row_overrides if is_set("rows", overrides) else ())]
+        _apply_budget(node, typed)
     if node.get("run_name", None) is None:
         node.run_name = run_name(node, overrides, choices)
     try:
@@ -194,6 +195,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
 
 
 _LIMITS = {
+    "max_steps": "steps",
     "max_batch_size": "batch_size",
     "max_lr_patch_size": "dataset.lr_patch_size",
     "max_validation_interval": "validation.interval",
@@ -201,10 +203,14 @@ _LIMITS = {
 }
 
 
-def _apply_budget(node: DictConfig) -> None:
+def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
     """Apply the budget's limits to the recipe, in place; doing it twice changes nothing.
 
-    A shortened training still runs its whole schedule, since its epochs are shortened in proportion.
+    A typed value wins: it removes the limit. The recipe's value is kept in ``recipe``, so that the run can
+    say what was changed, and a shortened training still goes through its whole schedule.
+
+    Raises:
+        ConfigError: There is no budget, or the command line sets both a limit and a value above it.
     """
     budget = node.get("budget")
     if not isinstance(budget, DictConfig):
@@ -220,12 +226,18 @@ def _apply_budget(node: DictConfig) -> None:
         budget = node.budget
     for limit, place in _LIMITS.items():
         value, most = OmegaConf.select(node, place), budget.get(limit)
-        if isinstance(value, int) and isinstance(most, int):
-            OmegaConf.update(node, place, min(value, most))
-    steps, most = node.get("steps"), budget.get("max_steps")
-    if isinstance(steps, int) and isinstance(most, int) and most < steps:
-        node.steps = most
-        node.steps_per_epoch = float(node.steps_per_epoch) * most / steps
+        if not isinstance(value, int) or not isinstance(most, int) or value <= most:
+            continue
+        if not is_set(place, typed):
+            if place != "steps" or not is_set("steps_per_epoch", typed):  # a typed epoch keeps its length
+                OmegaConf.update(node, f"recipe.{limit.removeprefix('max_')}", value, force_add=True)
+            OmegaConf.update(node, place, most)
+        elif is_set(f"budget.{limit}", typed):
+            raise ConfigError(
+                f"{place}: is set to {value}, and budget.{limit} to {most}; leave one of them out"
+            )
+        else:
+            budget[limit] = None
 
 
 # Overrides that change no result, or that already appear elsewhere in the folder's path.

@@ -76,7 +76,7 @@ def _of_training(config: TrainConfig) -> Node:
     # Only a training needs torch and the dataset's class.
     from sr_lab.system.devices import has_gpu, resolve_precision
 
-    values = config.model_dump(include=set(_TRAINING))
+    values = config.model_dump(include=set(_TRAINING)) | {"steps_per_epoch": config.steps_of_an_epoch}
     values["dataset"] = {
         key: value for key, value in config.dataset.items() if not key.endswith(("_dir", "_gb"))
     }

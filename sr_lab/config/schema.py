@@ -7,6 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 Node: TypeAlias = dict[str, object]
 
 
+# Values of the recipe that a limit of the budget has changed.
+Recipe: TypeAlias = dict[
+    Literal["steps", "batch_size", "lr_patch_size", "validation_interval", "validation_count"],
+    Annotated[int, Field(gt=0)],
+]
+
+
 class _Strict(BaseModel):
     """A model in which unknown keys and values of the wrong type are errors."""
 
@@ -136,6 +143,7 @@ class Config(_Strict):
     loss: Node
     optimizer: Node
     budget: Budget
+    recipe: Recipe = {}
     trainer: Trainer
     callbacks: Node = {}
     logger: Node = {}
@@ -167,6 +175,11 @@ class TrainConfig(Config):
 
     init_ckpt: str | None
     resume: Literal["auto", "never"]
+
+    @property
+    def steps_of_an_epoch(self) -> float:
+        """Steps of an epoch; if a budget shortens the training, its epochs are shortened in proportion."""
+        return self.steps_per_epoch * self.steps / self.recipe.get("steps", self.steps)
 
 
 class CheckpointConfig(Config):

@@ -36,6 +36,18 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
 
 
+def check_precision(precision: str, accelerator: str) -> None:
+    """Refuse fp16 on a CPU, where Lightning would use bf16 instead.
+
+    Raises:
+        ConfigError: The precision is ``16-mixed``, and there is no GPU.
+    """
+    if precision == "16-mixed" and not has_gpu(accelerator) and accelerator != "mps":
+        raise ConfigError(
+            "trainer.precision: a CPU cannot train in 16-mixed; use 32-true or bf16-mixed, or a GPU"
+        )
+
+
 def why_fp16() -> str:
     """The line that is printed at the start when ``auto`` has chosen fp16."""
     major, minor = torch.cuda.get_device_capability()

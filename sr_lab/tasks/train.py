@@ -24,6 +24,7 @@ from sr_lab.runs.provenance import note_images, provenance, similar_unfinished
 from sr_lab.system import distributed, faults
 from sr_lab.system.devices import (
     check_gpu,
+    check_precision,
     float32_matmul_precision,
     local_rank,
     rank,
@@ -119,6 +120,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
             f"resume: there is no checkpoint for the {rows[-1]['step']} steps in {folder.record}: starts at 0"
         )
     check_gpu(config.trainer.accelerator)
+    check_precision(config.trainer.precision, config.trainer.accelerator)
     float32_matmul_precision(config.trainer.float32_matmul_precision)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     parts = _parts(config, folder, resumed=last is not None, from_scratch=from_scratch)
@@ -304,7 +306,20 @@ def _say(line: str) -> None:
 
 def _say_budget(config: TrainConfig) -> None:
     """Print one line before the work begins, so that nobody mistakes a short run for the paper's."""
-    line = f"{config.run_name}: {config.steps} steps, batch {config.batch_size}, budget {config.budget.name}"
-    if config.budget.max_steps is not None:
-        line += "; the full recipe is budget=paper"
-    common.console.print(line)
+    used = {
+        "steps": config.steps,
+        "batch_size": config.batch_size,
+        "lr_patch_size": config.dataset.get("lr_patch_size"),
+        "validation_interval": config.validation.interval,
+        "validation_count": config.validation.count,
+    }
+    name, _, chosen = config.budget.name.partition(" ")
+    line = f"{config.run_name}: {config.steps} steps, batch {config.batch_size}, budget {name}"
+    if chosen:
+        line += f", chosen for a {'GPU' if build.on_gpu(config) else 'CPU'}"
+    if config.recipe:
+        changes = [
+            f"{key.replace('_', ' ')} {recipe:,} -> {used[key]}" for key, recipe in config.recipe.items()
+        ]
+        line += f" ({', '.join(changes)}); budget=paper leaves the recipe"
+    _say(line)

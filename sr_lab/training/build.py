@@ -63,7 +63,7 @@ def module(
         loss=targets.build("loss", config.loss, config.allow),
         make_optimizer=_optimizer(config),
         make_scheduler=targets.build("schedule", config.schedule.scheduler, config.allow),
-        steps_per_unit=config.steps_per_epoch if config.schedule.interval == "epoch" else 1.0,
+        steps_per_unit=config.steps_of_an_epoch if config.schedule.interval == "epoch" else 1.0,
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
 

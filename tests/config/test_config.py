@@ -1,11 +1,13 @@
 import re
 
+import hydra
 import pytest
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab.config import compose as configuration
-from sr_lab.config.compose import model_node, model_options
+from sr_lab.config.compose import load, model_node, model_options, to_yaml
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.messages import explain
 from sr_lab.config.untrusted import stored_network
@@ -94,9 +96,51 @@ def test_a_typo_inside_a_yaml_file_is_reported(tmp_path, monkeypatch):
 
 
 def test_a_budget_limits_the_recipe_and_shortens_its_epochs_in_proportion():
-    config = compose(*SMOKE, "steps=1000000", "steps_per_epoch=1000", "schedule=step")
+    config = compose(*SMOKE, "schedule=step")
     assert (config.steps, config.batch_size, config.dataset["lr_patch_size"]) == (6, 2, 16)
-    assert config.steps_per_epoch == pytest.approx(1000 * 6 / 1_000_000)
+    assert (config.recipe["steps"], config.steps_per_epoch) == (1_000_000, 1000)
+    assert config.steps_of_an_epoch == pytest.approx(1000 * 6 / 1_000_000)
+
+
+TYPED = {
+    "steps": "steps",
+    "batch_size": "batch_size",
+    "dataset.lr_patch_size": "lr_patch_size",
+    "validation.interval": "validation_interval",
+    "validation.count": "validation_count",
+}
+
+
+@pytest.mark.parametrize("budget", ["smoke", "short", "auto"])
+@pytest.mark.parametrize("key", TYPED)
+def test_a_typed_value_wins_over_the_limit_of_a_budget(budget: str, key: str):
+    config = compose("trainer=cpu", f"budget={budget}", f"{key}=400")
+    assert OmegaConf.select(OmegaConf.create(config.model_dump()), key) == 400
+    assert config.recipe.keys() == set(TYPED.values()) - {TYPED[key]}  # the other limits act
+
+
+def test_a_job_of_a_sweep_keeps_a_typed_value(tmp_path):
+    """The job is started from the configuration that the sweep has written, without its command line."""
+    config = compose(*SMOKE, "steps=400", "schedule=step")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        again = load(hydra.compose("config"))
+    assert (again.steps, again.batch_size, again.recipe) == (400, 2, config.recipe)
+    assert again.steps_of_an_epoch == config.steps_of_an_epoch == 1000
+
+
+def test_a_typed_epoch_keeps_its_length():
+    assert compose(*SMOKE, "steps_per_epoch=3").steps_of_an_epoch == 3
+
+
+def test_a_row_of_a_file_is_shortened_and_a_typed_row_is_not():
+    file = compose(*SMOKE, "experiment=two_strategies/table2_hosts", "row=0")
+    assert file.dataset["lr_patch_size"] == 16
+    assert compose(*SMOKE, "+rows={a: ['steps=400']}", "row=0").steps == 400
+
+
+def test_a_typed_limit_below_a_typed_value_is_refused():
+    assert "budget.max_steps to 5; leave one" in sentence(*SMOKE, "steps=9", "budget.max_steps=5")
 
 
 def test_a_budget_never_lengthens_a_training():

@@ -260,3 +260,9 @@ def test_tf32_is_allowed_for_both_convolutions_and_matrix_products(precision, al
         assert torch.backends.cuda.matmul.allow_tf32 is allowed
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_fp16_on_a_cpu_is_refused():
+    devices.check_precision("bf16-mixed", "cpu")
+    with pytest.raises(ConfigError, match="a CPU cannot train in 16-mixed"):
+        devices.check_precision("16-mixed", "cpu")

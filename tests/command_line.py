@@ -1,6 +1,7 @@
 """Run ``python -m sr_lab`` in its own process and folder.
 
-A short command spends most of its time on imports, so its process is forked from one that has them loaded.
+A short command spends most of its time on imports, so its process is forked from one that has them loaded,
+and so are the jobs of a sweep.
 """
 
 import atexit
@@ -15,8 +16,15 @@ import tempfile
 import threading
 import time
 import traceback
+import types
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from sr_lab.runs import sweep
 
 SMOKE = ("trainer=cpu", "budget=smoke", "model=imdn", "+model.num_feat=16", "+model.num_block=1")
 
@@ -128,16 +136,21 @@ def _run(request: dict[str, object]) -> NoReturn:
 
 def _become(request: dict[str, object], scratch: Path) -> NoReturn:
     """Do what ``python -m sr_lab`` does, and exit as the interpreter does."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(scratch / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(str(request["folder"]))
+    environment, arguments = request["environment"], request["arguments"]
+    assert isinstance(environment, dict)
+    assert isinstance(arguments, list)
+    sweep.subprocess = types.SimpleNamespace(**vars(subprocess) | {"Popen": _started})
+    _exit_as(arguments, environment)
+
+
+def _exit_as(arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
     code: object = 1
     try:
         os.setsid()
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(scratch / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(str(request["folder"]))
-        environment, arguments = request["environment"], request["arguments"]
-        assert isinstance(environment, dict)
-        assert isinstance(arguments, list)
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None  # makes tempfile read the environment again
@@ -157,6 +170,47 @@ def _become(request: dict[str, object], scratch: Path) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _started(command: list[str], **options: Any) -> "subprocess.Popen[bytes] | _Job":
+    """What ``subprocess.Popen`` starts; a job of a sweep is forked."""
+    if command[:3] == [sys.executable, "-m", "sr_lab"]:
+        return _Job(command[3:], **options)
+    return subprocess.Popen(command, **options)
+
+
+class _Job:
+    """A job that a sweep has forked, with the methods of ``subprocess.Popen`` that the queue calls."""
+
+    def __init__(self, arguments: list[str], *, env: Mapping[str, str], stdout: Any, **_: object) -> None:
+        self.code: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            if stdout is not None:
+                for number in (1, 2):
+                    os.dup2(stdout.fileno(), number)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+            _exit_as(arguments, env)
+
+    def poll(self) -> int | None:
+        """The exit code, or ``None`` while the job runs."""
+        if self.code is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.code = os.waitstatus_to_exitcode(ended[1])
+        return self.code
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the job to exit."""
+        until = time.monotonic() + (timeout if timeout is not None else 1e9)
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("sr_lab", timeout or 0)
+            time.sleep(0.01)
+        return code
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Run every command in the README."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.command_line import sr_lab
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -24,8 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", _commands())
 def test_a_command_in_the_readme_runs(command: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SR_LAB_CACHE": str(folder / "cache")}
-    arguments = shlex.split(command)[1:]
+    environment = {}
+    python, module, package, *arguments = shlex.split(command)
+    assert (python, module, package) == ("python", "-m", "sr_lab")
     if "ckpt=IMDN_x4.pth" in arguments:
         environment["SR_LAB_DATA"] = str(request.getfixturevalue("data_dir"))
         weights = request.getfixturevalue("weights_dir") / "IMDN" / "IMDN_x4.pth"
@@ -35,13 +35,11 @@ def test_a_command_in_the_readme_runs(command: str, folder: Path, request: pytes
     # One small network is enough to test a sweep.
     small = {"model=glob(*)": "model=glob(imdn_r*)", "model=imdn,osffnet": "model=imdn"}
     arguments = [small.get(argument, argument) for argument in arguments]
-    if "-m" in arguments[2:] and "task=" not in command:
+    if "-m" in arguments and "task=" not in command:
         arguments += ["+model.num_block=1"]
     if "task=report" in command and not (folder / "outputs").exists():
         pytest.skip("needs the runs of the commands above")
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = sr_lab(folder, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     if "--help" not in command:
         assert "params" in done.stdout

@@ -1,6 +1,5 @@
 """W&B without a key, with one, and disabled."""
 
-import os
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 
 from sr_lab.run_folder import RunFolder
 from sr_lab.training.loggers import build_loggers, has_wandb_key
+from tests.command_line import environment_in
 from tests.conftest import compose
 
 
@@ -40,8 +40,6 @@ print(has_wandb_key())
 @pytest.mark.parametrize("has_key", [False, True])
 def test_a_key_is_looked_for_where_wandb_looks(tmp_path, has_key):
     """In a process of its own, since W&B remembers what it found."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    command = [sys.executable, "-c", ASK, str(has_key)]
-    environment = inherited | {"HOME": str(tmp_path)}
+    command, environment = [sys.executable, "-c", ASK, str(has_key)], environment_in(tmp_path)
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"{has_key}\n", "")

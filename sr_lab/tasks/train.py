@@ -319,7 +319,8 @@ def _say_budget(config: TrainConfig) -> None:
         line += f", chosen for a {'GPU' if build.on_gpu(config) else 'CPU'}"
     if config.recipe:
         changes = [
-            f"{key.replace('_', ' ')} {recipe:,} -> {used[key]}" for key, recipe in config.recipe.items()
+            f"{key.replace('_', ' ').replace('lr', 'LR')} {recipe:,} -> {used[key]}"
+            for key, recipe in config.recipe.items()
         ]
         line += f" ({', '.join(changes)}); budget=paper leaves the recipe"
     _say(line)

@@ -94,6 +94,12 @@ def test_a_class_that_a_room_only_imports_is_refused():
         targets.check("model", {"_target_": "sr_lab.models.imdn.SRNetwork"})
 
 
+@pytest.mark.parametrize("name", ["host.attach", "ggas.GGAS", "ggas.apply.__call__"])
+def test_a_strategy_is_the_function_apply_of_its_module(name: str):
+    with pytest.raises(ConfigError, match="may not be named here|cannot find"):
+        targets.check("strategy", {"_target_": f"sr_lab.strategies.{name}", "name": "x", "strategy": None})
+
+
 @pytest.mark.parametrize("slot", SLOTS)
 def test_only_plain_values_are_arguments(slot: str):
     setting = list(inspect.signature(targets.locate(HONEST[slot]["_target_"])).parameters)[-1]

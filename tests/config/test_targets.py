@@ -108,6 +108,12 @@ def test_only_plain_values_are_arguments(slot: str):
             targets.build(slot, HONEST[slot] | {setting: value})
 
 
+@pytest.mark.parametrize("key", ["${a}", 1.5j, ("a",)])
+def test_only_plain_values_are_keys(key: object):
+    with pytest.raises(ConfigError, match="remove it|must be a plain value"):  # `tags` has no type
+        targets.check("logger", {"_target_": "lightning.pytorch.loggers.WandbLogger", "tags": {key: 1}})
+
+
 @pytest.mark.parametrize("key", ["_args_", "_recursive_", "_convert_", "__class__", "self", "kwargs"])
 def test_no_other_key_means_anything(key: str):
     for slot, node in HONEST.items():

@@ -96,7 +96,7 @@ def test_a_class_that_a_room_only_imports_is_refused():
 
 @pytest.mark.parametrize("name", ["host.attach", "ggas.GGAS", "ggas.apply.__call__"])
 def test_a_strategy_is_the_function_apply_of_its_module(name: str):
-    with pytest.raises(ConfigError, match="may not be named here|cannot find"):
+    with pytest.raises(ConfigError, match=r"may not be named here|cannot find"):
         targets.check("strategy", {"_target_": f"sr_lab.strategies.{name}", "name": "x", "strategy": None})
 
 
@@ -110,7 +110,7 @@ def test_only_plain_values_are_arguments(slot: str):
 
 @pytest.mark.parametrize("key", ["${a}", 1.5j, ("a",)])
 def test_only_plain_values_are_keys(key: object):
-    with pytest.raises(ConfigError, match="remove it|must be a plain value"):  # `tags` has no type
+    with pytest.raises(ConfigError, match=r"remove it|must be a plain value"):  # `tags` has no type
         targets.check("logger", {"_target_": "lightning.pytorch.loggers.WandbLogger", "tags": {key: 1}})
 
 

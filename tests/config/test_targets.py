@@ -197,6 +197,19 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
             targets.check("loss", {"_target_": name})
 
 
+def test_a_file_does_not_decide_who_gets_the_runs(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "sly.yaml").write_text(
+        "# @package _global_\nlogger: {wandb: {entity: somebody}}\n"
+    )
+    words = ("trainer=cpu", "logger=wandb", f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+    with pytest.raises(ConfigError, match=r"logger\.wandb\.entity: decides who gets the runs"):
+        compose(*words)
+    logger = compose(*words, "++logger.wandb.entity=us").logger["wandb"]
+    assert isinstance(logger, dict)
+    assert logger["entity"] == "us"
+
+
 NAMES = st.sampled_from(
     [
         *ATTACKS,

@@ -12,6 +12,7 @@ from torch import nn
 
 from sr_lab.config import allowed, targets
 from sr_lab.config.allowed import SLOTS
+from sr_lab.config.untrusted import below
 from sr_lab.errors import ConfigError
 from tests.conftest import compose
 from tests.security import hostile
@@ -195,6 +196,12 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
     ):
         with pytest.raises(ConfigError, match=r"loss\._target_"):
             targets.check("loss", {"_target_": name})
+
+
+def test_paths_of_a_description_are_placed_below_a_folder_and_other_text_is_not():
+    given = {"dirpath": "a", "filename": "b", "inner": [{"save_dir": "c", "count": 1}]}
+    placed = {"dirpath": "/run/a", "filename": "b", "inner": [{"save_dir": "/run/c", "count": 1}]}
+    assert below(Path("/run"), given) == placed
 
 
 def test_a_file_does_not_decide_who_gets_the_runs(tmp_path):

@@ -45,6 +45,35 @@ def test_our_names_convert_to_theirs_and_back(option):
             assert table.to_ours(theirs, net).keys() == state.keys()
 
 
+@pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
+def test_no_weight_of_another_scale_is_lost_on_the_way(option):
+    """A tail in steps has more convolutions at x4 than at x2, which must not take each other's place."""
+    nets = {scale: forms(option, scale)[0] for scale in SCALES}
+    for scale, other in ((4, 2), (2, 3), (3, 4)):
+        for table in official_names(nets[scale]):
+            try:
+                theirs = table.to_theirs(nets[scale].state_dict(), nets[scale])
+            except KeyError:
+                continue
+            ours = table.to_ours(theirs, nets[other])
+            own = nets[other].state_dict().keys()
+            assert len(ours) == len(theirs) or not ours.keys() >= own, (scale, other)
+
+
+def test_two_names_that_become_one_stay_as_they_are():
+    net = torch.nn.Module()
+    table = OfficialNames({"a": "x", "b": "x", "c": "a"})
+    assert renamed(table, "b.weight", "c.weight", net=net) == ["x.weight", "a.weight"]
+    assert renamed(table, "a.weight", "b.weight", net=net) == ["a.weight", "b.weight"]
+    assert renamed(table, "x.weight", "b.weight", net=net) == ["x.weight", "b.weight"]
+    # ``a`` keeps its name, so that ``c`` must keep its own too.
+    assert renamed(table, "a.weight", "b.weight", "c.weight", net=net) == ["a.weight", "b.weight", "c.weight"]
+    with pytest.raises(KeyError):
+        OfficialNames({"a": "x", "b": "y"}).to_theirs(
+            {"x.weight_g": torch.ones(1), "x.parametrizations.weight.original0": torch.ones(1)}, net
+        )
+
+
 @pytest.mark.parametrize("option", sorted(WITHOUT))
 def test_a_form_without_published_names_has_no_official_names(option):
     assert all(official_state(net) is None for scale in SCALES for net in forms(option, scale))

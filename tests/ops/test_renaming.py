@@ -1,6 +1,7 @@
 """The renaming tables convert our parameter names to the authors' names and back, for every network."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ WITHOUT = {
 }
 
 
+@functools.cache
 def forms(option, scale):
     """A network without values, and its folded copy if the names in it differ."""
     with torch.device("meta"):

@@ -114,7 +114,7 @@ def test_an_extra_weight_is_named_and_is_no_question_of_model_and_scale(tmp_path
     state = {prefix + name: value for name, value in torch.load(official(tmp_path, "imdn", 4)).items()}
     torch.save(state | {"step_counter": torch.ones(1)}, tmp_path / "a.pth")
     said = refusal(tmp_path / "a.pth")
-    assert "does not fit IMDN: 1 unexpected (step_counter); remove them from the file" in said
+    assert "does not fit IMDN: 1 unexpected (step_counter); remove from the file" in said
     assert "set model and scale" not in said
 
 

@@ -3,7 +3,7 @@
 FSRCNN: github.com/yjn870/FSRCNN-pytorch, models.py (ec7c8bb), ``_initialize_weights``.
 IDN: github.com/Zheng222/IDN-Caffe, train/IDN_x2.prototxt (84c9001), ``msra`` with ``variance_norm: 2``.
 MemNet: github.com/tyshiwo/MemNet, MemNet_M6R6_80C64_train.prototxt (10b18e9), ``msra``.
-VDSR: github.com/huangzehao/caffe-vdsr, Train/VDSR_net.prototxt (1af8c34), ``msra``, with equal learning rates.
+VDSR: github.com/huangzehao/caffe-vdsr, Train/VDSR_net.prototxt (1af8c34), ``msra``.
 Caffe's filler draws with deviation sqrt(2 / n); n is the number of weights over ``num`` (fan in), over
 ``channels`` (fan out), or the mean of both (include/caffe/filler.hpp).
 """

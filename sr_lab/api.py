@@ -24,7 +24,21 @@ from sr_lab.layers.folding import for_inference
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
 
-def load(path_or_name: str | Path, *, scale: int | None = None, backend: BackendName = "eager") -> nn.Module:
+Progress: TypeAlias = Callable[[float], object]
+Note: TypeAlias = Callable[[str], object]
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    scale: int | None = None,
+    backend: BackendName = "eager",
+    note: Note = _warn,
+) -> nn.Module:
     """Load a network in evaluation mode on the CPU.
 
     Args:
@@ -34,6 +48,9 @@ def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
         backend: What runs the network, see `sr_lab.inference.backends.run_by`; all but ``eager`` are for
             inference only.
+        note: Called with a sentence if the scale is that of the file's name or differs from it, since the
+            weights of some networks are the same for several scales, or if the weights are in half precision.
+            The default issues a warning.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; its ``colour`` names the channels.
@@ -45,19 +62,11 @@ def load(path_or_name: str | Path, *, scale: int | None = None, backend: Backend
     """
     if scale is not None and (not isinstance(scale, int) or scale < 2):
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
-    network = open_network(str(path_or_name), scale)
+    network = open_network(str(path_or_name), scale, note)
     if backend == "eager":
         return network  # not folded, so that it can be trained further
     cache_dir = Path(os.environ.get("SR_LAB_CACHE", "~/.cache/sr_lab")).expanduser()
     return run_by(network, backend, cache_dir=cache_dir)
-
-
-Progress: TypeAlias = Callable[[float], object]
-Note: TypeAlias = Callable[[str], object]
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
 
 
 @overload

@@ -1,18 +1,21 @@
 """The networks of ``conf/model`` by name, and which of them a checkpoint fits."""
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.reading import Checkpoint
-from sr_lab.checkpoints.weights import Forms, fit, forms_of, load_weights
+from sr_lab.checkpoints.weights import Forms, Likeness, forms_of, likeness, load_weights
 from sr_lab.config import targets
 from sr_lab.config.compose import model_node, model_options
 from sr_lab.errors import CheckpointError
 
 SCALES = (2, 3, 4)
+_ALIKE = 0.5  # least share of common names between a checkpoint and the network that it may be meant for
 
 
 @dataclass(frozen=True)
@@ -36,62 +39,119 @@ class Entry:
 
 
 @functools.cache
-def _on_meta(entry: Entry) -> tuple[nn.Module, Forms]:
-    """A network whose weights have names and shapes but no values."""
-    with torch.device("meta"):
-        network = entry.build()
-    return network, forms_of(network)
+def _on_meta(entry: Entry) -> tuple[nn.Module, Forms] | str:
+    """A network whose weights have names and shapes but no values, or why it cannot be built."""
+    try:
+        with torch.device("meta"):
+            network = entry.build()
+        return network, forms_of(network)
+    except Exception as error:  # a user's own option may fail in any way, and other networks are still known
+        return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _compared(checkpoint: Checkpoint) -> Iterator[tuple[Entry, Likeness]]:
+    """Compare a checkpoint with each network that can be built, at each scale that the network has."""
+    for option in model_options():
+        for entry in (Entry(option, scale) for scale in SCALES):
+            built = _on_meta(entry)
+            if isinstance(built, str):
+                continue
+            like = likeness(*built, checkpoint)
+            yield entry, like
+            if like.names < _ALIKE and not like.fits:  # it will not fit at another scale either
+                break
 
 
 def fitting(checkpoint: Checkpoint) -> list[Entry]:
     """The networks whose weights match a checkpoint's in name and shape; official names match too."""
-    found = []
-    for option in model_options():
-        for entry in (Entry(option, scale) for scale in SCALES):
-            fits, share = fit(*_on_meta(entry), checkpoint)
-            if fits:
-                found.append(entry)
-            elif share < 0.5:  # it will not fit at another scale either
-                break
-    return found
+    return [entry for entry, like in _compared(checkpoint) if like.fits]
 
 
-def nearest(checkpoint: Checkpoint) -> Entry | None:
-    """The network that shares the most names with a checkpoint, to explain why it does not fit."""
-    entries = [Entry(option, scale) for option in model_options() for scale in SCALES]
-    likeness = {entry: fit(*_on_meta(entry), checkpoint)[1] for entry in entries}
-    best = max(entries, key=lambda entry: likeness[entry])
-    return best if likeness[best] > 0 else None
+def passed_over() -> dict[str, str]:
+    """The options of ``conf/model`` that no checkpoint is compared with, and why each cannot be built."""
+    built = {option: [_on_meta(Entry(option, scale)) for scale in SCALES] for option in model_options()}
+    return {
+        option: str(found[0]) for option, found in built.items() if all(isinstance(it, str) for it in found)
+    }
 
 
-def recognised(checkpoint: Checkpoint, scale: int | None, *, key: str) -> Entry:
+def recognised(
+    checkpoint: Checkpoint, scale: int | None, *, key: str, note: Callable[[str], object]
+) -> Entry:
     """The one network whose weights a checkpoint contains.
 
     Args:
         checkpoint: A file that does not describe its network.
         scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
+        note: Called with a sentence if the scale is that of the file's name, or differs from it.
 
     Raises:
         CheckpointError: The checkpoint fits no network (the message lists what is missing), or several.
     """
-    any_scale = fitting(checkpoint)
+    compared = list(_compared(checkpoint))
+    any_scale = [entry for entry, like in compared if like.fits]
+    named = named_scale(checkpoint.path)
     entries = [entry for entry in any_scale if scale in (None, entry.scale)]
-    if len(entries) == 1:
-        return entries[0]
+    if len(entries) > 1 and len({entry.option for entry in entries}) == 1 and named is not None:
+        entries = [entry for entry in entries if entry.scale == named.scale] or entries
     names = " or ".join(map(str, any_scale))
     if len(entries) > 1:
         raise CheckpointError(f"{key}: '{checkpoint.path}' fits more than one network; choose {names}")
+    if entries:
+        say_scale(checkpoint, entries[0].scale, [entry.scale for entry in any_scale], scale, note)
+        return entries[0]
     if any_scale:
         raise CheckpointError(f"{key}: '{checkpoint.path}' does not fit scale={scale}; choose {names}")
-    close = nearest(checkpoint)
-    if close is None:
-        raise CheckpointError(
-            f"{key}: '{checkpoint.path}' fits no network of conf/model, and its weights have unknown names "
-            f"({', '.join(list(checkpoint.state)[:3])}, ...); build the network and load the weights yourself"
+    raise _misfit(checkpoint, compared, key)
+
+
+def say_scale(
+    checkpoint: Checkpoint,
+    scale: int,
+    fitting: Sequence[int],
+    asked: int | None,
+    note: Callable[[str], object],
+) -> None:
+    """Say where a scale is from if the weights do not tell it, and whether the file's name says another one.
+
+    Args:
+        checkpoint: The file.
+        scale: The scale that is used.
+        fitting: The scales that its weights fit.
+        asked: The scale that the user asked for, if any.
+        note: Called with the sentence.
+    """
+    named = named_scale(checkpoint.path)
+    others = " and ".join(f"x{other}" for other in fitting if other != scale)
+    if named is not None and named.scale != scale:
+        why = "the command line" if asked is not None else "the weights"
+        note(f"scale={scale} is from {why}; the name '{named.part}' says x{named.scale}")
+    elif asked is None and others:
+        source = f"the name '{named.part}'" if named else "the default, and the name says none"
+        note(f"scale={scale} is from {source}; the weights fit {others} as well")
+
+
+def _misfit(checkpoint: Checkpoint, compared: Sequence[tuple[Entry, Likeness]], key: str) -> CheckpointError:
+    """Why a checkpoint fits no network, by the one that it resembles the most."""
+    named = named_scale(checkpoint.path)
+    entry, like = max(
+        compared,
+        key=lambda pair: (
+            pair[1].names + pair[1].shapes,
+            named is not None and pair[0].scale == named.scale,
+        ),
+    )
+    unknown = "".join(f"; model={option} was passed over: {why}" for option, why in passed_over().items())
+    if like.names < _ALIKE:
+        first = ", ".join(list(checkpoint.state)[:3])
+        return CheckpointError(
+            f"{key}: '{checkpoint.path}' fits no network of conf/model and resembles none of ours: at most "
+            f"{like.num_shared} of its {len(checkpoint.state)} names are known ({first}, ...); "
+            f"build the network and load the weights yourself{unknown}"
         )
     try:
-        load_weights(close.build(), checkpoint)
+        load_weights(entry.build(), checkpoint, key=key)
     except CheckpointError as error:
-        raise CheckpointError(f"{error} (the nearest is {close}; no network fits)") from error
+        return CheckpointError(f"{error} (the nearest is {entry}; no network fits{unknown})")
     raise AssertionError("a checkpoint was loaded into a network that it does not fit")

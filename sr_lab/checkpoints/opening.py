@@ -1,14 +1,16 @@
 """Opening a network with its weights by path or name, for the command line and for Python."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
+import torch
 from torch import nn
 
 from sr_lab.checkpoints import catalogue
+from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
-from sr_lab.checkpoints.weights import load_weights
+from sr_lab.checkpoints.weights import forms_of, likeness, load_weights
 from sr_lab.config import targets
 from sr_lab.config.compose import model_node, model_options
 from sr_lab.config.overrides import by_group
@@ -17,6 +19,7 @@ from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import CheckpointError, ConfigError
 
 Checkpointed = TypeVar("Checkpointed", bound=CheckpointConfig)
+Note: TypeAlias = Callable[[str], object]
 
 
 def build_network(described: Config | StoredNetwork, allow: Sequence[str] = ()) -> nn.Module:
@@ -33,7 +36,12 @@ def build_network(described: Config | StoredNetwork, allow: Sequence[str] = ()) 
 
 
 def describe(
-    checkpoint: Checkpoint, scale: int | None = None, *, key: str = "ckpt", allow: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    scale: int | None = None,
+    *,
+    key: str = "ckpt",
+    allow: Sequence[str] = (),
+    note: Note,
 ) -> StoredNetwork:
     """Which network a checkpoint contains, by its own record or by the names and shapes of its weights.
 
@@ -42,6 +50,7 @@ def describe(
         scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
         allow: Packages that the command line trusts in addition to ours.
+        note: Called with a sentence about what the weights do not tell.
 
     Raises:
         CheckpointError: The checkpoint fits no network, or several.
@@ -52,7 +61,7 @@ def describe(
         if scale not in (None, stored.scale):
             raise ConfigError(f"{key}: '{checkpoint.path}' has scale={stored.scale}, got scale={scale}")
         return stored
-    entry = catalogue.recognised(checkpoint, scale, key=key)
+    entry = catalogue.recognised(checkpoint, scale, key=key, note=note)
     return StoredNetwork(
         model=model_node(entry.option, entry.scale),
         upsampler=Upsampler(name="native", factory=None),
@@ -61,8 +70,13 @@ def describe(
     )
 
 
-def open_network(path_or_name: str, scale: int | None) -> nn.Module:
+def open_network(path_or_name: str, scale: int | None, note: Note) -> nn.Module:
     """What `sr_lab.load` returns: a checkpoint's network with its weights, or a named one with fresh weights.
+
+    Args:
+        path_or_name: See `sr_lab.load`.
+        scale: See `sr_lab.load`.
+        note: Called with a sentence about what the weights do not tell.
 
     Raises:
         CheckpointError: See `describe`.
@@ -73,18 +87,21 @@ def open_network(path_or_name: str, scale: int | None) -> nn.Module:
         if scale is None:
             raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
         return catalogue.Entry(name, scale).build().eval()
-    checkpoint = open_checkpoint(name, "load")
-    network = build_network(describe(checkpoint, scale, key="load"))
-    load_weights(network, checkpoint)
+    checkpoint = open_checkpoint(name, "load", note)
+    network = build_network(describe(checkpoint, scale, key="load", note=note))
+    load_weights(network, checkpoint, key="load")
     return network.eval()
 
 
-def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Checkpointed, nn.Module]:
+def open_configured(
+    config: Checkpointed, overrides: Sequence[str], note: Note
+) -> tuple[Checkpointed, nn.Module]:
     """The network of ``ckpt`` with its weights, and the configuration that describes it.
 
     Args:
         config: The composed configuration; a checkpoint's own record replaces its network.
         overrides: Overrides of the command line, which may not contradict the checkpoint.
+        note: Called with a sentence about what the weights do not tell.
 
     Raises:
         CheckpointError: The checkpoint cannot be opened, does not fit, or fits several networks.
@@ -99,20 +116,51 @@ def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Che
                 "set ckpt=<run folder or checkpoint file>"
             )
         return config, network
-    checkpoint = open_checkpoint(config.ckpt)
+    checkpoint = open_checkpoint(config.ckpt, note=note)
     named = by_group(overrides)
     if checkpoint.record is not None:
         _refuse_other_network(checkpoint, named)
     if checkpoint.record is not None or not named.keys() & {"model", "upsampler"}:
         scale = config.scale if "scale" in named else None
-        stored = describe(checkpoint, scale, allow=config.allow)
+        stored = describe(checkpoint, scale, allow=config.allow, note=note)
         if checkpoint.record is None:  # a strategy is not part of an official checkpoint
             stored = stored.model_copy(update={"strategy": config.strategy})
         fields = {name: getattr(stored, name) for name in StoredNetwork.model_fields}
         config = config.model_copy(update=fields)
+    elif "scale" in config.model:
+        config = _at_scale_of_file(config, checkpoint, is_given="scale" in named, note=note)
     network = build_network(config, config.allow)
     _load_named(network, checkpoint)
     return config, network
+
+
+def _at_scale_of_file(
+    config: Checkpointed, checkpoint: Checkpoint, *, is_given: bool, note: Note
+) -> Checkpointed:
+    """The configuration of a named network at the scale of its file, if the command line gives none."""
+    fitting = [scale for scale in catalogue.SCALES if _fits(config, scale, checkpoint)]
+    found = named_scale(checkpoint.path)
+    if not is_given and found is not None and found.scale in fitting:
+        config = _at(config, found.scale)
+    elif not is_given and len(fitting) == 1:
+        config = _at(config, fitting[0])
+    if config.scale in fitting:
+        catalogue.say_scale(checkpoint, config.scale, fitting, config.scale if is_given else None, note)
+    return config
+
+
+def _at(config: Checkpointed, scale: int) -> Checkpointed:
+    return config.model_copy(update={"scale": scale, "model": {**config.model, "scale": scale}})
+
+
+def _fits(config: CheckpointConfig, scale: int, checkpoint: Checkpoint) -> bool:
+    """Whether the weights fit the configured network at a scale."""
+    try:
+        with torch.device("meta"):
+            network = build_network(_at(config, scale), config.allow)
+    except ConfigError:
+        return False
+    return likeness(network, forms_of(network), checkpoint).fits
 
 
 def _refuse_other_network(checkpoint: Checkpoint, named: dict[str, str]) -> None:

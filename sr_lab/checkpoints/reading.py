@@ -10,7 +10,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,16 @@ _MAX_WRAPPERS = 5
 _FOLDER = 0x10  # attribute of folders in an archive, whose content torch does not read
 _MAX_MATLAB = 64 * 2**20  # VDSR, the only network published in this format, has 3 MiB
 # Keys under which authors put their state dicts, in the order of search: averaged weights are the published
-# ones.
-_WRAPPERS = ("params_ema", "ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
+# ones. Other programs write "<key>.<name>" instead, since safetensors has no nested dicts.
+_WRAPPERS = (
+    *("params_ema", "params-ema", "ema", "model_ema", "ema_model", "generator_ema", "g_ema"),
+    *("ema_state_dict", "state_dict_ema", "params", "state_dict", "model_state_dict", "model_state", "model"),
+    *("network", "net", "net_g", "netG", "net_G", "generator", "weights"),
+)
 # Prefixes of every name that DataParallel and torch.compile add, and those that trainers add. A network's own
 # names may begin with one of the latter (IMDN-RTC's do).
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-TRAINER_PREFIXES = ("model.", "network.", "generator.", "net.", "net_g.")
+TRAINER_PREFIXES = tuple(f"{name}." for name in _WRAPPERS)
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,15 @@ class Checkpoint:
     record: dict[str, object] | None  # `StoredNetwork` as plain values in our own checkpoints
 
 
-def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
+def open_checkpoint(
+    path: str, key: str = "ckpt", note: Callable[[str], object] = lambda _: None
+) -> Checkpoint:
     """Read a checkpoint without running anything in it.
 
     Args:
         path: Run folder or file.
         key: The setting that names it, for error messages.
+        note: Called with a sentence if the file holds its weights in half precision.
 
     Raises:
         CheckpointError: The file is missing, damaged, would have to run code, or holds no weights.
@@ -65,6 +72,7 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
         state = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
         if not all(map(is_plain, state.values())):
             raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
+        _say_precision(file, state, note)
         return Checkpoint(file, state, record)
     for _ in range(_MAX_WRAPPERS):  # a pickle may hold itself
         wrapper = isinstance(content, dict) and next(
@@ -76,7 +84,21 @@ def open_checkpoint(path: str, key: str = "ckpt") -> Checkpoint:
     if not isinstance(content, dict) or not content or not all(map(is_plain, content.values())):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
     state = {str(name): value for name, value in content.items()}
+    if len(state) < len(content):
+        raise CheckpointError(f"{key}: '{file}' has two weights of one name; save it again with other names")
+    _say_precision(file, state, note)
     return Checkpoint(file, without_prefix(state, WRAPPER_PREFIXES), None)
+
+
+def _say_precision(file: Path, state: Mapping[str, Tensor], note: Callable[[str], object]) -> None:
+    """Say that weights were rounded to half precision, or below, when they were saved."""
+    rounded = [value.dtype for value in state.values() if value.is_floating_point() and value.itemsize < 4]
+    if rounded:
+        kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in rounded}))
+        note(
+            f"'{file}' holds {len(rounded)} of its {len(state)} weights in half precision ({kinds}); "
+            "they were rounded when saved, and are computed with in float32"
+        )
 
 
 def _read(file: Path, key: str) -> Any:
@@ -149,10 +171,13 @@ def is_plain(value: object) -> bool:
 
 
 def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The weights without the prefixes that all names have."""
+    """The weights without the prefixes that most names have; a counter of the trainer's may have none."""
     state = dict(state)
-    while state and (prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), None)):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    while prefix := next((p for p in prefixes if 2 * sum(n.startswith(p) for n in state) > len(state)), None):
+        shorter = {name.removeprefix(prefix): value for name, value in state.items()}
+        if len(shorter) < len(state):  # two names would become one
+            break
+        state = shorter
     return state
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -34,34 +35,57 @@ def _named_as_ours(network: nn.Module, forms: Forms, state: Mapping[str, Tensor]
     return max(readings, key=lambda reading: max(len(reading.keys() & form.keys()) for form in forms))
 
 
-def fit(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> tuple[bool, float]:
-    """How well a checkpoint fits a network, which may be on the meta device.
+@dataclass(frozen=True)
+class Likeness:
+    """How far the weights of a checkpoint are those of a network, in the form that is the nearest.
+
+    Args:
+        fits: Whether names and shapes are equal.
+        names: Names that both have, as a share of all names of either, 0 to 1.
+        shapes: The same for names with equal shapes.
+        num_shared: Number of names that both have.
+    """
+
+    fits: bool
+    names: float
+    shapes: float
+    num_shared: int
+
+
+def likeness(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> Likeness:
+    """Compare a checkpoint with a network, which may be on the meta device.
 
     Args:
         network: The network.
         forms: What `forms_of` gives for it; folding a network takes long.
         checkpoint: The checkpoint.
-
-    Returns:
-        Whether names and shapes are those of one of the forms; the share of a form's names that are in the
-        checkpoint, 0 to 1.
     """
     state = {name: value.shape for name, value in _named_as_ours(network, forms, checkpoint.state).items()}
-    share = max(len(state.keys() & form.keys()) / max(1, len(form)) for form in forms)
-    return state in forms, share
+
+    def compared(form: Mapping[str, torch.Size]) -> Likeness:
+        shared, every = state.keys() & form.keys(), max(1, len(state.keys() | form.keys()))
+        same = sum(state[name] == form[name] for name in shared)
+        return Likeness(state == form, len(shared) / every, same / every, len(shared))
+
+    return max(map(compared, forms), key=lambda found: (found.names, found.shapes))
 
 
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
+def load_weights(network: nn.Module, checkpoint: Checkpoint, *, key: str = "ckpt") -> None:
     """Load every weight exactly; the network is folded first if the file contains the folded form.
+
+    Args:
+        network: The network.
+        checkpoint: The checkpoint.
+        key: The setting that names the file, for error messages.
 
     Raises:
         CheckpointError: Weights are missing, unexpected, of another shape or type, or not finite.
     """
     forms = forms_of(network)
     state = _named_as_ours(network, forms, checkpoint.state)
-    if any(state.keys() == folded.keys() for folded in forms[1:]):  # some authors publish this form
-        fold(network)
-    own = network.state_dict()
+    nearest = max(forms, key=lambda form: len(state.keys() & form.keys()))
+    is_folded = nearest is not forms[0]  # some authors publish this form
+    own = (fold(copy.deepcopy(network)) if is_folded else network).state_dict()
     shared = [name for name in own if name in state]
     same_shape = [name for name in shared if state[name].shape == own[name].shape]
     problems = {
@@ -76,17 +100,26 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> None:
             name for name in same_shape if not _is_usable(state[name], own[name])
         ],
     }
-    found = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in problems.items()
-        if names
-    ]
+    found = {what: names for what, names in problems.items() if names}
     if found:
-        raise CheckpointError(
-            f"ckpt: '{checkpoint.path}' does not fit {type(network).__name__}: {'; '.join(found)}; "
-            "set model and scale to those of the checkpoint"
+        listed = "; ".join(
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in found.items()
         )
-    network.load_state_dict(state)
+        remedy = _REMEDIES.get(next(iter(found))) if len(found) == 1 else None
+        raise CheckpointError(
+            f"{key}: '{checkpoint.path}' does not fit {type(network).__name__}: {listed}; "
+            f"{remedy or 'set model and scale to those of the checkpoint'}"
+        )
+    (fold(network) if is_folded else network).load_state_dict(state)
+
+
+# What to do about a checkpoint with only one kind of problem.
+_REMEDIES = {
+    "missing": "set model and scale to those of the checkpoint, or take a complete file",
+    "unexpected": "remove from the file what is unexpected, or build the network that has it",
+    "of another type or not finite": "take another copy of the file",
+}
 
 
 def _is_usable(value: Tensor, own: Tensor) -> bool:

@@ -20,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
 from sr_lab.config import untrusted
-from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.config.hydra_guard import check_file, check_size, conf_dir
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import SCHEMAS, Config, Node, TrainConfig, UnbuiltConfig
@@ -296,13 +296,16 @@ def model_node(option: str, scale: int) -> Node:
     """The resolved configuration of a network in ``conf/model``, with its own tail.
 
     Raises:
-        ConfigError: There is no such option.
+        ConfigError: There is no such option, or Hydra would refuse its file.
     """
     options = model_options()
     if option not in options:
         near = did_you_mean(option, options)
         raise ConfigError(f"model: there is no option '{option}'; allowed: {', '.join(options)}{near}")
-    loaded = OmegaConf.load(conf_dir() / "model" / f"{option}.yaml")
+    path = conf_dir() / "model" / f"{option}.yaml"
+    check_size(path)
+    loaded = OmegaConf.load(path)
+    check_file(path, loaded)
     composed = OmegaConf.create({"model": loaded, "scale": scale, "upsampler": {"factory": None}})
     resolved = typing.cast("dict[str, Node]", OmegaConf.to_container(composed, resolve=True))
     return resolved["model"]

@@ -12,10 +12,11 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.bsconv import BSConv
 from sr_lab.layers.image import check_min_size
 from sr_lab.layers.network import check_choice
+from sr_lab.layers.precision import widened
 
 
 def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation of each channel over the whole image, in float32.
+    """Mean and population standard deviation of each channel over the whole image, in float32 at least.
 
     Args:
         x: Features ``(N, C, H, W)``.
@@ -24,7 +25,7 @@ def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
         The mean and the standard deviation, ``(N, C, 1, 1)`` each.
     """
     # Sums over an image need float32, regardless of the network's precision.
-    variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+    variance, mean = torch.var_mean(widened(x), dim=(2, 3), correction=0, keepdim=True)
     # The published formulas have no epsilon, so their gradient on a constant map is infinite. Clamping to the
     # smallest normal number makes that gradient zero and moves the value by at most 1e-19.
     return mean, variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
@@ -62,7 +63,7 @@ class CA(nn.Module):
 
     def describe(self, x: Tensor) -> Tensor:
         """Reduce each channel to one number, ``(N, C, H, W)`` -> ``(N, C, 1, 1)``."""
-        return x.float().mean(dim=(2, 3), keepdim=True)  # sums over an image need float32
+        return widened(x).mean(dim=(2, 3), keepdim=True)  # sums over an image need float32
 
     def weights(self, x: Tensor) -> Tensor:
         """The weight of each channel, ``(N, C, H, W)`` -> ``(N, C, 1, 1)`` in (0, 1)."""

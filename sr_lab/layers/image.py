@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
-from sr_lab.layers.precision import at_full_precision
+from sr_lab.layers.precision import at_full_precision, widened
 
 # Mean of DIV2K's training images, in [0, 1], as used by EDSR, CARN and RCAN.
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -133,6 +133,6 @@ def upscaled(
     Returns:
         ``(N, C, rH, rW)`` of the dtype of ``image``.
     """
-    # Interpolates in float32: torch has no bicubic kernel in half precision on the CPU.
-    larger = F.interpolate(image.float(), scale_factor=scale, mode=mode, antialias=antialias)
+    # Interpolates in float32 at least: torch has no bicubic kernel in half precision on the CPU.
+    larger = F.interpolate(widened(image), scale_factor=scale, mode=mode, antialias=antialias)
     return larger.to(image.dtype)

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def widened(x: Tensor) -> Tensor:
+    """The same values in float32 at least; float64 stays, for checks of gradients and exports."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def at_full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Turn autocast off on the device of ``x``."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

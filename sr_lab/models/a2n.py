@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 from sr_lab.layers.image import ImageRange, upscaled
 from sr_lab.layers.network import SRNetwork, through
+from sr_lab.layers.precision import widened
 from sr_lab.ops.renaming import PA_TAIL_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.pa import PAUpsampler
@@ -106,7 +107,7 @@ class A2B(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run both branches and weight them according to the channel means."""
         feat = self.act(self.entry(x))
-        mean = feat.float().mean(dim=(2, 3)).to(feat.dtype)  # (N, C); sums over an image need float32
+        mean = widened(feat).mean(dim=(2, 3)).to(feat.dtype)  # (N, C); sums over an image need float32
         # The division by 30 keeps both weights near one half.
         weights = torch.softmax(self.adm(mean) / 30, dim=1)[..., None, None, None]
         mixed = self.attended(feat) * weights[:, 0] + self.plain(feat) * weights[:, 1]

@@ -11,6 +11,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CC
 from sr_lab.layers.image import MeanShift
 from sr_lab.layers.network import SRNetwork
+from sr_lab.layers.precision import widened
 from sr_lab.layers.weighted import LearnedScale, wn_conv
 from sr_lab.ops.renaming import Names
 from sr_lab.types import UpsamplerFactory
@@ -272,7 +273,7 @@ class ShuffleAttention(nn.Module):
         groups = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])  # (N * groups, C / groups, H, W)
         by_channel, by_position = groups.chunk(2, dim=1)
         # Sums over an image need float32.
-        mean = by_channel.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
+        mean = widened(by_channel).mean(dim=(2, 3), keepdim=True).to(x.dtype)
         by_channel = by_channel * torch.sigmoid(self.channel_weight * mean + self.channel_bias)
         normed = self.position_weight * self.norm(by_position) + self.position_bias
         by_position = by_position * torch.sigmoid(normed)

@@ -213,7 +213,8 @@ _TRAINED_NAMES: Names = {
 }
 _FOLDED_NAMES: Names = {"squeeze": "squeeze.folded", **_CHAIN_NAMES, "excitate": "excite.folded"}
 
-# Weight names in the authors' ``TRAIN_FMEN``, and in their ``TEST_FMEN``, which is folded.
+# Weight names in the authors' ``TRAIN_FMEN``, and in their ``TEST_FMEN``, which is folded. The challenge's
+# code (github.com/ofsoundof/NTIRE2022_ESR, team03_fmen) has other names for the two lists of blocks.
 OFFICIAL_NAMES = tuple(
     OfficialNames(
         {
@@ -222,6 +223,8 @@ OFFICIAL_NAMES = tuple(
             "warmup.1": ("warmup.1", hfab),
             "ERBs.{i}": ("body.{i}.0", _ERB_NAMES),
             "HFABs.{i}": ("body.{i}.1", hfab),
+            "basic_blocks.{i}": ("body.{i}.0", _ERB_NAMES),
+            "hfabs.{i}": ("body.{i}.1", hfab),
             "lr_conv": "last",
             "tail": "tail",
         }

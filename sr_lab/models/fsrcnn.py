@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from sr_lab.layers.initial import msra_
 from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.ops.renaming import OfficialNames
 from sr_lab.types import UpsamplerFactory
@@ -35,8 +36,10 @@ class FSRCNN(SRNetwork):
 
     Note:
         ``original`` follows the port, which pads where the paper crops; each LR pixel maps to the first of
-        its r pixels. ``lr_space`` is inferred from a public framework with the same hosts; no usual form has
-        the printed 33 K parameters, and this one has 35.1 K.
+        its r pixels. Its weights begin as in the port. Left out: the port's deconvolution learns at a tenth
+        of the learning rate; in the authors' Caffe file, all biases do too. ``lr_space`` is inferred from a
+        public framework with the same hosts; no usual form has the printed 33 K parameters, and this one has
+        35.1 K.
     """
 
     multi_adds_rule = "conv"
@@ -67,6 +70,8 @@ class FSRCNN(SRNetwork):
         self.body = nn.ModuleList(layer(num_shrunk, num_shrunk, 3) for _ in range(num_block))
         self.expand = layer(num_shrunk, num_feat, 1)
         self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
+        if original:
+            msra_(self.head, self.body, self.expand, fan="fan_out")
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr, without any skip connection."""
@@ -75,7 +80,11 @@ class FSRCNN(SRNetwork):
 
 
 def _deconvolution(*, num_feat: int, num_out_ch: int, scale: int) -> nn.Module:
-    return nn.ConvTranspose2d(num_feat, num_out_ch, 9, stride=scale, padding=4, output_padding=scale - 1)
+    conv = nn.ConvTranspose2d(num_feat, num_out_ch, 9, stride=scale, padding=4, output_padding=scale - 1)
+    nn.init.normal_(conv.weight, std=0.001)  # torch's default is 65 times as wide
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 # Weight names in the port, which numbers convolutions and activations in one sequence.

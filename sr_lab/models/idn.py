@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.initial import msra_
 from sr_lab.layers.network import SRNetwork, check_choice, through
 from sr_lab.ops.renaming import Names
 from sr_lab.ops.resize import imresize
@@ -38,8 +39,10 @@ class IDN(SRNetwork):
 
     Note:
         ``lr_space`` follows the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
-        image; ``original`` follows their Caffe code. A PyTorch port (yjn870) differs from both: it keeps the
-        last quarter instead of the first, and has no activation after the compression.
+        image; its weights begin with torch's default. ``original`` follows their Caffe code, also in its
+        initial weights. Left out: there, the deconvolution and all biases learn at a tenth of the learning
+        rate. A PyTorch port (yjn870) differs from both: it keeps the last quarter instead of the first, and
+        has no activation after the compression.
     """
 
     multi_adds_rule = "conv"
@@ -61,6 +64,8 @@ class IDN(SRNetwork):
         self.head = nn.Sequential(_conv_lrelu(num_image_ch, num_feat), _conv_lrelu(num_feat, num_feat))
         self.body = nn.ModuleList(DBlock(num_feat) for _ in range(num_block))
         self.tail = (upsampler or native)(num_feat=num_feat, num_out_ch=num_image_ch, scale=scale)
+        if form == "original":
+            msra_(self.head, self.body, *([self.tail] if upsampler is None else []), fan="fan_average")
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr: the tail's output, plus MATLAB's bicubic interpolation."""

@@ -240,9 +240,9 @@ class CAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weight rows and columns."""
         height, width = x.shape[-2:]
-        # Sums over an image need float32, regardless of the network's precision.
-        rows = x.mean(dim=3, keepdim=True, dtype=torch.float32)  # (N, C, H, 1), Eq. 7
-        columns = x.mean(dim=2, keepdim=True, dtype=torch.float32).transpose(2, 3)  # (N, C, W, 1), Eq. 8
+        dtype = torch.promote_types(x.dtype, torch.float32)  # sums over an image need float32 at least
+        rows = x.mean(dim=3, keepdim=True, dtype=dtype)  # (N, C, H, 1), Eq. 7
+        columns = x.mean(dim=2, keepdim=True, dtype=dtype).transpose(2, 3)  # (N, C, W, 1), Eq. 8
         both = torch.cat((rows, columns), dim=2).to(x.dtype)  # (N, C, H + W, 1)
         rows, columns = self.act(self.squeeze(both)).split((height, width), dim=2)  # Eq. 9
         row_weights = self.excite_rows(rows).sigmoid()  # (N, C, H, 1), Eq. 10

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sr_lab.errors import ConfigError
+from sr_lab.layers.initial import msra_
 from sr_lab.layers.network import SRNetwork, check_choice
 from sr_lab.ops.resize import imresize
 from sr_lab.types import UpsamplerFactory
@@ -44,7 +45,8 @@ class MemNet(SRNetwork):
         ``lr_space`` has exactly the printed counts, with batch norms tied like the convolutions and no inner
         biases. ``original`` follows the authors' prototxt, with biases, and separate batch norms for each
         recursion around the tied convolutions. Its printed 677 K count only convolution weights.
-        Left out: the outputs of the earlier blocks, which the authors train and average.
+        Both begin with the weights of the authors' prototxt. Left out: the outputs of the earlier blocks,
+        which the authors train and average, and the tenth of the learning rate at which their biases learn.
     """
 
     multi_adds_rule = "conv"
@@ -85,6 +87,7 @@ class MemNet(SRNetwork):
             )
             for k in range(num_block)
         )
+        msra_(self.head, self.body, *([self.tail] if upsampler is None else []))
 
     @property
     def residual_units(self) -> list[nn.Module]:

@@ -101,12 +101,13 @@ class ResidualGroup(nn.Module):
 def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Add the mean shifts, since BasicSR keeps DIV2K's mean outside the weights."""
     shifts = {"sub_mean": MeanShift(sign=-1), "add_mean": MeanShift(sign=1)}
-    return dict(state) | {
+    added = {
         f"{name}.{key}": value
         for name, shift in shifts.items()
         for key, value in shift.state_dict().items()
         if "conv_first.weight" in state
     }
+    return added | dict(state)  # a shift in the file wins
 
 
 # Weight names in BasicSR and in the authors' code, which numbers the convolution after the blocks or groups

@@ -100,10 +100,13 @@ class RLFB(nn.Module):
 
 _RLFB_NAMES: Names = {"c5": "fusion", "c{j+1}_r": "refine.{2j}", "esa": ("esa", RLFN_ESA_NAMES)}
 
-# Weight names in the authors' code.
+# Weight names in the authors' code, and in the challenge's (github.com/ofsoundof/NTIRE2022_ESR, team04_rlfn).
 OFFICIAL_NAMES: Names = {
     "conv_1": "head",
     "block_{i+1}": ("body.{i}", _RLFB_NAMES),
     "conv_2": "fusion",
     "upsampler": "tail",
+    "fea_conv": "head",
+    "B{i+1}": ("body.{i}", _RLFB_NAMES),
+    "LR_conv": "fusion",
 }

@@ -13,6 +13,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import CA
 from sr_lab.layers.image import ImageRange, upscaled, without_mean_shift
 from sr_lab.layers.network import SRNetwork, stages_of
+from sr_lab.layers.precision import widened
 from sr_lab.ops.renaming import CA_NAMES, Names, OfficialNames
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.subpixel import SubpixelUpsampler
@@ -116,11 +117,11 @@ class SMM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the mask, run the masked convolutions and the attention, add the input."""
         height, width = x.shape[-2:]
-        logits = self.mask(x)[..., :height, :width].float()  # (N, 2, H, W)
+        logits = self.mask(x)[..., :height, :width]  # (N, 2, H, W)
         if self.training:
-            positions = F.gumbel_softmax(logits, tau=self.tau, dim=1)[:, 1:]
+            positions = F.gumbel_softmax(widened(logits), tau=self.tau, dim=1)[:, 1:]
         else:
-            positions = (logits[:, 1:] > logits[:, :1]).float()
+            positions = logits[:, 1:] > logits[:, :1]
         return self.ca(self.smb(x, positions.to(x.dtype))) + x
 
 

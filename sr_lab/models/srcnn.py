@@ -40,7 +40,9 @@ class SRCNN(SRNetwork):
 
     Note:
         The papers' convolutions are not padded and lose 6 pixels at every edge (8 as 9-5-5); here they are
-        padded with zeros, so that the image keeps its size. Only the edges differ.
+        padded with zeros, so that the image keeps its size. Only the edges differ. The weights begin with
+        torch's default, as in the port; the papers draw them with deviation 0.001. Left out: the last layer
+        learns at a tenth of the learning rate in both.
     """
 
     colour = "y"

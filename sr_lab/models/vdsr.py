@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from sr_lab.layers.initial import msra_
 from sr_lab.layers.network import SRNetwork, through
 from sr_lab.ops.renaming import OfficialNames
 from sr_lab.ops.resize import imresize
@@ -58,11 +59,7 @@ class VDSR(SRNetwork):
         self.head = _conv_relu(1, num_feat)
         self.body = nn.ModuleList(_conv_relu(num_feat, num_feat) for _ in range(num_block))
         self.tail = nn.Conv2d(num_feat, 1, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        msra_(self)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale lr with MATLAB's bicubic interpolation and add the predicted residual."""

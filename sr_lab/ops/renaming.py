@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -45,31 +46,35 @@ class OfficialNames:
     prepare: Callable[[_Weights], _Weights] | None = None
 
     def to_ours(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
-        """Weights of a file under the names of ``network``; a name that is in no table stays as it is."""
+        """Weights of a file under the names of ``network``.
+
+        A name that is in no table stays as it is. So do names that would become one: the tail of a x4 network
+        in steps has more convolutions than that of a x2 one, and each must be seen not to fit.
+        """
         prepared = state if self.prepare is None else self.prepare(state)
         known = self._known(network)
-        renamed = {}
-        for name, tensor in prepared.items():
+        renamed: dict[str, str | None] = {}
+        for name in prepared:
             try:
-                ours = _renamed(_leaf(name, _WEIGHT_NORM), self.names, known, back=False)
+                renamed[name] = _renamed(_leaf(name, _WEIGHT_NORM), self.names, known, back=False)
             except KeyError:
-                ours = name
-            if ours is not None:
-                renamed[ours] = tensor
-        return renamed
+                renamed[name] = name
+        while shared := _shared(renamed):  # a name that stays may be what another name becomes
+            renamed |= {name: name for name in shared}
+        return {ours: prepared[name] for name, ours in renamed.items() if ours is not None}
 
     def to_theirs(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
         """Weights of ``network`` under the authors' names.
 
         Raises:
-            KeyError: The authors have no name for one of the weights.
+            KeyError: The authors have no name for one of the weights, or one name for two of them.
         """
         known = self._known(network)
         older = {newer: older for older, newer in _WEIGHT_NORM.items()}
-        return {
-            str(_renamed(_leaf(name, older), self.names, known, back=True)): tensor
-            for name, tensor in state.items()
-        }
+        renamed = {name: _renamed(_leaf(name, older), self.names, known, back=True) for name in state}
+        if shared := _shared(renamed):
+            raise KeyError(*shared)
+        return {str(theirs): state[name] for name, theirs in renamed.items()}
 
     def _known(self, network: nn.Module) -> dict[str, int]:
         """The numbers that the letters of ``counts`` stand for."""
@@ -97,6 +102,12 @@ def official_state(network: nn.Module) -> dict[str, Tensor] | None:
         except KeyError:
             continue
     return None
+
+
+def _shared(renamed: Mapping[str, str | None]) -> list[str]:
+    """The renamed names whose new name another weight has too."""
+    counts = Counter(renamed.values())
+    return [old for old, new in renamed.items() if new not in (None, old) and counts[new] > 1]
 
 
 def _renamed(name: str, names: Names, known: Mapping[str, int], *, back: bool) -> str | None:

@@ -38,7 +38,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     check_gpu(config.trainer.accelerator)
     run_folder = RunFolder(folder)
     with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
-        config, network = open_configured(config, overrides)
+        config, network = open_configured(config, overrides, common.console.print)
         protocol = common.protocol_of(config)
         tiled = common.prepared(config, network)
         results = _test(config, tiled, protocol, ExampleImages(run_folder.images))

@@ -38,7 +38,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
         raise ConfigError("upscale: only one network can write into an output, got -m (a sweep); drop -m")
     check_gpu(config.trainer.accelerator)
     found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
-    config, network = open_configured(config, overrides)
+    config, network = open_configured(config, overrides, common.console.print)
     maker = fingerprint(network, str(_FORMAT), str(config.scale))
     jobs, failed = plan(found, folder, config.scale)
     done, waiting = [], {}

@@ -51,7 +51,7 @@ def module(
     """The network, with the weights of ``init_ckpt`` if given, and everything that trains and measures it."""
     network = build_network(config, config.allow)
     if config.init_ckpt is not None:
-        left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt"))
+        left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt", say))
         names = f", which keep their initial values: {', '.join(left)}" if left else ""
         say(f"weights from {config.init_ckpt}: {len(left)} weights of the network are not in it{names}")
     return SRModule(

@@ -85,10 +85,12 @@ def test_safetensors_files_open(tmp_path):
     assert opened.record is None
 
 
-WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+# Those of chaiNNer-org/spandrel (libs/spandrel/spandrel/__helpers/canonicalize.py), and of others.
+WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
+MORE_WRAPPERS = ("net_g", "netG", "generator", "generator_ema", "network", "ema")
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("wrapper", WRAPPERS + MORE_WRAPPERS)
 def test_a_state_dict_is_found_inside_its_authors_wrapper(tmp_path, wrapper):
     network = TinyNet()
     torch.save({wrapper: network.state_dict(), "epoch": 3}, tmp_path / "a.pth")
@@ -312,7 +314,10 @@ def test_weights_that_match_nothing_in_the_network_are_refused(tmp_path):
         take_over(TinyNet(), opened(tmp_path, {"other": torch.ones(1)}))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "netG.", *(f"{name}." for name in WRAPPERS))
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES, "netG.module.", "net_g.", "generator.", "params_ema.module."])
 @pytest.mark.parametrize(
     "wrap", [lambda s: s, lambda s: {"model": {"state_dict": s}}, lambda s: {"params_ema": s}]
 )
@@ -328,6 +333,39 @@ def test_safetensors_files_with_a_prefix_in_their_names_open_too(tmp_path):
     state = {f"module.{name}": value for name, value in net.state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")
     assert equal(open_checkpoint(str(tmp_path / "a.safetensors")).state, net)
+
+
+def test_a_name_without_the_prefix_of_the_others_is_kept(tmp_path):
+    """As torch's AveragedModel writes it."""
+    state = {f"module.{name}": value for name, value in TinyNet().state_dict().items()}
+    assert set(opened(tmp_path, state | {"n_averaged": torch.ones(1)}).state) == {
+        *TinyNet().state_dict(),
+        "n_averaged",
+    }
+
+
+def test_a_prefix_stays_if_two_names_would_become_one(tmp_path):
+    names = {"module.a", "module.b", "module.c", "a"}
+    assert set(opened(tmp_path, dict.fromkeys(names, torch.ones(1))).state) == names
+
+
+def test_two_names_that_are_written_alike_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="two weights of one name"):
+        opened(tmp_path, {1: torch.ones(1), "1": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_file_in_half_precision_says_so_and_is_computed_in_float32(tmp_path, dtype):
+    said = []
+    torch.save({name: value.to(dtype) for name, value in TinyNet().state_dict().items()}, tmp_path / "a.pth")
+    network = TinyNet()
+    load_weights(network, open_checkpoint(str(tmp_path / "a.pth"), note=said.append))
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    assert len(said) == 1
+    assert f"2 of its 2 weights in half precision ({str(dtype)[6:]})" in said[0]
+    torch.save(TinyNet().state_dict(), tmp_path / "b.pth")
+    open_checkpoint(str(tmp_path / "b.pth"), note=said.append)
+    assert len(said) == 1
 
 
 def test_the_message_on_a_matlab_file_with_another_layout_names_its_content(tmp_path):
@@ -349,14 +387,14 @@ def test_the_message_on_weights_that_fit_no_network_says_what_the_nearest_networ
     state = IMDN(scale=2).state_dict()
     del state["head.bias"]
     with pytest.raises(CheckpointError, match=r"IMDN: 1 missing \(head.bias\).*nearest is model=imdn"):
-        catalogue.recognised(opened(tmp_path, state), None, key="ckpt")
+        catalogue.recognised(opened(tmp_path, state), None, key="ckpt", note=print)
 
 
 def test_weights_with_unknown_names_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn"])
     checkpoint = opened(tmp_path, {"unheard.of": torch.ones(1)})
     with pytest.raises(CheckpointError, match=r"fits no network .*\(unheard.of"):
-        catalogue.recognised(checkpoint, None, key="ckpt")
+        catalogue.recognised(checkpoint, None, key="ckpt", note=print)
 
 
 @pytest.mark.parametrize("record", [{**RECORD, "strategy": "none"}, {"model": RECORD["model"], "scale": 2}])

@@ -148,7 +148,7 @@ def test_mixed_precision_stays_close_to_float32(model, dtype):
     net, lr, expected = upscaled(model)
     with torch.autocast("cpu", dtype=dtype):
         sr = net(lr[:1])
-    assert_same(sr.float(), expected[:1], atol=0.02)
+    assert_same(sr.float(), expected[:1], atol=0.03)
 
 
 @every_class

@@ -1,6 +1,7 @@
 """The renaming tables convert our parameter names to the authors' names and back, for every network."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ WITHOUT = {
 }
 
 
+@functools.cache
 def forms(option, scale):
     """A network without values, and its folded copy if the names in it differ."""
     with torch.device("meta"):
@@ -43,6 +45,76 @@ def test_our_names_convert_to_theirs_and_back(option):
                 continue
             assert len(theirs) == len(state)
             assert table.to_ours(theirs, net).keys() == state.keys()
+
+
+@pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
+def test_no_weight_of_another_scale_is_lost_on_the_way(option):
+    """A tail in steps has more convolutions at x4 than at x2, which must not take each other's place."""
+    nets = {scale: forms(option, scale)[0] for scale in SCALES}
+    for scale, other in ((4, 2), (2, 3), (3, 4)):
+        for table in official_names(nets[scale]):
+            try:
+                theirs = table.to_theirs(nets[scale].state_dict(), nets[scale])
+            except KeyError:
+                continue
+            ours = table.to_ours(theirs, nets[other])
+            own = nets[other].state_dict().keys()
+            assert len(ours) == len(theirs) or not ours.keys() >= own, (scale, other)
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        # ofsoundof/NTIRE2022_ESR (044c930), models/team04_rlfn.py
+        (
+            "rlfn_ntire",
+            "fea_conv B1.c1_r B1.c2_r B4.c3_r B4.c5 B2.esa.conv1 B2.esa.conv_f B2.esa.conv2 B2.esa.conv3 "
+            "B2.esa.conv4 LR_conv upsampler.0",
+        ),
+        # The same, models/team03_fmen.py
+        (
+            "fmen_ntire",
+            "head warmup.0 warmup.1.squeeze warmup.1.convs.1.conv2.rep_conv warmup.1.excitate "
+            "basic_blocks.0.conv1.rep_conv basic_blocks.3.conv2.rep_conv hfabs.0.squeeze "
+            "hfabs.3.convs.0.conv1.rep_conv hfabs.3.excitate lr_conv tail.0",
+        ),
+    ],
+)
+def test_the_spelling_of_ntires_challenge_opens_too(tmp_path, option, names):
+    """All names of the challenge's file, from those of the authors' own repository."""
+    net, other = (Entry(option, 4).build().eval() for _ in range(2))
+    words = {
+        "block_": "B",
+        "conv_1": "fea_conv",
+        "conv_2": "LR_conv",
+        "ERBs": "basic_blocks",
+        "HFABs": "hfabs",
+    }
+    if option == "fmen_ntire":
+        fold(net)
+    theirs = official_state(net)
+    for theirs_now, ntires in words.items():
+        theirs = {
+            ntires + name.removeprefix(theirs_now) if name.startswith(theirs_now) else name: value
+            for name, value in theirs.items()
+        }
+    assert {f"{name}.weight" for name in names.split()} <= theirs.keys()
+    load_weights(other, Checkpoint(tmp_path / "a.pth", theirs, None))
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+def test_two_names_that_become_one_stay_as_they_are():
+    net = torch.nn.Module()
+    table = OfficialNames({"a": "x", "b": "x", "c": "a"})
+    assert renamed(table, "b.weight", "c.weight", net=net) == ["x.weight", "a.weight"]
+    assert renamed(table, "a.weight", "b.weight", net=net) == ["a.weight", "b.weight"]
+    assert renamed(table, "x.weight", "b.weight", net=net) == ["x.weight", "b.weight"]
+    # ``a`` keeps its name, so that ``c`` must keep its own too.
+    assert renamed(table, "a.weight", "b.weight", "c.weight", net=net) == ["a.weight", "b.weight", "c.weight"]
+    with pytest.raises(KeyError):
+        OfficialNames({"a": "x", "b": "y"}).to_theirs(
+            {"x.weight_g": torch.ones(1), "x.parametrizations.weight.original0": torch.ones(1)}, net
+        )
 
 
 @pytest.mark.parametrize("option", sorted(WITHOUT))

@@ -1,0 +1,26 @@
+"""Initial values of weights in networks whose authors do not use torch's default."""
+
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+Fan: TypeAlias = Literal["fan_in", "fan_out", "fan_average"]
+
+
+def msra_(*parts: nn.Module, fan: Fan = "fan_in") -> None:
+    """Draw weights as Caffe's filler ``msra`` does (He et al., ICCV 2015), and set biases to zero.
+
+    Args:
+        *parts: Modules that hold the convolutions, plain or transposed.
+        fan: The values whose number n gives the deviation ``sqrt(2 / n)``: those that enter an output of the
+            convolution, those that an input reaches, or the mean of both (Caffe's ``variance_norm``).
+    """
+    for module in (module for part in parts for module in part.modules()):
+        if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            continue
+        if fan == "fan_average":
+            nn.init.xavier_normal_(module.weight, gain=2**0.5)
+        else:
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

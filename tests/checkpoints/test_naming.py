@@ -1,0 +1,38 @@
+"""Which scale a file's or folder's name says; the names are those of published files, or near them."""
+
+from pathlib import Path
+
+import pytest
+
+from sr_lab.checkpoints.naming import NamedScale, named_scale
+
+SAYS = {
+    2: "aan_x2.pt LBNet-T_X2.pt FDIWNx2/model/model_best.pt SMSR_X2/model/model_1000.pt x2/best.pth",
+    3: "fsrcnn_x3.pth net_scale_3.pt vdsr×3.mat pan.x3.pth carn_m_X3.pth",
+    4: "PANx4_DF2K.pth SRx4.pth rcanx4.pt scale4.pth upscale=4.pth x4/best.pth 4x.pth 4x-UltraSharp.pth "
+    "4xNomosUni_span.pth RealESRGAN_x4plus.pth realesr-general-x4v3.pth AAF_SD_x4/model_best.pt vdsr_4x.pth "
+    "EDSR_x4_x4.pt factor_4/a/b/best.pth",
+    8: "rcan_x8.pt",
+}
+SILENT = (
+    "x48.pth 4x4.pth conv3x3.pth net_1280x720.pth f64x48.pth patch192x192/best.pth x265.pth x86_64/a.pth "
+    "max4.pth box2.pth index3.pth flux2.pth x4k.pth 2xconv.pth n16x4c64.pth vdsr_x2_x4.pth x2x3x4.pth "
+    "x2_x4/best.pth model_4.pth epoch_4.pth s4.pth scale48.pth x2.5.pth scale1.5.pth best.pth "
+    "x4/a/b/c/best.pth"
+)
+
+
+@pytest.mark.parametrize(("scale", "name"), [(key, name) for key in SAYS for name in SAYS[key].split()])
+def test_a_name_says_its_scale(scale, name):
+    assert named_scale(Path("/a/b/c/d") / name).scale == scale
+
+
+@pytest.mark.parametrize("name", SILENT.split())
+def test_other_numbers_and_several_scales_are_no_scale(name):
+    assert named_scale(Path("/a/b/c/d") / name) is None
+
+
+def test_the_file_says_more_than_its_folder():
+    assert named_scale(Path("/a/PAN_x2/pan_x3.pth")) == NamedScale(3, "pan_x3")
+    assert named_scale(Path("/a/PAN_x2/best.pth")) == NamedScale(2, "PAN_x2")
+    assert named_scale(Path("/a/PAN_x2/vdsr_x2_x4.pth")) is None

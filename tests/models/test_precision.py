@@ -1,0 +1,75 @@
+"""A network in float64 computes in float64 throughout."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.config import targets
+from sr_lab.config.compose import model_options
+from sr_lab.layers.network import num_image_ch
+from sr_lab.models.imdn import IMDN
+from sr_lab.strategies import cwss, ggas, ggas_cwss
+from tests.conftest import compose
+
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Narrowing(TorchDispatchMode):
+    """Notes each operation that turns a floating tensor into a narrower one."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {value.dtype for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
+        made = {value.dtype for value in tree_leaves(result) if isinstance(value, torch.Tensor)}
+        if torch.float64 in given and made & set(NARROW):
+            self.found.append(str(func))
+        return result
+
+
+def narrowed(network: nn.Module, *, train: bool) -> list[str]:
+    """Operations of a network on the meta device that leave float64, and its output if it is not float64."""
+    network = network.double().train(train)
+    image = torch.rand(2, num_image_ch(network), 32, 32, dtype=torch.float64, device="meta")
+    with Narrowing() as watch:
+        sr = network(image)
+    return watch.found + ([str(sr.dtype)] if sr.dtype != torch.float64 else [])
+
+
+@pytest.mark.parametrize("option", model_options())
+def test_a_network_in_float64_computes_in_float64_throughout(option):
+    with torch.device("meta"):
+        network = Entry(option, 2).build()
+    assert [narrowed(network, train=train) for train in (False, True)] == [[], []]
+
+
+@pytest.mark.parametrize("name", ["subpixel", "stepwise", "deconv", "pa", "mwaum", "rbwa"])
+def test_a_tail_in_float64_computes_in_float64_throughout(name):
+    factory = targets.build("upsampler", compose(f"upsampler={name}").upsampler.factory)
+    with torch.device("meta"):
+        network = IMDN(scale=4, num_feat=16, num_block=1, upsampler=factory)
+    assert narrowed(network, train=False) == []
+
+
+@pytest.mark.parametrize("strategy", [cwss, ggas, ggas_cwss], ids=lambda it: it.__name__.split(".")[-1])
+def test_a_strategy_in_float64_computes_in_float64_throughout(strategy):
+    with torch.device("meta"):
+        network = strategy.apply(IMDN(scale=2, num_feat=16, num_block=2))
+    assert narrowed(network, train=False) == []
+
+
+@pytest.mark.parametrize("option", ["imdn_rtc", "pan", "a2f_sd", "fsrcnn_original", "bicubic"])
+def test_the_values_of_float64_are_not_those_of_float32(option):
+    """And agree with them to the precision of float32."""
+    network = Entry(option, 2).build().eval()
+    image = torch.rand(1, num_image_ch(network), 24, 24)
+    with torch.no_grad():
+        single, double = network(image), network.double()(image.double())
+    torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(double, double.float().double())

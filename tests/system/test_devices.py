@@ -165,8 +165,8 @@ def test_the_cpu_is_reported_with_its_number_of_threads(no_gpu):
 def test_a_note_says_which_half_precision_was_chosen_and_how_to_train_without_it(gpu):
     gpu(7, 0, name="Tesla V100-SXM2-32GB")
     assert devices.why_half("16-mixed", torch.device("cuda", 0)) == (
-        "precision: fp16 with a gradient scaler, since there is neither bf16 nor TF32 on Tesla V100-SXM2-32GB "
-        "(compute capability 7.0); trainer.precision=32-true trains in float32"
+        "precision: fp16 with a gradient scaler, since there is neither bf16 nor TF32 on "
+        "Tesla V100-SXM2-32GB (compute capability 7.0); trainer.precision=32-true trains in float32"
     )
     gpu(9, 0, name="NVIDIA H200")
     assert devices.why_half("bf16-mixed", torch.device("cuda", 0)).startswith(

@@ -256,6 +256,9 @@ PRIVATE = {
     ("training.ending", "_broadcast_sigterm_tensor"): "the test below",
     ("training.weight_average", "_average_model"): "the test below",
     ("training.weight_average", "_latest_update_step"): "the test below",
+    ("layers.norm", "torch.nn.modules.batchnorm._BatchNorm"): (
+        "the common class of batch norms has no public name; the import"
+    ),
     (
         "strategies.host",
         "torch._dynamo",

@@ -111,6 +111,7 @@ class Trainer(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
     accelerator: str
+    devices: int | str | list[int] = 1
     timeout: float = Field(default=1800.0, gt=0)  # seconds; config.yaml files of older runs lack it
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
     accumulate_grad_batches: int = Field(gt=0)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from sr_lab.errors import ConfigError
@@ -12,7 +13,8 @@ from sr_lab.layers.network import colour_of, min_size_of
 
 Tile: TypeAlias = int | Literal["auto", "none"]
 
-MEMORY = 2 * 2**30  # bytes of live tensors that a tile may take; the process takes up to 1.6 times as much
+# Bytes of live tensors that a tile may take on a CPU; the process takes up to 1.6 times as much.
+MEMORY = 2 * 2**30
 ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 
 # For networks that see the whole image, where no overlap makes tiles equal to it. With tiles of 96 and
@@ -53,7 +55,8 @@ class Tiled(nn.Module):
         network: ``(N, C, H, W)`` -> ``(N, C, rH, rW)``: a network, or the backend that runs it.
         tile: ``auto``: whole images as far as ``memory`` allows, then nearly square tiles. ``none``: always
             whole. Or the side of a tile in LR pixels, overlap included.
-        memory: Bytes of intermediate results that a tile may take.
+        memory: Bytes of intermediate results that a tile may take. ``None``: half of what is free on the GPU
+            of the network, or 2 GiB on a CPU.
         like: The torch network behind ``network``, whose memory and reach decide the tiles; both are computed
             once per network. ``None``: ``network`` itself.
 
@@ -62,14 +65,19 @@ class Tiled(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, *, tile: Tile = "auto", memory: int = MEMORY, like: nn.Module | None = None
+        self,
+        network: nn.Module,
+        *,
+        tile: Tile = "auto",
+        memory: int | None = None,
+        like: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if tile not in ("auto", "none") and (type(tile) is not int or tile < 1):
             raise ConfigError(f"tile: got {tile!r}; allowed: auto, none, or the side of a tile in LR pixels")
         self.network = network
         self.tile = tile
-        self.memory = memory
+        self._memory = memory
         self.colour = colour_of(network)
         self.note: str | None = None  # describes the tiles of the last tiled image
         self._like = [network if like is None else like]  # in a list, so that it is not a submodule
@@ -78,6 +86,22 @@ class Tiled(nn.Module):
     def scale(self) -> int:
         """Upscaling factor."""
         return measured_scale(self._like[0])
+
+    @property
+    def memory(self) -> int:
+        """Bytes of intermediate results that a tile may take."""
+        if self._memory is None:
+            weight = next(self.network.parameters(), None)
+            self._memory = (
+                torch.cuda.mem_get_info(weight.device)[0] // 2
+                if weight is not None and weight.is_cuda
+                else MEMORY
+            )
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: int) -> None:
+        self._memory = memory
 
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale a batch, in tiles if needed."""

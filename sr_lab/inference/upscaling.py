@@ -1,12 +1,10 @@
 """Upscaling a batch of grey or colour images with a network for luma or colour."""
 
-import re
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from sr_lab.errors import SRLabError
 from sr_lab.layers.network import colour_of
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
@@ -54,15 +52,3 @@ def _upscale(network: nn.Module, lr: Tensor) -> Tensor:
     luma = network(ycbcr[:, :1])
     chroma = imresize(ycbcr[:, 1:], numerator=cast(int, network.scale))
     return ycbcr_to_rgb(torch.cat((luma, chroma), dim=1))
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the memory of the machine or a GPU is full.
-
-    Backends have no error class for it, so their messages are searched.
-    """
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        not isinstance(error, SRLabError)
-        and re.search(r"not enough memory|bad.?alloc|allocate memory|memory allocation", str(error), re.I)
-        is not None
-    )

@@ -1,6 +1,14 @@
 """Normalisation."""
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a layer is a batch norm; a synchronised one is too, and what Lightning turns it back into."""
+    return isinstance(module, _BatchNorm)
 
 
 class ChannelNorm(nn.LayerNorm):

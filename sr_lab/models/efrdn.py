@@ -16,6 +16,7 @@ from sr_lab.layers.attention import CA, ESA, SA, mean_and_contrast
 from sr_lab.layers.distillation import IMDB, RFDB
 from sr_lab.layers.image import ImageRange
 from sr_lab.layers.network import SRNetwork, check_choice
+from sr_lab.layers.norm import is_batch_norm
 from sr_lab.layers.precision import at_full_precision
 from sr_lab.layers.reparam import Kernel
 from sr_lab.layers.transformer import ET
@@ -303,7 +304,7 @@ class ACRB(nn.Module):
     def fuse(self) -> None:
         """Merge the three kernels and the norm, for inference; the paper counts them separately."""
         if not self.is_fused:
-            assert isinstance(self.norm, nn.BatchNorm2d)
+            assert is_batch_norm(self.norm)
             kernel = Kernel.of(self.row) + Kernel.of(self.square) + Kernel.of(self.column)
             merged = kernel.conv(like=self.square.weight).eval()
             self.square = fuse_conv_bn_eval(merged, self.norm.eval())

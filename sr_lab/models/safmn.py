@@ -107,9 +107,17 @@ class SAFM(nn.Module):
             if halvings == 0:
                 parts.append(conv(part))
             else:
-                smaller = conv(F.adaptive_max_pool2d(part, (height >> halvings, width >> halvings)))
+                smaller = conv(self._pool(part, halvings))
                 parts.append(F.interpolate(smaller, size=(height, width), mode="nearest"))
         return self.fusion(torch.cat(parts, dim=1)) * x
+
+    def _pool(self, x: Tensor, halvings: int) -> Tensor:
+        """Maximum of each cell; torch has no deterministic CUDA kernel for the adaptive form's gradient."""
+        height, width = x.shape[-2:]
+        side = 1 << halvings
+        if self.training and height % side == width % side == 0:
+            return F.max_pool2d(x, side)
+        return F.adaptive_max_pool2d(x, (height >> halvings, width >> halvings))
 
 
 _FMM_NAMES: Names = {

@@ -1,5 +1,7 @@
 """Luma and chroma as in MATLAB's ``rgb2ycbcr``, on which papers compute their metrics."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ _TO_YCBCR = (
     (112.0, -93.786, -18.214),
 )
 _OFFSET = (16.0, 128.0, 128.0)
+_TO_RGB: list[list[float]] = (torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255).inverse().tolist()
 _FULL_RANGE = (76.245, 149.685, 29.07)  # weights of Y in 0..255, as in JPEG
 
 
@@ -46,15 +49,17 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     Returns:
         ``(N, 3, H, W)``: Y in [16/255, 235/255], Cb and Cr in [16/255, 240/255].
     """
-    matrix = torch.tensor(_TO_YCBCR, dtype=torch.float64).to(rgb) / 255
-    return torch.einsum("yc,nchw->nyhw", matrix, rgb) + _offset(rgb)
+    rows = [_mix(weights, rgb).add_(offset) for weights, offset in zip(_TO_YCBCR, _OFFSET, strict=True)]
+    return torch.stack(rows, dim=1).div_(255)
 
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
     """The inverse of `rgb_to_ycbcr`; colours outside the RGB gamut have values outside [0, 1]."""
-    inverse = (torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255).inverse().to(ycbcr)
-    return torch.einsum("cy,nyhw->nchw", inverse, ycbcr - _offset(ycbcr))
+    centred = torch.stack([ycbcr[:, row] - offset / 255 for row, offset in enumerate(_OFFSET)], dim=1)
+    return torch.stack([_mix(weights, centred) for weights in _TO_RGB], dim=1)
 
 
-def _offset(like: Tensor) -> Tensor:
-    return torch.tensor(_OFFSET, dtype=torch.float64).to(like).view(1, 3, 1, 1) / 255
+def _mix(weights: Sequence[float], image: Tensor) -> Tensor:
+    """The weighted sum of three channels; numbers, unlike a matrix, need no transfer to a GPU."""
+    first, second, third = torch.unbind(image, dim=1)
+    return (weights[0] * first).add_(weights[1] * second).add_(weights[2] * third)

@@ -33,7 +33,7 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         "strategy": config.strategy.name,
         "scale": config.scale,
         "seed": config.seed,
-        "device": device_name(config.trainer.accelerator),
+        "device": device_name(config.trainer.accelerator, config.trainer.devices),
         **origin(),
         **({"table": config.table.model_dump()} if config.table is not None else {}),
         **({"row": config.row_label} if config.row_label is not None else {}),

@@ -365,11 +365,16 @@ def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
+    found: list[str] = []
+    for slice_, name in re.findall(r"^( *)\S.*\(UUID: ([\w-]+)\)", listed, re.MULTILINE):
+        if slice_ and found and found[-1].startswith("GPU-"):
+            found.pop()  # a GPU that is divided (MIG) is used through its slices only
+        found.append(name)
+    return found
 
 
 def reason(folder: RunFolder) -> str:

@@ -133,6 +133,7 @@ class _Runs:
         self.memory_mib = math.nan
         self._run: Callable[[], object] | None = None
         self._failed = False
+        self._own = self._of_others = 0  # bytes that stay allocated between runs
 
     def __call__(self) -> float:
         """Seconds of one step; NaN if the variant does not run."""
@@ -141,9 +142,12 @@ class _Runs:
         try:
             if self._run is None:
                 self._drop_the_rest()
+                before = self._allocated()
                 self._run = self.prepare()
                 self._run()  # compiles, and lets cuDNN choose kernels
                 self._run()
+                self._own = self._allocated() - before
+            self._of_others = self._allocated() - self._own
             self._wait(reset_memory=True)
             started = time.perf_counter()
             for _ in range(STEPS):
@@ -156,7 +160,7 @@ class _Runs:
             self._failed, self._run = True, None
             return math.nan
         if self.device == "cuda":
-            self.memory_mib = torch.cuda.max_memory_allocated() / 2**20
+            self.memory_mib = (torch.cuda.max_memory_allocated() - self._of_others) / 2**20
         return (time.perf_counter() - started) / STEPS
 
     def _drop_the_rest(self) -> None:
@@ -166,6 +170,9 @@ class _Runs:
         _Runs._built = [other for other in _Runs._built if other._run is not None] + [self]
         if self.device == "cuda":
             torch.cuda.empty_cache()
+
+    def _allocated(self) -> int:
+        return torch.cuda.memory_allocated() if self.device == "cuda" else 0
 
     def _wait(self, *, reset_memory: bool = False) -> None:
         if self.device == "cuda":

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sr_lab.layers.norm import is_batch_norm
 from sr_lab.strategies.host import attach, body_of, num_feat_of
 
 
@@ -33,7 +34,7 @@ class GAB(nn.Module):
 
     def fold(self) -> None:
         """Merge the batch norm into the convolution, for inference: C^2 + (K^2 + 2) C parameters (Eq. 6)."""
-        if isinstance(self.norm, nn.BatchNorm2d):
+        if is_batch_norm(self.norm):
             self.depthwise = fuse_conv_bn_eval(self.depthwise.eval(), self.norm.eval())
             self.norm = nn.Identity()
 

@@ -12,10 +12,13 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, SRLabError
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 def has_gpu(accelerator: str) -> bool:
@@ -23,8 +26,24 @@ def has_gpu(accelerator: str) -> bool:
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def resolve_precision(precision: str, accelerator: str) -> str:
-    """Replace ``auto`` with the precision that the first GPU supports natively.
+def device_of(accelerator: str, devices: object = 1) -> torch.device:
+    """The device of this process, or of the first process while the others have not started.
+
+    Args:
+        accelerator: ``trainer.accelerator``.
+        devices: ``trainer.devices``: a number of devices, a list of their indices, or text such as ``1,3``.
+    """
+    if not has_gpu(accelerator):
+        return torch.device("cpu")
+    if isinstance(devices, str):  # without a comma it is a number of devices
+        devices = [int(part) for part in devices.split(",") if part.strip()] if "," in devices else 1
+    if isinstance(devices, list) and devices:
+        return torch.device("cuda", int(devices[local_rank() % len(devices)]))
+    return torch.device("cuda", local_rank())
+
+
+def resolve_precision(precision: str, accelerator: str, devices: object = 1) -> str:
+    """Replace ``auto`` with the precision that the run's GPU supports natively.
 
     bf16 needs compute capability 8.0 (Ampere); ``torch.cuda.is_bf16_supported()`` counts emulation and is
     true on a V100. Below 8.0, fp16 with a gradient scaler is used; on a CPU, plain float32.
@@ -33,7 +52,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
         return precision
     if not has_gpu(accelerator):
         return "32-true"
-    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    capability = torch.cuda.get_device_capability(device_of(accelerator, devices))
+    return "bf16-mixed" if capability >= (8, 0) else "16-mixed"
 
 
 def check_precision(precision: str, accelerator: str) -> None:
@@ -42,29 +62,34 @@ def check_precision(precision: str, accelerator: str) -> None:
     Raises:
         ConfigError: The precision is ``16-mixed``, and there is no GPU.
     """
-    if precision == "16-mixed" and not has_gpu(accelerator) and accelerator != "mps":
+    if precision == "16-mixed" and not has_gpu(accelerator):
         raise ConfigError(
             "trainer.precision: a CPU cannot train in 16-mixed; use 32-true or bf16-mixed, or a GPU"
         )
 
 
-def why_fp16() -> str:
-    """The line that is printed at the start when ``auto`` has chosen fp16."""
-    major, minor = torch.cuda.get_device_capability()
+def why_half(precision: str, device: torch.device) -> str:
+    """The line that is printed at the start of a training run when ``auto`` has chosen half precision."""
+    major, minor = torch.cuda.get_device_capability(device)
+    chosen = "bf16"
+    if precision == "16-mixed":
+        chosen = "fp16 with a gradient scaler, since there is neither bf16 nor TF32"
     return (
-        f"precision: fp16 with a gradient scaler, since {torch.cuda.get_device_name()} (compute capability "
-        f"{major}.{minor}) has neither bf16 nor TF32"
+        f"precision: {chosen} on {torch.cuda.get_device_name(device)} (compute capability {major}.{minor}); "
+        "trainer.precision=32-true trains in float32"
     )
 
 
-def why_no_compiler(accelerator: str) -> str | None:
+def why_no_compiler(accelerator: str, devices: object = 1) -> str | None:
     """Why torch.compile cannot work on this machine, ``None`` if it can."""
     # This repeats torch's search for compilers; torch's own would load its compiler, which takes seconds.
     if has_gpu(accelerator):
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed"
-        if torch.cuda.get_device_capability() < (7, 0):
-            return f"{torch.cuda.get_device_name()} is too old for Triton (compute capability below 7.0)"
+        device = device_of(accelerator, devices)
+        if torch.cuda.get_device_capability(device) < (7, 0):
+            name = torch.cuda.get_device_name(device)
+            return f"{name} is too old for Triton (compute capability below 7.0)"
         found = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), "gcc")
         # Triton builds its launchers with this compiler.
         if (reason := _why_it_compiles_nothing("C", found)) is not None:
@@ -102,31 +127,36 @@ def float32_matmul_precision(precision: str) -> None:
     Args:
         precision: ``highest`` is float32, ``high`` allows TF32.
     """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "high"
+    _set_tf32(precision == "high", matmul="high" if precision == "high" else "highest")
 
 
-def check_gpu(accelerator: str) -> None:
-    """Refuse a GPU that is missing, or for which the installed torch has no kernels.
+def check_gpu(accelerator: str, devices: object = 1) -> None:
+    """Refuse a device that is missing, untried, or for which the installed torch has no kernels.
 
     Raises:
         ConfigError: torch sees no GPU, or has no kernels for it; the message says what to install.
     """
-    found = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if accelerator in ("gpu", "cuda") and not found:
+    if accelerator not in ACCELERATORS:
+        raise ConfigError(
+            f"trainer.accelerator: got {accelerator}; allowed: {', '.join(ACCELERATORS)} "
+            "(images are measured in float64, which other devices lack)"
+        )
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"trainer.accelerator: got {accelerator}, but torch sees no GPU here; use trainer=cpu, "
             "or for several processes trainer=ddp trainer.accelerator=cpu trainer.devices=2"
         )
-    if not has_gpu(accelerator):
+    if not has_gpu(accelerator) or torch.version.hip is not None:  # AMD's cards have other names for this
         return
-    major, minor = torch.cuda.get_device_capability()
+    device = device_of(accelerator, devices)
+    major, minor = torch.cuda.get_device_capability(device)
     compiled = torch.cuda.get_arch_list()
     if _runs_on(major, minor, compiled):
         return
     # CUDA 13 dropped Volta and older; the last builds for them are those of CUDA 12.6, up to torch 2.14.
     fits = "cu126" if major < 8 else "cu130"
     raise ConfigError(
-        f"trainer: torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} "
+        f"trainer: torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} "
         f"(sm_{major}{minor}), only for {', '.join(compiled)}; install a build that has them: "
         f"pip install 'torch<2.15' --index-url https://download.pytorch.org/whl/{fits}, or use trainer=cpu"
     )
@@ -145,6 +175,19 @@ def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
         if kind == "compute" and built <= (major, minor):
             return True
     return False
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the memory of the machine or a GPU is full.
+
+    cuDNN, cuBLAS and the backends have no error class for it, so their messages are searched.
+    """
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        not isinstance(error, SRLabError) and re.search(_FULL, str(error), re.IGNORECASE) is not None
+    )
+
+
+_FULL = r"out of memory|not enough memory|bad.?alloc|allocate memory|memory allocation|STATUS_ALLOC_FAILED"
 
 
 def rank() -> int:
@@ -207,10 +250,10 @@ def cpuinfo() -> str:
     return path.read_text() if path.is_file() else ""
 
 
-def device_name(accelerator: str) -> str:
+def device_name(accelerator: str, devices: object = 1) -> str:
     """Name of the device of a run with this ``trainer.accelerator``, for the record."""
     if has_gpu(accelerator):
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(device_of(accelerator, devices))
     return f"CPU, {torch.get_num_threads()} threads"
 
 
@@ -222,17 +265,51 @@ def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
         tf32: Whether TF32 may be used for float32.
         benchmark: Whether cuDNN chooses algorithms by measuring them; ``None`` changes nothing.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
-    cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+    cudnn, parts = torch.backends.cudnn, _switches()
+    before, precisions = cudnn.benchmark, [part.fp32_precision for part in parts]
+    try:
+        earlier = cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    except (
+        RuntimeError
+    ):  # somebody uses the newer switches, with which torch refuses to read the earlier ones
+        earlier = None
+    _set_tf32(tf32, matmul=("high" if tf32 else "highest") if earlier else None)
     if benchmark is not None:
         cudnn.benchmark = benchmark
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+        cudnn.benchmark = before
+        if earlier is not None:
+            _set_tf32(earlier[0], matmul=earlier[1])
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
+
+
+def _switches() -> tuple[Any, ...]:
+    """The newer switches (torch 2.9) for the precision of float32: those of GPUs, then that of a CPU."""
+    backends: Any = torch.backends  # torch's types lack these
+    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul
+
+
+def _set_tf32(on: bool, *, matmul: str | None) -> None:
+    """Set the newer switches, and the earlier ones too unless ``matmul`` is ``None``.
+
+    torch raises an error at each reading of an earlier switch that differs from its newer one.
+    """
+    if matmul is not None:
+        torch.backends.cudnn.allow_tf32 = on
+        torch.set_float32_matmul_precision(matmul)
+    *of_gpus, of_cpu = _switches()
+    for switch in of_gpus:
+        switch.fp32_precision = "tf32" if on else "ieee"
+    of_cpu.fp32_precision = "ieee"
 
 
 def exact_float32() -> contextlib.AbstractContextManager[None]:
-    """Compute in float32 without TF32, which cuDNN uses by default and which changes PSNR."""
-    return arithmetic(tf32=False)
+    """Compute in float32 without TF32, which cuDNN uses by default and which changes PSNR.
+
+    cuDNN does not choose algorithms by measuring them: it would try them all at each new image size, and
+    the last digits would depend on which was faster.
+    """
+    return arithmetic(tf32=False, benchmark=False)

@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from sr_lab.errors import ConfigError, DistributedError
+from sr_lab.system.devices import has_gpu, rank
 
 _POLL = 0.2  # seconds between two checks of the other processes
 _GRACE = 5.0  # seconds in which losing a process usually raises an error (with gloo at once)
@@ -77,6 +78,8 @@ def trainer_arguments(
             processes that may not be started.
     """
     arguments = dict(arguments)
+    if arguments.get("accelerator") == "auto" and not has_gpu("auto"):
+        arguments["accelerator"] = "cpu"  # Lightning would choose a Mac's GPU, which has no float64
     found, devices = launched(), arguments.get("devices")
     if found is not None:
         if devices not in (1, -1, "-1", "auto", found.devices):
@@ -223,6 +226,9 @@ def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
             f"training: a process has not answered for {int(late[1]) / 1000:g} s; it hangs or is gone; "
             "the same command resumes from the last checkpoint (trainer.timeout sets how long to wait)"
         )
+    for pattern, sentence in _NCCL.items():
+        if found := re.search(pattern, text):
+            return sentence.format(*found.groups(), rank=rank())
     if re.search(
         r"Connection (closed|reset) by peer|connectFullMesh failed|Broken pipe|remote process", text
     ):
@@ -230,8 +236,30 @@ def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
     return None
 
 
+_RESUMES = "the same command resumes from the last checkpoint"
+# Failures of NCCL in its own words, and what they mean.
+_NCCL = {
+    r"Duplicate GPU detected\s*: rank (\d+) and rank (\d+) both on CUDA device (\w+)": (
+        "trainer: processes {} and {} use the same GPU ({}); start at most one process per GPU"
+    ),
+    r"Watchdog caught collective operation timeout.*Timeout\(ms\)=(\d+)\d{3}": (
+        "training: process {rank} has waited {} s for the others; one of them hangs or is gone; "
+        f"{_RESUMES} (trainer.timeout sets how long to wait)"
+    ),
+    r"NCCL communicator was aborted on rank (\d+)": (
+        f"training: NCCL has stopped on process {{}}, since another process failed or hangs; {_RESUMES}"
+    ),
+    r"unhandled system error|ncclSystemError": (
+        "training: NCCL on process {rank} cannot use the network or the shared memory of this machine; "
+        f"NCCL_DEBUG=INFO says why; {_RESUMES}"
+    ),
+    r"unhandled cuda error|ncclUnhandledCudaError": (
+        "training: NCCL on process {rank} got an error of CUDA (memory full, or a wrong driver?); "
+        f"NCCL_DEBUG=INFO says why; {_RESUMES}"
+    ),
+    r"ncclRemoteError": f"training: another process than {{rank}} is gone; {_RESUMES}",
+}
+
+
 def _lost(fate: str | None) -> str:
-    return (
-        f"training: {fate or 'another process of this run is gone'}; "
-        "the same command resumes from the last checkpoint"
-    )
+    return f"training: {fate or 'another process of this run is gone'}; {_RESUMES}"

@@ -4,11 +4,11 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from sr_lab import errors
 from sr_lab.errors import ConfigError, FaultError, SRLabError
+from sr_lab.system.devices import out_of_memory
 
 _RESUMES = "the same command resumes from the last checkpoint"
 
@@ -46,6 +46,11 @@ def _misfit(error: BaseException) -> ConfigError | None:
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return ConfigError(f"training: Lightning cannot do this: {text}")
+    if found := re.search(r"^(\w+) does not have a deterministic implementation", text):
+        return ConfigError(
+            f"trainer.deterministic: torch has no deterministic {found[1]}, which this network needs; "
+            "set trainer.deterministic=warn, or false"
+        )
     if isinstance(error, RuntimeError) and "cannot be converted to type" in text and "overflow" in text:
         return ConfigError(
             f"training: a setting is too large for the network's numbers (torch: {text}); "
@@ -67,10 +72,10 @@ def describe(error: BaseException) -> str | None:
         )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
         return None
-    if isinstance(error, torch.OutOfMemoryError):
+    if "illegal memory access" in text:
         return (
-            "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
-            f"needs half of it for the same batches; {_RESUMES}"
+            "training: the GPU reports an illegal memory access; "
+            f"{_RESUMES}, and if it happens again, CUDA_LAUNCH_BLOCKING=1 shows in which operation"
         )
     if isinstance(error, MemoryError):
         return f"training: the memory of this machine is full; lower num_workers; {_RESUMES}"
@@ -85,6 +90,11 @@ def describe(error: BaseException) -> str | None:
         return (
             f"training: a worker that reads images was killed{how} (out of memory? then lower "
             f"num_workers); {_RESUMES}"
+        )
+    if isinstance(error, RuntimeError) and out_of_memory(error):
+        return (
+            "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
+            f"needs half of it for the same batches; {_RESUMES}"
         )
     for link in chain:
         if isinstance(link, OSError) and link.strerror is not None:

@@ -25,7 +25,7 @@ from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs.provenance import provenance
 from sr_lab.system import distributed
-from sr_lab.system.devices import check_gpu, rank
+from sr_lab.system.devices import check_gpu, device_of, float32_matmul_precision, rank
 from sr_lab.tasks import common
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.examples import ExampleImages
@@ -35,7 +35,8 @@ from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions."""
     started = time.perf_counter()
-    check_gpu(config.trainer.accelerator)
+    check_gpu(config.trainer.accelerator, config.trainer.devices)
+    float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
     run_folder = RunFolder(folder)
     with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
         config, network = open_configured(config, overrides, common.console.print)
@@ -87,7 +88,8 @@ def _test(
 
 def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> None:
     """Measure the same images under other conventions, to show why a paper's figure may differ."""
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    device = device_of(config.trainer.accelerator, config.trainer.devices)
+    network = network.to(device)  # the Trainer has moved it back to the CPU
     table = Table(title="the same images under other conventions")
     table.add_column("convention")
     names = config.benchmark.sets

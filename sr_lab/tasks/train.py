@@ -28,7 +28,7 @@ from sr_lab.system.devices import (
     float32_matmul_precision,
     local_rank,
     rank,
-    why_fp16,
+    why_half,
     why_not_deterministic,
 )
 from sr_lab.system.signals import Ended, Signals, is_started_again, job
@@ -119,7 +119,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
         _say(
             f"resume: there is no checkpoint for the {rows[-1]['step']} steps in {folder.record}: starts at 0"
         )
-    check_gpu(config.trainer.accelerator)
+    check_gpu(config.trainer.accelerator, config.trainer.devices)
     check_precision(config.trainer.precision, config.trainer.accelerator)
     float32_matmul_precision(config.trainer.float32_matmul_precision)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -164,8 +164,8 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     module = build.module(config, protocol, val_sets, test_sets, _say)
     build.check_fit(module.network, dataset, protocol)
     _say_budget(config)
-    if config.trainer.precision == "auto" and build.precision(config) == "16-mixed":
-        _say(why_fp16())
+    if config.trainer.precision == "auto" and (half := build.precision(config)) != "32-true":
+        _say(why_half(half, build.device(config)))
     if local_rank() == 0:  # other processes wait for this before the first step
         dataset.prepare()
     if rank() == 0:

@@ -18,8 +18,7 @@ from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.errors import ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import fingerprint
 from sr_lab.inference.tiling import Tiled
-from sr_lab.inference.upscaling import out_of_memory
-from sr_lab.system.devices import check_gpu, has_gpu
+from sr_lab.system.devices import check_gpu, device_of, out_of_memory
 from sr_lab.tasks import common
 
 _FORMAT = 1  # part of every stamp: increase it when the same network gives a different image
@@ -36,7 +35,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     """
     if common.in_multirun():
         raise ConfigError("upscale: only one network can write into an output, got -m (a sweep); drop -m")
-    check_gpu(config.trainer.accelerator)
+    check_gpu(config.trainer.accelerator, config.trainer.devices)
     found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
     config, network = open_configured(config, overrides, common.console.print)
     maker = fingerprint(network, str(_FORMAT), str(config.scale))
@@ -55,8 +54,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     if done:
         common.console.print(f"{len(done)} already done (overwrite=true makes them again)")
     runs = common.prepared(config, network)
-    if has_gpu(config.trainer.accelerator):
-        runs.cuda()
+    runs.to(device_of(config.trainer.accelerator, config.trainer.devices))
     wanted = len(waiting) + len(failed)
     failed |= upscale_all(waiting, runs, maker)
     for path, why in failed.items():

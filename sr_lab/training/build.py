@@ -24,7 +24,7 @@ from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
 from sr_lab.protocol import Protocol
 from sr_lab.run_folder import RunFolder
 from sr_lab.system import distributed
-from sr_lab.system.devices import has_gpu, resolve_precision, why_no_compiler
+from sr_lab.system.devices import device_of, has_gpu, resolve_precision, why_no_compiler
 from sr_lab.system.signals import Signals
 from sr_lab.training.autotune import Choice, Setting, choose, settings
 from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO, RandomState
@@ -104,7 +104,9 @@ def form(
         ConfigError: ``trainer.autotune`` is set for several machines.
     """
     options = config.trainer
-    missing = why_no_compiler(options.accelerator) if options.compile or options.autotune else None
+    missing = (
+        why_no_compiler(options.accelerator, options.devices) if options.compile or options.autotune else None
+    )
     if options.compile and missing is not None:
         say(f"trainer.compile: not compiled, since {missing}")
     if not options.autotune:
@@ -117,16 +119,13 @@ def form(
             "it out, and set what it prints on one of them: trainer.channels_last=true, trainer.compile=true"
         )
     compiled = missing is None and (options.compile or on_gpu(config))
-    # The first process to arrive measures on the first device; others on this machine wait for the result.
-    devices = arguments.get("devices")
-    first = devices[0] if isinstance(devices, list) else 0
     channels = num_image_ch(network)
     choice = choose(
         network,
         settings(compile=compiled),
         lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
         scale=config.scale,
-        device=torch.device("cuda", first) if on_gpu(config) else torch.device("cpu"),
+        device=device(config),  # of the first process to arrive; others on this machine wait for the result
         autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision(config)),
         tf32=options.float32_matmul_precision == "high",
         benchmark=arguments.get("benchmark") is True and arguments.get("deterministic") is not True,
@@ -141,7 +140,7 @@ def form(
 
 def _batch_of_a_device(config: TrainConfig) -> int:
     """Images in the batch of one device."""
-    devices = config.trainer.arguments().get("devices", 1)
+    devices = config.trainer.devices
     nodes = config.trainer.arguments().get("num_nodes", 1)
     if (found := distributed.launched()) is not None:
         _, devices, nodes = found
@@ -160,9 +159,15 @@ def on_gpu(config: TrainConfig) -> bool:
     return has_gpu(config.trainer.accelerator)
 
 
+def device(config: TrainConfig) -> torch.device:
+    """The device of this process."""
+    return device_of(config.trainer.accelerator, config.trainer.devices)
+
+
 def precision(config: TrainConfig) -> str:
     """Lightning's name for the precision."""
-    return resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    devices = config.trainer.devices
+    return resolve_precision(config.trainer.precision, config.trainer.accelerator, devices)
 
 
 def syncs_batch_norm(config: TrainConfig) -> bool:

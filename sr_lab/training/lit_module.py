@@ -1,6 +1,5 @@
 """Training and measuring a network, as a LightningModule."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,11 +17,12 @@ from sr_lab.datasets.patches import PatchBatch
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import colour_of
+from sr_lab.layers.norm import is_batch_norm
 from sr_lab.metrics.image_quality import MeanOverImages
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import Protocol
-from sr_lab.system.devices import exact_float32
+from sr_lab.system.devices import exact_float32, out_of_memory
 from sr_lab.training.data_module import EvalBatch
 
 # Settings of a Trainer that only measures a network.
@@ -38,8 +38,7 @@ TEST_ONLY: Mapping[str, Any] = {
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:
     """Layers whose statistics depend on which images share a batch."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return [module for module in network.modules() if isinstance(module, kinds)]
+    return [module for module in network.modules() if is_batch_norm(module)]
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,32 @@ class Measured(TypedDict):
 
 
 Saved: TypeAlias = dict[str, Any]  # the content of a checkpoint
+
+# Settings of torch's optimizers that say how a device computes a step, not which step it is.
+_OF_THE_DEVICE = ("fused", "foreach", "capturable")
+
+
+def keep_form(optimizer: Optimizer) -> None:
+    """Make an optimizer load a state that was saved on another device, or in another memory layout.
+
+    torch takes the settings of the device from the state, and leaves its tensors in the layout in which they
+    were saved, although the fused kernels pair their elements with those of the weights.
+    """
+    own = [{key: group[key] for key in _OF_THE_DEVICE if key in group} for group in optimizer.param_groups]
+
+    def before(_: Optimizer, state: Saved) -> Saved:
+        pairs = zip(state["param_groups"], own, strict=True)
+        return state | {"param_groups": [group | form for group, form in pairs]}
+
+    def after(_: Optimizer) -> None:
+        for weight, values in optimizer.state.items():
+            for key, value in values.items():
+                moment = isinstance(value, Tensor) and value.shape == weight.shape
+                if moment and value.stride() != weight.stride():
+                    values[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+    optimizer.register_load_state_dict_pre_hook(before)
+    optimizer.register_load_state_dict_post_hook(after)
 
 
 class SRModule(lightning.LightningModule):
@@ -209,10 +234,13 @@ class SRModule(lightning.LightningModule):
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
             # forward() bypasses torch.compile, which would compile again for every image size.
             image = self.protocol.network_input(lr, colour, grey=grey).float()
-            # Tiling starts after this block, since the exception keeps the memory of the whole image alive.
-            with contextlib.suppress(torch.OutOfMemoryError):
+            try:
                 sr: Tensor = self.network.forward(image)
                 return sr
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            # Not inside the handler: the error keeps the memory of the whole image.
             return self._in_tiles(image)
 
     def _in_tiles(self, image: Tensor) -> Tensor:
@@ -225,10 +253,12 @@ class SRModule(lightning.LightningModule):
             tiled = Tiled(self.network, tile=side)
             try:
                 sr: Tensor = tiled(image)
-            except torch.OutOfMemoryError:
-                continue
             except ConfigError:  # the tile is not larger than the overlap
                 break
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                continue
             self.tiled = tiled.note
             return sr
         raise torch.OutOfMemoryError("no tile is small enough")
@@ -238,6 +268,7 @@ class SRModule(lightning.LightningModule):
         assert self.make_optimizer is not None
         assert self.make_scheduler is not None
         optimizer = self.make_optimizer(self.network.parameters())
+        keep_form(optimizer)
         scheduler = self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

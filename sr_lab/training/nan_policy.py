@@ -149,9 +149,11 @@ class NanPolicy(Callback):
             kept = self._dump(trainer, step, loss, norm) if self.skipped <= _DUMPS else ""
             if self.policy == "stop" or self._in_a_row >= _PATIENCE:
                 often = f", as at the {_PATIENCE - 1} previous steps" if self.policy == "skip" else ""
+                fp16 = "set trainer.precision=32-true, since fp16 overflows easily, " if self._scaled else ""
                 raise ConfigError(
                     f"training: {what}{often}{kept}; the last checkpoint was saved before it; "
-                    "lower learning_rate, set trainer.gradient_clip_val, or resume with nan_policy=skip"
+                    f"{fp16}lower learning_rate, set trainer.gradient_clip_val, "
+                    "or resume with nan_policy=skip"
                 )
             if self.skipped == 1:
                 self.say(f"training: {what}{kept}; such steps are skipped and counted in metrics.json")

@@ -109,9 +109,28 @@ def test_a_cpu_needs_an_explicit_number_of_devices(environment):
             "another process of this run is",
         ),
         ("NCCL error: remote process exited or there was a network error", "another process of this run is"),
+        (
+            "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE, "
+            "Timeout(ms)=1800000) ran for 1800123 milliseconds before timing out.",
+            "process 1 has waited 1800 s for the others",
+        ),
+        (
+            "NCCL communicator was aborted on rank 3. Original reason for failure was: ...",
+            "NCCL has stopped on process 3, since another process failed or hangs",
+        ),
+        (
+            "ncclInvalidUsage: Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 3000",
+            "processes 1 and 0 use the same GPU (3000); start at most one process per GPU",
+        ),
+        (
+            "NCCL error in: ProcessGroupNCCL.cpp:1275, unhandled system error, NCCL version 2.27.3",
+            "NCCL on process 1 cannot use the network or the shared memory of this machine; NCCL_DEBUG=INFO",
+        ),
+        ("ncclUnhandledCudaError: Call to CUDA function failed.", "NCCL on process 1 got an error of CUDA"),
     ],
 )
-def test_a_failure_of_torch_distributed_gets_a_readable_message(error, told):
+def test_a_failure_of_torch_distributed_gets_a_readable_message(monkeypatch, error, told):
+    monkeypatch.setenv("RANK", "1")
     assert told in str(distributed.why_lost(RuntimeError(error)))
 
 

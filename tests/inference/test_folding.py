@@ -2,11 +2,13 @@ import copy
 
 import pytest
 import torch
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.layers.folding import for_inference
 from sr_lab.layers.network import num_image_ch
+from sr_lab.strategies import ggas
 
 
 def built(name, **settings):
@@ -25,6 +27,26 @@ def with_norms_in_use(network):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.1, 0.1)
     return network
+
+
+def test_a_folded_network_is_compared_on_the_cpu(monkeypatch):
+    """TF32 convolutions of a GPU differ by more than the tolerance."""
+    moved = []
+    monkeypatch.setattr(nn.Module, "cpu", lambda own: moved.append(own) or own)
+    network = with_norms_in_use(built("span"))
+    assert len(list(for_inference(network).parameters())) < len(list(network.parameters()))
+    assert len(moved) == 2
+    assert network not in moved
+
+
+@pytest.mark.parametrize(("name", "strategy"), [("imdn", ggas.apply), ("efrdn", lambda own: own)])
+def test_a_network_trained_by_several_processes_folds_too(name, strategy):
+    """Lightning turns its batch norms into synchronised ones, and these into a class of its own."""
+    networks = [strategy(built(name, num_feat=16)) for _ in range(2)]
+    sync = TorchSyncBatchNorm()
+    networks[1] = sync.revert(sync.apply(networks[1]))
+    one, other = (len(for_inference(own.eval()).state_dict()) for own in networks)
+    assert one == other < len(networks[0].state_dict())
 
 
 @pytest.mark.parametrize("name", MERGED)

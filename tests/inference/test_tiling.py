@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import sr_lab
@@ -102,6 +103,15 @@ def test_tiles_fit_into_the_available_memory(name, size):
     for height, width in read:  # the estimates differ slightly
         taken = peak_memory(network, scale=2, hr_size=(2 * width, 2 * height))
         assert taken < 1.1 * tiled.memory
+
+
+def test_tiles_take_half_of_what_is_free_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * 2**30, 80 * 2**30))
+    network = built("imdn", num_feat=16)
+    with FakeTensorMode():
+        weight = torch.empty(1, device="cuda:0")
+    monkeypatch.setattr(network, "parameters", lambda: iter([weight]))
+    assert Tiled(network).memory == 20 * 2**30
 
 
 def test_every_pixel_is_written_once():

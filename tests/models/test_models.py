@@ -11,6 +11,8 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.network import colour_of, min_size_of, multi_adds_rule_of, num_image_ch, scale_of
@@ -186,8 +188,30 @@ def test_every_parameter_gets_a_gradient_and_a_copy_made_after_the_step_is_equal
         assert torch.equal(copy.deepcopy(net)(lr), net(lr))
 
 
+# Operators whose CUDA kernels add in any order, which trainer.deterministic=true refuses: those in the
+# documentation of torch.use_deterministic_algorithms, except bilinear interpolation, which then decomposes.
+NOT_DETERMINISTIC = {
+    *("adaptive_max_pool2d_backward", "_adaptive_avg_pool2d_backward", "upsample_bicubic2d_backward"),
+    *("_upsample_bicubic2d_aa_backward", "reflection_pad1d_backward", "reflection_pad2d_backward"),
+    *("grid_sampler_2d_backward", "fractional_max_pool2d_backward", "max_unpool2d", "cumsum", "put_"),
+    *("avg_pool3d_backward", "nll_loss2d_forward", "histc", "bincount", "median", "kthvalue"),
+}
+
+
+class Operators(TorchDispatchMode):
+    """Collects the names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 @every_model
-def test_a_training_step_accepts_rgb_patches(model):
+def test_a_training_step_accepts_rgb_patches_and_has_deterministic_kernels(model):
     net = copy.deepcopy(upscaled(model)[0]).train()
     size = max(net.min_size, 8)
     batch = {
@@ -196,7 +220,28 @@ def test_a_training_step_accepts_rgb_patches(model):
         "dihedral": torch.tensor([0, 5]),
     }
     module = SRModule(net, scale=2, protocol=PROTOCOLS["rgb_uint8"], loss=nn.L1Loss())
-    assert module.training_step(batch, 0).isfinite()
+    with Operators() as operators:
+        loss = module.training_step(batch, 0)
+        if loss.requires_grad:
+            loss.backward()
+    assert loss.isfinite()
+    assert not operators.names & NOT_DETERMINISTIC
+
+
+@pytest.mark.slow
+@every_model
+def test_a_network_keeps_everything_on_its_device(model):
+    net = copy.deepcopy(upscaled(model)[0])
+    values = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
+    with FakeTensorMode(), torch.no_grad():
+        there = {name: torch.empty(v.shape, dtype=v.dtype, device="cuda:0") for name, v in values}
+        lr = torch.rand(upscaled(model)[1].shape, device="cuda:0")
+        try:
+            assert torch.func.functional_call(net, there, lr).is_cuda
+        except RuntimeError as error:
+            if "not linked with support for cuda" in str(error):
+                pytest.skip("some operators need a build of torch for CUDA, even to pretend")
+            raise
 
 
 @every_model

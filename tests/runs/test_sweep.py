@@ -309,6 +309,22 @@ def test_each_slot_has_its_own_gpus(queue, tmp_path, monkeypatch, gpus, shares):
     assert [(tmp_path / name / "log.txt").read_text().strip() for name in "ab"] == shares
 
 
+LISTED = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-11aa)
+  MIG 3g.20gb     Device  0: (UUID: MIG-22bb)
+  MIG 3g.20gb     Device  1: (UUID: MIG-33cc)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-44dd)
+"""
+
+
+def test_the_slices_of_a_divided_gpu_are_dealt_out_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f'#!/bin/sh\n[ "$*" = -L ] && cat <<E\n{LISTED}E\n')
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert sweep._gpus() == ["MIG-22bb", "MIG-33cc", "GPU-44dd"]
+
+
 def test_all_slots_share_a_single_gpu(queue, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     says = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True);" + FINISHES

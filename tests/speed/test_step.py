@@ -1,5 +1,6 @@
 import copy
 
+import lightning
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -91,10 +92,36 @@ def test_the_average_of_the_weights_fetches_no_value(tmp_path):
     assert reads.count == 1  # the loader draws a seed when it starts
 
 
+class WaitsAreErrors(lightning.Callback):
+    """Makes it an error to wait for the GPU, from the third step to the one before the last.
+
+    Lightning itself waits when it moves the first batch and when it ends.
+    """
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx == 3:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == trainer.max_steps - 1:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_waits_are_errors_in_the_middle_of_a_training_only(tmp_path, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: modes.append((mode, len(seen))))
+    seen = []
+    module = tiny.sr_module()
+    monkeypatch.setattr(module, "lr_scheduler_step", lambda *_: seen.append(1))
+    tiny.trainer(tmp_path, max_steps=8, limit_val_batches=0, callbacks=[WaitsAreErrors()]).fit(
+        module, tiny.data()
+    )
+    assert modes == [("error", 3), ("default", 7)]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("average", [False, True])
 def test_a_thousand_steps_do_not_wait_for_the_gpu(tmp_path, average):
-    torch.cuda.set_sync_debug_mode("error")
     module = tiny.sr_module()
     batches = [copy.deepcopy(BATCHES[0]) for _ in range(4)]
     for batch in batches:
@@ -105,7 +132,7 @@ def test_a_thousand_steps_do_not_wait_for_the_gpu(tmp_path, average):
             accelerator="gpu",
             max_steps=1000,
             limit_val_batches=0,
-            callbacks=[WeightAverage(0.9)] if average else [],
+            callbacks=[WaitsAreErrors(), *([WeightAverage(0.9)] if average else [])],
         ).fit(module, train_dataloaders=step.Timed(batches, steps=997, device="cpu"))
     finally:
         torch.cuda.set_sync_debug_mode("default")

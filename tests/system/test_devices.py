@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr_lab.errors import ConfigError
-from sr_lab.system import devices
+from sr_lab.system import devices, distributed
 
 # The results of torch.cuda.get_arch_list() in the x86-64 builds of torch 2.13.
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -19,9 +19,9 @@ def gpu(monkeypatch):
 
     def pretend(major: int, minor: int, compiled: list[str] = CU130, name: str = "Some GPU") -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, minor))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (major, minor))
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: compiled)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: name)
         # torch says True even for a V100, since it counts emulation; no code may rely on it
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
 
@@ -162,12 +162,145 @@ def test_the_cpu_is_reported_with_its_number_of_threads(no_gpu):
     assert devices.device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"
 
 
-def test_a_note_says_why_fp16_was_chosen(gpu):
+def test_a_note_says_which_half_precision_was_chosen_and_how_to_train_without_it(gpu):
     gpu(7, 0, name="Tesla V100-SXM2-32GB")
-    assert devices.why_fp16() == (
-        "precision: fp16 with a gradient scaler, since Tesla V100-SXM2-32GB (compute capability 7.0) has "
-        "neither bf16 nor TF32"
+    assert devices.why_half("16-mixed", torch.device("cuda", 0)) == (
+        "precision: fp16 with a gradient scaler, since there is neither bf16 nor TF32 on "
+        "Tesla V100-SXM2-32GB (compute capability 7.0); trainer.precision=32-true trains in float32"
     )
+    gpu(9, 0, name="NVIDIA H200")
+    assert devices.why_half("bf16-mixed", torch.device("cuda", 0)).startswith(
+        "precision: bf16 on NVIDIA H200"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "rank", "index"),
+    [(1, 0, 0), (-1, 0, 0), ("auto", 0, 0), ([3], 0, 3), ([2, 5], 1, 5), ("1,3", 1, 3), (2, 1, 1)],
+)
+def test_the_device_is_the_one_that_lightning_will_use(gpu, monkeypatch, given, rank, index):
+    gpu(9, 0)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    assert devices.device_of("auto", given) == torch.device("cuda", index)
+
+
+def test_the_precision_is_that_of_the_card_in_use(gpu, monkeypatch):
+    gpu(9, 0)
+    cards = {torch.device("cuda", 0): (9, 0), torch.device("cuda", 1): (7, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", cards.__getitem__)
+    assert devices.resolve_precision("auto", "gpu", [0]) == "bf16-mixed"
+    assert devices.resolve_precision("auto", "gpu", [1]) == "16-mixed"
+    with pytest.raises(ConfigError, match="no kernels"):
+        devices.check_gpu("gpu", [1])
+
+
+@pytest.mark.parametrize("accelerator", ["mps", "tpu", "hpu"])
+def test_a_device_without_float64_is_refused(accelerator):
+    with pytest.raises(ConfigError, match=f"got {accelerator}; allowed: auto, cpu, gpu, cuda"):
+        devices.check_gpu(accelerator)
+
+
+def test_a_mac_trains_on_its_cpu(no_gpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    arguments = distributed.trainer_arguments({"accelerator": "auto", "devices": 1}, timeout=1)
+    assert arguments["accelerator"] == "cpu"
+    with pytest.raises(ConfigError, match="sees no GPU"):
+        devices.check_gpu("gpu")
+
+
+def test_an_amd_card_is_not_told_to_install_a_build_for_cuda(gpu, monkeypatch):
+    gpu(9, 4, ["gfx942"])
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    devices.check_gpu("auto")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ConfigError("out of memory"), False),
+    ],
+)
+def test_a_full_memory_is_recognised_by_every_library(error, is_full):
+    assert devices.out_of_memory(error) is is_full
+
+
+def _earlier_off() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _earlier_on() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def _newer() -> None:
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def _newer_for_all() -> None:
+    torch.backends.fp32_precision = "tf32"
+
+
+SWITCHES = [lambda: torch.backends.cudnn.allow_tf32, lambda: torch.backends.cuda.matmul.allow_tf32]
+SWITCHES += [torch.get_float32_matmul_precision, lambda: torch.backends.fp32_precision]
+SWITCHES += [lambda part=part: part.fp32_precision for part in devices._switches()]
+
+
+def state_of_switches() -> list[object]:
+    """Each switch, or the error with which torch refuses to read it."""
+    found: list[object] = []
+    for read in SWITCHES:
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append("refused")
+    return found
+
+
+@pytest.fixture
+def restored():
+    """Restore torch's switches as it starts."""
+    yield
+    torch.backends.fp32_precision = "none"
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("highest")
+    for part, precision in zip(devices._switches(), ("none", "tf32", "tf32", "none"), strict=True):
+        part.fp32_precision = precision
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        *(lambda: None, _earlier_off, _earlier_on, _newer, _newer_for_all),
+        *(
+            lambda: torch.set_float32_matmul_precision("medium"),
+            lambda: devices.float32_matmul_precision("high"),
+        ),
+    ],
+    ids=["default", "earlier off", "earlier on", "newer", "newer for all", "medium", "ours"],
+)
+def test_exact_float32_leaves_every_switch_of_torch_as_it_was(restored, chosen):
+    """Torch has two sets of switches, and raises errors when they contradict each other."""
+    chosen()
+    before = state_of_switches()
+    with devices.exact_float32():
+        assert [part.fp32_precision for part in devices._switches()] == ["ieee"] * 4
+        inside = state_of_switches()
+    assert state_of_switches() == before
+    if "refused" not in before:
+        assert "refused" not in inside
+
+
+def test_cudnn_does_not_choose_algorithms_by_time_while_images_are_measured(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with devices.exact_float32():
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark
 
 
 def test_a_missing_compiler_is_detected_before_the_first_step(no_gpu, monkeypatch):

@@ -46,6 +46,22 @@ def test_a_learning_rate_that_is_too_large_is_reported_in_one_sentence(tmp_path)
         train(tmp_path, learning_rate=1e40)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "the memory of the device is full; trainer.accumulate"),
+        ("CUDA error: an illegal memory access was encountered", "illegal memory access; the same command"),
+        (
+            "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation, but you set ...",
+            "trainer.deterministic: torch has no deterministic adaptive_max_pool2d_backward_cuda",
+        ),
+    ],
+)
+def test_an_error_of_the_gpu_is_reported_in_one_sentence(error, said):
+    with pytest.raises(errors.SRLabError, match=said), faults.explained():
+        raise RuntimeError(error)
+
+
 class Broken(torch.utils.data.Dataset):
     """A dataset whose only image is broken."""
 

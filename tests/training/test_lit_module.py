@@ -254,7 +254,54 @@ def test_the_tf32_switches_are_restored_even_after_an_error(tf32, cudnn, matmul)
     assert (tf32.cudnn.allow_tf32, tf32.cuda.matmul.allow_tf32) == (cudnn, matmul)
 
 
-def test_tiling_starts_after_the_memory_of_the_whole_image_is_freed():
+def trained(form: torch.memory_format, **settings: object) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A convolution in a memory layout, and its optimizer."""
+    torch.manual_seed(0)
+    network = nn.Conv2d(4, 6, 3).to(memory_format=form)
+    module = tiny.sr_module(
+        network=network, make_optimizer=lambda weights: torch.optim.Adam(weights, lr=0.1, **settings)
+    )
+    return network, module.configure_optimizers()["optimizer"]
+
+
+def steps(network: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+    for number in range(count):
+        optimizer.zero_grad()
+        lr = torch.rand(1, 4, 5, 5, generator=torch.Generator().manual_seed(number))
+        network(lr).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_run_resumes_in_another_memory_layout(fused):
+    whole, optimizer = trained(torch.contiguous_format, fused=fused)
+    steps(whole, optimizer, 2)
+    resumed, other = trained(torch.channels_last, fused=fused)
+    resumed.load_state_dict(whole.state_dict())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    moment = other.state[resumed.weight]["exp_avg"]
+    assert moment.stride() == resumed.weight.stride() != whole.weight.stride()
+    for network, own in ((whole, optimizer), (resumed, other)):
+        steps(network, own, 1)
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("saved", "now"), [(None, True), (True, None)])
+def test_a_run_resumes_on_a_device_that_computes_steps_in_another_way(saved, now):
+    before, optimizer = trained(torch.contiguous_format, fused=saved)
+    steps(before, optimizer, 1)
+    after, other = trained(torch.contiguous_format, fused=now)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    (group,) = other.param_groups
+    assert (group["fused"], group["lr"]) == (now, 0.1)
+    steps(after, other, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(torch.OutOfMemoryError, "full"), (RuntimeError, "cuDNN error: CUDNN_STATUS_ALLOC_FAILED")],
+)
+def test_tiling_starts_after_the_memory_of_the_whole_image_is_freed(kind, text):
     class Small(tiny.TinyNet):
         features: weakref.ref[Tensor] | None = None
 
@@ -265,7 +312,7 @@ def test_tiling_starts_after_the_memory_of_the_whole_image_is_freed():
             if lr.shape[-1] > 16:
                 features = torch.rand(1, 64, *lr.shape[-2:])
                 self.features = weakref.ref(features)
-                raise torch.OutOfMemoryError("full")
+                raise kind(text)
             return super().forward(lr)
 
     network, lr = Small(), torch.rand(1, 3, 20, 40)

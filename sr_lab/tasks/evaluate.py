@@ -18,7 +18,7 @@ from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import BackendNetwork
 from sr_lab.layers.network import colour_of
-from sr_lab.protocol import Protocol, variants
+from sr_lab.protocol import PROTOCOLS, Protocol, variants
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.runs import read_run
@@ -103,6 +103,8 @@ def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> 
             cells += [fixed(psnr, 3), fixed(ssim, 4)]
         table.add_row(label, *cells)
     common.console.print(table)
+    for known in PROTOCOLS.values():
+        common.console.print(f"{known.name} reproduces {known.reproduces}")
 
 
 @torch.inference_mode()

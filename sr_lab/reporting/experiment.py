@@ -11,10 +11,19 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting import significance
 from sr_lab.reporting.baseline import RowAndImages, compared
 from sr_lab.reporting.columns import Read, derived, key_of, paper_columns, sweep_columns
-from sr_lab.reporting.rows import AT_HD, VALIDATION, Entry, budget, paper_entries, sweep_entries, without_seed
+from sr_lab.reporting.rows import (
+    AT_HD,
+    MULTI_ADDS,
+    VALIDATION,
+    Entry,
+    budget,
+    paper_entries,
+    sweep_entries,
+    without_seed,
+)
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.reporting.settings import changed
-from sr_lab.reporting.table import Column, Row, Table, mark_best
+from sr_lab.reporting.table import Column, Row, Table, mark_best, with_footnotes
 from sr_lab.reporting.terminal import print_table
 
 _NOTES = (
@@ -49,7 +58,7 @@ def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Tab
     if table is None:
         return _sweep_table(runs, baseline)
     entries, left_out = paper_entries(*table, runs)
-    made = _table(" ".join(table), runs, entries, paper_columns(*table, runs), baseline)
+    made = _table(" ".join(table), runs, entries, paper_columns(*table, runs, entries), baseline)
     more = [f"not run: {', '.join(left_out)}"] if left_out else []
     shorter = sorted({budget(run.values) for run in runs if "budget" in run.values} - {"paper"})
     more += [f"warning: not trained at the paper's budget: {', '.join(shorter)}"] if shorter else []
@@ -115,15 +124,16 @@ def _table(
     lines += [f"baseline: {' | '.join(bases)}"] if bases else []
     done = sum(not run.problem for run in runs)
     lines += [f"finished: {done} of {len(runs)} runs"] if done < len(runs) else []
-    return Table(title, tuple(lines), columns, tuple(made))
+    return Table(title, tuple(lines), columns, tuple(with_footnotes(made)))
 
 
 def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Read]]) -> Row:
     cells = []
     for column, read in specs:
         cell, figure = read(entry), entry.figures.get(key_of(column))
-        if figure is not None:
-            cell = replace(cell, paper=figure.value)
+        if figure is not None and key_of(column) != MULTI_ADDS:
+            text = "" if figure.decimals == column.decimals else figure.text
+            cell = replace(cell, paper=figure.value, paper_text=text)
         if cell.value is None and not cell.text:
             value = derived(key_of(column), entry, block)
             cell = cell if value is None else replace(cell, value=value, count=1)
@@ -185,6 +195,8 @@ def _head(runs: Sequence[Run]) -> list[str]:
     if any("cpu_s_per_megapixel" in run.values for run in runs):
         found["CPU"] = ["eager float32 passes to 640x360 pixels, median (quartiles); other columns: 1280x720"]
     found["commit"] = [run.commit for run in runs if run.commit]
+    if any("multi_adds" in run.values for run in runs):
+        found["multi-adds"] = ["all operations at an output of 1280x720"]
     lines = [f"{title}: {' | '.join(dict.fromkeys(texts))}" for title, texts in found.items() if texts]
     seeds = sorted({run.seed for run in runs if run.seed is not None})
     lines += [f"seeds: {', '.join(map(str, seeds))}"] if seeds else []

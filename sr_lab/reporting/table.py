@@ -1,6 +1,7 @@
 """A table in memory, from which every format is written: terminal, Markdown, CSV, LaTeX, HTML."""
 
 import math
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -41,6 +42,9 @@ class Cell:
     std: float | None = None  # standard deviation over seeds (n - 1), ``None`` for fewer than two
     count: int = 0  # number of seeds
     paper: float | None = None  # the figure that the paper prints
+    paper_text: str = ""  # the same as printed, if it has other digits than the column
+    note: str = ""  # how the number was counted: a footnote
+    mark: str = ""  # letter of the footnote
     # 1 for the best distinct number of its block at printed precision, 2 for the second, else 0.
     rank: int = 0
     baseline: float | None = None  # the number in the baseline row
@@ -55,10 +59,14 @@ class Cell:
         """This row minus the baseline row."""
         return None if self.value is None or self.baseline is None else self.value - self.baseline
 
+    def printed(self, column: Column) -> str:
+        """The paper's figure with the digits that it prints."""
+        return self.paper_text or fixed(self.paper, column.decimals)
+
     def shown(self, column: Column, *, min_count: int = 2) -> str:
         """The text of the cell; the standard deviation is shown for at least ``min_count`` seeds."""
         if self.text:
-            return self.text
+            return f"{self.text} {self.mark}".rstrip()
         number = fixed(self.value, column.decimals)
         if not self.std or self.count < min_count:  # zero: a parameter count is the same for each seed
             return number
@@ -141,7 +149,7 @@ class Table:
         return any(row.block for row in self.rows)
 
     def notes(self) -> list[str]:
-        """Lines below the table: why rows have no figures, and what the star means."""
+        """Lines below the table: why rows have no figures, footnotes, and what the star means."""
         lines = []
         for row in self.rows:
             name = f"{row.label} {row.block}".strip()
@@ -149,12 +157,24 @@ class Table:
                 lines.append(f"{name}: {row.problem}")
             if row.note:
                 lines.append(f"{name}: {row.note}")
+        footnotes = {cell.mark: cell.note for row in self.rows for cell in row.cells if cell.mark}
+        lines += [f"{mark}: {note}" for mark, note in footnotes.items()]
         if any(row.mark for row in self.rows):
             lines.append(
                 "*: differs from the baseline row, p < 0.05 "
                 "(Wilcoxon test on the PSNR of the images, Holm-corrected)"
             )
         return lines
+
+
+def with_footnotes(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose footnotes have letters, in the order of their first cell."""
+    notes = list(dict.fromkeys(cell.note for row in rows for cell in row.cells if cell.note))
+    letters = {note: string.ascii_lowercase[number] for number, note in enumerate(notes)}
+    return [
+        replace(row, cells=tuple(replace(cell, mark=letters.get(cell.note, "")) for cell in row.cells))
+        for row in rows
+    ]
 
 
 def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
@@ -214,7 +234,7 @@ def _lines_of(table: Table, row: Row) -> list[Line]:
         return Line([label, *block, *texts], [0, *[0] * len(block), *(ranks or [0] * len(texts))], kind)
 
     pairs = list(zip(table.columns, row.cells, strict=True))
-    paper = [cell.text or fixed(cell.paper, column.decimals) for column, cell in pairs]
+    paper = [cell.shown(column) if cell.text else cell.printed(column) for column, cell in pairs]
     status = row.problem.partition(":")[0]
     if row.problem and row.has_paper:
         return [line("paper", f"{row.label} (paper; {status})", paper)]

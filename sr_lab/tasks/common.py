@@ -97,19 +97,20 @@ def means(results: Iterable[ImageResult]) -> dict[str, float]:
     return values
 
 
-def cost(network: nn.Module, scale: int) -> dict[str, int]:
+def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
     """Cost of the folded network, the form that is used, at a 1280x720 output.
 
-    Contains ``num_params``, ``multi_adds`` (all, and as the network's paper counts), ``activations`` and
-    ``peak_memory_bytes``; also ``num_params_training`` if folding removes parameters.
+    Contains ``num_params``, ``multi_adds`` (all operations), ``activations`` and ``peak_memory_bytes``;
+    ``multi_adds_rule``, by which the network's paper counts, and ``multi_adds_by_rule``, our count by it;
+    also ``num_params_training`` if folding removes parameters.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)
-    every = multi_adds(folded, scale=scale, rule="all")
-    counts = {
+    counts: dict[str, int | str] = {
         "num_params": num_params(folded),
-        "multi_adds": every,
-        "multi_adds_paper": every if rule == "all" else multi_adds(folded, scale=scale, rule=rule),
+        "multi_adds": multi_adds(folded, scale=scale, rule="all"),
+        "multi_adds_rule": rule,
+        "multi_adds_by_rule": multi_adds(folded, scale=scale, rule=rule),
         "activations": activations(folded, scale=scale),
         "peak_memory_bytes": peak_memory(folded, scale=scale),
     }

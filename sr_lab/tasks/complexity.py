@@ -15,8 +15,8 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import ComplexityConfig
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
+from sr_lab.reporting.counts import psnr
 from sr_lab.reporting.experiment import print_experiment, print_runs
-from sr_lab.reporting.published import psnr
 from sr_lab.reporting.runs import Run, find_runs, read_run
 from sr_lab.reporting.safe_csv import runs_to_csv
 from sr_lab.reporting.tradeoff import Point, draw
@@ -37,7 +37,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         network = build_network(config, config.allow).eval()
         counted = common.cost(network, config.scale)
         network = for_inference(network)  # time is measured on the folded network
-        cost: dict[str, float] = counted | cpu_time(network, config.scale)
+        cost: dict[str, float | str] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
         run_folder.write_metrics(

@@ -148,6 +148,28 @@ def test_each_tampered_image_is_reported_by_name(set14):
     assert wrong["holiday.png"] == "superfluous: Set14 has no image of this name"
 
 
+def test_a_set_with_its_published_pixels_is_called_by_its_name(set14):
+    files = sorted(set14.iterdir())
+    assert facts.as_published("Set14", files) == "Set14, 14 of 14 as published"
+    assert facts.as_published("mine", files) == "mine, 14 images"
+
+
+def test_a_changed_set_is_not_called_the_published_one(set14):
+    changed(set14, "zebra.png", lambda image: image.crop((0, 0, 100, 100)))
+    changed(set14, "man.png", lambda image: image.crop((0, 0, 508, 508)))
+    (set14 / "lenna.png").unlink()
+    says = facts.as_published("Set14", sorted(set14.iterdir()))
+    assert says.startswith("not the published Set14: ")
+    assert "1 image of another size" in says
+    assert "1 image cropped" in says
+    assert says.endswith("1 missing, 11 as published")
+
+
+def test_a_set_of_another_size_is_not_the_published_one(tmp_path):
+    files = [image_file(tmp_path / fact.file, noise(n)) for n, fact in enumerate(facts.facts()["Set5"])]
+    assert facts.as_published("Set5", files) == "not the published Set5: 5 images of another size"
+
+
 def test_an_image_of_another_set_is_reported(tmp_path, data_dir):
     folder = tmp_path / "Set5" / "HR"
     shutil.copytree(data_dir / "benchmarks" / "Set5" / "HR", folder)

@@ -13,9 +13,13 @@ from sr_lab.reporting import published
 from sr_lab.reporting.experiment import experiment_table, in_table_order, print_experiment
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.latex import to_latex
+from sr_lab.reporting.markdown import to_markdown
+from sr_lab.reporting.page_table import ShownCell
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import Run
+from sr_lab.reporting.safe_csv import table_to_csv
 from sr_lab.reporting.table import Cell, Row, Table
+from sr_lab.reporting.terminal import print_table
 from tests.report_runs import FIVE, as_printed, finished, folder, values
 
 TABLES = sorted({(figure.paper, figure.table) for figure in published.figures()})
@@ -56,7 +60,7 @@ def test_runs_that_measure_the_printed_figures_give_the_printed_table(paper, tab
             continue
         assert fixed(own.value, figure.decimals) == figure.text, figure
         if figure.decimals == usual[key].most_common(1)[0][0]:
-            assert own.shown(columns[key]) == figure.text
+            assert own.shown(replace(columns[key], with_gain=False)) == figure.text
 
 
 # The best and second best rows of OSFFNet's Table 1 at x4, found by hand.
@@ -487,3 +491,66 @@ def test_a_single_run_has_its_own_table(tmp_path):
 def test_a_figure_records_its_number_of_decimals():
     figure = Figure("p", "t", "r", "m", 4, "Set5", "ssim_y", 0.96, "0.9600")
     assert figure.decimals == 4
+
+
+def test_the_difference_from_the_baseline_row_is_in_every_format():
+    made = experiment_table([sweep("a", 30.0, model("IMDN")), sweep("b", 30.25, model("EDSR"))])
+    assert "baseline: a" in made.head
+    assert "in brackets: difference from the baseline row in dB" in made.notes()
+    console = Console(file=io.StringIO(), width=200)
+    print_table(made, console)
+    for text in (to_markdown(made), to_latex(made), console.file.getvalue()):
+        assert "30.25 (+0.25)" in text
+        assert "30.00 (" not in text
+    assert ",a,0.25," in table_to_csv(made)
+    (column,) = [column for column in made.columns if column.key == "Set5/psnr_y"]
+    assert ShownCell(cell(made, "b", "Set5/psnr_y"), column).text == "30.25 (+0.25)"
+
+
+def test_networks_of_a_comparison_have_no_difference_from_the_first_row():
+    assert "(+" not in to_markdown(experiment_table(as_printed("osffnet", "table1")))
+
+
+def test_rows_of_different_protocols_are_not_compared():
+    def measured(name, psnr, protocol):
+        settings = {"benchmark": {"sets": ["Set5"], "protocol": protocol}}
+        return sweep(name, psnr, model(name) | settings, protocol=protocol)
+
+    made = experiment_table(
+        [
+            measured("A", 32.0, "rgb_uint8"),
+            measured("B", 32.1, "rgb_uint8"),
+            measured("C", 33.0, "rgb_double"),
+            measured("D", 32.9, "rgb_double"),
+        ]
+    )
+    ranks = {name: cell(made, name, "Set5/psnr_y").rank for name in "ABCD"}
+    assert ranks == {"A": 2, "B": 1, "C": 1, "D": 2}
+    assert {own.label: own.against for own in made.rows if own.against} == {"B": "A"}
+    assert row(made, "C").mark == row(made, "D").mark == ""
+    assert cell(made, "C", "Set5/psnr_y").gain is None
+
+
+def test_rows_measured_on_different_images_are_not_compared():
+    says = ("Set5, 5 of 5 as published", "not the published Set5: 5 images cropped")
+    runs = [
+        sweep(name, psnr, model(name), test_images={"Set5": text})
+        for name, psnr, text in zip("AB", (32.0, 33.0), says, strict=True)
+    ]
+    made = experiment_table(runs)
+    assert [cell(made, name, "Set5/psnr_y").rank for name in "AB"] == [0, 0]
+    assert row(made, "B").against == ""
+    assert "images: Set5, 5 of 5 as published" in made.head
+    assert "warning: not the published Set5: 5 images cropped" in made.head
+    assert "warning: the images of Set5 differ between rows" in made.head
+
+
+def test_the_head_says_how_many_images_each_mean_is_over():
+    made = experiment_table([sweep("A", 32.0, model("A"), sets=("Set5", "mine"), count=7)])
+    assert "images: Set5, 7 images | mine, 7 images" in made.head
+
+
+def test_a_network_below_bicubic_is_remarked_on():
+    made = experiment_table([sweep("A", 28.0, model("A")), sweep("B", 28.5, model("B"))])
+    assert "A x4: below bicubic on Set5 (28.00 instead of 28.43 dB)" in made.notes()
+    assert not any(note.startswith("B") for note in made.notes())

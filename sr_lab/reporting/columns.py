@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from sr_lab.reporting import counts, published
 from sr_lab.reporting.formatting import fixed
-from sr_lab.reporting.rows import MINUS, MULTI_ADDS, Entry, Key
+from sr_lab.reporting.rows import MINUS, MULTI_ADDS, NUM_PARAMS, Entry, Key
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import flat, varied
 from sr_lab.reporting.table import Cell, Column
@@ -51,7 +51,7 @@ def measured_keys(runs: Sequence[Run]) -> list[Key]:
     """Size, cost, and the quality on every tested set."""
     sets = dict.fromkeys(name for run in runs for name in run.sets)
     quality = [(name, metric) for name in sets for metric in ("psnr_y", "ssim_y")]
-    return [("", "num_params_k"), MULTI_ADDS, *quality]
+    return [NUM_PARAMS, MULTI_ADDS, *quality]
 
 
 def paper_columns(
@@ -133,12 +133,12 @@ def printed_adds(entry: Entry) -> Cell:
     """The multiply-adds that the row's paper prints, or else other papers for the same network and size."""
     figure = entry.figures.get(MULTI_ADDS)
     if figure is None:
-        size = entry.figures.get(("", "num_params_k"))
-        params = entry.measured(("", "num_params_k")).value if size is None else size.value
+        printed, own = entry.figures.get(NUM_PARAMS), entry.measured(NUM_PARAMS).value
+        size = own if printed is None else printed.value
         option = next(
-            (str(run.values["option"]) for run in entry.runs if run.values.get("option")), entry.model
+            (str(run.values["option"]) for run in entry.runs if "option" in run.values), entry.model
         )
-        figure = counts.printed_multi_adds(option, entry.scale, (params or 0) * 1e3)
+        figure = None if size is None else counts.printed_multi_adds(option, entry.scale, size * 1e3)
     return Cell() if figure is None else Cell(text=figure.text, note=counts.rule(figure))
 
 

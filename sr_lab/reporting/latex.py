@@ -56,6 +56,10 @@ def to_latex(table: Table, *, paired: bool = False) -> str:
     if bases := {_label(row.against, rows) for row in rows if row.mark}:
         base = bases.pop() if len(bases) == 1 else "its baseline row"
         caption += rf" $^{{*}}$: differs from {base}, $p < 0.05$ (Wilcoxon, Holm)."
+    if any(
+        column.with_gain and row.cells[n].gain is not None for row in rows for n, column in enumerate(columns)
+    ):
+        caption += " In brackets: difference from the baseline row in dB."
     footnotes = {cell.mark: cell.note for row in rows for cell in row.cells if cell.mark}
     caption += "".join(rf" $^{{{mark}}}$: {escape(note)}." for mark, note in footnotes.items())
     body = []

@@ -17,6 +17,7 @@ MINUS = " minus "  # in the label of a row that shows the difference of two rows
 
 Key: TypeAlias = tuple[str, str]  # set and metric, as in expected.csv
 
+NUM_PARAMS: Key = ("", "num_params_k")
 # Ours: all operations at 1280x720. Papers count by different rules and have a column of their own.
 MULTI_ADDS: Key = ("", "multi_adds_g")
 VALIDATION: Key = ("", "psnr_y")  # a PSNR without a set is measured on the paper's validation images

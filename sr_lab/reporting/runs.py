@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,14 @@ class Run:
         images = self.values.get("images")
         return [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
 
+    @functools.cached_property
+    def test_images(self) -> dict[str, str]:
+        """What the images of each tested set are, e.g. ``Set5, 5 of 5 as published``; at least how many."""
+        counts = Counter(str(image.get("set_name", "")) for image in self.images)
+        known = self.values.get("test_images")
+        says = known if isinstance(known, Mapping) else {}
+        return {name: str(says.get(name, f"{name}, {counts[name]} images")) for name in self.sets}
+
     @property
     def wandb(self) -> dict[str, object] | None:
         """The W&B logger of the configuration, if it has one."""
@@ -169,7 +178,7 @@ def _settings(folder: RunFolder) -> Mapping[str, object]:
 
 
 def find_runs(root: Path) -> list[Run]:
-    """The run at ``root``, or every run below it, sorted by path.
+    """The run at ``root``, or every run below it: the jobs of a sweep in its order, others by path.
 
     Raises:
         ConfigError: There is no run.
@@ -182,4 +191,11 @@ def find_runs(root: Path) -> list[Run]:
     found = sorted({path.parent for path in paths if "wandb" not in path.relative_to(root).parts})
     if not found:
         raise ConfigError(f"runs: no run folder in '{root}'; give a folder that a training has written")
-    return [read_run(path) for path in found]
+    indices = {parent: read_index(parent) for parent in {path.parent for path in found}}
+    jobs = {
+        parent / job.folder: number for parent, index in indices.items() for number, job in enumerate(index)
+    }
+    # The first row of a table is its baseline, in the sweep's own table and in every later one.
+    return [
+        read_run(path) for path in sorted(found, key=lambda path: (path.parent, jobs.get(path, 1e9), path))
+    ]

@@ -20,8 +20,8 @@ from sr_lab.reporting.runs import Run
 
 # Whether measured here, colour, fill of the marker in the legend, label.
 _KINDS: tuple[tuple[bool, str, FillStyleType, str], ...] = (
-    (False, "#c8571b", "none", "printed in papers"),
-    (True, "#1f6fb4", "full", "measured here"),
+    (False, "#c8571b", "none", "PSNR printed in papers"),
+    (True, "#1f6fb4", "full", "PSNR measured here"),
 )
 
 

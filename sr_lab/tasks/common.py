@@ -14,6 +14,7 @@ from torch import distributed, nn
 
 from sr_lab.config.schema import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.facts import as_published
 from sr_lab.errors import ConfigError, did_you_mean
 from sr_lab.inference import backends
 from sr_lab.inference.tiling import Tiled
@@ -119,9 +120,12 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
     return counts
 
 
-def measured(results: Sequence[ImageResult], protocol: Protocol, scale: int) -> dict[str, object]:
-    """The part of ``metrics.json`` that a test produces."""
+def measured(
+    results: Sequence[ImageResult], protocol: Protocol, scale: int, sets: Sequence[BenchmarkSet]
+) -> dict[str, object]:
+    """The part of ``metrics.json`` that a test of some sets produces."""
     return {
+        "test_images": {images.name: as_published(images.name, images.files) for images in sets},
         "protocol": protocol.name,
         "protocol_says": protocol.describe(scale),
         **means(results),

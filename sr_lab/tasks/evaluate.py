@@ -41,7 +41,8 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         config, network = open_configured(config, overrides)
         protocol = common.protocol_of(config)
         tiled = common.prepared(config, network)
-        results = _test(config, tiled, protocol, ExampleImages(run_folder.images))
+        sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+        results = _test(config, tiled, protocol, sets, ExampleImages(run_folder.images))
         if rank() != 0:
             return
         run_folder.write_config(to_yaml(config))
@@ -52,7 +53,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
             | {"wall_time_s": round(time.perf_counter() - started, 1)}
             | common.cost(network, config.scale)
-            | common.measured(results, protocol, config.scale)
+            | common.measured(results, protocol, config.scale, sets)
         )
     if common.in_multirun():
         return
@@ -64,9 +65,12 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _test(
-    config: EvaluateConfig, network: nn.Module, protocol: Protocol, *callbacks: lightning.Callback
+    config: EvaluateConfig,
+    network: nn.Module,
+    protocol: Protocol,
+    sets: Sequence[BenchmarkSet],
+    *callbacks: lightning.Callback,
 ) -> list[ImageResult]:
-    sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     module = SRModule(
         network, scale=config.scale, protocol=protocol, test_sets=[images.name for images in sets]
     )

@@ -117,7 +117,7 @@ def test_a_standard_deviation_is_printed_for_three_or_more_seeds(seeds, shown):
 
 def test_columns_that_the_paper_does_not_print_are_left_out():
     text = to_latex(experiment_table([finished("111", 32.0, sets=("Set5", "sample"), wall_time_s=3.0)]))
-    assert "sample" not in text
+    assert "sample" not in text[text.index(r"\begin{tabular}") :]
     assert "[s]" not in text
 
 

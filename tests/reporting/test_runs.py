@@ -98,7 +98,7 @@ def test_printed_multiply_adds_have_a_column_and_a_footnote_for_each_rule():
         if not row.is_reference
     }
     assert texts == {"osffnet": ["29.3", "22.0 a"], "imdn": ["40.9", "40.9 b"], "wide": ["46.0", "-"]}
-    assert [note[:12] for note in made.notes()] == ["a: torchinfo", "b: weights o"]
+    assert [note[:12] for note in made.notes()[1:]] == ["a: torchinfo", "b: weights o"]
     assert "multi-adds: all operations at an output of 1280x720" in made.head
 
 
@@ -250,3 +250,12 @@ def test_a_folder_without_runs_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=f"runs: no run folder in '.*{name}'"):
         find_runs(tmp_path / name)
+
+
+def test_the_jobs_of_a_sweep_are_found_in_its_order(tmp_path):
+    """Otherwise the first row, the baseline, would be another in a report than at the end of the sweep."""
+    for name in ("a-1", "b-2", "c-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text("{}")
+    write_index(tmp_path, [Listed("c-3", None, []), Listed("a-1", None, [])])
+    assert [found.path.name for found in find_runs(tmp_path)] == ["c-3", "a-1", "b-2"]

@@ -170,6 +170,32 @@ def test_a_recipe_changed_on_the_command_line_gives_a_warning():
     assert not any("warning" in line for line in experiment_table([plain]).head)
 
 
+@pytest.mark.parametrize(
+    ("scale", "init_ckpt", "warned"),
+    [
+        (2, None, None),
+        (4, "outputs/x2", None),
+        (4, None, "OSFFNet x4 from scratch (fine-tuned from x2 in the paper)"),
+    ],
+)
+def test_a_step_of_the_papers_own_recipe_gives_no_warning(scale, init_ckpt, warned):
+    table = {"paper": "osffnet", "name": "table1", "fine_tuned": ["OSFFNet"]}
+    given = ("row=9", f"scale={scale}", *([f"init_ckpt={init_ckpt}"] if init_ckpt else []))
+    run = finished("OSFFNet", 32.0, table=table, scale=scale)
+    run = replace(run, overrides=given, settings={**run.settings, "init_ckpt": init_ckpt})
+    warnings = [line for line in experiment_table([run]).head if line.startswith("warning")]
+    assert warnings == ([f"warning: not the paper's recipe: {warned}"] if warned else [])
+
+
+def test_scales_that_were_run_by_another_command_are_not_called_missing(tmp_path):
+    table = {"paper": "osffnet", "name": "table1"}
+    x2, x4 = (folder(tmp_path, f"x{n}", **values("OSFFNet", 32.0, table=table, scale=n)) for n in (2, 4))
+    made = experiment_table([x4])
+    assert "not run: x3" in made.head
+    assert "in the same folder, not shown here: x2" in made.head
+    assert x2.scale == 2
+
+
 def test_a_failed_row_shows_its_failure_and_the_papers_figures():
     failed = Run(Path("x-1"), problem="failed: no", settings={"scale": 4, "table": TABLE_2}, labels=("101",))
     made = experiment_table([finished("000", 31.9), failed])

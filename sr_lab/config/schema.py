@@ -80,6 +80,7 @@ class Table(_Strict):
 
     paper: str
     name: str
+    fine_tuned: list[str] = []  # rows that the paper trains at x3 and x4 from its x2 network, by init_ckpt
 
 
 class Sweep(_Strict):

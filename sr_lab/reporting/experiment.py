@@ -67,7 +67,11 @@ def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Tab
         return _sweep_table(runs, baseline)
     entries, left_out = paper_entries(*table, runs)
     made = _table(" ".join(table), runs, entries, paper_columns(*table, runs, entries), baseline)
-    more = [f"not run: {', '.join(left_out)}"] if left_out else []
+    elsewhere = _run_in_same_folders(runs) if left_out else set()
+    missing = [block for block in left_out if block not in elsewhere]
+    more = [f"not run: {', '.join(missing)}"] if missing else []
+    others = [block for block in left_out if block in elsewhere]
+    more += [f"in the same folder, not shown here: {', '.join(others)}"] if others else []
     shorter = sorted({budget(run.values) for run in runs if "budget" in run.values} - {"paper"})
     more += [f"warning: not trained at the paper's budget: {', '.join(shorter)}"] if shorter else []
     changes = dict.fromkeys(override for run in runs for override in changed(run))
@@ -75,6 +79,13 @@ def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Tab
     keys = [key_of(column) for column in made.columns]
     more += [f"note: {text}" for applies, text in _NOTES if any(map(applies, keys))]
     return replace(made, head=(*made.head, *more))
+
+
+def _run_in_same_folders(runs: Sequence[Run]) -> set[str]:
+    """The scales of the table that finished in the folders of the runs, by other commands."""
+    places = {metrics.parent for run in runs for metrics in run.path.parent.glob("*/metrics.json")}
+    found = (read_run(place) for place in places)
+    return {f"x{run.scale}" for run in found if run.table == runs[0].table and not run.problem}
 
 
 def in_table_order(table: Table, runs: Sequence[Run]) -> list[Run]:

@@ -56,6 +56,13 @@ class Run:
         return str(value["paper"]), str(value["name"])
 
     @property
+    def is_fine_tuned_in_paper(self) -> bool:
+        """Whether the paper starts this row from its x2 network (``table.fine_tuned``)."""
+        value = self.values.get("table", self.settings.get("table"))
+        rows = value.get("fine_tuned") if isinstance(value, dict) else None
+        return self.scale > 2 and isinstance(rows, list) and bool(self.labels) and self.labels[0] in rows
+
+    @property
     def commit(self) -> str:
         """Shortened commit of the code, and whether it had local changes; empty if unknown."""
         changes = " with local changes" if self.values.get("dirty") else ""

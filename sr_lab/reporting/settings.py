@@ -42,18 +42,24 @@ def flat(run: Run) -> dict[str, str]:
 
 
 def changed(run: Run) -> list[str]:
-    """Overrides on a sweep's command line that change the recipe, so that results cannot match the paper's.
+    """What changes the recipe of a row, so that results cannot match the paper's.
 
-    The budget, which a table shows anyway, and folders are left out.
+    These are overrides on a sweep's command line, without the budget, which a table shows anyway, and folders;
+    and a training from scratch where the paper starts from its x2 network.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)
     keys = {override: override.partition("=")[0].lstrip("+~") for override in run.overrides}
-    return [
+    found = [
         override
         for override, key in keys.items()
         if key.partition(".")[0] in recipe and not key.endswith("_dir")
     ]
+    if not run.is_fine_tuned_in_paper:
+        return found
+    if run.settings.get("init_ckpt") is None:
+        return [*found, f"{run.labels[0]} x{run.scale} from scratch (fine-tuned from x2 in the paper)"]
+    return [override for override in found if keys[override] != "init_ckpt"]
 
 
 def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:

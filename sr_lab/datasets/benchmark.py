@@ -66,7 +66,7 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         need = SSIM_WINDOW + 2 * self.protocol.crop_border(self.scale)
         if min(hr.shape[-2:]) < need:
             raise DataError(
-                f"benchmark {self.name}: {file} is {hr.shape[-2]}x{hr.shape[-1]} when cropped to multiples "
+                f"benchmark {self.name}: {file} is {hr.shape[-1]}x{hr.shape[-2]} pixels when cropped to multiples "
                 f"of scale={self.scale}; measuring needs {need}x{need}, so remove the image"
             )
         grey = is_grey(file)

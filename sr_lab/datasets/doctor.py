@@ -109,7 +109,7 @@ def _images(place: Place) -> Iterator[Finding]:
             state, says = "wrong", f"{says}; {extra} more than {known.name} has"
         if known.name.startswith("DIV2K"):
             broken += [
-                Finding("wrong", file, f"half-size or another image: {height}x{width}; DIV2K has 2K images")
+                Finding("wrong", file, f"half-size or another image: {width}x{height} pixels; DIV2K has 2K images")
                 for file, (height, width) in sizes.items()
                 if max(height, width) < _SIDE_2K
             ]
@@ -187,7 +187,8 @@ def _in_words(found: Origin) -> str:
 
 
 def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    height, width = size
+    return f"{width}x{height}"
 
 
 def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:

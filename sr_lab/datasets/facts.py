@@ -205,10 +205,10 @@ def as_published(set_name: str, files: Sequence[Path]) -> str:
 def _altered(file: Path, height: int, width: int, want: Fact, cut: int) -> Verdict:
     """The verdict on an image that has the name of a benchmark image but other pixels."""
     size, full = (height, width), (want.height, want.width)
-    sizes = f"{height}x{width} instead of {want.height}x{want.width}"
+    sizes = f"{width}x{height} instead of {want.width}x{want.height} pixels"
     if size == full:
         how = "JPEG " if file.suffix.lower() in (".jpg", ".jpeg") else ""
-        return Verdict("wrong", "recompressed", f"{how}{height}x{width} as it should be, with other pixels")
+        return Verdict("wrong", "recompressed", f"{how}{width}x{height} as it should be, with other pixels")
     for factor, kind in _FRACTIONS.items():
         if all(abs(side * factor - whole) < factor for side, whole in zip(size, full, strict=True)):
             return Verdict("wrong", kind, sizes)

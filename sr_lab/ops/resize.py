@@ -54,7 +54,7 @@ def imresize(
     height, width = image.shape[-2:]
     if height * numerator % denominator or width * numerator % denominator:
         raise ValueError(
-            f"imresize: a {height}x{width} image times {numerator}/{denominator} has a fractional size; "
+            f"imresize: an image of {width}x{height} pixels times {numerator}/{denominator} has a fractional size; "
             "crop it first (mod_crop)"
         )
     # The kernel reaches 2 pixels of the coarser grid to each side. With a margin that is a multiple of the

@@ -44,8 +44,8 @@ def flat(run: Run) -> dict[str, str]:
 def changed(run: Run) -> list[str]:
     """What changes the recipe of a row, so that results cannot match the paper's.
 
-    These are overrides on a sweep's command line, without the budget, which a table shows anyway, and folders;
-    and a training from scratch where the paper starts from its x2 network.
+    These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
+    folders; and a training from scratch where the paper starts from its x2 network.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)

@@ -109,7 +109,7 @@ def _images(place: Place) -> Iterator[Finding]:
             state, says = "wrong", f"{says}; {extra} more than {known.name} has"
         if known.name.startswith("DIV2K"):
             broken += [
-                Finding("wrong", file, f"half-size or another image: {width}x{height} pixels; DIV2K has 2K images")
+                Finding("wrong", file, f"half-size or another image: {width}x{height}; DIV2K has 2K images")
                 for file, (height, width) in sizes.items()
                 if max(height, width) < _SIDE_2K
             ]

@@ -1,5 +1,7 @@
 """The table of an experiment: runs next to the paper's figures, averaged over seeds, the best marked."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -166,7 +168,7 @@ def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Rea
         entry.block,
         is_ours=bool(entry.runs) or has_figures,
         problem="" if has_figures else entry.problem or "finished without figures",
-        note="; ".join(filter(None, (entry.note, _below_bicubic(entry)))),
+        note="; ".join(filter(None, (entry.note, _below_bicubic(entry), *_exact(entry)))),
         is_own=entry.is_own,
         **_origin(entry.finished),
     )
@@ -179,6 +181,19 @@ def _origin(runs: Sequence[Run]) -> _Origin:
         "protocol": ", ".join(protocols),
         "test_images": tuple(dict.fromkeys(pair for run in runs for pair in run.test_images.items())),
     }
+
+
+def _exact(entry: Entry) -> list[str]:
+    """Remarks on test sets whose mean PSNR is infinite because images are reproduced exactly."""
+    exact = Counter(
+        str(image.get("set_name"))
+        for run in entry.finished
+        for image in run.images
+        if image.get("psnr_y") == math.inf
+    )
+    return [
+        f"PSNR on {name} is infinite: {count} exact image{'s' * (count > 1)}" for name, count in exact.items()
+    ]
 
 
 def _reader(key: str) -> Callable[[Run], float | None]:

@@ -156,7 +156,26 @@ def read_run(path: Path) -> Run:
     labels = [] if own is None else [own, *(job.label for job in listed)]
     distinct = tuple(dict.fromkeys(str(label) for label in labels if label is not None))
     overrides = tuple(listed[-1].overrides) if listed else ()
-    return Run(path, values or {}, problem, settings, distinct, overrides)
+    return Run(path, _with_infinity(values or {}), problem, settings, distinct, overrides)
+
+
+def _with_infinity(values: dict[str, object]) -> dict[str, object]:
+    """``metrics.json`` with the infinite PSNR of exact images, which it holds as null next to an SSIM."""
+
+    def restored(held: dict[str, object]) -> dict[str, object]:
+        exact = {
+            key: math.inf
+            for key, value in held.items()
+            if value is None
+            and key.endswith("psnr_y")
+            and held.get(key.replace("psnr_y", "ssim_y")) is not None
+        }
+        return {**held, **exact}
+
+    images = values.get("images")
+    if not isinstance(images, list):
+        return restored(values)
+    return {**restored(values), "images": [restored(i) if isinstance(i, dict) else i for i in images]}
 
 
 def _why_unfinished(folder: RunFolder) -> str:

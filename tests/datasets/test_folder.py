@@ -209,7 +209,9 @@ def test_the_error_for_a_missing_lr_image_names_it(make, tmp_path):
 
 def test_the_error_for_an_lr_image_of_the_wrong_size_gives_both_sizes(make, tmp_path):
     dataset = make(lr_dir=str(photographs(tmp_path / "lr", height=27)))
-    message = r"lr/0000.png is 66x27 pixels, but .*hr/0000.png is 66x53; at scale=2 the LR image must be 33x26"
+    message = (
+        r"lr/0000.png is 66x27 pixels, but .*hr/0000.png is 66x53; at scale=2 the LR image must be 33x26"
+    )
     with pytest.raises(DataError, match=message):
         dataset.prepare()
 

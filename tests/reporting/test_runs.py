@@ -259,3 +259,16 @@ def test_the_jobs_of_a_sweep_are_found_in_its_order(tmp_path):
         (tmp_path / name / "metrics.json").write_text("{}")
     write_index(tmp_path, [Listed("c-3", None, []), Listed("a-1", None, [])])
     assert [found.path.name for found in find_runs(tmp_path)] == ["c-3", "a-1", "b-2"]
+
+
+def test_an_exact_image_makes_the_mean_infinite_and_the_table_says_so(tmp_path):
+    image = {"set_name": "Set5", "image": "a", "psnr_y": None, "ssim_y": 1.0, "bicubic_psnr_y": 30.0}
+    for name, exact in (("exact", {"test/Set5/psnr_y": None}), ("plain", {})):
+        (tmp_path / name).mkdir()
+        content = values(name) | exact | ({"images": [image]} if exact else {})
+        (tmp_path / name / "metrics.json").write_text(json.dumps(content))
+    made = experiment_table(find_runs(tmp_path))
+    (column,) = [n for n, column in enumerate(made.columns) if column.key == "Set5/psnr_y"]
+    rows = {row.label: row.cells[column].value for row in made.rows}
+    assert rows["exact"] == float("inf")
+    assert "exact x4: PSNR on Set5 is infinite: 1 exact image" in made.notes()

@@ -128,7 +128,7 @@ class RunFolder:
         files.write(self.config, text)
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
-        """Write ``metrics.json``, the last thing that a run does; infinity and NaN, which JSON lacks, are null."""
+        """Write ``metrics.json``, the last thing that a run does. JSON has neither infinity nor NaN: null."""
         files.write(self.metrics, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
     def mark_pruned(self, why: str) -> None:

@@ -141,7 +141,7 @@ def test_each_tampered_image_is_reported_by_name(set14):
         assert part in wrong["."]
     for name, (_, said) in TAMPERED.items():
         assert wrong[name].startswith(said), (name, wrong[name])
-    assert wrong["barbara.jpg"].startswith("recompressed: JPEG 576x720 as it should be")
+    assert wrong["barbara.jpg"].startswith("recompressed: JPEG 720x576 as it should be")
     assert wrong["face.png"] == "renamed: these are the pixels of Set14/flowers.png"
     assert wrong["flowers.png"] == "missing"
     assert wrong["bridge.png"].startswith("broken: cannot read")

@@ -134,8 +134,8 @@ def find(runs: Sequence[Run], say: Callable[[str], object] = lambda line: None) 
                 different.add(key)
                 sizes = " and ".join(f"{w}x{h}" for h, w, _ in (load(known.hr).shape, load(hr).shape))
                 say(
-                    f"{set_name} {image} x{run.scale}: '{known.results[1].name}' and '{name}' were measured on "
-                    f"different images of this name ({sizes} pixels); the image is left out of the figures"
+                    f"{set_name} {image} x{run.scale}: '{known.results[1].name}' and '{name}' were measured "
+                    f"on different images of this name ({sizes} pixels); the image is left out of the figures"
                 )
             results = (*known.results, Result(name, sr, *_scores(values, ""), protocol))
             found[key] = Picture(set_name, image, run.scale, known.lr, known.hr, results)

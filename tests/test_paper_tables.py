@@ -460,6 +460,16 @@ def test_figures_come_after_three_settings_at_most_and_before_costs():
     ]
 
 
+def test_settings_of_a_training_are_no_columns_of_evaluations():
+    """An evaluation of earlier versions has them in its config.yaml."""
+    runs = [
+        sweep(name, 30.0, {"task": "evaluate", "ckpt": name, "dataset": {"scale": n}, "steps": n})
+        for n, name in enumerate("ab")
+    ]
+    settings = [column.key for column in experiment_table(runs).columns if column.is_setting]
+    assert settings == ["ckpt"]
+
+
 def test_runs_measured_on_different_sets_are_separate_rows():
     benchmark = [{"benchmark": {"sets": [name], "protocol": "rgb_uint8"}} for name in ("Set5", "Set14")]
     runs = [sweep("imdn", 30.0, model("IMDN") | own, sets=own["benchmark"]["sets"]) for own in benchmark]

@@ -10,6 +10,7 @@ _GROUPS = (
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
     *("validation", "benchmark"),
 )
+_WITHOUT_TRAINING = ("task", "model", "upsampler", "strategy", "ckpt", "benchmark")
 # A group's setting that usually repeats a setting of the run.
 _REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
 # The node that holds a group's settings.
@@ -23,8 +24,10 @@ def flat(run: Run) -> dict[str, str]:
     """
     identity = run.values.get("identity")
     source = run.settings or (identity if isinstance(identity, Mapping) else {})
+    task = source.get("task", run.values.get("task"))
     found: dict[str, str] = {}
-    for group in _GROUPS:
+    trains = task in ("train", None)
+    for group in _GROUPS if trains else _WITHOUT_TRAINING:
         value = source.get(group)
         if group in _REPEATED and isinstance(value, Mapping):
             inner, outer = _REPEATED[group]
@@ -36,6 +39,8 @@ def flat(run: Run) -> dict[str, str]:
             _add_group(found, group, value)
         elif value is not None:
             found[group] = _text(value)
+    if not trains:
+        return found
     trainer = source.get("trainer")
     precision = trainer.get("precision") if isinstance(trainer, Mapping) else source.get("precision")
     return found | ({"precision": str(precision)} if precision is not None else {})

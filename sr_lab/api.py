@@ -215,7 +215,7 @@ def _pillow(
 ) -> Image.Image:
     if not (image.width and image.height):
         raise DataError(
-            f"upscale: the image has no pixels, got {image.height}x{image.width}; allowed: 1x1 or larger"
+            f"upscale: the image has no pixels, got {image.width}x{image.height}; allowed: 1x1 or larger"
         )
     if image.mode.startswith("I;16"):
         if not image.has_transparency_data:

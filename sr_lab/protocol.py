@@ -1,6 +1,6 @@
 """How a paper measures: how the LR image is made, which values are compared, how much border is cropped.
 
-Three protocols are in use, and the second decimal of a published PSNR depends on the choice.
+Four protocols are in use, and the second decimal of a published PSNR depends on the choice.
 """
 
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ class Protocol:
         border: How `imresize` extends the HR image beyond its edges.
         grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
             0..255 are the luma (``luma``). The former gains 1.32 dB in the studio range.
+        reproduces: Whose published figures it reproduces; empty if unknown.
 
     Raises:
         ConfigError: A field has a value that is not listed, or ``colour`` is RGB with a luma LR image.
@@ -47,6 +48,7 @@ class Protocol:
     lr_source: Literal["uint8", "double", "luma"] = "uint8"
     border: Border = "symmetric"
     grey: Literal["rgb", "luma"] = "rgb"
+    reproduces: str = ""
 
     def __post_init__(self) -> None:
         for field, kind in get_type_hints(type(self)).items():
@@ -80,11 +82,22 @@ class Protocol:
         values = f"{rounded} {self.luma_range}-range BT.601 luma" if self.colour == "y" else "RGB"
         result = "8-bit" if self.quantise else "unquantised"
         grey = "RGB with equal channels" if self.grey == "rgb" else "luma 0..255"
+        clipped = "; bicubic is clipped to luma 16..235" if self._clips_bicubic else ""
+        known = f"; reproduces {self.reproduces}" if self.reproduces else ""
         return (
             f"{self.name}: x{scale} LR by MATLAB's bicubic imresize ({self.border} border) from {lr_from}; "
             f"PSNR and SSIM on {values} of the {result} result, {self.crop_border(scale)} pixels cropped at "
-            f"every edge; files with one channel count as {grey}."
+            f"every edge; files with one channel count as {grey}{clipped}{known}."
         )
+
+    @property
+    def _clips_bicubic(self) -> bool:
+        return self.lr_source == "luma" and self.luma_range == "studio"
+
+    @property
+    def settings(self) -> "Protocol":
+        """This protocol without its name: two that are equal give the same figures."""
+        return replace(self, name="", reproduces="")
 
     def check_network(self, colour: NetworkColour) -> None:
         """Check that this protocol can feed and measure a network.
@@ -155,10 +168,12 @@ class Protocol:
 
         Returns:
             ``(N, C, scale * h, scale * w)``, rounded after each axis if ``lr_source`` is ``uint8``, as MATLAB
-            does, otherwise not rounded.
+            does, otherwise not rounded. Studio-range luma is clipped to 16..235, grey images included, as
+            in the code that made the published rows; the results of networks are not clipped.
         """
         if self.lr_source != "uint8":
-            return imresize(lr, numerator=scale, border=self.border)
+            sr = imresize(lr, numerator=scale, border=self.border)
+            return sr.clamp(16 / 255, 235 / 255) if self._clips_bicubic else sr
         levels = (lr.double() * 255).round()
         sr = imresize(levels, numerator=scale, border=self.border, round_each_axis=True)
         return (sr / 255).to(lr.dtype)
@@ -204,12 +219,21 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        # IMDN, PAN, RLFN, LBNet, A2F
-        Protocol(name="rgb_uint8"),
-        # BSRN, and networks trained on BasicSR's images
-        Protocol(name="rgb_double", lr_source="double"),
-        # The published bicubic rows, SRCNN, VDSR, FSRCNN
-        Protocol(name="classic_y", lr_source="luma", round_luma=True, grey="luma"),
+        Protocol(name="rgb_uint8", reproduces="IMDN, PAN, RLFN, LBNet and A2F"),
+        Protocol(
+            name="rgb_double",
+            lr_source="double",
+            reproduces="BSRN and networks trained with BasicSR's images",
+        ),
+        Protocol(
+            name="classic_y",
+            lr_source="luma",
+            round_luma=True,
+            grey="luma",
+            reproduces="SRCNN, VDSR, FSRCNN and the bicubic rows of Set5, Set14, B100 and Urban100",
+        ),
+        # MATLAB's own functions on 8-bit images throughout.
+        Protocol(name="matlab_uint8", round_luma=True, reproduces="the bicubic row of Manga109"),
     )
 }
 
@@ -222,7 +246,8 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         colour: The network's colour; conventions that do not fit it are left out.
 
     Returns:
-        Pairs of a label, which says what differs, and a protocol; the given protocol comes first.
+        Pairs of a label, which says what differs and which named protocol that is, and a protocol; the given
+        protocol comes first, and each named protocol that fits the network is among them.
     """
     other_border: Border = "replicate" if protocol.border == "symmetric" else "symmetric"
     changed = [("as measured", protocol)]
@@ -244,8 +269,14 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         ("LR from double RGB", replace(protocol, lr_source="double")),
         (f"LR with {other_border} border", replace(protocol, border=other_border)),
     ]
-    different = [(label, other) for label, other in changed[1:] if other != protocol]
-    return changed[:1] + [(label, other) for label, other in different if _fits(other, colour)]
+    named = {other.settings: other for other in PROTOCOLS.values()}
+    found = {protocol.settings: changed[0]}
+    for label, other in changed[1:]:
+        known = named.get(other.settings)
+        found.setdefault(other.settings, (f"{label} ({known.name})", known) if known else (label, other))
+    for settings, other in named.items():
+        found.setdefault(settings, (other.name, other))
+    return [(label, other) for label, other in found.values() if other is protocol or _fits(other, colour)]
 
 
 def _fits(protocol: Protocol, colour: NetworkColour) -> bool:

@@ -128,8 +128,8 @@ class RunFolder:
         files.write(self.config, text)
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
-        """Write ``metrics.json``, the last thing that a run does."""
-        files.write(self.metrics, json.dumps(values, indent=2) + "\n")
+        """Write ``metrics.json``, the last thing that a run does. JSON has neither infinity nor NaN: null."""
+        files.write(self.metrics, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
     def mark_pruned(self, why: str) -> None:
         """Record that the run was stopped on purpose; another attempt would resume it."""
@@ -249,6 +249,14 @@ def _locked(file: IO[str], kind: int, *, attempts: int = 1) -> bool:
         else:
             return True
     return False
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

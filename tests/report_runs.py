@@ -30,7 +30,6 @@ def values(label: str | None, psnr: float, **more: object) -> dict[str, object]:
         "date": "2026-01-01T00:00:00+00:00",
         "num_params": 536_500,
         "multi_adds": 29_300_000_000,
-        "multi_adds_paper": 22_040_000_000,
     }
     if label is not None:
         found |= {"table": {"paper": "osffnet", "name": "table2"}, "row": label}

@@ -291,7 +291,7 @@ def test_a_loss_of_bit_depth_is_noted(tmp_path, colour_type, channels):
 
 
 def test_an_image_without_pixels_is_refused():
-    with pytest.raises(DataError, match=r"upscale: the image has no pixels, got 0x5; allowed: 1x1 or larger"):
+    with pytest.raises(DataError, match=r"upscale: the image has no pixels, got 5x0; allowed: 1x1 or larger"):
         sr_lab.upscale(Image.new("RGB", (5, 0)), Repeat())
 
 

@@ -110,18 +110,18 @@ def test_the_version_of_matlabs_own_lr_images_is_recognised(data_dir):
 
 
 TAMPERED = {
-    "baboon.png": (lambda image: image.crop((0, 0, 492, 480)), "cropped: to a multiple of 12: 480x492"),
-    "comic.png": (lambda image: image.crop((0, 0, 248, 360)), "cropped: to a multiple of 4: 360x248"),
-    "zebra.png": (lambda image: image.crop((3, 3, 583, 388)), "cropped: 385x580 instead of 391x586"),
-    "monarch.png": (lambda image: image.resize((384, 256)), "half-size: 256x384 instead of 512x768"),
-    "ppt3.png": (lambda image: image.resize((264, 328)), "half-size: 328x264 instead of 656x529"),
+    "baboon.png": (lambda image: image.crop((0, 0, 492, 480)), "cropped: to a multiple of 12: 492x480"),
+    "comic.png": (lambda image: image.crop((0, 0, 248, 360)), "cropped: to a multiple of 4: 248x360"),
+    "zebra.png": (lambda image: image.crop((3, 3, 583, 388)), "cropped: 580x385 instead of 586x391"),
+    "monarch.png": (lambda image: image.resize((384, 256)), "half-size: 384x256 instead of 768x512"),
+    "ppt3.png": (lambda image: image.resize((264, 328)), "half-size: 264x328 instead of 529x656"),
     "man.png": (lambda image: image.resize((128, 128)), "quarter-size: 128x128"),
-    "foreman.png": (lambda image: image.rotate(90, expand=True), "other size: 352x288"),
-    "pepper.png": (lambda image: image.resize((600, 512)), "other size: 512x600"),
-    "lenna.png": (lambda image: image.crop((0, 0, 400, 512)), "other size: 512x400"),
+    "foreman.png": (lambda image: image.rotate(90, expand=True), "other size: 288x352"),
+    "pepper.png": (lambda image: image.resize((600, 512)), "other size: 600x512"),
+    "lenna.png": (lambda image: image.crop((0, 0, 400, 512)), "other size: 400x512"),
     "coastguard.png": (
         lambda image: image.point(lambda value: value ^ 1),
-        "recompressed: 288x352",
+        "recompressed: 352x288",
     ),
 }
 
@@ -141,11 +141,33 @@ def test_each_tampered_image_is_reported_by_name(set14):
         assert part in wrong["."]
     for name, (_, said) in TAMPERED.items():
         assert wrong[name].startswith(said), (name, wrong[name])
-    assert wrong["barbara.jpg"].startswith("recompressed: JPEG 576x720 as it should be")
+    assert wrong["barbara.jpg"].startswith("recompressed: JPEG 720x576 as it should be")
     assert wrong["face.png"] == "renamed: these are the pixels of Set14/flowers.png"
     assert wrong["flowers.png"] == "missing"
     assert wrong["bridge.png"].startswith("broken: cannot read")
     assert wrong["holiday.png"] == "superfluous: Set14 has no image of this name"
+
+
+def test_a_set_with_its_published_pixels_is_called_by_its_name(set14):
+    files = sorted(set14.iterdir())
+    assert facts.as_published("Set14", files) == "Set14, 14 of 14 as published"
+    assert facts.as_published("mine", files) == "mine, 14 images"
+
+
+def test_a_changed_set_is_not_called_the_published_one(set14):
+    changed(set14, "zebra.png", lambda image: image.crop((0, 0, 100, 100)))
+    changed(set14, "man.png", lambda image: image.crop((0, 0, 508, 508)))
+    (set14 / "lenna.png").unlink()
+    says = facts.as_published("Set14", sorted(set14.iterdir()))
+    assert says.startswith("not the published Set14: ")
+    assert "1 image of another size" in says
+    assert "1 image cropped" in says
+    assert says.endswith("1 missing, 11 as published")
+
+
+def test_a_set_of_another_size_is_not_the_published_one(tmp_path):
+    files = [image_file(tmp_path / fact.file, noise(n)) for n, fact in enumerate(facts.facts()["Set5"])]
+    assert facts.as_published("Set5", files) == "not the published Set5: 5 images of another size"
 
 
 def test_an_image_of_another_set_is_reported(tmp_path, data_dir):
@@ -182,7 +204,7 @@ def test_a_cropped_set_is_accepted_in_basicsrs_layout_and_is_a_fault_elsewhere(t
     assert found["benchmarks/Set5/HR"].state == "wrong"
     assert (
         found["benchmarks/Set5/HR/baby.png"].says
-        == "cropped: to a multiple of 12: 504x504 instead of 512x512"
+        == "cropped: to a multiple of 12: 504x504 instead of 512x512 pixels"
     )
 
 
@@ -278,7 +300,7 @@ def test_missing_images_and_pairs_with_wrong_sizes_are_reported(tmp_path):
     wrong = findings(tmp_path, "wrong")
     assert "1 of 3 fit their HR images, and 1 HR images have no LR image" in wrong["Set5_LR_x4"]
     assert wrong["Set5_LR_x4/1.png"].startswith("has no HR image in")
-    assert wrong["Set5_LR_x4/3.png"] == "11x9 does not fit its HR image 48x36 at x4"
+    assert wrong["Set5_LR_x4/3.png"] == "9x11 does not fit its HR image 36x48 at x4"
 
 
 def test_lr_images_without_hr_images_are_reported(tmp_path):
@@ -304,7 +326,7 @@ def test_an_incomplete_div2k_and_images_of_half_size_are_reported(tmp_path):
     wrong = findings(tmp_path, "wrong")
     assert "DIV2K (validation) in EDSR's layout: 99 images" in wrong["DIV2K/DIV2K_valid_HR"]
     assert "1 missing, starting with 0801" in wrong["DIV2K/DIV2K_valid_HR"]
-    assert wrong["DIV2K/DIV2K_valid_HR/0900.png"].startswith("half-size or another image: 678x1020")
+    assert wrong["DIV2K/DIV2K_valid_HR/0900.png"].startswith("half-size or another image: 1020x678")
     image_file(folder / "0801.png", np.zeros((4, 2040, 3), np.uint8))
     image_file(folder / "0900.png", np.zeros((4, 2040, 3), np.uint8))
     assert findings(tmp_path, "wrong") == {}
@@ -358,7 +380,7 @@ def test_the_doctor_exits_with_1_if_something_is_wrong(tmp_path, set14):
     assert bad.returncode == 1, bad.stderr
     assert "Set14 in our layout: 13 of 14 images right; 1 cropped" in bad.stdout
     assert "benchmarks/Set14/HR/baboon.png" in bad.stdout
-    assert "cropped: to a multiple of 12: 480x492 instead of 480x500" in bad.stdout
+    assert "cropped: to a multiple of 12: 492x480 instead of 500x480" in bad.stdout
     assert not (tmp_path / "outputs").exists()
 
 

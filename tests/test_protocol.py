@@ -10,8 +10,9 @@ from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, quantise
 from sr_lab.ops.resize import downscale_uint8, imresize
 from sr_lab.protocol import PROTOCOLS, Protocol, variants
+from sr_lab.reporting.formatting import fixed
 
-RGB_UINT8, RGB_DOUBLE, CLASSIC_Y = PROTOCOLS.values()
+RGB_UINT8, RGB_DOUBLE, CLASSIC_Y, MATLAB_UINT8 = PROTOCOLS.values()
 FULL_RANGE_GAIN = 20 * np.log10(255 / 219)  # dB
 
 
@@ -26,8 +27,8 @@ def grey_photograph():
     return photograph()[:, :1].expand(-1, 3, -1, -1)
 
 
-def test_the_three_protocols_have_their_names():
-    assert list(PROTOCOLS) == ["rgb_uint8", "rgb_double", "classic_y"]
+def test_the_four_protocols_have_their_names():
+    assert list(PROTOCOLS) == ["rgb_uint8", "rgb_double", "classic_y", "matlab_uint8"]
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
 
 
@@ -225,21 +226,18 @@ def bicubic_row(data_dir, name, protocol, scale):
 @pytest.mark.parametrize(
     ("name", "scale", "expected_psnr", "expected_ssim"),
     [
-        ("Set5", 2, 33.66, 0.9299),
-        ("Set5", 3, 30.39, 0.8682),
-        ("Set5", 4, 28.42, 0.8104),
-        ("Set14", 2, 30.24, 0.8688),
-        ("Set14", 3, 27.55, 0.7742),
-        ("Set14", 4, 26.00, 0.7027),
+        ("Set5", 2, "33.66", "0.9299"),
+        ("Set5", 3, "30.39", "0.8682"),
+        ("Set5", 4, "28.42", "0.8104"),
+        ("Set14", 2, "30.24", "0.8688"),
+        ("Set14", 3, "27.55", "0.7742"),
+        ("Set14", 4, "26.00", "0.7027"),
     ],
 )
 def test_published_bicubic_rows_are_reproduced(data_dir, name, scale, expected_psnr, expected_ssim):
     psnr_y, ssim_y = bicubic_row(data_dir, name, CLASSIC_Y, scale)
-    # Set14 x4 gives 0.7019 instead of the printed 0.7027. An 8-bit LR and an unrounded result would give
-    # 0.7022, but change Set5's six figures, which agree to the last digit, by up to 0.008 dB.
-    tolerance = 8.5e-4 if (name, scale) == ("Set14", 4) else 6e-4
-    assert psnr_y == pytest.approx(expected_psnr, abs=0.01)
-    assert ssim_y == pytest.approx(expected_ssim, abs=tolerance)
+    assert fixed(psnr_y, 2) == expected_psnr
+    assert fixed(ssim_y, 4) == expected_ssim
 
 
 # Results for MATLAB's 8-bit images, upscaled as uint8 and as double.
@@ -252,6 +250,7 @@ def test_published_bicubic_rows_are_reproduced(data_dir, name, scale, expected_p
         ("Set5", RGB_DOUBLE, 2, 33.682, 0.9305),
         ("Set5", RGB_DOUBLE, 3, 30.405, 0.8690),
         ("Set5", RGB_DOUBLE, 4, 28.431, 0.8113),
+        ("Set5", MATLAB_UINT8, 4, 28.416, 0.8101),
     ],
 )
 def test_bicubic_rows_of_the_other_protocols_do_not_change(
@@ -260,3 +259,47 @@ def test_bicubic_rows_of_the_other_protocols_do_not_change(
     psnr_y, ssim_y = bicubic_row(data_dir, name, protocol, scale)
     assert psnr_y == pytest.approx(expected_psnr, abs=0.0005)
     assert ssim_y == pytest.approx(expected_ssim, abs=5e-5)
+
+
+@pytest.mark.parametrize("image", [photograph, grey_photograph])
+def test_bicubic_luma_is_clipped_to_the_studio_range_before_it_is_rounded(image):
+    extreme = (image() > 127).to(torch.uint8) * 255  # overshoots at every edge
+    grey = image is grey_photograph
+    lr = CLASSIC_Y.make_lr(extreme, 2, grey=grey)
+    raw = imresize(lr, numerator=2)
+    sr = CLASSIC_Y.bicubic(lr, 2)
+    assert raw.min() * 255 < 16
+    assert raw.max() * 255 > 235
+    assert torch.equal(sr, raw.clamp(16 / 255, 235 / 255))
+    full = dataclasses.replace(CLASSIC_Y, luma_range="full")
+    assert torch.equal(full.bicubic(lr, 2), raw)
+
+
+def test_a_luma_networks_result_is_not_clipped_to_the_studio_range():
+    hr = torch.full((1, 3, 36, 36), 255, dtype=torch.uint8)
+    sr = torch.full((1, 1, 36, 36), 240 / 255)
+    assert CLASSIC_Y.measure(sr, hr, 2)[0].item() == pytest.approx(20 * np.log10(255 / 5))
+
+
+def test_manga109s_bicubic_row_is_made_from_8_bit_images_at_every_step():
+    hr = photograph(48, 48)
+    lr = MATLAB_UINT8.make_lr(hr, 2)
+    sr = MATLAB_UINT8.bicubic(lr, 2)
+    luma = quantise(rgb_to_y(quantise(sr.double())))
+    expected = psnr(luma, quantise(rgb_to_y(hr.double() / 255)), crop_border=2)
+    assert torch.equal(lr, RGB_UINT8.make_lr(hr, 2))
+    assert torch.equal(MATLAB_UINT8.measure(sr, hr, 2)[0], expected)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_each_protocol_says_whose_figures_it_reproduces(protocol):
+    assert protocol.reproduces
+    assert f"; reproduces {protocol.reproduces}." in protocol.describe(2)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_the_other_named_protocols_are_among_the_variants(protocol):
+    shown = {other.settings for _, other in variants(protocol, colour="any")}
+    assert {other.settings for other in PROTOCOLS.values()} <= shown
+    labels = " ".join(label for label, _ in variants(protocol, colour="any"))
+    assert all(name in labels for name in PROTOCOLS if name != protocol.name)

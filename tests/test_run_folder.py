@@ -116,3 +116,14 @@ def test_a_link_out_of_the_run_folder_is_refused_and_one_inside_is_not(tmp_path)
     (folder.path / "wandb" / "deep").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="deep: is a link out of the run folder"), folder.attempt():
         pass
+
+
+def test_results_are_strict_json_with_null_for_infinity(tmp_path):
+    def refuse(word):
+        raise AssertionError(word)
+
+    RunFolder(tmp_path).write_metrics(
+        {"psnr": float("inf"), "images": [{"psnr": float("nan"), "n": (1, 2.5)}]}
+    )
+    read = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    assert read == {"psnr": None, "images": [{"psnr": None, "n": [1, 2.5]}]}

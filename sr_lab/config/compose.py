@@ -23,7 +23,15 @@ from sr_lab.config import untrusted
 from sr_lab.config.hydra_guard import check_file, check_size, conf_dir
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import is_set, key_of
-from sr_lab.config.schema import SCHEMAS, Config, Node, TrainConfig, UnbuiltConfig
+from sr_lab.config.schema import (
+    OF_TRAINING,
+    SCHEMAS,
+    Config,
+    EvaluateConfig,
+    Node,
+    TrainConfig,
+    UnbuiltConfig,
+)
 from sr_lab.errors import ConfigError, did_you_mean
 
 
@@ -71,7 +79,7 @@ def _load(composition: _Composition) -> Config:
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
     builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
-    if builds:
+    if builds and not (schema is EvaluateConfig and "budget" not in node):
         typed = [*overrides, *(row_overrides if is_set("rows", overrides) else ())]
         _apply_budget(node, typed)
     if node.get("run_name", None) is None:
@@ -284,7 +292,8 @@ def _checkpoint_name(path: Path) -> str:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(exclude={"allow"}) | {"allow": []}))
+    left_out = {"allow", *(OF_TRAINING if isinstance(config, EvaluateConfig) else ())}
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(exclude=left_out) | {"allow": []}))
 
 
 def model_options() -> list[str]:

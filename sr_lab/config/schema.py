@@ -80,6 +80,7 @@ class Table(_Strict):
 
     paper: str
     name: str
+    fine_tuned: list[str] = []  # rows that the paper trains at x3 and x4 from its x2 network, by init_ckpt
 
 
 class Sweep(_Strict):
@@ -191,10 +192,38 @@ class CheckpointConfig(Config):
     backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
 
+# What only a training uses; the config.yaml of an evaluation leaves it out.
+OF_TRAINING = (
+    *("schedule", "dataset", "degradation", "loss", "optimizer", "budget", "recipe", "callbacks", "logger"),
+    *("hparams_search", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
+    *("nan_policy", "num_workers", "validation"),
+)
+
+
 class EvaluateConfig(CheckpointConfig):
-    """``task=evaluate``."""
+    """``task=evaluate``; the defaults stand for what its ``config.yaml`` leaves out (`OF_TRAINING`)."""
 
     explain: bool
+    schedule: Schedule = Schedule(interval="step", scheduler={})
+    dataset: Node = {}
+    degradation: Node = {}
+    loss: Node = {}
+    optimizer: Node = {}
+    budget: Budget = Budget(
+        name="paper",
+        max_steps=None,
+        max_batch_size=None,
+        max_lr_patch_size=None,
+        max_validation_interval=None,
+        max_validation_count=None,
+    )
+    steps: int = Field(default=1, gt=0)
+    steps_per_epoch: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=1, gt=0)
+    learning_rate: float = Field(default=1.0, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    num_workers: int = Field(default=0, ge=0)
+    validation: Validation = Validation(interval=1, count=1, sets=[])
 
 
 class UpscaleConfig(CheckpointConfig):

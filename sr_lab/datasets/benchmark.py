@@ -66,8 +66,8 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         need = SSIM_WINDOW + 2 * self.protocol.crop_border(self.scale)
         if min(hr.shape[-2:]) < need:
             raise DataError(
-                f"benchmark {self.name}: {file} is {hr.shape[-2]}x{hr.shape[-1]} when cropped to multiples "
-                f"of scale={self.scale}; measuring needs {need}x{need}, so remove the image"
+                f"benchmark {self.name}: {file} is {hr.shape[-1]}x{hr.shape[-2]} pixels when cropped to "
+                f"multiples of scale={self.scale}; measuring needs {need}x{need}, so remove the image"
             )
         grey = is_grey(file)
         lr = self.protocol.make_lr(hr.unsqueeze(0), self.scale, grey=grey).squeeze(0)

@@ -68,17 +68,9 @@ def benchmark_set(place: Place) -> Iterator[Finding]:
     """Compare the HR images of a test set with its published pixels; the first finding is for the folder."""
     assert place.set_name is not None
     name, known = place.set_name, facts.facts()[place.set_name]
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        verdicts = list(pool.map(lambda file: facts.judge(file, name, cut=place.cut), place.files))
-    there = {
-        facts.expected(file.stem, name) if verdict.state == "wrong" or verdict.fact is None else verdict.fact
-        for file, verdict in zip(place.files, verdicts, strict=True)
-    }
-    absent = [fact for fact in known if fact not in there]
+    verdicts, absent, twice = facts.compare(name, place.files, cut=place.cut)
     faults = Counter(verdict.kind for verdict in verdicts if verdict.state == "wrong")
     counts = [f"{number} {kind}" for kind, number in faults.most_common()]
-    good = Counter(verdict.fact for verdict in verdicts if verdict.state != "wrong" and verdict.fact)
-    twice = [fact for fact, number in good.items() if number > 1]
     counts += [f"{', '.join(fact.file for fact in twice)} twice"] if twice else []
     counts += [f"{len(absent)} missing"] if absent else []
     right = sum(verdict.state == "right" for verdict in verdicts)
@@ -117,7 +109,7 @@ def _images(place: Place) -> Iterator[Finding]:
             state, says = "wrong", f"{says}; {extra} more than {known.name} has"
         if known.name.startswith("DIV2K"):
             broken += [
-                Finding("wrong", file, f"half-size or another image: {height}x{width}; DIV2K has 2K images")
+                Finding("wrong", file, f"half-size or another image: {width}x{height}; DIV2K has 2K images")
                 for file, (height, width) in sizes.items()
                 if max(height, width) < _SIDE_2K
             ]
@@ -195,7 +187,8 @@ def _in_words(found: Origin) -> str:
 
 
 def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    height, width = size
+    return f"{width}x{height}"
 
 
 def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:

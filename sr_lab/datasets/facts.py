@@ -3,6 +3,9 @@
 import csv
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +21,19 @@ State: TypeAlias = Literal["right", "note", "wrong"]
 
 _MODULI = (2, 3, 4, 6, 8, 12)  # the multiples that pipelines crop to: a scale, or 12 for all scales
 _FRACTIONS = {2: "half-size", 3: "third-size", 4: "quarter-size"}
+_KINDS = {  # kinds of verdicts, after "3 images"
+    "another image": "of another set",
+    "broken": "that cannot be read",
+    "cropped": "cropped",
+    "half-size": "of half the size",
+    "other size": "of another size",
+    "quarter-size": "of a quarter of the size",
+    "recompressed": "with other pixels",
+    "renamed": "with the name of another image",
+    "superfluous": "that it does not have",
+    "third-size": "of a third of the size",
+}
+_WORKERS = 4
 _MAX_CROP = 16  # pixels; cropping to a multiple removes at most this many
 
 
@@ -139,13 +155,60 @@ def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
     return Verdict("right", "right", "", found)
 
 
+def compare(
+    set_name: str, files: Sequence[Path], *, cut: int = 1
+) -> tuple[list[Verdict], list[Fact], list[Fact]]:
+    """Compare a test set with its published pixels.
+
+    Args:
+        set_name: A set of `facts`.
+        files: Its HR images.
+        cut: See `judge`.
+
+    Returns:
+        The verdict on each file; the images that are missing; the images that are there twice.
+    """
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        verdicts = list(pool.map(lambda file: judge(file, set_name, cut=cut), files))
+    there = {
+        expected(file.stem, set_name) if verdict.state == "wrong" or verdict.fact is None else verdict.fact
+        for file, verdict in zip(files, verdicts, strict=True)
+    }
+    good = Counter(verdict.fact for verdict in verdicts if verdict.state != "wrong" and verdict.fact)
+    twice = [fact for fact, number in good.items() if number > 1]
+    return verdicts, [fact for fact in facts()[set_name] if fact not in there], twice
+
+
+def as_published(set_name: str, files: Sequence[Path]) -> str:
+    """What the head of a table says about the images of a test set.
+
+    Returns:
+        ``B100, 100 of 100 as published``, ``not the published B100: 100 images of another size``, or the
+        number of images, where no pixels are published.
+    """
+    if set_name not in facts():
+        return f"{set_name}, {len(files)} images"
+    verdicts, absent, twice = compare(set_name, files)
+    kinds = Counter(verdict.kind for verdict in verdicts if verdict.fact is None or verdict.state == "wrong")
+    right = len(verdicts) - kinds.total()
+    if not (kinds or absent or twice):
+        other = sum(verdict.kind == "other channels" for verdict in verdicts)
+        remark = f" ({other} with another number of channels, which changes classic_y)" if other else ""
+        return f"{set_name}, {right} of {len(facts()[set_name])} as published{remark}"
+    says = [f"{number} image{'s' * (number > 1)} {_KINDS[kind]}" for kind, number in kinds.most_common()]
+    says += [f"{len(absent)} missing"] if absent else []
+    says += [f"{len(twice)} there twice"] if twice else []
+    says += [f"{right} as published"] if right else []
+    return f"not the published {set_name}: {', '.join(says)}"
+
+
 def _altered(file: Path, height: int, width: int, want: Fact, cut: int) -> Verdict:
     """The verdict on an image that has the name of a benchmark image but other pixels."""
     size, full = (height, width), (want.height, want.width)
-    sizes = f"{height}x{width} instead of {want.height}x{want.width}"
+    sizes = f"{width}x{height} instead of {want.width}x{want.height} pixels"
     if size == full:
         how = "JPEG " if file.suffix.lower() in (".jpg", ".jpeg") else ""
-        return Verdict("wrong", "recompressed", f"{how}{height}x{width} as it should be, with other pixels")
+        return Verdict("wrong", "recompressed", f"{how}{width}x{height} as it should be, with other pixels")
     for factor, kind in _FRACTIONS.items():
         if all(abs(side * factor - whole) < factor for side, whole in zip(size, full, strict=True)):
             return Verdict("wrong", kind, sizes)

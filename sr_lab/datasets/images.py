@@ -142,11 +142,11 @@ def _check(path: str | Path, image: Image.Image, size: int) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"images: {path} has {height}x{width} pixels; allowed: {MAX_PIXELS} in all; cut it into pieces"
+            f"images: {path} has {width}x{height} pixels; allowed: {MAX_PIXELS} in all; cut it into pieces"
         )
     if width * height > max(_MIN_SIZE, _MAX_RATIO * size):
         raise DataError(
-            f"images: {path} claims {height}x{width} pixels in {size} bytes, too many for a photograph; "
+            f"images: {path} claims {width}x{height} pixels in {size} bytes, too many for a photograph; "
             "replace or remove the file"
         )
     # A camera's JPEG may hold more images (MPO: depth, preview); the first is the photograph.

@@ -239,7 +239,7 @@ class PatchDataset(Dataset[PatchBatch]):
         for file, record in zip(self.files, self._hr.records, strict=True):
             if min(record.height, record.width) < need:
                 raise DataError(
-                    f"dataset: {file} is {record.height}x{record.width}, but patches of lr_patch_size="
+                    f"dataset: {file} is {record.width}x{record.height} pixels, but patches of lr_patch_size="
                     f"{self.lr_patch_size} at scale={self.scale} need {need}x{need}{around}; "
                     "remove the image or lower dataset.lr_patch_size"
                 )
@@ -249,8 +249,8 @@ class PatchDataset(Dataset[PatchBatch]):
             height, width = hr.height // self.scale, hr.width // self.scale
             if (lr.height, lr.width) != (height, width):
                 raise DataError(
-                    f"dataset: the LR image {lr_file} is {lr.height}x{lr.width}, but {hr_file} is "
-                    f"{hr.height}x{hr.width}; at scale={self.scale} the LR image must be {height}x{width}"
+                    f"dataset: the LR image {lr_file} is {lr.width}x{lr.height} pixels, but {hr_file} is "
+                    f"{hr.width}x{hr.height}; at scale={self.scale} the LR image must be {width}x{height}"
                 )
 
 

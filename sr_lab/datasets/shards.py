@@ -111,7 +111,7 @@ def parse_shard(found: Mapping[str, Any]) -> Shard:
     ]
     for image in images:
         if min(image.height, image.width) < 1 or image.height * image.width > MAX_PIXELS:
-            raise ValueError(f"{image.height}x{image.width} pixels; allowed: 1 to {MAX_PIXELS:,} in all")
+            raise ValueError(f"{image.width}x{image.height} pixels; allowed: 1 to {MAX_PIXELS:,} in all")
     if not images:
         raise ValueError("a shard has no images")
     name = _matching(r"[\w-]+\.safetensors", found["name"])  # a file in the same folder

@@ -133,7 +133,7 @@ class Tiled(nn.Module):
         grid = _grid(network)
         equal = "not equal" if reach(network) is None else "equal"
         self.note = (
-            f"{height}x{width} pixels in tiles of {tile[0]}x{tile[1]}, overlapping by {grid.overlap}; "
+            f"{width}x{height} pixels in tiles of {tile[1]}x{tile[0]}, overlapping by {grid.overlap}; "
             f"{equal} to the whole image"
         )
         rows, columns = (

@@ -110,7 +110,7 @@ def check_min_size(x: Tensor, min_size: int, needed_by: str) -> None:
     height, width = x.shape[-2:]
     if min(height, width) < min_size:
         raise ConfigError(
-            f"{needed_by} needs an LR image of at least {min_size}x{min_size} pixels, got {height}x{width}; "
+            f"{needed_by} needs an LR image of at least {min_size}x{min_size} pixels, got {width}x{height}; "
             "use a larger image or patch"
         )
 

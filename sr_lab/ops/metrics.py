@@ -66,8 +66,8 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
     sr, hr = _cropped("ssim", sr, hr, crop_border)
     if min(hr.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(
-            f"ssim: crop_border={crop_border} leaves {hr.shape[-2]}x{hr.shape[-1]} pixels of a "
-            f"{height}x{width} image; the window needs {SSIM_WINDOW}x{SSIM_WINDOW}"
+            f"ssim: crop_border={crop_border} leaves {hr.shape[-1]}x{hr.shape[-2]} pixels of a "
+            f"{width}x{height} image; the window needs {SSIM_WINDOW}x{SSIM_WINDOW}"
         )
     rows = hr.shape[-2] - SSIM_WINDOW + 1  # number of rows of windows
     at_once = max(SSIM_WINDOW, _CACHED * hr.shape[-2] // hr.numel()) if hr.device.type == "cpu" else rows
@@ -113,7 +113,7 @@ def _cropped(name: str, sr: Tensor, hr: Tensor, crop_border: int) -> tuple[Tenso
     if crop_border < 0:
         raise ValueError(f"{name}: crop_border must be at least 0, got {crop_border}")
     if 2 * crop_border >= min(height, width):
-        raise ValueError(f"{name}: crop_border={crop_border} leaves no pixels of a {height}x{width} image")
+        raise ValueError(f"{name}: crop_border={crop_border} leaves no pixels of a {width}x{height} image")
     window = (..., slice(crop_border, height - crop_border), slice(crop_border, width - crop_border))
     return sr[window].detach().double(), hr[window].detach().double()
 

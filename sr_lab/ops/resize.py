@@ -54,8 +54,8 @@ def imresize(
     height, width = image.shape[-2:]
     if height * numerator % denominator or width * numerator % denominator:
         raise ValueError(
-            f"imresize: a {height}x{width} image times {numerator}/{denominator} has a fractional size; "
-            "crop it first (mod_crop)"
+            f"imresize: an image of {width}x{height} pixels times {numerator}/{denominator} has a fractional "
+            "size; crop it first (mod_crop)"
         )
     # The kernel reaches 2 pixels of the coarser grid to each side. With a margin that is a multiple of the
     # denominator the two grids stay aligned, and the margin can be cut off exactly.

@@ -21,14 +21,21 @@ def compared(block: Sequence[RowAndImages], baseline: str | None) -> list[Row]:
         if row.is_measured and (row.label == baseline or not row.is_reference)
     ]
     bases = {id(row): _base_of(row, rows, baseline) for row, _ in rows}
+    # Rows of another protocol, or measured on other images, are compared with no row.
+    bases = {
+        id(row): base
+        for row, _ in rows
+        if (base := bases[id(row)]) is not None and row.is_comparable(base[0])
+    }
     made: dict[int, Row] = {}
     for base in [pair for pair in rows if any(pair is base for base in bases.values())]:
         base_row, base_images = base
-        rest = [pair for pair in rows if bases[id(pair[0])] is base and pair is not base]
+        rest = [pair for pair in rows if bases.get(id(pair[0])) is base and pair is not base]
         tests = significance.compare([images for _, images in rest], base_images)
         for (row, images), own in zip(rest, tests, strict=True):
             made[id(row)] = replace(_against(row, base_row, own), images=_gains(images, base_images))
-        bicubic = next((images for row, images in block if row.is_reference and row is not base_row), {})
+        references = (pair for pair in block if pair[0].is_reference and pair[0] is not base_row)
+        bicubic = next((images for row, images in references if row.is_comparable(base_row)), {})
         made[id(base_row)] = replace(base_row, images=_gains(base_images, bicubic))
     return [made.get(id(row), row) for row, _ in block]
 

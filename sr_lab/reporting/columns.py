@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from sr_lab.reporting import published
+from sr_lab.reporting import counts, published
 from sr_lab.reporting.formatting import fixed
-from sr_lab.reporting.rows import MINUS, Entry, Key
+from sr_lab.reporting.rows import MINUS, MULTI_ADDS, NUM_PARAMS, Entry, Key
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import flat, varied
 from sr_lab.reporting.table import Cell, Column
@@ -32,7 +32,6 @@ _METRICS: dict[str, tuple[str, str, int, bool | None]] = {
 }
 # Title, unit, key of metrics.json, its unit, decimals.
 _COSTS = (
-    ("paper", "G", "multi_adds_paper", 1e9, 1),
     ("acts", "M", "activations", 1e6, 1),
     ("memory", "MiB", "peak_memory_bytes", 2**20, 0),
     ("CPU", "s/MP", "cpu_s_per_megapixel", 1, 2),
@@ -52,10 +51,12 @@ def measured_keys(runs: Sequence[Run]) -> list[Key]:
     """Size, cost, and the quality on every tested set."""
     sets = dict.fromkeys(name for run in runs for name in run.sets)
     quality = [(name, metric) for name in sets for metric in ("psnr_y", "ssim_y")]
-    return [("", "num_params_k"), ("", "multi_adds_g"), *quality]
+    return [NUM_PARAMS, MULTI_ADDS, *quality]
 
 
-def paper_columns(paper: str, table: str, runs: Sequence[Run]) -> list[tuple[Column, Read]]:
+def paper_columns(
+    paper: str, table: str, runs: Sequence[Run], entries: Sequence[Entry]
+) -> list[tuple[Column, Read]]:
     """The paper's columns, then the sets and costs that only we measured."""
     decimals: dict[Key, Counter[int]] = {}
     for figure in published.table(paper, table):
@@ -63,7 +64,7 @@ def paper_columns(paper: str, table: str, runs: Sequence[Run]) -> list[tuple[Col
     columns = [_metric(key, decimals=counts.most_common(1)[0][0]) for key, counts in decimals.items()]
     more = [key for key in measured_keys(runs) if key not in decimals]
     columns += [_metric(key, is_extra=bool(decimals)) for key in more]
-    return columns + _costs(runs, skip=("multi_adds_paper",), is_extra=True)
+    return _with_printed(columns, entries) + _costs(runs, is_extra=True)
 
 
 def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[Column, Read]]:
@@ -72,12 +73,11 @@ def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[C
         (Column(name, key=name, is_setting=True), _setting(name))
         for name in varied([flat(entry.runs[0]) for entry in entries])
     ]
-    params, _, *quality = measured_keys(runs)
+    params, adds, *quality = measured_keys(runs)
     columns = settings[:_MAX_SETTINGS]
     if any("num_params" in run.values for run in runs):
-        adds = Column("multi-adds", unit="G", decimals=1, key="multi_adds")
-        columns += [_metric(params), (adds, _number("multi_adds", 1e9, 1))]
-    columns += [_metric(key) for key in quality]
+        columns += [_metric(params), _metric(adds)]
+    columns = _with_printed(columns, entries) + [_metric(key) for key in quality]
     return columns + _costs(runs) + settings[_MAX_SETTINGS:]
 
 
@@ -117,13 +117,36 @@ def _metric(key: Key, *, decimals: int | None = None, is_extra: bool = False) ->
     return column, lambda entry: entry.measured(key)
 
 
-def _costs(
-    runs: Sequence[Run], skip: Sequence[str] = (), *, is_extra: bool = False
+def _with_printed(
+    columns: Sequence[tuple[Column, Read]], entries: Sequence[Entry]
 ) -> list[tuple[Column, Read]]:
+    """The columns, with the multiply-adds that papers print next to our count of all operations."""
+    made = list(columns)
+    place = next((n for n, (column, _) in enumerate(made) if key_of(column) == MULTI_ADDS), None)
+    if place is not None and any(printed_adds(entry).text for entry in entries):
+        column = replace(made[place][0], title="printed multi-adds", key="multi_adds_printed")
+        made.insert(place + 1, (column, printed_adds))
+    return made
+
+
+def printed_adds(entry: Entry) -> Cell:
+    """The multiply-adds that the row's paper prints, or else other papers for the same network and size."""
+    figure = entry.figures.get(MULTI_ADDS)
+    if figure is None:
+        printed, own = entry.figures.get(NUM_PARAMS), entry.measured(NUM_PARAMS).value
+        size = own if printed is None else printed.value
+        option = next(
+            (str(run.values["option"]) for run in entry.runs if "option" in run.values), entry.model
+        )
+        figure = None if size is None else counts.printed_multi_adds(option, entry.scale, size * 1e3)
+    return Cell() if figure is None else Cell(text=figure.text, note=counts.rule(figure))
+
+
+def _costs(runs: Sequence[Run], *, is_extra: bool = False) -> list[tuple[Column, Read]]:
     return [
         (Column(title, "", unit, decimals, None, key, is_extra), _number(key, divisor, decimals))
         for title, unit, key, divisor, decimals in _COSTS
-        if key not in skip and any(key in run.values for run in runs)
+        if any(key in run.values for run in runs)
     ]
 
 

@@ -125,7 +125,8 @@ def _cells(picture: Picture) -> list[tuple[Result, Score]]:
     """HR, bicubic and the last six runs (a paper's own network comes last), each with its figures."""
     first, *rest = picture.results
     results = [first, *rest[-(_MAX_METHODS - 1) :]]
-    rows = mark_best(_METRICS, [Row(r.name, (Cell(r.psnr), Cell(r.ssim))) for r in results])
+    shown = [Row(r.name, (Cell(r.psnr), Cell(r.ssim)), protocol=r.protocol) for r in results]
+    rows = mark_best(_METRICS, shown)
     found: list[tuple[Result, Score]] = [(Result("HR", picture.hr), [("PSNR/SSIM", 0)])]
     for result, row in zip(results, rows, strict=True):
         psnr, ssim = (

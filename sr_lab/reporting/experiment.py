@@ -1,9 +1,12 @@
 """The table of an experiment: runs next to the paper's figures, averaged over seeds, the best marked."""
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import TypedDict
 
 from rich.console import Console
 
@@ -11,11 +14,27 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting import significance
 from sr_lab.reporting.baseline import RowAndImages, compared
 from sr_lab.reporting.columns import Read, derived, key_of, paper_columns, sweep_columns
-from sr_lab.reporting.rows import AT_HD, VALIDATION, Entry, budget, paper_entries, sweep_entries, without_seed
+from sr_lab.reporting.formatting import fixed
+from sr_lab.reporting.rows import (
+    AT_HD,
+    MULTI_ADDS,
+    VALIDATION,
+    Entry,
+    budget,
+    paper_entries,
+    sweep_entries,
+    without_seed,
+)
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.reporting.settings import changed
-from sr_lab.reporting.table import Column, Row, Table, mark_best
+from sr_lab.reporting.table import Column, Row, Table, mark_best, with_footnotes
 from sr_lab.reporting.terminal import print_table
+
+
+class _Origin(TypedDict):
+    protocol: str
+    test_images: tuple[tuple[str, str], ...]
+
 
 _NOTES = (
     (
@@ -49,8 +68,12 @@ def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Tab
     if table is None:
         return _sweep_table(runs, baseline)
     entries, left_out = paper_entries(*table, runs)
-    made = _table(" ".join(table), runs, entries, paper_columns(*table, runs), baseline)
-    more = [f"not run: {', '.join(left_out)}"] if left_out else []
+    made = _table(" ".join(table), runs, entries, paper_columns(*table, runs, entries), baseline)
+    elsewhere = _run_in_same_folders(runs) if left_out else set()
+    missing = [block for block in left_out if block not in elsewhere]
+    more = [f"not run: {', '.join(missing)}"] if missing else []
+    others = [block for block in left_out if block in elsewhere]
+    more += [f"in the same folder, not shown here: {', '.join(others)}"] if others else []
     shorter = sorted({budget(run.values) for run in runs if "budget" in run.values} - {"paper"})
     more += [f"warning: not trained at the paper's budget: {', '.join(shorter)}"] if shorter else []
     changes = dict.fromkeys(override for run in runs for override in changed(run))
@@ -58,6 +81,13 @@ def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Tab
     keys = [key_of(column) for column in made.columns]
     more += [f"note: {text}" for applies, text in _NOTES if any(map(applies, keys))]
     return replace(made, head=(*made.head, *more))
+
+
+def _run_in_same_folders(runs: Sequence[Run]) -> set[str]:
+    """The scales of the table that finished in the folders of the runs, by other commands."""
+    places = {metrics.parent for run in runs for metrics in run.path.parent.glob("*/metrics.json")}
+    found = (read_run(place) for place in places)
+    return {f"x{run.scale}" for run in found if run.table == runs[0].table and not run.problem}
 
 
 def in_table_order(table: Table, runs: Sequence[Run]) -> list[Run]:
@@ -99,7 +129,9 @@ def _table(
     specs: Sequence[tuple[Column, Read]],
     baseline: str | None,
 ) -> Table:
-    columns = tuple(column for column, _ in specs)
+    # In a comparison of networks, differences from its first row would say nothing.
+    gains = not any(entry.is_own for entry in entries)
+    columns = tuple(replace(c, with_gain=gains and c.key.endswith("psnr_y")) for c, _ in specs)
     rows: list[RowAndImages] = []
     for block in dict.fromkeys(entry.block for entry in entries):
         rows += _bicubic([run for run in runs if block in ("", f"x{run.scale}")], columns, block)
@@ -115,15 +147,16 @@ def _table(
     lines += [f"baseline: {' | '.join(bases)}"] if bases else []
     done = sum(not run.problem for run in runs)
     lines += [f"finished: {done} of {len(runs)} runs"] if done < len(runs) else []
-    return Table(title, tuple(lines), columns, tuple(made))
+    return Table(title, tuple(lines), columns, tuple(with_footnotes(made)))
 
 
 def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Read]]) -> Row:
     cells = []
     for column, read in specs:
         cell, figure = read(entry), entry.figures.get(key_of(column))
-        if figure is not None:
-            cell = replace(cell, paper=figure.value)
+        if figure is not None and key_of(column) != MULTI_ADDS:
+            text = "" if figure.decimals == column.decimals else figure.text
+            cell = replace(cell, paper=figure.value, paper_text=text)
         if cell.value is None and not cell.text:
             value = derived(key_of(column), entry, block)
             cell = cell if value is None else replace(cell, value=value, count=1)
@@ -135,9 +168,48 @@ def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Rea
         entry.block,
         is_ours=bool(entry.runs) or has_figures,
         problem="" if has_figures else entry.problem or "finished without figures",
-        note=entry.note,
+        note="; ".join(filter(None, (entry.note, _below_bicubic(entry), *_exact(entry)))),
         is_own=entry.is_own,
+        **_origin(entry.finished),
     )
+
+
+def _origin(runs: Sequence[Run]) -> _Origin:
+    """The protocol and the images of a row's figures."""
+    protocols = dict.fromkeys(str(run.values["protocol"]) for run in runs if "protocol" in run.values)
+    return {
+        "protocol": ", ".join(protocols),
+        "test_images": tuple(dict.fromkeys(pair for run in runs for pair in run.test_images.items())),
+    }
+
+
+def _exact(entry: Entry) -> list[str]:
+    """Remarks on test sets whose mean PSNR is infinite because images are reproduced exactly."""
+    exact = Counter(
+        str(image.get("set_name"))
+        for run in entry.finished
+        for image in run.images
+        if image.get("psnr_y") == math.inf
+    )
+    return [
+        f"PSNR on {name} is infinite: {count} exact image{'s' * (count > 1)}" for name, count in exact.items()
+    ]
+
+
+def _reader(key: str) -> Callable[[Run], float | None]:
+    return lambda run: run.number(key)
+
+
+def _below_bicubic(entry: Entry) -> str:
+    """The test sets on which a network ends below bicubic."""
+    sets = dict.fromkeys(name for run in entry.finished for name in run.sets)
+    found = []
+    for name in sets:
+        own = entry.measured((name, "psnr_y")).value
+        bicubic = entry.cell(_reader(f"bicubic/{name}/psnr_y")).value
+        if own is not None and bicubic is not None and own < bicubic - 5e-5:
+            found.append(f"{name} ({fixed(own, 2)} instead of {fixed(bicubic, 2)} dB)")
+    return f"below bicubic on {', '.join(found)}" if found else ""
 
 
 def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list[RowAndImages]:
@@ -157,7 +229,7 @@ def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list
         cells = tuple(entry.measured(key_of(column)) for column in columns)
         label = f"bicubic ({protocol})" if len(protocols) > 1 else "bicubic"
         images = significance.per_image(same, "bicubic_psnr_y")
-        rows.append((Row(label, cells, block, is_reference=True), images))
+        rows.append((Row(label, cells, block, is_reference=True, **_origin(same)), images))
     return rows
 
 
@@ -185,10 +257,18 @@ def _head(runs: Sequence[Run]) -> list[str]:
     if any("cpu_s_per_megapixel" in run.values for run in runs):
         found["CPU"] = ["eager float32 passes to 640x360 pixels, median (quartiles); other columns: 1280x720"]
     found["commit"] = [run.commit for run in runs if run.commit]
+    if any("multi_adds" in run.values for run in runs):
+        found["multi-adds"] = ["all operations at an output of 1280x720"]
+    images = dict.fromkeys(says for run in runs for says in run.test_images.values())
+    found["images"] = [says for says in images if not says.startswith("not the published")]
     lines = [f"{title}: {' | '.join(dict.fromkeys(texts))}" for title, texts in found.items() if texts]
     seeds = sorted({run.seed for run in runs if run.seed is not None})
     lines += [f"seeds: {', '.join(map(str, seeds))}"] if seeds else []
     for title, key in (("budgets", "budget"), ("protocols", "protocol")):
         if len({run.values[key] for run in runs if key in run.values}) > 1:
             lines.append(f"warning: {title} differ between rows")
+    lines += [f"warning: {says}" for says in images if says.startswith("not the published")]
+    for name in dict.fromkeys(name for run in runs for name in run.test_images):
+        if len({run.test_images[name] for run in runs if name in run.test_images}) > 1:
+            lines.append(f"warning: the images of {name} differ between rows")
     return lines

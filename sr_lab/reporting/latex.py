@@ -19,7 +19,11 @@ _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "±": r"$\pm$",
     **dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "),
 }
-_TITLES = {"params": r"\#Params", "multi-adds": r"\#Multi-Adds"}
+_TITLES = {
+    "params": r"\#Params",
+    "multi-adds": r"\#Multi-Adds",
+    "printed multi-adds": r"\#Multi-Adds (printed)",
+}
 MARKS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
 _MIN_SEEDS = 3  # with fewer, no standard deviation is printed
 
@@ -52,6 +56,12 @@ def to_latex(table: Table, *, paired: bool = False) -> str:
     if bases := {_label(row.against, rows) for row in rows if row.mark}:
         base = bases.pop() if len(bases) == 1 else "its baseline row"
         caption += rf" $^{{*}}$: differs from {base}, $p < 0.05$ (Wilcoxon, Holm)."
+    if any(
+        column.with_gain and row.cells[n].gain is not None for row in rows for n, column in enumerate(columns)
+    ):
+        caption += " In brackets: difference from the baseline row in dB."
+    footnotes = {cell.mark: cell.note for row in rows for cell in row.cells if cell.mark}
+    caption += "".join(rf" $^{{{mark}}}$: {escape(note)}." for mark, note in footnotes.items())
     body = []
     for _, block in groupby(rows, key=lambda row: row.block):
         members = sorted(block, key=lambda row: row.is_own)  # ours last
@@ -137,7 +147,11 @@ def _row(
     rows: Sequence[Row],
 ) -> str:
     texts = [
-        _cell(replace(cell, value=cell.paper) if row.problem else cell, column, paired)
+        _cell(
+            replace(cell, value=cell.paper, text=cell.text or cell.paper_text) if row.problem else cell,
+            column,
+            paired,
+        )
         for cell, column in zip(row.cells, columns, strict=True)
     ]
     missing = "--" if paired else "-"
@@ -167,9 +181,9 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _cell(cell: Cell, column: Column, paired: bool) -> str:
-    text = cell.shown(column, min_count=_MIN_SEEDS)
-    if paired and cell.value is not None and column.unit:
-        if not cell.text and column.decimals == 0:
-            text = f"{int(fixed(cell.value, 0)):,}"
+    text = replace(cell, mark="").shown(column, min_count=_MIN_SEEDS)
+    if paired and (cell.value is not None or cell.note) and column.unit:
+        if column.decimals == 0 and "." not in text:
+            text = f"{float(text):,.0f}" if cell.text else f"{int(fixed(cell.value, 0)):,}"
         text = f"{text}{column.unit}"
-    return MARKS[cell.rank].format(escape(text))
+    return MARKS[cell.rank].format(escape(text)) + (f"$^{{{cell.mark}}}$" if cell.mark else "")

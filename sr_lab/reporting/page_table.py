@@ -13,9 +13,9 @@ class ShownCell:
         number = None if cell.text else cell.paper if cell.value is None else cell.value
         self.is_number = number is not None
         self.is_paper = self.is_number and cell.value is None
-        whole = fixed(cell.paper, column.decimals) if self.is_paper else cell.shown(column)
+        whole = cell.printed(column) if self.is_paper else cell.shown(column)
         self.text = shortened(whole, 24)
-        self.paper = "" if self.is_paper or cell.paper is None else fixed(cell.paper, column.decimals)
+        self.paper = "" if self.is_paper or cell.paper is None else cell.printed(column)
         self.difference = "" if cell.text else signed(cell.difference, column.decimals)
         self.value = "" if number is None else repr(number)
         self.rank = {1: "best", 2: "second"}.get(cell.rank, "")
@@ -25,6 +25,7 @@ class ShownCell:
             f"{gain} against the baseline row" if gain else "",
             f"mean of {cell.count} seeds" if cell.count > 1 else "",
             "printed in the paper, not measured here" if self.is_paper else "",
+            cell.note,
         )
         self.note = "; ".join(note for note in notes if note)
 

@@ -59,17 +59,6 @@ def table(paper: str, name: str) -> tuple[Figure, ...]:
     return tuple(figure for figure in figures() if (figure.paper, figure.table) == (paper, name))
 
 
-def psnr(model: str, scale: int, set_name: str) -> float | None:
-    """The PSNR in dB that most papers print for a network (in a tie the highest); ``None`` if none does."""
-    values = [
-        figure.value
-        for figure in comparisons()
-        if (figure.model, figure.scale, figure.set_name) == (model, scale, set_name)
-        and figure.metric == "psnr_y"
-    ]
-    return max(values, key=lambda value: (values.count(value), value)) if values else None
-
-
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
     """Figures of tables that compare networks; ablations, which have few networks, are left out."""

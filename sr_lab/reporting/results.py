@@ -8,7 +8,7 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.columns import measured_keys
 from sr_lab.reporting.published import experiments_dir
-from sr_lab.reporting.rows import Entry, budget, paper_entries
+from sr_lab.reporting.rows import MULTI_ADDS, Entry, budget, paper_entries
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.safe_csv import csv_text, original
 from sr_lab.reporting.settings import changed
@@ -91,7 +91,8 @@ def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
     }
     lines = []
     for key in dict.fromkeys([*entry.figures, *measured_keys(runs)]):
-        cell, figure = entry.measured(key), entry.figures.get(key)
+        cell = entry.measured(key)
+        figure = None if key == MULTI_ADDS else entry.figures.get(key)  # the paper's is counted otherwise
         if cell.value is not None:
             lines.append(
                 {"table": table, "row": entry.label, "model": entry.model}

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,13 @@ class Run:
         return str(value["paper"]), str(value["name"])
 
     @property
+    def is_fine_tuned_in_paper(self) -> bool:
+        """Whether the paper starts this row from its x2 network (``table.fine_tuned``)."""
+        value = self.values.get("table", self.settings.get("table"))
+        rows = value.get("fine_tuned") if isinstance(value, dict) else None
+        return self.scale > 2 and isinstance(rows, list) and bool(self.labels) and self.labels[0] in rows
+
+    @property
     def commit(self) -> str:
         """Shortened commit of the code, and whether it had local changes; empty if unknown."""
         changes = " with local changes" if self.values.get("dirty") else ""
@@ -103,6 +111,14 @@ class Run:
         images = self.values.get("images")
         return [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
 
+    @functools.cached_property
+    def test_images(self) -> dict[str, str]:
+        """What the images of each tested set are, e.g. ``Set5, 5 of 5 as published``; at least how many."""
+        counts = Counter(str(image.get("set_name", "")) for image in self.images)
+        known = self.values.get("test_images")
+        says = known if isinstance(known, Mapping) else {}
+        return {name: str(says.get(name, f"{name}, {counts[name]} images")) for name in self.sets}
+
     @property
     def wandb(self) -> dict[str, object] | None:
         """The W&B logger of the configuration, if it has one."""
@@ -140,7 +156,26 @@ def read_run(path: Path) -> Run:
     labels = [] if own is None else [own, *(job.label for job in listed)]
     distinct = tuple(dict.fromkeys(str(label) for label in labels if label is not None))
     overrides = tuple(listed[-1].overrides) if listed else ()
-    return Run(path, values or {}, problem, settings, distinct, overrides)
+    return Run(path, _with_infinity(values or {}), problem, settings, distinct, overrides)
+
+
+def _with_infinity(values: dict[str, object]) -> dict[str, object]:
+    """``metrics.json`` with the infinite PSNR of exact images, which it holds as null next to an SSIM."""
+
+    def restored(held: dict[str, object]) -> dict[str, object]:
+        exact = {
+            key: math.inf
+            for key, value in held.items()
+            if value is None
+            and key.endswith("psnr_y")
+            and held.get(key.replace("psnr_y", "ssim_y")) is not None
+        }
+        return {**held, **exact}
+
+    images = values.get("images")
+    if not isinstance(images, list):
+        return restored(values)
+    return {**restored(values), "images": [restored(i) if isinstance(i, dict) else i for i in images]}
 
 
 def _why_unfinished(folder: RunFolder) -> str:
@@ -169,7 +204,7 @@ def _settings(folder: RunFolder) -> Mapping[str, object]:
 
 
 def find_runs(root: Path) -> list[Run]:
-    """The run at ``root``, or every run below it, sorted by path.
+    """The run at ``root``, or every run below it: the jobs of a sweep in its order, others by path.
 
     Raises:
         ConfigError: There is no run.
@@ -182,4 +217,11 @@ def find_runs(root: Path) -> list[Run]:
     found = sorted({path.parent for path in paths if "wandb" not in path.relative_to(root).parts})
     if not found:
         raise ConfigError(f"runs: no run folder in '{root}'; give a folder that a training has written")
-    return [read_run(path) for path in found]
+    indices = {parent: read_index(parent) for parent in {path.parent for path in found}}
+    jobs = {
+        parent / job.folder: number for parent, index in indices.items() for number, job in enumerate(index)
+    }
+    # The first row of a table is its baseline, in the sweep's own table and in every later one.
+    return [
+        read_run(path) for path in sorted(found, key=lambda path: (path.parent, jobs.get(path, 1e9), path))
+    ]

@@ -39,7 +39,7 @@ def table_to_csv(table: Table) -> str:
     """One line for each cell of a table, numbers unrounded."""
     columns = (
         *("row", "block", "of", "problem", "set", "column", "unit", "value", "std", "n"),
-        *("paper", "difference", "baseline", "baseline_difference", "p_holm", "rank"),
+        *("paper", "difference", "baseline", "baseline_difference", "p_holm", "rank", "note"),
     )
     lines: list[dict[str, object]] = [
         {
@@ -53,12 +53,13 @@ def table_to_csv(table: Table) -> str:
             "value": cell.text if cell.value is None else cell.value,
             "std": cell.std,
             "n": cell.count or None,
-            "paper": cell.paper,
+            "paper": cell.paper_text or cell.paper,
             "difference": cell.difference,
             "baseline": row.against,
             "baseline_difference": cell.gain,
             "p_holm": _p_value(row, column),
             "rank": cell.rank or None,
+            "note": cell.note,
         }
         for row in table.rows
         for cell, column in zip(row.cells, table.columns, strict=True)

@@ -45,6 +45,7 @@ class Result:
     file: Path  # the SR image
     psnr: float = math.nan  # in dB, for the whole image under the run's protocol; ``nan`` if unknown
     ssim: float = math.nan  # likewise
+    protocol: str = ""  # by which both were measured
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,17 @@ def names(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def find(runs: Sequence[Run]) -> list[Picture]:
-    """Every image that a run has kept, with sets and images in the order of the test."""
+def find(runs: Sequence[Run], say: Callable[[str], object] = lambda line: None) -> list[Picture]:
+    """Every image that a run has kept, with sets and images in the order of the test.
+
+    Args:
+        runs: Finished or unfinished runs.
+        say: Called with a line for each image that two runs have with different pixels; it is left out.
+    """
     found: dict[tuple[str, str, int], Picture] = {}
+    different: set[tuple[str, str, int]] = set()
     for run, name in zip(runs, names(runs), strict=True):
+        protocol = str(run.values.get("protocol", ""))
         for values in run.images:
             set_name, image = str(values.get("set_name")), str(values.get("image"))
             lr, bicubic, sr, hr = (
@@ -120,12 +128,25 @@ def find(runs: Sequence[Run]) -> list[Picture]:
             if not _are_whole((lr, bicubic, sr, hr), run.scale):
                 continue
             key = (set_name, image, run.scale)
-            baseline = Result("bicubic", bicubic, *_scores(values, "bicubic_"))
+            baseline = Result("bicubic", bicubic, *_scores(values, "bicubic_"), protocol)
             known = found.get(key, Picture(set_name, image, run.scale, lr, hr, (baseline,)))
-            results = (*known.results, Result(name, sr, *_scores(values, "")))
+            if key not in different and not _are_equal(known.hr, hr):
+                different.add(key)
+                sizes = " and ".join(f"{w}x{h}" for h, w, _ in (load(known.hr).shape, load(hr).shape))
+                say(
+                    f"{set_name} {image} x{run.scale}: '{known.results[1].name}' and '{name}' were measured "
+                    f"on different images of this name ({sizes} pixels); the image is left out of the figures"
+                )
+            results = (*known.results, Result(name, sr, *_scores(values, ""), protocol))
             found[key] = Picture(set_name, image, run.scale, known.lr, known.hr, results)
+    for key in different:
+        del found[key]
     sets = list(dict.fromkeys(key[0] for key in found))
     return sorted(found.values(), key=lambda picture: (sets.index(picture.set_name), picture.scale))
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    return one == other or one.read_bytes() == other.read_bytes() or np.array_equal(load(one), load(other))
 
 
 def _scores(values: dict[str, object], prefix: str) -> tuple[float, float]:

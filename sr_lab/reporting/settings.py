@@ -10,6 +10,7 @@ _GROUPS = (
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
     *("validation", "benchmark"),
 )
+_WITHOUT_TRAINING = ("task", "model", "upsampler", "strategy", "ckpt", "benchmark")
 # A group's setting that usually repeats a setting of the run.
 _REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
 # The node that holds a group's settings.
@@ -23,8 +24,10 @@ def flat(run: Run) -> dict[str, str]:
     """
     identity = run.values.get("identity")
     source = run.settings or (identity if isinstance(identity, Mapping) else {})
+    task = source.get("task", run.values.get("task"))
     found: dict[str, str] = {}
-    for group in _GROUPS:
+    trains = task in ("train", None)
+    for group in _GROUPS if trains else _WITHOUT_TRAINING:
         value = source.get(group)
         if group in _REPEATED and isinstance(value, Mapping):
             inner, outer = _REPEATED[group]
@@ -36,24 +39,32 @@ def flat(run: Run) -> dict[str, str]:
             _add_group(found, group, value)
         elif value is not None:
             found[group] = _text(value)
+    if not trains:
+        return found
     trainer = source.get("trainer")
     precision = trainer.get("precision") if isinstance(trainer, Mapping) else source.get("precision")
     return found | ({"precision": str(precision)} if precision is not None else {})
 
 
 def changed(run: Run) -> list[str]:
-    """Overrides on a sweep's command line that change the recipe, so that results cannot match the paper's.
+    """What changes the recipe of a row, so that results cannot match the paper's.
 
-    The budget, which a table shows anyway, and folders are left out.
+    These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
+    folders; and a training from scratch where the paper starts from its x2 network.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)
     keys = {override: override.partition("=")[0].lstrip("+~") for override in run.overrides}
-    return [
+    found = [
         override
         for override, key in keys.items()
         if key.partition(".")[0] in recipe and not key.endswith("_dir")
     ]
+    if not run.is_fine_tuned_in_paper:
+        return found
+    if run.settings.get("init_ckpt") is None:
+        return [*found, f"{run.labels[0]} x{run.scale} from scratch (fine-tuned from x2 in the paper)"]
+    return [override for override in found if keys[override] != "init_ckpt"]
 
 
 def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """A table in memory, from which every format is written: terminal, Markdown, CSV, LaTeX, HTML."""
 
 import math
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -25,6 +26,7 @@ class Column:
     key: str = ""
     is_extra: bool = False  # measured here but not in the paper's table: left out of the LaTeX table
     is_setting: bool = False  # a setting, not a result
+    with_gain: bool = False  # whether the difference from the baseline row follows the number
 
     @property
     def head(self) -> str:
@@ -41,6 +43,9 @@ class Cell:
     std: float | None = None  # standard deviation over seeds (n - 1), ``None`` for fewer than two
     count: int = 0  # number of seeds
     paper: float | None = None  # the figure that the paper prints
+    paper_text: str = ""  # the same as printed, if it has other digits than the column
+    note: str = ""  # how the number was counted: a footnote
+    mark: str = ""  # letter of the footnote
     # 1 for the best distinct number of its block at printed precision, 2 for the second, else 0.
     rank: int = 0
     baseline: float | None = None  # the number in the baseline row
@@ -55,14 +60,20 @@ class Cell:
         """This row minus the baseline row."""
         return None if self.value is None or self.baseline is None else self.value - self.baseline
 
+    def printed(self, column: Column) -> str:
+        """The paper's figure with the digits that it prints."""
+        return self.paper_text or fixed(self.paper, column.decimals)
+
     def shown(self, column: Column, *, min_count: int = 2) -> str:
         """The text of the cell; the standard deviation is shown for at least ``min_count`` seeds."""
         if self.text:
-            return self.text
+            return f"{self.text} {self.mark}".rstrip()
         number = fixed(self.value, column.decimals)
-        if not self.std or self.count < min_count:  # zero: a parameter count is the same for each seed
-            return number
-        return f"{number} ± {fixed(self.std, column.decimals)}"
+        if self.std and self.count >= min_count:  # zero: a parameter count is the same for each seed
+            number += f" ± {fixed(self.std, column.decimals)}"
+        if column.with_gain and self.gain is not None:
+            number += f" ({signed(self.gain, column.decimals)})"
+        return number
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,8 @@ class Row:
     note: str = ""  # a remark on the row, e.g. that one seed failed
     is_own: bool = False  # the network that the paper proposes
     is_reference: bool = False  # bicubic: above the other rows, and not ranked
+    protocol: str = ""  # name of the protocol of its figures
+    test_images: tuple[tuple[str, str], ...] = ()  # each test set, and what its images are
     # Significance against the baseline row, for all sets together and for each set.
     tests: tuple[Significance, ...] = ()
     against: str = ""  # label of the baseline row
@@ -114,6 +127,12 @@ class Row:
     def has_paper(self) -> bool:
         """Whether the paper prints anything in this row."""
         return any(cell.paper is not None for cell in self.cells)
+
+    def is_comparable(self, other: "Row") -> bool:
+        """Whether the figures of two rows are of one protocol and of the same images."""
+        own, others = dict(self.test_images), dict(other.test_images)
+        same = all(own[name] == others[name] for name in own.keys() & others.keys())
+        return same and (self.protocol == other.protocol or "" in (self.protocol, other.protocol))
 
     @property
     def is_measured(self) -> bool:
@@ -141,7 +160,7 @@ class Table:
         return any(row.block for row in self.rows)
 
     def notes(self) -> list[str]:
-        """Lines below the table: why rows have no figures, and what the star means."""
+        """Lines below the table: why rows have no figures, footnotes, and what the star means."""
         lines = []
         for row in self.rows:
             name = f"{row.label} {row.block}".strip()
@@ -149,6 +168,11 @@ class Table:
                 lines.append(f"{name}: {row.problem}")
             if row.note:
                 lines.append(f"{name}: {row.note}")
+        shown = [pair for row in self.rows for pair in zip(self.columns, row.cells, strict=True)]
+        if any(column.with_gain and cell.gain is not None for column, cell in shown):
+            lines.append("in brackets: difference from the baseline row in dB")
+        footnotes = {cell.mark: cell.note for _, cell in shown if cell.mark}
+        lines += [f"{mark}: {note}" for mark, note in footnotes.items()]
         if any(row.mark for row in self.rows):
             lines.append(
                 "*: differs from the baseline row, p < 0.05 "
@@ -157,11 +181,22 @@ class Table:
         return lines
 
 
+def with_footnotes(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose footnotes have letters, in the order of their first cell."""
+    notes = list(dict.fromkeys(cell.note for row in rows for cell in row.cells if cell.note))
+    letters = {note: string.ascii_lowercase[number] for number, note in enumerate(notes)}
+    return [
+        replace(row, cells=tuple(replace(cell, mark=letters.get(cell.note, "")) for cell in row.cells))
+        for row in rows
+    ]
+
+
 def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
     """Rank the numbers of each column of a block as papers do: every cell with the best number is best.
 
-    Every cell with the next distinct number is second. Numbers are compared as printed. Bicubic is not
-    ranked, nor are the paper's rows if any row was measured here.
+    Every cell with the next distinct number is second. Numbers are compared as printed, and only
+    between rows of one protocol and the same images. Bicubic is not ranked, nor are the paper's rows if any
+    row was measured here.
     """
     ours = any(row.is_measured and not row.is_reference for row in rows)
     ranked = [not row.is_reference and not row.problem and row.is_ours == ours for row in rows]
@@ -174,9 +209,11 @@ def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> list[Row]:
             value = row.cells[position].value
             if ranked[index] and value is not None and not math.isnan(value):
                 printed[index] = float(fixed(value, column.decimals))
-        best = sorted(set(printed.values()), reverse=column.higher_is_better)[:2]
         for index, value in printed.items():
-            if value in best and len(printed) > 1:
+            others = {number for other, number in printed.items() if rows[index].is_comparable(rows[other])}
+            count = sum(rows[index].is_comparable(rows[other]) for other in printed)
+            best = sorted(others, reverse=column.higher_is_better)[:2]
+            if value in best and count > 1:
                 cells[index][position] = replace(cells[index][position], rank=best.index(value) + 1)
     return [replace(row, cells=tuple(own)) for row, own in zip(rows, cells, strict=True)]
 
@@ -214,7 +251,7 @@ def _lines_of(table: Table, row: Row) -> list[Line]:
         return Line([label, *block, *texts], [0, *[0] * len(block), *(ranks or [0] * len(texts))], kind)
 
     pairs = list(zip(table.columns, row.cells, strict=True))
-    paper = [cell.text or fixed(cell.paper, column.decimals) for column, cell in pairs]
+    paper = [cell.shown(column) if cell.text else cell.printed(column) for column, cell in pairs]
     status = row.problem.partition(":")[0]
     if row.problem and row.has_paper:
         return [line("paper", f"{row.label} (paper; {status})", paper)]

@@ -14,14 +14,14 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 from matplotlib.typing import FillStyleType
 
-from sr_lab.reporting import published, saved_images, svg
+from sr_lab.reporting import counts, saved_images, svg
 from sr_lab.reporting.formatting import shortened
 from sr_lab.reporting.runs import Run
 
 # Whether measured here, colour, fill of the marker in the legend, label.
 _KINDS: tuple[tuple[bool, str, FillStyleType, str], ...] = (
-    (False, "#c8571b", "none", "printed in papers"),
-    (True, "#1f6fb4", "full", "measured here"),
+    (False, "#c8571b", "none", "PSNR printed in papers"),
+    (True, "#1f6fb4", "full", "PSNR measured here"),
 )
 
 
@@ -73,20 +73,24 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
 def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]:
     """Our points and the networks that papers compare.
 
-    Networks far larger than ours and than lightweight networks are left out: EDSR's 43 M would hide the rest.
+    Their PSNR is printed; their multiply-adds are our count, as everywhere on the axis, so networks that are
+    not implemented here are left out. So are networks far larger than ours and than lightweight networks:
+    EDSR's 43 M would hide the rest.
     """
-    found: dict[str, dict[str, list[float]]] = {}
-    for figure in published.comparisons():
-        in_set = figure.metric == "psnr_y" and figure.set_name == set_name
-        if figure.scale == scale and (in_set or figure.metric in ("num_params_k", "multi_adds_g")):
-            found.setdefault(figure.row, {}).setdefault(figure.metric, []).append(figure.value)
-    most = {row: {m: max(v, key=v.count) for m, v in metrics.items()} for row, metrics in found.items()}
-    limit = max(4e6, *(2 * point.num_params for point in points)) / 1e3
-    return [
-        Point(row, m["num_params_k"] * 1e3, m["multi_adds_g"] * 1e9, m["psnr_y"], is_measured=False)
-        for row, m in most.items()
-        if len(m) == 3 and m["num_params_k"] <= limit
-    ] + list(points)
+    limit = max(4e6, *(2 * point.num_params for point in points))
+    labels: dict[str, list[str]] = {}
+    for figure in counts.comparisons():
+        if figure.scale == scale:
+            labels.setdefault(figure.model, []).append(figure.row)
+    names = {model: max(own, key=own.count) for model, own in labels.items()}
+    found = []
+    for model, name in names.items():
+        psnr, size = counts.psnr(model, scale, set_name), counts.size(model, scale)
+        if psnr is not None and size is not None and size.num_params <= limit:
+            shared = list(names.values()).count(name) > 1
+            name = f"{name} ({size.num_params / 1e3:.0f} K)" if shared else name
+            found.append(Point(name, size.num_params, size.multi_adds, psnr, is_measured=False))
+    return [*found, *points]
 
 
 def _scatter(figure: Figure, points: Sequence[Point], *, set_name: str) -> None:

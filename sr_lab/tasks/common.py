@@ -14,6 +14,7 @@ from torch import distributed, nn
 
 from sr_lab.config.schema import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.facts import as_published
 from sr_lab.errors import ConfigError, did_you_mean
 from sr_lab.inference import backends
 from sr_lab.inference.tiling import Tiled
@@ -97,19 +98,20 @@ def means(results: Iterable[ImageResult]) -> dict[str, float]:
     return values
 
 
-def cost(network: nn.Module, scale: int) -> dict[str, int]:
+def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
     """Cost of the folded network, the form that is used, at a 1280x720 output.
 
-    Contains ``num_params``, ``multi_adds`` (all, and as the network's paper counts), ``activations`` and
-    ``peak_memory_bytes``; also ``num_params_training`` if folding removes parameters.
+    Contains ``num_params``, ``multi_adds`` (all operations), ``activations`` and ``peak_memory_bytes``;
+    ``multi_adds_rule``, by which the network's paper counts, and ``multi_adds_by_rule``, our count by it;
+    also ``num_params_training`` if folding removes parameters.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)
-    every = multi_adds(folded, scale=scale, rule="all")
-    counts = {
+    counts: dict[str, int | str] = {
         "num_params": num_params(folded),
-        "multi_adds": every,
-        "multi_adds_paper": every if rule == "all" else multi_adds(folded, scale=scale, rule=rule),
+        "multi_adds": multi_adds(folded, scale=scale, rule="all"),
+        "multi_adds_rule": rule,
+        "multi_adds_by_rule": multi_adds(folded, scale=scale, rule=rule),
         "activations": activations(folded, scale=scale),
         "peak_memory_bytes": peak_memory(folded, scale=scale),
     }
@@ -118,9 +120,12 @@ def cost(network: nn.Module, scale: int) -> dict[str, int]:
     return counts
 
 
-def measured(results: Sequence[ImageResult], protocol: Protocol, scale: int) -> dict[str, object]:
-    """The part of ``metrics.json`` that a test produces."""
+def measured(
+    results: Sequence[ImageResult], protocol: Protocol, scale: int, sets: Sequence[BenchmarkSet]
+) -> dict[str, object]:
+    """The part of ``metrics.json`` that a test of some sets produces."""
     return {
+        "test_images": {images.name: as_published(images.name, images.files) for images in sets},
         "protocol": protocol.name,
         "protocol_says": protocol.describe(scale),
         **means(results),

@@ -15,8 +15,8 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import ComplexityConfig
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
+from sr_lab.reporting import counts
 from sr_lab.reporting.experiment import print_experiment, print_runs
-from sr_lab.reporting.published import psnr
 from sr_lab.reporting.runs import Run, find_runs, read_run
 from sr_lab.reporting.safe_csv import runs_to_csv
 from sr_lab.reporting.tradeoff import Point, draw
@@ -37,7 +37,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         network = build_network(config, config.allow).eval()
         counted = common.cost(network, config.scale)
         network = for_inference(network)  # time is measured on the folded network
-        cost: dict[str, float] = counted | cpu_time(network, config.scale)
+        cost: dict[str, float | str] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
         run_folder.write_metrics(
@@ -74,8 +74,14 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
 
 
 def _points(run: Run, trained: Sequence[Run], set_name: str) -> list[Point]:
-    """The points of a network: its paper's PSNR, and those of trained runs of the same network."""
-    printed = psnr(str(run.values.get("option")), run.scale, set_name)
+    """The points of a network: its paper's PSNR, and those of trained runs of the same network.
+
+    A variant of a network has no printed PSNR.
+    """
+    option = str(run.values.get("option"))
+    size = counts.size(option, run.scale)
+    is_papers = size is not None and size.multi_adds == run.number("multi_adds")
+    printed = counts.psnr(option, run.scale, set_name) if is_papers else None
     reached = [
         other.number(f"test/{set_name}/psnr_y") for other in trained if _network(other) == _network(run)
     ]

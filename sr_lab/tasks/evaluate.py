@@ -18,7 +18,7 @@ from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import BackendNetwork
 from sr_lab.layers.network import colour_of
-from sr_lab.protocol import Protocol, variants
+from sr_lab.protocol import PROTOCOLS, Protocol, variants
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.runs import read_run
@@ -42,7 +42,8 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         config, network = open_configured(config, overrides, common.console.print)
         protocol = common.protocol_of(config)
         tiled = common.prepared(config, network)
-        results = _test(config, tiled, protocol, ExampleImages(run_folder.images))
+        sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+        results = _test(config, tiled, protocol, sets, ExampleImages(run_folder.images))
         if rank() != 0:
             return
         run_folder.write_config(to_yaml(config))
@@ -53,7 +54,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
             | {"wall_time_s": round(time.perf_counter() - started, 1)}
             | common.cost(network, config.scale)
-            | common.measured(results, protocol, config.scale)
+            | common.measured(results, protocol, config.scale, sets)
         )
     if common.in_multirun():
         return
@@ -65,9 +66,12 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _test(
-    config: EvaluateConfig, network: nn.Module, protocol: Protocol, *callbacks: lightning.Callback
+    config: EvaluateConfig,
+    network: nn.Module,
+    protocol: Protocol,
+    sets: Sequence[BenchmarkSet],
+    *callbacks: lightning.Callback,
 ) -> list[ImageResult]:
-    sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     module = SRModule(
         network, scale=config.scale, protocol=protocol, test_sets=[images.name for images in sets]
     )
@@ -105,6 +109,8 @@ def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> 
             cells += [fixed(psnr, 3), fixed(ssim, 4)]
         table.add_row(label, *cells)
     common.console.print(table)
+    for known in PROTOCOLS.values():
+        common.console.print(f"{known.name} reproduces {known.reproduces}")
 
 
 @torch.inference_mode()

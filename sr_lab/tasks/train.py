@@ -105,6 +105,7 @@ class _Parts:
     """The parts of a training run, built and checked before its first step."""
 
     protocol: Protocol
+    test_sets: list[BenchmarkSet]
     dataset: PatchDataset
     module: SRModule
     data: SRDataModule
@@ -143,7 +144,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
                 | ({"skipped_steps": skipped} if skipped is not None else {})
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(parts.module.network, config.scale)
-                | common.measured(results, parts.protocol, config.scale)
+                | common.measured(results, parts.protocol, config.scale, parts.test_sets)
             )
             close_wandb(values)
             folder.write_metrics(values)
@@ -187,7 +188,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
         num_workers=config.num_workers,
         timeout=config.trainer.timeout,
     )
-    return _Parts(protocol, dataset, module, data, setting, choice)
+    return _Parts(protocol, test_sets, dataset, module, data, setting, choice)
 
 
 def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Protocol) -> list[BenchmarkSet]:

@@ -19,6 +19,7 @@ from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import colour_of
 from sr_lab.layers.norm import is_batch_norm
 from sr_lab.metrics.image_quality import MeanOverImages
+from sr_lab.models.bicubic import Bicubic
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import Protocol
@@ -229,7 +230,12 @@ class SRModule(lightning.LightningModule):
             ]
 
     def upscale(self, lr: Tensor, *, grey: bool = False) -> Tensor:
-        """SR image of one LR image, in float32 whatever the precision of the training."""
+        """SR image of one LR image, in float32 whatever the precision of the training.
+
+        ``model=bicubic`` rounds and clips as the protocol's bicubic row does, so that both show one figure.
+        """
+        if isinstance(self.network.network if isinstance(self.network, Tiled) else self.network, Bicubic):
+            return self.protocol.bicubic(lr, self.scale)
         colour = colour_of(self.network)
         with exact_float32(), torch.autocast(lr.device.type, enabled=False):
             # forward() bypasses torch.compile, which would compile again for every image size.

@@ -164,6 +164,17 @@ def test_a_written_configuration_reads_back_unchanged():
     assert again == config
 
 
+def test_the_configuration_of_an_evaluation_holds_nothing_of_a_training():
+    from omegaconf import OmegaConf
+
+    config = compose("task=evaluate", "model=bicubic", "scale=3", "trainer=cpu")
+    written = OmegaConf.create(configuration.to_yaml(config))
+    assert not {"dataset", "schedule", "optimizer", "loss", "steps", "budget", "validation"} & written.keys()
+    again = configuration.load(written)
+    assert (again.model, again.scale, again.benchmark) == (config.model, 3, config.benchmark)
+    assert configuration.to_yaml(again) == configuration.to_yaml(config)
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [

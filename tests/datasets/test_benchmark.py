@@ -85,7 +85,7 @@ def test_a_set_without_images_is_refused():
 def test_the_error_for_an_image_too_small_to_measure_names_it(folder, tmp_path):
     Image.new("RGB", (40, 18)).save(folder / "a.png")
     with pytest.raises(
-        DataError, match=r"a.png is 16x40 when cropped to multiples of scale=4; measuring needs 19x19"
+        DataError, match=r"a.png is 40x16 pixels when cropped to multiples of scale=4; measuring needs 19x19"
     ):
         two(tmp_path)[0]
     assert two(tmp_path, scale=3)[0]["hr"].shape == (3, 18, 39)  # 17x17 are enough

@@ -209,7 +209,9 @@ def test_the_error_for_a_missing_lr_image_names_it(make, tmp_path):
 
 def test_the_error_for_an_lr_image_of_the_wrong_size_gives_both_sizes(make, tmp_path):
     dataset = make(lr_dir=str(photographs(tmp_path / "lr", height=27)))
-    message = r"lr/0000.png is 27x66, but .*hr/0000.png is 53x66; at scale=2 the LR image must be 26x33"
+    message = (
+        r"lr/0000.png is 66x27 pixels, but .*hr/0000.png is 66x53; at scale=2 the LR image must be 33x26"
+    )
     with pytest.raises(DataError, match=message):
         dataset.prepare()
 
@@ -221,7 +223,7 @@ def test_every_hr_folder_needs_its_lr_folder(make, tmp_path):
 
 def test_the_error_for_an_image_smaller_than_the_patch_is_raised_before_training(make):
     dataset = make(scale=4, lr_patch_size=14)
-    message = r"hr/0000.png is 53x66, but patches of lr_patch_size=14 at scale=4 need 56x56"
+    message = r"hr/0000.png is 66x53 pixels, but patches of lr_patch_size=14 at scale=4 need 56x56"
     with pytest.raises(DataError, match=message):
         dataset.prepare()
 

@@ -189,5 +189,5 @@ def test_32_bit_values_are_refused(tmp_path, dtype):
 
 def test_too_many_pixels_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sr_lab.datasets.images.MAX_PIXELS", 100)
-    with pytest.raises(DataError, match="has 9x14 pixels; allowed: 100 in all"):
+    with pytest.raises(DataError, match="has 14x9 pixels; allowed: 100 in all"):
         read_image(save(tmp_path / "a.png", RGB))

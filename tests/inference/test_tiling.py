@@ -78,7 +78,7 @@ def test_the_note_on_tiles_of_a_network_that_pools_says_that_they_are_not_equal_
     network = built("imdn", num_feat=16, num_block=2)
     tiled = Tiled(network, tile=96)
     assert 1e-7 < difference(network, tiled, 150, 100) < 0.1
-    assert tiled.note.startswith("150x100 pixels in tiles of 96x96, overlapping by 24; not equal")
+    assert tiled.note.startswith("100x150 pixels in tiles of 96x96, overlapping by 24; not equal")
 
 
 def test_an_image_that_fits_into_memory_is_not_tiled():

@@ -91,7 +91,7 @@ def test_esa_in_rfdns_form_has_2960_parameters():
 def test_esa_keeps_the_image_size_and_refuses_an_image_below_its_minimum():
     esa = ESA(16)
     assert esa(torch.rand(1, 16, 15, 32)).shape == (1, 16, 15, 32)
-    with pytest.raises(ConfigError, match="at least 15x15 pixels, got 14x32"):
+    with pytest.raises(ConfigError, match="at least 15x15 pixels, got 32x14"):
         esa(torch.rand(1, 16, 14, 32))
 
 

@@ -153,7 +153,7 @@ def test_quantising_twice_changes_nothing():
             r"same shape \(N, C, H, W\), got \(1, 3, 12, 12\) and \(1, 3, 12, 13\)",
         ),
         ((3, 12, 12), (3, 12, 12), 0, "same shape"),
-        ((1, 1, 16, 12), (1, 1, 16, 12), 6, "crop_border=6 leaves no pixels of a 16x12 image"),
+        ((1, 1, 16, 12), (1, 1, 16, 12), 6, "crop_border=6 leaves no pixels of a 12x16 image"),
         ((1, 1, 12, 12), (1, 1, 12, 12), -1, "crop_border must be at least 0, got -1"),
     ],
 )
@@ -171,7 +171,7 @@ def test_integer_images_are_refused():
 def test_ssim_needs_a_whole_window():
     image = torch.rand(1, 1, 14, 20)
     with pytest.raises(
-        ValueError, match="crop_border=2 leaves 10x16 pixels of a 14x20 image; the window needs 11x11"
+        ValueError, match="crop_border=2 leaves 16x10 pixels of a 20x14 image; the window needs 11x11"
     ):
         ssim(image, image, crop_border=2)
 

@@ -120,7 +120,11 @@ def test_imresize_gives_the_shape_on_the_meta_device():
 @pytest.mark.parametrize(
     ("image", "arguments", "message"),
     [
-        (torch.rand(1, 1, 5, 8), {"denominator": 2}, "a 5x8 image times 1/2 has a fractional size"),
+        (
+            torch.rand(1, 1, 5, 8),
+            {"denominator": 2},
+            "an image of 8x5 pixels times 1/2 has a fractional size",
+        ),
         (torch.rand(1, 8, 8), {}, r"expects non-empty floating images \(N, C, H, W\), got shape \(1, 8, 8\)"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), {}, "of torch.uint8"),
         (torch.rand(1, 1, 0, 8), {}, "expects non-empty"),

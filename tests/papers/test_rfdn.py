@@ -18,7 +18,7 @@ def test_the_block_in_the_paper_adds_its_input():
 def test_channel_attention_accepts_any_size_and_spatial_attention_needs_15_pixels():
     lr = torch.rand(1, 3, 5, 4)
     assert RFDN(scale=2, num_feat=16, num_block=1)(lr).shape == (1, 3, 10, 8)
-    with pytest.raises(ConfigError, match="at least 15x15 pixels, got 5x4"):
+    with pytest.raises(ConfigError, match="at least 15x15 pixels, got 4x5"):
         RFDN(scale=2, num_feat=16, num_block=1, attention="esa")(lr)
 
 

@@ -148,7 +148,7 @@ def test_a_validation_that_runs_out_of_memory_uses_tiles_and_gives_the_same_resu
     ended = forge.train(folder, *breaks("validation"))
     assert ended.code == 0, ended.said
     told = json.loads((folder / "metrics.json").read_text())["tiled"]
-    assert told.startswith("24x30 pixels in tiles of 15x15, overlapping by ")
+    assert told.startswith("30x24 pixels in tiles of 15x15, overlapping by ")
     assert told.endswith("; equal to the whole image")
     psnr = [[float(row["val/psnr_y"]) for row in rows(run) if row["val/psnr_y"]] for run in (whole, folder)]
     assert psnr[1] == pytest.approx(psnr[0], abs=1e-4)

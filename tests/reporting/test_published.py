@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from sr_lab.reporting import published
+from sr_lab.reporting import counts, published
 from sr_lab.reporting.tradeoff import Point, draw
 
 
@@ -21,7 +21,38 @@ from sr_lab.reporting.tradeoff import Point, draw
     ],
 )
 def test_published_psnr_is_found_for_a_network_scale_and_set(model, scale, set_name, psnr):
-    assert published.psnr(model, scale, set_name) == psnr
+    assert counts.psnr(model, scale, set_name) == psnr
+
+
+def test_a_row_of_another_size_is_not_the_network_that_it_names():
+    assert counts.psnr("edsr", 2, "Set5") is not None
+    assert counts.psnr("edsr", 4, "Set5") != 32.46  # printed for 1778 K; EDSR-baseline has 1518 K
+    assert counts.printed_multi_adds("srcnn", 4, 8_129).text == "52.7"
+    assert counts.printed_multi_adds("srcnn", 4, 57_281) is None
+    assert counts.printed_multi_adds("osffnet", 4, 536_503).text == "22.0"
+    assert counts.printed_multi_adds("osffnet", 4, 486_000) is None  # an ablation
+
+
+@pytest.mark.parametrize(
+    ("paper", "row", "scale", "says"),
+    [
+        ("osffnet", "OSFFNet", 4, "torchinfo's count at 1280x720"),
+        ("efrdn", "EFRDN", 4, "no attention"),
+        ("efrdn", "EFRDN", 2, "four times the 27.9 G of the x4 network"),
+        ("efrdn", "ESRT", 4, "rule not found: convolutions and linear layers have 58.4 G"),
+        ("efrdn", "SwinIR", 4, "an LR image of 264x184"),
+        ("mren", "MREN", 2, "an LR image of 192x192"),
+        ("osffnet", "HNCT", 4, "rule not checked"),
+        ("imfm", "+PAB minus plain", None, "weights of convolutions"),
+    ],
+)
+def test_each_printed_count_of_multiply_adds_has_its_rule_and_size(paper, row, scale, says):
+    found = [
+        f
+        for f in published.figures()
+        if (f.paper, f.row, f.scale, f.metric) == (paper, row, scale, "multi_adds_g")
+    ]
+    assert says in counts.rule(found[0])
 
 
 def test_the_gain_of_a_strategy_does_not_count_as_a_psnr():

@@ -72,9 +72,34 @@ def test_every_set_measured_by_a_run_has_columns_for_all_runs_and_bicubic():
 
 
 def test_measured_costs_have_columns():
-    heads, *rows = shown(run("a", multi_adds_paper=40_800_000_000, wall_time_s=59.6), run("b"))
-    assert heads[-2:] == ["paper [G]", "time [s]"]
-    assert [row[-2:] for row in rows] == [["-", "-"], ["40.8", "60"], ["-", "-"]]
+    heads, *rows = shown(run("a", peak_memory_bytes=2**20, wall_time_s=59.6), run("b"))
+    assert heads[-2:] == ["memory [MiB]", "time [s]"]
+    assert [row[-2:] for row in rows] == [["-", "-"], ["1", "60"], ["-", "-"]]
+
+
+def test_a_count_by_the_papers_rule_is_not_shown_as_printed():
+    heads, *_ = shown(run("a", multi_adds_paper=40_800_000_000, multi_adds_by_rule=40_800_000_000))
+    assert [head for head in heads if "[G]" in head] == ["multi-adds [G]"]
+
+
+def test_printed_multiply_adds_have_a_column_and_a_footnote_for_each_rule():
+    made = experiment_table(
+        [
+            run("osffnet", option="osffnet", num_params=536_503, multi_adds=29_277_916_544),
+            run("imdn", option="imdn", num_params=715_176, multi_adds=40_885_865_472),
+            run("wide", option="imdn", num_params=805_000, multi_adds=46_000_000_000),
+        ]
+    )
+    columns = [column.head for column in made.columns]
+    ours, printed = columns.index("multi-adds [G]"), columns.index("printed multi-adds [G]")
+    texts = {
+        row.label: [row.cells[n].shown(made.columns[n]) for n in (ours, printed)]
+        for row in made.rows
+        if not row.is_reference
+    }
+    assert texts == {"osffnet": ["29.3", "22.0 a"], "imdn": ["40.9", "40.9 b"], "wide": ["46.0", "-"]}
+    assert [note[:12] for note in made.notes()[1:]] == ["a: torchinfo", "b: weights o"]
+    assert "multi-adds: all operations at an output of 1280x720" in made.head
 
 
 def test_a_time_that_was_measured_repeatedly_has_its_quartiles():
@@ -225,3 +250,25 @@ def test_a_folder_without_runs_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=f"runs: no run folder in '.*{name}'"):
         find_runs(tmp_path / name)
+
+
+def test_the_jobs_of_a_sweep_are_found_in_its_order(tmp_path):
+    """Otherwise the first row, the baseline, would be another in a report than at the end of the sweep."""
+    for name in ("a-1", "b-2", "c-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text("{}")
+    write_index(tmp_path, [Listed("c-3", None, []), Listed("a-1", None, [])])
+    assert [found.path.name for found in find_runs(tmp_path)] == ["c-3", "a-1", "b-2"]
+
+
+def test_an_exact_image_makes_the_mean_infinite_and_the_table_says_so(tmp_path):
+    image = {"set_name": "Set5", "image": "a", "psnr_y": None, "ssim_y": 1.0, "bicubic_psnr_y": 30.0}
+    for name, exact in (("exact", {"test/Set5/psnr_y": None}), ("plain", {})):
+        (tmp_path / name).mkdir()
+        content = values(name) | exact | ({"images": [image]} if exact else {})
+        (tmp_path / name / "metrics.json").write_text(json.dumps(content))
+    made = experiment_table(find_runs(tmp_path))
+    (column,) = [n for n, column in enumerate(made.columns) if column.key == "Set5/psnr_y"]
+    rows = {row.label: row.cells[column].value for row in made.rows}
+    assert rows["exact"] == float("inf")
+    assert "exact x4: PSNR on Set5 is infinite: 1 exact image" in made.notes()

@@ -34,6 +34,19 @@ def test_no_two_names_of_networks_overlap(scale, set_name):
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
 
 
+def test_printed_networks_are_placed_by_our_count_of_all_operations():
+    points = {point.name: point for point in tradeoff.around(OURS, scale=4, set_name="Set5")}
+    assert points["EFRDN"].multi_adds == pytest.approx(292.6e9, rel=1e-3)  # printed: 27.9
+    assert points["OSFFNet"].multi_adds == pytest.approx(29.3e9, rel=1e-2)  # printed: 22.0
+    assert "HNCT" not in points  # not implemented, so not counted
+
+
+def test_networks_of_one_name_and_two_sizes_are_two_points():
+    points = {point.name: point for point in tradeoff.around(OURS, scale=4, set_name="Set5")}
+    small, large = points["SRCNN (8 K)"], points["SRCNN (57 K)"]
+    assert (small.multi_adds, large.multi_adds) == (7_402_291_200, 52_700_774_400)
+
+
 def test_a_name_that_was_moved_away_has_a_line_to_its_network():
     (axes,) = drawn([Point(f"net {n}", 1e6, 3e10, 28.6, is_measured=True) for n in range(20)]).axes
     ends = [line.get_xydata()[0] for line in axes.lines]

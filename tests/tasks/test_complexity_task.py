@@ -86,7 +86,7 @@ def test_costs_are_added_to_the_rows_of_trained_networks(tmp_path, capsys):
     rows = {line[1]: line for line in shown if len(line) > 5}
     ours = {name: rows[name][5:8] for name in ("Baseline", "Baseline+CA", "Baseline+SA")}
     assert ours["Baseline"] == ["31.50", "4.0", "0.0"]
-    assert ours["Baseline+CA"] == ["31.50", "9.0", "125.0"]
+    assert ours["Baseline+CA"] == ["31.50 (0.00)", "9.0", "125.0"]
     assert ours["Baseline+SA"][1:] == ["5.0", "25.0"]
     names = saved_images.names([read_run(tmp_path / name) for name in ("cost", "trained")])
     assert names == ["Baseline (costs)", "Baseline"]

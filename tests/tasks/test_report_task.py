@@ -61,6 +61,21 @@ def test_zoomed_crops_of_the_saved_images_are_in_the_report_in_the_order_of_the_
     assert len(find_runs(tmp_path)) == 3  # the files of the report are not a run
 
 
+def test_two_copies_of_an_image_with_other_pixels_are_named_and_left_out_of_the_figures(tmp_path, capsys):
+    pictures.run_folder(tmp_path, "whole", images=("one", "two"))
+    cropped = pictures.run_folder(tmp_path, "cropped", images=("one",), size=(56, 80))
+    report.run(compose("task=report", f"runs='{tmp_path}'"), tmp_path, [])
+    said = capsys.readouterr().out
+    assert cropped.scale == 4
+    assert "Set5 one x4: " in said
+    assert "different images of this name" in said
+    assert "80x60" in said
+    assert "80x56" in said
+    written = {path.name for path in (tmp_path / "crops").iterdir()}
+    assert "crops_Set5_two_x4.png" in written
+    assert "crops_Set5_one_x4.png" not in written
+
+
 def test_the_baseline_is_the_row_that_is_named(place):
     run(place, "baseline='111'")
     lines = csv.DictReader((place / "table.csv").read_text().splitlines())

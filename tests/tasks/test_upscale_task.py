@@ -270,7 +270,7 @@ def test_tiling_of_an_image_is_reported(tmp_path, capsys):
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     ckpt = weights(tmp_path / "weights.pth", 1)
     run(tmp_path / "wide.png", tmp_path / "big", *SMALL, "tile=96", ckpt=ckpt)
-    assert "tiled: 60x110 pixels in tiles of 60x96, overlapping by 6; equal" in capsys.readouterr().out
+    assert "tiled: 110x60 pixels in tiles of 96x60, overlapping by 6; equal" in capsys.readouterr().out
 
 
 def test_the_command_line_writes_images_and_nothing_else(photos, tmp_path):

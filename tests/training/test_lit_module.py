@@ -3,13 +3,18 @@ import statistics
 import weakref
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sr_lab.inference.tiling import Tiled
+from sr_lab.models.bicubic import Bicubic
+from sr_lab.protocol import PROTOCOLS
 from sr_lab.system.devices import exact_float32
 from sr_lab.training.data_module import ImageLoader, RankShare
+from sr_lab.training.lit_module import SRModule
 from tests import tiny
 
 pytestmark = [
@@ -180,6 +185,18 @@ def test_a_test_gives_each_image_the_metrics_of_the_protocol(tmp_path):
         assert [result.psnr_y, result.ssim_y] == [psnr.item(), ssim.item()]
         assert [result.bicubic_psnr_y, result.bicubic_ssim_y] == [base_psnr.item(), base_ssim.item()]
     assert len(module.results) == 2
+
+
+@pytest.mark.parametrize("tiled", [False, True], ids=["whole", "tiled"])
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_bicubic_as_a_model_has_the_figures_of_the_bicubic_row(protocol, tiled):
+    noise = np.random.default_rng(0).random((48, 52, 3)) > 0.5  # overshoots the range everywhere
+    hr = torch.from_numpy(noise.astype(np.uint8) * 255).permute(2, 0, 1)[None]
+    network = Tiled(Bicubic(scale=2)) if tiled else Bicubic(scale=2)
+    module = SRModule(network, scale=2, protocol=protocol)
+    lr = protocol.make_lr(hr, 2)
+    figures = protocol.measure(module.upscale(lr), hr, 2)
+    assert figures == protocol.measure(protocol.bicubic(lr, 2), hr, 2)
 
 
 class Asked(TorchDispatchMode):

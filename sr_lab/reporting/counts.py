@@ -1,0 +1,104 @@
+"""Sizes and multiply-adds of the networks that papers compare, and how each paper counted what it prints.
+
+``multi_adds.csv`` has, for a ``model=`` and scale, our count of parameters and of all operations at 1280x720,
+and each printed figure with its rule. A test repeats every count.
+"""
+
+import csv
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from sr_lab.reporting import published
+from sr_lab.reporting.published import Figure
+
+UNKNOWN = "rule not checked: the network is not implemented here"
+# What a printed figure counts; other values of the column ``counted`` say it themselves.
+RULES: Mapping[str, str] = {
+    "all": "all operations at 1280x720",
+    "conv": "weights of convolutions times positions at 1280x720; no linear layers, no attention",
+    "torchinfo": "torchinfo's count at 1280x720: convolutions at every position, other layers' weights once",
+    "op_counter": "an early pytorch-OpCounter's count on an LR image of 192x192",
+}
+_SAME_SIZE = 0.05  # printed parameters of one network differ by less, those of its variants by more
+
+
+class Size(NamedTuple):
+    """What a network costs by our count."""
+
+    num_params: int
+    multi_adds: int  # all operations at an output of 1280x720
+    also: (
+        float | None
+    )  # another count that papers print for it: CARN's checkpoint has the tails of every scale
+
+    def fits(self, printed: float) -> bool:
+        """Whether a printed number of parameters is that of the network, not of a variant."""
+        own = (self.num_params, *([] if self.also is None else [self.also]))
+        return any(abs(printed - count) <= _SAME_SIZE * count for count in own)
+
+
+@functools.cache
+def _rows() -> tuple[dict[str, str], ...]:
+    text = (Path(__file__).parent / "multi_adds.csv").read_text()
+    return tuple(csv.DictReader(text.splitlines(), strict=True))
+
+
+@functools.cache
+def size(model: str, scale: int | None) -> Size | None:
+    """Our count for a network that papers compare; ``None`` for another network."""
+    same = (row for row in _rows() if (row["model"], row["scale"]) == (model, str(scale)))
+    row = next(same, None)
+    if row is None:
+        return None
+    also = float(row["also_printed_k"]) * 1e3 if row["also_printed_k"] else None
+    return Size(int(row["num_params"]), int(row["multi_adds"]), also)
+
+
+def rule(figure: Figure) -> str:
+    """How the multiply-adds of a printed figure were counted, for a footnote."""
+    of_model = [row for row in _rows() if row["model"] == figure.model and row["counted"]]
+    exact = (row for row in of_model if (row["scale"], row["printed"]) == (str(figure.scale), figure.text))
+    # The variants of an ablation are counted as their network is.
+    usual = (row for row in of_model if row["counted"] in RULES)
+    found = next(exact, None) or next(usual, None)
+    counted = found["counted"] if found else UNKNOWN
+    return RULES.get(counted, counted)
+
+
+@functools.cache
+def comparisons() -> tuple[Figure, ...]:
+    """Figures of tables that compare networks, without rows of another size than the network they name."""
+    sizes = {_row(f): f.value * 1e3 for f in published.comparisons() if f.metric == "num_params_k"}
+
+    def is_same(figure: Figure) -> bool:
+        own, printed = size(figure.model, figure.scale), sizes.get(_row(figure))
+        return own is None or printed is None or own.fits(printed)
+
+    return tuple(figure for figure in published.comparisons() if is_same(figure))
+
+
+def printed_multi_adds(model: str, scale: int | None, num_params: float) -> Figure | None:
+    """The multiply-adds that most papers print for a network of this size; ``None`` if no paper does."""
+    own = size(model, scale)
+    if own is None or not own.fits(num_params):
+        return None
+    found = [f for f in comparisons() if (f.model, f.scale, f.metric) == (model, scale, "multi_adds_g")]
+    values = [figure.value for figure in found]
+    return max(found, key=lambda figure: values.count(figure.value)) if found else None
+
+
+def psnr(model: str, scale: int, set_name: str) -> float | None:
+    """The PSNR in dB that most papers print for a network (in a tie the highest); ``None`` if none does."""
+    values = [
+        figure.value
+        for figure in comparisons()
+        if (figure.model, figure.scale, figure.set_name) == (model, scale, set_name)
+        and figure.metric == "psnr_y"
+    ]
+    return max(values, key=lambda value: (values.count(value), value)) if values else None
+
+
+def _row(figure: Figure) -> tuple[str, str, str, int | None]:
+    return figure.paper, figure.table, figure.row, figure.scale

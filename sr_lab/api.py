@@ -1,4 +1,4 @@
-"""The Python interface: ``sr_lab.load`` and ``sr_lab.upscale``."""
+"""The Python interface: ``sr_lab.load``, ``sr_lab.upscale`` and ``sr_lab.measure``."""
 
 import os
 import warnings
@@ -20,6 +20,9 @@ from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
 from sr_lab.inference.tiling import Tile, Tiled
 from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
+from sr_lab.metrics.pictures import measure
+
+__all__ = ["load", "measure", "upscale"]
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 

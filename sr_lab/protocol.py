@@ -29,7 +29,7 @@ class Protocol:
         crop: Pixels dropped at every edge: ``scale``, or a number.
         lr_source: The bicubic LR image is made from 8-bit RGB and rounded after each axis (``uint8``), from
             RGB in double precision and rounded once (``double``), or from rounded luma and kept in floating
-            point, one channel (``luma``).
+            point, one channel (``luma``); or an 8-bit RGB LR image comes with the HR image (``given``).
         border: How `imresize` extends the HR image beyond its edges.
         grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
             0..255 are the luma (``luma``). The former gains 1.32 dB in the studio range.
@@ -44,7 +44,7 @@ class Protocol:
     round_luma: bool = False
     quantise: bool = True
     crop: Literal["scale"] | int = "scale"
-    lr_source: Literal["uint8", "double", "luma"] = "uint8"
+    lr_source: Literal["uint8", "double", "luma", "given"] = "uint8"
     border: Border = "symmetric"
     grey: Literal["rgb", "luma"] = "rgb"
 
@@ -71,20 +71,29 @@ class Protocol:
 
     def describe(self, scale: int) -> str:
         """One sentence for the heading of a table."""
-        lr_from = {
-            "uint8": "8-bit RGB, rounded after each axis",
-            "double": "RGB in double precision, rounded once",
-            "luma": "rounded luma, kept in floating point",
+        bicubic = f"x{scale} LR by MATLAB's bicubic imresize ({self.border} border) from"
+        lr = {
+            "uint8": f"{bicubic} 8-bit RGB, rounded after each axis",
+            "double": f"{bicubic} RGB in double precision, rounded once",
+            "luma": f"{bicubic} rounded luma, kept in floating point",
+            "given": f"x{scale} LR images as given",
         }[self.lr_source]
+        return f"{self.name}: {lr}; {self.counting(scale)}."
+
+    def counting(self, scale: int) -> str:
+        """How the result is measured, whatever it was made from."""
         rounded = "rounded" if self.round_luma else "unrounded"
         values = f"{rounded} {self.luma_range}-range BT.601 luma" if self.colour == "y" else "RGB"
         result = "8-bit" if self.quantise else "unquantised"
         grey = "RGB with equal channels" if self.grey == "rgb" else "luma 0..255"
         return (
-            f"{self.name}: x{scale} LR by MATLAB's bicubic imresize ({self.border} border) from {lr_from}; "
             f"PSNR and SSIM on {values} of the {result} result, {self.crop_border(scale)} pixels cropped at "
-            f"every edge; files with one channel count as {grey}."
+            f"every edge; files with one channel count as {grey}"
         )
+
+    def on_given_lr(self) -> "Protocol":
+        """The same protocol on LR images that come with the HR images."""
+        return replace(self, name=f"{self.name} on given LR", lr_source="given")
 
     def check_network(self, colour: NetworkColour) -> None:
         """Check that this protocol can feed and measure a network.
@@ -119,6 +128,7 @@ class Protocol:
             float32 ``(N, 3, H // scale, W // scale)`` with values k / 255. If ``lr_source`` is ``luma``: one
             channel in [0, 1], which the cubic kernel may exceed slightly.
         """
+        assert self.lr_source != "given"
         hr = mod_crop(hr, scale)
         if self.lr_source == "uint8":
             return downscale_uint8(hr, scale=scale, border=self.border).float() / 255
@@ -133,7 +143,7 @@ class Protocol:
         """The LR images in the form that a network expects.
 
         Args:
-            lr: What `make_lr` returned.
+            lr: What `make_lr` returned, or given LR images.
             colour: See `check_network`.
             grey: The images come from files with one channel.
 
@@ -150,14 +160,14 @@ class Protocol:
         """Upscale LR images with the bicubic kernel that made them: the bicubic row of a table.
 
         Args:
-            lr: What `make_lr` returned, ``(N, C, h, w)``.
+            lr: What `make_lr` returned, ``(N, C, h, w)``, or given LR images.
             scale: Upscaling factor.
 
         Returns:
-            ``(N, C, scale * h, scale * w)``, rounded after each axis if ``lr_source`` is ``uint8``, as MATLAB
-            does, otherwise not rounded.
+            ``(N, C, scale * h, scale * w)``, rounded after each axis if ``lr_source`` is ``uint8`` or
+            ``given``, as MATLAB does, otherwise not rounded.
         """
-        if self.lr_source != "uint8":
+        if self.lr_source not in ("uint8", "given"):
             return imresize(lr, numerator=scale, border=self.border)
         levels = (lr.double() * 255).round()
         sr = imresize(levels, numerator=scale, border=self.border, round_each_axis=True)
@@ -244,6 +254,8 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         ("LR from double RGB", replace(protocol, lr_source="double")),
         (f"LR with {other_border} border", replace(protocol, border=other_border)),
     ]
+    if protocol.lr_source == "given":  # has no border
+        changed = [(label, other) for label, other in changed if other.border == protocol.border]
     different = [(label, other) for label, other in changed[1:] if other != protocol]
     return changed[:1] + [(label, other) for label, other in different if _fits(other, colour)]
 

@@ -202,14 +202,16 @@ def test_lr_images_provided_by_the_user_are_found_and_used(make, tmp_path, mark)
 
 def test_the_error_for_a_missing_lr_image_names_it(make, tmp_path):
     lr_dir = photographs(tmp_path / "lr", count=2)
-    message = r"hr/0002.png has no LR image in .*lr; its name may be 0002, 0002x2, 0002_x2"
+    message = (
+        r"hr/0002.png has no LR image in .*lr \(1 more have none: 0003.png\); its name may be 0002, 0002x2,"
+    )
     with pytest.raises(DataError, match=message):
         make(lr_dir=str(lr_dir))
 
 
 def test_the_error_for_an_lr_image_of_the_wrong_size_gives_both_sizes(make, tmp_path):
     dataset = make(lr_dir=str(photographs(tmp_path / "lr", height=27)))
-    message = r"lr/0000.png is 27x66, but .*hr/0000.png is 53x66; at scale=2 the LR image must be 26x33"
+    message = r"lr/0003.png is 69x27, but .*hr/0003.png is 69x53; at scale=2 the LR image must be 34x26"
     with pytest.raises(DataError, match=message):
         dataset.prepare()
 

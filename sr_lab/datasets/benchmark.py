@@ -39,8 +39,8 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 
     Raises:
         ConfigError: ``limit`` is below 1.
-        DataError: There are no files, or a given LR image has the wrong size; on access, an image is broken or
-            too small to be measured.
+        DataError: There are no files, or a given LR image has the wrong size; on access, an image is broken
+            or too small to be measured.
     """
 
     def __init__(

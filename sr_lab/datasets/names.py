@@ -89,8 +89,8 @@ def role_of(stem: str) -> Role | None:
 def of_role(files: Sequence[Path], role: Role) -> list[Path]:
     """The files of a folder that can have a role.
 
-    RealSR and SelfExSR keep HR and LR images in one folder: if some files are named after the role, those that
-    are named after another are left out.
+    RealSR and SelfExSR keep HR and LR images in one folder: if some files are named after the role, those
+    that are named after another are left out.
     """
     named = {file: role_of(file.stem) for file in files}
     is_mixed = role in named.values()

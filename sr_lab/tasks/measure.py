@@ -63,7 +63,7 @@ def _set_name(hr_dir: str) -> str:
 def _record(config: MeasureConfig, found: Measurement, folder: Path) -> dict[str, object]:
     """``metrics.json``: the first way of counting as a test writes it, the others below ``ways``."""
     name, (first, *others) = _set_name(config.hr_dir), found.ways
-    says = "; ".join(f"{way}: {protocol.counting(found.scale)}" for way, protocol in found.ways.items())
+    says = f"x{found.scale} images of {config.sr_dir}; {found.ways[first].counting(found.scale)}"
     return {
         "task": config.task,
         "experiment": config.experiment_name,
@@ -75,7 +75,7 @@ def _record(config: MeasureConfig, found: Measurement, folder: Path) -> dict[str
         "hr_dir": config.hr_dir,
         **origin(),
         "protocol": first,
-        "protocol_says": f"x{found.scale} images of {config.sr_dir}; {says}.",
+        "protocol_says": f"{first}: {says}.",
         f"test/{name}/psnr_y": found.mean[first].psnr,
         f"test/{name}/ssim_y": found.mean[first].ssim,
         "ways": {way: found.mean[way]._asdict() for way in others},

@@ -114,7 +114,9 @@ def test_missing_given_lr_images_are_named_before_any_image_is_read(folder, tmp_
     def read(**settings):
         return BenchmarkSet.of("Two", data_dir=tmp_path, scale=4, protocol=protocol, **settings)
 
-    with pytest.raises(DataError, match=r"benchmark Two: there is no folder .*Two/LR/X4 with given LR images"):
+    with pytest.raises(
+        DataError, match=r"benchmark Two: there is no folder .*Two/LR/X4 with given LR images"
+    ):
         read()
     lr_dir = tmp_path / "lr"
     lr_dir.mkdir()

@@ -243,7 +243,9 @@ def test_held_out_images_keep_their_given_lr_images(make, tmp_path):
     before = apart.manifest()
     Image.new("RGB", (9, 9)).save(val_lr_dir / "0008_LR.png")
     assert apart.manifest() != before
-    with pytest.raises(DataError, match=r"val_lr/0008_LR.png is 9x9, but .*val/0008.png is 74x53; .* be 37x26"):
+    with pytest.raises(
+        DataError, match=r"val_lr/0008_LR.png is 9x9, but .*val/0008.png is 74x53; .* be 37x26"
+    ):
         apart.prepare()
     (val_lr_dir / "0008_LR.png").unlink()
     with pytest.raises(DataError, match=r"val/0008.png has no LR image in .*val_lr; its name may be 0008, "):
@@ -262,7 +264,9 @@ def test_two_lr_images_for_one_hr_image_are_refused(make, tmp_path):
 def test_the_error_for_a_folder_without_images_names_its_sub_folders_that_have_some(make, tmp_path):
     (tmp_path / "photos").mkdir()
     photographs(tmp_path / "photos" / "HR", count=2)
-    with pytest.raises(DataError, match=rf"photos has no image; its sub-folders .*: 2 in {tmp_path}/photos/HR; "):
+    with pytest.raises(
+        DataError, match=rf"photos has no image; its sub-folders .*: 2 in {tmp_path}/photos/HR; "
+    ):
         make(hr_dir=str(tmp_path / "photos"))
 
 

@@ -127,7 +127,9 @@ def test_the_scale_is_that_of_the_names_and_another_is_refused(tmp_path):
     refused(tmp_path, ConfigError, r"SR/ax2.png is x2 by its name, got scale=4; set scale=2", scale=4)
     picture(tmp_path / "HR" / "b.png", 0)
     picture(tmp_path / "SR" / "b_x3.png", 0)
-    refused(tmp_path, ConfigError, r"ax2.png is x2 by its name and .*b_x3.png x3; measure one scale at a time")
+    refused(
+        tmp_path, ConfigError, r"ax2.png is x2 by its name and .*b_x3.png x3; measure one scale at a time"
+    )
 
 
 @pytest.mark.parametrize(

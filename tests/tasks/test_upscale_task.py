@@ -301,7 +301,7 @@ def test_a_result_is_written_while_the_next_image_is_computed(tmp_path, monkeypa
     assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib header for levels 2 to 5
 
 
-@pytest.mark.parametrize("task", ["upscale", "prepare", "shard", "doctor"])
+@pytest.mark.parametrize("task", ["upscale", "measure", "prepare", "shard", "doctor"])
 def test_the_help_has_an_example_of_each_task_that_works_on_files(task):
     help_page = (Path(__file__).parents[2] / "conf" / "config.yaml").read_text()
     assert f"\n        python -m sr_lab task={task} " in help_page

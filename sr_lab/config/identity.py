@@ -69,7 +69,7 @@ def _of_task(config: Config) -> Node:
     values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
     values["benchmark"] = config.benchmark.model_dump(exclude={"lr", "lr_dir"})
     if config.benchmark.lr == "given":  # left out by default, to keep older hashes
-        values["given_lr"] = [_images("benchmark.lr=given", folder) for folder in _given_lr(config)]
+        values["given_lr"] = [_images("benchmark.lr_dir", folder) for folder in _given_lr(config)]
     if isinstance(config, EvaluateConfig):
         values["ckpt"] = _content("ckpt", config.ckpt)
         if config.tile != "none":  # the default is left out, to keep older hashes
@@ -159,12 +159,12 @@ def _given_lr(config: Config) -> list[str]:
     return [folders] if isinstance(folders, str) else folders
 
 
-def _images(key: str, path: str) -> str:
+def _images(setting: str, path: str) -> str:
     """SHA-256 of the names and contents of the files in a folder and its sub-folders, wherever it is."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise DataError(
-            f"{key}: there is no folder {folder} with images; put them there or give another folder"
+            f"{setting}: there is no folder {folder}; put the images there or set {setting} to their folder"
         )
     digest = hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from sr_lab.datasets.images import image_size, is_grey, list_images, read_image
+from sr_lab.datasets.images import image_size, is_grey, list_images, loses_depth, open_image, read_image
 from sr_lab.datasets.names import Pairs, of_role, pairs, scale_of
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.metrics import SSIM_WINDOW
@@ -95,6 +95,8 @@ def measure(
     ways = {way.name: way for way in _ways(crop, colour, factor)}
     cropped = {name: replace(way, crop=border) for name, way in ways.items()}
     for hr_file, sr_file in found.items():
+        _refuse_depth(sr_file)
+        _refuse_depth(hr_file)
         _check_size(sr_file, hr_file, factor, border)
     images = {hr_file.stem: _figures(sr_file, hr_file, cropped) for hr_file, sr_file in found.items()}
     return Measurement(images, ways, factor, is_assumed=named is None)
@@ -172,6 +174,15 @@ def _check_size(sr_file: Path, hr_file: Path, scale: int, border: int) -> None:
             f"measure: {sr_file} is {sr[1]}x{sr[0]} pixels; measuring with {border} pixels cropped at every "
             f"edge needs {need}x{need}, so remove the image or lower crop"
         )
+
+
+def _refuse_depth(file: Path) -> None:
+    """Refuse 16 bits: reading would cut them to 8, while the protocols round."""
+    with open_image(file) as image:
+        if image.mode.startswith("I;16") or loses_depth(image):
+            raise DataError(
+                f"measure: {file} has 16 bits, and the protocols count 8; round it to 8 bits first"
+            )
 
 
 def _figures(sr_file: Path, hr_file: Path, ways: Mapping[str, Protocol]) -> dict[str, Figures]:

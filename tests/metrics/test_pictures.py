@@ -8,6 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import sr_lab
 from sr_lab.errors import ConfigError, DataError
+from tests.datasets.test_images import save_png16
 
 
 def picture(path, seed, height=40, width=48, **more):
@@ -144,6 +145,14 @@ def test_wrong_settings_are_refused(tmp_path, settings, message):
     picture(tmp_path / "HR" / "a.png", 0)
     picture(tmp_path / "SR" / "a.png", 1)
     refused(tmp_path, ConfigError, message, **settings)
+
+
+def test_images_of_16_bits_are_refused_since_reading_cuts_them_to_8(tmp_path):
+    picture(tmp_path / "HR" / "a.png", 0)
+    (tmp_path / "SR").mkdir()
+    for channels, colour_type in ((3, 2), (1, 0)):
+        save_png16(tmp_path / "SR" / "a.png", np.full((40, 48, channels), 40000, np.uint16), colour_type)
+        refused(tmp_path, DataError, r"SR/a.png has 16 bits, and the protocols count 8; round it", scale=2)
 
 
 def test_images_that_a_crop_leaves_nothing_of_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from sr_lab.datasets.images import read_image
 from sr_lab.errors import ConfigError
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.reporting.experiment import experiment_table
-from sr_lab.reporting.runs import read_run
+from sr_lab.reporting.runs import find_runs, read_run
 from sr_lab.tasks import evaluate, measure, upscale
 from tests.conftest import compose
 
@@ -93,6 +93,21 @@ def test_upscaled_files_measure_exactly_as_the_network_evaluates(place, capsys):
     assert [cell.value for cell in row.cells] == [
         records[1][f"test/Set5/{key}"] for key in ("psnr_y", "ssim_y")
     ]
+
+
+def test_images_of_different_programs_are_different_rows_of_a_report(place):
+    for name in ("one/out", "other/out"):
+        (place / name).mkdir(parents=True)
+        for file in (place / "lr").iterdir():
+            Image.fromarray(read_image(file) // (2 if name[:3] == "one" else 3)).save(
+                place / name / file.name
+            )
+        folders = (f"sr_dir='{place}/{name}'", f"hr_dir='{place}/lr'", "crop=0")
+        run(measure, place / "runs" / f"{name[:3]}-1", "task=measure", *folders)
+    table = experiment_table(find_runs(place / "runs"))
+    assert [row.label for row in table.rows] == ["out", "out"]
+    (column,) = (index for index, column in enumerate(table.columns) if column.key == "sr_dir")
+    assert [row.cells[column].text for row in table.rows] == [f"{place}/one/out", f"{place}/other/out"]
 
 
 def test_a_measurement_is_known_by_its_images_and_its_way_of_counting(place):

@@ -2,20 +2,21 @@
 
 model = sr_lab.load("IMDN_x4.pth")
 sr_lab.upscale("photo.png", model).save("large.png")
+sr_lab.measure("theirs", "data/benchmarks/Set5/HR", scale=4).mean["rgb_uint8"].psnr
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sr_lab.api import load, upscale
+    from sr_lab.api import load, measure, upscale
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "upscale"]
+__all__ = ["__version__", "load", "measure", "upscale"]
 
 
 def __getattr__(name: str) -> object:
     """Import torch on the first use of the interface, not when the package is imported."""
-    if name in ("load", "upscale"):
+    if name in ("load", "measure", "upscale"):
         from sr_lab import api
 
         return getattr(api, name)

@@ -1,4 +1,4 @@
-"""The Python interface: ``sr_lab.load`` and ``sr_lab.upscale``."""
+"""The Python interface: ``sr_lab.load``, ``sr_lab.upscale`` and ``sr_lab.measure``."""
 
 import os
 import warnings
@@ -20,6 +20,9 @@ from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
 from sr_lab.inference.tiling import Tile, Tiled
 from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
+from sr_lab.metrics.pictures import measure
+
+__all__ = ["load", "measure", "upscale"]
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
@@ -101,7 +104,7 @@ def upscale(
         tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be a `Tiled`.
         progress: Called with the finished share of the image after each tile; not called for a tensor.
         note: Called with a sentence if the result has less depth than the image, since Pillow has only 8-bit
-            colours. The default issues a warning.
+            colours, or has lost its colour profile. The default issues a warning.
 
     Returns:
         An image of the same kind, ``scale`` times as large, with integers rounded half up; for a file, a
@@ -217,9 +220,14 @@ def _pillow(
         raise DataError(
             f"upscale: the image has no pixels, got {image.width}x{image.height}; allowed: 1x1 or larger"
         )
+    profile = image.info.get("icc_profile")
+    if image.mode == "CMYK" and profile is not None:
+        note("the CMYK colour profile is dropped: the colours become RGB without it, and may look different")
+        profile = None
     if image.mode.startswith("I;16"):
         if not image.has_transparency_data:
-            return Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
+            deep = Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
+            return _with_profile(deep, profile)
         image, is_deep = high_bytes(image), True
     if is_deep:
         note("16 bits become 8: Pillow has 16 only for opaque grey images; pass an array to keep all 16")
@@ -239,6 +247,10 @@ def _pillow(
         sr.paste(Image.fromarray(part), (columns.start or 0, rows.start or 0))
     if layer is not image:
         sr.putalpha(layer.getchannel("A").resize(sr.size, Image.Resampling.BICUBIC))
-    if image.mode != "CMYK" and "icc_profile" in image.info:
-        sr.info["icc_profile"] = image.info["icc_profile"]
+    return _with_profile(sr, profile)
+
+
+def _with_profile(sr: Image.Image, profile: object) -> Image.Image:
+    if profile is not None:
+        sr.info["icc_profile"] = profile
     return sr

@@ -29,7 +29,7 @@ class Protocol:
         crop: Pixels dropped at every edge: ``scale``, or a number.
         lr_source: The bicubic LR image is made from 8-bit RGB and rounded after each axis (``uint8``), from
             RGB in double precision and rounded once (``double``), or from rounded luma and kept in floating
-            point, one channel (``luma``).
+            point, one channel (``luma``); or an 8-bit RGB LR image comes with the HR image (``given``).
         border: How `imresize` extends the HR image beyond its edges.
         grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
             0..255 are the luma (``luma``). The former gains 1.32 dB in the studio range.
@@ -45,7 +45,7 @@ class Protocol:
     round_luma: bool = False
     quantise: bool = True
     crop: Literal["scale"] | int = "scale"
-    lr_source: Literal["uint8", "double", "luma"] = "uint8"
+    lr_source: Literal["uint8", "double", "luma", "given"] = "uint8"
     border: Border = "symmetric"
     grey: Literal["rgb", "luma"] = "rgb"
     reproduces: str = ""
@@ -73,21 +73,26 @@ class Protocol:
 
     def describe(self, scale: int) -> str:
         """One sentence for the heading of a table."""
-        lr_from = {
-            "uint8": "8-bit RGB, rounded after each axis",
-            "double": "RGB in double precision, rounded once",
-            "luma": "rounded luma, kept in floating point",
+        bicubic = f"x{scale} LR by MATLAB's bicubic imresize ({self.border} border) from"
+        lr = {
+            "uint8": f"{bicubic} 8-bit RGB, rounded after each axis",
+            "double": f"{bicubic} RGB in double precision, rounded once",
+            "luma": f"{bicubic} rounded luma, kept in floating point",
+            "given": f"x{scale} LR images as given",
         }[self.lr_source]
+        clipped = "; bicubic is clipped to luma 16..235" if self._clips_bicubic else ""
+        known = f"; reproduces {self.reproduces}" if self.reproduces else ""
+        return f"{self.name}: {lr}; {self.counting(scale)}{clipped}{known}."
+
+    def counting(self, scale: int) -> str:
+        """How the result is measured, whatever it was made from."""
         rounded = "rounded" if self.round_luma else "unrounded"
         values = f"{rounded} {self.luma_range}-range BT.601 luma" if self.colour == "y" else "RGB"
         result = "8-bit" if self.quantise else "unquantised"
         grey = "RGB with equal channels" if self.grey == "rgb" else "luma 0..255"
-        clipped = "; bicubic is clipped to luma 16..235" if self._clips_bicubic else ""
-        known = f"; reproduces {self.reproduces}" if self.reproduces else ""
         return (
-            f"{self.name}: x{scale} LR by MATLAB's bicubic imresize ({self.border} border) from {lr_from}; "
             f"PSNR and SSIM on {values} of the {result} result, {self.crop_border(scale)} pixels cropped at "
-            f"every edge; files with one channel count as {grey}{clipped}{known}."
+            f"every edge; files with one channel count as {grey}"
         )
 
     @property
@@ -98,6 +103,10 @@ class Protocol:
     def settings(self) -> "Protocol":
         """This protocol without its name: two that are equal give the same figures."""
         return replace(self, name="", reproduces="")
+
+    def on_given_lr(self) -> "Protocol":
+        """The same protocol on LR images that come with the HR images."""
+        return replace(self, name=f"{self.name} on given LR", lr_source="given", reproduces="")
 
     def check_network(self, colour: NetworkColour) -> None:
         """Check that this protocol can feed and measure a network.
@@ -132,6 +141,7 @@ class Protocol:
             float32 ``(N, 3, H // scale, W // scale)`` with values k / 255. If ``lr_source`` is ``luma``: one
             channel in [0, 1], which the cubic kernel may exceed slightly.
         """
+        assert self.lr_source != "given"
         hr = mod_crop(hr, scale)
         if self.lr_source == "uint8":
             return downscale_uint8(hr, scale=scale, border=self.border).float() / 255
@@ -146,7 +156,7 @@ class Protocol:
         """The LR images in the form that a network expects.
 
         Args:
-            lr: What `make_lr` returned.
+            lr: What `make_lr` returned, or given LR images.
             colour: See `check_network`.
             grey: The images come from files with one channel.
 
@@ -163,15 +173,15 @@ class Protocol:
         """Upscale LR images with the bicubic kernel that made them: the bicubic row of a table.
 
         Args:
-            lr: What `make_lr` returned, ``(N, C, h, w)``.
+            lr: What `make_lr` returned, ``(N, C, h, w)``, or given LR images.
             scale: Upscaling factor.
 
         Returns:
-            ``(N, C, scale * h, scale * w)``, rounded after each axis if ``lr_source`` is ``uint8``, as MATLAB
-            does, otherwise not rounded. Studio-range luma is clipped to 16..235, grey images included, as
-            in the code that made the published rows; the results of networks are not clipped.
+            ``(N, C, scale * h, scale * w)``, rounded after each axis if ``lr_source`` is ``uint8`` or
+            ``given``, as MATLAB does, otherwise not rounded. Studio-range luma is clipped to 16..235, grey
+            images included, as in the code that made the published rows; the results of networks are not.
         """
-        if self.lr_source != "uint8":
+        if self.lr_source not in ("uint8", "given"):
             sr = imresize(lr, numerator=scale, border=self.border)
             return sr.clamp(16 / 255, 235 / 255) if self._clips_bicubic else sr
         levels = (lr.double() * 255).round()
@@ -269,6 +279,8 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         ("LR from double RGB", replace(protocol, lr_source="double")),
         (f"LR with {other_border} border", replace(protocol, border=other_border)),
     ]
+    if protocol.lr_source == "given":  # has no border
+        changed = [(label, other) for label, other in changed if other.border == protocol.border]
     named = {other.settings: other for other in PROTOCOLS.values()}
     found = {protocol.settings: changed[0]}
     for label, other in changed[1:]:

@@ -209,6 +209,28 @@ def test_a_pillow_image_keeps_its_colour_profile_and_its_transparency(pixels):
     assert sr_lab.upscale(Image.new("LA", (4, 4), (10, 20)), Repeat()).mode == "LA"
 
 
+@pytest.mark.parametrize("transparency", [None, 0], ids=["opaque", "with a transparent value"])
+def test_a_grey_image_of_16_bits_keeps_its_colour_profile(transparency):
+    image = Image.fromarray(np.full((4, 5), 40000, np.uint16))
+    image.info |= {"icc_profile": b"profile"} | (
+        {} if transparency is None else {"transparency": transparency}
+    )
+    sr = sr_lab.upscale(image, Repeat(), note=lambda _: None)
+    assert sr.info["icc_profile"] == b"profile"
+    assert sr.mode == ("I;16" if transparency is None else "LA")
+
+
+def test_the_loss_of_a_cmyk_profile_is_noted(tmp_path):
+    said = []
+    Image.new("CMYK", (4, 5)).save(tmp_path / "a.jpg", icc_profile=b"profile")
+    sr = sr_lab.upscale(tmp_path / "a.jpg", Repeat(), note=said.append)
+    assert [sentence.partition(":")[0] for sentence in said] == ["the CMYK colour profile is dropped"]
+    assert "icc_profile" not in sr.info
+    Image.new("CMYK", (4, 5)).save(tmp_path / "b.jpg")
+    sr_lab.upscale(tmp_path / "b.jpg", Repeat(), note=said.append)
+    assert len(said) == 1
+
+
 def test_a_path_in_place_of_a_model_is_refused(pixels):
     with pytest.raises(ConfigError, match="model must be a network, got str; load it first"):
         sr_lab.upscale(pixels, "IMDN_x4.pth")
@@ -240,7 +262,7 @@ def test_a_scale_that_is_not_a_number_is_refused():
 def test_an_unknown_name_in_the_package_is_an_attribute_error():
     code = "import sr_lab; print(sr_lab.__all__); sr_lab.lode"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "['__version__', 'load', 'upscale']" in done.stdout
+    assert "['__version__', 'load', 'measure', 'upscale']" in done.stdout
     assert "module 'sr_lab' has no attribute 'lode'" in done.stderr
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from sr_lab.datasets import facts
 from sr_lab.datasets.doctor import Finding, examine
 from sr_lab.datasets.images import read_image
-from sr_lab.datasets.layouts import partner, places
+from sr_lab.datasets.layouts import places
 from sr_lab.errors import DataError
 from sr_lab.ops.resize import downscale_uint8, imresize
 from sr_lab.tasks import doctor, prepare
@@ -308,11 +308,56 @@ def test_lr_images_without_hr_images_are_reported(tmp_path):
     assert "without HR images in" in findings(tmp_path, "wrong")["DIV2K_train_LR_bicubic/X2"]
 
 
-@pytest.mark.parametrize(
-    ("name", "stem"), [("0001x4", "0001"), ("0001_x4", "0001"), ("0001X4", "0001"), ("a_LR", "a_HR")]
-)
-def test_the_name_of_an_lr_image_gives_the_name_of_its_hr_image(name, stem):
-    assert partner(Path(f"{name}.png"), 4) == stem
+# Folders of real cameras and of other programs: HR and LR, the scale is 4.
+CAMERAS = {
+    "RealSR": ("Canon/Train/4/Canon_{:03d}_HR.png", "Canon/Train/4/Canon_{:03d}_LR4.png"),
+    "RealSR by role": ("RealSR/HR/Canon_{:03d}_HR.png", "RealSR/LR4/Canon_{:03d}_LR4.png"),
+    "DRealSR": ("Train_x4/train_HR/DSC_{}_x4.png", "Train_x4/train_LR/DSC_{}_x1.png"),
+    "KAIR": ("trainsets/trainH/{:04d}.png", "trainsets/trainL/{:04d}x4.png"),
+    "KAIR's own": ("data/H/{}.png", "data/L/{}.png"),
+    "GT and LQ": ("data/GT/{}.png", "data/LQ/{}.png"),
+}
+
+
+@pytest.mark.parametrize("tree", CAMERAS)
+def test_pairs_of_a_real_camera_or_another_program_are_found(tree, tmp_path):
+    pairs(tmp_path, *CAMERAS[tree], brighter)
+    (found,) = (one for one in examine(tmp_path) if " LR images" in one.says)
+    assert "x4 LR images in" in found.says
+    assert "3 of 3 fit their HR images" in found.says
+    assert found.state == "note"  # not MATLAB's bicubic, which no path promises
+
+
+@pytest.mark.parametrize("tree", [*CAMERAS, *TREES])
+def test_unpaired_images_of_any_layout_are_wrong(tree, tmp_path):
+    hr, lr = (CAMERAS | TREES)[tree]
+    pairs(tmp_path, hr, lr, matlab, count=4)
+    for number in (1, 2):
+        (tmp_path / hr.format(number)).unlink()
+    (tmp_path / lr.format(3)).unlink()
+    wrong = findings(tmp_path, "wrong")
+    assert any(
+        "1 of 3 fit their HR images, and 1 HR images have no LR image" in says for says in wrong.values()
+    )
+    for number in (1, 2):
+        assert wrong[lr.format(number)].startswith("has no HR image in")
+
+
+@pytest.mark.parametrize("tree", ["RealSR", "KAIR", "GT and LQ"])
+def test_lr_images_alone_are_wrong_and_hr_images_alone_are_not(tree, tmp_path):
+    hr, lr = CAMERAS[tree]
+    for folder, name in (("hr", hr), ("lr", lr)):
+        image_file(tmp_path / folder / name.format(1), noise(1))
+    assert findings(tmp_path / "hr", "wrong") == {}
+    assert any(
+        "LR images without HR images in" in says for says in findings(tmp_path / "lr", "wrong").values()
+    )
+
+
+def test_photographs_with_such_names_are_photographs(tmp_path):
+    for name in ("beach", "lake", "hill", "sunset_LR", "office_HR"):
+        image_file(tmp_path / "photos" / f"{name}.png", noise(1))
+    assert findings(tmp_path) == {"photos": "photos: 5 images, smallest side 36"}
 
 
 # Training sets and other folders.

@@ -259,8 +259,11 @@ _NEVER_NAMED = {
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     """``<model>_x<scale>`` and whatever else the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
-    The measurement of a checkpoint is named after the checkpoint's run folder or file.
+    The measurement of a checkpoint is named after the checkpoint's run folder or file, that of images after
+    their folder.
     """
+    if node.get("sr_dir") is not None:
+        return re.sub(r"[^\w.-]+", "-", Path(str(node.sr_dir)).absolute().name).strip("-.")[:100] or "images"
     if node.get("ckpt") is not None:
         return _checkpoint_name(Path(str(node.ckpt)))
     model = choices.get("model") or str(OmegaConf.select(node, "model._target_")).rpartition(".")[2]

@@ -16,6 +16,7 @@ from sr_lab.config.schema import (
     Config,
     DoctorConfig,
     EvaluateConfig,
+    MeasureConfig,
     Node,
     PrepareConfig,
     ReadingConfig,
@@ -23,7 +24,7 @@ from sr_lab.config.schema import (
     TrainConfig,
     UpscaleConfig,
 )
-from sr_lab.errors import ConfigError
+from sr_lab.errors import ConfigError, DataError
 from sr_lab.run_folder import checkpoint_file
 
 # Only what changes the results: paths, loggers, devices, workers and benchmarks do not.
@@ -62,7 +63,13 @@ def training_set(config: Config) -> Any:
 def _of_task(config: Config) -> Node:
     if isinstance(config, BenchmarkConfig):
         return {"task": config.task, "only": sorted(config.only)}
+    if isinstance(config, MeasureConfig):
+        folders = {"sr": _images("sr_dir", config.sr_dir), "hr": _images("hr_dir", config.hr_dir)}
+        return config.model_dump(include={"task", "scale", "crop", "colour"}) | folders
     values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
+    values["benchmark"] = config.benchmark.model_dump(exclude={"lr", "lr_dir"})
+    if config.benchmark.lr == "given":  # left out by default, to keep older hashes
+        values["given_lr"] = [_images("benchmark.lr_dir", folder) for folder in _given_lr(config)]
     if isinstance(config, EvaluateConfig):
         values["ckpt"] = _content("ckpt", config.ckpt)
         if config.tile != "none":  # the default is left out, to keep older hashes
@@ -142,6 +149,30 @@ def _content(key: str, path: str | None) -> str | None:
         return None
     with checkpoint_file(path, key).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _given_lr(config: Config) -> list[str]:
+    """The folders of the given LR images; a set's own has a sub-folder for each scale."""
+    folders = config.benchmark.lr_dir
+    if folders is None:
+        return [f"{config.paths.data_dir}/benchmarks/{name}/LR" for name in config.benchmark.sets]
+    return [folders] if isinstance(folders, str) else folders
+
+
+def _images(setting: str, path: str) -> str:
+    """SHA-256 of the names and contents of the files in a folder and its sub-folders, wherever it is."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"{setting}: there is no folder {folder}; put the images there or set {setting} to their folder"
+        )
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        with file.open("rb") as content:
+            digest.update(
+                f"{file.relative_to(folder)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
+            )
+    return digest.hexdigest()
 
 
 def folder_name(config: Config, parent: Path) -> str:

@@ -69,10 +69,12 @@ class Schedule(_Strict):
 
 
 class Benchmark(_Strict):
-    """Test sets and the protocol for measuring on them."""
+    """Test sets, their LR images, and the protocol for measuring on them."""
 
     sets: list[str] = Field(min_length=1)
     protocol: str
+    lr: Literal["made", "given"] = "made"  # config.yaml files of older runs lack it
+    lr_dir: str | Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class Table(_Strict):
@@ -277,6 +279,15 @@ class BenchmarkConfig(UnbuiltConfig):
     store: bool
 
 
+class MeasureConfig(UnbuiltConfig):
+    """``task=measure``."""
+
+    sr_dir: str
+    hr_dir: str
+    crop: Annotated[int, Field(ge=0)] | None
+    colour: Literal["y", "rgb"] | None
+
+
 class DoctorConfig(UnbuiltConfig):
     """``task=doctor``."""
 
@@ -299,6 +310,7 @@ class ReportConfig(ReadingConfig):
 SCHEMAS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "measure": MeasureConfig,
     "upscale": UpscaleConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,

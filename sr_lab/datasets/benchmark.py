@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sr_lab.datasets.given import check_sizes, lr_partners
 from sr_lab.datasets.images import is_grey, list_images, read_image
 from sr_lab.datasets.sample import benchmark_photographs
 from sr_lab.errors import ConfigError, DataError
@@ -33,15 +34,24 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         files: HR images, e.g. from `benchmark_files`.
         scale: Downscaling factor.
         protocol: Makes the LR image; `Protocol.measure` takes ``hr`` and ``grey``.
+        lr_files: Given LR image of each of ``files``; ``None`` makes them.
         limit: How many of ``files`` to use, from the first; ``None`` uses all.
 
     Raises:
         ConfigError: ``limit`` is below 1.
-        DataError: There are no files; on access, an image is broken or too small to be measured.
+        DataError: There are no files, or a given LR image has the wrong size; on access, an image is broken
+            or too small to be measured.
     """
 
     def __init__(
-        self, *, name: str, files: Sequence[Path], scale: int, protocol: Protocol, limit: int | None = None
+        self,
+        *,
+        name: str,
+        files: Sequence[Path],
+        scale: int,
+        protocol: Protocol,
+        lr_files: Sequence[Path] | None = None,
+        limit: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"benchmark {name}: limit must be at least 1, got {limit}")
@@ -49,13 +59,35 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
             raise DataError(f"benchmark {name}: there are no images; give a folder with HR images")
         self.name = name
         self.files = list(files)[:limit]
+        self.lr_files = None if lr_files is None else list(lr_files)[:limit]
         self.scale = scale
         self.protocol = protocol
+        if self.lr_files is not None:
+            check_sizes(self.files, self.lr_files, scale, where=f"benchmark {name}")
 
     @classmethod
-    def of(cls, name: str, *, data_dir: str | Path, scale: int, protocol: Protocol) -> "BenchmarkSet":
-        """The test set with this name; see `benchmark_files`."""
-        return cls(name=name, files=benchmark_files(data_dir, name), scale=scale, protocol=protocol)
+    def of(
+        cls, name: str, *, data_dir: str | Path, scale: int, protocol: Protocol, lr_dir: Path | None = None
+    ) -> "BenchmarkSet":
+        """The test set with this name; see `benchmark_files`.
+
+        If the protocol measures on given LR images, these are in ``lr_dir``, by default in ``LR/X<scale>``
+        next to the HR images' folder.
+
+        Raises:
+            DataError: The HR images or the given LR images are missing.
+        """
+        files = benchmark_files(data_dir, name)
+        lr_files = None
+        if protocol.lr_source == "given":
+            folder = files[0].parent.parent / "LR" / f"X{scale}" if lr_dir is None else lr_dir
+            if not folder.is_dir():
+                raise DataError(
+                    f"benchmark {name}: there is no folder {folder} with given LR images; put them there, "
+                    "set benchmark.lr_dir, or set benchmark.lr=made to make them"
+                )
+            lr_files = lr_partners(files, folder, scale, where=f"benchmark {name}")
+        return cls(name=name, files=files, scale=scale, protocol=protocol, lr_files=lr_files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -70,7 +102,10 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
                 f"multiples of scale={self.scale}; measuring needs {need}x{need}, so remove the image"
             )
         grey = is_grey(file)
-        lr = self.protocol.make_lr(hr.unsqueeze(0), self.scale, grey=grey).squeeze(0)
+        if self.lr_files is None:
+            lr = self.protocol.make_lr(hr.unsqueeze(0), self.scale, grey=grey).squeeze(0)
+        else:
+            lr = torch.from_numpy(read_image(self.lr_files[index])).permute(2, 0, 1).float() / 255
         return {"lr": lr, "hr": hr, "name": file.stem, "grey": grey}
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from sr_lab.datasets import facts
 from sr_lab.datasets.facts import State
 from sr_lab.datasets.images import read_image
-from sr_lab.datasets.layouts import Place, partner, places, unread
+from sr_lab.datasets.layouts import Place, places, unread
+from sr_lab.datasets.names import pairs
 from sr_lab.datasets.resizers import MATLAB, UNKNOWN, Origin, origin
 from sr_lab.errors import DataError
 
@@ -121,26 +122,24 @@ def _images(place: Place) -> Iterator[Finding]:
 
 def _lr(place: Place) -> Iterator[Finding]:
     """Check LR images: each must be MATLAB's bicubic downscaling of an HR image ``scale`` times as large."""
-    assert place.scale is not None
     assert place.hr_folder is not None
-    scale = place.scale
-    hr_files: dict[str, Path] = {}
+    hr_files: list[Path] = []
     if place.hr_folder.is_dir():
-        hr_files = {file.stem: file for one in places(place.hr_folder) for file in one.files}
+        hr_files = [file for one in places(place.hr_folder) if one.role != "LR" for file in one.files]
+    known = "" if place.scale is None else f"x{place.scale} "
     if not hr_files:
-        yield Finding("wrong", place.folder, f"x{scale} LR images without HR images in {place.hr_folder}")
+        yield Finding("wrong", place.folder, f"{known}LR images without HR images in {place.hr_folder}")
         return
     sizes, faults = _decoded(place.files)
-    pairs = {}
-    for lr_file in sizes:
-        hr_file = hr_files.get(partner(lr_file, scale)) or hr_files.get(lr_file.stem)
-        if hr_file is None:
-            faults.append(Finding("wrong", lr_file, f"has no HR image in {place.hr_folder}"))
-        else:
-            pairs[lr_file] = hr_file
-    hr_sizes, _ = _decoded(list(pairs.values()))
+    paired = pairs(hr_files, list(sizes), place.scale)
+    faults += [Finding("wrong", file, f"has no HR image in {place.hr_folder}") for file in paired.left]
+    faults += [Finding("wrong", place.folder, text) for text in paired.doubtful]
+    hr_sizes, _ = _decoded(list(paired.found))
+    scale = place.scale or _ratio(
+        [(hr_sizes[hr], sizes[lr]) for hr, lr in paired.found.items() if hr in hr_sizes]
+    )
     fitting = []
-    for lr_file, hr_file in pairs.items():
+    for hr_file, lr_file in paired.found.items():
         height, width = hr_sizes.get(hr_file, (0, 0))
         if sizes[lr_file] == (height // scale, width // scale):
             fitting.append((lr_file, hr_file))
@@ -148,16 +147,24 @@ def _lr(place: Place) -> Iterator[Finding]:
             says = f"{_size(sizes[lr_file])} does not fit its HR image {_size((height, width))} at x{scale}"
             faults.append(Finding("wrong", lr_file, says))
     says = f"x{scale} LR images in {place.layout}: {len(fitting)} of {len(place.files)} fit their HR images"
-    lonely = len(set(hr_files.values()) - set(pairs.values())) if place.tree != "SelfExSR" else 0
+    lonely = len(paired.lonely)
     says += f", and {lonely} HR images have no LR image" if lonely else ""
     state: State = "wrong" if faults or lonely else "right"
-    if not place.bicubic:
+    if place.bicubic is False:
         says += "; not bicubic according to the name of the folder"
-    elif fitting:
+    elif fitting and scale > 1:
         made, how = _made(fitting, scale)
+        if place.bicubic is None and made == "wrong":
+            made = "note"
         says, state = f"{says}; {how}", "wrong" if "wrong" in (state, made) else made
     yield Finding(state, place.folder, says)
     yield from _listed(faults)
+
+
+def _ratio(sizes: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> int:
+    """The most frequent whole ratio of HR and LR heights; 1 if nothing is paired."""
+    ratios = Counter(max(1, round(hr[0] / lr[0])) for hr, lr in sizes)
+    return ratios.most_common(1)[0][0] if ratios else 1
 
 
 def _made(pairs: Sequence[tuple[Path, Path]], scale: int) -> tuple[State, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_lab.datasets.images import is_grey, read_image
+from sr_lab.datasets.names import forms
 from sr_lab.errors import DataError
 
 State: TypeAlias = Literal["right", "note", "wrong"]
@@ -113,13 +114,13 @@ def expected(stem: str, set_name: str) -> Fact | None:
 
 def numbered(stem: str, set_name: str) -> Fact | None:
     """The image at a position in the sorted names: SelfExSR's ``img_003_SRF_4_HR`` is the third."""
-    found = re.fullmatch(r"img_(\d{1,4})(_SRF_\d_HR)?", stem)
+    found = re.fullmatch(r"img_(\d{1,4})", forms(stem)[-1])
     return dict(enumerate(facts()[set_name], 1)).get(int(found[1])) if found is not None else None
 
 
 def _named(stem: str, set_name: str) -> Fact | None:
     def key(name: str) -> str:
-        return re.sub(r"(_SRF_\d)?_HR$|[\W_]+", "", name).lower()
+        return re.sub(r"[\W_]+", "", forms(name)[-1]).lower()
 
     return next((fact for fact in facts()[set_name] if key(Path(fact.file).stem) == key(stem)), None)
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sr_lab.datasets.given import lr_partners
 from sr_lab.datasets.images import list_images
+from sr_lab.datasets.names import of_role
 from sr_lab.datasets.patches import Degradation, PatchDataset, RandomDegradation
 from sr_lab.errors import ConfigError, DataError
 
@@ -13,17 +15,22 @@ class FolderDataset(PatchDataset):
 
     Args:
         hr_dir: Folder of HR images, or a list of folders.
-        lr_dir: Folder of LR images for each HR folder, in the same order. The LR image of ``0001.png`` is
-            ``0001.png``, ``0001x4.png`` or ``0001_x4.png`` (at scale 4), in any format. ``None`` makes them.
+        lr_dir: Folder of LR images for each HR folder, in the same order; it may be the HR folder itself.
+            Images are paired by their names (`sr_lab.datasets.names`): that of ``0001.png`` may be ``0001``,
+            ``0001x4`` or ``0001_LR``, in any format. ``None`` makes them.
         val_dir: Folder or folders of validation images. ``None`` holds out the last images of ``hr_dir``.
+        val_lr_dir: Folder of LR images for each of ``val_dir``; needed with ``lr_dir`` and ``val_dir``, since
+            validation uses given LR images if training does.
         val_count: Number of validation images: the first of ``val_dir`` (``None``: all of them), or the last
             of ``hr_dir`` (``None``: 5 %, at least one).
 
     The other arguments are those of `PatchDataset`.
 
     Raises:
-        ConfigError: ``val_count`` is below 1, or ``lr_dir`` and ``hr_dir`` differ in number.
-        DataError: A folder is missing or empty, an LR image is missing, or no training image is left.
+        ConfigError: ``val_count`` is below 1, folders of HR and LR images differ in number, or one of
+            ``val_lr_dir`` and ``lr_dir`` is missing.
+        DataError: A folder is missing or empty, an image has no LR image or several, or no training image is
+            left.
     """
 
     def __init__(
@@ -32,6 +39,7 @@ class FolderDataset(PatchDataset):
         hr_dir: str | Sequence[str],
         lr_dir: str | Sequence[str] | None = None,
         val_dir: str | Sequence[str] | None = None,
+        val_lr_dir: str | Sequence[str] | None = None,
         val_count: int | None = None,
         scale: int,
         lr_patch_size: int = 48,
@@ -42,22 +50,38 @@ class FolderDataset(PatchDataset):
     ) -> None:
         if val_count is not None and val_count < 1:
             raise ConfigError(f"dataset: val_count must be at least 1, got {val_count}")
-        hr_dirs = _folders(hr_dir)
-        files = [file for folder in hr_dirs for file in list_images(folder)]
+        if val_dir is None and val_lr_dir is not None:
+            raise ConfigError("dataset.val_lr_dir: has the LR images of val_dir; set dataset.val_dir too")
+        if val_dir is not None and (lr_dir is None) != (val_lr_dir is None):
+            given, missing = ("lr_dir", "val_lr_dir") if val_lr_dir is None else ("val_lr_dir", "lr_dir")
+            raise ConfigError(
+                f"dataset.{missing}: training and validation take given LR images or neither does, got only "
+                f"{given}; set dataset.{missing}, or leave val_dir out to hold out images of hr_dir"
+            )
+        files = _hr_images(hr_dir)
         if val_dir is None:
             held_out = max(1, len(files) // 20) if val_count is None else val_count
             if held_out >= len(files):
                 raise DataError(
-                    f"dataset: {len(files)} image(s) in {', '.join(map(str, hr_dirs))} leave nothing for "
-                    f"training when {held_out} are held out; add images or set dataset.val_dir"
+                    f"dataset: {len(files)} image(s) in {', '.join(map(str, _folders(hr_dir)))} leave "
+                    f"nothing for training when {held_out} are held out; add images or set dataset.val_dir"
                 )
             files, val_files = files[:-held_out], files[-held_out:]
         else:
-            val_files = [file for folder in _folders(val_dir) for file in list_images(folder)][:val_count]
+            val_files = _hr_images(val_dir)[:val_count]
+        lr_files = val_lr_files = None
+        if lr_dir is not None:
+            of_hr = _partners(
+                [*files, *([] if val_dir else val_files)], "hr_dir", hr_dir, "lr_dir", lr_dir, scale
+            )
+            if val_dir is not None and val_lr_dir is not None:
+                of_hr |= _partners(val_files, "val_dir", val_dir, "val_lr_dir", val_lr_dir, scale)
+            lr_files, val_lr_files = ([of_hr[file] for file in some] for some in (files, val_files))
         super().__init__(
             files=files,
             val_files=val_files,
-            lr_files=None if lr_dir is None else _partners(files, hr_dirs, _folders(lr_dir), scale),
+            lr_files=lr_files,
+            val_lr_files=val_lr_files,
             scale=scale,
             lr_patch_size=lr_patch_size,
             degradation=degradation,
@@ -71,23 +95,26 @@ def _folders(setting: str | Sequence[str]) -> list[Path]:
     return [Path(folder).expanduser() for folder in ([setting] if isinstance(setting, str) else setting)]
 
 
-def _partners(files: Sequence[Path], hr_dirs: list[Path], lr_dirs: list[Path], scale: int) -> list[Path]:
-    """The LR image of each HR image."""
+def _hr_images(setting: str | Sequence[str]) -> list[Path]:
+    return [file for folder in _folders(setting) for file in of_role(list_images(folder), "HR")]
+
+
+def _partners(
+    files: Sequence[Path],
+    hr_key: str,
+    hr_dir: str | Sequence[str],
+    lr_key: str,
+    lr_dir: str | Sequence[str],
+    scale: int,
+) -> dict[Path, Path]:
+    """The LR image of each HR image; the keys are the names of the settings."""
+    hr_dirs, lr_dirs = _folders(hr_dir), _folders(lr_dir)
     if len(lr_dirs) != len(hr_dirs):
         raise ConfigError(
-            f"dataset: {len(hr_dirs)} folder(s) in hr_dir and {len(lr_dirs)} in lr_dir; give one each"
+            f"dataset: {len(hr_dirs)} folder(s) in {hr_key} and {len(lr_dirs)} in {lr_key}; give one each"
         )
-    lr_dir_of = dict(zip(hr_dirs, lr_dirs, strict=True))
-    by_stem = {folder: {file.stem: file for file in list_images(folder)} for folder in lr_dirs}
-    partners = []
-    for file in files:
-        lr_dir = lr_dir_of[file.parent]
-        marks = ("", f"x{scale}", f"_x{scale}", f"X{scale}", f"_X{scale}")
-        stems = [f"{file.stem}{mark}" for mark in marks]
-        found = next((by_stem[lr_dir][stem] for stem in stems if stem in by_stem[lr_dir]), None)
-        if found is None:
-            raise DataError(
-                f"dataset: {file} has no LR image in {lr_dir}; its name may be {', '.join(stems[:3])}"
-            )
-        partners.append(found)
-    return partners
+    found: dict[Path, Path] = {}
+    for hr_folder, lr_folder in zip(hr_dirs, lr_dirs, strict=True):
+        own = [file for file in files if file.parent == hr_folder]
+        found |= zip(own, lr_partners(own, lr_folder, scale, where="dataset"), strict=True)
+    return found

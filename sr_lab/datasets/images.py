@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sr_lab.errors import DataError
 from sr_lab.files import at_once
@@ -38,16 +38,9 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"images: there is no folder {folder}; put the images there or give another folder")
-    files = sorted(
-        (
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-        ),
-        key=lambda path: path.name,
-    )
+    files = _images_in(folder)
     if not files:
-        raise DataError(f"images: the folder {folder} has no image; allowed: {', '.join(EXTENSIONS)}")
+        raise DataError(f"images: the folder {folder} has no image; {_instead_of(folder)}")
     by_stem: dict[str, Path] = {}
     for path in files:
         other = by_stem.setdefault(path.stem, path)
@@ -57,6 +50,39 @@ def list_images(folder: str | Path) -> list[Path]:
                 "remove or rename one of them"
             )
     return files
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        (
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+        ),
+        key=lambda path: path.name,
+    )
+
+
+_SHOWN = 3  # sub-folders with images that an error names
+
+
+def _instead_of(folder: Path) -> str:
+    """What to do about a folder without images: give its sub-folders that have some, if there are any."""
+    found = []
+    for place, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if any(Path(name).suffix.lower() in EXTENSIONS for name in names) and (
+            here := _images_in(Path(place))
+        ):
+            found.append(f"{len(here)} in {place}")
+            if len(found) > _SHOWN:
+                break
+    if not found:
+        return f"allowed: {', '.join(EXTENSIONS)}"
+    more = ", ..." if len(found) > _SHOWN else ""
+    return (
+        f"its sub-folders have images, which are not searched: {', '.join(found[:_SHOWN])}{more}; give these"
+    )
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -80,6 +106,18 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             raise DataError(f"images: {path} has 32-bit values; allowed: 8 or 16 bits; convert it first")
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image file in pixels, as `read_image` returns it, without decoding it.
+
+    Raises:
+        DataError: The file is missing or not an image.
+    """
+    with open_image(path) as image:
+        width, height = image.size
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if is_turned else (height, width)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 Layouts differ only in names: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
 (``Set5/GTmod12``, ``Set5/LRbicx4``, ``DIV2K_train_HR_sub``), SelfExSR's
-(``Set5/image_SRF_4/img_001_SRF_4_HR.png``) and those of archives on Hugging Face (``Set5_HR``,
+(``Set5/image_SRF_4/img_001_SRF_4_HR.png``), RealSR's (``Canon/Train/4/Canon_001_HR.png`` next to
+``Canon_001_LR4.png``), KAIR's (``trainH``, ``trainL``) and those of archives on Hugging Face (``Set5_HR``,
 ``Set5_LR_x4``; ``train/hr``, ``train/lr_x4``).
 """
 
@@ -15,6 +16,7 @@ from typing import Literal
 
 from sr_lab.datasets.facts import facts
 from sr_lab.datasets.images import EXTENSIONS
+from sr_lab.datasets.names import role_of, scale_of
 from sr_lab.datasets.registry import IMAGE_SETS, ImageSet
 
 _SETS = {name.lower(): name for name in facts()} | dict.fromkeys(("bsd100", "bsds100", "cbsd100"), "B100")
@@ -34,7 +36,10 @@ _LR = (
     ("EDSR", r"(?P<base>.*)_LR_(?P<how>[a-z]+)[/_]X(?P<scale>\d)"),
     ("Hugging Face", r"(?P<base>.*)[/_]LR_x(?P<scale>\d)"),
     ("EDSR", r"(?P<base>.*)/LR(?P<how>\w*)/X(?P<scale>\d)"),
+    ("KAIR", r"(?P<base>.*/(?:train|test|val|valid)?)L"),
+    ("other", r"(?P<base>.*)[/_](?:LR|LQ)(?:x?(?P<scale>\d))?"),
 )
+_BICUBIC = ("BasicSR", "EDSR", "Hugging Face", "SelfExSR")  # layouts whose LR images are bicubic
 _UNREAD = {".lmdb": "LMDB", ".parquet": "Parquet", ".arrow": "Arrow"}
 
 
@@ -50,9 +55,9 @@ class Place:
         set_name: The test set that the folder is named after.
         training: The training set that the folder is named after.
         cut: Multiple that this layout crops HR images to; 1 keeps them whole.
-        scale: Scale of LR images.
+        scale: Scale of LR images; ``None`` if neither path nor names say it.
         hr_folder: Where the HR images of LR images should be.
-        bicubic: Whether the path says that LR images are bicubic.
+        bicubic: Whether LR images are bicubic by the layout and the path; ``None`` if these do not say.
     """
 
     folder: Path
@@ -64,7 +69,7 @@ class Place:
     cut: int = 1
     scale: int | None = None
     hr_folder: Path | None = None
-    bicubic: bool = True
+    bicubic: bool | None = True
 
     @property
     def layout(self) -> str:
@@ -108,17 +113,24 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
     path = folder.absolute().as_posix()
-    if (found := re.search(r"/image_SRF_(\d)$", path)) is not None:
-        yield from _selfexsr(folder, images, int(found[1]))
-        return
     for tree, tail in _LR:
         if (found := re.fullmatch(tail, path, re.IGNORECASE)) is not None:
-            how = found.groupdict().get("how") or "bicubic"
-            hr_folder = _hr_folder(found["base"], pieces=path.endswith("_sub"))
-            bicubic = not re.search("unknown|mild|wild|difficult", how, re.IGNORECASE)
-            scale = int(found["scale"])
-            yield Place(folder, images, tree, "LR", scale=scale, hr_folder=hr_folder, bicubic=bicubic)
+            groups = found.groupdict()
+            how = groups.get("how") or "bicubic"
+            is_other = re.search("unknown|mild|wild|difficult", how, re.IGNORECASE)
+            yield Place(
+                folder,
+                images,
+                tree,
+                "LR",
+                scale=int(groups["scale"]) if groups.get("scale") else None,
+                hr_folder=_hr_folder(tree, found["base"], pieces=path.endswith("_sub")),
+                bicubic=not is_other if tree in _BICUBIC else None,
+            )
             return
+    if mixed := list(_mixed(folder, images)):
+        yield from mixed
+        return
     if (found := _TRAINING.search(path)) is not None:
         known = next(one for one in IMAGE_SETS if one.folder.endswith(f"{found[1]}_HR"))
         yield Place(
@@ -134,26 +146,38 @@ def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
     yield Place(folder, images)
 
 
-def _selfexsr(folder: Path, images: tuple[Path, ...], scale: int) -> Iterator[Place]:
-    """HR and LR images of one folder, recognised by their suffixes; results of other methods are skipped."""
-    set_name = _SETS.get(folder.parent.name.lower())
-    hr = tuple(image for image in images if image.stem.endswith("_HR"))
-    lr = tuple(image for image in images if image.stem.endswith("_LR"))
+def _mixed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
+    """HR and LR images of one folder by their names, if most images are named so; the others are photos."""
+    roles = {image: role_of(image.stem) for image in images}
+    lr = [image for image in images if roles[image] == "LR"]
+    hr = tuple(image for image in images if roles[image] == "HR")
+    srf = re.search(r"/image_SRF_(\d)$", folder.absolute().as_posix())
+    tree = "SelfExSR" if srf else "RealSR"
+    rest = tuple(image for image in images if roles[image] is None)
+    if not srf and not (lr and len(lr) + len(hr) > len(rest)):
+        return
     if hr:
-        yield Place(folder, hr, "SelfExSR", "HR", set_name=set_name, cut=scale)
-    if lr:
-        yield Place(folder, lr, "SelfExSR", "LR", scale=scale, hr_folder=folder)
+        named = _SETS.get(folder.parent.name.lower()) if srf else None
+        yield Place(folder, hr, tree, "HR", set_name=named, cut=int(srf[1]) if srf else 1)
+    for scale in dict.fromkeys(scale_of(image.stem) for image in lr):
+        yield Place(
+            folder,
+            tuple(image for image in lr if scale_of(image.stem) == scale),
+            tree,
+            "LR",
+            scale=scale,
+            hr_folder=folder,
+            bicubic=True if srf else None,
+        )
+    if rest and not srf:
+        yield Place(folder, rest)
 
 
-def _hr_folder(base: str, *, pieces: bool) -> Path:
+def _hr_folder(tree: str, base: str, *, pieces: bool) -> Path:
     """The HR folder for an LR folder: inside the same folder, or one with the same name but HR."""
-    candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), Path(base, "HR"), Path(base, "hr")]
+    if tree == "KAIR":
+        return Path(f"{base}H")
+    names = ("HR", "hr", "GT", "gt", "HQ")
+    candidates = [Path(f"{base}_HR{'_sub' if pieces else ''}"), *(Path(base, name) for name in names)]
     candidates[1:1] = sorted(Path(base).glob("GTmod*"))
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
-
-
-def partner(lr: Path, scale: int) -> str:
-    """Stem of the HR image for an LR image: ``0001`` for ``0001x4``, ``img_1_HR`` for ``img_1_LR``."""
-    if lr.stem.endswith("_LR"):
-        return f"{lr.stem[:-3]}_HR"
-    return re.sub(rf"(?<=.)_?x{scale}$", "", lr.stem, flags=re.IGNORECASE)

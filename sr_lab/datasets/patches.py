@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sr_lab.datasets.cache import ImageCache, Record, in_parallel
+from sr_lab.datasets.given import check_size, check_sizes
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sampling import Order, draw, keys, permutation
 from sr_lab.datasets.sharing import empty
@@ -85,6 +86,7 @@ class PatchDataset(Dataset[PatchBatch]):
         files: HR images to train on.
         val_files: Images for validation; not part of the stream.
         lr_files: LR image of each of ``files``; ``None`` makes it from the whole image with ``degradation``.
+        val_lr_files: LR image of each of ``val_files``; ``None`` leaves it to whoever validates.
         scale: Size of the HR image divided by that of the LR image.
         lr_patch_size: Side p of the LR patch; the side of the HR patch is ``scale`` times as long.
         degradation: Makes the LR images: once for every image, or in every batch if it is random.
@@ -103,6 +105,7 @@ class PatchDataset(Dataset[PatchBatch]):
         files: Sequence[Path],
         val_files: Sequence[Path],
         lr_files: Sequence[Path] | None = None,
+        val_lr_files: Sequence[Path] | None = None,
         scale: int,
         lr_patch_size: int,
         degradation: Degradation | RandomDegradation,
@@ -122,6 +125,7 @@ class PatchDataset(Dataset[PatchBatch]):
         self.files = list(files)
         self.val_files = list(val_files)
         self.lr_files = None if lr_files is None else list(lr_files)
+        self.val_lr_files = None if val_lr_files is None else list(val_lr_files)
         self.scale = scale
         self.lr_patch_size = lr_patch_size
         self.degradation = degradation
@@ -194,7 +198,9 @@ class PatchDataset(Dataset[PatchBatch]):
             DataError: A file is broken or too small for the patch, an LR image has the wrong size, or the
                 cache cannot be written.
         """
-        in_parallel(read_image, self.val_files)
+        in_parallel(read_image, [*self.val_files, *(self.val_lr_files or [])])
+        if self.val_lr_files is not None:
+            check_sizes(self.val_files, self.val_lr_files, self.scale, where="dataset")
         self._hr_cache.build(lambda index: _planes(self.files[index]), title="Decoding HR images")
         self._check_hr()
         if self._lr_cache is None:
@@ -208,7 +214,8 @@ class PatchDataset(Dataset[PatchBatch]):
 
     def manifest(self) -> str:
         """SHA-256 of the names and sizes of all files, but not of their paths; part of a run's identity."""
-        groups = (self.files, self.lr_files or [], self.val_files)
+        groups = [self.files, self.lr_files or [], self.val_files]
+        groups += [] if self.val_lr_files is None else [self.val_lr_files]
         facts = [sorted((file.name, file.stat().st_size) for file in group) for group in groups]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -246,12 +253,8 @@ class PatchDataset(Dataset[PatchBatch]):
 
     def _check_lr(self, lr_files: Sequence[Path], lr_records: Sequence[Record]) -> None:
         for hr_file, lr_file, hr, lr in zip(self.files, lr_files, self._hr.records, lr_records, strict=True):
-            height, width = hr.height // self.scale, hr.width // self.scale
-            if (lr.height, lr.width) != (height, width):
-                raise DataError(
-                    f"dataset: the LR image {lr_file} is {lr.width}x{lr.height} pixels, but {hr_file} is "
-                    f"{hr.width}x{hr.height}; at scale={self.scale} the LR image must be {width}x{height}"
-                )
+            sizes = (hr.height, hr.width), (lr.height, lr.width)
+            check_size(hr_file, sizes[0], lr_file, sizes[1], self.scale, where="dataset")
 
 
 def with_lr(batch: PatchBatch, degradation: RandomDegradation) -> PatchBatch:

@@ -103,6 +103,15 @@ class Tiled(nn.Module):
     def memory(self, memory: int) -> None:
         self._memory = memory
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether an image in tiles equals the whole image."""
+        return reach(self._like[0]) is not None
+
+    def with_memory(self, memory: int) -> "Tiled":
+        """The same network in tiles that may take other memory."""
+        return Tiled(self.network, tile=self.tile, memory=memory, like=self._like[0])
+
     def forward(self, lr: Tensor) -> Tensor:
         """Upscale a batch, in tiles if needed."""
         pieces = self.pieces(*lr.shape[-2:], batch=len(lr))

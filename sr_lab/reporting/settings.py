@@ -8,9 +8,9 @@ from sr_lab.reporting.runs import Run
 _GROUPS = (
     *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
-    *("validation", "benchmark"),
+    *("validation", "benchmark", "sr_dir", "hr_dir"),
 )
-_WITHOUT_TRAINING = ("task", "model", "upsampler", "strategy", "ckpt", "benchmark")
+_WITHOUT_TRAINING = ("task", "model", "upsampler", "strategy", "ckpt", "benchmark", "sr_dir", "hr_dir")
 # A group's setting that usually repeats a setting of the run.
 _REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
 # The node that holds a group's settings.
@@ -23,7 +23,8 @@ def flat(run: Run) -> dict[str, str]:
     They are read from config.yaml, which a failed run also has, else from the identity in metrics.json.
     """
     identity = run.values.get("identity")
-    source = run.settings or (identity if isinstance(identity, Mapping) else {})
+    measured = {key: run.values[key] for key in ("sr_dir", "hr_dir") if key in run.values}  # task=measure
+    source = {**(run.settings or (identity if isinstance(identity, Mapping) else {})), **measured}
     task = source.get("task", run.values.get("task"))
     found: dict[str, str] = {}
     trains = task in ("train", None)
@@ -89,7 +90,9 @@ def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) ->
     outer = {} if body is node else {key: node[key] for key in node if key not in (_INNER[group], "name")}
     for key, value in {**outer, **body}.items():
         # The tail is shown by the group upsampler, the scale by the block; folders do not change results.
-        if not key.endswith("_dir") and not (group == "model" and key in ("scale", "upsampler")):
+        is_shown = group == "model" and key in ("scale", "upsampler")
+        is_default = (group, key, value) == ("benchmark", "lr", "made")  # older runs lack it
+        if not key.endswith("_dir") and not is_shown and not is_default:
             _add(found, group, key, value)
 
 

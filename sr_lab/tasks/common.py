@@ -52,22 +52,40 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
 
 
 def protocol_of(config: Config) -> Protocol:
-    """The protocol named in the benchmark.
+    """The protocol named in the benchmark, on given LR images if it says so.
 
     Raises:
-        ConfigError: There is no protocol with that name.
+        ConfigError: There is no protocol with that name, or folders of LR images do not fit the benchmark.
     """
     name = config.benchmark.protocol
     if name not in PROTOCOLS:
         near = did_you_mean(name, PROTOCOLS)
         raise ConfigError(f"benchmark.protocol: there is no '{name}'; allowed: {', '.join(PROTOCOLS)}{near}")
-    return PROTOCOLS[name]
+    protocol, benchmark = PROTOCOLS[name], config.benchmark
+    if benchmark.lr_dir is not None:
+        count = len(lr_dirs(config))
+        if benchmark.lr == "made":
+            raise ConfigError("benchmark.lr_dir: has given LR images; set benchmark.lr=given too")
+        if count != len(benchmark.sets):
+            raise ConfigError(
+                f"benchmark.lr_dir: got {count} folder(s) for {len(benchmark.sets)} sets "
+                f"({', '.join(benchmark.sets)}); give one each"
+            )
+    return protocol if benchmark.lr == "made" else protocol.on_given_lr()
+
+
+def lr_dirs(config: Config) -> list[str]:
+    """The folders of ``benchmark.lr_dir``, as given."""
+    given = config.benchmark.lr_dir
+    return [] if given is None else [given] if isinstance(given, str) else given
 
 
 def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet:
     """A test set by its name; its folder must exist already."""
     data_dir = Path(config.paths.data_dir).expanduser()
-    return BenchmarkSet.of(name, data_dir=data_dir, scale=config.scale, protocol=protocol)
+    given = dict(zip(config.benchmark.sets, lr_dirs(config), strict=False))
+    lr_dir = Path(given[name]).expanduser() if name in given else None
+    return BenchmarkSet.of(name, data_dir=data_dir, scale=config.scale, protocol=protocol, lr_dir=lr_dir)
 
 
 def gather(results: list[ImageResult]) -> list[ImageResult]:
@@ -121,13 +139,16 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
 
 
 def measured(
-    results: Sequence[ImageResult], protocol: Protocol, scale: int, sets: Sequence[BenchmarkSet]
+    results: Sequence[ImageResult], protocol: Protocol, config: Config, sets: Sequence[BenchmarkSet]
 ) -> dict[str, object]:
     """The part of ``metrics.json`` that a test of some sets produces."""
+    says = protocol.describe(config.scale)
+    if protocol.lr_source == "given":
+        says += f" Given LR images: {', '.join(lr_dirs(config)) or f'LR/X{config.scale} of each set'}."
     return {
         "test_images": {images.name: as_published(images.name, images.files) for images in sets},
         "protocol": protocol.name,
-        "protocol_says": protocol.describe(scale),
+        "protocol_says": says,
         **means(results),
         "images": [asdict(result) for result in results],
     }

@@ -54,7 +54,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
             | {"wall_time_s": round(time.perf_counter() - started, 1)}
             | common.cost(network, config.scale)
-            | common.measured(results, protocol, config.scale, sets)
+            | common.measured(results, protocol, config, sets)
         )
     if common.in_multirun():
         return

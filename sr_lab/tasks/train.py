@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lightning
@@ -89,14 +89,20 @@ def _show(folder: RunFolder) -> None:
 def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
     """Which benchmark sets a finished run was not measured on, and how to do that; or an empty string."""
     run, benchmark = read_run(folder.path), config.benchmark
-    other = run.values.get("protocol") != benchmark.protocol
+    protocol = common.protocol_of(config).name
+    other = run.values.get("protocol") != protocol
     wanted = [name for name in benchmark.sets if other or name not in run.sets]
     if run.problem or not wanted:
         return ""
     sets = ",".join(wanted)
+    given = "" if benchmark.lr == "made" else f" benchmark.lr={benchmark.lr}"
+    if dirs := [
+        folder for name, folder in zip(benchmark.sets, common.lr_dirs(config), strict=False) if name in wanted
+    ]:
+        given += f" 'benchmark.lr_dir=[{','.join(dirs)}]'"
     return (
-        f"benchmark: this run was not measured on {sets} by {benchmark.protocol}; run task=evaluate "
-        f"'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}"
+        f"benchmark: this run was not measured on {sets} by {protocol}; run task=evaluate "
+        f"'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}{given}"
     )
 
 
@@ -144,7 +150,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
                 | ({"skipped_steps": skipped} if skipped is not None else {})
                 | {"wall_time_s": round(time.perf_counter() - started, 1)}
                 | common.cost(parts.module.network, config.scale)
-                | common.measured(results, parts.protocol, config.scale, parts.test_sets)
+                | common.measured(results, parts.protocol, config, parts.test_sets)
             )
             close_wandb(values)
             folder.write_metrics(values)
@@ -192,13 +198,18 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
 
 
 def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Protocol) -> list[BenchmarkSet]:
-    """The dataset's held-out images, and the benchmark sets named in ``validation.sets``."""
+    """The dataset's held-out images, and the benchmark sets named in ``validation.sets``.
+
+    Held-out images have given LR images if the training images do.
+    """
+    makes_lr = protocol if protocol.lr_source != "given" else replace(protocol, lr_source="uint8")
     held_out = BenchmarkSet(
         name="held_out",
         files=dataset.val_files,
+        lr_files=dataset.val_lr_files,
         limit=config.validation.count,
         scale=config.scale,
-        protocol=protocol,
+        protocol=makes_lr,
     )
     named = [common.benchmark_set(config, name, protocol) for name in config.validation.sets]
     return [held_out, *named]
@@ -278,7 +289,9 @@ def _lost_best(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> d
 
 
 def _degraded(dataset: PatchDataset) -> dict[str, str]:
-    """For the text above a table: describe a random degradation; the protocol covers bicubic LR images."""
+    """For the text above a table: describe LR images other than the bicubic ones that the protocol covers."""
+    if dataset.lr_files is not None:
+        return {"degradation_says": "given LR images, also for validation; tested by the protocol"}
     if not isinstance(dataset.degradation, RandomDegradation):
         return {}
     return {"degradation_says": f"{dataset.degradation.describe()}; validated and tested by the protocol"}

@@ -14,14 +14,14 @@ from sr_lab import api, files
 from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.cache import digest_of
-from sr_lab.datasets.images import EXTENSIONS
+from sr_lab.datasets.images import EXTENSIONS, image_size
 from sr_lab.errors import ConfigError, DataError, SRLabError
-from sr_lab.inference.backends import fingerprint
+from sr_lab.inference.backends import BackendNetwork, fingerprint
 from sr_lab.inference.tiling import Tiled
 from sr_lab.system.devices import check_gpu, device_of, out_of_memory
 from sr_lab.tasks import common
 
-_FORMAT = 1  # part of every stamp: increase it when the same network gives a different image
+_FORMAT = 2  # part of every stamp: increase it when the same network gives a different image
 _STAMP = "sr_lab"  # keyword of the text in a PNG that identifies image and network
 _LEAST_MEMORY = 2**25  # bytes of a tile; if a smaller tile is needed, give up
 _LEVEL = 3  # zlib's level: a third of the time of the default 6, for 8 % more bytes
@@ -40,21 +40,21 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     config, network = open_configured(config, overrides, common.console.print)
     maker = fingerprint(network, str(_FORMAT), str(config.scale))
     jobs, failed = plan(found, folder, config.scale)
+    runs = common.prepared(config, network).to(device_of(config.trainer.accelerator, config.trainer.devices))
+    maker += f" {runs.network.backend}" if isinstance(runs.network, BackendNetwork) else ""
     done, waiting = [], {}
     for path, output in jobs.items():
         if config.overwrite or not output.exists():
             waiting[path] = output
-        elif _is_result(output, path, maker):
+        elif _is_result(output, path, runs, maker):
             done.append(path)
         else:
             failed[path] = (
-                f"'{output}' exists, but is not this network's result for this image; "
+                f"'{output}' exists, but is not this network's result for this image, tile and backend; "
                 "add overwrite=true, or choose another output"
             )
     if done:
         common.console.print(f"{len(done)} already done (overwrite=true makes them again)")
-    runs = common.prepared(config, network)
-    runs.to(device_of(config.trainer.accelerator, config.trainer.devices))
     wanted = len(waiting) + len(failed)
     failed |= upscale_all(waiting, runs, maker)
     for path, why in failed.items():
@@ -120,9 +120,21 @@ def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
     return found
 
 
-def _stamp(path: Path, maker: str) -> str:
-    """A stamp that identifies the result for an image and a network, independent of path and date."""
-    return hashlib.sha256(f"{maker} {digest_of(path)}".encode()).hexdigest()
+def _stamp(image: str, maker: str, form: str) -> str:
+    """A stamp that identifies a result, independent of path and date.
+
+    Args:
+        image: Digest of the image file.
+        maker: Digest of the network, and its backend.
+        form: How the image was divided (`_form`).
+    """
+    return hashlib.sha256(f"{maker} {form} {image}".encode()).hexdigest()
+
+
+def _form(network: Tiled, height: int, width: int) -> str:
+    """The tiles of an image if they change its result, else an empty text."""
+    pieces = network.pieces(height, width)
+    return "" if len(pieces) == 1 or network.is_exact else str([piece.read for piece in pieces])
 
 
 def _stamp_of(path: Path) -> str | None:
@@ -141,10 +153,20 @@ def _stamp_of(path: Path) -> str | None:
     return None
 
 
-def _is_result(output: Path, path: Path, maker: str) -> bool:
-    """Whether a file is a network's result for an image in its current state."""
-    with contextlib.suppress(OSError):
-        return _stamp_of(output) == _stamp(path, maker)
+def _is_result(output: Path, path: Path, network: Tiled, maker: str) -> bool:
+    """Whether a file is a network's result for an image in its current state, in tiles that are allowed now.
+
+    Tiles that are chosen automatically may also be none, or those for an image that did not fit into memory.
+    """
+    with contextlib.suppress(OSError, SRLabError):
+        stamp, image, size = _stamp_of(output), digest_of(path), image_size(path)
+        forms = [_form(network.with_memory(network.memory), *size)]
+        if network.tile == "auto":
+            memory = network.memory
+            forms.append("")
+            while (memory := memory // 2) >= _LEAST_MEMORY:
+                forms.append(_form(network.with_memory(memory), *size))
+        return any(stamp == _stamp(image, maker, form) for form in forms)
     return False
 
 
@@ -179,8 +201,10 @@ def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
                 bar.update(task, completed=before + share)
 
             try:
-                stamp = _stamp(path, maker)  # computed first, since the image may change meanwhile
+                image = digest_of(path)  # computed first, since the image may change meanwhile
                 sr = _upscaled(path, network, done)
+                scale = network.scale
+                stamp = _stamp(image, maker, _form(network, sr.height // scale, sr.width // scale))
             except (SRLabError, OSError) as error:
                 failed[path] = str(error)
                 continue

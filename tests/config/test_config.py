@@ -31,6 +31,7 @@ def sentence(*overrides: str) -> str:
 def test_every_option_of_every_group_is_valid(group: str):
     needs = {
         "report": ("runs=outputs",),
+        "measure": ("sr_dir=theirs", "hr_dir=hr"),
         "status": ("runs=outputs",),
         "dashboard": ("runs=outputs",),
         "log": ("runs=outputs",),

@@ -91,6 +91,43 @@ def test_the_error_for_an_image_too_small_to_measure_names_it(folder, tmp_path):
     assert two(tmp_path, scale=3)[0]["hr"].shape == (3, 18, 39)  # 17x17 are enough
 
 
+def test_a_protocol_on_given_lr_images_reads_them_and_counts_as_before(folder, tmp_path):
+    lr_dir = folder.parent / "LR" / "X4"
+    lr_dir.mkdir(parents=True)
+    pixels = np.random.default_rng(1).integers(0, 256, (10, 11, 3), dtype=np.uint8)
+    for name in ("colourx4", "grey_LR4"):
+        Image.fromarray(pixels).save(lr_dir / f"{name}.png")
+    protocol = PROTOCOLS["rgb_uint8"].on_given_lr()
+    images = BenchmarkSet.of("Two", data_dir=tmp_path, scale=4, protocol=protocol)
+    item = images[0]
+    assert torch.equal(item["lr"], torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+    assert torch.equal(item["hr"], two(tmp_path)[0]["hr"])
+    assert protocol.describe(4).startswith("rgb_uint8 on given LR: x4 LR images as given; PSNR and SSIM on")
+    sr = protocol.bicubic(item["lr"][None], 4)
+    measured = [p.measure(sr, item["hr"][None], 4) for p in (protocol, PROTOCOLS["rgb_uint8"])]
+    assert measured[0] == measured[1]
+
+
+def test_missing_given_lr_images_are_named_before_any_image_is_read(folder, tmp_path):
+    protocol = PROTOCOLS["rgb_uint8"].on_given_lr()
+
+    def read(**settings):
+        return BenchmarkSet.of("Two", data_dir=tmp_path, scale=4, protocol=protocol, **settings)
+
+    with pytest.raises(
+        DataError, match=r"benchmark Two: there is no folder .*Two/LR/X4 with given LR images"
+    ):
+        read()
+    lr_dir = tmp_path / "lr"
+    lr_dir.mkdir()
+    Image.new("RGB", (11, 10)).save(lr_dir / "colour.png")
+    with pytest.raises(DataError, match=r"benchmark Two: .*HR/grey.png has no LR image in .*lr; its name"):
+        read(lr_dir=lr_dir)
+    Image.new("RGB", (12, 10)).save(lr_dir / "grey.png")
+    with pytest.raises(DataError, match=r"lr/grey.png is 12x10, but .*HR/grey.png is 46x41; .* be 11x10"):
+        read(lr_dir=lr_dir)
+
+
 def test_the_sample_set_needs_no_data_folder():
     images = BenchmarkSet.of("sample", data_dir="/nowhere", scale=4, protocol=PROTOCOLS["rgb_uint8"])
     assert [images.files[index].stem for index in range(2)] == ["astronaut", "chelsea"]

@@ -200,18 +200,88 @@ def test_lr_images_provided_by_the_user_are_found_and_used(make, tmp_path, mark)
     assert torch.equal(dataset.__getitems__(range(9))["lr"], 255 - made.__getitems__(range(9))["lr"])
 
 
+def given(hr_dir, lr_dir, write, scale=2):
+    """LR images with inverted colours, so that they differ from what a degradation makes."""
+    lr_dir.mkdir(exist_ok=True)
+    for file in sorted(hr_dir.iterdir()):
+        inverted = 255 - lr_of(file, scale).permute(1, 2, 0).numpy()
+        Image.fromarray(inverted).save(lr_dir / f"{write(file.stem)}.png")
+    return lr_dir
+
+
+@pytest.mark.parametrize(
+    ("hr_name", "lr_name"),
+    [("{}_HR", "{}_LR2"), ("img_{}_SRF_2_HR", "img_{}_SRF_2_LR"), ("{}_HR", "{}_LR"), ("{}", "{}x2m")],
+    ids=["RealSR", "SelfExSR", "LR", "DIV2K mild"],
+)
+def test_hr_and_lr_images_of_one_folder_or_two_are_paired_as_data_sets_name_them(
+    make, tmp_path, hr_name, lr_name
+):
+    hr_dir = photographs(tmp_path / "hr")
+    lr_dir = given(hr_dir, tmp_path / "lr", lr_name.format)
+    for file in sorted(hr_dir.iterdir()):
+        file.rename(hr_dir / f"{hr_name.format(file.stem)}.png")
+    apart = make(hr_dir=str(hr_dir), lr_dir=str(lr_dir))
+    assert [lr.stem for lr in apart.lr_files] == [lr_name.format(f"000{number}") for number in range(3)]
+    if "_LR" in lr_name:
+        for file in lr_dir.iterdir():
+            file.rename(hr_dir / file.name)
+        together = make(hr_dir=str(hr_dir), lr_dir=str(hr_dir))
+        assert [file.name for file in together.files] == [file.name for file in apart.files]
+        assert [file.name for file in together.lr_files] == [file.name for file in apart.lr_files]
+
+
+def test_held_out_images_keep_their_given_lr_images(make, tmp_path):
+    hr_dir = photographs(tmp_path / "hr")
+    lr_dir = given(hr_dir, tmp_path / "lr", "{}x2".format)
+    dataset = make(hr_dir=str(hr_dir), lr_dir=str(lr_dir))
+    assert dataset.val_lr_files == [lr_dir / "0003x2.png"]
+    val_dir = photographs(tmp_path / "val", count=2, first=7)
+    val_lr_dir = given(val_dir, tmp_path / "val_lr", "{}_LR".format)
+    apart = make(lr_dir=str(lr_dir), val_dir=str(val_dir), val_lr_dir=str(val_lr_dir))
+    assert apart.val_lr_files == [val_lr_dir / "0007_LR.png", val_lr_dir / "0008_LR.png"]
+    before = apart.manifest()
+    Image.new("RGB", (9, 9)).save(val_lr_dir / "0008_LR.png")
+    assert apart.manifest() != before
+    with pytest.raises(
+        DataError, match=r"val_lr/0008_LR.png is 9x9, but .*val/0008.png is 74x53; .* be 37x26"
+    ):
+        apart.prepare()
+    (val_lr_dir / "0008_LR.png").unlink()
+    with pytest.raises(DataError, match=r"val/0008.png has no LR image in .*val_lr; its name may be 0008, "):
+        make(lr_dir=str(lr_dir), val_dir=str(val_dir), val_lr_dir=str(val_lr_dir))
+    with pytest.raises(ConfigError, match=r"dataset.val_lr_dir: .* got only lr_dir; set dataset.val_lr_dir"):
+        make(lr_dir=str(lr_dir), val_dir=str(val_dir))
+
+
+def test_two_lr_images_for_one_hr_image_are_refused(make, tmp_path):
+    lr_dir = photographs(tmp_path / "lr")
+    (lr_dir / "0001_LR.png").write_bytes((lr_dir / "0001.png").read_bytes())
+    with pytest.raises(DataError, match=r"hr/0001.png fits .*lr/0001.png and .*lr/0001_LR.png at scale=2; "):
+        make(lr_dir=str(lr_dir))
+
+
+def test_the_error_for_a_folder_without_images_names_its_sub_folders_that_have_some(make, tmp_path):
+    (tmp_path / "photos").mkdir()
+    photographs(tmp_path / "photos" / "HR", count=2)
+    with pytest.raises(
+        DataError, match=rf"photos has no image; its sub-folders .*: 2 in {tmp_path}/photos/HR; "
+    ):
+        make(hr_dir=str(tmp_path / "photos"))
+
+
 def test_the_error_for_a_missing_lr_image_names_it(make, tmp_path):
     lr_dir = photographs(tmp_path / "lr", count=2)
-    message = r"hr/0002.png has no LR image in .*lr; its name may be 0002, 0002x2, 0002_x2"
+    message = (
+        r"hr/0002.png has no LR image in .*lr \(1 more have none: 0003.png\); its name may be 0002, 0002x2,"
+    )
     with pytest.raises(DataError, match=message):
         make(lr_dir=str(lr_dir))
 
 
 def test_the_error_for_an_lr_image_of_the_wrong_size_gives_both_sizes(make, tmp_path):
     dataset = make(lr_dir=str(photographs(tmp_path / "lr", height=27)))
-    message = (
-        r"lr/0000.png is 66x27 pixels, but .*hr/0000.png is 66x53; at scale=2 the LR image must be 33x26"
-    )
+    message = r"lr/0003.png is 69x27, but .*hr/0003.png is 69x53; at scale=2 the LR image must be 34x26"
     with pytest.raises(DataError, match=message):
         dataset.prepare()
 

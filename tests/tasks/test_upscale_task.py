@@ -121,6 +121,44 @@ def test_a_result_of_another_network_or_image_is_reported_and_kept(photos, tmp_p
         assert image.mode == "RGBA"
 
 
+def test_tiles_that_change_no_pixel_do_not_make_another_result(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 150, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    ckpt = weights(tmp_path / "weights.pth", 1)
+    run(tmp_path / "wide.png", tmp_path / "big", *SMALL, "tile=96", ckpt=ckpt)
+    run(tmp_path / "wide.png", tmp_path / "big", *SMALL, "tile=none", ckpt=ckpt)
+    assert "1 already done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("made_with", "found_by"),
+    [("96", ["96"]), ("none", ["none", "auto", "150"]), ("auto", ["none", "auto", "150"])],
+)
+def test_a_result_in_tiles_is_not_taken_for_that_of_the_whole_image(tmp_path, made_with, found_by):
+    (job,) = drawn(tmp_path / "photos", (20, 150)).items()
+    network = Pooling(10_000).eval()
+
+    def tiled(tile):
+        return Tiled(network, tile=int(tile) if tile.isdigit() else tile)
+
+    assert upscale.upscale_all(dict([job]), tiled(made_with), "a maker") == {}
+    found = [
+        tile
+        for tile in ("96", "100", "none", "auto", "150")
+        if upscale._is_result(*job[::-1], tiled(tile), "a maker")
+    ]
+    assert found == found_by
+    assert not upscale._is_result(*job[::-1], tiled(made_with), "another maker")
+
+
+def test_a_result_in_the_tiles_of_a_full_memory_is_found_again(tmp_path):
+    (job,) = drawn(tmp_path / "photos", (500, 500)).items()
+    network = Pooling(150_000).eval()
+    assert upscale.upscale_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
+    assert upscale._is_result(*job[::-1], Tiled(network, memory=2**27), "a maker")
+    assert not upscale._is_result(*job[::-1], Tiled(network, tile="none"), "a maker")
+
+
 def test_a_stamp_does_not_depend_on_the_folder(photos, tmp_path):
     run(photos, tmp_path / "big")
     elsewhere = photos.rename(tmp_path / "elsewhere")
@@ -190,6 +228,13 @@ class Hungry(nn.Module):
         if not lr.is_meta and lr.dtype == torch.float32 and lr.shape[2] * lr.shape[3] > self.pixels:
             torch.empty(2**58, device=lr.device)
         return self.conv(lr).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+class Pooling(Hungry):
+    """A network whose tiles differ from the whole image."""
+
+    def forward(self, lr):
+        return super().forward(lr) * lr.mean((2, 3), keepdim=True)
 
 
 def drawn(path, *sizes):
@@ -301,7 +346,7 @@ def test_a_result_is_written_while_the_next_image_is_computed(tmp_path, monkeypa
     assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib header for levels 2 to 5
 
 
-@pytest.mark.parametrize("task", ["upscale", "prepare", "shard", "doctor"])
+@pytest.mark.parametrize("task", ["upscale", "measure", "prepare", "shard", "doctor"])
 def test_the_help_has_an_example_of_each_task_that_works_on_files(task):
     help_page = (Path(__file__).parents[2] / "conf" / "config.yaml").read_text()
     assert f"\n        python -m sr_lab task={task} " in help_page

@@ -1,0 +1,158 @@
+"""Which HR, LR and SR images belong together, by the names that data sets and programs give them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+Role: TypeAlias = Literal["HR", "LR", "SR"]
+
+# What a name has besides the scene that the image shows, and the role that it gives the image; # is a scale.
+# The names are compared without regard to case.
+_MARKS: tuple[tuple[Role | None, str], ...] = (
+    ("HR", r"_SRF_#_HR$"),  # SelfExSR: img_001_SRF_4_HR, img_001_SRF_4_LR, img_001_SRF_4_SRCNN
+    ("LR", r"_SRF_#_LR$"),
+    ("SR", r"_SRF_#_[a-z\d+]+$"),
+    ("HR", r"[_-](HR|GT|HQ)$"),  # baby_HR, Kim's baby_GT, RealSR's Canon_001_HR
+    ("LR", r"[_-](LR|LQ)(BI|BD|DN)?(x?#)?$"),  # baby_LR, RealSR's Canon_001_LR4, RCAN's baby_LRBI
+    ("SR", r"[_-]SR(x?#)?$"),  # baby_SR
+    ("HR", r"^(HR|GT)[_-]"),
+    ("LR", r"^(LR|LQ)[_-]"),
+    ("SR", r"^SR[_-]"),
+    (
+        None,
+        r"[_-]?x#(m|d|w\d?)?(?=(_s\d+)?$)",
+    ),  # 0001x4, baby_x4, NTIRE 2018's 0001x2m, BasicSR's 0001x4_s001
+    (None, r"[_-]#x$"),
+    (None, r"_x1$"),  # DRealSR: DSC_1286_x1 is the LR image of DSC_1286_x4
+)
+_PATTERNS = tuple((role, re.compile(mark.replace("#", r"(?P<scale>\d{1,2})"), re.I)) for role, mark in _MARKS)
+# What a program adds to every name: baby_RCAN, 0001x4_SwinIR.
+_ADDED = re.compile(r"([_-]|x\d).*[a-z].*", re.IGNORECASE)
+
+
+class Pairs(NamedTuple):
+    """Which images belong together.
+
+    Args:
+        found: HR image -> its LR or SR image.
+        lonely: HR images without a counterpart.
+        left: LR or SR images without an HR image.
+        doubtful: A sentence for each name that fits several images.
+    """
+
+    found: dict[Path, Path]
+    lonely: list[Path]
+    left: list[Path]
+    doubtful: list[str]
+
+
+def forms(stem: str, scale: int | None = None) -> list[str]:
+    """A name, then the same name with ever fewer marks: ``0001x4_SR``, ``0001x4``, ``0001``.
+
+    Args:
+        stem: The name, without its ending.
+        scale: Marks of another scale stay; ``None`` removes those of any scale.
+    """
+    found = [stem]
+    while (shorter := _without_mark(found[-1], scale)) is not None:
+        found.append(shorter)
+    return found
+
+
+def _without_mark(stem: str, scale: int | None) -> str | None:
+    for _, pattern in _PATTERNS:
+        mark = pattern.search(stem)
+        if mark is not None and len(mark[0]) < len(stem) and scale in (None, _scale(mark) or scale):
+            return stem[: mark.start()] + stem[mark.end() :]
+    return None
+
+
+def _scale(mark: re.Match[str]) -> int | None:
+    text = mark.groupdict().get("scale")
+    return int(text) if text else None
+
+
+def scale_of(stem: str) -> int | None:
+    """The scale that a name says; ``None`` if it says none."""
+    marks = (pattern.search(name) for name in forms(stem) for _, pattern in _PATTERNS)
+    return next((scale for mark in marks if mark is not None and (scale := _scale(mark))), None)
+
+
+def role_of(stem: str) -> Role | None:
+    """What a name says that the image is; ``None`` if it says nothing."""
+    return next(
+        (role for name in forms(stem) for role, mark in _PATTERNS if role and mark.search(name)), None
+    )
+
+
+def of_role(files: Sequence[Path], role: Role) -> list[Path]:
+    """The files of a folder that can have a role.
+
+    RealSR and SelfExSR keep HR and LR images in one folder: if some files are named after the role, those
+    that are named after another are left out.
+    """
+    named = {file: role_of(file.stem) for file in files}
+    is_mixed = role in named.values()
+    return [file for file in files if not is_mixed or named[file] in (None, role)]
+
+
+def pairs(hr_files: Sequence[Path], others: Sequence[Path], scale: int | None = None) -> Pairs:
+    """Find the HR image of each LR or SR image: the one whose name agrees when the fewest marks are removed.
+
+    If no name agrees, the images may have one and the same addition, such as the name of a program.
+
+    Args:
+        hr_files: HR images.
+        others: Their LR or SR images.
+        scale: See `forms`.
+    """
+    by_form: dict[str, list[tuple[Path, int]]] = {}
+    for hr_file in hr_files:
+        for removed, form in enumerate(forms(hr_file.stem, scale)):
+            by_form.setdefault(form, []).append((hr_file, removed))
+    fitting = {file: _nearest(file, by_form, scale) for file in others}
+    if not any(fitting.values()):
+        fitting = _with_addition(others, by_form)
+    of_hr: dict[Path, list[Path]] = {}
+    doubtful = []
+    for file, candidates in fitting.items():
+        for hr_file in candidates:
+            of_hr.setdefault(hr_file, []).append(file)
+        if len(candidates) > 1:
+            doubtful.append(f"{file} fits {_listed(candidates)}")
+    doubtful += [f"{hr} fits {_listed(several)}" for hr, several in of_hr.items() if len(several) > 1]
+    found = {hr: of_hr[hr][0] for hr in hr_files if len(of_hr.get(hr, ())) == 1}
+    lonely = [file for file in hr_files if file not in of_hr]
+    return Pairs(found, lonely, [file for file in others if not fitting[file]], doubtful)
+
+
+def _nearest(file: Path, by_form: Mapping[str, list[tuple[Path, int]]], scale: int | None) -> list[Path]:
+    """The HR images that share a form with an image after the fewest removals."""
+    removals: dict[Path, int] = {}
+    for removed, form in enumerate(forms(file.stem, scale)):
+        for hr_file, removed_there in by_form.get(form, ()):
+            # "matrix2" is not the result for "matrix3"; but DRealSR's "_x1" belongs to "_x4".
+            scales = {scale_of(file.stem), scale_of(hr_file.stem)} - {None, 1}
+            if len(scales) < 2 or not (removed and removed_there):
+                removals.setdefault(hr_file, removed + removed_there)
+    return [hr_file for hr_file, number in removals.items() if number == min(removals.values())]
+
+
+def _with_addition(
+    others: Sequence[Path], by_form: Mapping[str, list[tuple[Path, int]]]
+) -> dict[Path, list[Path]]:
+    """The HR images whose names others begin with, if what follows is the same in all of these."""
+    fitting: dict[Path, list[Path]] = {}
+    additions = set()
+    for file in others:
+        lengths = range(len(file.stem), 0, -1)
+        ends = ((file.stem[:end], file.stem[end:]) for end in lengths)
+        form, added = next(((f, a) for f, a in ends if f in by_form and _ADDED.fullmatch(a)), ("", ""))
+        fitting[file] = [hr_file for hr_file, _ in by_form.get(form, ())]
+        additions |= {added} - {""}
+    return fitting if len(additions) == 1 else {file: [] for file in others}
+
+
+def _listed(files: Iterable[Path]) -> str:
+    return " and ".join(map(str, files))

@@ -28,7 +28,7 @@ from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
-from sr_lab.config.schema import Config, TrainConfig
+from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.runs import launchers, sweep
 
@@ -56,7 +56,7 @@ class CommandLine:
         hydra_guard.install(self.composed)
         hydra_guard.quicken_help()
         launchers.watch(self.elsewhere.append)
-        register_resolvers()
+        register_resolvers(_complete)
         try:
             job()
         except Exception as error:  # a job does not compose; the jobs before it are done
@@ -119,6 +119,15 @@ class CommandLine:
             interrupts.as_exception()  # the sweep asks its jobs to stop
             return sweep.run(self.queue)
         return max(self.searched, default=0)
+
+
+def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
+    """The configuration with what an evaluation is known by."""
+    if not isinstance(config, EvaluateConfig):
+        return config
+    from sr_lab.runs import measured  # imports torch
+
+    return measured.complete(config, overrides)
 
 
 def _prints(error: Exception) -> bool:

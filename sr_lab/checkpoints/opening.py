@@ -99,7 +99,15 @@ def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Che
                 "set ckpt=<run folder or checkpoint file>"
             )
         return config, network
-    checkpoint = open_checkpoint(config.ckpt)
+    config, checkpoint = described(config, overrides, config.ckpt)
+    network = build_network(config, config.allow)
+    _load_named(network, checkpoint)
+    return config, network
+
+
+def described(config: Checkpointed, overrides: Sequence[str], ckpt: str) -> tuple[Checkpointed, Checkpoint]:
+    """The configuration with the network of a checkpoint, and the checkpoint; see `open_configured`."""
+    checkpoint = open_checkpoint(ckpt)
     named = by_group(overrides)
     if checkpoint.record is not None:
         _refuse_other_network(checkpoint, named)
@@ -110,9 +118,7 @@ def open_configured(config: Checkpointed, overrides: Sequence[str]) -> tuple[Che
             stored = stored.model_copy(update={"strategy": config.strategy})
         fields = {name: getattr(stored, name) for name in StoredNetwork.model_fields}
         config = config.model_copy(update=fields)
-    network = build_network(config, config.allow)
-    _load_named(network, checkpoint)
-    return config, network
+    return config, checkpoint
 
 
 def _refuse_other_network(checkpoint: Checkpoint, named: dict[str, str]) -> None:

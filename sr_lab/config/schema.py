@@ -175,6 +175,7 @@ class TrainConfig(Config):
 
     init_ckpt: str | None
     resume: Literal["auto", "never"]
+    code: Literal["same", "any"] = "same"  # config.yaml files of older runs lack it
 
     @property
     def steps_of_an_epoch(self) -> float:
@@ -194,6 +195,7 @@ class EvaluateConfig(CheckpointConfig):
     """``task=evaluate``."""
 
     explain: bool
+    images: str | None = None  # SHA-256 of the names and contents of the test images, not set by the user
 
 
 class UpscaleConfig(CheckpointConfig):

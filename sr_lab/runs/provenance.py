@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from sr_lab import files
 from sr_lab.config.hydra_guard import PACKAGE
-from sr_lab.config.identity import hash8, identity, settings
+from sr_lab.config.identity import identity
+from sr_lab.config.recorded import hash8, settings, without_code
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder, whole_rows
@@ -87,7 +88,7 @@ def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, res
     Raises:
         DataError: The run is resumed, and its images have changed since it started.
     """
-    values = identity(config)
+    values = without_code(identity(config))
     training = hash8({key: value for key, value in values.items() if key != "manifest"})
     lines = [str(files.plain(image)) for image in images]
     now = _Images(run=hash8(values), training=training, images=lines)

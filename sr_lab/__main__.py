@@ -45,6 +45,7 @@ class CommandLine:
     done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
+    task: str = "train"  # of the last job
 
     def compose_and_run(self) -> None:
         """Let Hydra compose the configuration and call `job` for each job of the command line."""
@@ -79,6 +80,7 @@ class CommandLine:
         config: Config | None = None
         try:
             config = load(composed, overrides, hydra_node.runtime.choices)
+            self.task = config.task
             in_multirun = hydra_node.mode == RunMode.MULTIRUN and not elsewhere
             if isinstance(config, TrainConfig) and config.hparams_search is not None:
                 from sr_lab.runs import search  # imports Optuna, which only a search needs
@@ -130,6 +132,16 @@ def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
     return measured.complete(config, overrides)
 
 
+def _after(task: str) -> str:
+    """What to do after an interruption."""
+    if task == "train":
+        how = " without resume=never" if "resume=never" in sys.argv else ""
+        return f"the same command{how} resumes from the last checkpoint"
+    if task == "upscale":
+        return "finished images are kept, and the same command upscales the others"
+    return f"task={task} has written no result; start the same command again"
+
+
 def _prints(error: Exception) -> bool:
     """Whether this process prints an error.
 
@@ -149,6 +161,7 @@ def main() -> int:
         0 on success, 1 if a job failed, 2 for a user error, 128 + n if signal n ended the program.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    command = CommandLine()
     try:
         if any(word.startswith("--e") for word in sys.argv[1:]):  # --experimental-rerun, or abbreviated
             raise ConfigError(
@@ -158,7 +171,6 @@ def main() -> int:
         sweep.end_with_sweep()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
-        command = CommandLine()
         command.compose_and_run()
         return command.finish()
     except BrokenPipeError:  # the reader has closed the pipe, as in `--help | head`
@@ -168,8 +180,7 @@ def main() -> int:
         if not isinstance(code, int) or code <= 128:  # not a signal
             raise
         if sweep.IN_SWEEP not in os.environ:  # the sweep prints it once for all its jobs
-            how = " without resume=never" if "resume=never" in sys.argv else ""
-            print(f"interrupted; the same command{how} resumes from the last checkpoint", file=sys.stderr)  # noqa: T201
+            print(f"interrupted; {_after(command.task)}", file=sys.stderr)  # noqa: T201
         return code
     except Exception as error:
         sentence = explain(error)

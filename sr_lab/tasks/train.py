@@ -32,7 +32,8 @@ from sr_lab.system.devices import (
     why_fp16,
     why_not_deterministic,
 )
-from sr_lab.system.signals import Ended, Signals, is_started_again, job
+from sr_lab.system.interrupts import Ended
+from sr_lab.system.signals import Signals, is_started_again, job
 from sr_lab.tasks import common
 from sr_lab.training import build
 from sr_lab.training.autotune import Choice, Setting

@@ -73,7 +73,12 @@ def _of_task(config: Config) -> Node:
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
-    return values | {"code": code.digests(_network(config), config.allow)}
+    return values | {"code": code_of_network(config)}
+
+
+def code_of_network(config: Config) -> dict[str, str]:
+    """Name and digest of each module that defines the network."""
+    return code.digests(_network(config), config.allow)
 
 
 def _network(config: Config) -> list[object]:

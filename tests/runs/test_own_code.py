@@ -151,8 +151,7 @@ def test_a_refused_attempt_leaves_the_recipe_of_the_run(place):
 
 
 def test_jobs_that_would_share_a_folder_are_refused_or_named_before_anything_runs(tmp_path):
-    place = ("hydra.sweep.subdir=one", "-m")
-    refused = run(tmp_path, *place, *MINE, "seed=0,1")
+    refused = run(tmp_path, "-m", "hydra.sweep.subdir=one", *MINE, "seed=0,1")
     assert refused.returncode == 2
     assert "'seed=0' and 'seed=1' are different runs, but both would use the folder" in refused.stderr
     assert not list(tmp_path.rglob("checkpoints"))

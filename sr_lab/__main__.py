@@ -89,6 +89,8 @@ class CommandLine:
                 self.searched.append(search.run(config, composed, folder, overrides))
             elif isinstance(config, TrainConfig) and in_multirun:
                 self.queue.append(sweep.enqueue(config, folder, overrides))
+            elif folder in self.done:
+                print(f"{folder.name}: the same run as an earlier job, not repeated")  # noqa: T201
             else:
                 tasks.run(config, folder, overrides)
                 if in_multirun:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import NamedTuple
 
 from sr_lab.config import targets
 from sr_lab.errors import ConfigError
@@ -34,8 +35,20 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _PLUMBING = ("sr_lab.datasets.cache", "sr_lab.datasets.sharing")
 
 
+class Code(NamedTuple):
+    """What classes need."""
+
+    digests: dict[str, str]  # name and digest of each module that counts, sorted by name
+    libraries: set[str]  # top-level names of the installed packages that these modules import
+
+
 def digests(described: object, allow: Sequence[str] = ()) -> dict[str, str]:
-    """Name and digest of each module that the described classes need, sorted by name.
+    """Name and digest of each module that the described classes need; see `needed`."""
+    return needed(described, allow).digests
+
+
+def needed(described: object, allow: Sequence[str] = ()) -> Code:
+    """The code that the described classes need.
 
     Args:
         described: Descriptions with a ``_target_``, nested in any way.
@@ -57,9 +70,13 @@ def digests(described: object, allow: Sequence[str] = ()) -> dict[str, str]:
                 )
         waiting += roots
     found: dict[str, str] = {}
+    outside: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in found or not _counts(name, trusted):
+        if name in found:
+            continue
+        if not _counts(name, trusted):
+            outside.add(name.partition(".")[0])
             continue
         read = _read(name)
         if read is None:  # a namespace, or an optional import that is missing
@@ -67,7 +84,8 @@ def digests(described: object, allow: Sequence[str] = ()) -> dict[str, str]:
         found[name] = read.digest
         for base, imported in read.imports:
             waiting += [base] if imported is None else _origin(base, imported, trusted)
-    return {name: found[name] for name in sorted(found) if found[name]}
+    counted = {name: found[name] for name in sorted(found) if found[name]}
+    return Code(counted, outside - sys.stdlib_module_names - {"sr_lab"})
 
 
 def _named(value: object) -> Iterator[str]:
@@ -157,7 +175,10 @@ def _read(name: str) -> _Module | None:
 def _of_file(path: str, package: str, version: tuple[int, int]) -> _Module:
     """Read a file, again only when it has changed: a search composes in one process for hours."""
     content = Path(path).read_bytes()
-    return _parsed(content, package) if path.endswith(".py") else _Module(_digest(content))
+    try:
+        return _parsed(content, package) if path.endswith(".py") else _Module(_digest(content))
+    except (SyntaxError, ValueError):  # for another version of Python; nobody can import it here
+        return _Module(_digest(content))
 
 
 def _parsed(source: str | bytes, package: str) -> _Module:

@@ -73,17 +73,15 @@ def _of_task(config: Config) -> Node:
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
-    return values | {"code": code_of_network(config)}
+    return values | {"code": code_of(config).digests}
 
 
-def code_of_network(config: Config) -> dict[str, str]:
-    """Name and digest of each module that defines the network."""
-    return code.digests(_network(config), config.allow)
-
-
-def _network(config: Config) -> list[object]:
-    """The descriptions of the network."""
-    return [config.model, config.upsampler.factory, config.strategy.apply]
+def code_of(config: Config) -> code.Code:
+    """The code of the classes that a run names, in a training also that of the user's own callbacks."""
+    network = [config.model, config.upsampler.factory, config.strategy.apply]
+    recipe = [config.schedule.scheduler, config.dataset, config.degradation, config.loss, config.optimizer]
+    training = [*recipe, *filter(_is_own, config.callbacks.values())]
+    return code.needed([*network, *(training if isinstance(config, TrainConfig) else ())], config.allow)
 
 
 def _of_training(config: TrainConfig) -> Node:
@@ -103,11 +101,9 @@ def _of_training(config: TrainConfig) -> Node:
     if config.trainer.float32_matmul_precision != "high":  # left out like the default tile
         values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
-    own = [node for node in config.callbacks.values() if _is_own(node)]
-    values |= _callbacks([*own, *(node for node in config.callbacks.values() if _changes_training(node))])
-    parts = [config.schedule.scheduler, config.dataset, config.degradation, config.loss, config.optimizer]
-    values["code"] = code.digests([*_network(config), *parts, *own], config.allow)
-    return values
+    nodes = config.callbacks.values()
+    values |= _callbacks(node for node in nodes if _is_own(node) or _changes_training(node))
+    return values | {"code": code_of(config).digests}
 
 
 def _callbacks(nodes: Iterable[object]) -> Node:

@@ -239,7 +239,10 @@ def compared(values: Mapping[str, object]) -> dict[str, object]:
     callbacks = values.get("callbacks")
     nodes = callbacks if isinstance(callbacks, Mapping) else {}
     kept = {name: node for name, node in nodes.items() if not _watches(node)}
-    return {"task": task, **settings({**values, "callbacks": kept})}
+    own = settings(
+        {**values, "callbacks": kept, "steps_per_epoch": None}
+    )  # a budget once shortened it in the file
+    return {"task": task, **own}
 
 
 def _watches(node: object) -> bool:

@@ -28,7 +28,7 @@ from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
-from sr_lab.config.schema import Config, TrainConfig
+from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.runs import launchers, sweep
 
@@ -45,6 +45,7 @@ class CommandLine:
     done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
+    task: str = "train"  # of the last job
 
     def compose_and_run(self) -> None:
         """Let Hydra compose the configuration and call `job` for each job of the command line."""
@@ -56,7 +57,7 @@ class CommandLine:
         hydra_guard.install(self.composed)
         hydra_guard.quicken_help()
         launchers.watch(self.elsewhere.append)
-        register_resolvers()
+        register_resolvers(_complete)
         try:
             job()
         except Exception as error:  # a job does not compose; the jobs before it are done
@@ -79,6 +80,7 @@ class CommandLine:
         config: Config | None = None
         try:
             config = load(composed, overrides, hydra_node.runtime.choices)
+            self.task = config.task
             in_multirun = hydra_node.mode == RunMode.MULTIRUN and not elsewhere
             if isinstance(config, TrainConfig) and config.hparams_search is not None:
                 from sr_lab.runs import search  # imports Optuna, which only a search needs
@@ -87,6 +89,8 @@ class CommandLine:
                 self.searched.append(search.run(config, composed, folder, overrides))
             elif isinstance(config, TrainConfig) and in_multirun:
                 self.queue.append(sweep.enqueue(config, folder, overrides))
+            elif folder in self.done:
+                print(f"{folder.name}: the same run as an earlier job, not repeated")  # noqa: T201
             else:
                 tasks.run(config, folder, overrides)
                 if in_multirun:
@@ -121,6 +125,25 @@ class CommandLine:
         return max(self.searched, default=0)
 
 
+def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
+    """The configuration with what an evaluation is known by."""
+    if not isinstance(config, EvaluateConfig):
+        return config
+    from sr_lab.runs import measured  # imports torch
+
+    return measured.complete(config, overrides)
+
+
+def _after(task: str) -> str:
+    """What to do after an interruption."""
+    if task == "train":
+        how = " without resume=never" if "resume=never" in sys.argv else ""
+        return f"the same command{how} resumes from the last checkpoint"
+    if task == "upscale":
+        return "finished images are kept, and the same command upscales the others"
+    return f"task={task} has written no result; start the same command again"
+
+
 def _prints(error: Exception) -> bool:
     """Whether this process prints an error.
 
@@ -140,6 +163,7 @@ def main() -> int:
         0 on success, 1 if a job failed, 2 for a user error, 128 + n if signal n ended the program.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    command = CommandLine()
     try:
         if any(word.startswith("--e") for word in sys.argv[1:]):  # --experimental-rerun, or abbreviated
             raise ConfigError(
@@ -149,7 +173,6 @@ def main() -> int:
         sweep.end_with_sweep()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
-        command = CommandLine()
         command.compose_and_run()
         return command.finish()
     except BrokenPipeError:  # the reader has closed the pipe, as in `--help | head`
@@ -159,8 +182,7 @@ def main() -> int:
         if not isinstance(code, int) or code <= 128:  # not a signal
             raise
         if sweep.IN_SWEEP not in os.environ:  # the sweep prints it once for all its jobs
-            how = " without resume=never" if "resume=never" in sys.argv else ""
-            print(f"interrupted; the same command{how} resumes from the last checkpoint", file=sys.stderr)  # noqa: T201
+            print(f"interrupted; {_after(command.task)}", file=sys.stderr)  # noqa: T201
         return code
     except Exception as error:
         sentence = explain(error)

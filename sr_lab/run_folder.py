@@ -3,6 +3,7 @@
 config.yaml   resolved configuration            metrics.json  results, written last
 metrics.csv   the record, flushed row by row    failed.txt    traceback, or why no attempt began
 log.txt       output, when several jobs run     images.json   which images it was trained on
+identity.json what the run is known by, written when it begins
 pruned.txt    why a search ended the run early  images/       example images
 checkpoints/{last,previous,best}.ckpt           wandb/
 checkpoints.old/   checkpoints of the attempt before resume=never, until the new attempt has saved
@@ -50,6 +51,7 @@ class RunFolder:
         self.lock = path / ".lock"  # locked by the running process; says when the last attempt began
         self.checkpoints = path / "checkpoints"
         self.earlier = path / "checkpoints.old"
+        self.identity = path / "identity.json"
         self.trained_on = path / "images.json"
         self.images = path / "images"
 
@@ -89,6 +91,10 @@ class RunFolder:
         if self.failed.is_file():
             return "failed"
         return "interrupted" if self.lock.exists() else "waiting"
+
+    def has_begun(self) -> bool:
+        """Whether there is anything of an attempt."""
+        return any(path.exists() for path in (self.lock, self.metrics, self.checkpoints))
 
     def is_finished(self) -> bool:
         """Whether there are results; a file that a failing disk has damaged does not count."""

@@ -116,7 +116,17 @@ def open_configured(
                 "set ckpt=<run folder or checkpoint file>"
             )
         return config, network
-    checkpoint = open_checkpoint(config.ckpt, note=note)
+    config, checkpoint = described(config, overrides, config.ckpt, note)
+    network = build_network(config, config.allow)
+    _load_named(network, checkpoint)
+    return config, network
+
+
+def described(
+    config: Checkpointed, overrides: Sequence[str], ckpt: str, note: Note
+) -> tuple[Checkpointed, Checkpoint]:
+    """The configuration with the network of a checkpoint, and the checkpoint; see `open_configured`."""
+    checkpoint = open_checkpoint(ckpt, note=note)
     named = by_group(overrides)
     if checkpoint.record is not None:
         _refuse_other_network(checkpoint, named)
@@ -129,9 +139,7 @@ def open_configured(
         config = config.model_copy(update=fields)
     elif "scale" in config.model:
         config = _at_scale_of_file(config, checkpoint, is_given="scale" in named, note=note)
-    network = build_network(config, config.allow)
-    _load_named(network, checkpoint)
-    return config, network
+    return config, checkpoint
 
 
 def _at_scale_of_file(

@@ -252,7 +252,8 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
 _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
-    *("num_workers", "validation", "benchmark", "allow", "resume", "ckpt", "runs", "explain", "hydra"),
+    *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
+    "hydra",
 }
 
 

@@ -3,14 +3,25 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sr_lab.config import compose, targets
+from sr_lab.config import code, compose, targets
 from sr_lab.config.overrides import given_to
+from sr_lab.config.recorded import (
+    CHANGING,
+    MEASURING,
+    NEUTRAL_TRAINER,
+    TRAINING,
+    Known,
+    compared,
+    hash8,
+    with_other_code,
+    without_code,
+)
 from sr_lab.config.schema import (
     BenchmarkConfig,
     Config,
@@ -27,16 +38,8 @@ from sr_lab.config.schema import (
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.run_folder import checkpoint_file
 
-# Only what changes the results: paths, loggers, devices, workers and benchmarks do not.
-_TRAINING = (
-    *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
-    *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
-    "validation",  # chooses the best checkpoint
-)
-_NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark"} | {
-    "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
-}  # fmt: skip
-_MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
+# Callbacks of these packages change nothing, except those in ``CHANGING``.
+WATCHING = ("lightning.", "sr_lab.")
 
 
 @functools.lru_cache(maxsize=1)
@@ -66,81 +69,86 @@ def _of_task(config: Config) -> Node:
     if isinstance(config, MeasureConfig):
         folders = {"sr": _images("sr_dir", config.sr_dir), "hr": _images("hr_dir", config.hr_dir)}
         return config.model_dump(include={"task", "scale", "crop", "colour"}) | folders
-    values = {"task": config.task} | config.model_dump(include=set(_MEASURING))
+    values = {"task": config.task} | config.model_dump(include=set(MEASURING))
     values["benchmark"] = config.benchmark.model_dump(exclude={"lr", "lr_dir"})
     if config.benchmark.lr == "given":  # left out by default, to keep older hashes
         values["given_lr"] = [_images("benchmark.lr_dir", folder) for folder in _given_lr(config)]
     if isinstance(config, EvaluateConfig):
         values["ckpt"] = _content("ckpt", config.ckpt)
+        values["images"] = config.images
         if config.tile != "none":  # the default is left out, to keep older hashes
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
-    return values
+    return values | {"code": code_of(config).digests}
+
+
+def code_of(config: Config) -> code.Code:
+    """The code of the classes that a run names, in a training also that of the user's own callbacks."""
+    network = [config.model, config.upsampler.factory, config.strategy.apply]
+    recipe = [config.schedule.scheduler, config.dataset, config.degradation, config.loss, config.optimizer]
+    training = [*recipe, *filter(_is_own, config.callbacks.values())]
+    return code.needed([*network, *(training if isinstance(config, TrainConfig) else ())], config.allow)
 
 
 def _of_training(config: TrainConfig) -> Node:
     # Only a training needs torch and the dataset's class.
     from sr_lab.system.devices import has_gpu, resolve_precision
 
-    values = config.model_dump(include=set(_TRAINING)) | {"steps_per_epoch": config.steps_of_an_epoch}
+    values = config.model_dump(include=set(TRAINING)) | {"steps_per_epoch": config.steps_of_an_epoch}
     values["dataset"] = {
         key: value for key, value in config.dataset.items() if not key.endswith(("_dir", "_gb"))
     }
     values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` equals the budget it chooses
     values["manifest"] = training_set(config).manifest()
-    values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in _NEUTRAL_TRAINER}
+    values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in NEUTRAL_TRAINER}
     # On a GPU, the requested precision: a run may resume on a GPU with another native precision.
     asked, accelerator = config.trainer.precision, config.trainer.accelerator
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
     if config.trainer.float32_matmul_precision != "high":  # left out like the default tile
         values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
-    if changing := [node for node in config.callbacks.values() if _changes_training(node)]:
-        values["callbacks"] = sorted(changing, key=lambda node: json.dumps(node, sort_keys=True))
-    return values
+    nodes = config.callbacks.values()
+    values |= _callbacks(node for node in nodes if _is_own(node) or _changes_training(node))
+    return values | {"code": code_of(config).digests}
 
 
-# Lightning's callbacks that stop a training or change what it learns, excluding those that only watch.
-_CHANGING = {
-    *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
-    *("GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning", "BatchSizeFinder"),
-    "LearningRateFinder",
-}
+def _callbacks(nodes: Iterable[object]) -> Node:
+    """Callbacks that belong to the identity, without their names."""
+    distinct = {json.dumps(node, sort_keys=True): node for node in nodes}
+    return {"callbacks": [distinct[text] for text in sorted(distinct)]} if distinct else {}
+
+
+def _bases(node: object) -> list[type]:
+    path = node.get("_target_") if isinstance(node, Mapping) else None
+    return list(targets.locate(path).__mro__) if isinstance(path, str) else []
+
+
+def _is_own(node: object) -> bool:
+    """Whether a callback is the user's own, which may do anything to a training."""
+    return any(not f"{base.__module__}.".startswith(WATCHING) for base in _bases(node)[:1])
 
 
 def _changes_training(node: object) -> bool:
-    """Whether the class of a callback, or one of its base classes, is in ``_CHANGING``."""
-    path = node.get("_target_") if isinstance(node, Mapping) else None
-    bases = targets.locate(path).__mro__ if isinstance(path, str) else ()
-    return any(base.__name__ in _CHANGING and base.__module__.startswith("lightning.") for base in bases)
+    """Whether the class of a callback, or one of its base classes, is in ``CHANGING``."""
+    return any(
+        base.__name__ in CHANGING and base.__module__.startswith("lightning.") for base in _bases(node)
+    )
 
 
-def hash8(values: Node) -> str:
-    """The hash of a plain dictionary in eight hex digits; the order of its keys does not matter."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def settings(values: Mapping[str, object]) -> dict[str, object]:
-    """The settings that identify a training run, by their dotted names.
-
-    Args:
-        values: A configuration as plain values, e.g. the content of ``config.yaml``.
-    """
-    found: dict[str, object] = {}
-
-    def add(key: str, value: object) -> None:
-        if isinstance(value, Mapping) and value:
-            for name, inner in value.items():
-                add(f"{key}.{name}", inner)
-        elif value is not None:  # an unset setting equals a missing one
-            found[key] = value
-
-    for key in (*_TRAINING, "budget", "trainer", "callbacks", "init_ckpt"):
-        add(key, values.get(key))
-    form = {"compile", "channels_last", "autotune", "timeout"}  # these change how it trains, not what
-    neutral = {f"trainer.{key}" for key in _NEUTRAL_TRAINER | form} | {"budget.name"}
-    return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
+def known(config: Config) -> Known:
+    """What a run, or a search, is known by; see `identity` for errors."""
+    values = identity(config)
+    earlier = without_code(values)
+    if isinstance(config, TrainConfig):
+        earlier.pop("callbacks", None)
+        earlier |= _callbacks(node for node in config.callbacks.values() if _changes_training(node))
+    if config.hparams_search is not None:  # a search stays the same with more trials or another pruner
+        space = config.hparams_search.space
+        values = {"training": without_code(values), "space": space, "code": values["code"]}
+        earlier = {"training": earlier, "space": space}
+    any_code = isinstance(config, TrainConfig) and config.code == "any"
+    return Known(values, earlier, compared(config.model_dump()), any_code)
 
 
 def _content(key: str, path: str | None) -> str | None:
@@ -177,17 +185,24 @@ def _images(setting: str, path: str) -> str:
 
 def folder_name(config: Config, parent: Path) -> str:
     """``<run_name>-<hash8>``; the same run or search keeps its folder under another name."""
-    name, values = config.run_name, identity(config)
-    if config.hparams_search is not None:  # a search stays the same with more trials or another pruner
-        name, values = f"{name}_search", {"training": values, "space": config.hparams_search.space}
-    digest = hash8(values)
-    existing = sorted(parent.glob(f"*-{digest}"))
-    return existing[0].name if existing else f"{name}-{digest}"
+    run = known(config)
+    digest = hash8(run.values)
+    if existing := sorted(parent.glob(f"*-{digest}")):
+        return existing[0].name
+    if run.any_code and (others := with_other_code(run, parent)):
+        return others[0][0].path.name
+    return f"{config.run_name}{'_search' if config.hparams_search is not None else ''}-{digest}"
+
+
+Complete = Callable[[Config, tuple[str, ...]], Config]
+_complete: list[Complete] = []  # given to `register_resolvers`
 
 
 def _load(root: DictConfig) -> Config:
     """Load the configuration from the root that a resolver sees, which includes Hydra's own node."""
-    return compose.load(root, given_to(root.hydra), root.hydra.runtime.choices)
+    overrides = given_to(root.hydra)
+    config = compose.load(root, overrides, root.hydra.runtime.choices)
+    return _complete[0](config, tuple(overrides)) if _complete else config
 
 
 def run_dir(*, _root_: DictConfig) -> str:
@@ -239,7 +254,13 @@ def lr_side(hr_side: int, scale: int) -> int:
     return hr_side // scale
 
 
-def register_resolvers() -> None:
-    """Register these resolvers, which ``conf/`` uses."""
+def register_resolvers(complete: Complete | None = None) -> None:
+    """Register these resolvers, which ``conf/`` uses.
+
+    Args:
+        complete: Adds to a configuration what only the rooms above this one can find out and an evaluation
+            is known by: the network of its checkpoint and its images.
+    """
+    _complete[:] = [] if complete is None else [complete]
     for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

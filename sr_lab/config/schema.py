@@ -179,6 +179,7 @@ class TrainConfig(Config):
 
     init_ckpt: str | None
     resume: Literal["auto", "never"]
+    code: Literal["same", "any"] = "same"  # config.yaml files of older runs lack it
 
     @property
     def steps_of_an_epoch(self) -> float:
@@ -226,6 +227,7 @@ class EvaluateConfig(CheckpointConfig):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     num_workers: int = Field(default=0, ge=0)
     validation: Validation = Validation(interval=1, count=1, sets=[])
+    images: str | None = None  # SHA-256 of the names and contents of the test images, not set by the user
 
 
 class UpscaleConfig(CheckpointConfig):

@@ -11,7 +11,7 @@ from typing import TypedDict
 from rich.console import Console
 
 from sr_lab.errors import ConfigError
-from sr_lab.reporting import significance
+from sr_lab.reporting import significance, versions
 from sr_lab.reporting.baseline import RowAndImages, compared
 from sr_lab.reporting.columns import Read, derived, key_of, paper_columns, sweep_columns
 from sr_lab.reporting.formatting import fixed
@@ -147,7 +147,7 @@ def _table(
     lines += [f"baseline: {' | '.join(bases)}"] if bases else []
     done = sum(not run.problem for run in runs)
     lines += [f"finished: {done} of {len(runs)} runs"] if done < len(runs) else []
-    return Table(title, tuple(lines), columns, tuple(with_footnotes(made)))
+    return Table(title, tuple(lines), columns, tuple(with_footnotes(made)), versions.remarks(runs))
 
 
 def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Read]]) -> Row:

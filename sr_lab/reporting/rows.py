@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from sr_lab.reporting import published
+from sr_lab.reporting import published, versions
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import flat, varied
@@ -141,15 +141,26 @@ def without_seed(name: str) -> str:
 
 def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
     """One row for all runs that differ only in their seed."""
-    entries: dict[object, Entry] = {}
+    entries: dict[tuple[object, ...], Entry] = {}
     for run in runs:
         name, settings = without_seed(run.name), flat(run)
         entry = entries.setdefault(
-            (frozenset(settings.items()) or name, run.scale, run.values.get("protocol")),
+            (frozenset(settings.items()) or name, run.scale, run.values.get("protocol"), versions.key(run)),
             Entry(name, run.scale or None, str(run.values.get("model", ""))),
         )
         entry.runs.append(run)
+    for same in {key[:-1] for key in entries}:
+        _name_code([entry for key, entry in entries.items() if key[:-1] == same], runs)
     return sorted(entries.values(), key=lambda entry: entry.scale or 0)
+
+
+def _name_code(alike: Sequence[Entry], runs: Sequence[Run]) -> None:
+    """Name the code after the labels of entries that differ in nothing else."""
+    if len(alike) < 2:
+        return
+    named = {run.path: name for name, own in versions.groups(runs).items() for run in own}
+    for entry in alike:
+        entry.label += f" ({named.get(entry.runs[0].path, 'unknown code')})"
 
 
 def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
@@ -173,12 +184,13 @@ def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Ent
             entry = found or Entry(label, run.scale or None, str(run.values.get("model", "")))
             extra += [] if found else [entry]
             groups = claimed.setdefault(id(entry), {})
-            own = groups.setdefault(frozenset(settings.items()), replace(entry, runs=[]))
+            alike = frozenset(settings.items()), versions.key(run)
+            own = groups.setdefault(alike, replace(entry, runs=[]))
             own.runs.append(run)
     entries = []
     for entry in sorted([*printed, *extra], key=lambda entry: entry.scale or 0):
         groups = claimed.get(id(entry), {})
-        entries += _with_settings(list(groups.values())) if groups else [entry]
+        entries += _with_settings(list(groups.values()), runs) if groups else [entry]
     ran = {entry.scale for entry in entries if entry.runs}
     left_out = sorted({entry.block for entry in entries if entry.scale not in ran})
     return [entry for entry in entries if entry.scale in ran], left_out
@@ -219,11 +231,13 @@ def _with_costs(runs: Sequence[Run]) -> list[Run]:
     return found + [run for key, run in costs.items() if key not in has_training]
 
 
-def _with_settings(entries: list[Entry]) -> list[Entry]:
+def _with_settings(entries: list[Entry], runs: Sequence[Run]) -> list[Entry]:
     """Entries of one row that differ in more than the seed, each with the difference after its label."""
     differing = varied([flat(entry.runs[0]) for entry in entries])
     for entry in entries:
         settings = flat(entry.runs[0])
         shown = ", ".join(f"{name}={settings.get(name, '-')}" for name in differing)
         entry.label += f" ({shown})" if shown else ""
+    for label in {entry.label for entry in entries}:
+        _name_code([entry for entry in entries if entry.label == label], runs)
     return entries

@@ -1,5 +1,6 @@
 """Read run folders as `Run`: results, settings and record, or why they are missing."""
 
+import contextlib
 import functools
 import math
 import re
@@ -26,6 +27,8 @@ class Run:
     settings: Mapping[str, object] = field(default_factory=dict)
     labels: tuple[str, ...] = ()  # the rows of a paper's table that the run reproduces; empty for other runs
     overrides: tuple[str, ...] = ()  # its command line, if it was a job of a sweep
+    identity: Mapping[str, object] = field(default_factory=dict)  # what it is known by; empty if unknown
+    code: Mapping[str, str] = field(default_factory=dict)  # digest of each module; empty if unknown
 
     @property
     def name(self) -> str:
@@ -156,7 +159,8 @@ def read_run(path: Path) -> Run:
     labels = [] if own is None else [own, *(job.label for job in listed)]
     distinct = tuple(dict.fromkeys(str(label) for label in labels if label is not None))
     overrides = tuple(listed[-1].overrides) if listed else ()
-    return Run(path, _with_infinity(values or {}), problem, settings, distinct, overrides)
+    identity, code = _identity(folder, values or {})
+    return Run(path, _with_infinity(values or {}), problem, settings, distinct, overrides, identity, code)
 
 
 def _with_infinity(values: dict[str, object]) -> dict[str, object]:
@@ -176,6 +180,23 @@ def _with_infinity(values: dict[str, object]) -> dict[str, object]:
     if not isinstance(images, list):
         return restored(values)
     return {**restored(values), "images": [restored(i) if isinstance(i, dict) else i for i in images]}
+
+
+def _identity(
+    folder: RunFolder, values: Mapping[str, object]
+) -> tuple[Mapping[str, object], Mapping[str, str]]:
+    """What a run is known by, from its results or else from ``identity.json``, and its code."""
+    identity, code = values.get("identity"), None
+    if not isinstance(identity, dict):
+        with contextlib.suppress(OSError, ValueError):
+            recorded = files.read_json(folder.identity)
+            if isinstance(recorded, dict):
+                identity, codes = recorded.get("identity"), recorded.get("codes")
+                code = codes[-1] if isinstance(codes, list) and codes else None
+    identity = identity if isinstance(identity, dict) else {}
+    code = identity.get("code", code)
+    known = code if isinstance(code, dict) else {}
+    return identity, {str(name): str(digest) for name, digest in known.items()}
 
 
 def _why_unfinished(folder: RunFolder) -> str:

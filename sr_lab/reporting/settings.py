@@ -40,11 +40,22 @@ def flat(run: Run) -> dict[str, str]:
             _add_group(found, group, value)
         elif value is not None:
             found[group] = _text(value)
+    if isinstance(images := run.identity.get("images"), str):  # evaluations of other images are other rows
+        found["images"] = images[:8]
     if not trains:
         return found
+    callbacks = run.identity.get("callbacks")
+    if isinstance(callbacks, list) and callbacks:
+        found["callbacks"] = ", ".join(_described(node) for node in callbacks if isinstance(node, Mapping))
     trainer = source.get("trainer")
     precision = trainer.get("precision") if isinstance(trainer, Mapping) else source.get("precision")
     return found | ({"precision": str(precision)} if precision is not None else {})
+
+
+def _described(node: Mapping[str, object]) -> str:
+    """``Freeze(step=3)`` of a description."""
+    given = ", ".join(f"{key}={_text(value)}" for key, value in node.items() if key != "_target_")
+    return str(node.get("_target_")).rpartition(".")[2] + (f"({given})" if given else "")
 
 
 def changed(run: Run) -> list[str]:

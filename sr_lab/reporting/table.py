@@ -148,6 +148,7 @@ class Table:
     head: tuple[str, ...]  # lines above the table: protocol, budget, device, commit, warnings
     columns: tuple[Column, ...]  # the columns, without the row's label
     rows: tuple[Row, ...] = ()
+    remarks: tuple[str, ...] = ()  # further lines below the table
 
     def blocks(self) -> Iterator[tuple[str, list[Row]]]:
         """Yield each block with its rows."""
@@ -178,7 +179,7 @@ class Table:
                 "*: differs from the baseline row, p < 0.05 "
                 "(Wilcoxon test on the PSNR of the images, Holm-corrected)"
             )
-        return lines
+        return [*lines, *self.remarks]
 
 
 def with_footnotes(rows: Sequence[Row]) -> list[Row]:

@@ -6,14 +6,15 @@ import glob
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from sr_lab import files
 from sr_lab.config.hydra_guard import PACKAGE
-from sr_lab.config.identity import hash8, identity, settings
+from sr_lab.config.identity import code_of, identity
+from sr_lab.config.recorded import hash8, settings, without_code
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder, whole_rows
@@ -34,15 +35,21 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         "scale": config.scale,
         "seed": config.seed,
         "device": device_name(config.trainer.accelerator, config.trainer.devices),
-        **origin(),
+        **origin(code_of(config).libraries),
         **({"table": config.table.model_dump()} if config.table is not None else {}),
         **({"row": config.row_label} if config.row_label is not None else {}),
     }
 
 
-def origin() -> dict[str, object]:
-    """The current commit, package versions and date."""
-    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+def origin(libraries: Iterable[str] = ()) -> dict[str, object]:
+    """The current commit, package versions and date.
+
+    Args:
+        libraries: Top-level names of further packages whose versions are recorded.
+    """
+    owners = importlib.metadata.packages_distributions() if libraries else {}
+    more = sorted({name.lower() for library in libraries for name in owners.get(library, ())})
+    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", *more)
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
@@ -87,7 +94,7 @@ def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, res
     Raises:
         DataError: The run is resumed, and its images have changed since it started.
     """
-    values = identity(config)
+    values = without_code(identity(config))
     training = hash8({key: value for key, value in values.items() if key != "manifest"})
     lines = [str(files.plain(image)) for image in images]
     now = _Images(run=hash8(values), training=training, images=lines)

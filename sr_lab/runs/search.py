@@ -31,8 +31,9 @@ from sqlalchemy.engine import URL
 
 from sr_lab import files
 from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
-from sr_lab.config.identity import folder_name
+from sr_lab.config.identity import folder_name, known
 from sr_lab.config.overrides import only_typed
+from sr_lab.config.recorded import code_note, record, refuse_another
 from sr_lab.config.schema import HparamsSearch, TrainConfig
 from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.reporting.safe_csv import csv_text
@@ -219,8 +220,12 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
         with contextlib.suppress(OSError):
             folder.rmdir()  # Hydra has created it
         raise
-    place = RunFolder(folder.resolve())
+    place, searched = RunFolder(folder.resolve()), known(config)
+    refuse_another(place, searched)
+    if note := code_note(searched, place):
+        sweep.console.print(note)
     with place.holding("search; wait for it"):
+        record(place, searched, resumed=(place.path / "study.db").exists())
         study = _open(place.path / "study.db", _pruner(settings, config))
         _Queue(study, config, place.path, space, make, overrides).work()
     again = [override for override in hydra_config.overrides.hydra if "searchpath" in override]
@@ -344,10 +349,11 @@ class _Queue(sweep.Queue):
             self._write()
             return
         trial.set_user_attr("run", path.name)
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        told = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         job = _TrialJob(
-            **vars(sweep.enqueue(config, path, [*self.overrides, *words])), trial=trial, reported=set(known)
+            **vars(sweep.enqueue(config, path, [*self.overrides, *words])), trial=trial, reported=set(told)
         )
+        job.write()
         self.jobs.append(job)
         write_index(self.folder, [Listed(job.name, None, words)])
         self.waiting.append(job)

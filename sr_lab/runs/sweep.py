@@ -24,8 +24,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
+from sr_lab.config.identity import known
 from sr_lab.config.overrides import typed_again
+from sr_lab.config.recorded import Known, code_note, hash8, record, refuse_another
 from sr_lab.config.schema import Sweep, TrainConfig
+from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import Listed, RunFolder, write_index
@@ -45,18 +48,29 @@ class Job:
     config: TrainConfig
     folder: RunFolder
     overrides: tuple[str, ...]
+    known: Known = field(compare=False)
 
     @property
     def name(self) -> str:
         """Name of the job in the sweep's output."""
         return self.folder.path.name
 
+    def write(self) -> None:
+        """Write its configuration into its run folder, from which it can be started."""
+        if self.config.resume == "never" or not self.folder.is_finished():
+            if not self.folder.has_begun():  # the job refuses code that has changed meanwhile
+                record(self.folder, self.known)
+            self.folder.write_config(to_yaml(self.config))
+
 
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
-    """Write a job's configuration into its run folder, from which it can be started."""
-    job = Job(config, RunFolder(folder.resolve()), tuple(overrides))
-    if config.resume == "never" or not job.folder.is_finished():
-        job.folder.write_config(to_yaml(config))
+    """A job that waits; nothing is written yet.
+
+    Raises:
+        ConfigError: Its folder holds another run.
+    """
+    job = Job(config, RunFolder(folder.resolve()), tuple(overrides), known(config))
+    refuse_another(job.folder, job.known)
     # The command line trusted these packages; the job reads a file, which may not grant trust.
     if packages := targets.trusted_packages(config.allow):
         os.environ["SR_LAB_ALLOW"] = ",".join(packages)
@@ -102,12 +116,45 @@ def run(jobs: Sequence[Job]) -> int:
 
     Returns:
         0 if every job is finished, else 1.
+
+    Raises:
+        ConfigError: Two different runs have one folder.
     """
+    for line in shared_folders(jobs):
+        console.print(line)
+    for note in dict.fromkeys(filter(None, (code_note(job.known, job.folder) for job in jobs))):
+        console.print(note)
+    for job in jobs:
+        job.write()
     list_jobs([(job.folder.path, job.config.row_label, job.overrides) for job in jobs])
     unique = list({job.folder.path: job for job in jobs}.values())  # several rows may be the same run
     queue = Queue(unique, jobs[0].config.sweep)
     queue.work()
     return finish([job.folder.path for job in unique], queue.problems)
+
+
+def shared_folders(jobs: Sequence[Job]) -> list[str]:
+    """A line for each run that several jobs of a sweep are; it is trained once.
+
+    Raises:
+        ConfigError: Jobs that are different runs have one folder.
+    """
+    by_folder: dict[Path, list[Job]] = {}
+    for job in jobs:
+        by_folder.setdefault(job.folder.path, []).append(job)
+    lines = []
+    for folder, same in by_folder.items():
+        everywhere = set.intersection(*(set(job.overrides) for job in jobs))
+        own = [" ".join(given for given in job.overrides if given not in everywhere) for job in same]
+        names = [f"'{job.config.row_label or words}'" for job, words in zip(same, own, strict=True)]
+        if len({hash8(job.known.values) for job in same}) > 1:
+            raise ConfigError(
+                f"sweep: the jobs {' and '.join(names)} are different runs, but both would use the folder "
+                f"'{folder}'; leave out hydra.sweep.dir and hydra.sweep.subdir"
+            )
+        if len(same) > 1:
+            lines.append(f"{' and '.join(names)} are the same run, which is trained once: {folder.name}")
+    return lines
 
 
 def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
@@ -285,6 +332,8 @@ class Queue:
         elif code == 2 and state == "running":  # another process started it first
             self.elsewhere.append(job)
             return
+        elif code == 2 and state == "finished":  # another process has also ended it since
+            self.say(job, "already finished")
         elif running.why and state != "finished":
             folder.mark_pruned(running.why)
             self.say(job, f"pruned: {running.why}")

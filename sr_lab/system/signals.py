@@ -11,21 +11,10 @@ from collections.abc import Iterator
 from types import FrameType
 
 from sr_lab.system.devices import rank
+from sr_lab.system.interrupts import Ended
 
 # Ctrl-C, a closed terminal, a request of the scheduler or the user, Slurm's notice of a preemption.
 _HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
-
-
-class Ended(SystemExit):
-    """Raised when a signal ends the process; the exit code is what a shell would report.
-
-    Args:
-        number: The signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.number = number
 
 
 class Signals:

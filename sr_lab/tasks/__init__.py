@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_lab.config.schema import Config
+from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.runs import sweep
 from sr_lab.system import interrupts
 
@@ -15,7 +15,10 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
     """Run the task that the configuration names; for ``report``, ``folder`` is the folder of runs."""
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     _quiet_libraries()  # after Lightning is imported, since it sets its own level
-    interrupts.as_exception()
+    if isinstance(config, TrainConfig):  # it ends after its step, see `system.signals`
+        interrupts.as_exception()
+    else:
+        interrupts.as_exit()
     task.run(config, folder, overrides)
 
 

@@ -11,7 +11,8 @@ import lightning
 from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.identity import training_set
+from sr_lab.config.identity import known, training_set
+from sr_lab.config.recorded import code_note, record, refuse_another
 from sr_lab.config.schema import TrainConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset, RandomDegradation
@@ -31,7 +32,8 @@ from sr_lab.system.devices import (
     why_half,
     why_not_deterministic,
 )
-from sr_lab.system.signals import Ended, Signals, is_started_again, job
+from sr_lab.system.interrupts import Ended
+from sr_lab.system.signals import Signals, is_started_again, job
 from sr_lab.tasks import common
 from sr_lab.training import build
 from sr_lab.training.autotune import Choice, Setting
@@ -51,7 +53,10 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         folder: The run's folder.
         overrides: Overrides of the command line, for the record.
     """
-    run_folder = RunFolder(folder.resolve())
+    run_folder, known_by = RunFolder(folder.resolve()), known(config)
+    refuse_another(run_folder, known_by)
+    if not common.in_multirun() and (note := code_note(known_by, run_folder)):
+        _say(note)
     from_scratch = config.resume == "never" and not (is_started_again() and run_folder.started_over_by(job()))
     if run_folder.is_finished() and not from_scratch:
         if rank() == 0:
@@ -65,9 +70,13 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
             _train(config, run_folder, signals, from_scratch=from_scratch)
         return
     with run_folder.attempt(), signals.heard():
-        run_folder.write_config(to_yaml(config))
-        _train(config, run_folder, signals, from_scratch=from_scratch)
-    _show(run_folder)
+        done_meanwhile = run_folder.is_finished() and not from_scratch  # by another process, before the lock
+        if not done_meanwhile:
+            _train(config, run_folder, signals, from_scratch=from_scratch)
+    if done_meanwhile:
+        _show_finished(config, run_folder, folder)
+    else:
+        _show(run_folder)
 
 
 def _show_finished(config: TrainConfig, run_folder: RunFolder, folder: Path) -> None:
@@ -138,12 +147,15 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
                 folder.metrics.unlink(missing_ok=True)  # a run that fails must not leave earlier results
                 if from_scratch:
                     folder.start_over(job())
+                earlier_code = record(folder, known(config), resumed=last is not None)
+                folder.write_config(to_yaml(config))
         results, tested = _fit_and_test(trainer, folder, parts, last)
         skipped = build.callback_of(trainer, NanPolicy).skipped if config.nan_policy == "skip" else None
         _check_numbers(results, skipped, trainer.global_step)
         if rank() == 0:
             values = (
                 provenance(config, folder.path)
+                | ({"earlier_code": earlier_code} if earlier_code else {})
                 | _how(config, trainer, parts)
                 | _degraded(parts.dataset)
                 | _lost_best(folder, trainer, tested.path)

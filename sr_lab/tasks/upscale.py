@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from sr_lab import api, files
 from sr_lab.checkpoints.opening import open_configured
+from sr_lab.config.identity import code_of
 from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.cache import digest_of
 from sr_lab.datasets.images import EXTENSIONS, image_size
@@ -38,7 +39,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
     config, network = open_configured(config, overrides, common.console.print)
-    maker = fingerprint(network, str(_FORMAT), str(config.scale))
+    maker = fingerprint(network, str(_FORMAT), str(config.scale), str(code_of(config).digests))
     jobs, failed = plan(found, folder, config.scale)
     runs = common.prepared(config, network).to(device_of(config.trainer.accelerator, config.trainer.devices))
     maker += f" {runs.network.backend}" if isinstance(runs.network, BackendNetwork) else ""

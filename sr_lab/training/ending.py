@@ -12,7 +12,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, distributed
 
-from sr_lab.system.signals import Ended, Signals
+from sr_lab.system.interrupts import Ended
+from sr_lab.system.signals import Signals
 from sr_lab.training.lit_module import Saved
 
 

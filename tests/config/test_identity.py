@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import hydra
@@ -5,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sr_lab.config import code
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import folder_name, hash8, identity, register_resolvers
 from sr_lab.errors import SRLabError
@@ -128,6 +130,24 @@ def test_the_hash_changes_with_the_content_of_a_checkpoint_and_not_with_its_name
     first, same, other = (hash_of(f"init_ckpt='{tmp_path}/{name}.pth'") for name in ("a", "same", "b"))
     assert first == same != other
     assert first != hash_of()
+
+
+def test_the_hash_of_a_count_covers_the_code_of_the_network(monkeypatch):
+    words = ("task=complexity", "model=imdn", "trainer=cpu")
+    before = identity.__wrapped__(compose(*words))
+    read = code._read
+    monkeypatch.setattr(code, "_read", lambda name: dataclasses.replace(read(name), digest="edited"))
+    after = identity.__wrapped__(compose(*words))
+    assert hash8(after) != hash8(before)
+    assert {**after, "code": before["code"]} == before
+
+
+def test_the_hash_covers_every_callback_of_the_users_own(base, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_callbacks.py").write_text("import lightning\nclass Freeze(lightning.Callback): ...\n")
+    words = ("allow=[own_callbacks]", "+callbacks.freeze._target_=own_callbacks.Freeze")
+    assert hash_of(*words) != base
+    assert "own_callbacks" in identity(compose(*BASE, *words))["code"]
 
 
 def test_a_missing_checkpoint_is_reported(tmp_path):

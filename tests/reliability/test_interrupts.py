@@ -2,16 +2,21 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from sr_lab import tasks
 from sr_lab.system import interrupts
-from sr_lab.system.signals import Ended, Signals
-from tests.command_line import SMOKE
+from sr_lab.system.interrupts import Ended
+from sr_lab.system.signals import Signals
+from tests.command_line import SMOKE, sr_lab
+from tests.conftest import compose
 
 
 def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, str]:
@@ -87,3 +92,56 @@ def test_a_signal_that_an_import_swallows_ends_the_training_at_the_next_check():
             signal.raise_signal(signal.SIGTERM)
         signals.end_if_asked()
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+SIGNALS = """
+import os, time
+from torch import nn
+from torch.nn import functional
+
+class Net(nn.Module):
+    def __init__(self, *, scale: int, upsampler: None = None) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, lr):
+        if not lr.is_meta:
+            os.kill(os.getpid(), int(os.environ["NUMBER"]))
+            time.sleep(1)
+        return functional.interpolate(lr, scale_factor=self.scale)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("evaluate", ("benchmark=sample",)),
+        ("complexity", ()),
+        ("upscale", ("input=image.png", "output=big")),
+    ],
+)
+def test_a_signal_ends_a_task_with_its_exit_code_and_a_sentence(tmp_path, task, settings, number):
+    (tmp_path / "net.py").write_text(SIGNALS)
+    Image.new("RGB", (30, 20)).save(tmp_path / "image.png")
+    network = ("model=bicubic", "model._target_=net.Net", "scale=2", "allow=[net]")
+    done = sr_lab(tmp_path, f"task={task}", *network, *settings, "trainer=cpu", NUMBER=str(int(number)))
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    said = done.stderr.strip()
+    assert re.fullmatch(r"interrupted; .* (start the same command again|upscales the others)", said)
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_task_without_a_network_too(tmp_path, monkeypatch, number):
+    from sr_lab.tasks import report
+
+    monkeypatch.setattr(report, "run", lambda *_: signal.raise_signal(number))
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(Ended) as ended:
+            tasks.run(compose("task=report", f"runs='{tmp_path}'"), tmp_path, ())
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+    assert ended.value.code == 128 + number

@@ -299,6 +299,14 @@ def test_a_sweep_waits_for_a_job_that_another_process_runs(queue, tmp_path, caps
     assert "[1/2] a: already finished" in said
 
 
+def test_a_job_that_another_sweep_has_finished_meanwhile_is_finished(queue, tmp_path, capsys):
+    """The job found the folder locked; the other sweep has finished it before this one looks."""
+    assert queue({"a": f"{FINISHES}; raise SystemExit(2)", "b": FINISHES}) == 0
+    said = capsys.readouterr().out
+    assert "[1/2] a: already finished" in said
+    assert "interrupted" not in said
+
+
 @pytest.mark.parametrize(("gpus", "shares"), [("0,1,2,3", ["0,2", "1,3"]), ("5,7", ["5", "7"])])
 def test_each_slot_has_its_own_gpus(queue, tmp_path, monkeypatch, gpus, shares):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)

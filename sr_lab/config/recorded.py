@@ -1,0 +1,257 @@
+"""``identity.json``: which run a folder holds, so that no run continues another one, or itself by other code.
+
+It is written when the run begins, and compared before the folder is used again. Folders of earlier versions
+have no such file: their name ends with a hash without code, and ``config.yaml`` has their settings.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from sr_lab import files
+from sr_lab.config.schema import Node
+from sr_lab.errors import ConfigError
+from sr_lab.run_folder import RunFolder, whole_rows
+
+Code = dict[str, str]  # name of each module and the digest of its code, see `config.code`; empty if unknown
+
+# Only what changes the results: paths, loggers, devices, workers and benchmarks do not.
+TRAINING = (
+    *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
+    *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
+    "validation",  # chooses the best checkpoint
+)
+NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark"} | {
+    "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
+}  # fmt: skip
+MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
+# Lightning's callbacks that stop a training or change what it learns, excluding those that only watch.
+CHANGING = {
+    *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
+    *("EMAWeightAveraging", "GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning"),
+    *("BatchSizeFinder", "LearningRateFinder"),
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run is known by.
+
+    Args:
+        values: Its identity, with the code.
+        earlier: The identity that versions without code gave it.
+        settings: Its settings, see `compared`.
+        any_code: Whether it may continue a run that other code has begun (``code=any``).
+    """
+
+    values: Node
+    earlier: Node
+    settings: Mapping[str, object]
+    any_code: bool = False
+
+    @property
+    def code(self) -> Code:
+        """Name and digest of each module."""
+        code = self.values.get("code")
+        return dict(code) if isinstance(code, dict) else {}
+
+
+class Recorded(BaseModel):
+    """The content of ``identity.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    identity: Node  # without the code
+    codes: list[Code]  # the code at the beginning, and after each change that code=any has taken
+
+
+def hash8(values: Node) -> str:
+    """The hash of a plain dictionary in eight hex digits; the order of its keys does not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def without_code(values: Node) -> Node:
+    """An identity without its code."""
+    return {key: value for key, value in values.items() if key != "code"}
+
+
+def settings(values: Mapping[str, object]) -> dict[str, object]:
+    """The settings that identify a training run, by their dotted names.
+
+    Args:
+        values: A configuration as plain values, e.g. the content of ``config.yaml``.
+    """
+    found = _flat(
+        {key: values.get(key) for key in (*TRAINING, "budget", "trainer", "callbacks", "init_ckpt")}
+    )
+    form = {"compile", "channels_last", "autotune", "timeout"}  # these change how it trains, not what
+    neutral = {f"trainer.{key}" for key in NEUTRAL_TRAINER | form} | {"budget.name"}
+    return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
+
+
+def _flat(values: Mapping[str, object]) -> dict[str, object]:
+    found: dict[str, object] = {}
+
+    def add(key: str, value: object) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, inner in value.items():
+                add(f"{key}.{name}" if key else str(name), inner)
+        elif value is not None:  # an unset setting equals a missing one
+            found[key] = value
+
+    add("", values)
+    return found
+
+
+def read(folder: RunFolder) -> Recorded | None:
+    """What `record` has written; ``None`` in a folder of an earlier version."""
+    try:
+        return Recorded.model_validate(files.read_json(folder.identity))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_earlier(folder: RunFolder) -> bool:
+    """Whether an earlier version has begun the run."""
+    return folder.has_begun() and folder.config.exists() and not folder.identity.exists()
+
+
+def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Code]:
+    """Record the run that begins or continues in a folder.
+
+    Args:
+        folder: The run folder, which `refuse_another` has passed.
+        known: The run.
+        resumed: Whether it continues an earlier attempt.
+
+    Returns:
+        The other code under which the attempts that it continues ran.
+    """
+    held = read(folder) if resumed else None
+    codes = held.codes if held is not None else [{}] if resumed else []
+    codes = codes if codes[-1:] == [known.code] else [*codes, known.code]
+    content = Recorded(identity=without_code(known.values), codes=codes)
+    files.write(folder.identity, content.model_dump_json(indent=1) + "\n")
+    return codes[:-1]
+
+
+def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
+    """The runs of the same settings that other code has begun, the newest first, each with its code."""
+    own, found = hash8(without_code(known.values)), {}
+    for path in parent.glob("*/identity.json"):
+        held = read(folder := RunFolder(path.parent))
+        if held is not None and hash8(held.identity) == own and held.codes != [known.code]:
+            found[path.parent] = (folder, held.codes[0])
+    for path in parent.glob(f"*-{hash8(known.earlier)}"):
+        if _is_earlier(folder := RunFolder(path)) and not _differing(folder, known):
+            found[path] = (folder, {})
+    return sorted(found.values(), key=lambda pair: pair[0].since() or 0.0, reverse=True)
+
+
+def refuse_another(folder: RunFolder, known: Known) -> None:
+    """Refuse a folder that holds another run; ``hydra.run.dir`` may name any.
+
+    Raises:
+        ConfigError: The message says what differs.
+    """
+    if read(folder) is None and not _is_earlier(folder):
+        return
+    if differing := _differing(folder, known):
+        shown = ", ".join(differing[:4]) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
+        raise ConfigError(
+            f"'{folder.path}' holds another run, which differs in {shown}; "
+            "leave out hydra.run.dir, or give an empty folder"
+        )
+    if (words := differing_code(folder, known)) and not known.any_code:
+        hint = "" if "task" in known.values else ", or set code=any to take the run as it is"
+        raise ConfigError(f"'{folder.path}' holds a run by {words}; give hydra.run.dir an empty folder{hint}")
+
+
+def differing_code(folder: RunFolder, known: Known) -> str:
+    """Which code of the run in a folder is not this run's, or an empty string."""
+    held = read(folder)
+    before = held.codes[-1] if held is not None else {}
+    return "" if before == known.code else other(before, known.code)
+
+
+def code_note(run: Known, folder: RunFolder) -> str | None:
+    """A note for the user if other code has begun a run, or a search, with the same settings."""
+    if folder.has_begun():
+        words = differing_code(folder, run)
+        return f"code: '{folder.path}' was begun by {words}, and is taken as it is" if words else None
+    found = with_other_code(run, folder.path.parent)
+    if not found:
+        return None
+    before, code = found[0]
+    step = max((int(row["step"]) for row in whole_rows(before.record)), default=0)
+    how = "is finished" if before.is_finished() else f"is {before.state()} at step {step}"
+    more = f" ({len(found) - 1} older ones have other code too)" if len(found) > 1 else ""
+    return (
+        f"code: '{before.path}' has the same settings and {how}, by {other(code, run.code)}{more}; "
+        "this run is a new one, and code=any takes that one as it is"
+    )
+
+
+def _differing(folder: RunFolder, known: Known) -> list[str]:
+    """What differs between the run in a folder and another, apart from code, in words."""
+    if (held := read(folder)) is not None:
+        pairs = _pairs(_flat(held.identity), _flat(without_code(known.values)))
+    else:
+        pairs = _pairs(_earlier_settings(folder), known.settings)
+        if folder.path.name.endswith(f"-{hash8(known.earlier)}"):  # e.g. precision: auto is 32-true on a CPU
+            pairs = {key: pair for key, pair in pairs.items() if key.startswith("callbacks.")}
+    return [
+        "the images"
+        if key in ("manifest", "images")
+        else f"{key} ({_shown(before)} there, {_shown(now)} here)"
+        for key, (before, now) in pairs.items()
+    ]
+
+
+def _pairs(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _shown(value: object) -> str:
+    text = "unset" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _earlier_settings(folder: RunFolder) -> dict[str, object]:
+    """The settings of a folder of an earlier version."""
+    try:
+        values = files.read_yaml(folder.config)
+    except (OSError, ValueError):
+        return {}
+    return compared(values) if isinstance(values, dict) else {}
+
+
+def compared(values: Mapping[str, object]) -> dict[str, object]:
+    """The settings by which folders of earlier versions are compared, without callbacks that only watch."""
+    task = values.get("task", "train")
+    if task != "train":
+        return _flat({"task": task} | {key: values.get(key) for key in (*MEASURING, "ckpt")})
+    callbacks = values.get("callbacks")
+    nodes = callbacks if isinstance(callbacks, Mapping) else {}
+    kept = {name: node for name, node in nodes.items() if not _watches(node)}
+    own = settings(
+        {**values, "callbacks": kept, "steps_per_epoch": None}
+    )  # a budget once shortened it in the file
+    return {"task": task, **own}
+
+
+def _watches(node: object) -> bool:
+    path = str(node.get("_target_")) if isinstance(node, Mapping) else ""
+    return path.startswith("lightning.") and path.rpartition(".")[2] not in CHANGING
+
+
+def other(before: Code, now: Code) -> str:
+    """Which code differs, for a sentence."""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"other code of {', '.join(names[:3])}{more}" if before else "unknown code"

@@ -1,0 +1,221 @@
+"""Whole commands with a network of one's own, which is edited: which folder, which rows, what is said."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sr_lab.run_folder import RunFolder
+from tests import command_line
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, *, scale: int = 2) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 8, 3, padding=1)
+        self.act = nn.GELU()
+        self.tail = nn.Sequential(nn.Conv2d(8, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+
+    def forward(self, lr):
+        return self.tail(self.act(self.head(lr)))
+"""
+MINE = (
+    *("trainer=cpu", "logger=none", "num_workers=0", "budget=smoke", "model=mine", "scale=2"),
+    "allow=[mine]",
+)
+
+
+def run(place: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a folder that has a network, ``mine.py``."""
+    (place / "conf" / "model").mkdir(parents=True, exist_ok=True)
+    (place / "conf" / "model" / "mine.yaml").write_text("_target_: mine.Net\nscale: ${scale}\n")
+    if not (place / "mine.py").exists():
+        (place / "mine.py").write_text(NET)
+    search = f"hydra.searchpath=[file://{place}/conf]"
+    return command_line.sr_lab(place, *arguments, search, **environment)
+
+
+def edit(place: Path, old: str = "GELU", new: str = "ReLU") -> None:
+    (place / "mine.py").write_text(NET.replace(old, new))
+
+
+def folders(place: Path, experiment: str = "train") -> list[Path]:
+    """The run folders in the order in which they began."""
+    found = [path.parent for path in (place / "outputs" / experiment).glob("*/identity.json")]
+    return sorted(found, key=lambda path: RunFolder(path).since() or 0.0)
+
+
+def results(folder: Path) -> dict[str, object]:
+    values = RunFolder(folder).read_metrics()
+    assert values is not None
+    return values
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory) -> Path:
+    """A folder in which the network was trained once."""
+    place = tmp_path_factory.mktemp("trained")
+    done = run(place, *MINE)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.fixture
+def place(before, tmp_path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(before, tmp_path / "place"))
+
+
+def test_an_edited_network_is_a_new_run_and_the_finished_one_is_named(place):
+    edit(place)
+    done = run(place, *MINE)
+    first, second = folders(place)
+    assert f"code: '{first}' has the same settings and is finished, by other code of mine;" in done.stdout
+    assert "already finished" not in done.stdout
+    codes = [results(folder)["identity"]["code"] for folder in (first, second)]  # type: ignore[index]
+    assert codes[0]["mine"] != codes[1]["mine"]
+    edit(place, "8", "9")
+    taken = run(place, *MINE, "code=any").stdout
+    assert f"code: '{second}' was begun by other code of mine, and is taken as it is" in taken
+    assert f"already finished: {second}" in taken
+
+
+def test_a_report_says_which_rows_other_code_has_made(place):
+    (first,) = folders(place)
+    second = Path(shutil.copytree(first, first.with_name("mine_x2_smoke-12345678")))
+    values = results(second)
+    values["identity"]["code"]["mine"] = "0123"  # type: ignore[index]
+    RunFolder(second).write_metrics(values)
+    said = run(place, "task=report", "runs=outputs/train").stdout
+    note = "code: rows were made by different code of mine (code A: mine_x2_smoke-"
+    assert said.count(note) == 1
+    assert said.count("│ mine_x2_smoke (code ") == 2
+    assert (place / "outputs" / "train" / "report.html").read_text().count(note) == 1
+
+
+def test_an_interrupted_run_continues_under_other_code_only_if_it_is_asked_to(place):
+    (first,) = folders(place)
+    (first / "metrics.json").unlink()
+    edit(place)
+    done = run(place, *MINE)
+    assert f"code: '{first}' has the same settings and is interrupted at step 6, by other" in done.stdout
+    assert "resumes from" not in done.stdout
+    (second,) = (folder for folder in folders(place) if folder != first)
+    assert "earlier_code" not in results(second)
+    shutil.rmtree(second)
+    taken = run(place, *MINE, "code=any")
+    assert f"resumes from {first}" in taken.stdout, taken.stdout + taken.stderr
+    (before,) = results(first)["earlier_code"]  # type: ignore[misc]
+    assert before["mine"] != results(first)["identity"]["code"]["mine"]  # type: ignore[index]
+
+
+def test_runs_with_another_callback_of_ones_own_are_other_rows(place):
+    (first,) = folders(place)
+    second = Path(shutil.copytree(first, first.with_name("mine_x2_smoke-12345678")))
+    values = results(second)
+    values["identity"]["callbacks"] = [{"_target_": "extra.Freeze", "step": 3}]  # type: ignore[index]
+    RunFolder(second).write_metrics(values)
+    said = run(place, "task=report", "runs=outputs/train", COLUMNS="200").stdout
+    rows = [line.split("│")[3].strip() for line in said.splitlines() if "│ mine_x2_smoke" in line]
+    assert sorted(rows) == ["-", "Freeze(step=3)"]
+
+
+def test_another_run_does_not_use_the_folder_of_a_run(place):
+    (folder,) = folders(place)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused = [
+        run(place, *MINE, f"hydra.run.dir='{folder}'", "learning_rate=1e-3"),
+        run(place, "task=complexity", "model=imdn", "trainer=cpu", f"hydra.run.dir='{folder}'"),
+        run(place, "task=evaluate", "model=bicubic", "trainer=cpu", f"hydra.run.dir='{folder}'"),
+    ]
+    edit(place)
+    refused.append(run(place, *MINE, f"hydra.run.dir='{folder}'"))
+    assert [done.returncode for done in refused] == [2, 2, 2, 2]
+    assert f"error: '{folder}' holds another run, which differs in " in refused[0].stderr
+    assert "learning_rate (0.0002 there, 0.001 here)" in refused[0].stderr
+    assert f"error: '{folder}' holds a run by other code of mine; " in refused[3].stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_refused_attempt_leaves_the_recipe_of_the_run(place):
+    (folder,) = folders(place)
+    (folder / "metrics.json").unlink()
+    recipe = (folder / "config.yaml").read_bytes()
+    assert run(place, *MINE, "num_workers=1", "benchmark=set5").returncode == 2  # there are no such images
+    assert (folder / "config.yaml").read_bytes() == recipe
+
+
+def test_jobs_that_would_share_a_folder_are_refused_or_named_before_anything_runs(tmp_path):
+    refused = run(tmp_path, "-m", "hydra.sweep.subdir=one", *MINE, "seed=0,1")
+    assert refused.returncode == 2
+    assert "'seed=0' and 'seed=1' are different runs, but both would use the folder" in refused.stderr
+    assert not list(tmp_path.rglob("checkpoints"))
+    done = run(tmp_path, "-m", *MINE, "num_workers=0,1")
+    said = "'num_workers=0' and 'num_workers=1' are the same run, which is trained once: mine_x2"
+    assert done.returncode == 0
+    assert 0 < done.stdout.find(said) < done.stdout.find("6 steps, batch 2")
+
+
+@pytest.mark.slow
+def test_identical_sweeps_at_the_same_time_train_each_job_once(tmp_path):
+    run(tmp_path, "--help")  # writes the network
+    words = ["-m", *MINE, "seed=0,1,2", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sr_lab", *words],
+            cwd=tmp_path,
+            env=command_line.environment_in(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    rows = [[line for line in text.splitlines() if "│ mine_x2" in line] for text in said]
+    assert rows[0] == rows[1]
+    assert not any("interrupted" in text for text in said)
+    for folder in folders(tmp_path):
+        steps = [row.split(",")[0] for row in (folder / "metrics.csv").read_text().splitlines()]
+        assert steps.count("5") == 1
+
+
+@pytest.fixture
+def sets(tmp_path) -> list[str]:
+    """Three data folders; the third has the images of the first."""
+    for number, name in enumerate("abc"):
+        folder = tmp_path / name / "benchmarks" / "Tiny" / "HR"
+        folder.mkdir(parents=True)
+        noise = Image.linear_gradient("L").resize((48, 40)).rotate(90 * (number % 2)).convert("RGB")
+        noise.save(folder / "image.bmp")  # equal sizes
+    return [str(tmp_path / name) for name in "abc"]
+
+
+def test_an_evaluation_is_known_by_its_images_and_the_code(place, sets):
+    (trained,) = folders(place)
+    words = ("task=evaluate", f"ckpt='{trained}'", "trainer=cpu", "benchmark.sets=[Tiny]", "allow=[mine]")
+    table = run(place, "-m", *words, f"paths.data_dir={','.join(sets)}")
+    assert table.returncode == 0, table.stderr
+    first, second = folders(place, "evaluate")
+    assert results(first)["test/Tiny/psnr_y"] != results(second)["test/Tiny/psnr_y"]
+    assert table.stdout.count("│ mine_x2_smoke") == 2, table.stdout
+    edit(place)
+    assert run(place, *words, f"paths.data_dir='{sets[0]}'").returncode == 0
+    assert len(folders(place, "evaluate")) == 3
+
+
+def test_upscaled_images_are_not_those_of_an_edited_network(place):
+    (trained,) = folders(place)
+    Image.new("RGB", (30, 20)).save(place / "image.png")
+    words = ("task=upscale", f"ckpt='{trained}'", "input=image.png", "output=big", "trainer=cpu")
+    assert run(place, *words, "allow=[mine]").returncode == 0
+    edit(place, "self.act(self.head(lr))", "self.head(lr)")
+    done = run(place, *words, "allow=[mine]")
+    assert done.returncode == 1
+    assert "exists, but is not this network's result" in done.stdout

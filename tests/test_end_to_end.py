@@ -18,16 +18,18 @@ from tests import tiny
 from tests.command_line import SMOKE, run_folder, sr_lab
 from tests.conftest import compose
 
-QUIET = (*SMOKE, "logger=none", "num_workers=0")
+KILLABLE = (*SMOKE, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")
+QUIET = (*KILLABLE, "logger=none", "num_workers=0")
 
-# Kills the process after the fourth of six steps; the last checkpoint is from the third step.
+# Kills the process after the fourth of six steps; the last checkpoint is from the third step. A callback is part
+# of what a run is known by, so that all runs have it, and a variable lets it act.
 KILL = """
 import os, signal
 import lightning
 
 class AtStepFour(lightning.Callback):
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 4:
+        if trainer.global_step == 4 and "KILL" in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -63,18 +65,19 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("end_to_end")
+    place = tmp_path_factory.mktemp("end_to_end")
+    for name in ("first", "again", "killed", "ema", "sweep"):
+        (place / name).mkdir()
+        (place / name / "kill.py").write_text(KILL)
+    return place
 
 
 @pytest.fixture(scope="module")
 def trainings(place):
     """Train a run with all features, a run with only the same seed, and a run that is killed midway."""
-    (place / "killed").mkdir()
-    (place / "killed" / "kill.py").write_text(KILL)
-    first = sr_lab(place / "first", *SMOKE)
+    first = sr_lab(place / "first", *KILLABLE)
     again = sr_lab(place / "again", *QUIET)
-    kill = ("+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")
-    killed = sr_lab(place / "killed", *QUIET, *kill)
+    killed = sr_lab(place / "killed", *QUIET, KILL="1")
     assert first.returncode == 0, first.stderr
     assert again.returncode == 0, again.stderr
     assert killed.returncode == -9, killed.stderr
@@ -95,7 +98,7 @@ def afterwards(place, first):
     again, evaluated, named, resumed, reported = (
         sr_lab(place / name, *arguments)
         for name, arguments in (
-            ("first", SMOKE),
+            ("first", KILLABLE),
             ("evaluate", evaluate),
             ("evaluate", (*evaluate, "model=imdn")),
             ("killed", QUIET),

@@ -27,6 +27,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
+from unittest import SkipTest
 
 if __name__ != "__main__":  # an item's process, or a training that builds a class below by its name
     import lightning
@@ -70,10 +71,6 @@ if __name__ != "__main__":  # an item's process, or a training that builds a cla
                 torch.cuda.set_sync_debug_mode(mode)
 
 
-class SkippedError(Exception):
-    """The item cannot run here."""
-
-
 class Place(NamedTuple):
     """Where an item runs."""
 
@@ -88,59 +85,47 @@ class Place(NamedTuple):
         return self.device == "cuda"
 
 
-Settings: TypeAlias = dict[str, object]
-EXACT: Settings = {"trainer.precision": "32-true", "trainer.float32_matmul_precision": "highest"}
+EXACT = "trainer.precision=32-true trainer.float32_matmul_precision=highest "
+USUAL = "model=imdn scale=2 budget=paper logger=none run_name=check learning_rate=1e-3 validation.count=1 "
+ON_GPU = "trainer=gpu steps=300 batch_size=16 validation.interval=100 "
+ON_CPU = "trainer=cpu steps=60 batch_size=4 validation.interval=20 num_workers=1 dataset.lr_patch_size=16 "
+SMALL = "+model.num_feat=16 +model.num_block=1 "
 
 
-def start(place: Place, name: str, settings: Settings) -> "subprocess.Popen[str]":
-    """Start a short training of IMDN in the folder ``name``; ``settings`` replace the usual ones."""
-    recipe: Settings = {"model": "imdn", "scale": 2, "budget": "paper", "logger": "none", "run_name": "check"}
-    recipe |= {"learning_rate": 1e-3, "validation.count": 1, "paths.output_dir": place.folder / name}
-    if place.on_gpu:
-        recipe |= {"trainer": "gpu", "steps": 300, "batch_size": 16, "validation.interval": 100}
-    else:
-        recipe |= {
-            "trainer": "cpu",
-            "steps": 60,
-            "batch_size": 4,
-            "validation.interval": 20,
-            "num_workers": 1,
-        }
-        recipe |= {"dataset.lr_patch_size": 16}
-        recipe |= {"+model.num_feat": 16, "+model.num_block": 1} if "model" not in settings else {}
-    arguments = [f"{key}={value}" for key, value in (recipe | settings).items()]
+def launch(place: Place, name: str, settings: str, *, kill: bool = False) -> tuple[int, str]:
+    """Run a short training in the folder ``name``; ``settings`` replace the usual ones.
+
+    Returns:
+        Its exit code, and what it printed. With ``kill`` it is killed at its first checkpoint.
+    """
+    words = f"{USUAL}{ON_GPU if place.on_gpu else ON_CPU}paths.output_dir={name}".split()
+    if "model=" not in settings and not place.on_gpu:
+        words += SMALL.split()
+    words += settings.split()
+    last = {word.partition("=")[0]: word for word in words}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "SR_LAB_CACHE": str(place.folder.parent / "cache")}
-    command = [sys.executable, "-m", "sr_lab", *arguments]
+    command = [sys.executable, "-m", "sr_lab", *last.values()]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=place.folder, env=environment, **pipes)
-
-
-def output(process: "subprocess.Popen[str]") -> str:
-    """Wait for a training; returns what it printed, which the log gets too."""
-    printed, _ = process.communicate()
+    process = subprocess.Popen(command, cwd=place.folder, env=environment, **pipes)
+    while kill and process.poll() is None:
+        if list(place.folder.glob(f"{name}/*/*/checkpoints/last.ckpt")):
+            process.kill()
+        time.sleep(0.02)
+    printed: str = process.communicate()[0]
     print(printed, flush=True)
-    return printed
+    assert not kill or process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    return process.returncode, printed
 
 
-def train(place: Place, name: str, settings: Settings, *, says: str = "") -> dict[str, Any]:
+def train(place: Place, name: str, settings: str, *, says: str = "") -> dict[str, Any]:
     """Run a training that must succeed and print ``says``; returns ``metrics.json``."""
-    printed = output(process := start(place, name, settings))
-    assert process.returncode == 0, f"exit code {process.returncode}: {printed.strip()[-300:]}"
+    code, printed = launch(place, name, settings)
+    assert code == 0, f"exit code {code}: {printed.strip()[-300:]}"
     assert says in printed, f"the run did not say {says!r}"
     values: dict[str, Any] = json.loads(next(place.folder.glob(f"{name}/*/*/metrics.json")).read_text())
     assert math.isfinite(values["test/sample/psnr_y"]), "the PSNR is not finite"
     return values | {"psnr": values["test/sample/psnr_y"]}
-
-
-def kill(place: Place, name: str, settings: Settings) -> None:
-    """Run a training, and kill it at its first checkpoint."""
-    process = start(place, name, settings)
-    while process.poll() is None and not list(place.folder.glob(f"{name}/*/*/checkpoints/last.ckpt")):
-        time.sleep(0.02)
-    process.kill()
-    output(process)
-    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
 
 
 def losses(place: Place, name: str) -> list[float]:
@@ -173,32 +158,28 @@ def switches(place: Place) -> str:
             found += [backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()]
         return found
 
-    def use_newer() -> None:
-        for part in newer:
-            part.fp32_precision = "tf32"
-
     module = SRModule(Entry("imdn", 2).build().to(place.device), scale=2, protocol=PROTOCOLS["rgb_uint8"])
     inside: list[object] = []
     module.network.get_submodule("head").register_forward_hook(lambda *_: inside.extend(state()[:3]))
     backends.cudnn.benchmark = True
-    use_medium = functools.partial(torch.set_float32_matmul_precision, "medium")
-    for choose in (lambda: None, use_medium, use_newer):
-        choose()
+    for choice in ("default", "medium", "newer"):
+        if choice == "medium":
+            torch.set_float32_matmul_precision("medium")
+        for part in newer if choice == "newer" else ():
+            part.fp32_precision = "tf32"
         before = state()
         with torch.no_grad():
             module.upscale(torch.rand(1, 3, 24, 24, device=place.device))
         assert state() == before, f"{before} became {state()}"
-    assert inside == [False, "ieee", "ieee"] * 3, (
-        f"benchmark, convolutions, products while measuring: {inside}"
-    )
+    assert inside == [False, "ieee", "ieee"] * 3, f"while measuring: {inside}"
     return "unchanged by the default, matmul precision medium, and the newer switches"
 
 
 def waits(place: Place) -> str:
     """No step waits for the GPU, except those that write a row."""
-    settings: Settings = {"+callbacks.waits._target_": "gpu_check.WaitsAreErrors", "allow": "[gpu_check]"}
-    settings |= {"steps": 1000, "validation.interval": 1000} if place.on_gpu else {}  # a row every 50 steps
-    values = train(place, "run", settings | {"ema_decay": 0.99})
+    longer = "steps=1000 validation.interval=1000 " if place.on_gpu else ""  # a row every 50 steps
+    probe = "+callbacks.waits._target_=gpu_check.WaitsAreErrors allow=[gpu_check]"
+    values = train(place, "run", f"ema_decay=0.99 {longer}{probe}")
     return (
         f"{values['precision']}: none in 45 of 50 steps" if place.on_gpu else "a CPU has nothing to wait for"
     )
@@ -207,10 +188,10 @@ def waits(place: Place) -> str:
 def half(place: Place, precision: str) -> str:
     """Train in half precision with everything that touches a gradient, and one NaN batch."""
     if precision == "16-mixed" and not place.on_gpu:
-        raise SkippedError("a CPU does not train in fp16")
-    settings: Settings = {"trainer.precision": precision, "trainer.accumulate_grad_batches": 2}
-    settings |= {"trainer.gradient_clip_val": 1.0, "nan_policy": "skip", "ema_decay": 0.9}
-    values = train(place, "run", settings | {"loss._target_": "gpu_check.OneNaN", "allow": "[gpu_check]"})
+        raise SkipTest("a CPU does not train in fp16")
+    gradients = "trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=1.0 ema_decay=0.9"
+    probe = "nan_policy=skip loss._target_=gpu_check.OneNaN allow=[gpu_check]"
+    values = train(place, "run", f"trainer.precision={precision} {gradients} {probe}")
     assert values["precision"] == precision, f"trained in {values['precision']}"
     assert values["skipped_steps"] == 1, f"skipped {values['skipped_steps']} steps"
     return f"1 step skipped, {values['psnr']:.2f} dB"
@@ -220,8 +201,8 @@ def other_layout(place: Place) -> str:
     """A run that was killed resumes in the other memory layout, and learns the same."""
     whole, found = train(place, "whole", EXACT)["psnr"], []
     for first, then in (("true", "false"), ("false", "true")):
-        kill(place, first, EXACT | {"trainer.channels_last": first})
-        again = train(place, first, EXACT | {"trainer.channels_last": then}, says="resumes from")
+        launch(place, first, f"{EXACT}trainer.channels_last={first}", kill=True)
+        again = train(place, first, f"{EXACT}trainer.channels_last={then}", says="resumes from")
         found.append(again["psnr"])
     assert all(abs(psnr - whole) < 0.1 for psnr in found), f"{found} dB after resuming, {whole} dB without"
     return f"{found[0]:.3f} and {found[1]:.3f} dB, {whole:.3f} without a kill"
@@ -229,14 +210,14 @@ def other_layout(place: Place) -> str:
 
 def other_device(place: Place) -> str:
     """A run that was killed on the CPU resumes on the GPU."""
-    settings: Settings = EXACT | {"batch_size": 4, "dataset.lr_patch_size": 16}
-    kill(place, "run", settings | {"trainer": "cpu"})
-    return f"{train(place, 'run', settings, says='resumes from')['psnr']:.3f} dB"
+    small = f"{EXACT}{SMALL}batch_size=4 dataset.lr_patch_size=16"
+    launch(place, "run", f"{small} trainer=cpu", kill=True)
+    return f"{train(place, 'run', small, says='resumes from')['psnr']:.3f} dB"
 
 
 def deterministic(place: Place) -> str:
     """Two runs with ``trainer.deterministic=true`` are equal bit for bit."""
-    values = [train(place, name, {"trainer.deterministic": "true"}) for name in ("one", "two")]
+    values = [train(place, name, "trainer.deterministic=true") for name in ("one", "two")]
     paths = [next(place.folder.glob(f"{name}/*/*/checkpoints/last.ckpt")) for name in ("one", "two")]
     one, two = (torch.load(path, map_location="cpu", weights_only=True)["state_dict"] for path in paths)
     different = [key for key in one if not torch.equal(one[key], two[key])]
@@ -249,9 +230,9 @@ def deterministic(place: Place) -> str:
 def ddp(place: Place) -> str:
     """DDP with one process: the table has the parameters of the folded network (GGAS, EFRDN: batch norms)."""
     expected = num_params(fold(ggas.apply(Entry("efrdn", 2).build()).eval()))
-    settings: Settings = {"model": "efrdn", "strategy": "ggas", "trainer": "ddp", "trainer.devices": 1}
-    settings |= {"steps": 4, "validation.interval": 4} | (
-        {} if place.on_gpu else {"trainer.accelerator": "cpu"}
+    on_cpu = "" if place.on_gpu else "trainer.accelerator=cpu "
+    settings = (
+        f"model=efrdn strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 {on_cpu}"
     )
     found = train(place, "run", settings)["num_params"]
     assert found == expected, f"{found:,} parameters, the folded network has {expected:,}"
@@ -260,15 +241,16 @@ def ddp(place: Place) -> str:
 
 def compiled(place: Place) -> str:
     """``trainer.compile`` and ``trainer.autotune``."""
-    does = train(place, "compiled", {"trainer.compile": "true"})["compile"]  # not without a compiler
-    times = train(place, "tuned", {"trainer.autotune": "true"}, says="autotune: ")["autotune"]
+    small = "+model.num_block=2"  # compiles sooner
+    does = train(place, "compiled", f"{small} trainer.compile=true")["compile"]  # not without a compiler
+    times = train(place, "tuned", f"{small} trainer.autotune=true", says="autotune: ")["autotune"]
     return f"compile={does}; times relative to the fastest: {times}"
 
 
 def curves(place: Place) -> str:
     """The loss curves of float32 and bf16 are close."""
     train(place, "float32", EXACT)
-    train(place, "bf16", {"trainer.precision": "bf16-mixed"})
+    train(place, "bf16", "trainer.precision=bf16-mixed")
     one, two = losses(place, "float32"), losses(place, "bf16")
     apart = max(abs(a / b - 1) for a, b in zip(one, two, strict=True))
     assert apart < 0.1, f"losses differ by up to {apart:.1%}"
@@ -305,11 +287,9 @@ def networks(place: Place) -> str:
                 (sr, norm, draws), (sr_other, norm_other, _) = step(network), step(other)
         except Exception as error:
             raise AssertionError(f"{name}: {error}") from error
-        values = (
-            float((sr - sr_other).abs().max() / sr.abs().max().clamp_min(1)),
-            float(norm_other / norm - 1),
-        )
-        apart[name] = 0.0 if draws else max(map(abs, values))  # random numbers fall in another order
+        difference = (sr - sr_other).abs().max() / sr.abs().max().clamp_min(1)
+        both = torch.stack((difference, (norm_other / norm - 1).abs()))
+        apart[name] = 0.0 if draws else both.max().item()  # random numbers fall in another order
         print(f"{name}: {'random' if draws else apart[name]}", flush=True)
     worst = max(apart, key=apart.__getitem__)
     assert apart[worst] < 1e-2, f"{worst}: the layouts differ by {apart[worst]:.1e}"
@@ -320,7 +300,7 @@ def set5(place: Place) -> str:
     """Official weights give the CPU's PSNR on Set5."""
     files = [file for file in sorted(place.weights.rglob("*")) if file.suffix in (".pth", ".pt", ".mat")]
     if not files or not (place.data / "benchmarks" / "Set5" / "HR").is_dir():
-        raise SkippedError("needs --weights, and --data with benchmarks/Set5/HR")
+        raise SkipTest("needs --weights, and --data with benchmarks/Set5/HR")
     found, worst = {}, 0.0
     for file in files if place.on_gpu else files[:1]:
         try:
@@ -329,11 +309,9 @@ def set5(place: Place) -> str:
             print(error, flush=True)
             continue
         scale, protocol, psnr = Tiled(network).scale, PROTOCOLS["rgb_uint8"], []
-        module = SRModule(network, scale=scale, protocol=protocol)
         images = BenchmarkSet.of("Set5", data_dir=place.data, scale=scale, protocol=protocol)
         for where in ("cpu", place.device):
-            module.to(where)
-            values = []
+            module, values = SRModule(network, scale=scale, protocol=protocol).to(where), []
             for image in (images[index] for index in range(len(images))):
                 with torch.no_grad():
                     sr = module.upscale(image["lr"][None].to(where))
@@ -387,11 +365,10 @@ def full_memory(place: Place) -> str:
         module.upscale(lr[..., :64, :64])
         assert module.upscale(lr).shape[-1] == 2800
     assert module.tiled, "the whole image fitted into memory"
-    large: Settings = {"batch_size": 4096, "dataset.lr_patch_size": 64, "num_workers": 0}
     with little_memory(place, 3000):
-        printed = output(process := start(place, "run", large))
+        code, printed = launch(place, "run", "batch_size=4096 dataset.lr_patch_size=64 num_workers=0")
     sentence = printed.strip()[-300:]
-    assert process.returncode == 1, f"exit code {process.returncode}: {sentence}"
+    assert code == 1, f"exit code {code}: {sentence}"
     assert "memory of" in sentence, f"no sentence: {sentence}"
     return f"{module.tiled}; {sentence.splitlines()[-1]}"
 
@@ -399,21 +376,21 @@ def full_memory(place: Place) -> str:
 Check: TypeAlias = Callable[[Place], str]
 # Seconds that an item may take on a GPU, ten minutes in all; four times as many on a CPU.
 ITEMS: dict[str, tuple[Check, int]] = {
-    "device": (device, 20),
+    "device": (device, 15),
     "switches": (switches, 20),
     "waits": (waits, 40),
     "other_device": (other_device, 40),
-    "other_layout": (other_layout, 60),
+    "other_layout": (other_layout, 75),
     "bf16": (functools.partial(half, precision="bf16-mixed"), 25),
     "fp16": (functools.partial(half, precision="16-mixed"), 25),
     "networks": (networks, 90),
-    "set5": (set5, 45),
-    "degradations": (degradations, 25),
+    "set5": (set5, 40),
+    "degradations": (degradations, 20),
     "deterministic": (deterministic, 40),
-    "ddp": (ddp, 30),
+    "ddp": (ddp, 25),
     "curves": (curves, 40),
-    "memory": (full_memory, 40),
-    "compile": (compiled, 60),
+    "memory": (full_memory, 35),
+    "compile": (compiled, 70),
 }
 
 
@@ -421,7 +398,7 @@ def run_here(name: str, folder: str, device: str, data: str, weights: str) -> No
     """Run an item in this process, and leave its outcome and figures in its folder."""
     try:
         result = f"ok {ITEMS[name][0](Place(Path(folder), device, Path(data), Path(weights)))}"
-    except SkippedError as reason:
+    except SkipTest as reason:
         result = f"skipped {reason}"
     except Exception as error:
         traceback.print_exc()

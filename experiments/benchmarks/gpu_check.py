@@ -5,8 +5,9 @@
     python experiments/benchmarks/gpu_check.py --device cpu           try the script itself, at small sizes
 
 Each item runs in its own process with its own time limit, and adds a line to ``--out`` when it ends: name,
-outcome (ok, failed, skipped, timed out), seconds, figures. What the items print is in the log next to it. The
-script can be cut at any time; the limits add up to ten minutes. It exits with 1 if an item was not ok.
+outcome (ok, failed, skipped, timed out), seconds, figures. What items print is in the log next to it. Set5
+needs ``--data``, which has ``benchmarks/Set5/HR``, and ``--weights``, a folder of official checkpoints. The
+script can be cut at any time. It exits with 1 if an item failed or timed out.
 """
 
 import argparse
@@ -432,12 +433,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("items", nargs="*", help=f"default: all, which are {' '.join(ITEMS)}")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument(
-        "--out", type=Path, default=Path("gpu_check.txt"), help="lines are added to this file"
-    )
-    parser.add_argument(
-        "--data", type=Path, default=os.environ.get("SR_LAB_DATA", "data"), help="has benchmarks/"
-    )
+    parser.add_argument("--out", type=Path, default=Path("gpu_check.txt"))
+    parser.add_argument("--data", type=Path, default=os.environ.get("SR_LAB_DATA", "data"))
     parser.add_argument("--weights", type=Path, default=os.environ.get("SR_LAB_WEIGHTS", "weights"))
     parser.add_argument("--limit", type=float, help="seconds for each item, in place of its own limit")
     args = parser.parse_args()
@@ -452,7 +449,7 @@ def main() -> int:
         args.out.with_suffix(".log").open("a") as log,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        for name in args.items or ITEMS:
+        for name in dict.fromkeys(args.items or ITEMS):
             started = time.monotonic()
             limit = args.limit or ITEMS[name][1] * (1 if args.device == "cuda" else 4)
             outcome, figures = run(name, Path(workspace, name), limit, log, *given)

@@ -17,6 +17,7 @@ import csv
 import functools
 import json
 import math
+import multiprocessing
 import os
 import resource
 import signal
@@ -27,7 +28,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from unittest import SkipTest
 
 if __name__ != "__main__":  # an item's process, or a training that builds a class below by its name
@@ -115,7 +116,7 @@ def launch(place: Place, name: str, settings: str, *, kill: bool = False) -> tup
         time.sleep(0.02)
     printed: str = process.communicate()[0]
     print(printed, flush=True)
-    assert not kill or process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    assert not kill or process.returncode < 0, f"it ended before it was killed: {printed.strip()[-300:]}"
     return process.returncode, printed
 
 
@@ -202,8 +203,8 @@ def other_layout(place: Place) -> str:
     """A run that was killed resumes in the other memory layout, and learns the same."""
     whole, found = train(place, "whole", EXACT)["psnr"], []
     for first, then in (("true", "false"), ("false", "true")):
-        launch(place, first, f"{EXACT}trainer.channels_last={first}", kill=True)
-        again = train(place, first, f"{EXACT}trainer.channels_last={then}", says="resumes from")
+        launch(place, f"from_{first}", f"{EXACT}trainer.channels_last={first}", kill=True)
+        again = train(place, f"from_{first}", f"{EXACT}trainer.channels_last={then}", says="resumes from")
         found.append(again["psnr"])
     assert all(abs(psnr - whole) < 0.1 for psnr in found), f"{found} dB after resuming, {whole} dB without"
     return f"{found[0]:.3f} and {found[1]:.3f} dB, {whole:.3f} without a kill"
@@ -376,7 +377,7 @@ def full_memory(place: Place) -> str:
 
 Check: TypeAlias = Callable[[Place], str]
 # Seconds that an item may take on a GPU, ten minutes in all; four times as many on a CPU.
-ITEMS: dict[str, tuple[Check, int]] = {
+ITEMS: dict[str, tuple[Check, float]] = {
     "device": (device, 15),
     "switches": (switches, 20),
     "waits": (waits, 40),
@@ -395,34 +396,39 @@ ITEMS: dict[str, tuple[Check, int]] = {
 }
 
 
-def run_here(name: str, folder: str, device: str, data: str, weights: str) -> None:
+def run_here(name: str, place: Place, log: Path) -> None:
     """Run an item in this process, and leave its outcome and figures in its folder."""
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    print(f"\n===== {name}", flush=True)
     try:
-        result = f"ok {ITEMS[name][0](Place(Path(folder), device, Path(data), Path(weights)))}"
+        result = f"ok {ITEMS[name][0](place)}"
     except SkipTest as reason:
         result = f"skipped {reason}"
     except Exception as error:
         traceback.print_exc()
         result = f"failed {type(error).__name__}: {error}"
-    Path(folder, "result").write_text(result)
+    (place.folder / "result").write_text(result)
 
 
-def run(name: str, folder: Path, limit: float, log: IO[str], *given: str) -> tuple[str, str]:
+def run(name: str, place: Place, log: Path, limit: float) -> tuple[str, str]:
     """Run an item in a process of its own; returns its outcome and its figures."""
-    folder.mkdir()
-    print(f"\n===== {name}", file=log, flush=True)
-    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import gpu_check"
-    command = [sys.executable, "-c", f"{here}; gpu_check.run_here(*sys.argv[1:])", name, str(folder), *given]
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    place.folder.mkdir()
+    process = multiprocessing.get_context("fork").Process(target=run_here, args=(name, place, log))
+    process.start()
+    assert process.pid is not None
     try:
-        code = process.wait(limit)
-    except subprocess.TimeoutExpired:
-        return "timed out", f"limit {limit:g} s"
+        process.join(limit)
     finally:  # at Ctrl-C too, end it and what it has started
+        code = process.exitcode
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if not (result := folder / "result").is_file():
+        process.kill()
+        process.join()
+    if code is None:
+        return "timed out", f"limit {limit:g} s"
+    if not (result := place.folder / "result").is_file():
         return "failed", f"exit code {code}; the log has more"
     outcome, _, figures = result.read_text().partition(" ")
     return outcome, " ".join(figures.split())[:400]
@@ -436,23 +442,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu_check.txt"))
     parser.add_argument("--data", type=Path, default=os.environ.get("SR_LAB_DATA", "data"))
     parser.add_argument("--weights", type=Path, default=os.environ.get("SR_LAB_WEIGHTS", "weights"))
-    parser.add_argument("--limit", type=float, help="seconds for each item, in place of its own limit")
     args = parser.parse_args()
     if unknown := [name for name in args.items if name not in ITEMS]:
         parser.error(f"there is no item {unknown[0]!r}; allowed: {', '.join(ITEMS)}")
-    given = (args.device, str(args.data.resolve()), str(args.weights.resolve()))
+    import gpu_check  # imports torch and sr_lab once for all items, but does not touch the GPU
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcomes = set()
+    outcomes, log = set(), args.out.with_suffix(".log").resolve()
     with (
         tempfile.TemporaryDirectory() as workspace,
         args.out.open("a") as lines,
-        args.out.with_suffix(".log").open("a") as log,
         contextlib.suppress(KeyboardInterrupt),
     ):
         for name in dict.fromkeys(args.items or ITEMS):
             started = time.monotonic()
-            limit = args.limit or ITEMS[name][1] * (1 if args.device == "cuda" else 4)
-            outcome, figures = run(name, Path(workspace, name), limit, log, *given)
+            limit = ITEMS[name][1] * (1 if args.device == "cuda" else 4)
+            place = gpu_check.Place(Path(workspace, name), args.device, args.data, args.weights)
+            outcome, figures = gpu_check.run(name, place, log, limit)
             outcomes.add(outcome)
             line = f"{name:13} {outcome:9} {time.monotonic() - started:6.1f} s  {figures}"
             for file in (sys.stdout, lines):

@@ -89,7 +89,7 @@ class Place(NamedTuple):
 
 EXACT = "trainer.precision=32-true trainer.float32_matmul_precision=highest "
 USUAL = "model=imdn scale=2 budget=paper logger=none run_name=check learning_rate=1e-3 validation.count=1 "
-ON_GPU = "trainer=gpu steps=300 batch_size=16 validation.interval=100 "
+ON_GPU = "trainer=gpu steps=200 batch_size=16 validation.interval=50 "
 ON_CPU = "trainer=cpu steps=60 batch_size=4 validation.interval=20 num_workers=1 dataset.lr_patch_size=16 "
 SMALL = "+model.num_feat=16 +model.num_block=1 "
 
@@ -143,9 +143,10 @@ def device(place: Place) -> str:
     assert (torch.ones(64, 64, device=place.device) @ torch.ones(64, 64, device=place.device)).sum() == 64**3
     found = [device_name(accelerator), f"torch {torch.__version__}", f"Python {sys.version.split()[0]}"]
     if place.on_gpu:
-        query = ["nvidia-smi", "--query-gpu=driver_version,compute_cap,memory.total", "--format=csv"]
-        said = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-        found += [said.replace("\n", ": "), f"wheel for {' '.join(torch.cuda.get_arch_list())}"]
+        query = ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        found += ["sm_{}{}".format(*torch.cuda.get_device_capability()), f"driver and memory {driver}"]
+        found += [f"wheel for {' '.join(torch.cuda.get_arch_list())}"]
     return ", ".join([*found, f"precision {resolve_precision('auto', accelerator)}"])
 
 
@@ -379,20 +380,20 @@ Check: TypeAlias = Callable[[Place], str]
 # Seconds that an item may take on a GPU, ten minutes in all; four times as many on a CPU.
 ITEMS: dict[str, tuple[Check, float]] = {
     "device": (device, 15),
-    "switches": (switches, 20),
-    "waits": (waits, 40),
-    "other_device": (other_device, 40),
-    "other_layout": (other_layout, 75),
-    "bf16": (functools.partial(half, precision="bf16-mixed"), 25),
-    "fp16": (functools.partial(half, precision="16-mixed"), 25),
-    "networks": (networks, 90),
-    "set5": (set5, 40),
-    "degradations": (degradations, 20),
-    "deterministic": (deterministic, 40),
-    "ddp": (ddp, 25),
-    "curves": (curves, 40),
+    "switches": (switches, 15),
+    "waits": (waits, 35),
+    "other_device": (other_device, 35),
+    "other_layout": (other_layout, 70),
+    "bf16": (functools.partial(half, precision="bf16-mixed"), 20),
+    "fp16": (functools.partial(half, precision="16-mixed"), 20),
+    "networks": (networks, 110),
+    "set5": (set5, 65),
+    "degradations": (degradations, 15),
+    "deterministic": (deterministic, 35),
+    "ddp": (ddp, 20),
+    "curves": (curves, 35),
     "memory": (full_memory, 35),
-    "compile": (compiled, 70),
+    "compile": (compiled, 75),
 }
 
 

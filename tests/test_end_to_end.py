@@ -21,8 +21,8 @@ from tests.conftest import compose
 KILLABLE = (*SMOKE, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")
 QUIET = (*KILLABLE, "logger=none", "num_workers=0")
 
-# Kills the process after the fourth of six steps; the last checkpoint is from the third step. A callback is part
-# of what a run is known by, so that all runs have it, and a variable lets it act.
+# Kills the process after the fourth of six steps; the last checkpoint is from the third step. All runs have
+# this callback, since it is part of what a run is known by, and a variable lets it act.
 KILL = """
 import os, signal
 import lightning

@@ -146,7 +146,10 @@ def shared_folders(jobs: Sequence[Job]) -> list[str]:
     for folder, same in by_folder.items():
         everywhere = set.intersection(*(set(job.overrides) for job in jobs))
         own = [" ".join(given for given in job.overrides if given not in everywhere) for job in same]
-        names = [f"'{job.config.row_label or words}'" for job, words in zip(same, own, strict=True)]
+        names = [
+            f"'{job.config.row_label or words or job.config.run_name}'"
+            for job, words in zip(same, own, strict=True)
+        ]
         if len({hash8(job.known.values) for job in same}) > 1:
             raise ConfigError(
                 f"sweep: the jobs {' and '.join(names)} are different runs, but both would use the folder "

@@ -178,6 +178,20 @@ def differing_code(folder: RunFolder, known: Known) -> str:
     return "" if before == known.code else other(before, known.code)
 
 
+def trained_by(ckpt: str, code: Code) -> str:
+    """Which code of a network has changed since its checkpoint was trained, or an empty string.
+
+    Args:
+        ckpt: A run folder or a file; a file outside a run folder says nothing.
+        code: The network's code now.
+    """
+    path = Path(ckpt).expanduser()
+    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else None
+    held = None if folder is None else read(RunFolder(folder))
+    before = {} if held is None else {name: held.codes[-1].get(name, "") for name in code}
+    return other(before, code) if held is not None and before != code else ""
+
+
 def code_note(run: Known, folder: RunFolder) -> str | None:
     """A note for the user if other code has begun a run, or a search, with the same settings."""
     if folder.has_begun():

@@ -12,6 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch import distributed, nn
 
+from sr_lab.config.identity import code_of
+from sr_lab.config.recorded import trained_by
 from sr_lab.config.schema import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.facts import as_published
@@ -37,6 +39,8 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
     Raises:
         ConfigError: The backend or the tile does not fit the network or the machine.
     """
+    if config.ckpt is not None and (words := trained_by(config.ckpt, code_of(config).digests)):
+        console.print(f"code: '{config.ckpt}' was trained by {words}, so its weights may not fit what is run")
     with console.status("preparing the network"):
         runs = backends.run_by(
             network,

@@ -205,8 +205,10 @@ def test_an_evaluation_is_known_by_its_images_and_the_code(place, sets):
     first, second = folders(place, "evaluate")
     assert results(first)["test/Tiny/psnr_y"] != results(second)["test/Tiny/psnr_y"]
     assert table.stdout.count("│ mine_x2_smoke") == 2, table.stdout
+    assert "was trained by" not in table.stdout
     edit(place)
-    assert run(place, *words, f"paths.data_dir='{sets[0]}'").returncode == 0
+    done = run(place, *words, f"paths.data_dir='{sets[0]}'")
+    assert f"code: '{trained}' was trained by other code of mine, so its weights" in done.stdout
     assert len(folders(place, "evaluate")) == 3
 
 

@@ -69,9 +69,11 @@ def fitting(checkpoint: Checkpoint) -> list[Entry]:
 
 def passed_over() -> dict[str, str]:
     """The options of ``conf/model`` that no checkpoint is compared with, and why each cannot be built."""
-    built = {option: [_on_meta(Entry(option, scale)) for scale in SCALES] for option in model_options()}
+    first = {option: _on_meta(Entry(option, SCALES[0])) for option in model_options()}
     return {
-        option: str(found[0]) for option, found in built.items() if all(isinstance(it, str) for it in found)
+        option: why
+        for option, why in first.items()
+        if isinstance(why, str) and all(isinstance(_on_meta(Entry(option, s)), str) for s in SCALES)
     }
 
 

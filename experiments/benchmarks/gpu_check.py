@@ -295,7 +295,7 @@ def networks(place: Place) -> str:
         apart[name] = 0.0 if draws else both.max().item()  # random numbers fall in another order
         print(f"{name}: {'random' if draws else apart[name]}", flush=True)
     worst = max(apart, key=apart.__getitem__)
-    assert apart[worst] < 1e-2, f"{worst}: the layouts differ by {apart[worst]:.1e}"
+    assert apart[worst] < 5e-2, f"{worst}: the layouts differ by {apart[worst]:.1e}"
     return f"{len(apart)} networks; layouts at most {apart[worst]:.0e} apart ({worst})"
 
 

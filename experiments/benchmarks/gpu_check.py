@@ -114,8 +114,11 @@ def launch(place: Place, name: str, settings: str, *, kill: bool = False) -> tup
         if list(place.folder.glob(f"{name}/*/*/checkpoints/last.ckpt")):
             process.kill()
         time.sleep(0.02)
-    printed: str = process.communicate()[0]
-    print(printed, flush=True)
+    printed = ""
+    with process:
+        for line in process.stdout or ():
+            printed += line
+            print(line, end="", flush=True)
     assert not kill or process.returncode < 0, f"it ended before it was killed: {printed.strip()[-300:]}"
     return process.returncode, printed
 
@@ -232,11 +235,10 @@ def deterministic(place: Place) -> str:
 
 def ddp(place: Place) -> str:
     """DDP with one process: the table has the parameters of the folded network (GGAS, EFRDN: batch norms)."""
-    expected = num_params(fold(ggas.apply(Entry("efrdn", 2).build()).eval()))
-    on_cpu = "" if place.on_gpu else "trainer.accelerator=cpu "
-    settings = (
-        f"model=efrdn strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 {on_cpu}"
-    )
+    network = Entry("efrdn", 2).build() if place.on_gpu else Entry("imdn", 2).build(num_feat=16, num_block=1)
+    expected = num_params(fold(ggas.apply(network).eval()))
+    settings = "strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 "
+    settings += "model=efrdn" if place.on_gpu else "trainer.accelerator=cpu"
     found = train(place, "run", settings)["num_params"]
     assert found == expected, f"{found:,} parameters, the folded network has {expected:,}"
     return f"{found:,} parameters"

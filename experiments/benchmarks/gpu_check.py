@@ -114,8 +114,11 @@ def launch(place: Place, name: str, settings: str, *, kill: bool = False) -> tup
         if list(place.folder.glob(f"{name}/*/*/checkpoints/last.ckpt")):
             process.kill()
         time.sleep(0.02)
-    printed: str = process.communicate()[0]
-    print(printed, flush=True)
+    printed = ""
+    with process:
+        for line in process.stdout or ():
+            printed += line
+            print(line, end="", flush=True)
     assert not kill or process.returncode < 0, f"it ended before it was killed: {printed.strip()[-300:]}"
     return process.returncode, printed
 
@@ -232,11 +235,10 @@ def deterministic(place: Place) -> str:
 
 def ddp(place: Place) -> str:
     """DDP with one process: the table has the parameters of the folded network (GGAS, EFRDN: batch norms)."""
-    expected = num_params(fold(ggas.apply(Entry("efrdn", 2).build()).eval()))
-    on_cpu = "" if place.on_gpu else "trainer.accelerator=cpu "
-    settings = (
-        f"model=efrdn strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 {on_cpu}"
-    )
+    network = Entry("efrdn", 2).build() if place.on_gpu else Entry("imdn", 2).build(num_feat=16, num_block=1)
+    expected = num_params(fold(ggas.apply(network).eval()))
+    settings = "strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 "
+    settings += "model=efrdn" if place.on_gpu else "trainer.accelerator=cpu"
     found = train(place, "run", settings)["num_params"]
     assert found == expected, f"{found:,} parameters, the folded network has {expected:,}"
     return f"{found:,} parameters"
@@ -244,7 +246,7 @@ def ddp(place: Place) -> str:
 
 def compiled(place: Place) -> str:
     """``trainer.compile`` and ``trainer.autotune``."""
-    small = "+model.num_block=2"  # compiles sooner
+    small = "+model.num_block=2" if place.on_gpu else ""  # compiles sooner
     does = train(place, "compiled", f"{small} trainer.compile=true")["compile"]  # not without a compiler
     times = train(place, "tuned", f"{small} trainer.autotune=true", says="autotune: ")["autotune"]
     return f"compile={does}; times relative to the fastest: {times}"
@@ -295,7 +297,7 @@ def networks(place: Place) -> str:
         apart[name] = 0.0 if draws else both.max().item()  # random numbers fall in another order
         print(f"{name}: {'random' if draws else apart[name]}", flush=True)
     worst = max(apart, key=apart.__getitem__)
-    assert apart[worst] < 1e-2, f"{worst}: the layouts differ by {apart[worst]:.1e}"
+    assert apart[worst] < 5e-2, f"{worst}: the layouts differ by {apart[worst]:.1e}"
     return f"{len(apart)} networks; layouts at most {apart[worst]:.0e} apart ({worst})"
 
 
@@ -369,11 +371,11 @@ def full_memory(place: Place) -> str:
         assert module.upscale(lr).shape[-1] == 2800
     assert module.tiled, "the whole image fitted into memory"
     with little_memory(place, 3000):
-        code, printed = launch(place, "run", "batch_size=4096 dataset.lr_patch_size=64 num_workers=0")
+        code, printed = launch(place, "run", "batch_size=2048 dataset.lr_patch_size=64 num_workers=0")
     sentence = printed.strip()[-300:]
-    assert code == 1, f"exit code {code}: {sentence}"
-    assert "memory of" in sentence, f"no sentence: {sentence}"
-    return f"{module.tiled}; {sentence.splitlines()[-1]}"
+    assert code != 0, f"the training fitted into memory: {sentence}"
+    assert "error: training: the memory of" in sentence, f"no sentence: {sentence}"
+    return f"{module.tiled}; {sentence[sentence.index('error') :]}"
 
 
 Check: TypeAlias = Callable[[Place], str]

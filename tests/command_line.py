@@ -1,7 +1,7 @@
 """Run ``python -m sr_lab`` in its own process and folder.
 
-A short command spends most of its time on imports, so its process is forked from one that has them loaded,
-and so are the jobs of a sweep.
+A short command spends most of its time on imports, so its process is forked from one that has already
+done them, and so are the jobs of a sweep.
 """
 
 import atexit

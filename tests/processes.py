@@ -105,7 +105,7 @@ def fit(
 
 
 def exact(folder: Path, world: int) -> dict[str, object]:
-    """Train every network in double precision, which leaves little rounding error, and one in single."""
+    """Train every network in double precision, where rounding errors are tiny, and IMDN in single too."""
     found = {f"{name}-64": fit(folder, world, name, double=True) for name in NETWORKS}
     return found | {"imdn-32": fit(folder, world, "imdn")}
 

@@ -308,7 +308,7 @@ def test_lr_images_without_hr_images_are_reported(tmp_path):
     assert "without HR images in" in findings(tmp_path, "wrong")["DIV2K_train_LR_bicubic/X2"]
 
 
-# Folders of real cameras and of other programs: HR and LR, the scale is 4.
+# Folder layouts of data from real cameras and of other programs: HR and LR images at scale 4.
 CAMERAS = {
     "RealSR": ("Canon/Train/4/Canon_{:03d}_HR.png", "Canon/Train/4/Canon_{:03d}_LR4.png"),
     "RealSR by role": ("RealSR/HR/Canon_{:03d}_HR.png", "RealSR/LR4/Canon_{:03d}_LR4.png"),
@@ -325,7 +325,7 @@ def test_pairs_of_a_real_camera_or_another_program_are_found(tree, tmp_path):
     (found,) = (one for one in examine(tmp_path) if " LR images" in one.says)
     assert "x4 LR images in" in found.says
     assert "3 of 3 fit their HR images" in found.says
-    assert found.state == "note"  # not MATLAB's bicubic, which no path promises
+    assert found.state == "note"  # not MATLAB's bicubic, but no path claims that it is
 
 
 @pytest.mark.parametrize("tree", [*CAMERAS, *TREES])
@@ -354,7 +354,7 @@ def test_lr_images_alone_are_wrong_and_hr_images_alone_are_not(tree, tmp_path):
     )
 
 
-def test_photographs_with_such_names_are_photographs(tmp_path):
+def test_photographs_with_hr_or_lr_in_their_names_are_not_paired(tmp_path):
     for name in ("beach", "lake", "hill", "sunset_LR", "office_HR"):
         image_file(tmp_path / "photos" / f"{name}.png", noise(1))
     assert findings(tmp_path) == {"photos": "photos: 5 images, smallest side 36"}
@@ -429,7 +429,7 @@ def test_the_doctor_exits_with_1_if_something_is_wrong(tmp_path, set14):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_folder_without_faults_exits_normally_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
+def test_a_folder_without_faults_gives_exit_code_0_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
     image_file(tmp_path / "[red]photos" / "a.png", noise(0))
     doctor.run(compose("task=doctor", f"folder='{tmp_path}'"), tmp_path, [])
     printed = capsys.readouterr().out

@@ -22,7 +22,7 @@ KILLABLE = (*SMOKE, "+callbacks.kill._target_=kill.AtStepFour", "allow=[kill]")
 QUIET = (*KILLABLE, "logger=none", "num_workers=0")
 
 # Kills the process after the fourth of six steps; the last checkpoint is from the third step. All runs have
-# this callback, since it is part of what a run is known by, and a variable lets it act.
+# this callback, since it is part of their identity; an environment variable activates it.
 KILL = """
 import os, signal
 import lightning

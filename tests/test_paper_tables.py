@@ -460,8 +460,8 @@ def test_figures_come_after_three_settings_at_most_and_before_costs():
     ]
 
 
-def test_settings_of_a_training_are_no_columns_of_evaluations():
-    """An evaluation of earlier versions has them in its config.yaml."""
+def test_evaluations_have_no_columns_for_training_settings():
+    """An evaluation by an earlier version has such settings in its config.yaml."""
     runs = [
         sweep(name, 30.0, {"task": "evaluate", "ckpt": name, "dataset": {"scale": n}, "steps": n})
         for n, name in enumerate("ab")
@@ -586,7 +586,7 @@ def test_the_head_says_how_many_images_each_mean_is_over():
     assert "images: Set5, 7 images | mine, 7 images" in made.head
 
 
-def test_a_network_below_bicubic_is_remarked_on():
+def test_a_network_below_bicubic_gets_a_note():
     made = experiment_table([sweep("A", 28.0, model("A")), sweep("B", 28.5, model("B"))])
     assert "A x4: below bicubic on Set5 (28.00 instead of 28.43 dB)" in made.notes()
     assert not any(note.startswith("B") for note in made.notes())

@@ -353,7 +353,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log no requests."""
 
 
 def test_the_command_saves_the_workspace_and_prints_its_address(task, folders, monkeypatch, capsys):

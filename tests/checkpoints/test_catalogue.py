@@ -19,7 +19,7 @@ from tests.conftest import compose as composed
 
 @pytest.fixture
 def only_a_few(monkeypatch):
-    """A search builds every network in the catalogue; four are enough to test it."""
+    """A search builds every network in the catalogue; four networks are enough for these tests."""
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn", "mren", "osffnet"])
 
 
@@ -33,7 +33,7 @@ def test_the_options_include_networks_from_conf_model():
 
 
 def shapes_of_all():
-    """The names and shapes of the weights for every network and scale."""
+    """Names and shapes of the weights of every network at every scale."""
     found = {}
     for option in model_options():
         for scale in catalogue.SCALES:
@@ -76,18 +76,18 @@ def test_a_search_for_a_network_allocates_no_weights(tmp_path):
     assert all(parameter.is_meta for parameter in net.parameters())
 
 
-def test_the_message_on_weights_of_another_scale_names_the_shapes_that_differ(tmp_path):
+def test_the_message_about_weights_of_another_scale_names_the_shapes_that_differ(tmp_path):
     checkpoint = stored(tmp_path, Entry("imdn", 2).build())
     with pytest.raises(CheckpointError, match=r"2 of another shape \(tail.0.weight \(12, 64, 3, 3\) for"):
         load_weights(Entry("imdn", 4).build(), checkpoint)
 
 
 def official(folder, option, scale, name="weights.pth"):
-    """A file for a network under its authors' names, with fresh weights."""
+    """Save fresh weights of a network under the names in its authors' code."""
     network = Entry(option, scale).build()
     own = network.state_dict()
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    # The names of VDSR belong to MATLAB's order of axes.
+    # VDSR's official names imply MATLAB's order of axes.
     torch.save(own if option == "vdsr" else official_state(network) or own, folder / name)
     return folder / name
 
@@ -101,7 +101,7 @@ def refusal(path):
 
 @pytest.mark.parametrize(("option", "scale"), [("imdn", 4), ("edsr", 4), ("pan", 4), ("fmen_ntire", 3)])
 def test_the_nearest_network_has_the_scale_of_the_weights(tmp_path, monkeypatch, option, scale):
-    """Names alone are the same at every scale."""
+    """The names alone would not tell, as they are the same at every scale."""
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "fmen_ntire", "imdn", "pan"])
     state = torch.load(official(tmp_path, option, scale))
     torch.save(dict(list(state.items())[2:]), tmp_path / "a.pth")
@@ -109,7 +109,7 @@ def test_the_nearest_network_has_the_scale_of_the_weights(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_an_extra_weight_is_named_and_is_no_question_of_model_and_scale(tmp_path, monkeypatch, prefix):
+def test_an_extra_weight_is_named_without_advice_on_model_and_scale(tmp_path, monkeypatch, prefix):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn"])
     state = {prefix + name: value for name, value in torch.load(official(tmp_path, "imdn", 4)).items()}
     torch.save(state | {"step_counter": torch.ones(1)}, tmp_path / "a.pth")
@@ -118,7 +118,7 @@ def test_an_extra_weight_is_named_and_is_no_question_of_model_and_scale(tmp_path
     assert "set model and scale" not in said
 
 
-def test_an_unknown_network_is_none_of_ours(tmp_path, monkeypatch):
+def test_an_unknown_network_resembles_none_of_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "fsrcnn", "imdn"])
     state = {f"layers.{i}.weight": torch.ones(1) for i in range(778)}
     torch.save(state | {"tail.0.weight": torch.ones(1), "tail.0.bias": torch.ones(1)}, tmp_path / "a.pth")
@@ -129,7 +129,7 @@ def test_an_unknown_network_is_none_of_ours(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("option", ["pan", "vdsr", "fsrcnn_original"])
 @pytest.mark.parametrize("name", ["net_x2.pth", "X2/model/best.pth"])
-def test_the_scale_that_weights_do_not_tell_is_that_of_the_name(tmp_path, monkeypatch, option, name):
+def test_the_name_gives_the_scale_if_the_weights_fit_several(tmp_path, monkeypatch, option, name):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", option])
     said = []
     network = open_network(str(official(tmp_path, option, 2, name)), None, said.append)
@@ -140,14 +140,14 @@ def test_the_scale_that_weights_do_not_tell_is_that_of_the_name(tmp_path, monkey
     )
 
 
-def test_a_scale_against_the_name_is_remarked_on(tmp_path, monkeypatch):
+def test_a_scale_that_contradicts_the_name_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "pan"])
     said = []
     assert open_network(str(official(tmp_path, "pan", 2, "pan_x3.pth")), 2, said.append).scale == 2
     assert said == ["scale=2 is from the command line; the name 'pan_x3' says x3"]
 
 
-def test_weights_that_tell_their_scale_win_over_the_name(tmp_path, monkeypatch):
+def test_the_scale_of_the_weights_takes_precedence_over_that_of_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn_rtc"])
     said = []
     assert open_network(str(official(tmp_path, "imdn_rtc", 4, "net_x2.pth")), None, said.append).scale == 4
@@ -165,7 +165,7 @@ def test_weights_that_tell_their_scale_win_over_the_name(tmp_path, monkeypatch):
         ("net.pth", ["scale=2"], 2, ""),
     ],
 )
-def test_the_scale_of_a_named_network_is_that_of_the_name_too(tmp_path, name, given, scale, says):
+def test_the_name_of_the_file_also_gives_the_scale_of_a_named_network(tmp_path, name, given, scale, says):
     overrides = [
         "task=evaluate",
         "model=fsrcnn_original",
@@ -177,7 +177,7 @@ def test_the_scale_of_a_named_network_is_that_of_the_name_too(tmp_path, name, gi
     assert said[0].startswith(says) if says else not said
 
 
-def test_a_named_network_takes_the_scale_that_its_weights_tell(tmp_path):
+def test_a_named_network_gets_the_scale_of_its_weights(tmp_path):
     overrides = ["task=evaluate", "model=imdn_rtc", f"ckpt={official(tmp_path, 'imdn_rtc', 3, 'net.pth')}"]
     assert open_configured(composed(*overrides), overrides, print)[1].scale == 3
 
@@ -194,7 +194,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_an_option_that_cannot_be_built_is_passed_over(tmp_path, monkeypatch, kind):
+def test_an_option_that_cannot_be_built_is_skipped(tmp_path, monkeypatch, kind):
     (tmp_path / "model").mkdir()
     shutil.copy(conf_dir() / "model" / "imdn_rtc.yaml", tmp_path / "model")
     (tmp_path / "model" / "a_mine.yaml").write_text(BROKEN[kind])
@@ -219,8 +219,8 @@ def test_an_option_with_a_resolver_that_hydra_would_refuse_is_not_resolved(tmp_p
 
 
 @pytest.mark.parametrize("option", ["edsr", "carn", "rdn", "shufflemixer_tiny"])
-def test_a_x4_file_with_a_tail_in_steps_does_not_fit_x2(tmp_path, option):
-    """Two of its convolutions have the place of one in the x2 tail."""
+def test_an_x4_file_with_a_tail_in_steps_does_not_fit_x2(tmp_path, option):
+    """Two of its convolutions correspond to a single one in the x2 tail."""
     state = torch.load(official(tmp_path, option, 4))
     for scale, fits in ((2, False), (4, True)):
         with torch.device("meta"):

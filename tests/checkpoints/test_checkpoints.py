@@ -85,7 +85,7 @@ def test_safetensors_files_open(tmp_path):
     assert opened.record is None
 
 
-# Those of chaiNNer-org/spandrel (libs/spandrel/spandrel/__helpers/canonicalize.py), and of others.
+# Keys that chaiNNer-org/spandrel knows (libs/spandrel/spandrel/__helpers/canonicalize.py), and others.
 WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
 MORE_WRAPPERS = ("net_g", "netG", "generator", "generator_ema", "network", "ema")
 
@@ -266,7 +266,7 @@ def test_trailing_bytes_are_detected(tmp_path, form):
         open_checkpoint(str(path))
 
 
-def test_the_content_of_a_file_decides_its_format_and_not_its_name(tmp_path):
+def test_the_format_of_a_file_follows_from_its_content_and_not_from_its_name(tmp_path):
     safe = saved_as(tmp_path, "safetensors").rename(tmp_path / "b.pth")
     assert set(open_checkpoint(str(safe)).state) == set(TinyNet().state_dict())
     for form, says in (("zip", "is a PyTorch file, not safetensors"), ("legacy", "is a pickle, not")):
@@ -336,7 +336,7 @@ def test_safetensors_files_with_a_prefix_in_their_names_open_too(tmp_path):
 
 
 def test_a_name_without_the_prefix_of_the_others_is_kept(tmp_path):
-    """As torch's AveragedModel writes it."""
+    """torch's AveragedModel stores such a name."""
     state = {f"module.{name}": value for name, value in TinyNet().state_dict().items()}
     assert set(opened(tmp_path, state | {"n_averaged": torch.ones(1)}).state) == {
         *TinyNet().state_dict(),
@@ -349,13 +349,13 @@ def test_a_prefix_stays_if_two_names_would_become_one(tmp_path):
     assert set(opened(tmp_path, dict.fromkeys(names, torch.ones(1))).state) == names
 
 
-def test_two_names_that_are_written_alike_are_refused(tmp_path):
+def test_two_names_that_are_equal_as_text_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="two weights of one name"):
         opened(tmp_path, {1: torch.ones(1), "1": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_file_in_half_precision_says_so_and_is_computed_in_float32(tmp_path, dtype):
+def test_weights_in_half_precision_are_reported_and_converted_to_float32(tmp_path, dtype):
     said = []
     torch.save({name: value.to(dtype) for name, value in TinyNet().state_dict().items()}, tmp_path / "a.pth")
     network = TinyNet()
@@ -368,19 +368,19 @@ def test_a_file_in_half_precision_says_so_and_is_computed_in_float32(tmp_path, d
     assert len(said) == 1
 
 
-def test_the_message_on_a_matlab_file_with_another_layout_names_its_content(tmp_path):
+def test_the_message_about_a_matlab_file_with_another_layout_names_its_content(tmp_path):
     scipy.io.savemat(tmp_path / "srcnn.mat", {"weights_conv1": [[1.0]]})
     with pytest.raises(CheckpointError, match="no struct 'model' of cell arrays, got weights_conv1"):
         open_checkpoint(str(tmp_path / "srcnn.mat"))
 
 
-def test_a_checkpoint_in_half_precision_is_recognised(tmp_path):
-    """Its frozen mean shift is recognised despite the rounding."""
+def test_a_mean_shift_in_half_precision_is_recognised(tmp_path):
+    """The frozen shift is recognised despite the rounding."""
     state = {"sub_mean.bias": (-255 * torch.tensor(DIV2K_MEAN)).half(), "head.weight": torch.ones(1).half()}
     assert set(without_mean_shift(state, gain=255)) == {"head.weight"}
 
 
-def test_the_message_on_weights_that_fit_no_network_says_what_the_nearest_network_lacks(
+def test_the_message_about_weights_that_fit_no_network_says_what_the_nearest_network_lacks(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "imdn", "osffnet"])

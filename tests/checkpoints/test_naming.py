@@ -1,4 +1,4 @@
-"""Which scale a file's or folder's name says; the names are those of published files, or near them."""
+"""The scale that the name of a file or folder gives; the names are those of published files, or similar."""
 
 from pathlib import Path
 
@@ -23,16 +23,16 @@ SILENT = (
 
 
 @pytest.mark.parametrize(("scale", "name"), [(key, name) for key in SAYS for name in SAYS[key].split()])
-def test_a_name_says_its_scale(scale, name):
+def test_a_name_gives_its_scale(scale, name):
     assert named_scale(Path("/a/b/c/d") / name).scale == scale
 
 
 @pytest.mark.parametrize("name", SILENT.split())
-def test_other_numbers_and_several_scales_are_no_scale(name):
+def test_other_numbers_or_several_scales_give_no_scale(name):
     assert named_scale(Path("/a/b/c/d") / name) is None
 
 
-def test_the_file_says_more_than_its_folder():
+def test_the_name_of_a_file_takes_precedence_over_that_of_its_folder():
     assert named_scale(Path("/a/PAN_x2/pan_x3.pth")) == NamedScale(3, "pan_x3")
     assert named_scale(Path("/a/PAN_x2/best.pth")) == NamedScale(2, "PAN_x2")
     assert named_scale(Path("/a/PAN_x2/vdsr_x2_x4.pth")) is None

@@ -1,4 +1,4 @@
-"""The digests of a run's code, with packages that a user might write."""
+"""Digests of the code of a run, with packages that a user might write."""
 
 import itertools
 import sys
@@ -26,7 +26,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Write:
-    """Write files of a user's package, whose name takes the place of ``own``, and return that name."""
+    """Write files of a user's package, with ``own`` replaced by its name, and return that name."""
     name = f"own{next(_numbers)}"
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -77,7 +77,7 @@ def block(act: str = "GELU", width: int = 8) -> str:
     ],
     ids=str,
 )
-def test_a_change_to_a_module_that_a_network_imports_is_seen(package, sources):
+def test_a_change_to_a_module_that_a_network_imports_changes_the_digest(package, sources):
     name = package(**sources, blocks=block())
     node = {"_target_": f"{name}.net.Net"}
     before = code.digests(node)
@@ -100,7 +100,7 @@ def test_a_change_to_a_module_that_a_network_imports_is_seen(package, sources):
         (net("x = 1 - (2 - 3)"), net("x = 1 - 2 - 3")),
     ],
 )
-def test_a_change_to_the_code_is_seen(package, before, after):
+def test_a_change_to_the_code_changes_the_digest(package, before, after):
     node = {"_target_": f"{package(net=before)}.net.Net"}
     first = code.digests(node)
     package(net=after)
@@ -141,14 +141,14 @@ def test_a_network_does_not_depend_on_its_neighbours(package):
     assert list(found) == [f"{name}.blocks", f"{name}.net"]
 
 
-def test_what_an_init_file_defines_belongs_to_those_who_import_it(package):
+def test_a_definition_in_an_init_file_counts_for_the_modules_that_import_it(package):
     name = package(__init__="WIDTH = 8", net=net("from own import WIDTH"))
     before = code.digests({"_target_": f"{name}.net.Net"})
     package(__init__="WIDTH = 9")
     assert code.digests({"_target_": f"{name}.net.Net"}) != before
 
 
-def test_a_class_that_a_function_makes_depends_on_the_call(package):
+def test_a_class_that_a_function_creates_depends_on_the_module_of_the_call(package):
     blocks = "def make(width):\n    class Net:\n        size = width\n    return Net\n"
     name = package(blocks=blocks, zoo="from .blocks import make\nNet = make(8)")
     assert set(code.digests({"_target_": f"{name}.zoo.Net"})) == {f"{name}.blocks", f"{name}.zoo"}
@@ -177,7 +177,7 @@ def test_an_installed_package_counts_if_the_user_trusts_it(package):
     assert set(code.digests(node, [name])) == {f"{name}.net"}
 
 
-def test_our_networks_depend_on_our_code_that_computes_and_on_nothing_else():
+def test_our_networks_depend_only_on_the_code_that_computes_them():
     found = code.digests(
         [
             {"_target_": "sr_lab.models.osffnet.OSFFNet"},
@@ -209,7 +209,7 @@ def test_a_compiled_module_is_compared_as_a_file(package, tmp_path):
     assert found[0] != found[1]
 
 
-# Written by Python 3.11; 3.12 and 3.13 give the same. A change orphans every run on the disk.
+# Python 3.11, 3.12 and 3.13 give the same digest. A change of it orphans every run on the disk.
 SOURCE = '''
 """Every kind of statement whose tree has changed between versions of Python."""
 from __future__ import annotations

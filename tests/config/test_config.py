@@ -18,7 +18,7 @@ SMOKE = ("trainer=cpu", "budget=smoke")
 
 
 def sentence(*overrides: str) -> str:
-    """The message of the command line about a mistake."""
+    """The message that the command line prints about a mistake."""
     with pytest.raises((ConfigError, HydraException, OmegaConfBaseException, ValueError)) as caught:
         compose(*SMOKE, *overrides)
     said = explain(caught.value)
@@ -114,14 +114,14 @@ TYPED = {
 
 @pytest.mark.parametrize("budget", ["smoke", "short", "auto"])
 @pytest.mark.parametrize("key", TYPED)
-def test_a_typed_value_wins_over_the_limit_of_a_budget(budget: str, key: str):
+def test_a_typed_value_overrides_the_limit_of_a_budget(budget: str, key: str):
     config = compose("trainer=cpu", f"budget={budget}", f"{key}=400")
     assert OmegaConf.select(OmegaConf.create(config.model_dump()), key) == 400
-    assert config.recipe.keys() == set(TYPED.values()) - {TYPED[key]}  # the other limits act
+    assert config.recipe.keys() == set(TYPED.values()) - {TYPED[key]}  # the other limits apply
 
 
 def test_a_job_of_a_sweep_keeps_a_typed_value(tmp_path):
-    """The job is started from the configuration that the sweep has written, without its command line."""
+    """The job reads the configuration that the sweep wrote, and does not get the sweep's command line."""
     config = compose(*SMOKE, "steps=400", "schedule=step")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
@@ -165,7 +165,7 @@ def test_a_written_configuration_reads_back_unchanged():
     assert again == config
 
 
-def test_the_configuration_of_an_evaluation_holds_nothing_of_a_training():
+def test_the_configuration_of_an_evaluation_contains_no_training_settings():
     from omegaconf import OmegaConf
 
     config = compose("task=evaluate", "model=bicubic", "scale=3", "trainer=cpu")

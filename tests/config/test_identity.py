@@ -132,7 +132,7 @@ def test_the_hash_changes_with_the_content_of_a_checkpoint_and_not_with_its_name
     assert first != hash_of()
 
 
-def test_the_hash_of_a_count_covers_the_code_of_the_network(monkeypatch):
+def test_the_hash_of_a_complexity_run_covers_the_code_of_the_network(monkeypatch):
     words = ("task=complexity", "model=imdn", "trainer=cpu")
     before = identity.__wrapped__(compose(*words))
     read = code._read
@@ -142,7 +142,7 @@ def test_the_hash_of_a_count_covers_the_code_of_the_network(monkeypatch):
     assert {**after, "code": before["code"]} == before
 
 
-def test_the_hash_covers_every_callback_of_the_users_own(base, tmp_path, monkeypatch):
+def test_the_hash_covers_every_callback_that_the_user_defines(base, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_callbacks.py").write_text("import lightning\nclass Freeze(lightning.Callback): ...\n")
     words = ("allow=[own_callbacks]", "+callbacks.freeze._target_=own_callbacks.Freeze")

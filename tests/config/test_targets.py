@@ -1,4 +1,4 @@
-"""The builder: it builds what the list names, from plain values, and nothing else."""
+"""The builder builds only the classes on its list, and only from plain values."""
 
 import inspect
 import json
@@ -55,7 +55,7 @@ HONEST = {
 }
 
 
-def test_every_slot_builds_what_is_honest():
+def test_every_slot_builds_its_honest_description():
     assert HONEST.keys() == SLOTS.keys()
     for slot, node in HONEST.items():
         targets.check(slot, node)
@@ -63,7 +63,7 @@ def test_every_slot_builds_what_is_honest():
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_an_attack_is_refused_in_every_slot_and_place(slot: str):
+def test_an_attack_is_refused_in_every_slot_and_at_every_depth(slot: str):
     honest = HONEST[slot]
     names = inspect.signature(targets.locate(honest["_target_"])).parameters
     setting = next(name for name in names if name not in SLOTS[slot].supplied)
@@ -73,7 +73,7 @@ def test_an_attack_is_refused_in_every_slot_and_place(slot: str):
             for description in ({"_target_": attack}, {"_target_": attack, "_partial_": True}):
                 with pytest.raises(ConfigError, match="_target_"):
                     targets.build(slot, description)
-                if attack in others:  # another slot's, which this one's arguments may take
+                if attack in others:  # an argument may contain a class of another slot
                     continue
                 for value in (description, [[description]], {"a": description}):
                     with pytest.raises(ConfigError, match=rf"{setting}.*_target_"):
@@ -89,7 +89,7 @@ def test_only_a_nested_slot_may_be_described_inside_an_argument(slot: str):
             targets.check(slot, HONEST[slot] | {setting: HONEST[other]})
 
 
-def test_a_class_that_a_room_only_imports_is_refused():
+def test_a_class_that_an_allowed_package_only_imports_is_refused():
     assert targets.locate("sr_lab.models.imdn.SRNetwork").__module__ == "sr_lab.layers.network"
     with pytest.raises(ConfigError, match="may not be named here"):
         targets.check("model", {"_target_": "sr_lab.models.imdn.SRNetwork"})
@@ -116,13 +116,13 @@ def test_only_plain_values_are_keys(key: object):
 
 
 @pytest.mark.parametrize("key", ["_args_", "_recursive_", "_convert_", "__class__", "self", "kwargs"])
-def test_no_other_key_means_anything(key: str):
+def test_any_other_key_is_refused(key: str):
     for slot, node in HONEST.items():
         with pytest.raises(ConfigError, match=key):
             targets.check(slot, node | {key: []})
 
 
-def test_what_our_code_passes_cannot_be_described():
+def test_a_description_may_not_set_arguments_that_our_code_passes():
     for slot, node in HONEST.items():
         for name in SLOTS[slot].supplied:
             with pytest.raises(ConfigError, match=f"{name}: .*has no such setting"):
@@ -138,7 +138,7 @@ def test_a_description_names_its_class(node: object):
 @pytest.mark.parametrize(
     "name", [None, 1, ["torch.nn.L1Loss"], "", "torch", "torch.nn.L1Loss ", ".torch.nn.L1Loss"]
 )
-def test_a_name_is_compared_whole(name: object):
+def test_only_the_whole_name_of_a_class_matches(name: object):
     with pytest.raises(ConfigError, match=r"loss\._target_: .* may not be named here"):
         targets.build("loss", {"_target_": name})
 
@@ -146,8 +146,8 @@ def test_a_name_is_compared_whole(name: object):
 ADMITTED = Path(__file__).with_name("admitted.json")
 
 
-def test_what_is_admitted_of_libraries_is_what_was_read():
-    """A new version may give a class an argument that opens a file: read it before it is stored here."""
+def test_library_classes_have_only_the_parameters_that_were_reviewed():
+    """A new version may add an argument that opens a file, so review it before storing it here."""
     stored = json.loads(ADMITTED.read_text())
     found = {
         name: sorted(targets._parameters(targets.locate(name), name))
@@ -236,7 +236,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(slot=st.sampled_from(sorted(SLOTS)), name=NAMES, values=st.lists(VALUES, max_size=3), data=st.data())
-def test_whatever_a_description_says_only_the_list_is_built(slot, name, values, data):
+def test_only_listed_classes_are_built_whatever_a_description_says(slot, name, values, data):
     honest = HONEST[slot]["_target_"]
     parameters = [*inspect.signature(targets.locate(honest)).parameters, "_partial_", "_target_"]
     node = {"_target_": data.draw(st.sampled_from([name, honest]))}
@@ -262,7 +262,7 @@ def test_whatever_a_description_says_only_the_list_is_built(slot, name, values, 
             assert value is None or isinstance(value, (bool, int, float, str))
 
 
-def test_a_constructor_that_refuses_its_settings_ends_in_a_sentence():
+def test_settings_that_a_constructor_refuses_give_a_one_sentence_error():
     with pytest.raises(
         ConfigError, match=r"torch\.optim\.adam\.Adam: cannot be built: Invalid learning rate"
     ):

@@ -196,7 +196,7 @@ def test_a_missing_file_is_not_requested_again(status, server, tmp_path):
 
 def test_an_address_that_does_not_answer_is_reported(tmp_path):
     said = failure(Archive(("http://127.0.0.1:9/a.zip",), ""), tmp_path)
-    assert said.endswith("does not answer (ConnectionError)")  # and does not claim to keep a part
+    assert said.endswith("does not answer (ConnectionError)")  # and does not claim that a part was kept
 
 
 def test_a_partial_download_is_kept_and_reported(server, tmp_path):

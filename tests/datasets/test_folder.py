@@ -110,7 +110,7 @@ def test_workers_see_the_same_samples(make, start):
         pytest.skip(f"no {start} here")
     dataset = make()
     dataset.prepare()
-    expected = dataset.__getitems__([3, 4, 5])  # opens maps, which must not be sent to a worker
+    expected = dataset.__getitems__([3, 4, 5])  # opens memory maps, which must not be sent to a worker
     loader = DataLoader(
         dataset,
         batch_sampler=[[0, 1, 2], [3, 4, 5]],
@@ -214,7 +214,7 @@ def given(hr_dir, lr_dir, write, scale=2):
     [("{}_HR", "{}_LR2"), ("img_{}_SRF_2_HR", "img_{}_SRF_2_LR"), ("{}_HR", "{}_LR"), ("{}", "{}x2m")],
     ids=["RealSR", "SelfExSR", "LR", "DIV2K mild"],
 )
-def test_hr_and_lr_images_of_one_folder_or_two_are_paired_as_data_sets_name_them(
+def test_hr_and_lr_images_in_one_folder_or_two_are_paired_by_the_names_of_data_sets(
     make, tmp_path, hr_name, lr_name
 ):
     hr_dir = photographs(tmp_path / "hr")

@@ -11,7 +11,7 @@ def paths(*names):
     return [Path(f"{name}.png") for name in names]
 
 
-# Names as each data set or program writes them: HR, the other image, the scale.
+# The HR name, the name of the other image, and the scale, as each data set or program writes them.
 WRITTEN = {
     "equal names": ("0001", "0001", 4),
     "DIV2K, EDSR": ("0001", "0001x4", 4),
@@ -50,7 +50,7 @@ def test_images_are_paired_by_the_names_that_data_sets_and_programs_write(hr, ot
     assert found == (dict(zip(paths(hr), paths(other), strict=True)), unrelated, [], [])
 
 
-def test_of_lr_images_of_several_scales_only_those_of_the_scale_are_paired():
+def test_only_lr_images_of_the_requested_scale_are_paired():
     found = pairs(paths("Canon_001_HR"), paths("Canon_001_LR2", "Canon_001_LR4"), 4)
     assert found.found == dict(zip(paths("Canon_001_HR"), paths("Canon_001_LR4"), strict=True))
     assert found.left == paths("Canon_001_LR2")
@@ -66,12 +66,12 @@ def test_images_of_different_scenes_are_not_paired(hr, other):
     assert pairs(paths("matrix2"), paths("matrix3")).found == {}
 
 
-def test_an_addition_counts_only_if_all_images_have_it():
+def test_an_unknown_suffix_is_ignored_only_if_all_images_have_it():
     found = pairs(paths("baby", "bird"), paths("baby_RCAN", "bird_EDSR"))
     assert found.left == paths("baby_RCAN", "bird_EDSR")
 
 
-def test_several_candidates_for_one_name_are_named_and_not_chosen_from():
+def test_several_candidates_for_one_image_are_named_and_none_is_chosen():
     found = pairs(paths("a", "b"), paths("a_x4", "a_SR", "b"))
     assert found.found == dict(zip(paths("b"), paths("b"), strict=True))
     assert found.doubtful == ["a.png fits a_x4.png and a_SR.png"]
@@ -89,7 +89,7 @@ def test_a_name_gives_the_role_and_the_scale_of_its_image():
     assert forms("0001x4_SR") == ["0001x4_SR", "0001x4", "0001"]
 
 
-def test_of_a_folder_with_hr_and_lr_images_only_those_of_the_role_count():
+def test_only_images_of_the_requested_role_count_in_a_folder_with_hr_and_lr_images():
     both = paths("Canon_001_HR", "Canon_001_LR4")
     assert of_role(both, "HR") == both[:1]
     assert of_role(both, "LR") == both[1:]

@@ -103,7 +103,7 @@ def test_all_processes_measure_the_same_network_although_each_has_its_own_batch_
     assert first["statistics"]["running_mean"].abs().max() > 0
 
 
-def test_the_rest_end_at_once_with_one_sentence_if_a_process_is_lost(few):
+def test_the_remaining_processes_end_at_once_with_one_sentence_if_a_process_is_lost(few):
     (left,) = few["dies:2"]
     assert left["told"] == (
         "training: another process of this run is gone; the same command resumes from the last checkpoint"

@@ -146,7 +146,7 @@ def test_a_batch_that_does_not_divide_evenly_is_refused_before_a_process_starts(
     assert "got 1 for 2 x 1; use a multiple of 2" in line
 
 
-# Stands for hydra-joblib-launcher, whose job processes all see the command line of the whole multirun.
+# A stand-in for hydra-joblib-launcher, whose job processes all see the command line of the whole multirun.
 LAUNCHER = """
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
@@ -240,7 +240,7 @@ def test_no_process_outlives_its_job(sweep):
 
 
 @pytest.mark.slow
-def test_the_reason_why_a_process_was_lost_is_reported_once(sweep):
+def test_the_reason_for_the_loss_of_a_process_is_reported_once(sweep):
     errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: dataset: a.png has gone",

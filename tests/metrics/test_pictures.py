@@ -1,4 +1,4 @@
-"""PSNR and SSIM of images that any program has made."""
+"""PSNR and SSIM of images from any program."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def picture(path, seed, height=40, width=48, **more):
 
 
 def of_skimage(sr, hr):
-    """Figures by scikit-image, of images in 0..255."""
+    """The figures that scikit-image gives for images in 0..255."""
     ssim = structural_similarity(
         *(sr, hr),
         data_range=255,
@@ -32,7 +32,7 @@ def of_skimage(sr, hr):
     return peak_signal_noise_ratio(hr, sr, data_range=255), ssim[5:-5, 5:-5].mean()
 
 
-def test_every_way_of_counting_gives_the_figures_of_scikit_image(tmp_path):
+def test_every_convention_gives_the_figures_of_scikit_image(tmp_path):
     hr, sr = picture(tmp_path / "HR" / "a.png", 0), picture(tmp_path / "SR" / "ax4.bmp", 1)
     found = sr_lab.measure(tmp_path / "SR", tmp_path / "HR")
     assert found.scale == 4
@@ -57,7 +57,7 @@ def test_crop_and_colour_give_the_conventions_of_a_challenge(tmp_path):
     assert list(luma.mean) == ["rgb_uint8", "classic_y"]
 
 
-def test_a_grey_file_counts_as_each_protocol_says(tmp_path):
+def test_a_grey_file_is_measured_as_each_protocol_says(tmp_path):
     for name, seed in (("HR/a.png", 0), ("SR/a.png", 1)):
         picture(tmp_path / name, seed)
         Image.open(tmp_path / name).convert("L").save(tmp_path / name)
@@ -66,7 +66,7 @@ def test_a_grey_file_counts_as_each_protocol_says(tmp_path):
     assert found["rgb_uint8"].psnr == pytest.approx(found["rgb"].psnr + 20 * np.log10(255 / 219), abs=1e-6)
 
 
-def test_the_mean_is_that_of_the_images_and_an_exact_image_is_infinite(tmp_path):
+def test_the_mean_is_over_the_images_and_an_exact_image_has_an_infinite_psnr(tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         picture(tmp_path / "HR" / f"{name}.png", seed)
     picture(tmp_path / "SR" / "a.png", 5)
@@ -79,7 +79,7 @@ def test_the_mean_is_that_of_the_images_and_an_exact_image_is_infinite(tmp_path)
     assert found.images["b"]["rgb"] == (float("inf"), pytest.approx(1))
 
 
-def test_a_larger_hr_image_is_cut_to_a_multiple_of_the_scale_and_equal_sizes_are_not(tmp_path):
+def test_a_larger_hr_image_is_cut_to_a_multiple_of_the_scale_and_images_of_equal_size_are_not(tmp_path):
     hr = picture(tmp_path / "HR" / "a.png", 0, 41, 46)
     picture(tmp_path / "SR" / "a_x4.png", 1, 40, 44)
     cut = sr_lab.measure(tmp_path / "SR", tmp_path / "HR")
@@ -97,7 +97,7 @@ def refused(tmp_path, error, match, **settings):
         sr_lab.measure(tmp_path / "SR", tmp_path / "HR", **settings)
 
 
-def test_what_cannot_be_measured_is_refused_by_a_sentence_that_names_the_files(tmp_path):
+def test_the_message_about_images_that_cannot_be_measured_names_the_files(tmp_path):
     refused(tmp_path, DataError, "there is no folder .*HR")
     picture(tmp_path / "HR" / "a.png", 0)
     (tmp_path / "SR").mkdir()
@@ -118,7 +118,7 @@ def test_what_cannot_be_measured_is_refused_by_a_sentence_that_names_the_files(t
     refused(tmp_path, DataError, "a.bmp and a.png in .*SR have the same stem", scale=2)
 
 
-def test_the_scale_is_that_of_the_names_and_another_is_refused(tmp_path):
+def test_the_names_give_the_scale_and_a_different_scale_is_refused(tmp_path):
     picture(tmp_path / "HR" / "a.png", 0)
     picture(tmp_path / "SR" / "a.png", 1)
     refused(tmp_path, ConfigError, "the names of the images do not say the scale; set scale")
@@ -147,7 +147,7 @@ def test_wrong_settings_are_refused(tmp_path, settings, message):
     refused(tmp_path, ConfigError, message, **settings)
 
 
-def test_images_of_16_bits_are_refused_since_reading_cuts_them_to_8(tmp_path):
+def test_16_bit_images_are_refused_because_reading_reduces_them_to_8_bits(tmp_path):
     picture(tmp_path / "HR" / "a.png", 0)
     (tmp_path / "SR").mkdir()
     for channels, colour_type in ((3, 2), (1, 0)):
@@ -155,7 +155,7 @@ def test_images_of_16_bits_are_refused_since_reading_cuts_them_to_8(tmp_path):
         refused(tmp_path, DataError, r"SR/a.png has 16 bits, and the protocols count 8; round it", scale=2)
 
 
-def test_images_that_a_crop_leaves_nothing_of_are_refused(tmp_path):
+def test_images_too_small_for_their_crop_are_refused(tmp_path):
     picture(tmp_path / "HR" / "a.png", 0)
     picture(tmp_path / "SR" / "a.png", 1)
     refused(tmp_path, DataError, r"with 15 pixels cropped at every edge needs 41x41", scale=2, crop=15)

@@ -1,4 +1,4 @@
-"""Weights begin with the deviations of their authors' code, here computed from that code's own words.
+"""Fresh weights have the standard deviations of the authors' code, computed here from its own formulas.
 
 FSRCNN: github.com/yjn870/FSRCNN-pytorch, models.py (ec7c8bb), ``_initialize_weights``.
 IDN: github.com/Zheng222/IDN-Caffe, train/IDN_x2.prototxt (84c9001), ``msra`` with ``variance_norm: 2``.
@@ -38,9 +38,9 @@ AUTHORS = {
 
 
 @pytest.mark.parametrize("option", AUTHORS)
-def test_each_layer_begins_with_the_deviation_of_the_authors_code(option):
+def test_each_layer_starts_with_the_deviation_of_the_authors_code(option):
     network = Entry(option, 2).build()
-    ratios = {}  # by kind of layer: squares of weights over the authors' variance
+    ratios = {}  # for each kind of layer: its weights over the authors' deviation
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             weight = module.weight.detach()
@@ -50,11 +50,11 @@ def test_each_layer_begins_with_the_deviation_of_the_authors_code(option):
     for kind, values in ratios.items():
         drawn = torch.cat(values)
         deviation = drawn.square().mean().sqrt().item()
-        # The deviation of n normal values is off by 1 / sqrt(2 n) in one case of three.
+        # The deviation of n normal values has a standard error of 1 / sqrt(2 n).
         assert deviation == pytest.approx(1, abs=5 / sqrt(2 * len(drawn))), kind
 
 
-def test_the_layers_of_prelu_and_batch_norm_begin_as_in_caffe():
+def test_prelu_and_batch_norm_layers_start_as_in_caffe():
     """PReLU's slope is 0.25, and the norms' Scale layers have factor 1 and offset 0."""
     slopes = [m.weight for m in Entry("fsrcnn_original", 2).build().modules() if isinstance(m, nn.PReLU)]
     assert len(slopes) == 7
@@ -65,7 +65,7 @@ def test_the_layers_of_prelu_and_batch_norm_begin_as_in_caffe():
 
 
 @pytest.mark.parametrize("option", ["fsrcnn", "idn", "imdn"])
-def test_other_forms_begin_with_torchs_default(option):
+def test_other_forms_start_with_torchs_default(option):
     head = Entry(option, 2).build().head
     conv = next(module for module in head.modules() if isinstance(module, nn.Conv2d))
     bound = 1 / sqrt(conv.weight[0].numel())  # uniform, as torch draws it

@@ -26,7 +26,7 @@ WITHOUT = {
 
 @functools.cache
 def forms(option, scale):
-    """A network without values, and its folded copy if the names in it differ."""
+    """A network without values, and its folded copy if that has other names."""
     with torch.device("meta"):
         net = Entry(option, scale).build().eval()
     folded = fold(copy.deepcopy(net))
@@ -49,7 +49,7 @@ def test_our_names_convert_to_theirs_and_back(option):
 
 @pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
 def test_no_weight_of_another_scale_is_lost_on_the_way(option):
-    """A tail in steps has more convolutions at x4 than at x2, which must not take each other's place."""
+    """A tail in steps has more convolutions at x4 than at x2, and no two may become one."""
     nets = {scale: forms(option, scale)[0] for scale in SCALES}
     for scale, other in ((4, 2), (2, 3), (3, 4)):
         for table in official_names(nets[scale]):
@@ -80,8 +80,8 @@ def test_no_weight_of_another_scale_is_lost_on_the_way(option):
         ),
     ],
 )
-def test_the_spelling_of_ntires_challenge_opens_too(tmp_path, option, names):
-    """All names of the challenge's file, from those of the authors' own repository."""
+def test_a_file_with_the_names_of_ntires_challenge_opens_too(tmp_path, option, names):
+    """All names in the challenge's file can be derived from those in the authors' own repository."""
     net, other = (Entry(option, 4).build().eval() for _ in range(2))
     words = {
         "block_": "B",
@@ -103,13 +103,13 @@ def test_the_spelling_of_ntires_challenge_opens_too(tmp_path, option, names):
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in other.state_dict().items())
 
 
-def test_two_names_that_become_one_stay_as_they_are():
+def test_names_that_would_become_equal_stay_unchanged():
     net = torch.nn.Module()
     table = OfficialNames({"a": "x", "b": "x", "c": "a"})
     assert renamed(table, "b.weight", "c.weight", net=net) == ["x.weight", "a.weight"]
     assert renamed(table, "a.weight", "b.weight", net=net) == ["a.weight", "b.weight"]
     assert renamed(table, "x.weight", "b.weight", net=net) == ["x.weight", "b.weight"]
-    # ``a`` keeps its name, so that ``c`` must keep its own too.
+    # ``a`` keeps its name, so ``c`` must keep its own too.
     assert renamed(table, "a.weight", "b.weight", "c.weight", net=net) == ["a.weight", "b.weight", "c.weight"]
     with pytest.raises(KeyError):
         OfficialNames({"a": "x", "b": "y"}).to_theirs(

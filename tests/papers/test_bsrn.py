@@ -1,4 +1,4 @@
-"""BSRN and BSRN-S (Li et al., CVPRW 2022): the small form, whose official 1x1 are linear layers."""
+"""BSRN and BSRN-S (Li et al., CVPRW 2022); in the official BSRN-S, 1x1 convolutions are linear layers."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def test_folding_keeps_the_output_of_the_network():
     torch.testing.assert_close(fold(copy.deepcopy(net))(lr), net(lr), atol=1e-5, rtol=1e-5)
 
 
-def test_a_norm_is_padded_by_its_running_statistics_also_in_training():
+def test_a_norm_is_padded_by_its_running_statistics_in_training_too():
     block = NormConv(1, 1)
     with torch.no_grad():
         block.norm_in.bias.fill_(3)

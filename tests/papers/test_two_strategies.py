@@ -12,7 +12,8 @@ from sr_lab.strategies.ggas import GAB
 from tests.conftest import compose
 from tests.papers.meta import on_meta
 
-# Option, channels of F_0 and residual units. A block of OSFFNet has three; EFRDN's two blocks run twice.
+# Option, channels of F_0 and residual units. Each block of OSFFNet has three units; EFRDN runs its two
+# blocks twice.
 HOSTS = pytest.mark.parametrize(
     ("host", "num_feat", "units"),
     [

@@ -23,7 +23,8 @@ from PIL import Image
 from tests.reliability import plugins
 
 INTERVAL = 5  # steps between two checkpoints
-# 24 steps of two accumulated batches, a validation every 5 (within a pass), averaged weights, warm restarts.
+# 24 steps of two accumulated batches, a validation every 5 steps (within a pass), averaged weights and warm
+# restarts.
 TINY = (
     *("trainer=cpu", "logger=none", "num_workers=0", "model=fsrcnn", "+model.num_feat=8", "allow=[tests]"),
     *("+model.num_shrunk=4", "+model.num_block=1", "scale=2", "ema_decay=0.9"),

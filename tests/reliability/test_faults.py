@@ -1,4 +1,4 @@
-"""Faults of the machine: a run reports each in one sentence, keeps its last good state, resumes bit-equal.
+"""Faults of the machine: a run reports each in a sentence, keeps its last good state and resumes bit-equal.
 
 ====  =============================================  ==================================================
 No.   Fault                                          Tested in

@@ -47,7 +47,10 @@ def test_a_run_that_cannot_start_from_scratch_keeps_its_earlier_files(
 ):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
-    for name in ("identity.json", "config.yaml"):  # else it would be refused as the folder of another run
+    for name in (
+        "identity.json",
+        "config.yaml",
+    ):  # otherwise it would be refused as the folder of another run
         (folder / name).unlink()
     before = contents(folder)
     ended = forge.train(folder, NEVER, *TWO, mistake)

@@ -1,4 +1,4 @@
-"""What strangers name their folders does not steer the terminal, and no name breaks a report."""
+"""Names in a stranger's folders cannot control the terminal, and no name breaks a report."""
 
 import io
 import shutil
@@ -28,14 +28,14 @@ def is_clean(text: str) -> bool:
     return not set(text) & {"\x1b", "\x07", "\x9b", "\u202e", "\x00"}
 
 
-def test_a_printable_text_shows_what_it_replaces():
+def test_printable_shows_control_characters_as_escapes():
     assert printable(SLY) == SHOWN
     assert printable(SHOWN) == SHOWN
     assert printable("Größe 4 µm, 日本\tx\n") == "Größe 4 µm, 日本\tx\n"
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_no_text_steers_the_terminal(is_terminal):
+def test_no_text_controls_the_terminal(is_terminal):
     written = io.StringIO()
     console = Terminal(file=written, force_terminal=is_terminal, color_system=None, width=200)
     table = Table()

@@ -54,7 +54,7 @@ def test_an_earlier_interrupted_run_resumes_in_its_folder_and_gives_the_same_res
     (folder / "metrics.json").unlink()
     (folder / "checkpoints" / "step-3.ckpt").rename(folder / "checkpoints" / "last.ckpt")
     (folder / "checkpoints" / "best.ckpt").unlink()
-    done = command_line.sr_lab(tmp_path, *COMMAND, "code=any")  # nobody recorded its code
+    done = command_line.sr_lab(tmp_path, *COMMAND, "code=any")  # its code was not recorded
     assert done.returncode == 0, done.stderr
     assert command_line.run_folder(tmp_path) == folder
     steps = [row["step"] for row in csv.DictReader((folder / "metrics.csv").read_text().splitlines())]

@@ -1,4 +1,4 @@
-"""Whole commands with a network of one's own, which is edited: which folder, which rows, what is said."""
+"""Whole commands with a user's network that is edited: their run folders, table rows and messages."""
 
 import shutil
 import subprocess
@@ -45,7 +45,7 @@ def edit(place: Path, old: str = "GELU", new: str = "ReLU") -> None:
 
 
 def folders(place: Path, experiment: str = "train") -> list[Path]:
-    """The run folders in the order in which they began."""
+    """The run folders in the order in which their runs began."""
     found = [path.parent for path in (place / "outputs" / experiment).glob("*/identity.json")]
     return sorted(found, key=lambda path: RunFolder(path).since() or 0.0)
 
@@ -71,7 +71,7 @@ def place(before, tmp_path) -> Path:
     return Path(shutil.copytree(before, tmp_path / "place"))
 
 
-def test_an_edited_network_is_a_new_run_and_the_finished_one_is_named(place):
+def test_an_edited_network_starts_a_new_run_and_the_finished_run_is_named(place):
     edit(place)
     done = run(place, *MINE)
     first, second = folders(place)
@@ -85,7 +85,7 @@ def test_an_edited_network_is_a_new_run_and_the_finished_one_is_named(place):
     assert f"already finished: {second}" in taken
 
 
-def test_a_report_says_which_rows_other_code_has_made(place):
+def test_a_report_says_which_rows_were_made_by_other_code(place):
     (first,) = folders(place)
     second = Path(shutil.copytree(first, first.with_name("mine_x2_smoke-12345678")))
     values = results(second)
@@ -98,7 +98,7 @@ def test_a_report_says_which_rows_other_code_has_made(place):
     assert (place / "outputs" / "train" / "report.html").read_text().count(note) == 1
 
 
-def test_an_interrupted_run_continues_under_other_code_only_if_it_is_asked_to(place):
+def test_an_interrupted_run_continues_with_other_code_only_on_request(place):
     (first,) = folders(place)
     (first / "metrics.json").unlink()
     edit(place)
@@ -114,7 +114,7 @@ def test_an_interrupted_run_continues_under_other_code_only_if_it_is_asked_to(pl
     assert before["mine"] != results(first)["identity"]["code"]["mine"]  # type: ignore[index]
 
 
-def test_runs_with_another_callback_of_ones_own_are_other_rows(place):
+def test_runs_with_different_user_callbacks_are_separate_rows(place):
     (first,) = folders(place)
     second = Path(shutil.copytree(first, first.with_name("mine_x2_smoke-12345678")))
     values = results(second)
@@ -125,7 +125,7 @@ def test_runs_with_another_callback_of_ones_own_are_other_rows(place):
     assert sorted(rows) == ["-", "Freeze(step=3)"]
 
 
-def test_another_run_does_not_use_the_folder_of_a_run(place):
+def test_a_run_may_not_use_the_folder_of_another_run(place):
     (folder,) = folders(place)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     refused = [
@@ -142,11 +142,11 @@ def test_another_run_does_not_use_the_folder_of_a_run(place):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_refused_attempt_leaves_the_recipe_of_the_run(place):
+def test_a_refused_attempt_leaves_the_recipe_of_the_run_unchanged(place):
     (folder,) = folders(place)
     (folder / "metrics.json").unlink()
     recipe = (folder / "config.yaml").read_bytes()
-    assert run(place, *MINE, "num_workers=1", "benchmark=set5").returncode == 2  # there are no such images
+    assert run(place, *MINE, "num_workers=1", "benchmark=set5").returncode == 2  # these images do not exist
     assert (folder / "config.yaml").read_bytes() == recipe
 
 
@@ -197,7 +197,7 @@ def sets(tmp_path) -> list[str]:
     return [str(tmp_path / name) for name in "abc"]
 
 
-def test_an_evaluation_is_known_by_its_images_and_the_code(place, sets):
+def test_the_identity_of_an_evaluation_covers_its_images_and_its_code(place, sets):
     (trained,) = folders(place)
     words = ("task=evaluate", f"ckpt='{trained}'", "trainer=cpu", "benchmark.sets=[Tiny]", "allow=[mine]")
     table = run(place, "-m", *words, f"paths.data_dir={','.join(sets)}")
@@ -212,7 +212,7 @@ def test_an_evaluation_is_known_by_its_images_and_the_code(place, sets):
     assert len(folders(place, "evaluate")) == 3
 
 
-def test_upscaled_images_are_not_those_of_an_edited_network(place):
+def test_images_upscaled_before_an_edit_are_not_results_of_the_edited_network(place):
     (trained,) = folders(place)
     Image.new("RGB", (30, 20)).save(place / "image.png")
     words = ("task=upscale", f"ckpt='{trained}'", "input=image.png", "output=big", "trainer=cpu")

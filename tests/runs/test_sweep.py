@@ -44,8 +44,8 @@ def write_experiment(folder: Path, text: str) -> str:
     return f"hydra.searchpath=[file://{folder}]"
 
 
-def test_a_job_is_given_the_paths_that_were_typed_and_nothing_else():
-    """A file may not lead out of the run folder, and the job reads its settings from a file."""
+def test_a_job_gets_only_the_paths_that_were_typed():
+    """Paths in a file may not leave the run folder, and the job reads its settings from a file."""
     typed = [
         "+callbacks.mine.dirpath=/big/disk",
         "++logger.wandb.entity=us",
@@ -128,7 +128,7 @@ def test_an_unknown_row_is_reported(row, position):
         row(position)
 
 
-def test_a_row_without_rows_is_reported():
+def test_choosing_a_row_where_there_are_none_is_reported():
     with pytest.raises(ConfigError, match="row: got 1, but there are no rows"):
         compose("trainer=cpu", "budget=smoke", "row=1")
 
@@ -272,7 +272,7 @@ def test_a_job_that_ended_because_of_a_machine_fault_is_resumed(queue, tmp_path,
     assert RunFolder(tmp_path / "a").state() == "finished"
 
 
-def test_a_refusal_does_not_replace_the_reason_of_an_attempt(tmp_path):
+def test_a_refusal_does_not_replace_the_failure_reason_of_an_attempt(tmp_path):
     folder = RunFolder(tmp_path)
     with pytest.raises(ValueError, match="too big"), folder.attempt():  # noqa: PT012 - it refuses first
         folder.refuse("another process is at work")
@@ -299,8 +299,8 @@ def test_a_sweep_waits_for_a_job_that_another_process_runs(queue, tmp_path, caps
     assert "[1/2] a: already finished" in said
 
 
-def test_a_job_that_another_sweep_has_finished_meanwhile_is_finished(queue, tmp_path, capsys):
-    """The job found the folder locked; the other sweep has finished it before this one looks."""
+def test_a_job_that_another_sweep_has_just_finished_counts_as_finished(queue, tmp_path, capsys):
+    """The job found the folder locked, and the other sweep finished it before this sweep looked."""
     assert queue({"a": f"{FINISHES}; raise SystemExit(2)", "b": FINISHES}) == 0
     said = capsys.readouterr().out
     assert "[1/2] a: already finished" in said
@@ -324,7 +324,7 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-44dd)
 """
 
 
-def test_the_slices_of_a_divided_gpu_are_dealt_out_one_by_one(tmp_path, monkeypatch):
+def test_each_slice_of_a_divided_gpu_is_assigned_separately(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     driver = tmp_path / "nvidia-smi"
     driver.write_text(f'#!/bin/sh\n[ "$*" = -L ] && cat <<E\n{LISTED}E\n')

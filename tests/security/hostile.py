@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-# Audit events of a payload that leaves Python; opening files and importing are too common to count.
+# Audit events of a payload that acts outside Python; opening files and importing are too common to count.
 _ACTS = {
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen"),
     *("socket.connect", "urllib.Request", "webbrowser.open", "ftplib.connect", "smtplib.connect"),

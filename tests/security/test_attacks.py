@@ -232,7 +232,9 @@ def test_the_command_line_may_not_name_a_hydra_callback_either(mark):
         ),
     ],
 )
-def test_a_typed_setting_does_not_admit_its_neighbour_in_a_file(tmp_path, package, text, typed, place):
+def test_a_typed_setting_does_not_allow_a_neighbouring_setting_in_a_file(
+    tmp_path, package, text, typed, place
+):
     more = with_file(tmp_path, f"# @package {package}\n{text}\n")
     overrides = [*SMOKE, *more, "hydra/launcher=submitit_slurm", typed]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -242,7 +244,7 @@ def test_a_typed_setting_does_not_admit_its_neighbour_in_a_file(tmp_path, packag
 
 
 @pytest.mark.parametrize("way", ["{}", "../../../../../../../../../../../../..{}"])
-def test_logging_is_not_compared_with_a_file_of_a_stranger(tmp_path, way):
+def test_logging_settings_are_not_compared_with_a_strangers_file(tmp_path, way):
     logging = {"version": 1, "handlers": {"x": {"()": RUN, "command": f"touch {tmp_path / 'ran'}"}}}
     (tmp_path / "sly.yaml").write_text(json.dumps(logging))
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -760,7 +762,7 @@ def test_the_page_about_hostile_runs_executes_no_script_and_sends_no_request(rep
 
 def test_no_cell_of_a_spreadsheet_starts_a_formula(reported):
     for file in [*reported.rglob("*.csv")]:
-        if file.name == "metrics.csv":  # a run's own
+        if file.name == "metrics.csv":  # a file of the run itself
             continue
         for row in csv.reader(io.StringIO(file.read_text())):
             for cell in row:

@@ -1,7 +1,7 @@
 """Every slot of a configuration against every kind of attack, from every file that a stranger can send.
 
-Each attack is refused in a sentence that names a place, or composes to something harmless: nothing runs, the
-secret of the environment is nowhere in what is composed, stored or said, and no server is asked.
+Each attack is refused in a sentence that names its position, or composes to something harmless: nothing runs,
+no server gets a request, and the secret in the environment is neither composed nor stored nor printed.
 """
 
 import json
@@ -39,7 +39,7 @@ PICKLES = {
 }
 STREAMED = {"_target_": "sr_lab.datasets.streaming.StreamingDataset", "shards_dir": "{url}"}
 
-# A slot, its honest class, and one of its settings, under which attacks hide.
+# For each slot, an honest class and the setting of that class in which attacks are hidden.
 HONEST = {
     "model": ("sr_lab.models.imdn.IMDN", "num_feat"),
     "upsampler": ("sr_lab.upsamplers.subpixel.SubpixelUpsampler", "mid_ch"),
@@ -87,7 +87,7 @@ KINDS = {
 
 
 def filled(value: object, **words: str) -> object:
-    """A description with the words in place of ``{name}``."""
+    """A description in which each ``{name}`` is replaced by the word of that name."""
     if isinstance(value, dict):
         return {filled(key, **words): filled(child, **words) for key, child in value.items()}
     if isinstance(value, list):
@@ -99,7 +99,7 @@ def filled(value: object, **words: str) -> object:
 
 
 def placed(slot: str, description: object) -> dict[str, object]:
-    """A configuration that holds a description in its slot."""
+    """A configuration with a description in its slot."""
     group, *rest = SLOTS[slot].place.split(".")
     for name in reversed(rest):
         description = {"mine" if name == "*" else name: description}
@@ -115,7 +115,7 @@ def _server():
 
 @pytest.fixture(name="mark")
 def _mark(tmp_path, monkeypatch, server):
-    """What a payload would make; nothing else may happen either."""
+    """The file that a payload would create; the payload may not do anything else either."""
     monkeypatch.setenv("SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
     with hostile.nothing_runs():
@@ -125,7 +125,7 @@ def _mark(tmp_path, monkeypatch, server):
 
 
 def survives(*overrides: str, config_name: str = "config", folder: Path | None = None) -> str:
-    """Compose and validate as the command line does: what was stored or said."""
+    """Compose and validate as the command line does; return what would be stored or printed."""
     try:
         with hydra.initialize_config_dir(str(folder or hydra_guard.conf_dir()), version_base="1.3"):
             composed = hydra.compose(config_name, list(overrides), return_hydra_config=True)
@@ -141,7 +141,7 @@ def survives(*overrides: str, config_name: str = "config", folder: Path | None =
 
 @pytest.fixture(autouse=True, scope="module")
 def _guarded():
-    """The guard as `__main__` installs it, taken away again."""
+    """Install the guard as `__main__` does, and remove it after the tests."""
     register_resolvers()
     Plugins.instance()
     source = SourcesRegistry.instance().resolve("file")
@@ -153,7 +153,7 @@ def _guarded():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("slot", HONEST)
-def test_an_experiment_of_a_stranger_does_nothing(tmp_path, mark, server: Server, slot: str, kind: str):
+def test_a_strangers_experiment_does_no_harm(tmp_path, mark, server: Server, slot: str, kind: str):
     honest, setting = HONEST[slot]
     words = {"honest": honest, "setting": setting, "mark": str(mark), "url": server.url}
     content = placed(slot, filled(KINDS[kind], **words))
@@ -167,7 +167,7 @@ def test_an_experiment_of_a_stranger_does_nothing(tmp_path, mark, server: Server
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("path")])
 @pytest.mark.parametrize("slot", [slot for slot in HONEST if SLOTS[slot].stored])
-def test_a_checkpoint_of_a_stranger_does_nothing(mark, server: Server, slot: str, kind: str):
+def test_a_strangers_checkpoint_does_no_harm(mark, server: Server, slot: str, kind: str):
     honest, setting = HONEST[slot]
     words = {"honest": honest, "setting": setting, "mark": str(mark), "url": server.url}
     none = {"name": "none", "apply": None}
@@ -188,8 +188,8 @@ ESCAPED = [
 
 
 @pytest.mark.parametrize("text", ESCAPED)
-def test_no_row_or_axis_of_a_stranger_reads_the_environment(tmp_path, mark, text):
-    """Hydra takes escapes away from overrides: a row and an axis of a sweep are some."""
+def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark, text):
+    """Hydra unescapes overrides, and the rows and axes of a sweep are overrides."""
     (tmp_path / "experiment").mkdir()
     sly = tmp_path / "experiment" / "sly.yaml"
     for content in (
@@ -220,7 +220,7 @@ def test_no_row_or_axis_of_a_stranger_reads_the_environment(tmp_path, mark, text
         ),
     ],
 )
-def test_no_axis_of_a_stranger_says_whom_we_trust(tmp_path, mark, key, value):
+def test_no_axis_in_a_strangers_file_changes_what_is_trusted(tmp_path, mark, key, value):
     (tmp_path / "experiment").mkdir()
     text = f'# @package _global_\nhydra: {{sweeper: {{params: {{"{key}": "{value}"}}}}}}\n'
     (tmp_path / "experiment" / "sly.yaml").write_text(text)
@@ -229,8 +229,8 @@ def test_no_axis_of_a_stranger_says_whom_we_trust(tmp_path, mark, key, value):
 
 
 @pytest.mark.parametrize("way", ["pkg://evil", "pkg://evil.conf"])
-def test_a_package_is_looked_into_only_if_it_is_trusted(tmp_path, mark, monkeypatch, way):
-    """A namespace package needs no ``__init__.py``: looking for its files imports what is there."""
+def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeypatch, way):
+    """A namespace package needs no ``__init__.py``, so looking for its files imports whatever is there."""
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -264,7 +264,7 @@ HYDRAS = {
 
 @pytest.mark.parametrize("key", HYDRAS)
 @pytest.mark.parametrize("way", ["experiment", "primary"])
-def test_a_file_of_a_stranger_steers_nothing_of_hydra(tmp_path, mark, key, way):
+def test_a_strangers_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
     node = HYDRAS[key]
     for name in reversed(f"hydra.{key}".split(".")):
         node = {name: node}
@@ -281,7 +281,7 @@ def test_a_file_of_a_stranger_steers_nothing_of_hydra(tmp_path, mark, key, way):
 
 
 def test_what_the_user_types_is_resolved(mark):
-    """The rules above are for files: the user's own words may say everything that OmegaConf knows."""
+    """The rules above are for files; on the command line, everything that OmegaConf supports is allowed."""
     os.environ["SR_LAB_MINE"] = "mine"
     said = survives(*SMOKE, "+model.x=1", "optimizer.lr=${learning_rate}")
     assert "model.x" in said

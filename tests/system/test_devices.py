@@ -114,7 +114,7 @@ def test_a_v100_is_refused_with_the_right_install_command(gpu):
     assert said.endswith("or use trainer=cpu")
 
 
-def test_the_message_on_a_new_card_points_to_the_new_builds(gpu):
+def test_the_message_about_a_new_card_points_to_the_new_builds(gpu):
     gpu(12, 0, CU126)
     with pytest.raises(ConfigError, match=r"--index-url https://download.pytorch.org/whl/cu130"):
         devices.check_gpu("auto")

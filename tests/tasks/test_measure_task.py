@@ -1,4 +1,4 @@
-"""``task=measure``: images of any program in, a table out."""
+"""``task=measure``: images from any program in, a table out."""
 
 import csv
 import json
@@ -95,7 +95,7 @@ def test_upscaled_files_measure_exactly_as_the_network_evaluates(place, capsys):
     ]
 
 
-def test_images_of_different_programs_are_different_rows_of_a_report(place):
+def test_images_of_different_programs_are_separate_rows_in_a_report(place):
     for name in ("one/out", "other/out"):
         (place / name).mkdir(parents=True)
         for file in (place / "lr").iterdir():
@@ -110,7 +110,7 @@ def test_images_of_different_programs_are_different_rows_of_a_report(place):
     assert [row.cells[column].text for row in table.rows] == [f"{place}/one/out", f"{place}/other/out"]
 
 
-def test_a_measurement_is_known_by_its_images_and_its_way_of_counting(place):
+def test_the_identity_of_a_measurement_covers_its_images_and_its_settings(place):
     folders = ("task=measure", f"sr_dir='{place}/lr'", f"hr_dir='{place}/lr'")
     hashes = {
         hash8(identity(compose(*folders, *more))) for more in ((), ("crop=0",), ("colour=y",), ("scale=3",))
@@ -126,7 +126,7 @@ def test_a_measurement_is_known_by_its_images_and_its_way_of_counting(place):
     assert compose(*moved).run_name == "elsewhere"
 
 
-def test_the_default_scale_is_said_if_the_names_say_none(place, capsys):
+def test_the_default_scale_is_reported_if_the_names_give_none(place, capsys):
     for number, name in enumerate(("ours", "theirs")):
         (place / name).mkdir()
         noise = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)

@@ -121,7 +121,7 @@ def test_a_result_of_another_network_or_image_is_reported_and_kept(photos, tmp_p
         assert image.mode == "RGBA"
 
 
-def test_tiles_that_change_no_pixel_do_not_make_another_result(tmp_path, capsys):
+def test_tiles_that_change_no_pixel_do_not_count_as_a_different_result(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 150, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     ckpt = weights(tmp_path / "weights.pth", 1)
@@ -134,7 +134,7 @@ def test_tiles_that_change_no_pixel_do_not_make_another_result(tmp_path, capsys)
     ("made_with", "found_by"),
     [("96", ["96"]), ("none", ["none", "auto", "150"]), ("auto", ["none", "auto", "150"])],
 )
-def test_a_result_in_tiles_is_not_taken_for_that_of_the_whole_image(tmp_path, made_with, found_by):
+def test_a_tiled_result_is_not_mistaken_for_that_of_the_whole_image(tmp_path, made_with, found_by):
     (job,) = drawn(tmp_path / "photos", (20, 150)).items()
     network = Pooling(10_000).eval()
 
@@ -151,7 +151,7 @@ def test_a_result_in_tiles_is_not_taken_for_that_of_the_whole_image(tmp_path, ma
     assert not upscale._is_result(*job[::-1], tiled(made_with), "another maker")
 
 
-def test_a_result_in_the_tiles_of_a_full_memory_is_found_again(tmp_path):
+def test_a_result_that_was_tiled_for_lack_of_memory_is_recognised(tmp_path):
     (job,) = drawn(tmp_path / "photos", (500, 500)).items()
     network = Pooling(150_000).eval()
     assert upscale.upscale_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}

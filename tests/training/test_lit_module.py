@@ -304,7 +304,7 @@ def test_a_run_resumes_in_another_memory_layout(fused):
 
 
 @pytest.mark.parametrize(("saved", "now"), [(None, True), (True, None)])
-def test_a_run_resumes_on_a_device_that_computes_steps_in_another_way(saved, now):
+def test_a_run_resumes_whether_or_not_its_optimizer_was_fused(saved, now):
     before, optimizer = trained(torch.contiguous_format, fused=saved)
     steps(before, optimizer, 1)
     after, other = trained(torch.contiguous_format, fused=now)

@@ -39,7 +39,7 @@ print(has_wandb_key())
 
 @pytest.mark.parametrize("has_key", [False, True])
 def test_a_key_is_looked_for_where_wandb_looks(tmp_path, has_key):
-    """In a process of its own, since W&B remembers what it found."""
+    """This runs in its own process, since W&B remembers what it found."""
     command, environment = [sys.executable, "-c", ASK, str(has_key)], environment_in(tmp_path)
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"{has_key}\n", "")

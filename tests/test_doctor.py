@@ -93,7 +93,7 @@ def test_a_file_name_from_any_folder_layout_is_understood(stem, set_name, file):
 # Test sets.
 
 
-def test_unchanged_sets_are_reported_as_right(data_dir):
+def test_unchanged_sets_are_reported_as_correct(data_dir):
     for name, count in (("Set5", 5), ("Set14", 14)):
         (found,) = examine(data_dir / "benchmarks" / name / "HR")
         assert found.state == "right"
@@ -183,7 +183,7 @@ def test_a_duplicate_image_is_reported(set14):
     assert findings(set14, "note") == {"man_copy.png": "renamed: this is Set14/man.png"}
 
 
-def test_grey_images_in_three_channels_and_equal_channels_in_one_are_noted(set14):
+def test_a_grey_image_in_three_channels_and_a_colour_image_in_one_are_noted(set14):
     changed(set14, "bridge.png", lambda image: image.convert("RGB"))
     changed(set14, "man.png", lambda image: image.convert("L"))
     assert findings(set14, "wrong") == {}

@@ -134,7 +134,7 @@ def test_a_typed_epoch_keeps_its_length():
     assert compose(*SMOKE, "steps_per_epoch=3").steps_of_an_epoch == 3
 
 
-def test_a_row_of_a_file_is_shortened_and_a_typed_row_is_not():
+def test_a_row_in_a_file_is_shortened_and_a_typed_row_is_not():
     file = compose(*SMOKE, "experiment=two_strategies/table2_hosts", "row=0")
     assert file.dataset["lr_patch_size"] == 16
     assert compose(*SMOKE, "+rows={a: ['steps=400']}", "row=0").steps == 400
@@ -144,7 +144,7 @@ def test_a_typed_limit_below_a_typed_value_is_refused():
     assert "budget.max_steps to 5; leave one" in sentence(*SMOKE, "steps=9", "budget.max_steps=5")
 
 
-def test_a_budget_never_lengthens_a_training():
+def test_a_budget_never_lengthens_a_run():
     config = compose("trainer=cpu", "budget=short", "steps=10", "batch_size=2")
     assert (config.steps, config.batch_size, config.steps_per_epoch) == (10, 2, 1000)
 

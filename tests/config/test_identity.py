@@ -82,7 +82,7 @@ def test_the_hash_changes_with_settings_that_can_change_the_result(base, overrid
     assert hash_of(override) != base
 
 
-def test_the_hash_includes_the_settings_but_not_the_name_of_a_callback_that_ends_a_training():
+def test_the_hash_includes_the_settings_but_not_the_name_of_a_callback_that_stops_a_run():
     stops = (
         "callbacks.{}={{_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/psnr_y,patience:{}}}"
     )
@@ -164,7 +164,7 @@ def test_the_hash_of_an_evaluation_changes_with_what_it_measures(override):
 
 
 @pytest.mark.parametrize("override", ["seed=1", "steps=10", "loss=charbonnier", "paths.data_dir=/elsewhere"])
-def test_the_hash_of_an_evaluation_ignores_the_settings_of_a_training(override):
+def test_the_hash_of_an_evaluation_ignores_training_settings(override):
     base = ("task=evaluate", "trainer=cpu", "model=imdn")
     assert hash8(identity(compose(*base, override))) == hash8(identity(compose(*base)))
 

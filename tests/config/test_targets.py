@@ -204,7 +204,7 @@ def test_paths_of_a_description_are_placed_below_a_folder_and_other_text_is_not(
     assert below(Path("/run"), given) == placed
 
 
-def test_a_file_does_not_decide_who_gets_the_runs(tmp_path):
+def test_a_file_may_not_decide_who_gets_the_runs(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "sly.yaml").write_text(
         "# @package _global_\nlogger: {wandb: {entity: somebody}}\n"

@@ -47,7 +47,7 @@ def test_grey_files_are_recognised_and_downscaled_as_the_protocol_says(folder, t
     assert torch.equal(images[1]["lr"][None], PROTOCOLS["classic_y"].make_lr(hr, 2, grey=True))
 
 
-def test_the_limit_takes_the_first_images(folder, tmp_path):
+def test_the_limit_keeps_the_first_images(folder, tmp_path):
     assert len(two(tmp_path)) == 2
     assert [item["name"] for item in two(tmp_path, limit=1)] == ["colour"]
     with pytest.raises(ConfigError, match="benchmark Two: limit must be at least 1, got 0"):

@@ -109,7 +109,7 @@ def test_a_request_to_a_busy_server_is_repeated(server, tmp_path):
 
 
 def test_a_partial_file_of_full_length_is_not_fetched_again(server, tmp_path):
-    """Such a part is left by a process that was killed while it computed the digest."""
+    """A process that is killed while it computes the digest leaves such a file."""
     archive = archive_at(server)
     server.cuts = [len(CONTENT) - 1] + [0] * 4
     failure(archive, tmp_path)

@@ -109,7 +109,7 @@ def test_a_cpu_is_deterministic_unless_autotuning_chose_its_settings():
 
 
 @pytest.mark.slow
-def test_a_training_with_trainer_deterministic_reports_that_it_is_deterministic(tmp_path: Path):
+def test_a_run_with_trainer_deterministic_reports_that_it_is_deterministic(tmp_path: Path):
     done = sr_lab(tmp_path, *SMOKE, "logger=none", "num_workers=0", "trainer.deterministic=true")
     assert done.returncode == 0, done.stderr
     assert json.loads((run_folder(tmp_path) / "metrics.json").read_text())["deterministic"]["value"] is True

@@ -55,7 +55,7 @@ def test_four_processes_learn_the_same_as_one_process_with_the_whole_batch(many,
     assert_follows(one[case], four[0][case], case[-2:])
 
 
-def test_the_processes_of_a_training_end_with_the_same_weights(few):
+def test_the_processes_of_a_run_end_with_the_same_weights(few):
     first, second = few["exact:2"]
     for key, values in first.items():
         assert all(torch.equal(second[key]["weights"][n], value) for n, value in values["weights"].items())
@@ -67,7 +67,7 @@ def test_two_runs_of_two_processes_are_equal_bit_for_bit(few):
     assert all(torch.equal(again["weights"][name], value) for name, value in before["weights"].items())
 
 
-def test_one_process_resumes_a_training_of_two(few):
+def test_one_process_resumes_a_run_of_two_processes(few):
     (whole,), halves = few["exact:1"], [few["half:2"][0], few["rest:1"][0]]
     assert sum(halves[0]["losses"] + halves[1]["losses"]) > 0
     joined = {"losses": halves[0]["losses"] + halves[1]["losses"], "weights": halves[1]["weights"]}
@@ -75,7 +75,7 @@ def test_one_process_resumes_a_training_of_two(few):
 
 
 @pytest.mark.slow
-def test_two_processes_resume_a_training_of_four(many):
+def test_two_processes_resume_a_run_of_four_processes(many):
     (whole,), first, second = many["exact:1"], many["half:4"][0], many["rest:2"][0]
     joined = {"losses": first["losses"] + second["losses"], "weights": second["weights"]}
     assert_follows(whole["imdn-32"], joined, "32")

@@ -65,7 +65,7 @@ def test_a_strategy_in_float64_computes_in_float64_throughout(strategy):
 
 
 @pytest.mark.parametrize("option", ["imdn_rtc", "pan", "a2f_sd", "fsrcnn_original", "bicubic"])
-def test_the_values_of_float64_are_not_those_of_float32(option):
+def test_float64_values_differ_from_float32_values(option):
     """They agree only to within the precision of float32."""
     network = Entry(option, 2).build().eval()
     image = torch.rand(1, num_image_ch(network), 24, 24)

@@ -17,7 +17,7 @@ from sr_lab.ops.renaming import OfficialNames, official_names, official_state
 from sr_lab.strategies import ggas
 from tests.models.test_official import OFFICIAL
 
-# For these networks, or for this form of them, no names were published.
+# No names were published for these networks, or not for the form of them that is here.
 WITHOUT = {
     *("bicubic", "edsr_shallow", "efrdn", "imdn_osff", "imfm", "memnet", "memnet_original", "mren", "mren_l"),
     *("osffnet", "idn", "rfdn"),

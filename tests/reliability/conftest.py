@@ -18,7 +18,7 @@ def forge(tmp_path_factory) -> Iterator[Forge]:
 
 @pytest.fixture(scope="session")
 def whole(forge, tmp_path_factory) -> Path:
-    """A run that nothing disturbed."""
+    """An undisturbed run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     ended = forge.train(folder)
     assert ended.code == 0, ended.said

@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 class Forge:
-    """Handle of the process that forks the trainings.
+    """Handle of the process that forks the training runs.
 
     Args:
         process: The forking process, which reads and writes JSON lines.
@@ -134,7 +134,7 @@ def small_images(folder: Path) -> None:
 
 @contextlib.contextmanager
 def forging(folder: Path) -> Iterator[Forge]:
-    """Start the process that forks the trainings."""
+    """Start the process that forks the training runs."""
     small_images(folder)
     command = [sys.executable, "-m", "tests.reliability.forge"]
     with subprocess.Popen(
@@ -153,7 +153,7 @@ def forging(folder: Path) -> Iterator[Forge]:
 
 
 def _serve() -> None:
-    """Fork a training for each line of stdin."""
+    """Fork a training run for each line of stdin."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     import torch
     from lightning.fabric.plugins.environments.lightning import find_free_network_port

@@ -1,4 +1,4 @@
-"""W&B dies or cannot be reached: the training continues, and its record can rebuild the W&B run."""
+"""W&B dies or cannot be reached: training continues, and the record can rebuild the W&B run."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def recorded(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_a_training_continues_when_the_wandb_process_dies_and_its_record_rebuilds_the_wandb_run(
+def test_training_continues_when_the_wandb_process_dies_and_the_record_rebuilds_the_wandb_run(
     forge, tmp_path
 ):
     home, folder = {"HOME": str(tmp_path)}, tmp_path / "run"
@@ -56,7 +56,7 @@ def test_a_training_continues_when_the_wandb_process_dies_and_its_record_rebuild
 
 
 @pytest.mark.slow
-def test_a_training_continues_offline_when_wandb_cannot_be_reached(forge, tmp_path):
+def test_training_continues_offline_when_wandb_cannot_be_reached(forge, tmp_path):
     closed = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "2"}
     ended = forge.train(tmp_path / "run", "logger=wandb", HOME=str(tmp_path), **closed)
     assert ended.code == 0, ended.said

@@ -320,7 +320,7 @@ def fill(place: Path) -> None:
         (place / "filling").write_bytes(bytes(2**21))
 
 
-def test_a_training_reads_its_images_from_a_read_only_disk(forge, whole, mounted, tmp_path):
+def test_a_run_reads_its_images_from_a_read_only_disk(forge, whole, mounted, tmp_path):
     shutil.copytree(forge.folder / "images", mounted / "images")
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
     ended = forge.train(tmp_path / "run", f"dataset.hr_dir={mounted}/images")

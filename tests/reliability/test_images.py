@@ -111,7 +111,7 @@ def test_a_cache_whose_build_is_killed_is_completed_later(forge, many, tmp_path,
     whole = content(tmp_path / "whole")
     assert len(whole) == 2 * (
         len(list(many.iterdir())) - 1 + 2
-    )  # minus the validation image; plus manifest, lock
+    )  # minus the validation image, plus manifest and lock
     chance, lost, orphans, killed, started = random.Random(kills), [], 0, 0, time.perf_counter()
     while killed < kills:
         cache = tmp_path / "killed"

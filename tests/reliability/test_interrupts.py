@@ -1,4 +1,4 @@
-"""Ctrl-C before the training starts: the program ends at once, whatever it is importing or composing."""
+"""Ctrl-C before training starts: the program ends at once, whatever it is importing or composing."""
 
 import contextlib
 import os
@@ -85,7 +85,7 @@ def test_ctrl_c_raises_an_exception_again_once_there_is_something_to_clean_up():
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_signal_that_an_import_swallows_ends_the_training_at_the_next_check():
+def test_a_signal_that_an_import_swallows_ends_the_run_at_the_next_check():
     signals = Signals()
     with pytest.raises(Ended) as ended, signals.heard():  # noqa: PT012 - it stands for an import
         with contextlib.suppress(BaseException):  # as NumPy's `import_array` does

@@ -1,4 +1,4 @@
-"""A training with two processes, both of which are killed."""
+"""A run with two processes, both of which are killed."""
 
 import signal
 from pathlib import Path
@@ -47,6 +47,6 @@ def test_two_killed_processes_resume_bit_equal_and_each_restores_its_random_stat
         assert attempts[0].returncode == (0 if name == "whole" else -signal.SIGKILL)
         folders[name] = run_folder(place)
     assert differences(folders["whole"], folders["killed"]) == []
-    for rank in (0, 1):  # the last checkpoint before step 12 is of step 10; a step is two batches
+    for rank in (0, 1):  # the last checkpoint before step 12 is from step 10; a step is two batches
         assert draws(folders["killed"], rank, 10) == draws(folders["whole"], rank, 0)[20:]
     assert draws(folders["whole"], 0, 0)[20:] != draws(folders["whole"], 1, 0)[20:]

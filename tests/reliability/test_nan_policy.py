@@ -26,7 +26,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("what", "value"), CASES)
-def test_the_training_stops_at_the_step_that_it_names_and_resumes_from_the_last_checkpoint(
+def test_the_run_stops_at_the_step_that_it_names_and_resumes_from_the_last_checkpoint(
     forge, whole, tmp_path, what, value
 ):
     folder = tmp_path / "run"

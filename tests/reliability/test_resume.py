@@ -48,13 +48,13 @@ def test_a_run_that_resumes_with_another_number_of_accumulated_batches_gives_the
         for number in accumulated
     ]
     assert codes == [KILLED, KILLED, 0]
-    assert figures(folder) == pytest.approx(finished[1], abs=1e-5)  # floats are summed in another order
+    assert figures(folder) == pytest.approx(finished[1], abs=1e-5)  # floats are summed in a different order
 
 
 STOPS = (
     "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
     *("+callbacks.stop.monitor=val/psnr_y", "+callbacks.stop.mode=max"),
-    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no improvement reaches this
+    *("+callbacks.stop.patience=1", "+callbacks.stop.min_delta=100"),  # no improvement is this large
 )
 
 

@@ -84,7 +84,7 @@ def test_a_nan_loss_on_one_rank_ends_both_ranks_and_they_resume_bit_equal(forge,
 
 
 @pytest.mark.slow
-def test_a_nan_that_ends_a_training_of_two_processes_is_reported_once(tmp_path):
+def test_a_nan_that_ends_a_run_of_two_processes_is_reported_once(tmp_path):
     done = sr_lab(tmp_path, *SMALL, *spoil(3, rank=1), PYTHONPATH=ROOT)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -165,7 +165,7 @@ class Early(lightning.Callback):
 
 
 @pytest.mark.slow
-def test_the_training_does_not_wait_for_a_rank_that_ends_before_it_joins(tmp_path):
+def test_the_run_does_not_wait_for_a_rank_that_ends_before_it_joins(tmp_path):
     (tmp_path / "early.py").write_text(EARLY)
     arguments = (*SMALL, "allow=[early]", "+callbacks.early._target_=early.Early")
     done = sr_lab(tmp_path, *arguments, PYTHONPATH=f"{tmp_path}:{ROOT}", timeout=90)

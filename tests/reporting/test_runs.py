@@ -253,7 +253,7 @@ def test_a_folder_without_runs_is_refused(tmp_path, name):
 
 
 def test_the_jobs_of_a_sweep_are_found_in_its_order(tmp_path):
-    """Otherwise a report could have another first row, which is the baseline, than the end of the sweep."""
+    """Otherwise the report and the sweep could disagree on the first row, which is the baseline."""
     for name in ("a-1", "b-2", "c-3"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text("{}")

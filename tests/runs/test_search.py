@@ -1,4 +1,4 @@
-"""Hyper-parameter search: the space, the study, trials that end early, resuming after an interruption."""
+"""Hyper-parameter search: the space, the study, trials that end early, and resuming."""
 
 import contextlib
 import csv
@@ -38,7 +38,7 @@ def test_every_option_of_a_search_describes_a_valid_space(option):
     assert read_space(config.hparams_search.space)
 
 
-def test_the_search_does_not_change_the_hash_of_its_training():
+def test_the_search_does_not_change_the_hash_of_its_training_runs():
     assert identity(compose(*SMOKE, "hparams_search=optuna")) == identity(compose(*SMOKE))
 
 
@@ -189,7 +189,7 @@ def search(tmp_path, monkeypatch, command):
 
 
 def begun(folder: Path) -> list[str]:
-    """The run folder of each training that started, in order."""
+    """The folder of each training run that started, in order."""
     return (folder / "begun").read_text().splitlines()
 
 

@@ -35,7 +35,7 @@ from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 from tests.conftest import compose
 from tests.loopback import serving
-from tests.training.test_checkpointing import pytestmark, saved, train  # noqa: F401 - filters a training's warnings
+from tests.training.test_checkpointing import pytestmark, saved, train  # noqa: F401 - filters the warnings of training
 
 # Run folders
 
@@ -355,7 +355,7 @@ def test_every_optimizer_and_schedule_resumes(tmp_path, optimizer, scheduler):
 
 
 class Moods(lr_scheduler.LRScheduler):
-    """A user's schedule, whose attributes change, grow and increase in number during the training."""
+    """A user's schedule, whose attributes change, grow and increase in number during training."""
 
     def __init__(self, optimizer: optim.Optimizer) -> None:
         self.best, self.phase, self.seen, self.slope, self.least = None, "warm-up", [], 0.0, float("inf")

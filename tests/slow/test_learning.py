@@ -107,5 +107,5 @@ def test_a_network_fits_one_batch(model: str) -> None:
 def test_a_network_learns_with_every_upsampler(tmp_path: Path, upsampler: str) -> None:
     small = ("+model.num_feat=24", "+model.num_block=2", "learning_rate=2e-3", "steps=300", "budget=short")
     values = train(tmp_path, "model=imdn", f"upsampler={upsampler}", *small)
-    # This short training stays below bicubic; a network that does not learn stays near 9 dB.
+    # This short run stays below bicubic; a network that does not learn stays near 9 dB.
     assert values["test/sample/psnr_y"] > 24

@@ -93,7 +93,7 @@ def test_the_average_of_the_weights_fetches_no_value(tmp_path):
 
 
 class WaitsAreErrors(lightning.Callback):
-    """Makes it an error to wait for the GPU, from the third step to the one before the last.
+    """Makes it an error to wait for the GPU, from the third step to the last step but one.
 
     Lightning itself waits when it moves the first batch and when it ends.
     """
@@ -107,7 +107,7 @@ class WaitsAreErrors(lightning.Callback):
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_waits_are_errors_in_the_middle_of_a_training_only(tmp_path, monkeypatch):
+def test_waits_are_errors_only_in_the_middle_of_a_run(tmp_path, monkeypatch):
     modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: modes.append((mode, len(seen))))
     seen = []

@@ -90,7 +90,7 @@ def test_folders_of_given_lr_images_must_fit_the_benchmark(overrides, message):
         common.protocol_of(compose("task=train", *overrides))
 
 
-def test_a_training_on_given_lr_images_validates_and_tests_on_given_lr_images(data, tmp_path):
+def test_a_run_on_given_lr_images_also_validates_and_tests_on_given_lr_images(data, tmp_path):
     place = data / "benchmarks" / "Two"
     config = compose(
         *("task=train", "model=imdn", "scale=2", "trainer=cpu", f"paths.data_dir='{data}'"),

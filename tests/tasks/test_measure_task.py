@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture
 def place(tmp_path):
-    """``data`` with a test set of three photographs, ``lr`` with their LR images x2, and weights."""
+    """``data`` with a test set of three photographs, ``lr`` with their x2 LR images, and weights."""
     hr_dir, lr_dir = tmp_path / "data" / "benchmarks" / "Set5" / "HR", tmp_path / "lr"
     hr_dir.mkdir(parents=True)
     lr_dir.mkdir()

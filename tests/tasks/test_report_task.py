@@ -49,7 +49,7 @@ def test_zoomed_crops_of_the_saved_images_are_in_the_report_in_the_order_of_the_
     table = {"paper": "osffnet", "name": "table2"}
     for number, label in enumerate(
         ("111", "010", "000")
-    ):  # folders are in another order than the paper's rows
+    ):  # the folders are not in the order of the paper's rows
         pictures.run_folder(tmp_path, f"{number}", row=label, table=table, images=("one",))
     report.run(compose("task=report", f"runs='{tmp_path}'"), tmp_path, [])
     written = {path.name for path in (tmp_path / "crops").iterdir()}
@@ -61,7 +61,7 @@ def test_zoomed_crops_of_the_saved_images_are_in_the_report_in_the_order_of_the_
     assert len(find_runs(tmp_path)) == 3  # the files of the report are not a run
 
 
-def test_two_copies_of_an_image_with_other_pixels_are_named_and_left_out_of_the_figures(tmp_path, capsys):
+def test_two_copies_of_an_image_with_different_pixels_are_named_and_left_out_of_the_figures(tmp_path, capsys):
     pictures.run_folder(tmp_path, "whole", images=("one", "two"))
     cropped = pictures.run_folder(tmp_path, "cropped", images=("one",), size=(56, 80))
     report.run(compose("task=report", f"runs='{tmp_path}'"), tmp_path, [])

@@ -231,7 +231,7 @@ class Hungry(nn.Module):
 
 
 class Pooling(Hungry):
-    """A network whose tiles differ from the whole image."""
+    """A network that gives different pixels in tiles than on the whole image."""
 
     def forward(self, lr):
         return super().forward(lr) * lr.mean((2, 3), keepdim=True)

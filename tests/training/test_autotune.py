@@ -175,7 +175,7 @@ def test_a_damaged_file_leads_to_a_new_measurement(tmp_path, instant, content):
 
 @pytest.mark.parametrize("benchmark", [True, False])
 @pytest.mark.parametrize("tf32", [True, False])
-def test_the_network_is_measured_with_the_settings_of_its_training(tmp_path, tf32, benchmark):
+def test_the_network_is_measured_with_the_settings_of_its_run(tmp_path, tf32, benchmark):
     seen = set()
 
     class Watch(tiny.TinyNet):
@@ -190,7 +190,7 @@ def test_the_network_is_measured_with_the_settings_of_its_training(tmp_path, tf3
 
 @pytest.fixture(scope="module")
 def config():
-    """The configuration of a training with autotuning."""
+    """The configuration of a training run with autotuning."""
     return compose("trainer=cpu", "trainer.autotune=true")
 
 
@@ -209,7 +209,7 @@ def form(config: TrainConfig, **changed: object) -> None:
         ({"benchmark": False}, (True, False)),
     ],
 )
-def test_autotuning_uses_the_switches_of_the_training(config, tmp_path, monkeypatch, changed, switches):
+def test_autotuning_uses_the_switches_of_the_run(config, tmp_path, monkeypatch, changed, switches):
     asked = {}
 
     def noted(*_: object, **named: object) -> Choice:

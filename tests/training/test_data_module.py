@@ -84,7 +84,7 @@ def test_the_batch_size_counts_all_accumulated_batches(tmp_path):
     assert patches.asked[:4] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
-def test_a_resumed_training_reads_the_next_samples_of_the_stream(tmp_path):
+def test_a_resumed_run_reads_the_next_samples_of_the_stream(tmp_path):
     def fit(steps: int, checkpoint: str | None) -> list[list[int]]:
         patches = tiny.Patches()
         trainer = tiny.trainer(tmp_path, max_steps=steps, limit_val_batches=0)

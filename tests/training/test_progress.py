@@ -16,7 +16,7 @@ pytestmark = [
 
 
 def progress(folder: Path) -> str:
-    """The terminal output of a training with the progress bar."""
+    """The terminal output of a training run with the progress bar."""
     speed = Speed(batch_size=2)
     bar = TrainingProgress(speed)
     screen = io.StringIO()

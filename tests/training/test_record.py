@@ -98,7 +98,7 @@ def test_a_resumed_record_equals_the_record_of_an_uninterrupted_run(tmp_path):
     train(tmp_path / "parts", 2)
     train(
         tmp_path / "parts", 4, ckpt=tmp_path / "parts" / "2.ckpt"
-    )  # dies after step 4; its checkpoint is of step 2
+    )  # dies after step 4; its checkpoint is from step 2
     parts = rows(train(tmp_path / "parts", 6, ckpt=tmp_path / "parts" / "2.ckpt"))
     assert without_clock(parts) == without_clock(whole)
 
@@ -177,7 +177,7 @@ class SlowPatches(tiny.Patches):
 
 
 class OneSpan(Speed):
-    """Measures one span over the whole training instead of one per row."""
+    """Measures one span over all steps instead of one per row."""
 
     def reset(self) -> None:
         if not hasattr(self, "_start"):

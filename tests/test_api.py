@@ -73,7 +73,7 @@ def test_a_scale_that_does_not_fit_an_official_checkpoint_is_refused(weights_dir
 
 
 def test_a_checkpoint_that_names_a_class_in_an_untrusted_package_is_refused(tmp_path):
-    path = ours(tmp_path / "a.ckpt", TinyNet())  # its record refers to somewhere.Net
+    path = ours(tmp_path / "a.ckpt", TinyNet())  # the record refers to somewhere.Net
     with pytest.raises(ConfigError, match=r"'somewhere.Net' may not be named here"):
         sr_lab.load(path)
 

@@ -1,4 +1,4 @@
-"""Behaviour of dependencies that affects results; if it changes, the failing test shows what changed."""
+"""Behaviour of dependencies that affects results; if it changes, a failing test shows what changed."""
 
 import ast
 import math

@@ -39,7 +39,7 @@ def metrics(folder: Path) -> dict[str, object]:
 
 
 def figures(folder: Path) -> dict[str, object]:
-    """Figures in the results that were measured."""
+    """The measured figures in the results."""
     return {key: value for key, value in metrics(folder).items() if "/" in key or key == "images"}
 
 

@@ -49,7 +49,7 @@ def test_runs_that_measure_the_printed_figures_give_the_printed_table(paper, tab
     for figure in published.table(paper, table):
         key = f"{figure.set_name}/{figure.metric}".lstrip("/")
         own = cell(made, figure.row, key, f"x{figure.scale or 4}")
-        if key == "multi_adds_g":  # counted by another rule than ours
+        if key == "multi_adds_g":  # counted by a different rule
             assert own.paper is None
             printed = cell(made, figure.row, "multi_adds_printed", f"x{figure.scale or 4}")
             assert (printed.text, bool(printed.note)) == (figure.text, True)

@@ -35,7 +35,7 @@ pytestmark = [
 SMOKE = ("budget=smoke", "dataset=sample", "trainer=cpu", "num_workers=0")
 LOGGED = ("row=0,7", "benchmark=set5", "sweep.jobs=2", "logger.wandb.tags=[mine]")
 PLAIN = ("benchmark=sample", "logger=none")
-# The folder, rows and added arguments of each experiment. The rows are ablations, then attentions and
+# The folder, rows and extra arguments of each experiment. The rows are ablations, then attentions and
 # strategies, then tails, then the schedules of a training figure whose runs are part of a table.
 TABLES = {
     "osffnet/table2_osff": ("osffnet/table2_osff", ["000", "111"], LOGGED),

@@ -507,7 +507,7 @@ hydra:
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory):
-    """The same command run three times: first with a job and the sweep killed, last with failures retried."""
+    """The same command run three times: the first sweep and a job are killed; the last retries failures."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "kill.py").write_text(KILL)
     command = (

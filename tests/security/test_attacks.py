@@ -90,7 +90,7 @@ def _mark(tmp_path):
 
 
 def sentence(*overrides: str) -> str:
-    """The message of the command line about a configuration that it refuses."""
+    """The message that the command line prints about a configuration that it refuses."""
     with pytest.raises(HYDRAS) as caught:
         compose(*SMOKE, *overrides)
     said = explain(caught.value)
@@ -181,7 +181,7 @@ def test_a_file_cannot_change_settings_of_hydra(tmp_path, mark, place, text):
 
 @pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
 def test_hydras_own_settings_are_accepted(options):
-    """Guards the test above, also with the other ``job_logging`` options that Hydra ships."""
+    """Guards the test above, and also tries the other ``job_logging`` options that Hydra ships."""
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)

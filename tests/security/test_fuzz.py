@@ -191,7 +191,7 @@ READERS: dict[str, Callable[[Path], None]] = {
 
 
 def batch(kind: str, folder: Path, count: int, start: int) -> None:
-    """Read ``count`` mutants of a kind; an unexpected error fails the test and shows the bytes of its cause."""
+    """Read ``count`` mutants of a kind; an unexpected error fails the test and shows the bytes."""
     path = folder / {"safetensors": "a.safetensors", "ckpt": "a.ckpt"}.get(kind, "a.png")
     (folder / "run-0").mkdir(exist_ok=True)
 

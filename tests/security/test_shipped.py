@@ -211,7 +211,7 @@ LIES = [
 
 
 def change(content: dict[str, object], place: tuple[object, ...], value: object) -> None:
-    """Set the value at a place in nested content, or delete it."""
+    """Set the value at a position in nested content, or delete it."""
     *way, last = place
     here: object = content
     for key in way:

@@ -1,4 +1,4 @@
-"""Compile every network in conf/model with inductor, which takes minutes and is not in the default suite."""
+"""Compile every network in conf/model with inductor, which takes too long for the default suite."""
 
 import inspect
 from pathlib import Path

@@ -77,7 +77,7 @@ def test_no_measurement_depends_on_earlier_measurements(tmp_path, small):
     step.with_trainer(build(), batches, folder=tmp_path, scale=2, steps=1, device="cpu")
     step.with_bare_loop(build(), batches, steps=1, device="cpu")
     assert set(seen[:2]) == {(True, False)}
-    assert set(seen[2:]) == {(True, True)}  # as conf/trainer/default.yaml
+    assert set(seen[2:]) == {(True, True)}  # as in conf/trainer/default.yaml
     assert not torch.backends.cudnn.benchmark
 
 

@@ -8,7 +8,7 @@ def test_the_loader_is_measured_relative_to_png_files_and_memory(tmp_path, monke
         "LR_PATCH_SIZE": 16,
         "BATCH_SIZE": 4,
         "NUM_IMAGES": 3,
-        "IMAGE_SIZE": (500, 450),  # higher than a photograph, so its mirror image is appended
+        "IMAGE_SIZE": (500, 450),  # taller than a photograph, so its mirror image is appended
         "BATCHES": 3,
         "PNG_BATCHES": 1,
         "_COPIED": 2**20,

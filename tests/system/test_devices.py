@@ -264,7 +264,7 @@ def state_of_switches() -> list[object]:
 
 @pytest.fixture
 def restored():
-    """Restore torch's switches as it starts."""
+    """Set torch's switches back to their initial values after the test."""
     yield
     torch.backends.fp32_precision = "none"
     torch.backends.cudnn.allow_tf32 = True

@@ -145,7 +145,7 @@ def described(
 def _at_scale_of_file(
     config: Checkpointed, checkpoint: Checkpoint, *, is_given: bool, note: Note
 ) -> Checkpointed:
-    """The configuration of a named network at the scale of its file, if the command line gives none."""
+    """The configuration of a named network at the scale of its file, if the command line gives no scale."""
     fitting = [scale for scale in catalogue.SCALES if _fits(config, scale, checkpoint)]
     found = named_scale(checkpoint.path)
     if not is_given and found is not None and found.scale in fitting:

@@ -45,7 +45,7 @@ def _on_meta(entry: Entry) -> tuple[nn.Module, Forms] | str:
         with torch.device("meta"):
             network = entry.build()
         return network, forms_of(network)
-    except Exception as error:  # a user's own option may fail in any way; other networks must still load
+    except Exception as error:  # a user's own option may fail in any way; other networks are still tried
         return (str(error).splitlines() or [type(error).__name__])[0]
 
 

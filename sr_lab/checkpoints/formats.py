@@ -24,7 +24,7 @@ _END = b"PK\x05\x06"  # begins the last record of a zip archive: 22 bytes and a 
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file begins like safetensors: with the length of a JSON header (eight bytes) and the header."""
+    """Whether a file begins like safetensors: eight bytes with a JSON header's length, then the header."""
     with file.open("rb") as content:
         head = content.read(9)
     return head[8:] == b"{"
@@ -65,7 +65,7 @@ def _wrong_with_zip(file: Path, tail: bytes) -> str:
     place = tail.rfind(_END)
     if place < 0:
         return f"is cut off, its end is missing; {_AGAIN}"
-    comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # our earliest checkpoints have it
+    comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # early checkpoints of ours have one
     if len(tail) - place != 22 + comment:
         return f"has bytes after its end; {_AGAIN}"
     try:

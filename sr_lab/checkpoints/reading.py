@@ -159,7 +159,7 @@ def _check_zip(file: Path, key: str) -> None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a dense tensor, all in memory: a few bytes can claim to be a terabyte."""
+    """Whether a value is a dense tensor with its data in memory: a few bytes can claim to be a terabyte."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -171,7 +171,7 @@ def is_plain(value: object) -> bool:
 
 
 def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The weights without the prefixes that most names have; a trainer's counter may lack it."""
+    """The weights without the prefixes that most names have; a trainer's counter may lack them."""
     state = dict(state)
     while prefix := next((p for p in prefixes if 2 * sum(n.startswith(p) for n in state) > len(state)), None):
         shorter = {name.removeprefix(prefix): value for name, value in state.items()}

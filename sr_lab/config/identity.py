@@ -168,7 +168,7 @@ def _given_lr(config: Config) -> list[str]:
 
 
 def _images(setting: str, path: str) -> str:
-    """SHA-256 of the names and contents of the files in a folder and its sub-folders, independent of its path."""
+    """SHA-256 of the names and contents of the files in a folder and its sub-folders; its path is ignored."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise DataError(

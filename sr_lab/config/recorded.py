@@ -1,4 +1,4 @@
-"""``identity.json``: which run a folder contains, so that no run continues another, or changes its code.
+"""``identity.json``: which run a folder contains, so that no run continues another run or changes its code.
 
 It is written when the run begins, and compared before the folder is used again. Folders of earlier versions
 have no such file: their names end with a hash without the code, and ``config.yaml`` has their settings.
@@ -153,7 +153,7 @@ def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
 
 
 def refuse_another(folder: RunFolder, known: Known) -> None:
-    """Refuse a folder that holds another run; ``hydra.run.dir`` can name any folder.
+    """Refuse a folder that contains another run; ``hydra.run.dir`` can name any folder.
 
     Raises:
         ConfigError: The message says what differs.

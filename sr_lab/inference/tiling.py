@@ -17,7 +17,7 @@ Tile: TypeAlias = int | Literal["auto", "none"]
 MEMORY = 2 * 2**30
 ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 
-# For networks that see the whole image, where no overlap makes tiles equal to it. With tiles of 96 and
+# For networks that see the whole image: no overlap makes their tiles exact. With tiles of 96 and
 # official weights, the PSNR on Set14 x4 changes by -0.009 (IMDN) and -0.006 dB (A2F-SD) without overlap, and
 # by +0.012 and +0.017 dB with an overlap of 12 or more.
 _FAR_OVERLAP = 24
@@ -109,7 +109,7 @@ class Tiled(nn.Module):
         return reach(self._like[0]) is not None
 
     def with_memory(self, memory: int) -> "Tiled":
-        """The same network in tiles that may take other memory."""
+        """The same network, whose tiles may take a different amount of memory."""
         return Tiled(self.network, tile=self.tile, memory=memory, like=self._like[0])
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class _Grid(NamedTuple):
 
     Args:
         overlap: Pixels read on each side of the part that is kept.
-        align: Tiles start at multiples of this.
+        align: Tiles start at multiples of this number.
         smallest: Minimum side of a tile.
     """
 

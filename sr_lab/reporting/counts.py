@@ -14,14 +14,14 @@ from sr_lab.reporting import published
 from sr_lab.reporting.published import Figure
 
 UNKNOWN = "rule not checked: the network is not implemented here"
-# What a printed figure counts; other values of the column ``counted`` say it themselves.
+# What a printed figure counts; other values of the column ``counted`` need no explanation.
 RULES: Mapping[str, str] = {
     "all": "all operations at 1280x720",
     "conv": "weights of convolutions times positions at 1280x720; no linear layers, no attention",
     "torchinfo": "torchinfo's count at 1280x720: convolutions at every position, other layers' weights once",
     "op_counter": "an early pytorch-OpCounter's count on an LR image of 192x192",
 }
-_SAME_SIZE = 0.05  # printed parameters of one network differ by less, those of its variants by more
+_SAME_SIZE = 0.05  # parameter counts printed for one network differ by less, those of its variants by more
 
 
 class Size(NamedTuple):
@@ -60,7 +60,7 @@ def rule(figure: Figure) -> str:
     """How the multiply-adds of a printed figure were counted, for a footnote."""
     of_model = [row for row in _rows() if row["model"] == figure.model and row["counted"]]
     exact = (row for row in of_model if (row["scale"], row["printed"]) == (str(figure.scale), figure.text))
-    # The variants of an ablation are counted as their network is.
+    # The variants of an ablation are counted like their network.
     usual = (row for row in of_model if row["counted"] in RULES)
     found = next(exact, None) or next(usual, None)
     counted = found["counted"] if found else UNKNOWN
@@ -69,7 +69,7 @@ def rule(figure: Figure) -> str:
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that compare networks, without rows of another size than the network they name."""
+    """Figures of tables that compare networks, without rows whose size is not that of the network."""
     sizes = {_row(f): f.value * 1e3 for f in published.comparisons() if f.metric == "num_params_k"}
 
     def is_same(figure: Figure) -> bool:

@@ -81,7 +81,7 @@ def choose(picture: Picture, *, size: int = 48) -> Box:
 
 
 def most_different(found: Sequence[Picture]) -> list[Picture]:
-    """For each set and scale, the image on which the methods' PSNR differ most."""
+    """For each set and scale, the image on which the methods' PSNR values differ most."""
     by_set: dict[tuple[str, int], list[Picture]] = {}
     for picture in found:
         by_set.setdefault((picture.set_name, picture.scale), []).append(picture)
@@ -212,7 +212,7 @@ def _latex(picture: Picture, stem: str, cells: Sequence[tuple[Result, Score]]) -
         r"% \usepackage{graphicx,subfig}; turn off interpolation in the PDF viewer to see single pixels",
         r"\begin{figure*}[t]",
         r"\centering",
-        r"\captionsetup[subfloat]{labelformat=empty,justification=centering}",  # no (a), as in papers
+        r"\captionsetup[subfloat]{labelformat=empty,justification=centering}",  # no label (a), as in papers
     ]
     for index, (shown, parts) in enumerate(cells):
         score = "".join(MARKS[rank].format(text) for text, rank in parts)

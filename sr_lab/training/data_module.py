@@ -42,8 +42,8 @@ class EvalBatch(TypedDict):
 class StreamSampler(Sampler[list[int]]):
     """Endless batches of sample numbers for one process: ``first + rank, first + rank + world, ...``.
 
-    The sample number alone decides what is read, so the samples stay the same after a resume or with another
-    number of processes. Any number works: if the batch does not divide evenly, shares differ by one sample
+    The sample number alone decides what is read, so the samples stay the same after a resume, or with more or
+    fewer processes. Any number works: if the batch does not divide evenly, shares differ by one sample
     and may be empty. A training needs equal shares and checks them itself (`share_of_a_rank`).
 
     Args:
@@ -126,7 +126,7 @@ class ImageLoader:
 
     Args:
         images: The images that this process measures.
-        keep: Bytes of images that stay in memory for the next pass; the rest is read in every pass.
+        keep: Bytes of images that stay in memory for the next pass; the others are read in every pass.
         pin: Whether the device is a GPU, whose work overlaps with copies only from pinned memory.
     """
 
@@ -178,7 +178,7 @@ class SRDataModule(lightning.LightningDataModule):
         train: Patches by sample number; ``None`` if there is no training.
         val: Validation sets.
         test: Test sets.
-        batch_size: Total over processes and accumulated batches.
+        batch_size: Samples per step, over all processes and accumulated batches.
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
         timeout: Seconds after which a worker that does not respond is an error.

@@ -75,7 +75,7 @@ def naming(path: Path, *, instead: Path | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for link in (error, error.__cause__ or error.__context__):  # torch wraps the error in one of its own
+        for link in (error, error.__cause__ or error.__context__):  # torch wraps the error in its own error
             if isinstance(link, OSError) and link.errno and link.filename in (None, str(instead)):
                 link.filename = str(path)
         raise

@@ -134,7 +134,7 @@ class RunFolder:
         files.write(self.config, text)
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
-        """Write ``metrics.json``, the last thing that a run does. Infinity and NaN become null."""
+        """Write ``metrics.json``, the last thing that a run does. Infinity and NaN become ``null``."""
         files.write(self.metrics, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
     def mark_pruned(self, why: str) -> None:
@@ -209,7 +209,7 @@ class RunFolder:
 
 
 def checkpoint_file(path: str, key: str = "ckpt") -> Path:
-    """The checkpoint that a path refers to; in a run folder, the best one or else the last one.
+    """The checkpoint that a path refers to; in a run folder, the best checkpoint or else the last.
 
     Args:
         path: A file or a run folder.

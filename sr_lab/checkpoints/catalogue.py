@@ -29,7 +29,7 @@ class Entry:
         return f"model={self.option} scale={self.scale}"
 
     def build(self, **settings: object) -> nn.Module:
-        """The network with fresh weights; ``settings`` replace those of the option.
+        """The network with fresh weights; ``settings`` replace the option's own settings.
 
         Raises:
             ConfigError: There is no such option, or the network refuses the scale or a setting.

@@ -158,7 +158,7 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _read(name: str) -> _Module | None:
-    """The source of a module; ``None`` if there is none, as for a namespace package or a notebook."""
+    """The source of a module; ``None`` if it has no source file, as in a namespace package or a notebook."""
     spec = _spec(name)
     if spec is None or spec.loader is None or spec.origin is None:
         return None

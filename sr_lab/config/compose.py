@@ -37,7 +37,7 @@ from sr_lab.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class _Composition:
-    """What Hydra composed; two compositions are equal if their texts and their command lines are."""
+    """What Hydra composed; two compositions with the same text and command line are equal."""
 
     text: str
     overrides: tuple[str, ...]
@@ -258,7 +258,7 @@ _NEVER_NAMED = {
 
 
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
-    """``<model>_x<scale>`` and whatever else the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
+    """``<model>_x<scale>`` and anything else that the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
     The measurement of a checkpoint is named after the checkpoint's run folder or file, and the measurement
     of images after their folder.

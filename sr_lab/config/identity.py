@@ -92,7 +92,7 @@ def code_of(config: Config) -> code.Code:
 
 
 def _of_training(config: TrainConfig) -> Node:
-    # Only a training needs torch and the dataset's class.
+    # Only a training run needs torch and the dataset's class.
     from sr_lab.system.devices import has_gpu, resolve_precision
 
     values = config.model_dump(include=set(TRAINING)) | {"steps_per_epoch": config.steps_of_an_epoch}
@@ -221,7 +221,7 @@ def run_dir(*, _root_: DictConfig) -> str:
 def sweep_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.sweep.dir``: the jobs of an experiment share one folder."""
     name = str(_root_.experiment_name)
-    # The default name is that of the default task; other tasks get a folder of their own.
+    # The default name belongs to the default task; other tasks get their own folder.
     task = str(_root_.task)
     if name == "train" and task != "train":
         name = task

@@ -252,7 +252,7 @@ def _fingerprint(network: nn.Module) -> str:
 
 
 def fingerprint(network: nn.Module, *more: str) -> str:
-    """SHA-256 of a network's modules and weights, and of whatever else a result depends on."""
+    """SHA-256 of a network's modules and weights, and of anything else that a result depends on."""
     digest = hashlib.sha256("".join(f"{line}\n" for line in more).encode())
     digest.update(f"{type(network).__module__} {network}\n".encode())
     for key, value in [*network.named_parameters(), *network.named_buffers()]:
@@ -262,7 +262,7 @@ def fingerprint(network: nn.Module, *more: str) -> str:
 
 
 def _only_ours(path: Path) -> bool:
-    """Whether a file or folder belongs to this user and others may not write to it."""
+    """Whether a file or folder belongs to this user and nobody else may write to it."""
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 

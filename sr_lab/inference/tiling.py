@@ -48,7 +48,7 @@ class Tiled(nn.Module):
     """A network that upscales an image in tiles if it is too large to process at once.
 
     If every operation of the network is local, tiles overlap by as many pixels as an output depends on, and
-    the result equals that of the whole image. Otherwise (pooling over the image, attention over segments,
+    the result equals the whole-image result. Otherwise (pooling over the image, attention over segments,
     ESA), the result differs, whatever the overlap. ``note`` says which is the case.
 
     Args:
@@ -151,7 +151,7 @@ class Tiled(nn.Module):
         return [Piece(*zip(row, column, strict=True)) for row in rows for column in columns]
 
     def _tile(self, height: int, width: int, batch: int) -> tuple[int, int]:
-        """Rows and columns of a tile; those of the whole image if it is not divided."""
+        """Rows and columns of a tile; the whole image's if it is not divided."""
         size, network = (height, width), self._like[0]
         if self.tile == "none" or (self.tile == "auto" and batch * height * width <= ALWAYS_WHOLE):
             return size

@@ -34,7 +34,7 @@ class Size(NamedTuple):
     )  # another count that papers print for it: CARN's checkpoint has the tails of every scale
 
     def fits(self, printed: float) -> bool:
-        """Whether a printed number of parameters is that of the network, not of a variant."""
+        """Whether a printed number of parameters belongs to the network, not to a variant."""
         own = (self.num_params, *([] if self.also is None else [self.also]))
         return any(abs(printed - count) <= _SAME_SIZE * count for count in own)
 
@@ -69,7 +69,7 @@ def rule(figure: Figure) -> str:
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that compare networks, without rows whose size is not that of the network."""
+    """Figures of tables that compare networks, without rows whose size differs from the network's."""
     sizes = {_row(f): f.value * 1e3 for f in published.comparisons() if f.metric == "num_params_k"}
 
     def is_same(figure: Figure) -> bool:
@@ -90,7 +90,7 @@ def printed_multi_adds(model: str, scale: int | None, num_params: float) -> Figu
 
 
 def psnr(model: str, scale: int, set_name: str) -> float | None:
-    """The PSNR in dB that most papers print for a network (in a tie the highest); ``None`` if none does."""
+    """The PSNR in dB that most papers print for a network (in a tie the highest), or ``None`` if none do."""
     values = [
         figure.value
         for figure in comparisons()

@@ -1,4 +1,4 @@
-"""The images that runs keep from their tests, from which a report can be made without the dataset.
+"""The images that runs save from their tests, so that a report needs no dataset.
 
 images/<Set>/<image>.{lr,bicubic,sr,hr}.png     full-size versions of a few images of each set
 """
@@ -44,7 +44,7 @@ class Result:
     name: str
     file: Path  # the SR image
     psnr: float = math.nan  # in dB, for the whole image under the run's protocol; ``nan`` if unknown
-    ssim: float = math.nan  # likewise
+    ssim: float = math.nan  # for the whole image too; ``nan`` if unknown
     protocol: str = ""  # the protocol by which both were measured
 
 
@@ -109,7 +109,7 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 
 def find(runs: Sequence[Run], say: Callable[[str], object] = lambda line: None) -> list[Picture]:
-    """Every image that a run has kept, with sets and images in the order of the test.
+    """Every image that a run has saved, with sets and images in the order of the test.
 
     Args:
         runs: Finished or unfinished runs.

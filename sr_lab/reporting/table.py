@@ -36,7 +36,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: a number with its spread, rank and reference figures, or a text."""
+    """One cell: a number with its spread, rank and reference figures, or text."""
 
     value: float | None = None  # the mean, unrounded; ``None`` if it is missing
     text: str = ""  # shown instead of a number, e.g. a setting
@@ -93,7 +93,7 @@ class Significance:
 
 @dataclass(frozen=True)
 class ImageGain:
-    """PSNR of one image, and its difference from that of the baseline row."""
+    """PSNR of one image, and its difference from the baseline row's."""
 
     set_name: str
     image: str
@@ -120,7 +120,7 @@ class Row:
     # Significance against the baseline row, for all sets together and for each set.
     tests: tuple[Significance, ...] = ()
     against: str = ""  # label of the baseline row
-    # Each image compared with the baseline row; in the baseline row itself, with bicubic.
+    # Each image compared with the baseline row; for the baseline row itself, compared with bicubic.
     images: tuple[ImageGain, ...] = ()
 
     @property

@@ -83,7 +83,7 @@ def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, res
     images were replaced by others of the same size, only their pixels reveal it.
 
     Args:
-        config: Configuration of the training.
+        config: Configuration of the training run.
         folder: Its run folder.
         images: A line for each image: its name and the SHA-256 of its pixels.
         resumed: Whether the run is resumed.

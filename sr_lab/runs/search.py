@@ -49,7 +49,7 @@ _STATES = {
     TrialState.RUNNING: "interrupted",
     TrialState.WAITING: "waiting",
 }
-# Settings that a trial may not change, and those that change what val/psnr_y is measured on.
+# Settings that a trial may not change, and settings that change what val/psnr_y is measured on.
 _NOT_OF_A_TRIAL = NOT_OF_A_ROW | {
     *("task", "paths", "logger", "callbacks", "debug", "resume", "run_name", "num_workers", "seed"),
 }

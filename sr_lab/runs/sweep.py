@@ -3,8 +3,8 @@
 Hydra's basic launcher runs all jobs in one process, where they would share a CUDA context, W&B's global run
 and a random state, and where Lightning's DDP children would replay ``-m``.
 
-Which jobs are done is read from the run folders alone, so that the same command finishes the rest after any
-interruption of a job or of the sweep.
+Which jobs are done is read from the run folders alone, so the same command finishes the remaining jobs after
+any interruption of a job or of the sweep.
 """
 
 import contextlib
@@ -247,7 +247,7 @@ class Queue:
         running.send(signal.SIGINT)
 
     def work(self) -> None:
-        """Run all jobs; when the sweep ends, for whatever reason, it ends them too."""
+        """Run all jobs; if the sweep ends for any reason, they end with it."""
         try:
             with self._progress() as show:
                 while self._are_left():

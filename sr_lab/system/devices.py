@@ -27,7 +27,7 @@ def has_gpu(accelerator: str) -> bool:
 
 
 def device_of(accelerator: str, devices: object = 1) -> torch.device:
-    """The device of this process, or of the first process while the others have not started.
+    """The device of this process, or of the first process if the others have not started yet.
 
     Args:
         accelerator: ``trainer.accelerator``.

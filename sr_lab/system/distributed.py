@@ -71,7 +71,7 @@ def trainer_arguments(
     Args:
         arguments: Arguments in the configuration, including ``devices``, ``num_nodes`` and ``strategy``.
         timeout: Seconds that processes wait for each other.
-        alone: Whether no other processes may be started, since they would repeat more than this training.
+        alone: Whether no other processes may be started, since they would repeat more than this training run.
 
     Raises:
         ConfigError: The configuration asks for a different number of devices than were started, or for
@@ -112,8 +112,8 @@ def trainer_arguments(
 class Environment(LightningEnvironment):
     """Lightning's environment for one machine, but `together` starts and watches the other processes.
 
-    Lightning kills the first process without a message when another is lost, and leaves the others running
-    when the first is lost.
+    Lightning kills the first process without a message when another process is lost, and leaves the others
+    running when the first is lost.
     """
 
     @property
@@ -127,7 +127,7 @@ class Others:
 
     def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         self.processes = processes
-        self.settled = False  # training has ended, or raised an error of its own
+        self.settled = False  # training has ended, or raised its own error
         if processes:
             threading.Thread(target=self._watch, daemon=True, name="processes").start()
 

@@ -1,4 +1,4 @@
-"""Explains faults of the machine during a training run: full disks, full memory, dead workers."""
+"""Explains machine faults during a training run: full disks, full memory, dead workers."""
 
 import contextlib
 import re

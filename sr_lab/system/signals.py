@@ -18,11 +18,11 @@ _HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Signals:
-    """Listens for signals; while a training runs, they take effect at the end of its step."""
+    """Listens for signals; during training, they take effect at the end of a step."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self.waits = False  # whether a training finishes its step first
+        self.waits = False  # whether training finishes its step first
         self._process = os.getpid()
         self._heard: list[int] = []
 

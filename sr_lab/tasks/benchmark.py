@@ -58,7 +58,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for group in (group for group, names in GROUPS.items() if set(names) & set(only)):
-            try:  # an error in one group must not cost the other groups' figures
+            try:  # an error in one group must not lose the other groups' figures
                 spreads = _measure(group, only, config.rounds, folder, progress)
             except Exception as error:
                 problems.append(error)

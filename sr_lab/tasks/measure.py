@@ -1,4 +1,4 @@
-"""``task=measure``: PSNR and SSIM of images that any program has made."""
+"""``task=measure``: PSNR and SSIM of images made by any program."""
 
 import re
 from collections.abc import Sequence

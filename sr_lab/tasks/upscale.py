@@ -29,7 +29,7 @@ _LEVEL = 3  # zlib's level: a third of the time of the default 6, for 8 % more b
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Upscale every image into ``folder``; a failed image does not stop the others.
+    """Upscale every image into ``folder``; an image that fails does not stop the rest.
 
     Raises:
         SystemExit: With 1 at the end, if an image could not be upscaled.

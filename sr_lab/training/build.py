@@ -82,7 +82,7 @@ def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> 
     """Refuse at the start what would otherwise fail later or have no effect.
 
     Raises:
-        ConfigError: The network has nothing to train, or does not fit the patches or the protocol.
+        ConfigError: The network has no weights to train, or does not fit the patches or the protocol.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
@@ -125,7 +125,7 @@ def form(
         settings(compile=compiled),
         lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
         scale=config.scale,
-        device=device(config),  # of the first process to arrive; others on this machine wait for the result
+        device=device(config),  # of the first process to arrive; other processes here wait for the result
         autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision(config)),
         tf32=options.float32_matmul_precision == "high",
         benchmark=arguments.get("benchmark") is True and arguments.get("deterministic") is not True,
@@ -155,7 +155,7 @@ def _batch_of_a_device(config: TrainConfig) -> int:
 
 
 def on_gpu(config: TrainConfig) -> bool:
-    """Whether the training runs on a GPU."""
+    """Whether the training run uses a GPU."""
     return has_gpu(config.trainer.accelerator)
 
 

@@ -44,7 +44,7 @@ class StreamSampler(Sampler[list[int]]):
 
     The sample number alone decides what is read, so the samples stay the same after a resume, or with more or
     fewer processes. Any number works: if the batch does not divide evenly, shares differ by one sample
-    and may be empty. A training needs equal shares and checks them itself (`share_of_a_rank`).
+    and may be empty. Training needs equal shares and checks them itself (`share_of_a_rank`).
 
     Args:
         first: Called when an iteration starts; returns the number of the first sample not yet trained on.
@@ -117,7 +117,7 @@ class RankShare:
         }
 
 
-_READERS = 4  # threads; each holds one image in double precision
+_READERS = 4  # threads; each has one image in memory, in double precision
 _KEPT = 512 * 2**20  # bytes of validation images; ten 2K images take at most 0.2 GB
 
 

@@ -160,7 +160,7 @@ class SRModule(lightning.LightningModule):
         return loss * ((loss - loss).detach() + 1)
 
     def on_validation_epoch_start(self) -> None:
-        """Give all processes the same batch norm statistics; each has only seen its own batches."""
+        """Give all processes the same batch norm statistics; each process has seen only its own batches."""
         if distributed.is_available() and distributed.is_initialized():
             for norm in batch_norms(self.network):
                 for statistic in norm.buffers():

@@ -27,7 +27,7 @@ _PATIENCE = 100  # skipped steps in a row after which the training counts as div
 class NanPolicy(Callback):
     """Checks the loss and gradient of every step before the optimizer takes it.
 
-    A loss that is not finite has made every gradient NaN (`SRModule.training_step`), on all processes and in
+    A non-finite loss makes every gradient NaN (`SRModule.training_step`), on all processes and in
     all accumulated batches, so that all processes skip together. On a CPU every step is checked. On a
     GPU, a check waits for the device, so only ``skip`` checks every step; ``stop`` checks when a row, a
     validation or a checkpoint waits for the device anyway, so that no network that has learnt from NaN is

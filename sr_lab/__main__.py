@@ -70,7 +70,7 @@ class CommandLine:
             interrupts.as_exception()  # the launcher has processes to terminate
 
     def job(self, composed: DictConfig) -> launchers.Outcome | None:
-        """Run one job; in a multirun on this machine, queue a training run for its own process."""
+        """Run one job; in a multirun on this machine, queue a training run, which gets its own process."""
         assert self.checked, "this version of Hydra composes in a way that sr_lab does not guard"
         launchers.join_tasks()
         hydra_node = HydraConfig.get()

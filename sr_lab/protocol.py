@@ -279,7 +279,7 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         ("LR from double RGB", replace(protocol, lr_source="double")),
         (f"LR with {other_border} border", replace(protocol, border=other_border)),
     ]
-    if protocol.lr_source == "given":  # has no border
+    if protocol.lr_source == "given":  # given images have no border
         changed = [(label, other) for label, other in changed if other.border == protocol.border]
     named = {other.settings: other for other in PROTOCOLS.values()}
     found = {protocol.settings: changed[0]}

@@ -94,7 +94,7 @@ def _spread(picture: Picture) -> float:
 
 
 def write(folder: Path, picture: Picture) -> Path:
-    """Write the figure as PNG, PDF and LaTeX, its crops as single PNGs, and a csv with their position.
+    """Write the figure as PNG, PDF and LaTeX, its crops as separate PNGs, and a csv with their position.
 
     Returns:
         Path of the PNG.

@@ -43,7 +43,7 @@ class Training:
     # Title and plot (``<svg>``) of each quantity; ``data-run`` of a line is its position in the legend.
     panels: list[tuple[str, str]]
     keys: list[Key]  # the legend
-    # Whether any training was interrupted; dotted vertical lines show where it resumed.
+    # Whether any run was interrupted; dotted vertical lines show where it resumed.
     has_restarts: bool
 
 

@@ -201,7 +201,7 @@ def _reader(key: str) -> Callable[[Run], float | None]:
 
 
 def _below_bicubic(entry: Entry) -> str:
-    """The test sets on which a network ends below bicubic."""
+    """The test sets on which a network scores below bicubic."""
     sets = dict.fromkeys(name for run in entry.finished for name in run.sets)
     found = []
     for name in sets:

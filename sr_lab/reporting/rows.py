@@ -18,7 +18,7 @@ MINUS = " minus "  # in the label of a row that shows the difference of two rows
 Key: TypeAlias = tuple[str, str]  # set and metric, as in expected.csv
 
 NUM_PARAMS: Key = ("", "num_params_k")
-# Our count: all operations at 1280x720. Papers count by various rules; their figures have another column.
+# Our count: all operations at 1280x720. Papers count by various rules; their figures get another column.
 MULTI_ADDS: Key = ("", "multi_adds_g")
 VALIDATION: Key = ("", "psnr_y")  # a PSNR without a set is measured on the paper's validation images
 
@@ -219,7 +219,7 @@ def _printed(paper: str, table: str) -> list[Entry]:
 
 
 def _with_costs(runs: Sequence[Run]) -> list[Run]:
-    """Training runs with the costs that ``task=complexity`` measured for their rows; then other costs."""
+    """Training runs with the costs that ``task=complexity`` measured for their rows; then other cost runs."""
     costs = {(label, run.scale): run for run in runs for label in run.labels if run.is_cost}
     trained = [run for run in runs if not run.is_cost]
     found = []

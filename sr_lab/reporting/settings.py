@@ -1,4 +1,4 @@
-"""The settings of a run as pairs of flat name and text, and which of them differ between runs."""
+"""The settings of a run as pairs of a flat name and a text, and which of them differ between runs."""
 
 from collections.abc import Mapping, Sequence
 

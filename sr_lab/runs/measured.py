@@ -20,7 +20,7 @@ def complete(config: EvaluateConfig, overrides: tuple[str, ...]) -> EvaluateConf
         DataError: The images are missing.
     """
     if config.ckpt is not None:
-        config, _ = described(config, overrides, config.ckpt, note=lambda _: None)  # the task prints it
+        config, _ = described(config, overrides, config.ckpt, note=lambda _: None)  # the task prints the note
     return config.model_copy(update={"images": images(config)})
 
 

@@ -276,7 +276,7 @@ def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
 
 @dataclass(frozen=True, eq=False)
 class _TrialJob(sweep.Job):
-    """The training of a trial."""
+    """The training run of a trial."""
 
     trial: Trial
     reported: set[int] = field(default_factory=set)  # steps whose score was reported to the study

@@ -95,7 +95,7 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
 def end_with_sweep() -> None:
     """End together with the process that started this one: a job with its sweep, a rank with its job."""
     parent, number = os.environ.get(IN_SWEEP), signal.SIGTERM
-    if "LOCAL_RANK" in os.environ:  # a rank that waits for another ignores other signals
+    if "LOCAL_RANK" in os.environ:  # a rank that waits for another rank ignores other signals
         parent, number = os.environ.get(RANK_OF), signal.SIGKILL
     if parent is None:
         return

@@ -82,7 +82,7 @@ def why_half(precision: str, device: torch.device) -> str:
 
 def why_no_compiler(accelerator: str, devices: object = 1) -> str | None:
     """Why torch.compile cannot work on this machine, ``None`` if it can."""
-    # This repeats torch's search for compilers, which would load torch's own compiler and take seconds.
+    # This repeats torch's own search for compilers, which would spend seconds on loading its compiler.
     if has_gpu(accelerator):
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed"

@@ -70,7 +70,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
             _train(config, run_folder, signals, from_scratch=from_scratch)
         return
     with run_folder.attempt(), signals.heard():
-        done_meanwhile = run_folder.is_finished() and not from_scratch  # by another process, before we locked
+        done_meanwhile = run_folder.is_finished() and not from_scratch  # by another process, before locking
         if not done_meanwhile:
             _train(config, run_folder, signals, from_scratch=from_scratch)
     if done_meanwhile:

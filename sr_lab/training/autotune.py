@@ -47,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """The fastest setting, and the time of each."""
+    """The fastest setting, and the time of each setting."""
 
     setting: Setting
     seconds: Mapping[str, float]  # per step, for each setting that ran

@@ -43,8 +43,8 @@ class StreamSampler(Sampler[list[int]]):
     """Endless batches of sample numbers for one process: ``first + rank, first + rank + world, ...``.
 
     The sample number alone decides what is read, so the samples stay the same after a resume, or with more or
-    fewer processes. Any number works: if the batch does not divide evenly, shares differ by one sample
-    and may be empty. Training needs equal shares and checks them itself (`share_of_a_rank`).
+    fewer processes. Any number of them works: if the batch does not divide evenly, shares differ by one
+    sample and may be empty. Training needs equal shares and checks them itself (`share_of_a_rank`).
 
     Args:
         first: Called when an iteration starts; returns the number of the first sample not yet trained on.

@@ -18,7 +18,7 @@ from sr_lab.training.lit_module import Saved
 
 
 class Ending(Callback):
-    """Validates, and so saves, after the last step too. A run stopped early stays stopped.
+    """Also validates, and therefore saves, after the last step. A run stopped early stays stopped.
 
     Lightning does not store that another callback has stopped the training. With this callback, resuming a
     stopped run goes straight to the test.

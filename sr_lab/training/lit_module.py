@@ -232,7 +232,7 @@ class SRModule(lightning.LightningModule):
     def upscale(self, lr: Tensor, *, grey: bool = False) -> Tensor:
         """SR image of one LR image, in float32 regardless of the training precision.
 
-        ``model=bicubic`` rounds and clips as the protocol's bicubic row does, so that both give one figure.
+        ``model=bicubic`` rounds and clips as the protocol's bicubic row does, so that the two agree.
         """
         if isinstance(self.network.network if isinstance(self.network, Tiled) else self.network, Bicubic):
             return self.protocol.bicubic(lr, self.scale)

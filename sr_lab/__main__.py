@@ -45,7 +45,7 @@ class CommandLine:
     done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
-    task: str = "train"  # of the last job
+    task: str = "train"  # task of the last job
 
     def compose_and_run(self) -> None:
         """Let Hydra compose the configuration and call `job` for each job of the command line."""
@@ -60,7 +60,7 @@ class CommandLine:
         register_resolvers(_complete)
         try:
             job()
-        except Exception as error:  # a job does not compose; the jobs before it are done
+        except Exception as error:  # a job's configuration does not compose; earlier jobs are done
             self.errors.append(error)
 
     def composed(self, configuration: DictConfig) -> None:
@@ -70,7 +70,7 @@ class CommandLine:
             interrupts.as_exception()  # the launcher has processes to terminate
 
     def job(self, composed: DictConfig) -> launchers.Outcome | None:
-        """Run one job; in a multirun on this machine, queue a training to run in its own process."""
+        """Run one job; in a multirun on this machine, queue a training run, which gets its own process."""
         assert self.checked, "this version of Hydra composes in a way that sr_lab does not guard"
         launchers.join_tasks()
         hydra_node = HydraConfig.get()
@@ -110,7 +110,7 @@ class CommandLine:
         """Do the work that the jobs postponed, and return the exit code."""
         if self.done:
             tasks.finish(list(self.done.values())[-1], list(self.done))
-        if self.errors:  # no training of a sweep starts while one of its configurations is wrong
+        if self.errors:  # no run of a sweep starts if any of its configurations is wrong
             raise self.errors[0]
         if self.elsewhere:
             good = {job.folder: job.config for job in self.elsewhere if job.config and not job.problem}
@@ -126,7 +126,7 @@ class CommandLine:
 
 
 def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
-    """The configuration with what an evaluation is known by."""
+    """Add to the configuration what identifies an evaluation."""
     if not isinstance(config, EvaluateConfig):
         return config
     from sr_lab.runs import measured  # imports torch

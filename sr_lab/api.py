@@ -49,10 +49,10 @@ def load(
             network and scale are recognised; or the name of a network (``imdn``) for fresh weights. Write
             ``./imdn`` for a folder that has the name of a network.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
-        backend: What runs the network, see `sr_lab.inference.backends.run_by`; all but ``eager`` are for
-            inference only.
-        note: Called with a sentence if the scale is that of the file's name or differs from it, since the
-            weights of some networks are the same for several scales, or if the weights are in half precision.
+        backend: What runs the network, see `sr_lab.inference.backends.run_by`; all backends but ``eager`` are
+            for inference only.
+        note: Called with a sentence if the scale was taken from the file's name or differs from it, since
+            some networks have the same weights at several scales, or if the weights are in half precision.
             The default issues a warning.
 
     Returns:
@@ -60,7 +60,7 @@ def load(
 
     Raises:
         CheckpointError: The file is missing, unsafe, damaged, or for an unknown network or another scale.
-        ConfigError: The name is unknown or comes without a scale, the scale is not that of our checkpoint, or
+        ConfigError: The name is unknown or comes without a scale, the scale differs from our checkpoint's, or
             the backend is not installed or does not run the network.
     """
     if scale is not None and (not isinstance(scale, int) or scale < 2):
@@ -100,7 +100,7 @@ def upscale(
             array ``(H, W)`` or ``(H, W, 3)`` of uint8, uint16 or floats in [0, 1]; or a floating tensor
             ``(C, H, W)`` or ``(N, C, H, W)`` in [0, 1] with 1 or 3 channels.
         model: The network; its device is used. It stays unchanged: a folded copy runs where that is faster,
-            and is kept until the weights or modules of the network change.
+            and is cached until the weights or modules of the network change.
         tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be a `Tiled`.
         progress: Called with the finished share of the image after each tile; not called for a tensor.
         note: Called with a sentence if the result has less depth than the image, since Pillow has only 8-bit
@@ -150,7 +150,7 @@ _known: WeakKeyDictionary[nn.Module, tuple[_State, nn.Module | None]] = WeakKeyD
 def _merged(network: nn.Module) -> nn.Module:
     """The folded network; folding takes longer than upscaling a small image, so it is cached.
 
-    Values are compared, since a tensor's version counter misses what is written through ``.data``.
+    Values are compared, since a tensor's version counter misses writes through ``.data``.
     """
     tensors = [*network.named_parameters(), *network.named_buffers()]
     names: list[tuple[object, ...]] = [
@@ -197,7 +197,7 @@ _PEAKS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 def _parts(
     image: NDArray[np.generic], model: Tiled, progress: Progress
 ) -> Iterator[tuple[tuple[slice, slice], NDArray[np.generic]]]:
-    """Regions of the SR image and their pixels in the type of ``image``, without a whole float image."""
+    """Regions of the SR image and their pixels in the type of ``image``; builds no whole float image."""
     peak = _PEAKS.get(image.dtype, 1)
     pieces = model.pieces(*image.shape[:2])
     for number, piece in enumerate(pieces, start=1):

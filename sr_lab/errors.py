@@ -9,7 +9,7 @@ class SRLabError(ValueError):
 
 
 class ConfigError(SRLabError):
-    """A setting is unknown, has the wrong type, or does not fit another one."""
+    """A setting is unknown, has the wrong type, or conflicts with another setting."""
 
 
 class DataError(SRLabError):
@@ -21,18 +21,18 @@ class CheckpointError(SRLabError):
 
 
 class FaultError(SRLabError):
-    """A training failed because of a fault of a disk, of memory or of a process."""
+    """A training run failed because of a disk, memory or process fault."""
 
 
 class DistributedError(SRLabError):
     """A process of a training run on several devices did not start, does not respond, or has died."""
 
 
-# A fault of the machine is not a failure of the run: the same command resumes it.
+# A machine fault is not a failure of the run: the same command resumes it.
 MACHINE_ERRORS = (FaultError, DistributedError, OSError)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the nearest known name, or an empty text."""
+    """``; did you mean 'x'?`` with the nearest known name, or an empty string."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""

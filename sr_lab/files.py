@@ -70,12 +70,12 @@ def naming(path: Path, *, instead: Path | None = None) -> Iterator[None]:
 
     Args:
         path: The file.
-        instead: A temporary file, unknown to the user, whose name is replaced.
+        instead: A temporary file that the user does not know; its name is replaced with the file's.
     """
     try:
         yield
     except Exception as error:
-        for link in (error, error.__cause__ or error.__context__):  # torch wraps the error in its own
+        for link in (error, error.__cause__ or error.__context__):  # torch wraps the error in its own error
             if isinstance(link, OSError) and link.errno and link.filename in (None, str(instead)):
                 link.filename = str(path)
         raise
@@ -113,7 +113,7 @@ def read_text(path: Path, *, max_bytes: int = MAX_BYTES) -> str:
 
 
 def read_json(path: Path) -> object:
-    """The content of a JSON file, made `plain`.
+    """The content of a JSON file as `plain` values.
 
     Raises:
         OSError: There is no such file.
@@ -126,7 +126,7 @@ def read_json(path: Path) -> object:
 
 
 def read_yaml(path: Path) -> object:
-    """The content of a YAML file, checked by `check_yaml` and made `plain`.
+    """The content of a YAML file, checked by `check_yaml`, as `plain` values.
 
     Raises:
         OSError: There is no such file.
@@ -141,7 +141,7 @@ def read_yaml(path: Path) -> object:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse YAML that is larger than it looks: a few lines of anchors can stand for billions of values.
+    """Refuse YAML that is larger than it looks: a few lines of anchors can expand to billions of values.
 
     Raises:
         ValueError: The text expands to too many values or levels, refers to itself, or is not YAML.
@@ -168,12 +168,12 @@ def check_yaml(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    r"""A text with escapes (``\x1b``) in place of characters that control a terminal or break a page."""
+    r"""The text with escapes (``\x1b``) in place of characters that control a terminal or break a page."""
     return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def plain(value: object) -> object:
-    """A copy of a value in which every text is `printable` and every key is text.
+    """A copy of a value in which every string is `printable` and every key is a string.
 
     Integers beyond 64 bits become NaN.
     """
@@ -189,7 +189,7 @@ def plain(value: object) -> object:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in a plain value, including the keys."""
+    """Every string in a plain value, including the keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

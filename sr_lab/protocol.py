@@ -85,7 +85,7 @@ class Protocol:
         return f"{self.name}: {lr}; {self.counting(scale)}{clipped}{known}."
 
     def counting(self, scale: int) -> str:
-        """How the result is measured, whatever it was made from."""
+        """How the result is measured, regardless of how the LR image was made."""
         rounded = "rounded" if self.round_luma else "unrounded"
         values = f"{rounded} {self.luma_range}-range BT.601 luma" if self.colour == "y" else "RGB"
         result = "8-bit" if self.quantise else "unquantised"
@@ -101,7 +101,7 @@ class Protocol:
 
     @property
     def settings(self) -> "Protocol":
-        """This protocol without its name: two that are equal give the same figures."""
+        """This protocol without its name; protocols with equal settings give the same figures."""
         return replace(self, name="", reproduces="")
 
     def on_given_lr(self) -> "Protocol":
@@ -179,7 +179,7 @@ class Protocol:
         Returns:
             ``(N, C, scale * h, scale * w)``, rounded after each axis if ``lr_source`` is ``uint8`` or
             ``given``, as MATLAB does, otherwise not rounded. Studio-range luma is clipped to 16..235, grey
-            images included, as in the code that made the published rows; the results of networks are not.
+            images included, as in the code behind the published rows; network results are not clipped.
         """
         if self.lr_source not in ("uint8", "given"):
             sr = imresize(lr, numerator=scale, border=self.border)
@@ -192,8 +192,8 @@ class Protocol:
         """PSNR in dB and SSIM of each image.
 
         Args:
-            sr: Results ``(N, 3 or 1, H', W')`` in [0, 1], not clamped; one channel is luma. H' and W' are
-                those of ``hr`` cropped to multiples of ``scale``.
+            sr: Results ``(N, 3 or 1, H', W')`` in [0, 1], not clamped; a single channel is luma. H' and W'
+                are those of ``hr`` cropped to multiples of ``scale``.
             hr: uint8 ``(N, 3, H, W)``.
             scale: Upscaling factor of the network.
             grey: The images come from files with one channel.
@@ -256,8 +256,8 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         colour: The network's colour; conventions that do not fit it are left out.
 
     Returns:
-        Pairs of a label, which says what differs and which named protocol that is, and a protocol; the given
-        protocol comes first, and each named protocol that fits the network is among them.
+        Pairs of a label and a protocol; the label says what differs, and names the protocol if it has a name.
+        The given protocol comes first, and every named protocol that fits the network is included.
     """
     other_border: Border = "replicate" if protocol.border == "symmetric" else "symmetric"
     changed = [("as measured", protocol)]
@@ -279,7 +279,7 @@ def variants(protocol: Protocol, *, colour: NetworkColour = "any") -> list[tuple
         ("LR from double RGB", replace(protocol, lr_source="double")),
         (f"LR with {other_border} border", replace(protocol, border=other_border)),
     ]
-    if protocol.lr_source == "given":  # has no border
+    if protocol.lr_source == "given":  # given images have no border
         changed = [(label, other) for label, other in changed if other.border == protocol.border]
     named = {other.settings: other for other in PROTOCOLS.values()}
     found = {protocol.settings: changed[0]}

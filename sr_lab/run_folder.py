@@ -3,7 +3,7 @@
 config.yaml   resolved configuration            metrics.json  results, written last
 metrics.csv   the record, flushed row by row    failed.txt    traceback, or why no attempt began
 log.txt       output, when several jobs run     images.json   which images it was trained on
-identity.json what the run is known by, written when it begins
+identity.json what identifies the run, written when it begins
 pruned.txt    why a search ended the run early  images/       example images
 checkpoints/{last,previous,best}.ckpt           wandb/
 checkpoints.old/   checkpoints of the attempt before resume=never, until the new attempt has saved
@@ -66,7 +66,7 @@ class RunFolder:
         Args:
             job: The Slurm or torchrun job, which may start this command again: see `started_over_by`.
         """
-        # An attempt killed before its first save has no checkpoint to replace those that were set aside.
+        # An attempt killed before its first save leaves no checkpoint to replace those set aside.
         if any((self.checkpoints / name).exists() for name in ("last.ckpt", "previous.ckpt")):
             shutil.rmtree(self.earlier, ignore_errors=True)
             self.checkpoints.replace(self.earlier)
@@ -93,7 +93,7 @@ class RunFolder:
         return "interrupted" if self.lock.exists() else "waiting"
 
     def has_begun(self) -> bool:
-        """Whether there is anything of an attempt."""
+        """Whether any attempt has left files."""
         return any(path.exists() for path in (self.lock, self.metrics, self.checkpoints))
 
     def is_finished(self) -> bool:
@@ -134,7 +134,7 @@ class RunFolder:
         files.write(self.config, text)
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
-        """Write ``metrics.json``, the last thing that a run does. JSON has neither infinity nor NaN: null."""
+        """Write ``metrics.json``, the last thing that a run does. Infinity and NaN become ``null``."""
         files.write(self.metrics, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
     def mark_pruned(self, why: str) -> None:
@@ -209,7 +209,7 @@ class RunFolder:
 
 
 def checkpoint_file(path: str, key: str = "ckpt") -> Path:
-    """The checkpoint that a path refers to; in a run folder, the best one or else the last one.
+    """The checkpoint that a path refers to; in a run folder, the best checkpoint or else the last.
 
     Args:
         path: A file or a run folder.
@@ -232,7 +232,7 @@ def checkpoint_file(path: str, key: str = "ckpt") -> Path:
 
 
 def whole_rows(record: Path) -> list[dict[str, str]]:
-    """Rows of a record, without those that are half-written or damaged by a full disk or a power cut."""
+    """Rows of a record, except those half-written or damaged by a full disk or a power cut."""
     try:
         text = record.read_text(errors="replace")
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from sr_lab.config.compose import model_node, model_options
 from sr_lab.errors import CheckpointError
 
 SCALES = (2, 3, 4)
-_ALIKE = 0.5  # least share of common names between a checkpoint and the network that it may be meant for
+_ALIKE = 0.5  # minimum share of common names between a checkpoint and the network that it may be meant for
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Entry:
         return f"model={self.option} scale={self.scale}"
 
     def build(self, **settings: object) -> nn.Module:
-        """The network with fresh weights; ``settings`` replace those of the option.
+        """The network with fresh weights; ``settings`` replace the option's own settings.
 
         Raises:
             ConfigError: There is no such option, or the network refuses the scale or a setting.
@@ -45,12 +45,12 @@ def _on_meta(entry: Entry) -> tuple[nn.Module, Forms] | str:
         with torch.device("meta"):
             network = entry.build()
         return network, forms_of(network)
-    except Exception as error:  # a user's own option may fail in any way, and other networks are still known
+    except Exception as error:  # a user's own option may fail in any way; other networks are still tried
         return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _compared(checkpoint: Checkpoint) -> Iterator[tuple[Entry, Likeness]]:
-    """Compare a checkpoint with each network that can be built, at each scale that the network has."""
+    """Compare a checkpoint with each network that can be built, at each scale that the network supports."""
     for option in model_options():
         for entry in (Entry(option, scale) for scale in SCALES):
             built = _on_meta(entry)
@@ -68,7 +68,7 @@ def fitting(checkpoint: Checkpoint) -> list[Entry]:
 
 
 def passed_over() -> dict[str, str]:
-    """The options of ``conf/model`` that no checkpoint is compared with, and why each cannot be built."""
+    """The options of ``conf/model`` that are left out of the comparison, and why each cannot be built."""
     first = {option: _on_meta(Entry(option, SCALES[0])) for option in model_options()}
     return {
         option: why
@@ -86,7 +86,7 @@ def recognised(
         checkpoint: A file that does not describe its network.
         scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
-        note: Called with a sentence if the scale is that of the file's name, or differs from it.
+        note: Called with a sentence if the scale was taken from the file's name, or differs from it.
 
     Raises:
         CheckpointError: The checkpoint fits no network (the message lists what is missing), or several.
@@ -115,7 +115,7 @@ def say_scale(
     asked: int | None,
     note: Callable[[str], object],
 ) -> None:
-    """Say where a scale is from if the weights do not tell it, and whether the file's name says another one.
+    """Say where the scale comes from if the weights leave it open, and whether the file's name disagrees.
 
     Args:
         checkpoint: The file.
@@ -135,7 +135,7 @@ def say_scale(
 
 
 def _misfit(checkpoint: Checkpoint, compared: Sequence[tuple[Entry, Likeness]], key: str) -> CheckpointError:
-    """Why a checkpoint fits no network, by the one that it resembles the most."""
+    """Explain why a checkpoint fits no network, using the network that it resembles most."""
     named = named_scale(checkpoint.path)
     entry, like = max(
         compared,

@@ -1,4 +1,4 @@
-"""What kind of file is given as a checkpoint, by its bytes: a name may lie, and a download may fail."""
+"""Tell the kind of a checkpoint file from its bytes: its name may lie, and a download may have failed."""
 
 import zipfile
 from pathlib import Path
@@ -24,7 +24,7 @@ _END = b"PK\x05\x06"  # begins the last record of a zip archive: 22 bytes and a 
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file begins like safetensors: eight bytes with the length of a JSON header, then that."""
+    """Whether a file begins like safetensors: eight bytes with a JSON header's length, then the header."""
     with file.open("rb") as content:
         head = content.read(9)
     return head[8:] == b"{"
@@ -40,7 +40,7 @@ def refuse_foreign(file: Path, key: str) -> None:
     Raises:
         CheckpointError: What it is instead, and what to do.
     """
-    if is_safetensors(file):  # its own reader checks it, and its first byte may be that of any other format
+    if is_safetensors(file):  # its own reader checks it, and its first byte may match any other format
         return
     with file.open("rb") as content:
         head = content.read(512)
@@ -65,7 +65,7 @@ def _wrong_with_zip(file: Path, tail: bytes) -> str:
     place = tail.rfind(_END)
     if place < 0:
         return f"is cut off, its end is missing; {_AGAIN}"
-    comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # our earliest checkpoints have one
+    comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # our early checkpoints have one
     if len(tail) - place != 22 + comment:
         return f"has bytes after its end; {_AGAIN}"
     try:

@@ -50,7 +50,7 @@ def describe(
         scale: The scale that the user asked for, ``None`` for the file's own scale.
         key: The setting that names the file, for error messages.
         allow: Packages that the command line trusts in addition to ours.
-        note: Called with a sentence about what the weights do not tell.
+        note: Called with a sentence about what the weights do not reveal.
 
     Raises:
         CheckpointError: The checkpoint fits no network, or several.
@@ -76,7 +76,7 @@ def open_network(path_or_name: str, scale: int | None, note: Note) -> nn.Module:
     Args:
         path_or_name: See `sr_lab.load`.
         scale: See `sr_lab.load`.
-        note: Called with a sentence about what the weights do not tell.
+        note: Called with a sentence about what the weights do not reveal.
 
     Raises:
         CheckpointError: See `describe`.
@@ -101,7 +101,7 @@ def open_configured(
     Args:
         config: The composed configuration; a checkpoint's own record replaces its network.
         overrides: Overrides of the command line, which may not contradict the checkpoint.
-        note: Called with a sentence about what the weights do not tell.
+        note: Called with a sentence about what the weights do not reveal.
 
     Raises:
         CheckpointError: The checkpoint cannot be opened, does not fit, or fits several networks.
@@ -145,7 +145,7 @@ def described(
 def _at_scale_of_file(
     config: Checkpointed, checkpoint: Checkpoint, *, is_given: bool, note: Note
 ) -> Checkpointed:
-    """The configuration of a named network at the scale of its file, if the command line gives none."""
+    """The configuration of a named network at the scale of its file, if the command line gives no scale."""
     fitting = [scale for scale in catalogue.SCALES if _fits(config, scale, checkpoint)]
     found = named_scale(checkpoint.path)
     if not is_given and found is not None and found.scale in fitting:

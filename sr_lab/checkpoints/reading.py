@@ -57,10 +57,10 @@ def open_checkpoint(
     Args:
         path: Run folder or file.
         key: The setting that names it, for error messages.
-        note: Called with a sentence if the file holds its weights in half precision.
+        note: Called with a sentence if the file stores its weights in half precision.
 
     Raises:
-        CheckpointError: The file is missing, damaged, would have to run code, or holds no weights.
+        CheckpointError: The file is missing, damaged, would have to run code, or contains no weights.
         FaultError: The disk cannot read it.
     """
     file = checkpoint_file(path, key)
@@ -74,7 +74,7 @@ def open_checkpoint(
             raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
         _say_precision(file, state, note)
         return Checkpoint(file, state, record)
-    for _ in range(_MAX_WRAPPERS):  # a pickle may hold itself
+    for _ in range(_MAX_WRAPPERS):  # a pickle may contain itself
         wrapper = isinstance(content, dict) and next(
             (name for name in _WRAPPERS if isinstance(content.get(name), dict)), None
         )
@@ -91,7 +91,7 @@ def open_checkpoint(
 
 
 def _say_precision(file: Path, state: Mapping[str, Tensor], note: Callable[[str], object]) -> None:
-    """Say that weights were rounded to half precision, or below, when they were saved."""
+    """Say that weights were rounded to half precision or lower when they were saved."""
     rounded = [value.dtype for value in state.values() if value.is_floating_point() and value.itemsize < 4]
     if rounded:
         kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in rounded}))
@@ -112,7 +112,7 @@ def _read(file: Path, key: str) -> Any:
         if zipfile.is_zipfile(file):
             _check_zip(file, key)
         with warnings.catch_warnings(action="ignore"), file.open("rb") as opened:
-            # torch's own words would advise weights_only=False
+            # torch's own message would advise weights_only=False
             content = torch.load(opened, map_location="cpu", weights_only=True)
             if not zipfile.is_zipfile(file) and opened.read(1):
                 raise CheckpointError(f"{key}: '{file}' has bytes after its end; download or copy it again")
@@ -140,7 +140,7 @@ def _check_zip(file: Path, key: str) -> None:
 
     Every entry of what ``torch.save`` writes has a CRC, which reveals a flipped bit, a hole or a missing end;
     torch itself does not check it. Older pickles without an archive (``.pth`` before torch 1.6) and
-    safetensors have none: there only damage to the structure is noticed, not a changed number. torch stores
+    safetensors have no CRC, so only damage to the structure is noticed, not a changed number. torch stores
     each entry once and uncompressed; an archive with duplicate names, folders or absurd sizes is refused.
 
     Raises:
@@ -159,7 +159,7 @@ def _check_zip(file: Path, key: str) -> None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a dense tensor with all its numbers in memory: a few bytes can claim to be a terabyte."""
+    """Whether a value is a dense tensor with its data in memory: a few bytes can claim to be a terabyte."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -171,7 +171,7 @@ def is_plain(value: object) -> bool:
 
 
 def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The weights without the prefixes that most names have; a counter of the trainer's may have none."""
+    """The weights without the prefixes that most names have; a trainer's counter may lack them."""
     state = dict(state)
     while prefix := next((p for p in prefixes if 2 * sum(n.startswith(p) for n in state) > len(state)), None):
         shorter = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -182,10 +182,10 @@ def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> di
 
 
 def _check_matlab(file: Path) -> None:
-    """Unpack with a limit what SciPy would unpack whole.
+    """Unpack, up to a size limit, the data that SciPy would unpack whole.
 
     Raises:
-        ValueError: The file holds more.
+        ValueError: The unpacked data exceeds the limit.
     """
     content = file.read_bytes()
     place = 128  # after the header

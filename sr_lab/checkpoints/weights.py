@@ -37,12 +37,12 @@ def _named_as_ours(network: nn.Module, forms: Forms, state: Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far the weights of a checkpoint are those of a network, in the form that is the nearest.
+    """How far the weights of a checkpoint are those of a network, in the nearest form.
 
     Args:
         fits: Whether names and shapes are equal.
-        names: Names that both have, as a share of all names of either, 0 to 1.
-        shapes: The same for names with equal shapes.
+        names: Share of all names that both have, 0 to 1.
+        shapes: The same share, counting only names with equal shapes.
         num_shared: Number of names that both have.
     """
 
@@ -57,7 +57,7 @@ def likeness(network: nn.Module, forms: Forms, checkpoint: Checkpoint) -> Likene
 
     Args:
         network: The network.
-        forms: What `forms_of` gives for it; folding a network takes long.
+        forms: What `forms_of` returned for it; passed in because folding is slow.
         checkpoint: The checkpoint.
     """
     state = {name: value.shape for name, value in _named_as_ours(network, forms, checkpoint.state).items()}
@@ -129,7 +129,7 @@ def _is_usable(value: Tensor, own: Tensor) -> bool:
 
 
 def take_over(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Start from another network's weights: copy each weight whose name and shape fit.
+    """Start from another network's weights: copy each weight whose name and shape match.
 
     Returns:
         Names of the network's weights that were not copied.

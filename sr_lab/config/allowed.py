@@ -1,6 +1,6 @@
 """The classes that a configuration or a checkpoint may name, slot by slot; `targets` builds no others.
 
-Our own classes are allowed by package, those of libraries one by one. We read the constructor of each library
+Our own classes are allowed by package, library classes one by one. We read the constructor of each library
 class: its arguments cannot make it run code, start a process, open a file or use the network. Callbacks,
 loggers and profilers write below the run folder (`untrusted.settle_paths`).
 """
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """What one slot of a configuration takes.
+    """What one slot of a configuration accepts.
 
     Args:
-        place: Its key in the configuration; ``*`` stands for a name that the user chooses. Empty for a slot
-            that exists only inside the arguments of others.
-        base: Base class of our own classes, and of those from packages that the user trusts.
-        room: Our package whose classes it takes.
-        classes: Library classes that it takes.
+        place: The slot's key in the configuration; ``*`` stands for a name that the user chooses. Empty for a
+            slot that exists only inside the arguments of other slots.
+        base: Base class of our own classes, and of classes from packages that the user trusts.
+        room: Our package whose classes it accepts.
+        classes: Library classes that it accepts.
         nested: Slots whose descriptions its arguments may contain.
         supplied: Arguments that our code passes; a configuration may not set them.
         stored: Whether a checkpoint may describe it.

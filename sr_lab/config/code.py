@@ -1,11 +1,11 @@
 """The code of the classes that a run names: a digest of each module that computes its numbers.
 
-Counted are the module of each class and every module that it imports, also through others and inside
+This covers the module of each class and every module that it imports, also indirectly and inside
 functions: the user's own code, and sr_lab's packages that compute. Python's library and installed packages do
 not count (``metrics.json`` records their versions), unless the user trusts them with ``allow``.
 
-Comments, docstrings, formatting, imports for type checkers and the texts of errors make no difference, so
-that an upgrade that leaves a network alone does not make a new run. Not seen: modules imported by a computed
+Comments, docstrings, formatting, imports for type checkers and error messages make no difference, so an
+upgrade that leaves a network alone does not start a new run. Not covered: modules imported under a computed
 name, what an ``__init__.py`` does apart from defining what is imported from it, and data files.
 """
 
@@ -25,18 +25,18 @@ from typing import NamedTuple
 from sr_lab.config import targets
 from sr_lab.errors import ConfigError
 
-# Our packages that compute numbers. The others (errors, files, reports, the training loop) are known by the
-# recorded commit.
+# Our packages that compute numbers. The others (errors, files, reports, the training loop) are identified by
+# the recorded commit.
 _COMPUTE = {"models", "layers", "upsamplers", "strategies", "ops", "losses", "datasets", "degradations"}
 # Their versions are recorded; they do not count even when they are built from source or allowed.
 _LIBRARIES = {"torch", "torchvision", "lightning", "torchmetrics", "kornia", "numpy", "scipy", "PIL"}
 _INSTALLED = {"site-packages", "dist-packages"}
-# They move pixels and change none.
+# These modules move pixels without changing them.
 _PLUMBING = ("sr_lab.datasets.cache", "sr_lab.datasets.sharing")
 
 
 class Code(NamedTuple):
-    """What classes need."""
+    """The code that classes need."""
 
     digests: dict[str, str]  # name and digest of each module that counts, sorted by name
     libraries: set[str]  # top-level names of the installed packages that these modules import
@@ -99,7 +99,7 @@ def _named(value: object) -> Iterator[str]:
 
 
 def _counts(name: str, trusted: Sequence[str]) -> bool:
-    """Whether a module is the user's own, or one of ours that computes."""
+    """Whether a module is the user's own, or in one of our packages that compute."""
     top, _, rest = name.partition(".")
     if top == "sr_lab":
         return rest.partition(".")[0] in _COMPUTE and name not in _PLUMBING
@@ -113,7 +113,7 @@ def _counts(name: str, trusted: Sequence[str]) -> bool:
 
 
 def _origin(module: str, name: str, trusted: Sequence[str]) -> list[str]:
-    """The modules that define what ``from <module> import <name>`` gives; ``*`` stands for all names."""
+    """The modules that define what ``from <module> import <name>`` imports; ``*`` stands for all names."""
     passed: set[str] = set()
     while module not in passed and _counts(module, trusted):
         passed.add(module)
@@ -126,23 +126,23 @@ def _origin(module: str, name: str, trusted: Sequence[str]) -> list[str]:
         if base is None or not _counts(base, trusted):
             inside = f"{module}.{name}"
             return [inside if name not in read.bound and _spec(inside) is not None else module]
-        module = base  # an __init__.py that only passes the name on would bring in all that it imports
+        module = base  # an __init__.py that only re-exports the name would bring in all its imports
     return [module]
 
 
 @dataclass(frozen=True)
 class _Module:
-    """What is needed of a module's source."""
+    """What we need from a module's source."""
 
     digest: str  # empty for a module without code
     imports: frozenset[tuple[str, str | None]] = frozenset()  # module and name; None for ``import module``
-    passed_on: Mapping[str, str] = field(default_factory=dict)  # names imported as they are -> module
+    passed_on: Mapping[str, str] = field(default_factory=dict)  # names imported without renaming -> module
     bound: frozenset[str] = frozenset()  # names that it defines or imports
     exported: tuple[str, ...] = ()  # ``__all__``
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module is, without importing it or its package."""
+    """Find a module without importing it or its package."""
     spec: ModuleSpec | None = getattr(sys.modules.get(name), "__spec__", None)
     if spec is not None and name != "__main__":
         return spec
@@ -158,14 +158,14 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _read(name: str) -> _Module | None:
-    """The source of a module; ``None`` if there is none, as for a namespace package or a notebook."""
+    """The source of a module; ``None`` if it has no source file, as in a namespace package or a notebook."""
     spec = _spec(name)
     if spec is None or spec.loader is None or spec.origin is None:
         return None
     package = name if spec.submodule_search_locations is not None else name.rpartition(".")[0]
     try:
         status = Path(spec.origin).stat()
-    except OSError:  # in an archive
+    except OSError:  # inside an archive
         source = getattr(spec.loader, "get_source", lambda _: None)(name)
         return None if source is None else _parsed(source, package)
     return _of_file(spec.origin, package, (status.st_mtime_ns, status.st_size))
@@ -173,16 +173,16 @@ def _read(name: str) -> _Module | None:
 
 @functools.lru_cache(maxsize=1000)
 def _of_file(path: str, package: str, version: tuple[int, int]) -> _Module:
-    """Read a file, again only when it has changed: a search composes in one process for hours."""
+    """Read a file, and read it again only after a change: a search composes in one process for hours."""
     content = Path(path).read_bytes()
     try:
         return _parsed(content, package) if path.endswith(".py") else _Module(_digest(content))
-    except (SyntaxError, ValueError):  # for another version of Python; nobody can import it here
+    except (SyntaxError, ValueError):  # written for another version of Python; it cannot be imported here
         return _Module(_digest(content))
 
 
 def _parsed(source: str | bytes, package: str) -> _Module:
-    """Read a module of a package, which relative imports start from."""
+    """Parse a module; its relative imports start from ``package``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python versions warn of different things
         tree = _Bare().visit(ast.parse(source))
@@ -229,7 +229,7 @@ def _base(node: ast.ImportFrom, package: str) -> str:
 
 
 class _Bare(ast.NodeTransformer):
-    """Removes what changes no number: docstrings, imports for type checkers, the texts of errors."""
+    """Removes what affects no result: docstrings, imports for type checkers, error messages."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
@@ -241,7 +241,7 @@ class _Bare(ast.NodeTransformer):
         return node if node.body or node.orelse else None
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        # Python 3.12 puts empty texts into f"{a:{b}}", 3.11 does not.
+        # Python 3.12 puts empty strings into f"{a:{b}}", 3.11 does not.
         empty = [part for part in node.values if isinstance(part, ast.Constant) and not part.value]
         node.values = [part for part in node.values if part not in empty]
         return self.generic_visit(node)
@@ -258,7 +258,7 @@ class _Bare(ast.NodeTransformer):
 
 
 def _dump(node: object, words: list[str]) -> None:
-    """Like `ast.dump`, but the same for every version of Python, which adds fields with empty values."""
+    """Like `ast.dump`, but the same for every Python version; newer ones add fields with empty values."""
     if isinstance(node, ast.AST):
         words.append(f"({type(node).__name__}")
         for name, value in ast.iter_fields(node):

@@ -37,7 +37,7 @@ from sr_lab.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class _Composition:
-    """What Hydra composed; two compositions are equal if their texts and their command lines are."""
+    """What Hydra composed; two compositions with the same text and command line are equal."""
 
     text: str
     overrides: tuple[str, ...]
@@ -111,7 +111,7 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
 def load_trial(
     composed: DictConfig, overrides: Sequence[str], trial: Sequence[str], experiment_name: str
 ) -> TrainConfig:
-    """A training of a search: composed again with the overrides of a trial, which take precedence.
+    """One training run of a search, composed again with the overrides of a trial, which take precedence.
 
     Raises:
         ConfigError: The values do not give a valid configuration.
@@ -177,7 +177,7 @@ def _with_row(
 
 
 def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The same configuration with other overrides, from the same search path, with its ``hydra`` node."""
+    """Compose again with other overrides from the same search path; includes the ``hydra`` node."""
     hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
     places = [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
     again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
@@ -215,7 +215,7 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
     """Apply the budget's limits to the recipe, in place; doing it twice changes nothing.
 
     A typed value wins: it removes the limit. The recipe's value is kept in ``recipe``, so that the run can
-    say what was changed, and a shortened training still goes through its whole schedule.
+    say what was changed, and a shortened run still goes through its whole schedule.
 
     Raises:
         ConfigError: There is no budget, or the command line sets both a limit and a value above it.
@@ -237,7 +237,7 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
         if not isinstance(value, int) or not isinstance(most, int) or value <= most:
             continue
         if not is_set(place, typed):
-            if place != "steps" or not is_set("steps_per_epoch", typed):  # a typed epoch keeps its length
+            if place != "steps" or not is_set("steps_per_epoch", typed):  # a typed epoch length is kept
                 OmegaConf.update(node, f"recipe.{limit.removeprefix('max_')}", value, force_add=True)
             OmegaConf.update(node, place, most)
         elif is_set(f"budget.{limit}", typed):
@@ -258,10 +258,10 @@ _NEVER_NAMED = {
 
 
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
-    """``<model>_x<scale>`` and whatever else the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
+    """``<model>_x<scale>`` and anything else that the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
-    The measurement of a checkpoint is named after the checkpoint's run folder or file, that of images after
-    their folder.
+    The measurement of a checkpoint is named after the checkpoint's run folder or file, and the measurement
+    of images after their folder.
     """
     if node.get("sr_dir") is not None:
         return re.sub(r"[^\w.-]+", "-", Path(str(node.sr_dir)).absolute().name).strip("-.")[:100] or "images"

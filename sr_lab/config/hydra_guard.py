@@ -39,7 +39,7 @@ def install(composed: Callable[[DictConfig], None]) -> None:
     """Check each configuration file before Hydra uses it, and Hydra's own node before Hydra uses it.
 
     Args:
-        composed: Called with each composition that has passed.
+        composed: Called with each composition that has passed the checks.
     """
     compose = ConfigLoaderImpl._load_configuration_impl
 
@@ -109,13 +109,13 @@ _KNOWN = re.compile(
     r"(?<!\\)\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
     r"|oc\.env:SR_LAB_\w*[,}])"
 )
-# Any other $ before a sign: also $\{, since Hydra removes the escape in a row or in an axis of a sweep, and a
-# lone $, to which another value could add the brace.
+# Any other $ before punctuation: also $\{, since Hydra removes the escape in a row or in an axis of a sweep,
+# and a lone $, to which another value could add the brace.
 _OTHER = re.compile(r"\$(?!\w)")
 
 
 def check_file(path: Path, content: object) -> None:
-    """Refuse a file that uses other resolvers than ours, or says where Hydra looks for files.
+    """Refuse a file that uses resolvers other than ours, or says where Hydra looks for files.
 
     Raises:
         ConfigError: The message names the file and quotes the text.
@@ -132,7 +132,7 @@ def check_file(path: Path, content: object) -> None:
 
 
 def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
-    """Refuse to search a package that the user does not trust, since that imports it.
+    """Refuse to search a package that the user does not trust, since searching imports it.
 
     Raises:
         ConfigError: A ``pkg://`` address names a package that is neither Hydra's nor trusted.
@@ -147,7 +147,7 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
             )
 
 
-# Parts of Hydra's node that a file may set or Hydra sets itself; the functions below check some of them.
+# Parts of Hydra's node that a file may set or that Hydra sets itself; the functions below check some of them.
 _FREE = (
     *("mode", "verbose", "sweeper", "launcher", "help", "hydra_help", "runtime", "overrides"),
     *("job_logging", "hydra_logging"),
@@ -169,7 +169,7 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse settings of Hydra itself that would let a file run code or write elsewhere.
 
     Raises:
-        ConfigError: A setting that only the command line may have, a launcher or sweeper that is not a plugin
+        ConfigError: A setting that only the command line may set, a launcher or sweeper that is not a plugin
             of Hydra, or logging that is not Hydra's own.
     """
     if not set(given_to(node)) <= set(overrides):  # the command line decides whom we trust
@@ -230,7 +230,7 @@ _PICKLES = "${hydra.sweep.dir}/.submitit/%j"  # where submitit reads pickles
 
 
 def _check_launcher(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse settings with which a file would write into a job's script, or have its pickles read."""
+    """Refuse settings with which a file could write into a job's script, or have its own pickles read."""
     for name, value in _resolved(node).items():
         in_script = bool(value) if name in _SHELL else "\n" in str(value)
         elsewhere = name == "submitit_folder" and _settings(node)[name] != _PICKLES
@@ -242,7 +242,7 @@ def _check_launcher(node: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
-    """Refuse axes of a sweep that only the command line may have: Hydra turns them into typed overrides."""
+    """Refuse axes of a sweep that only the command line may set: Hydra turns them into typed overrides."""
     for name in map(str, params):
         if only_typed(name) and not is_set(f"hydra.sweeper.params.{name}", overrides):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""The identity of a run: a hash of all that changes its results, so that the same command resumes it."""
+"""The identity of a run, a hash of everything that changes its results: the same command resumes the run."""
 
 import functools
 import hashlib
@@ -38,7 +38,7 @@ from sr_lab.config.schema import (
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.run_folder import checkpoint_file
 
-# Callbacks of these packages change nothing, except those in ``CHANGING``.
+# Callbacks from these packages change no result, except those in ``CHANGING``.
 WATCHING = ("lightning.", "sr_lab.")
 
 
@@ -71,12 +71,12 @@ def _of_task(config: Config) -> Node:
         return config.model_dump(include={"task", "scale", "crop", "colour"}) | folders
     values = {"task": config.task} | config.model_dump(include=set(MEASURING))
     values["benchmark"] = config.benchmark.model_dump(exclude={"lr", "lr_dir"})
-    if config.benchmark.lr == "given":  # left out by default, to keep older hashes
+    if config.benchmark.lr == "given":  # left out by default, to keep older hashes valid
         values["given_lr"] = [_images("benchmark.lr_dir", folder) for folder in _given_lr(config)]
     if isinstance(config, EvaluateConfig):
         values["ckpt"] = _content("ckpt", config.ckpt)
         values["images"] = config.images
-        if config.tile != "none":  # the default is left out, to keep older hashes
+        if config.tile != "none":  # the default is left out, to keep older hashes valid
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
@@ -84,7 +84,7 @@ def _of_task(config: Config) -> Node:
 
 
 def code_of(config: Config) -> code.Code:
-    """The code of the classes that a run names, in a training also that of the user's own callbacks."""
+    """The code of the classes that a run names; for a training run, also of the user's own callbacks."""
     network = [config.model, config.upsampler.factory, config.strategy.apply]
     recipe = [config.schedule.scheduler, config.dataset, config.degradation, config.loss, config.optimizer]
     training = [*recipe, *filter(_is_own, config.callbacks.values())]
@@ -92,7 +92,7 @@ def code_of(config: Config) -> code.Code:
 
 
 def _of_training(config: TrainConfig) -> Node:
-    # Only a training needs torch and the dataset's class.
+    # Only a training run needs torch and the dataset's class.
     from sr_lab.system.devices import has_gpu, resolve_precision
 
     values = config.model_dump(include=set(TRAINING)) | {"steps_per_epoch": config.steps_of_an_epoch}
@@ -125,7 +125,7 @@ def _bases(node: object) -> list[type]:
 
 
 def _is_own(node: object) -> bool:
-    """Whether a callback is the user's own, which may do anything to a training."""
+    """Whether a callback is the user's own, which may do anything to the training."""
     return any(not f"{base.__module__}.".startswith(WATCHING) for base in _bases(node)[:1])
 
 
@@ -137,7 +137,7 @@ def _changes_training(node: object) -> bool:
 
 
 def known(config: Config) -> Known:
-    """What a run, or a search, is known by; see `identity` for errors."""
+    """What identifies a run or a search; see `identity` for errors."""
     values = identity(config)
     earlier = without_code(values)
     if isinstance(config, TrainConfig):
@@ -160,7 +160,7 @@ def _content(key: str, path: str | None) -> str | None:
 
 
 def _given_lr(config: Config) -> list[str]:
-    """The folders of the given LR images; a set's own has a sub-folder for each scale."""
+    """The folders of the given LR images; a set's own folder has a sub-folder for each scale."""
     folders = config.benchmark.lr_dir
     if folders is None:
         return [f"{config.paths.data_dir}/benchmarks/{name}/LR" for name in config.benchmark.sets]
@@ -168,7 +168,7 @@ def _given_lr(config: Config) -> list[str]:
 
 
 def _images(setting: str, path: str) -> str:
-    """SHA-256 of the names and contents of the files in a folder and its sub-folders, wherever it is."""
+    """SHA-256 of the names and contents of the files in a folder and its sub-folders; its path is ignored."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise DataError(
@@ -184,7 +184,7 @@ def _images(setting: str, path: str) -> str:
 
 
 def folder_name(config: Config, parent: Path) -> str:
-    """``<run_name>-<hash8>``; the same run or search keeps its folder under another name."""
+    """``<run_name>-<hash8>``; a run or search that has a folder with another name keeps it."""
     run = known(config)
     digest = hash8(run.values)
     if existing := sorted(parent.glob(f"*-{digest}")):
@@ -213,7 +213,7 @@ def run_dir(*, _root_: DictConfig) -> str:
     if isinstance(config, (UpscaleConfig, ShardConfig)):
         return config.output
     if isinstance(config, (PrepareConfig, DoctorConfig)):
-        return "."  # they write no run folder
+        return "."  # these tasks write no run folder
     parent = Path(sweep_dir(_root_=_root_))
     return str(parent / folder_name(config, parent))
 
@@ -221,7 +221,7 @@ def run_dir(*, _root_: DictConfig) -> str:
 def sweep_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.sweep.dir``: the jobs of an experiment share one folder."""
     name = str(_root_.experiment_name)
-    # The default name is that of the default task; other tasks get a folder of their own.
+    # The default name belongs to the default task; other tasks get their own folder.
     task = str(_root_.task)
     if name == "train" and task != "train":
         name = task
@@ -245,7 +245,7 @@ def rows(*, _root_: DictConfig) -> str:
 
 
 def lr_side(hr_side: int, scale: int) -> int:
-    """Resolver for recipes that state the side of the HR patch: that side in LR pixels."""
+    """Resolver for recipes that state the side of the HR patch: converts that side to LR pixels."""
     if hr_side % scale:
         raise ConfigError(
             f"dataset.lr_patch_size: the recipe's HR patch of {hr_side} is not divisible by scale={scale}; "
@@ -258,8 +258,8 @@ def register_resolvers(complete: Complete | None = None) -> None:
     """Register these resolvers, which ``conf/`` uses.
 
     Args:
-        complete: Adds to a configuration what only the rooms above this one can find out and an evaluation
-            is known by: the network of its checkpoint and its images.
+        complete: Adds to a configuration what identifies an evaluation and only higher packages can find out:
+            the network of its checkpoint and its images.
     """
     _complete[:] = [] if complete is None else [complete]
     for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):

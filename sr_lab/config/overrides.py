@@ -16,7 +16,8 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
 def typed_again(overrides: Sequence[str]) -> list[str]:
     """The overrides that a job started from its ``config.yaml`` needs on its own command line.
 
-    Those for callbacks, loggers and the profiler: a file may not give them a path outside the run folder.
+    These are the overrides of callbacks, loggers and the profiler: a file may not give them a path outside
+    the run folder.
     """
     writers = ("callbacks.", "logger.", "trainer.profiler.")
     kept = [given for given in overrides if key_of(given).startswith(writers) and given[0] != "~"]
@@ -24,7 +25,7 @@ def typed_again(overrides: Sequence[str]) -> list[str]:
 
 
 def only_typed(override: str) -> bool:
-    """Whether it sets what only the command line may: which packages are trusted, and where files go."""
+    """Whether only the command line may set this: which packages are trusted, and where files go."""
     key = key_of(override).strip().replace("/", ".")
     profiles = key == "trainer" or key.startswith("trainer.profiler")
     return profiles or key.partition(".")[0] in ("allow", "hydra", "paths", "callbacks", "logger")

@@ -1,7 +1,7 @@
-"""``identity.json``: which run a folder holds, so that no run continues another one, or itself by other code.
+"""``identity.json``: which run a folder contains, so that no run continues another run or changes its code.
 
 It is written when the run begins, and compared before the folder is used again. Folders of earlier versions
-have no such file: their name ends with a hash without code, and ``config.yaml`` has their settings.
+have no such file: their names end with a hash without the code, and ``config.yaml`` has their settings.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batc
     "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
 }  # fmt: skip
 MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
-# Lightning's callbacks that stop a training or change what it learns, excluding those that only watch.
+# Lightning's callbacks that stop a training run or change what it learns, excluding those that only watch.
 CHANGING = {
     *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),
     *("EMAWeightAveraging", "GradientAccumulationScheduler", "BaseFinetuning", "ModelPruning"),
@@ -39,13 +39,13 @@ CHANGING = {
 
 @dataclass(frozen=True)
 class Known:
-    """What a run is known by.
+    """What identifies a run.
 
     Args:
         values: Its identity, with the code.
-        earlier: The identity that versions without code gave it.
+        earlier: The identity that earlier versions gave it, which left out the code.
         settings: Its settings, see `compared`.
-        any_code: Whether it may continue a run that other code has begun (``code=any``).
+        any_code: Whether it may continue a run that other code began (``code=any``).
     """
 
     values: Node
@@ -66,7 +66,7 @@ class Recorded(BaseModel):
     model_config = ConfigDict(strict=True)
 
     identity: Node  # without the code
-    codes: list[Code]  # the code at the beginning, and after each change that code=any has taken
+    codes: list[Code]  # the code at the beginning, and after each change that code=any allowed
 
 
 def hash8(values: Node) -> str:
@@ -88,7 +88,7 @@ def settings(values: Mapping[str, object]) -> dict[str, object]:
     found = _flat(
         {key: values.get(key) for key in (*TRAINING, "budget", "trainer", "callbacks", "init_ckpt")}
     )
-    form = {"compile", "channels_last", "autotune", "timeout"}  # these change how it trains, not what
+    form = {"compile", "channels_last", "autotune", "timeout"}  # these change only how it trains
     neutral = {f"trainer.{key}" for key in NEUTRAL_TRAINER | form} | {"budget.name"}
     return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
 
@@ -108,7 +108,7 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def read(folder: RunFolder) -> Recorded | None:
-    """What `record` has written; ``None`` in a folder of an earlier version."""
+    """What `record` wrote; ``None`` in a folder of an earlier version."""
     try:
         return Recorded.model_validate(files.read_json(folder.identity))
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def read(folder: RunFolder) -> Recorded | None:
 
 
 def _is_earlier(folder: RunFolder) -> bool:
-    """Whether an earlier version has begun the run."""
+    """Whether an earlier version of sr_lab began the run."""
     return folder.has_begun() and folder.config.exists() and not folder.identity.exists()
 
 
@@ -129,7 +129,7 @@ def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Co
         resumed: Whether it continues an earlier attempt.
 
     Returns:
-        The other code under which the attempts that it continues ran.
+        The other versions of the code that ran the earlier attempts.
     """
     held = read(folder) if resumed else None
     codes = held.codes if held is not None else [{}] if resumed else []
@@ -140,7 +140,7 @@ def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Co
 
 
 def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
-    """The runs of the same settings that other code has begun, the newest first, each with its code."""
+    """The runs with the same settings that other code began, newest first, each with its code."""
     own, found = hash8(without_code(known.values)), {}
     for path in parent.glob("*/identity.json"):
         held = read(folder := RunFolder(path.parent))
@@ -153,7 +153,7 @@ def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
 
 
 def refuse_another(folder: RunFolder, known: Known) -> None:
-    """Refuse a folder that holds another run; ``hydra.run.dir`` may name any.
+    """Refuse a folder that contains another run; ``hydra.run.dir`` can name any folder.
 
     Raises:
         ConfigError: The message says what differs.
@@ -172,7 +172,7 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
 
 
 def differing_code(folder: RunFolder, known: Known) -> str:
-    """Which code of the run in a folder is not this run's, or an empty string."""
+    """Which code of the run in a folder differs from this run's, or an empty string."""
     held = read(folder)
     before = held.codes[-1] if held is not None else {}
     return "" if before == known.code else other(before, known.code)
@@ -182,7 +182,7 @@ def trained_by(ckpt: str, code: Code) -> str:
     """Which code of a network has changed since its checkpoint was trained, or an empty string.
 
     Args:
-        ckpt: A run folder or a file; a file outside a run folder says nothing.
+        ckpt: A run folder or a file; a file outside a run folder has no record of its code.
         code: The network's code now.
     """
     path = Path(ckpt).expanduser()
@@ -193,7 +193,7 @@ def trained_by(ckpt: str, code: Code) -> str:
 
 
 def code_note(run: Known, folder: RunFolder) -> str | None:
-    """A note for the user if other code has begun a run, or a search, with the same settings."""
+    """A note for the user if other code began a run, or a search, with the same settings."""
     if folder.has_begun():
         words = differing_code(folder, run)
         return f"code: '{folder.path}' was begun by {words}, and is taken as it is" if words else None
@@ -211,7 +211,7 @@ def code_note(run: Known, folder: RunFolder) -> str | None:
 
 
 def _differing(folder: RunFolder, known: Known) -> list[str]:
-    """What differs between the run in a folder and another, apart from code, in words."""
+    """Phrases that say what differs between the run in a folder and another run, apart from code."""
     if (held := read(folder)) is not None:
         pairs = _pairs(_flat(held.identity), _flat(without_code(known.values)))
     else:
@@ -237,7 +237,7 @@ def _shown(value: object) -> str:
 
 
 def _earlier_settings(folder: RunFolder) -> dict[str, object]:
-    """The settings of a folder of an earlier version."""
+    """The settings in a folder that an earlier version wrote."""
     try:
         values = files.read_yaml(folder.config)
     except (OSError, ValueError):
@@ -246,7 +246,7 @@ def _earlier_settings(folder: RunFolder) -> dict[str, object]:
 
 
 def compared(values: Mapping[str, object]) -> dict[str, object]:
-    """The settings by which folders of earlier versions are compared, without callbacks that only watch."""
+    """The settings to compare in folders of earlier versions, without callbacks that only watch."""
     task = values.get("task", "train")
     if task != "train":
         return _flat({"task": task} | {key: values.get(key) for key in (*MEASURING, "ckpt")})
@@ -255,7 +255,7 @@ def compared(values: Mapping[str, object]) -> dict[str, object]:
     kept = {name: node for name, node in nodes.items() if not _watches(node)}
     own = settings(
         {**values, "callbacks": kept, "steps_per_epoch": None}
-    )  # a budget once shortened it in the file
+    )  # budgets used to shorten it in the file
     return {"task": task, **own}
 
 
@@ -265,7 +265,7 @@ def _watches(node: object) -> bool:
 
 
 def other(before: Code, now: Code) -> str:
-    """Which code differs, for a sentence."""
+    """Which code differs, as part of a sentence."""
     names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"other code of {', '.join(names[:3])}{more}" if before else "unknown code"

@@ -93,7 +93,7 @@ class Sweep(_Strict):
 
 
 class HparamsSearch(_Strict):
-    """A search for the recipe with the best ``val/psnr_y``; ``runs/search.py`` reads its space."""
+    """A search for the recipe with the best ``val/psnr_y``; ``runs/search.py`` reads its search space."""
 
     space: Node = Field(min_length=1)
     trials: int = Field(gt=0)
@@ -183,7 +183,7 @@ class TrainConfig(Config):
 
     @property
     def steps_of_an_epoch(self) -> float:
-        """Steps of an epoch; if a budget shortens the training, its epochs are shortened in proportion."""
+        """Steps in an epoch; if a budget shortens the training, its epochs are shortened in proportion."""
         return self.steps_per_epoch * self.steps / self.recipe.get("steps", self.steps)
 
 
@@ -195,7 +195,7 @@ class CheckpointConfig(Config):
     backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
 
-# What only a training uses; the config.yaml of an evaluation leaves it out.
+# Settings that only training uses; the config.yaml of an evaluation leaves them out.
 OF_TRAINING = (
     *("schedule", "dataset", "degradation", "loss", "optimizer", "budget", "recipe", "callbacks", "logger"),
     *("hparams_search", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),

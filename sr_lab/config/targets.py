@@ -53,7 +53,7 @@ def _call(target: Callable[..., object], /, *values: object, **arguments: object
     except SRLabError:
         raise
     except Exception as error:
-        # Lightning's own error is known by its name, so that building a network does not import Lightning.
+        # Lightning's own error is matched by name, so that building a network does not import Lightning.
         refusals = ("TypeError", "ValueError", "RuntimeError", "MisconfigurationException")
         if not {kind.__name__ for kind in type(error).__mro__} & set(refusals):
             raise
@@ -104,7 +104,7 @@ def locate(path: str) -> typing.Any:
 
 
 def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str, ...]) -> _Described:
-    """Check a description for one of the slots, with everything inside it."""
+    """Check a description for one of the slots, and everything inside it."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}")
     target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)
@@ -134,7 +134,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
 
 
 def _argument(place: str, value: object, nested: tuple[str, ...], packages: tuple[str, ...]) -> object:
-    """Check the value of an argument; descriptions in it must be of one of the nested slots."""
+    """Check the value of an argument; descriptions in it must fit one of the nested slots."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             return _read(place, value, nested, packages)
@@ -179,7 +179,7 @@ def _resolve(
 
 
 def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
-    """Whether a class is defined in one of the packages and of the kind that the slot takes."""
+    """Whether a class is defined in one of the packages and is of the kind that the slot accepts."""
     module = getattr(found, "__module__", "")
     if not any(f"{module}.".startswith(f"{name}.") for name in places):
         return False
@@ -190,7 +190,7 @@ def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
 
 @functools.cache
 def _parameters(target: type, path: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a class; of ``**kwargs`` only the names in `allowed.KEYWORDS`."""
+    """The parameters of a class; for ``**kwargs``, only the names in `allowed.KEYWORDS`."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(target).parameters
     more = KEYWORDS.get(path, ())

@@ -1,4 +1,4 @@
-"""What a configuration or a checkpoint may not say, since a stranger may have written it.
+"""What a configuration or a checkpoint may not contain, since a stranger may have written it.
 
 Secrets are not stored, classes come from packages that the user trusts, and paths stay inside the run folder.
 """
@@ -25,7 +25,7 @@ def refuse_secrets(value: object, place: str = "") -> None:
     """Refuse secrets: what is composed goes into ``config.yaml``, reports and W&B, which others see.
 
     Raises:
-        ConfigError: A key is named like a secret, or a value holds one or a secret of the environment.
+        ConfigError: A key is named like a secret, or a value contains one, perhaps from the environment.
     """
     if isinstance(value, Mapping):
         for key, child in value.items():
@@ -43,7 +43,7 @@ def refuse_secrets(value: object, place: str = "") -> None:
 
 
 def check_targets(config: Config, overrides: Sequence[str]) -> None:
-    """Refuse what may not be built; only the command line can trust a package or lead a path elsewhere.
+    """Refuse what may not be built; only the command line can trust a package or point a path elsewhere.
 
     Raises:
         ConfigError: A file trusts a package, a path leads out of the run folder, or a target is refused by
@@ -63,7 +63,7 @@ def check_targets(config: Config, overrides: Sequence[str]) -> None:
 
 
 def stored_network(record: Mapping[str, object], source: str, allow: Sequence[str] = ()) -> StoredNetwork:
-    """The network that a checkpoint names, checked like what a user names.
+    """The network that a checkpoint names, checked like one that the user names.
 
     Args:
         record: What the checkpoint stores.
@@ -95,9 +95,9 @@ _METRIC = re.compile(r"\{[A-Za-z][\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
 
 
 def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
-    """Check the paths of callbacks, loggers and the profiler, and replace typed ones in place.
+    """Check the paths of callbacks, loggers and the profiler, and replace those on the command line in place.
 
-    A path on the command line becomes absolute and may lead anywhere. A path in a file must stay below the
+    A path on the command line becomes absolute and may point anywhere. A path in a file must stay below the
     run folder, where `below` puts it.
 
     Raises:

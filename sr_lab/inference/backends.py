@@ -1,6 +1,6 @@
 """Running networks on the CPU with onnxruntime or OpenVINO (extras ``onnx``, ``openvino``) instead of torch.
 
-Both run one ONNX graph of the folded network with dynamic height and width. Exporting takes five seconds to a
+Both run an ONNX graph of the folded network with dynamic height and width. Exporting takes five seconds to a
 minute, so the graph is stored on disk. Each use checks at three sizes that it gives the network's output. A
 stranger's graph could be right at these sizes only, so ``cache_dir`` must belong to the user.
 """
@@ -168,7 +168,7 @@ class BackendNetwork(nn.Module):
         return (sr[0] if len(sr) == 1 else torch.cat(sr)).to(lr.device)
 
     def _export(self, graph: Path) -> None:
-        """Export the network to a file and load that."""
+        """Export the network to a file, and load the file."""
         files.write(graph, self._graph())
         graph.chmod(0o600)
         if not self._start(graph):
@@ -252,7 +252,7 @@ def _fingerprint(network: nn.Module) -> str:
 
 
 def fingerprint(network: nn.Module, *more: str) -> str:
-    """SHA-256 of a network's modules and weights, and of whatever else a result depends on."""
+    """SHA-256 of a network's modules and weights, and of anything else that a result depends on."""
     digest = hashlib.sha256("".join(f"{line}\n" for line in more).encode())
     digest.update(f"{type(network).__module__} {network}\n".encode())
     for key, value in [*network.named_parameters(), *network.named_buffers()]:
@@ -262,7 +262,7 @@ def fingerprint(network: nn.Module, *more: str) -> str:
 
 
 def _only_ours(path: Path) -> bool:
-    """Whether a file or folder belongs to this user and others may not write to it."""
+    """Whether a file or folder belongs to this user and nobody else may write to it."""
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
@@ -291,7 +291,7 @@ def _openvino_core() -> "openvino.Core":
 
 
 class _OpenVINO:
-    """A graph for any size, compiled for one fixed size when it comes twice in a row, as with tiles.
+    """A graph for any size, compiled for a fixed size when that size comes twice in a row, as with tiles.
 
     A fixed size is about 15 % faster and takes two thirds of the memory; compiling takes half a second.
     """
@@ -299,7 +299,7 @@ class _OpenVINO:
     def __init__(self, graph: Path, threads: int) -> None:
         self._core = _openvino_core()
         self._model = self._core.read_model(graph)
-        # Processors with bfloat16 would use it by default.
+        # Processors that support bfloat16 would use it by default.
         self._settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         self._any_size = self._core.compile_model(self._model, "CPU", self._settings)
         self._fixed, self._fixed_size, self._last_size = self._any_size, torch.Size(), torch.Size()

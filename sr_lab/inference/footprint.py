@@ -74,7 +74,7 @@ def is_quadratic(network: nn.Module) -> bool:
     small, large = (
         multi_adds(network, scale=scale, rule="all", hr_size=(scale * side,) * 2) / side**2 for side in _SIDES
     )
-    return large > 1.02 * small  # sizes are rounded, which changes less than 2 %
+    return large > 1.02 * small  # rounding the sizes changes less than 2 %
 
 
 @_once_per_network

@@ -17,7 +17,7 @@ Tile: TypeAlias = int | Literal["auto", "none"]
 MEMORY = 2 * 2**30
 ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 
-# For networks that see the whole image, where no overlap makes tiles equal to it. With tiles of 96 and
+# For networks that see the whole image: no overlap makes their tiles exact. With tiles of 96 and
 # official weights, the PSNR on Set14 x4 changes by -0.009 (IMDN) and -0.006 dB (A2F-SD) without overlap, and
 # by +0.012 and +0.017 dB with an overlap of 12 or more.
 _FAR_OVERLAP = 24
@@ -48,7 +48,7 @@ class Tiled(nn.Module):
     """A network that upscales an image in tiles if it is too large to process at once.
 
     If every operation of the network is local, tiles overlap by as many pixels as an output depends on, and
-    the result equals that of the whole image. Otherwise (pooling over the image, attention over segments,
+    the result equals the whole-image result. Otherwise (pooling over the image, attention over segments,
     ESA), the result differs, whatever the overlap. ``note`` says which is the case.
 
     Args:
@@ -109,7 +109,7 @@ class Tiled(nn.Module):
         return reach(self._like[0]) is not None
 
     def with_memory(self, memory: int) -> "Tiled":
-        """The same network in tiles that may take other memory."""
+        """The same network, whose tiles may take a different amount of memory."""
         return Tiled(self.network, tile=self.tile, memory=memory, like=self._like[0])
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class Tiled(nn.Module):
         return [Piece(*zip(row, column, strict=True)) for row in rows for column in columns]
 
     def _tile(self, height: int, width: int, batch: int) -> tuple[int, int]:
-        """Rows and columns of a tile; those of the whole image if it is not divided."""
+        """Rows and columns of a tile; the whole image's if it is not divided."""
         size, network = (height, width), self._like[0]
         if self.tile == "none" or (self.tile == "auto" and batch * height * width <= ALWAYS_WHOLE):
             return size
@@ -178,7 +178,7 @@ class _Grid(NamedTuple):
 
     Args:
         overlap: Pixels read on each side of the part that is kept.
-        align: Tiles start at multiples of this.
+        align: Tiles start at multiples of this number.
         smallest: Minimum side of a tile.
     """
 

@@ -21,7 +21,7 @@ def compared(block: Sequence[RowAndImages], baseline: str | None) -> list[Row]:
         if row.is_measured and (row.label == baseline or not row.is_reference)
     ]
     bases = {id(row): _base_of(row, rows, baseline) for row, _ in rows}
-    # Rows of another protocol, or measured on other images, are compared with no row.
+    # Rows of another protocol, or measured on other images, are not compared.
     bases = {
         id(row): base
         for row, _ in rows

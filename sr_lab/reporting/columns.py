@@ -130,7 +130,7 @@ def _with_printed(
 
 
 def printed_adds(entry: Entry) -> Cell:
-    """The multiply-adds that the row's paper prints, or else other papers for the same network and size."""
+    """The multiply-adds that the row's paper prints, or else the ones that other papers print."""
     figure = entry.figures.get(MULTI_ADDS)
     if figure is None:
         printed, own = entry.figures.get(NUM_PARAMS), entry.measured(NUM_PARAMS).value

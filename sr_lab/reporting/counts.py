@@ -14,14 +14,14 @@ from sr_lab.reporting import published
 from sr_lab.reporting.published import Figure
 
 UNKNOWN = "rule not checked: the network is not implemented here"
-# What a printed figure counts; other values of the column ``counted`` say it themselves.
+# What a printed figure counts; other values of the column ``counted`` need no explanation.
 RULES: Mapping[str, str] = {
     "all": "all operations at 1280x720",
     "conv": "weights of convolutions times positions at 1280x720; no linear layers, no attention",
     "torchinfo": "torchinfo's count at 1280x720: convolutions at every position, other layers' weights once",
     "op_counter": "an early pytorch-OpCounter's count on an LR image of 192x192",
 }
-_SAME_SIZE = 0.05  # printed parameters of one network differ by less, those of its variants by more
+_SAME_SIZE = 0.05  # parameter counts printed for one network differ by less, those of its variants by more
 
 
 class Size(NamedTuple):
@@ -34,7 +34,7 @@ class Size(NamedTuple):
     )  # another count that papers print for it: CARN's checkpoint has the tails of every scale
 
     def fits(self, printed: float) -> bool:
-        """Whether a printed number of parameters is that of the network, not of a variant."""
+        """Whether a printed number of parameters belongs to the network, not to a variant."""
         own = (self.num_params, *([] if self.also is None else [self.also]))
         return any(abs(printed - count) <= _SAME_SIZE * count for count in own)
 
@@ -60,7 +60,7 @@ def rule(figure: Figure) -> str:
     """How the multiply-adds of a printed figure were counted, for a footnote."""
     of_model = [row for row in _rows() if row["model"] == figure.model and row["counted"]]
     exact = (row for row in of_model if (row["scale"], row["printed"]) == (str(figure.scale), figure.text))
-    # The variants of an ablation are counted as their network is.
+    # The variants of an ablation are counted like their network.
     usual = (row for row in of_model if row["counted"] in RULES)
     found = next(exact, None) or next(usual, None)
     counted = found["counted"] if found else UNKNOWN
@@ -69,7 +69,7 @@ def rule(figure: Figure) -> str:
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that compare networks, without rows of another size than the network they name."""
+    """Figures of tables that compare networks, without rows whose size differs from the network's."""
     sizes = {_row(f): f.value * 1e3 for f in published.comparisons() if f.metric == "num_params_k"}
 
     def is_same(figure: Figure) -> bool:
@@ -90,7 +90,7 @@ def printed_multi_adds(model: str, scale: int | None, num_params: float) -> Figu
 
 
 def psnr(model: str, scale: int, set_name: str) -> float | None:
-    """The PSNR in dB that most papers print for a network (in a tie the highest); ``None`` if none does."""
+    """The PSNR in dB that most papers print for a network (in a tie the highest), or ``None`` if none do."""
     values = [
         figure.value
         for figure in comparisons()

@@ -81,7 +81,7 @@ def choose(picture: Picture, *, size: int = 48) -> Box:
 
 
 def most_different(found: Sequence[Picture]) -> list[Picture]:
-    """For each set and scale, the image on which the methods' PSNR differ most."""
+    """For each set and scale, the image on which the methods' PSNR values differ most."""
     by_set: dict[tuple[str, int], list[Picture]] = {}
     for picture in found:
         by_set.setdefault((picture.set_name, picture.scale), []).append(picture)
@@ -94,7 +94,7 @@ def _spread(picture: Picture) -> float:
 
 
 def write(folder: Path, picture: Picture) -> Path:
-    """Write the figure as PNG, PDF and LaTeX, its crops as single PNGs, and a csv with their position.
+    """Write the figure as PNG, PDF and LaTeX, its crops as separate PNGs, and a csv with their position.
 
     Returns:
         Path of the PNG.
@@ -212,7 +212,7 @@ def _latex(picture: Picture, stem: str, cells: Sequence[tuple[Result, Score]]) -
         r"% \usepackage{graphicx,subfig}; turn off interpolation in the PDF viewer to see single pixels",
         r"\begin{figure*}[t]",
         r"\centering",
-        r"\captionsetup[subfloat]{labelformat=empty,justification=centering}",  # no (a), as in papers
+        r"\captionsetup[subfloat]{labelformat=empty,justification=centering}",  # no label (a), as in papers
     ]
     for index, (shown, parts) in enumerate(cells):
         score = "".join(MARKS[rank].format(text) for text, rank in parts)

@@ -20,7 +20,7 @@ _DASHES = ("", "5 3", "1.5 2.5")  # dash patterns of SVG, in points
 
 @dataclass(frozen=True)
 class Curve:
-    """One column of a training's record."""
+    """One column of a training run's record."""
 
     name: str  # name of the run
     steps: tuple[float, ...]
@@ -43,7 +43,7 @@ class Training:
     # Title and plot (``<svg>``) of each quantity; ``data-run`` of a line is its position in the legend.
     panels: list[tuple[str, str]]
     keys: list[Key]  # the legend
-    # Whether any training was interrupted; dotted vertical lines show where it resumed.
+    # Whether any run was interrupted; dotted vertical lines show where it resumed.
     has_restarts: bool
 
 
@@ -60,7 +60,7 @@ def read(runs: Sequence[Run], column: str) -> list[Curve]:
 
 
 def restarts(run: Run) -> tuple[float, ...]:
-    """Steps from which a training was resumed.
+    """Steps from which a training run was resumed.
 
     The start of the last attempt is known. Earlier interruptions show only as pauses between two rows without
     a validation, of at least a minute and ten times the usual time.

@@ -84,7 +84,7 @@ def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Tab
 
 
 def _run_in_same_folders(runs: Sequence[Run]) -> set[str]:
-    """The scales of the table that finished in the folders of the runs, by other commands."""
+    """The scales of the table that other commands finished in the same folders as the runs."""
     places = {metrics.parent for run in runs for metrics in run.path.parent.glob("*/metrics.json")}
     found = (read_run(place) for place in places)
     return {f"x{run.scale}" for run in found if run.table == runs[0].table and not run.problem}
@@ -201,7 +201,7 @@ def _reader(key: str) -> Callable[[Run], float | None]:
 
 
 def _below_bicubic(entry: Entry) -> str:
-    """The test sets on which a network ends below bicubic."""
+    """The test sets on which a network scores below bicubic."""
     sets = dict.fromkeys(name for run in entry.finished for name in run.sets)
     found = []
     for name in sets:

@@ -1,4 +1,4 @@
-"""The images inside the page: whole images if they fit, else crops of their middles, else fewer images."""
+"""The images inside the page: whole if they fit, otherwise crops of their middles, otherwise fewer images."""
 
 import base64
 import io

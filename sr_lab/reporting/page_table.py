@@ -32,7 +32,7 @@ class ShownCell:
 
 @dataclass(frozen=True)
 class BarChart:
-    """One bar for each image of a set: its PSNR minus that of the baseline row."""
+    """One bar for each image of a set: its PSNR minus the baseline row's."""
 
     gains: tuple[ImageGain, ...]  # the images, in the order of the test
     largest: float  # difference in dB that the highest bar represents

@@ -61,7 +61,7 @@ def table(paper: str, name: str) -> tuple[Figure, ...]:
 
 @functools.cache
 def comparisons() -> tuple[Figure, ...]:
-    """Figures of tables that compare networks; ablations, which have few networks, are left out."""
+    """Figures of tables that compare networks; ablations, which compare few networks, are left out."""
     models: dict[tuple[str, str], set[str]] = {}
     for figure in figures():
         models.setdefault((figure.paper, figure.table), set()).add(figure.model)

@@ -73,7 +73,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
 
 
 def _budget(run: Run) -> str:
-    """A run's budget and its changes to the recipe, which distinguish it from the paper's."""
+    """A run's budget and its changes to the recipe, which distinguish it from the paper's run."""
     return " ".join([budget(run.values), *changed(run)])
 
 
@@ -92,7 +92,7 @@ def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
     lines = []
     for key in dict.fromkeys([*entry.figures, *measured_keys(runs)]):
         cell = entry.measured(key)
-        figure = None if key == MULTI_ADDS else entry.figures.get(key)  # the paper's is counted otherwise
+        figure = None if key == MULTI_ADDS else entry.figures.get(key)  # the paper counts differently
         if cell.value is not None:
             lines.append(
                 {"table": table, "row": entry.label, "model": entry.model}

@@ -18,7 +18,7 @@ MINUS = " minus "  # in the label of a row that shows the difference of two rows
 Key: TypeAlias = tuple[str, str]  # set and metric, as in expected.csv
 
 NUM_PARAMS: Key = ("", "num_params_k")
-# Ours: all operations at 1280x720. Papers count by different rules and have a column of their own.
+# Our count: all operations at 1280x720. Papers count by various rules; their figures get another column.
 MULTI_ADDS: Key = ("", "multi_adds_g")
 VALIDATION: Key = ("", "psnr_y")  # a PSNR without a set is measured on the paper's validation images
 
@@ -155,7 +155,7 @@ def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _name_code(alike: Sequence[Entry], runs: Sequence[Run]) -> None:
-    """Name the code after the labels of entries that differ in nothing else."""
+    """Append the version of the code to the labels of entries that differ in nothing else."""
     if len(alike) < 2:
         return
     named = {run.path: name for name, own in versions.groups(runs).items() for run in own}
@@ -219,7 +219,7 @@ def _printed(paper: str, table: str) -> list[Entry]:
 
 
 def _with_costs(runs: Sequence[Run]) -> list[Run]:
-    """Trainings with the costs that ``task=complexity`` measured for the same row, and remaining costs."""
+    """Training runs with the costs that ``task=complexity`` measured for their rows; then other cost runs."""
     costs = {(label, run.scale): run for run in runs for label in run.labels if run.is_cost}
     trained = [run for run in runs if not run.is_cost]
     found = []

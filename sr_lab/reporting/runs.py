@@ -27,7 +27,7 @@ class Run:
     settings: Mapping[str, object] = field(default_factory=dict)
     labels: tuple[str, ...] = ()  # the rows of a paper's table that the run reproduces; empty for other runs
     overrides: tuple[str, ...] = ()  # its command line, if it was a job of a sweep
-    identity: Mapping[str, object] = field(default_factory=dict)  # what it is known by; empty if unknown
+    identity: Mapping[str, object] = field(default_factory=dict)  # what identifies the run; empty if unknown
     code: Mapping[str, str] = field(default_factory=dict)  # digest of each module; empty if unknown
 
     @property
@@ -116,7 +116,7 @@ class Run:
 
     @functools.cached_property
     def test_images(self) -> dict[str, str]:
-        """What the images of each tested set are, e.g. ``Set5, 5 of 5 as published``; at least how many."""
+        """A phrase on the images of each tested set: ``Set5, 5 of 5 as published``, or just their number."""
         counts = Counter(str(image.get("set_name", "")) for image in self.images)
         known = self.values.get("test_images")
         says = known if isinstance(known, Mapping) else {}
@@ -164,7 +164,7 @@ def read_run(path: Path) -> Run:
 
 
 def _with_infinity(values: dict[str, object]) -> dict[str, object]:
-    """``metrics.json`` with the infinite PSNR of exact images, which it holds as null next to an SSIM."""
+    """``metrics.json`` with the infinite PSNR of exact images, stored as null next to an SSIM."""
 
     def restored(held: dict[str, object]) -> dict[str, object]:
         exact = {
@@ -185,7 +185,7 @@ def _with_infinity(values: dict[str, object]) -> dict[str, object]:
 def _identity(
     folder: RunFolder, values: Mapping[str, object]
 ) -> tuple[Mapping[str, object], Mapping[str, str]]:
-    """What a run is known by, from its results or else from ``identity.json``, and its code."""
+    """What identifies a run, from its results or else from ``identity.json``, and its code."""
     identity, code = values.get("identity"), None
     if not isinstance(identity, dict):
         with contextlib.suppress(OSError, ValueError):

@@ -14,7 +14,7 @@ _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "
 
 
 def harmless(value: object) -> object:
-    """Put an apostrophe before a text that a spreadsheet would run as a formula; numbers stay as they are."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula; numbers stay as they are."""
     if not isinstance(value, str):
         return value
     return printable(f"'{value}" if value.startswith(_STARTS_A_FORMULA) else value)
@@ -68,7 +68,7 @@ def table_to_csv(table: Table) -> str:
 
 
 def _p_value(row: Row, column: Column) -> float | None:
-    """The corrected p of a PSNR column; with only one set, this is the test on all sets."""
+    """The corrected p-value of a PSNR column; with only one set, this is the test on all sets."""
     if not column.key.endswith("/psnr_y"):
         return None
     found = {test.set_name: test.p_holm for test in row.tests}

@@ -1,4 +1,4 @@
-"""The images that runs keep from their tests, from which a report can be made without the dataset.
+"""The images that runs save from their tests, so that a report needs no dataset.
 
 images/<Set>/<image>.{lr,bicubic,sr,hr}.png     full-size versions of a few images of each set
 """
@@ -24,7 +24,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 
 def safe(name: str) -> str:
-    """A file name for any name: odd characters become ``_``, and a hash keeps such names apart."""
+    """A file name for any name: unusual characters become ``_``, and a hash keeps such names distinct."""
     plain = re.sub(r"[^A-Za-z0-9_+=,-]", "_", name)
     if plain == name and 0 < len(name) <= 100:
         return name
@@ -44,8 +44,8 @@ class Result:
     name: str
     file: Path  # the SR image
     psnr: float = math.nan  # in dB, for the whole image under the run's protocol; ``nan`` if unknown
-    ssim: float = math.nan  # likewise
-    protocol: str = ""  # by which both were measured
+    ssim: float = math.nan  # for the whole image too; ``nan`` if unknown
+    protocol: str = ""  # the protocol by which both were measured
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _are_whole(files: Sequence[Path], scale: int) -> bool:
 def names(runs: Sequence[Run]) -> list[str]:
     """A short, distinct name for each run: its row's label or its name, with a suffix where two are equal."""
     found = [" = ".join(run.labels) or run.name for run in runs]
-    if not all(run.is_cost for run in runs):  # among training runs of the same rows, which keep their names
+    if not all(run.is_cost for run in runs):  # training runs of the same rows keep their names
         found = [f"{name} (costs)" if run.is_cost else name for name, run in zip(found, runs, strict=True)]
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: f"x{run.scale}",
@@ -109,11 +109,11 @@ def names(runs: Sequence[Run]) -> list[str]:
 
 
 def find(runs: Sequence[Run], say: Callable[[str], object] = lambda line: None) -> list[Picture]:
-    """Every image that a run has kept, with sets and images in the order of the test.
+    """Every image that a run has saved, with sets and images in the order of the test.
 
     Args:
         runs: Finished or unfinished runs.
-        say: Called with a line for each image that two runs have with different pixels; it is left out.
+        say: Called with a line for each image that two runs saved with different pixels; it is left out.
     """
     found: dict[tuple[str, str, int], Picture] = {}
     different: set[tuple[str, str, int]] = set()

@@ -1,4 +1,4 @@
-"""The settings of a run as pairs of flat name and text, and which of them differ between runs."""
+"""The settings of a run as pairs of a flat name and a text, and which of them differ between runs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ _GROUPS = (
 _WITHOUT_TRAINING = ("task", "model", "upsampler", "strategy", "ckpt", "benchmark", "sr_dir", "hr_dir")
 # A group's setting that usually repeats a setting of the run.
 _REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
-# The node that holds a group's settings.
+# The node that contains a group's settings.
 _INNER = {"upsampler": "factory", "strategy": "apply", "schedule": "scheduler"}
 
 
@@ -40,7 +40,7 @@ def flat(run: Run) -> dict[str, str]:
             _add_group(found, group, value)
         elif value is not None:
             found[group] = _text(value)
-    if isinstance(images := run.identity.get("images"), str):  # evaluations of other images are other rows
+    if isinstance(images := run.identity.get("images"), str):  # other images make a separate row
         found["images"] = images[:8]
     if not trains:
         return found
@@ -53,7 +53,7 @@ def flat(run: Run) -> dict[str, str]:
 
 
 def _described(node: Mapping[str, object]) -> str:
-    """``Freeze(step=3)`` of a description."""
+    """A description as text, e.g. ``Freeze(step=3)``."""
     given = ", ".join(f"{key}={_text(value)}" for key, value in node.items() if key != "_target_")
     return str(node.get("_target_")).rpartition(".")[2] + (f"({given})" if given else "")
 
@@ -62,7 +62,7 @@ def changed(run: Run) -> list[str]:
     """What changes the recipe of a row, so that results cannot match the paper's.
 
     These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
-    folders; and a training from scratch where the paper starts from its x2 network.
+    folders; and training from scratch where the paper starts from its x2 network.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)

@@ -26,7 +26,7 @@ def per_image(runs: Sequence[Run], key: str = "psnr_y") -> dict[tuple[str, str],
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; zero differences take part in the ranking (Pratt).
+    """Two-sided p-value of Wilcoxon's signed-rank test; zero differences take part in the ranking (Pratt).
 
     The p-value is 1 if nothing differs.
     """

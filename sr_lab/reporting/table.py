@@ -36,14 +36,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: a number with its spread, rank and reference figures, or a text."""
+    """One cell: a number with its spread, rank and reference figures, or text."""
 
     value: float | None = None  # the mean, unrounded; ``None`` if it is missing
     text: str = ""  # shown instead of a number, e.g. a setting
     std: float | None = None  # standard deviation over seeds (n - 1), ``None`` for fewer than two
     count: int = 0  # number of seeds
     paper: float | None = None  # the figure that the paper prints
-    paper_text: str = ""  # the same as printed, if it has other digits than the column
+    paper_text: str = ""  # the same figure as printed, if the column would print other digits
     note: str = ""  # how the number was counted: a footnote
     mark: str = ""  # letter of the footnote
     # 1 for the best distinct number of its block at printed precision, 2 for the second, else 0.
@@ -82,8 +82,8 @@ class Significance:
 
     set_name: str  # test set, or ``all sets`` for all images together
     count: int  # number of images that both rows have
-    p: float | None = None  # p of the two-sided test; ``None`` if there were too few images
-    p_holm: float | None = None  # p corrected for the number of compared rows
+    p: float | None = None  # p-value of the two-sided test; ``None`` if there were too few images
+    p_holm: float | None = None  # p-value corrected for the number of compared rows
 
     def __str__(self) -> str:
         if self.p_holm is None:
@@ -93,7 +93,7 @@ class Significance:
 
 @dataclass(frozen=True)
 class ImageGain:
-    """PSNR of one image, and its difference from that of the baseline row."""
+    """PSNR of one image, and its difference from the baseline row's."""
 
     set_name: str
     image: str
@@ -120,7 +120,7 @@ class Row:
     # Significance against the baseline row, for all sets together and for each set.
     tests: tuple[Significance, ...] = ()
     against: str = ""  # label of the baseline row
-    # Each image compared with the baseline row; in the baseline row itself, with bicubic.
+    # Each image compared with the baseline row; for the baseline row itself, compared with bicubic.
     images: tuple[ImageGain, ...] = ()
 
     @property
@@ -129,7 +129,7 @@ class Row:
         return any(cell.paper is not None for cell in self.cells)
 
     def is_comparable(self, other: "Row") -> bool:
-        """Whether the figures of two rows are of one protocol and of the same images."""
+        """Whether the figures of two rows come from one protocol and the same images."""
         own, others = dict(self.test_images), dict(other.test_images)
         same = all(own[name] == others[name] for name in own.keys() & others.keys())
         return same and (self.protocol == other.protocol or "" in (self.protocol, other.protocol))

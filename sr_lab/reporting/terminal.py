@@ -17,7 +17,7 @@ class Terminal(Console):
     """A console that untrusted text cannot control: even a folder's name may contain escape sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render as Rich does, with every text made `printable`."""
+        """Render as Rich does, after making every text `printable`."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 

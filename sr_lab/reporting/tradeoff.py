@@ -1,4 +1,4 @@
-"""Plot quality over cost: PSNR over multiply-adds, with the number of parameters as bubble area."""
+"""Plot quality against cost: PSNR against multiply-adds, with the number of parameters as bubble area."""
 
 import io
 import math
@@ -73,9 +73,9 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
 def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]:
     """Our points and the networks that papers compare.
 
-    Their PSNR is printed; their multiply-adds are our count, as everywhere on the axis, so networks that are
-    not implemented here are left out. So are networks far larger than ours and than lightweight networks:
-    EDSR's 43 M would hide the rest.
+    Their PSNR is the printed one; their multiply-adds are our count, like all others on the axis, so networks
+    that are not implemented here are left out. So are networks far larger than ours and than lightweight
+    networks: EDSR's 43 M would hide the rest.
     """
     limit = max(4e6, *(2 * point.num_params for point in points))
     labels: dict[str, list[str]] = {}

@@ -9,13 +9,13 @@ _MAX_NAMES = 3
 
 
 def key(run: Run) -> object:
-    """Equal for runs by the same code, which may share a row; all runs of unknown code are equal."""
+    """A key, equal for runs of the same code, which may share a row, and for all runs of unknown code."""
     earlier = run.values.get("earlier_code")
     return frozenset(run.code.items()), str(earlier) if earlier else ""
 
 
 def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by versions of the modules that have several: ``code A``, ``code B``, ... in the given order.
+    """The runs by the versions of modules that have several: ``code A``, ``code B``, ... in the given order.
 
     Runs that use none of these modules are left out. There are no groups if no module has several versions.
     """

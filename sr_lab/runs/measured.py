@@ -1,4 +1,4 @@
-"""What an evaluation is known by besides its settings: the network of its checkpoint, and the images."""
+"""What identifies an evaluation in addition to its settings: its checkpoint's network, and the images."""
 
 import functools
 import hashlib
@@ -13,14 +13,14 @@ from sr_lab.datasets.cache import digest_of
 
 @functools.lru_cache(maxsize=1)  # called for the name of the folder, and by the task
 def complete(config: EvaluateConfig, overrides: tuple[str, ...]) -> EvaluateConfig:
-    """The configuration with the network that its checkpoint holds, and with the digest of its images.
+    """The configuration with the network in its checkpoint and the digest of its images.
 
     Raises:
         CheckpointError, ConfigError: See `open_configured`.
         DataError: The images are missing.
     """
     if config.ckpt is not None:
-        config, _ = described(config, overrides, config.ckpt, note=lambda _: None)  # the task says it
+        config, _ = described(config, overrides, config.ckpt, note=lambda _: None)  # the task prints the note
     return config.model_copy(update={"images": images(config)})
 
 

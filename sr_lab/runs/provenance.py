@@ -79,11 +79,11 @@ class _Images(BaseModel):
 def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, resumed: bool) -> str | None:
     """Record which images a run is trained on, and compare them with those of earlier runs.
 
-    The hash of a run covers the names and sizes of its files, so another set of images makes another run. If
-    images were replaced by others of the same size, only their pixels show it.
+    The hash of a run covers the names and sizes of its files, so different images make a different run. If
+    images were replaced by others of the same size, only their pixels reveal it.
 
     Args:
-        config: Configuration of the training.
+        config: Configuration of the training run.
         folder: Its run folder.
         images: A line for each image: its name and the SHA-256 of its pixels.
         resumed: Whether the run is resumed.
@@ -164,7 +164,7 @@ def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """The settings that differ, before and now, without those derived from another (``optimizer.lr``)."""
+    """The settings that differ, before and now, without derived ones (``optimizer.lr``)."""
     pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
     pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     top = [pair for key, pair in pairs.items() if "." not in key]

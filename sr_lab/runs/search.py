@@ -1,8 +1,8 @@
 """Hyper-parameter search: Optuna proposes trials, the queue runs them and ends those that fall behind.
 
-A search is identified by its training and its space. Its folder contains ``study.db`` (Optuna's SQLite
-storage), ``trials.csv`` and the run folder of each trial. After any interruption, the same command continues
-the search up to the requested number of trials.
+A search is identified by its training configuration and its space. Its folder contains ``study.db`` (Optuna's
+SQLite storage), ``trials.csv`` and the run folder of each trial. After any interruption, the same command
+continues the search up to the requested number of trials.
 
 The values of a trial depend on the seed, the trial's number and the trials before it, never on the state of a
 random generator, so an interrupted search proposes the same trials as an uninterrupted one.
@@ -49,7 +49,7 @@ _STATES = {
     TrialState.RUNNING: "interrupted",
     TrialState.WAITING: "waiting",
 }
-# Settings that a trial may not change, and those that change what val/psnr_y is measured on.
+# Settings that a trial may not change, and settings that change what val/psnr_y is measured on.
 _NOT_OF_A_TRIAL = NOT_OF_A_ROW | {
     *("task", "paths", "logger", "callbacks", "debug", "resume", "run_name", "num_workers", "seed"),
 }
@@ -108,7 +108,7 @@ Space: TypeAlias = dict[str, Range | Choices]
 
 
 def read_space(values: Mapping[str, object], given: Sequence[str] = ()) -> Space:
-    """The space that a configuration describes.
+    """The search space that a configuration describes.
 
     Args:
         values: ``hparams_search.space``: a range or choices for each key.
@@ -218,7 +218,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
                     raise ConfigError(f"hparams_search.space.{key}: {error}") from error
     except SRLabError:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # Hydra has created it
+            folder.rmdir()  # Hydra created it
         raise
     place, searched = RunFolder(folder.resolve()), known(config)
     refuse_another(place, searched)
@@ -276,7 +276,7 @@ def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
 
 @dataclass(frozen=True, eq=False)
 class _TrialJob(sweep.Job):
-    """The training of a trial."""
+    """The training run of a trial."""
 
     trial: Trial
     reported: set[int] = field(default_factory=set)  # steps whose score was reported to the study

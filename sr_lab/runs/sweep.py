@@ -3,8 +3,8 @@
 Hydra's basic launcher runs all jobs in one process, where they would share a CUDA context, W&B's global run
 and a random state, and where Lightning's DDP children would replay ``-m``.
 
-Which jobs are done is read from the run folders alone, so that the same command finishes the rest after any
-interruption of a job or of the sweep.
+Which jobs are done is read from the run folders alone, so the same command finishes the remaining jobs after
+any interruption of a job or of the sweep.
 """
 
 import contextlib
@@ -64,10 +64,10 @@ class Job:
 
 
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
-    """A job that waits; nothing is written yet.
+    """A queued job; nothing is written yet.
 
     Raises:
-        ConfigError: Its folder holds another run.
+        ConfigError: Its folder contains another run.
     """
     job = Job(config, RunFolder(folder.resolve()), tuple(overrides), known(config))
     refuse_another(job.folder, job.known)
@@ -95,7 +95,7 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
 def end_with_sweep() -> None:
     """End together with the process that started this one: a job with its sweep, a rank with its job."""
     parent, number = os.environ.get(IN_SWEEP), signal.SIGTERM
-    if "LOCAL_RANK" in os.environ:  # a rank that waits for another ignores other signals
+    if "LOCAL_RANK" in os.environ:  # a rank that waits for another rank ignores other signals
         parent, number = os.environ.get(RANK_OF), signal.SIGKILL
     if parent is None:
         return
@@ -118,7 +118,7 @@ def run(jobs: Sequence[Job]) -> int:
         0 if every job is finished, else 1.
 
     Raises:
-        ConfigError: Two different runs have one folder.
+        ConfigError: Two different runs have the same folder.
     """
     for line in shared_folders(jobs):
         console.print(line)
@@ -134,10 +134,10 @@ def run(jobs: Sequence[Job]) -> int:
 
 
 def shared_folders(jobs: Sequence[Job]) -> list[str]:
-    """A line for each run that several jobs of a sweep are; it is trained once.
+    """A line for each run that several jobs of a sweep share; it is trained once.
 
     Raises:
-        ConfigError: Jobs that are different runs have one folder.
+        ConfigError: Jobs that are different runs have the same folder.
     """
     by_folder: dict[Path, list[Job]] = {}
     for job in jobs:
@@ -200,7 +200,7 @@ class Running:
 
 
 class Queue:
-    """Runs jobs in slots, of which there are ``sweep.jobs``.
+    """Runs jobs in ``sweep.jobs`` slots.
 
     Args:
         jobs: The jobs in order; `plan` may add more.
@@ -212,7 +212,7 @@ class Queue:
         self.settings = settings
         self.waiting = deque(jobs)
         self.running: list[Running] = []
-        self.elsewhere: list[Job] = []  # being run by another sweep or machine
+        self.elsewhere: list[Job] = []  # jobs that another sweep or machine is running
         self.free = list(range(self.settings.jobs))
         self.problems: list[str] = []
         self.gpus = _gpus() if self.settings.jobs > 1 else []
@@ -247,7 +247,7 @@ class Queue:
         running.send(signal.SIGINT)
 
     def work(self) -> None:
-        """Run all jobs; when the sweep ends, for whatever reason, it ends them too."""
+        """Run all jobs; if the sweep ends for any reason, they end with it."""
         try:
             with self._progress() as show:
                 while self._are_left():
@@ -335,7 +335,7 @@ class Queue:
         elif code == 2 and state == "running":  # another process started it first
             self.elsewhere.append(job)
             return
-        elif code == 2 and state == "finished":  # another process has also ended it since
+        elif code == 2 and state == "finished":  # another process ran it to the end
             self.say(job, "already finished")
         elif running.why and state != "finished":
             folder.mark_pruned(running.why)
@@ -362,7 +362,7 @@ class Queue:
         self.waiting.extend(free)
 
     def _stop(self) -> None:
-        """Stop the jobs that still run: interrupt them, and kill them after a while or at a second Ctrl-C."""
+        """Stop the running jobs: interrupt them, and kill them after a while or at a second Ctrl-C."""
         for running in self.running:
             running.send(signal.SIGINT)
         try:
@@ -376,7 +376,7 @@ class Queue:
                 running.process.wait()
 
     def _last_line(self, folder: RunFolder) -> str:
-        if self.settings.jobs == 1:  # it is on the terminal already
+        if self.settings.jobs == 1:  # its output is already on the terminal
             return ""
         lines = folder.log.read_text(errors="replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "")

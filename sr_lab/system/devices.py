@@ -27,7 +27,7 @@ def has_gpu(accelerator: str) -> bool:
 
 
 def device_of(accelerator: str, devices: object = 1) -> torch.device:
-    """The device of this process, or of the first process while the others have not started.
+    """The device of this process, or of the first process if the others have not started yet.
 
     Args:
         accelerator: ``trainer.accelerator``.
@@ -82,7 +82,7 @@ def why_half(precision: str, device: torch.device) -> str:
 
 def why_no_compiler(accelerator: str, devices: object = 1) -> str | None:
     """Why torch.compile cannot work on this machine, ``None`` if it can."""
-    # This repeats torch's search for compilers; torch's own would load its compiler, which takes seconds.
+    # This repeats torch's own search for compilers, which would spend seconds on loading its compiler.
     if has_gpu(accelerator):
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed"
@@ -131,7 +131,7 @@ def float32_matmul_precision(precision: str) -> None:
 
 
 def check_gpu(accelerator: str, devices: object = 1) -> None:
-    """Refuse a device that is missing, untried, or for which the installed torch has no kernels.
+    """Refuse a device that is missing, untested, or for which the installed torch has no kernels.
 
     Raises:
         ConfigError: torch sees no GPU, or has no kernels for it; the message says what to install.
@@ -146,14 +146,14 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
             f"trainer.accelerator: got {accelerator}, but torch sees no GPU here; use trainer=cpu, "
             "or for several processes trainer=ddp trainer.accelerator=cpu trainer.devices=2"
         )
-    if not has_gpu(accelerator) or torch.version.hip is not None:  # AMD's cards have other names for this
+    if not has_gpu(accelerator) or torch.version.hip is not None:  # AMD cards use other names
         return
     device = device_of(accelerator, devices)
     major, minor = torch.cuda.get_device_capability(device)
     compiled = torch.cuda.get_arch_list()
     if _runs_on(major, minor, compiled):
         return
-    # CUDA 13 dropped Volta and older; the last builds for them are those of CUDA 12.6, up to torch 2.14.
+    # CUDA 13 dropped Volta and older; the last builds for these cards use CUDA 12.6, up to torch 2.14.
     fits = "cu126" if major < 8 else "cu130"
     raise ConfigError(
         f"trainer: torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} "
@@ -269,9 +269,7 @@ def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
     before, precisions = cudnn.benchmark, [part.fp32_precision for part in parts]
     try:
         earlier = cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    except (
-        RuntimeError
-    ):  # somebody uses the newer switches, with which torch refuses to read the earlier ones
+    except RuntimeError:  # the newer switches are in use, and torch then refuses to read the earlier ones
         earlier = None
     _set_tf32(tf32, matmul=("high" if tf32 else "highest") if earlier else None)
     if benchmark is not None:
@@ -295,7 +293,7 @@ def _switches() -> tuple[Any, ...]:
 def _set_tf32(on: bool, *, matmul: str | None) -> None:
     """Set the newer switches, and the earlier ones too unless ``matmul`` is ``None``.
 
-    torch raises an error at each reading of an earlier switch that differs from its newer one.
+    torch raises an error whenever it reads an earlier switch that differs from its newer one.
     """
     if matmul is not None:
         torch.backends.cudnn.allow_tf32 = on
@@ -310,6 +308,6 @@ def exact_float32() -> contextlib.AbstractContextManager[None]:
     """Compute in float32 without TF32, which cuDNN uses by default and which changes PSNR.
 
     cuDNN does not choose algorithms by measuring them: it would try them all at each new image size, and
-    the last digits would depend on which was faster.
+    the last digits would depend on which was fastest.
     """
     return arithmetic(tf32=False, benchmark=False)

@@ -24,8 +24,8 @@ from sr_lab.errors import ConfigError, DistributedError
 from sr_lab.system.devices import has_gpu, rank
 
 _POLL = 0.2  # seconds between two checks of the other processes
-_GRACE = 5.0  # seconds in which losing a process usually raises an error (with gloo at once)
-_PATIENCE = 30.0  # the same after a signal, at which this process may still be saving
+_GRACE = 5.0  # seconds within which losing a process usually raises an error (with gloo at once)
+_PATIENCE = 30.0  # the same after a signal, when this process may still be saving
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 _ENDED_BY_SIGNAL = {code for number in _SIGNALS for code in (-number, 128 + number)}  # exit codes
 
@@ -71,7 +71,7 @@ def trainer_arguments(
     Args:
         arguments: Arguments in the configuration, including ``devices``, ``num_nodes`` and ``strategy``.
         timeout: Seconds that processes wait for each other.
-        alone: Whether no other processes may be started, since they would repeat more than this training.
+        alone: Whether no other processes may be started, since they would repeat more than this training run.
 
     Raises:
         ConfigError: The configuration asks for a different number of devices than were started, or for
@@ -112,8 +112,8 @@ def trainer_arguments(
 class Environment(LightningEnvironment):
     """Lightning's environment for one machine, but `together` starts and watches the other processes.
 
-    Lightning kills the first process without a message when another is lost, and leaves the others running
-    when the first is lost.
+    Lightning kills the first process without a message when another process is lost, and leaves the others
+    running when the first is lost.
     """
 
     @property
@@ -127,12 +127,12 @@ class Others:
 
     def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         self.processes = processes
-        self.settled = False  # training has ended, or raised an error of its own
+        self.settled = False  # training has ended, or raised its own error
         if processes:
             threading.Thread(target=self._watch, daemon=True, name="processes").start()
 
     def fate(self, patience: float = 0.0) -> str | None:
-        """What happened to a process that failed, ``None`` if none did."""
+        """What happened to a process that failed, ``None`` if no process failed."""
         until = time.monotonic() + patience
         while self.processes:
             for number, process in enumerate(self.processes, start=1):
@@ -181,7 +181,7 @@ def _start(trainer: lightning.Trainer) -> Others:
 
 @contextlib.contextmanager
 def together(trainer: lightning.Trainer) -> Iterator[None]:
-    """Run the block in all processes; the loss of one is reported in a sentence.
+    """Run the block in all processes; the loss of a process is reported in a sentence.
 
     Raises:
         DistributedError: A process was lost, did not start, or does not respond.
@@ -196,7 +196,7 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
         raise DistributedError(sentence) from error
     finally:
         others.settled = True
-    for process in others.processes:  # they are ending; the end of this process would kill them
+    for process in others.processes:  # they are ending; if this process ended, they would be killed
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_GRACE)
 
@@ -237,7 +237,7 @@ def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
 
 
 _RESUMES = "the same command resumes from the last checkpoint"
-# Failures of NCCL in its own words, and what they mean.
+# NCCL's error messages, and what they mean.
 _NCCL = {
     r"Duplicate GPU detected\s*: rank (\d+) and rank (\d+) both on CUDA device (\w+)": (
         "trainer: processes {} and {} use the same GPU ({}); start at most one process per GPU"

@@ -1,4 +1,4 @@
-"""Explains faults of the machine during a training run: full disks, full memory, dead workers."""
+"""Explains machine faults during a training run: full disks, full memory, dead workers."""
 
 import contextlib
 import re
@@ -15,7 +15,7 @@ _RESUMES = "the same command resumes from the last checkpoint"
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turn a fault of the machine, or a setting that a class does not accept, into a sentence.
+    """Turn a machine fault, or a setting that a class does not accept, into a sentence.
 
     Raises:
         FaultError: The machine failed.

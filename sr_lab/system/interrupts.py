@@ -42,7 +42,7 @@ def as_exception() -> None:
 
 
 def as_exit() -> None:
-    """From now on, let both raise `Ended`: Lightning turns other ends of a test into exit code 0 or 1."""
+    """From now on, let both signals raise `Ended`; Lightning ends a test with 0 or 1 on anything else."""
     if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
         return
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -54,7 +54,7 @@ _process = os.getpid()
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGTERM and os.getpid() == _process:  # a user knows of his Ctrl-C
+    if number == signal.SIGTERM and os.getpid() == _process:  # nobody needs to be told of their own Ctrl-C
         os.write(2, b"interrupted by SIGTERM while starting; start the same command again\n")
     os._exit(128 + number)
 

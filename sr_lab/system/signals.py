@@ -13,16 +13,16 @@ from types import FrameType
 from sr_lab.system.devices import rank
 from sr_lab.system.interrupts import Ended
 
-# Ctrl-C, a closed terminal, a request of the scheduler or the user, Slurm's notice of a preemption.
+# Ctrl-C, a closed terminal, a request from the scheduler or the user, Slurm's notice of a preemption.
 _HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Signals:
-    """Listens for signals; while a training runs, they take effect at the end of its step."""
+    """Listens for signals; during training, they take effect at the end of a step."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self.waits = False  # whether a training finishes its step first
+        self.waits = False  # whether training finishes its step first
         self._process = os.getpid()
         self._heard: list[int] = []
 
@@ -38,7 +38,7 @@ class Signals:
             return
         found = {number: signal.getsignal(number) for number in _HEARD}
         before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
-        self._heard = list(before)  # not those that nohup has turned off
+        self._heard = list(before)  # not the signals that nohup has turned off
         self.listen()
         try:
             yield

@@ -15,7 +15,7 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
     """Run the task that the configuration names; for ``report``, ``folder`` is the folder of runs."""
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     _quiet_libraries()  # after Lightning is imported, since it sets its own level
-    if isinstance(config, TrainConfig):  # it ends after its step, see `system.signals`
+    if isinstance(config, TrainConfig):  # a training run ends after its step, see `system.signals`
         interrupts.as_exception()
     else:
         interrupts.as_exit()

@@ -1,4 +1,4 @@
-"""``task=benchmark``: speed of sr_lab on this machine, compared with references measured in turn with it."""
+"""``task=benchmark``: speed of sr_lab on this machine, compared with references measured alternately."""
 
 import importlib
 import importlib.util
@@ -58,7 +58,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for group in (group for group, names in GROUPS.items() if set(names) & set(only)):
-            try:  # an error in one group must not cost the other groups' figures
+            try:  # an error in one group must not lose the other groups' figures
                 spreads = _measure(group, only, config.rounds, folder, progress)
             except Exception as error:
                 problems.append(error)
@@ -77,7 +77,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
 
 
 def _compare(table: speed.Table, only: Sequence[str]) -> None:
-    """Print figures that are worse than stored, and exit with 1 if there are any."""
+    """Print figures that are worse than the stored ones, and exit with 1 if there are any."""
     stored = speed.stored_at(str(table["device"]), speed.benchmarks_dir())
     before: speed.Table = json.loads(stored.read_text()) if stored.is_file() else {}
     compared = {key for key in speed.comparable(before) if key.partition(".")[0] in only}
@@ -129,7 +129,7 @@ def device() -> str:
 
 
 def _clocks() -> str | None:
-    """Current MHz of the processor and the GPU, where they can be read."""
+    """Current clock rates in MHz of the processor and the GPU, where they can be read."""
     found = [float(clock) for clock in re.findall(r"^cpu MHz\s*: ([\d.]+)$", cpuinfo(), re.MULTILINE)]
     clocks = [f"CPU {sum(found) / len(found):.0f} MHz"] if found else []
     if torch.cuda.is_available() and shutil.which("nvidia-smi"):

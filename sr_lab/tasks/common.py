@@ -56,7 +56,7 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
 
 
 def protocol_of(config: Config) -> Protocol:
-    """The protocol named in the benchmark, on given LR images if it says so.
+    """The protocol named in the benchmark, on given LR images if the benchmark says so.
 
     Raises:
         ConfigError: There is no protocol with that name, or folders of LR images do not fit the benchmark.
@@ -79,7 +79,7 @@ def protocol_of(config: Config) -> Protocol:
 
 
 def lr_dirs(config: Config) -> list[str]:
-    """The folders of ``benchmark.lr_dir``, as given."""
+    """The folders of ``benchmark.lr_dir``, as the user gave them."""
     given = config.benchmark.lr_dir
     return [] if given is None else [given] if isinstance(given, str) else given
 
@@ -124,8 +124,8 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
     """Cost of the folded network, the form that is used, at a 1280x720 output.
 
     Contains ``num_params``, ``multi_adds`` (all operations), ``activations`` and ``peak_memory_bytes``;
-    ``multi_adds_rule``, by which the network's paper counts, and ``multi_adds_by_rule``, our count by it;
-    also ``num_params_training`` if folding removes parameters.
+    ``multi_adds_rule``, by which the network's paper counts, and ``multi_adds_by_rule``, our count by that
+    rule; also ``num_params_training`` if folding removes parameters.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)

@@ -78,7 +78,7 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
 
 
 def _points(run: Run, trained: Sequence[Run], set_name: str) -> list[Point]:
-    """The points of a network: its paper's PSNR, and those of trained runs of the same network.
+    """The points of a network: its paper's PSNR, and the PSNR of trained runs of the same network.
 
     A variant of a network has no printed PSNR.
     """
@@ -131,7 +131,7 @@ def _times(
     *,
     synchronise: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Seconds of each of at least five passes, together at least a second, after a warm-up."""
+    """Seconds of each of at least five passes, which together take at least a second, after a warm-up."""
     seconds: list[float] = []
     warm_up = 3 if torch.cuda.is_available() else 1  # a GPU chooses kernels and raises its clock first
     with exact_float32():

@@ -87,7 +87,7 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
         for key in compared_with_paper(run)
         if key.startswith("paper/")
     )
-    # A paper's multiply-adds are counted otherwise than ours, and have no difference.
+    # A paper's multiply-adds are counted differently from ours, so a difference would mean nothing.
     kinds = {MULTI_ADDS[1]: ("paper",)}
     cells = [f"{kind}/{key}" for key in printed for kind in kinds.get(key, ("ours", "paper", "difference"))]
     tested = _unique(name for run in runs for name in (*run.sets, *_names(run, "benchmark")))  # or planned
@@ -96,7 +96,7 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
     curves = ["val/psnr_y", *(f"val/{name}/psnr_y" for name in validated)]
     cells += [f"test/{key}" for key in quality if key not in printed]
     gaps = [key for key in cells if key.startswith("difference/") and key.endswith("psnr_y")]
-    table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the state at this moment
+    table = panels.MarkdownPanel(markdown=to_markdown(experiment_table(runs)))  # the current state
     sections = [
         _section("table", [table], columns=1, rows=1),
         _section(
@@ -115,7 +115,7 @@ def build(runs: Sequence[Run], *, project: str, entity: str) -> ws.Workspace:
         settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=max(10, len(runs))),
         runset_settings=ws.RunsetSettings(
             filters=ws.And(ws.Metric("Group") == names[0]),
-            # The order of the sweep, which is that of the paper.
+            # The order of the sweep, which is the paper's order.
             order=[ws.Ordering(ws.Metric("CreatedTimestamp"), ascending=True)],
             pinned_columns=[f"summary:{key}" for key in ("row", "scale", "budget", *cells)],
         ),

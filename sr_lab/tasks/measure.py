@@ -1,4 +1,4 @@
-"""``task=measure``: PSNR and SSIM of images that any program has made."""
+"""``task=measure``: PSNR and SSIM of images made by any program."""
 
 import re
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def _measured(config: MeasureConfig, overrides: Sequence[str]) -> Measurement:
 
 
 def _set_name(hr_dir: str) -> str:
-    """The test set that a folder's path names, or the last part of the path that says something."""
+    """The test set that a folder's path names, or the last informative part of the path."""
     folder = Path(hr_dir).expanduser().absolute()
     named = [place.set_name for place in places(folder) if place.folder == folder and place.set_name]
     telling = (part for part in reversed(folder.parts) if not re.fullmatch(r"HR|GT|GTmod\d+", part, re.I))
@@ -61,7 +61,7 @@ def _set_name(hr_dir: str) -> str:
 
 
 def _record(config: MeasureConfig, found: Measurement, folder: Path) -> dict[str, object]:
-    """``metrics.json``: the first way of counting as a test writes it, the others below ``ways``."""
+    """``metrics.json``: the first protocol's figures as a test writes them, the others under ``ways``."""
     name, (first, *others) = _set_name(config.hr_dir), found.ways
     says = f"x{found.scale} images of {config.sr_dir}; {found.ways[first].counting(found.scale)}"
     return {

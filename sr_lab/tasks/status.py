@@ -1,4 +1,4 @@
-"""``task=status``: print state and progress of every run or job below a folder, without importing torch."""
+"""``task=status``: print the state and progress of all jobs below a folder, without importing torch."""
 
 import time
 from collections import Counter

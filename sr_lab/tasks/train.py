@@ -70,7 +70,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
             _train(config, run_folder, signals, from_scratch=from_scratch)
         return
     with run_folder.attempt(), signals.heard():
-        done_meanwhile = run_folder.is_finished() and not from_scratch  # by another process, before the lock
+        done_meanwhile = run_folder.is_finished() and not from_scratch  # by another process, before locking
         if not done_meanwhile:
             _train(config, run_folder, signals, from_scratch=from_scratch)
     if done_meanwhile:
@@ -96,7 +96,7 @@ def _show(folder: RunFolder) -> None:
 
 
 def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
-    """Which benchmark sets a finished run was not measured on, and how to do that; or an empty string."""
+    """Which benchmark sets a finished run was not measured on, and how to measure it; or an empty string."""
     run, benchmark = read_run(folder.path), config.benchmark
     protocol = common.protocol_of(config).name
     other = run.values.get("protocol") != protocol

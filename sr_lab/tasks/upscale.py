@@ -29,7 +29,7 @@ _LEVEL = 3  # zlib's level: a third of the time of the default 6, for 8 % more b
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Upscale every image into ``folder``; a failed image does not stop the others.
+    """Upscale every image into ``folder``; an image that fails does not stop the rest.
 
     Raises:
         SystemExit: With 1 at the end, if an image could not be upscaled.
@@ -133,7 +133,7 @@ def _stamp(image: str, maker: str, form: str) -> str:
 
 
 def _form(network: Tiled, height: int, width: int) -> str:
-    """The tiles of an image if they change its result, else an empty text."""
+    """The tiles of an image if they change its result, else an empty string."""
     pieces = network.pieces(height, width)
     return "" if len(pieces) == 1 or network.is_exact else str([piece.read for piece in pieces])
 
@@ -155,9 +155,9 @@ def _stamp_of(path: Path) -> str | None:
 
 
 def _is_result(output: Path, path: Path, network: Tiled, maker: str) -> bool:
-    """Whether a file is a network's result for an image in its current state, in tiles that are allowed now.
+    """Whether a file is a network's result for an image in its current state, in tiles that are now allowed.
 
-    Tiles that are chosen automatically may also be none, or those for an image that did not fit into memory.
+    With ``tile=auto``, the image may also be whole, or in smaller tiles because it did not fit into memory.
     """
     with contextlib.suppress(OSError, SRLabError):
         stamp, image, size = _stamp_of(output), digest_of(path), image_size(path)

@@ -1,4 +1,4 @@
-"""Which memory layout, compiled or not, trains a network fastest on this device: measured once and stored.
+"""The fastest way to train a network on this device (layout, compiled or not): measured once and stored.
 
 Layout and compilation change only the rounding of a result, so a run keeps its identity. The precision
 changes more, and is therefore never chosen here.
@@ -47,11 +47,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """The fastest setting, and the time of each."""
+    """The fastest setting, and the time of each setting."""
 
     setting: Setting
-    seconds: Mapping[str, float]  # per step, of the settings that ran
-    file: Path  # in which the times are stored
+    seconds: Mapping[str, float]  # per step, for each setting that ran
+    file: Path  # where the times are stored
     measured: bool  # whether the times were measured now, not read from the file
 
     @property
@@ -93,8 +93,8 @@ def choose(
         lr_shape: Shape of a training batch on this device, ``(N, C, H, W)``.
         scale: Upscaling factor.
         device: The device to measure on.
-        autocast: Half precision of a mixed-precision training; ``None`` for float32.
-        tf32: Whether the training allows TF32.
+        autocast: The half-precision type of a mixed-precision run; ``None`` for float32.
+        tf32: Whether the training run allows TF32.
         benchmark: Whether cuDNN chooses its algorithms by measuring them.
         known_as: The network as plain values; part of the key under which the result is stored.
         cache_dir: Folder in which results are stored. One process per machine measures while the others wait.
@@ -119,7 +119,7 @@ def choose(
         seconds = _kept(file, by_name)
         if measured := seconds is None:
             lr = torch.rand(*lr_shape, generator=torch.Generator().manual_seed(0)).to(device)
-            # A network may draw random numbers, which must not shift those of the training.
+            # A network may draw random numbers, which must not change those that the training draws.
             with torch.random.fork_rng(), arithmetic(tf32=tf32, benchmark=benchmark):
                 steps = {name: _step(network, by_name[name], lr, scale, autocast) for name in by_name}
                 seconds = _measure(steps)
@@ -156,7 +156,7 @@ def _step(
 
 
 def _measure(steps: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Median seconds per step of each setting, measured in turns, so that a slow minute slows all of them."""
+    """Median seconds per step of each setting, measured in turn, so that a slow minute affects them all."""
     repeats: dict[str, int] = {}
     for name, step in steps.items():
         try:

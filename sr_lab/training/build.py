@@ -82,7 +82,7 @@ def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> 
     """Refuse at the start what would otherwise fail later or have no effect.
 
     Raises:
-        ConfigError: The network has nothing to train, or does not fit the patches or the protocol.
+        ConfigError: The network has no weights to train, or does not fit the patches or the protocol.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
@@ -125,7 +125,7 @@ def form(
         settings(compile=compiled),
         lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
         scale=config.scale,
-        device=device(config),  # of the first process to arrive; others on this machine wait for the result
+        device=device(config),  # of the first process to arrive; other processes here wait for the result
         autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision(config)),
         tf32=options.float32_matmul_precision == "high",
         benchmark=arguments.get("benchmark") is True and arguments.get("deterministic") is not True,
@@ -148,14 +148,14 @@ def _batch_of_a_device(config: TrainConfig) -> int:
         count = len(devices)
     elif isinstance(devices, int) and devices > 0:
         count = devices
-    else:  # all of them
+    else:  # all devices
         count = torch.cuda.device_count() if on_gpu(config) else 1
     assert isinstance(nodes, int)
     return max(1, config.batch_size // (max(1, count) * nodes * config.trainer.accumulate_grad_batches))
 
 
 def on_gpu(config: TrainConfig) -> bool:
-    """Whether the training runs on a GPU."""
+    """Whether the training run uses a GPU."""
     return has_gpu(config.trainer.accelerator)
 
 
@@ -171,7 +171,7 @@ def precision(config: TrainConfig) -> str:
 
 
 def syncs_batch_norm(config: TrainConfig) -> bool:
-    """Whether batch norm sees the batch of all devices."""
+    """Whether batch norm sees the batches of all devices."""
     return bool(config.trainer.arguments().get("sync_batchnorm")) and on_gpu(config)
 
 
@@ -231,7 +231,7 @@ def trainer(
     Args:
         config: The configuration.
         folder: The run's folder.
-        dataset: The training patches, to save a batch that gives a NaN.
+        dataset: The training patches, used to save a batch that gives a NaN.
         loggers: The dashboards.
         signals: Listens for signals.
         say: Prints a line for the user.
@@ -265,7 +265,7 @@ def trainer(
         config.trainer.arguments(), timeout=config.trainer.timeout, alone=alone
     )
     arguments["sync_batchnorm"] = syncs_batch_norm(config)
-    if arguments.get("deterministic") is True:  # else cuDNN chooses among these algorithms by time
+    if arguments.get("deterministic") is True:  # otherwise cuDNN chooses among these by time
         arguments["benchmark"] = False
     described = {name: arguments.pop(name) for name in ("_target_", "profiler") if name in arguments}
     ours = {

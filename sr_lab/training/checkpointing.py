@@ -20,15 +20,15 @@ from sr_lab.errors import CheckpointError
 from sr_lab.training.lit_module import Saved
 
 LAST, PREVIOUS, BEST, DAMAGED = "last.ckpt", "previous.ckpt", "best.ckpt", "damaged.ckpt"
-_NUMPY_WORDS = 624  # of NumPy's Mersenne twister
+_NUMPY_WORDS = 624  # in the state of NumPy's Mersenne twister
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint next to its target, flushes it to the disk and renames it.
 
-    Lightning's own writer goes through the temporary folder; if that is on another file system, a kill during
-    the final copy destroys the old checkpoint too. ``last.ckpt`` becomes ``previous.ckpt`` once its successor
-    is on the disk, so one of the two exists and is complete at any time.
+    Lightning's own writer uses the system's temporary folder; if that is on another file system, a kill
+    during the final copy destroys the old checkpoint too. ``last.ckpt`` becomes ``previous.ckpt`` once its
+    successor is on the disk, so one of the two exists and is complete at any time.
 
     Args:
         earlier: Folder of an earlier attempt's checkpoints, removed once this attempt has saved one.
@@ -180,9 +180,9 @@ class _State(TypedDict):
 class RandomState(Callback):
     """Stores the random state of Python, NumPy and torch, of each process and device, in every checkpoint.
 
-    Lightning leaves it out, so dropout would draw other numbers after a resume. It is restored when the
+    Lightning leaves it out, so dropout would draw different numbers after a resume. It is restored when the
     training starts, after the data loader and everything else has drawn random numbers, so this callback must
-    be the last one except for the one that saves at a signal.
+    be last, except for the callback that saves at a signal.
     """
 
     _states: list[_State] | None = None

@@ -42,9 +42,9 @@ class EvalBatch(TypedDict):
 class StreamSampler(Sampler[list[int]]):
     """Endless batches of sample numbers for one process: ``first + rank, first + rank + world, ...``.
 
-    The sample number alone decides what is read, so the samples stay the same after a resume or with another
-    number of processes. Any number works: if the batch does not divide evenly, shares differ by one sample
-    and may be empty. A training needs equal shares and checks them itself (`share_of_a_rank`).
+    The sample number alone decides what is read, so the samples stay the same after a resume, or with more or
+    fewer processes. Any number of them works: if the batch does not divide evenly, shares differ by one
+    sample and may be empty. Training needs equal shares and checks them itself (`share_of_a_rank`).
 
     Args:
         first: Called when an iteration starts; returns the number of the first sample not yet trained on.
@@ -117,7 +117,7 @@ class RankShare:
         }
 
 
-_READERS = 4  # threads; each holds one image in double precision
+_READERS = 4  # threads; each has one image in memory, in double precision
 _KEPT = 512 * 2**20  # bytes of validation images; ten 2K images take at most 0.2 GB
 
 
@@ -126,7 +126,7 @@ class ImageLoader:
 
     Args:
         images: The images that this process measures.
-        keep: Bytes of images that stay in memory for the next pass; the rest is read in every pass.
+        keep: Bytes of images that stay in memory for the next pass; the others are read in every pass.
         pin: Whether the device is a GPU, whose work overlaps with copies only from pinned memory.
     """
 
@@ -178,7 +178,7 @@ class SRDataModule(lightning.LightningDataModule):
         train: Patches by sample number; ``None`` if there is no training.
         val: Validation sets.
         test: Test sets.
-        batch_size: Total over processes and accumulated batches.
+        batch_size: Samples per step, over all processes and accumulated batches.
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
         timeout: Seconds after which a worker that does not respond is an error.

@@ -1,7 +1,7 @@
-"""How a training ends (after its last step, by a callback or at a signal) and from where it resumes.
+"""How a training run ends (after its last step, by a callback or at a signal) and where it resumes.
 
 Lightning 2.6.6 exits with 0 after SIGTERM. On Slurm's signal, it writes a checkpoint under another name to
-another folder, and its ``ckpt_path="hpc"`` fails on the first start, when there is none yet. It waits for
+another folder, and its ``ckpt_path="hpc"`` fails on the first start, without a checkpoint. It waits for
 other processes inside a signal handler, where all of them can hang.
 """
 
@@ -18,7 +18,7 @@ from sr_lab.training.lit_module import Saved
 
 
 class Ending(Callback):
-    """Validates, and so saves, after the last step too. A run stopped early stays stopped.
+    """Also validates, and therefore saves, after the last step. A run stopped early stays stopped.
 
     Lightning does not store that another callback has stopped the training. With this callback, resuming a
     stopped run goes straight to the test.
@@ -36,7 +36,7 @@ class Ending(Callback):
         checkpoint["ended_early"] = trainer.should_stop and trainer.global_step < trainer.max_steps
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Remember whether it was stopped until the training starts."""
+        """Until the training starts, remember whether it was stopped."""
         self._stopped = checkpoint.get("ended_early") is True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -24,7 +24,7 @@ _SMALL_SET = 5  # a set of up to this many images is saved whole
 class ExampleImages(Callback):
     """Saves the first images of each test set, so that a report needs neither data nor network.
 
-    Each of them gives a strip that shows its middle in LR, bicubic, SR, HR and error, at the same position
+    Each image gives a strip that shows its middle in LR, bicubic, SR, HR and error, at the same position
     for every network and every scale that divides 24. These images are also saved whole, as are all images of
     a small set (`reporting.saved_images` names the files). A thread writes the files while the test
     continues; the test waits for it at the end.
@@ -48,7 +48,7 @@ class ExampleImages(Callback):
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, module: SRModule, outputs: Measured, batch: dict[str, Any], *_: object
     ) -> None:
-        """Save the pictures of an image, if it is one of the first of its set."""
+        """Save the pictures of an image if it is among the first in its set."""
         if outputs is None:
             return
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
@@ -77,7 +77,7 @@ class ExampleImages(Callback):
         log_to_dashboards(trainer, log)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the pictures; an error in writing one is raised here."""
+        """Wait for the pictures; an error while writing a picture is raised here."""
         self._writer.shutdown()
         written, self._writing = self._writing, []
         for picture in written:
@@ -94,7 +94,7 @@ class ExampleImages(Callback):
         """``(C, S, 5 S + gutters)`` in [0, 1]."""
         lr = outputs["lr"].repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
         images = [image.to(hr) for image in (lr, outputs["bicubic"], outputs["sr"], hr)]
-        if min(image.shape[1] for image in images) == 1:  # one of them is luma
+        if min(image.shape[1] for image in images) == 1:  # one of the images is luma
             images = [rgb_to_y(image) if image.shape[1] == 3 else image for image in images]
         error = (images[2].clamp(0, 1) - images[3]).abs() * 4  # a typical error of 0.02 is invisible
         # Images are cropped to a multiple of their scale; a common multiple gives all scales the same middle.

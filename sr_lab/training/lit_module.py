@@ -67,14 +67,14 @@ class Measured(TypedDict):
 
 Saved: TypeAlias = dict[str, Any]  # the content of a checkpoint
 
-# Settings of torch's optimizers that say how a device computes a step, not which step it is.
+# Settings of torch's optimizers that say how a device computes a step, not what the step is.
 _OF_THE_DEVICE = ("fused", "foreach", "capturable")
 
 
 def keep_form(optimizer: Optimizer) -> None:
     """Make an optimizer load a state that was saved on another device, or in another memory layout.
 
-    torch takes the settings of the device from the state, and leaves its tensors in the layout in which they
+    torch takes the device settings from the saved state, and leaves its tensors in the layout in which they
     were saved, although the fused kernels pair their elements with those of the weights.
     """
     own = [{key: group[key] for key in _OF_THE_DEVICE if key in group} for group in optimizer.param_groups]
@@ -160,7 +160,7 @@ class SRModule(lightning.LightningModule):
         return loss * ((loss - loss).detach() + 1)
 
     def on_validation_epoch_start(self) -> None:
-        """Give all processes the same batch norm statistics; each has only seen its own batches."""
+        """Give all processes the same batch norm statistics; each process has seen only its own batches."""
         if distributed.is_available() and distributed.is_initialized():
             for norm in batch_norms(self.network):
                 for statistic in norm.buffers():
@@ -230,9 +230,9 @@ class SRModule(lightning.LightningModule):
             ]
 
     def upscale(self, lr: Tensor, *, grey: bool = False) -> Tensor:
-        """SR image of one LR image, in float32 whatever the precision of the training.
+        """SR image of one LR image, in float32 regardless of the training precision.
 
-        ``model=bicubic`` rounds and clips as the protocol's bicubic row does, so that both show one figure.
+        ``model=bicubic`` rounds and clips as the protocol's bicubic row does, so that the two agree.
         """
         if isinstance(self.network.network if isinstance(self.network, Tiled) else self.network, Bicubic):
             return self.protocol.bicubic(lr, self.scale)
@@ -246,7 +246,7 @@ class SRModule(lightning.LightningModule):
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-            # Not inside the handler: the error keeps the memory of the whole image.
+            # Not inside the handler: the error keeps the whole image's memory allocated.
             return self._in_tiles(image)
 
     def _in_tiles(self, image: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ class SRModule(lightning.LightningModule):
         checkpoint["sr_lab"] = self.record
 
     def on_load_checkpoint(self, checkpoint: Saved) -> None:
-        """Convert the batch count to this run's accumulation; the run that saved it may have had another.
+        """Convert the batch count to this run's accumulation; the run that saved it may have used another.
 
         Lightning restores the count, and uses it to decide which batches make a step and when to validate.
         """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """The loggers of the ``logger`` group.
 
-    A W&B run has the name of its run folder as id, so that a resumed run continues it. The jobs of an
+    A W&B run uses the name of its run folder as its id, so that a resumed run continues it. The jobs of an
     experiment are one group; the config of each contains its row of the table and the paper's figures for it.
     """
     loggers: list[Logger] = []
@@ -102,7 +102,7 @@ def log_to_dashboards(trainer: lightning.Trainer, log: Callable[[Logger], None])
 
 
 class RowInSummary(lightning.Callback):
-    """Puts the row of a job into W&B's summary at the start, from which W&B's table of runs takes columns."""
+    """Puts the row of a job into W&B's summary at the start; W&B's table of runs takes columns from there."""
 
     def __init__(self, config: Config) -> None:
         row = {key: value for key, value in _row(config).items() if value is not None}

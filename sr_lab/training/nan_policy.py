@@ -27,11 +27,11 @@ _PATIENCE = 100  # skipped steps in a row after which the training counts as div
 class NanPolicy(Callback):
     """Checks the loss and gradient of every step before the optimizer takes it.
 
-    A loss that is not finite has made every gradient NaN (`SRModule.training_step`), on all processes and in
+    A non-finite loss makes every gradient NaN (`SRModule.training_step`), on all processes and in
     all accumulated batches, so that all processes skip together. On a CPU every step is checked. On a
     GPU, a check waits for the device, so only ``skip`` checks every step; ``stop`` checks when a row, a
     validation or a checkpoint waits for the device anyway, so that no network that has learnt from NaN is
-    measured or saved. The scaler of fp16 skips such steps by itself. Must come after every callback that
+    measured or saved. The scaler of fp16 skips such steps anyway. Must come after every callback that
     changes gradients.
 
     Args:
@@ -39,7 +39,7 @@ class NanPolicy(Callback):
         folder: Folder in which batches are saved as ``step-<n>.pt``.
         batch_of: Rebuilds a batch from the numbers of its samples.
         seed: The seed of the dataset, for the saved file.
-        batch_size: Total over processes and accumulated batches.
+        batch_size: Samples per step, over all processes and accumulated batches.
         interval: Steps between two checks on a GPU.
         say: Prints a line for the user.
     """

@@ -94,7 +94,7 @@ class TrainingProgress(ProgressBar):
             self._bar = None
 
     def disable(self) -> None:
-        """Do nothing: Lightning calls this on all processes but the first, which have no bar."""
+        """Do nothing: Lightning calls this on every process except the first, and those have no bar."""
 
     def print(self, *args: object, **kwargs: object) -> None:
         """Print above the bar."""

@@ -72,7 +72,7 @@ class Speed:
         self._batches += 1
 
     def pause(self) -> None:
-        """Count no time until the next batch is requested."""
+        """Stop the clock until the next batch is requested."""
         self._paused = time.perf_counter()
 
 

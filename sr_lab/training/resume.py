@@ -74,7 +74,7 @@ def _check_tensors(content: object) -> None:
         value = waiting.pop()
         if isinstance(value, Tensor) and not is_plain(value):
             raise _MisfitError("it contains a tensor without its numbers")
-        if isinstance(value, dict | list | tuple | set) and id(value) not in seen:  # one may contain itself
+        if isinstance(value, dict | list | tuple | set) and id(value) not in seen:  # it may contain itself
             seen.add(id(value))
             waiting += value.values() if isinstance(value, dict) else value
 
@@ -116,7 +116,7 @@ def _check_counts(content: Saved, trainer: Trainer) -> None:
 
 
 def _check_counters(own: object, given: Any) -> None:
-    """Check that each counter of Lightning's loops is a count, if the checkpoint has it."""
+    """Check that each counter of Lightning's loops in the checkpoint is a valid count."""
     if isinstance(own, dict):
         for key in own.keys() & given.keys():
             _check_counters(own[key], given[key])

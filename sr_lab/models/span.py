@@ -75,7 +75,7 @@ class SPAB(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of input and residual, weighted by an odd function of the residual."""
+        """The sum of the input and the residual, weighted by an odd function of the residual."""
         middle = self.act(self.conv1(x))
         refined = self.conv3(self.act(self.conv2(middle)))
         return (refined + x) * (torch.sigmoid(refined) - 0.5), middle

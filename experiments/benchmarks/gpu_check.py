@@ -247,7 +247,7 @@ def ddp(place: Place) -> str:
 def compiled(place: Place) -> str:
     """``trainer.compile`` and ``trainer.autotune``."""
     small = "+model.num_block=2" if place.on_gpu else ""  # compiles faster
-    does = train(place, "compiled", f"{small} trainer.compile=true")["compile"]  # it cannot without a compiler
+    does = train(place, "compiled", f"{small} trainer.compile=true")["compile"]  # needs a compiler
     times = train(place, "tuned", f"{small} trainer.autotune=true", says="autotune: ")["autotune"]
     return f"compile={does}; times relative to the fastest: {times}"
 

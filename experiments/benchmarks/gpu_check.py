@@ -140,7 +140,7 @@ def losses(place: Place, name: str) -> list[float]:
 
 
 def device(place: Place) -> str:
-    """Print the GPU, driver and wheel, and check that the GPU computes."""
+    """Report the GPU, driver and wheel, and check that the GPU computes."""
     accelerator = "gpu" if place.on_gpu else "cpu"
     check_gpu(accelerator)
     assert (torch.ones(64, 64, device=place.device) @ torch.ones(64, 64, device=place.device)).sum() == 64**3

@@ -25,9 +25,9 @@ from sr_lab.errors import ConfigError, DataError
 class Store:
     """Image sets in one data folder.
 
-    The folder of a set appears by one rename: it is either complete and checked, or missing. If no SHA-256 of
-    an archive is published, the digest of the first good download is written to ``downloads.lock.json``, and
-    every later download must match it.
+    The folder of a set is created by a single rename: it is either complete and checked, or missing. If no
+    SHA-256 of an archive is published, the digest of the first good download is written to
+    ``downloads.lock.json``, and every later download must match it.
 
     Args:
         data_dir: ``paths.data_dir``.

@@ -27,7 +27,7 @@ _MARKS: tuple[tuple[Role | None, str], ...] = (
     (None, r"_x1$"),  # DRealSR: DSC_1286_x1 is the LR image of DSC_1286_x4
 )
 _PATTERNS = tuple((role, re.compile(mark.replace("#", r"(?P<scale>\d{1,2})"), re.I)) for role, mark in _MARKS)
-# The addition of a program to every name: baby_RCAN, 0001x4_SwinIR.
+# What a program appends to every name: baby_RCAN, 0001x4_SwinIR.
 _ADDED = re.compile(r"([_-]|x\d).*[a-z].*", re.IGNORECASE)
 
 

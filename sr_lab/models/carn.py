@@ -150,7 +150,7 @@ def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
 
 
 def _cascade(x: Tensor, blocks: Iterable[nn.Module], fusions: nn.ModuleList) -> Tensor:
-    """Each block gets the previous fusion; each fusion gets the input and all block outputs so far."""
+    """Run blocks, each on the last fusion's output; a fusion gets the input and all block outputs so far."""
     stages = out = x
     for block, fusion in zip(blocks, fusions, strict=True):
         stages = torch.cat((stages, block(out)), dim=1)
@@ -167,7 +167,7 @@ _NAMES: Names = {
     "exit": "tail.{t-1}",
 }
 
-# Weight names in the authors' networks for one scale and for all scales; the latter keep one tail.
+# Weight names in the authors' networks for one scale and for all scales (of which one tail is kept).
 OFFICIAL_NAMES = (
     OfficialNames({**_NAMES, "upsample.up.body": "tail"}, {"t": "tail"}, partial(without_mean_shift, gain=1)),
     OfficialNames(

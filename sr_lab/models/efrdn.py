@@ -507,9 +507,9 @@ class SelfCalibrated(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        The counts of Table 3 rule out a full 3x3 of C channels. Inferred: both convolutions in four groups,
-        with the halves interleaved before the merge, since they would not mix otherwise. Not stated in the
-        paper; chosen here: CBAM's 7x7 convolution in SCSA, a reduction of 4 in SCCA.
+        The counts of Table 3 rule out a full 3x3 convolution of C channels. Inferred: both convolutions in
+        four groups, with the halves interleaved before the merge, since they would not mix otherwise. Not
+        stated in the paper; chosen here: CBAM's 7x7 convolution in SCSA, a reduction of 4 in SCCA.
     """
 
     def __init__(self, num_feat: int, attention: nn.Module) -> None:

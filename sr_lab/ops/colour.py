@@ -20,7 +20,7 @@ def rgb_to_y(rgb: Tensor, *, full_range: bool = False) -> Tensor:
     """Luma of RGB images, ITU-R BT.601.
 
     Args:
-        rgb: Floating images ``(..., 3, H, W)`` in [0, 1].
+        rgb: Floating-point images ``(..., 3, H, W)`` in [0, 1].
         full_range: Map black to 0 and white to 1, as in JPEG and kornia, instead of 16/255 and 235/255.
             Papers measure in the studio range; in the full range, PSNR is 20 log10(255 / 219) = 1.32 dB
             lower.
@@ -45,7 +45,7 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     """Luma and chroma of RGB images as in MATLAB's ``rgb2ycbcr``, not rounded.
 
     Args:
-        rgb: Floating images ``(N, 3, H, W)`` in [0, 1].
+        rgb: Floating-point images ``(N, 3, H, W)`` in [0, 1].
 
     Returns:
         ``(N, 3, H, W)``: Y in [16/255, 235/255], Cb and Cr in [16/255, 240/255].

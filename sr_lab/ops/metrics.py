@@ -20,7 +20,7 @@ def quantise(image: Tensor) -> Tensor:
         image: Floating-point images of any shape; values outside [0, 1] are clipped.
 
     Returns:
-        The same shape and dtype, values k / 255; halves are rounded up, as in MATLAB.
+        Images of the same shape and dtype, with values k / 255; halves are rounded up, as in MATLAB.
     """
     return image.clamp(0, 1).mul_(255).add_(0.5).floor_().div_(255)
 

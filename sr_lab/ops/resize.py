@@ -22,7 +22,7 @@ def imresize(
     The kernel is Keys's cubic (IEEE TASSP 1981) with a = -0.5, widened when downscaling (antialiasing).
 
     Args:
-        image: Floating images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.
+        image: Floating-point images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.
         numerator: Upscaling factor, at least 1.
         denominator: Downscaling factor, at least 1.
         border: How the image continues beyond its edge: mirrored with the edge pixel twice (``symmetric``,

@@ -69,7 +69,7 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
             for name, entry in wanted.items():
                 source = entry.open()
-                assert source is not None  # only files are wanted
+                assert source is not None  # every wanted entry is a file
                 with source, (target / name).open("xb") as file:
                     shutil.copyfileobj(source, file)
     except DataError:

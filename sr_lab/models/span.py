@@ -104,7 +104,7 @@ class Conv3XC(RepConv):
         return self.reduce(self.conv(self.expand(x))) + self.skip(x)
 
     def merged(self) -> Kernel:
-        """The convolution equal to the chain plus the skip."""
+        """The convolution equivalent to the chain plus the skip."""
         chain = Kernel.of(self.conv).after(Kernel.of(self.expand)).before(Kernel.of(self.reduce))
         return chain + Kernel.of(self.skip)
 

@@ -41,7 +41,7 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
             any scale. A convolution counts input channels per group times (kernel positions, plus one for a
             bias) for each output value; a sigmoid counts 3 for each value; a mean or maximum over the image
             counts 1 for each input value.
-        hr_size: Width and height of the image at the output; not for ``op_counter``.
+        hr_size: Width and height of the output image; not for ``op_counter``.
 
     Returns:
         The count; 0 for a model without parameters, since no rule counts interpolation.
@@ -70,7 +70,7 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
     Args:
         model: As for `multi_adds`.
         scale: Upscaling factor of ``model``.
-        hr_size: Width and height of the image at the output.
+        hr_size: Width and height of the output image.
 
     Returns:
         The count; 0 for a model without parameters.

@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow chaos bench bench-store table check lint format clean
-# Uses the first of these that runs, is new enough and can create an environment. To choose one: make PYTHON=...
+# Uses the first that runs, is new enough and can create an environment. To choose another: make PYTHON=...
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 STAMP := .venv/.installed

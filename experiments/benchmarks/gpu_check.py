@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from unittest import SkipTest
 
-if __name__ != "__main__":  # an item's process, or a training that builds a class below by its name
+if __name__ != "__main__":  # an item's process, or a training run that builds a class below by its name
     import lightning
     import torch
     import yaml
@@ -54,7 +54,7 @@ if __name__ != "__main__":  # an item's process, or a training that builds a cla
     from sr_lab.training.lit_module import SRModule
 
     class OneNaN(torch.nn.L1Loss):
-        """The L1 loss, but the fifth one is NaN."""
+        """The L1 loss, but NaN at the fifth call."""
 
         calls = 0
 
@@ -64,10 +64,10 @@ if __name__ != "__main__":  # an item's process, or a training that builds a cla
             return super().forward(sr, hr) * (math.nan if self.calls == 5 else 1.0)
 
     class WaitsAreErrors(lightning.Callback):
-        """Makes it an error to wait for the GPU in 45 of 50 steps; the record waits at every fiftieth."""
+        """Makes waiting for the GPU an error in 45 of 50 steps; the record waits at every fiftieth step."""
 
         def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
-            """Switch after a step."""
+            """Turn the check on or off after a step."""
             mode = {3: "error", 48: "default"}.get(trainer.global_step % 50)
             if mode is not None and trainer.strategy.root_device.type == "cuda":
                 torch.cuda.set_sync_debug_mode(mode)
@@ -76,7 +76,7 @@ if __name__ != "__main__":  # an item's process, or a training that builds a cla
 class Place(NamedTuple):
     """Where an item runs."""
 
-    folder: Path  # its own; the folder around it has the cache that all items share
+    folder: Path  # the item's own; its parent folder has the cache that all items share
     device: str  # cuda or cpu
     data: Path  # has benchmarks/Set5/HR
     weights: Path  # has official checkpoints
@@ -95,10 +95,10 @@ SMALL = "+model.num_feat=16 +model.num_block=1 "
 
 
 def launch(place: Place, name: str, settings: str, *, kill: bool = False) -> tuple[int, str]:
-    """Run a short training in the folder ``name``; ``settings`` replace the usual ones.
+    """Run a short training in the folder ``name``; ``settings`` replace the usual settings.
 
     Returns:
-        Its exit code, and what it printed. With ``kill`` it is killed at its first checkpoint.
+        The run's exit code and its output. With ``kill``, the run is killed at its first checkpoint.
     """
     words = f"{USUAL}{ON_GPU if place.on_gpu else ON_CPU}paths.output_dir={name}".split()
     if "model=" not in settings and not place.on_gpu:
@@ -140,7 +140,7 @@ def losses(place: Place, name: str) -> list[float]:
 
 
 def device(place: Place) -> str:
-    """Card, driver and wheel; the card computes."""
+    """Report the GPU, driver and wheel, and check that the GPU computes."""
     accelerator = "gpu" if place.on_gpu else "cpu"
     check_gpu(accelerator)
     assert (torch.ones(64, 64, device=place.device) @ torch.ones(64, 64, device=place.device)).sum() == 64**3
@@ -192,7 +192,7 @@ def waits(place: Place) -> str:
 
 
 def half(place: Place, precision: str) -> str:
-    """Train in half precision with everything that touches a gradient, and one NaN batch."""
+    """Train in half precision with everything that touches a gradient, and with one NaN batch."""
     if precision == "16-mixed" and not place.on_gpu:
         raise SkipTest("a CPU does not train in fp16")
     gradients = "trainer.accumulate_grad_batches=2 trainer.gradient_clip_val=1.0 ema_decay=0.9"
@@ -204,7 +204,7 @@ def half(place: Place, precision: str) -> str:
 
 
 def other_layout(place: Place) -> str:
-    """A run that was killed resumes in the other memory layout, and learns the same."""
+    """A killed run resumes in the other memory layout, and learns the same."""
     whole, found = train(place, "whole", EXACT)["psnr"], []
     for first, then in (("true", "false"), ("false", "true")):
         launch(place, f"from_{first}", f"{EXACT}trainer.channels_last={first}", kill=True)
@@ -215,7 +215,7 @@ def other_layout(place: Place) -> str:
 
 
 def other_device(place: Place) -> str:
-    """A run that was killed on the CPU resumes on the GPU."""
+    """A run killed on the CPU resumes on the GPU."""
     small = f"{EXACT}{SMALL}batch_size=4 dataset.lr_patch_size=16"
     launch(place, "run", f"{small} trainer=cpu", kill=True)
     return f"{train(place, 'run', small, says='resumes from')['psnr']:.3f} dB"
@@ -246,8 +246,8 @@ def ddp(place: Place) -> str:
 
 def compiled(place: Place) -> str:
     """``trainer.compile`` and ``trainer.autotune``."""
-    small = "+model.num_block=2" if place.on_gpu else ""  # compiles sooner
-    does = train(place, "compiled", f"{small} trainer.compile=true")["compile"]  # not without a compiler
+    small = "+model.num_block=2" if place.on_gpu else ""  # compiles faster
+    does = train(place, "compiled", f"{small} trainer.compile=true")["compile"]  # needs a compiler
     times = train(place, "tuned", f"{small} trainer.autotune=true", says="autotune: ")["autotune"]
     return f"compile={does}; times relative to the fastest: {times}"
 
@@ -294,7 +294,7 @@ def networks(place: Place) -> str:
             raise AssertionError(f"{name}: {error}") from error
         difference = (sr - sr_other).abs().max() / sr.abs().max().clamp_min(1)
         both = torch.stack((difference, (norm_other / norm - 1).abs()))
-        apart[name] = 0.0 if draws else both.max().item()  # random numbers fall in another order
+        apart[name] = 0.0 if draws else both.max().item()  # random numbers are drawn in another order
         print(f"{name}: {'random' if draws else apart[name]}", flush=True)
     worst = max(apart, key=apart.__getitem__)
     assert apart[worst] < 5e-2, f"{worst}: the layouts differ by {apart[worst]:.1e}"
@@ -310,7 +310,7 @@ def set5(place: Place) -> str:
     for file in files if place.on_gpu else files[:1]:
         try:
             network = sr_lab.load(file)
-        except CheckpointError as error:  # it fits several scales
+        except CheckpointError as error:  # the checkpoint fits several scales
             print(error, flush=True)
             continue
         scale, protocol, psnr = Tiled(network).scale, PROTOCOLS["rgb_uint8"], []
@@ -329,7 +329,7 @@ def set5(place: Place) -> str:
 
 
 def degradations(place: Place) -> str:
-    """Each degradation repeats itself on the device, and agrees with the CPU, apart from noise."""
+    """Each degradation is repeatable on the device and agrees with the CPU, apart from noise."""
     coarse = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255
     hr, found = torch.nn.functional.interpolate(coarse, size=128, mode="bilinear").byte(), []
     for file in sorted(Path(conf_dir(), "degradation").glob("*.yaml")):
@@ -346,7 +346,7 @@ def degradations(place: Place) -> str:
 
 @contextlib.contextmanager
 def little_memory(place: Place, megabytes: int) -> Iterator[None]:
-    """Leave this process and those that it starts about so much memory."""
+    """Leave this process and its child processes about this much memory."""
     if place.on_gpu:
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info()[0] - megabytes * 2**20
@@ -379,7 +379,7 @@ def full_memory(place: Place) -> str:
 
 
 Check: TypeAlias = Callable[[Place], str]
-# Seconds that an item may take on a GPU, ten minutes in all; four times as many on a CPU.
+# Seconds that an item may take on a GPU, ten minutes in total; four times as many on a CPU.
 ITEMS: dict[str, tuple[Check, float]] = {
     "device": (device, 15),
     "switches": (switches, 15),
@@ -416,14 +416,14 @@ def run_here(name: str, place: Place, log: Path) -> None:
 
 
 def run(name: str, place: Place, log: Path, limit: float) -> tuple[str, str]:
-    """Run an item in a process of its own; returns its outcome and its figures."""
+    """Run an item in its own process; returns its outcome and its figures."""
     place.folder.mkdir()
     process = multiprocessing.get_context("fork").Process(target=run_here, args=(name, place, log))
     process.start()
     assert process.pid is not None
     try:
         process.join(limit)
-    finally:  # at Ctrl-C too, end it and what it has started
+    finally:  # even at Ctrl-C, end the item and what it has started
         code = process.exitcode
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

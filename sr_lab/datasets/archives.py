@@ -1,7 +1,7 @@
 """Extract images from an untrusted archive.
 
-Only images are extracted, each directly into the target folder under the last part of its path, so no path
-leads elsewhere. An archive with any suspicious entry is refused as a whole, before a byte is written.
+Only images are extracted, each directly into the target folder under its file name, so no path can lead
+elsewhere. An archive with any suspicious entry is refused as a whole, before a byte is written.
 """
 
 import errno
@@ -24,10 +24,10 @@ from sr_lab.errors import DataError
 Kind: TypeAlias = Literal["file", "folder", "other"]
 
 # An archive beyond these limits is treated as a decompression bomb.
-MAX_MEMBERS = 100_000  # entries, wanted or not (Flickr2K has 18,550)
+MAX_MEMBERS = 100_000  # entries, whether wanted or not (Flickr2K has 18,550)
 MAX_BYTES = 64 << 30  # size of all entries when decompressed (Flickr2K has 20 GB)
-MAX_RATIO = 100  # decompressed bytes per compressed byte; PNG and JPEG hardly shrink
-_MAX_HEADER = 1 << 20  # bytes; tarfile reads a header of any length at once
+MAX_RATIO = 100  # decompressed bytes per compressed byte; PNG and JPEG hardly compress
+_MAX_HEADER = 1 << 20  # bytes; tarfile reads a whole header at once, however long it is
 
 
 class _Entry(NamedTuple):
@@ -46,12 +46,13 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
         members: Regular expression that matches the whole path of a wanted image.
 
     Returns:
-        The images, directly in ``target``, at least one.
+        The images, directly in ``target``; there is at least one.
 
     Raises:
         OSError: The disk is full.
-        DataError: The file is broken, not an archive or without wanted images, or it is malicious: it has a
-            path that leaves the target, a link, a device or two files with one name, or it is a bomb.
+        DataError: The file is broken, is not an archive, has no wanted images, or is malicious: it has a path
+            that leaves the target, a link, a device or two files with the same name, or is a decompression
+            bomb.
     """
     wanted: dict[str, _Entry] = {}
     try:
@@ -68,14 +69,14 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
             for name, entry in wanted.items():
                 source = entry.open()
-                assert source is not None  # only files are wanted
+                assert source is not None  # every wanted entry is a file
                 with source, (target / name).open("xb") as file:
                     shutil.copyfileobj(source, file)
     except DataError:
         raise
     except Exception as error:  # zipfile and tarfile raise many types for broken files, even EINVAL
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise  # an error of the disk
+            raise  # a disk error
         raise DataError(f"archive: {archive.name} is broken or not an archive: {error}") from error
     if not wanted:
         raise DataError(f"archive: {archive.name} holds none of the wanted images")
@@ -83,10 +84,10 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
 
 
 def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Yield every entry; refuse the archive at the first entry that no honest archive has."""
+    """Yield every entry; refuse the archive at the first suspicious entry."""
     room = min(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
     for count, entry in enumerate(entries, 1):
-        path = PureWindowsPath(entry.name)  # understands both slashes, and drive letters
+        path = PureWindowsPath(entry.name)  # understands both kinds of slash, and drive letters
         room -= entry.size
         if path.anchor or ".." in path.parts or not entry.name.isprintable():
             raise _refusal(archive, f"{entry.name[:100]!r} leads out of the folder or is not printable")
@@ -130,7 +131,7 @@ def _tar_kind(member: tarfile.TarInfo) -> Kind:
 
 
 class _Gzip(gzip.GzipFile):
-    """A gzip file for tarfile that refuses headers large enough to fill the memory."""
+    """A gzip file for tarfile that refuses headers large enough to fill memory."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _MAX_HEADER:

@@ -27,15 +27,15 @@ class BenchmarkImage(TypedDict):
 
 
 class BenchmarkSet(Dataset[BenchmarkImage]):
-    """A test set under one protocol; an image is read and shrunk when it is accessed.
+    """A test set under one protocol; an image is read and downscaled when it is accessed.
 
     Args:
         name: Name in tables and metrics, e.g. ``Set5``.
         files: HR images, e.g. from `benchmark_files`.
         scale: Downscaling factor.
         protocol: Makes the LR image; `Protocol.measure` takes ``hr`` and ``grey``.
-        lr_files: Given LR image of each of ``files``; ``None`` makes them.
-        limit: How many of ``files`` to use, from the first; ``None`` uses all.
+        lr_files: Given LR image for each of ``files``; ``None`` makes the LR images.
+        limit: How many of ``files`` to use, starting with the first; ``None`` uses all.
 
     Raises:
         ConfigError: ``limit`` is below 1.
@@ -71,8 +71,8 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
     ) -> "BenchmarkSet":
         """The test set with this name; see `benchmark_files`.
 
-        If the protocol measures on given LR images, these are in ``lr_dir``, by default in ``LR/X<scale>``
-        next to the HR images' folder.
+        If the protocol measures on given LR images, they come from ``lr_dir``, by default from
+        ``LR/X<scale>`` next to the HR images' folder.
 
         Raises:
             DataError: The HR images or the given LR images are missing.
@@ -112,7 +112,8 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
 def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
     """HR images of a test set: ``<data_dir>/benchmarks/<name>/HR``, or scikit-image's images for ``sample``.
 
-    ``DIV2K`` stands for its 100 validation images; if that folder is missing, ``dataset=div2k``'s is read.
+    ``DIV2K`` stands for its 100 validation images; if that folder is missing, the folder of ``dataset=div2k``
+    is read.
 
     Args:
         data_dir: ``paths.data_dir``.

@@ -2,11 +2,11 @@
 
 A 2040x1356 PNG takes about 56 ms to decode; copying a patch out of the decoded file takes about 0.02 ms.
 
-The cost of a large set, DF2K with its 3,450 images of 2040x1356, is 3,450 x 8.3 MB = 28.6 GB of disk, and
+A large set, such as DF2K with its 3,450 images of 2040x1356, takes 3,450 x 8.3 MB = 28.6 GB of disk, and
 1/r^2 of that for the LR images. Building takes at most 0.2 GB of memory for each image in progress (LR images
-are computed in double precision) and 0.4 GB for the program: 1.6 GB for six, however large the set.
-Opening reads one file, the manifest of about 0.5 MB. A worker keeps one memory map for each image that it
-has read, in the end 6,900 (Linux allows 65,530), and no open files; all processes share the pixels in the
+are computed in double precision) and 0.4 GB for the program: 1.6 GB for six images at a time, however large
+the set is. Opening reads one file, the manifest of about 0.5 MB. A worker keeps one memory map for each image
+that it has read, up to 6,900 (Linux allows 65,530), and no open files; all processes share the pixels in the
 system's page cache.
 """
 
@@ -30,11 +30,11 @@ from sr_lab.errors import DataError
 from sr_lab.files import remove_leftovers, replacing
 
 _FORMAT = 1  # part of every key: increase it when decoding, resizing or the layout changes
-WORKERS = min(6, os.cpu_count() or 1)  # threads, each with one image; Pillow and torch release the GIL
+WORKERS = min(6, os.cpu_count() or 1)  # threads, one image each; Pillow and torch release the GIL
 
 
 class Record(NamedTuple):
-    """Size of a cached image, and the SHA-256 of the text ``HxWx3`` followed by its pixels in HWC order."""
+    """Size of a cached image, and the SHA-256 of the text ``HxWx3`` and its pixels in HWC order."""
 
     height: int
     width: int
@@ -45,16 +45,16 @@ class ImageCache:
     """One decoded image for each file of a list, kept as ``.npy`` in a folder.
 
     An entry is found by the path, size and modification time of its file. An image gets its final name only
-    when it is complete, so that a build resumes where an earlier build was killed. One process builds at a
-    time; the others wait and then use its images.
+    when it is complete, so a build can resume where an earlier one was killed. One process builds at a time;
+    the others wait and then use its images.
 
     Args:
-        folder: Where the images are kept; created when needed. Each way of making images has its own folder.
+        folder: The folder for the images; created when needed. Each way of making images has its own folder.
         files: The files that the images are made from.
 
     Note:
-        Images are stored as ``(3, H, W)``, from which a patch is copied into an NCHW batch row by row, 5
-        times as fast as from ``(H, W, 3)``.
+        Images are stored as ``(3, H, W)``: a patch is then copied into an NCHW batch row by row, 5 times as
+        fast as from ``(H, W, 3)``.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
@@ -85,7 +85,7 @@ class ImageCache:
             return
         console = Console(stderr=True)
         with _alone(self.folder, console), ThreadPoolExecutor(WORKERS) as pool:
-            if self._load():  # another process has made the images meanwhile
+            if self._load():  # another process has made the images in the meantime
                 return
             finished = pool.map(lambda index: self._make(index, make), range(len(self)))
             self.records = list(
@@ -186,7 +186,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
-    """An image of an earlier build; ``None`` if it is missing or damaged."""
+    """An image from an earlier build; ``None`` if it is missing or damaged."""
     try:
         pixels: NDArray[np.uint8] = np.load(path)
     except (OSError, ValueError, EOFError):

@@ -1,4 +1,4 @@
-"""Check that images are those of papers: complete, undamaged, paired and downscaled as MATLAB does."""
+"""Check that images are the ones papers use: complete, undamaged, paired and downscaled as by MATLAB."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +17,9 @@ from sr_lab.errors import DataError
 _WORKERS = 4  # threads; each decodes one image at a time
 _COMPARED = 20  # LR images that are compared per folder, evenly spread
 _LISTED = 20  # findings that are listed one by one per folder
-_SIDE_2K = 1500  # pixels; the longer side of DIV2K's images has about 2040, that of half-size copies 1020
+_SIDE_2K = 1500  # pixels; the longer side is about 2040 in DIV2K's images and 1020 in half-size copies
 
-_EXACT = f"are bit for bit {MATLAB}"  # the phrases for all three of MATLAB's forms begin like this
+_EXACT = f"are bit for bit {MATLAB}"  # the phrases for all three MATLAB forms begin like this
 
 Sizes = dict[Path, tuple[int, int]]
 
@@ -28,7 +28,8 @@ class Finding(NamedTuple):
     """One line of the report.
 
     Args:
-        state: ``wrong`` if figures would differ from those in papers, ``note`` if it is only worth knowing.
+        state: ``wrong`` if figures would differ from those in papers, ``note`` if the finding is only worth
+            knowing.
         where: The folder or file.
         says: What was found.
     """
@@ -42,7 +43,7 @@ def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) 
     """Yield all findings about a folder.
 
     Args:
-        root: A folder of data, or any folder with images.
+        root: A data folder, or any folder with images.
         count: Called after each folder with the number of its images.
 
     Raises:
@@ -66,7 +67,7 @@ def examine(root: Path, *, count: Callable[[int], object] = lambda files: None) 
 
 
 def benchmark_set(place: Place) -> Iterator[Finding]:
-    """Compare the HR images of a test set with its published pixels; the first finding is for the folder."""
+    """Compare the HR images of a test set with its published pixels; the first finding covers the folder."""
     assert place.set_name is not None
     name, known = place.set_name, facts.facts()[place.set_name]
     verdicts, absent, twice = facts.compare(name, place.files, cut=place.cut)
@@ -199,7 +200,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:
-    """Height and width of each image that can be fully decoded, and a finding for each other image."""
+    """Height and width of each image that can be fully decoded, and a finding for every other image."""
 
     def size(file: Path) -> "tuple[int, int] | DataError":
         try:
@@ -220,7 +221,7 @@ def _decoded(files: Sequence[Path]) -> tuple[Sizes, list[Finding]]:
 
 
 def _listed(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The first findings, then a finding with the number of the others."""
+    """The first findings, then a finding with the number of remaining findings."""
     rest = list(findings)
     yield from rest[:_LISTED]
     if len(rest) > _LISTED:

@@ -1,4 +1,4 @@
-"""Download one file from one address, resuming cut connections and trusting nothing that a server says."""
+"""Download one file from one address, resuming after lost connections and trusting nothing a server says."""
 
 import hashlib
 import re
@@ -23,13 +23,13 @@ Report: TypeAlias = Callable[[int, int | None], object]  # bytes received, and t
 MAX_BYTES = 64 << 30  # limit without a published size; the largest archive, Flickr2K, has 20 GB
 _PIECE = 1 << 20
 _TIMEOUT = (15, 60)  # seconds to connect, and to wait for the next byte
-_ATTEMPTS = 4  # attempts in a row that receive nothing
+_ATTEMPTS = 4  # maximum number of consecutive attempts that receive nothing
 _BUSY = (429, 500, 502, 503, 504)
 _HERE = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/")  # this machine
 
 
 class SourceError(DataError):
-    """This address does not serve the file; another may."""
+    """This address does not serve the file; another address may."""
 
 
 def may_be_asked(url: str) -> bool:
@@ -46,10 +46,10 @@ def fetch(archive: Archive, url: str, folder: Path, *, report: Report = silent, 
 
     Args:
         archive: The archive to download.
-        url: The address; https, or http on this machine. A redirect may lead to https only.
-        folder: Where downloads are kept; a file that is already there is used if its digest is right.
+        url: The address; https, or http on this machine. A redirect may lead only to https.
+        folder: The folder for downloads; a file that is already there is used if its digest matches.
         report: Called with the bytes received and the total.
-        pause: Seconds before the second attempt; doubled after each attempt that receives nothing.
+        pause: Seconds before the second attempt; it doubles after each attempt that receives nothing.
 
     Returns:
         The file.
@@ -87,7 +87,7 @@ class _Transfer:
     Args:
         archive: The archive to download.
         url: The address.
-        part: File with the bytes received so far; ``.etag`` next to it names their version.
+        part: File with the bytes received so far; the ``.etag`` file next to it names their version.
         report: See `fetch`.
         pause: See `fetch`.
     """
@@ -133,7 +133,7 @@ class _Transfer:
     def _attempt(self, session: requests.Session) -> None:
         """Fetch the rest of the file over one connection, or all of it if the server cannot resume."""
         if self.archive.digest is None and not self._etag.exists():
-            self.part.unlink(missing_ok=True)  # a later version of the file would go unnoticed
+            self.part.unlink(missing_ok=True)  # otherwise, a newer version of the file would go unnoticed
         have = self._length()
         headers = {"Accept-Encoding": "identity", "User-Agent": "sr_lab"}
         if have:
@@ -142,7 +142,7 @@ class _Transfer:
                 headers["If-Range"] = self._etag.read_text()
         with session.get(self.url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
             if answer.status_code == 416 and answer.headers.get("Content-Range") == f"bytes */{have}":
-                return  # the part was complete already
+                return  # the partial file was already complete
             total = self._announced(answer, have)
             have = self._length()
             self._check_length(total, have)
@@ -157,7 +157,7 @@ class _Transfer:
                     self.report(have, total)
 
     def _announced(self, answer: requests.Response, have: int) -> int | None:
-        """Length of the whole file according to a response; a part is removed if the server starts over."""
+        """Length of the whole file according to a response; the part is removed if the server starts over."""
         if answer.status_code in _BUSY:
             answer.raise_for_status()
         if answer.status_code == 206:
@@ -176,7 +176,7 @@ class _Transfer:
         return int(length) if re.fullmatch(r"\d{1,18}", length) else None
 
     def _check_length(self, total: int | None, have: int) -> None:
-        """Refuse a wrong length before a byte is stored."""
+        """Refuse a wrong length before any byte is stored."""
         if total is None:
             return
         if self.archive.size is not None and total != self.archive.size:
@@ -201,7 +201,7 @@ class _Transfer:
 def _session(url: str) -> requests.Session:
     """A session for https addresses only, and for this machine if ``url`` names it.
 
-    Servers in a private network have no valid certificate, so a redirect cannot lead into it.
+    Servers in a private network have no valid certificate, so a redirect cannot reach one.
     """
     session = requests.Session()
     session.max_redirects = 5

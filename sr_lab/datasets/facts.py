@@ -22,7 +22,7 @@ State: TypeAlias = Literal["right", "note", "wrong"]
 
 _MODULI = (2, 3, 4, 6, 8, 12)  # the multiples that pipelines crop to: a scale, or 12 for all scales
 _FRACTIONS = {2: "half-size", 3: "third-size", 4: "quarter-size"}
-_KINDS = {  # kinds of verdicts, after "3 images"
+_KINDS = {  # wording of each kind of verdict, after "3 images"
     "another image": "of another set",
     "broken": "that cannot be read",
     "cropped": "cropped",
@@ -56,13 +56,13 @@ class Fact(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What was found out about an image file.
+    """The result of checking an image file.
 
     Args:
-        state: Whether figures measured on it can be compared with papers.
-        kind: Short name of the fault, by which faults are counted.
+        state: Whether figures measured on the image can be compared with papers.
+        kind: Short name of the fault, for counting.
         detail: The fault in detail.
-        fact: The image with these pixels; ``None`` if no benchmark has them.
+        fact: The benchmark image with these pixels; ``None`` if there is none.
     """
 
     state: State
@@ -113,7 +113,7 @@ def expected(stem: str, set_name: str) -> Fact | None:
 
 
 def numbered(stem: str, set_name: str) -> Fact | None:
-    """The image at a position in the sorted names: SelfExSR's ``img_003_SRF_4_HR`` is the third."""
+    """The image at a position in the sorted names: SelfExSR's ``img_003_SRF_4_HR`` is the third image."""
     found = re.fullmatch(r"img_(\d{1,4})", forms(stem)[-1])
     return dict(enumerate(facts()[set_name], 1)).get(int(found[1])) if found is not None else None
 
@@ -126,12 +126,12 @@ def _named(stem: str, set_name: str) -> Fact | None:
 
 
 def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
-    """Whether an HR image of a test set is right, or how it was changed.
+    """Whether an HR image of a test set is unchanged, and if not, how it was changed.
 
     Args:
         file: The image.
         set_name: The set that its folder is named after.
-        cut: The multiple that the layout of the folder crops images to.
+        cut: The multiple to which the folder's layout crops images.
     """
     try:
         pixels, grey = read_image(file), is_grey(file)
@@ -167,7 +167,7 @@ def compare(
         cut: See `judge`.
 
     Returns:
-        The verdict on each file; the images that are missing; the images that are there twice.
+        The verdict on each file, the missing images, and the images that occur twice.
     """
     with ThreadPoolExecutor(_WORKERS) as pool:
         verdicts = list(pool.map(lambda file: judge(file, set_name, cut=cut), files))
@@ -184,8 +184,8 @@ def as_published(set_name: str, files: Sequence[Path]) -> str:
     """What the head of a table says about the images of a test set.
 
     Returns:
-        ``B100, 100 of 100 as published``, ``not the published B100: 100 images of another size``, or the
-        number of images, where no pixels are published.
+        ``B100, 100 of 100 as published``, ``not the published B100: 100 images of another size``, or, where
+        no pixels are published, the number of images.
     """
     if set_name not in facts():
         return f"{set_name}, {len(files)} images"

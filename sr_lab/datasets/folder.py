@@ -16,21 +16,21 @@ class FolderDataset(PatchDataset):
     Args:
         hr_dir: Folder of HR images, or a list of folders.
         lr_dir: Folder of LR images for each HR folder, in the same order; it may be the HR folder itself.
-            Images are paired by their names (`sr_lab.datasets.names`): that of ``0001.png`` may be ``0001``,
-            ``0001x4`` or ``0001_LR``, in any format. ``None`` makes them.
+            Images are paired by their names (`sr_lab.datasets.names`): the LR image of ``0001.png`` may be
+            named ``0001``, ``0001x4`` or ``0001_LR``, in any format. ``None`` makes the LR images.
         val_dir: Folder or folders of validation images. ``None`` holds out the last images of ``hr_dir``.
-        val_lr_dir: Folder of LR images for each of ``val_dir``; needed with ``lr_dir`` and ``val_dir``, since
-            validation uses given LR images if training does.
+        val_lr_dir: Folder of LR images for each of ``val_dir``; required if both ``lr_dir`` and ``val_dir``
+            are given, since validation uses given LR images if training does.
         val_count: Number of validation images: the first of ``val_dir`` (``None``: all of them), or the last
             of ``hr_dir`` (``None``: 5 %, at least one).
 
     The other arguments are those of `PatchDataset`.
 
     Raises:
-        ConfigError: ``val_count`` is below 1, folders of HR and LR images differ in number, or one of
-            ``val_lr_dir`` and ``lr_dir`` is missing.
-        DataError: A folder is missing or empty, an image has no LR image or several, or no training image is
-            left.
+        ConfigError: ``val_count`` is below 1, the numbers of HR and LR folders differ, or ``val_lr_dir`` or
+            ``lr_dir`` is missing.
+        DataError: A folder is missing or empty, an image has no LR image or more than one, or no training
+            image is left.
     """
 
     def __init__(

@@ -15,12 +15,12 @@ def lr_partners(hr_files: Sequence[Path], lr_dir: Path, scale: int, *, where: st
 
     Args:
         hr_files: HR images.
-        lr_dir: Folder of the LR images; it may have others, and may be that of the HR images.
-        scale: Size of an HR image divided by that of its LR image.
-        where: What reads the images, for messages.
+        lr_dir: Folder of the LR images; it may contain other images, and may be the HR images' folder.
+        scale: Size of an HR image divided by the size of its LR image.
+        where: The part of the program that reads the images, for messages.
 
     Raises:
-        DataError: The folder is missing or empty, or an image has no LR image, or several.
+        DataError: The folder is missing or empty, or an image has no LR image or more than one.
     """
     found = pairs(hr_files, of_role(list_images(lr_dir), "LR"), scale)
     if found.doubtful:

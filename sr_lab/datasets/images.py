@@ -30,10 +30,10 @@ def list_images(folder: str | Path) -> list[Path]:
         folder: Folder to look in.
 
     Returns:
-        At least one path, no two with the same stem.
+        At least one path; no two have the same stem.
 
     Raises:
-        DataError: The folder is missing, has no image, or has two with the same stem.
+        DataError: The folder is missing, has no image, or has two images with the same stem.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -67,7 +67,7 @@ _SHOWN = 3  # sub-folders with images that an error names
 
 
 def _instead_of(folder: Path) -> str:
-    """What to do about a folder without images: give its sub-folders that have some, if there are any."""
+    """What to do about a folder without images: use a sub-folder that has images, if there is one."""
     found = []
     for place, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -88,8 +88,8 @@ def _instead_of(folder: Path) -> str:
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Pixels of an image file as 8-bit RGB.
 
-    Grey becomes three equal channels, palettes and CMYK become RGB, transparent pixels are laid on white,
-    16-bit values keep their high byte, and the camera's EXIF orientation is applied. Colour profiles are
+    Grey becomes three equal channels, palettes and CMYK become RGB, transparent pixels are put on white,
+    16-bit values keep only their high byte, and the camera's EXIF orientation is applied. Colour profiles are
     ignored.
 
     Args:
@@ -130,7 +130,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     Raises:
         DataError: The file is missing, broken, truncated, animated or too large.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # if another library sets it, missing parts become grey
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # if another library has set it, missing parts become grey
     try:
         with _Reader(path) as file, Image.open(file, formats=FORMATS) as image:
             _check(path, image, file.size)
@@ -146,7 +146,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 class _Reader(io.BufferedReader):
     """A file that allows only as many reads as an image of its size needs.
 
-    A file of a few megabytes may have a million empty parts, which Pillow takes minutes to read.
+    A file of a few megabytes may have a million empty parts, which would take Pillow minutes to read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -187,7 +187,7 @@ def _check(path: str | Path, image: Image.Image, size: int) -> None:
             f"images: {path} claims {width}x{height} pixels in {size} bytes, too many for a photograph; "
             "replace or remove the file"
         )
-    # A camera's JPEG may hold more images (MPO: depth, preview); the first is the photograph.
+    # A camera's JPEG may contain several images (MPO: depth, preview); the first is the photograph.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise DataError(f"images: {path} is animated or has several pages; save one frame as its own file")
 
@@ -223,7 +223,8 @@ def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np
     """Give invisible pixels the colours of the nearest visible pixels.
 
     The colour of a transparent pixel is arbitrary, and a filter would mix it into its neighbours. Each such
-    pixel gets the mean of the visible pixels in the smallest block around it (2x2, 4x4, ...) that has any.
+    pixel gets the mean of the visible pixels in the smallest block around it (2x2, 4x4, ...) that contains
+    any.
 
     Args:
         colours: ``(H, W)`` or ``(H, W, C)``.

@@ -25,13 +25,13 @@ from sr_lab.errors import ConfigError, DataError
 class Store:
     """Image sets in one data folder.
 
-    The folder of a set appears by one rename: it is either complete and checked, or missing. Where no SHA-256
-    of an archive is published, that of the first good download is written to ``downloads.lock.json``, and
-    every later download must match it.
+    The folder of a set is created by a single rename: it is either complete and checked, or missing. If no
+    SHA-256 of an archive is published, the digest of the first good download is written to
+    ``downloads.lock.json``, and every later download must match it.
 
     Args:
         data_dir: ``paths.data_dir``.
-        mirror: Address of a server that has the archives under their own names; it is tried first.
+        mirror: Address of a server that has the archives under their original names; it is tried first.
         say: Called with a sentence for the user, e.g. which address failed.
         report: Called with the name of an archive; returns the function that shows its progress.
         pause: See `fetch`.
@@ -56,7 +56,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out; at the end, archives that were unpacked are removed.
+        """Lock out other processes; at the end, unpacked archives are removed.
 
         Raises:
             DataError: Another process is downloading here, or the folder cannot be written.
@@ -65,7 +65,7 @@ class Store:
             self.downloads.mkdir(parents=True, exist_ok=True)
             with FileLock(self.downloads / "lock", blocking=False):
                 yield
-                for archive in self._used:  # an archive may hold several sets
+                for archive in self._used:  # an archive may contain several sets
                     archive.unlink(missing_ok=True)
         except Timeout as error:
             raise DataError(f"prepare: another process is downloading to {self.data_dir}; wait") from error
@@ -76,11 +76,11 @@ class Store:
             ) from error
 
     def install(self, wanted: ImageSet) -> str:
-        """Download a set unless it is there; returns what was done, as a phrase that follows the set's name.
+        """Download a set unless it exists; returns what was done, as a phrase that follows the set's name.
 
         Raises:
             OSError: The folder cannot be written.
-            DataError: The folder holds something else, or no address gave the right images.
+            DataError: The folder contains something else, or no address served the right images.
         """
         target = self.data_dir / wanted.folder
         if target.is_dir() and any(target.iterdir()):
@@ -133,7 +133,7 @@ class Store:
                 target.rmdir()  # it is empty
             unpacked.rename(target)
         except DataError as error:
-            file.unlink()  # otherwise the next call would use it
+            file.unlink()  # otherwise the next call would use this file
             raise SourceError(str(error)) from error
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
@@ -141,7 +141,7 @@ class Store:
         return "every pixel as published" if wanted.name in facts.facts() else pinned
 
     def _pin(self, archive: Archive, file: Path) -> str:
-        """Compare an archive with the first download under its name, or record it as the first."""
+        """Compare an archive with the first download of that name, or record it as the first."""
         digest = digest_of(file)
         try:
             known = json.loads(self.lock_file.read_text()) if self.lock_file.exists() else {}

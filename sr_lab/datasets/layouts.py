@@ -3,8 +3,8 @@
 Layouts differ only in names: EDSR's (``benchmark/Set5/LR_bicubic/X4/babyx4.png``), BasicSR's
 (``Set5/GTmod12``, ``Set5/LRbicx4``, ``DIV2K_train_HR_sub``), SelfExSR's
 (``Set5/image_SRF_4/img_001_SRF_4_HR.png``), RealSR's (``Canon/Train/4/Canon_001_HR.png`` next to
-``Canon_001_LR4.png``), KAIR's (``trainH``, ``trainL``) and those of archives on Hugging Face (``Set5_HR``,
-``Set5_LR_x4``; ``train/hr``, ``train/lr_x4``).
+``Canon_001_LR4.png``), KAIR's (``trainH``, ``trainL``) and the layouts of archives on Hugging Face
+(``Set5_HR``, ``Set5_LR_x4``; ``train/hr``, ``train/lr_x4``).
 """
 
 import os
@@ -21,7 +21,7 @@ from sr_lab.datasets.registry import IMAGE_SETS, ImageSet
 
 _SETS = {name.lower(): name for name in facts()} | dict.fromkeys(("bsd100", "bsds100", "cbsd100"), "B100")
 _NAME = f"({'|'.join(_SETS)})"
-# Ends of a path; the first match counts.
+# Endings of a path; the first match counts.
 _HR = (
     ("ours", rf"/benchmarks/{_NAME}/HR"),
     ("EDSR", rf"/benchmark/{_NAME}/HR"),
@@ -45,7 +45,7 @@ _UNREAD = {".lmdb": "LMDB", ".parquet": "Parquet", ".arrow": "Arrow"}
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that holds images.
+    """A folder that contains images.
 
     Args:
         folder: The folder.
@@ -55,9 +55,10 @@ class Place:
         set_name: The test set that the folder is named after.
         training: The training set that the folder is named after.
         cut: Multiple that this layout crops HR images to; 1 keeps them whole.
-        scale: Scale of LR images; ``None`` if neither path nor names say it.
-        hr_folder: Where the HR images of LR images should be.
-        bicubic: Whether LR images are bicubic by the layout and the path; ``None`` if these do not say.
+        scale: Scale of LR images; ``None`` if neither the path nor the names give it.
+        hr_folder: For LR images, the folder where their HR images should be.
+        bicubic: Whether LR images are bicubic according to the layout and the path; ``None`` if those do not
+            say.
     """
 
     folder: Path
@@ -86,7 +87,7 @@ def places(root: Path) -> Iterator[Place]:
 
 
 def unread(root: Path) -> list[tuple[Path, str]]:
-    """Databases and archives, which are not read here, with their kinds."""
+    """Databases and archives, which cannot be read here, with their kinds."""
     found = []
     for folder, names in _walk(root):
         if folder.suffix in _UNREAD:
@@ -147,7 +148,7 @@ def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
 
 
 def _mixed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
-    """HR and LR images of one folder by their names, if most images are named so; the others are photos."""
+    """HR and LR images in one folder, told apart by name if most names allow it; other images are photos."""
     roles = {image: role_of(image.stem) for image in images}
     lr = [image for image in images if roles[image] == "LR"]
     hr = tuple(image for image in images if roles[image] == "HR")
@@ -174,7 +175,7 @@ def _mixed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
 
 
 def _hr_folder(tree: str, base: str, *, pieces: bool) -> Path:
-    """The HR folder for an LR folder: inside the same folder, or one with the same name but HR."""
+    """The HR folder for an LR folder: inside the same folder, or a folder with the same name but HR."""
     if tree == "KAIR":
         return Path(f"{base}H")
     names = ("HR", "hr", "GT", "gt", "HQ")

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 Role: TypeAlias = Literal["HR", "LR", "SR"]
 
-# What a name has besides the scene that the image shows, and the role that it gives the image; # is a scale.
-# The names are compared without regard to case.
+# Marks that a name may have in addition to the scene, and the role that each gives the image; # is a scale.
+# Names are compared case-insensitively.
 _MARKS: tuple[tuple[Role | None, str], ...] = (
     ("HR", r"_SRF_#_HR$"),  # SelfExSR: img_001_SRF_4_HR, img_001_SRF_4_LR, img_001_SRF_4_SRCNN
     ("LR", r"_SRF_#_LR$"),
@@ -27,7 +27,7 @@ _MARKS: tuple[tuple[Role | None, str], ...] = (
     (None, r"_x1$"),  # DRealSR: DSC_1286_x1 is the LR image of DSC_1286_x4
 )
 _PATTERNS = tuple((role, re.compile(mark.replace("#", r"(?P<scale>\d{1,2})"), re.I)) for role, mark in _MARKS)
-# What a program adds to every name: baby_RCAN, 0001x4_SwinIR.
+# What a program appends to every name: baby_RCAN, 0001x4_SwinIR.
 _ADDED = re.compile(r"([_-]|x\d).*[a-z].*", re.IGNORECASE)
 
 
@@ -51,8 +51,8 @@ def forms(stem: str, scale: int | None = None) -> list[str]:
     """A name, then the same name with ever fewer marks: ``0001x4_SR``, ``0001x4``, ``0001``.
 
     Args:
-        stem: The name, without its ending.
-        scale: Marks of another scale stay; ``None`` removes those of any scale.
+        stem: The name, without its extension.
+        scale: Marks of other scales stay; ``None`` removes the marks of any scale.
     """
     found = [stem]
     while (shorter := _without_mark(found[-1], scale)) is not None:
@@ -74,23 +74,23 @@ def _scale(mark: re.Match[str]) -> int | None:
 
 
 def scale_of(stem: str) -> int | None:
-    """The scale that a name says; ``None`` if it says none."""
+    """The scale that a name gives; ``None`` if it gives none."""
     marks = (pattern.search(name) for name in forms(stem) for _, pattern in _PATTERNS)
     return next((scale for mark in marks if mark is not None and (scale := _scale(mark))), None)
 
 
 def role_of(stem: str) -> Role | None:
-    """What a name says that the image is; ``None`` if it says nothing."""
+    """The role that a name gives the image; ``None`` if it gives none."""
     return next(
         (role for name in forms(stem) for role, mark in _PATTERNS if role and mark.search(name)), None
     )
 
 
 def of_role(files: Sequence[Path], role: Role) -> list[Path]:
-    """The files of a folder that can have a role.
+    """The files of a folder that can have a given role.
 
-    RealSR and SelfExSR keep HR and LR images in one folder: if some files are named after the role, those
-    that are named after another are left out.
+    RealSR and SelfExSR keep HR and LR images in one folder: if some files are named after the role, files
+    named after another role are left out.
     """
     named = {file: role_of(file.stem) for file in files}
     is_mixed = role in named.values()
@@ -98,9 +98,9 @@ def of_role(files: Sequence[Path], role: Role) -> list[Path]:
 
 
 def pairs(hr_files: Sequence[Path], others: Sequence[Path], scale: int | None = None) -> Pairs:
-    """Find the HR image of each LR or SR image: the one whose name agrees when the fewest marks are removed.
+    """Find the HR image of each LR or SR image: the one whose name matches after removing the fewest marks.
 
-    If no name agrees, the images may have one and the same addition, such as the name of a program.
+    If no name matches, the images may all have the same addition, such as the name of a program.
 
     Args:
         hr_files: HR images.
@@ -132,7 +132,7 @@ def _nearest(file: Path, by_form: Mapping[str, list[tuple[Path, int]]], scale: i
     removals: dict[Path, int] = {}
     for removed, form in enumerate(forms(file.stem, scale)):
         for hr_file, removed_there in by_form.get(form, ()):
-            # "matrix2" is not the result for "matrix3"; but DRealSR's "_x1" belongs to "_x4".
+            # "matrix2" is not the result for "matrix3", but DRealSR's "_x1" belongs to "_x4".
             scales = {scale_of(file.stem), scale_of(hr_file.stem)} - {None, 1}
             if len(scales) < 2 or not (removed and removed_there):
                 removals.setdefault(hr_file, removed + removed_there)
@@ -142,7 +142,7 @@ def _nearest(file: Path, by_form: Mapping[str, list[tuple[Path, int]]], scale: i
 def _with_addition(
     others: Sequence[Path], by_form: Mapping[str, list[tuple[Path, int]]]
 ) -> dict[Path, list[Path]]:
-    """The HR images whose names others begin with, if what follows is the same in all of these."""
+    """The HR images that other names begin with, if the rest of those names is the same in all."""
     fitting: dict[Path, list[Path]] = {}
     additions = set()
     for file in others:

@@ -79,15 +79,16 @@ class PatchBatch(TypedDict):
 class PatchDataset(Dataset[PatchBatch]):
     """An endless stream of patches; ``__getitems__`` reads a batch of sample numbers.
 
-    ``len()`` is the number of training images, which make up one pass; any sample number from 0 up is valid
-    (`draw`). Flips are only drawn here: `sr_lab.ops.dihedral.dihedral` applies them on the device.
+    ``len()`` is the number of training images, which is one pass; any sample number from 0 up is valid
+    (`draw`). Flips are only drawn here, not applied: `sr_lab.ops.dihedral.dihedral` applies them on the
+    device.
 
     Args:
         files: HR images to train on.
         val_files: Images for validation; not part of the stream.
         lr_files: LR image of each of ``files``; ``None`` makes it from the whole image with ``degradation``.
-        val_lr_files: LR image of each of ``val_files``; ``None`` leaves it to whoever validates.
-        scale: Size of the HR image divided by that of the LR image.
+        val_lr_files: LR image of each of ``val_files``; ``None`` leaves making it to the validation.
+        scale: Size of an HR image divided by the size of its LR image.
         lr_patch_size: Side p of the LR patch; the side of the HR patch is ``scale`` times as long.
         degradation: Makes the LR images: once for every image, or in every batch if it is random.
         cache_dir: Folder for decoded images.

@@ -1,8 +1,8 @@
-"""Where to download the usual image sets from, and how to check a download.
+"""Where to download the usual image sets, and how to check a download.
 
-Digests and sizes are published values; the comment above each names its source. Where no digest is published,
-the pixels are compared (`sr_lab.datasets.facts`); where no pixels are published either, the digest of the
-first download is recorded and every later one must match it (`sr_lab.datasets.install.Store`).
+Digests and sizes are published values; the comment above each names its source. If no digest is published,
+the pixels are compared (`sr_lab.datasets.facts`); if no pixels are published either, the digest of the first
+download is recorded and every later one must match it (`sr_lab.datasets.install.Store`).
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Archive(NamedTuple):
-    """One file to download, the same bytes at each of its addresses.
+    """One file to download; each of its addresses serves the same bytes.
 
     Args:
         urls: Its addresses, tried in this order.
@@ -38,10 +38,11 @@ class ImageSet:
 
     Args:
         name: Name in papers.
-        folder: Where the data sets and benchmarks of ``conf/`` read it, below ``paths.data_dir``.
+        folder: The folder below ``paths.data_dir`` from which the data sets and benchmarks of ``conf/`` read
+            the set.
         count: Number of images.
         archives: Archives that contain it, tried in this order.
-        numbers: If the names of the images are numbers: the first number, and the number of digits.
+        numbers: If the images are named by numbers, the first number and the number of digits.
         by_hand: Why the set cannot be downloaded automatically, and where to ask for it.
     """
 

@@ -17,7 +17,7 @@ from sr_lab.ops.resize import downscale_uint8, imresize, mod_crop
 
 MATLAB = "MATLAB's bicubic"
 UNKNOWN = "an unknown resize"
-_NEAR = 25.0  # dB; JPEG or other rounding leaves the PSNR above this, another resize does not
+_NEAR = 25.0  # dB; with JPEG or other rounding the PSNR stays above this, with another resize it does not
 _AHEAD = 3.0  # dB by which another resize must fit better than MATLAB's to be reported
 
 
@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     Args:
         name: The resize whose result is closest.
         exact: Whether it gives exactly these pixels.
-        psnr: PSNR against MATLAB's bicubic in dB, over all channels; ``inf`` if equal.
+        psnr: PSNR against MATLAB's bicubic, in dB over all channels; ``inf`` if equal.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Photographs that come with scikit-image, to try things without a download."""
+"""Photographs that come with scikit-image, for trying things out without a download."""
 
 from importlib.util import find_spec
 from pathlib import Path

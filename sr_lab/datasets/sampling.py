@@ -1,6 +1,6 @@
 """Which image, patch and flip a sample gets: a function of only the seed and the sample number.
 
-Since there is no state, a resumed run sees the same samples, and so does one with more workers or devices.
+Since there is no state, a resumed run sees the same samples, and so does a run with more workers or devices.
 The random numbers come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) and are the same on every platform.
 """
 
@@ -21,7 +21,7 @@ Order: TypeAlias = Callable[[int, int, int], NDArray[np.int64]]  # seed, pass nu
 
 
 class Draw(NamedTuple):
-    """Where each of N samples is cut and how it is flipped; arrays ``(N,)``."""
+    """Where each of N samples is cut and how it is flipped, as arrays ``(N,)``."""
 
     image: NDArray[np.int64]
     top: NDArray[np.int64]
@@ -90,7 +90,7 @@ class ShardPass(NamedTuple):
 
 @lru_cache(maxsize=4)
 def shard_pass(sizes: tuple[int, ...], mixed: int, seed: int, number: int) -> ShardPass:
-    """Pass ``number``: shards in random order, with the images of each ``mixed`` shards shuffled together.
+    """Pass ``number``: shards in random order, with the images of every ``mixed`` shards shuffled together.
 
     Every pass has each image once; a reader needs only the shards of one group at a time.
 

@@ -27,12 +27,13 @@ LR_NAME = "bicubic-symmetric"  # name of the `BicubicDegradation` that makes the
 def write_shards(
     images: Sequence[Path], folder: Path, *, images_per_shard: int, lr_scales: Sequence[int]
 ) -> Index:
-    """Write images into shards, keeping those that an interrupted call has finished.
+    """Write images into shards, keeping the shards that an interrupted call finished.
 
     Args:
         images: HR files; they are shuffled, so that every shard is a random sample of the set.
-        folder: Where the shards are written.
-        images_per_shard: Images in a shard; 32 of 2040x1356 take 270 MB, on disk and in memory.
+        folder: The folder for the shards.
+        images_per_shard: Number of images per shard; 32 images of 2040x1356 take 270 MB, on disk and in
+            memory.
         lr_scales: Scales whose LR images (MATLAB's bicubic) are stored too; random degradations need none.
 
     Returns:
@@ -78,7 +79,7 @@ def _write_shard(part: Sequence[Path], path: Path, lr_scales: Sequence[int]) -> 
     tensors = {
         f"{kind}.{number}": pixels for number, own in enumerate(loaded) for kind, pixels in own.items()
     }
-    path.with_name(INDEX).unlink(missing_ok=True)  # an older index would list this shard as its own
+    path.with_name(INDEX).unlink(missing_ok=True)  # else an old index would list this shard as its own
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary)
     temporary.chmod(0o644)  # safetensors creates files that only the owner can read

@@ -1,8 +1,8 @@
 """Shards: files of about 300 MB with decoded images, in a folder or a remote store, fetched when needed.
 
 A shard is a safetensors file: a JSON header and plain numbers, with nothing that could be executed. A patch
-is read without the rest of its image. ``index.json`` in the same folder lists the shards and their images.
-fsspec fetches them.
+can be read without the rest of its image. ``index.json`` in the same folder lists the shards and their
+images. fsspec fetches the files.
 """
 
 import json
@@ -30,12 +30,12 @@ from sr_lab.errors import ConfigError, DataError
 
 INDEX = "index.json"
 MAX_INDEX = 256 << 20  # bytes, enough for two million images
-_HEADER = 1000  # bytes that a shard may have beyond its pixels, in all and for each of its tensors
+_HEADER = 1000  # bytes that a shard may have in addition to its pixels, in total and for each of its tensors
 _STORES = ("file", "http", "https", "s3", "gs", "abfs", "memory")  # other fsspec stores may run code
 
 
 class ImageEntry(NamedTuple):
-    """An image of a shard: its name and the size of its HR pixels."""
+    """An image in a shard: its name and its HR height and width."""
 
     name: str
     height: int
@@ -43,7 +43,7 @@ class ImageEntry(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A shard file and its images; ``source`` is a hash of the files that it was made from."""
+    """A shard file and its images; ``source`` is a hash of the files from which it was made."""
 
     name: str
     size: int
@@ -90,7 +90,7 @@ def _parse_index(found: Mapping[str, Any]) -> Index:
     shards = [parse_shard(each) for each in found["shards"]]
     if found["format"] != 1 or not shards:
         raise ValueError("it has no shards or an unknown format version")
-    # A size is used before the file is fetched: space is freed for it, and nothing beyond it is read.
+    # A shard's size is used before the file is fetched: that much space is freed, and no more is read.
     for shard in shards:
         pixels = sum((image.height // s) * (image.width // s) for image in shard.images for s in scales)
         if not 0 <= shard.size - 3 * pixels <= _HEADER * (1 + len(shard.images) * len(scales)):
@@ -145,7 +145,7 @@ def _copy(url: str, target: Path, *, limit: int) -> None:
         OSError: The file cannot be fetched or is longer than ``limit`` bytes.
     """
     store, path = _store(url)
-    # For a local path, fsspec would wait for a pipe and copy a device forever.
+    # For a local path, fsspec would wait on a pipe forever, and copy a device forever.
     here = Path(path)
     if fsspec.utils.get_protocol(url) == "file" and not (here.is_file() and here.stat().st_size <= limit):
         raise OSError(f"there is no file of at most {limit:,} bytes")
@@ -178,8 +178,8 @@ def _store(url: str) -> tuple["fsspec.AbstractFileSystem", str]:
 class Shards:
     """Local copies of shards, fetched when needed; the least recently used are removed when space runs out.
 
-    Workers and processes on one machine share the copies: the first to need a shard fetches it, the others
-    wait. Shards in a local folder are read in place.
+    Workers and processes on one machine share the copies: the first process that needs a shard fetches it;
+    the others wait. Shards in a local folder are read in place.
 
     Args:
         url: Folder or address of the shards.
@@ -211,7 +211,7 @@ class Shards:
             path = coming.result() if coming is not None else self._fetch(number)
             try:
                 self._open[number] = safe_open(path, framework="numpy")
-            except FileNotFoundError:  # another process has removed it since
+            except FileNotFoundError:  # another process has removed it in the meantime
                 self._open[number] = safe_open(self._fetch(number), framework="numpy")
             except SafetensorError as error:
                 raise DataError(f"shards: {path} is broken: {error}; remove it") from error

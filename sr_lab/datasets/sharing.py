@@ -1,8 +1,8 @@
 """Send batches from a worker to the training process through shared memory that is reused.
 
 torch allocates new shared memory for every batch. The system clears it, maps it page by page in the worker
-and again in the training process, and frees it, which takes three times as long as cutting the patches. Here
-the worker keeps its memory, the training process keeps it mapped, and only its address is sent. A batch is
+and again in the training process, and frees it, which takes three times as long as cutting the patches. Here,
+the worker keeps its memory, the training process keeps it mapped, and only the address is sent. A batch is
 never overwritten while a tensor uses it: the worker takes memory that neither side uses, or allocates more.
 """
 
@@ -21,7 +21,7 @@ from torch.utils.data import get_worker_info
 
 Memory: TypeAlias = NDArray[np.uint8]
 
-# A block starts with a header that has a byte for each side, 1 while that side uses the batch in the block.
+# A block starts with a header that has one byte per side, which is 1 while that side uses the block's batch.
 _WORKER: Literal[0] = 0
 _TRAINING: Literal[1] = 1
 _HEAD = 64  # bytes; keeps the batch aligned to the processor's cache lines
@@ -46,7 +46,7 @@ def empty(size: int) -> Tensor:
 
 
 def send(batch: Mapping[str, object]) -> object:
-    """Put a batch into the form in which a worker sends it; the ``collate_fn`` of a loader.
+    """Convert a batch to the form in which a worker sends it; the ``collate_fn`` of a loader.
 
     Args:
         batch: Tensors in one buffer from `empty`, and picklable values.
@@ -59,7 +59,7 @@ def send(batch: Mapping[str, object]) -> object:
 
 
 def _hold(memory: Memory, side: Literal[0, 1]) -> Tensor:
-    """The batch in a block of memory; the side releases the block when the last tensor in it is deleted."""
+    """The batch in a block of memory; the side releases the block when its last tensor is deleted."""
     memory[side] = 1
     content = memory[_HEAD:]
     weakref.finalize(content, _let_go, memory, side, os.getpid()).atexit = False

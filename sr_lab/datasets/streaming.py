@@ -1,4 +1,4 @@
-"""Training pairs from shards that are fetched during training, for sets larger than a disk."""
+"""Training pairs from shards that are fetched during training, for sets that do not fit on a disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ class StreamingDataset(PatchDataset):
     Args:
         shards_dir: Folder or address of the shards: ``https://``, ``s3://`` (needs s3fs), ``gs://`` (gcsfs).
         val_dir: Folder of validation images.
-        val_count: How many images of ``val_dir`` to use, from the first; ``None`` uses all.
+        val_count: How many images of ``val_dir`` to use, starting with the first; ``None`` uses all.
         shuffle_shards: Number of shards in a group; a group's shards are needed at the same time.
         cache_gb: Limit for the copies in ``cache_dir``, in 10^9 bytes; a local folder is read in place.
 
-    The other arguments are those of `PatchDataset`. ``degradation`` is either random, or bicubic, which reads
-    the LR images in the shards.
+    The other arguments are those of `PatchDataset`. ``degradation`` is either random or bicubic; bicubic
+    reads the LR images in the shards.
 
     Raises:
         ConfigError: A number is below 1, the address has an unsupported scheme, or ``cache_gb`` is too small.

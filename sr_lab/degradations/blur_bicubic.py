@@ -25,7 +25,7 @@ class BlurBicubicDegradation(RandomDegradation):
     Args:
         scale: Downscaling factor.
         sigma: Range of the standard deviation in HR pixels; ``None`` means [0.2, scale].
-        anisotropic_share: Share of images with different deviations along the two axes.
+        anisotropic_share: Share of images whose blur has different deviations along its two axes.
 
     Raises:
         ConfigError: A range or share is not allowed.

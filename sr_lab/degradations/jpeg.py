@@ -8,16 +8,16 @@ from sr_lab.degradations.operations import Draws, RandomDegradation, check_range
 
 
 class JPEGDegradation(RandomDegradation):
-    """JPEG compression of the bicubic LR image at random quality.
+    """JPEG compression of the bicubic LR image at a random quality.
 
-    The margin of the window is one 8x8 block, so that the patch starts at a block boundary too.
+    The window's margin is one 8x8 block wide, so that the patch starts at a block boundary too.
 
     Args:
         scale: Downscaling factor.
         quality: Range of libjpeg's quality; 30 to 95 is Real-ESRGAN's range (arXiv 2107.10833).
 
     Raises:
-        ConfigError: ``quality`` is not a range within 1 to 100.
+        ConfigError: ``quality`` is not a range between 1 and 100.
     """
 
     def __init__(self, *, scale: int, quality: Sequence[float] = (30.0, 95.0)) -> None:

@@ -1,7 +1,7 @@
-"""Operations of random degradations, batched on the device, with random numbers from the key of each image.
+"""Operations of random degradations, batched on the device, with random numbers from each image's key.
 
 Parameters (a sigma, a quality) are drawn on the CPU, so that nothing waits for the device; noise is drawn on
-the device. Blur and JPEG are kornia's. Images are float32 ``(N, 3, H, W)`` in [0, 1].
+the device. Blur and JPEG come from kornia. Images are float32 ``(N, 3, H, W)`` in [0, 1].
 """
 
 import math
@@ -26,7 +26,7 @@ class Draws:
 
     Args:
         keys: Key of each image; the same key gives the same numbers in any batch.
-        device: Where noise is drawn, with torch's generator for that device; a CPU and a GPU draw different
+        device: The device on which noise is drawn, with torch's generator; a CPU and a GPU draw different
             noise of the same strength.
     """
 
@@ -67,7 +67,7 @@ class RandomDegradation(nn.Module, ABC):
 
     Shape:
         hr uint8 ``(N, 3, r(p + 2 margin), r(p + 2 margin))`` -> lr uint8 ``(N, 3, p, p)``, r = ``scale``: the
-        LR patch of the middle of the window. The margin keeps border effects out of the patch.
+        LR patch at the centre of the window. The margin keeps border effects out of the patch.
 
     Note:
         The LR image is rounded to 8 bits once, at the end, like an image file.
@@ -92,11 +92,11 @@ class RandomDegradation(nn.Module, ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """One sentence to print above a table: the operations and their ranges."""
+        """One sentence to print above a table, which states the operations and their ranges."""
 
 
 def check_range(name: str, values: Sequence[float], low: float, high: float = math.inf) -> None:
-    """Check that a setting is two numbers in [low, high], the smaller first.
+    """Check that a setting consists of two numbers in [low, high], the smaller one first.
 
     Raises:
         ConfigError: The setting is not such a range; the error names it and its values.
@@ -122,19 +122,19 @@ def check_share(name: str, *shares: float) -> None:
 def shrink(image: Tensor, scale: int) -> Tensor:
     """Bicubic downscaling with MATLAB's antialiased kernel, in float32.
 
-    Equal to `sr_lab.ops.resize.imresize` except at the border, which is in the margin.
+    Equal to `sr_lab.ops.resize.imresize` except at the border, which lies in the margin.
     """
     size = (image.shape[-2] // scale, image.shape[-1] // scale)
     return F.interpolate(image, size=size, mode="bicubic", antialias=True)
 
 
 def blur(image: Tensor, kernels: Tensor) -> Tensor:
-    """Filter each image with its own kernel ``(N, k, k)`` of sum 1; images are mirrored at the border."""
+    """Filter each image with its own kernel ``(N, k, k)`` of sum 1; images are mirrored at their border."""
     return filter2d(image, kernels)
 
 
 def squared_distance(sigma_u: Tensor, sigma_v: Tensor, angle: Tensor) -> Tensor:
-    """Squared Mahalanobis distance from the middle of a kernel, ``(N, KERNEL, KERNEL)``.
+    """Squared Mahalanobis distance from the centre of a kernel, ``(N, KERNEL, KERNEL)``.
 
     Args:
         sigma_u: Deviation along the first axis, in pixels, ``(N, 1, 1)`` like the other arguments.
@@ -147,7 +147,7 @@ def squared_distance(sigma_u: Tensor, sigma_v: Tensor, angle: Tensor) -> Tensor:
 
 
 def normalised(kernels: Tensor) -> Tensor:
-    """The kernels, scaled to sum 1."""
+    """The kernels, scaled to sum to 1."""
     return kernels / kernels.sum((-2, -1), keepdim=True)
 
 
@@ -157,19 +157,19 @@ def gaussian_kernels(sigma_u: Tensor, sigma_v: Tensor, angle: Tensor) -> Tensor:
 
 
 def _grid(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns and rows of a kernel, counted from the middle."""
+    """Columns and rows of a kernel, counted from its centre."""
     axis = torch.arange(KERNEL, device=like.device, dtype=torch.float32) - KERNEL // 2
     return axis.view(1, 1, -1), axis.view(1, -1, 1)
 
 
 def radius(like: Tensor) -> Tensor:
-    """Distance from the middle of a kernel in pixels, ``(1, KERNEL, KERNEL)``, on the device of ``like``."""
+    """Distance from the centre of a kernel in pixels, ``(1, KERNEL, KERNEL)``, on the device of ``like``."""
     x, y = _grid(like)
     return (x.square() + y.square()).sqrt()
 
 
 def within(size: Tensor) -> Tensor:
-    """Mask of the middle ``size`` x ``size`` of the largest kernel; ``size`` is odd, ``(N, 1, 1)``."""
+    """Mask of the largest kernel's central ``size`` x ``size`` part; ``size`` is odd, ``(N, 1, 1)``."""
     x, y = _grid(size)
     return torch.maximum(x.abs(), y.abs()) <= size / 2
 
@@ -192,8 +192,8 @@ def add_noise(
         poisson_share: Share of images that get Poisson noise instead.
         poisson: Range of the strength s of Poisson noise: the deviation at the grey level g of 0..255 is
             s * sqrt(g * 255 / 256), as in BasicSR for an image with all grey levels.
-        grey_share: Share of images with the same noise in all channels: the noise of the first channel, or
-            for Poisson noise the noise of the channels' mean.
+        grey_share: Share of images with the same noise in all channels: the noise of the first channel or,
+            for Poisson noise, the noise of the channels' mean.
     """
     takes_poisson = draws.chance(poisson_share)
     grey = draws.chance(grey_share).tolist()
@@ -219,11 +219,11 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     """Encode and decode as JPEG with 4:2:0 chroma.
 
     Args:
-        image: The images; sides that are not multiples of 16 are padded with their edge.
+        image: The images; sides that are not multiples of 16 are padded by repeating the edge.
         quality: libjpeg's quality, ``(N,)`` on the CPU, where kornia checks it.
 
     Returns:
-        Images within [0, 1].
+        Images in [0, 1].
 
     Note:
         kornia's codec is differentiable: it rounds coefficients softly, so its PSNR is 0.3 to 0.9 dB

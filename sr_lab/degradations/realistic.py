@@ -29,7 +29,7 @@ class _Stage:
     """Settings of one round of blur, resize and noise, from options/train_realesrgan_x4plus.yml."""
 
     blur_share: float
-    sigma: tuple[float, float]  # of the blur, in pixels
+    sigma: tuple[float, float]  # sigma of the blur, in pixels
     resize: tuple[float, float, float]  # shares of upscaling, downscaling and keeping the size
     factor: tuple[float, float]
     noise: tuple[float, float]  # standard deviation on 0..255
@@ -46,11 +46,11 @@ _REACH = 2  # pixels that a cubic kernel needs beyond the border
 
 
 class RealisticDegradation(RandomDegradation):
-    """Blur, resize, noise and JPEG, twice, and a sinc filter before or after the last JPEG.
+    """Blur, resize, noise and JPEG, twice, and a sinc filter before or after the last JPEG step.
 
     Kernels, shares and ranges are those of Real-ESRGAN's ``train_realesrgan_x4plus.yml``: kernels of 7 to 21
     pixels, 10 % of them sinc; factors 0.15 to 1.5 and 0.3 to 1.2; sigma of the noise 1 to 30 and 1 to 25;
-    quality 30 to 95; the second blur on 80 % of images, the final sinc on 80 %.
+    quality 30 to 95; the second blur and the final sinc filter on 80 % of images each.
 
     Args:
         scale: Downscaling factor.
@@ -58,11 +58,11 @@ class RealisticDegradation(RandomDegradation):
     Note:
         Real-ESRGAN draws one resize factor for a whole batch, takes batches from a queue of 180 images, and
         sharpens HR images. Here each image has its own factor, drawn from its key, and HR images are not
-        sharpened. The area resize is the exact mean over the area of a pixel.
+        sharpened. The area resize takes the exact mean over a pixel's area.
     """
 
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
-        """Apply all operations; a small image is at the top left of its canvas, the rest repeats its edge."""
+        """Apply all operations; a small image is at the top left of its canvas; the rest repeats its edge."""
         whole = image.shape[-1]
         final = whole // self.scale
         length = torch.full((len(image),), whole)
@@ -144,7 +144,7 @@ def _beta(draws: Draws, low: float, high: float) -> Tensor:
 
 
 def _sinc(draws: Draws, size: Tensor, filtered: Tensor, *, lowest: Tensor | float) -> Tensor:
-    """Circular low-pass kernels with ringing where ``filtered``, identity kernels elsewhere.
+    """Circular low-pass kernels with ringing where ``filtered`` is true, identity kernels elsewhere.
 
     The cutoff is drawn from ``lowest`` to pi.
     """
@@ -156,7 +156,7 @@ def _sinc(draws: Draws, size: Tensor, filtered: Tensor, *, lowest: Tensor | floa
 
 
 def resize(image: Tensor, old: Tensor, new: Tensor, canvas: int, mode: Tensor, draws: Draws) -> Tensor:
-    """Resize square images of different sides together, by two matrix products for each image.
+    """Resize square images of different sizes together, with two matrix products per image.
 
     Args:
         image: ``(N, 3, H, H)``: an image in the first ``old`` rows and columns; the rest repeats its edge.

@@ -34,7 +34,7 @@ def mean_and_contrast(x: Tensor) -> tuple[Tensor, Tensor]:
 class CA(nn.Module):
     """Channel attention (SENet, Hu et al., CVPR 2018; RCAN, Zhang et al., ECCV 2018).
 
-    Each channel is described by its mean over the image; two 1x1 convolutions turn that into a weight.
+    Each channel is described by its mean over the image; two 1x1 convolutions turn that mean into a weight.
 
     Args:
         num_feat: Input and output channels (C).
@@ -101,7 +101,7 @@ class CC(nn.Module):
         num_feat: Channels (C).
         num_squeezed: Channels between the two 1x1 convolutions of each branch.
         unbiased: Use the unbiased standard deviation.
-        relu: Add a ReLU before the sigmoid, which keeps every coefficient in [0.5, 1).
+        relu: Add a ReLU before the sigmoid, which keeps all coefficients in [0.5, 1).
 
     Shape:
         ``(N, C, H, W)`` -> ``(N, C, 1, 1)``.
@@ -141,9 +141,9 @@ class WSILBV(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        Stated: two 1x1 convolutions, which squeeze and expand, where WSILB has one. The two descriptions are
-        those of WSILB in the authors' PMDN code. Fitted to the printed counts: the squeeze to C // 4.
-        Inferred: no activation between the convolutions.
+        Stated: two 1x1 convolutions, which squeeze and expand, where WSILB has one. The two descriptions
+        follow WSILB in the authors' PMDN code. Fitted to the printed counts: the squeeze to C // 4. Inferred:
+        no activation between the convolutions.
     """
 
     def __init__(self, num_feat: int) -> None:

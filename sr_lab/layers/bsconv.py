@@ -21,7 +21,8 @@ class BSConv(nn.Module):
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)`` at stride 1 and the default padding.
 
     Note:
-        OSFFNet does not say which of the convolutions has the bias; only this choice fits its printed counts.
+        OSFFNet does not say which of the two convolutions has the bias; only this choice fits its printed
+        counts.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class BSConv(nn.Module):
 
 
 class ERB(nn.Module):
-    """Efficient residual block on one BSConv (OSFFNet, Eqs. 6 and 7): ``GELU(BSConv(x) + x)``.
+    """Efficient residual block with one BSConv (OSFFNet, Eqs. 6 and 7): ``GELU(BSConv(x) + x)``.
 
     Args:
         num_feat: Input and output channels.

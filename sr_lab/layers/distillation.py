@@ -1,4 +1,4 @@
-"""Distillation blocks, in which each step sets a share of the features aside and refines the rest."""
+"""Distillation blocks, in which each step keeps a share of the features and refines the rest."""
 
 from typing import Literal
 
@@ -22,7 +22,7 @@ class IMDB(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Raises:
-        ConfigError: If the rate keeps no channel, or all of them.
+        ConfigError: If the rate keeps no channels or all channels.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class RFDB(nn.Module):
 
     Args:
         num_feat: Input and output channels (C).
-        attention: Over positions (``esa``, in the challenge network) or channels (``cca``, in the paper).
+        attention: Attention over positions (``esa``, in the challenge network) or channels (``cca``, in the
+            paper).
         residual: Add the block's input; the refinements always have their own residuals.
 
     Shape:

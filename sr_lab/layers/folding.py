@@ -16,12 +16,12 @@ TOLERANCE = 1e-5  # largest difference, for an image in [0, 1]; for larger value
 def fold(network: nn.Module) -> nn.Module:
     """Fold, in place, every part that has a cheaper equivalent form (its own ``fold()``).
 
-    Branches of re-parameterised convolutions become one convolution, batch norms are merged into neighbouring
-    convolutions. Papers count the folded network. It is for inference only: training needs the unfolded
-    network.
+    The branches of a re-parameterised convolution become one convolution, and batch norms are merged into
+    neighbouring convolutions. Papers count the folded network. It is for inference only: training needs the
+    unfolded network.
 
     Args:
-        network: Any network; one without such parts is left unchanged.
+        network: Any network; a network without such parts is left unchanged.
 
     Returns:
         The same network.
@@ -43,7 +43,7 @@ def for_inference(network: nn.Module) -> nn.Module:
     times the arithmetic.
 
     On one core, at 96x96, re-parameterised networks take 0.19 to 0.35 of their original time and EFRDN 0.96
-    to 0.99 (an ACRB 0.5); networks with weight norms gain nothing (0.96 to 1.04, which is noise).
+    to 0.99 (an ACRB 0.5); networks with weight norm do not get faster (0.96 to 1.04, which is noise).
 
     Args:
         network: Any image network, in training or evaluation mode.

@@ -1,4 +1,4 @@
-"""What networks do with the image itself: shift and scale its range, upscale it for a skip connection."""
+"""What networks do with the image itself: shift and scale its range, and upscale it for a skip connection."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class ImageRange(nn.Module):
 
 
 class MeanShift(nn.Conv2d):
-    """Subtracts or adds DIV2K's mean, as a 1x1 convolution that training may change.
+    """Subtracts or adds DIV2K's mean, as a trainable 1x1 convolution.
 
     RCAN's code sets ``requires_grad`` on the module, which freezes nothing. LBNet and FDIWN copied that code,
     so their checkpoints contain trained values.

@@ -11,9 +11,9 @@ def msra_(*parts: nn.Module, fan: Fan = "fan_in") -> None:
     """Draw weights as Caffe's filler ``msra`` does (He et al., ICCV 2015), and set biases to zero.
 
     Args:
-        *parts: Modules that hold the convolutions, plain or transposed.
-        fan: The values whose number n gives the deviation ``sqrt(2 / n)``: those that enter an output of the
-            convolution, those that an input reaches, or the mean of both (Caffe's ``variance_norm``).
+        *parts: Modules that contain the convolutions, plain or transposed.
+        fan: What n counts in the standard deviation ``sqrt(2 / n)``: the inputs of each output value, the
+            outputs of each input value, or the mean of both counts (Caffe's ``variance_norm``).
     """
     for module in (module for part in parts for module in part.modules()):
         if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):

@@ -29,7 +29,7 @@ class SRNetwork(nn.Module):
 
 
 def colour_of(network: nn.Module) -> NetworkColour:
-    """What a network upscales: ``rgb``, ``y`` (luma) or ``any``."""
+    """The colours that a network upscales: ``rgb``, ``y`` (luma) or ``any``."""
     colour: NetworkColour = getattr(network, "colour", SRNetwork.colour)
     return colour
 
@@ -60,7 +60,8 @@ def check_choice(owner: str, setting: str, value: object, *allowed: str) -> None
     """Refuse a network setting whose value is not allowed.
 
     Raises:
-        ConfigError: If it has another value; the message has the setting, its value and the allowed values.
+        ConfigError: If the value is not allowed; the message names the setting, its value and the allowed
+            values.
     """
     if value not in allowed:
         raise ConfigError(f"{owner}: got {setting}={value}; allowed: {', '.join(allowed)}")

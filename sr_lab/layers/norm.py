@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether a layer is a batch norm; a synchronised one is too, and what Lightning turns it back into."""
+    """Whether a layer is a batch norm, plain, synchronised, or as Lightning converts one back."""
     return isinstance(module, _BatchNorm)
 
 
@@ -19,5 +19,5 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Move the channels to the last axis, normalise over them, move them back."""
+        """Move the channels to the last axis, normalise over them, and move them back."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

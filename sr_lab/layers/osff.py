@@ -58,10 +58,10 @@ def make_drfs(
         num_block: Number of blocks.
         kernel_sizes: Kernel size of each block's DRF (D_s), odd; the first ``num_block`` are used.
         join: How a DRF joins its two branches, see ``DRF``.
-        mfdf: Whether there are DRFs; if off, the features of each block stay unchanged.
+        mfdf: Whether to build DRFs; if off, the features of each block stay unchanged.
 
     Returns:
-        ``num_block`` DRFs, or as many identities.
+        ``num_block`` DRFs, or the same number of identities.
 
     Raises:
         ConfigError: If a kernel size is even or missing, or ``join`` is unknown or set without DRFs.

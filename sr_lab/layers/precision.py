@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def widened(x: Tensor) -> Tensor:
-    """The same values in float32 at least; float64 stays, for checks of gradients and exports."""
+    """The same values in float32 at least; float64 is kept, for gradient checks and exports."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -21,8 +21,8 @@ class RepConv(nn.Module, ABC):
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
 
     Note:
-        A 1x1 convolution before a 3x3 one is itself zero-padded, so its bias fills the border of its output,
-        as in the authors' code, and the merged convolution can be zero-padded too.
+        A 1x1 convolution before a 3x3 one is itself zero-padded, so its output has the bias at the border, as
+        in the authors' code, and the merged convolution can be zero-padded too.
     """
 
     folded: nn.Conv2d | None
@@ -32,7 +32,7 @@ class RepConv(nn.Module, ABC):
         self.folded = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the branches, or the convolution into which they were folded."""
+        """Run the branches, or the convolution that they were folded into."""
         return self.branches(x) if self.folded is None else self.folded(x)
 
     @abstractmethod
@@ -44,7 +44,7 @@ class RepConv(nn.Module, ABC):
         """The convolution that the branches add up to."""
 
     def fold(self) -> None:
-        """Replace the branches with one convolution of the same output, for inference."""
+        """Replace the branches with one convolution that gives the same output, for inference."""
         if self.folded is None:
             folded = self.merged().conv(like=next(self.parameters()))
             for name, _ in list(self.named_children()):
@@ -98,7 +98,7 @@ class Kernel:
         return type(self)(weight, matrix @ self.bias + pointwise.bias)
 
     def conv(self, *, like: Tensor) -> nn.Conv2d:
-        """The layer, on the device and in the precision of ``like``."""
+        """The convolution as a layer, on the device and in the precision of ``like``."""
         num_out_ch, num_in_ch = self.weight.shape[:2]
         conv = nn.Conv2d(num_in_ch, num_out_ch, 3, padding=1, device=like.device, dtype=like.dtype)
         with torch.no_grad():

@@ -10,7 +10,7 @@ class ResidualBlock(nn.Module):
         num_feat: Input and output channels.
         res_scale: Factor of the residual; 1 in the baseline, 0.1 in the full EDSR.
         attention: Module that weights the residual before it is added, as in RCAN's RCAB, or ``None``. Blocks
-            may share one.
+            may share a module.
 
     Shape:
         ``(N, num_feat, H, W)`` -> the same shape.
@@ -25,7 +25,7 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add two convolutions to the input."""
+        """Add the output of two convolutions to the input."""
         residual: Tensor = self.conv2(self.act(self.conv1(x)))
         if self.attention is not None:
             residual = self.attention(residual)

@@ -18,15 +18,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, bias: Ten
         query: ``(N, heads, L, channels)``.
         key: The same shape.
         value: The same shape.
-        scale: Factor of the products.
-        bias: Added to the products, of a shape that broadcasts to ``(N, heads, L, L)``.
+        scale: Factor by which the products are multiplied.
+        bias: Added to the products; its shape must broadcast to ``(N, heads, L, L)``.
 
     Returns:
         ``(N, heads, L, channels)``.
     """
     num_channels = query.shape[-1]
     if not query.is_meta:
-        # Fused CUDA kernels need a multiple of 8 channels, and the CPU kernels are faster with one. Appended
+        # Fused CUDA kernels need a multiple of 8 channels, which also makes the CPU kernels faster. Appended
         # zeros change no product, but they would be counted on the meta device, which measures cost.
         padding = (0, -num_channels % 8)
         query, key, value = (F.pad(part, padding) for part in (query, key, value))
@@ -44,11 +44,11 @@ class ET(nn.Module):
         num_feat: Input and output channels (C).
         num_head, num_segment, reduction: See ``EMHA``.
         mlp_ratio: Inner width of the MLP, as a multiple of a token's width (9C).
-        form: Form of the attention, see ``EMHA``; with ``esrt`` both layers of the MLP have biases too.
+        form: Form of the attention, see ``EMHA``; with ``esrt``, both layers of the MLP have biases too.
         num_repeat: How many times the tokens pass through the same weights.
 
     Shape:
-        ``(N, C, H, W)`` -> the same shape, in the weights' type.
+        ``(N, C, H, W)`` -> the same shape, in the weights' dtype.
 
     Note:
         ESRT has a reduction of 2, an ``mlp_ratio`` of 1/4 and biases; LBNet has the same settings and three
@@ -101,13 +101,13 @@ class EMHA(nn.Module):
 
     Args:
         num_feat: Width of a token (D).
-        num_head: Heads; each has ``D // (reduction * num_head)`` channels.
+        num_head: Number of heads; each has ``D // (reduction * num_head)`` channels.
         num_segment: Number of segments.
         reduction: Factor by which the tokens are squeezed.
         form: ``efrdn`` rounds the length of a segment up, so that the last segment is shorter, and divides
             the products by the square root of a head's channels. ``esrt``, the code of ESRT and LBNet, rounds
-            down (to at least 1), so that the rest is an additional segment, divides by the square root of ``D
-            // num_head``, and has a bias in the last layer.
+            down (to at least 1), so that the remaining tokens form an additional segment, divides by the
+            square root of ``D // num_head``, and has a bias in the last layer.
 
     Shape:
         ``(N, L, D)`` -> the same shape.
@@ -116,7 +116,7 @@ class EMHA(nn.Module):
         ConfigError: If no channel is left for each head.
 
     Note:
-        The code of ESRT has 4 segments, that of LBNet 16, and both round down.
+        ESRT's code has 4 segments and LBNet's has 16; both round down.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class EMHA(nn.Module):
         length = -(-num_token // self.num_segment) if self.round_up else num_token // self.num_segment
         length = max(1, length)
         whole = num_token - num_token % length
-        segments = qkv[:, :whole].reshape(-1, length, qkv.shape[-1])  # segments of equal length as one batch
+        segments = qkv[:, :whole].reshape(-1, length, qkv.shape[-1])  # equally long segments as one batch
         attended = self._attended(segments).reshape(x.shape[0], whole, -1)
         if whole < num_token:
             attended = torch.cat((attended, self._attended(qkv[:, whole:])), dim=1)

@@ -20,7 +20,7 @@ def wn_conv(num_in_ch: int, num_out_ch: int, kernel_size: int = 3, *, groups: in
         groups: Number of groups.
 
     Returns:
-        The convolution; it has one more parameter per output channel than a plain one.
+        The convolution; it has one more parameter per output channel than a plain convolution.
     """
     conv = nn.Conv2d(num_in_ch, num_out_ch, kernel_size, padding=kernel_size // 2, groups=groups)
     weight_norm(conv)
@@ -49,8 +49,8 @@ class LearnedScale(nn.Module):
 class AWRU(nn.Module):
     """Adaptive weighted residual unit (AWSRN, Wang et al., arXiv:1904.02358, Sec. 3.2).
 
-    Residual and identity have one learned factor each. The residual is two weight-normalised 3x3 convolutions
-    with a ReLU in between.
+    The residual and the identity have one learned factor each. The residual consists of two weight-normalised
+    3x3 convolutions with a ReLU in between.
 
     Args:
         num_feat: Input and output channels.
@@ -69,7 +69,7 @@ class AWRU(nn.Module):
         self.x_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The weighted sum of residual and identity."""
+        """The weighted sum of the residual and the identity."""
         return self.res_scale(self.residual(x)) + self.x_scale(x)
 
 
@@ -128,7 +128,7 @@ class AWMS(nn.Module):
 class AWMSUpsampler(nn.Sequential):
     """Tail of AWSRN and MAFFSRN: AWMS to num_out_ch * r^2 channels, then PixelShuffle.
 
-    It works at LR size throughout, but a 9x9 convolution costs nine times as much as a 3x3.
+    It works at LR size throughout, but a 9x9 convolution costs nine times as much as a 3x3 convolution.
 
     Args:
         num_feat: Input channels.
@@ -155,7 +155,7 @@ class WNSubpixelUpsampler(nn.Sequential):
     """Weight-normalised Conv3x3, then PixelShuffle: A2F's tail, and the image skip of A2F and AWSRN.
 
     Args:
-        num_feat: Input channels; 3 where the input is the image itself.
+        num_feat: Input channels; 3 if the input is the image itself.
         num_out_ch: Channels of the image.
         scale: Upscaling factor r.
 

@@ -16,8 +16,8 @@ class CharbonnierLoss(nn.Module):
         sr and hr ``(N, C, H, W)`` -> a scalar of at least ``eps``.
 
     Note:
-        LapSRN sums over pixels and averages over images; here it is averaged over both, so that the size of a
-        patch does not change the loss.
+        LapSRN sums over pixels and averages over images; here the loss averages over both, so it does not
+        depend on the patch size.
     """
 
     def __init__(self, eps: float = 1e-3) -> None:

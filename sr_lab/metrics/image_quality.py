@@ -11,9 +11,9 @@ class MeanOverImages(Metric):
     """Mean of per-image PSNR or SSIM over a test set, as papers report it.
 
     torchmetrics' own PSNR pools the squared error over the set, which is up to 5 dB off; here every image has
-    the same weight, regardless of its size. The mean is bit-identical to that of one device: each image has
-    its own position in a vector and every device fills the positions of its images, so the sum of the vectors
-    is exact and the mean is taken in the order of the set.
+    the same weight, regardless of its size. The mean is bit-identical to the mean on a single device: each
+    image has its own position in a vector, and every device fills in the positions of its images, so the sum
+    of the vectors is exact and the mean is taken in the order of the set.
 
     Args:
         count: Number of images in the set.

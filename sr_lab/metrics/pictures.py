@@ -1,4 +1,4 @@
-"""PSNR and SSIM of image files that any program has made, counted as the protocols count."""
+"""PSNR and SSIM of image files made by any program, computed as the protocols compute them."""
 
 import statistics
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from sr_lab.protocol import PROTOCOLS, Protocol
 
 Colour: TypeAlias = Literal["y", "rgb"]
 
-_SHOWN = 3  # files that an error names
+_SHOWN = 3  # number of files that an error names
 
-# Ways to count a result whose LR image is unknown; ``rgb_double`` counts as ``rgb_uint8`` does.
+# Ways to measure a result whose LR image is unknown; here ``rgb_double`` would equal ``rgb_uint8``.
 _WAYS = (PROTOCOLS["rgb_uint8"], PROTOCOLS["classic_y"], Protocol(name="rgb", colour="rgb"))
 
 
@@ -35,10 +35,10 @@ class Measurement:
     """What `measure` returns.
 
     Args:
-        images: Name of each HR image -> name of each way of counting -> figures.
-        ways: The ways of counting by name; the first is that of most papers.
+        images: Name of each HR image -> name of each way of measuring -> figures.
+        ways: The ways of measuring by name; the first is the one that most papers use.
         scale: Upscaling factor.
-        is_assumed: Whether ``default_scale`` was taken.
+        is_assumed: Whether ``default_scale`` was used.
     """
 
     images: dict[str, dict[str, Figures]]
@@ -48,7 +48,7 @@ class Measurement:
 
     @property
     def mean(self) -> dict[str, Figures]:
-        """Means over the images, for each way of counting."""
+        """Means over the images, for each way of measuring."""
         return {
             way: Figures(
                 *map(statistics.fmean, zip(*(own[way] for own in self.images.values()), strict=True))
@@ -66,21 +66,22 @@ def measure(
     colour: Colour | None = None,
     default_scale: int | None = None,
 ) -> Measurement:
-    """Measure images that any program has made, as 8-bit RGB, against HR images.
+    """Measure images made by any program, as 8-bit RGB, against HR images.
 
     Args:
         sr: An image, or a folder of images.
         hr: Its HR image, or a folder; images are paired by their names (`sr_lab.datasets.names`). An HR image
-            may be larger: it is cut at the right and bottom to a multiple of ``scale``.
+            may be larger: it is cropped at the right and bottom to a multiple of ``scale``.
         scale: Upscaling factor; ``None`` takes it from the names.
         crop: Pixels dropped at every edge; ``None`` drops ``scale``.
-        colour: Count only on luma (``y``) or only on RGB (``rgb``).
-        default_scale: Taken if neither ``scale`` nor the names say one; ``None`` makes that an error.
+        colour: Measure only on luma (``y``) or only on RGB (``rgb``).
+        default_scale: The scale used if neither ``scale`` nor the names give one; ``None`` makes that an
+            error.
 
     Raises:
-        ConfigError: The scale is unknown, or the names say another; or ``crop`` or ``colour`` is not allowed.
-        DataError: A file or folder is missing, empty or broken, an image has no counterpart or several, or
-            the sizes differ.
+        ConfigError: The scale is unknown or contradicts the names, or ``crop`` or ``colour`` is not allowed.
+        DataError: A file or folder is missing, empty or broken, an image has no counterpart or more than one,
+            or the sizes differ.
     """
     if scale is not None and (not isinstance(scale, int) or scale < 1):
         raise ConfigError(f"measure: scale must be a whole number of at least 1, got {scale!r}")
@@ -134,7 +135,7 @@ def _names(files: list[Path]) -> str:
 
 
 def _scale(found: Mapping[Path, Path], given: int | None) -> int | None:
-    """The scale: the given one, which names may not contradict, or that of the names; ``None`` if unknown."""
+    """The given scale, which names may not contradict, or the names' scale; ``None`` if unknown."""
     said = {sr: scale for hr, sr in found.items() if sr.stem != hr.stem and (scale := scale_of(sr.stem))}
     other = next((sr for sr, scale in said.items() if scale != (given or next(iter(said.values())))), None)
     if other is None:
@@ -177,7 +178,7 @@ def _check_size(sr_file: Path, hr_file: Path, scale: int, border: int) -> None:
 
 
 def _refuse_depth(file: Path) -> None:
-    """Refuse 16 bits: reading would cut them to 8, while the protocols round."""
+    """Refuse 16-bit files: reading would truncate them to 8 bits, while the protocols round."""
     with open_image(file) as image:
         if image.mode.startswith("I;16") or loses_depth(image):
             raise DataError(
@@ -190,7 +191,7 @@ def _figures(sr_file: Path, hr_file: Path, ways: Mapping[str, Protocol]) -> dict
     hr, grey = hr[..., : sr.shape[2], : sr.shape[3]], is_grey(hr_file)
     found = {}
     for name, way in ways.items():
-        # Whatever the scale, nothing more is cut: the sizes fit, and the border is a number.
+        # At any scale, nothing more is cropped: the sizes match, and the border is a given number of pixels.
         psnr, ssim = way.measure(sr.double() / 255, hr, 1, grey=grey)
         found[name] = Figures(psnr.item(), ssim.item())
     return found

@@ -69,7 +69,7 @@ class AAFBlock(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         num_mid_feat: Channels between the two convolutions of the residual.
-        num_state: Number of feature maps that the block gets (S), including its own input.
+        num_state: Number of feature maps that the block receives (S), including its own input.
 
     Shape:
         x ``(N, C, H, W)`` and states ``(N, S * C, H, W)`` -> ``(N, C, H, W)``.
@@ -92,7 +92,7 @@ class AAFBlock(nn.Module):
         return self.x_scale(x) + self.res_scale(self.residual(x)) + self.aux_scale(auxiliary)
 
 
-# Weight names in the authors' code, where one of them is misspelt.
+# Weight names in the authors' code, which misspells one of them.
 OFFICIAL_NAMES: Names = {
     "head.0": "head",
     "body.{i}.body": "body.{i}.residual",

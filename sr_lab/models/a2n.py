@@ -35,7 +35,7 @@ class A2N(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Raises:
-        ConfigError: If ``num_feat`` is too small, the kernel is even, or the paper's tail cannot reach
+        ConfigError: If ``num_feat`` is too small, the kernel size is even, or the paper's tail cannot reach
             ``scale``.
 
     Note:
@@ -81,7 +81,7 @@ class A2B(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Raises:
-        ConfigError: If ``num_feat`` is below 4, or the kernel is even.
+        ConfigError: If ``num_feat`` is below 4, or the kernel size is even.
     """
 
     def __init__(self, num_feat: int, *, plain_kernel_size: int = 3) -> None:
@@ -151,7 +151,7 @@ _A2B_NAMES: Names = {
     "conv_last": "fusion",
 }
 
-# Weight names in the authors' code, and in our own checkpoints from before ``adm`` had this name.
+# Weight names in the authors' code, and in our own checkpoints written before ``adm`` was renamed.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

@@ -15,8 +15,8 @@ from sr_lab.types import UpsamplerFactory
 class AWSRN(SRNetwork):
     """Adaptive weighted SR network, as in its authors' code.
 
-    Local fusion blocks of residual units, whose sums all have learned factors, and a tail of four
-    convolutions of growing size; one more convolution upscales the image itself, which is added.
+    Local fusion blocks of residual units, in which every sum has learned factors, and a tail of four
+    convolutions of growing kernel size. One more convolution upscales the image, and its output is added.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3, 4 and 8.

@@ -1,4 +1,4 @@
-"""Bicubic interpolation as a model, the first row of every table of results."""
+"""Bicubic interpolation as a model, the first row of every results table."""
 
 from torch import Tensor
 

@@ -79,7 +79,7 @@ class BSRN(SRNetwork):
 
 
 class ESDB(nn.Module):
-    """Efficient separable distillation block (BSRN): an RFDB on BSConvs, with two attentions.
+    """Efficient separable distillation block (BSRN): an RFDB built from BSConvs, with two attentions.
 
     Args:
         num_feat: Input and output channels (C).
@@ -117,7 +117,7 @@ class ESDB(nn.Module):
 
 
 class ChannelScale(nn.Module):
-    """One learned factor for each channel, then a 1x1 convolution, which replaces the CCA in BSRN-S.
+    """BSRN-S's replacement for the CCA: one learned factor per channel, then a 1x1 convolution.
 
     Args:
         num_feat: Input and output channels (C).
@@ -138,7 +138,7 @@ class ChannelScale(nn.Module):
 
 _BSCONV_NAMES: Names = {"pw": "pointwise", "dw": "depthwise"}
 
-# In ESA every 3x3 is a BSConv, but the strided one of BSRN-S is plain.
+# Every 3x3 convolution of ESA is a BSConv, except the strided one in BSRN-S.
 _ESA_NAMES: Names = {
     "conv1": "squeeze",
     "conv2.pw": "shrink.0.pointwise",

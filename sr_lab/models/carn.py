@@ -30,11 +30,11 @@ class CARN(SRNetwork):
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk.
         num_block: Number of cascading blocks.
-        groups: Number of groups of the 3x3 convolutions in the units, which become efficient residual blocks,
-            and in the paper's tail; ``None`` gives plain units and a plain tail.
+        groups: Groups of the 3x3 convolutions in the units, which then are efficient residual blocks, and in
+            the paper's tail; ``None`` gives plain units and a plain tail.
         recursive: Whether the three units of a cascading block share their weights.
-        upsampler: Factory for the tail; ``None`` builds the paper's tail: EDSR's with a ReLU before each
-            shuffle.
+        upsampler: Factory for the tail; ``None`` builds the paper's tail, which is EDSR's tail with a ReLU
+            before each shuffle.
 
     Shape:
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
@@ -43,9 +43,9 @@ class CARN(SRNetwork):
         ConfigError: If ``groups`` does not divide ``num_feat``.
 
     Note:
-        The paper counts one network for all scales, with three tails: 1592 K for CARN. This one has only the
-        tail of its own scale. The groups in CARN-M's tail are from the authors' code, whose earlier version
-        had 1x1 convolutions there.
+        The paper counts one network for all scales, with three tails: 1592 K for CARN. This network has only
+        the tail for its own scale. The groups in CARN-M's tail are from the authors' code, whose earlier
+        version had 1x1 convolutions there.
     """
 
     multi_adds_rule = "conv"
@@ -142,7 +142,7 @@ class ResidualUnit(nn.Module):
 
 
 def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
-    """The 1x1 convolutions of a cascade; the k-th gets the input and the outputs of k blocks."""
+    """The 1x1 convolutions of a cascade; the k-th gets the input and the first k blocks' outputs."""
     return nn.ModuleList(
         nn.Sequential(nn.Conv2d((k + 1) * num_feat, num_feat, 1), nn.ReLU(inplace=True))
         for k in range(1, number + 1)
@@ -150,7 +150,7 @@ def _make_fusions(num_feat: int, number: int) -> nn.ModuleList:
 
 
 def _cascade(x: Tensor, blocks: Iterable[nn.Module], fusions: nn.ModuleList) -> Tensor:
-    """Each block gets the last fusion; each fusion gets the input and the outputs of all blocks so far."""
+    """Run blocks, each on the last fusion's output; a fusion gets the input and all block outputs so far."""
     stages = out = x
     for block, fusion in zip(blocks, fusions, strict=True):
         stages = torch.cat((stages, block(out)), dim=1)
@@ -167,7 +167,7 @@ _NAMES: Names = {
     "exit": "tail.{t-1}",
 }
 
-# Weight names in the authors' networks for one scale and for all scales; only one tail of the latter is kept.
+# Weight names in the authors' networks for one scale and for all scales (of which one tail is kept).
 OFFICIAL_NAMES = (
     OfficialNames({**_NAMES, "upsample.up.body": "tail"}, {"t": "tail"}, partial(without_mean_shift, gain=1)),
     OfficialNames(

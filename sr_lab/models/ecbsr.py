@@ -17,12 +17,12 @@ from sr_lab.types import UpsamplerFactory
 class ECBSR(SRNetwork):
     """Plain chain of edge-oriented convolution blocks on the luma, for mobile devices.
 
-    Folded, it is a stack of 3x3 convolutions and PReLUs that keeps no other feature maps in memory.
+    Folded, it is a stack of 3x3 convolutions and PReLUs that keeps no earlier feature maps in memory.
 
     Args:
         scale: Upscaling factor r; the paper uses 2 and 4.
         num_feat: Width of the trunk (C): 8, 16, 32 or 64.
-        num_block: Number of ECBs between the first and the last (M): 4, 10 or 16.
+        num_block: Number of ECBs between the first ECB and the last (M): 4, 10 or 16.
         identity: Add an identity branch to the ECBs that keep the number of channels; off in the authors'
             configurations.
         upsampler: Factory for the tail; ``None`` builds the paper's ECB and pixel shuffle.
@@ -31,9 +31,9 @@ class ECBSR(SRNetwork):
         lr ``(N, 1, H, W)`` in [0, 1] -> sr ``(N, 1, rH, rW)``, not clamped.
 
     Note:
-        The authors' code gives the range of 0..255, and adds the image to every channel before the shuffle,
-        which amounts to nearest-neighbour upscaling. At x2 the printed 596 K and 137.3 G fit if each PReLU
-        has one more value per channel than in the 594.9 K here; the figures at x4 do too.
+        The range of 0..255 follows the authors' code, which adds the image to every channel before the
+        shuffle; that amounts to nearest-neighbour upscaling. The 596 K and 137.3 G printed for x2 would fit
+        PReLUs with one more parameter per channel than here (594.9 K), and so would the figures for x4.
     """
 
     colour = "y"
@@ -66,7 +66,7 @@ class ECBSR(SRNetwork):
 
 
 class ECB(RepConv):
-    """Edge-oriented convolution block: a 3x3 convolution, a wide one, and three edge filters.
+    """Edge-oriented convolution block: a 3x3 convolution, a wide branch, and three edge filters.
 
     Args:
         num_in_ch: Input channels.

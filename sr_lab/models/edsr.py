@@ -18,7 +18,7 @@ from sr_lab.upsamplers.stepwise import StepwiseUpsampler
 class EDSR(SRNetwork):
     """Enhanced deep residual network, as in its authors' code.
 
-    The defaults are EDSR-baseline, to which lightweight networks are compared. The full EDSR has 256
+    The defaults are EDSR-baseline, with which lightweight networks are compared. The full EDSR has 256
     channels, 32 blocks and a ``res_scale`` of 0.1.
 
     Cost at x4: 114.2 G multiply-adds, 67.9 G of them in the blocks and 42.5 G in the tail's steps; the full
@@ -28,7 +28,7 @@ class EDSR(SRNetwork):
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (F).
         num_block: Number of residual blocks (B).
-        res_scale: Factor of each block's residual; below 1 it steadies the training of wide networks.
+        res_scale: Factor of each block's residual; a factor below 1 stabilises the training of wide networks.
         upsampler: Factory for the tail; ``None`` builds the paper's tail, which upscales in steps.
 
     Shape:
@@ -63,7 +63,7 @@ class EDSR(SRNetwork):
         return self.image_range.restore(self.tail(self.fusion(feat) + shallow))  # (N, 3, rH, rW)
 
 
-# Weight names in BasicSR and in the authors' code, which numbers the convolution after the blocks as a block.
+# Weight names in BasicSR and in the authors' code, which counts the convolution after the blocks as a block.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

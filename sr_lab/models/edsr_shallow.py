@@ -23,8 +23,9 @@ class ShallowEDSR(SRNetwork):
         scale: Upscaling factor r; the paper uses 4.
         num_feat: Width of the trunk, at least 16 with ``ca`` and ``cca``.
         num_block: Number of residual blocks.
-        attention: What weights each residual before it is added: channel attention (``ca``), contrast-aware
-            channel attention (``cca``), spatial attention (``sa``) or enhanced spatial attention (``esa``).
+        attention: The attention that weights each residual before it is added: channel attention (``ca``),
+            contrast-aware channel attention (``cca``), spatial attention (``sa``) or enhanced spatial
+            attention (``esa``).
         share_attention: Whether all blocks use one attention module; if off, each has its own.
         upsampler: Factory for the tail; ``None`` builds the sub-pixel tail.
 
@@ -37,10 +38,10 @@ class ShallowEDSR(SRNetwork):
             in ``forward``, if lr is too small.
 
     Note:
-        Stated: 8 blocks. Fitted to the printed 620 K: the width, the tail, and the missing convolution after
-        the blocks. The printed sizes with attention (620 to 622 K) fit a single attention module, the run
-        times (CA +94 %) one in every block; shared weights explain both. The 622 K printed for
-        ESA imply C // 16 inner channels; ESA's own paper has C // 4. Inferred: EDSR's range, and the position
+        Stated: 8 blocks. Fitted to the printed 620 K: the width, the tail, and having no convolution after
+        the blocks. The printed sizes with attention (620 to 622 K) fit a single attention module, but the run
+        times (CA +94 %) fit one in every block; shared weights explain both. The 622 K printed for ESA
+        implies C // 16 inner channels; ESA's own paper has C // 4. Inferred: EDSR's range, and the position
         of the attention as in RCAN.
     """
 

@@ -39,9 +39,9 @@ class EFRDN(SRNetwork):
         num_feat: Width of the trunk, a multiple of 8 and at least 16.
         num_block: Number of distillation modules.
         num_transformer: Number of efficient transformers.
-        block: The distillation module: the paper's ACDM, or one of Table 2's IMDB and RFDB.
-        parameter_sharing: Whether module k shares the weights of module k - 2; ``None`` shares those of ACDMs
-            only, which fits the counts of Table 2.
+        block: The distillation module: the paper's ACDM, or the IMDB or RFDB of Table 2.
+        parameter_sharing: Whether module k shares the weights of module k - 2; ``None`` shares the weights of
+            ACDMs only, which fits the counts of Table 2.
         acrb: Asymmetric convolutions on the features that an ACDM distils (Table 3); ``conv`` replaces them
             with a 3x3 convolution.
         fflb: Lattice blocks in the ACDMs (Table 3).
@@ -51,11 +51,11 @@ class EFRDN(SRNetwork):
         cc: Combination coefficients of an FFLB (Table 4); if off, the sums are plain.
         cnn_dc: Dense connections between the distillation modules (Table 5); if off, C_out is the last
             module's output.
-        cnn_skip: Add F_S to C_out where ``cnn_dc`` is off.
+        cnn_skip: Add F_S to C_out when ``cnn_dc`` is off.
         transformer_dc: Dense connections between the transformers (Table 5).
         effb_mode: Form of the third GCRB of an EFFB, see ``EFFB``.
-        num_head: Heads of the attention.
-        num_segment: Segments of the image, in raster order; attention stays within a segment.
+        num_head: Number of attention heads.
+        num_segment: Number of segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Factor by which tokens are squeezed before queries, keys and values are computed.
         mlp_ratio: Inner width of the transformer's MLP, as a multiple of a token's width.
         rgb_range: Value of white in the network's range.
@@ -70,19 +70,20 @@ class EFRDN(SRNetwork):
             ``forward``, if lr is too small.
 
     Note:
-        The text "concatenates" what the equations sum; here it is summed. The inner sum of Eq. 2 repeats one
-        term, which is read as all F_An. The 768 K that the paper prints for x2 and x3 belong to x4. The
-        transformers' sizes are not given; Table 2 fixes them at 224 K parameters each, which the defaults
-        meet without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: the composition of
-        those 224 K; four segments, as in ESRT; the mean shift and a range of 255, as in the same group's
-        LBNet.
+        The text "concatenates" features that the equations sum; this code sums them. The inner sum of Eq. 2
+        repeats one term; it is read as the sum of all F_An. The 768 K that the paper prints for x2 and x3
+        belong to x4. The transformers' sizes are not given; Table 2 implies 224 K parameters for each, which
+        the defaults match without biases (ESRT's own, reduction 2 and ratio 1/4, give 188 K). Inferred: the
+        composition of those 224 K; four segments, as in ESRT; the mean shift and a range of 255, as in the
+        same group's LBNet.
 
         Without dense connections the network is a plain chain, with F_S added at its end (Eq. 7). Eq. 3 can
-        be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S is removed with them (the
-            default); or F_S is a separate skip, as the text calls it in Eq. 7, and remains (``cnn_skip``).
+        be read in two ways: its sum has the form of the dense sums of Eq. 2, so F_S is removed along with the
+        dense sums (the default); or F_S is a separate skip, as the text calls it in Eq. 7, and remains
+        (``cnn_skip``).
 
-        After the transformers autocast is off, and sr has the dtype of the weights: features there exceed the
-            range of float16, so ``.half()`` overflows, but ``.bfloat16()`` does not.
+        After the transformers, autocast is off, and sr has the dtype of the weights: features there exceed
+        the range of float16, so ``.half()`` overflows, but ``.bfloat16()`` does not.
     """
 
     multi_adds_rule = "conv"
@@ -185,7 +186,7 @@ def _check_switches(
     cc: bool,
     effb_mode: str,
 ) -> None:
-    """Refuse unknown choices and switches of parts that the network does not have."""
+    """Refuse unknown choices, and switches for parts that the network does not have."""
     check_choice("EFRDN", "effb_mode", effb_mode, "tied", "three", "two")
     if not fflb and not (gcrb and effb and cc):
         raise ConfigError(
@@ -217,7 +218,7 @@ class ACDM(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         acrb, mscc: See ``EFRDN``.
-        make_fflb: Builds a lattice block; ``None`` leaves them out.
+        make_fflb: Builds a lattice block; ``None`` leaves the lattice blocks out.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.
@@ -262,7 +263,7 @@ class ACDM(nn.Module):
 
 
 def _distil(num_feat: int, acrb: bool | Literal["conv"]) -> nn.Module:
-    """Build what an ACDM does to the features that it keeps, see Table 3."""
+    """Build the layers that an ACDM applies to the features it keeps, see Table 3."""
     if acrb is True:
         return ACRB(num_feat)
     if acrb is False:
@@ -496,7 +497,7 @@ class MSCC(nn.Module):
 class SelfCalibrated(nn.Module):
     """Self-calibrated convolution with spatial or channel attention (EFRDN, Fig. 2: SCSA, SCCA).
 
-    Half of the channels are weighted, the other half convolved; a 3x3 merges both, and the input is added.
+    Half of the channels are weighted and the other half convolved; a 3x3 merges both, and the input is added.
 
     Args:
         num_feat: Input and output channels (C).
@@ -506,9 +507,9 @@ class SelfCalibrated(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        The counts of Table 3 rule out a full 3x3 of C channels. Inferred: both convolutions in four groups,
-        with the halves interleaved before the merge, or they would not mix. Not stated in the paper;
-        chosen here: CBAM's 7x7 convolution in SCSA, a reduction of 4 in SCCA.
+        The counts of Table 3 rule out a full 3x3 convolution of C channels. Inferred: both convolutions in
+        four groups, with the halves interleaved before the merge, since they would not mix otherwise. Not
+        stated in the paper; chosen here: CBAM's 7x7 convolution in SCSA, a reduction of 4 in SCCA.
     """
 
     def __init__(self, num_feat: int, attention: nn.Module) -> None:

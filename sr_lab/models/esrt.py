@@ -24,15 +24,15 @@ class ESRT(SRNetwork):
     A CNN backbone of high preserving blocks, whose outputs are fused, then one transformer over 3x3 patches.
     A second tail upscales the shallow features.
 
-    Cost at x4: 297 G multiply-adds (67.7 G are printed): 47.7 G in the convolutions, the rest in the
+    Cost at x4: 297 G multiply-adds (the paper prints 67.7 G): 47.7 G in the convolutions and the rest in the
     transformer, whose attention products grow with the square of the image area.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C), even.
         num_block: Number of HPBs.
-        num_head: Heads of the attention.
-        num_segment: Segments of the image, in raster order; attention stays within a segment.
+        num_head: Number of attention heads.
+        num_segment: Number of segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Factor by which tokens are squeezed before queries, keys and values are computed.
         upsampler: Factory for both tails; ``None`` builds the paper's tails, which are EDSR's.
 
@@ -44,8 +44,9 @@ class ESRT(SRNetwork):
             too small.
 
     Note:
-        Everything follows the authors' code. Each of its ARFBs has a learned scale without effect, which is
-        left out here (12 parameters fewer). Its second tail ends in a ReLU and has no last bias.
+        Everything follows the authors' code. There, each ARFB has a learned scale that has no effect; it is
+        left out here (12 parameters fewer). The second tail ends in a ReLU, and its last convolution has no
+        bias.
     """
 
     min_size = 2  # needed by the pooling in an HPB
@@ -173,7 +174,7 @@ class ARFB(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Residual unit (RU): a 3x3 to half the channels, PReLU, a 3x3 back, around a scaled residual.
+    """Residual unit (RU): a 3x3 to half the channels, PReLU and a 3x3 back, within a scaled residual.
 
     Args:
         num_feat: Input and output channels (C), even.
@@ -191,7 +192,7 @@ class ResidualUnit(nn.Module):
         self.residual_scale = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add two convolutions to the input, both scaled."""
+        """Add the output of two convolutions to the input, both scaled."""
         return self.identity_scale(x) + self.residual_scale(self.expand(self.act(self.reduce(x))))
 
 
@@ -206,7 +207,7 @@ _RU_NAMES: Names = {
 _ARFB_NAMES: Names = {
     "layer1": ("unit1", _RU_NAMES),
     "layer2": ("unit2", _RU_NAMES),
-    "weight1": None,  # without effect
+    "weight1": None,  # has no effect
     "weight2": "scale2",
     "weight3": "scale1",
     "alise.conv": "fusion.0",
@@ -225,7 +226,7 @@ _HPB_NAMES: Names = {
     "alise": ("fusion.3", _ARFB_NAMES),
 }
 
-# Weight names in the authors' code, where "alise" is a different layer at each level.
+# Weight names in the authors' code, where "alise" names a different layer at each level.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

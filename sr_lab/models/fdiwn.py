@@ -21,10 +21,10 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 class FDIWN(SRNetwork):
     """Feature distillation interaction weighting network, as in its authors' code.
 
-    The first group runs twice, then the other groups run twice in order; each run gets the sum of all runs
-    before it. A second path takes the image straight to the output through two convolutions.
+    The first group runs twice, then the other groups run twice in order; each run gets the sum of all earlier
+    outputs. A second path takes the image straight to the output through two convolutions.
 
-    Cost at x4: 71.2 G multiply-adds. The printed 28.4 G leave the weight-normalised convolutions out.
+    Cost at x4: 71.2 G multiply-adds. The printed 28.4 G omits the weight-normalised convolutions.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
@@ -121,13 +121,13 @@ class FSWG(nn.Module):
 class WDIB(nn.Module):
     """Wide-residual distillation interaction block.
 
-    Two branches exchange features as in a lattice block. Each is a wide unit whose second half of the
-    channels is widened again; the first halves then gate the branches.
+    Two branches exchange features as in a lattice block. Each starts with a wide unit; the second half of its
+    channels is widened again, and the first halves then gate the branches.
 
     Args:
         num_feat: Input and output channels (C), even.
-        expansions: Inner width of the units, as a multiple of their input: of a WIRW, of the WCRW that
-            widens, and of the WCRW that fuses.
+        expansions: Inner widths, as multiples of the input's width: of a WIRW, of the WCRW that widens, and
+            of the WCRW that fuses.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.
@@ -173,13 +173,13 @@ def _coefficients(num_feat: int) -> CC:
 
 
 class WCRW(nn.Module):
-    """Wide convolutional residual weighting unit: a wide residual plus a Conv3x3, with a learned factor each.
+    """Wide convolutional residual weighting unit: a wide residual plus a Conv3x3, each with a learned factor.
 
     Args:
         num_in_ch: Input channels.
         num_out_ch: Output channels.
         num_narrow: Channels before the 3x3 of the wide residual.
-        expansion: Width after its first 1x1, as a multiple of the input.
+        expansion: Width after the first 1x1 of the wide residual, as a multiple of the input's.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, H, W)``.
@@ -200,7 +200,7 @@ class WCRW(nn.Module):
         self.scale_skip = LearnedScale()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The weighted sum of wide residual and skip."""
+        """The weighted sum of the wide residual and the skip."""
         return self.scale_wide(self.wide(x)) + self.scale_skip(self.skip(x))
 
 
@@ -209,7 +209,7 @@ class WIRW(WCRW):
 
     Args:
         num_feat: Input and output channels (C).
-        expansion: Width after the first 1x1, as a multiple of the input.
+        expansion: Width after the first 1x1, as a multiple of the input's.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.
@@ -239,7 +239,7 @@ class SCF(nn.Module):
         self.gate = nn.Conv2d(2 * num_feat, num_feat, 1, bias=False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The fused branches, plus b through a gate computed from both."""
+        """The fused branches, plus b times a gate computed from both."""
         joined = torch.cat((self.scale_a(a), self.scale_b(b)), dim=1)  # (N, 2C, H, W)
         return self.wcrw(joined) + torch.sigmoid(self.gate(joined)) * b
 

@@ -127,7 +127,7 @@ class NormConv(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Normalise, pad, convolve, normalise."""
         normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
-        # The border has the value to which the norm maps zero at inference, in training too.
+        # The border is filled with the value to which the norm maps zero at inference, even during training.
         _, shift = _affine(self.norm_in)
         border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
         out: Tensor = self.conv(normed + border * shift[:, None, None])
@@ -167,7 +167,7 @@ class ERB(nn.Sequential):
 
 
 class RRRB(RepConv):
-    """Residual in residual re-parameterizable block: a 3x3 at twice the width, and two identities.
+    """Residual in residual re-parameterizable block: a wide 3x3 convolution and two identities.
 
     Args:
         num_feat: Input and output channels; the 3x3 convolution has twice as many.
@@ -188,7 +188,7 @@ class RRRB(RepConv):
         return x + self.reduce(self.conv(expanded) + expanded[:, :, 1:-1, 1:-1])
 
     def merged(self) -> Kernel:
-        """The convolution equal to the chain with both identities."""
+        """The convolution equivalent to the chain with both identities."""
         kernel = Kernel.of(self.conv)
         kernel = (kernel + kernel.identity()).after(Kernel.of(self.expand)).before(Kernel.of(self.reduce))
         return kernel + kernel.identity()

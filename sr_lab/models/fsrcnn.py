@@ -36,10 +36,10 @@ class FSRCNN(SRNetwork):
 
     Note:
         ``original`` follows the port, which pads where the paper crops; each LR pixel maps to the first of
-        its r pixels. Its weights begin as in the port. Left out: the port's deconvolution learns at a tenth
-        of the learning rate; in the authors' Caffe file, all biases do too. ``lr_space`` is inferred from a
-        public framework with the same hosts; no usual form has the printed 33 K parameters, and this one has
-        35.1 K.
+        its r output pixels. Its weights are initialised as in the port. Left out: the lower learning rates.
+        The port's deconvolution learns at a tenth of the rate; in the authors' Caffe file, so do all biases.
+        ``lr_space`` is inferred from a public framework with the same hosts; no usual form has the printed 33
+        K parameters, and this one has 35.1 K.
     """
 
     multi_adds_rule = "conv"
@@ -81,7 +81,7 @@ class FSRCNN(SRNetwork):
 
 def _deconvolution(*, num_feat: int, num_out_ch: int, scale: int) -> nn.Module:
     conv = nn.ConvTranspose2d(num_feat, num_out_ch, 9, stride=scale, padding=4, output_padding=scale - 1)
-    nn.init.normal_(conv.weight, std=0.001)  # torch's default is 65 times as wide
+    nn.init.normal_(conv.weight, std=0.001)  # torch's default is 65 times as large
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv

@@ -39,10 +39,10 @@ class IDN(SRNetwork):
 
     Note:
         ``lr_space`` follows the authors' TensorFlow code, which works on 0..255 and adds an 8-bit bicubic
-        image; its weights begin with torch's default. ``original`` follows their Caffe code, also in its
-        initial weights. Left out: there, the deconvolution and all biases learn at a tenth of the learning
-        rate. A PyTorch port (yjn870) differs from both: it keeps the last quarter instead of the first, and
-        has no activation after the compression.
+        image; its weights have torch's default initialisation. ``original`` follows their Caffe code,
+        including the initialisation. Left out: there, the deconvolution and all biases learn at a tenth of
+        the learning rate. A PyTorch port (yjn870) differs from both: it keeps the last quarter instead of the
+        first, and has no activation after the compression.
     """
 
     multi_adds_rule = "conv"
@@ -124,11 +124,11 @@ class Deconvolution(nn.Module):
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.
 
     Raises:
-        ConfigError: If ``scale`` is not 1 to 9.
+        ConfigError: If ``scale`` is not between 1 and 9.
 
     Note:
-        Each LR pixel maps to the last of its r pixels, as in the authors' code. That code leaves out the
-        first r - 1 rows and columns, which are computed here.
+        Each LR pixel maps to the last of its r output pixels, as in the authors' code. That code leaves out
+        the first r - 1 rows and columns, which are computed here.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:

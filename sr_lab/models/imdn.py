@@ -33,9 +33,9 @@ class IMDN(SRNetwork):
         cca_reduction: Reduction of the channel attention.
         variant: ``imdn``, or ``rtc``, which has no channel attention in the blocks, and a 1x1 convolution on
             the last block's output instead of the fusion of all outputs.
-        image_skip: Add the bicubically upscaled lr to the output, so that a short training starts near
-            bicubic instead of near black. This is not in the paper. The kernel is torch's antialiased one (a
-            = -0.5, as in MATLAB), not torch's default (a = -0.75).
+        image_skip: Add the bicubically upscaled lr to the output, so that a short training run starts near
+            the bicubic image instead of near black. This is not in the paper. The kernel is torch's
+            antialiased one (a = -0.5, as in MATLAB), not torch's default (a = -0.75).
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:

@@ -1,6 +1,6 @@
 """IMDN with the OSFF architecture (OSFFNet, Wang and Zhang, AAAI 2024, Table 3).
 
-Built from the paper; its code was not available. Code of IMDN: github.com/Zheng222/IMDN (no licence stated).
+Built from the paper; its code was not available. IMDN's code: github.com/Zheng222/IMDN (no licence stated).
 """
 
 from collections.abc import Sequence
@@ -49,9 +49,9 @@ class IMDNWithOSFF(SRNetwork):
             ``num_copies`` is below 1.
 
     Note:
-        The paper prints sizes but no layers. The sizes fit IMDN's own head, a plain convolution, on 24
-        channels (not the BSConv of Eq. 1), one scalar lambda per block, and DRFs before IMDN's own fusion.
-        Inferred: lambda starts at 1.
+        The paper prints sizes but does not describe the layers. The sizes fit IMDN's own head, a plain
+        convolution, on 24 channels (not the BSConv of Eq. 1), one scalar lambda per block, and DRFs before
+        IMDN's own fusion. Inferred: lambda starts at 1.
     """
 
     multi_adds_rule = "torchinfo"

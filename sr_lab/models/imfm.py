@@ -33,16 +33,16 @@ class IMFM(SRNetwork):
         scale: Upscaling factor r: 2, 3 or 4 as in the paper, 8 or 16.
         num_feat: Width of the trunk.
         num_block: Number of PABs (n).
-        num_path: Paths of a PAB (s), at least 1; needs ``pab``, as does ``num_path_feat``.
+        num_path: Number of paths in a PAB (s), at least 1; needs ``pab``, as does ``num_path_feat``.
         num_path_feat: Channels of a path (m); ``None`` takes half of ``num_feat``.
         num_cam_feat: Inner channels of a CAM; needs ``cam``, as does ``cam_act``.
         pab: Progressive attention blocks; if off, each block is a residual chain of 3x3 convolutions.
         mswam: Multi-scale weights in the paths of the PABs and in the tail of ``upsampler=None``. A MWAUM
-            given as ``upsampler`` keeps its own weights: 577,795 parameters at x4 without ``mswam``, not
-            576,595.
+            given as ``upsampler`` keeps its own weights, so the network at x4 without ``mswam`` has 577,795
+            parameters, not 576,595.
         cam: Coordinate attention in the PABs; needs ``pab``.
-        window_sizes: Windows of the multi-scale weights in pixels, odd; empty gives plain pixel attention.
-            Needs ``mswam``.
+        window_sizes: Odd window sizes of the multi-scale weights, in pixels; an empty list gives plain pixel
+            attention. Needs ``mswam``.
         cam_act: The activation delta of Eq. 9.
         upsampler: Factory for the tail; ``None`` builds the paper's MWAUM (Eq. 3).
 
@@ -55,10 +55,11 @@ class IMFM(SRNetwork):
 
     Note:
         The paper states the components, the 40 channels and Eqs. 1 to 13, but no other size. Inferred from
-        the printed counts (which other layouts fit too): n = 7, s = 8, m = 20, PABs without biases except
-        in their attentions, a chain of 6 convolutions without PAB. It has 598.375 K parameters at x4; the
-        paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print and read as MWAUM(F_n
-        + F_0). Not stated in the paper; chosen here: ``align_corners=False`` in the image skip.
+        the printed counts (which other layouts fit too): n = 7, s = 8, m = 20, PABs without biases except in
+        their attentions, and a chain of 6 convolutions in place of a PAB. This network has 598.375 K
+        parameters at x4; the paper prints 596.362 K (Table 3) and 670 K (Table 4). Eq. 3 is garbled in print
+        and read as MWAUM(F_n + F_0). Not stated in the paper; chosen here: ``align_corners=False`` in the
+        image skip.
     """
 
     multi_adds_rule = "conv"
@@ -209,7 +210,8 @@ class MSWAM(nn.Module):
 class CAM(nn.Module):
     """Coordinate attention (IMFM, Fig. 2, Eqs. 7 to 12): Hou et al., CVPR 2021, without normalisation.
 
-    A weight per channel and row is multiplied by a weight per channel and column, from H + W positions.
+    A weight per channel and row is multiplied by a weight per channel and column, computed from H + W
+    positions.
 
     Args:
         num_feat: Input and output channels (C).
@@ -223,8 +225,8 @@ class CAM(nn.Module):
         ConfigError: If ``act`` is unknown.
 
     Note:
-        The text calls delta "H Sigmoid", Fig. 2 "H_swish"; the latter is that of Hou et al. and the default.
-        Inferred: 8 inner channels, from the max(8, C / 32) of Hou et al.
+        The text calls delta "H Sigmoid", Fig. 2 "H_swish"; the latter is what Hou et al. use, and the
+        default. Inferred: 8 inner channels, from the max(8, C / 32) of Hou et al.
     """
 
     def __init__(
@@ -262,7 +264,7 @@ class PlainBlock(nn.Module):
 
     Note:
         Stated: "a 3x3 convolutional sequence" of the same width. Inferred: 6 convolutions with biases, which
-            give the printed differences, LeakyReLU between them, the residual.
+        give the printed differences, LeakyReLU between them, and the residual.
     """
 
     def __init__(self, num_feat: int, *, num_conv: int = 6) -> None:

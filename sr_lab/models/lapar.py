@@ -52,7 +52,7 @@ class LAPAR(SRNetwork):
     ) -> None:
         native_only("LAPAR", upsampler)
         super().__init__(scale=scale)
-        # In the state dict, since checkpoints contain their own filters.
+        # Stored in the state dict, since checkpoints contain their own filters.
         self.register_buffer("dictionary", gaussian_dictionary())
         self.image_range = ImageRange()
         self.head = nn.Sequential(wn_conv(3, num_feat), nn.ReLU(inplace=True))
@@ -83,7 +83,7 @@ class LAPAR(SRNetwork):
 
 
 def _filtered(image: Tensor, filters: Tensor) -> Tensor:
-    """An image filtered with a different filter at each pixel, the same one for all channels.
+    """An image filtered with a different filter at each pixel, the same for all channels.
 
     Args:
         image: ``(N, 3, H, W)``; it is reflected at its border.

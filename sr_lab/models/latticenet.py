@@ -1,6 +1,6 @@
 """LatticeNet: Towards Lightweight Image Super-resolution with Lattice Block (Luo et al., ECCV 2020).
 
-Code of a third party, whose checkpoints load: github.com/ymff0592/super-resolution (no licence stated).
+Third-party code whose checkpoints load: github.com/ymff0592/super-resolution (no licence stated).
 """
 
 import torch
@@ -27,9 +27,9 @@ class LatticeNet(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped.
 
     Note:
-        Everything follows the code whose checkpoints load. Its file with the mean shifts is missing; RCAN's,
-        on which it builds, was meant to freeze them but trains them. They are therefore weights here, and the
-        published counts include them.
+        Everything follows the third-party code. Its file with the mean shifts is missing; RCAN's
+        code, on which it builds, was meant to freeze them but trains them. They are therefore weights here,
+        and the published counts include them.
     """
 
     multi_adds_rule = "conv"
@@ -139,7 +139,7 @@ _LB_NAMES: Names = {
     "compress": "fusion",
 }
 
-# Weight names in the code whose checkpoints load.
+# Weight names in the third-party code.
 OFFICIAL_NAMES: Names = {
     "sub_mean": "sub_mean",
     "conv1": "head.0",

@@ -30,8 +30,8 @@ class LBNet(SRNetwork):
         num_feat: Width of the trunk (C), even; 18 in LBNet-T.
         num_block: Number of LFFMs, each used twice.
         num_transformer: Number of recursive transformers.
-        num_head: Heads of the attention; 6 in LBNet-T.
-        num_segment: Segments of the image, in raster order; attention stays within a segment.
+        num_head: Number of attention heads; 6 in LBNet-T.
+        num_segment: Number of segments of the image, in raster order; attention stays within a segment.
         attention_reduction: Squeeze factor of the tokens before the attention; LBNet-T does not squeeze them.
         num_repeat: How many times a transformer's tokens pass through the same weights.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
@@ -43,10 +43,10 @@ class LBNet(SRNetwork):
         ConfigError: If no channel is left for the channel attentions or the heads.
 
     Note:
-        Everything follows the authors' code; their checkpoints load. Its mean shifts were meant to be frozen
-        but are trained (24 parameters, which the printed counts include). The length of a segment is rounded
-        down, so results depend on the size of the image. After the transformers autocast is off, and sr has
-        the dtype of the weights, since the features there may exceed the range of float16.
+        Everything follows the authors' code; their checkpoints load. The mean shifts were meant to be frozen
+        there but are trained (24 parameters, which the printed counts include). The length of a segment is
+        rounded down, so results depend on the size of the image. After the transformers, autocast is off, and
+        sr has the dtype of the weights, since the features there may exceed the range of float16.
     """
 
     multi_adds_rule = "conv"
@@ -105,7 +105,7 @@ class LBNet(SRNetwork):
 
 
 class LFFM(nn.Module):
-    """Local feature fusion module: three FRDABs, densely connected by 1x1 convolutions, around one residual.
+    """Local feature fusion module: three FRDABs, densely connected by 1x1 convolutions, within one residual.
 
     Args:
         num_feat: Input and output channels (C), even.

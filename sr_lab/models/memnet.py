@@ -38,15 +38,15 @@ class MemNet(SRNetwork):
         lr ``(N, 3, H, W)`` in [0, 1] -> sr ``(N, 3, rH, rW)``, not clamped; ``original`` has 1 channel.
 
     Raises:
-        ConfigError: If ``form`` is unknown, ``num_recursion`` is below 1, or ``upsampler`` is given to the
-            ``original``.
+        ConfigError: If ``form`` is unknown, ``num_recursion`` is below 1, or ``upsampler`` is given with
+            ``form="original"``.
 
     Note:
         ``lr_space`` has exactly the printed counts, with batch norms tied like the convolutions and no inner
         biases. ``original`` follows the authors' prototxt, with biases, and separate batch norms for each
         recursion around the tied convolutions. Its printed 677 K count only convolution weights.
-        Both begin with the weights of the authors' prototxt. Left out: the outputs of the earlier blocks,
-        which the authors train and average, and the tenth of the learning rate at which their biases learn.
+        Both are initialised as in the authors' prototxt. Left out: the outputs of the earlier blocks, which
+        the authors train and average, and the learning rate of their biases, a tenth of the other weights'.
     """
 
     multi_adds_rule = "conv"
@@ -111,7 +111,7 @@ class MemoryBlock(nn.Module):
     Args:
         num_feat: Input and output channels (C).
         num_recursion: How many times the unit is applied (R).
-        num_long: Number of memories that the gate gets too: those of the head and of each earlier block.
+        num_long: Number of earlier memories that the gate also gets: the head's and each earlier block's.
         num_norm: See ``ResidualUnit``.
         bias: Whether the convolutions have biases.
 
@@ -156,7 +156,7 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor, recursion: int) -> Tensor:
-        """One recursion."""
+        """Run one recursion."""
         k = recursion % len(self.norm1)
         feat = self.conv1(F.relu(self.norm1[k](x)))
         return x + self.conv2(F.relu(self.norm2[k](feat)))

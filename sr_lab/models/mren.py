@@ -27,7 +27,7 @@ class MREN(SRNetwork):
     """Multilevel refinement enhancement network (MREN, Fig. 1, Eqs. 1 to 4); MREN-L is ``num_feat=84``.
 
     Cost at x4: 49.0 G multiply-adds, 38.1 G of them in the tail, which works at 2 and 4 times the LR size,
-    and 10.9 G in the body. At x2 the tail has 61.2 G of 105.1 G. The largest maps are in the tail, which
+    and 10.9 G in the body. At x2 the tail takes 61.2 G of 105.1 G. The largest maps are in the tail, which
     interpolates before it convolves: num_feat channels at output size.
 
     Args:
@@ -100,7 +100,7 @@ class MREB(nn.Module):
     """Multilevel refinement enhancement block (MREN, Fig. 4, Sec. 3.4).
 
     RFDN's distillation: three SCACBs refine the features, and a DRACB distils a quarter of the channels
-    before the first and after each. Each SCACB has 8.3 K of its 34.0 K parameters.
+    before the first SCACB and after each of them. Each SCACB has 8.3 K of its 34.0 K parameters.
 
     Args:
         num_feat: Input and output channels (C).
@@ -112,7 +112,7 @@ class MREB(nn.Module):
 
     Note:
         Fitted to the printed counts: three SCACBs, four DRACBs of C // 4 channels. Inferred: the residual,
-            and that no message passes from one MREB to the next.
+        and that no message passes from one MREB to the next.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class MREB(nn.Module):
         self.attention = WSILBV(num_feat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine and distil three times, fuse what was distilled, weight the channels."""
+        """Refine and distil three times, fuse the distilled features, weight the channels."""
         distilled, message = self.dracbs[0](x, None)
         kept, refined = [distilled], x
         for scacb, dracb in zip(self.scacbs, self.dracbs[1:], strict=True):
@@ -217,8 +217,8 @@ class SCACB(nn.Module):
 
     Note:
         The exchange gives both parts the same map c_i + s_i, so it is computed once. Fitted to the printed
-        counts: a second 3x3 as the 5x5, a depthwise 1x1 in the spatial part, and the forms of ``osa`` and
-        ``oca``. Inferred: the shared squeeze, the residual, ``running``.
+        counts: a second 3x3 in place of a 5x5, a depthwise 1x1 in the spatial part, and the forms of ``osa``
+        and ``oca``. Inferred: the shared squeeze, the residual, ``running``.
     """
 
     def __init__(self, num_feat: int, *, mode: SCACBMode = "full", exchange: Exchange = "running") -> None:

@@ -25,7 +25,7 @@ class OSFFNet(SRNetwork):
     The features of all stages are fused, each with its own receptive field (MFDF).
 
     Cost at x4: 29.3 G multiply-adds, of which the blocks take 22.9 G (their FFNs 7.5 G), the DRFs 2.5 G, the
-    fusion 2.2 G and the tail 1.6 G. The printed 22.0 G leave the FFNs out. The FFNs work on channels-last
+    fusion 2.2 G and the tail 1.6 G. The printed 22.0 G omits the FFNs. The FFNs work on channels-last
     maps, so the channels-last memory format avoids copies.
 
     Args:
@@ -168,7 +168,7 @@ class AEFD(nn.Module):
 
 
 class FFN(nn.Module):
-    """Feed-forward network of a transformer (OSFFNet, Eq. 10): at each position LayerNorm, then an MLP.
+    """Feed-forward network of a transformer (OSFFNet, Eq. 10): LayerNorm, then an MLP, at each position.
 
     Args:
         num_feat: Input and output channels (C); the MLP is twice as wide.
@@ -177,8 +177,8 @@ class FFN(nn.Module):
         ``(N, C, H, W)`` -> the same shape.
 
     Note:
-        Linear layers rather than 1x1 convolutions, which compute the same: the printed 22.0 G (not 29.6 G)
-        come from a counter that counts a linear layer once per image.
+        The MLP has linear layers rather than 1x1 convolutions, which would compute the same: the printed 22.0
+        G (not 29.6 G) comes from a counter that counts a linear layer once per image.
     """
 
     def __init__(self, num_feat: int) -> None:

@@ -107,11 +107,11 @@ def _with_mean_shift(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         for key, value in shift.state_dict().items()
         if "conv_first.weight" in state
     }
-    return added | dict(state)  # a shift in the file wins
+    return added | dict(state)  # a shift in the file takes precedence
 
 
-# Weight names in BasicSR and in the authors' code, which numbers the convolution after the blocks or groups
-# as one more of them.
+# Weight names in BasicSR and in the authors' code, which counts the convolution after the blocks or groups as
+# one more block or group.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

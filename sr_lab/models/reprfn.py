@@ -78,7 +78,8 @@ class RepRFB(nn.Module):
 class RepBlock(RepConv):
     """Nine branches that fold into one 3x3 convolution.
 
-    These are convolutions of 3x3, 3x1, 1x3, 1x1, a wide one without biases, three edge filters, the identity.
+    These are 3x3, 3x1, 1x3 and 1x1 convolutions, a wide one without biases, three edge filters and the
+    identity.
 
     Args:
         num_feat: Input and output channels; the wide branch has twice as many.

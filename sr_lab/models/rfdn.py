@@ -18,7 +18,7 @@ from sr_lab.upsamplers.subpixel import SubpixelUpsampler
 
 
 class RFDN(SRNetwork):
-    """Residual feature distillation network: the paper's, or E-RFDN, which won AIM 2020.
+    """Residual feature distillation network: the paper's network, or E-RFDN, which won AIM 2020.
 
     The defaults are RFDN; RFDN-L has ``num_feat=52``. E-RFDN, whose code is published, has ``num_feat=50``,
     ``num_block=4``, ``attention="esa"`` and ``residual=False``.
@@ -70,7 +70,7 @@ class RFDN(SRNetwork):
         self.tail = (upsampler or SubpixelUpsampler)(num_feat=num_feat, num_out_ch=3, scale=scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale lr: the outputs of all blocks are fused, then the tail."""
+        """Upscale lr: fuse the outputs of all blocks, then apply the tail."""
         shallow = self.head(self.image_range(lr))  # (N, C, H, W)
         stages = stages_of(self.body, shallow)
         fused = self.fusion(torch.cat(stages, dim=1))  # (N, num_block * C, H, W) -> (N, C, H, W)

@@ -140,7 +140,7 @@ class SplitMLP(nn.Module):
 
 
 class ShuffleMixerUpsampler(nn.Sequential):
-    """The tail of ShuffleMixer: [Conv1x1, PixelShuffle, SiLU] once, twice at x4, then a Conv3x3.
+    """The tail of ShuffleMixer: [Conv1x1, PixelShuffle, SiLU] once, or twice at x4, then a Conv3x3.
 
     Args:
         num_feat: Channels of the input and after every step.
@@ -168,7 +168,7 @@ _LAYER_NAMES: Names = {
     "spatial": "depthwise",
 }
 
-# Weight names in the authors' code, where one of them is misspelt.
+# Weight names in the authors' code, which misspells one of them.
 OFFICIAL_NAMES = (
     OfficialNames(
         {

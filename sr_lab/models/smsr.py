@@ -89,7 +89,7 @@ class SMSR(SRNetwork):
 
 
 class SMM(nn.Module):
-    """Sparse mask module: a mask of positions, convolutions that it masks, channel attention.
+    """Sparse mask module: a mask of positions, the convolutions that it masks, and channel attention.
 
     Args:
         num_feat: Input and output channels (C).

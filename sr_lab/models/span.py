@@ -75,7 +75,7 @@ class SPAB(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of input and residual, weighted by an odd function of the residual."""
+        """The sum of the input and the residual, weighted by an odd function of the residual."""
         middle = self.act(self.conv1(x))
         refined = self.conv3(self.act(self.conv2(middle)))
         return (refined + x) * (torch.sigmoid(refined) - 0.5), middle
@@ -104,7 +104,7 @@ class Conv3XC(RepConv):
         return self.reduce(self.conv(self.expand(x))) + self.skip(x)
 
     def merged(self) -> Kernel:
-        """The convolution equal to the chain plus the skip."""
+        """The convolution equivalent to the chain plus the skip."""
         chain = Kernel.of(self.conv).after(Kernel.of(self.expand)).before(Kernel.of(self.reduce))
         return chain + Kernel.of(self.skip)
 

@@ -21,19 +21,19 @@ class SwinIRLight(SRNetwork):
 
     Transformers whose attention stays within windows; in every second layer the windows are shifted by half.
 
-    Cost at x4: 62.7 G multiply-adds (49.6 G are printed), 11.2 G of them in convolutions, 40.7 G in linear
-    layers and 10.9 G in attention products.
+    Cost at x4: 62.7 G multiply-adds (the paper prints 49.6 G), 11.2 G of them in convolutions, 40.7 G in
+    linear layers and 10.9 G in attention products.
 
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the trunk (C).
         num_block: Number of RSTBs.
         num_layer: Number of STLs in an RSTB.
-        num_head: Heads of the attention; ``None`` uses the largest divisor of ``num_feat`` up to 6.
+        num_head: Number of attention heads; ``None`` uses the largest divisor of ``num_feat`` up to 6.
         window_size: Side of a window in LR pixels.
         mlp_ratio: Inner width of the MLPs, as a multiple of the trunk's width.
-        drop_path: Probability that training skips a residual of the last STL for an image; it grows from 0 at
-            the first STL. It is not in the paper, but in its authors' code.
+        drop_path: Probability that training skips a residual for an image in the last STL; it grows from 0 in
+            the first STL. It is in the authors' code, but not in the paper.
         upsampler: Factory for the tail; ``None`` builds the paper's sub-pixel tail.
 
     Shape:
@@ -124,7 +124,7 @@ class RSTB(nn.Module):
         drop_paths: ``drop_path`` of each STL.
 
     Shape:
-        ``(N, C, H, W)`` -> the same shape; H and W in whole windows.
+        ``(N, C, H, W)`` -> the same shape; H and W must be multiples of ``window_size``.
     """
 
     def __init__(
@@ -214,12 +214,12 @@ class STL(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(num_feat, num_hidden), nn.GELU(), nn.Linear(num_hidden, num_feat))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Two residuals."""
+        """Add the two residuals, attention and MLP."""
         x = x + self._dropped(self._attended(self.norm1(x), mask))
         return x + self._dropped(self.mlp(self.norm2(x)))
 
     def _attended(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attend within the windows of an image; shifted windows are those of the rolled image."""
+        """Attend within the windows of an image; shifted windows are windows of the rolled image."""
         batch, height, width, channels = x.shape
         size, shift = self.window_size, self.shift
         windows = _windows(x.roll((-shift, -shift), (1, 2)) if shift else x, size)
@@ -274,7 +274,7 @@ class WindowAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
-# Their file stores buffers that are computed here when needed.
+# The authors' files store buffers that are computed here when needed.
 _STL_NAMES: Names = {
     "norm{k}": "norm{k}",
     "attn.relative_position_bias_table": "attention.bias_table",

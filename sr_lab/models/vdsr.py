@@ -27,7 +27,7 @@ class VDSR(SRNetwork):
     Args:
         scale: Upscaling factor r; the paper uses 2, 3 and 4.
         num_feat: Width of the network.
-        num_block: Convolutions between the first and the last (the paper's depth D less 2).
+        num_block: Number of convolutions between the first and the last (the paper's depth D minus 2).
         upsampler: Must be ``None``: there is no tail to replace.
 
     Shape:

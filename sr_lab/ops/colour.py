@@ -1,4 +1,4 @@
-"""Luma and chroma as in MATLAB's ``rgb2ycbcr``, on which papers compute their metrics."""
+"""Luma and chroma as in MATLAB's ``rgb2ycbcr``, the basis of the metrics in papers."""
 
 from collections.abc import Sequence
 
@@ -20,15 +20,16 @@ def rgb_to_y(rgb: Tensor, *, full_range: bool = False) -> Tensor:
     """Luma of RGB images, ITU-R BT.601.
 
     Args:
-        rgb: Floating images ``(..., 3, H, W)`` in [0, 1].
-        full_range: Black is 0 and white 1, as in JPEG and kornia, instead of 16/255 and 235/255. Papers
-            measure in the studio range; in the full range PSNR is 20 log10(255 / 219) = 1.32 dB lower.
+        rgb: Floating-point images ``(..., 3, H, W)`` in [0, 1].
+        full_range: Map black to 0 and white to 1, as in JPEG and kornia, instead of 16/255 and 235/255.
+            Papers measure in the studio range; in the full range, PSNR is 20 log10(255 / 219) = 1.32 dB
+            lower.
 
     Returns:
         ``(..., 1, H, W)`` in [16/255, 235/255], or in [0, 1] if ``full_range``; not rounded.
 
     Raises:
-        ValueError: ``rgb`` is not floating or does not have three channels.
+        ValueError: ``rgb`` is not floating-point or does not have three channels.
     """
     if rgb.ndim < 3 or rgb.shape[-3] != 3 or not rgb.is_floating_point():
         raise ValueError(
@@ -44,7 +45,7 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
     """Luma and chroma of RGB images as in MATLAB's ``rgb2ycbcr``, not rounded.
 
     Args:
-        rgb: Floating images ``(N, 3, H, W)`` in [0, 1].
+        rgb: Floating-point images ``(N, 3, H, W)`` in [0, 1].
 
     Returns:
         ``(N, 3, H, W)``: Y in [16/255, 235/255], Cb and Cr in [16/255, 240/255].
@@ -60,6 +61,6 @@ def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
 
 
 def _mix(weights: Sequence[float], image: Tensor) -> Tensor:
-    """The weighted sum of three channels; numbers, unlike a matrix, need no transfer to a GPU."""
+    """The weighted sum of three channels; plain numbers, unlike a matrix, need no transfer to a GPU."""
     first, second, third = torch.unbind(image, dim=1)
     return (weights[0] * first).add_(weights[1] * second).add_(weights[2] * third)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sr_lab.layers.network import num_image_ch
 from sr_lab.types import Rule
 
-HR_SIZE = (1280, 720)  # width and height of the image at the output
+HR_SIZE = (1280, 720)  # width and height of the output image
 _OP_COUNTER_SIZE = 192  # LR pixels
 
 
@@ -26,22 +26,22 @@ def num_params(model: nn.Module) -> int:
 
 
 def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, int] = HR_SIZE) -> int:
-    """Multiply-adds for one image of 1280x720 pixels at the output.
+    """Multiply-adds for one output image of 1280x720 pixels.
 
     The LR image has ``floor(1280 / scale) x floor(720 / scale)`` pixels, 426x240 at x3. A copy of the model
-    runs on the meta device, which computes no values; the model itself stays as it is.
+    runs on the meta device, which computes no values; the model itself is not changed.
 
     Args:
-        model: A network of that scale.
+        model: A network for that scale.
         scale: Upscaling factor of ``model``.
-        rule: ``all``: every convolution, linear layer and attention product. ``conv``: convolution weights
-            times positions (of the input, where transposed), nothing else. ``torchinfo``: convolution
-            weights and biases times output positions, the parameters of any other layer once, as torchinfo's
-            ``total_mult_adds``. ``op_counter``: MREN's rule, on an image of 192x192 LR pixels at any scale.
-            A convolution counts input channels per group times (kernel positions, plus one for a bias)
-            for each output value; a sigmoid counts 3 for each value, a mean or maximum over the image 1 for
-            each input value.
-        hr_size: Width and height of the image at the output; not for ``op_counter``.
+        rule: ``all``: every convolution, linear layer and attention product. ``conv``: only convolution
+            weights times positions (input positions for a transposed convolution). ``torchinfo``: convolution
+            weights and biases times output positions, and the parameters of any other layer once, like
+            torchinfo's ``total_mult_adds``. ``op_counter``: MREN's rule, on an image of 192x192 LR pixels at
+            any scale. A convolution counts input channels per group times (kernel positions, plus one for a
+            bias) for each output value; a sigmoid counts 3 for each value; a mean or maximum over the image
+            counts 1 for each input value.
+        hr_size: Width and height of the output image; not for ``op_counter``.
 
     Returns:
         The count; 0 for a model without parameters, since no rule counts interpolation.
@@ -70,7 +70,7 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
     Args:
         model: As for `multi_adds`.
         scale: Upscaling factor of ``model``.
-        hr_size: Width and height of the image at the output.
+        hr_size: Width and height of the output image.
 
     Returns:
         The count; 0 for a model without parameters.
@@ -86,10 +86,10 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
 
 
 def peak_memory(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
-    """Peak number of bytes in use for one image of 1280x720 pixels at the output, computed in float32.
+    """Peak number of bytes in use for one output image of 1280x720 pixels, computed in float32.
 
-    Counts weights and intermediate results as eager PyTorch keeps them on the CPU, without the workspace of
-    kernels. Nothing is computed: fake tensors carry the sizes.
+    Counts weights and intermediate results as eager PyTorch keeps them on the CPU, without the kernels'
+    workspace. Nothing is computed: fake tensors carry the sizes.
     """
     model = copy.deepcopy(model).cpu().eval()
     weights: int = sum(value.nbytes for value in [*model.parameters(), *model.buffers()])
@@ -122,7 +122,7 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         identifier = storage._cdata
-        if identifier in self._known:  # the output is a view, or computed in place
+        if identifier in self._known:  # the output is a view or was computed in place
             return
         self._known.add(identifier)
         self.live += storage.nbytes()
@@ -145,7 +145,7 @@ def _values_out(*_inputs: object, out_shape: Sequence[int], **_settings: object)
 
 
 def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
-    """What torchinfo counts: a layer's parameters at each call, a convolution's at every output position."""
+    """What torchinfo counts: a layer's parameters per call, a convolution's per output position."""
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -155,7 +155,7 @@ def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
         total += own * (output.shape[-2] * output.shape[-1] if is_conv else 1)
 
     for layer in model.modules():
-        if next(layer.children(), None) is None:  # a leaf
+        if next(layer.children(), None) is None:  # a leaf module
             layer.register_forward_hook(count)
     with torch.no_grad():
         model(lr)
@@ -163,14 +163,14 @@ def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
 
 
 def _op_counter_count(model: nn.Module, channels: int) -> int:
-    """What an early pytorch-OpCounter counts, here by operators instead of layers."""
+    """What an early pytorch-OpCounter counts, but counted per operator instead of per layer."""
     aten = torch.ops.aten
     formulas = {
         aten.convolution: _op_counter_convolution,
         aten.sigmoid: _three_per_value,
         aten.silu: _three_per_value,
         aten.mean: _one_per_value,
-        aten.var_mean: _one_per_value,  # the counter counts pooling, not the standard deviation
+        aten.var_mean: _one_per_value,  # OpCounter counts pooling, not the standard deviation
         aten.amax: _one_per_value,
     }
     lr = torch.empty(1, channels, _OP_COUNTER_SIZE, _OP_COUNTER_SIZE, device="meta")

@@ -5,18 +5,18 @@ from torch import Tensor
 
 
 def dihedral(images: Tensor, codes: Tensor) -> Tensor:
-    """Flip and transpose each image of a batch by its own code, without waiting for the device.
+    """Flip and transpose each image of a batch by its own code, without synchronising with the device.
 
     Args:
         images: Square images ``(N, C, H, H)`` of any dtype.
-        codes: Integers ``(N,)`` in 0..7 on the same device: bit 0 flips left and right, bit 1 flips top and
-            bottom, bit 2 then transposes. Use the same codes for LR and HR.
+        codes: Integers ``(N,)`` in 0..7 on the same device: bit 0 flips horizontally, bit 1 flips vertically,
+            and bit 2 then transposes. Use the same codes for LR and HR.
 
     Returns:
         A new tensor of the same shape; code 0 does not change an image.
 
     Raises:
-        ValueError: The images are not square, or the number of codes differs from that of images.
+        ValueError: The images are not square, or the numbers of codes and images differ.
     """
     if images.ndim != 4 or images.shape[-1] != images.shape[-2] or codes.shape != images.shape[:1]:
         raise ValueError(

@@ -9,7 +9,7 @@ SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _C1 = 0.01**2  # (K1 * data range)^2
 _C2 = 0.03**2
-# Pixels whose four moments (2 MB) stay in a core's cache while the window passes over them 22 times.
+# Number of pixels whose four moments (2 MB) stay in a core's cache during the window's 22 passes over them.
 _CACHED = 2**16
 
 
@@ -17,10 +17,10 @@ def quantise(image: Tensor) -> Tensor:
     """Round images to the values that an 8-bit file can hold.
 
     Args:
-        image: Floating images of any shape; values outside [0, 1] are clipped.
+        image: Floating-point images of any shape; values outside [0, 1] are clipped.
 
     Returns:
-        The same shape and dtype, values k / 255; halves are rounded up, as in MATLAB.
+        Images of the same shape and dtype, with values k / 255; halves are rounded up, as in MATLAB.
     """
     return image.clamp(0, 1).mul_(255).add_(0.5).floor_().div_(255)
 
@@ -34,11 +34,11 @@ def psnr(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
         crop_border: Pixels dropped at every edge; papers use the scale.
 
     Returns:
-        ``(N,)`` in float64, the squared error pooled over channels; ``inf`` where the two images are equal.
+        ``(N,)`` in float64, with the squared error pooled over channels; ``inf`` where the images are equal.
 
     Raises:
-        ValueError: The shapes differ or are not ``(N, C, H, W)``, the images are not floating, or the crop
-            leaves no pixels.
+        ValueError: The shapes differ or are not ``(N, C, H, W)``, the images are not floating-point, or the
+            crop leaves no pixels.
     """
     sr, hr = _cropped("psnr", sr, hr, crop_border)
     mse = (sr - hr).square_().mean(dim=(1, 2, 3))
@@ -60,7 +60,7 @@ def ssim(sr: Tensor, hr: Tensor, *, crop_border: int) -> Tensor:
         ``(N,)`` in float64, the mean over channels; 1 where the two images are equal.
 
     Raises:
-        ValueError: As in `psnr`, or the crop leaves less than 11x11 pixels.
+        ValueError: As in `psnr`, or if the crop leaves fewer than 11x11 pixels.
     """
     height, width = hr.shape[-2:]
     sr, hr = _cropped("ssim", sr, hr, crop_border)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from sr_lab.layers.network import scale_of
 
-# Maps the authors' path of a part to ours, with a nested table where names inside the part differ too.
+# Maps the authors' path of a part to our path, with a nested table where names inside the part differ too.
 # ``None`` marks a weight that the network here does not have (a constant, a mask).
 Names: TypeAlias = "Mapping[str, str | tuple[str, Names] | None]"
 
 _Weights: TypeAlias = Mapping[str, Tensor]
 
-# torch's older names of a weight-normalised convolution's length and direction, and its newer ones.
+# torch's old and new names for the length and direction of a weight-normalised convolution.
 _WEIGHT_NORM = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
@@ -30,14 +30,14 @@ class OfficialNames:
     """How the authors of a network, or of a port of it, name its weights.
 
     The paths of ``names`` are matched segment by segment from the start of a weight's name, and the first
-    that fits is replaced; what follows it stays, or is looked up in the nested table. ``{i}`` stands for a
-    number that both sides share, ``{i+1}`` and ``{2i+3}`` for one computed from it.
+    matching path is replaced; the rest of the name stays, or is looked up in the nested table. ``{i}`` stands
+    for a number that both sides share, and ``{i+1}`` and ``{2i+3}`` for numbers computed from it.
 
     Args:
         names: The authors' paths and ours, for every part of the network.
         counts: Letters that stand for a fixed number: ``{"n": "body"}`` makes ``{n}`` the number of modules
             in the network's ``body``. ``{r}`` is the scale.
-        prepare: Converts a file's tensors, still under the authors' names, to those of the network here.
+        prepare: Converts a file's tensors, still under the authors' names, to the tensors of our network.
             Unlike ``names``, it has no inverse.
     """
 
@@ -46,10 +46,10 @@ class OfficialNames:
     prepare: Callable[[_Weights], _Weights] | None = None
 
     def to_ours(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
-        """Weights of a file under the names of ``network``.
+        """A file's weights, under the names used in ``network``.
 
-        A name that is in no table stays as it is. So do names that would become one: the tail of a x4 network
-        in steps has more convolutions than that of a x2 one, and each must be seen not to fit.
+        A name in no table is left unchanged, and so are names that would be mapped to the same new name: a
+        stepwise tail has more convolutions at x4 than at x2, and each must be reported as not fitting.
         """
         prepared = state if self.prepare is None else self.prepare(state)
         known = self._known(network)
@@ -59,15 +59,15 @@ class OfficialNames:
                 renamed[name] = _renamed(_leaf(name, _WEIGHT_NORM), self.names, known, back=False)
             except KeyError:
                 renamed[name] = name
-        while shared := _shared(renamed):  # a name that stays may be what another name becomes
+        while shared := _shared(renamed):  # an unchanged name may equal another weight's new name
             renamed |= {name: name for name in shared}
         return {ours: prepared[name] for name, ours in renamed.items() if ours is not None}
 
     def to_theirs(self, state: _Weights, network: nn.Module) -> dict[str, Tensor]:
-        """Weights of ``network`` under the authors' names.
+        """The weights of ``network``, under the authors' names.
 
         Raises:
-            KeyError: The authors have no name for one of the weights, or one name for two of them.
+            KeyError: The authors have no name for a weight, or the same name for two weights.
         """
         known = self._known(network)
         older = {newer: older for older, newer in _WEIGHT_NORM.items()}
@@ -105,13 +105,13 @@ def official_state(network: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _shared(renamed: Mapping[str, str | None]) -> list[str]:
-    """The renamed names whose new name another weight has too."""
+    """The renamed names whose new name belongs to another weight too."""
     counts = Counter(renamed.values())
     return [old for old, new in renamed.items() if new not in (None, old) and counts[new] > 1]
 
 
 def _renamed(name: str, names: Names, known: Mapping[str, int], *, back: bool) -> str | None:
-    """Rename a weight by one table; ``None`` if the table leaves the weight out.
+    """Rename a weight with one table; ``None`` if the table leaves the weight out.
 
     Raises:
         KeyError: No path of the table matches.
@@ -140,7 +140,7 @@ def _value(slot: tuple[str, ...], values: Mapping[str, int]) -> int:
 
 
 def _match(path: str, name: str, known: Mapping[str, int]) -> tuple[dict[str, int], str] | None:
-    """The numbers in a name that begins with a path, and what follows the path."""
+    """The numbers in a name that begins with a path, and the part of the name after the path."""
     pattern, slots = _compiled(path)
     found = pattern.match(name)
     if found is None:
@@ -198,7 +198,7 @@ ET_NAMES: Names = {
     "norm{i}": "norm{i}",
 }
 
-# A local fusion block (AWSRN, LAPAR), and the convolutions of several sizes of AWSRN, LAPAR and MAFFSRN.
+# A local fusion block (AWSRN, LAPAR), and the multi-scale convolutions of AWSRN, LAPAR and MAFFSRN.
 LFB_NAMES: Names = {
     "b{i}": ("units.{i}", {"body": "residual", "res_scale": "res_scale", "x_scale": "x_scale"}),
     "reduction": "fusion",

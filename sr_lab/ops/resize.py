@@ -1,4 +1,4 @@
-"""MATLAB's bicubic ``imresize``, which published super-resolution figures are based on."""
+"""MATLAB's bicubic ``imresize``, on which published super-resolution figures are based."""
 
 from typing import Literal, TypeAlias
 
@@ -22,7 +22,7 @@ def imresize(
     The kernel is Keys's cubic (IEEE TASSP 1981) with a = -0.5, widened when downscaling (antialiasing).
 
     Args:
-        image: Floating images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.
+        image: Floating-point images ``(N, C, H, W)`` of any range; 0..255 if ``round_each_axis``.
         numerator: Upscaling factor, at least 1.
         denominator: Downscaling factor, at least 1.
         border: How the image continues beyond its edge: mirrored with the edge pixel twice (``symmetric``,
@@ -31,11 +31,11 @@ def imresize(
 
     Returns:
         ``(N, C, H * numerator / denominator, W * numerator / denominator)`` in the dtype of ``image``.
-        Without rounding, values may exceed the range of the input a little.
+        Without rounding, values may slightly exceed the input's range.
 
     Raises:
-        ValueError: The image is not a floating ``(N, C, H, W)`` or has no pixels, a factor is below 1,
-            ``border`` is unknown, or the size of the result is not an integer.
+        ValueError: The image is not a floating-point ``(N, C, H, W)`` tensor or has no pixels, a factor is
+            below 1, ``border`` is unknown, or the size of the result is not an integer.
 
     Note:
         The height is resized first, as in MATLAB; this matters only when each axis is rounded.
@@ -79,7 +79,7 @@ def downscale_uint8(hr: Tensor, *, scale: int, border: Border = "symmetric") -> 
     """Downscale 8-bit images exactly as MATLAB's ``imresize(hr, 1 / scale)`` does for uint8.
 
     Args:
-        hr: uint8 images ``(N, C, H, W)``, H and W multiples of ``scale``.
+        hr: uint8 images ``(N, C, H, W)``; H and W must be multiples of ``scale``.
         scale: Downscaling factor.
         border: See `imresize`.
 
@@ -100,7 +100,7 @@ def mod_crop(image: Tensor, scale: int) -> Tensor:
 
     Args:
         image: Images ``(..., H, W)``.
-        scale: Height and width of the result are multiples of it.
+        scale: The height and width of the result are multiples of this.
 
     Returns:
         A view ``(..., H - H % scale, W - W % scale)``, empty if the image is smaller than ``scale``.

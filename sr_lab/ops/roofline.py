@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Operators that launch no kernel: they only make a view or allocate memory.
+# Operators that launch no kernel, since they only make a view or allocate memory.
 _FREE = {
     *("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh"),
     *("alias", "detach", "_unsafe_view", "device"),
@@ -22,7 +22,7 @@ _FREE = {
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention
 _FLOPS: Mapping[object, Callable[..., int]] = {
     **flop_registry,
-    # torch counts attention on GPUs only
+    # torch counts attention only on GPUs
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATTENTION],
 }
 
@@ -42,14 +42,14 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Operator:
-    """One kernel: its name, floating-point operations, and values that it reads and writes."""
+    """One kernel: its name, its floating-point operations, and how many values it reads and writes."""
 
     name: str
     flops: int
     values: int
 
     def seconds(self, peaks: Peaks, bytes_per_value: int) -> float:
-        """The longer of the times to compute and to move the values."""
+        """The longer of two times: computing, and moving the values."""
         return max(self.flops / peaks.flops, self.values * bytes_per_value / peaks.bytes)
 
 
@@ -72,11 +72,11 @@ class Traffic:
 def traffic(model: nn.Module, lr_shape: Sequence[int]) -> Traffic:
     """Record the operators of a forward pass of ``model`` on fake tensors, without computing a value.
 
-    Fake tensors act as CPU tensors, for which attention is one fused kernel as on a GPU; on the meta device
-    it would be several.
+    Fake tensors behave like CPU tensors, for which attention is one fused kernel, as on a GPU; on the meta
+    device it would be several kernels.
 
     Args:
-        model: Any network; it stays unchanged.
+        model: Any network; it is not changed.
         lr_shape: ``(N, C, H, W)`` of the LR images.
     """
     model = copy.deepcopy(model).cpu().eval()

@@ -10,12 +10,12 @@ import torch
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Variants measured in turn, round by round, so that a slow minute of the machine slows all of them.
+    """Variants measured in turn, round by round, so that a slow spell of the machine affects all of them.
 
     Args:
         name: First part of every key, e.g. ``loader``.
         variants: The functions to measure; each call does one run and returns its seconds or a rate.
-        figures: Turns what the variants of a round returned into figures, e.g. ``{"ratio_to_png": 62.0}``.
+        figures: Turns the results of a round's variants into figures, e.g. ``{"ratio_to_png": 62.0}``.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Benchmark:
 
 
 def seconds(run: Callable[[], object], repeats: int = 1) -> float:
-    """Mean seconds of a run; a GPU is synchronised at both ends."""
+    """Mean seconds per run; a GPU is synchronised before and after."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.synchronize()
@@ -55,7 +55,7 @@ def measure(
     Args:
         benchmarks: What to measure.
         rounds: Number of measured runs of each variant, at least 1.
-        ran: Called with ``<benchmark>.<variant>`` after every run, for a progress bar.
+        ran: Called back with ``<benchmark>.<variant>`` after every run, for a progress bar.
 
     Returns:
         ``<name>.<figure>`` -> its spread over the rounds, in the order of the benchmarks. A figure that is

@@ -27,15 +27,15 @@ SCALE = 4
 BATCH_SIZE = 16
 LR_PATCH_SIZE = 48
 NUM_FEAT = 64  # feature channels of IMDN
-STEPS = 2  # training steps of one run
-BATCHES = 3  # batches of one run of a degradation
+STEPS = 2  # training steps in one run
+BATCHES = 3  # batches in one run of a degradation
 
 
 def benchmarks(_: Path) -> list[Benchmark]:
     """Each degradation with its published ranges compared with a step of IMDN, on the GPU if there is one.
 
     Returns:
-        ``degradation.<name>_share_of_step``: time of a batch divided by that of a step.
+        ``degradation.<name>_share_of_step``: the time for a batch divided by the time for a step.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     patches = in_memory(scale=SCALE, batch_size=BATCH_SIZE, lr_patch_size=LR_PATCH_SIZE, device=device)

@@ -32,11 +32,11 @@ from sr_lab.training.data_module import StreamSampler, patch_loader
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16", "fp16"]
 
 MODELS = ("osffnet", "efrdn", "mren", "imfm", "edsr", "imdn")
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")  # the others are compared with the first
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")  # the first is the reference
 SCALE = 4
 BATCH_SIZE = 64
 LR_PATCH_SIZE = 64
-STEPS = 10  # steps of one run
+STEPS = 10  # steps in one run
 LR_SIZE = (180, 320)  # height and width of the latency benchmark's image, which x4 makes 1280x720
 _HALF: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -86,13 +86,13 @@ def forms(precisions: Sequence[Precision], *, compile: bool) -> list[Form]:
 
 
 def benchmarks(workspace: Path, device: str = "cuda") -> list[Benchmark]:
-    """Training, latency of one image and waiting for data, for each network; no benchmarks without a GPU.
+    """Training, latency of one image and waiting for data, for each network; empty without a GPU.
 
     A variant is built and compiled at its first call.
 
     Args:
         workspace: Folder for the training set of the data-wait benchmark.
-        device: ``cuda``; ``cpu`` shows that the code runs.
+        device: ``cuda``; ``cpu`` only shows that the code runs.
 
     Returns:
         For each model ``gpu_<model>.images_per_s.<form>``, ``ratio_to_fp32.<form>``, ``memory_mib.<form>``,
@@ -113,13 +113,13 @@ def _network(model: str) -> nn.Module:
 
 @dataclass(eq=False)
 class _Runs:
-    """Runs of one variant. If it fails (no kernel, too little memory), it has no figure and the others go on.
+    """Runs of one variant. If a run fails (no kernel, too little memory), only this variant has no figure.
 
     Args:
         prepare: Builds the function to run, at the first call.
-        benchmark: Name of its benchmark; functions of other benchmarks are dropped when it begins.
-        device: ``cuda`` is synchronised at both ends.
-        must: Whether an error is raised, as for the reference, which has to run.
+        benchmark: Name of its benchmark; the functions of other benchmarks are dropped when this one begins.
+        device: ``cuda`` is synchronised before and after a run.
+        must: Whether to raise an error, as for the reference, which has to run.
     """
 
     _built: ClassVar[list["_Runs"]] = []
@@ -153,7 +153,7 @@ class _Runs:
             for _ in range(STEPS):
                 self._run()
             self._wait()
-        except RuntimeError as error:  # from CUDA, memory, the compiler, or an unsupported operation
+        except RuntimeError as error:  # from CUDA, the allocator, the compiler, or an unsupported operation
             if self.must:
                 raise
             warnings.warn(f"{self.benchmark} does not run: {error}", stacklevel=2)
@@ -230,7 +230,7 @@ def _training_step(form: Form, build: Callable[[], nn.Module], device: str) -> C
 
 
 def _latency(model: str, device: str) -> Benchmark:
-    """Milliseconds for one image, eager and replayed as a CUDA graph."""
+    """Milliseconds for one image, run eagerly and replayed as a CUDA graph."""
     runs = {}
     for form in forms(PRECISIONS, compile=False):
         kinds: dict[str, Callable[..., Callable[[], object]]] = {str(form): _eager}
@@ -248,7 +248,7 @@ def _latency(model: str, device: str) -> Benchmark:
 
 
 def _eager(form: Form, build: Callable[[], nn.Module], device: str) -> Callable[[], Tensor]:
-    """The network on one image; with half precision its weights are cast once, not in every pass."""
+    """The network on one image; in half precision, its weights are cast once, not in every pass."""
     network = form.setting.apply(build().to(device).eval())
     lr = torch.rand(1, 3, *LR_SIZE, device=device)
     network, lr = network.to(form.half), lr.to(form.half)
@@ -263,7 +263,7 @@ def _eager(form: Form, build: Callable[[], nn.Module], device: str) -> Callable[
 
 
 def _graph(form: Form, build: Callable[[], nn.Module], device: str) -> Callable[[], None]:
-    """The same as a CUDA graph: a replay launches all kernels at once."""
+    """The same network as a CUDA graph: a replay launches all kernels at once."""
     run = _eager(form, build, device)
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
@@ -321,7 +321,7 @@ def _training_set(folder: Path) -> PatchDataset:
 
 @functools.cache
 def roofline_s(model: str, lr_shape: tuple[int, ...]) -> float | None:
-    """Least seconds of a forward pass in half precision on this GPU; ``None`` for an unknown card."""
+    """Shortest possible half-precision forward pass on this GPU, in seconds; ``None`` for an unknown card."""
     peaks = peaks_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if peaks is None:
         return None
@@ -330,5 +330,5 @@ def roofline_s(model: str, lr_shape: tuple[int, ...]) -> float | None:
 
 
 def peaks_of(device: str) -> Peaks | None:
-    """Data sheet limits of a card, by the name that CUDA reports."""
+    """Data sheet limits of a GPU, by the name that CUDA reports."""
     return next((peaks for name, peaks in PEAKS.items() if name in device), None)

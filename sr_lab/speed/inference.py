@@ -1,4 +1,4 @@
-"""Cost of tiles compared with the whole image, savings by folding, and speed of backends over eager torch."""
+"""Cost of tiles against the whole image, savings from folding, and speed of backends against eager torch."""
 
 import functools
 from collections.abc import Callable
@@ -23,25 +23,25 @@ FOLDED = ("ecbsr_m10c32", "span", "fmen_ntire", "efrdn", "a2f_sd")
 FOLDED_SIDE = 96
 EXPORTED = "osffnet"
 EXPORTED_SIDE = 128
-_PASSES = 3  # passes where one takes a second or less
+_PASSES = 3  # number of passes if one takes a second or less
 _MATRIX_SIDE = 2048  # large enough for the machine's full speed
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """Networks with fresh weights, which are as fast as trained ones.
+    """Benchmarks of networks with fresh weights, which are as fast as trained ones.
 
     Returns:
-        ``tiling.ratio_to_whole``: time in tiles divided by that of the whole image; ``tiling.planned``: the
-        same for the number of pixels read. ``fold.<network>_ratio_to_unfolded``: time folded over unfolded.
-        ``backend.<backend>_ratio_to_eager``: time of the folded network in eager torch divided by that of the
-        backend; ``backend.<backend or eager>_share_of_matmul``: its multiply-adds per second divided by
-        those of a large matrix product, which are an upper bound.
+        ``tiling.ratio_to_whole``: the time for tiles divided by the time for the whole image;
+        ``tiling.planned``: the same for the number of pixels read. ``fold.<network>_ratio_to_unfolded``: time
+        folded over unfolded. ``backend.<backend>_ratio_to_eager``: the folded network's time in eager torch
+        divided by its time in the backend; ``backend.<backend or eager>_share_of_matmul``: its multiply-adds
+        per second divided by those of a large matrix product, which is an upper bound.
     """
     return [_tiling(), _fold(), _backend(workspace)]
 
 
 def _tiling() -> Benchmark:
-    # Weights change the time only through denormal numbers, which fresh weights do not produce.
+    # Weights affect the time only through denormal numbers, which fresh weights do not produce.
     network = for_inference(Entry(TILED, SCALE).build().eval())
     in_tiles = Tiled(network, memory=TILE_MEMORY)
     lr = _image(network, TILED_SIDE)
@@ -92,13 +92,13 @@ def _image(network: nn.Module, side: int) -> Tensor:
 
 
 def _matmul() -> float:
-    """Seconds of the fastest of some products of two large matrices."""
+    """Seconds taken by the fastest of several products of two large matrices."""
     layer = nn.Linear(_MATRIX_SIDE, _MATRIX_SIDE, bias=False)
     return _seconds(layer, torch.rand(_MATRIX_SIDE, _MATRIX_SIDE), _PASSES)()
 
 
 def _seconds_by(network: nn.Module, backend: str, workspace: Path, lr: Tensor) -> Callable[[], float]:
-    """Measures a pass through a backend, which is prepared at the first call."""
+    """A function that measures a pass through a backend, which is prepared at the first call."""
 
     @functools.cache
     def prepared() -> Callable[[], float]:

@@ -24,20 +24,20 @@ Image8: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 SCALE = 4
 LR_PATCH_SIZE = 64
 BATCH_SIZE = 64
-NUM_IMAGES = 24  # images of our training set, and sub-images of the reference
+NUM_IMAGES = 24  # images in our training set, and sub-images in the reference
 IMAGE_SIZE = (1356, 2040)  # height and width of our images
-BATCHES = 200  # batches of one run with our loader
-PNG_BATCHES = 2  # batches of one run with the reference
+BATCHES = 200  # batches in one run with our loader
+PNG_BATCHES = 2  # batches in one run with the reference
 _READY = 4  # batches: two are ready, the worker is filling one, and one is spare
-_COPIED = 64 * 2**20  # bytes, more than a processor's caches hold
+_COPIED = 64 * 2**20  # bytes, more than fits in a processor's caches
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """The training set through a worker, compared with the usual training set and the machine's limit.
+    """Our training set in a worker, compared with the usual training set and the machine's limit.
 
     Returns:
         ``loader.pairs_per_s``; ``ratio_to_png``, relative to decoding two files per sample; and
-        ``share_of_memcpy``, relative to the rate at which one core copies as many bytes.
+        ``share_of_memcpy``, relative to the rate at which one core copies the same number of bytes.
     """
     ours = training_set(workspace, NUM_IMAGES, *IMAGE_SIZE, SCALE, LR_PATCH_SIZE)
     pngs = SubImages(workspace, scale=SCALE, lr_patch_size=LR_PATCH_SIZE, count=NUM_IMAGES)
@@ -85,7 +85,7 @@ class SubImages(Dataset[dict[str, Tensor]]):
         return len(self.pairs)
 
     def __getitem__(self, sample: int) -> dict[str, Tensor]:
-        """A uint8 pair of patches; the default collation stacks the pairs."""
+        """A pair of uint8 patches; the default collation stacks the pairs."""
         lr, hr = (np.asarray(Image.open(path)) for path in self.pairs[sample % len(self)])
         size, scale = self.lr_patch_size, self.scale
         top, left = (int(v) for v in np.random.default_rng(sample).integers(lr.shape[0] - size + 1, size=2))

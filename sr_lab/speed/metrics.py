@@ -1,4 +1,4 @@
-"""Cost of measuring: SSIM and PSNR against other libraries, a whole evaluation against its network alone."""
+"""Cost of measuring: SSIM and PSNR against other libraries, an evaluation against its network alone."""
 
 import tempfile
 import time
@@ -33,7 +33,7 @@ SIZES = (  # height and width of Set14's images
     *((288, 352), (512, 512), (512, 512), (512, 768), (512, 512), (656, 529), (391, 586)),
 )
 SIDE = 1024  # side of the pair of luma images, in pixels
-REPEATS = 3  # how often the pair is measured in one run
+REPEATS = 3  # number of times the pair is measured in one run
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
@@ -41,8 +41,9 @@ def benchmarks(workspace: Path) -> list[Benchmark]:
 
     Returns:
         ``ssim.ratio_to_skimage``, ``ssim.ratio_to_kornia`` and ``psnr.ratio_to_skimage``: how many times as
-        fast sr_lab is, all on the CPU; with a GPU ``ssim.gpu_ratio_to_skimage`` too; and
-        ``evaluate.share_outside_network``: share of an evaluation's time that is not spent in the network.
+        fast sr_lab is, all on the CPU; with a GPU, ``ssim.gpu_ratio_to_skimage`` too; and
+        ``evaluate.share_outside_network``: the share of an evaluation's time that is not spent in the
+        network.
     """
     sr, hr = _pair()
     arrays = sr.numpy()[0, 0], hr.numpy()[0, 0]
@@ -123,7 +124,7 @@ def network_alone(network: nn.Module, images: BenchmarkSet) -> float:
 
 
 class _Clock(lightning.Callback):
-    """Seconds of a test, pictures included: teardown comes after every callback's ``on_test_end``."""
+    """Seconds of a test, including pictures: teardown follows every callback's ``on_test_end``."""
 
     seconds = 0.0
 
@@ -146,7 +147,7 @@ def _pair() -> tuple[Tensor, Tensor]:
 
 
 def _images(workspace: Path) -> BenchmarkSet:
-    """Crops of photographs of Set14's sizes; small photographs are enlarged twofold first."""
+    """Crops of photographs in the sizes of Set14's images; small photographs are first enlarged twofold."""
     folder = workspace / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     photographs = [Image.fromarray(read_image(file)) for file in benchmark_photographs()]

@@ -16,12 +16,12 @@ _TIMEOUT = 300.0  # seconds
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """Commands compared with the imports that they cannot avoid, each in its own process.
+    """Benchmarks of commands against the imports that they cannot avoid, each in its own process.
 
     Returns:
         ``start.ratio_to_import``: from the command to the end of the first step (sample data, CPU, warm
-        cache) divided by ``import lightning`` and building the same model; ``first_step_s``, its time; and
-        ``help_ratio_to_import_hydra``.
+        cache) divided by ``import lightning`` and building the same model; ``first_step_s``, the time of that
+        command; and ``help_ratio_to_import_hydra``.
     """
     return [
         Benchmark(
@@ -51,10 +51,10 @@ def _seconds(*arguments: str) -> Callable[[], float]:
 
 
 def first_step(workspace: Path) -> float:
-    """Seconds from starting a training to the row that its first step writes; then the training is killed.
+    """Seconds from starting a training run to the row that its first step writes; then the run is killed.
 
     Raises:
-        RuntimeError: The training ended without a row.
+        RuntimeError: The training run ended without a row.
     """
     output = workspace / "outputs"
     settings = ("trainer=cpu", "budget=smoke", "steps=1", "resume=never", "run_name=start")
@@ -84,5 +84,5 @@ def first_step(workspace: Path) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, like the measuring process on few cores, and offline W&B, so that nothing is sent."""
+    """Use one thread, like the measuring process on few cores, and W&B offline, so that nothing is sent."""
     return {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}

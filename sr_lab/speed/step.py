@@ -31,14 +31,14 @@ from sr_lab.training.nan_policy import NanPolicy
 SCALE = 4
 BATCH_SIZE = 16
 LR_PATCH_SIZE = 48
-STEPS = 1  # steps of one run of the real network
-TINY_STEPS = 2000  # steps of one run of the tiny network
-_WARM_UP = 2  # steps before the clock starts, which allocate memory and the optimizer's state
+STEPS = 1  # steps in one run of the real network
+TINY_STEPS = 2000  # steps in one run of the tiny network
+_WARM_UP = 2  # steps before the clock starts, in which memory and the optimizer's state are allocated
 _ROW_INTERVAL = 50  # as in task=train
 
 
 def benchmarks(workspace: Path) -> list[Benchmark]:
-    """The step of a real network, and of a tiny network that shows the Trainer's own overhead.
+    """A real network's step, and the step of a tiny network that shows the Trainer's own overhead.
 
     Returns:
         ``step.ms`` and ``step.ratio_to_bare_loop`` of EDSR-baseline; ``step.overhead_ms`` of a tiny network.
@@ -103,8 +103,8 @@ class Timed:
 
     Args:
         batches: A list in memory, which is repeated, or an endless loader.
-        steps: Number of steps that are measured.
-        device: ``cuda`` is synchronised at both ends.
+        steps: Number of measured steps.
+        device: ``cuda`` is synchronised before and after the measured steps.
     """
 
     def __init__(self, batches: Iterable[PatchBatch], *, steps: int, device: str) -> None:
@@ -157,7 +157,7 @@ def with_trainer(
     device: str,
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true",
 ) -> float:
-    """Seconds per step of a training run as ``task=train`` sets it up, with its record and callbacks."""
+    """Seconds per step of a training run as ``task=train`` sets it up, with its records and callbacks."""
     module = SRModule(
         network,
         scale=scale,

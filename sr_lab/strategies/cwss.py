@@ -11,7 +11,7 @@ class Scale(nn.Module):
 
     Args:
         num_feat: Channels (C).
-        init: Initial value of alpha; below 1 it reduces the variance of the features.
+        init: Initial value of alpha; a value below 1 reduces the variance of the features.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.
@@ -31,7 +31,7 @@ class Scale(nn.Module):
 
 
 class CWSS(nn.Module):
-    """Scales the input of every residual unit of a host, for identity and residual alike (Eq. 8).
+    """Scales the input of every residual unit of a host, for both the identity and the residual (Eq. 8).
 
     Args:
         units: Number of residual units.
@@ -54,7 +54,7 @@ def apply(model: nn.Module, *, init: float = 0.9) -> nn.Module:
     """Add the strategy to a host.
 
     Args:
-        model: A network with ``residual_units``, or whose ``body`` consists of them.
+        model: A network with ``residual_units``, or one whose ``body`` consists of residual units.
         init: Initial value of alpha; the paper uses 0.9, with twice the host's learning rate.
 
     Returns:

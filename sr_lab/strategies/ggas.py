@@ -10,7 +10,7 @@ from sr_lab.strategies.host import attach, body_of, num_feat_of
 class GAB(nn.Module):
     """Global attention block (Fig. 3b): depthwise convolution, batch norm, ReLU, 1x1 convolution, sigmoid.
 
-    The whole network needs it once: one 7x7 depthwise and one 1x1 convolution.
+    The whole network needs only one: a 7x7 depthwise and a 1x1 convolution.
 
     Args:
         num_feat: Channels of F_0 (C).
@@ -59,13 +59,13 @@ class GGAS(nn.Module):
         self._attention: Tensor | None = None
 
     def watch(self, host: nn.Module) -> None:
-        """Register the hooks: bound methods, so that a deepcopy of the host gets its own."""
+        """Register the hooks as bound methods, so that a deepcopy of the host gets its own."""
         head, tail = host.get_submodule("head"), host.get_submodule("tail")
         head.register_forward_hook(self._look)
         for block in dict.fromkeys(body_of(host)):  # a block with tied weights occurs more than once
             block.register_forward_hook(self._gate)
         tail.register_forward_pre_hook(self._forget)
-        # A forward that fails must not leave a map either: deepcopy refuses tensors with a graph.
+        # A failing forward must not leave a map behind either: deepcopy refuses tensors with a graph.
         host.register_forward_hook(self._forget, always_call=True)
 
     def _look(self, head: nn.Module, inputs: tuple[Tensor, ...], shallow: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a strategy needs from its host, and where its parameters are stored."""
+"""What a strategy needs from its host, and where the strategy's parameters are stored."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -23,7 +23,7 @@ def body_of(model: nn.Module) -> list[nn.Module]:
     """The blocks of a host, in the order in which they run.
 
     Raises:
-        ConfigError: If there is no body, or it is empty.
+        ConfigError: If the host has no body, or an empty one.
     """
     blocks = list(cast(Iterable[nn.Module], _part(model, "body")))
     if not blocks:
@@ -58,7 +58,7 @@ def attach(model: nn.Module, name: str, strategy: nn.Module) -> None:
     """Register a strategy as ``model.strategy.<name>``.
 
     Raises:
-        ConfigError: If the model already has it, or has no head, body or tail.
+        ConfigError: If the model already has this strategy, or lacks a head, body or tail.
     """
     for part in ("head", "body", "tail"):
         _part(model, part)

@@ -6,7 +6,7 @@ from sr_lab.errors import ConfigError
 
 
 class DeconvUpsampler(nn.Module):
-    """One transposed convolution from features to image (deconvolution, as in IMFM's Table 3).
+    """One transposed convolution from features to an image (deconvolution, as in IMFM's Table 3).
 
     Kernel 2r - 1, stride r, padding r // 2; the output padding makes the size exact at every scale. It works
     at LR size throughout.

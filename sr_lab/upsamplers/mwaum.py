@@ -15,8 +15,8 @@ class MWAUM(nn.Module):
     """Upsampling module based on multi-scale weight allocation (IMFM, Sec. 2.2 and Eq. 3).
 
     It upscales in stages of 2 (one stage of 3 at x3). Each stage is a bilinear interpolation, then pixel
-    attention between two convolutions. The last stage runs at output size, which at x4 is most of the cost of
-    a lightweight network.
+    attention between two convolutions. The last stage runs at output size and, at x4, accounts for most of
+    the cost of a lightweight network.
 
     Args:
         num_feat: Input channels.
@@ -34,7 +34,7 @@ class MWAUM(nn.Module):
 
     Note:
         Stated: attention and interpolation between two convolutions. Inferred: the stages and u = 24 (as in
-            PAN), fitted to the printed counts. Not stated in the paper; chosen here: ``align_corners=False``.
+        PAN), fitted to the printed counts. Not stated in the paper; chosen here: ``align_corners=False``.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ class RBWAUpsampler(nn.Module):
     """A chain of RBWAs and a Conv3x3 to the image (MREN, Fig. 1, Eqs. 3 and 4 without the image skip).
 
     Each stage works at its output size, so this tail costs more than a lightweight body: with 60 features at
-    x4 it takes 38.1 G multiply-adds for a 1280x720 image, the sub-pixel tail 1.5 G.
+    x4 it takes 38.1 G multiply-adds for a 1280x720 image, while the sub-pixel tail takes 1.5 G.
 
     Args:
         num_feat: Input channels (C).
@@ -28,8 +28,8 @@ class RBWAUpsampler(nn.Module):
 
     Note:
         Fitted to the printed counts: the first stage keeps C channels, the second halves them. Not stated in
-        the paper; chosen here: later stages (x8, x16) halve them again, ``align_corners=False``, and x3 as
-        x2, then x1.5, as in the same authors' PMDN, whose count fits.
+        the paper; chosen here: later stages (x8, x16) halve them again, ``align_corners=False``, and two
+        stages at x3, x2 and then x1.5, as in the same authors' PMDN, whose count fits.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:
@@ -61,14 +61,14 @@ class RBWA(nn.Module):
 
     Args:
         num_in_ch: Input channels.
-        num_out_ch: Output channels, also between the convolutions.
+        num_out_ch: Channels of the output and between the convolutions.
         factor: Upscaling factor; factor * H and factor * W must be integers.
 
     Shape:
         ``(N, num_in_ch, H, W)`` -> ``(N, num_out_ch, factor * H, factor * W)``.
 
     Note:
-        Inferred: a GELU after the attention, where PMDN has its activation.
+        Inferred: a GELU after the attention, the position of PMDN's activation.
     """
 
     def __init__(self, num_in_ch: int, num_out_ch: int, *, factor: float) -> None:

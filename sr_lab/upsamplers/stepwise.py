@@ -6,7 +6,7 @@ from sr_lab.errors import ConfigError
 
 
 def steps_to(scale: int) -> list[int]:
-    """The factor of each step to a scale: one step of 3 at x3, else steps of 2.
+    """The upscaling factor of each step: one step of 3 at x3, else steps of 2.
 
     Args:
         scale: Upscaling factor r: 3, or a power of 2.
@@ -30,7 +30,7 @@ class StepwiseUpsampler(nn.Sequential):
         num_out_ch: Channels of the image, 3 or 1.
         scale: Upscaling factor r: 3, or a power of 2.
         groups: Groups of the convolutions before the shuffles (4 in CARN-M).
-        act: Put a ReLU between convolution and shuffle (CARN).
+        act: Put a ReLU between each convolution and its shuffle (CARN).
 
     Shape:
         ``(N, num_feat, H, W)`` -> ``(N, num_out_ch, rH, rW)``.

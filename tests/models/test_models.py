@@ -139,7 +139,7 @@ def test_the_smallest_allowed_image_passes_and_a_smaller_one_is_refused(model):
     size = net.min_size
     assert net(lr[:1, :, :size, :size]).isfinite().all()
     if size > 1:
-        with pytest.raises(ConfigError, match=f"at least {size}x{size} pixels, got {size}x{size - 1}"):
+        with pytest.raises(ConfigError, match=f"at least {size}x{size} pixels, got {size - 1}x{size}"):
             net(lr[:1, :, :size, : size - 1])
 
 

@@ -111,7 +111,7 @@ def test_a_job_knows_its_row_and_no_longer_needs_the_list_of_rows(row):
     config = row(1)
     assert (config.row, config.rows, config.row_label) == (None, {}, "w/o attention")
     assert config.table is not None
-    assert config.table.model_dump() == {"paper": "osffnet", "name": "table2"}
+    assert (config.table.paper, config.table.name) == ("osffnet", "table2")
     written = OmegaConf.create(to_yaml(config))
     from sr_lab.config.compose import load
 
@@ -571,7 +571,8 @@ def test_a_failed_job_is_started_again_only_on_request(sweeps):
 def test_the_results_of_a_job_contain_its_row_and_table(sweeps):
     for label in ("finished", "killed", "kills"):
         values = sweeps["folders"][label].read_metrics()
-        assert (values["row"], values["table"]) == (label, {"paper": "osffnet", "name": "table2"})
+        assert values["row"] == label
+        assert values["table"].items() >= {"paper": "osffnet", "name": "table2"}.items()
         assert values["run"] == f"imdn_x4_{label}_smoke_num_block-1"
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import MSWA
 from sr_lab.layers.network import SRNetwork, check_choice, through
+from sr_lab.layers.precision import widened
 from sr_lab.types import UpsamplerFactory
 from sr_lab.upsamplers.mwaum import MWAUM
 
@@ -242,9 +243,9 @@ class CAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weight rows and columns."""
         height, width = x.shape[-2:]
-        dtype = torch.promote_types(x.dtype, torch.float32)  # sums over an image need float32 at least
-        rows = x.mean(dim=3, keepdim=True, dtype=dtype)  # (N, C, H, 1), Eq. 7
-        columns = x.mean(dim=2, keepdim=True, dtype=dtype).transpose(2, 3)  # (N, C, W, 1), Eq. 8
+        wide = widened(x)  # sums over an image need float32 at least
+        rows = wide.mean(dim=3, keepdim=True)  # (N, C, H, 1), Eq. 7
+        columns = wide.mean(dim=2, keepdim=True).transpose(2, 3)  # (N, C, W, 1), Eq. 8
         both = torch.cat((rows, columns), dim=2).to(x.dtype)  # (N, C, H + W, 1)
         rows, columns = self.act(self.squeeze(both)).split((height, width), dim=2)  # Eq. 9
         row_weights = self.excite_rows(rows).sigmoid()  # (N, C, H, 1), Eq. 10

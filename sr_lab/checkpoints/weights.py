@@ -37,7 +37,7 @@ def _named_as_ours(network: nn.Module, forms: Forms, state: Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far the weights of a checkpoint are those of a network, in the nearest form.
+    """How closely the weights of a checkpoint match those of a network, in the nearest form.
 
     Args:
         fits: Whether names and shapes are equal.

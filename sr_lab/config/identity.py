@@ -258,8 +258,8 @@ def register_resolvers(complete: Complete | None = None) -> None:
     """Register these resolvers, which ``conf/`` uses.
 
     Args:
-        complete: Adds to a configuration what identifies an evaluation and only higher packages can find out:
-            the network of its checkpoint and its images.
+        complete: Adds to a configuration those parts of an evaluation's identity that only higher packages
+            can find out: the network of its checkpoint and its images.
     """
     _complete[:] = [] if complete is None else [complete]
     for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):

@@ -82,7 +82,7 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
 
     Args:
         folder: The run folder.
-        overrides: The command line of the job; paths in it are passed on (`typed_again`).
+        overrides: The command line of the job; only those that `typed_again` selects are passed on.
     """
     return [
         *(sys.executable, "-m", "sr_lab"),

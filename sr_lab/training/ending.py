@@ -61,7 +61,7 @@ class SaveLast(Checkpoint):
         self.signals = signals
         self._group: distributed.ProcessGroup | None = None
         self._exchange: tuple[distributed.Work, Tensor] | None = None
-        self._ends = 0  # the signal at which the training ends
+        self._ends = 0  # the signal that ends the training; 0 if none
         self._validation_due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

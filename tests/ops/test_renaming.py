@@ -48,7 +48,7 @@ def test_our_names_convert_to_theirs_and_back(option):
 
 
 @pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
-def test_no_weight_of_another_scale_is_lost_on_the_way(option):
+def test_no_weight_is_lost_when_a_checkpoint_of_another_scale_is_renamed(option):
     """A tail in steps has more convolutions at x4 than at x2, and no two may become one."""
     nets = {scale: forms(option, scale)[0] for scale in SCALES}
     for scale, other in ((4, 2), (2, 3), (3, 4)):

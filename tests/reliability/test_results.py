@@ -5,7 +5,7 @@ import pytest
 from tests.reliability import results
 
 
-def test_the_stored_results_report_no_loss():
+def test_the_stored_results_report_no_lost_data():
     rows = results.read()
     assert [row for row in rows if int(row["lost"]) > 0] == []
 

@@ -119,7 +119,7 @@ def steps_of(folder: Path) -> list[int]:
 
 
 def wait_for_a_step(folder: Path, behind: int = 0) -> None:
-    """Wait until the record has a step after ``behind``."""
+    """Wait until the record has a step greater than ``behind``."""
     until = time.monotonic() + 120
     while max(steps_of(folder), default=0) <= behind:
         assert time.monotonic() < until

@@ -287,7 +287,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, whole, share):
 
 
 def header(**changed: object) -> bytes:
-    """A safetensors file of the network with one field of the header entry of its weight changed."""
+    """A safetensors file of the network; ``changed`` replaces fields in the header's entry for ``weight``."""
     weight = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} | changed
     return hostile.safetensors(
         {"weight": weight, "bias": {"dtype": "F32", "shape": [2], "data_offsets": [24, 32]}}, bytes(32)

@@ -323,7 +323,7 @@ def test_tiling_starts_after_the_memory_of_the_whole_image_is_freed(kind, text):
         features: weakref.ref[Tensor] | None = None
 
         def forward(self, lr: Tensor) -> Tensor:
-            if lr.device.type == "meta" or lr.dtype == torch.float64:  # the reach is being measured
+            if lr.device.type == "meta" or lr.dtype == torch.float64:  # `footprint.reach` is measuring
                 return super().forward(lr)
             assert self.features is None or self.features() is None
             if lr.shape[-1] > 16:

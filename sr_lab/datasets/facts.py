@@ -198,7 +198,7 @@ def as_published(set_name: str, files: Sequence[Path]) -> str:
         return f"{set_name}, {right} of {len(facts()[set_name])} as published{remark}"
     says = [f"{number} image{'s' * (number > 1)} {_KINDS[kind]}" for kind, number in kinds.most_common()]
     says += [f"{len(absent)} missing"] if absent else []
-    says += [f"{len(twice)} there twice"] if twice else []
+    says += [f"{len(twice)} present twice"] if twice else []
     says += [f"{right} as published"] if right else []
     return f"not the published {set_name}: {', '.join(says)}"
 

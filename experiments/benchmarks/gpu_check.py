@@ -5,9 +5,9 @@
     python experiments/benchmarks/gpu_check.py --device cpu           try the script itself, at small sizes
 
 Each item runs in its own process with its own time limit, and adds a line to ``--out`` when it ends: name,
-outcome (ok, failed, skipped, timed out), seconds, figures. What items print is in the log next to it. Set5
+outcome (ok, failed, skipped, timed out), seconds, figures. The items' output is in the log next to it. Set5
 needs ``--data``, which has ``benchmarks/Set5/HR``, and ``--weights``, a folder of official checkpoints. The
-script can be cut at any time. It exits with 1 if an item failed or timed out.
+script can be interrupted at any time. It exits with 1 if an item failed or timed out.
 """
 
 import argparse
@@ -76,7 +76,7 @@ if __name__ != "__main__":  # an item's process, or a training run that builds a
 class Place(NamedTuple):
     """Where an item runs."""
 
-    folder: Path  # the item's own; its parent folder has the cache that all items share
+    folder: Path  # the item's own folder; its parent has the cache that all items share
     device: str  # cuda or cpu
     data: Path  # has benchmarks/Set5/HR
     weights: Path  # has official checkpoints
@@ -95,7 +95,7 @@ SMALL = "+model.num_feat=16 +model.num_block=1 "
 
 
 def launch(place: Place, name: str, settings: str, *, kill: bool = False) -> tuple[int, str]:
-    """Run a short training in the folder ``name``; ``settings`` replace the usual settings.
+    """Run a short training job in the folder ``name``; ``settings`` replace the usual settings.
 
     Returns:
         The run's exit code and its output. With ``kill``, the run is killed at its first checkpoint.
@@ -124,7 +124,7 @@ def launch(place: Place, name: str, settings: str, *, kill: bool = False) -> tup
 
 
 def train(place: Place, name: str, settings: str, *, says: str = "") -> dict[str, Any]:
-    """Run a training that must succeed and print ``says``; returns ``metrics.json``."""
+    """Run a training job that must succeed and print ``says``; returns ``metrics.json``."""
     code, printed = launch(place, name, settings)
     assert code == 0, f"exit code {code}: {printed.strip()[-300:]}"
     assert says in printed, f"the run did not say {says!r}"
@@ -234,7 +234,7 @@ def deterministic(place: Place) -> str:
 
 
 def ddp(place: Place) -> str:
-    """DDP with one process: the table has the parameters of the folded network (GGAS, EFRDN: batch norms)."""
+    """With DDP, the table counts the folded network's parameters (GGAS and EFRDN have batch norms)."""
     network = Entry("efrdn", 2).build() if place.on_gpu else Entry("imdn", 2).build(num_feat=16, num_block=1)
     expected = num_params(fold(ggas.apply(network).eval()))
     settings = "strategy=ggas trainer=ddp trainer.devices=1 steps=4 validation.interval=4 "
@@ -362,7 +362,7 @@ def little_memory(place: Place, megabytes: int) -> Iterator[None]:
 
 
 def full_memory(place: Place) -> str:
-    """With full memory, an image is measured in tiles, and a training ends with a sentence."""
+    """When memory is full, an image is measured in tiles, and a training run ends with a clear error."""
     network = Entry("imdn", 2).build(**({} if place.on_gpu else {"num_feat": 16, "num_block": 1}))
     module = SRModule(network.to(place.device), scale=2, protocol=PROTOCOLS["rgb_uint8"])
     lr = torch.rand(1, 3, 1400, 1400, device=place.device)
@@ -423,7 +423,7 @@ def run(name: str, place: Place, log: Path, limit: float) -> tuple[str, str]:
     assert process.pid is not None
     try:
         process.join(limit)
-    finally:  # even at Ctrl-C, end the item and what it has started
+    finally:  # even on Ctrl-C, end the item and the processes that it started
         code = process.exitcode
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

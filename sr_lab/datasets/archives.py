@@ -74,7 +74,7 @@ def unpack(archive: Path, target: Path, *, members: str) -> list[Path]:
                     shutil.copyfileobj(source, file)
     except DataError:
         raise
-    except Exception as error:  # zipfile and tarfile raise many types for broken files, even EINVAL
+    except Exception as error:  # zipfile and tarfile raise many exception types for broken files
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # a disk error
         raise DataError(f"archive: {archive.name} is broken or not an archive: {error}") from error

@@ -108,7 +108,7 @@ def identify(pixels: NDArray[np.uint8]) -> Fact | None:
 
 
 def expected(stem: str, set_name: str) -> Fact | None:
-    """The image of a set that a file is named after: by its name, or else by its number (`numbered`)."""
+    """The image of a set that a file is named after, found by name, or else by number (`numbered`)."""
     return _named(stem, set_name) or numbered(stem, set_name)
 
 

@@ -7,7 +7,7 @@ from sr_lab.datasets.images import image_size, list_images
 from sr_lab.datasets.names import forms, of_role, pairs
 from sr_lab.errors import DataError
 
-_SHOWN = 3  # images that an error names
+_SHOWN = 3  # maximum number of images that an error lists
 
 
 def lr_partners(hr_files: Sequence[Path], lr_dir: Path, scale: int, *, where: str) -> list[Path]:

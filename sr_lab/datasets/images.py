@@ -63,7 +63,7 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
-_SHOWN = 3  # sub-folders with images that an error names
+_SHOWN = 3  # maximum number of sub-folders that an error lists
 
 
 def _instead_of(folder: Path) -> str:

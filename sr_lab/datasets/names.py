@@ -98,7 +98,7 @@ def of_role(files: Sequence[Path], role: Role) -> list[Path]:
 
 
 def pairs(hr_files: Sequence[Path], others: Sequence[Path], scale: int | None = None) -> Pairs:
-    """Find the HR image of each LR or SR image: the one whose name matches after removing the fewest marks.
+    """Match each LR or SR image to an HR image by name, removing as few marks from the names as possible.
 
     If no name matches, the images may all have the same addition, such as the name of a program.
 
@@ -142,7 +142,7 @@ def _nearest(file: Path, by_form: Mapping[str, list[tuple[Path, int]]], scale: i
 def _with_addition(
     others: Sequence[Path], by_form: Mapping[str, list[tuple[Path, int]]]
 ) -> dict[Path, list[Path]]:
-    """The HR images that other names begin with, if the rest of those names is the same in all."""
+    """The HR images whose names begin the other names, if all those names have the same ending."""
     fitting: dict[Path, list[Path]] = {}
     additions = set()
     for file in others:

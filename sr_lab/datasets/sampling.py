@@ -1,4 +1,4 @@
-"""Which image, patch and flip a sample gets: a function of only the seed and the sample number.
+"""Choose the image, patch and flip of a sample from nothing but the seed and the sample number.
 
 Since there is no state, a resumed run sees the same samples, and so does a run with more workers or devices.
 The random numbers come from SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) and are the same on every platform.

@@ -111,7 +111,7 @@ class RFDB(nn.Module):
 
 
 def stage_fusion(num_feat: int, num_block: int) -> nn.Sequential:
-    """The layers with which IMDN and RFDN fuse the outputs of all blocks: Conv1x1, LeakyReLU, Conv3x3.
+    """The layers that fuse the outputs of all blocks in IMDN and RFDN: Conv1x1, LeakyReLU, Conv3x3.
 
     Args:
         num_feat: Channels of each block and of the result (C).

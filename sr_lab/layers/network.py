@@ -1,4 +1,4 @@
-"""The attributes with which a network describes itself, and their defaults."""
+"""The attributes that describe a network, and their defaults."""
 
 from collections.abc import Iterable
 

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether a layer is a batch norm, plain, synchronised, or as Lightning converts one back."""
+    """Whether a layer is a batch norm (plain, synchronised, or converted back by Lightning)."""
     return isinstance(module, _BatchNorm)
 
 

@@ -17,7 +17,7 @@ from sr_lab.protocol import PROTOCOLS, Protocol
 
 Colour: TypeAlias = Literal["y", "rgb"]
 
-_SHOWN = 3  # number of files that an error names
+_SHOWN = 3  # maximum number of files that an error lists
 
 # Ways to measure a result whose LR image is unknown; here ``rgb_double`` would equal ``rgb_uint8``.
 _WAYS = (PROTOCOLS["rgb_uint8"], PROTOCOLS["classic_y"], Protocol(name="rgb", colour="rgb"))

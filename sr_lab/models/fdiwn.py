@@ -126,8 +126,8 @@ class WDIB(nn.Module):
 
     Args:
         num_feat: Input and output channels (C), even.
-        expansions: Inner widths, as multiples of the input's width: of a WIRW, of the WCRW that widens, and
-            of the WCRW that fuses.
+        expansions: Inner widths of a WIRW, of the WCRW that widens and of the WCRW that fuses, as multiples
+            of the input's width.
 
     Shape:
         ``(N, C, H, W)`` -> the same shape.

@@ -127,7 +127,7 @@ class NormConv(RepConv):
     def branches(self, x: Tensor) -> Tensor:
         """Normalise, pad, convolve, normalise."""
         normed = F.pad(self.norm_in(x), (1, 1, 1, 1))
-        # The border is filled with the value to which the norm maps zero at inference, even during training.
+        # The border is filled with the norm's output for zero at inference, even during training.
         _, shift = _affine(self.norm_in)
         border = 1 - F.pad(torch.ones_like(x[:1, :1]), (1, 1, 1, 1))
         out: Tensor = self.conv(normed + border * shift[:, None, None])

@@ -55,7 +55,7 @@ class MAFFSRN(SRNetwork):
 
 
 class FFG(nn.Module):
-    """Feature fusion group (MAFFSRN): four MABs in a row, whose outputs are fused one after the other.
+    """Feature fusion group (MAFFSRN): four MABs in a row, with their outputs fused one by one.
 
     Args:
         num_feat: Input and output channels.

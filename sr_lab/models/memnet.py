@@ -46,7 +46,7 @@ class MemNet(SRNetwork):
         biases. ``original`` follows the authors' prototxt, with biases, and separate batch norms for each
         recursion around the tied convolutions. Its printed 677 K count only convolution weights.
         Both are initialised as in the authors' prototxt. Left out: the outputs of the earlier blocks, which
-        the authors train and average, and the learning rate of their biases, a tenth of the other weights'.
+        the authors train and average, and their ten times lower learning rate for biases.
     """
 
     multi_adds_rule = "conv"

@@ -145,7 +145,7 @@ def _values_out(*_inputs: object, out_shape: Sequence[int], **_settings: object)
 
 
 def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
-    """What torchinfo counts: a layer's parameters per call, a convolution's per output position."""
+    """Count as torchinfo does: parameters once per call or, for convolutions, per output position."""
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -163,7 +163,7 @@ def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
 
 
 def _op_counter_count(model: nn.Module, channels: int) -> int:
-    """What an early pytorch-OpCounter counts, but counted per operator instead of per layer."""
+    """Count as an early pytorch-OpCounter does, but per operator instead of per layer."""
     aten = torch.ops.aten
     formulas = {
         aten.convolution: _op_counter_convolution,

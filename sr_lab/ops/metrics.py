@@ -9,7 +9,7 @@ SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _C1 = 0.01**2  # (K1 * data range)^2
 _C2 = 0.03**2
-# Number of pixels whose four moments (2 MB) stay in a core's cache during the window's 22 passes over them.
+# Pixels to process at once: their four moments (2 MB) stay in a core's cache during the window's 22 passes.
 _CACHED = 2**16
 
 

@@ -1,4 +1,4 @@
-"""Names of weights in the checkpoints that a network's authors published: tables for both directions."""
+"""Translate names of weights between our networks and the checkpoints that authors published."""
 
 import re
 import sys
@@ -105,7 +105,7 @@ def official_state(network: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _shared(renamed: Mapping[str, str | None]) -> list[str]:
-    """The renamed names whose new name belongs to another weight too."""
+    """The changed names that would become the same name as another weight's."""
     counts = Counter(renamed.values())
     return [old for old, new in renamed.items() if new not in (None, old) and counts[new] > 1]
 

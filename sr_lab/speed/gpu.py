@@ -119,7 +119,7 @@ class _Runs:
         prepare: Builds the function to run, at the first call.
         benchmark: Name of its benchmark; the functions of other benchmarks are dropped when this one begins.
         device: ``cuda`` is synchronised before and after a run.
-        must: Whether to raise an error, as for the reference, which has to run.
+        must: Whether a failed run raises an error; true for the reference.
     """
 
     _built: ClassVar[list["_Runs"]] = []

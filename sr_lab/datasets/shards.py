@@ -168,7 +168,7 @@ def _store(url: str) -> tuple["fsspec.AbstractFileSystem", str]:
             f"{', '.join(f'{store}://' for store in _STORES[1:-1])}"
         )
     try:
-        options = {} if kind == "memory" else {"skip_instance_cache": True}  # a cached instance hangs after a fork
+        options = {} if kind == "memory" else {"skip_instance_cache": True}  # a cached one hangs after a fork
         store, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise ConfigError(f"dataset.shards_dir: {url!r} needs another package: {error}") from error

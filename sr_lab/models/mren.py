@@ -36,7 +36,7 @@ class MREN(SRNetwork):
         num_block: Number of MREBs (n); Table 1 compares 3 to 8.
         scacb: Which parts the SCACBs have (Table 3), see ``SCACB``.
         scacb_exchange: How the two parts of a SCACB exchange their maps, see ``SCACB``.
-        communication_weight: Weight of the previous attention map in a DRACB's own (W), 0 to 1 as in Table 2;
+        communication_weight: Weight of the previous attention map in a DRACB (W), 0 to 1 as in Table 2;
             0 is a DRACB without its jump connection (Table 4).
         dracb_sigmoid: Whether a DRACB weights its map by the sigmoid of itself (Table 4).
         dracb_message: Which map a DRACB passes on, see ``DRACB``.

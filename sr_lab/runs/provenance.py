@@ -80,7 +80,7 @@ def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, res
     """Record which images a run is trained on, and compare them with those of earlier runs.
 
     The hash of a run covers the names and sizes of its files, so different images make a different run. If
-    images were replaced by others of the same size, only their pixels reveal it.
+    an image was replaced by another with the same name and size, only its pixels reveal it.
 
     Args:
         config: Configuration of the training run.

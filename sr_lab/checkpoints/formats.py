@@ -24,7 +24,7 @@ _END = b"PK\x05\x06"  # start of the last record of a zip archive, which has 22 
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file begins with eight bytes for the length of a JSON header and then the header."""
+    """Whether a file begins like safetensors, with eight bytes for the length of a JSON header."""
     with file.open("rb") as content:
         head = content.read(9)
     return head[8:] == b"{"

@@ -24,7 +24,7 @@ class NamedScale:
 
 
 def named_scale(path: Path) -> NamedScale | None:
-    """The scale in the name of a file, or else in the name of one of the three folders around it.
+    """The scale in a file's name, or else in the name of one of three folders around it, nearest first.
 
     A name with several scales (``vdsr_x2_x4``) gives none, and folders further out are then ignored.
     """

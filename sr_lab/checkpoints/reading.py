@@ -159,7 +159,7 @@ def _check_zip(file: Path, key: str) -> None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a dense tensor with its data in memory; others can claim a terabyte in a few bytes."""
+    """Whether a value is a dense tensor with all its data in memory; a small file can claim a huge tensor."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

@@ -82,7 +82,7 @@ class Table(_Strict):
 
     paper: str
     name: str
-    fine_tuned: list[str] = []  # rows that the paper fine-tunes at x3 and x4 from its x2 network
+    fine_tuned: list[str] = []  # rows that the paper trains at x3 and x4 from its x2 network (init_ckpt)
 
 
 class Sweep(_Strict):
@@ -204,7 +204,7 @@ OF_TRAINING = (
 
 
 class EvaluateConfig(CheckpointConfig):
-    """``task=evaluate``; defaults replace the settings that its ``config.yaml`` leaves out (`OF_TRAINING`)."""
+    """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (`OF_TRAINING`)."""
 
     explain: bool
     schedule: Schedule = Schedule(interval="step", scheduler={})

@@ -59,7 +59,7 @@ def _described(node: Mapping[str, object]) -> str:
 
 
 def changed(run: Run) -> list[str]:
-    """Changes to the recipe of a row, with which results cannot match the paper's.
+    """Changes to the recipe of a row that keep its results from matching the paper's.
 
     These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
     folders. Training from scratch where the paper starts from its x2 network counts too.

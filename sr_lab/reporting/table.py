@@ -69,7 +69,7 @@ class Cell:
         if self.text:
             return f"{self.text} {self.mark}".rstrip()
         number = fixed(self.value, column.decimals)
-        if self.std and self.count >= min_count:  # zero for a parameter count, which is the same for each seed
+        if self.std and self.count >= min_count:  # zero for a parameter count, equal for all seeds
             number += f" ± {fixed(self.std, column.decimals)}"
         if column.with_gain and self.gain is not None:
             number += f" ({signed(self.gain, column.decimals)})"

@@ -164,7 +164,7 @@ def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """The settings that differ, before and now, without derived ones (``optimizer.lr``)."""
+    """The settings that differ, before and now, without derived settings (``optimizer.lr``)."""
     pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
     pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     top = [pair for key, pair in pairs.items() if "." not in key]

@@ -267,7 +267,7 @@ def _pruner(settings: HparamsSearch, config: TrainConfig) -> BasePruner:
 
 
 def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
-    """The sampler of one trial; seeded with the seed alone, a resumed search would draw the same values again."""
+    """The sampler of one trial; with the seed alone, a resumed search would draw the same values again."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if settings.sampler == "random":
         return RandomSampler(seed=own)

@@ -294,7 +294,7 @@ class Queue:
         several = self.settings.jobs > 1
         self.say(job, f"{'resumed' if state == 'interrupted' else 'started'}" if several else "")
         slot = self.free.pop(0)
-        # Each job has a process group, so Ctrl-C reaches only the sweep, which kills what a killed job leaves.
+        # Each job has a process group: Ctrl-C reaches only the sweep, which kills what a killed job leaves.
         with folder.log.open("ab") if several else contextlib.nullcontext() as log:
             process = subprocess.Popen(
                 command(folder.path, job.overrides),

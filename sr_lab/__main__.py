@@ -64,7 +64,7 @@ class CommandLine:
             self.errors.append(error)
 
     def composed(self, configuration: DictConfig) -> None:
-        """Called when Hydra has composed a configuration whose ``hydra`` node has passed the guard."""
+        """Called with each composed configuration once its ``hydra`` node has passed the guard."""
         self.checked = True
         if not launchers.is_basic(configuration.hydra):
             interrupts.as_exception()  # the launcher has processes to terminate

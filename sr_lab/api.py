@@ -51,9 +51,9 @@ def load(
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
         backend: What runs the network, see `sr_lab.inference.backends.run_by`; all backends but ``eager`` are
             for inference only.
-        note: Called with a sentence if the scale was taken from the file's name or differs from it, since
-            some networks have the same weights at several scales, or if the weights are in half precision.
-            The default issues a warning.
+        note: Called with a sentence if the scale was taken from the file's name or differs from it (the
+            weights of some networks have the same shapes at several scales), or if the weights are in half
+            precision. The default issues a warning.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1] -> ``(N, C, rH, rW)``, not clamped; its ``colour`` names the channels.
@@ -103,15 +103,15 @@ def upscale(
             and is cached until the weights or modules of the network change.
         tile: See `sr_lab.inference.tiling.Tiled`; ``model`` may also be a `Tiled`.
         progress: Called with the finished share of the image after each tile; not called for a tensor.
-        note: Called with a sentence if the result has less depth than the image, since Pillow has only 8-bit
-            colours, or has lost its colour profile. The default issues a warning.
+        note: Called with a sentence if the result has a lower bit depth than the image, since Pillow has only
+            8-bit colours, or lacks its colour profile. The default issues a warning.
 
     Returns:
         An image of the same kind, ``scale`` times as large, with integers rounded half up; for a file, a
         Pillow image.
 
     Raises:
-        DataError: The image is of another kind.
+        DataError: The image is of none of these kinds.
         ConfigError: The tile is too small for the network.
     """
     if not isinstance(model, nn.Module):

@@ -60,7 +60,7 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
 
 
 def at_once(path: str, flags: int) -> int:
-    """Opener for ``open`` that lets a named pipe in a stranger's folder read as empty instead of blocking."""
+    """Opener for ``open`` with which a stranger's named pipe reads as empty instead of blocking."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -157,7 +157,7 @@ def check_yaml(text: str) -> None:
                 anchor, size = levels.pop()
                 sizes |= {anchor: size} if anchor else {}
             elif isinstance(event, yaml.AliasEvent):
-                size = sizes.get(event.anchor or "", _MAX_NODES + 1)  # not closed yet: it contains itself
+                size = sizes.get(event.anchor or "", _MAX_NODES + 1)  # not closed yet, so it contains itself
             else:
                 size = int(isinstance(event, yaml.ScalarEvent))
             levels[-1] = (levels[-1][0], levels[-1][1] + size)

@@ -32,7 +32,7 @@ class Protocol:
             point, one channel (``luma``); or an 8-bit RGB LR image comes with the HR image (``given``).
         border: How `imresize` extends the HR image beyond its edges.
         grey: A file with one channel counts as an RGB image with equal channels (``rgb``), or its values
-            0..255 are the luma (``luma``). The former gains 1.32 dB in the studio range.
+            0..255 are the luma (``luma``). In the studio range, ``rgb`` gives 1.32 dB more.
         reproduces: Whose published figures it reproduces; empty if unknown.
 
     Raises:
@@ -242,7 +242,7 @@ PROTOCOLS: dict[str, Protocol] = {
             grey="luma",
             reproduces="SRCNN, VDSR, FSRCNN and the bicubic rows of Set5, Set14, B100 and Urban100",
         ),
-        # MATLAB's own functions on 8-bit images throughout.
+        # Uses MATLAB's own functions on 8-bit images throughout.
         Protocol(name="matlab_uint8", round_luma=True, reproduces="the bicubic row of Manga109"),
     )
 }

@@ -64,7 +64,7 @@ class RunFolder:
         """Set aside the checkpoints of an earlier attempt, and remove its record.
 
         Args:
-            job: The Slurm or torchrun job, which may start this command again: see `started_over_by`.
+            job: The Slurm or torchrun job, which may start this command again (see `started_over_by`).
         """
         # An attempt killed before its first save leaves no checkpoint to replace those set aside.
         if any((self.checkpoints / name).exists() for name in ("last.ckpt", "previous.ckpt")):
@@ -294,7 +294,7 @@ def read_index(parent: Path) -> list[Listed]:
 
 
 def write_index(parent: Path, jobs: Sequence[Listed]) -> None:
-    """Write ``sweep.json``: these jobs, and those of earlier sweeps whose folders still exist."""
+    """Write these jobs to ``sweep.json``; earlier sweeps' jobs stay in it while their folders exist."""
     given = {(job.folder, job.label) for job in jobs}
     kept = [
         job

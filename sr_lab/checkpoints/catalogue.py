@@ -15,7 +15,7 @@ from sr_lab.config.compose import model_node, model_options
 from sr_lab.errors import CheckpointError
 
 SCALES = (2, 3, 4)
-_ALIKE = 0.5  # minimum share of common names between a checkpoint and the network that it may be meant for
+_ALIKE = 0.5  # minimum share of names that a checkpoint and the network it may be meant for have in common
 
 
 @dataclass(frozen=True)

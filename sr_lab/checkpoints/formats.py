@@ -20,11 +20,11 @@ _FOREIGN = (
     (b"\x93NUMPY", f"is a NumPy array; {_ALLOWED}"),
     (b"\x89PNG", f"is an image; {_ALLOWED}"),
 )
-_END = b"PK\x05\x06"  # begins the last record of a zip archive: 22 bytes and a comment
+_END = b"PK\x05\x06"  # start of the last record of a zip archive, which has 22 bytes and a comment
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file begins like safetensors: eight bytes with a JSON header's length, then the header."""
+    """Whether a file begins like safetensors, with eight bytes for the length of a JSON header."""
     with file.open("rb") as content:
         head = content.read(9)
     return head[8:] == b"{"
@@ -38,7 +38,7 @@ def refuse_foreign(file: Path, key: str) -> None:
         key: The setting that names it, for error messages.
 
     Raises:
-        CheckpointError: What it is instead, and what to do.
+        CheckpointError: The message says what the file is instead, and what to do.
     """
     if is_safetensors(file):  # its own reader checks it, and its first byte may match any other format
         return

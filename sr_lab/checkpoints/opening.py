@@ -43,7 +43,7 @@ def describe(
     allow: Sequence[str] = (),
     note: Note,
 ) -> StoredNetwork:
-    """Which network a checkpoint contains, by its own record or by the names and shapes of its weights.
+    """Find the network that a checkpoint contains, from its own record or its weights' names and shapes.
 
     Args:
         checkpoint: The opened file.

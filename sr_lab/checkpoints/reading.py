@@ -25,7 +25,7 @@ from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.run_folder import checkpoint_file
 
 _MAX_WRAPPERS = 5
-_FOLDER = 0x10  # attribute of folders in an archive, whose content torch does not read
+_FOLDER = 0x10  # attribute of a folder in an archive; torch would ignore its content
 _MAX_MATLAB = 64 * 2**20  # VDSR, the only network published in this format, has 3 MiB
 # Keys under which authors put their state dicts, in the order of search: averaged weights are the published
 # ones. Other programs write "<key>.<name>" instead, since safetensors has no nested dicts.
@@ -34,8 +34,8 @@ _WRAPPERS = (
     *("ema_state_dict", "state_dict_ema", "params", "state_dict", "model_state_dict", "model_state", "model"),
     *("network", "net", "net_g", "netG", "net_G", "generator", "weights"),
 )
-# Prefixes of every name that DataParallel and torch.compile add, and those that trainers add. A network's own
-# names may begin with one of the latter (IMDN-RTC's do).
+# Prefixes that DataParallel and torch.compile add to every name, and prefixes that trainers add. A network's
+# own names may begin with a trainer's prefix (IMDN-RTC's do).
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 TRAINER_PREFIXES = tuple(f"{name}." for name in _WRAPPERS)
 
@@ -145,7 +145,7 @@ def _check_zip(file: Path, key: str) -> None:
 
     Raises:
         CheckpointError: A CRC is wrong.
-        ValueError: It has duplicate or compressed entries.
+        ValueError: The archive has duplicate or compressed entries.
     """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -159,7 +159,7 @@ def _check_zip(file: Path, key: str) -> None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a dense tensor with its data in memory: a few bytes can claim to be a terabyte."""
+    """Whether a value is a dense tensor with all its data in memory; a small file can claim a huge tensor."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

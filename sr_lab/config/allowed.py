@@ -40,7 +40,7 @@ def _named(package: str, names: str) -> tuple[str, ...]:
     return tuple(f"{package}.{name}" for name in names.split())
 
 
-# For the user's own networks; none of ours takes a layer.
+# For the user's own networks; none of our networks takes a layer.
 _LAYERS = _named(
     "torch.nn",
     "BatchNorm2d Conv2d Dropout Dropout2d ELU GELU GroupNorm Hardsigmoid Hardswish Identity InstanceNorm2d "
@@ -57,7 +57,7 @@ SLOTS = {
         supplied=("num_feat", "num_out_ch", "scale"),
         stored=True,
     ),
-    # The only functions that may be named: ``apply`` of a module in this package.
+    # The only functions that may be named are called ``apply``, each in a module of this package.
     "strategy": Slot("strategy.apply", "", "sr_lab.strategies", supplied=("model",), stored=True),
     "layer": Slot("", "torch.nn.Module", "sr_lab.layers", _LAYERS, nested=("layer",)),
     "schedule": Slot(
@@ -102,7 +102,7 @@ SLOTS = {
             *("max_steps", "max_epochs", "callbacks", "logger", "plugins", "default_root_dir", "precision"),
             *("val_check_interval", "check_val_every_n_epoch", "use_distributed_sampler"),
             *("num_sanity_val_steps", "enable_model_summary", "model_registry"),
-            # a training run is shortened by its budget, which the table shows
+            # only the budget shortens a training run, since the table shows the budget
             *("fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches"),
             *("overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
         ),

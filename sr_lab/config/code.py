@@ -79,7 +79,7 @@ def needed(described: object, allow: Sequence[str] = ()) -> Code:
             outside.add(name.partition(".")[0])
             continue
         read = _read(name)
-        if read is None:  # a namespace, or an optional import that is missing
+        if read is None:  # a namespace package, or an optional import that is missing
             continue
         found[name] = read.digest
         for base, imported in read.imports:

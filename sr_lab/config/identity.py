@@ -102,7 +102,7 @@ def _of_training(config: TrainConfig) -> Node:
     values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` equals the budget it chooses
     values["manifest"] = training_set(config).manifest()
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in NEUTRAL_TRAINER}
-    # On a GPU, the requested precision: a run may resume on a GPU with another native precision.
+    # On a GPU, use the requested precision, since a run may resume on a GPU with another native precision.
     asked, accelerator = config.trainer.precision, config.trainer.accelerator
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
     if config.trainer.float32_matmul_precision != "high":  # left out like the default tile
@@ -152,7 +152,7 @@ def known(config: Config) -> Known:
 
 
 def _content(key: str, path: str | None) -> str | None:
-    """SHA-256 of a checkpoint: its name says nothing about its weights."""
+    """SHA-256 of a checkpoint, since its name says nothing about its weights."""
     if path is None:
         return None
     with checkpoint_file(path, key).open("rb") as file:
@@ -245,7 +245,7 @@ def rows(*, _root_: DictConfig) -> str:
 
 
 def lr_side(hr_side: int, scale: int) -> int:
-    """Resolver for recipes that state the side of the HR patch: converts that side to LR pixels."""
+    """Resolver that converts the side of an HR patch, which some recipes state, to LR pixels."""
     if hr_side % scale:
         raise ConfigError(
             f"dataset.lr_patch_size: the recipe's HR patch of {hr_side} is not divisible by scale={scale}; "

@@ -18,7 +18,7 @@ def explain(error: Exception) -> str | None:
         chain.append(cause)
     for link in chain:
         if isinstance(link, SRLabError):
-            return str(files.plain(str(link)))  # it may name a stranger's file
+            return str(files.plain(str(link)))  # the message may name a stranger's file
     if isinstance(error, OSError) and error.filename is not None:  # a missing file, a read-only or full disk
         what = f"cannot use '{error.filename}': {error.strerror}"
         return f"{what}; fix that, or choose another folder with paths.output_dir or paths.cache_dir"

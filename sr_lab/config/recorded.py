@@ -19,7 +19,7 @@ from sr_lab.run_folder import RunFolder, whole_rows
 
 Code = dict[str, str]  # name of each module and the digest of its code, see `config.code`; empty if unknown
 
-# Only what changes the results: paths, loggers, devices, workers and benchmarks do not.
+# Only settings that change the results; paths, loggers, devices, workers and benchmarks do not.
 TRAINING = (
     *("model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer", "scale"),
     *("seed", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
@@ -43,7 +43,7 @@ class Known:
 
     Args:
         values: Its identity, with the code.
-        earlier: The identity that earlier versions gave it, which left out the code.
+        earlier: Its identity in earlier versions, which left out the code.
         settings: Its settings, see `compared`.
         any_code: Whether it may continue a run that other code began (``code=any``).
     """
@@ -172,7 +172,7 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
 
 
 def differing_code(folder: RunFolder, known: Known) -> str:
-    """Which code of the run in a folder differs from this run's, or an empty string."""
+    """Which code differs between the run in a folder and this run, or an empty string."""
     held = read(folder)
     before = held.codes[-1] if held is not None else {}
     return "" if before == known.code else other(before, known.code)

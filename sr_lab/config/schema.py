@@ -82,7 +82,7 @@ class Table(_Strict):
 
     paper: str
     name: str
-    fine_tuned: list[str] = []  # rows that the paper trains at x3 and x4 from its x2 network, by init_ckpt
+    fine_tuned: list[str] = []  # rows that the paper trains at x3 and x4 from its x2 network (init_ckpt)
 
 
 class Sweep(_Strict):
@@ -97,7 +97,7 @@ class HparamsSearch(_Strict):
 
     space: Node = Field(min_length=1)
     trials: int = Field(gt=0)
-    # Names, not targets: Optuna's CMA-ES keeps pickles in its storage, which may come from a stranger.
+    # Names rather than targets, since Optuna's CMA-ES keeps pickles in its storage, perhaps a stranger's.
     sampler: Literal["tpe", "random"]
     pruner: Literal["median", "halving", "none"]
     startup_trials: int = Field(ge=0)
@@ -204,7 +204,7 @@ OF_TRAINING = (
 
 
 class EvaluateConfig(CheckpointConfig):
-    """``task=evaluate``; the defaults stand for what its ``config.yaml`` leaves out (`OF_TRAINING`)."""
+    """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (`OF_TRAINING`)."""
 
     explain: bool
     schedule: Schedule = Schedule(interval="step", scheduler={})

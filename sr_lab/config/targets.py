@@ -93,7 +93,7 @@ def trusted_packages(allow: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 def locate(path: str) -> typing.Any:
-    """The class or function at a dotted path, which is a module and a name in it.
+    """The class or function at a dotted path, which consists of a module and a name in it.
 
     Raises:
         ImportError: The module does not exist, or a module that it imports is missing.
@@ -219,13 +219,13 @@ def _adapter(annotation: object) -> TypeAdapter[object]:
 
 
 def _check_type(place: str, value: object, annotation: object) -> None:
-    """Compare a plain value with its annotation; other types are left to the class."""
+    """Check a plain value against its annotation; the class itself checks other values."""
     try:
         adapter, text = _adapter(annotation), json.dumps(value)
     except (PydanticSchemaGenerationError, PydanticUserError, SchemaError, TypeError, NameError):
         return
     try:
-        # In JSON mode a list passes as a tuple and an int as a float, but "3" not as an int.
+        # In JSON mode a list passes as a tuple and an int as a float, but "3" does not pass as an int.
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]

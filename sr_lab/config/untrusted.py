@@ -22,7 +22,7 @@ _INSTEAD = "put keys and passwords in the environment (WANDB_API_KEY) or in ~/.n
 
 
 def refuse_secrets(value: object, place: str = "") -> None:
-    """Refuse secrets: what is composed goes into ``config.yaml``, reports and W&B, which others see.
+    """Refuse secrets, since what is composed goes into ``config.yaml``, reports and W&B, which others see.
 
     Raises:
         ConfigError: A key is named like a secret, or a value contains one, perhaps from the environment.
@@ -95,7 +95,7 @@ _METRIC = re.compile(r"\{[A-Za-z][\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
 
 
 def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
-    """Check the paths of callbacks, loggers and the profiler, and replace those on the command line in place.
+    """Check the paths of callbacks, loggers and the profiler, and replace the command line's paths in place.
 
     A path on the command line becomes absolute and may point anywhere. A path in a file must stay below the
     run folder, where `below` puts it.

@@ -1,8 +1,8 @@
 """Running networks on the CPU with onnxruntime or OpenVINO (extras ``onnx``, ``openvino``) instead of torch.
 
 Both run an ONNX graph of the folded network with dynamic height and width. Exporting takes five seconds to a
-minute, so the graph is stored on disk. Each use checks at three sizes that it gives the network's output. A
-stranger's graph could be right at these sizes only, so ``cache_dir`` must belong to the user.
+minute, so the graph is stored on disk. Each use checks at three sizes that the graph gives the network's
+output. A stranger's graph could be right at these sizes only, so ``cache_dir`` must belong to the user.
 """
 
 import copy
@@ -40,11 +40,11 @@ _NEEDS = {
 }
 _FORMAT = 1  # part of every graph's name: increase it when the export changes
 _SIDE = 48  # side in LR pixels of the image used for the export
-_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # to check: whole windows, halves, odd sides, a repeat
+_SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sides, a repeat
 
 
 def missing(backend: str) -> list[str]:
-    """Packages that a backend needs and that are not installed."""
+    """Packages that a backend needs but that are not installed."""
     return [name for name in _NEEDS[backend] if importlib.util.find_spec(name) is None]
 
 
@@ -93,7 +93,7 @@ def run_by(
 
 
 class BackendNetwork(nn.Module):
-    """A network run by a backend: on the CPU, in float32, without gradients, with as many threads as torch.
+    """A network that a backend runs on the CPU in float32, without gradients, with as many threads as torch.
 
     Args:
         network: The folded network.
@@ -162,7 +162,7 @@ class BackendNetwork(nn.Module):
         return self._network[0]
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale images one by one: a batch saves no time on a CPU."""
+        """Upscale images one by one, since a batch saves no time on a CPU."""
         images = lr.detach().to("cpu", torch.float32).contiguous()
         sr = [self._run(image) for image in torch.split(images, 1)]
         return (sr[0] if len(sr) == 1 else torch.cat(sr)).to(lr.device)
@@ -223,7 +223,7 @@ class BackendNetwork(nn.Module):
 
     @staticmethod
     def _equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
-        """Whether an image equals torch's or is about as exact: rounding errors add up in deep networks."""
+        """Whether an image equals torch's or is about as exact; rounding errors add up in deep networks."""
         if sr.shape != eager.shape:
             return False
         tolerance = TOLERANCE * eager.abs().max().clamp_min(1)
@@ -238,7 +238,7 @@ def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
 
 
 def _reason(error: BaseException) -> str:
-    """The first cause in one line: torch wraps it in pages of text."""
+    """The first cause in one line, without the pages of text that torch adds."""
     while error.__cause__ is not None:
         error = error.__cause__
     said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
@@ -284,7 +284,7 @@ def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:
 
 @functools.cache
 def _openvino_core() -> "openvino.Core":
-    """One core per process: each sets a stack for signal handlers, which dangles once the core is freed."""
+    """One core per process: a core sets a signal-handler stack, which dangles once the core is freed."""
     import openvino
 
     return openvino.Core()

@@ -82,7 +82,7 @@ def is_quadratic(network: nn.Module) -> bool:
 def reach(network: nn.Module) -> int | None:
     """LR pixels on each side that an output pixel depends on; ``None`` if tiles never equal the whole image.
 
-    A NaN in one pixel spreads to every value that depends on it, whatever the weights, which gives the
+    A NaN in one pixel spreads to every value that depends on it, whatever the weights; this gives the
     distance. Strips in float64 then confirm that tiles with this overlap equal the whole image, which is not
     the case if the network has strides.
     """

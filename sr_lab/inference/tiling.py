@@ -151,7 +151,7 @@ class Tiled(nn.Module):
         return [Piece(*zip(row, column, strict=True)) for row in rows for column in columns]
 
     def _tile(self, height: int, width: int, batch: int) -> tuple[int, int]:
-        """Rows and columns of a tile; the whole image's if it is not divided."""
+        """Rows and columns of a tile; those of the whole image if it is not divided."""
         size, network = (height, width), self._like[0]
         if self.tile == "none" or (self.tile == "auto" and batch * height * width <= ALWAYS_WHOLE):
             return size
@@ -204,7 +204,7 @@ def _nearly_square(size: tuple[int, int], max_pixels: int, grid: _Grid) -> tuple
 
 
 def _even_side(length: int, largest: int, grid: _Grid) -> int:
-    """Side of the tiles along an axis: as few equal tiles as ``largest`` allows."""
+    """Side of the tiles along an axis; there are as few equal tiles as ``largest`` allows."""
     largest = max(largest, grid.smallest)
     if largest >= length:
         return length

@@ -52,7 +52,7 @@ def _base_of(row: Row, rows: Sequence[RowAndImages], baseline: str | None) -> Ro
 
 
 def _gains(images: significance.Images, others: significance.Images) -> tuple[ImageGain, ...]:
-    """The images that both rows have, in the order of the test."""
+    """The gain on each image that both rows have, in the order of the test."""
     return tuple(
         ImageGain(*image, psnr, psnr - others[image]) for image, psnr in images.items() if image in others
     )

@@ -62,8 +62,8 @@ def read(runs: Sequence[Run], column: str) -> list[Curve]:
 def restarts(run: Run) -> tuple[float, ...]:
     """Steps from which a training run was resumed.
 
-    The start of the last attempt is known. Earlier interruptions show only as pauses between two rows without
-    a validation, of at least a minute and ten times the usual time.
+    The start of the last attempt is known. Earlier interruptions show only as pauses of at least a minute and
+    ten times the usual time between two rows without a validation.
     """
     rows = [row for row in run.record if {"step", "time"} <= row.keys()]
     pairs = [(one["time"], other["time"], one["step"], other) for one, other in itertools.pairwise(rows)]

@@ -84,7 +84,7 @@ def experiment_table(runs: Sequence[Run], *, baseline: str | None = None) -> Tab
 
 
 def _run_in_same_folders(runs: Sequence[Run]) -> set[str]:
-    """The scales of the table that other commands finished in the same folders as the runs."""
+    """The scales of the table that have finished runs in the same parent folders as these runs."""
     places = {metrics.parent for run in runs for metrics in run.path.parent.glob("*/metrics.json")}
     found = (read_run(place) for place in places)
     return {f"x{run.scale}" for run in found if run.table == runs[0].table and not run.problem}

@@ -81,12 +81,12 @@ def render(
 
 
 def _hash(text: str) -> str:
-    """The hash by which a content policy allows a style or script."""
+    """The hash that a content policy lists to allow a style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _head(table: Table) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Sort the lines above the table into facts with their names, remarks and warnings."""
+    """Sort the lines above the table into named facts, remarks and warnings."""
     facts: list[tuple[str, str]] = []
     remarks, warnings = [], []
     for line in table.head:

@@ -140,7 +140,7 @@ def without_seed(name: str) -> str:
 
 
 def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
-    """One row for all runs that differ only in their seed."""
+    """One row for each group of runs that differ only in their seed."""
     entries: dict[tuple[object, ...], Entry] = {}
     for run in runs:
         name, settings = without_seed(run.name), flat(run)

@@ -164,7 +164,7 @@ def read_run(path: Path) -> Run:
 
 
 def _with_infinity(values: dict[str, object]) -> dict[str, object]:
-    """``metrics.json`` with the infinite PSNR of exact images, stored as null next to an SSIM."""
+    """``metrics.json`` with the infinite PSNR of exact images, which is stored as null, restored."""
 
     def restored(held: dict[str, object]) -> dict[str, object]:
         exact = {
@@ -225,7 +225,7 @@ def _settings(folder: RunFolder) -> Mapping[str, object]:
 
 
 def find_runs(root: Path) -> list[Run]:
-    """The run at ``root``, or every run below it: the jobs of a sweep in its order, others by path.
+    """The run at ``root``, or every run below it: the jobs of a sweep in its order, other runs by path.
 
     Raises:
         ConfigError: There is no run.

@@ -45,7 +45,7 @@ class Result:
     file: Path  # the SR image
     psnr: float = math.nan  # in dB, for the whole image under the run's protocol; ``nan`` if unknown
     ssim: float = math.nan  # for the whole image too; ``nan`` if unknown
-    protocol: str = ""  # the protocol by which both were measured
+    protocol: str = ""  # the protocol under which both were measured
 
 
 @dataclass(frozen=True)

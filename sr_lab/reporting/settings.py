@@ -59,10 +59,10 @@ def _described(node: Mapping[str, object]) -> str:
 
 
 def changed(run: Run) -> list[str]:
-    """What changes the recipe of a row, so that results cannot match the paper's.
+    """Changes to the recipe of a row that keep its results from matching the paper's.
 
     These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
-    folders; and training from scratch where the paper starts from its x2 network.
+    folders. Training from scratch where the paper starts from its x2 network counts too.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)

@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG: without style or script, in the colour of the page's text."""
+"""Matplotlib figures as inline SVG, without style or script, in the colour of the page's text."""
 
 import contextlib
 import io

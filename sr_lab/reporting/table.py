@@ -24,7 +24,7 @@ class Column:
     higher_is_better: bool | None = None
     # What the column shows, e.g. ``Set5/psnr_y``, ``num_params_k`` (as in expected.csv) or a setting.
     key: str = ""
-    is_extra: bool = False  # measured here but not in the paper's table: left out of the LaTeX table
+    is_extra: bool = False  # measured here but not in the paper's table; left out of the LaTeX table
     is_setting: bool = False  # a setting, not a result
     with_gain: bool = False  # whether the difference from the baseline row follows the number
 
@@ -44,7 +44,7 @@ class Cell:
     count: int = 0  # number of seeds
     paper: float | None = None  # the figure that the paper prints
     paper_text: str = ""  # the same figure as printed, if the column would print other digits
-    note: str = ""  # how the number was counted: a footnote
+    note: str = ""  # footnote on how the number was counted
     mark: str = ""  # letter of the footnote
     # 1 for the best distinct number of its block at printed precision, 2 for the second, else 0.
     rank: int = 0
@@ -69,7 +69,7 @@ class Cell:
         if self.text:
             return f"{self.text} {self.mark}".rstrip()
         number = fixed(self.value, column.decimals)
-        if self.std and self.count >= min_count:  # zero: a parameter count is the same for each seed
+        if self.std and self.count >= min_count:  # zero for a parameter count, equal for all seeds
             number += f" ± {fixed(self.std, column.decimals)}"
         if column.with_gain and self.gain is not None:
             number += f" ({signed(self.gain, column.decimals)})"
@@ -93,7 +93,7 @@ class Significance:
 
 @dataclass(frozen=True)
 class ImageGain:
-    """PSNR of one image, and its difference from the baseline row's."""
+    """PSNR of one image, and its difference from the PSNR in the baseline row."""
 
     set_name: str
     image: str
@@ -114,7 +114,7 @@ class Row:
     mark: str = ""  # ``*`` if the row differs significantly from the baseline row, else empty
     note: str = ""  # a remark on the row, e.g. that one seed failed
     is_own: bool = False  # the network that the paper proposes
-    is_reference: bool = False  # bicubic: above the other rows, and not ranked
+    is_reference: bool = False  # the bicubic row, which is above the other rows and not ranked
     protocol: str = ""  # name of the protocol of its figures
     test_images: tuple[tuple[str, str], ...] = ()  # each test set, and what its images are
     # Significance against the baseline row, for all sets together and for each set.

@@ -14,7 +14,7 @@ from sr_lab.reporting.table import Table, lines, titles
 
 
 class Terminal(Console):
-    """A console that untrusted text cannot control: even a folder's name may contain escape sequences."""
+    """A console that untrusted text cannot control; even a folder's name may contain escape sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as Rich does, after making every text `printable`."""

@@ -75,7 +75,7 @@ def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]
 
     Their PSNR is the printed one; their multiply-adds are our count, like all others on the axis, so networks
     that are not implemented here are left out. So are networks far larger than ours and than lightweight
-    networks: EDSR's 43 M would hide the rest.
+    networks, since EDSR with its 43 M parameters would hide the rest.
     """
     limit = max(4e6, *(2 * point.num_params for point in points))
     labels: dict[str, list[str]] = {}

@@ -41,7 +41,7 @@ def changed_modules(runs: Sequence[Run]) -> list[str]:
 
 
 def remarks(runs: Sequence[Run]) -> tuple[str, ...]:
-    """One line below a table, if its rows were made by different code; otherwise nothing."""
+    """A line to print below the table if its rows were made by different code; otherwise nothing."""
     done = [run for run in runs if not run.problem]
     if not (modules := changed_modules(done)):
         return ()

@@ -80,7 +80,7 @@ def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, res
     """Record which images a run is trained on, and compare them with those of earlier runs.
 
     The hash of a run covers the names and sizes of its files, so different images make a different run. If
-    images were replaced by others of the same size, only their pixels reveal it.
+    an image was replaced by another with the same name and size, only its pixels reveal it.
 
     Args:
         config: Configuration of the training run.
@@ -164,7 +164,7 @@ def similar_unfinished(config: TrainConfig, folder: RunFolder) -> str | None:
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """The settings that differ, before and now, without derived ones (``optimizer.lr``)."""
+    """The settings that differ, before and now, without derived settings (``optimizer.lr``)."""
     pairs = {key: (before.get(key), now.get(key)) for key in (*before, *now)}
     pairs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
     top = [pair for key, pair in pairs.items() if "." not in key]

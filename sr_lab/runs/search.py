@@ -81,7 +81,7 @@ class Range:
         return self.text(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log))
 
     def text(self, value: object) -> str:
-        """A value as text: four digits are enough for a recipe and for the name of a run."""
+        """A value as text; four digits are enough for a recipe and for the name of a run."""
         if isinstance(value, int):
             return str(value)
         assert isinstance(value, float)
@@ -246,7 +246,7 @@ def _open(path: Path, pruner: BasePruner) -> optuna.Study:
     try:
         return optuna.create_study(
             storage=URL.create("sqlite", database=str(path)).render_as_string(),  # quotes special characters
-            study_name="search",  # a fixed name: the folder may be moved
+            study_name="search",  # a fixed name, since the folder may be moved
             direction="maximize",
             pruner=pruner,
             load_if_exists=True,
@@ -267,7 +267,7 @@ def _pruner(settings: HparamsSearch, config: TrainConfig) -> BasePruner:
 
 
 def _sampler(settings: HparamsSearch, seed: int, number: int) -> BaseSampler:
-    """The sampler of one trial: with the seed alone, a resumed search would draw the same values again."""
+    """The sampler of one trial; with the seed alone, a resumed search would draw the same values again."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if settings.sampler == "random":
         return RandomSampler(seed=own)

@@ -93,7 +93,7 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def end_with_sweep() -> None:
-    """End together with the process that started this one: a job with its sweep, a rank with its job."""
+    """End when the process that started this one ends: a job with its sweep, a rank with its job."""
     parent, number = os.environ.get(IN_SWEEP), signal.SIGTERM
     if "LOCAL_RANK" in os.environ:  # a rank that waits for another rank ignores other signals
         parent, number = os.environ.get(RANK_OF), signal.SIGKILL
@@ -194,7 +194,7 @@ class Running:
     why: str = ""  # why it was asked to stop
 
     def send(self, number: int) -> None:
-        """Signal the job and all its processes: data workers and DDP ranks."""
+        """Signal the job and all its processes, such as data workers and DDP ranks."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -294,7 +294,7 @@ class Queue:
         several = self.settings.jobs > 1
         self.say(job, f"{'resumed' if state == 'interrupted' else 'started'}" if several else "")
         slot = self.free.pop(0)
-        # A process group per job: Ctrl-C reaches only the sweep, which can kill what a killed job leaves.
+        # Each job has a process group: Ctrl-C reaches only the sweep, which kills what a killed job leaves.
         with folder.log.open("ab") if several else contextlib.nullcontext() as log:
             process = subprocess.Popen(
                 command(folder.path, job.overrides),
@@ -424,7 +424,7 @@ def _gpus() -> list[str]:
     found: list[str] = []
     for slice_, name in re.findall(r"^( *)\S.*\(UUID: ([\w-]+)\)", listed, re.MULTILINE):
         if slice_ and found and found[-1].startswith("GPU-"):
-            found.pop()  # a GPU that is divided (MIG) is used through its slices only
+            found.pop()  # a GPU that is divided (MIG) can be used only through its slices
         found.append(name)
     return found
 

@@ -163,7 +163,7 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
 
 
 def _runs_on(major: int, minor: int, compiled: list[str]) -> bool:
-    """Binary code runs on the same major and an equal or newer minor version, PTX on any newer card."""
+    """Binary code runs on an equal major and an equal or newer minor version; PTX runs on any newer card."""
     for entry in compiled:
         kind, _, digits = entry.partition("_")
         digits = digits.rstrip("af")
@@ -212,7 +212,7 @@ def why_not_deterministic(
 ) -> list[str]:
     """Why the same run may give different numbers next time on this machine; empty on a CPU.
 
-    torch's CPU kernels, and gloo, add in an order that depends only on the number of threads and processes.
+    torch's CPU kernels and gloo add in an order that depends only on the number of threads and processes.
 
     Args:
         accelerator: ``trainer.accelerator``.
@@ -307,7 +307,7 @@ def _set_tf32(on: bool, *, matmul: str | None) -> None:
 def exact_float32() -> contextlib.AbstractContextManager[None]:
     """Compute in float32 without TF32, which cuDNN uses by default and which changes PSNR.
 
-    cuDNN does not choose algorithms by measuring them: it would try them all at each new image size, and
+    cuDNN does not choose algorithms by measuring them; it would try them all at each new image size, and
     the last digits would depend on which was fastest.
     """
     return arithmetic(tf32=False, benchmark=False)

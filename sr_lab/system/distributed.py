@@ -1,4 +1,4 @@
-"""The processes of a training run on several devices: starting, waiting for, and losing them.
+"""Start and wait for the processes of a training run on several devices, and report lost ones.
 
 On one machine the first process starts the others (``trainer=ddp``). ``torchrun``, Slurm's ``srun`` and
 submitit start them on any number of machines, and decide how many there are.
@@ -25,7 +25,7 @@ from sr_lab.system.devices import has_gpu, rank
 
 _POLL = 0.2  # seconds between two checks of the other processes
 _GRACE = 5.0  # seconds within which losing a process usually raises an error (with gloo at once)
-_PATIENCE = 30.0  # the same after a signal, when this process may still be saving
+_PATIENCE = 30.0  # the same limit after a signal, when this process may still be saving
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 _ENDED_BY_SIGNAL = {code for number in _SIGNALS for code in (-number, 128 + number)}  # exit codes
 
@@ -148,7 +148,7 @@ class Others:
         return None
 
     def _watch(self) -> None:
-        """End this process if another was lost unnoticed: NCCL would wait for it until the timeout."""
+        """End this process if another was lost unnoticed, since NCCL would wait for it until the timeout."""
         codes: list[int | None] = [None]
         while None in codes:
             time.sleep(_POLL)

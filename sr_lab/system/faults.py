@@ -33,7 +33,7 @@ def explained() -> Iterator[None]:
 
 
 def _of_a_worker(error: BaseException) -> SRLabError | None:
-    """Our own error from a data worker, whose traceback arrives as text."""
+    """Our own error, recovered from the traceback that a data worker sends as text."""
     found = re.search(r"^sr_lab\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
     if "Original Traceback" not in str(error) or found is None:
         return None
@@ -42,7 +42,7 @@ def _of_a_worker(error: BaseException) -> SRLabError | None:
 
 
 def _misfit(error: BaseException) -> ConfigError | None:
-    """Our own error for what Lightning or torch says about the arguments of a class."""
+    """Our own error in place of one that Lightning or torch raises about the arguments of a class."""
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return ConfigError(f"training: Lightning cannot do this: {text}")

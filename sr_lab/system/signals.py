@@ -1,4 +1,4 @@
-"""Signals that ask the program to end: received here, obeyed after the current step (`training.ending`)."""
+"""Receives signals that ask the program to end; `training.ending` obeys them after the current step."""
 
 import contextlib
 import multiprocessing

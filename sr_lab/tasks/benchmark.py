@@ -28,7 +28,7 @@ from sr_lab.speed.benchmark import Benchmark, Spread, measure
 from sr_lab.system.devices import cpuinfo, processor
 from sr_lab.tasks import common
 
-# Module of sr_lab.speed -> the names of its benchmarks, with which the keys of their figures begin.
+# Module of sr_lab.speed -> the names of its benchmarks; the keys of their figures begin with these names.
 GROUPS = {
     "loader": ("loader",),
     "start": ("start",),

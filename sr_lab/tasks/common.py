@@ -124,8 +124,8 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
     """Cost of the folded network, the form that is used, at a 1280x720 output.
 
     Contains ``num_params``, ``multi_adds`` (all operations), ``activations`` and ``peak_memory_bytes``;
-    ``multi_adds_rule``, by which the network's paper counts, and ``multi_adds_by_rule``, our count by that
-    rule; also ``num_params_training`` if folding removes parameters.
+    ``multi_adds_rule``, the counting rule of the network's paper, and ``multi_adds_by_rule``, our count by
+    that rule; also ``num_params_training`` if folding removes parameters.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)

@@ -52,7 +52,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
-    """Table, csv and plots of several networks, next to their run folders."""
+    """Write a table, csv and plots of several networks next to their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
     if counted[0].table is not None:  # rows of trained networks: PSNR and costs in one table
         print_experiment([run.path for run in find_runs(place) if not run.problem])
@@ -103,10 +103,10 @@ def _network(run: Run) -> object:
 
 
 def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:
-    """Time of an eager float32 forward pass to 640x360 on the CPU, in seconds per megapixel of output.
+    """Seconds per megapixel of an eager float32 forward pass on the CPU, with an output of 640x360.
 
     Attention over the whole image costs more per megapixel in a larger image. Compare only figures from one
-    run of this task: they depend on the machine, its threads and its load.
+    run of this task, since they depend on the machine, its threads and its load.
     """
     lr = lr_image(network, scale, "cpu", _CPU_SIZE).uniform_()
     seconds = _times(lambda: network(lr))
@@ -115,7 +115,7 @@ def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:
 
 
 def gpu_time(network: nn.Module, scale: int) -> dict[str, float]:
-    """Milliseconds and peak memory of an eager float32 forward pass to 1280x720 on the GPU."""
+    """Milliseconds and peak memory of an eager float32 forward pass on the GPU, with a 1280x720 output."""
     network = network.cuda()
     lr = lr_image(network, scale, "cuda").uniform_()
     torch.cuda.reset_peak_memory_stats()

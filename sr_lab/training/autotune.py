@@ -1,4 +1,4 @@
-"""The fastest way to train a network on this device (layout, compiled or not): measured once and stored.
+"""Finds and stores the fastest way to train a network on this device (layout, compiled or not).
 
 Layout and compilation change only the rounding of a result, so a run keeps its identity. The precision
 changes more, and is therefore never chosen here.

@@ -69,7 +69,7 @@ def module(
 
 
 def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
-    """On a GPU, use fused Adam: only with it does fp16 check for overflows without waiting for the device."""
+    """On a GPU, use fused Adam, since without it fp16 waits for the device to check for overflows."""
     build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
     clipped = config.trainer.gradient_clip_val is not None  # Lightning cannot clip what the kernel unscales
@@ -98,7 +98,7 @@ def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> 
 def form(
     config: TrainConfig, network: nn.Module, lr_patch_size: int, say: Callable[[str], None]
 ) -> tuple[Setting, Choice | None]:
-    """Memory layout and compilation: those of the configuration, or the fastest on this device.
+    """Memory layout and compilation, either as configured or the fastest on this device.
 
     Raises:
         ConfigError: ``trainer.autotune`` is set for several machines.

@@ -72,7 +72,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
     """The checkpoint from which a run resumes: the last one, or the one before it if the last is damaged.
 
-    A damaged file is reported and renamed to ``damaged.ckpt``: it must not become the next ``previous.ckpt``.
+    A damaged file is reported and renamed to ``damaged.ckpt``, so that it does not become ``previous.ckpt``.
 
     Args:
         folder: The run's ``checkpoints``.

@@ -103,7 +103,7 @@ class RankShare:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> EvalBatch:
-        """Image ``index`` of this process, as a batch of one: the images of a set differ in size."""
+        """Image ``index`` of this process, as a batch of one, since the images of a set differ in size."""
         place = self.indices[index]
         image = self.images[place]
         return {

@@ -27,7 +27,7 @@ class Ending(Callback):
     _stopped = False
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Stop: Lightning validates before it obeys ``should_stop``, even if no validation is due."""
+        """Stop after the last step; Lightning first validates, even if no validation is due."""
         if trainer.global_step >= trainer.max_steps > 0:
             trainer.should_stop = True
 
@@ -121,7 +121,7 @@ class SaveLast(Checkpoint):
         self._validation_due = checkpoint.get("validation_due") is True
 
     def _agreed(self) -> int:
-        """The signal at which all processes end now; 0 if none had received a signal by the previous step."""
+        """The signal that now ends all processes; 0 if no process had received one by the previous step."""
         own = self.signals.asked or 0
         if self._group is None:
             return own

@@ -24,7 +24,7 @@ _SMALL_SET = 5  # a set of up to this many images is saved whole
 class ExampleImages(Callback):
     """Saves the first images of each test set, so that a report needs neither data nor network.
 
-    Each image gives a strip that shows its middle in LR, bicubic, SR, HR and error, at the same position
+    Each image gives a strip that shows its middle as LR, bicubic, SR, HR and error, at the same position
     for every network and every scale that divides 24. These images are also saved whole, as are all images of
     a small set (`reporting.saved_images` names the files). A thread writes the files while the test
     continues; the test waits for it at the end.

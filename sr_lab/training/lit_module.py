@@ -67,7 +67,7 @@ class Measured(TypedDict):
 
 Saved: TypeAlias = dict[str, Any]  # the content of a checkpoint
 
-# Settings of torch's optimizers that say how a device computes a step, not what the step is.
+# Settings of torch's optimizers that affect how a device computes a step, but not what the step does.
 _OF_THE_DEVICE = ("fused", "foreach", "capturable")
 
 
@@ -75,7 +75,7 @@ def keep_form(optimizer: Optimizer) -> None:
     """Make an optimizer load a state that was saved on another device, or in another memory layout.
 
     torch takes the device settings from the saved state, and leaves its tensors in the layout in which they
-    were saved, although the fused kernels pair their elements with those of the weights.
+    were saved, although the fused kernels pair elements of the state and the weights by position.
     """
     own = [{key: group[key] for key in _OF_THE_DEVICE if key in group} for group in optimizer.param_groups]
 
@@ -285,7 +285,7 @@ class SRModule(lightning.LightningModule):
             scheduler.step()
 
     def on_train_start(self) -> None:
-        """Refuse to train if processes begin at different steps: they would use wrong samples or hang.
+        """Refuse to train if processes begin at different steps, since they would use wrong samples or hang.
 
         Raises:
             CheckpointError: A machine does not see the checkpoint from which the others resume.

@@ -1,4 +1,4 @@
-"""Dashboards: views of a run that may be missing or fail; the record is ``metrics.csv``."""
+"""Dashboards are views of a run, and may be missing or fail; the record is ``metrics.csv``."""
 
 import contextlib
 import os

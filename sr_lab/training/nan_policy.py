@@ -1,4 +1,4 @@
-"""What happens when a loss or gradient is NaN or infinite: nothing is learnt from it; its batch is saved."""
+"""If a loss or gradient is NaN or infinite, nothing is learnt from it, and its batch is saved."""
 
 import io
 import itertools

@@ -28,7 +28,7 @@ class TrainingProgress(ProgressBar):
 
     @staticmethod
     def is_shown() -> bool:
-        """Whether the output is a terminal: a bar in a file or a pipe is useless."""
+        """Whether the output is a terminal, since a bar in a file or a pipe is useless."""
         return Terminal(stderr=True).is_terminal
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,7 +94,7 @@ class TrainingProgress(ProgressBar):
             self._bar = None
 
     def disable(self) -> None:
-        """Do nothing: Lightning calls this on every process except the first, and those have no bar."""
+        """Do nothing, since Lightning calls this only on processes without a bar (all except the first)."""
 
     def print(self, *args: object, **kwargs: object) -> None:
         """Print above the bar."""

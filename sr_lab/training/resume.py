@@ -68,7 +68,7 @@ def _check_record(record: Any, own: Mapping[str, object]) -> None:
 
 
 def _check_tensors(content: object) -> None:
-    """Check that every tensor contains all its numbers: a few bytes can claim to be a terabyte."""
+    """Check that every tensor contains all its numbers; a small file can claim a huge tensor."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -166,7 +166,7 @@ def _check_settings(
 
 
 def _kind_of(state: Saved, kinds: list[type]) -> type:
-    """The class whose settings a state contains; the first class if several fit equally well."""
+    """The class that best fits the settings in a state; the first class if several fit equally well."""
 
     def fit(kind: type) -> int:
         settings = inspect.signature(kind).parameters.keys() - {"params", "optimizer", "last_epoch"}

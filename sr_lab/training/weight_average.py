@@ -22,7 +22,7 @@ class WeightAverage(WeightAveraging):
         self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     def on_train_start(self, trainer: Trainer, pl_module: nn.Module) -> None:
-        """List the tensors: walking through both modules takes many times as long as averaging them."""
+        """List the tensors once; walking through both modules takes many times as long as averaging them."""
         assert self._average_model is not None
         averaged, current = (
             [*module.parameters(), *module.buffers()] for module in (self._average_model.module, pl_module)

@@ -91,7 +91,7 @@ def test_the_error_for_an_image_too_small_to_measure_names_it(folder, tmp_path):
     assert two(tmp_path, scale=3)[0]["hr"].shape == (3, 18, 39)  # 17x17 pixels are enough
 
 
-def test_a_protocol_on_given_lr_images_reads_them_and_measures_as_before(folder, tmp_path):
+def test_a_protocol_on_given_lr_images_reads_them_and_measures_as_without_them(folder, tmp_path):
     lr_dir = folder.parent / "LR" / "X4"
     lr_dir.mkdir(parents=True)
     pixels = np.random.default_rng(1).integers(0, 256, (10, 11, 3), dtype=np.uint8)

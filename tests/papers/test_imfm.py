@@ -1,4 +1,4 @@
-"""IMFM: the printed sizes, which contradict each other, and those of the specification."""
+"""IMFM: the printed sizes, which contradict each other, and the sizes in the specification."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""LAPAR (Li et al., NeurIPS 2020): its printed cost, and its fixed filters and how they are applied."""
+"""LAPAR (Li et al., NeurIPS 2020): its printed cost, its fixed filters, and how they are applied."""
 
 import pytest
 import torch

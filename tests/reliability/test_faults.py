@@ -53,7 +53,7 @@ from tests.reliability.forge import Forge, Outcome
 
 @pytest.fixture(scope="module", autouse=True)
 def _stored(request) -> Iterator[None]:
-    """Store how many faults there were and how many of them lost something."""
+    """Store how many faults there were and how many of them lost data."""
     started, failed = time.perf_counter(), request.session.testsfailed
     yield
     count = sum(item.module is request.module for item in request.session.items)
@@ -260,7 +260,7 @@ def test_a_second_process_in_a_run_folder_is_refused(forge, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_config_file_edited_between_runs_is_replaced_by_the_one_of_the_command(forge, whole, tmp_path):
+def test_a_config_file_edited_between_runs_is_replaced_by_the_config_of_the_command(forge, whole, tmp_path):
     half(forge, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     text = config.read_text()

@@ -135,7 +135,7 @@ def test_the_sample_set_needs_no_data_folder():
 
 
 @pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14)])
-def test_the_pixels_equal_those_of_the_published_sets(data_dir, name, count):
+def test_the_pixels_equal_the_pixels_of_the_published_sets(data_dir, name, count):
     listed = (data_dir / "benchmark_pixels.csv").read_text().splitlines()
     hashes = {line.split(",")[1]: line.split(",")[-1] for line in listed if line.startswith(f"{name},")}
     files = benchmark_files(data_dir, name)

@@ -10,7 +10,7 @@ MANY = (3, 4, 7)
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """The results of one process, of two, and of a process whose partner never starts."""
+    """Results for one process, for two, and for a process with a partner that never starts."""
     scenarios = ("exact:1", "exact:2", "one:2", "half:2", "rest:1", "measure:1", "measure:2", "norm:2")
     return processes.run(tmp_path_factory.mktemp("few"), *scenarios, "dies:2", "hangs:2", "alone:1")
 

@@ -1,4 +1,4 @@
-"""Faults of the machine: a run reports each in a sentence, keeps its last good state and resumes bit-equal.
+"""A run reports each fault of the machine in a sentence, keeps its last good state and resumes bit-equal.
 
 ====  =============================================  ==================================================
 No.   Fault                                          Tested in
@@ -71,7 +71,7 @@ def breaks(what: str, step: int = 12) -> tuple[str, ...]:
 
 
 def sentence(ended: Outcome) -> str:
-    """What the command line would print: the message of the last sr_lab error."""
+    """The message of the last sr_lab error, which the command line would print."""
     lines = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.")]
     return lines[-1].split(": ", 1)[1] if lines else f"no sentence: {ended.said}"
 
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_overwritten(
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_a_run_with_damaged_results_measures_again(forge, whole, tmp_path):
+def test_a_run_with_damaged_results_is_measured_again(forge, whole, tmp_path):
     folder = tmp_path / "run"
     assert forge.train(folder).code == 0
     (folder / "metrics.json").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Two processes, one of which gets a NaN or a signal or ends early: they continue or end together."""
+"""Two processes continue or end together if one of them gets a NaN or a signal or ends early."""
 
 import itertools
 import json

@@ -58,7 +58,7 @@ def results(folder: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory) -> Path:
-    """A folder in which the network was trained once."""
+    """A folder with one training run of the network."""
     place = tmp_path_factory.mktemp("trained")
     done = run(place, *MINE)
     assert done.returncode == 0, done.stderr

@@ -159,7 +159,7 @@ def config() -> TrainConfig:
 
 @pytest.fixture
 def queue(tmp_path, config, monkeypatch):
-    """Run a sweep in ``tmp_path`` whose jobs are scripts that get their folder as an argument."""
+    """Run a sweep in ``tmp_path``; its jobs are scripts that get their folder as an argument."""
 
     def run(scripts: dict[str, str], *, accelerator: str = "cpu", **settings: object) -> int:
         for name in scripts:

@@ -232,7 +232,7 @@ def test_the_command_line_may_not_name_a_hydra_callback_either(mark):
         ),
     ],
 )
-def test_a_typed_setting_does_not_allow_a_neighbouring_setting_in_a_file(
+def test_a_setting_on_the_command_line_does_not_allow_a_neighbouring_setting_in_a_file(
     tmp_path, package, text, typed, place
 ):
     more = with_file(tmp_path, f"# @package {package}\n{text}\n")

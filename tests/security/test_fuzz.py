@@ -1,4 +1,4 @@
-"""Thousands of mutated inputs: no mutant hangs or crashes a reader or is silently accepted.
+"""Of thousands of mutated inputs, none hangs or crashes a reader or is silently accepted.
 
 ``make test-slow`` tries 5,000 mutants, the default suite 200, and ``SR_LAB_CHAOS=1`` a million.
 """

@@ -87,7 +87,7 @@ KINDS = {
 
 
 def filled(value: object, **words: str) -> object:
-    """A description in which each ``{name}`` is replaced by the word of that name."""
+    """A description with each ``{name}`` replaced by the word of that name."""
     if isinstance(value, dict):
         return {filled(key, **words): filled(child, **words) for key, child in value.items()}
     if isinstance(value, list):

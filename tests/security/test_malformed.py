@@ -1,4 +1,4 @@
-"""Malformed inputs: each gives the right result or one sentence, quickly and in little memory."""
+"""Each malformed input gives the right result or a one-sentence error, quickly and in little memory."""
 
 import hashlib
 import io

@@ -35,7 +35,7 @@ class Rates(lightning.Callback):
 
 
 def rates(folder, steps: int, steps_per_unit: float, **settings: object) -> list[float]:
-    """The learning rates of a training run whose schedule halves the rate after every unit."""
+    """The learning rates of a training run with a schedule that halves the rate after every unit."""
     module = tiny.sr_module(
         learning_rate=1.0,
         make_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),

@@ -173,7 +173,7 @@ def _exit_as(arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
 
 
 def _started(command: list[str], **options: Any) -> "subprocess.Popen[bytes] | _Job":
-    """What ``subprocess.Popen`` starts; a job of a sweep is forked."""
+    """Start a command; a job of a sweep is forked, any other command is started by ``subprocess.Popen``."""
     if command[:3] == [sys.executable, "-m", "sr_lab"]:
         return _Job(command[3:], **options)
     return subprocess.Popen(command, **options)

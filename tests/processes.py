@@ -71,7 +71,7 @@ class Losses(lightning.Callback):
 
 
 def trainer(folder: Path, world: int, **settings: object) -> lightning.Trainer:
-    """The trainer of one of ``world`` processes."""
+    """The trainer of one process out of ``world``."""
     several = {"accelerator": "cpu", "devices": world, "strategy": "ddp" if world > 1 else "auto"}
     return tiny.trainer(folder, **(distributed.trainer_arguments(several, timeout=60) | settings))
 
@@ -105,7 +105,7 @@ def fit(
 
 
 def exact(folder: Path, world: int) -> dict[str, object]:
-    """Train every network in double precision, where rounding errors are tiny, and IMDN in single too."""
+    """Train every network in float64, where rounding errors are tiny, and IMDN in float32 too."""
     found = {f"{name}-64": fit(folder, world, name, double=True) for name in NETWORKS}
     return found | {"imdn-32": fit(folder, world, "imdn")}
 

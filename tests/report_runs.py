@@ -7,7 +7,7 @@ from sr_lab.reporting import published
 from sr_lab.reporting.runs import Run, read_run
 
 FIVE = ("Set5", "Set14", "B100", "Urban100", "Manga109")
-# The key in metrics.json and its unit for a metric in expected.csv.
+# For each metric in expected.csv, its key in metrics.json and its unit.
 UNITS = {"num_params_k": ("num_params", 1e3), "multi_adds_g": ("multi_adds", 1e9)}
 
 

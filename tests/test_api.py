@@ -277,7 +277,7 @@ def cut_out(seen, hidden, mode="RGBA"):
 @pytest.mark.parametrize(
     ("mode", "seen", "hidden"), [("RGBA", (255, 0, 0, 255), (0, 255, 0, 0)), ("LA", (200, 255), (0, 0))]
 )
-def test_invisible_pixels_do_not_colour_visible_ones(mode, seen, hidden, model):
+def test_invisible_pixels_do_not_colour_visible_pixels(mode, seen, hidden, model):
     network = Repeat() if model == "repeat" else sr_lab.load("bicubic", scale=3)
     sr = np.asarray(sr_lab.upscale(cut_out(seen, hidden, mode), network))
     visible = sr[sr[..., -1] > 0]

@@ -154,7 +154,7 @@ def test_a_set_with_its_published_pixels_is_called_by_its_name(set14):
     assert facts.as_published("mine", files) == "mine, 14 images"
 
 
-def test_a_changed_set_is_not_called_the_published_one(set14):
+def test_a_changed_set_is_not_called_the_published_set(set14):
     changed(set14, "zebra.png", lambda image: image.crop((0, 0, 100, 100)))
     changed(set14, "man.png", lambda image: image.crop((0, 0, 508, 508)))
     (set14 / "lenna.png").unlink()
@@ -165,7 +165,7 @@ def test_a_changed_set_is_not_called_the_published_one(set14):
     assert says.endswith("1 missing, 11 as published")
 
 
-def test_a_set_of_another_size_is_not_the_published_one(tmp_path):
+def test_a_set_of_another_size_is_not_the_published_set(tmp_path):
     files = [image_file(tmp_path / fact.file, noise(n)) for n, fact in enumerate(facts.facts()["Set5"])]
     assert facts.as_published("Set5", files) == "not the published Set5: 5 images of another size"
 

@@ -1,4 +1,4 @@
-"""The command line from outside: each test checks what a user finds on the disk and on the screen."""
+"""Tests of the command line as a user sees it: the files on the disk and the output on the screen."""
 
 import csv
 import json

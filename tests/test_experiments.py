@@ -209,7 +209,7 @@ def test_a_table_measures_the_sets_that_the_paper_prints(name, sweep):
         assert printed <= set(job.benchmark.sets) or job.task == "complexity"
 
 
-def test_a_benchmark_chosen_on_the_command_line_overrides_that_of_the_experiment():
+def test_a_benchmark_chosen_on_the_command_line_overrides_the_benchmark_of_the_experiment():
     for name in RECIPES:  # a benchmark in the file would override benchmark=<option>
         assert "benchmark" not in OmegaConf.load(conf_dir() / "experiment" / f"{name}.yaml"), name
     for name in ("mren/table6_complexity", "two_strategies/table1_attention"):  # both override the benchmark

@@ -139,7 +139,7 @@ def test_readers_of_run_folders_need_neither_torch_nor_lightning():
 
 
 def test_the_parser_finds_imports():
-    """Guards the tests above, which would pass if the parser found nothing."""
+    """Otherwise the tests above would pass because the parser finds nothing."""
     assert {"ops", "errors"} <= packages_used("protocol")
     assert "hydra" in libraries_used("__main__")
     assert "torch" in libraries_used("models.imdn")

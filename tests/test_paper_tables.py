@@ -79,7 +79,7 @@ def test_best_and_second_best_values_of_a_printed_table_are_marked(key, best, se
 
 
 def test_each_number_is_marked_separately():
-    """The paper marks whole cells: at x2 on Set5, ECBSR's low PSNR is bold because its SSIM is the best."""
+    """The paper marks whole cells, so at x2 on Set5 ECBSR's low PSNR is bold because its SSIM is the best."""
     made = experiment_table(as_printed("efrdn", "table1"))
     assert cell(made, "ECBSR", "Set5/ssim_y", "x2").rank == 1
     assert cell(made, "ECBSR", "Set5/psnr_y", "x2").rank == 0
@@ -299,7 +299,7 @@ def test_a_time_without_a_described_setup_has_no_measured_figure():
     assert any("neither device nor number of images" in line for line in made.head)
 
 
-def test_images_are_compared_with_the_baseline_row_and_those_of_the_baseline_with_bicubic():
+def test_images_are_compared_with_the_baseline_row_and_images_of_the_baseline_with_bicubic():
     made = experiment_table([finished("000", 31.0, count=2), finished("111", 32.0, count=2)])
     (_, first), (_, second) = (row(made, label).images for label in ("000", "111"))
     assert (first.set_name, first.image, first.psnr) == ("Set5", "1", 31.0)
@@ -581,7 +581,7 @@ def test_rows_measured_on_different_images_are_not_compared():
     assert "warning: the images of Set5 differ between rows" in made.head
 
 
-def test_the_head_says_how_many_images_each_mean_is_over():
+def test_the_header_says_how_many_images_each_mean_is_over():
     made = experiment_table([sweep("A", 32.0, model("A"), sets=("Set5", "mine"), count=7)])
     assert "images: Set5, 7 images | mine, 7 images" in made.head
 

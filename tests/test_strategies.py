@@ -73,7 +73,7 @@ def test_imdn_folded_for_inference_has_the_printed_parameter_count(apply: Apply,
 
 
 @STRATEGIES
-def test_the_output_equals_that_of_the_equations(apply: Apply):
+def test_the_output_equals_the_output_of_the_equations(apply: Apply):
     model = apply(imdn()).eval()
     torch.testing.assert_close(model(image()), by_hand(model, image()), rtol=0, atol=0)
 

@@ -134,7 +134,7 @@ def test_the_papers_figures_are_next_to_the_measured_figures(reported, name):
 
 @pytest.fixture(scope="module")
 def place(run_once) -> Path:
-    """The folder in which a sweep of two rows was logged offline."""
+    """The folder of a sweep over two rows that was logged offline."""
     place, swept = run_once(DEFAULT)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     return place

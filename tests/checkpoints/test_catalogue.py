@@ -33,7 +33,7 @@ def test_the_options_include_networks_from_conf_model():
 
 
 def shapes_of_all():
-    """Names and shapes of the weights of every network at every scale."""
+    """Weight names and shapes of every network at every scale."""
     found = {}
     for option in model_options():
         for scale in catalogue.SCALES:
@@ -87,7 +87,7 @@ def official(folder, option, scale, name="weights.pth"):
     network = Entry(option, scale).build()
     own = network.state_dict()
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    # VDSR's official names imply MATLAB's order of axes.
+    # VDSR's official names imply MATLAB's axis order.
     torch.save(own if option == "vdsr" else official_state(network) or own, folder / name)
     return folder / name
 
@@ -101,7 +101,7 @@ def refusal(path):
 
 @pytest.mark.parametrize(("option", "scale"), [("imdn", 4), ("edsr", 4), ("pan", 4), ("fmen_ntire", 3)])
 def test_the_nearest_network_has_the_scale_of_the_weights(tmp_path, monkeypatch, option, scale):
-    """The names alone would not tell, as they are the same at every scale."""
+    """The names alone do not reveal the scale, as they are the same at every scale."""
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "edsr", "fmen_ntire", "imdn", "pan"])
     state = torch.load(official(tmp_path, option, scale))
     torch.save(dict(list(state.items())[2:]), tmp_path / "a.pth")
@@ -118,7 +118,7 @@ def test_an_extra_weight_is_named_without_advice_on_model_and_scale(tmp_path, mo
     assert "set model and scale" not in said
 
 
-def test_an_unknown_network_resembles_none_of_ours(tmp_path, monkeypatch):
+def test_an_unknown_network_resembles_no_network_in_the_catalogue(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "fsrcnn", "imdn"])
     state = {f"layers.{i}.weight": torch.ones(1) for i in range(778)}
     torch.save(state | {"tail.0.weight": torch.ones(1), "tail.0.bias": torch.ones(1)}, tmp_path / "a.pth")
@@ -129,7 +129,7 @@ def test_an_unknown_network_resembles_none_of_ours(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("option", ["pan", "vdsr", "fsrcnn_original"])
 @pytest.mark.parametrize("name", ["net_x2.pth", "X2/model/best.pth"])
-def test_the_name_gives_the_scale_if_the_weights_fit_several(tmp_path, monkeypatch, option, name):
+def test_the_name_gives_the_scale_if_the_weights_fit_several_scales(tmp_path, monkeypatch, option, name):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", option])
     said = []
     network = open_network(str(official(tmp_path, option, 2, name)), None, said.append)
@@ -147,7 +147,7 @@ def test_a_scale_that_contradicts_the_name_is_reported(tmp_path, monkeypatch):
     assert said == ["scale=2 is from the command line; the name 'pan_x3' says x3"]
 
 
-def test_the_scale_of_the_weights_takes_precedence_over_that_of_the_name(tmp_path, monkeypatch):
+def test_the_scale_of_the_weights_overrides_the_scale_in_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "model_options", lambda: ["bicubic", "imdn_rtc"])
     said = []
     assert open_network(str(official(tmp_path, "imdn_rtc", 4, "net_x2.pth")), None, said.append).scale == 4
@@ -219,7 +219,7 @@ def test_an_option_with_a_resolver_that_hydra_would_refuse_is_not_resolved(tmp_p
 
 
 @pytest.mark.parametrize("option", ["edsr", "carn", "rdn", "shufflemixer_tiny"])
-def test_an_x4_file_with_a_tail_in_steps_does_not_fit_x2(tmp_path, option):
+def test_an_x4_file_with_a_stepwise_tail_does_not_fit_x2(tmp_path, option):
     """Two of its convolutions correspond to a single one in the x2 tail."""
     state = torch.load(official(tmp_path, option, 4))
     for scale, fits in ((2, False), (4, True)):

@@ -266,7 +266,7 @@ def test_trailing_bytes_are_detected(tmp_path, form):
         open_checkpoint(str(path))
 
 
-def test_the_format_of_a_file_follows_from_its_content_and_not_from_its_name(tmp_path):
+def test_the_content_of_a_file_and_not_its_name_determines_its_format(tmp_path):
     safe = saved_as(tmp_path, "safetensors").rename(tmp_path / "b.pth")
     assert set(open_checkpoint(str(safe)).state) == set(TinyNet().state_dict())
     for form, says in (("zip", "is a PyTorch file, not safetensors"), ("legacy", "is a pickle, not")):
@@ -344,7 +344,7 @@ def test_a_name_without_the_prefix_of_the_others_is_kept(tmp_path):
     }
 
 
-def test_a_prefix_stays_if_two_names_would_become_one(tmp_path):
+def test_a_prefix_is_kept_if_dropping_it_would_make_two_names_equal(tmp_path):
     names = {"module.a", "module.b", "module.c", "a"}
     assert set(opened(tmp_path, dict.fromkeys(names, torch.ones(1))).state) == names
 

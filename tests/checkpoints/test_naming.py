@@ -1,4 +1,4 @@
-"""The scale that the name of a file or folder gives; the names are those of published files, or similar."""
+"""Scales in the names of files and folders; the names are from published files or resemble them."""
 
 from pathlib import Path
 
@@ -23,16 +23,16 @@ SILENT = (
 
 
 @pytest.mark.parametrize(("scale", "name"), [(key, name) for key in SAYS for name in SAYS[key].split()])
-def test_a_name_gives_its_scale(scale, name):
+def test_the_scale_is_read_from_a_name(scale, name):
     assert named_scale(Path("/a/b/c/d") / name).scale == scale
 
 
 @pytest.mark.parametrize("name", SILENT.split())
-def test_other_numbers_or_several_scales_give_no_scale(name):
+def test_a_name_with_other_numbers_or_several_scales_gives_no_scale(name):
     assert named_scale(Path("/a/b/c/d") / name) is None
 
 
-def test_the_name_of_a_file_takes_precedence_over_that_of_its_folder():
+def test_the_name_of_a_file_takes_precedence_over_the_name_of_its_folder():
     assert named_scale(Path("/a/PAN_x2/pan_x3.pth")) == NamedScale(3, "pan_x3")
     assert named_scale(Path("/a/PAN_x2/best.pth")) == NamedScale(2, "PAN_x2")
     assert named_scale(Path("/a/PAN_x2/vdsr_x2_x4.pth")) is None

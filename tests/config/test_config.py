@@ -114,13 +114,13 @@ TYPED = {
 
 @pytest.mark.parametrize("budget", ["smoke", "short", "auto"])
 @pytest.mark.parametrize("key", TYPED)
-def test_a_typed_value_overrides_the_limit_of_a_budget(budget: str, key: str):
+def test_a_value_on_the_command_line_overrides_the_limit_of_a_budget(budget: str, key: str):
     config = compose("trainer=cpu", f"budget={budget}", f"{key}=400")
     assert OmegaConf.select(OmegaConf.create(config.model_dump()), key) == 400
     assert config.recipe.keys() == set(TYPED.values()) - {TYPED[key]}  # the other limits apply
 
 
-def test_a_job_of_a_sweep_keeps_a_typed_value(tmp_path):
+def test_a_job_of_a_sweep_keeps_a_value_from_the_command_line(tmp_path):
     """The job reads the configuration that the sweep wrote, and does not get the sweep's command line."""
     config = compose(*SMOKE, "steps=400", "schedule=step")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
@@ -130,17 +130,17 @@ def test_a_job_of_a_sweep_keeps_a_typed_value(tmp_path):
     assert again.steps_of_an_epoch == config.steps_of_an_epoch == 1000
 
 
-def test_a_typed_epoch_keeps_its_length():
+def test_an_epoch_length_from_the_command_line_is_kept():
     assert compose(*SMOKE, "steps_per_epoch=3").steps_of_an_epoch == 3
 
 
-def test_a_row_in_a_file_is_shortened_and_a_typed_row_is_not():
+def test_a_row_in_a_file_is_shortened_and_a_row_on_the_command_line_is_not():
     file = compose(*SMOKE, "experiment=two_strategies/table2_hosts", "row=0")
     assert file.dataset["lr_patch_size"] == 16
     assert compose(*SMOKE, "+rows={a: ['steps=400']}", "row=0").steps == 400
 
 
-def test_a_typed_limit_below_a_typed_value_is_refused():
+def test_a_budget_limit_below_a_value_is_refused_if_both_are_on_the_command_line():
     assert "budget.max_steps to 5; leave one" in sentence(*SMOKE, "steps=9", "budget.max_steps=5")
 
 

@@ -1,4 +1,4 @@
-"""Hydra's own settings could run code before a run is checked: each attack ends in a one-sentence error."""
+"""Hydra's own settings could run code before a run is checked; each attack ends in a one-sentence error."""
 
 import os
 from contextlib import suppress

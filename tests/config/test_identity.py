@@ -170,7 +170,7 @@ def test_the_hash_of_an_evaluation_ignores_training_settings(override):
 
 
 def test_the_hash_function_never_changes():
-    """It is the start of the SHA-256 of the JSON with sorted keys; a change orphans every run on disk."""
+    """It is a prefix of the SHA-256 of the JSON with sorted keys; a change orphans every run on disk."""
     assert hash8({"b": [1, 2.5, None], "a": 1, "c": {"e": True, "d": "x"}}) == "87b400cb"
 
 

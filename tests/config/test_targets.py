@@ -17,7 +17,7 @@ from sr_lab.errors import ConfigError
 from tests.conftest import compose
 from tests.security import hostile
 
-# Each of these runs code, opens a pickle, writes a file or connects when it is called or used.
+# Each of these runs code, opens a pickle, writes a file or opens a connection when it is called or used.
 ATTACKS = [
     *("os.system", "subprocess.Popen", "builtins.eval", "pathlib.Path", "functools.partial"),
     *("torch.hub.load", "torch.load", "torch.save", "torch.serialization.load", "torch.ops.load_library"),
@@ -96,13 +96,13 @@ def test_a_class_that_an_allowed_package_only_imports_is_refused():
 
 
 @pytest.mark.parametrize("name", ["host.attach", "ggas.GGAS", "ggas.apply.__call__"])
-def test_a_strategy_is_the_function_apply_of_its_module(name: str):
+def test_a_strategy_is_the_apply_function_of_its_module(name: str):
     with pytest.raises(ConfigError, match=r"may not be named here|cannot find"):
         targets.check("strategy", {"_target_": f"sr_lab.strategies.{name}", "name": "x", "strategy": None})
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_only_plain_values_are_arguments(slot: str):
+def test_arguments_must_be_plain_values(slot: str):
     setting = list(inspect.signature(targets.locate(HONEST[slot]["_target_"])).parameters)[-1]
     for value in ("${scale}", r"\${scale}", ["a${x:}"], {"${a}": 1}, object(), b"x", (1,), {1: object()}):
         with pytest.raises(ConfigError):
@@ -110,7 +110,7 @@ def test_only_plain_values_are_arguments(slot: str):
 
 
 @pytest.mark.parametrize("key", ["${a}", 1.5j, ("a",)])
-def test_only_plain_values_are_keys(key: object):
+def test_keys_must_be_plain_values(key: object):
     with pytest.raises(ConfigError, match=r"remove it|must be a plain value"):  # `tags` has no type
         targets.check("logger", {"_target_": "lightning.pytorch.loggers.WandbLogger", "tags": {key: 1}})
 

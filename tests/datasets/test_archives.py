@@ -149,7 +149,7 @@ def test_a_bomb_among_unwanted_files_is_also_refused(tmp_path):
 
 
 def test_overlapping_entries_are_refused_as_a_bomb(tmp_path):
-    """Fifield's bomb: many entries of the directory share one compressed stream."""
+    """In Fifield's bomb, many entries of the directory share one compressed stream."""
     path = zipped(tmp_path / "a.zip", ("000.png", bytes(9_000)))
     content = path.read_bytes()
     start = content.index(b"PK\x01\x02")

@@ -91,7 +91,7 @@ def test_the_error_for_an_image_too_small_to_measure_names_it(folder, tmp_path):
     assert two(tmp_path, scale=3)[0]["hr"].shape == (3, 18, 39)  # 17x17 pixels are enough
 
 
-def test_a_protocol_on_given_lr_images_reads_them_and_measures_as_before(folder, tmp_path):
+def test_a_protocol_on_given_lr_images_reads_them_and_measures_as_without_them(folder, tmp_path):
     lr_dir = folder.parent / "LR" / "X4"
     lr_dir.mkdir(parents=True)
     pixels = np.random.default_rng(1).integers(0, 256, (10, 11, 3), dtype=np.uint8)
@@ -135,7 +135,7 @@ def test_the_sample_set_needs_no_data_folder():
 
 
 @pytest.mark.parametrize(("name", "count"), [("Set5", 5), ("Set14", 14)])
-def test_the_pixels_equal_those_of_the_published_sets(data_dir, name, count):
+def test_the_pixels_equal_the_pixels_of_the_published_sets(data_dir, name, count):
     listed = (data_dir / "benchmark_pixels.csv").read_text().splitlines()
     hashes = {line.split(",")[1]: line.split(",")[-1] for line in listed if line.startswith(f"{name},")}
     files = benchmark_files(data_dir, name)

@@ -73,7 +73,7 @@ def test_the_manifest_records_the_size_of_an_image_and_the_hash_of_its_pixels(fo
     assert [10, 12, cache.records[2].sha256] in json.loads(manifest.read_text()).values()
 
 
-def test_a_second_build_makes_nothing(folder, files):
+def test_a_second_build_makes_no_image(folder, files):
     build(folder, files)
     cache, maker = build(folder, files)
     assert maker.asked == []

@@ -214,9 +214,7 @@ def given(hr_dir, lr_dir, write, scale=2):
     [("{}_HR", "{}_LR2"), ("img_{}_SRF_2_HR", "img_{}_SRF_2_LR"), ("{}_HR", "{}_LR"), ("{}", "{}x2m")],
     ids=["RealSR", "SelfExSR", "LR", "DIV2K mild"],
 )
-def test_hr_and_lr_images_in_one_folder_or_two_are_paired_by_the_names_of_data_sets(
-    make, tmp_path, hr_name, lr_name
-):
+def test_hr_and_lr_images_in_one_folder_or_two_are_paired_by_their_names(make, tmp_path, hr_name, lr_name):
     hr_dir = photographs(tmp_path / "hr")
     lr_dir = given(hr_dir, tmp_path / "lr", lr_name.format)
     for file in sorted(hr_dir.iterdir()):

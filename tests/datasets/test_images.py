@@ -125,7 +125,7 @@ def test_a_transparent_16_bit_value_becomes_white(tmp_path):
     assert read_image(tmp_path / "a.png")[0].tolist() == [[255] * 3, [0] * 3, [156] * 3]
 
 
-def test_an_invisible_pixel_gets_the_mean_of_the_smallest_block_with_a_visible_one():
+def test_an_invisible_pixel_gets_the_mean_of_the_smallest_block_with_a_visible_pixel():
     colours = np.array([[10, 99, 99, 99, 99], [13, 99, 99, 99, 40]], np.uint8)
     expected = [[10, 12, 12, 12, 40], [13, 12, 12, 12, 40]]
     assert spread(colours, colours != 99).tolist() == expected

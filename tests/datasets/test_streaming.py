@@ -49,7 +49,7 @@ def shards(source, tmp_path):
 
 @pytest.fixture
 def remote(shards):
-    """Address of the shards in a store, from which every process has to fetch them."""
+    """Address of shards in a store; every process has to fetch them from there."""
     store = fsspec.filesystem("memory")
     store.put(str(shards), "/bucket", recursive=True)
     yield "memory://bucket"

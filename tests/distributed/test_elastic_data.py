@@ -43,7 +43,7 @@ def dataset(tmp_path_factory) -> PatchDataset:
 
 
 def batches(dataset: PatchDataset, *, world: int, workers: int, first: int) -> list[list[str]]:
-    """Hashes of all samples in the batches from step ``first`` on, in the order of the stream."""
+    """Hashes of all samples in the batches from step ``first`` on, in stream order."""
     shares = []
     for rank in range(world):
         sampler = StreamSampler(lambda: first * BATCH, batch_size=BATCH, rank=rank, world=world)

@@ -1,4 +1,4 @@
-"""Several processes train like one, and their results are bit-equal; the loss of a process is reported."""
+"""Several processes train like one, with bit-equal metrics; a process that dies or hangs is reported."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ MANY = (3, 4, 7)
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """The results of one process, of two, and of a process whose partner never starts."""
+    """Results for one process, for two, and for a process with a partner that never starts."""
     scenarios = ("exact:1", "exact:2", "one:2", "half:2", "rest:1", "measure:1", "measure:2", "norm:2")
     return processes.run(tmp_path_factory.mktemp("few"), *scenarios, "dies:2", "hangs:2", "alone:1")
 
@@ -25,7 +25,7 @@ def many(tmp_path_factory):
 
 
 def difference(ours, theirs) -> float:
-    """Largest difference of a parameter tensor, relative to its norm."""
+    """Largest difference in a parameter tensor, relative to the norm of the tensor."""
     return max(
         ((theirs["weights"][name] - value).norm() / value.norm()).item()
         for name, value in ours["weights"].items()
@@ -84,7 +84,7 @@ def test_two_processes_resume_a_run_of_four_processes(many):
 def test_two_processes_give_the_same_metrics_as_one_bit_for_bit(few):
     (one,) = few["measure:1"]
     assert len(one["images"]) == sum(count for _, count in processes.SETS)
-    # Four pictures of every image of these small sets, and a strip of the first two images of each set.
+    # Each image in these small sets has four pictures; the first two images in each set also have a strip.
     assert len(one["pictures"]) == 4 * len(one["images"]) + (2 + 2 + 1)
     assert few["measure:2"] == [one, one]
 

@@ -26,7 +26,7 @@ SLURM = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Set these variables of a launcher and delete those of all others."""
+    """Set these variables of a launcher and delete the variables of all other launchers."""
 
     def take(variables: dict[str, str]) -> None:
         for name in {*TORCHRUN, *SLURM, "SUBMITIT_LOCAL_NTASKS"}:
@@ -201,7 +201,7 @@ class Act(lightning.Callback):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Five jobs: with seed 1, rank 1 fails; with seed 3, it is killed; with seed 4, rank 0 is killed."""
+    """Five jobs: with seed 1, rank 1 fails; with seed 3, rank 1 is killed; with seed 4, rank 0 is killed."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "act.py").write_text(ACT)
     done = sr_lab(
@@ -218,7 +218,7 @@ def test_a_sweep_continues_after_a_job_that_lost_a_process(sweep):
     done, folders = sweep
     assert done.returncode == 1
     states = {seed: RunFolder(folder).state() for seed, folder in sorted(folders.items())}
-    # Rank 0 of seed 1 only knows that the other rank was lost; the same command resumes all three jobs.
+    # With seed 1, rank 0 only knows that the other rank was lost; the same command resumes all three jobs.
     assert states == {0: "finished", 1: "interrupted", 2: "finished", 3: "interrupted", 4: "interrupted"}
 
 
@@ -240,7 +240,7 @@ def test_no_process_outlives_its_job(sweep):
 
 
 @pytest.mark.slow
-def test_the_reason_for_the_loss_of_a_process_is_reported_once(sweep):
+def test_the_reason_why_a_process_died_is_reported_once(sweep):
     errors = [line for line in sweep[0].stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: dataset: a.png has gone",
@@ -252,7 +252,7 @@ def test_the_reason_for_the_loss_of_a_process_is_reported_once(sweep):
 
 
 @pytest.mark.slow
-def test_a_job_of_two_processes_is_a_single_run_in_weights_and_biases(sweep):
+def test_a_job_of_two_processes_is_a_single_wandb_run(sweep):
     for seed in (0, 2):
         (offline,) = sweep[1][seed].glob("wandb/offline-run-*")
         assert offline.name.endswith(sweep[1][seed].name)

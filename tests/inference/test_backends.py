@@ -1,4 +1,4 @@
-"""onnxruntime and OpenVINO instead of torch: they give the same images or a one-sentence error."""
+"""onnxruntime and OpenVINO give the same images as torch, or a one-sentence error."""
 
 import ctypes
 import json
@@ -37,7 +37,7 @@ def cache_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def graphs():
-    """The graphs exported so far, by the fingerprint of the network."""
+    """The graphs exported so far, keyed by the fingerprint of the network."""
     return {}
 
 
@@ -65,7 +65,7 @@ REFUSED = {
 
 
 class PlusMean(nn.Module):
-    """Convolves an image that is padded to a multiple of four, and adds the mean of the image."""
+    """Pads the image to multiples of four, convolves it and adds the mean of the image."""
 
     colour = "rgb"
     scale = 2
@@ -91,7 +91,7 @@ class OddOnly(PlusMean):
 
 
 class Unexportable(PlusMean):
-    """Branches on the pixel values, which cannot be exported."""
+    """Branches on the pixel values, so it cannot be exported."""
 
     def forward(self, lr):
         return super().forward(lr if lr.mean() > 0.1 else 1 - lr)
@@ -127,7 +127,7 @@ def test_a_repeated_size_gives_the_same_image_as_torch(backend, cache_dir):
     """OpenVINO compiles the network for a size the second time it sees it."""
     network = PlusMean().eval()
     runs = run_by(network, backend, cache_dir=cache_dir)
-    tile, last = (24, 20), (24, 15)  # each row of tiles ends with a narrower one
+    tile, last = (24, 20), (24, 15)  # each row of tiles ends with a narrower tile
     for size in (tile, tile, tile, last, tile, tile, last, last, tile):
         assert difference(network, runs, size) < 1e-5
 

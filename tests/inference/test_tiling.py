@@ -18,7 +18,7 @@ from sr_lab.ops.complexity import peak_memory
 
 
 class Chain(nn.Module):
-    """Convolutions of known reach, followed by nearest-neighbour upsampling."""
+    """Convolutions with a known receptive field, followed by nearest-neighbour upsampling."""
 
     colour = "rgb"
     scale = 2
@@ -74,7 +74,7 @@ def test_tiles_of_a_strided_network_are_aligned():
     assert "; not equal" in tiled.note
 
 
-def test_the_note_on_tiles_of_a_network_that_pools_says_that_they_are_not_equal_to_the_whole_image():
+def test_a_note_says_that_tiles_of_a_network_that_pools_differ_from_the_whole_image():
     network = built("imdn", num_feat=16, num_block=2)
     tiled = Tiled(network, tile=96)
     assert 1e-7 < difference(network, tiled, 150, 100) < 0.1
@@ -105,7 +105,7 @@ def test_tiles_fit_into_the_available_memory(name, size):
         assert taken < 1.1 * tiled.memory
 
 
-def test_tiles_take_half_of_what_is_free_on_a_gpu(monkeypatch):
+def test_tiles_take_half_of_the_free_gpu_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * 2**30, 80 * 2**30))
     network = built("imdn", num_feat=16)
     with FakeTensorMode():

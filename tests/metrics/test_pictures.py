@@ -48,7 +48,7 @@ def test_every_convention_gives_the_figures_of_scikit_image(tmp_path):
     assert found.mean == found.images["a"]
 
 
-def test_crop_and_colour_give_the_conventions_of_a_challenge(tmp_path):
+def test_the_settings_crop_and_colour_follow_the_conventions_of_a_challenge(tmp_path):
     hr, sr = picture(tmp_path / "0801.png", 0), picture(tmp_path / "0801x4.png", 1)
     found = sr_lab.measure(tmp_path / "0801x4.png", tmp_path / "0801.png", scale=4, crop=10, colour="rgb")
     expected = of_skimage(*(image[10:-10, 10:-10].astype(float) for image in (sr, hr)))

@@ -4,8 +4,8 @@ FSRCNN: github.com/yjn870/FSRCNN-pytorch, models.py (ec7c8bb), ``_initialize_wei
 IDN: github.com/Zheng222/IDN-Caffe, train/IDN_x2.prototxt (84c9001), ``msra`` with ``variance_norm: 2``.
 MemNet: github.com/tyshiwo/MemNet, MemNet_M6R6_80C64_train.prototxt (10b18e9), ``msra``.
 VDSR: github.com/huangzehao/caffe-vdsr, Train/VDSR_net.prototxt (1af8c34), ``msra``.
-Caffe's filler draws with deviation sqrt(2 / n); n is the number of weights over ``num`` (fan in), over
-``channels`` (fan out), or the mean of both (include/caffe/filler.hpp).
+Caffe's filler draws with deviation sqrt(2 / n); n is the number of weights divided by ``num`` (fan in) or
+by ``channels`` (fan out), or the mean of both (include/caffe/filler.hpp).
 """
 
 from math import sqrt
@@ -40,7 +40,7 @@ AUTHORS = {
 @pytest.mark.parametrize("option", AUTHORS)
 def test_each_layer_starts_with_the_deviation_of_the_authors_code(option):
     network = Entry(option, 2).build()
-    ratios = {}  # for each kind of layer: its weights over the authors' deviation
+    ratios = {}  # for each kind of layer: its weights divided by the authors' deviation
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             weight = module.weight.detach()

@@ -38,7 +38,7 @@ def test_an_erb_with_zero_weights_is_its_activation():
 
 
 def published_cca(cca, x):
-    """CCA as in IMDN's code: the population standard deviation by its definition, without an epsilon."""
+    """CCA as in IMDN's code, which computes the population standard deviation without an epsilon."""
     mean = x.sum(3, keepdim=True).sum(2, keepdim=True) / (x.size(2) * x.size(3))
     variance = (x - mean).pow(2).sum(3, keepdim=True).sum(2, keepdim=True) / (x.size(2) * x.size(3))
     return x * cca.excite(mean + variance.pow(0.5))

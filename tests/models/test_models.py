@@ -26,7 +26,7 @@ SHRUNKEN = {"num_feat": 16, "num_block": 2, "num_group": 2}
 
 
 def distinct_models():
-    """Names of the options, counting those that differ only in size once, as they shrink to one network."""
+    """Names of the options; of those that the tests shrink to the same network, only the first."""
     found = {}
     for path in sorted((CONF / "model").glob("*.yaml")):
         settings = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -114,7 +114,7 @@ def test_a_network_accepts_every_tail(model, upsampler):
 
 
 def refusal(model, upsampler):
-    """The message with which a network refuses a tail, or an empty string; other errors are raised."""
+    """The message of a network that refuses a tail, or an empty string; other errors are raised."""
     try:
         build(model, upsampler=upsampler)
     except InstantiationException as error:
@@ -188,8 +188,9 @@ def test_every_parameter_gets_a_gradient_and_a_copy_made_after_the_step_is_equal
         assert torch.equal(copy.deepcopy(net)(lr), net(lr))
 
 
-# Operators whose CUDA kernels add in any order, which trainer.deterministic=true refuses: those in the
-# documentation of torch.use_deterministic_algorithms, except bilinear interpolation, which then decomposes.
+# Operators that trainer.deterministic=true refuses because their CUDA kernels add in any order. They are from
+# the documentation of torch.use_deterministic_algorithms; bilinear interpolation is omitted because it then
+# decomposes.
 NOT_DETERMINISTIC = {
     *("adaptive_max_pool2d_backward", "_adaptive_avg_pool2d_backward", "upsample_bicubic2d_backward"),
     *("_upsample_bicubic2d_aa_backward", "reflection_pad1d_backward", "reflection_pad2d_backward"),

@@ -1,4 +1,4 @@
-"""Our counts of the networks that papers compare, and the rule of each printed figure (multi_adds.csv)."""
+"""Multiply-adds of the networks that papers compare, and how each printed figure counts (multi_adds.csv)."""
 
 import csv
 import functools
@@ -28,7 +28,7 @@ def network(option, scale):
 
 
 @every_row
-def test_the_stored_count_is_that_of_the_network(row):
+def test_the_stored_count_equals_the_count_of_the_network(row):
     net = network(row["model"], row["scale"])
     counted = num_params(net), multi_adds(net, scale=int(row["scale"]), rule="all")
     assert counted == (int(row["num_params"]), int(row["multi_adds"]))

@@ -67,7 +67,7 @@ def network(weights_dir, official):
 
 
 @pytest.mark.parametrize("official", [row for row in OFFICIAL if row.pair], ids=lambda row: row.pair)
-def test_the_output_equals_that_of_the_authors_code(weights_dir, official):
+def test_the_output_equals_the_output_of_the_authors_code(weights_dir, official):
     folder = (weights_dir / official.file).parent
     pair = np.load(folder / f"io_{official.pair}_x{official.scale}.npz")
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_the_output_equals_that_of_the_authors_code(weights_dir, official):
 
 @every_checkpoint
 @torch.inference_mode()
-def test_psnr_on_set5_equals_that_of_the_authors_code(data_dir, weights_dir, official):
+def test_psnr_on_set5_equals_the_psnr_of_the_authors_code(data_dir, weights_dir, official):
     protocol = PROTOCOLS[official.protocol]
     images = BenchmarkSet.of("Set5", data_dir=data_dir, scale=official.scale, protocol=protocol)
     module = SRModule(network(weights_dir, official), scale=official.scale, protocol=protocol)

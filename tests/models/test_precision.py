@@ -18,7 +18,7 @@ NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Narrowing(TorchDispatchMode):
-    """Notes each operation that turns a floating tensor into a narrower one."""
+    """Records each operation that converts a floating-point tensor to a narrower type."""
 
     def __init__(self):
         super().__init__()

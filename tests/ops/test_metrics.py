@@ -22,7 +22,7 @@ def test_psnr_of_a_constant_offset_is_exact():
     assert psnr(hr + 0.1, hr, crop_border=2).tolist() == pytest.approx([20.0, 20.0], abs=1e-5)
 
 
-def test_psnr_equals_that_of_scikit_image():
+def test_psnr_equals_scikit_images():
     sr, hr = pair(1, 3, 20, 30)
     expected = peak_signal_noise_ratio(hr[0].numpy(), sr[0].numpy(), data_range=1)
     assert psnr(sr, hr, crop_border=0).item() == pytest.approx(expected, abs=1e-10)
@@ -55,7 +55,7 @@ def of_scikit_image(sr, hr):
 
 # The largest image is measured in strips, the last of which has fewer rows.
 @pytest.mark.parametrize(("height", "width"), [(11, 11), (40, 53), (64, 32), (501, 303)])
-def test_ssim_equals_that_of_scikit_image_on_the_valid_region(height, width):
+def test_ssim_equals_scikit_images_on_the_valid_region(height, width):
     sr, hr = pair(1, 1, height, width)
     assert ssim(sr, hr, crop_border=0).item() == pytest.approx(of_scikit_image(sr, hr), abs=1e-12)
 
@@ -76,7 +76,7 @@ def checkerboard():
     ],
     ids=["flat", "nearly flat and bright", "inverse", "black and white", "tiny difference"],
 )
-def test_ssim_equals_that_of_scikit_image_where_rounding_would_matter(sr, hr):
+def test_ssim_equals_scikit_images_where_rounding_would_matter(sr, hr):
     sr, hr = sr.double(), hr.double()
     assert ssim(sr, hr, crop_border=0).item() == pytest.approx(of_scikit_image(sr, hr), abs=1e-12)
 
@@ -90,7 +90,7 @@ def test_a_batch_measured_in_strips_gives_the_values_of_its_single_images():
     assert ssim(sr, hr, crop_border=0).tolist() == pytest.approx(alone, abs=1e-12)
 
 
-def test_ssim_equals_that_of_kornia():
+def test_ssim_equals_kornias():
     sr, hr = pair(2, 3, 24, 31)
     expected = kornia.metrics.ssim(sr, hr, 11, padding="valid").mean(dim=(1, 2, 3))
     assert ssim(sr, hr, crop_border=0).tolist() == pytest.approx(expected.tolist(), abs=1e-8)

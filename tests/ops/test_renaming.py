@@ -17,7 +17,7 @@ from sr_lab.ops.renaming import OfficialNames, official_names, official_state
 from sr_lab.strategies import ggas
 from tests.models.test_official import OFFICIAL
 
-# No names were published for these networks, or not for the form of them that is here.
+# No names were published for these networks, or not for the form that is implemented here.
 WITHOUT = {
     *("bicubic", "edsr_shallow", "efrdn", "imdn_osff", "imfm", "memnet", "memnet_original", "mren", "mren_l"),
     *("osffnet", "idn", "rfdn"),
@@ -26,7 +26,7 @@ WITHOUT = {
 
 @functools.cache
 def forms(option, scale):
-    """A network without values, and its folded copy if that has other names."""
+    """A network without weight values, and its folded copy if the copy has other names."""
     with torch.device("meta"):
         net = Entry(option, scale).build().eval()
     folded = fold(copy.deepcopy(net))
@@ -49,7 +49,7 @@ def test_our_names_convert_to_theirs_and_back(option):
 
 @pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
 def test_no_weight_is_lost_when_a_checkpoint_of_another_scale_is_renamed(option):
-    """A tail in steps has more convolutions at x4 than at x2, and no two may become one."""
+    """A stepwise tail has more convolutions at x4 than at x2, and no two may get the same name."""
     nets = {scale: forms(option, scale)[0] for scale in SCALES}
     for scale, other in ((4, 2), (2, 3), (3, 4)):
         for table in official_names(nets[scale]):

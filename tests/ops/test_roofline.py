@@ -83,7 +83,7 @@ def of(model: type[nn.Module]) -> Traffic:
     ("model", "multi_adds", "fused_ms"),
     [(OSFFNet, 29.3, 2.3), (EFRDN, 53.7, 2.5), (MREN, 49.0, 1.7), (IMFM, 46.5, 1.7)],
 )
-def test_the_four_networks_have_the_costs_counted_before(model, multi_adds, fused_ms):
+def test_the_four_networks_have_the_costs_that_were_computed_independently(model, multi_adds, fused_ms):
     counted = of(model)
     share = (320 * 180) / (36 * 64)
     without_attention = Traffic([one for one in counted.operators if "attention" not in one.name])

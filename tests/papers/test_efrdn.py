@@ -75,7 +75,7 @@ def test_the_parameters_at_x2_and_x3_differ_from_those_printed(scale, params):
 
 
 @pytest.mark.parametrize(("scale", "printed_g", "ours_g"), [(2, 111.6, 112.30), (3, 49.5, 49.83)])
-def test_the_multi_adds_printed_for_x2_and_x3_are_those_of_the_x4_network(scale, printed_g, ours_g):
+def test_the_multi_adds_printed_for_x2_and_x3_belong_to_the_x4_network(scale, printed_g, ours_g):
     counted = multi_adds(on_meta(EFRDN, scale=4), scale=scale, rule="conv") / 1e9
     assert counted == pytest.approx(ours_g, abs=0.005)
     assert counted == pytest.approx(printed_g, rel=0.007)

@@ -15,7 +15,7 @@ from tests.papers.meta import on_meta
 @pytest.mark.parametrize(
     ("scale", "params", "multi_adds_g"), [(2, 694_404, 158.8), (3, 703_059, 71.5), (4, 715_176, 40.9)]
 )
-def test_the_size_equals_the_printed_one(scale, params, multi_adds_g):
+def test_the_size_equals_the_printed_size(scale, params, multi_adds_g):
     net = on_meta(IMDN, scale=scale)
     counted = multi_adds(net, scale=scale, rule="conv") / 1e9
     if scale == 3:

@@ -1,4 +1,4 @@
-"""IMFM: the printed sizes, which contradict each other, and those of the specification."""
+"""IMFM: the printed sizes, which contradict each other, and the sizes in the specification."""
 
 from functools import partial
 
@@ -80,7 +80,7 @@ def test_parameters_are_exact_to_the_unit(scale, params):
 
 
 @pytest.mark.parametrize(("scale", "multi_adds_g"), [(2, 143.79), (3, 71.50), (4, 46.48)])
-def test_the_full_count_equals_that_of_the_convolutions(scale, multi_adds_g):
+def test_the_full_count_equals_the_count_of_the_convolutions(scale, multi_adds_g):
     # The specification has 143.83, 71.63 (for an LR width of 1280 / 3 instead of 426) and 46.49.
     net = on_meta(IMFM, scale=scale)
     assert multi_adds(net, scale=scale, rule="all") == multi_adds(net, scale=scale, rule="conv")

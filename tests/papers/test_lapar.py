@@ -1,4 +1,4 @@
-"""LAPAR (Li et al., NeurIPS 2020): its printed cost, and its fixed filters and how they are applied."""
+"""LAPAR (Li et al., NeurIPS 2020): its printed cost, its fixed filters, and how they are applied."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(("scale", "printed_g"), [(2, 171.0), (3, 114.0), (4, 94.0)])
-def test_the_cost_equals_the_printed_one(scale, printed_g):
+def test_the_cost_equals_the_printed_cost(scale, printed_g):
     assert multi_adds(on_meta(LAPAR, scale=scale), scale=scale, rule="conv") / 1e9 == pytest.approx(
         printed_g, rel=0.006
     )

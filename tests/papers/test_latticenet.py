@@ -10,7 +10,7 @@ from tests.papers.meta import on_meta
 
 
 @pytest.mark.parametrize(("scale", "printed_g"), [(2, 169.5), (3, 76.3), (4, 43.6)])
-def test_the_cost_equals_the_printed_one(scale, printed_g):
+def test_the_cost_equals_the_printed_cost(scale, printed_g):
     cost = multi_adds(on_meta(LatticeNet, scale=scale), scale=scale, rule="conv")
     assert cost / 1e9 == pytest.approx(printed_g, rel=0.003)
 

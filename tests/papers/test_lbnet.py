@@ -36,7 +36,7 @@ def test_the_official_checkpoint_in_half_precision_is_within_one_grey_level(weig
     [({}, {2: 153.2, 3: 68.4, 4: 38.9}), (TINY, {2: 49.0, 3: 22.0, 4: 12.6})],
     ids=["LBNet", "LBNet-T"],
 )
-def test_the_printed_multi_adds_are_those_of_the_convolutions(settings, printed_g):
+def test_the_printed_multi_adds_count_only_the_convolutions(settings, printed_g):
     counted = {
         scale: multi_adds(on_meta(LBNet, scale=scale, **settings), scale=scale, rule="conv") / 1e9
         for scale in printed_g

@@ -27,7 +27,7 @@ def test_table_2_prints_the_folded_parameters_in_whole_thousands(build, printed)
     assert num_params(build(on_meta(MemNet, scale=4))) // 1000 == printed
 
 
-def test_the_printed_677_thousand_count_only_the_convolution_weights_of_the_original():
+def test_the_printed_677_thousand_parameters_are_only_the_convolution_weights_of_the_original():
     net = MemNet(scale=2, form="original")
     assert sum(conv.weight.numel() for conv in net.modules() if isinstance(conv, nn.Conv2d)) == 676_992
 

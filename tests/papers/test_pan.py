@@ -32,7 +32,7 @@ def test_the_official_names_of_the_tail_map_to_its_weights(network, scale, stage
     assert set(renamed) == {f"tail.{name}" for name in net.tail.state_dict()}
 
 
-def test_the_weights_of_the_two_branches_of_an_a2b_add_up_to_one():
+def test_the_weights_of_both_branches_in_an_a2b_add_up_to_one():
     block = a2n.A2B(16, plain_kernel_size=1)
     block.attended = block.plain
     x = torch.randn(2, 16, 5, 6)

@@ -1,4 +1,4 @@
-"""SMSR (Wang et al., CVPR 2021): dense equals sparse evaluation, and training draws its masks."""
+"""SMSR (Wang et al., CVPR 2021): dense and sparse evaluation are equal, and training draws random masks."""
 
 import pytest
 import torch

@@ -24,7 +24,7 @@ def test_edges_are_mirrored_to_fill_whole_windows():
     assert torch.equal(_mirrored(torch.ones(1, 3, 8, 16), 8), torch.ones(1, 3, 8, 16))
 
 
-def test_the_result_equals_that_of_the_mirrored_image():
+def test_the_result_equals_the_result_for_the_mirrored_image():
     net = SwinIRLight(**SMALL).eval()
     lr = torch.rand(1, 3, 9, 14)
     larger = torch.cat((lr, lr.flip(2)), dim=2)[:, :, :16]

@@ -185,7 +185,7 @@ def test_a_run_that_has_not_saved_yet_starts_at_step_0(tmp_path):
     assert newest(tmp_path / "checkpoints", pytest.fail) is None
 
 
-def test_a_checkpoint_written_by_plain_torch_may_replace_the_last_one(saved):
+def test_a_checkpoint_written_by_plain_torch_may_replace_the_last_checkpoint(saved):
     content = torch.load(saved / "last.ckpt", weights_only=True)
     torch.save(content, saved / "last.ckpt")
     assert newest(saved, pytest.fail) == saved / "last.ckpt"

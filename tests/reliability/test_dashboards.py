@@ -1,4 +1,4 @@
-"""W&B dies or cannot be reached: training continues, and the record can rebuild the W&B run."""
+"""If W&B dies or cannot be reached, training continues, and the record can rebuild the W&B run."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Faults of the machine: a run reports each in a sentence, keeps its last good state and resumes bit-equal.
+"""A run reports each fault of the machine in a sentence, keeps its last good state and resumes bit-equal.
 
 ====  =============================================  ==================================================
 No.   Fault                                          Tested in
@@ -53,7 +53,7 @@ from tests.reliability.forge import Forge, Outcome
 
 @pytest.fixture(scope="module", autouse=True)
 def _stored(request) -> Iterator[None]:
-    """Store how many faults there were and how many of them lost something."""
+    """Store how many faults there were and how many of them lost data."""
     started, failed = time.perf_counter(), request.session.testsfailed
     yield
     count = sum(item.module is request.module for item in request.session.items)
@@ -71,7 +71,7 @@ def breaks(what: str, step: int = 12) -> tuple[str, ...]:
 
 
 def sentence(ended: Outcome) -> str:
-    """What the command line would print: the message of the last sr_lab error."""
+    """The message of the last sr_lab error, which the command line would print."""
     lines = [line for line in ended.said.splitlines() if line.startswith("sr_lab.errors.")]
     return lines[-1].split(": ", 1)[1] if lines else f"no sentence: {ended.said}"
 
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_overwritten(
     assert differences(whole, tmp_path / "run") == []
 
 
-def test_a_run_with_damaged_results_measures_again(forge, whole, tmp_path):
+def test_a_run_with_damaged_results_is_measured_again(forge, whole, tmp_path):
     folder = tmp_path / "run"
     assert forge.train(folder).code == 0
     (folder / "metrics.json").write_bytes(b"")
@@ -260,7 +260,7 @@ def test_a_second_process_in_a_run_folder_is_refused(forge, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_config_file_edited_between_runs_is_replaced_by_the_one_of_the_command(forge, whole, tmp_path):
+def test_a_config_file_edited_between_runs_is_replaced_by_the_config_of_the_command(forge, whole, tmp_path):
     half(forge, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     text = config.read_text()

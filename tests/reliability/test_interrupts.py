@@ -1,4 +1,4 @@
-"""Ctrl-C before training starts: the program ends at once, whatever it is importing or composing."""
+"""Ctrl-C before training starts ends the program at once, whatever it is importing or composing."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: the run skips them or ends, and keeps their batches."""
+"""If the loss or gradient of a step is not finite, the run skips the step or ends, and saves the batch."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Checks on the stored results: no test has lost anything."""
+"""The stored results are complete and report no lost data."""
 
 import pytest
 

@@ -72,7 +72,9 @@ def test_a_run_stopped_early_says_so_and_stays_stopped(forge, tmp_path):
     assert after["images"] == before["images"]
 
 
-def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_to_do_so(forge, finished):
+def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_that_measures_them(
+    forge, finished
+):
     folder, _ = finished
     assert "not measured" not in forge.train(folder).said
     metrics = RunFolder(folder).read_metrics()

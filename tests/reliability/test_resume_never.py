@@ -1,4 +1,4 @@
-"""Runs that train from scratch, and runs whose checkpoints were removed or damaged: nothing is lost."""
+"""Runs lose nothing if they train from scratch or if their checkpoints were removed or damaged."""
 
 import json
 import shutil
@@ -120,7 +120,7 @@ def damage(path: Path) -> None:
         pytest.param(Path.unlink, "missing", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_whose_best_checkpoint_is_lost_tests_the_best_of_the_remaining_ones(forge, tmp_path, harm, how):
+def test_a_run_that_lost_its_best_checkpoint_tests_the_best_remaining_checkpoint(forge, tmp_path, harm, how):
     folder = tmp_path / "run"
     assert forge.train(folder, *WORSE, *die(17)).code == KILLED
     assert checkpoint(folder, "best")["global_step"] == INTERVAL

@@ -1,4 +1,4 @@
-"""Runs that get a signal: they finish the step, save, name the signal, and resume bit-equal."""
+"""Runs that get a signal finish the step, save, name the signal, and resume bit-equal."""
 
 import contextlib
 import os

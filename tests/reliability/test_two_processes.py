@@ -1,4 +1,4 @@
-"""Two processes, one of which gets a NaN or a signal or ends early: they continue or end together."""
+"""Two processes continue or end together if one of them gets a NaN or a signal or ends early."""
 
 import itertools
 import json
@@ -135,9 +135,7 @@ def identities(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_that_is_killed_and_requeued_stays_a_single_run_in_weights_and_biases(
-    forge, tmp_path, ranks, scontrol
-):
+def test_a_run_that_is_killed_and_requeued_stays_a_single_wandb_run(forge, tmp_path, ranks, scontrol):
     folder, wandb = tmp_path / "mren_x4-12ab34cd", ("logger=wandb", *TWO)
     die = (
         "+callbacks.die._target_=tests.reliability.plugins.SaveAndDie",

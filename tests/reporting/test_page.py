@@ -330,7 +330,7 @@ def _browser(tmp_path_factory):
 
 @pytest.fixture(name="shown")
 def _shown(browser, text, tmp_path):
-    """A browser in which the page is opened from a file."""
+    """A browser that has opened the page from a file."""
     (tmp_path / "report.html").write_text(text)
     browser.send(
         "Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False
@@ -453,7 +453,7 @@ def test_keys_choose_the_image_and_the_method_and_switch_flicker_and_fit(shown):
     assert "50%" in shown.run(CLIP)
 
 
-def test_the_error_map_is_dark_without_a_difference_and_bright_with_a_large_one(shown):
+def test_the_error_map_is_dark_without_a_difference_and_bright_with_a_large_difference(shown):
     shown.run(
         "const a = document.querySelector('#a'); a.value = 'error map'; a.dispatchEvent(new Event('change'))"
     )

@@ -71,7 +71,7 @@ def test_results_are_written_with_their_run_commit_and_hardware(tmp_path):
     assert float(found(tmp_path, metric="num_params_k")[0]["value"]) == 536.5
 
 
-def test_new_results_are_merged_and_replace_the_same_figures(tmp_path):
+def test_new_results_are_merged_and_replace_older_values_of_the_same_figures(tmp_path):
     write_results([finished("000", 31.0), finished("111", 32.0)], tmp_path)
     write_results([finished("111", 32.5), finished("111", 29.0, budget="smoke", seed=3)], tmp_path)
     values = {

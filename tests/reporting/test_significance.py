@@ -30,13 +30,13 @@ def by_definition(differences):
     return sum(outcomes) / len(outcomes)
 
 
-def test_p_equals_that_of_the_definition():
+def test_p_equals_the_p_of_the_definition():
     # of 2^7 sign patterns, 5 have a rank sum of 3 or less: {}, {1}, {2}, {3}, {1, 2}; doubled for two sides
     assert by_definition(SEVEN) == 10 / 128
     assert signed_rank(SEVEN) == pytest.approx(10 / 128)
 
 
-def test_p_equals_that_of_scipy_without_ties():
+def test_p_equals_scipys_without_ties():
     values = [(-1) ** (i % 3) * (i + 1) / 100 for i in range(60)]
     assert signed_rank(values) == wilcoxon(values).pvalue
 

@@ -52,7 +52,7 @@ def test_a_requested_figure_that_is_missing_is_reported():
     assert speed.fallen(table(), stored, ["ssim"]) == ["ssim.ratio_to_skimage: not measured, stored 6"]
 
 
-def test_storing_some_figures_keeps_those_of_other_benchmarks(tmp_path):
+def test_storing_some_figures_keeps_the_figures_of_other_benchmarks(tmp_path):
     (tmp_path / "README.md").write_text(f"before\n{speed.BEGIN}\nold\n{speed.END}\nafter\n")
     first = table(**{"loader.ratio_to_png": 60.0, "loader.gone_ratio": 1.0, "step.ratio_to_bare_loop": 1.01})
     path = speed.store(first, tmp_path)

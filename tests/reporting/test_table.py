@@ -79,7 +79,7 @@ def test_a_single_row_is_not_marked_as_the_best():
     assert ranks(row(40.0, is_reference=True), row(30.0)) == [0, 0]
 
 
-def test_printed_rows_are_not_ranked_among_measured_ones():
+def test_printed_rows_are_not_ranked_among_measured_rows():
     assert ranks(row(40.0, is_ours=False), row(30.0), row(29.0)) == [0, 1, 2]
 
 
@@ -113,7 +113,7 @@ def test_a_row_without_figures_gives_the_reason_and_the_papers_figures(problem):
     assert (line.texts, line.kind) == ([f"HNCT (paper; {problem})", "38.08"], "paper")
 
 
-def test_the_reason_of_a_failure_is_below_the_table():
+def test_the_reason_for_a_failure_is_below_the_table():
     failed = row(None, label="101", problem="failed: too bad", block="x4")
     assert table(failed).notes() == ["101 x4: failed: too bad"]
     assert "101 x4: failed: too bad" in to_markdown(table(failed))

@@ -1,4 +1,4 @@
-"""The plot of quality and cost: every network has a name, and no two names overlap."""
+"""In the plot of quality and cost, every network has a name, and no two names overlap."""
 
 import itertools
 
@@ -41,7 +41,7 @@ def test_printed_networks_are_placed_by_our_count_of_all_operations():
     assert "HNCT" not in points  # not implemented, so not counted
 
 
-def test_networks_of_one_name_and_two_sizes_are_two_points():
+def test_networks_with_the_same_name_and_different_sizes_are_separate_points():
     points = {point.name: point for point in tradeoff.around(OURS, scale=4, set_name="Set5")}
     small, large = points["SRCNN (8 K)"], points["SRCNN (57 K)"]
     assert (small.multi_adds, large.multi_adds) == (7_402_291_200, 52_700_774_400)

@@ -1,4 +1,4 @@
-"""Whole commands with a user's network that is edited: their run folders, table rows and messages."""
+"""Run folders, table rows and messages of complete commands after a user has edited a network."""
 
 import shutil
 import subprocess
@@ -45,7 +45,7 @@ def edit(place: Path, old: str = "GELU", new: str = "ReLU") -> None:
 
 
 def folders(place: Path, experiment: str = "train") -> list[Path]:
-    """The run folders in the order in which their runs began."""
+    """The run folders, with the oldest run first."""
     found = [path.parent for path in (place / "outputs" / experiment).glob("*/identity.json")]
     return sorted(found, key=lambda path: RunFolder(path).since() or 0.0)
 
@@ -58,7 +58,7 @@ def results(folder: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory) -> Path:
-    """A folder in which the network was trained once."""
+    """A folder with one training run of the network."""
     place = tmp_path_factory.mktemp("trained")
     done = run(place, *MINE)
     assert done.returncode == 0, done.stderr
@@ -188,7 +188,7 @@ def test_identical_sweeps_at_the_same_time_train_each_job_once(tmp_path):
 
 @pytest.fixture
 def sets(tmp_path) -> list[str]:
-    """Three data folders; the third has the images of the first."""
+    """Three data folders; the third has the same images as the first."""
     for number, name in enumerate("abc"):
         folder = tmp_path / name / "benchmarks" / "Tiny" / "HR"
         folder.mkdir(parents=True)

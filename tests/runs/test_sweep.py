@@ -159,7 +159,7 @@ def config() -> TrainConfig:
 
 @pytest.fixture
 def queue(tmp_path, config, monkeypatch):
-    """Run a sweep in ``tmp_path`` whose jobs are scripts that get their folder as an argument."""
+    """Run a sweep in ``tmp_path``; its jobs are scripts that get their folder as an argument."""
 
     def run(scripts: dict[str, str], *, accelerator: str = "cpu", **settings: object) -> int:
         for name in scripts:
@@ -300,7 +300,7 @@ def test_a_sweep_waits_for_a_job_that_another_process_runs(queue, tmp_path, caps
 
 
 def test_a_job_that_another_sweep_has_just_finished_counts_as_finished(queue, tmp_path, capsys):
-    """The job found the folder locked, and the other sweep finished it before this sweep looked."""
+    """The job found the folder locked, and the other sweep finished the job before this sweep looked."""
     assert queue({"a": f"{FINISHES}; raise SystemExit(2)", "b": FINISHES}) == 0
     said = capsys.readouterr().out
     assert "[1/2] a: already finished" in said
@@ -507,7 +507,7 @@ hydra:
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory):
-    """The same command run three times: the first sweep and a job are killed; the last retries failures."""
+    """The same command run three times: the first sweep and a job are killed; the third retries failures."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "kill.py").write_text(KILL)
     command = (

@@ -26,7 +26,7 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
         _seen.append(f"{event}{arguments}")
 
 
-sys.addaudithook(_hook)  # once: a hook cannot be removed
+sys.addaudithook(_hook)  # only once, as a hook cannot be removed
 
 
 @contextmanager

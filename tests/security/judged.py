@@ -31,7 +31,7 @@ class Judged:
 
 
 def judged(read: Callable[[], object], *, seconds: int = SECONDS) -> Judged:
-    """Read in a forked process whose memory and time the system limits."""
+    """Read in a forked process with limited memory and time."""
     theirs, ours = os.pipe()
     with warnings.catch_warnings(action="ignore"):  # Python 3.12+ warns about other threads' locks
         child = os.fork()

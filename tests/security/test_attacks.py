@@ -1,4 +1,4 @@
-"""The 60 attacks: whatever a user downloads, no code runs, no secret leaks, and one sentence says why.
+"""The 60 attacks by downloaded files: no code runs, no secret leaks, and one sentence reports the attack.
 
 ============================  =======================================================================
 Attacks                       Tested in
@@ -181,7 +181,7 @@ def test_a_file_cannot_change_settings_of_hydra(tmp_path, mark, place, text):
 
 @pytest.mark.parametrize("options", [[], ["hydra/job_logging=default"], ["hydra/job_logging=disabled"]])
 def test_hydras_own_settings_are_accepted(options):
-    """Guards the test above, and also tries the other ``job_logging`` options that Hydra ships."""
+    """Otherwise refusing everything would pass the test above; other ``job_logging`` options load too."""
     overrides = [*SMOKE, *options]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
@@ -232,7 +232,7 @@ def test_the_command_line_may_not_name_a_hydra_callback_either(mark):
         ),
     ],
 )
-def test_a_typed_setting_does_not_allow_a_neighbouring_setting_in_a_file(
+def test_a_setting_on_the_command_line_does_not_allow_a_neighbouring_setting_in_a_file(
     tmp_path, package, text, typed, place
 ):
     more = with_file(tmp_path, f"# @package {package}\n{text}\n")
@@ -392,7 +392,7 @@ def test_a_pickle_that_scanners_accept_does_not_run(tmp_path, mark, name, form):
 
 
 def test_the_pickles_above_would_run_with_plain_pickle(tmp_path):
-    """Guards the test above."""
+    """Otherwise the test above would pass with harmless pickles."""
     for name in ("timeit", "broken stream", "builtins.eval"):
         ran = tmp_path / name
         try:
@@ -456,7 +456,7 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, mark, shape, stri
 
 
 def test_a_tensor_that_fits_its_storage_is_opened(tmp_path):
-    """Guards the test above."""
+    """Otherwise refusing every tensor would pass the test above."""
     pickled = hostile.tensor_pickle((2,), (1,), 2)
     checkpoint = opened(tmp_path / "a.ckpt", hostile.in_zip(pickled, ("data/0", bytes(8))))
     assert checkpoint.state["w"].tolist() == [0, 0]
@@ -597,7 +597,7 @@ def test_a_pixel_bomb_is_refused_before_it_is_unpacked(tmp_path, mark):
 
 
 def test_a_large_photo_is_read(tmp_path):
-    """Guards the tests above."""
+    """Otherwise refusing every image would pass the tests above."""
     (tmp_path / "a.png").write_bytes(hostile.png(4000, 4000, colour=0))
     assert read_image(tmp_path / "a.png").shape == (4000, 4000, 3)
 
@@ -676,7 +676,7 @@ def test_a_tiff_with_false_tags_is_refused(tmp_path, mark, more):
 
 
 def test_a_valid_tiff_is_read(tmp_path):
-    """Guards the test above."""
+    """Otherwise refusing every TIFF would pass the test above."""
     (tmp_path / "a.tif").write_bytes(hostile.tiff(hostile.tiff_tags(16, 16), bytes([7]) * 400))
     assert (read_image(tmp_path / "a.tif") == 7).all()
 
@@ -707,7 +707,7 @@ NAMES = {
 
 @pytest.fixture(name="reported", scope="module")
 def _reported(tmp_path_factory) -> Path:
-    """The report, in every format, on runs in which every text is an attack."""
+    """The report, in every format, on runs where every text is an attack."""
     root = tmp_path_factory.mktemp("reported")
     for number, (kind, text) in enumerate(NAMES.items()):
         folder = run_folder(root, kind, images=("one",), set_name="Set5", seed=number).path
@@ -897,7 +897,7 @@ def test_a_graph_that_refers_to_files_elsewhere_is_exported_again(tmp_path, mark
 
 
 def test_every_error_class_for_users_is_an_sr_lab_error():
-    """Guards the tests above: any other error would end in a traceback."""
+    """Any other error would end in a traceback."""
     assert issubclass(ConfigError, SRLabError)
     assert issubclass(DataError, SRLabError)
     assert issubclass(CheckpointError, SRLabError)

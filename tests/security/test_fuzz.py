@@ -1,4 +1,4 @@
-"""Thousands of mutated inputs: no mutant hangs or crashes a reader or is silently accepted.
+"""Of thousands of mutated inputs, none hangs or crashes a reader or is silently accepted.
 
 ``make test-slow`` tries 5,000 mutants, the default suite 200, and ``SR_LAB_CHAOS=1`` a million.
 """
@@ -149,7 +149,7 @@ def a_yaml(path: Path) -> None:
 
 
 def shown(folder: Path) -> None:
-    """Check all that a report reads from a run: numbers, or texts without control characters."""
+    """Check that a report reads only numbers, and texts without control characters, from a run."""
     run = read_run(folder)
     texts = [run.name, run.problem, *run.sets, *flat(run), *flat(run).values()]
     for text in texts:
@@ -215,7 +215,7 @@ def batch(kind: str, folder: Path, count: int, start: int) -> None:
 
 
 def run(kind: str, folder: Path, count: int) -> None:
-    """Read a hundred mutants per process with little memory: a crash or a hang costs only one process."""
+    """Read a hundred mutants per process with little memory, so a crash or a hang costs only one process."""
     for start in range(0, count, 100):
         result = judged(lambda start=start: batch(kind, folder, min(100, count - start), start), seconds=60)
         assert result.odd == "", (kind, start)
@@ -241,7 +241,7 @@ def test_thousands_of_mutants_are_read_safely_too(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", SEEDS)
 def test_the_seeds_can_be_read(tmp_path, kind):
-    """Guards the tests above."""
+    """Otherwise refusing every input would pass the tests above."""
     for number, content in enumerate(SEEDS[kind][:1] if kind == "json" else SEEDS[kind]):
         path = tmp_path / f"{number}.{'png' if kind == 'image' else kind}"
         path.write_bytes(content)

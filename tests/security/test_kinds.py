@@ -39,7 +39,7 @@ PICKLES = {
 }
 STREAMED = {"_target_": "sr_lab.datasets.streaming.StreamingDataset", "shards_dir": "{url}"}
 
-# For each slot, an honest class and the setting of that class in which attacks are hidden.
+# For each slot, an honest class and the setting that hides the attacks.
 HONEST = {
     "model": ("sr_lab.models.imdn.IMDN", "num_feat"),
     "upsampler": ("sr_lab.upsamplers.subpixel.SubpixelUpsampler", "mid_ch"),
@@ -87,7 +87,7 @@ KINDS = {
 
 
 def filled(value: object, **words: str) -> object:
-    """A description in which each ``{name}`` is replaced by the word of that name."""
+    """A description with each ``{name}`` replaced by the word of that name."""
     if isinstance(value, dict):
         return {filled(key, **words): filled(child, **words) for key, child in value.items()}
     if isinstance(value, list):

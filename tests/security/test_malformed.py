@@ -1,4 +1,4 @@
-"""Malformed inputs: each gives the right result or one sentence, quickly and in little memory."""
+"""Each malformed input gives the right result or a one-sentence error, quickly and in little memory."""
 
 import hashlib
 import io
@@ -402,7 +402,7 @@ def test_a_malformed_checkpoint_is_refused_or_loaded_correctly(tmp_path, suffix,
 
 @pytest.mark.parametrize(("suffix", "whole"), [("ckpt", CKPT), ("safetensors", SAFE)])
 def test_the_valid_checkpoint_is_loaded(tmp_path, suffix, whole):
-    """Guards the tests above."""
+    """Otherwise refusing every checkpoint would pass the tests above."""
     assert loaded(whole, tmp_path / f"a.{suffix}").value == VALUES
 
 

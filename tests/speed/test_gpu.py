@@ -82,7 +82,7 @@ def test_no_measurement_depends_on_earlier_measurements(tmp_path, small):
 
 
 def test_tensors_that_a_graph_reads_live_as_long_as_the_graph(monkeypatch):
-    """No graph is recorded on a CPU, so a stub stands in for it."""
+    """No graph is recorded on a CPU, so a stub replaces the graph."""
     stream = types.SimpleNamespace(wait_stream=lambda other: None)
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda: stream)
@@ -141,7 +141,7 @@ def test_objects_built_by_the_previous_benchmark_are_freed():
     assert first._run is None
 
 
-def test_the_peaks_of_a_card_are_found_by_its_cuda_name():
+def test_the_peak_rates_of_a_card_are_found_by_its_cuda_name():
     assert gpu.peaks_of("NVIDIA H200") == Peaks(989e12, 4.8e12)
     assert gpu.peaks_of("Tesla V100-SXM2-32GB") == Peaks(125e12, 0.9e12)
     assert gpu.peaks_of("Quadro 1") is None

@@ -31,7 +31,7 @@ def python(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_each_item_of_the_gpu_check_writes_a_line_whether_it_is_ok_fails_takes_too_long_or_crashes(tmp_path):
+def test_each_item_of_the_gpu_check_writes_a_line_whether_it_passes_fails_times_out_or_crashes(tmp_path):
     done = python(tmp_path, "-c", SOME)
     text = (tmp_path / "gpu_check.txt").read_text()
     assert {line[:13].strip(): line[14:23].strip() for line in text.splitlines()} == {

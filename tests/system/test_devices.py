@@ -184,7 +184,7 @@ def test_the_device_is_the_one_that_lightning_will_use(gpu, monkeypatch, given, 
     assert devices.device_of("auto", given) == torch.device("cuda", index)
 
 
-def test_the_precision_is_that_of_the_card_in_use(gpu, monkeypatch):
+def test_the_precision_follows_the_card_in_use(gpu, monkeypatch):
     gpu(9, 0)
     cards = {torch.device("cuda", 0): (9, 0), torch.device("cuda", 1): (7, 0)}
     monkeypatch.setattr(torch.cuda, "get_device_capability", cards.__getitem__)
@@ -252,7 +252,7 @@ SWITCHES += [lambda part=part: part.fp32_precision for part in devices._switches
 
 
 def state_of_switches() -> list[object]:
-    """Each switch, or the error with which torch refuses to read it."""
+    """The value of each switch, or the error that torch raises instead."""
     found: list[object] = []
     for read in SWITCHES:
         try:

@@ -14,7 +14,7 @@ from tests.conftest import compose
 
 @pytest.fixture
 def benchmarks(monkeypatch, tmp_path):
-    """Two groups of benchmarks; a test can set the ratio of the first. Tables are stored in ``tmp_path``."""
+    """Two groups of benchmarks; a test can set the first group's ratio. Tables are stored in ``tmp_path``."""
     ratio = {"loader": 60.0}
     workspaces = []
 

@@ -1,4 +1,4 @@
-"""LR images that come with the HR images: in validation, in a test and in ``task=evaluate``."""
+"""LR images that come with the HR images, in validation, in a test and in ``task=evaluate``."""
 
 import json
 

@@ -134,7 +134,7 @@ def test_tiles_that_change_no_pixel_do_not_count_as_a_different_result(tmp_path,
     ("made_with", "found_by"),
     [("96", ["96"]), ("none", ["none", "auto", "150"]), ("auto", ["none", "auto", "150"])],
 )
-def test_a_tiled_result_is_not_mistaken_for_that_of_the_whole_image(tmp_path, made_with, found_by):
+def test_a_tiled_result_is_not_mistaken_for_the_result_of_the_whole_image(tmp_path, made_with, found_by):
     (job,) = drawn(tmp_path / "photos", (20, 150)).items()
     network = Pooling(10_000).eval()
 

@@ -104,7 +104,7 @@ def test_losses_that_are_not_yet_in_a_row_are_part_of_a_checkpoint(tmp_path):
         return [row["train/loss"] for row in whole_rows(path) if row["train/loss"]]
 
     class DiedError(Exception):
-        """Raised after the checkpoint of step 4, whose loss belongs to the row of step 6."""
+        """Raised after the checkpoint of step 4; the loss of that step belongs to the row of step 6."""
 
     class Die(lightning.Callback):
         def on_train_batch_start(self, trainer, *_: object) -> None:

@@ -35,7 +35,7 @@ class Rates(lightning.Callback):
 
 
 def rates(folder, steps: int, steps_per_unit: float, **settings: object) -> list[float]:
-    """The learning rates of a training run whose schedule halves the rate after every unit."""
+    """The learning rates of a training run with a schedule that halves the rate after every unit."""
     module = tiny.sr_module(
         learning_rate=1.0,
         make_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
@@ -72,7 +72,7 @@ def test_accumulated_batches_count_as_one_step_of_the_schedule(tmp_path):
 def test_a_schedule_with_shortened_epochs_ends_at_the_same_unit_as_the_full_schedule(
     monkeypatch, steps, most
 ):
-    """Epochs of 1000 steps, shortened as a budget does: rounding must not lose a unit at the end."""
+    """The epochs of 1000 steps are shortened as by a budget; rounding must not lose a unit at the end."""
     module = tiny.sr_module(learning_rate=1.0, steps_per_unit=1000.0 * most / steps)
     monkeypatch.setattr(type(module), "global_step", most)
     configured = module.configure_optimizers()
@@ -137,7 +137,7 @@ def test_validation_gives_psnr_and_ssim_of_each_set_and_their_mean(tmp_path):
     assert set(validated(tmp_path)) == keys
 
 
-def test_the_validation_of_a_set_is_the_mean_over_its_images(tmp_path):
+def test_the_validation_psnr_of_a_set_is_the_mean_over_its_images(tmp_path):
     images = tiny.Images("B", 3)
     network = tiny.sr_module().network.eval()
     with torch.no_grad():
@@ -323,7 +323,7 @@ def test_tiling_starts_after_the_memory_of_the_whole_image_is_freed(kind, text):
         features: weakref.ref[Tensor] | None = None
 
         def forward(self, lr: Tensor) -> Tensor:
-            if lr.device.type == "meta" or lr.dtype == torch.float64:  # `footprint.reach` is measuring
+            if lr.device.type == "meta" or lr.dtype == torch.float64:  # a call by `footprint.reach`
                 return super().forward(lr)
             assert self.features is None or self.features() is None
             if lr.shape[-1] > 16:

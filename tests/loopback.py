@@ -15,7 +15,7 @@ class Server:
     Args:
         url: Address of the server.
         files: Content of each path.
-        cuts: Number of bytes after which each of the next answers is cut off.
+        cuts: For each of the next answers, the number of bytes after which it is cut off.
         announced: Content-Length sent for a path instead of the real length; ``None`` omits the header.
         redirects: Location to which each path redirects.
         refused: Statuses of the next answers for each path.

@@ -156,7 +156,7 @@ def _printed(sweep: Sweep) -> list[published.Figure]:
 
 
 def _rows(figures: list[published.Figure]) -> set[str]:
-    """Rows of the figures; a printed difference of two rows counts as both rows."""
+    """Rows that the figures belong to; a printed difference between two rows belongs to both."""
     return {part for figure in figures for part in figure.row.split(" minus ") if part != "step_lr"}
 
 
@@ -198,7 +198,7 @@ def test_a_table_has_the_scales_that_the_paper_prints(name, sweep):
         (row, scale) for (table, row), scales in NOT_PRINTED.items() if table == name for scale in scales
     }
     assert extra <= jobs
-    if figures:  # IMFM does not state the scale of all its tables
+    if figures:  # IMFM does not state the scale of every table
         assert jobs - extra == {(figure.row, figure.scale) for figure in figures}
 
 

@@ -581,7 +581,7 @@ def test_rows_measured_on_different_images_are_not_compared():
     assert "warning: the images of Set5 differ between rows" in made.head
 
 
-def test_the_header_says_how_many_images_each_mean_is_over():
+def test_the_header_says_how_many_images_each_mean_covers():
     made = experiment_table([sweep("A", 32.0, model("A"), sets=("Set5", "mine"), count=7)])
     assert "images: Set5, 7 images | mine, 7 images" in made.head
 

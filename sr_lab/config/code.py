@@ -173,7 +173,7 @@ def _read(name: str) -> _Module | None:
 
 @functools.lru_cache(maxsize=1000)
 def _of_file(path: str, package: str, version: tuple[int, int]) -> _Module:
-    """Read a file, and read it again only after a change: a search composes in one process for hours."""
+    """Read a file, and read it again only after a change: a search runs in one process for hours."""
     content = Path(path).read_bytes()
     try:
         return _parsed(content, package) if path.endswith(".py") else _Module(_digest(content))

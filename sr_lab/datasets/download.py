@@ -20,7 +20,7 @@ from sr_lab.errors import DataError
 
 Report: TypeAlias = Callable[[int, int | None], object]  # bytes received, and the total if it is known
 
-MAX_BYTES = 64 << 30  # limit without a published size; the largest archive, Flickr2K, has 20 GB
+MAX_BYTES = 64 << 30  # limit without a published size; the largest archive, Flickr2K, is 20 GB
 _PIECE = 1 << 20
 _TIMEOUT = (15, 60)  # seconds to connect, and to wait for the next byte
 _ATTEMPTS = 4  # maximum number of consecutive attempts that receive nothing

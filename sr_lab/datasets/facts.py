@@ -162,7 +162,7 @@ def compare(
     """Compare a test set with its published pixels.
 
     Args:
-        set_name: A set of `facts`.
+        set_name: Name of a set in `facts`.
         files: Its HR images.
         cut: See `judge`.
 

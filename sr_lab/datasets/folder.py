@@ -19,8 +19,8 @@ class FolderDataset(PatchDataset):
             Images are paired by their names (`sr_lab.datasets.names`): the LR image of ``0001.png`` may be
             named ``0001``, ``0001x4`` or ``0001_LR``, in any format. ``None`` makes the LR images.
         val_dir: Folder or folders of validation images. ``None`` holds out the last images of ``hr_dir``.
-        val_lr_dir: Folder of LR images for each of ``val_dir``; required if both ``lr_dir`` and ``val_dir``
-            are given, since validation uses given LR images if training does.
+        val_lr_dir: Folder of LR images for each folder in ``val_dir``; required if both ``lr_dir`` and
+            ``val_dir`` are given, since validation uses given LR images if training does.
         val_count: Number of validation images: the first of ``val_dir`` (``None``: all of them), or the last
             of ``hr_dir`` (``None``: 5 %, at least one).
 

@@ -17,7 +17,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's limit; a larger image is treated as a decompression bomb
 
 _MIN_SIZE = 2**24  # pixels; up to this size any compression ratio is accepted
-_MAX_RATIO = 100  # pixels per byte of a larger file; photographs have about 10 at the worst JPEG quality
+_MAX_RATIO = 100  # pixels per byte above that size; photographs have about 10 at the worst JPEG quality
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
@@ -109,7 +109,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of an image file in pixels, as `read_image` returns it, without decoding it.
+    """Height and width in pixels of the image that `read_image` would return, without decoding the file.
 
     Raises:
         DataError: The file is missing or not an image.

@@ -90,7 +90,8 @@ def _parse_index(found: Mapping[str, Any]) -> Index:
     shards = [parse_shard(each) for each in found["shards"]]
     if found["format"] != 1 or not shards:
         raise ValueError("it has no shards or an unknown format version")
-    # A shard's size is used before the file is fetched: that much space is freed, and no more is read.
+    # A shard's size is relied on before the file is fetched: that much disk space is freed, and no more
+    # bytes than that are read.
     for shard in shards:
         pixels = sum((image.height // s) * (image.width // s) for image in shard.images for s in scales)
         if not 0 <= shard.size - 3 * pixels <= _HEADER * (1 + len(shard.images) * len(scales)):

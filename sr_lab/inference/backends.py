@@ -1,8 +1,9 @@
 """Running networks on the CPU with onnxruntime or OpenVINO (extras ``onnx``, ``openvino``) instead of torch.
 
 Both run an ONNX graph of the folded network with dynamic height and width. Exporting takes five seconds to a
-minute, so the graph is stored on disk. Each use checks at three sizes that the graph gives the network's
-output. A stranger's graph could be right at these sizes only, so ``cache_dir`` must belong to the user.
+minute, so the graph is stored on disk. Whenever a graph is loaded, its output is compared with the network's
+at three sizes. A stranger's graph could be right at these sizes only, so ``cache_dir`` must belong to the
+user.
 """
 
 import copy
@@ -291,7 +292,7 @@ def _openvino_core() -> "openvino.Core":
 
 
 class _OpenVINO:
-    """A graph for any size, compiled for a fixed size when that size comes twice in a row, as with tiles.
+    """A graph for any size, recompiled for a fixed size when that size comes twice in a row, as with tiles.
 
     A fixed size is about 15 % faster and takes two thirds of the memory; compiling takes half a second.
     """

@@ -21,7 +21,7 @@ ALWAYS_WHOLE = 96 * 96  # LR pixels that fit into memory with any network
 # official weights, the PSNR on Set14 x4 changes by -0.009 (IMDN) and -0.006 dB (A2F-SD) without overlap, and
 # by +0.012 and +0.017 dB with an overlap of 12 or more.
 _FAR_OVERLAP = 24
-_FAR_ALIGN = 24  # a multiple of windows of 8 pixels and of pooling by 6
+_FAR_ALIGN = 24  # a multiple of both the 8-pixel windows and the pooling factor 6
 _FAR_TILE = 120  # smallest side that ``auto`` chooses: smaller tiles are mostly overlap
 _ATTENTION_TILE = 144  # best for attention over the image, where pixels of larger tiles cost more
 

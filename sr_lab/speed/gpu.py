@@ -1,7 +1,7 @@
 """How fast a GPU runs each network: precisions, memory layouts and compilation compared with eager float32.
 
 These benchmarks need a GPU. Each network has its own benchmark (``only=[gpu_osffnet]``): all of them take
-about 25 minutes on an H200, most of it for compiling.
+about 25 minutes on an H200, most of it spent compiling.
 """
 
 import contextlib

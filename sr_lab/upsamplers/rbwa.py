@@ -28,8 +28,8 @@ class RBWAUpsampler(nn.Module):
 
     Note:
         Fitted to the printed counts: the first stage keeps C channels, the second halves them. Not stated in
-        the paper; chosen here: later stages (x8, x16) halve them again, ``align_corners=False``, and two
-        stages at x3, x2 and then x1.5, as in the same authors' PMDN, whose count fits.
+        the paper; chosen here: later stages (x8, x16) halve them again, ``align_corners=False``, and x3
+        takes a stage of x2 and then one of x1.5, as in the same authors' PMDN, whose count fits.
     """
 
     def __init__(self, *, num_feat: int, num_out_ch: int, scale: int) -> None:

@@ -245,7 +245,7 @@ def test_an_index_cannot_place_a_cached_shard_outside_the_cache(shards):
 @pytest.mark.parametrize(
     "url", ["reference://x", "simplecache::memory://x", "github://a:b@/x", "ssh://host/x"]
 )
-def test_shards_are_fetched_only_from_plain_stores(url):
+def test_shards_are_fetched_only_from_the_allowed_kinds_of_store(url):
     with pytest.raises(ConfigError, match=r"dataset\.shards_dir: cannot fetch from"):
         read_index(url)
 

@@ -121,7 +121,7 @@ class Net(nn.Module):
         ("upscale", ("input=image.png", "output=big")),
     ],
 )
-def test_a_signal_ends_a_task_with_its_exit_code_and_a_sentence(tmp_path, task, settings, number):
+def test_a_signal_ends_a_task_with_the_signals_exit_code_and_a_message(tmp_path, task, settings, number):
     (tmp_path / "net.py").write_text(SIGNALS)
     Image.new("RGB", (30, 20)).save(tmp_path / "image.png")
     network = ("model=bicubic", "model._target_=net.Net", "scale=2", "allow=[net]")

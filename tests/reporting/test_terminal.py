@@ -35,7 +35,7 @@ def test_printable_shows_control_characters_as_escapes():
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_no_text_controls_the_terminal(is_terminal):
+def test_no_text_can_control_the_terminal(is_terminal):
     written = io.StringIO()
     console = Terminal(file=written, force_terminal=is_terminal, color_system=None, width=200)
     table = Table()

@@ -103,7 +103,7 @@ def test_the_slower_setting_is_not_chosen(tmp_path, monkeypatch):
     )
 
 
-def test_a_few_slow_measurements_do_not_decide(tmp_path, monkeypatch):
+def test_a_few_slow_measurements_do_not_change_the_choice(tmp_path, monkeypatch):
     times = iter([1.0, 1.0] + [2.0, 3.0] * 3 + [90.0, 3.0] * 2)
     monkeypatch.setattr(autotune, "_seconds", lambda *_: next(times))
     assert chosen(tiny.TinyNet(), tmp_path).setting == Setting()

@@ -39,7 +39,7 @@ def example(folder: Path, *, size: int = 8, height: int = 24, width: int = 30, c
 
 
 def panes(file: Path, size: int) -> list[np.ndarray]:
-    """Split a strip into its five crops, which two white columns separate."""
+    """Split a strip into its five crops, with two white columns between neighbours."""
     pixels = np.asarray(Image.open(file))
     assert pixels.shape == (size, 5 * size + 8, 3)
     for number in range(1, 5):

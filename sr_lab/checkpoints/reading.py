@@ -97,7 +97,7 @@ def _say_precision(file: Path, state: Mapping[str, Tensor], note: Callable[[str]
         kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in rounded}))
         note(
             f"'{file}' holds {len(rounded)} of its {len(state)} weights in half precision ({kinds}); "
-            "they were rounded when saved, and are computed with in float32"
+            "they were rounded when saved, and computation is in float32"
         )
 
 

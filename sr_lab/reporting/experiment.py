@@ -47,7 +47,7 @@ _NOTES = (
     ),
     (
         lambda key: key[1] == "time_s",
-        "the paper states neither device nor number of images for its time, so ours is not shown next to it; "
+        "the paper states neither the device nor the number of images for its time, so ours is not shown next to it; "
         "task=complexity measures time at an output of 1280x720",
     ),
 )

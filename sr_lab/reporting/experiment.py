@@ -47,8 +47,8 @@ _NOTES = (
     ),
     (
         lambda key: key[1] == "time_s",
-        "the paper states neither the device nor the number of images for its time, so ours is not shown next "
-        "to it; task=complexity measures time at an output of 1280x720",
+        "the paper states neither the device nor the number of images for its time, so ours is not shown "
+        "next to it; task=complexity measures time at an output of 1280x720",
     ),
 )
 

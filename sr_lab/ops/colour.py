@@ -12,7 +12,13 @@ _TO_YCBCR = (
     (112.0, -93.786, -18.214),
 )
 _OFFSET = (16.0, 128.0, 128.0)
-_TO_RGB: list[list[float]] = (torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255).inverse().tolist()
+# The inverse of ``_TO_YCBCR / 255``, written out: torch's thread pool must not start at import, since it does
+# not survive a fork.
+_TO_RGB = (
+    (1.1643835616438356, 3.011243973294133e-07, 1.5960268873357042),
+    (1.1643835616438356, -0.3917625399414501, -0.8129682921622053),
+    (1.1643835616438356, 2.0172326395564593, 3.0542617454250663e-06),
+)
 _FULL_RANGE = (76.245, 149.685, 29.07)  # weights of Y in 0..255, as in JPEG
 
 

@@ -2,6 +2,7 @@ import kornia
 import pytest
 import torch
 
+from sr_lab.ops import colour
 from sr_lab.ops.colour import rgb_to_y
 
 
@@ -37,3 +38,10 @@ def test_leading_axes_are_kept():
 def test_images_that_are_not_floating_rgb_are_refused(rgb):
     with pytest.raises(ValueError, match="rgb_to_y: expects floating images"):
         rgb_to_y(rgb)
+
+
+def test_the_matrix_to_rgb_is_the_inverse_of_the_matrix_from_rgb():
+    product = (
+        torch.tensor(colour._TO_RGB, dtype=torch.float64) @ torch.tensor(colour._TO_YCBCR).double() / 255
+    )
+    torch.testing.assert_close(product, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-6)

@@ -232,7 +232,11 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
         chosen = OmegaConf.load(conf_dir() / "budget" / f"{name}.yaml")
         node.budget = OmegaConf.merge(chosen, {"name": f"{name} (auto)"})
         budget = node.budget
+    recipe, node.recipe = dict(node.get("recipe") or {}), {}  # a stored configuration has one
     for limit, place in _LIMITS.items():
+        before = recipe.get(limit.removeprefix("max_"))
+        if before is not None and not is_set(place, typed):
+            OmegaConf.update(node, place, before)
         value, most = OmegaConf.select(node, place), budget.get(limit)
         if not isinstance(value, int) or not isinstance(most, int) or value <= most:
             continue

@@ -203,3 +203,10 @@ def test_a_run_is_named_after_the_settings_that_differ_from_the_defaults(
 )
 def test_an_evaluation_is_named_after_its_checkpoint(ckpt: str, name: str):
     assert compose("trainer=cpu", "task=evaluate", f"ckpt={ckpt}").run_name == name
+
+
+def test_a_value_typed_with_a_stored_configuration_is_not_scaled(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(compose(*SMOKE, "schedule=step")))
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        again = load(hydra.compose("config", ["steps=400"]), ["steps=400"])
+    assert (again.steps, again.steps_of_an_epoch, "steps" in again.recipe) == (400, 1000, False)

@@ -296,7 +296,7 @@ def test_a_time_without_a_described_setup_has_no_measured_figure():
         [finished("MWAUM", 26, table={"paper": "imfm", "name": "table3"}, wall_time_s=9.0)]
     )
     assert cell(made, "MWAUM", "Set5/time_s") == Cell(paper=0.3437)
-    assert any("neither device nor number of images" in line for line in made.head)
+    assert any("neither the device nor the number of images" in line for line in made.head)
 
 
 def test_images_are_compared_with_the_baseline_row_and_images_of_the_baseline_with_bicubic():

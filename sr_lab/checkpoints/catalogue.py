@@ -126,11 +126,15 @@ def say_scale(
     """
     named = named_scale(checkpoint.path)
     others = " and ".join(f"x{other}" for other in fitting if other != scale)
-    if named is not None and named.scale != scale:
+    if named is not None and named.scale not in (None, scale):
         why = "the command line" if asked is not None else "the weights"
         note(f"scale={scale} is from {why}; the name '{named.part}' says x{named.scale}")
     elif asked is None and others:
-        source = f"the name '{named.part}'" if named else "the default, and the name says none"
+        source = "the default, and the name says none"
+        if named is not None:
+            several = " and ".join(f"x{stated}" for stated in named.scales)
+            says = f"the default, and the name '{named.part}' says {several}"
+            source = says if named.scale is None else f"the name '{named.part}'"
         note(f"scale={scale} is from {source}; the weights fit {others} as well")
 
 

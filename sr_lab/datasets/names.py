@@ -19,16 +19,27 @@ _MARKS: tuple[tuple[Role | None, str], ...] = (
     ("HR", r"^(HR|GT)[_-]"),
     ("LR", r"^(LR|LQ)[_-]"),
     ("SR", r"^SR[_-]"),
-    (
-        None,
-        r"[_-]?x#(m|d|w\d?)?(?=(_s\d+)?$)",
-    ),  # 0001x4, baby_x4, NTIRE 2018's 0001x2m, BasicSR's 0001x4_s001
+    (None, r"[_-]?x#(?=(_s\d+)?$)"),  # 0001x4, baby_x4, BasicSR's 0001x4_s001
+    (None, r"(?<!_\d)(?<!_\d\d)[_-]?x#(m|d|w\d?)$"),  # NTIRE 2018's 0001x2m, but not resnext50_32x4d
     (None, r"[_-]#x$"),
     (None, r"_x1$"),  # DRealSR: DSC_1286_x1 is the LR image of DSC_1286_x4
 )
 _PATTERNS = tuple((role, re.compile(mark.replace("#", r"(?P<scale>\d{1,2})"), re.I)) for role, mark in _MARKS)
-# What a program appends to every name: baby_RCAN, 0001x4_SwinIR.
-_ADDED = re.compile(r"([_-]|x\d).*[a-z].*", re.IGNORECASE)
+# What a program appends to every name: baby_RCAN, 0001x4_SwinIR, 1out; but not a scale alone.
+_ADDED = re.compile(r"(?![_-]?x\d+$)(?=.*[a-z])[a-z_-].*", re.IGNORECASE)
+# The end of a scene's name and the addition, if one can tell where the addition begins: not in babyout.
+_SEPARATE = re.compile(r"\d[a-z]|.[_-]|.x\d", re.IGNORECASE)
+
+# A scale anywhere in a name. ``x4`` as in babyx4_IMDN, LBNet-X2, x4plus, x4v3: digits next to it belong to a
+# kernel, a size or a list (3x3, 1280x720, x48, x2x4), and lower-case letters to a word (max4, box2, x4k).
+_NUMBER = r"([2-9]|16)"
+_AFTER = rf"(?<![0-9aeiou])[xX\u00d7]{_NUMBER}(?=plus|v[0-9]|[^0-9a-zx\u00d7]|$)(?!\.[0-9])"
+# ``4x`` as in 4x-UltraSharp, 4xNomos, Model4x; v2x is a version.
+_BEFORE = rf"(?<![0-9.vV]){_NUMBER}[xX\u00d7](?=[^0-9a-z]|$)"
+_WORD = rf"(?i:scale|factor|srf)[ _=-]?{_NUMBER}(?![0-9]|\.[0-9])"
+_STATED = re.compile("|".join((_AFTER, _BEFORE, _WORD)))
+# pan_x4_ft_from_x2: the second scale is the scale of the network that it was fine-tuned from.
+_ORIGIN = re.compile(r"from[ _-]?(x\d+|\d+x|scale[ _=-]?\d+)", re.IGNORECASE)
 
 
 class Pairs(NamedTuple):
@@ -74,9 +85,27 @@ def _scale(mark: re.Match[str]) -> int | None:
 
 
 def scale_of(stem: str) -> int | None:
-    """The scale that a name gives; ``None`` if it gives none."""
+    """The scale that the marks of a name give; ``None`` if they give none."""
     marks = (pattern.search(name) for name in forms(stem) for _, pattern in _PATTERNS)
     return next((scale for mark in marks if mark is not None and (scale := _scale(mark))), None)
+
+
+def stated_scales(name: str) -> tuple[int, ...]:
+    """The different scales that a name of any kind states, in its order; without the scale after "from"."""
+    found = _STATED.finditer(_ORIGIN.sub("_", name))
+    return tuple(dict.fromkeys(int(number) for match in found for number in match.groups() if number))
+
+
+def scale_of_result(stem: str, hr_stem: str) -> int | None:
+    """The scale that a result's name gives in addition to the name of its HR image.
+
+    Returns:
+        The scale; ``None`` if the name gives none or several, as ``baby_x2_x4`` does.
+    """
+    scene = next((form for form in forms(hr_stem) if stem.startswith(form)), "")
+    added = stem.removeprefix(scene)  # an ``x4`` in the scene's own name is no scale
+    stated = stated_scales(added)
+    return stated[0] if len(stated) == 1 else None if stated else scale_of(added)
 
 
 def role_of(stem: str) -> Role | None:
@@ -142,16 +171,21 @@ def _nearest(file: Path, by_form: Mapping[str, list[tuple[Path, int]]], scale: i
 def _with_addition(
     others: Sequence[Path], by_form: Mapping[str, list[tuple[Path, int]]]
 ) -> dict[Path, list[Path]]:
-    """The HR images whose names begin the other names, if all those names have the same ending."""
+    """The HR images whose names begin the other names, if all those names have the same ending.
+
+    An ending that begins in the middle of a word (``babyout``) counts if several names have it.
+    """
     fitting: dict[Path, list[Path]] = {}
     additions = set()
     for file in others:
-        lengths = range(len(file.stem), 0, -1)
-        ends = ((file.stem[:end], file.stem[end:]) for end in lengths)
+        ends = ((file.stem[:end], file.stem[end:]) for end in range(len(file.stem), 0, -1))
         form, added = next(((f, a) for f, a in ends if f in by_form and _ADDED.fullmatch(a)), ("", ""))
         fitting[file] = [hr_file for hr_file, _ in by_form.get(form, ())]
-        additions |= {added} - {""}
-    return fitting if len(additions) == 1 else {file: [] for file in others}
+        additions |= {(added, bool(_SEPARATE.match(form[-1] + added[:2])))} if added else set()
+    several = sum(map(bool, fitting.values())) > 1
+    is_same = len({added for added, _ in additions}) == 1
+    is_plain = several or all(separate for _, separate in additions)
+    return fitting if is_same and is_plain else {file: [] for file in others}
 
 
 def _listed(files: Iterable[Path]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sr_lab.datasets.images import image_size, is_grey, list_images, loses_depth, open_image, read_image
-from sr_lab.datasets.names import Pairs, of_role, pairs, scale_of
+from sr_lab.datasets.names import Pairs, of_role, pairs, scale_of_result
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.metrics import SSIM_WINDOW
 from sr_lab.protocol import PROTOCOLS, Protocol
@@ -91,7 +91,7 @@ def measure(
     named = _scale(found, scale)
     factor = default_scale if named is None else named
     if factor is None:
-        raise ConfigError("measure: the names of the images do not say the scale; set scale")
+        raise ConfigError("measure: the names of the images do not give one scale; set scale")
     border = factor if crop is None else crop
     ways = {way.name: way for way in _ways(crop, colour, factor)}
     cropped = {name: replace(way, crop=border) for name, way in ways.items()}
@@ -136,7 +136,7 @@ def _names(files: list[Path]) -> str:
 
 def _scale(found: Mapping[Path, Path], given: int | None) -> int | None:
     """The given scale, which names may not contradict, or the names' scale; ``None`` if unknown."""
-    said = {sr: scale for hr, sr in found.items() if sr.stem != hr.stem and (scale := scale_of(sr.stem))}
+    said = {sr: scale for hr, sr in found.items() if (scale := scale_of_result(sr.stem, hr.stem))}
     other = next((sr for sr, scale in said.items() if scale != (given or next(iter(said.values())))), None)
     if other is None:
         return given or next(iter(said.values()), None)

@@ -47,7 +47,7 @@ def _measured(config: MeasureConfig, overrides: Sequence[str]) -> Measurement:
     )
     if found.is_assumed:
         common.console.print(
-            f"scale: x{found.scale}, the default, since the names do not say it; set scale=..."
+            f"scale: x{found.scale}, the default, since the names do not give one; set scale=..."
         )
     return found
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sr_lab.datasets.names import forms, of_role, pairs, role_of, scale_of
+from sr_lab.datasets.names import forms, of_role, pairs, role_of, scale_of, scale_of_result, stated_scales
 
 
 def paths(*names):
@@ -69,6 +69,53 @@ def test_images_of_different_scenes_are_not_paired(hr, other):
 def test_an_unknown_suffix_is_ignored_only_if_all_images_have_it():
     found = pairs(paths("baby", "bird"), paths("baby_RCAN", "bird_EDSR"))
     assert found.left == paths("baby_RCAN", "bird_EDSR")
+
+
+@pytest.mark.parametrize("added", ["out", "_out", "x4_IMDN", "_x4_BSRN", "-4x-UltraSharp", "SR"])
+@pytest.mark.parametrize("scenes", [("1", "2"), ("baby", "zebra"), ("img_001", "img_002")], ids=str)
+def test_what_a_program_appends_to_every_name_is_ignored(scenes, added):
+    results = paths(*(f"{scene}{added}" for scene in scenes))
+    assert pairs(paths(*scenes), results).found == dict(zip(paths(*scenes), results, strict=True))
+
+
+def test_a_single_name_that_continues_the_word_is_another_scene():
+    assert pairs(paths("baby"), paths("babysitter")).found == {}
+    assert pairs(paths("1"), paths("1out")).found == dict(zip(paths("1"), paths("1out"), strict=True))
+
+
+# The name of an HR image, the name of a result, and the scale that the result's name gives.
+RESULTS = (
+    *("baby babyx4_IMDN 4", "0001 0001_x4_BSRN 4", "0001 0001x4_BSRN 4", "zebra zebrax3_RCAN 3"),
+    *("baby baby_IMDN_x2 2", "baby baby-4x-UltraSharp 4", "baby baby_RealESRGAN_x4plus 4", "0001 0001x2m 2"),
+    *("0001 0001x16_EDSR 16", "img_001 img_001_SRF_4_A+ 4", "img_001_SRF_2_HR img_001_SRF_2_SRCNN 2"),
+    *("baby_HR baby_x3_SR 3", "ppt3 ppt3x2 2", "baby baby_Model4x 4", "baby baby_scale3 3", "8 8_HAT_SRx4 4"),
+    *("baby baby None", "1 1out None", "img_3x4 img_3x4_SR None", "baby baby_resnext50_32x4d None"),
+    *("0001_256x256 0001_256x256_SR None", "0001 0001_256x256 None", "set14x_new set14x_new_SR None"),
+    *("0x2a 0x2a_EDSR None", "baby baby_x2_x4 None", "baby baby_3x3conv None", "ppt3 ppt3_out None"),
+)
+
+
+@pytest.mark.parametrize("row", RESULTS)
+def test_the_name_of_a_result_gives_its_scale_wherever_it_stands(row):
+    hr, result, scale = row.split()
+    assert str(scale_of_result(result, hr)) == scale
+
+
+WITHOUT_SCALE = (
+    "set14x_new img_001 0x2a resnext50_32x4d DIV2K_256x256 DIV2K_train_HR crop_1280x720 matrix3 3x3 x265 "
+    "x86_64 x48 max4 x2.5 x1 v2x scale1.5 from_x2 16x16 8x64 2xconv"
+)
+
+
+@pytest.mark.parametrize("name", WITHOUT_SCALE.split())
+def test_other_numbers_in_a_name_are_no_scale(name):
+    assert stated_scales(name) == ()
+
+
+def test_a_name_states_its_scales_in_its_order_but_not_the_scale_of_its_origin():
+    assert stated_scales("vdsr_x4_x2_4x") == (4, 2)
+    for name in ("pan_x4_ft_from_x2", "pan_4x_from-2x", "pan_from_scale2_to_x4", "panx4 (from x2)"):
+        assert stated_scales(name) == (4,), name
 
 
 def test_several_candidates_for_one_image_are_named_and_none_is_chosen():

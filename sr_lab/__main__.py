@@ -25,11 +25,13 @@ from omegaconf import DictConfig
 from sr_lab import tasks
 from sr_lab.config import hydra_guard
 from sr_lab.config.compose import load
-from sr_lab.config.identity import register_resolvers
+from sr_lab.config.identity import has_run_folder, known, register_resolvers
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
+from sr_lab.config.recorded import refuse_another
 from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
+from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
 
 
@@ -79,8 +81,10 @@ class CommandLine:
         elsewhere = launchers.is_elsewhere(hydra_node)
         config: Config | None = None
         try:
-            config = load(composed, overrides, hydra_node.runtime.choices)
+            config = _complete(load(composed, overrides, hydra_node.runtime.choices), tuple(overrides))
             self.task = config.task
+            if has_run_folder(config):  # hydra.run.dir can name any folder
+                refuse_another(RunFolder(folder.resolve()), known(config))
             in_multirun = hydra_node.mode == RunMode.MULTIRUN and not elsewhere
             if isinstance(config, TrainConfig) and config.hparams_search is not None:
                 from sr_lab.runs import search  # imports Optuna, which only a search needs

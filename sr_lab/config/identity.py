@@ -68,7 +68,9 @@ def _of_task(config: Config) -> Node:
         return {"task": config.task, "only": sorted(config.only)}
     if isinstance(config, MeasureConfig):
         folders = {"sr": _images("sr_dir", config.sr_dir), "hr": _images("hr_dir", config.hr_dir)}
-        return config.model_dump(include={"task", "scale", "crop", "colour"}) | folders
+        # The folders count as typed, since two programs may give the same images and are still two rows.
+        typed = {"task", "scale", "crop", "colour", "sr_dir", "hr_dir"}
+        return config.model_dump(include=typed) | folders
     values = {"task": config.task} | config.model_dump(include=set(MEASURING))
     values["benchmark"] = config.benchmark.model_dump(exclude={"lr", "lr_dir"})
     if config.benchmark.lr == "given":  # left out by default, to keep older hashes valid
@@ -205,15 +207,25 @@ def _load(root: DictConfig) -> Config:
     return _complete[0](config, tuple(overrides)) if _complete else config
 
 
-def run_dir(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.run.dir``: the same folder for Hydra, every process and a resumed run."""
-    config = _load(_root_)
+def _named_folder(config: Config) -> str | None:
+    """The folder that the settings of a task name, ``None`` if the task writes a run folder."""
     if isinstance(config, ReadingConfig):
         return config.runs
     if isinstance(config, (UpscaleConfig, ShardConfig)):
         return config.output
-    if isinstance(config, (PrepareConfig, DoctorConfig)):
-        return "."  # these tasks write no run folder
+    return "." if isinstance(config, (PrepareConfig, DoctorConfig)) else None
+
+
+def has_run_folder(config: Config) -> bool:
+    """Whether a task writes a run folder, which belongs to one run."""
+    return _named_folder(config) is None
+
+
+def run_dir(*, _root_: DictConfig) -> str:
+    """Resolver of ``hydra.run.dir``: the same folder for Hydra, every process and a resumed run."""
+    config = _load(_root_)
+    if (named := _named_folder(config)) is not None:
+        return named
     parent = Path(sweep_dir(_root_=_root_))
     return str(parent / folder_name(config, parent))
 

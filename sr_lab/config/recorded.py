@@ -4,6 +4,7 @@ It is written when the run begins, and compared before the folder is used again.
 have no such file: their names end with a hash without the code, and ``config.yaml`` has their settings.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ TRAINING = (
 NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "benchmark"} | {
     "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
 }  # fmt: skip
+IMAGES = ("manifest", "images", "validation_images", "sr", "hr")  # digests of images
 MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
 # Lightning's callbacks that stop a training run or change what it learns, excluding those that only watch.
 CHANGING = {
@@ -108,11 +110,20 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def read(folder: RunFolder) -> Recorded | None:
-    """What `record` wrote; ``None`` in a folder of an earlier version."""
-    try:
+    """What `record` wrote; ``None`` in a folder of an earlier version.
+
+    If there is neither ``identity.json`` nor ``config.yaml``, the results say which run it is, since earlier
+    versions of ``task=measure`` wrote nothing else.
+    """
+    with contextlib.suppress(OSError, ValueError):
         return Recorded.model_validate(files.read_json(folder.identity))
-    except (OSError, ValueError):
+    if folder.config.exists():
         return None
+    with contextlib.suppress(OSError, ValueError):
+        values = (folder.read_metrics() or {}).get("identity")
+        if isinstance(values, dict):
+            return Recorded(identity=without_code(values), codes=[values.get("code", {})])
+    return None
 
 
 def _is_earlier(folder: RunFolder) -> bool:
@@ -218,12 +229,11 @@ def _differing(folder: RunFolder, known: Known) -> list[str]:
         pairs = _pairs(_earlier_settings(folder), known.settings)
         if folder.path.name.endswith(f"-{hash8(known.earlier)}"):  # e.g. precision: auto is 32-true on a CPU
             pairs = {key: pair for key, pair in pairs.items() if key.startswith("callbacks.")}
-    return [
-        "the images"
-        if key in ("manifest", "images")
-        else f"{key} ({_shown(before)} there, {_shown(now)} here)"
+    phrases = (
+        "the images" if key in IMAGES else f"{key} ({_shown(before)} there, {_shown(now)} here)"
         for key, (before, now) in pairs.items()
-    ]
+    )
+    return list(dict.fromkeys(phrases))
 
 
 def _pairs(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:

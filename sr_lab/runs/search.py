@@ -33,7 +33,7 @@ from sr_lab import files
 from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
 from sr_lab.config.identity import folder_name, known
 from sr_lab.config.overrides import only_typed
-from sr_lab.config.recorded import code_note, record, refuse_another
+from sr_lab.config.recorded import code_note, record
 from sr_lab.config.schema import HparamsSearch, TrainConfig
 from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.reporting.safe_csv import csv_text
@@ -221,7 +221,6 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
             folder.rmdir()  # Hydra created it
         raise
     place, searched = RunFolder(folder.resolve()), known(config)
-    refuse_another(place, searched)
     if note := code_note(searched, place):
         sweep.console.print(note)
     with place.holding("search; wait for it"):

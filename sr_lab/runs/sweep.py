@@ -26,7 +26,7 @@ from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
 from sr_lab.config.identity import known
 from sr_lab.config.overrides import typed_again
-from sr_lab.config.recorded import Known, code_note, hash8, record, refuse_another
+from sr_lab.config.recorded import Known, code_note, hash8, record
 from sr_lab.config.schema import Sweep, TrainConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import read_run
@@ -64,13 +64,8 @@ class Job:
 
 
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
-    """A queued job; nothing is written yet.
-
-    Raises:
-        ConfigError: Its folder contains another run.
-    """
+    """A queued job; nothing is written yet."""
     job = Job(config, RunFolder(folder.resolve()), tuple(overrides), known(config))
-    refuse_another(job.folder, job.known)
     # The command line trusted these packages; the job reads a file, which may not grant trust.
     if packages := targets.trusted_packages(config.allow):
         os.environ["SR_LAB_ALLOW"] = ",".join(packages)

@@ -6,13 +6,22 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from sr_lab.config.identity import has_run_folder, known
+from sr_lab.config.recorded import record
 from sr_lab.config.schema import Config, TrainConfig
+from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep
 from sr_lab.system import interrupts
 
 
 def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
-    """Run the task that the configuration names; for ``report``, ``folder`` is the folder of runs."""
+    """Run the task that the configuration names, and record which run its folder contains.
+
+    Args:
+        config: Validated configuration.
+        folder: The run folder, which `refuse_another` has passed; for ``report``, the folder of runs.
+        overrides: Overrides of the command line.
+    """
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     _quiet_libraries()  # after Lightning is imported, since it sets its own level
     if isinstance(config, TrainConfig):  # a training run ends after its step, see `system.signals`
@@ -20,6 +29,11 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
     else:
         interrupts.as_exit()
     task.run(config, folder, overrides)
+    if has_run_folder(config) and not isinstance(config, TrainConfig):  # a training run records its beginning
+        from sr_lab.system.devices import rank  # imports torch, which only some tasks need
+
+        if rank() == 0:
+            record(RunFolder(folder), known(config))
 
 
 def _quiet_libraries() -> None:

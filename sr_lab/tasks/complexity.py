@@ -12,8 +12,6 @@ from torch import nn
 from sr_lab import files
 from sr_lab.checkpoints.opening import build_network
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.identity import known
-from sr_lab.config.recorded import record, refuse_another
 from sr_lab.config.schema import ComplexityConfig
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
@@ -33,8 +31,7 @@ _CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so small that even the largest
 def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Count and measure, and write the figures into the run folder."""
     check_gpu(config.trainer.accelerator)
-    run_folder, run = RunFolder(folder), known(config)
-    refuse_another(run_folder, run)
+    run_folder = RunFolder(folder)
     with run_folder.attempt():
         network = build_network(config, config.allow).eval()
         counted = common.cost(network, config.scale)
@@ -42,7 +39,6 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         cost: dict[str, float | str] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
             cost |= gpu_time(network, config.scale)
-        record(run_folder, run)
         run_folder.write_config(to_yaml(config))
         run_folder.write_metrics(
             provenance(config, folder) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost

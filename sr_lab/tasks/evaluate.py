@@ -14,8 +14,6 @@ from torch import nn
 from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.identity import known
-from sr_lab.config.recorded import record, refuse_another
 from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.backends import BackendNetwork
@@ -25,7 +23,6 @@ from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import RunFolder
-from sr_lab.runs import measured
 from sr_lab.runs.provenance import provenance
 from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, device_of, float32_matmul_precision, rank
@@ -41,8 +38,6 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
     run_folder = RunFolder(folder)
-    config = measured.complete(config, tuple(overrides))
-    refuse_another(run_folder, known(config))
     with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
         config, network = open_configured(config, overrides, common.console.print)
         protocol = common.protocol_of(config)
@@ -51,7 +46,6 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
         results = _test(config, tiled, protocol, sets, ExampleImages(run_folder.images))
         if rank() != 0:
             return
-        record(run_folder, known(config))
         run_folder.write_config(to_yaml(config))
         run_folder.write_metrics(
             provenance(config, folder)

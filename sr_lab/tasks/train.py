@@ -12,7 +12,7 @@ from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config.compose import to_yaml
 from sr_lab.config.identity import known, training_set
-from sr_lab.config.recorded import code_note, record, refuse_another
+from sr_lab.config.recorded import code_note, record
 from sr_lab.config.schema import TrainConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchDataset, RandomDegradation
@@ -54,7 +54,6 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         overrides: Overrides of the command line, for the record.
     """
     run_folder, known_by = RunFolder(folder.resolve()), known(config)
-    refuse_another(run_folder, known_by)
     if not common.in_multirun() and (note := code_note(known_by, run_folder)):
         _say(note)
     from_scratch = config.resume == "never" and not (is_started_again() and run_folder.started_over_by(job()))

@@ -1,0 +1,80 @@
+"""A run folder belongs to one run, whatever the task."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sr_lab.config.recorded import Known, record, refuse_another
+from sr_lab.config.schema import SCHEMAS
+from sr_lab.errors import ConfigError
+from sr_lab.run_folder import RunFolder
+from tests.command_line import SMOKE, sr_lab
+
+TRAIN = (*SMOKE, "logger=none", "num_workers=0", "scale=2")
+# What each task needs on its command line; a task that is not listed needs nothing.
+NEEDS = {
+    "train": TRAIN,
+    "evaluate": ("model=bicubic", "benchmark.sets=[Tiny]", "scale=2", "trainer=cpu", "paths.data_dir=data"),
+    "measure": ("sr_dir=ours", "hr_dir=data/benchmarks/Tiny/HR", "scale=2"),
+    "complexity": ("model=bicubic", "scale=2", "trainer=cpu"),
+}
+# These write into the folder that a setting names, next to what it contains.
+WITHOUT_RUN_FOLDER = {"upscale", "shard", "prepare", "doctor", "report", "status", "dashboard", "log"}
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A folder with a test set and two folders of the same images."""
+    for folder in ("data/benchmarks/Tiny/HR", "ours", "theirs"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.linear_gradient("L").resize((48, 40)).convert("RGB").save(tmp_path / folder / "image.png")
+    return tmp_path
+
+
+def run(place: Path, task: str, *more: str):
+    return sr_lab(place, f"task={task}", *NEEDS.get(task, ()), *more)
+
+
+@pytest.mark.parametrize("task", [task for task in SCHEMAS if task not in WITHOUT_RUN_FOLDER])
+def test_every_task_refuses_the_folder_of_another_run(place, task):
+    folder = RunFolder(place / "taken")
+    record(folder, Known({"task": "another"}, {}, {}))
+    folder.write_metrics({"test/Set5/psnr_y": 32.0})
+    before = {path: path.read_bytes() for path in folder.path.rglob("*")}
+    done = run(place, task, "hydra.run.dir=taken")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"'{folder.path}' holds another run, which differs in task (another there, " in done.stderr
+    assert {path: path.read_bytes() for path in folder.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("task", ["evaluate", "measure", "complexity"])
+def test_the_results_of_a_task_are_not_taken_for_a_finished_training(place, task):
+    done = run(place, task, "hydra.run.dir=taken")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((place / "taken" / "identity.json").read_text())["identity"]["task"] == task
+    results = (place / "taken" / "metrics.json").read_bytes()
+    trained = run(place, "train", "hydra.run.dir=taken")
+    assert f"taken' holds another run, which differs in task ({task} there, unset here)" in trained.stderr
+    assert (place / "taken" / "metrics.json").read_bytes() == results
+    assert run(place, task, "hydra.run.dir=taken").returncode == 0
+
+
+def test_results_without_any_other_file_say_which_run_they_belong_to(tmp_path):
+    """Earlier versions of ``task=measure`` wrote neither ``identity.json`` nor ``config.yaml``."""
+    folder = RunFolder(tmp_path)
+    values = {"task": "measure", "scale": 4}
+    folder.write_metrics({"identity": values})
+    refuse_another(folder, Known(values, {}, {}))
+    with pytest.raises(ConfigError, match=r"differs in scale \(4 there, 2 here\)"):
+        refuse_another(folder, Known(values | {"scale": 2}, {}, {}))
+
+
+def test_two_folders_with_the_same_images_are_two_rows(place):
+    done = sr_lab(place, "-m", "task=measure", *NEEDS["measure"][1:], "sr_dir=ours,theirs")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("│")[1].strip() for line in done.stdout.splitlines() if "│ ours" in line or "│ theirs" in line]
+    assert rows == ["ours", "theirs"], done.stdout
+    names = sorted(path.name.rpartition("-")[0] for path in (place / "outputs" / "measure").glob("*-*"))
+    assert names == ["ours", "theirs"]

@@ -130,8 +130,9 @@ class CommandLine:
 
 
 def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
-    """Add to the configuration what identifies an evaluation."""
-    if not isinstance(config, EvaluateConfig):
+    """Add to the configuration what identifies it beside its settings."""
+    validates = isinstance(config, TrainConfig) and (config.validation.sets or config.validation_images)
+    if not (validates or isinstance(config, EvaluateConfig)):
         return config
     from sr_lab.runs import measured  # imports torch
 

@@ -109,6 +109,12 @@ def _of_training(config: TrainConfig) -> Node:
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
     if config.trainer.float32_matmul_precision != "high":  # left out like the default tile
         values["float32_matmul_precision"] = config.trainer.float32_matmul_precision
+    # The best checkpoint depends on the protocol and on the images that choose it.
+    if config.benchmark.protocol != "rgb_uint8":
+        given = " on given LR" if config.benchmark.lr == "given" else ""
+        values["protocol"] = config.benchmark.protocol + given
+    if config.validation_images is not None:
+        values["validation_images"] = config.validation_images
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
     nodes = config.callbacks.values()
     values |= _callbacks(node for node in nodes if _is_own(node) or _changes_training(node))
@@ -143,7 +149,8 @@ def known(config: Config) -> Known:
     values = identity(config)
     earlier = without_code(values)
     if isinstance(config, TrainConfig):
-        earlier.pop("callbacks", None)
+        for key in ("callbacks", "protocol", "validation_images"):
+            earlier.pop(key, None)
         earlier |= _callbacks(node for node in config.callbacks.values() if _changes_training(node))
     if config.hparams_search is not None:  # a search stays the same with more trials or another pruner
         space = config.hparams_search.space
@@ -270,8 +277,8 @@ def register_resolvers(complete: Complete | None = None) -> None:
     """Register these resolvers, which ``conf/`` uses.
 
     Args:
-        complete: Adds to a configuration those parts of an evaluation's identity that only higher packages
-            can find out: the network of its checkpoint and its images.
+        complete: Adds to a configuration those parts of its identity that only higher packages can find out:
+            an evaluation's network and images, and the images that a training run validates on.
     """
     _complete[:] = [] if complete is None else [complete]
     for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):

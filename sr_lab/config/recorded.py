@@ -90,6 +90,9 @@ def settings(values: Mapping[str, object]) -> dict[str, object]:
     found = _flat(
         {key: values.get(key) for key in (*TRAINING, "budget", "trainer", "callbacks", "init_ckpt")}
     )
+    benchmark = values.get("benchmark")
+    if isinstance(benchmark, Mapping):  # its protocol measures the validation
+        found["benchmark.protocol"] = benchmark.get("protocol")
     form = {"compile", "channels_last", "autotune", "timeout"}  # these change only how it trains
     neutral = {f"trainer.{key}" for key in NEUTRAL_TRAINER | form} | {"budget.name"}
     return {key: found[key] for key in found if key not in neutral and not key.endswith(("_dir", "_gb"))}
@@ -228,7 +231,7 @@ def _differing(folder: RunFolder, known: Known) -> list[str]:
     else:
         pairs = _pairs(_earlier_settings(folder), known.settings)
         if folder.path.name.endswith(f"-{hash8(known.earlier)}"):  # e.g. precision: auto is 32-true on a CPU
-            pairs = {key: pair for key, pair in pairs.items() if key.startswith("callbacks.")}
+            pairs = {k: pair for k, pair in pairs.items() if k.startswith(("callbacks.", "benchmark."))}
     phrases = (
         "the images" if key in IMAGES else f"{key} ({_shown(before)} there, {_shown(now)} here)"
         for key, (before, now) in pairs.items()

@@ -178,6 +178,7 @@ class TrainConfig(Config):
     """``task=train``."""
 
     init_ckpt: str | None
+    validation_images: str | None = None  # SHA-256 of the images of validation.sets, not set by the user
     resume: Literal["auto", "never"]
     code: Literal["same", "any"] = "same"  # config.yaml files of older runs lack it
 

@@ -1,5 +1,7 @@
 """Test sets: whole images, with the LR images of a protocol."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sr_lab.datasets.cache import digest_of
 from sr_lab.datasets.given import check_sizes, lr_partners
 from sr_lab.datasets.images import is_grey, list_images, read_image
 from sr_lab.datasets.sample import benchmark_photographs
@@ -88,6 +91,12 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
                 )
             lr_files = lr_partners(files, folder, scale, where=f"benchmark {name}")
         return cls(name=name, files=files, scale=scale, protocol=protocol, lr_files=lr_files)
+
+    def digest(self) -> str:
+        """SHA-256 of the names and contents of the HR images, and of the LR images if they are given."""
+        groups = [self.files] if self.lr_files is None else [self.files, self.lr_files]
+        facts = [[(file.name, digest_of(file)) for file in group] for group in groups]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)

@@ -40,8 +40,9 @@ def flat(run: Run) -> dict[str, str]:
             _add_group(found, group, value)
         elif value is not None:
             found[group] = _text(value)
-    if isinstance(images := run.identity.get("images"), str):  # other images make a separate row
-        found["images"] = images[:8]
+    for key in ("images", "validation_images"):
+        if isinstance(digest := run.identity.get(key), str):  # other images make a separate row
+            found[key] = digest[:8]
     if not trains:
         return found
     callbacks = run.identity.get("callbacks")

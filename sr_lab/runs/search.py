@@ -197,7 +197,8 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     def make(values: Mapping[str, str]) -> tuple[TrainConfig, list[str]]:
         # ++: an argument of a class need not be in its yaml.
         words = [f"{key}={value}" if key in choices else f"++{key}={value}" for key, value in values.items()]
-        return load_trial(composed, overrides, words, name), words
+        trial = load_trial(composed, overrides, words, name)  # a trial may not change the validation
+        return trial.model_copy(update={"validation_images": config.validation_images}), words
 
     try:
         if hydra_config.mode == RunMode.MULTIRUN:

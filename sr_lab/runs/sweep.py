@@ -117,7 +117,8 @@ def run(jobs: Sequence[Job]) -> int:
     """
     for line in shared_folders(jobs):
         console.print(line)
-    for note in dict.fromkeys(filter(None, (code_note(job.known, job.folder) for job in jobs))):
+    notes = [*(code_note(job.known, job.folder) for job in jobs), *_not_measured(jobs)]
+    for note in dict.fromkeys(filter(None, notes)):
         console.print(note)
     for job in jobs:
         job.write()
@@ -126,6 +127,16 @@ def run(jobs: Sequence[Job]) -> int:
     queue = Queue(unique, jobs[0].config.sweep)
     queue.work()
     return finish([job.folder.path for job in unique], queue.problems)
+
+
+def _not_measured(jobs: Sequence[Job]) -> list[str]:
+    """A line for each finished job that was not measured on what is asked for now, or an empty one."""
+    finished = [job for job in jobs if job.config.resume != "never" and job.folder.is_finished()]
+    if not finished:
+        return []
+    from sr_lab.runs import measured  # imports torch
+
+    return [measured.not_measured(job.config, job.folder, job.overrides) for job in finished]
 
 
 def shared_folders(jobs: Sequence[Job]) -> list[str]:

@@ -17,15 +17,15 @@ from sr_lab.config.recorded import trained_by
 from sr_lab.config.schema import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.facts import as_published
-from sr_lab.errors import ConfigError, did_you_mean
 from sr_lab.inference import backends
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.folding import fold
 from sr_lab.layers.network import multi_adds_rule_of
 from sr_lab.ops.complexity import activations, multi_adds, num_params, peak_memory
-from sr_lab.protocol import PROTOCOLS, Protocol
+from sr_lab.protocol import Protocol
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.runs import sweep
+from sr_lab.runs.measured import lr_dirs
 from sr_lab.system.devices import has_gpu, rank
 from sr_lab.training.lit_module import ImageResult
 
@@ -53,43 +53,6 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
         computed_by = runs if isinstance(runs, backends.BackendNetwork) else "eager"
         console.print(f"backend: {computed_by}")
     return Tiled(runs, tile=config.tile, like=network)
-
-
-def protocol_of(config: Config) -> Protocol:
-    """The protocol named in the benchmark, on given LR images if the benchmark says so.
-
-    Raises:
-        ConfigError: There is no protocol with that name, or folders of LR images do not fit the benchmark.
-    """
-    name = config.benchmark.protocol
-    if name not in PROTOCOLS:
-        near = did_you_mean(name, PROTOCOLS)
-        raise ConfigError(f"benchmark.protocol: there is no '{name}'; allowed: {', '.join(PROTOCOLS)}{near}")
-    protocol, benchmark = PROTOCOLS[name], config.benchmark
-    if benchmark.lr_dir is not None:
-        count = len(lr_dirs(config))
-        if benchmark.lr == "made":
-            raise ConfigError("benchmark.lr_dir: has given LR images; set benchmark.lr=given too")
-        if count != len(benchmark.sets):
-            raise ConfigError(
-                f"benchmark.lr_dir: got {count} folder(s) for {len(benchmark.sets)} sets "
-                f"({', '.join(benchmark.sets)}); give one each"
-            )
-    return protocol if benchmark.lr == "made" else protocol.on_given_lr()
-
-
-def lr_dirs(config: Config) -> list[str]:
-    """The folders of ``benchmark.lr_dir``, as the user gave them."""
-    given = config.benchmark.lr_dir
-    return [] if given is None else [given] if isinstance(given, str) else given
-
-
-def benchmark_set(config: Config, name: str, protocol: Protocol) -> BenchmarkSet:
-    """A test set by its name; its folder must exist already."""
-    data_dir = Path(config.paths.data_dir).expanduser()
-    given = dict(zip(config.benchmark.sets, lr_dirs(config), strict=False))
-    lr_dir = Path(given[name]).expanduser() if name in given else None
-    return BenchmarkSet.of(name, data_dir=data_dir, scale=config.scale, protocol=protocol, lr_dir=lr_dir)
 
 
 def gather(results: list[ImageResult]) -> list[ImageResult]:
@@ -151,6 +114,7 @@ def measured(
         says += f" Given LR images: {', '.join(lr_dirs(config)) or f'LR/X{config.scale} of each set'}."
     return {
         "test_images": {images.name: as_published(images.name, images.files) for images in sets},
+        "test_digests": {images.name: images.digest() for images in sets},
         "protocol": protocol.name,
         "protocol_says": says,
         **means(results),

@@ -23,6 +23,7 @@ from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import RunFolder
+from sr_lab.runs import measured
 from sr_lab.runs.provenance import provenance
 from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, device_of, float32_matmul_precision, rank
@@ -40,9 +41,9 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     run_folder = RunFolder(folder)
     with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
         config, network = open_configured(config, overrides, common.console.print)
-        protocol = common.protocol_of(config)
+        protocol = measured.protocol_of(config)
         tiled = common.prepared(config, network)
-        sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+        sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
         results = _test(config, tiled, protocol, sets, ExampleImages(run_folder.images))
         if rank() != 0:
             return
@@ -104,7 +105,7 @@ def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> 
     for label, variant in variants(protocol, colour=colour_of(network)):
         cells = []
         for name in names:
-            images = common.benchmark_set(config, name, variant)
+            images = measured.benchmark_set(config, name, variant)
             psnr, ssim = _mean(network, images, variant, config.scale, device)
             cells += [fixed(psnr, 3), fixed(ssim, 4)]
         table.add_row(label, *cells)

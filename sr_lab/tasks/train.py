@@ -21,6 +21,7 @@ from sr_lab.protocol import Protocol
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import RunFolder, whole_rows
+from sr_lab.runs import measured
 from sr_lab.runs.provenance import note_images, provenance, similar_unfinished
 from sr_lab.system import distributed, faults
 from sr_lab.system.devices import (
@@ -51,7 +52,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
     Args:
         config: Validated configuration.
         folder: The run's folder.
-        overrides: Overrides of the command line, for the record.
+        overrides: Overrides of the command line.
     """
     run_folder, known_by = RunFolder(folder.resolve()), known(config)
     if not common.in_multirun() and (note := code_note(known_by, run_folder)):
@@ -59,7 +60,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
     from_scratch = config.resume == "never" and not (is_started_again() and run_folder.started_over_by(job()))
     if run_folder.is_finished() and not from_scratch:
         if rank() == 0:
-            _show_finished(config, run_folder, folder)
+            _show_finished(config, run_folder, overrides)
         return
     if run_folder.metrics.is_file() and not from_scratch:
         _say(f"{run_folder.metrics}: cannot be read; measures again")
@@ -73,15 +74,15 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         if not done_meanwhile:
             _train(config, run_folder, signals, from_scratch=from_scratch)
     if done_meanwhile:
-        _show_finished(config, run_folder, folder)
+        _show_finished(config, run_folder, overrides)
     else:
         _show(run_folder)
 
 
-def _show_finished(config: TrainConfig, run_folder: RunFolder, folder: Path) -> None:
-    missing = _not_measured(config, run_folder)
+def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequence[str]) -> None:
+    missing = measured.not_measured(config, run_folder, overrides)
     hint = "" if missing else " (resume=never trains it again)"
-    common.console.print(f"already finished: {folder}{hint}")
+    common.console.print(f"already finished: {run_folder.path}{hint}")
     _show(run_folder)
     if missing:
         _say(missing)
@@ -92,26 +93,6 @@ def _show(folder: RunFolder) -> None:
         print_runs([read_run(folder.path)])
         inside = folder.path.is_relative_to(Path.cwd())
         common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
-
-
-def _not_measured(config: TrainConfig, folder: RunFolder) -> str:
-    """Which benchmark sets a finished run was not measured on, and how to measure it; or an empty string."""
-    run, benchmark = read_run(folder.path), config.benchmark
-    protocol = common.protocol_of(config).name
-    other = run.values.get("protocol") != protocol
-    wanted = [name for name in benchmark.sets if other or name not in run.sets]
-    if run.problem or not wanted:
-        return ""
-    sets = ",".join(wanted)
-    given = "" if benchmark.lr == "made" else f" benchmark.lr={benchmark.lr}"
-    if dirs := [
-        folder for name, folder in zip(benchmark.sets, common.lr_dirs(config), strict=False) if name in wanted
-    ]:
-        given += f" 'benchmark.lr_dir=[{','.join(dirs)}]'"
-    return (
-        f"benchmark: this run was not measured on {sets} by {protocol}; run task=evaluate "
-        f"'ckpt={folder.path}' 'benchmark.sets=[{sets}]' benchmark.protocol={benchmark.protocol}{given}"
-    )
 
 
 @dataclass(frozen=True)
@@ -175,8 +156,8 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
 
 def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratch: bool) -> _Parts:
     """Build network and data; anything missing is noticed here."""
-    protocol = common.protocol_of(config)
-    test_sets = [common.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+    protocol = measured.protocol_of(config)
+    test_sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     dataset: PatchDataset = training_set(config)
     val_sets = _validation_sets(config, dataset, protocol)
     module = build.module(config, protocol, val_sets, test_sets, _say)
@@ -222,7 +203,7 @@ def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Proto
         scale=config.scale,
         protocol=makes_lr,
     )
-    named = [common.benchmark_set(config, name, protocol) for name in config.validation.sets]
+    named = [measured.benchmark_set(config, name, protocol) for name in config.validation.sets]
     return [held_out, *named]
 
 

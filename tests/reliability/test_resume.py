@@ -86,7 +86,9 @@ def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_th
         f"'ckpt={folder}' 'benchmark.sets=[Set5]' benchmark.protocol=rgb_uint8"
     ) in said
     assert "resume=never" not in said
-    assert "on Tiny by classic_y" in forge.train(folder, "benchmark.protocol=classic_y").said
+    said = forge.train(folder, "benchmark.lr=given").said
+    assert "on Tiny by rgb_uint8 on given LR; run " in said
+    assert said.rstrip().endswith("benchmark.protocol=rgb_uint8 benchmark.lr=given")
 
 
 def test_a_nan_result_fails_the_run(forge, tmp_path):

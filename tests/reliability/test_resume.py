@@ -88,7 +88,8 @@ def test_a_finished_run_names_the_sets_it_was_not_measured_on_and_the_command_th
     assert "resume=never" not in said
     said = forge.train(folder, "benchmark.lr=given").said
     assert "on Tiny by rgb_uint8 on given LR; run " in said
-    assert said.rstrip().endswith("benchmark.protocol=rgb_uint8 benchmark.lr=given")
+    given = f"benchmark.protocol=rgb_uint8 benchmark.lr=given 'paths.data_dir={forge.folder}/data'"
+    assert said.rstrip().endswith(given)
 
 
 def test_a_nan_result_fails_the_run(forge, tmp_path):

@@ -123,7 +123,8 @@ def read(folder: RunFolder) -> Recorded | None:
     if folder.config.exists():
         return None
     with contextlib.suppress(OSError, ValueError):
-        values = (folder.read_metrics() or {}).get("identity")
+        results = folder.read_metrics()
+        values = results.get("identity") if isinstance(results, dict) else None
         if isinstance(values, dict):
             return Recorded(identity=without_code(values), codes=[values.get("code", {})])
     return None

@@ -69,6 +69,9 @@ def test_results_without_any_other_file_say_which_run_they_belong_to(tmp_path):
     refuse_another(folder, Known(values, {}, {}))
     with pytest.raises(ConfigError, match=r"differs in scale \(4 there, 2 here\)"):
         refuse_another(folder, Known(values | {"scale": 2}, {}, {}))
+    for damaged in ("[]", '{"identity": {"code": 1}}', "{"):
+        folder.metrics.write_text(damaged)
+        refuse_another(folder, Known(values, {}, {}))
 
 
 def test_two_folders_with_the_same_images_are_two_rows(place):

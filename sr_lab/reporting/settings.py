@@ -147,13 +147,21 @@ def changed(run: Run) -> list[str]:
     found = [
         override
         for override, key in keys.items()
-        if key.partition(".")[0] in recipe and not key.endswith("_dir")
+        if (_group(key) in recipe or _is_training_setting(run, key)) and not key.endswith("_dir")
     ]
     if not run.is_fine_tuned_in_paper:
         return found
     if run.settings.get("init_ckpt") is None:
         return [*found, f"{run.labels[0]} x{run.scale} from scratch (fine-tuned from x2 in the paper)"]
     return [override for override in found if keys[override] != "init_ckpt"]
+
+
+def _is_training_setting(run: Run, key: str) -> bool:
+    """Whether a setting of the Trainer or a callback is part of a run's identity."""
+    group, _, name = key.partition(".")
+    trainer = run.identity.get("trainer")
+    of_trainer = group == "trainer" and isinstance(trainer, Mapping) and name in trainer
+    return of_trainer or (group == "callbacks" and "callbacks" in run.identity)
 
 
 def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) -> None:

@@ -166,6 +166,10 @@ def test_a_recipe_changed_on_the_command_line_gives_a_warning():
     given = ("row=7", "scale=4", "seed=0", "budget=paper", "steps=100", "trainer=cpu", "dataset.cache_dir=x")
     made = experiment_table([replace(finished("111", 32.0), overrides=given)])
     assert "warning: not the paper's recipe: steps=100" in made.head
+    known = {"trainer": {"gradient_clip_val": 0.5}, "callbacks": [{"_target_": "EarlyStopping"}]}
+    given = ("trainer.gradient_clip_val=0.5", "trainer.devices=2", "callbacks=early_stopping")
+    made = experiment_table([replace(finished("111", 32.0), overrides=given, identity=known)])
+    assert f"warning: not the paper's recipe: {given[0]}, {given[2]}" in made.head
     plain = replace(finished("111", 32.0), overrides=given[:4])
     assert not any("warning" in line for line in experiment_table([plain]).head)
 

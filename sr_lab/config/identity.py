@@ -24,6 +24,7 @@ from sr_lab.config.recorded import (
 )
 from sr_lab.config.schema import (
     BenchmarkConfig,
+    ComplexityConfig,
     Config,
     DoctorConfig,
     EvaluateConfig,
@@ -82,7 +83,21 @@ def _of_task(config: Config) -> Node:
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
+    if isinstance(config, ComplexityConfig):
+        values |= _machine(config)
     return values | {"code": code_of(config).digests}
+
+
+def _machine(config: ComplexityConfig) -> Node:
+    """The devices that time and memory are measured on: always a CPU, and a GPU if the run uses one."""
+    # Only this task's figures depend on the machine. They are always measured eagerly, in exact float32.
+    import torch
+
+    from sr_lab.system.devices import device_name, has_gpu, processor
+
+    trainer = config.trainer
+    gpu = device_name(trainer.accelerator, trainer.devices) if has_gpu(trainer.accelerator) else None
+    return {"gpu": gpu, "cpu": f"{processor()}, {torch.get_num_threads()} threads"}
 
 
 def code_of(config: Config) -> code.Code:

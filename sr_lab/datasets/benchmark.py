@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sr_lab.datasets.cache import digest_of
+from sr_lab.datasets.facts import pixel_hash
 from sr_lab.datasets.given import check_sizes, lr_partners
 from sr_lab.datasets.images import is_grey, list_images, read_image
 from sr_lab.datasets.sample import benchmark_photographs
@@ -18,6 +19,8 @@ from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.metrics import SSIM_WINDOW
 from sr_lab.ops.resize import mod_crop
 from sr_lab.protocol import Protocol
+
+_WORKERS = 4
 
 
 class BenchmarkImage(TypedDict):
@@ -92,14 +95,21 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
             lr_files = lr_partners(files, folder, scale, where=f"benchmark {name}")
         return cls(name=name, files=files, scale=scale, protocol=protocol, lr_files=lr_files)
 
-    def digest(self) -> str:
-        """SHA-256 of the names and contents of the HR images, and of the LR images if they are given."""
-        groups = [self.files] if self.lr_files is None else [self.files, self.lr_files]
-        facts = [[(file.name, digest_of(file)) for file in group] for group in groups]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
     def __len__(self) -> int:
         return len(self.files)
+
+    def digest(self) -> str:
+        """SHA-256 of the names and pixels of the HR images, and of the pixels of given LR images.
+
+        Neither the folder nor the format of lossless files matters.
+
+        Raises:
+            DataError: An image is broken.
+        """
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            pixels = list(pool.map(_pixels, [*self.files, *(self.lr_files or ())]))
+        facts = [[file.stem for file in self.files], pixels]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> BenchmarkImage:
         file = self.files[index]
@@ -116,6 +126,11 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         else:
             lr = torch.from_numpy(read_image(self.lr_files[index])).permute(2, 0, 1).float() / 255
         return {"lr": lr, "hr": hr, "name": file.stem, "grey": grey}
+
+
+def _pixels(file: Path) -> tuple[str, bool]:
+    """Hash of the pixels of an image, and whether it has one channel, which ``classic_y`` treats as luma."""
+    return pixel_hash(read_image(file)), is_grey(file)
 
 
 def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:

@@ -1,15 +1,15 @@
 """The columns of a table: how each metric is printed, and how its figure is read from a row's runs."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from sr_lab.reporting import counts, published
 from sr_lab.reporting.formatting import fixed
-from sr_lab.reporting.rows import MINUS, MULTI_ADDS, NUM_PARAMS, Entry, Key
+from sr_lab.reporting.rows import MINUS, MULTI_ADDS, NUM_PARAMS, Entry, Key, timed_on
 from sr_lab.reporting.runs import Run
-from sr_lab.reporting.settings import flat, varied
+from sr_lab.reporting.settings import differences
 from sr_lab.reporting.table import Cell, Column
 
 Read: TypeAlias = Callable[[Entry], Cell]
@@ -69,9 +69,10 @@ def paper_columns(
 
 def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[Column, Read]]:
     """The settings that differ between rows, then size, quality and costs."""
+    own = differences([entry.example for entry in entries])
+    texts = {id(entry): settings for entry, settings in zip(entries, own, strict=True)}
     settings: list[tuple[Column, Read]] = [
-        (Column(name, key=name, is_setting=True), _setting(name))
-        for name in varied([flat(entry.runs[0]) for entry in entries])
+        (Column(name, key=name, is_setting=True), _setting(texts, name)) for name in own[0]
     ]
     params, adds, *quality = measured_keys(runs)
     columns = settings[:_MAX_SETTINGS]
@@ -97,7 +98,10 @@ def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
         pair = entry.label, entry.label.partition(" + ")[0]
         metric = "psnr_y"
     elif metric == "gpu_time_increase_percent":
-        time, base = (number(label, "gpu_time_ms") for label in (entry.label, block[0].label))
+        # The paper's first row may be several rows here, one for each device.
+        firsts = (other for other in block if other.figures is block[0].figures)
+        first = next((other for other in firsts if timed_on(other) == timed_on(entry)), block[0])
+        time, base = (row.measured((set_name, "gpu_time_ms")).value for row in (entry, first))
         return None if time is None or not base else 100 * (time / base - 1)
     elif MINUS in entry.label:  # "CARN cos_lr minus step_lr" is "CARN cos_lr" minus "CARN step_lr"
         minuend, _, rest = entry.label.partition(MINUS)
@@ -165,5 +169,5 @@ def _number(key: str, unit: float, decimals: int) -> Read:
     return read
 
 
-def _setting(name: str) -> Read:
-    return lambda entry: Cell(text=flat(entry.runs[0]).get(name, "-"))
+def _setting(texts: Mapping[int, Mapping[str, str]], name: str) -> Read:
+    return lambda entry: Cell(text=texts[id(entry)][name])

@@ -25,7 +25,7 @@ from sr_lab.reporting.rows import (
     sweep_entries,
     without_seed,
 )
-from sr_lab.reporting.runs import Run, read_run
+from sr_lab.reporting.runs import MeasuredOn, Run, read_run
 from sr_lab.reporting.settings import changed
 from sr_lab.reporting.table import Column, Row, Table, mark_best, with_footnotes
 from sr_lab.reporting.terminal import print_table
@@ -33,7 +33,7 @@ from sr_lab.reporting.terminal import print_table
 
 class _Origin(TypedDict):
     protocol: str
-    test_images: tuple[tuple[str, str], ...]
+    measured_on: tuple[tuple[str, MeasuredOn], ...]
 
 
 _NOTES = (
@@ -179,7 +179,7 @@ def _origin(runs: Sequence[Run]) -> _Origin:
     protocols = dict.fromkeys(str(run.values["protocol"]) for run in runs if "protocol" in run.values)
     return {
         "protocol": ", ".join(protocols),
-        "test_images": tuple(dict.fromkeys(pair for run in runs for pair in run.test_images.items())),
+        "measured_on": tuple(dict.fromkeys(pair for run in runs for pair in run.measured_on.items())),
     }
 
 
@@ -213,24 +213,54 @@ def _below_bicubic(entry: Entry) -> str:
 
 
 def _bicubic(runs: Sequence[Run], columns: Sequence[Column], block: str) -> list[RowAndImages]:
-    """Bicubic's figures on every set that any run measured, one row for each protocol."""
+    """Bicubic's figures, one row for each protocol and for each version of the images of a test set."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        if not any(key.startswith("bicubic/") for key in run.values):
+            continue
+        same = (group for group in groups if all(_is_measured_like(run, other) for other in group))
+        if (group := next(same, None)) is not None:
+            group.append(run)
+        else:
+            groups.append([run])
     rows: list[RowAndImages] = []
-    measured = [run for run in runs if any(key.startswith("bicubic/") for key in run.values)]
-    protocols = dict.fromkeys(run.values.get("protocol", "") for run in measured)
-    for protocol in protocols:
-        same = [run for run in measured if run.values.get("protocol", "") == protocol]
+    for group, label in zip(groups, _bicubic_labels(groups), strict=True):
         values = {
             key.replace("bicubic/", "test/", 1): value
-            for run in same
+            for run in group
             for key, value in run.values.items()
             if key.startswith("bicubic/")
         }
         entry = Entry("bicubic", runs=[Run(Path("bicubic"), values)])
         cells = tuple(entry.measured(key_of(column)) for column in columns)
-        label = f"bicubic ({protocol})" if len(protocols) > 1 else "bicubic"
-        images = significance.per_image(same, "bicubic_psnr_y")
-        rows.append((Row(label, cells, block, is_reference=True, **_origin(same)), images))
+        images = significance.per_image(group, "bicubic_psnr_y")
+        rows.append((Row(label, cells, block, is_reference=True, **_origin(group)), images))
     return rows
+
+
+def _is_measured_like(run: Run, other: Run) -> bool:
+    """Whether two runs were measured by one protocol, and on the same images of the sets that both have."""
+    own, others = run.measured_on, other.measured_on
+    return run.values.get("protocol", "") == other.values.get("protocol", "") and all(
+        own[name].is_same(others[name]) for name in own.keys() & others.keys()
+    )
+
+
+def _bicubic_labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """``bicubic``; if there are several groups, with the protocol and the images that differ in brackets."""
+    protocols = [str(group[0].values.get("protocol", "")) for group in groups]
+    measured = [{name: own for run in group for name, own in run.measured_on.items()} for group in groups]
+    labels = []
+    for protocol, found in zip(protocols, measured, strict=True):
+        alike = [own for own, other in zip(measured, protocols, strict=True) if other == protocol]
+        differs = [protocol] if len(set(protocols)) > 1 else []
+        for name, own in found.items():
+            others = [other[name] for other in alike if name in other]
+            if not all(own.is_same(other) for other in others):
+                says_it = all(own.says != other.says for other in others if other is not own)
+                differs.append(own.says if says_it else f"{name} {own.digest[:8]}")
+        labels.append(f"bicubic ({', '.join(differs)})" if differs else "bicubic")
+    return labels
 
 
 def _head(runs: Sequence[Run]) -> list[str]:
@@ -259,7 +289,7 @@ def _head(runs: Sequence[Run]) -> list[str]:
     found["commit"] = [run.commit for run in runs if run.commit]
     if any("multi_adds" in run.values for run in runs):
         found["multi-adds"] = ["all operations at an output of 1280x720"]
-    images = dict.fromkeys(says for run in runs for says in run.test_images.values())
+    images = dict.fromkeys(own.says for run in runs for own in run.measured_on.values())
     found["images"] = [says for says in images if not says.startswith("not the published")]
     lines = [f"{title}: {' | '.join(dict.fromkeys(texts))}" for title, texts in found.items() if texts]
     seeds = sorted({run.seed for run in runs if run.seed is not None})
@@ -268,7 +298,8 @@ def _head(runs: Sequence[Run]) -> list[str]:
         if len({run.values[key] for run in runs if key in run.values}) > 1:
             lines.append(f"warning: {title} differ between rows")
     lines += [f"warning: {says}" for says in images if says.startswith("not the published")]
-    for name in dict.fromkeys(name for run in runs for name in run.test_images):
-        if len({run.test_images[name] for run in runs if name in run.test_images}) > 1:
+    for name in dict.fromkeys(name for run in runs for name in run.measured_on):
+        first, *others = (run.measured_on[name] for run in runs if name in run.measured_on)
+        if not all(first.is_same(other) for other in others):
             lines.append(f"warning: the images of {name} differ between rows")
     return lines

@@ -21,7 +21,7 @@ from sr_lab.reporting.page_table import ShownCell, bar_charts
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.safe_csv import table_to_csv
 from sr_lab.reporting.saved_images import Picture
-from sr_lab.reporting.settings import flat, varied
+from sr_lab.reporting.settings import differences
 from sr_lab.reporting.table import UNMEASURED, Column, Table
 
 _HERE = Path(__file__).parent
@@ -121,12 +121,16 @@ def _groups(columns: Sequence[Column]) -> list[tuple[str, bool, int]]:
 def _settings(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Names of the settings that differ, and their values in each run."""
     own = [
-        flat(run) | {key: str(value) for key, value in (("scale", run.scale), ("seed", run.seed))}
-        for run in runs
+        settings | {"scale": str(run.scale), "seed": str(run.seed)}
+        for run, settings in zip(runs, differences(runs), strict=True)
     ]
-    differing = varied(own)
+    differing = [
+        name
+        for name in dict.fromkeys(name for settings in own for name in settings)
+        if name not in ("scale", "seed") or len({settings[name] for settings in own}) > 1
+    ]
     rows = [
-        (name, [settings.get(key, "-") for key in differing])
+        (name, [settings[key] for key in differing])
         for name, settings in zip(saved_images.names(runs), own, strict=True)
     ]
     return differing, rows

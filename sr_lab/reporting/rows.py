@@ -1,5 +1,6 @@
 """Group runs into the rows of a table: seeds share a row, other settings have separate rows."""
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,8 +8,8 @@ from typing import TypeAlias
 
 from sr_lab.reporting import published, versions
 from sr_lab.reporting.published import Figure
-from sr_lab.reporting.runs import Run
-from sr_lab.reporting.settings import flat, varied
+from sr_lab.reporting.runs import MeasuredOn, Run
+from sr_lab.reporting.settings import differences, flat, unseeded
 from sr_lab.reporting.table import Cell
 
 FIVE_SETS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
@@ -46,6 +47,11 @@ class Entry:
     def block(self) -> str:
         """The block of the table in which the row is ranked."""
         return f"x{self.scale}" if self.scale else ""
+
+    @property
+    def example(self) -> Run:
+        """A run that stands for all of them in a list of settings; there must be one."""
+        return next((run for run in self.runs if run.identity), self.runs[0])
 
     @property
     def finished(self) -> list[Run]:
@@ -141,26 +147,92 @@ def without_seed(name: str) -> str:
 
 def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
     """One row for each group of runs that differ only in their seed."""
-    entries: dict[tuple[object, ...], Entry] = {}
-    for run in runs:
-        name, settings = without_seed(run.name), flat(run)
-        entry = entries.setdefault(
-            (frozenset(settings.items()) or name, run.scale, run.values.get("protocol"), versions.key(run)),
-            Entry(name, run.scale or None, str(run.values.get("model", ""))),
+    entries = [
+        Entry(without_seed(own[0].name), own[0].scale or None, str(own[0].values.get("model", "")), runs=own)
+        for own in share_rows(runs)
+    ]
+    shown: dict[tuple[object, ...], list[Entry]] = {}
+    for entry, settings in zip(entries, differences([entry.example for entry in entries]), strict=True):
+        shown.setdefault((entry.scale, entry.label, *settings.values()), []).append(entry)
+    for alike in shown.values():
+        _name_code(alike, runs)
+    return sorted(entries, key=lambda entry: entry.scale or 0)
+
+
+def share_rows(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group runs into rows: the runs of a row differ only in the seed.
+
+    The identity of a run says what it is; two runs without one are compared by config.yaml.
+    """
+    keys = [_Key.of(run) for run in runs]
+    groups: list[list[int]] = []
+    # A run that never began has no identity. It joins the first row that has its settings.
+    for index in sorted(range(len(runs)), key=lambda index: not keys[index].identity):
+        same = (group for group in groups if all(keys[index].fits(keys[other]) for other in group))
+        if (group := next(same, None)) is not None:
+            group.append(index)
+        else:
+            groups.append([index])
+    return [[runs[index] for index in sorted(group)] for group in sorted(groups, key=min)]
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What decides which row a run belongs to; empty parts are unknown."""
+
+    identity: str  # without seed and code
+    settings: object  # of config.yaml
+    benchmark: str  # what a training run is tested on, which is not part of its identity
+    code: object
+    scale: int
+    protocol: str
+    measured_on: Mapping[str, MeasuredOn]
+
+    @classmethod
+    def of(cls, run: Run) -> "_Key":
+        settings = flat(replace(run, identity={}))
+        benchmark = {name: text for name, text in settings.items() if name.startswith("benchmark.")}
+        return cls(
+            json.dumps(unseeded(run.identity), sort_keys=True) if run.identity else "",
+            settings or without_seed(run.name),
+            json.dumps(benchmark, sort_keys=True) if benchmark else "",
+            versions.key(run) if run.identity or run.code else None,
+            run.scale,
+            str(run.values.get("protocol", "")),
+            {name: own for name, own in run.measured_on.items() if own.digest},
         )
-        entry.runs.append(run)
-    for same in {key[:-1] for key in entries}:
-        _name_code([entry for key, entry in entries.items() if key[:-1] == same], runs)
-    return sorted(entries.values(), key=lambda entry: entry.scale or 0)
+
+    def fits(self, other: "_Key") -> bool:
+        """Whether the runs may share a row."""
+        if self.identity and other.identity:
+            same = self.identity == other.identity
+        else:
+            same = self.settings == other.settings
+        return (
+            same
+            and self.scale == other.scale
+            and all(
+                None in (own, theirs) or "" in (own, theirs) or own == theirs
+                for own, theirs in (
+                    (self.benchmark, other.benchmark),
+                    (self.code, other.code),
+                    (self.protocol, other.protocol),
+                )
+            )
+            and all(
+                self.measured_on[name].is_same(other.measured_on[name])
+                for name in self.measured_on.keys() & other.measured_on.keys()
+            )
+        )
 
 
 def _name_code(alike: Sequence[Entry], runs: Sequence[Run]) -> None:
     """Append the version of the code to the labels of entries that differ in nothing else."""
-    if len(alike) < 2:
+    if len({versions.key(entry.example) for entry in alike}) < 2:
         return
     named = {run.path: name for name, own in versions.groups(runs).items() for run in own}
     for entry in alike:
-        entry.label += f" ({named.get(entry.runs[0].path, 'unknown code')})"
+        entry.label += f" ({named.get(entry.example.path, 'unknown code')})"
 
 
 def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Entry], list[str]]:
@@ -174,23 +246,19 @@ def paper_entries(paper: str, table: str, runs: Sequence[Run]) -> tuple[list[Ent
     for entry in _printed(paper, table):
         # If the paper gives no scale, its figures are shown next to the runs of every scale.
         printed += [replace(entry, scale=scale) for scale in ([entry.scale] if entry.scale else scales)]
-    claimed: dict[int, dict[object, Entry]] = {}
+    claimed: dict[int, list[Run]] = {}
     extra: list[Entry] = []
     for run in runs:
-        settings = flat(run)
         for label in run.labels or (without_seed(run.name),):
             same = (e for e in [*printed, *extra] if (e.label, e.scale or 0) == (label, run.scale))
             found = next(same, None)
             entry = found or Entry(label, run.scale or None, str(run.values.get("model", "")))
             extra += [] if found else [entry]
-            groups = claimed.setdefault(id(entry), {})
-            alike = frozenset(settings.items()), versions.key(run)
-            own = groups.setdefault(alike, replace(entry, runs=[]))
-            own.runs.append(run)
+            claimed.setdefault(id(entry), []).append(run)
     entries = []
     for entry in sorted([*printed, *extra], key=lambda entry: entry.scale or 0):
-        groups = claimed.get(id(entry), {})
-        entries += _with_settings(list(groups.values()), runs) if groups else [entry]
+        groups = share_rows(claimed.get(id(entry), []))
+        entries += _with_settings([replace(entry, runs=own) for own in groups], runs) if groups else [entry]
     ran = {entry.scale for entry in entries if entry.runs}
     left_out = sorted({entry.block for entry in entries if entry.scale not in ran})
     return [entry for entry in entries if entry.scale in ran], left_out
@@ -219,24 +287,45 @@ def _printed(paper: str, table: str) -> list[Entry]:
 
 
 def _with_costs(runs: Sequence[Run]) -> list[Run]:
-    """Training runs with the costs that ``task=complexity`` measured for their rows; then other cost runs."""
-    costs = {(label, run.scale): run for run in runs for label in run.labels if run.is_cost}
+    """Training runs with the costs that ``task=complexity`` measured for their rows; then other cost runs.
+
+    If costs were measured on several machines, those with a GPU come first, then the newest.
+    """
+    costs = [run for run in runs if run.is_cost]
     trained = [run for run in runs if not run.is_cost]
+    best = sorted(
+        costs, key=lambda run: ("gpu_ms" in run.values, str(run.values.get("date", ""))), reverse=True
+    )
     found = []
     for run in trained:
-        cost = next((costs[label, run.scale] for label in run.labels if (label, run.scale) in costs), None)
-        more = cost.values if cost is not None and not run.problem else {}
+        cost = next((cost for cost in best if _is_of_row(cost, run) and _is_of_network(cost, run)), None)
+        more = {} if cost is None or run.problem else {**cost.values, "timed_on": cost.values.get("device")}
         found.append(replace(run, values={**more, **run.values}))
-    has_training = {(label, run.scale) for run in trained for label in run.labels}
-    return found + [run for key, run in costs.items() if key not in has_training]
+    return found + [cost for cost in costs if not any(_is_of_row(cost, run) for run in trained)]
+
+
+def _is_of_row(cost: Run, run: Run) -> bool:
+    return cost.scale == run.scale and not set(cost.labels).isdisjoint(run.labels)
+
+
+def _is_of_network(cost: Run, run: Run) -> bool:
+    """Whether the runs have the same network, as far as is known."""
+    parts = ("model", "upsampler", "strategy")
+    return not (cost.identity and run.identity) or all(
+        cost.identity.get(part) == run.identity.get(part) for part in parts
+    )
+
+
+def timed_on(entry: Entry) -> object:
+    """The device that the time and memory of a row were measured on; ``None`` if unknown."""
+    devices = (run.values.get("timed_on", run.values.get("device")) for run in entry.finished)
+    return next(devices, None)
 
 
 def _with_settings(entries: list[Entry], runs: Sequence[Run]) -> list[Entry]:
     """Entries of one row that differ in more than the seed, each with the difference after its label."""
-    differing = varied([flat(entry.runs[0]) for entry in entries])
-    for entry in entries:
-        settings = flat(entry.runs[0])
-        shown = ", ".join(f"{name}={settings.get(name, '-')}" for name in differing)
+    for entry, settings in zip(entries, differences([entry.example for entry in entries]), strict=True):
+        shown = ", ".join(f"{name}={text}" for name, text in settings.items())
         entry.label += f" ({shown})" if shown else ""
     for label in {entry.label for entry in entries}:
         _name_code([entry for entry in entries if entry.label == label], runs)

@@ -8,10 +8,22 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder, read_index
+
+
+class MeasuredOn(NamedTuple):
+    """The images on which a run was measured, those of one test set."""
+
+    says: str  # ``Set5, 5 of 5 as published``, or just their number
+    digest: str = ""  # of their names and pixels, and of given LR images; empty in runs of earlier versions
+
+    def is_same(self, other: "MeasuredOn") -> bool:
+        """Whether these are the same images, as far as is known."""
+        return self.digest == other.digest if self.digest and other.digest else self.says == other.says
 
 
 @dataclass(frozen=True)
@@ -115,12 +127,19 @@ class Run:
         return [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
 
     @functools.cached_property
-    def test_images(self) -> dict[str, str]:
-        """A phrase on the images of each tested set: ``Set5, 5 of 5 as published``, or just their number."""
+    def measured_on(self) -> dict[str, MeasuredOn]:
+        """The images of each tested set."""
         counts = Counter(str(image.get("set_name", "")) for image in self.images)
-        known = self.values.get("test_images")
-        says = known if isinstance(known, Mapping) else {}
-        return {name: str(says.get(name, f"{name}, {counts[name]} images")) for name in self.sets}
+        says, digests = (
+            found if isinstance(found := self.values.get(key), Mapping) else {}
+            for key in ("test_images", "test_images_sha256")
+        )
+        return {
+            name: MeasuredOn(
+                str(says.get(name, f"{name}, {counts[name]} images")), str(digests.get(name, ""))
+            )
+            for name in self.sets
+        }
 
     @property
     def wandb(self) -> dict[str, object] | None:

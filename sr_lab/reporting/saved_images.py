@@ -130,12 +130,15 @@ def find(runs: Sequence[Run], say: Callable[[str], object] = lambda line: None) 
             key = (set_name, image, run.scale)
             baseline = Result("bicubic", bicubic, *_scores(values, "bicubic_"), protocol)
             known = found.get(key, Picture(set_name, image, run.scale, lr, hr, (baseline,)))
-            if key not in different and not _are_equal(known.hr, hr):
+            # Protocols round LR images differently.
+            pairs = [(known.hr, hr), *([(known.lr, lr)] if known.results[0].protocol == protocol else [])]
+            if key not in different and (other := [pair for pair in pairs if not _are_equal(*pair)]):
                 different.add(key)
-                sizes = " and ".join(f"{w}x{h}" for h, w, _ in (load(known.hr).shape, load(hr).shape))
+                kind = "HR" if other[0] == (known.hr, hr) else "LR"
+                sizes = " and ".join(f"{w}x{h}" for h, w, _ in (load(file).shape for file in other[0]))
                 say(
                     f"{set_name} {image} x{run.scale}: '{known.results[1].name}' and '{name}' were measured "
-                    f"on different images of this name ({sizes} pixels); the image is left out of the figures"
+                    f"on different {kind} images of this name ({sizes} pixels), so the figures leave it out"
                 )
             results = (*known.results, Result(name, sr, *_scores(values, ""), protocol))
             found[key] = Picture(set_name, image, run.scale, known.lr, known.hr, results)

@@ -1,10 +1,11 @@
 """The settings of a run as pairs of a flat name and a text, and which of them differ between runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from sr_lab.reporting.runs import Run
 
-# Runs that differ in these settings are separate rows. Rows average over seeds, and each scale is a block.
+# The settings that config.yaml says best; all others come from the run's identity.
 _GROUPS = (
     *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
@@ -15,19 +16,26 @@ _WITHOUT_TRAINING = ("task", "model", "upsampler", "strategy", "ckpt", "benchmar
 _REPEATED = {"dataset": ("seed", "seed"), "optimizer": ("lr", "learning_rate")}
 # The node that contains a group's settings.
 _INNER = {"upsampler": "factory", "strategy": "apply", "schedule": "scheduler"}
+# Usually follows from other settings.
+_DERIVED = ("steps_per_epoch",)
+_IMAGES = "images of "
 
 
 def flat(run: Run) -> dict[str, str]:
     """Settings of a run: ``model: IMDN``, ``model.num_feat: 64``, ``upsampler: deconv``, ...
 
-    They are read from config.yaml, which a failed run also has, else from the identity in metrics.json.
+    They come from config.yaml, which a run that never began also has, and from the identity. The seed, the
+    scale and digests of files are left out.
     """
-    identity = run.values.get("identity")
-    measured = {key: run.values[key] for key in ("sr_dir", "hr_dir") if key in run.values}  # task=measure
-    source = {**(run.settings or (identity if isinstance(identity, Mapping) else {})), **measured}
+    measured: dict[str, object] = {
+        key: run.values[key]
+        for key in ("sr_dir", "hr_dir")
+        if key in run.values  # task=measure
+    }
+    source = {**run.identity, **run.settings, **measured}
     task = source.get("task", run.values.get("task"))
-    found: dict[str, str] = {}
     trains = task in ("train", None)
+    found: dict[str, str] = {}
     for group in _GROUPS if trains else _WITHOUT_TRAINING:
         value = source.get(group)
         if group in _REPEATED and isinstance(value, Mapping):
@@ -38,19 +46,87 @@ def flat(run: Run) -> dict[str, str]:
             found |= {"budget": str(name).removesuffix(" (auto)")} if name else {}
         elif isinstance(value, Mapping):
             _add_group(found, group, value)
-        elif value is not None:
+        elif value is not None and not _is_digest(value):
             found[group] = _text(value)
-    for key in ("images", "validation_images"):
-        if isinstance(digest := run.identity.get(key), str):  # other images make a separate row
-            found[key] = digest[:8]
-    if not trains:
-        return found
-    callbacks = run.identity.get("callbacks")
-    if isinstance(callbacks, list) and callbacks:
-        found["callbacks"] = ", ".join(_described(node) for node in callbacks if isinstance(node, Mapping))
-    trainer = source.get("trainer")
-    precision = trainer.get("precision") if isinstance(trainer, Mapping) else source.get("precision")
-    return found | ({"precision": str(precision)} if precision is not None else {})
+    for key, value in run.identity.items():
+        if key not in (*_GROUPS, *_DERIVED, "seed", "scale", "code"):
+            _add(found, "", key, value)
+    if trains and not run.identity:
+        trainer = source.get("trainer")
+        precision = trainer.get("precision") if isinstance(trainer, Mapping) else None
+        found |= {"precision": str(precision)} if precision is not None else {}
+    return found
+
+
+def _details(run: Run) -> dict[str, str]:
+    """The rest of what identifies a run: digests of files, full names of classes, limits of the budget."""
+    found = {f"{_IMAGES}{name}": own.digest[:8] for name, own in run.measured_on.items() if own.digest}
+
+    def add(key: str, value: object) -> None:
+        if isinstance(value, Mapping) and value:
+            for inner, child in value.items():
+                add(f"{key}.{inner}", child)
+        elif digests := [each for each in _listed(value) if _is_digest(each)]:
+            found[f"{key} (sha256)"] = " ".join(str(digest)[:8] for digest in digests)
+        else:
+            found[key] = _text(value)
+
+    for key, value in unseeded(run.identity).items():
+        add(key, value)
+    return found
+
+
+def unseeded(identity: Mapping[str, object]) -> dict[str, object]:
+    """An identity without the seed, which runs of one row may differ in, and without the code."""
+    seed, dataset = identity.get("seed"), identity.get("dataset")
+    found = {key: value for key, value in identity.items() if key not in ("seed", "code")}
+    if isinstance(dataset, Mapping) and dataset.get("seed") == seed:
+        found["dataset"] = {key: value for key, value in dataset.items() if key != "seed"}
+    return found
+
+
+def differences(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """For each run, its values of the settings in which the runs differ; ``-`` where one is not set.
+
+    ``model.x`` is compared only between runs of the same model. Digests and the like are compared only
+    between runs that differ in nothing else.
+    """
+    settings, details = [flat(run) for run in runs], [_details(run) for run in runs]
+    # What only an identity says is unknown, not unset, in a run without an identity.
+    identified = [own for run, own in zip(runs, settings, strict=True) if run.identity]
+    shown: list[dict[str, str]] = [{} for _ in runs]
+    for name in dict.fromkeys(name for own in settings for name in own):
+        if _varies(name, settings if _group(name) in _GROUPS or not identified else identified):
+            for found, own in zip(shown, settings, strict=True):
+                found[name] = own.get(name, "-")
+    for name in dict.fromkeys(name for own in details for name in own):
+        texts: dict[tuple[object, ...], set[str]] = {}
+        for run, found, own in zip(runs, shown, details, strict=True):
+            if name in own or (run.identity and not name.startswith(_IMAGES)):
+                texts.setdefault((run.scale, *found.values()), set()).add(own.get(name, "-"))
+        if any(len(different) > 1 for different in texts.values()):
+            for found, own in zip(shown, details, strict=True):
+                found[name] = own.get(name, "-")
+    return shown
+
+
+def _varies(name: str, settings: Sequence[Mapping[str, str]]) -> bool:
+    values: dict[str | None, set[str | None]] = {}
+    for own in settings:
+        values.setdefault(own.get(_group(name)) if "." in name else None, set()).add(own.get(name))
+    return any(len(same) > 1 for same in values.values())
+
+
+def _group(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _described(node: Mapping[str, object]) -> str:
@@ -71,7 +147,7 @@ def changed(run: Run) -> list[str]:
     found = [
         override
         for override, key in keys.items()
-        if key.partition(".")[0] in recipe and not key.endswith("_dir")
+        if (_group(key) in recipe or _is_training_setting(run, key)) and not key.endswith("_dir")
     ]
     if not run.is_fine_tuned_in_paper:
         return found
@@ -80,18 +156,12 @@ def changed(run: Run) -> list[str]:
     return [override for override in found if keys[override] != "init_ckpt"]
 
 
-def varied(settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names of the settings that differ; ``model.x`` is compared only between runs of the same model."""
-    names = dict.fromkeys(name for own in settings for name in own)
-    found = []
-    for name in names:
-        group = name.partition(".")[0]
-        values: dict[str | None, set[str | None]] = {}
-        for own in settings:
-            values.setdefault(own.get(group) if "." in name else None, set()).add(own.get(name))
-        if any(len(same) > 1 for same in values.values()):
-            found.append(name)
-    return found
+def _is_training_setting(run: Run, key: str) -> bool:
+    """Whether a setting of the Trainer or a callback is part of a run's identity."""
+    group, _, name = key.partition(".")
+    trainer = run.identity.get("trainer")
+    of_trainer = group == "trainer" and isinstance(trainer, Mapping) and name in trainer
+    return of_trainer or (group == "callbacks" and "callbacks" in run.identity)
 
 
 def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) -> None:
@@ -104,18 +174,21 @@ def _add_group(found: dict[str, str], group: str, node: Mapping[str, object]) ->
         # The tail is shown by the group upsampler, the scale by the block; folders do not change results.
         is_shown = group == "model" and key in ("scale", "upsampler")
         is_default = (group, key, value) == ("benchmark", "lr", "made")  # older runs lack it
-        if not key.endswith("_dir") and not is_shown and not is_default:
+        if not key.endswith(("_dir", "_gb")) and not is_shown and not is_default:
             _add(found, group, key, value)
 
 
 def _add(found: dict[str, str], place: str, key: str, value: object) -> None:
+    name = f"{place}.{key}" if place else key
     if key == "_target_":
         found.setdefault(place, str(value).rpartition(".")[2])
     elif isinstance(value, Mapping):
         for inner, child in value.items():
-            _add(found, f"{place}.{key}", inner, child)
-    else:
-        found[f"{place}.{key}"] = _text(value)
+            _add(found, name, inner, child)
+    elif isinstance(value, list) and any(isinstance(node, Mapping) for node in value):
+        found[name] = ", ".join(_described(node) for node in value if isinstance(node, Mapping))
+    elif not any(map(_is_digest, _listed(value))):
+        found[name] = _text(value)
 
 
 def _text(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from sr_lab.reporting.formatting import fixed, signed
+from sr_lab.reporting.runs import MeasuredOn
 
 # Why a row without runs has no figures; "rows missing" is for a difference of rows.
 UNMEASURED = ("not run", "not implemented", "rows missing")
@@ -116,7 +117,7 @@ class Row:
     is_own: bool = False  # the network that the paper proposes
     is_reference: bool = False  # the bicubic row, which is above the other rows and not ranked
     protocol: str = ""  # name of the protocol of its figures
-    test_images: tuple[tuple[str, str], ...] = ()  # each test set, and what its images are
+    measured_on: tuple[tuple[str, MeasuredOn], ...] = ()  # each test set and its images
     # Significance against the baseline row, for all sets together and for each set.
     tests: tuple[Significance, ...] = ()
     against: str = ""  # label of the baseline row
@@ -129,9 +130,9 @@ class Row:
         return any(cell.paper is not None for cell in self.cells)
 
     def is_comparable(self, other: "Row") -> bool:
-        """Whether the figures of two rows come from one protocol and the same images."""
-        own, others = dict(self.test_images), dict(other.test_images)
-        same = all(own[name] == others[name] for name in own.keys() & others.keys())
+        """Whether the figures of two rows come from one protocol, the same images and the same LR images."""
+        own, others = dict(self.measured_on), dict(other.measured_on)
+        same = all(own[name].is_same(others[name]) for name in own.keys() & others.keys())
         return same and (self.protocol == other.protocol or "" in (self.protocol, other.protocol))
 
     @property

@@ -103,7 +103,7 @@ def not_measured(config: TrainConfig, folder: RunFolder, overrides: Sequence[str
         overrides: Overrides of the command line.
     """
     run, benchmark, protocol = read_run(folder.path), config.benchmark, protocol_of(config)
-    before = run.values.get("test_digests")  # missing in runs of earlier versions
+    before = run.values.get("test_images_sha256")  # missing in runs of earlier versions
     digests = before if isinstance(before, Mapping) else {}
     wanted: dict[str, str] = {}  # name of each set -> what the run was not measured on
     for name in benchmark.sets:

@@ -114,7 +114,7 @@ def measured(
         says += f" Given LR images: {', '.join(lr_dirs(config)) or f'LR/X{config.scale} of each set'}."
     return {
         "test_images": {images.name: as_published(images.name, images.files) for images in sets},
-        "test_digests": {images.name: images.digest() for images in sets},
+        "test_images_sha256": {images.name: images.digest() for images in sets},
         "protocol": protocol.name,
         "protocol_says": says,
         **means(results),

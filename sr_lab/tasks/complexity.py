@@ -22,7 +22,7 @@ from sr_lab.reporting.safe_csv import runs_to_csv
 from sr_lab.reporting.tradeoff import Point, draw
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs.provenance import provenance
-from sr_lab.system.devices import check_gpu, exact_float32, has_gpu
+from sr_lab.system.devices import check_gpu, device_of, exact_float32, has_gpu
 from sr_lab.tasks import common
 
 _CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so small that even the largest network takes only seconds
@@ -30,7 +30,7 @@ _CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so small that even the largest
 
 def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Count and measure, and write the figures into the run folder."""
-    check_gpu(config.trainer.accelerator)
+    check_gpu(config.trainer.accelerator, config.trainer.devices)
     run_folder = RunFolder(folder)
     with run_folder.attempt():
         network = build_network(config, config.allow).eval()
@@ -38,7 +38,8 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         network = for_inference(network)  # time is measured on the folded network
         cost: dict[str, float | str] = counted | cpu_time(network, config.scale)
         if has_gpu(config.trainer.accelerator):
-            cost |= gpu_time(network, config.scale)
+            with torch.cuda.device(device_of(config.trainer.accelerator, config.trainer.devices)):
+                cost |= gpu_time(network, config.scale)
         run_folder.write_config(to_yaml(config))
         run_folder.write_metrics(
             provenance(config, folder) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost

@@ -10,6 +10,7 @@ from sr_lab.config import code
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import folder_name, hash8, identity, register_resolvers
 from sr_lab.errors import SRLabError
+from sr_lab.system import devices
 from tests.conftest import compose
 
 BASE = ("trainer=cpu", "budget=short", "model=imdn")
@@ -24,62 +25,59 @@ def base() -> str:
     return hash_of()
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("paths.data_dir=/elsewhere",),
-        ("paths.output_dir=/elsewhere",),
-        ("paths.cache_dir=/elsewhere",),
-        ("logger=none",),
-        ("logger=csv",),
-        ("+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor",),
-        ("num_workers=0",),
-        ("trainer.devices=2",),
-        ("trainer.accumulate_grad_batches=2",),  # batch_size includes accumulation
-        ("trainer.compile=true",),
-        ("trainer.channels_last=true",),
-        ("trainer.precision=32-true",),  # auto means this on a CPU
-        ("resume=never",),
-        ("benchmark=set5",),
-        ("benchmark.lr=given",),  # the held-out images get LR images from 8-bit RGB in any case
-        ("experiment_name=other",),
-        ("run_name=other",),
-    ],
-    ids=lambda overrides: overrides[0],
+NEUTRAL = (
+    ("paths.data_dir=/elsewhere",),
+    ("paths.output_dir=/elsewhere",),
+    ("paths.cache_dir=/elsewhere",),
+    ("logger=none",),
+    ("logger=csv",),
+    ("+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor",),
+    ("num_workers=0",),
+    ("trainer.devices=2",),
+    ("trainer.accumulate_grad_batches=2",),  # batch_size includes accumulation
+    ("trainer.compile=true",),
+    ("trainer.channels_last=true",),
+    ("trainer.precision=32-true",),  # auto means this on a CPU
+    ("resume=never",),
+    ("benchmark=set5",),
+    ("benchmark.lr=given",),  # the held-out images get LR images from 8-bit RGB in any case
+    ("experiment_name=other",),
+    ("run_name=other",),
 )
+CHANGING = (
+    "model=osffnet",
+    "+model.num_feat=32",
+    "upsampler=deconv",
+    "schedule=step",
+    "schedule.interval=epoch",
+    "schedule.scheduler.eta_min=0.0",
+    "dataset.lr_patch_size=16",
+    "+dataset.augment=false",
+    "loss=charbonnier",
+    "optimizer=adamw",
+    "+optimizer.betas=[0.9,0.99]",
+    "scale=2",
+    "seed=1",
+    "steps=10",
+    "steps_per_epoch=500",
+    "batch_size=4",
+    "learning_rate=1e-3",
+    "ema_decay=0.999",
+    "budget=smoke",
+    "trainer.precision=bf16-mixed",
+    "trainer.gradient_clip_val=0.5",
+    "trainer.float32_matmul_precision=highest",
+    "callbacks=early_stopping",
+    "+callbacks.mean._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
+)
+
+
+@pytest.mark.parametrize("overrides", NEUTRAL, ids=lambda overrides: overrides[0])
 def test_the_hash_ignores_settings_that_cannot_change_the_result(base, overrides):
     assert hash_of(*overrides) == base
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "model=osffnet",
-        "+model.num_feat=32",
-        "upsampler=deconv",
-        "schedule=step",
-        "schedule.interval=epoch",
-        "schedule.scheduler.eta_min=0.0",
-        "dataset.lr_patch_size=16",
-        "+dataset.augment=false",
-        "loss=charbonnier",
-        "optimizer=adamw",
-        "+optimizer.betas=[0.9,0.99]",
-        "scale=2",
-        "seed=1",
-        "steps=10",
-        "steps_per_epoch=500",
-        "batch_size=4",
-        "learning_rate=1e-3",
-        "ema_decay=0.999",
-        "budget=smoke",
-        "trainer.precision=bf16-mixed",
-        "trainer.gradient_clip_val=0.5",
-        "benchmark.protocol=classic_y",  # chooses the best checkpoint
-        "callbacks=early_stopping",
-        "+callbacks.mean._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
-    ],
-)
+@pytest.mark.parametrize("override", CHANGING)
 def test_the_hash_changes_with_settings_that_can_change_the_result(base, override):
     assert hash_of(override) != base
 
@@ -142,6 +140,22 @@ def test_the_hash_of_a_complexity_run_covers_the_code_of_the_network(monkeypatch
     after = identity.__wrapped__(compose(*words))
     assert hash8(after) != hash8(before)
     assert {**after, "code": before["code"]} == before
+
+
+def test_the_hash_of_a_complexity_run_covers_the_devices_that_it_measures(monkeypatch):
+    def hash_on(*overrides: str, gpu: str = "", threads: int = 4, name: str = "a CPU") -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
+            patch.setattr(torch.cuda, "get_device_name", lambda *_: gpu)
+            patch.setattr(torch, "get_num_threads", lambda: threads)
+            patch.setattr(devices, "processor", lambda: name)
+            return hash8(identity.__wrapped__(compose("task=complexity", "model=imdn", *overrides)))
+
+    plain = hash_on()
+    assert hash_on("trainer=cpu", gpu="H200") == plain
+    assert hash_on("trainer.precision=bf16-mixed") == plain  # it always measures in float32
+    others = [hash_on(gpu="H200"), hash_on(gpu="V100"), hash_on(threads=8), hash_on(name="another CPU")]
+    assert len({plain, *others}) == 5
 
 
 def test_the_hash_covers_every_callback_that_the_user_defines(base, tmp_path, monkeypatch):

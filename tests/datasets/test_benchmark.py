@@ -54,6 +54,34 @@ def test_the_limit_keeps_the_first_images(folder, tmp_path):
         two(tmp_path, limit=0)
 
 
+def test_the_digest_covers_names_pixels_channels_and_given_lr_images_but_no_format(folder, tmp_path):
+    def saved(name, *lr_values):
+        files = []
+        for value in lr_values:
+            files.append(tmp_path / name / f"{len(files)}.png")
+            files[-1].parent.mkdir(exist_ok=True)
+            Image.new("RGB", (11, 10), (value, 0, 0)).save(files[-1])
+        return files
+
+    first = two(tmp_path).digest()
+    given = [two(tmp_path, lr_files=saved(*lr)).digest() for lr in (("a", 1, 2), ("b", 1, 2), ("c", 1, 3))]
+    assert given[0] == given[1]
+    others = {given[0], given[2]}
+    colour = Image.open(folder / "colour.png")
+    (folder / "colour.png").unlink()
+    colour.save(folder / "colour.bmp")
+    assert two(tmp_path).digest() == first
+    (folder / "colour.bmp").rename(folder / "color.bmp")
+    others.add(two(tmp_path).digest())
+    colour.putpixel((0, 0), (1, 2, 3))
+    colour.save(folder / "colour.bmp")
+    (folder / "color.bmp").unlink()
+    others.add(two(tmp_path).digest())
+    Image.open(folder / "grey.png").convert("RGB").save(folder / "grey.png")
+    others.add(two(tmp_path).digest())
+    assert len({first, *others}) == 6
+
+
 def test_a_benchmark_set_is_found_by_its_name(folder, tmp_path):
     images = BenchmarkSet.of("Two", data_dir=tmp_path, scale=2, protocol=PROTOCOLS["rgb_uint8"])
     assert (images.name, len(images)) == ("Two", 2)

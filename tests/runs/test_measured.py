@@ -47,7 +47,7 @@ def finished(place: Path, *more: str) -> RunFolder:
     digest = measured.benchmark_set(config, "Two", protocol).digest()
     figures = {"test/Two/psnr_y": 30.0, "test/Two/ssim_y": 0.9}
     folder.path.mkdir()
-    folder.write_metrics({"protocol": protocol.name, "test_digests": {"Two": digest}, **figures})
+    folder.write_metrics({"protocol": protocol.name, "test_images_sha256": {"Two": digest}, **figures})
     return folder
 
 
@@ -76,7 +76,7 @@ def test_a_finished_run_is_shown_even_if_its_test_images_or_their_digests_are_mi
     shutil.rmtree(place / "other" / "benchmarks")
     assert measured.not_measured(asked(place, "other")[0], folder, ()) == ""
     values = folder.read_metrics()
-    del values["test_digests"]  # as in runs of earlier versions
+    del values["test_images_sha256"]  # as in runs of earlier versions
     folder.write_metrics(values)
     assert measured.not_measured(asked(place, "data")[0], folder, ()) == ""
 

@@ -11,6 +11,8 @@ from sr_lab.config.identity import hash8, identity, training_set
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.resize import downscale_uint8, mod_crop
+from sr_lab.reporting.experiment import experiment_table
+from sr_lab.reporting.runs import find_runs
 from sr_lab.runs import measured
 from sr_lab.tasks import evaluate, train
 from tests.conftest import compose
@@ -63,6 +65,24 @@ def test_an_evaluation_on_given_lr_images_says_so_and_has_its_own_identity(data,
     assert len({own, of_given, of_camera}) == 3
     (camera / "0_LR2.png").write_bytes((camera / "1_LR2.png").read_bytes())
     assert hash8(identity(compose(*_command(data, camera)))) != of_camera
+
+
+def test_evaluations_on_other_images_or_other_lr_images_are_not_compared(data, tmp_path):
+    place = data / "benchmarks" / "Two"
+    camera = ("benchmark.lr=given", f"benchmark.lr_dir='{place}/camera'")
+    evaluated(data, tmp_path / "runs" / "lr", "benchmark.lr=given")
+    evaluated(data, tmp_path / "runs" / "camera", *camera)
+    evaluated(data, tmp_path / "runs" / "again", *camera, "tile=32")
+    evaluated(data, tmp_path / "runs" / "made")
+    for file in (place / "HR").iterdir():
+        Image.fromarray(255 - read_image(file)).save(file)
+    evaluated(data, tmp_path / "runs" / "negatives")
+    table = experiment_table(find_runs(tmp_path / "runs"))
+    assert sum(row.is_reference for row in table.rows) == 4
+    measured = [row for row in table.rows if not row.is_reference]
+    assert len(measured) == 5
+    assert [row.is_comparable(measured[0]) for row in measured] == [True, True, False, False, False]
+    assert sum(bool(row.against) for row in measured) == 1
 
 
 def _command(data, camera):

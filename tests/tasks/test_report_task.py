@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
-from sr_lab.reporting import results
+from sr_lab.reporting import results, saved_images
 from sr_lab.reporting.runs import find_runs
 from sr_lab.tasks import report
 from tests import pictures
@@ -68,12 +69,24 @@ def test_two_copies_of_an_image_with_different_pixels_are_named_and_left_out_of_
     said = capsys.readouterr().out
     assert cropped.scale == 4
     assert "Set5 one x4: " in said
-    assert "different images of this name" in said
+    assert "different HR images of this name" in said
     assert "80x60" in said
     assert "80x56" in said
     written = {path.name for path in (tmp_path / "crops").iterdir()}
     assert "crops_Set5_two_x4.png" in written
     assert "crops_Set5_one_x4.png" not in written
+
+
+@pytest.mark.parametrize(("protocol", "is_left_out"), [("rgb_uint8", True), ("rgb_double", False)])
+def test_results_from_other_lr_images_are_not_in_one_figure(tmp_path, capsys, protocol, is_left_out):
+    """Another protocol rounds the LR images differently, and its figures are not ranked with these."""
+    pictures.run_folder(tmp_path, "made")
+    given = pictures.run_folder(tmp_path, "given", protocol=protocol)
+    for file in (given.path / "images").rglob("*.lr.png"):
+        Image.fromarray(255 - saved_images.load(file)).save(file)
+    report.run(compose("task=report", f"runs='{tmp_path}'"), tmp_path, [])
+    assert ("different LR images of this name" in capsys.readouterr().out) == is_left_out
+    assert bool(list(tmp_path.glob("crops/*.png"))) != is_left_out
 
 
 def test_the_baseline_is_the_row_that_is_named(place):

@@ -20,6 +20,16 @@ from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder, whole_rows
 from sr_lab.system.devices import device_name
 
+# The packages whose versions are always recorded, by the name under which they are imported.
+_RECORDED = {
+    "torch": "torch",
+    "lightning": "lightning",
+    "hydra": "hydra-core",
+    "torchmetrics": "torchmetrics",
+    "numpy": "numpy",
+    "PIL": "pillow",
+}
+
 
 def provenance(config: Config, folder: Path) -> dict[str, object]:
     """Where the numbers of a run come from, for ``metrics.json``."""
@@ -47,9 +57,10 @@ def origin(libraries: Iterable[str] = ()) -> dict[str, object]:
     Args:
         libraries: Top-level names of further packages whose versions are recorded.
     """
-    owners = importlib.metadata.packages_distributions() if libraries else {}
-    more = sorted({name.lower() for library in libraries for name in owners.get(library, ())})
-    packages = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow", *more)
+    others = set(libraries) - _RECORDED.keys()
+    owners = importlib.metadata.packages_distributions() if others else {}  # reads files of every package
+    more = sorted({name.lower() for library in others for name in owners.get(library, ())})
+    packages = (*_RECORDED.values(), *more)
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),

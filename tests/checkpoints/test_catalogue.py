@@ -37,8 +37,7 @@ def shapes_of_all():
     found = {}
     for option in model_options():
         for scale in catalogue.SCALES:
-            with torch.device("meta"):
-                state = Entry(option, scale).build().state_dict()
+            state = catalogue._on_meta(Entry(option, scale))[0].state_dict()
             found[option, scale] = tuple((name, tuple(value.shape)) for name, value in state.items())
     return found
 

@@ -35,12 +35,16 @@ def distinct_models():
 
 
 every_model = pytest.mark.parametrize("model", distinct_models())
-# Tracing takes time for each layer, and all options of a class are compiled from the same code.
+# All options of a class are compiled from the same code, and tracing it takes seconds: the four kinds of body
+# (residual, dense, windows, convolutions with transformers) are traced always, the others in the slow tests.
+CLASSES = {
+    OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_.rpartition(".")[2]: model
+    for model in distinct_models()
+}
+TRACED = ("IMDN", "OSFFNet", "SwinIRLight", "EFRDN")
 every_class = pytest.mark.parametrize(
     "model",
-    {
-        OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_: model for model in distinct_models()
-    }.values(),
+    [model if name in TRACED else pytest.param(model, marks=pytest.mark.slow) for name, model in CLASSES.items()],
 )
 SHALLOW = {"num_block": 1, "num_group": 1, "num_transformer": 1, "num_layer": 2, "num_path": 2, "num_unit": 1}
 

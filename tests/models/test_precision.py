@@ -8,11 +8,11 @@ from torch.utils._pytree import tree_leaves
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.config import targets
-from sr_lab.config.compose import model_options
 from sr_lab.layers.network import num_image_ch
 from sr_lab.models.imdn import IMDN
 from sr_lab.strategies import cwss, ggas, ggas_cwss
 from tests.conftest import compose
+from tests.models.test_models import SHALLOW, build, distinct_models
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,10 +42,10 @@ def narrowed(network: nn.Module, *, train: bool) -> list[str]:
     return watch.found + ([str(sr.dtype)] if sr.dtype != torch.float64 else [])
 
 
-@pytest.mark.parametrize("option", model_options())
-def test_a_network_in_float64_computes_in_float64_throughout(option):
+@pytest.mark.parametrize("model", distinct_models())
+def test_a_network_in_float64_computes_in_float64_throughout(model):
     with torch.device("meta"):
-        network = Entry(option, 2).build()
+        network = build(model, **SHALLOW)
     assert [narrowed(network, train=train) for train in (False, True)] == [[], []]
 
 

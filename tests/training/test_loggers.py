@@ -37,7 +37,7 @@ print(has_wandb_key())
 """
 
 
-@pytest.mark.parametrize("has_key", [False, True])
+@pytest.mark.parametrize("has_key", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_key_is_looked_for_where_wandb_looks(tmp_path, has_key):
     """This runs in its own process, since W&B remembers what it found."""
     command, environment = [sys.executable, "-c", ASK, str(has_key)], environment_in(tmp_path)

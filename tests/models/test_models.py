@@ -12,13 +12,13 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_lab.errors import ConfigError
 from sr_lab.layers.network import colour_of, min_size_of, multi_adds_rule_of, num_image_ch, scale_of
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.training.lit_module import SRModule
 from sr_lab.upsamplers.deconv import DeconvUpsampler
+from tests.operators import Operators
 
 CONF = Path(__file__).parents[2] / "conf"
 UPSAMPLERS = sorted({path.stem for path in (CONF / "upsampler").glob("*.yaml")} - {"native"})
@@ -199,18 +199,6 @@ NOT_DETERMINISTIC = {
 }
 
 
-class Operators(TorchDispatchMode):
-    """Collects the names of the operators that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @every_model
 def test_a_training_step_accepts_rgb_patches_and_has_deterministic_kernels(model):
     net = copy.deepcopy(upscaled(model)[0]).train()
@@ -226,7 +214,7 @@ def test_a_training_step_accepts_rgb_patches_and_has_deterministic_kernels(model
         if loss.requires_grad:
             loss.backward()
     assert loss.isfinite()
-    assert not operators.names & NOT_DETERMINISTIC
+    assert not operators.counts.keys() & NOT_DETERMINISTIC
 
 
 @pytest.mark.slow

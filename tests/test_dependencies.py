@@ -8,7 +8,6 @@ from pathlib import Path
 import hydra
 import kornia
 import lightning
-import numpy as np
 import optuna
 import pytest
 import torch
@@ -19,7 +18,6 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 from torch.utils.data import DistributedSampler
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,7 +28,7 @@ from sr_lab.config.identity import register_resolvers
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, ssim
 from sr_lab.system.distributed import Environment
-from tests import tiny
+from tests import references, tiny
 
 
 def test_kornias_luma_is_full_range_and_lowers_psnr_by_1_3219_db():
@@ -65,16 +63,7 @@ def smooth_pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reference(sr: torch.Tensor, hr: torch.Tensor) -> float:
-    """scikit-image's SSIM, averaged over the windows that are inside the image."""
-    _, local = structural_similarity(
-        *(image[0, 0].numpy() for image in (sr, hr)),
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=1.0,
-        full=True,
-    )
-    return float(np.mean(local[5:-5, 5:-5]))
+    return references.ssim(sr[0, 0].numpy(), hr[0, 0].numpy(), data_range=1.0)
 
 
 def test_kornias_ssim_with_valid_padding_equals_scikit_images(smooth_pair):

@@ -269,7 +269,10 @@ PRIVATE = {
     ("tests.command_line", "_shutdown"): "a forked command waits for its threads as the interpreter does",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
     ("tests.metrics.test_image_quality", "_reductions"): "how torchmetrics merges a state is only kept there",
-    ("tests.models.test_models", "torch._subclasses.fake_tensor.FakeTensorMode"): "pretends to have a GPU",
+    (
+        "tests.models.test_models",
+        "torch._subclasses.fake_tensor.FakeTensorMode",
+    ): "checks devices; see ops.complexity",
     ("tests.operators", "torch.utils._python_dispatch.TorchDispatchMode"): "see ops.complexity",
     ("tests.ops.test_complexity", "_forward_hooks"): "no public list of a module's hooks",
     ("tests.runs.test_search", "_load_configuration_impl"): "removes the guard after a test",

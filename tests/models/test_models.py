@@ -222,15 +222,10 @@ def test_a_training_step_accepts_rgb_patches_and_has_deterministic_kernels(model
 def test_a_network_keeps_everything_on_its_device(model):
     net = copy.deepcopy(upscaled(model)[0])
     values = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
-    with FakeTensorMode(), torch.no_grad():
-        there = {name: torch.empty(v.shape, dtype=v.dtype, device="cuda:0") for name, v in values}
-        lr = torch.rand(upscaled(model)[1].shape, device="cuda:0")
-        try:
-            assert torch.func.functional_call(net, there, lr).is_cuda
-        except RuntimeError as error:
-            if "not linked with support for cuda" in str(error):
-                pytest.skip("some operators need a build of torch for CUDA, even to pretend")
-            raise
+    with FakeTensorMode(), torch.no_grad():  # without it, some operators accept CPU tensors too
+        there = {name: torch.empty(v.shape, dtype=v.dtype, device="meta") for name, v in values}
+        lr = torch.rand(upscaled(model)[1].shape, device="meta")
+        assert torch.func.functional_call(net, there, lr).is_meta
 
 
 @every_model

@@ -130,8 +130,8 @@ def say_scale(
         why = "the command line" if asked is not None else "the weights"
         note(f"scale={scale} is from {why}; the name '{named.part}' says x{named.scale}")
     elif asked is None and others:
-        source = f"the name '{named.part}'" if named else "the default, and the name says none"
-        note(f"scale={scale} is from {source}; the weights fit {others} as well")
+        source = f"from the name '{named.part}'" if named else "the default, since the name gives no scale"
+        note(f"scale={scale} is {source}; the weights fit {others} as well")
 
 
 def _misfit(checkpoint: Checkpoint, compared: Sequence[tuple[Entry, Likeness]], key: str) -> CheckpointError:

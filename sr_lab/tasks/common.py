@@ -40,7 +40,9 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
         ConfigError: The backend or the tile does not fit the network or the machine.
     """
     if config.ckpt is not None and (words := trained_by(config.ckpt, code_of(config).digests)):
-        console.print(f"code: '{config.ckpt}' was trained by {words}, so its weights may not fit what is run")
+        console.print(
+            f"code: '{config.ckpt}' was trained by {words}, so its weights may not fit the present network"
+        )
     with console.status("preparing the network"):
         runs = backends.run_by(
             network,
@@ -69,7 +71,9 @@ def protocol_of(config: Config) -> Protocol:
     if benchmark.lr_dir is not None:
         count = len(lr_dirs(config))
         if benchmark.lr == "made":
-            raise ConfigError("benchmark.lr_dir: has given LR images; set benchmark.lr=given too")
+            raise ConfigError(
+                "benchmark.lr_dir: is used only with benchmark.lr=given, got made; set both or neither"
+            )
         if count != len(benchmark.sets):
             raise ConfigError(
                 f"benchmark.lr_dir: got {count} folder(s) for {len(benchmark.sets)} sets "

@@ -76,13 +76,16 @@ def test_an_edited_network_starts_a_new_run_and_the_finished_run_is_named(place)
     edit(place)
     done = run(place, *MINE)
     first, second = folders(place)
-    assert f"code: '{first}' has the same settings and is finished, by other code of mine;" in done.stdout
+    assert (
+        f"code: '{first}' has the same settings and is finished, but was begun by other code of mine;"
+        in done.stdout
+    )
     assert "already finished" not in done.stdout
     codes = [results(folder)["identity"]["code"] for folder in (first, second)]
     assert codes[0]["mine"] != codes[1]["mine"]
     edit(place, "8", "9")
     taken = run(place, *MINE, "code=any").stdout
-    assert f"code: '{second}' was begun by other code of mine, and is taken as it is" in taken
+    assert f"code: '{second}' was begun by other code of mine, and is used anyway" in taken
     assert f"already finished: {second}" in taken
 
 
@@ -104,7 +107,10 @@ def test_an_interrupted_run_continues_with_other_code_only_on_request(place):
     (first / "metrics.json").unlink()
     edit(place)
     done = run(place, *MINE)
-    assert f"code: '{first}' has the same settings and is interrupted at step 6, by other" in done.stdout
+    assert (
+        f"code: '{first}' has the same settings and is interrupted at step 6, but was begun by other"
+        in done.stdout
+    )
     assert "resumes from" not in done.stdout
     (second,) = (folder for folder in folders(place) if folder != first)
     assert "earlier_code" not in results(second)
@@ -139,7 +145,7 @@ def test_a_run_may_not_use_the_folder_of_another_run(place):
     assert [done.returncode for done in refused] == [2, 2, 2, 2]
     assert f"error: '{folder}' holds another run, which differs in " in refused[0].stderr
     assert "learning_rate (0.0002 there, 0.001 here)" in refused[0].stderr
-    assert f"error: '{folder}' holds a run by other code of mine; " in refused[3].stderr
+    assert f"error: '{folder}' holds a run that was begun by other code of mine; " in refused[3].stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -124,7 +124,7 @@ def _refuse_unpaired(found: Pairs, sr: Path, hr: Path) -> None:
     unpaired += [f"no image in {sr} for {_names(found.lonely)} in {hr}"] if found.lonely else []
     if unpaired:
         raise DataError(
-            f"measure: there is {' and '.join(unpaired)}; images are paired by name, such as baby with babyx4 "
+            f"measure: there is {' and '.join(unpaired)}; images are paired by name, like baby and babyx4 "
             "or baby_SR: rename or remove these"
         )
 

@@ -94,7 +94,7 @@ class CommandLine:
             elif isinstance(config, TrainConfig) and in_multirun:
                 self.queue.append(sweep.enqueue(config, folder, overrides))
             elif folder in self.done:
-                print(f"{folder.name}: the same run as an earlier job, not repeated")  # noqa: T201
+                sweep.console.print(f"{folder.name}: the same run as an earlier job, not repeated")
             else:
                 tasks.run(config, folder, overrides)
                 if in_multirun:

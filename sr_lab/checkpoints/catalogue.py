@@ -130,12 +130,13 @@ def say_scale(
         why = "the command line" if asked is not None else "the weights"
         note(f"scale={scale} is from {why}; the name '{named.part}' says x{named.scale}")
     elif asked is None and others:
-        source = "the default, and the name says none"
-        if named is not None:
-            several = " and ".join(f"x{stated}" for stated in named.scales)
-            says = f"the default, and the name '{named.part}' says {several}"
-            source = says if named.scale is None else f"the name '{named.part}'"
-        note(f"scale={scale} is from {source}; the weights fit {others} as well")
+        source = "the default, since the name gives no scale"
+        if named is not None and named.scale is None:
+            stated = " and ".join(f"x{each}" for each in named.scales)
+            source = f"the default, since the name '{named.part}' says {stated}"
+        elif named is not None:
+            source = f"from the name '{named.part}'"
+        note(f"scale={scale} is {source}; the weights fit {others} as well")
 
 
 def _misfit(checkpoint: Checkpoint, compared: Sequence[tuple[Entry, Likeness]], key: str) -> CheckpointError:

@@ -85,7 +85,9 @@ def open_checkpoint(
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
     state = {str(name): value for name, value in content.items()}
     if len(state) < len(content):
-        raise CheckpointError(f"{key}: '{file}' has two weights of one name; save it again with other names")
+        raise CheckpointError(
+            f"{key}: '{file}' has two weights with the same name; rename one and save it again"
+        )
     _say_precision(file, state, note)
     return Checkpoint(file, without_prefix(state, WRAPPER_PREFIXES), None)
 

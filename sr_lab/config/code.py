@@ -65,7 +65,7 @@ def needed(described: object, allow: Sequence[str] = ()) -> Code:
         for root in roots:
             if _counts(root, trusted) and _read(root) is None:
                 raise ConfigError(
-                    f"{path}: is not defined in a file, so a change to its code would not be seen; "
+                    f"{path}: is not defined in a file, so a change to its code would not be noticed; "
                     "put the class into a module"
                 )
         waiting += roots

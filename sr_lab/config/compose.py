@@ -313,7 +313,7 @@ def model_node(option: str, scale: int) -> Node:
     """The resolved configuration of a network in ``conf/model``, with its own tail.
 
     Raises:
-        ConfigError: There is no such option, or Hydra would refuse its file.
+        ConfigError: There is no such option, or its file does not pass `check_size` or `check_file`.
     """
     options = model_options()
     if option not in options:

@@ -182,8 +182,10 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
             "leave out hydra.run.dir, or give an empty folder"
         )
     if (words := differing_code(folder, known)) and not known.any_code:
-        hint = "" if "task" in known.values else ", or set code=any to take the run as it is"
-        raise ConfigError(f"'{folder.path}' holds a run by {words}; give hydra.run.dir an empty folder{hint}")
+        hint = "" if "task" in known.values else ", or set code=any to use the run anyway"
+        raise ConfigError(
+            f"'{folder.path}' holds a run that was begun by {words}; give hydra.run.dir an empty folder{hint}"
+        )
 
 
 def differing_code(folder: RunFolder, known: Known) -> str:
@@ -211,7 +213,7 @@ def code_note(run: Known, folder: RunFolder) -> str | None:
     """A note for the user if other code began a run, or a search, with the same settings."""
     if folder.has_begun():
         words = differing_code(folder, run)
-        return f"code: '{folder.path}' was begun by {words}, and is taken as it is" if words else None
+        return f"code: '{folder.path}' was begun by {words}, and is used anyway" if words else None
     found = with_other_code(run, folder.path.parent)
     if not found:
         return None
@@ -220,8 +222,8 @@ def code_note(run: Known, folder: RunFolder) -> str | None:
     how = "is finished" if before.is_finished() else f"is {before.state()} at step {step}"
     more = f" ({len(found) - 1} older ones have other code too)" if len(found) > 1 else ""
     return (
-        f"code: '{before.path}' has the same settings and {how}, by {other(code, run.code)}{more}; "
-        "this run is a new one, and code=any takes that one as it is"
+        f"code: '{before.path}' has the same settings and {how}, but was begun by {other(code, run.code)}"
+        f"{more}; this run is a new one, and code=any would use that one"
     )
 
 
@@ -267,10 +269,8 @@ def compared(values: Mapping[str, object]) -> dict[str, object]:
     callbacks = values.get("callbacks")
     nodes = callbacks if isinstance(callbacks, Mapping) else {}
     kept = {name: node for name, node in nodes.items() if not _watches(node)}
-    own = settings(
-        {**values, "callbacks": kept, "steps_per_epoch": None}
-    )  # budgets used to shorten it in the file
-    return {"task": task, **own}
+    # Budgets used to shorten an epoch in the file.
+    return {"task": task, **settings({**values, "callbacks": kept, "steps_per_epoch": None})}
 
 
 def _watches(node: object) -> bool:

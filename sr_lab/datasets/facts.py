@@ -31,7 +31,7 @@ _KINDS = {  # wording of each kind of verdict, after "3 images"
     "quarter-size": "of a quarter of the size",
     "recompressed": "with other pixels",
     "renamed": "with the name of another image",
-    "superfluous": "that it does not have",
+    "superfluous": "that the set does not have",
     "third-size": "of a third of the size",
 }
 _WORKERS = 4
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
         state: Whether figures measured on the image can be compared with papers.
         kind: Short name of the fault, for counting.
         detail: The fault in detail.
-        fact: The benchmark image with these pixels; ``None`` if there is none.
+        fact: The benchmark image that has the same pixels; ``None`` if no benchmark image has them.
     """
 
     state: State

@@ -51,12 +51,14 @@ class FolderDataset(PatchDataset):
         if val_count is not None and val_count < 1:
             raise ConfigError(f"dataset: val_count must be at least 1, got {val_count}")
         if val_dir is None and val_lr_dir is not None:
-            raise ConfigError("dataset.val_lr_dir: has the LR images of val_dir; set dataset.val_dir too")
+            raise ConfigError(
+                "dataset.val_lr_dir: is used only with dataset.val_dir, which is not set; set both or neither"
+            )
         if val_dir is not None and (lr_dir is None) != (val_lr_dir is None):
             given, missing = ("lr_dir", "val_lr_dir") if val_lr_dir is None else ("val_lr_dir", "lr_dir")
             raise ConfigError(
-                f"dataset.{missing}: training and validation take given LR images or neither does, got only "
-                f"{given}; set dataset.{missing}, or leave val_dir out to hold out images of hr_dir"
+                f"dataset.{missing}: training and validation must both use given LR images, or neither, got "
+                f"only {given}; set dataset.{missing}, or leave val_dir out to hold out images of hr_dir"
             )
         files = _hr_images(hr_dir)
         if val_dir is None:

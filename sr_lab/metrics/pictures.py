@@ -120,12 +120,12 @@ def _paired(sr: Path, hr: Path, scale: int | None) -> dict[Path, Path]:
 
 
 def _refuse_unpaired(found: Pairs, sr: Path, hr: Path) -> None:
-    unpaired = [f"{_names(found.left)} in {sr} without an HR image"] if found.left else []
-    unpaired += [f"{_names(found.lonely)} in {hr} without an image in {sr}"] if found.lonely else []
+    unpaired = [f"no HR image for {_names(found.left)} in {sr}"] if found.left else []
+    unpaired += [f"no image in {sr} for {_names(found.lonely)} in {hr}"] if found.lonely else []
     if unpaired:
         raise DataError(
-            f"measure: {' and '.join(unpaired)}; images are paired by name, such as baby with babyx4 or "
-            "baby_SR: rename or remove these"
+            f"measure: there is {' and '.join(unpaired)}; images are paired by name, like baby and babyx4 "
+            "or baby_SR: rename or remove these"
         )
 
 
@@ -143,7 +143,7 @@ def _scale(found: Mapping[Path, Path], given: int | None) -> int | None:
     if given is None:
         first = next(iter(said))
         raise ConfigError(
-            f"measure: {first} is x{said[first]} by its name and {other} x{said[other]}; "
+            f"measure: by their names, {first} is x{said[first]} and {other} is x{said[other]}; "
             "measure one scale at a time"
         )
     raise ConfigError(
@@ -182,7 +182,8 @@ def _refuse_depth(file: Path) -> None:
     with open_image(file) as image:
         if image.mode.startswith("I;16") or loses_depth(image):
             raise DataError(
-                f"measure: {file} has 16 bits, and the protocols count 8; round it to 8 bits first"
+                f"measure: {file} has 16 bits, but the protocols compare 8-bit images; "
+                "round it to 8 bits first"
             )
 
 

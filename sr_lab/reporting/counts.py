@@ -25,13 +25,18 @@ _SAME_SIZE = 0.05  # parameter counts printed for one network differ by less, th
 
 
 class Size(NamedTuple):
-    """What a network costs by our count."""
+    """What a network costs by our count.
+
+    Args:
+        num_params: Number of parameters.
+        multi_adds: All operations at an output of 1280x720.
+        also: Another number of parameters that papers print for it, if any: CARN's checkpoint has the tails
+            of every scale.
+    """
 
     num_params: int
-    multi_adds: int  # all operations at an output of 1280x720
-    also: (
-        float | None
-    )  # another count that papers print for it: CARN's checkpoint has the tails of every scale
+    multi_adds: int
+    also: float | None
 
     def fits(self, printed: float) -> bool:
         """Whether a printed number of parameters belongs to the network, not to a variant."""

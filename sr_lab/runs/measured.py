@@ -71,7 +71,9 @@ def protocol_of(config: Config) -> Protocol:
     if benchmark.lr_dir is not None:
         count = len(lr_dirs(config))
         if benchmark.lr == "made":
-            raise ConfigError("benchmark.lr_dir: has given LR images; set benchmark.lr=given too")
+            raise ConfigError(
+                "benchmark.lr_dir: is used only with benchmark.lr=given, got made; set both or neither"
+            )
         if count != len(benchmark.sets):
             raise ConfigError(
                 f"benchmark.lr_dir: got {count} folder(s) for {len(benchmark.sets)} sets "

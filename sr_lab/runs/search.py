@@ -349,9 +349,9 @@ class _Queue(sweep.Queue):
             self._write()
             return
         trial.set_user_attr("run", path.name)
-        told = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        scores = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         job = _TrialJob(
-            **vars(sweep.enqueue(config, path, [*self.overrides, *words])), trial=trial, reported=set(told)
+            **vars(sweep.enqueue(config, path, [*self.overrides, *words])), trial=trial, reported=set(scores)
         )
         job.write()
         self.jobs.append(job)

@@ -149,8 +149,8 @@ def shared_folders(jobs: Sequence[Job]) -> list[str]:
     for job in jobs:
         by_folder.setdefault(job.folder.path, []).append(job)
     lines = []
+    everywhere = set.intersection(*(set(job.overrides) for job in jobs))
     for folder, same in by_folder.items():
-        everywhere = set.intersection(*(set(job.overrides) for job in jobs))
         own = [" ".join(given for given in job.overrides if given not in everywhere) for job in same]
         names = [
             f"'{job.config.row_label or words or job.config.run_name}'"

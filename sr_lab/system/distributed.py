@@ -254,10 +254,10 @@ _NCCL = {
         f"NCCL_DEBUG=INFO says why; {_RESUMES}"
     ),
     r"unhandled cuda error|ncclUnhandledCudaError": (
-        "training: NCCL on process {rank} got an error of CUDA (memory full, or a wrong driver?); "
+        "training: NCCL on process {rank} got a CUDA error (is memory full, or the driver wrong?); "
         f"NCCL_DEBUG=INFO says why; {_RESUMES}"
     ),
-    r"ncclRemoteError": f"training: another process than {{rank}} is gone; {_RESUMES}",
+    r"ncclRemoteError": f"training: a process other than {{rank}} is gone; {_RESUMES}",
 }
 
 

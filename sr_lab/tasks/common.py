@@ -40,7 +40,9 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
         ConfigError: The backend or the tile does not fit the network or the machine.
     """
     if config.ckpt is not None and (words := trained_by(config.ckpt, code_of(config).digests)):
-        console.print(f"code: '{config.ckpt}' was trained by {words}, so its weights may not fit what is run")
+        console.print(
+            f"code: '{config.ckpt}' was trained by {words}, so its weights may not fit the present network"
+        )
     with console.status("preparing the network"):
         runs = backends.run_by(
             network,

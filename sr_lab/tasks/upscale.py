@@ -155,9 +155,9 @@ def _stamp_of(path: Path) -> str | None:
 
 
 def _is_result(output: Path, path: Path, network: Tiled, maker: str) -> bool:
-    """Whether a file is a network's result for an image in its current state, in tiles that are now allowed.
+    """Whether a file is a network's result for an image in its current state.
 
-    With ``tile=auto``, the image may also be whole, or in smaller tiles because it did not fit into memory.
+    With ``tile=auto``, the image may have been whole, or in smaller tiles because it did not fit into memory.
     """
     with contextlib.suppress(OSError, SRLabError):
         stamp, image, size = _stamp_of(output), digest_of(path), image_size(path)

@@ -159,8 +159,8 @@ def test_the_scale_of_the_weights_overrides_the_scale_in_the_name(tmp_path, monk
     ("name", "given", "scale", "says"),
     [
         ("net_x3.pth", [], 3, "scale=3 is from the name 'net_x3'; the weights fit x2 and x4 as well"),
-        ("net.pth", [], 4, "scale=4 is from the default, and the name says none; the weights fit x2 and x3"),
-        ("net_x2_x3.pth", [], 4, "scale=4 is from the default, and the name 'net_x2_x3' says x2 and x3; the"),
+        ("net.pth", [], 4, "scale=4 is the default, since the name gives no scale; the weights fit x2"),
+        ("net_x2_x3.pth", [], 4, "scale=4 is the default, since the name 'net_x2_x3' says x2 and x3; the"),
         ("net_x3_from_x2.pth", [], 3, "scale=3 is from the name 'net_x3_from_x2'; the weights fit x2 and x4"),
         ("net_x3.pth", ["scale=2"], 2, "scale=2 is from the command line; the name 'net_x3' says x3"),
         ("net.pth", ["scale=2"], 2, ""),

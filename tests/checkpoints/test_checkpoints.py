@@ -350,7 +350,7 @@ def test_a_prefix_is_kept_if_dropping_it_would_make_two_names_equal(tmp_path):
 
 
 def test_two_names_that_are_equal_as_text_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="two weights of one name"):
+    with pytest.raises(CheckpointError, match="two weights with the same name"):
         opened(tmp_path, {1: torch.ones(1), "1": torch.zeros(1)})
 
 

@@ -126,7 +126,7 @@ def test_a_cpu_needs_an_explicit_number_of_devices(environment):
             "NCCL error in: ProcessGroupNCCL.cpp:1275, unhandled system error, NCCL version 2.27.3",
             "NCCL on process 1 cannot use the network or the shared memory of this machine; NCCL_DEBUG=INFO",
         ),
-        ("ncclUnhandledCudaError: Call to CUDA function failed.", "NCCL on process 1 got an error of CUDA"),
+        ("ncclUnhandledCudaError: Call to CUDA function failed.", "NCCL on process 1 got a CUDA error"),
     ],
 )
 def test_a_failure_of_torch_distributed_gets_a_readable_message(monkeypatch, error, told):

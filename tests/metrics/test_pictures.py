@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage.color import rgb2ycbcr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import peak_signal_noise_ratio
 
 import sr_lab
 from sr_lab.errors import ConfigError, DataError
+from tests import references
 from tests.datasets.test_images import save_png16
 
 
@@ -20,16 +21,7 @@ def picture(path, seed, height=40, width=48, **more):
 
 def of_skimage(sr, hr):
     """The figures that scikit-image gives for images in 0..255."""
-    ssim = structural_similarity(
-        *(sr, hr),
-        data_range=255,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        full=True,
-        channel_axis=2,
-    )[1]
-    return peak_signal_noise_ratio(hr, sr, data_range=255), ssim[5:-5, 5:-5].mean()
+    return peak_signal_noise_ratio(hr, sr, data_range=255), references.ssim(sr, hr, data_range=255)
 
 
 def test_every_convention_gives_the_figures_of_scikit_image(tmp_path):
@@ -109,7 +101,7 @@ def test_the_message_about_images_that_cannot_be_measured_names_the_files(tmp_pa
     refused(tmp_path, DataError, message, scale=2)
     picture(tmp_path / "SR" / "b_SR.png", 1)
     picture(tmp_path / "HR" / "c.png", 1)
-    message = r"b_SR.png in .*SR without an HR image and c.png in .*HR without an image in .*SR; .* rename or"
+    message = r"no HR image for b_SR.png in .*SR and no image in .*SR for c.png in .*HR; .* rename or"
     refused(tmp_path, DataError, message, scale=2)
     picture(tmp_path / "SR" / "a_x2.png", 1)
     refused(tmp_path, DataError, r"HR/a.png fits .*SR/a_SR.png and .*SR/a_x2.png; remove or rename", scale=2)
@@ -132,9 +124,7 @@ def test_the_names_give_the_scale_and_a_different_scale_is_refused(tmp_path):
     (tmp_path / "SR" / "ax2_IMDN.png").rename(tmp_path / "SR" / "ax2.png")
     picture(tmp_path / "HR" / "b.png", 0)
     picture(tmp_path / "SR" / "b_x3.png", 0)
-    refused(
-        tmp_path, ConfigError, r"ax2.png is x2 by its name and .*b_x3.png x3; measure one scale at a time"
-    )
+    refused(tmp_path, ConfigError, r"ax2.png is x2 and .*b_x3.png is x3; measure one scale at a time")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +146,12 @@ def test_16_bit_images_are_refused_because_reading_reduces_them_to_8_bits(tmp_pa
     (tmp_path / "SR").mkdir()
     for channels, colour_type in ((3, 2), (1, 0)):
         save_png16(tmp_path / "SR" / "a.png", np.full((40, 48, channels), 40000, np.uint16), colour_type)
-        refused(tmp_path, DataError, r"SR/a.png has 16 bits, and the protocols count 8; round it", scale=2)
+        refused(
+            tmp_path,
+            DataError,
+            r"SR/a.png has 16 bits, but the protocols compare 8-bit images; round it",
+            scale=2,
+        )
 
 
 def test_images_too_small_for_their_crop_are_refused(tmp_path):

@@ -3,8 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.config import targets
@@ -13,33 +11,16 @@ from sr_lab.models.imdn import IMDN
 from sr_lab.strategies import cwss, ggas, ggas_cwss
 from tests.conftest import compose
 from tests.models.test_models import SHALLOW, build, distinct_models
-
-NARROW = (torch.float32, torch.float16, torch.bfloat16)
-
-
-class Narrowing(TorchDispatchMode):
-    """Records each operation that converts a floating-point tensor to a narrower type."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        given = {value.dtype for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
-        made = {value.dtype for value in tree_leaves(result) if isinstance(value, torch.Tensor)}
-        if torch.float64 in given and made & set(NARROW):
-            self.found.append(str(func))
-        return result
+from tests.operators import Operators
 
 
 def narrowed(network: nn.Module, *, train: bool) -> list[str]:
     """Operations of a network on the meta device that leave float64, and its output if it is not float64."""
     network = network.double().train(train)
     image = torch.rand(2, num_image_ch(network), 32, 32, dtype=torch.float64, device="meta")
-    with Narrowing() as watch:
+    with Operators() as operators:
         sr = network(image)
-    return watch.found + ([str(sr.dtype)] if sr.dtype != torch.float64 else [])
+    return [*operators.narrowing] + ([str(sr.dtype)] if sr.dtype != torch.float64 else [])
 
 
 @pytest.mark.parametrize("model", distinct_models())

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.metrics import structural_similarity
 
 from sr_lab.reporting import crops, curves, page, page_images, saved_images
 from sr_lab.reporting.latex import to_latex
@@ -19,7 +18,7 @@ from sr_lab.reporting.page_table import BarChart, bar_charts
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.reporting.safe_csv import table_to_csv
 from sr_lab.reporting.table import Cell, Column, ImageGain, Row, Table, mark_best
-from tests import chromium
+from tests import chromium, references
 from tests.chromium import Chromium
 from tests.pictures import run_folder
 
@@ -526,14 +525,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 def expected(own: np.ndarray, hr: np.ndarray) -> str:
     psnr = 10 * np.log10(255**2 / ((own - hr) ** 2).mean())
-    ssim = structural_similarity(
-        *(own, hr),
-        data_range=255,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        full=True,
-    )[1][5:-5, 5:-5].mean()
+    ssim = references.ssim(own, hr, data_range=255)
     return f"crop {psnr:.2f} dB / {ssim:.4f}"
 
 

@@ -272,3 +272,9 @@ def test_an_exact_image_makes_the_mean_infinite_and_the_table_says_so(tmp_path):
     rows = {row.label: row.cells[column].value for row in made.rows}
     assert rows["exact"] == float("inf")
     assert "exact x4: PSNR on Set5 is infinite: 1 exact image" in made.notes()
+
+
+def test_a_psnr_that_was_not_a_number_does_not_become_infinite(tmp_path):
+    content = {"test/Set5/psnr_y": None, "test/Set5/ssim_y": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    assert read_run(tmp_path).number("test/Set5/psnr_y") is None

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -50,7 +51,7 @@ def folders(place: Path, experiment: str = "train") -> list[Path]:
     return sorted(found, key=lambda path: RunFolder(path).since() or 0.0)
 
 
-def results(folder: Path) -> dict[str, object]:
+def results(folder: Path) -> dict[str, Any]:
     values = RunFolder(folder).read_metrics()
     assert values is not None
     return values
@@ -75,13 +76,16 @@ def test_an_edited_network_starts_a_new_run_and_the_finished_run_is_named(place)
     edit(place)
     done = run(place, *MINE)
     first, second = folders(place)
-    assert f"code: '{first}' has the same settings and is finished, by other code of mine;" in done.stdout
+    assert (
+        f"code: '{first}' has the same settings and is finished, but was begun by other code of mine;"
+        in done.stdout
+    )
     assert "already finished" not in done.stdout
-    codes = [results(folder)["identity"]["code"] for folder in (first, second)]  # type: ignore[index]
+    codes = [results(folder)["identity"]["code"] for folder in (first, second)]
     assert codes[0]["mine"] != codes[1]["mine"]
     edit(place, "8", "9")
     taken = run(place, *MINE, "code=any").stdout
-    assert f"code: '{second}' was begun by other code of mine, and is taken as it is" in taken
+    assert f"code: '{second}' was begun by other code of mine, and is used anyway" in taken
     assert f"already finished: {second}" in taken
 
 
@@ -89,7 +93,7 @@ def test_a_report_says_which_rows_were_made_by_other_code(place):
     (first,) = folders(place)
     second = Path(shutil.copytree(first, first.with_name("mine_x2_smoke-12345678")))
     values = results(second)
-    values["identity"]["code"]["mine"] = "0123"  # type: ignore[index]
+    values["identity"]["code"]["mine"] = "0123"
     RunFolder(second).write_metrics(values)
     said = run(place, "task=report", "runs=outputs/train").stdout
     note = "code: rows were made by different code of mine (code A: mine_x2_smoke-"
@@ -103,22 +107,25 @@ def test_an_interrupted_run_continues_with_other_code_only_on_request(place):
     (first / "metrics.json").unlink()
     edit(place)
     done = run(place, *MINE)
-    assert f"code: '{first}' has the same settings and is interrupted at step 6, by other" in done.stdout
+    assert (
+        f"code: '{first}' has the same settings and is interrupted at step 6, but was begun by other"
+        in done.stdout
+    )
     assert "resumes from" not in done.stdout
     (second,) = (folder for folder in folders(place) if folder != first)
     assert "earlier_code" not in results(second)
     shutil.rmtree(second)
     taken = run(place, *MINE, "code=any")
     assert f"resumes from {first}" in taken.stdout, taken.stdout + taken.stderr
-    (before,) = results(first)["earlier_code"]  # type: ignore[misc]
-    assert before["mine"] != results(first)["identity"]["code"]["mine"]  # type: ignore[index]
+    (before,) = results(first)["earlier_code"]
+    assert before["mine"] != results(first)["identity"]["code"]["mine"]
 
 
 def test_runs_with_different_user_callbacks_are_separate_rows(place):
     (first,) = folders(place)
     second = Path(shutil.copytree(first, first.with_name("mine_x2_smoke-12345678")))
     values = results(second)
-    values["identity"]["callbacks"] = [{"_target_": "extra.Freeze", "step": 3}]  # type: ignore[index]
+    values["identity"]["callbacks"] = [{"_target_": "extra.Freeze", "step": 3}]
     RunFolder(second).write_metrics(values)
     said = run(place, "task=report", "runs=outputs/train", COLUMNS="200").stdout
     rows = [line.split("│")[3].strip() for line in said.splitlines() if "│ mine_x2_smoke" in line]
@@ -138,7 +145,7 @@ def test_a_run_may_not_use_the_folder_of_another_run(place):
     assert [done.returncode for done in refused] == [2, 2, 2, 2]
     assert f"error: '{folder}' holds another run, which differs in " in refused[0].stderr
     assert "learning_rate (0.0002 there, 0.001 here)" in refused[0].stderr
-    assert f"error: '{folder}' holds a run by other code of mine; " in refused[3].stderr
+    assert f"error: '{folder}' holds a run that was begun by other code of mine; " in refused[3].stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

@@ -35,7 +35,10 @@ from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 from tests.conftest import compose
 from tests.loopback import serving
-from tests.training.test_checkpointing import pytestmark, saved, train  # noqa: F401 - filters the warnings of training
+from tests.training import test_checkpointing
+from tests.training.test_checkpointing import saved, train
+
+pytestmark = test_checkpointing.pytestmark  # filters the warnings of training
 
 # Run folders
 

@@ -3,12 +3,12 @@ import copy
 import lightning
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_lab.speed import step
 from sr_lab.speed.benchmark import measure
 from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
+from tests.operators import FETCH, Operators
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning"),
@@ -51,45 +51,33 @@ def test_only_the_steps_between_warm_up_and_end_are_timed(monkeypatch):
     assert timed.seconds_a_step == 2.0
 
 
-class Reads(TorchDispatchMode):
-    """Counts values that are fetched from tensors; on a GPU, each fetch would wait for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 def test_no_value_is_fetched_from_the_device_between_recorded_rows(tmp_path):
     steps = 40
-    with Reads() as reads:
+    with Operators() as operators:
         step.with_trainer(network(), BATCHES, folder=tmp_path, scale=2, steps=steps, device="cpu")
     # The row at the last step fetches the loss. On a CPU, but not on a GPU, Adam also fetches its step
     # count, and `NanPolicy` fetches whether the gradient is finite.
-    assert reads.count - adams_own(steps + 3) - (steps + 3) == 1
+    assert operators.counts[FETCH] - adams_own(steps + 3) - (steps + 3) == 1
 
 
 def adams_own(steps: int) -> int:
     """Number of values that the optimizer itself fetches in this many steps."""
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with Reads() as reads:
+    with Operators() as operators:
         for _ in range(steps):
             optimizer.zero_grad()
             model(torch.rand(1, 3, 4, 4)).mean().backward()
             optimizer.step()
-    return reads.count
+    return operators.counts[FETCH]
 
 
 def test_the_average_of_the_weights_fetches_no_value(tmp_path):
-    with Reads() as reads:
+    with Operators() as operators:
         tiny.trainer(tmp_path, max_steps=4, limit_val_batches=0, callbacks=[WeightAverage(0.9)]).fit(
             tiny.sr_module(), tiny.data()
         )
-    assert reads.count == 1  # the loader draws a seed when it starts
+    assert operators.counts[FETCH] == 1  # the loader draws a seed when it starts
 
 
 class WaitsAreErrors(lightning.Callback):

@@ -98,7 +98,7 @@ def _command(data, camera):
     [
         (
             ("benchmark.lr_dir=somewhere",),
-            "benchmark.lr_dir: has given LR images; set benchmark.lr=given too",
+            "benchmark.lr_dir: is used only with benchmark.lr=given, got made",
         ),
         (
             ("benchmark.lr=given", "benchmark.lr_dir=[a,b]"),

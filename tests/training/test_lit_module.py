@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_lab.inference.tiling import Tiled
 from sr_lab.models.bicubic import Bicubic
@@ -16,6 +15,7 @@ from sr_lab.system.devices import exact_float32
 from sr_lab.training.data_module import ImageLoader, RankShare
 from sr_lab.training.lit_module import SRModule
 from tests import tiny
+from tests.operators import FETCH, Operators
 
 pytestmark = [
     # warnings about Lightning's own code, and its advice for long training runs
@@ -199,26 +199,16 @@ def test_bicubic_as_a_model_has_the_figures_of_the_bicubic_row(protocol, tiled):
     assert figures == protocol.measure(protocol.bicubic(lr, 2), hr, 2)
 
 
-class Asked(TorchDispatchMode):
-    """Counts how many times a value is fetched from the device."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 def test_no_image_of_a_test_or_validation_waits_for_the_device():
     images = tiny.Images("A", 3)
     module = tiny.sr_module(val=[images], test=[images])
-    with torch.no_grad(), Asked() as asked:
+    with torch.no_grad(), Operators() as operators:
         for batch in ImageLoader(RankShare(images, rank=0, world=1)):
             module.test_step(batch, 0)
             module.validation_step(batch, 0)
-        assert asked.count == 0
+        assert operators.counts[FETCH] == 0
         torch.ones(1).item()
-    assert asked.count == 1  # a fetch is counted
+    assert operators.counts[FETCH] == 1  # a fetch is counted
     assert module.results == []
     module.on_test_epoch_end()
     assert [result.image for result in module.results] == ["image0", "image1", "image2"]

@@ -183,7 +183,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # In a stranger's folder, links could redirect the run's output anywhere.
-        for path in (self.lock, self.record, self.log, self.checkpoints, self.images):
+        for path in (self.path, self.lock, self.record, self.log, self.checkpoints, self.images):
             if path.is_symlink():
                 raise ConfigError(
                     f"{path}: is a link, and the run would overwrite the file it points to; remove it"

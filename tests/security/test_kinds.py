@@ -14,6 +14,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab import __main__ as command_line
@@ -258,6 +259,7 @@ HYDRAS = {
     "job_logging": {"handlers": {"x": {"()": RUN, "command": "true"}}},
     "hydra_logging": {"handlers": {"x": {"class": "logging.FileHandler", "filename": "x"}}},
     "overrides": {"task": ["allow=[evil]"]},
+    "overrides.hydra": ["allow=[evil]"],  # the jobs of a multirun are composed from this list
     "help": {"header": "${oc.env:SECRET}"},
 }
 
@@ -278,6 +280,42 @@ def test_a_strangers_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
         said = survives(folder=tmp_path)
     assert said.startswith(("hydra.", "In '", str(tmp_path)))
     assert SECRET not in said
+
+
+def test_hydra_writes_no_file_of_its_own_into_a_strangers_folder(tmp_path, mark):
+    """These files could be links: ``.hydra``, ``<name>.log``, and ``multirun.yaml``, which is always written."""
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "multirun.yaml").symlink_to("precious")
+    (tmp_path / "config.yaml").write_text("task: train\n")
+
+    def composed(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+            return hydra.compose("config", list(overrides), return_hydra_config=True).hydra
+
+    asked = f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"
+    node = composed(*asked)
+    assert node.output_subdir is None
+    assert "FileHandler" not in str(node.job_logging)
+    assert (tmp_path / "multirun.yaml").is_symlink()  # one job alone does not write it
+    composed(*asked, "hydra.mode=MULTIRUN")
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["config.yaml", "precious"]
+    node = composed(*asked, "hydra.output_subdir=.hydra", "hydra/job_logging=default")
+    assert node.output_subdir == ".hydra"
+    assert "FileHandler" in str(node.job_logging)
+
+
+def test_submitit_reads_no_pickle_that_was_there_before(mark):
+    with hydra.initialize_config_dir(str(hydra_guard.conf_dir()), version_base="1.3"):
+        words = [*SMOKE, "hydra/launcher=submitit_local"]
+        pickles = [
+            hydra.compose("config", words, return_hydra_config=True).hydra.launcher.submitit_folder
+            for _ in range(2)
+        ]
+        typed = hydra.compose(
+            "config", [*words, "hydra.launcher.submitit_folder=x"], return_hydra_config=True
+        )
+    assert pickles[0] != pickles[1]
+    assert typed.hydra.launcher.submitit_folder == "x"
 
 
 def test_what_the_user_types_is_resolved(mark):

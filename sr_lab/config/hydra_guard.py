@@ -6,7 +6,6 @@ search path can name some. `install` adds a check before Hydra reads a file and 
 
 import functools
 import re
-import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -202,7 +201,7 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
 def _write_nothing(node: DictConfig, overrides: Sequence[str]) -> None:
     """Keep Hydra from writing its own files, except those that the command line asks for.
 
-    In a stranger's folder, links could redirect them anywhere, and submitit would read pickles that are there.
+    In a stranger's folder, links could redirect them, and submitit would read pickles that are there.
     """
     if not is_set("hydra.output_subdir", overrides):
         node.output_subdir = None

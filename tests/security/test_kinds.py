@@ -283,7 +283,7 @@ def test_a_strangers_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
 
 
 def test_hydra_writes_no_file_of_its_own_into_a_strangers_folder(tmp_path, mark):
-    """These files could be links: ``.hydra``, ``<name>.log``, and ``multirun.yaml``, which is always written."""
+    """They could be links: ``.hydra``, ``<name>.log``, and ``multirun.yaml``, which is always written."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "multirun.yaml").symlink_to("precious")
     (tmp_path / "config.yaml").write_text("task: train\n")

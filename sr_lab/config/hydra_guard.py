@@ -6,6 +6,7 @@ search path can name some. `install` adds a check before Hydra reads a file and 
 
 import functools
 import re
+import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -251,8 +252,7 @@ def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
             raise ConfigError(
                 f"hydra.{key}.{name}: is not allowed in a file, got {value!r}; set it on the command line"
             )
-    resolved = OmegaConf.to_container(node[key], resolve=True)
-    assert isinstance(resolved, dict)
+    resolved = typing.cast("dict[str, object]", OmegaConf.to_container(node[key], resolve=True))
     for setting, content in resolved.items():
         if "_target_" in files.texts(content):
             raise ConfigError(f"hydra.{key}.{setting}: contains a _target_, which is not allowed; remove it")

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_lab import files
 from sr_lab.config import targets
-from sr_lab.config.overrides import is_set, key_of, only_typed
+from sr_lab.config.overrides import is_address, is_set, key_of, only_typed
 from sr_lab.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -265,8 +265,9 @@ def _is_chosen(group: str, overrides: Sequence[str]) -> bool:
 
 def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
     """Refuse sweep axes that only the command line may set, since Hydra turns them into typed overrides."""
-    for name in map(str, params):
-        if only_typed(name) and not is_set(f"hydra.sweeper.params.{name}", overrides):
+    for name, value in params.items():
+        is_typed = is_set(f"hydra.sweeper.params.{name}", overrides)
+        if not is_typed and (only_typed(name) or is_address(str(value))):
             raise ConfigError(
                 f"hydra.sweeper.params.{name}: is not allowed in a file; set it on the command line"
             )

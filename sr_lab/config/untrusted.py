@@ -12,7 +12,7 @@ from pathlib import Path
 from sr_lab import files
 from sr_lab.config import targets
 from sr_lab.config.allowed import SLOTS, Slot
-from sr_lab.config.overrides import is_set
+from sr_lab.config.overrides import is_address, is_set
 from sr_lab.config.schema import Config, EvaluateConfig, Node, StoredNetwork
 from sr_lab.errors import ConfigError
 
@@ -125,6 +125,22 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
         values[group] = settled(group, values.get(group, {}))
     if isinstance(trainer := values.get("trainer"), dict) and "profiler" in trainer:
         trainer["profiler"] = settled("trainer.profiler", trainer["profiler"])
+
+
+def refuse_addresses(value: object, overrides: Sequence[str], place: str = "") -> None:
+    """Refuse the address of a server in a file; only the command line may open a connection.
+
+    Raises:
+        ConfigError: A value is an address that the command line does not set.
+    """
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            refuse_addresses(child, overrides, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for child in value:
+            refuse_addresses(child, overrides, place)
+    elif is_address(value) and not is_set(place, overrides):
+        raise ConfigError(f"{place}: a file may not name a server, got {value!r}; set it on the command line")
 
 
 def below(folder: Path, value: object) -> object:

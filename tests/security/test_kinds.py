@@ -24,7 +24,7 @@ from sr_lab.config.allowed import SLOTS
 from sr_lab.config.compose import load, to_yaml
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
-from sr_lab.config.overrides import given_to
+from sr_lab.config.overrides import given_to, typed_again
 from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import ConfigError
 from tests.loopback import Server, serving
@@ -316,6 +316,30 @@ def test_submitit_reads_no_pickle_that_was_there_before(mark):
         )
     assert pickles[0] != pickles[1]
     assert typed.hydra.launcher.submitit_folder == "x"
+
+
+def test_no_file_names_a_server(tmp_path, mark, server: Server):
+    (tmp_path / "experiment").mkdir()
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly", "trainer=cpu", "budget=smoke")
+    for content in (
+        f"defaults: [override /dataset: streaming]\ndataset: {{shards_dir: '{server.url}'}}\n",
+        f"defaults: [override /dataset: streaming]\nsteps: 1\nexperiment_name: 'http:'\n"
+        f"dataset: {{shards_dir: '${{experiment_name}}{server.url.removeprefix('http:')}'}}\n",
+        f"defaults: [override /task: prepare]\nmirror: '{server.url}'\n",
+        f"defaults: [override /benchmark: set5]\nbenchmark: {{lr_dir: [a, '{server.url}']}}\n",
+    ):
+        (tmp_path / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{content}")
+        said = survives(*words)
+        assert "a file may not name a server" in said, said
+    axis = f"hydra: {{sweeper: {{params: {{dataset.shards_dir: '{server.url}'}}}}}}\n"
+    (tmp_path / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{axis}")
+    assert "hydra.sweeper.params.dataset.shards_dir: is not allowed in a file" in survives(*words)
+
+
+def test_a_typed_address_is_typed_again_for_the_job_of_a_sweep():
+    typed = ["dataset=streaming", "dataset.shards_dir=s3://mine/df2k"]
+    assert "s3://mine/df2k" in survives(*SMOKE[:2], *typed)
+    assert typed_again([*typed, "hydra.searchpath=[file:///x]"]) == ["++dataset.shards_dir=s3://mine/df2k"]
 
 
 def test_what_the_user_types_is_resolved(mark):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
+RESULTS = ("output", "overwrite", "runs", "write_results")  # where tasks other than training write
+
 
 def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
     """The overrides as they were typed, with their interpolations left unresolved."""
@@ -29,7 +31,7 @@ def only_typed(override: str) -> bool:
     """Whether only the command line may set this, as it says which packages are trusted or where files go."""
     key = key_of(override).strip().replace("/", ".")
     profiles = key == "trainer" or key.startswith("trainer.profiler")
-    return profiles or key.partition(".")[0] in ("allow", "hydra", "paths", "callbacks", "logger")
+    return profiles or key.partition(".")[0] in ("allow", "hydra", "paths", "callbacks", "logger", *RESULTS)
 
 
 def is_address(value: object) -> bool:

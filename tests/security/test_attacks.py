@@ -828,6 +828,15 @@ def test_a_broken_image_of_a_run_is_left_out(tmp_path, mark, kind):
     assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
+def test_figures_are_not_written_where_a_link_leads(tmp_path, mark):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "crops").symlink_to("precious")
+    (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",))])
+    with pytest.raises(DataError, match="crops: is a link"):
+        crops.write(tmp_path / "crops", picture)
+    assert list((tmp_path / "precious").iterdir()) == []
+
+
 def test_an_image_that_links_to_another_file_is_left_out(tmp_path, mark):
     run = run_folder(tmp_path, "a", images=("one",))
     file = saved_images.place(run.path / "images", "Set5", "one", "lr")

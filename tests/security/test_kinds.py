@@ -213,6 +213,8 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
             ("+allow", "[evil]"),
             ("paths.output_dir", "/tmp/x"),
             ("hydra.run.dir", "/tmp/x"),
+            ("output", "/tmp/x"),
+            ("runs", "/tmp/x"),
         ),
         *(
             ("callbacks.x.dirpath", "/tmp/x"),
@@ -334,6 +336,29 @@ def test_no_file_names_a_server(tmp_path, mark, server: Server):
     axis = f"hydra: {{sweeper: {{params: {{dataset.shards_dir: '{server.url}'}}}}}}\n"
     (tmp_path / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{axis}")
     assert "hydra.sweeper.params.dataset.shards_dir: is not allowed in a file" in survives(*words)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "typed"),
+    [
+        ("upscale", "input: x, output: /home", ("input=x", "output=y")),
+        ("upscale", "input: x, overwrite: true", ("input=x", "output=y", "overwrite=false")),
+        ("shard", "output: /home", ("output=y",)),
+        ("report", "runs: /home", ("runs=y",)),
+        ("report", "write_results: true", ("runs=y", "write_results=false")),
+    ],
+)
+def test_no_file_says_where_a_task_writes(tmp_path, mark, task, setting, typed):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "sly.yaml").write_text(
+        f"# @package _global_\ndefaults: [override /task: {task}]\n"
+        + "".join(f"{part}\n" for part in setting.split(", "))
+    )
+    words = (*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+    key = setting.split(", ")[-1].partition(":")[0]
+    others = [word for word in typed if not word.startswith(f"{key}=")]
+    assert f"{key}: a file may not say where results go" in survives(*words, *others)
+    assert f"task: {task}" in survives(*words, *typed)
 
 
 def test_a_typed_address_is_typed_again_for_the_job_of_a_sweep():

@@ -91,8 +91,10 @@ def quicken_help() -> None:
         overrides: list[str] | None = None,
     ) -> list[str]:
         if config_name is None and not overrides:  # either could change the search path
-            return loader.repository.get_group_options(group_name, results_filter)
-        return options(loader, group_name, results_filter, config_name, overrides)
+            found = loader.repository.get_group_options(group_name, results_filter)
+        else:
+            found = options(loader, group_name, results_filter, config_name, overrides)
+        return [files.printable(name) for name in found]  # names of files, which may be a stranger's
 
     ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]
 
@@ -120,13 +122,15 @@ _OTHER = re.compile(r"\$(?!\w)")
 
 
 def check_file(path: Path, content: object) -> None:
-    """Refuse a file that uses resolvers other than ours, or says where Hydra looks for files.
+    """Refuse a file with other resolvers than ours, with control characters, or with a search path.
 
     Raises:
         ConfigError: The message names the file and quotes the text.
     """
     values = OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
     for text in files.texts(values):
+        if files.printable(text) != text:  # --help prints some of these
+            raise ConfigError(f"{path}: {text!r} contains control characters; remove them")
         if _OTHER.search(_KNOWN.sub("\0", text)):
             raise ConfigError(
                 f"{path}: {text!r} is not allowed in a file; allowed: ${{key}}, ${{oc.env:SR_LAB_...}} and "

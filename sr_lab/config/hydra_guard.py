@@ -178,8 +178,7 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse settings of Hydra itself that would let a file run code or write elsewhere.
 
     Raises:
-        ConfigError: Only the command line may set one of the settings, the launcher or sweeper is not a Hydra
-            plugin, or the logging is not Hydra's own.
+        ConfigError: Only the command line may set one of the settings, or the logging is not Hydra's own.
     """
     listed = OmegaConf.to_container(node.overrides, resolve=False)
     assert isinstance(listed, dict)  # Hydra adds the command line to these lists and composes jobs from them
@@ -237,15 +236,10 @@ def _settings(node: DictConfig) -> dict[str, object]:
 
 
 def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse a launcher or sweeper that is not one of Hydra's plugins, or that a file chooses or changes.
+    """Refuse a launcher or sweeper that a file chooses or changes; Hydra accepts only classes of its plugins.
 
     Its settings start processes, become part of a job's script, and say which pickles are read.
     """
-    target = str(node[key].get("_target_"))
-    if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
-        raise ConfigError(
-            f"hydra.{key}._target_: '{target}' is not a plugin of Hydra; choose hydra/{key}=<option>"
-        )
     option = str(node.runtime.choices.get(f"hydra/{key}"))
     if option != "basic" and not _is_chosen(f"hydra/{key}", overrides):
         raise ConfigError(f"hydra/{key}: '{option}' is not allowed in a file; choose it on the command line")

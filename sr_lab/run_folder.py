@@ -183,11 +183,11 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # In a stranger's folder, links could redirect the run's output anywhere.
-        for path in (self.lock, self.record, self.log, self.checkpoints, self.images):
-            if path.is_symlink():
-                raise ConfigError(
-                    f"{path}: is a link, and the run would overwrite the file it points to; remove it"
-                )
+        if self.path.is_symlink():
+            raise ConfigError(
+                f"{self.path}: is a link, and the run would write into the folder it points to; remove it"
+            )
+        for path in (self.lock, self.record, self.log):
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
         for path in self.path.rglob("*"):

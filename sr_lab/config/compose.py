@@ -91,6 +91,7 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
     untrusted.refuse_secrets(values)
     untrusted.settle_paths(values, overrides)
+    untrusted.refuse_addresses(values, overrides)
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:

@@ -7,8 +7,10 @@ search path can name some. `install` adds a check before Hydra reads a file and 
 import functools
 import re
 import typing
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sr_lab import files
 from sr_lab.config import targets
-from sr_lab.config.overrides import given_to, is_set, key_of, only_typed
+from sr_lab.config.overrides import is_address, is_set, key_of, only_typed
 from sr_lab.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -50,6 +54,7 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         check_packages([place.path for place in loader.get_search_path().get_path()], overrides)
         result = compose(loader, config_name, overrides, *rest, **named)
         check_hydra(result.hydra, overrides)
+        _write_nothing(result.hydra, overrides)
         composed(result)
         return result
 
@@ -86,8 +91,10 @@ def quicken_help() -> None:
         overrides: list[str] | None = None,
     ) -> list[str]:
         if config_name is None and not overrides:  # either could change the search path
-            return loader.repository.get_group_options(group_name, results_filter)
-        return options(loader, group_name, results_filter, config_name, overrides)
+            found = loader.repository.get_group_options(group_name, results_filter)
+        else:
+            found = options(loader, group_name, results_filter, config_name, overrides)
+        return [files.printable(name) for name in found]  # names of files, which may be a stranger's
 
     ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]
 
@@ -115,13 +122,15 @@ _OTHER = re.compile(r"\$(?!\w)")
 
 
 def check_file(path: Path, content: object) -> None:
-    """Refuse a file that uses resolvers other than ours, or says where Hydra looks for files.
+    """Refuse a file with other resolvers than ours, with control characters, or with a search path.
 
     Raises:
         ConfigError: The message names the file and quotes the text.
     """
     values = OmegaConf.to_container(content, resolve=False) if OmegaConf.is_config(content) else content
     for text in files.texts(values):
+        if files.printable(text) != text:  # --help prints some of these
+            raise ConfigError(f"{path}: {text!r} contains control characters; remove them")
         if _OTHER.search(_KNOWN.sub("\0", text)):
             raise ConfigError(
                 f"{path}: {text!r} is not allowed in a file; allowed: ${{key}}, ${{oc.env:SR_LAB_...}} and "
@@ -169,10 +178,11 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse settings of Hydra itself that would let a file run code or write elsewhere.
 
     Raises:
-        ConfigError: Only the command line may set one of the settings, the launcher or sweeper is not a Hydra
-            plugin, or the logging is not Hydra's own.
+        ConfigError: Only the command line may set one of the settings, or the logging is not Hydra's own.
     """
-    if not set(given_to(node)) <= set(overrides):  # the command line decides whom we trust
+    listed = OmegaConf.to_container(node.overrides, resolve=False)
+    assert isinstance(listed, dict)  # Hydra adds the command line to these lists and composes jobs from them
+    if not set(files.texts(list(listed.values()))) <= set(overrides):
         raise ConfigError("hydra.overrides: is not allowed in a file; remove it")
     values, own = _settings(node), _settings(OmegaConf.structured(HydraConf))
     for key, value in values.items():
@@ -186,11 +196,28 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
             shown = "" if key.startswith("job.env") else f", got {value!r}"  # job.env_set may hold secrets
             raise ConfigError(f"hydra.{key}: is not allowed{where}{shown}; remove it")
     for key in ("launcher", "sweeper"):
-        _check_plugin(key, node[key])
-    _check_launcher(node.launcher, overrides)
+        _check_plugin(key, node, overrides)
     _check_axes(node.sweeper.get("params") or {}, overrides)
     for key in ("job_logging", "hydra_logging"):
         _check_logging(key, node)
+
+
+def _write_nothing(node: DictConfig, overrides: Sequence[str]) -> None:
+    """Keep Hydra from writing its own files, except those that the command line asks for.
+
+    In a stranger's folder, links could redirect them, and submitit would read pickles that are there.
+    """
+    if not is_set("hydra.output_subdir", overrides):
+        node.output_subdir = None
+    if not _is_chosen("hydra/job_logging", overrides):
+        node.runtime.choices["hydra/job_logging"] = "stdout"
+        node.job_logging = yaml.safe_load(_logging_options("job_logging")["stdout"].read_text())
+    if "submitit_folder" in node.launcher and not is_set("hydra.launcher.submitit_folder", overrides):
+        node.launcher.submitit_folder = f"${{hydra.sweep.dir}}/.submitit/{uuid.uuid4().hex}/%j"
+    if node.mode == RunMode.MULTIRUN:
+        always_written = Path(node.sweep.dir, "multirun.yaml")
+        if always_written.is_symlink():
+            always_written.unlink()
 
 
 def _settings(node: DictConfig) -> dict[str, object]:
@@ -208,43 +235,37 @@ def _settings(node: DictConfig) -> dict[str, object]:
     return found
 
 
-def _check_plugin(key: str, node: DictConfig) -> None:
-    """Refuse a launcher or sweeper that is not one of Hydra's plugins, or that would build more objects."""
-    target = str(node.get("_target_"))
-    if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
-        raise ConfigError(
-            f"hydra.{key}._target_: '{target}' is not a plugin of Hydra; choose hydra/{key}=<option>"
-        )
-    for name, value in _resolved(node).items():
-        if "_target_" in files.texts(value):
-            raise ConfigError(f"hydra.{key}.{name}: contains a _target_, which is not allowed; remove it")
+def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse a launcher or sweeper that a file chooses or changes; Hydra accepts only classes of its plugins.
 
-
-def _resolved(node: DictConfig) -> dict[str, object]:
-    return typing.cast("dict[str, object]", OmegaConf.to_container(node, resolve=True))
-
-
-# Settings of submitit's launchers that become part of a job's script.
-_SHELL = ("setup", "python", "srun_args", "additional_parameters")
-_PICKLES = "${hydra.sweep.dir}/.submitit/%j"  # where submitit reads pickles
-
-
-def _check_launcher(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse settings with which a file could write into a job's script, or have its own pickles read."""
-    for name, value in _resolved(node).items():
-        in_script = bool(value) if name in _SHELL else "\n" in str(value)
-        elsewhere = name == "submitit_folder" and _settings(node)[name] != _PICKLES
-        if (in_script or elsewhere) and not is_set(f"hydra.launcher.{name}", overrides):
+    Its settings start processes, become part of a job's script, and say which pickles are read.
+    """
+    option = str(node.runtime.choices.get(f"hydra/{key}"))
+    if option != "basic" and not _is_chosen(f"hydra/{key}", overrides):
+        raise ConfigError(f"hydra/{key}: '{option}' is not allowed in a file; choose it on the command line")
+    own = _settings(ConfigStore.instance().load(f"hydra/{key}/{option}.yaml").node)
+    for name, value in _settings(node[key]).items():
+        is_axis = key == "sweeper" and name.partition(".")[0] == "params"  # see `_check_axes`
+        if value != own.get(name) and not is_axis and not is_set(f"hydra.{key}.{name}", overrides):
             raise ConfigError(
-                f"hydra.launcher.{name}: goes to the cluster's shell and is not allowed in a file, "
-                f"got {value!r}; set it on the command line"
+                f"hydra.{key}.{name}: is not allowed in a file, got {value!r}; set it on the command line"
             )
+    resolved = typing.cast("dict[str, object]", OmegaConf.to_container(node[key], resolve=True))
+    for setting, content in resolved.items():
+        if "_target_" in files.texts(content):
+            raise ConfigError(f"hydra.{key}.{setting}: contains a _target_, which is not allowed; remove it")
+
+
+def _is_chosen(group: str, overrides: Sequence[str]) -> bool:
+    """Whether the command line chooses the option of a group."""
+    return any(key_of(override) == group for override in overrides)
 
 
 def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
     """Refuse sweep axes that only the command line may set, since Hydra turns them into typed overrides."""
-    for name in map(str, params):
-        if only_typed(name) and not is_set(f"hydra.sweeper.params.{name}", overrides):
+    for name, value in params.items():
+        is_typed = is_set(f"hydra.sweeper.params.{name}", overrides)
+        if not is_typed and (only_typed(name) or is_address(str(value))):
             raise ConfigError(
                 f"hydra.sweeper.params.{name}: is not allowed in a file; set it on the command line"
             )
@@ -252,11 +273,15 @@ def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
 
 def _check_logging(key: str, node: DictConfig) -> None:
     """Refuse logging that is not one of Hydra's own options, since Python builds the classes it names."""
-    folder = resources.files("hydra.conf") / "hydra" / key
-    options = {file.name.removesuffix(".yaml"): file for file in folder.iterdir()}
+    options = _logging_options(key)
     chosen = options.get(str(node.runtime.choices.get(f"hydra/{key}")))  # the name alone, never a path
     own = None if chosen is None else yaml.safe_load(chosen.read_text())
     if own is None or OmegaConf.to_container(node[key], resolve=False) != own:
         raise ConfigError(
             f"hydra.{key}: must be one of Hydra's own ({', '.join(sorted(options))}); set hydra/{key}=default"
         )
+
+
+def _logging_options(key: str) -> dict[str, Traversable]:
+    folder = resources.files("hydra.conf") / "hydra" / key
+    return {file.name.removesuffix(".yaml"): file for file in folder.iterdir()}

@@ -13,12 +13,17 @@ from sr_lab.errors import SRLabError, did_you_mean
 
 def explain(error: Exception) -> str | None:
     """An error as one sentence: ours unchanged, Hydra's and OmegaConf's reworded, ``None`` for any other."""
+    said = _reworded(error)
+    return None if said is None else files.printable(said)  # it may name a stranger's file
+
+
+def _reworded(error: Exception) -> str | None:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     for link in chain:
         if isinstance(link, SRLabError):
-            return str(files.plain(str(link)))  # the message may name a stranger's file
+            return str(link)
     if isinstance(error, OSError) and error.filename is not None:  # a missing file, a read-only or full disk
         what = f"cannot use '{error.filename}': {error.strerror}"
         return f"{what}; fix that, or choose another folder with paths.output_dir or paths.cache_dir"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
+RESULTS = ("output", "overwrite", "runs", "write_results")  # where tasks other than training write
+
 
 def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
     """The overrides as they were typed, with their interpolations left unresolved."""
@@ -16,11 +18,12 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
 def typed_again(overrides: Sequence[str]) -> list[str]:
     """The overrides that a job started from its ``config.yaml`` needs on its own command line.
 
-    These are the overrides of callbacks, loggers and the profiler: a file may not give them a path outside
-    the run folder.
+    These are the overrides of callbacks, loggers and the profiler, and those with an address: a file may name
+    no path outside the run folder and no server.
     """
     writers = ("callbacks.", "logger.", "trainer.profiler.")
-    kept = [given for given in overrides if key_of(given).startswith(writers) and given[0] != "~"]
+    typed = [given for given in overrides if given[0] != "~" and not key_of(given).startswith("hydra")]
+    kept = [given for given in typed if key_of(given).startswith(writers) or is_address(given)]
     return [f"++{given.lstrip('+')}" for given in kept]
 
 
@@ -28,7 +31,12 @@ def only_typed(override: str) -> bool:
     """Whether only the command line may set this, as it says which packages are trusted or where files go."""
     key = key_of(override).strip().replace("/", ".")
     profiles = key == "trainer" or key.startswith("trainer.profiler")
-    return profiles or key.partition(".")[0] in ("allow", "hydra", "paths", "callbacks", "logger")
+    return profiles or key.partition(".")[0] in ("allow", "hydra", "paths", "callbacks", "logger", *RESULTS)
+
+
+def is_address(value: object) -> bool:
+    """Whether a value is the address of a server (``https://``, ``s3://``)."""
+    return isinstance(value, str) and "://" in value
 
 
 def key_of(override: str) -> str:

@@ -184,7 +184,7 @@ def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
     if not any(f"{module}.".startswith(f"{name}.") for name in places):
         return False
     if not slot.base:
-        return inspect.isfunction(found) and path == f"{module}.apply"
+        return path == f"{module}.apply"
     return inspect.isclass(found) and issubclass(found, locate(slot.base))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from sr_lab import files
 from sr_lab.config import targets
 from sr_lab.config.allowed import SLOTS, Slot
-from sr_lab.config.overrides import is_set
+from sr_lab.config.overrides import RESULTS, is_address, is_set
 from sr_lab.config.schema import Config, EvaluateConfig, Node, StoredNetwork
 from sr_lab.errors import ConfigError
 
@@ -98,10 +98,10 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
     """Check the paths of callbacks, loggers and the profiler, and replace the command line's paths in place.
 
     A path on the command line becomes absolute and may point anywhere. A path in a file must stay below the
-    run folder, where `below` puts it.
+    run folder, where `below` puts it. Where the other tasks write, only the command line says.
 
     Raises:
-        ConfigError: A path in a file leads out of the run folder.
+        ConfigError: A path in a file leads out of the run folder, or a file says where a task writes.
     """
 
     def settled(place: str, value: object) -> object:
@@ -121,10 +121,31 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
             )
         return value
 
+    for key in RESULTS:
+        if values.get(key) and not is_set(key, overrides):
+            raise ConfigError(
+                f"{key}: a file may not say where results go, got {values[key]!r}; set it on the command line"
+            )
     for group in ("callbacks", "logger"):
         values[group] = settled(group, values.get(group, {}))
     if isinstance(trainer := values.get("trainer"), dict) and "profiler" in trainer:
         trainer["profiler"] = settled("trainer.profiler", trainer["profiler"])
+
+
+def refuse_addresses(value: object, overrides: Sequence[str], place: str = "") -> None:
+    """Refuse the address of a server in a file; only the command line may open a connection.
+
+    Raises:
+        ConfigError: A value is an address that the command line does not set.
+    """
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            refuse_addresses(child, overrides, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for child in value:
+            refuse_addresses(child, overrides, place)
+    elif is_address(value) and not is_set(place, overrides):
+        raise ConfigError(f"{place}: a file may not name a server, got {value!r}; set it on the command line")
 
 
 def below(folder: Path, value: object) -> object:

@@ -24,6 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from sr_lab import files
+from sr_lab.errors import DataError
 from sr_lab.reporting.formatting import shortened
 from sr_lab.reporting.latex import MARKS, escape
 from sr_lab.reporting.safe_csv import csv_text
@@ -98,7 +99,12 @@ def write(folder: Path, picture: Picture) -> Path:
 
     Returns:
         Path of the PNG.
+
+    Raises:
+        DataError: The folder is a link, which could lead out of a stranger's folder of runs.
     """
+    if folder.is_symlink():
+        raise DataError(f"{folder}: is a link, and files would be written where it leads; remove it")
     box, cells = choose(picture), _cells(picture)
     stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
     png, pdf = io.BytesIO(), io.BytesIO()

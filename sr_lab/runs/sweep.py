@@ -82,7 +82,7 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
     return [
         *(sys.executable, "-m", "sr_lab"),
         *("--config-path", str(folder), "--config-name", "config"),
-        *(f"hydra.run.dir='{folder}'", "hydra.output_subdir=null", "hydra/job_logging=stdout"),
+        f"hydra.run.dir='{folder}'",
         *typed_again(overrides),
     ]
 

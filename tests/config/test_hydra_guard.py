@@ -99,3 +99,15 @@ def test_no_file_that_is_accepted_reads_the_environment(a: str, b: str):
             with suppress(HydraException):
                 values[f"row_{name}"] = str(OverridesParser.create().parse_override(f"a={text}").value())
         assert "sang" not in str(resolved(resolved(values))), values
+
+
+@pytest.mark.parametrize("words", [("--help",), ("experiment=none",), ("experiment=sly", "--help")])
+def test_no_text_or_name_of_a_strangers_file_controls_the_terminal(tmp_path: Path, words: tuple[str, ...]):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "\x1b]0;evil\x07.yaml").touch()
+    text = '# @package _global_\nhydra: {help: {template: "\\e]0;evil\\a"}}\n'
+    (tmp_path / "experiment" / "sly.yaml").write_text(text)
+    done = sr_lab(tmp_path, f"--config-dir={tmp_path}", *words)
+    said = done.stdout + done.stderr
+    assert "\\x1b]0;evil" in said  # escaped
+    assert "\x1b]" not in said

@@ -129,6 +129,12 @@ def test_a_description_may_not_set_arguments_that_our_code_passes():
                 targets.check(slot, node | {name: 1})
 
 
+@pytest.mark.parametrize("value", [1, "true", None, [], {"_target_": "torch.nn.L1Loss"}])
+def test_only_true_and_false_say_whether_a_description_is_of_a_factory(value: object):
+    with pytest.raises(ConfigError, match=r"loss\._partial_: must be true or false"):
+        targets.check("loss", {"_target_": "torch.nn.L1Loss", "_partial_": value})
+
+
 @pytest.mark.parametrize("node", [None, 1, "torch.nn.L1Loss", [], {}, {"reduction": "mean"}])
 def test_a_description_names_its_class(node: object):
     with pytest.raises(ConfigError, match=r"loss: must be a group of settings with a _target_"):
@@ -168,6 +174,28 @@ def test_an_untrusted_package_is_not_even_imported(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"allow=\[\.\.\.\] on the command line"):
         targets.check("loss", {"_target_": "evil_package.Loss"})
     assert "evil_package" not in sys.modules
+
+
+def test_several_packages_are_trusted_in_the_environment(monkeypatch):
+    monkeypatch.setenv("SR_LAB_ALLOW", "mine, ours")
+    assert targets.trusted_packages(["theirs", "mine"]) == ("mine", "ours", "theirs")
+
+
+@pytest.mark.parametrize("value", [3, None, ["mean"], True])
+def test_a_value_has_the_type_that_its_class_states(value: object):
+    with pytest.raises(ConfigError, match=r"loss\.reduction: .*valid string"):
+        targets.check("loss", {"_target_": "torch.nn.L1Loss", "reduction": value})
+
+
+def test_a_package_whose_name_begins_like_a_trusted_one_is_not_trusted(tmp_path, monkeypatch):
+    (tmp_path / "my_own.py").write_text("from my_own_evil import Loss\n")
+    (tmp_path / "my_own_evil.py").write_text("from torch import nn\nclass Loss(nn.L1Loss): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="may not be named here"):
+        targets.check("loss", {"_target_": "my_own_evil.Loss"}, ["my_own"])
+    assert "my_own_evil" not in sys.modules
+    with pytest.raises(ConfigError, match="may not be named here"):
+        targets.check("loss", {"_target_": "my_own.Loss"}, ["my_own"])
 
 
 def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ There is no demo page; ``sweep.json`` and the names of sets are attacked instead
 """
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -36,6 +37,7 @@ import onnx
 import pytest
 import scipy.io
 import torch
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -189,18 +191,37 @@ def test_hydras_own_settings_are_accepted(options):
 
 
 @pytest.mark.parametrize(
-    "setting", ["setup: [touch {}]", 'comment: "a\\ntouch {}"', "additional_parameters: {{wrap: touch {}}}"]
+    "setting",
+    [
+        *("setup: [touch {}]", 'comment: "a\\ntouch {}"', "additional_parameters: {{wrap: touch {}}}"),
+        *("timeout_min: 0", "submitit_folder: '{}'"),
+    ],
 )
-def test_a_file_cannot_add_to_the_script_of_a_cluster_job(tmp_path, mark, setting):
+def test_a_file_cannot_change_how_a_launcher_starts_its_jobs(tmp_path, mark, setting):
+    """Settings end up in a script of the cluster, and submitit reads pickles for a job that was cut short."""
     text = setting.format(mark)
     more = with_file(tmp_path, f"# @package hydra.launcher\n{text}")
     overrides = [*SMOKE, *more, "hydra/launcher=submitit_slurm"]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", overrides, return_hydra_config=True)
-        with pytest.raises(ConfigError, match="goes to the cluster's shell"):
-            hydra_guard.check_hydra(composed.hydra, overrides)
         key = text.partition(":")[0]
-        hydra_guard.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}=x"])  # given by the user
+        with pytest.raises(ConfigError, match=rf"hydra\.launcher\.{key}.*not allowed in a file"):
+            hydra_guard.check_hydra(composed.hydra, overrides)
+        hydra_guard.check_hydra(composed.hydra, [*overrides, f"hydra.launcher.{key}={{wrap: x}}"])  # typed
+
+
+@pytest.mark.parametrize("group", ["launcher", "sweeper"])
+def test_a_file_does_not_choose_who_starts_the_jobs(tmp_path, mark, monkeypatch, group):
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
+    store.store(group=f"hydra/{group}", name="mine", node={"_target_": "hydra_plugins.mine.Mine"})
+    text = f"# @package _global_\ndefaults: [override /hydra/{group}: mine]\n"
+    overrides = [*SMOKE, *with_file(tmp_path, text)]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
+        with pytest.raises(ConfigError, match=f"hydra/{group}: 'mine' is not allowed in a file"):
+            hydra_guard.check_hydra(composed.hydra, overrides)
+        hydra_guard.check_hydra(composed.hydra, [*overrides, f"hydra/{group}=mine"])  # typed
 
 
 @pytest.mark.slow
@@ -807,6 +828,15 @@ def test_a_broken_image_of_a_run_is_left_out(tmp_path, mark, kind):
     assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
+def test_figures_are_not_written_where_a_link_leads(tmp_path, mark):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "crops").symlink_to("precious")
+    (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",))])
+    with pytest.raises(DataError, match="crops: is a link"):
+        crops.write(tmp_path / "crops", picture)
+    assert list((tmp_path / "precious").iterdir()) == []
+
+
 def test_an_image_that_links_to_another_file_is_left_out(tmp_path, mark):
     run = run_folder(tmp_path, "a", images=("one",))
     file = saved_images.place(run.path / "images", "Set5", "one", "lr")
@@ -826,6 +856,14 @@ def test_a_run_does_not_write_through_a_link_in_its_folder(tmp_path, mark, file)
     with pytest.raises(ConfigError, match=f"{file}: is a link"), RunFolder(tmp_path / "run").attempt():
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_run_does_not_write_into_a_folder_that_its_own_folder_links_to(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "run").symlink_to("precious")
+    with pytest.raises(ConfigError, match="run: is a link"), RunFolder(tmp_path / "run").attempt():
+        pass
+    assert list((tmp_path / "precious").iterdir()) == []
 
 
 @pytest.mark.parametrize("file", ["metrics.json", "config.yaml", "failed.txt"])

@@ -14,6 +14,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab import __main__ as command_line
@@ -23,7 +24,7 @@ from sr_lab.config.allowed import SLOTS
 from sr_lab.config.compose import load, to_yaml
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
-from sr_lab.config.overrides import given_to
+from sr_lab.config.overrides import given_to, typed_again
 from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import ConfigError
 from tests.loopback import Server, serving
@@ -212,6 +213,8 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
             ("+allow", "[evil]"),
             ("paths.output_dir", "/tmp/x"),
             ("hydra.run.dir", "/tmp/x"),
+            ("output", "/tmp/x"),
+            ("runs", "/tmp/x"),
         ),
         *(
             ("callbacks.x.dirpath", "/tmp/x"),
@@ -258,6 +261,7 @@ HYDRAS = {
     "job_logging": {"handlers": {"x": {"()": RUN, "command": "true"}}},
     "hydra_logging": {"handlers": {"x": {"class": "logging.FileHandler", "filename": "x"}}},
     "overrides": {"task": ["allow=[evil]"]},
+    "overrides.hydra": ["allow=[evil]"],  # the jobs of a multirun are composed from this list
     "help": {"header": "${oc.env:SECRET}"},
 }
 
@@ -278,6 +282,89 @@ def test_a_strangers_file_changes_no_setting_of_hydra(tmp_path, mark, key, way):
         said = survives(folder=tmp_path)
     assert said.startswith(("hydra.", "In '", str(tmp_path)))
     assert SECRET not in said
+
+
+def test_hydra_writes_no_file_of_its_own_into_a_strangers_folder(tmp_path, mark):
+    """They could be links: ``.hydra``, ``<name>.log``, and ``multirun.yaml``, which is always written."""
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "multirun.yaml").symlink_to("precious")
+    (tmp_path / "config.yaml").write_text("task: train\n")
+
+    def composed(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+            return hydra.compose("config", list(overrides), return_hydra_config=True).hydra
+
+    asked = f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"
+    node = composed(*asked)
+    assert node.output_subdir is None
+    assert "FileHandler" not in str(node.job_logging)
+    assert (tmp_path / "multirun.yaml").is_symlink()  # one job alone does not write it
+    composed(*asked, "hydra.mode=MULTIRUN")
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["config.yaml", "precious"]
+    node = composed(*asked, "hydra.output_subdir=.hydra", "hydra/job_logging=default")
+    assert node.output_subdir == ".hydra"
+    assert "FileHandler" in str(node.job_logging)
+
+
+def test_submitit_reads_no_pickle_that_was_there_before(mark):
+    with hydra.initialize_config_dir(str(hydra_guard.conf_dir()), version_base="1.3"):
+        words = [*SMOKE, "hydra/launcher=submitit_local"]
+        pickles = [
+            hydra.compose("config", words, return_hydra_config=True).hydra.launcher.submitit_folder
+            for _ in range(2)
+        ]
+        typed = hydra.compose(
+            "config", [*words, "hydra.launcher.submitit_folder=x"], return_hydra_config=True
+        )
+    assert pickles[0] != pickles[1]
+    assert typed.hydra.launcher.submitit_folder == "x"
+
+
+def test_no_file_names_a_server(tmp_path, mark, server: Server):
+    (tmp_path / "experiment").mkdir()
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly", "trainer=cpu", "budget=smoke")
+    for content in (
+        f"defaults: [override /dataset: streaming]\ndataset: {{shards_dir: '{server.url}'}}\n",
+        f"defaults: [override /dataset: streaming]\nsteps: 1\nexperiment_name: 'http:'\n"
+        f"dataset: {{shards_dir: '${{experiment_name}}{server.url.removeprefix('http:')}'}}\n",
+        f"defaults: [override /task: prepare]\nmirror: '{server.url}'\n",
+        f"defaults: [override /benchmark: set5]\nbenchmark: {{lr_dir: [a, '{server.url}']}}\n",
+    ):
+        (tmp_path / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{content}")
+        said = survives(*words)
+        assert "a file may not name a server" in said, said
+    axis = f"hydra: {{sweeper: {{params: {{dataset.shards_dir: '{server.url}'}}}}}}\n"
+    (tmp_path / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{axis}")
+    assert "hydra.sweeper.params.dataset.shards_dir: is not allowed in a file" in survives(*words)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "typed"),
+    [
+        ("upscale", "input: x, output: /home", ("input=x", "output=y")),
+        ("upscale", "input: x, overwrite: true", ("input=x", "output=y", "overwrite=false")),
+        ("shard", "output: /home", ("output=y",)),
+        ("report", "runs: /home", ("runs=y",)),
+        ("report", "write_results: true", ("runs=y", "write_results=false")),
+    ],
+)
+def test_no_file_says_where_a_task_writes(tmp_path, mark, task, setting, typed):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "sly.yaml").write_text(
+        f"# @package _global_\ndefaults: [override /task: {task}]\n"
+        + "".join(f"{part}\n" for part in setting.split(", "))
+    )
+    words = (*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
+    key = setting.split(", ")[-1].partition(":")[0]
+    others = [word for word in typed if not word.startswith(f"{key}=")]
+    assert f"{key}: a file may not say where results go" in survives(*words, *others)
+    assert f"task: {task}" in survives(*words, *typed)
+
+
+def test_a_typed_address_is_typed_again_for_the_job_of_a_sweep():
+    typed = ["dataset=streaming", "dataset.shards_dir=s3://mine/df2k"]
+    assert "s3://mine/df2k" in survives(*SMOKE[:2], *typed)
+    assert typed_again([*typed, "hydra.searchpath=[file:///x]"]) == ["++dataset.shards_dir=s3://mine/df2k"]
 
 
 def test_what_the_user_types_is_resolved(mark):

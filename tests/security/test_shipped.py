@@ -76,6 +76,21 @@ def test_resuming_removes_no_file_that_a_checkpoint_names(tmp_path, way):
     assert there <= {path for path in tmp_path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("way", ["photo.png", "folder.ckpt", "link/a.ckpt", "../precious/a.ckpt"])
+def test_only_a_checkpoint_in_a_folder_of_the_run_is_removed(tmp_path, way):
+    for folder in ("run/folder.ckpt", "precious"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "run" / "link").symlink_to("../precious")
+    for file in ("run/photo.png", "run/a.ckpt", "precious/a.ckpt"):
+        (tmp_path / file).touch()
+    writer = DurableCheckpointIO(folders=[tmp_path / "other", tmp_path / "run"])
+    with pytest.raises(CheckpointError, match="not a checkpoint of this run"):
+        writer.remove_checkpoint(tmp_path / "run" / way)
+    assert (tmp_path / "run" / way).exists()
+    writer.remove_checkpoint(tmp_path / "run" / "a.ckpt")
+    assert not (tmp_path / "run" / "a.ckpt").exists()
+
+
 def test_our_own_checkpoint_callbacks_follow_no_path_in_a_file(tmp_path):
     train(tmp_path, 2)
     forge(tmp_path, str(tmp_path / "checkpoints" / "other.ckpt"))

@@ -351,14 +351,18 @@ def little_memory(place: Place, megabytes: int) -> Iterator[None]:
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info()[0] - megabytes * 2**20
         taken = torch.empty(max(0, free), dtype=torch.uint8, device="cuda")
-        yield
-        del taken
+        try:
+            yield
+        finally:
+            del taken
         return
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def full_memory(place: Place) -> str:

@@ -32,13 +32,9 @@ _RECORDED = {
 
 
 def provenance(config: Config, folder: Path) -> dict[str, object]:
-    """Where the numbers of a run come from, for ``metrics.json``."""
+    """Where the numbers of a network come from, for ``metrics.json``."""
     return {
-        "task": config.task,
-        "experiment": config.experiment_name,
-        "run": config.run_name,
-        "hash": folder.name.rpartition("-")[2],
-        "identity": identity(config),
+        **names(config, folder),
         "model": str(config.model["_target_"]).rpartition(".")[2],
         "upsampler": config.upsampler.name,
         "strategy": config.strategy.name,
@@ -48,6 +44,17 @@ def provenance(config: Config, folder: Path) -> dict[str, object]:
         **origin(code_of(config).libraries),
         **({"table": config.table.model_dump()} if config.table is not None else {}),
         **({"row": config.row_label} if config.row_label is not None else {}),
+    }
+
+
+def names(config: Config, folder: Path) -> dict[str, object]:
+    """What a run is called and what identifies it."""
+    return {
+        "task": config.task,
+        "experiment": config.experiment_name,
+        "run": config.run_name,
+        "hash": folder.name.rpartition("-")[2],
+        "identity": identity(config),
     }
 
 

@@ -18,7 +18,7 @@ from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.safe_csv import csv_text
 from sr_lab.reporting.terminal import print_wide
 from sr_lab.run_folder import RunFolder
-from sr_lab.runs.provenance import origin
+from sr_lab.runs.provenance import names, origin
 from sr_lab.tasks import common
 
 
@@ -63,19 +63,14 @@ def _set_name(hr_dir: str) -> str:
 def _record(config: MeasureConfig, found: Measurement, folder: Path) -> dict[str, object]:
     """``metrics.json``: the first protocol's figures as a test writes them, the others under ``ways``."""
     name, (first, *others) = _set_name(config.hr_dir), found.ways
-    identified_by = identity(config)
     says = f"x{found.scale} images of {config.sr_dir}; {found.ways[first].counting(found.scale)}"
     return {
-        "task": config.task,
-        "experiment": config.experiment_name,
-        "run": config.run_name,
-        "hash": folder.name.rpartition("-")[2],
-        "identity": identified_by,
+        **names(config, folder),
         "scale": found.scale,
         "sr_dir": config.sr_dir,
         "hr_dir": config.hr_dir,
         **origin(),
-        "test_images_sha256": {name: identified_by["hr"]},
+        "test_images_sha256": {name: identity(config)["hr"]},
         "protocol": first,
         "protocol_says": f"{first}: {says}.",
         f"test/{name}/psnr_y": found.mean[first].psnr,

@@ -328,5 +328,5 @@ def _say_budget(config: TrainConfig) -> None:
             f"{key.replace('_', ' ').replace('lr', 'LR')} {recipe:,} -> {used[key]}"
             for key, recipe in config.recipe.items()
         ]
-        line += f" ({', '.join(changes)}); budget=paper leaves the recipe"
+        line += f" ({', '.join(changes)}); budget=paper leaves the recipe unchanged"
     _say(line)

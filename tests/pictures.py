@@ -31,7 +31,7 @@ def run_folder(
 ) -> Run:
     """A finished run whose SR images are the HR images with some noise in their middle.
 
-    Without ``plots`` it has no curves and no point in the cost plot, which take most of the time for a page.
+    Without ``plots`` it has neither curves nor a place in the cost plot; drawing them takes most time.
     """
     folder = root / f"{saved_images.safe(name)}-{len(list(root.glob('*'))) if root.is_dir() else 0:08x}"
     folder.mkdir(parents=True)

@@ -157,7 +157,7 @@ def test_a_file_with_several_pages_is_refused(tmp_path):
         sr_lab.upscale(tmp_path / "a.tif", Repeat())
 
 
-def test_a_luma_network_has_its_chroma_upscaled_bicubically():
+def test_with_a_luma_network_the_chroma_is_upscaled_bicubically():
     torch.manual_seed(0)
     image = torch.rand(1, 3, 6, 8) * 0.2 + 0.4
     ycbcr = rgb_to_ycbcr(upscale_batch(Repeat("y"), image))

@@ -429,7 +429,9 @@ def test_the_doctor_exits_with_1_if_something_is_wrong(tmp_path, set14):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_folder_without_faults_gives_exit_code_0_and_markup_in_a_name_is_text(tmp_path, set14, capsys):
+def test_a_folder_without_faults_gives_exit_code_0_and_its_name_is_shown_without_markup(
+    tmp_path, set14, capsys
+):
     image_file(tmp_path / "[red]photos" / "a.png", noise(0))
     doctor.run(compose("task=doctor", f"folder='{tmp_path}'"), tmp_path, [])
     printed = capsys.readouterr().out

@@ -24,7 +24,8 @@ class NamedScale:
 def named_scale(path: Path) -> NamedScale | None:
     """The scale in a file's name, or else in the name of one of three folders around it, nearest first.
 
-    Folders around a name with several scales (``vdsr_x2_x4``) can only say which of them it is.
+    If the nearest name that states a scale states several (``vdsr_x2_x4``), the folders above it can only
+    choose among those.
     """
     whole = path.absolute()
     parts = (whole.stem, *(folder.name for folder in list(whole.parents)[:_FOLDERS]))

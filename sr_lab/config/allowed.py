@@ -18,7 +18,7 @@ class Slot:
         base: Base class of our own classes, and of classes from packages that the user trusts.
         room: Our package whose classes it accepts.
         classes: Library classes that it accepts.
-        nested: Slots whose descriptions its arguments may contain.
+        nested: Names of slots; an argument may contain a description (a ``_target_``) that fits one of them.
         supplied: Arguments that our code passes; a configuration may not set them.
         stored: Whether a checkpoint may describe it.
     """

@@ -1,7 +1,7 @@
 """Checks what Hydra reads and runs before it calls us: its files, and the settings of its own node.
 
-Hydra builds the launcher, sweeper, callbacks and logging handlers that its node names, and any file on its
-search path can name some. `install` adds a check before Hydra reads a file and before it uses its node.
+Hydra builds whatever launcher, sweeper, callbacks and logging handlers are named in its own node, and any
+file on its search path can add names there. `install` adds a check of each file and of that node.
 """
 
 import functools

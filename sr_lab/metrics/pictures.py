@@ -124,8 +124,8 @@ def _refuse_unpaired(found: Pairs, sr: Path, hr: Path) -> None:
     unpaired += [f"no image in {sr} for {_names(found.lonely)} in {hr}"] if found.lonely else []
     if unpaired:
         raise DataError(
-            f"measure: there is {' and '.join(unpaired)}; images are paired by name, like baby and babyx4 "
-            "or baby_SR: rename or remove these"
+            f"measure: there is {' and '.join(unpaired)}; images are paired by name, e.g. baby with "
+            "babyx4 or baby_SR; rename or remove the unpaired ones"
         )
 
 

@@ -34,7 +34,7 @@ class ShallowEDSR(SRNetwork):
         ``esa``.
 
     Raises:
-        ConfigError: If ``attention`` is unknown, or ``share_attention`` is off without an attention;
+        ConfigError: If ``attention`` is unknown, or ``share_attention`` is false and there is no attention;
             in ``forward``, if lr is too small.
 
     Note:

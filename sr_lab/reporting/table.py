@@ -44,7 +44,9 @@ class Cell:
     std: float | None = None  # standard deviation over seeds (n - 1), ``None`` for fewer than two
     count: int = 0  # number of seeds
     paper: float | None = None  # the figure that the paper prints
-    paper_text: str = ""  # the same figure as printed, if the column would print other digits
+    paper_text: str = (
+        ""  # the figure exactly as the paper prints it, if its decimals differ from the column's
+    )
     note: str = ""  # footnote on how the number was counted
     mark: str = ""  # letter of the footnote
     # 1 for the best distinct number of its block at printed precision, 2 for the second, else 0.
@@ -70,7 +72,9 @@ class Cell:
         if self.text:
             return f"{self.text} {self.mark}".rstrip()
         number = fixed(self.value, column.decimals)
-        if self.std and self.count >= min_count:  # zero for a parameter count, equal for all seeds
+        if (
+            self.std and self.count >= min_count
+        ):  # zero for a parameter count, which is the same for every seed
             number += f" ± {fixed(self.std, column.decimals)}"
         if column.with_gain and self.gain is not None:
             number += f" ({signed(self.gain, column.decimals)})"

@@ -47,7 +47,7 @@ def draw(points: Sequence[Point], *, title: str, set_name: str) -> bytes:
 
 
 def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
-    """Scale, test set and plot (an ``<svg>``) for each scale, on the largest common set that was measured."""
+    """Scale, test set and plot (an ``<svg>``) for each scale, on the largest usual set with figures."""
     made = []
     for scale in sorted({run.scale for run in runs if run.sets}):
         of_scale = [run for run in runs if run.scale == scale]
@@ -65,7 +65,7 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
             with svg.drawing(f"plot{scale}"):
                 figure = Figure(figsize=(9, 4.6), layout="constrained")
                 _scatter(figure, around(points, scale=scale, set_name=set_name), set_name=set_name)
-                plot = svg.inline(figure, label=f"PSNR on {set_name} over multiply-adds")
+                plot = svg.inline(figure, label=f"PSNR on {set_name} against multiply-adds")
             made.append((scale, set_name, plot))
     return made
 

@@ -280,7 +280,7 @@ class Queue:
     def start(self, job: Job) -> None:
         """Start a job in the first free slot, unless it is done."""
         folder, again = job.folder, job.config.resume == "never"
-        if folder.refused:  # no attempt began, and what was missing may exist now
+        if folder.refused:  # refused before it began; whatever was missing then may exist now
             folder.failed.unlink()
         state = folder.state()
         if state == "running":

@@ -181,7 +181,7 @@ def _start(trainer: lightning.Trainer) -> Others:
 
 @contextlib.contextmanager
 def together(trainer: lightning.Trainer) -> Iterator[None]:
-    """Run the block in all processes; the loss of a process is reported in a sentence.
+    """Run the block in all processes; if one of them is lost, say so in one sentence.
 
     Raises:
         DistributedError: A process was lost, did not start, or does not respond.

@@ -89,7 +89,7 @@ def _cells(folder: RunFolder, state: State) -> tuple[str, str, str]:
 
 
 def _figure(text: str, spec: str) -> str:
-    """Format a number of the record, which a power cut may have damaged."""
+    """Format a number from the record, which a power cut may have damaged."""
     try:
         return format(float(text), spec)
     except ValueError:

@@ -63,7 +63,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
             _show_finished(config, run_folder, overrides)
         return
     if run_folder.metrics.is_file() and not from_scratch:
-        _say(f"{run_folder.metrics}: cannot be read; measures again")
+        _say(f"{run_folder.metrics}: cannot be read; measuring again")
     signals = Signals()
     if rank() != 0:
         with signals.heard():

@@ -271,9 +271,9 @@ def patch_loader(
 def _obey_parent_only(worker: int) -> None:
     """Let a worker ignore signals that are meant for the training, which needs the worker for its last step.
 
-    Ctrl-C and Slurm signal every process of a job; only the loader's own SIGTERM ends a worker. When the
-    training is killed, the worker ends at once, since torch notices only after 5 s, and until then the worker
-    would keep the run folder locked.
+    Ctrl-C and Slurm signal every process of a job; only the loader's own SIGTERM ends a worker. If the
+    training is killed, its workers are killed at once (on Linux), since torch would notice only after 5 s, and
+    until then a worker would keep the run folder locked.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == "linux" and parent is not None and parent.pid == os.getppid():

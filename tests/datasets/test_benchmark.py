@@ -110,7 +110,7 @@ def test_a_set_without_images_is_refused():
         BenchmarkSet(name="Two", files=[], scale=2, protocol=PROTOCOLS["rgb_uint8"])
 
 
-def test_the_error_for_an_image_too_small_to_measure_names_it(folder, tmp_path):
+def test_an_image_that_is_too_small_to_measure_is_named_in_the_error(folder, tmp_path):
     Image.new("RGB", (40, 18)).save(folder / "a.png")
     with pytest.raises(
         DataError, match=r"a.png is 40x16 pixels when cropped to multiples of scale=4; measuring needs 19x19"

@@ -57,7 +57,7 @@ def test_the_parameters_at_x4_equal_the_printed_counts(settings, printed_k, half
         ({"effb_mode": "two"}, 27.9, 0.01, 27.84),
         # Rows that differ by more than 1 %:
         ({"mscc": False}, 25.8, 0.011, 26.06),
-        ({"block": "imdb"}, 9.8, 0.1, 10.77),  # the other rows agree, so 10.8 probably lost a digit
+        ({"block": "imdb"}, 9.8, 0.1, 10.77),  # the other rows agree, so 9.8 is probably a misprint of 10.8
         ({"block": "rfdb"}, 13, 0.021, 13.26),  # printed without a decimal
         ({"acrb": False}, 27.0, 0.016, 27.41),
         ({"acrb": "conv"}, 27.0, 0.031, 27.81),  # both printed figures equal those of the row without ACRB

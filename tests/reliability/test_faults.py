@@ -248,7 +248,7 @@ def test_a_run_with_damaged_results_is_measured_again(forge, whole, tmp_path):
     (folder / "metrics.json").write_bytes(b"")
     ended = forge.train(folder)
     assert ended.code == 0, ended.said
-    assert f"{folder}/metrics.json: cannot be read; measures again" in ended.said
+    assert f"{folder}/metrics.json: cannot be read; measuring again" in ended.said
     assert differences(whole, folder) == []
 
 

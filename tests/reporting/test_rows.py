@@ -129,7 +129,7 @@ def test_every_value_of_an_identity_tells_two_rows_apart(name):
     own = replace(own, identity={**own.identity, **more})
     seen = set()
     for place, known in variants(dict(own.identity)):
-        if place == "scale":  # a block of its own, from the results
+        if place == "scale":  # each scale has its own block, and the scale is read from the results
             continue
         seen.add(place.partition(".")[0])
         for made in tables([own, with_identity(own, known)]):

@@ -72,7 +72,7 @@ def adams_own(steps: int) -> int:
     return operators.counts[FETCH]
 
 
-def test_the_average_of_the_weights_fetches_no_value(tmp_path):
+def test_averaging_the_weights_fetches_no_value_from_the_device(tmp_path):
     with Operators() as operators:
         tiny.trainer(tmp_path, max_steps=4, limit_val_batches=0, callbacks=[WeightAverage(0.9)]).fit(
             tiny.sr_module(), tiny.data()

@@ -50,7 +50,7 @@ def test_every_task_refuses_the_folder_of_another_run(place, task):
 
 
 @pytest.mark.parametrize("task", ["evaluate", "measure", "complexity"])
-def test_the_results_of_a_task_are_not_taken_for_a_finished_training(place, task):
+def test_the_results_of_a_task_are_not_mistaken_for_a_finished_training_run(place, task):
     done = run(place, task, "hydra.run.dir=taken")
     assert done.returncode == 0, done.stderr
     assert json.loads((place / "taken" / "identity.json").read_text())["identity"]["task"] == task

@@ -272,7 +272,7 @@ def _obey_parent_only(worker: int) -> None:
     """Let a worker ignore signals that are meant for the training, which needs the worker for its last step.
 
     Ctrl-C and Slurm signal every process of a job; only the loader's own SIGTERM ends a worker. If the
-    training is killed, its workers are killed at once (on Linux), since torch would notice only after 5 s, and
+    training is killed, its workers are killed at once (on Linux): torch would notice only after 5 s, and
     until then a worker would keep the run folder locked.
     """
     parent = multiprocessing.parent_process()

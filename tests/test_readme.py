@@ -31,12 +31,11 @@ def test_a_command_in_the_readme_runs(command: str, folder: Path, request: pytes
         weights = request.getfixturevalue("weights_dir") / "IMDN" / "IMDN_x4.pth"
         arguments[arguments.index("ckpt=IMDN_x4.pth")] = f"ckpt={weights}"
     elif "--help" not in command and "task=" not in command:
-        arguments += ["budget=smoke", "trainer=cpu"]  # a full training run would take too long
+        # A full training run would take too long.
+        arguments += ["budget=smoke", "trainer=cpu", "+model.num_block=1"]
     # One small network is enough to test a sweep.
     small = {"model=glob(*)": "model=glob(imdn_r*)", "model=imdn,osffnet": "model=imdn"}
     arguments = [small.get(argument, argument) for argument in arguments]
-    if "-m" in arguments and "task=" not in command:
-        arguments += ["+model.num_block=1"]
     if "task=report" in command and not (folder / "outputs").exists():
         pytest.skip("needs the runs of the commands above")
     done = sr_lab(folder, *arguments, **environment)

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 SMOKE = ("budget=smoke", "dataset=sample", "trainer=cpu", "num_workers=0")
-LOGGED = ("row=0,7", "benchmark=set5", "sweep.jobs=2", "logger.wandb.tags=[mine]")
+LOGGED = ("row=0,7", "+model.num_block=1", "benchmark=set5", "sweep.jobs=2", "logger.wandb.tags=[mine]")
 PLAIN = ("benchmark=sample", "logger=none")
 # The folder, rows and extra arguments of each experiment. The rows are ablations, then attentions and
 # strategies, then tails, then the schedules of a training figure whose runs are part of a table.

@@ -125,7 +125,7 @@ def test_the_papers_figures_are_next_to_the_measured_figures(reported, name):
         ours = {(cell["set"], cell["column"]): cell["value"] for cell in own}
         assert float(ours["Set5" if name == DEFAULT else "sample", "PSNR"]) > 4
         (trained,) = [figure.value for figure in figures if figure.metric == "num_params_k"] or [None]
-        if trained is not None:
+        if trained is not None and name != DEFAULT:  # the networks of the default are shrunk
             assert float(ours["", "params"]) == pytest.approx(trained, rel=0.02)
 
 

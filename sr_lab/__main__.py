@@ -146,7 +146,7 @@ def _after(task: str) -> str:
         return f"the same command{how} resumes from the last checkpoint"
     if task == "upscale":
         return "finished images are kept, and the same command upscales the others"
-    return f"task={task} has written no result; start the same command again"
+    return f"task={task} did not finish; start the same command again"
 
 
 def _prints(error: Exception) -> bool:

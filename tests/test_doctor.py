@@ -429,6 +429,12 @@ def test_the_doctor_exits_with_1_if_something_is_wrong(tmp_path, set14):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("name", ["B100", "BSD100", "cbsd100", "b100"])
+def test_a_set_is_compared_with_the_published_set_whatever_its_usual_name_is(tmp_path, name):
+    image_file(tmp_path / "a.png", noise(0))
+    assert facts.as_published(name, [tmp_path / "a.png"]).startswith("not the published B100: ")
+
+
 def test_a_folder_without_faults_gives_exit_code_0_and_its_name_is_shown_without_markup(
     tmp_path, set14, capsys
 ):

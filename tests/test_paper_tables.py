@@ -258,6 +258,16 @@ def test_the_gain_of_a_strategy_is_computed_from_its_host():
     assert own.paper is not None
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"protocol": "classic_y"}, {"test_images": {"Set5": "not the published Set5: 5 images cropped"}}],
+)
+def test_a_gain_is_not_computed_from_another_protocol_or_from_other_images(other):
+    table = {"paper": "two_strategies", "name": "table2"}
+    runs = [finished("CARN", 32.0, table=table), finished("CARN + GGAS", 30.0, table=table, **other)]
+    assert cell(experiment_table(runs), "CARN + GGAS", "Set5/psnr_y_gain").value is None
+
+
 def test_a_row_that_is_a_difference_of_two_rows_is_computed():
     table = {"paper": "imfm", "name": "table2"}
     runs = [

@@ -199,6 +199,8 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
         return f"{place}: there is no such setting; allowed: {', '.join(sorted(known))}{near}"
     if problem["type"] == "missing":
         return f"{place}: is missing; set {place}=..."
+    if problem["type"] == "value_error":  # raised by the schema itself
+        return f"{place}: {problem['ctx']['error']}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{place}: {message}, got {problem['input']!r}"
 
@@ -231,7 +233,8 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
 
         name = "paper" if has_gpu(str(OmegaConf.select(node, "trainer.accelerator"))) else "short"
         chosen = OmegaConf.load(conf_dir() / "budget" / f"{name}.yaml")
-        node.budget = OmegaConf.merge(chosen, {"name": f"{name} (auto)"})
+        given = {limit: budget.get(limit) for limit in _LIMITS if is_set(f"budget.{limit}", typed)}
+        node.budget = OmegaConf.merge(chosen, given, {"name": f"{name} (auto)"})
         budget = node.budget
     recipe, node.recipe = dict(node.get("recipe") or {}), {}  # a stored configuration has one
     for limit, place in _LIMITS.items():
@@ -242,8 +245,9 @@ def _apply_budget(node: DictConfig, typed: Sequence[str]) -> None:
         if not isinstance(value, int) or not isinstance(most, int) or value <= most:
             continue
         if not is_set(place, typed):
-            if place != "steps" or not is_set("steps_per_epoch", typed):  # a typed epoch length is kept
-                OmegaConf.update(node, f"recipe.{limit.removeprefix('max_')}", value, force_add=True)
+            node.recipe[limit.removeprefix("max_")] = value
+            if place == "steps" and (is_set("steps_per_epoch", typed) or "steps_per_epoch" in recipe):
+                node.recipe.steps_per_epoch = node.steps_per_epoch
             OmegaConf.update(node, place, most)
         elif is_set(f"budget.{limit}", typed):
             raise ConfigError(

@@ -1,16 +1,19 @@
 """What a configuration may contain: a class per task, with the keys of ``conf/config.yaml`` as fields."""
 
+from collections import Counter
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Node: TypeAlias = dict[str, object]
 
 
-# Values of the recipe that a limit of the budget has changed.
+# Values of the recipe that a limit of the budget has changed, and an epoch's length that it must not change.
 Recipe: TypeAlias = dict[
-    Literal["steps", "batch_size", "lr_patch_size", "validation_interval", "validation_count"],
-    Annotated[int, Field(gt=0)],
+    Literal[
+        "steps", "batch_size", "lr_patch_size", "validation_interval", "validation_count", "steps_per_epoch"
+    ],
+    Annotated[int | float, Field(gt=0)],
 ]
 
 
@@ -28,12 +31,22 @@ class Paths(_Strict):
     cache_dir: str
 
 
+def _distinct(names: list[str]) -> list[str]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} must be listed once")
+    return names
+
+
+Distinct: TypeAlias = Annotated[list[str], AfterValidator(_distinct)]
+
+
 class Validation(_Strict):
     """How often, and on what, a training run is validated."""
 
     interval: int = Field(gt=0)
     count: int = Field(gt=0)
-    sets: list[str]
+    sets: Distinct
 
 
 class Budget(_Strict):
@@ -71,7 +84,7 @@ class Schedule(_Strict):
 class Benchmark(_Strict):
     """Test sets, their LR images, and the protocol for measuring on them."""
 
-    sets: list[str] = Field(min_length=1)
+    sets: Annotated[Distinct, Field(min_length=1)]
     protocol: str
     lr: Literal["made", "given"] = "made"  # config.yaml files of older runs lack it
     lr_dir: str | Annotated[list[str], Field(min_length=1)] | None = None
@@ -184,7 +197,9 @@ class TrainConfig(Config):
 
     @property
     def steps_of_an_epoch(self) -> float:
-        """Steps in an epoch; if a budget shortens the training, its epochs are shortened in proportion."""
+        """Steps in an epoch; a budget that shortens a training shortens its epochs, unless one was typed."""
+        if "steps_per_epoch" in self.recipe:
+            return self.steps_per_epoch
         return self.steps_per_epoch * self.steps / self.recipe.get("steps", self.steps)
 
 

@@ -99,17 +99,8 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         return len(self.files)
 
     def digest(self) -> str:
-        """SHA-256 of the names and pixels of the HR images, and of the pixels of given LR images.
-
-        Neither the folder nor the format of lossless files matters.
-
-        Raises:
-            DataError: An image is broken.
-        """
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            pixels = list(pool.map(_pixels, [*self.files, *(self.lr_files or ())]))
-        facts = [[file.stem for file in self.files], pixels]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        """`digest_of_images` of its HR images and of given LR images."""
+        return digest_of_images(self.files, self.lr_files or ())
 
     def __getitem__(self, index: int) -> BenchmarkImage:
         file = self.files[index]
@@ -126,6 +117,20 @@ class BenchmarkSet(Dataset[BenchmarkImage]):
         else:
             lr = torch.from_numpy(read_image(self.lr_files[index])).permute(2, 0, 1).float() / 255
         return {"lr": lr, "hr": hr, "name": file.stem, "grey": grey}
+
+
+def digest_of_images(hr_files: Sequence[Path], lr_files: Sequence[Path] = ()) -> str:
+    """SHA-256 of the names and pixels of HR images, and of the pixels of given LR images.
+
+    Neither the folder nor the format of lossless files matters.
+
+    Raises:
+        DataError: An image is broken.
+    """
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        pixels = list(pool.map(_pixels, [*hr_files, *lr_files]))
+    facts = [[file.stem for file in hr_files], pixels]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _pixels(file: Path) -> tuple[str, bool]:

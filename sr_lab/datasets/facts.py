@@ -87,6 +87,12 @@ def facts() -> dict[str, tuple[Fact, ...]]:
 
 
 @cache
+def set_names() -> dict[str, str]:
+    """The published sets by the names that their folders have, in lower case."""
+    return {name.lower(): name for name in facts()} | dict.fromkeys(("bsd100", "bsds100", "cbsd100"), "B100")
+
+
+@cache
 def by_hash() -> dict[str, Fact]:
     """Every image of every set, by the hash of its pixels."""
     return {fact.sha256: fact for images in facts().values() for fact in images}
@@ -187,6 +193,7 @@ def as_published(set_name: str, files: Sequence[Path]) -> str:
         ``B100, 100 of 100 as published``, ``not the published B100: 100 images of another size``, or, where
         no pixels are published, the number of images.
     """
+    set_name = set_names().get(set_name.lower(), set_name)
     if set_name not in facts():
         return f"{set_name}, {len(files)} images"
     verdicts, absent, twice = compare(set_name, files)

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sr_lab.datasets.facts import facts
+from sr_lab.datasets.facts import set_names
 from sr_lab.datasets.images import EXTENSIONS
 from sr_lab.datasets.names import role_of, scale_of
 from sr_lab.datasets.registry import IMAGE_SETS, ImageSet
 
-_SETS = {name.lower(): name for name in facts()} | dict.fromkeys(("bsd100", "bsds100", "cbsd100"), "B100")
-_NAME = f"({'|'.join(_SETS)})"
+_NAME = f"({'|'.join(set_names())})"
 # Endings of a path; the first match counts.
 _HR = (
     ("ours", rf"/benchmarks/{_NAME}/HR"),
@@ -141,7 +140,7 @@ def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
     for tree, tail in _HR:
         if (found := re.search(f"{tail}$", path, re.IGNORECASE)) is not None:
             cut = re.search(r"GTmod(\d+)$", path)
-            name = _SETS[found[1].lower()]
+            name = set_names()[found[1].lower()]
             yield Place(folder, images, tree, "HR", set_name=name, cut=int(cut[1]) if cut else 1)
             return
     yield Place(folder, images)
@@ -158,7 +157,7 @@ def _mixed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:
     if not srf and not (lr and len(lr) + len(hr) > len(rest)):
         return
     if hr:
-        named = _SETS.get(folder.parent.name.lower()) if srf else None
+        named = set_names().get(folder.parent.name.lower()) if srf else None
         yield Place(folder, hr, tree, "HR", set_name=named, cut=int(srf[1]) if srf else 1)
     for scale in dict.fromkeys(scale_of(image.stem) for image in lr):
         yield Place(

@@ -30,16 +30,18 @@ _ADDED = re.compile(r"(?![_-]?x\d+$)(?=.*[a-z])[a-z_-].*", re.IGNORECASE)
 # The end of a scene's name and the addition, if one can tell where the addition begins: not in babyout.
 _SEPARATE = re.compile(r"\d[a-z]|.[_-]|.x\d", re.IGNORECASE)
 
-# A scale anywhere in a name. ``x4`` as in babyx4_IMDN, LBNet-X2, x4plus, x4v3: digits next to it belong to a
-# kernel, a size or a list (3x3, 1280x720, x48, x2x4), and lower-case letters to a word (max4, box2, x4k).
-_NUMBER = r"([2-9]|16)"
-_AFTER = rf"(?<![0-9aeiou])[xX\u00d7]{_NUMBER}(?=plus|v[0-9]|[^0-9a-zx\u00d7]|$)(?!\.[0-9])"
+# A scale anywhere in a name. ``x4`` as in babyx4_IMDN, LBNet-X2, x4plus, x4v3, x4s48; digits beside it belong
+# to a kernel or a size (3x3, 1280x720, x48), lower-case letters to a word (max4, box2, x4k).
+_NUMBER = r"0?([2-9]|16)"
+_AFTER = rf"(?<![0-9aeiou])[xX\u00d7]{_NUMBER}(?=plus|ema|[vs][0-9]|[^0-9a-zx\u00d7]|$)(?!\.[0-9])"
+# ``x2x3x4``, one network for several scales.
+_LIST = re.compile(r"(?<![0-9a-zA-Z])(?:x[2-9]){2,}(?![0-9a-zA-Z])")
 # ``4x`` as in 4x-UltraSharp, 4xNomos, Model4x; v2x is a version.
 _BEFORE = rf"(?<![0-9.vV]){_NUMBER}[xX\u00d7](?=[^0-9a-z]|$)"
 _WORD = rf"(?i:scale|factor|srf)[ _=-]?{_NUMBER}(?![0-9]|\.[0-9])"
 _STATED = re.compile("|".join((_AFTER, _BEFORE, _WORD)))
 # pan_x4_ft_from_x2: the second scale is the scale of the network that it was fine-tuned from.
-_ORIGIN = re.compile(r"from[ _-]?(x\d+|\d+x|scale[ _=-]?\d+)", re.IGNORECASE)
+_ORIGIN = re.compile(r"(?:from|init)[ _-]?(x\d+|\d+x|scale[ _=-]?\d+)", re.IGNORECASE)
 
 
 class Pairs(NamedTuple):
@@ -92,6 +94,7 @@ def scale_of(stem: str) -> int | None:
 
 def stated_scales(name: str) -> tuple[int, ...]:
     """The different scales that a name of any kind states, in its order; without the scale after "from"."""
+    name = _LIST.sub(lambda together: together[0].replace("x", "_x"), name)
     found = _STATED.finditer(_ORIGIN.sub("_", name))
     return tuple(dict.fromkeys(int(number) for match in found for number in match.groups() if number))
 

@@ -83,12 +83,10 @@ def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[C
 
 
 def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
-    """A figure computed from other rows of the block: a strategy's gain or cost, "A new minus old"."""
+    """A figure computed from other rows of the block: a strategy's gain or cost, "A new minus old".
 
-    def number(label: str, metric: str) -> float | None:
-        found = [other.measured((set_name, metric)).value for other in block if other.label == label]
-        return found[0] if found else None
-
+    ``None`` if a row is missing, or if the two PSNR are from different protocols or images.
+    """
     set_name, metric = key
     if metric not in _METRICS:
         return None
@@ -108,8 +106,20 @@ def derived(key: Key, entry: Entry, block: Sequence[Entry]) -> float | None:
         pair = minuend, f"{minuend.rpartition(' ')[0]} {rest}".strip()
     else:
         return None
-    ours, other = (number(label, metric) for label in pair)
+    rows = [row for label in pair if (row := next((r for r in block if r.label == label), None)) is not None]
+    if len(rows) < len(pair) or (set_name and not _is_comparable(rows, set_name)):
+        return None
+    ours, other = (row.measured((set_name, metric)).value for row in rows)
     return None if ours is None or other is None else ours - other
+
+
+def _is_comparable(rows: Sequence[Entry], set_name: str) -> bool:
+    """Whether rows were measured on a set by one protocol and on the same images."""
+    runs = [run for row in rows for run in row.finished if set_name in run.sets]
+    images = [run.measured_on[set_name] for run in runs]
+    return len({run.values.get("protocol") for run in runs}) <= 1 and all(
+        own.is_same(images[0]) for own in images
+    )
 
 
 def _metric(key: Key, *, decimals: int | None = None, is_extra: bool = False) -> tuple[Column, Read]:

@@ -9,10 +9,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sr_lab import files
-from sr_lab.config.identity import identity
 from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import MeasureConfig
+from sr_lab.datasets.benchmark import digest_of_images
+from sr_lab.datasets.facts import as_published
+from sr_lab.datasets.images import list_images
 from sr_lab.datasets.layouts import places
+from sr_lab.datasets.names import of_role
 from sr_lab.metrics.pictures import Figures, Measurement, measure
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.safe_csv import csv_text
@@ -63,6 +66,7 @@ def _set_name(hr_dir: str) -> str:
 def _record(config: MeasureConfig, found: Measurement, folder: Path) -> dict[str, object]:
     """``metrics.json``: the first protocol's figures as a test writes them, the others under ``ways``."""
     name, (first, *others) = _set_name(config.hr_dir), found.ways
+    hr_files = of_role(list_images(Path(config.hr_dir).expanduser()), "HR")
     says = f"x{found.scale} images of {config.sr_dir}; {found.ways[first].counting(found.scale)}"
     return {
         **names(config, folder),
@@ -70,7 +74,8 @@ def _record(config: MeasureConfig, found: Measurement, folder: Path) -> dict[str
         "sr_dir": config.sr_dir,
         "hr_dir": config.hr_dir,
         **origin(),
-        "test_images_sha256": {name: identity(config)["hr"]},
+        "test_images": {name: as_published(name, hr_files)},
+        "test_images_sha256": {name: digest_of_images(hr_files)},
         "protocol": first,
         "protocol_says": f"{first}: {says}.",
         f"test/{name}/psnr_y": found.mean[first].psnr,

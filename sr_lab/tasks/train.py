@@ -327,6 +327,7 @@ def _say_budget(config: TrainConfig) -> None:
         changes = [
             f"{key.replace('_', ' ').replace('lr', 'LR')} {recipe:,} -> {used[key]}"
             for key, recipe in config.recipe.items()
+            if key in used
         ]
         line += f" ({', '.join(changes)}); budget=paper leaves the recipe unchanged"
     _say(line)

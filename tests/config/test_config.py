@@ -84,6 +84,8 @@ def test_every_network_option_has_only_settings_of_its_class(option: str):
         ("+model.num_feat='32'", "model.num_feat: input should be a valid integer, got '32'"),
         ("scale=big", "scale: input should be a valid integer, got 'big'"),
         ("scale=0", "scale: input should be greater than or equal to 2, got 0"),
+        ("benchmark.sets=[Set5,Set14,Set5]", "benchmark.sets: Set5 must be listed once"),
+        ("validation.sets=[Set5,Set5]", "validation.sets: Set5 must be listed once"),
         ("+validation.intervall=3", "validation.intervall: there is no such setting; .*'interval'?"),
         ("+typo=3", "typo: there is no such setting; allowed: .*steps"),
         ("trainer.precision=fp8", "trainer.precision: input should be 'auto', '32-true'.*got 'fp8'"),
@@ -147,8 +149,24 @@ def test_a_job_of_a_sweep_keeps_a_value_from_the_command_line(tmp_path):
     assert again.steps_of_an_epoch == config.steps_of_an_epoch == 1000
 
 
-def test_an_epoch_length_from_the_command_line_is_kept():
-    assert compose(*SMOKE, "steps_per_epoch=3").steps_of_an_epoch == 3
+def test_an_epoch_length_from_the_command_line_is_kept(tmp_path):
+    config = compose(*SMOKE, "steps_per_epoch=3")
+    assert (config.steps_of_an_epoch, config.recipe["steps"]) == (3, 1_000_000)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert load(hydra.compose("config")).steps_of_an_epoch == 3
+
+
+@pytest.mark.parametrize("budget", ["smoke", "short", "auto"])
+def test_a_limit_on_the_command_line_replaces_the_limit_of_a_budget(budget: str):
+    def steps(*typed: str) -> int:
+        return compose("trainer=cpu", f"budget={budget}", *typed).steps
+
+    assert steps("budget.max_steps=5") == 5
+    assert steps("budget.max_steps=null") == 1_000_000
+    config = compose("trainer=cpu", f"budget={budget}", "budget.max_batch_size=1")
+    assert (config.batch_size, config.recipe["batch_size"]) == (1, 16)
+    assert config.steps < 1000  # the other limits apply
 
 
 def test_a_row_in_a_file_is_shortened_and_a_row_on_the_command_line_is_not():

@@ -114,7 +114,14 @@ def test_other_numbers_in_a_name_are_no_scale(name):
 
 def test_a_name_states_its_scales_in_its_order_but_not_the_scale_of_its_origin():
     assert stated_scales("vdsr_x4_x2_4x") == (4, 2)
-    for name in ("pan_x4_ft_from_x2", "pan_4x_from-2x", "pan_from_scale2_to_x4", "panx4 (from x2)"):
+    assert stated_scales("vdsr_x2x3x4") == (2, 3, 4)
+    for name in (
+        "pan_x4_init_x2",
+        "pan_x4_ft_from_x2",
+        "pan_4x_from-2x",
+        "pan_from_scale2_to_x4",
+        "panx4 (from x2)",
+    ):
         assert stated_scales(name) == (4,), name
 
 

@@ -17,7 +17,7 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import TrainConfig
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import Listed, RunFolder, read_index, write_index
-from sr_lab.runs import sweep
+from sr_lab.runs import measured, sweep
 from tests.command_line import sr_lab
 from tests.conftest import compose
 
@@ -185,6 +185,13 @@ def test_no_more_jobs_than_slots_run_at_a_time(queue, tmp_path):
     )
     assert queue(dict.fromkeys("abcde", counts + FINISHES)) == 0
     assert max(int((tmp_path / name / "log.txt").read_text()) for name in "abcde") == 2
+
+
+def test_a_sweep_ends_by_naming_what_its_jobs_were_not_measured_on(queue, monkeypatch, capsys):
+    """Jobs for two benchmarks are one training run, which is measured on the benchmark of one of them."""
+    monkeypatch.setattr(measured, "not_measured", lambda *_: "benchmark: this run was not measured on Set14")
+    assert queue({"a": FINISHES}) == 0
+    assert capsys.readouterr().out.count("not measured on Set14") == 1
 
 
 def test_a_killed_job_does_not_affect_other_jobs_and_its_signal_is_reported(queue, tmp_path, capsys):

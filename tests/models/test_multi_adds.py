@@ -27,7 +27,18 @@ def network(option, scale):
         return fold(Entry(option, int(scale)).build().eval())
 
 
-@every_row
+OF_THE_PAPERS = ("osffnet", "efrdn", "mren", "imfm", "imdn", "edsr", "fsrcnn")
+
+
+# Counting takes a second for each network; the networks that papers only compare with are in the slow tests.
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=() if row["model"].startswith(OF_THE_PAPERS) else pytest.mark.slow)
+        for row in COUNTED
+    ],
+    ids=lambda row: f"{row['model']}-x{row['scale']}-{row['printed']}",
+)
 def test_the_stored_count_equals_the_count_of_the_network(row):
     net = network(row["model"], row["scale"])
     counted = num_params(net), multi_adds(net, scale=int(row["scale"]), rule="all")

@@ -153,7 +153,7 @@ class RunFolder:
         Raises:
             ConfigError: Another process is running in the folder.
         """
-        with self.holding("run; wait for it, or change the seed") as lock:
+        with self.holding("run; wait for it") as lock:
             with files.naming(self.lock):
                 lock.truncate(0)
                 # A write through Python's buffer would report a full disk twice.

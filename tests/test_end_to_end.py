@@ -132,7 +132,7 @@ def test_a_run_leaves_no_temporary_file(first):
 def test_a_run_ends_with_a_table(trainings):
     shown = trainings.stdout
     assert "6 steps, batch 2, budget smoke (steps 1,000,000 -> 6, batch size 16 -> 2, " in shown
-    assert "); budget=paper leaves the recipe" in shown
+    assert "); budget=paper keeps the recipe" in shown
     for text in ("protocol: rgb_uint8", "budget: smoke", "bicubic", "imdn_x4", "16.6", "29.16"):
         assert text in shown
 

@@ -329,5 +329,5 @@ def _say_budget(config: TrainConfig) -> None:
             for key, recipe in config.recipe.items()
             if key in used
         ]
-        line += f" ({', '.join(changes)}); budget=paper leaves the recipe unchanged"
+        line += f" ({', '.join(changes)}); budget=paper keeps the recipe"
     _say(line)

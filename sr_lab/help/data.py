@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sr_lab.datasets import registry
+from sr_lab.help import layout
 
 
 def training(dataset: object) -> list[str]:
@@ -20,9 +21,13 @@ def testing(sets: Iterable[object], data_dir: Path) -> list[str]:
     return [str(registry.benchmark_dir(data_dir, str(name))) for name in sets if name != "sample"]
 
 
-def state(folders: Sequence[str]) -> list[tuple[str, str]]:
-    """Rows with each folder and whether it exists."""
-    return [(folder, _state(folder)) for folder in folders]
+def state(folders: Sequence[str], data_dir: Path) -> list[str]:
+    """A heading, and for each folder whether it exists."""
+    rows = []
+    for folder in folders:
+        inside = Path(folder).is_relative_to(data_dir)
+        rows.append((_state(folder), str(Path(folder).relative_to(data_dir)) if inside else folder))
+    return [*layout.wrapped(f"Data in {data_dir} (paths.data_dir or SR_LAB_DATA)"), *layout.pairs(rows)]
 
 
 def _state(folder: str) -> str:

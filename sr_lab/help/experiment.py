@@ -119,7 +119,7 @@ def _data(composed: Composed) -> list[str]:
     folders = list(dict.fromkeys([*training, *data.testing(sets, composed.data_dir)]))
     if not folders:
         return ["", "Data", "  Nothing to download: the images come with scikit-image."]
-    lines = ["", "Data (from paths.data_dir or SR_LAB_DATA)", *layout.pairs(data.state(folders), column=70)]
+    lines = ["", *data.state(folders, composed.data_dir)]
     missing = data.missing(folders)
     if data.can_prepare(missing, composed.data_dir):
         command = "python -m sr_lab task=prepare " + " ".join(

@@ -309,9 +309,7 @@ def _data(composed: Composed, group: str) -> list[str]:
         folders = data.testing(sets if isinstance(sets, list) else [], composed.data_dir)
     else:
         return []
-    if not folders:
-        return []
-    return ["", "Data (from paths.data_dir or SR_LAB_DATA)", *layout.pairs(data.state(folders), column=60)]
+    return ["", *data.state(folders, composed.data_dir)] if folders else []
 
 
 def _commands(composed: Composed, group: str, name: str) -> list[tuple[str, str]]:

@@ -36,10 +36,7 @@ def of(composed: Composed, group: str, name: str) -> list[str]:
     lines += _rows(composed, found)
     lines += ["", "Chooses", *layout.pairs(_chosen(composed, [found, *(each for _, each in family)]))]
     if trains:
-        comments: dict[str, str] = {}
-        for _, each in reversed(family):
-            comments |= each.comments
-        lines += ["", "Recipe", *layout.pairs(_recipe(composed, comments | dict(found.comments)))]
+        lines += ["", "Recipe", *layout.pairs(_recipe(composed, [found, *(each for _, each in family)]))]
         lines += ["", "Budget", *_budget(composed)]
         lines += _data(composed)
     lines += _printed(composed)
@@ -74,7 +71,7 @@ def _rows(composed: Composed, found: Option) -> list[str]:
     for label, overrides in rows.items():
         listed = " ".join(map(str, overrides)) if isinstance(overrides, list) else str(overrides)
         comment = found.comments.get(f"rows.{label}", "")
-        pairs.append((str(label), f"{listed or '(no change)'}{f'; {comment}' if comment else ''}"))
+        pairs.append((str(label), f"{listed or '(no change)'}{f' ({comment})' if comment else ''}"))
     axes = {key: _options(value, len(rows)) for key, value in composed.params.items()}
     jobs = math.prod(axes.values()) if axes else len(rows)
     others = [f"{key}={value}" for key, value in composed.params.items() if key != "row"]
@@ -88,11 +85,14 @@ def _options(value: object, rows: int) -> int:
     return rows if text == "${rows:}" else len(text.split(","))
 
 
-def _recipe(composed: Composed, comments: Mapping[str, str]) -> list[tuple[str, str]]:
+def _recipe(composed: Composed, files: Sequence[Option]) -> list[tuple[str, str]]:
+    """The settings that make a training, each with the comment of the nearest file that sets it."""
     rows = []
     for key in _RECIPE:
         value = at(composed.values, key)
         if value is not None:
+            setter = next((each for each in files if at(each.values, key) is not None), None)
+            comments = setter.comments if setter else {}
             comment = comments.get(key) or comments.get(key.partition(".")[0], "")
             rows.append((f"{key}={shown(value)}", comment))
     return rows

@@ -176,7 +176,7 @@ def _from(composed: Composed, path: str) -> str:
     group = match[1].partition(".")[0]
     if group in composed.choices:
         return f"Chosen by {group}={composed.choices[group]}."
-    return f"Follows {match[1]}={shown(at(composed.values, match[1]))}."
+    return f"Taken from {match[1]}={shown(at(composed.values, match[1]))}."
 
 
 def _class_of(

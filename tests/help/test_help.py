@@ -179,6 +179,12 @@ def test_the_page_of_a_table_has_rows_data_and_printed_figures(tmp_path, monkeyp
         assert fact in said, fact
 
 
+def test_a_comment_is_not_shown_for_a_value_that_another_file_replaces():
+    lines = helped("experiment=osffnet/fig7_training_curves").splitlines()
+    assert "  validation.interval=1000" in lines
+    assert any(line.startswith("  validation.count=10 ") and "not stated; chosen" in line for line in lines)
+
+
 def test_typed_values_are_shown_and_hide_figures_that_do_not_hold_for_them():
     said = helped("model=imdn", "+model.num_feat=32")
     assert "  num_feat=32" in said
@@ -196,7 +202,7 @@ def test_several_options_get_a_page_each():
 def test_a_library_class_is_described_by_its_arguments():
     said = " ".join(helped("optimizer=adam").split())
     assert "betas=[0.9, 0.999], eps=1e-08" in said
-    assert "Follows learning_rate=0.0002." in said
+    assert "Taken from learning_rate=0.0002." in said
 
 
 MINE = '''

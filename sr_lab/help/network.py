@@ -28,40 +28,33 @@ def _refuses(line: ast.AST) -> bool:
 
 def strategies(source: Source, options: Sequence[str]) -> tuple[str, ...]:
     """The options of ``strategy=`` that a network takes, by the parts that its class makes."""
-    parts: dict[str, ast.expr] = {}
-    for line in _statements(source):
-        if isinstance(line, ast.Assign):
-            for target in line.targets:
-                names = target.elts if isinstance(target, ast.Tuple) else [target]
-                values = (
-                    line.value.elts
-                    if isinstance(target, ast.Tuple) and isinstance(line.value, ast.Tuple)
-                    else [line.value] * len(names)
-                )
-                parts |= {ast.unparse(name): value for name, value in zip(names, values, strict=False)}
+    parts = dict(_assigned(source))
     body = parts.get("self.body")
-    empty = isinstance(body, ast.Call) and not body.args and not body.keywords
-    if not {"self.head", "self.body", "self.tail"} <= parts.keys() or empty:
+    is_empty = isinstance(body, ast.Call) and not body.args and not body.keywords
+    if not {"self.head", "self.body", "self.tail"} <= parts.keys() or is_empty:
         return ("none",)
-    no_units = any(
+    has_units = not any(
         isinstance(line, ast.AnnAssign)
         and ast.unparse(line.target) == "residual_units"
         and line.value is not None
         and ast.unparse(line.value) == "()"
         for line in source.node.body
     )
-    return ("none", *(name for name in options if name != "none" and not (no_units and "cwss" in name)))
+    return ("none", *(name for name in options if name != "none" and (has_units or "cwss" not in name)))
+
+
+def _assigned(source: Source) -> Iterator[tuple[str, ast.expr]]:
+    """Every name that the constructor assigns, as written, and what the statement assigns to it."""
+    for line in _statements(source):
+        for target in line.targets if isinstance(line, ast.Assign) else ():
+            for part in ast.walk(target):
+                if isinstance(part, ast.Attribute) and isinstance(line, ast.Assign):
+                    yield ast.unparse(part), line.value
 
 
 def _body(source: Source) -> list[ast.stmt]:
     """The statements of the constructor, without those inside ``if`` and loops."""
-    inside = source.node.body if isinstance(source.node, ast.ClassDef) else []
-    return [
-        line
-        for function in inside
-        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
-        for line in function.body
-    ]
+    return source.constructor.body if source.constructor is not None else []
 
 
 def _statements(source: Source) -> Iterator[ast.AST]:
@@ -80,7 +73,11 @@ def takes(source: Source, options: Mapping[str, Sequence[str]]) -> list[tuple[st
     tails = ", ".join(upsamplers(source, options.get("upsampler", ())))
     if "," in tails and not takes_any_tail(source):
         tails += "; in one of its forms only native, see the argument"
-    return [("upsampler=", tails), ("strategy=", ", ".join(strategies(source, options.get("strategy", ()))))]
+    applied = strategies(source, options.get("strategy", ()))
+    unknown = applied == ("none",) and not source.path.startswith(
+        "sr_lab."
+    )  # a base class may make the parts
+    return [("upsampler=", tails), *([] if unknown else [("strategy=", ", ".join(applied))])]
 
 
 def cost(name: str) -> list[str]:

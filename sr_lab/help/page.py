@@ -66,7 +66,7 @@ def default_of(argument: Argument) -> str | None:
         return None
     try:
         return shown(ast.literal_eval(argument.default))
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError):
         return argument.default
 
 
@@ -186,7 +186,7 @@ def _class_of(
     lines = ["", *layout.wrapped(f"Class {target}" if path == group else f"{path}: {target}", hanging=2)]
     if found is None:
         return [*lines, *layout.wrapped("Its source cannot be read.", indent=2)]
-    ours = _is_read(target)
+    ours = _is_ours(target)
     lines += layout.wrapped(found.summary, indent=2)
     for text in found.text if ours else ():
         lines += ["", *layout.wrapped(text, indent=2)]
@@ -208,10 +208,9 @@ def _paper(found: Source) -> list[str]:
     return lines
 
 
-def _is_read(target: str) -> bool:
-    """Whether the whole docstring is worth reading: a library's is long, and has its own pages."""
-    slots = SLOTS.values()
-    return not any(target in slot.classes for slot in slots)
+def _is_ours(target: str) -> bool:
+    """Whether a class is not a library's, whose docstrings are long and printed elsewhere."""
+    return not any(target in slot.classes for slot in SLOTS.values())
 
 
 def _arguments(
@@ -228,11 +227,11 @@ def _arguments(
     for argument in [*found.arguments, *extra]:
         if argument.name in supplied and argument.name not in values:
             continue
-        if argument.name not in values and not _is_read(target):
+        if argument.name not in values and not _is_ours(target):
             others.append(f"{argument.name}={default_of(argument)}")
             continue
         comment = comments.get(f"{inner}.{argument.name}" if inner else argument.name, "")
-        rows.append(_row(composed, path, argument, values, comment, ours=_is_read(target)))
+        rows.append(_row(composed, path, argument, values, comment, ours=_is_ours(target)))
     lines: list[str] = []
     if rows:
         how = f"{path}.<name>=<value>"
@@ -280,7 +279,7 @@ def _same(argument: Argument, value: object) -> bool:
     """Whether a value is the default of an argument; lists and tuples are the same."""
     try:
         default = ast.literal_eval(argument.default or "None")
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError):
         return False
     return bool((list(default) if isinstance(default, tuple) else default) == value)
 

@@ -39,6 +39,7 @@ class Source:
     text: tuple[str, ...]  # other paragraphs before the sections
     sections: Mapping[str, str]  # the rest of the docstring, by heading
     arguments: tuple[Argument, ...]
+    constructor: ast.FunctionDef | None  # which takes the arguments
 
 
 def read(path: str) -> Source | None:
@@ -68,6 +69,7 @@ def read(path: str) -> Source | None:
         text=tuple(top[1:]),
         sections=sections,
         arguments=arguments,
+        constructor=None if function is None else function[1],
     )
 
 
@@ -209,9 +211,9 @@ def _described(section: str) -> dict[str, str]:
 def _arguments(module: str, function: ast.FunctionDef, meanings: Mapping[str, str]) -> Iterator[Argument]:
     given = function.args
     positional = [*given.posonlyargs, *given.args]
+    defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
     if positional and positional[0].arg in ("self", "cls"):
-        del positional[0]
-    defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)[-len(positional) :]
+        del positional[0], defaults[0]
     pairs = [*zip(positional, defaults, strict=True), *zip(given.kwonlyargs, given.kw_defaults, strict=True)]
     for argument, default in pairs:
         text = None if default is None else _value(module, default)
@@ -229,7 +231,7 @@ def _value(module: str, node: ast.expr) -> str:
                 return _value(module, line.value)
     try:
         return repr(ast.literal_eval(node))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return ast.unparse(node)
 
 

@@ -21,3 +21,17 @@ def __getattr__(name: str) -> object:
 
         return getattr(api, name)
     raise AttributeError(f"module 'sr_lab' has no attribute '{name}'")
+
+
+def command() -> None:
+    """The installed command ``sr-lab``, the same as ``python -m sr_lab``.
+
+    It becomes that module, since a run starts its other processes from the module that runs.
+    """
+    import os
+    import runpy
+    import sys
+
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd()  # as ``python -m`` does, so that your own package there is found
+    runpy.run_module("sr_lab", run_name="__main__", alter_sys=True)

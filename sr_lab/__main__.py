@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -57,7 +58,7 @@ class CommandLine:
             return self.job(composed)
 
         hydra_guard.install(self.composed)
-        hydra_guard.quicken_help()
+        hydra_guard.answer_help(_help)
         launchers.watch(self.elsewhere.append)
         register_resolvers(_complete)
         try:
@@ -127,6 +128,13 @@ class CommandLine:
             interrupts.as_exception()  # the sweep asks its jobs to stop
             return sweep.run(self.queue)
         return max(self.searched, default=0)
+
+
+def _help(composed: DictConfig, hydra_node: HydraConf) -> str:
+    """The text of ``--help``."""
+    from sr_lab.help.answer import answer  # no other command needs it
+
+    return answer(composed, hydra_node)
 
 
 def _complete(config: Config, overrides: tuple[str, ...]) -> Config:

@@ -237,6 +237,9 @@ PRIVATE = {
     ("sr_lab.config.hydra_guard", "hydra._internal.sources_registry.SourcesRegistry"): (
         "bounds a file before Hydra reads it; tests/security reads a billion values through it"
     ),
+    ("sr_lab.config.hydra_guard", "hydra._internal.hydra.Hydra"): (
+        "--help prints our pages, for which Hydra has no hook; tests/help/test_help.py"
+    ),
     ("sr_lab.runs.launchers", "hydra._internal.hydra.Hydra"): (
         "jobs of other launchers return their outcome, which Hydra drops; tests/distributed/test_launching.py"
     ),

@@ -54,3 +54,7 @@ def test_an_installed_wheel_works_from_another_folder(wheel: Path, tmp_path: Pat
     assert str(site) in found.stdout
     assert "_target_: sr_lab.models.osffnet.OSFFNet" in answer("--cfg", "job")
     assert "536.5" in answer("task=complexity", "model=osffnet", "scale=4")
+    script = [sys.executable, str(site / "bin" / "sr-lab"), "model=imfm", "--help"]
+    said = subprocess.run(script, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == answer("model=imfm", "--help")
+    assert "Class sr_lab.models.imfm.IMFM" in said.stdout

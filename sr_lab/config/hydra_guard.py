@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.conf import HydraConf
+from hydra.conf import HelpConf, HydraConf
 from hydra.core.config_store import ConfigStore
-from hydra.core.object_type import ObjectType
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
@@ -75,28 +76,22 @@ def install(composed: Callable[[DictConfig], None]) -> None:
     source_class.load_config = bounded  # type: ignore[method-assign, assignment]
 
 
-def quicken_help() -> None:
-    """List the options of a group without copying all configurations, which --help would do 150 times.
+def answer_help(answer: Callable[[DictConfig, HydraConf], str]) -> None:
+    """Let ``--help`` print our text instead of Hydra's.
 
-    Without this, --help takes 6.8 times as long as importing Hydra, and with it 3.4 times.
+    Args:
+        answer: Returns the text, given the composed configuration without Hydra's node, and that node.
     """
-    options = ConfigLoaderImpl.get_group_options
+    hydras = Hydra.get_help
 
-    @functools.wraps(options)
-    def asked(
-        loader: ConfigLoaderImpl,
-        group_name: str,
-        results_filter: ObjectType | None = ObjectType.CONFIG,
-        config_name: str | None = None,
-        overrides: list[str] | None = None,
-    ) -> list[str]:
-        if config_name is None and not overrides:  # either could change the search path
-            found = loader.repository.get_group_options(group_name, results_filter)
-        else:
-            found = options(loader, group_name, results_filter, config_name, overrides)
-        return [files.printable(name) for name in found]  # names of files, which may be a stranger's
+    @functools.wraps(hydras)
+    def get_help(program: Hydra, help_cfg: DictConfig, cfg: DictConfig, *rest: Any, **named: Any) -> str:
+        if OmegaConf.get_type(help_cfg) is HelpConf:
+            return answer(cfg, HydraConfig.get())
+        # --hydra-help lists names of files, which may be a stranger's.
+        return files.printable(hydras(program, help_cfg, cfg, *rest, **named))
 
-    ConfigLoaderImpl.get_group_options = asked  # type: ignore[method-assign, assignment]
+    Hydra.get_help = get_help  # type: ignore[method-assign, assignment]
 
 
 def check_size(path: Path) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from sr_lab.datasets.facts import pixel_hash
 from sr_lab.datasets.given import check_sizes, lr_partners
 from sr_lab.datasets.images import is_grey, list_images, read_image
+from sr_lab.datasets.registry import benchmark_dir
 from sr_lab.datasets.sample import benchmark_photographs
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.ops.metrics import SSIM_WINDOW
@@ -139,10 +140,7 @@ def _pixels(file: Path) -> tuple[str, bool]:
 
 
 def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
-    """HR images of a test set: ``<data_dir>/benchmarks/<name>/HR``, or scikit-image's images for ``sample``.
-
-    ``DIV2K`` stands for its 100 validation images; if that folder is missing, the folder of ``dataset=div2k``
-    is read.
+    """HR images of a test set, from `benchmark_dir`, or scikit-image's images for ``sample``.
 
     Args:
         data_dir: ``paths.data_dir``.
@@ -156,9 +154,7 @@ def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
     """
     if name == "sample":
         return benchmark_photographs()
-    folder = Path(data_dir) / "benchmarks" / name / "HR"
-    if name == "DIV2K" and not folder.is_dir():
-        folder = Path(data_dir) / "DIV2K" / "DIV2K_valid_HR"
+    folder = benchmark_dir(Path(data_dir), name)
     if not folder.is_dir():
         raise DataError(
             f"benchmark {name}: there is no folder {folder}; put its HR images there or set paths.data_dir"

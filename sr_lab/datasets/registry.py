@@ -148,3 +148,15 @@ def named(folders: Iterable[str | Path], data_dir: Path) -> list[ImageSet]:
     """The image sets that belong in these folders."""
     wanted = {Path(folder).expanduser().absolute() for folder in folders}
     return [known for known in IMAGE_SETS if (data_dir / known.folder).absolute() in wanted]
+
+
+def benchmark_dir(data_dir: Path, name: str) -> Path:
+    """The folder of a test set's HR images: ``<data_dir>/benchmarks/<name>/HR``.
+
+    ``DIV2K`` stands for its 100 validation images; if that folder is missing, it is the folder of
+    ``dataset=div2k``.
+    """
+    folder = data_dir / "benchmarks" / name / "HR"
+    if name == "DIV2K" and not folder.is_dir():
+        return data_dir / "DIV2K" / "DIV2K_valid_HR"
+    return folder

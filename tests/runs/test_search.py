@@ -244,6 +244,16 @@ def test_more_trials_continue_the_same_study(search):
     assert "2 trials: 2 finished" in said
 
 
+def test_a_search_on_other_images_than_those_of_its_trials_is_refused(search):
+    _, _, (first,), folder = search("a", "hparams_search.trials=1")
+    earlier = {"run": "", "training": "", "images": ["coffee.png 0123456789abcdef"]}
+    (folder / first["run"] / "images.json").write_text(json.dumps(earlier))
+    code, said, trials, _ = search("a", "hparams_search.trials=2")
+    assert (code, trials) == (2, [first])
+    assert "hparams_search: 5 training image(s) have changed (coffee.png, hubble_deep_field.jpg" in said
+    assert f"since '{folder / first['run']}' was trained" in said
+
+
 def test_a_failed_trial_is_reported_and_tried_again_on_request(search, monkeypatch):
     words = ("hparams_search.trials=2", "hparams_search.pruner=none")
     monkeypatch.setenv("FAILS", "1")

@@ -7,6 +7,7 @@ a DictConfig.
 import functools
 import json
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
@@ -80,7 +83,9 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
     builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
     if builds and not (schema is EvaluateConfig and "budget" not in node):
-        typed = [*overrides, *(row_overrides if is_set("rows", overrides) else ())]
+        typed = _typed(composition.composed, overrides)
+        if _is_typed_row(str(composed.get("row_label")), overrides):
+            typed += row_overrides
         _apply_budget(node, typed)
     if node.get("run_name", None) is None:
         node.run_name = run_name(node, overrides, choices)
@@ -175,6 +180,38 @@ def _with_row(
         raise ConfigError(f"rows.{label}: {explain(error)}") from error
     again.row, again.rows, again.row_label = None, {}, str(label)
     return again, again.hydra.runtime.choices, kept
+
+
+def _typed(composed: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The overrides that the user typed; in a multirun, Hydra adds the axes that an experiment's file has."""
+    if "hydra" not in composed and not HydraConfig.initialized():
+        return list(overrides)
+    node = composed.hydra if "hydra" in composed else HydraConfig.get()
+    if node.mode != RunMode.MULTIRUN:
+        return list(overrides)
+    words, added = [*sys.argv[1:], *node.overrides.hydra], set()
+    given = {key_of(override) for override in overrides}.difference(["row"], map(key_of, words))
+    params = node.sweeper.get("params") or {}
+    for key in params:
+        if key_of(key) in given and not is_set(f"hydra.sweeper.params.{key}", words):
+            axis = OverridesParser.create().parse_override(f"{key}={params[key]}")
+            one = not axis.is_sweep_override()
+            values = [axis.get_value_element_as_str()] if one else axis.sweep_string_iterator()
+            added |= {f"{axis.get_key_element()}={value}" for value in values}
+    return [override for override in overrides if override not in added]
+
+
+def _is_typed_row(label: str, overrides: Sequence[str]) -> bool:
+    """Whether the command line gives the overrides of a row: ``rows.X=[...]`` or ``rows={X: [...]}``."""
+    for override in overrides:
+        key = key_of(override)
+        if key == "rows":
+            value = OverridesParser.create().parse_override(override).value()
+            if isinstance(value, dict) and label in map(str, value):
+                return True
+        elif key == f"rows.{label}":
+            return True
+    return False
 
 
 def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:

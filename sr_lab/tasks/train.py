@@ -109,6 +109,7 @@ class _Parts:
     data: SRDataModule
     setting: Setting
     choice: Choice | None
+    started_from: dict[str, object]
 
 
 def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scratch: bool) -> None:
@@ -139,6 +140,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
             values = (
                 provenance(config, folder.path)
                 | ({"earlier_code": earlier_code} if earlier_code else {})
+                | parts.started_from
                 | _how(config, trainer, parts)
                 | _degraded(parts.dataset)
                 | _lost_best(folder, trainer, tested.path)
@@ -189,7 +191,8 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
         num_workers=config.num_workers,
         timeout=config.trainer.timeout,
     )
-    return _Parts(protocol, test_sets, dataset, module, data, setting, choice)
+    started_from = build.started_from(config) if rank() == 0 else {}
+    return _Parts(protocol, test_sets, dataset, module, data, setting, choice, started_from)
 
 
 def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Protocol) -> list[BenchmarkSet]:

@@ -4,6 +4,7 @@ Hydra composes, `load` validates, and only typed values are passed on: the layer
 a DictConfig.
 """
 
+import contextlib
 import functools
 import json
 import re
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -217,10 +220,32 @@ def _is_typed_row(label: str, overrides: Sequence[str]) -> bool:
 def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Compose again with other overrides from the same search path; includes the ``hydra`` node."""
     hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
-    places = [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
-    again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
+    words = [*_search_path(hydra_node), *overrides]
+    again = hydra.compose(hydra_node.job.config_name, words, return_hydra_config=True)
     OmegaConf.set_struct(again, False)
     return again
+
+
+def _search_path(hydra_node: DictConfig | HydraConf) -> list[str]:
+    """The overrides of the command line that add places to search for options."""
+    return [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
+
+
+def option(group: str, name: str) -> object:
+    """The unresolved content of an option of a group, found as Hydra finds it for the command line.
+
+    Raises:
+        HydraException: There is no such option.
+    """
+    with contextlib.ExitStack() as stack:
+        if not GlobalHydra.instance().is_initialized():
+            stack.enter_context(hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"))
+        config_name, places = "config", []
+        if HydraConfig.initialized():
+            node = HydraConfig.get()
+            config_name, places = node.job.config_name or "config", _search_path(node)
+        found = hydra.compose(config_name, [*places, f"{group}={name}"])[group.partition("/")[0]]
+    return OmegaConf.to_container(found, resolve=False) if OmegaConf.is_config(found) else found
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -174,21 +174,36 @@ def test_a_recipe_changed_on_the_command_line_gives_a_warning():
     assert not any("warning" in line for line in experiment_table([plain]).head)
 
 
+def own(scale: int, **more: object) -> dict[str, dict[str, object]]:
+    """The record of a checkpoint of OSFFNet."""
+    return {"started_from": {"model": {"_target_": "OSFFNet", "scale": scale, **more}, "scale": scale}}
+
+
+IMDN_X2 = {"started_from": {"model": {"_target_": "IMDN", "scale": 2}, "scale": 2}}
+
+
 @pytest.mark.parametrize(
-    ("scale", "init_ckpt", "warned"),
+    ("scale", "init_ckpt", "record", "warned"),
     [
-        (2, None, None),
-        (4, "outputs/x2", None),
-        (4, None, "OSFFNet x4 from scratch (fine-tuned from x2 in the paper)"),
+        (2, None, {}, None),
+        (4, "outputs/x2", own(2), None),
+        (4, None, {}, "from scratch"),
+        (4, "x4.pth", own(4), "from x4"),
+        (4, "x.pth", {"started_from": {**own(2)["started_from"], "scale": None}}, "from an unknown scale"),
+        (4, "imdn.pth", IMDN_X2, "from IMDN x2"),
+        (4, "small", own(2, num_feat=8), "from another OSFFNet x2"),
+        (4, "x.pth", {"started_from": None}, "from an unknown network"),
+        (4, "x.pth", {}, "from an unknown network"),  # a run of an earlier version
     ],
 )
-def test_a_step_of_the_papers_own_recipe_gives_no_warning(scale, init_ckpt, warned):
+def test_a_step_of_the_papers_own_recipe_gives_no_warning(scale, init_ckpt, record, warned):
     table = {"paper": "osffnet", "name": "table1", "fine_tuned": ["OSFFNet"]}
     given = ("row=9", f"scale={scale}", *([f"init_ckpt={init_ckpt}"] if init_ckpt else []))
-    run = finished("OSFFNet", 32.0, table=table, scale=scale)
-    run = replace(run, overrides=given, settings={**run.settings, "init_ckpt": init_ckpt})
-    warnings = [line for line in experiment_table([run]).head if line.startswith("warning")]
-    assert warnings == ([f"warning: not the paper's recipe: {warned}"] if warned else [])
+    run = finished("OSFFNet", 32.0, table=table, scale=scale, **record)
+    settings = {**run.settings, "model": {"_target_": "OSFFNet", "scale": scale}, "init_ckpt": init_ckpt}
+    made = experiment_table([replace(run, overrides=given, settings=settings)])
+    words = f"warning: not the paper's recipe: OSFFNet x{scale} {warned} (fine-tuned from x2 in the paper)"
+    assert [line for line in made.head if line.startswith("warning")] == ([words] if warned else [])
 
 
 def test_scales_that_were_run_by_another_command_are_not_called_missing(tmp_path):

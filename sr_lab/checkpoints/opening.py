@@ -19,6 +19,7 @@ from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import CheckpointError, ConfigError
 
 Checkpointed = TypeVar("Checkpointed", bound=CheckpointConfig)
+_Configured = TypeVar("_Configured", bound=Config)
 Note: TypeAlias = Callable[[str], object]
 
 
@@ -146,7 +147,7 @@ def _at_scale_of_file(
     config: Checkpointed, checkpoint: Checkpoint, *, is_given: bool, note: Note
 ) -> Checkpointed:
     """The configuration of a named network at the scale of its file, if the command line gives no scale."""
-    fitting = [scale for scale in catalogue.SCALES if _fits(config, scale, checkpoint)]
+    fitting = fitting_scales(config, checkpoint)
     found = named_scale(checkpoint.path)
     if not is_given and found is not None and found.scale in fitting:
         config = _at(config, found.scale)
@@ -157,11 +158,16 @@ def _at_scale_of_file(
     return config
 
 
-def _at(config: Checkpointed, scale: int) -> Checkpointed:
+def fitting_scales(config: Config, checkpoint: Checkpoint) -> list[int]:
+    """The scales at which the weights of a checkpoint fit the configured network."""
+    return [scale for scale in catalogue.SCALES if _fits(config, scale, checkpoint)]
+
+
+def _at(config: _Configured, scale: int) -> _Configured:
     return config.model_copy(update={"scale": scale, "model": {**config.model, "scale": scale}})
 
 
-def _fits(config: CheckpointConfig, scale: int, checkpoint: Checkpoint) -> bool:
+def _fits(config: Config, scale: int, checkpoint: Checkpoint) -> bool:
     """Whether the weights fit the configured network at a scale."""
     try:
         with torch.device("meta"):

@@ -59,7 +59,7 @@ def needed(described: object, allow: Sequence[str] = ()) -> Code:
     """
     trusted = targets.trusted_packages(allow)
     waiting: list[str] = []
-    for path in dict.fromkeys(_named(described)):
+    for path in dict.fromkeys(named(described)):
         module, _, name = path.rpartition(".")
         roots = [str(targets.locate(path).__module__), *_origin(module, name, trusted)]
         for root in roots:
@@ -88,14 +88,14 @@ def needed(described: object, allow: Sequence[str] = ()) -> Code:
     return Code(counted, outside - sys.stdlib_module_names - {"sr_lab"})
 
 
-def _named(value: object) -> Iterator[str]:
+def named(value: object) -> Iterator[str]:
     """Every class in a description."""
     if isinstance(value, Mapping):
         if isinstance(path := value.get("_target_"), str):
             yield path
         value = list(value.values())
     for child in value if isinstance(value, list) else ():
-        yield from _named(child)
+        yield from named(child)
 
 
 def _counts(name: str, trusted: Sequence[str]) -> bool:

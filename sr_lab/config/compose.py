@@ -4,17 +4,23 @@ Hydra composes, `load` validates, and only typed values are passed on: the layer
 a DictConfig.
 """
 
+import contextlib
 import functools
 import json
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
@@ -80,7 +86,9 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
     builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
     if builds and not (schema is EvaluateConfig and "budget" not in node):
-        typed = [*overrides, *(row_overrides if is_set("rows", overrides) else ())]
+        typed = _typed(composition.composed, overrides)
+        if _is_typed_row(str(composed.get("row_label")), overrides):
+            typed += row_overrides
         _apply_budget(node, typed)
     if node.get("run_name", None) is None:
         node.run_name = run_name(node, overrides, choices)
@@ -177,13 +185,67 @@ def _with_row(
     return again, again.hydra.runtime.choices, kept
 
 
+def _typed(composed: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """The overrides that the user typed; in a multirun, Hydra adds the axes that an experiment's file has."""
+    if "hydra" not in composed and not HydraConfig.initialized():
+        return list(overrides)
+    node = composed.hydra if "hydra" in composed else HydraConfig.get()
+    if node.mode != RunMode.MULTIRUN:
+        return list(overrides)
+    words, added = [*sys.argv[1:], *node.overrides.hydra], set()
+    given = {key_of(override) for override in overrides}.difference(["row"], map(key_of, words))
+    params = node.sweeper.get("params") or {}
+    for key in params:
+        if key_of(key) in given and not is_set(f"hydra.sweeper.params.{key}", words):
+            axis = OverridesParser.create().parse_override(f"{key}={params[key]}")
+            one = not axis.is_sweep_override()
+            values = [axis.get_value_element_as_str()] if one else axis.sweep_string_iterator()
+            added |= {f"{axis.get_key_element()}={value}" for value in values}
+    return [override for override in overrides if override not in added]
+
+
+def _is_typed_row(label: str, overrides: Sequence[str]) -> bool:
+    """Whether the command line gives the overrides of a row: ``rows.X=[...]`` or ``rows={X: [...]}``."""
+    for override in overrides:
+        key = key_of(override)
+        if key == "rows":
+            value = OverridesParser.create().parse_override(override).value()
+            if isinstance(value, dict) and label in map(str, value):
+                return True
+        elif key == f"rows.{label}":
+            return True
+    return False
+
+
 def _compose_again(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Compose again with other overrides from the same search path; includes the ``hydra`` node."""
     hydra_node = composed.hydra if "hydra" in composed else HydraConfig.get()
-    places = [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
-    again = hydra.compose(hydra_node.job.config_name, [*places, *overrides], return_hydra_config=True)
+    words = [*_search_path(hydra_node), *overrides]
+    again = hydra.compose(hydra_node.job.config_name, words, return_hydra_config=True)
     OmegaConf.set_struct(again, False)
     return again
+
+
+def _search_path(hydra_node: DictConfig | HydraConf) -> list[str]:
+    """The overrides of the command line that add places to search for options."""
+    return [override for override in hydra_node.overrides.hydra if key_of(override) == "hydra.searchpath"]
+
+
+def option(group: str, name: str) -> object:
+    """The unresolved content of an option of a group, found as Hydra finds it for the command line.
+
+    Raises:
+        HydraException: There is no such option.
+    """
+    with contextlib.ExitStack() as stack:
+        if not GlobalHydra.instance().is_initialized():
+            stack.enter_context(hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"))
+        config_name, places = "config", []
+        if HydraConfig.initialized():
+            node = HydraConfig.get()
+            config_name, places = node.job.config_name or "config", _search_path(node)
+        found = hydra.compose(config_name, [*places, f"{group}={name}"])[group.partition("/")[0]]
+    return OmegaConf.to_container(found, resolve=False) if OmegaConf.is_config(found) else found
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -1,5 +1,6 @@
 """The identity of a run, a hash of everything that changes its results: the same command resumes the run."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -7,9 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab.config import code, compose, targets
+from sr_lab.config.allowed import SLOTS
 from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import (
     CHANGING,
@@ -169,10 +173,31 @@ def known(config: Config) -> Known:
         earlier |= _callbacks(node for node in config.callbacks.values() if _changes_training(node))
     if config.hparams_search is not None:  # a search stays the same with more trials or another pruner
         space = config.hparams_search.space
-        values = {"training": without_code(values), "space": space, "code": values["code"]}
+        needed = code_of(config).digests | _of_choices(config)
+        values = {"training": without_code(values), "space": space, "code": needed}
         earlier = {"training": earlier, "space": space}
     any_code = isinstance(config, TrainConfig) and config.code == "any"
     return Known(values, earlier, compared(config.model_dump()), any_code)
+
+
+@functools.lru_cache(maxsize=1)
+def _of_choices(config: Config) -> dict[str, str]:
+    """The code of the classes among which a search chooses; `runs.search` reports choices that are wrong."""
+    found: dict[str, str] = {}
+    rooms = [*filter(None, (slot.room for slot in SLOTS.values())), *targets.trusted_packages(config.allow)]
+    space = {} if config.hparams_search is None else config.hparams_search.space
+    for key, choices in space.items():
+        for choice in choices if isinstance(choices, list) else ():
+            described = {"_target_": choice} if key.endswith("._target_") else choice
+            with contextlib.suppress(HydraException, OmegaConfBaseException, ConfigError):
+                if isinstance(choice, str) and "." not in key:
+                    described = compose.option(key, choice)
+            for name in code.named(described):
+                # Importing a module runs it, so its package must be one that may be named.
+                if any(name.startswith(f"{room}.") for room in rooms):
+                    with contextlib.suppress(ImportError, AttributeError, ConfigError):
+                        found |= code.digests({"_target_": name}, config.allow)
+    return found
 
 
 def _content(key: str, path: str | None) -> str | None:

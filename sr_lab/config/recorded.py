@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sr_lab import files
 from sr_lab.config.schema import Node
@@ -68,7 +68,8 @@ class Recorded(BaseModel):
     model_config = ConfigDict(strict=True)
 
     identity: Node  # without the code
-    codes: list[Code]  # the code at the beginning, and after each change that code=any allowed
+    # The code at the beginning, and after each change that code=any allowed.
+    codes: list[Code] = Field(min_length=1)
 
 
 def hash8(values: Node) -> str:
@@ -113,14 +114,14 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def read(folder: RunFolder) -> Recorded | None:
-    """What `record` wrote; ``None`` in a folder of an earlier version.
+    """What `record` wrote; ``None`` in a folder of an earlier version, or if nothing readable says it.
 
-    If there is neither ``identity.json`` nor ``config.yaml``, the results say which run it is, since earlier
-    versions of ``task=measure`` wrote nothing else.
+    The results say which run it is if ``identity.json`` is damaged, or if there is no ``config.yaml`` either,
+    since earlier versions of ``task=measure`` wrote nothing else.
     """
     with contextlib.suppress(OSError, ValueError):
         return Recorded.model_validate(files.read_json(folder.identity))
-    if folder.config.exists():
+    if folder.config.exists() and not folder.identity.exists():
         return None
     with contextlib.suppress(OSError, ValueError):
         results = folder.read_metrics()
@@ -173,8 +174,16 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
     Raises:
         ConfigError: The message says what differs.
     """
-    if read(folder) is None and not _is_earlier(folder):
-        return
+    trains = "task" not in known.values
+    if read(folder) is None:
+        if folder.identity.exists():
+            use = " and set code=any" if trains else ""
+            raise ConfigError(
+                f"'{folder.identity}' is damaged, and nothing else says which run the folder holds; give "
+                f"hydra.run.dir an empty folder, or remove the file{use} if it holds this run"
+            )
+        if not _is_earlier(folder):
+            return
     if differing := _differing(folder, known):
         shown = ", ".join(differing[:4]) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
         raise ConfigError(
@@ -182,7 +191,7 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
             "leave out hydra.run.dir, or give an empty folder"
         )
     if (words := differing_code(folder, known)) and not known.any_code:
-        hint = "" if "task" in known.values else ", or set code=any to use the run anyway"
+        hint = ", or set code=any to use the run anyway" if trains else ""
         raise ConfigError(
             f"'{folder.path}' holds a run that was begun by {words}; give hydra.run.dir an empty folder{hint}"
         )

@@ -60,12 +60,18 @@ class ImageCache:
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         self.files = list(files)
-        self.records: list[Record] = []
+        self._records: list[Record] = []
         self._names: list[str] = []
         self._maps: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def records(self) -> list[Record]:
+        """The size and the hash of each image; opens the cache, see `open` for errors."""
+        self.open()
+        return self._records
 
     def __getstate__(self) -> dict[str, object]:
         # Workers map the files themselves: pickling a map would copy its pixels.
@@ -88,10 +94,10 @@ class ImageCache:
             if self._load():  # another process has made the images in the meantime
                 return
             finished = pool.map(lambda index: self._make(index, make), range(len(self)))
-            self.records = list(
+            self._records = list(
                 track(finished, title, len(self), console=console, disable=not console.is_terminal)
             )
-            manifest = json.dumps(dict(zip(self._names, self.records, strict=True)), indent=1)
+            manifest = json.dumps(dict(zip(self._names, self._records, strict=True)), indent=1)
             _write(self._manifest(), lambda file: file.write(manifest.encode()))
 
     def open(self) -> None:
@@ -100,7 +106,7 @@ class ImageCache:
         Raises:
             DataError: The cache is not complete, or a file has changed since it was built.
         """
-        if not self.records and not self._load():
+        if not self._records and not self._load():
             raise DataError(
                 f"cache: {self.folder} does not hold all {len(self)} images; "
                 "call prepare() first, on every machine that has its own paths.cache_dir"
@@ -142,7 +148,7 @@ class ImageCache:
                     return False
         except (OSError, ValueError, KeyError, TypeError):
             return False  # build() makes the missing images
-        self.records = records
+        self._records = records
         return True
 
     def _manifest(self) -> Path:

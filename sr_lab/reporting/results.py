@@ -1,14 +1,14 @@
 """Our results for the papers' tables: ``experiments/<paper>/results.csv``."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.columns import measured_keys
 from sr_lab.reporting.published import experiments_dir
-from sr_lab.reporting.rows import MULTI_ADDS, Entry, budget, paper_entries
+from sr_lab.reporting.rows import FIVE_SETS, MULTI_ADDS, Entry, budget, paper_entries
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.safe_csv import csv_text, original
 from sr_lab.reporting.settings import changed
@@ -17,21 +17,34 @@ COLUMNS = (
     *("table", "row", "model", "scale", "set", "metric", "value", "std", "n", "paper"),
     *("run", "commit", "hardware", "date", "budget"),
 )
+PROTOCOL = "rgb_uint8"  # conf/benchmark has it for every table
 _KEY = ("table", "row", "scale", "set", "metric", "budget")
 
 
-def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
+def write_results(
+    runs: Sequence[Run], root: Path | None = None, note: Callable[[str], object] = lambda _: None
+) -> list[Path]:
     """Add the figures of papers' tables to ``<root>/<paper>/results.csv``, by default the repository's.
 
-    A figure replaces the earlier figure of the same budget; all other lines stay.
+    A figure replaces the earlier figure of the same budget; all other lines stay. Runs that were measured by
+    another protocol or on other images than the papers' are left out.
+
+    Args:
+        runs: Any runs.
+        root: The folder of the papers.
+        note: Called with a sentence about each finished run that is left out.
 
     Returns:
         The written files.
 
     Raises:
-        ConfigError: There is no finished run of a paper's table.
+        ConfigError: There is no finished run of a paper's table that can be written.
     """
     root = experiments_dir() if root is None else root
+    refused = {run.path: why for run in runs if run.table is not None and (why := _not_as_in_papers(run))}
+    for path, why in refused.items():
+        note(f"write_results: '{path}' is left out: it {why}")
+    runs = [run for run in runs if run.path not in refused]
     found: dict[str, list[dict[str, str]]] = {}
     for paper, table in sorted({run.table for run in runs if run.table is not None}):
         own = [run for run in runs if run.table == (paper, table)]
@@ -44,7 +57,8 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
             found.setdefault(paper, []).extend(lines)
     if not any(found.values()):
         raise ConfigError(
-            "write_results: no run here is a finished row of a paper's table; run a paper's experiment"
+            "write_results: no run here is a finished row of a paper's table that was measured as in the "
+            "papers; run a paper's experiment"
         )
     written = []
     for paper, lines in found.items():
@@ -53,6 +67,21 @@ def write_results(runs: Sequence[Run], root: Path | None = None) -> list[Path]:
         files.write(path, csv_text(COLUMNS, [merged[key] for key in sorted(merged)]))
         written.append(path)
     return written
+
+
+def _not_as_in_papers(run: Run) -> str:
+    """Why the figures of a finished training run may not stand next to a paper's; empty if they may."""
+    if run.problem or run.is_cost:
+        return ""
+    protocol = str(run.values.get("protocol", "an unknown protocol"))
+    if protocol != PROTOCOL:
+        return f"was measured by {protocol}, and only {PROTOCOL} is the protocol of the papers' tables"
+    for name, own in run.measured_on.items():
+        if own.says.startswith("not the published"):
+            return f"was measured on other images than the papers ({own.says})"
+        if name in FIVE_SETS and "as published" not in own.says:
+            return f"does not say whether its images of {name} are the published ones; train it again"
+    return ""
 
 
 def read_results(path: Path) -> list[dict[str, str]]:

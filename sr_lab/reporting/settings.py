@@ -139,7 +139,8 @@ def changed(run: Run) -> list[str]:
     """Changes to the recipe of a row that keep its results from matching the paper's.
 
     These are overrides on a sweep's command line, without the budget, which a table shows anyway, and without
-    folders. Training from scratch where the paper starts from its x2 network counts too.
+    folders. Choosing the best checkpoint on benchmark sets counts too, and where the paper starts from its x2
+    network, any other start.
     """
     shown = ("task", "budget", "validation", "benchmark")
     recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)
@@ -149,11 +150,37 @@ def changed(run: Run) -> list[str]:
         for override, key in keys.items()
         if (_group(key) in recipe or _is_training_setting(run, key)) and not key.endswith("_dir")
     ]
+    validation = run.settings.get("validation")
+    if isinstance(validation, Mapping) and (sets := validation.get("sets")):
+        found.append(f"validation.sets=[{','.join(map(str, _listed(sets)))}]")
     if not run.is_fine_tuned_in_paper:
         return found
+    found = [override for override in found if keys.get(override) != "init_ckpt"]
+    start = _other_start(run)
+    return (
+        [*found, f"{run.labels[0]} x{run.scale} {start} (fine-tuned from x2 in the paper)"]
+        if start
+        else found
+    )
+
+
+def _other_start(run: Run) -> str:
+    """What a run started from, if that is not its own network at x2."""
     if run.settings.get("init_ckpt") is None:
-        return [*found, f"{run.labels[0]} x{run.scale} from scratch (fine-tuned from x2 in the paper)"]
-    return [override for override in found if keys[override] != "init_ckpt"]
+        return "from scratch"
+    started = run.values.get("started_from")
+    if not isinstance(started, Mapping):
+        return "" if run.problem else "from an unknown network"
+    own, model = run.settings.get("model"), started.get("model")
+    if not isinstance(own, Mapping) or not isinstance(model, Mapping):
+        return "from an unknown network"
+    if any(own.get(key) != model.get(key) for key in {*own, *model} - {"scale"}) or (
+        started.get("strategy") != run.settings.get("strategy", started.get("strategy"))
+    ):
+        name, mine = (str(node.get("_target_")).rpartition(".")[2] for node in (model, own))
+        return f"from {'another ' if name == mine else ''}{name} x{started.get('scale')}"
+    scale = started.get("scale")
+    return "" if scale == 2 else f"from {f'x{scale}' if scale else 'an unknown scale'}"
 
 
 def _is_training_setting(run: Run, key: str) -> bool:

@@ -1,22 +1,18 @@
-"""What is recorded with a run: where its numbers come from, and which images it was trained on."""
+"""What is recorded with a run: where its numbers come from."""
 
 import contextlib
 import datetime
-import glob
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from pydantic import BaseModel
 
 from sr_lab import files
 from sr_lab.config.hydra_guard import PACKAGE
 from sr_lab.config.identity import code_of, identity
-from sr_lab.config.recorded import hash8, settings, without_code
+from sr_lab.config.recorded import settings
 from sr_lab.config.schema import Config, TrainConfig
-from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder, whole_rows
 from sr_lab.system.devices import device_name
 
@@ -84,70 +80,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-class _Images(BaseModel):
-    """``images.json``: hash of a run, hash of the run without its images, and a line for each image."""
-
-    run: str
-    training: str
-    images: list[str]
-
-
-def note_images(config: Config, folder: RunFolder, images: Sequence[str], *, resumed: bool) -> str | None:
-    """Record which images a run is trained on, and compare them with those of earlier runs.
-
-    The hash of a run covers the names and sizes of its files, so different images make a different run. If
-    an image was replaced by another with the same name and size, only its pixels reveal it.
-
-    Args:
-        config: Configuration of the training run.
-        folder: Its run folder.
-        images: A line for each image: its name and the SHA-256 of its pixels.
-        resumed: Whether the run is resumed.
-
-    Returns:
-        A note for the user when an earlier run of the same training used other images.
-
-    Raises:
-        DataError: The run is resumed, and its images have changed since it started.
-    """
-    values = without_code(identity(config))
-    training = hash8({key: value for key, value in values.items() if key != "manifest"})
-    lines = [str(files.plain(image)) for image in images]
-    now = _Images(run=hash8(values), training=training, images=lines)
-    before = _recorded(folder) if resumed else None
-    if before is not None:
-        if before.images != lines:
-            raise DataError(
-                f"dataset: {_difference(before, now)} since '{folder.path}' was started; restore the images, "
-                f"start from scratch with resume=never, or remove {folder.trained_on} to continue with these"
-            )
-        return None
-    files.write(folder.trained_on, now.model_dump_json(indent=1) + "\n")
-    name = folder.path.name.rpartition("-")[0]
-    for path in folder.path.parent.glob(f"{glob.escape(name)}-*"):
-        before = None if resumed else _recorded(RunFolder(path))
-        if before is not None and before.training == training and before.run != now.run:
-            return f"dataset: {_difference(before, now)} since '{path}' was trained; this is a new run"
-    return None
-
-
-def _recorded(folder: RunFolder) -> _Images | None:
-    """What `note_images` wrote, or ``None`` if that cannot be read."""
-    try:
-        return _Images.model_validate(files.read_json(folder.trained_on))
-    except (OSError, ValueError):
-        return None
-
-
-def _difference(before: _Images, now: _Images) -> str:
-    """How many images differ, and the names of the first three."""
-    names = sorted({line.rpartition(" ")[0] for line in set(before.images) ^ set(now.images)})
-    if not names:
-        return "validation images have changed"
-    more = ", ..." if len(names) > 3 else ""
-    return f"{len(names)} training image(s) have changed ({', '.join(names[:3])}{more})"
 
 
 _NEWEST = 20  # number of runs to compare

@@ -39,7 +39,7 @@ from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.reporting.safe_csv import csv_text
 from sr_lab.reporting.terminal import print_wide
 from sr_lab.run_folder import Listed, RunFolder, write_index
-from sr_lab.runs import sweep
+from sr_lab.runs import sweep, trained_on
 
 _GOAL = "val/psnr_y"
 _STATES = {
@@ -224,6 +224,12 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     place, searched = RunFolder(folder.resolve()), known(config)
     if note := code_note(searched, place):
         sweep.console.print(note)
+    trials = [RunFolder(path.parent) for path in sorted(place.path.glob("*/metrics.json"))]
+    if others := trained_on.changed_since(config, trials):
+        raise ConfigError(
+            f"hparams_search: {others[0]}, so its trials and new ones could not be compared; restore the "
+            f"images, or remove '{place.path}' to search again"
+        )
     with place.holding("search; wait for it"):
         record(place, searched, resumed=(place.path / "study.db").exists())
         study = _open(place.path / "study.db", _pruner(settings, config))

@@ -117,7 +117,7 @@ def run(jobs: Sequence[Job]) -> int:
     """
     for line in shared_folders(jobs):
         console.print(line)
-    notes = [*(code_note(job.known, job.folder) for job in jobs), *_not_measured(jobs)]
+    notes = [*(code_note(job.known, job.folder) for job in jobs), *_about_finished(jobs)]
     for note in dict.fromkeys(filter(None, notes)):
         console.print(note)
     for job in jobs:
@@ -132,14 +132,18 @@ def run(jobs: Sequence[Job]) -> int:
     return finish([job.folder.path for job in unique], queue.problems)
 
 
-def _not_measured(jobs: Sequence[Job]) -> list[str]:
-    """A line for each finished job that was not measured on what is asked for now, or an empty one."""
+def _about_finished(jobs: Sequence[Job]) -> list[str]:
+    """Lines on finished jobs that were trained or measured on other images than those asked for now."""
     finished = [job for job in jobs if job.config.resume != "never" and job.folder.is_finished()]
     if not finished:
         return []
-    from sr_lab.runs import measured  # imports torch
+    from sr_lab.runs import measured, trained_on  # these import torch
 
-    return [measured.not_measured(job.config, job.folder, job.overrides) for job in finished]
+    others = [words for job in finished for words in trained_on.changed_since(job.config, [job.folder])]
+    return [
+        *(f"dataset: {words}; {trained_on.REMEDY}" for words in others),
+        *(measured.not_measured(job.config, job.folder, job.overrides) for job in finished),
+    ]
 
 
 def shared_folders(jobs: Sequence[Job]) -> list[str]:

@@ -33,5 +33,6 @@ def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     files.write(root / "report.html", page.render(table, runs, root=root, figures=figures))
     print_table(table)
     sweep.console.print(f"report: {root / 'report.html'}", markup=False)
-    for path in write_results(runs) if config.write_results else ():
-        sweep.console.print(f"results: {path}", markup=False)
+    if config.write_results:
+        for path in write_results(runs, note=sweep.console.print):
+            sweep.console.print(f"results: {path}")

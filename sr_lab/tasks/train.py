@@ -21,8 +21,8 @@ from sr_lab.protocol import Protocol
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import RunFolder, whole_rows
-from sr_lab.runs import measured
-from sr_lab.runs.provenance import note_images, provenance, similar_unfinished
+from sr_lab.runs import measured, trained_on
+from sr_lab.runs.provenance import provenance, similar_unfinished
 from sr_lab.system import distributed, faults
 from sr_lab.system.devices import (
     check_gpu,
@@ -81,8 +81,11 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
 
 def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequence[str]) -> None:
     missing = measured.not_measured(config, run_folder, overrides)
-    hint = "" if missing else " (resume=never trains it again)"
+    others = trained_on.changed_since(config, [run_folder])
+    hint = "" if missing or others else " (resume=never trains it again)"
     common.console.print(f"already finished: {run_folder.path}{hint}")
+    for words in others:
+        _say(f"dataset: {words}; {trained_on.REMEDY}")
     _show(run_folder)
     if missing:
         _say(missing)
@@ -106,6 +109,7 @@ class _Parts:
     data: SRDataModule
     setting: Setting
     choice: Choice | None
+    started_from: dict[str, object]
 
 
 def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scratch: bool) -> None:
@@ -136,6 +140,7 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
             values = (
                 provenance(config, folder.path)
                 | ({"earlier_code": earlier_code} if earlier_code else {})
+                | parts.started_from
                 | _how(config, trainer, parts)
                 | _degraded(parts.dataset)
                 | _lost_best(folder, trainer, tested.path)
@@ -169,7 +174,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
         dataset.prepare()
     if rank() == 0:
         with faults.explained():
-            changed = note_images(config, folder, dataset.fingerprints(), resumed=resumed)
+            changed = trained_on.note_images(config, folder, dataset, resumed=resumed)
         similar = None
         if not (resumed or from_scratch or common.in_multirun()):
             similar = similar_unfinished(config, folder)
@@ -186,7 +191,8 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
         num_workers=config.num_workers,
         timeout=config.trainer.timeout,
     )
-    return _Parts(protocol, test_sets, dataset, module, data, setting, choice)
+    started_from = build.started_from(config) if rank() == 0 else {}
+    return _Parts(protocol, test_sets, dataset, module, data, setting, choice, started_from)
 
 
 def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Protocol) -> list[BenchmarkSet]:

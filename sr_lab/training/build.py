@@ -11,12 +11,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from sr_lab.checkpoints.opening import build_network
+from sr_lab.checkpoints.naming import named_scale
+from sr_lab.checkpoints.opening import build_network, fitting_scales
 from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import take_over
 from sr_lab.config import targets
 from sr_lab.config.schema import TrainConfig
-from sr_lab.config.untrusted import below
+from sr_lab.config.untrusted import below, stored_network
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchBatch, PatchDataset
 from sr_lab.errors import ConfigError
@@ -66,6 +67,29 @@ def module(
         steps_per_unit=config.steps_of_an_epoch if config.schedule.interval == "epoch" else 1.0,
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
+
+
+def started_from(config: TrainConfig) -> dict[str, object]:
+    """For the record: the network of ``init_ckpt`` and its scale; ``None`` where they are not known.
+
+    A file that does not describe its network is compared only with the network that is trained, since
+    comparing it with all others takes several seconds.
+    """
+    if config.init_ckpt is None:
+        return {}
+    checkpoint, fields = open_checkpoint(config.init_ckpt, "init_ckpt"), {"model", "strategy", "scale"}
+    if checkpoint.record is not None:
+        try:
+            stored = stored_network(checkpoint.record, str(checkpoint.path), config.allow)
+        except ConfigError:  # a class that may not be built, although its weights may be used
+            return {"started_from": None}
+        return {"started_from": stored.model_dump(include=fields)}
+    fitting, named = fitting_scales(config, checkpoint), named_scale(checkpoint.path)
+    if not fitting:
+        return {"started_from": None}
+    scale = named.scale if named is not None and named.scale in fitting else None
+    scale = fitting[0] if len(fitting) == 1 else scale
+    return {"started_from": config.model_dump(include=fields) | {"scale": scale}}
 
 
 def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:

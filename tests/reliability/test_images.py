@@ -55,9 +55,11 @@ def test_a_new_run_says_that_a_similar_one_was_trained_on_other_images(forge, tm
 
 def test_runs_with_the_same_images_or_with_other_settings_are_not_mentioned(forge, tmp_path, images):
     half(forge, tmp_path / "run-a", images)
-    assert "changed" not in forge.train(tmp_path / "run-b", *of(images), *breaks("memory")).said
+    assert "have changed" not in forge.train(tmp_path / "run-b", *of(images), *breaks("memory")).said
     draw(images / "00.bmp", 9)
-    assert "changed" not in forge.train(tmp_path / "run-c", *of(images), "seed=1", *breaks("memory")).said
+    assert (
+        "have changed" not in forge.train(tmp_path / "run-c", *of(images), "seed=1", *breaks("memory")).said
+    )
 
 
 def test_a_run_does_not_resume_with_images_that_were_replaced(forge, tmp_path, images):
@@ -75,8 +77,30 @@ def test_a_run_does_not_resume_with_images_that_were_replaced(forge, tmp_path, i
     moved = images.rename(tmp_path / "moved")  # the folder does not matter
     ended = forge.train(folder, *of(moved))
     assert ended.code == 0, ended.said
-    assert "changed" not in ended.said
+    assert "have changed" not in ended.said
     assert differences(whole, folder) == []
+
+
+@pytest.mark.parametrize("change", ["replaced", "other folder", "validation"])
+def test_a_finished_run_says_that_it_was_trained_on_other_images(forge, tmp_path, images, change):
+    folder = tmp_path / "run"
+    assert forge.train(folder, *of(images)).code == 0
+    copied = Path(shutil.copytree(images, tmp_path / "copied", copy_function=shutil.copyfile))
+    for same in (images, copied):
+        assert "have changed" not in forge.train(folder, *of(same), f"paths.cache_dir={tmp_path}/empty").said
+    asked = copied if change == "other folder" else images
+    name = "3.bmp" if change == "validation" else "1.bmp"
+    draw(asked / name, 9)
+    kind = "validation" if change == "validation" else "training"
+    said = forge.train(folder, *of(asked)).said
+    assert (
+        f"dataset: 1 {kind} image(s) have changed ({name}) since '{folder}' was trained; the figures are "
+        "those of the earlier images, and resume=never trains on the present ones" in said.splitlines()
+    )
+    assert said.index("already finished") < said.index("have changed") < said.index("PSNR")
+    trained = forge.train(folder, *of(asked), "resume=never")
+    assert trained.code == 0
+    assert "have changed" not in forge.train(folder, *of(asked)).said
 
 
 def test_a_run_resumes_with_other_images_once_its_list_of_images_is_removed(forge, tmp_path, images):

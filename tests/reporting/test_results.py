@@ -11,10 +11,18 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting import published, readme
 from sr_lab.reporting.experiment import experiment_table
 from sr_lab.reporting.results import COLUMNS, read_results, write_results
+from sr_lab.reporting.runs import Run
 from sr_lab.reporting.safe_csv import csv_text, harmless, original, table_to_csv
-from tests.report_runs import FIVE, finished
+from tests import report_runs
+from tests.report_runs import FIVE
 
 TABLE_1 = {"paper": "osffnet", "name": "table1"}
+
+
+def finished(label: str | None, psnr: float, **more: object) -> Run:
+    """A finished run that was measured on the published images."""
+    images = {name: f"{name}, 8 of 8 as published" for name in FIVE}
+    return report_runs.finished(label, psnr, **({"test_images": images} | more))
 
 
 def found(root: Path, **like: str) -> list[dict[str, str]]:
@@ -90,6 +98,38 @@ def test_a_changed_recipe_counts_as_another_budget_and_is_not_in_the_readme(tmp_
     lines = found(tmp_path, row="OSFFNet", metric="psnr_y")
     assert [line["budget"] for line in lines] == ["paper", "paper steps=100 +model.num_feat=8"]
     assert readme.section(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"protocol": "classic_y"}, "was measured by classic_y, and only rgb_uint8 is the protocol"),
+        ({"protocol": "rgb_uint8 on given LR"}, "was measured by rgb_uint8 on given LR, and only"),
+        (
+            {"test_images": {"Set5": "not the published Set5: 1 image cropped, 4 as published"}},
+            "was measured on other images than the papers (not the published Set5: 1 image cropped",
+        ),
+        ({"test_images": {}}, "does not say whether its images of Set5 are the published ones"),
+    ],
+)
+def test_a_run_that_was_not_measured_as_in_the_papers_is_left_out(tmp_path, more, why):
+    write_results([finished("111", 32.0), finished("000", 31.0)], tmp_path)
+    said: list[str] = []
+    write_results([finished("111", 29.0, **more), finished("000", 31.5)], tmp_path, said.append)
+    values = {line["row"]: float(line["value"]) for line in found(tmp_path, metric="psnr_y")}
+    assert values == {"000": 31.5, "111": 32.0}
+    assert [line.partition(": it ")[2][: len(why)] for line in said] == [why]
+    with pytest.raises(ConfigError, match="that was measured as in the papers"):
+        write_results([finished("111", 29.0, **more)], tmp_path)
+
+
+def test_choosing_the_best_checkpoint_on_test_sets_counts_as_another_budget(tmp_path):
+    run = finished("OSFFNet", 32.0, table=TABLE_1)
+    chosen = dataclasses.replace(run, settings={**run.settings, "validation": {"sets": ["Set5", "Set14"]}})
+    write_results([chosen], tmp_path)
+    assert {line["budget"] for line in found(tmp_path)} == {"paper validation.sets=[Set5,Set14]"}
+    write_results([run], tmp_path)
+    assert {line["budget"] for line in found(tmp_path)} > {"paper"}
 
 
 def test_writing_the_same_results_again_changes_nothing(tmp_path):

@@ -10,14 +10,17 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import hydra
 import optuna
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 
 from sr_lab import __main__ as command_line
+from sr_lab.config.compose import load
 from sr_lab.config.hydra_guard import conf_dir
-from sr_lab.config.identity import folder_name, identity
+from sr_lab.config.identity import folder_name, identity, known, register_resolvers
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs
 from sr_lab.run_folder import RunFolder
@@ -242,6 +245,78 @@ def test_more_trials_continue_the_same_study(search):
     code, said, again, _ = search("a", "hparams_search.trials=2")
     assert (code, again, len(begun(folder))) == (0, trials, 2)
     assert "2 trials: 2 finished" in said
+
+
+def test_a_search_on_other_images_than_those_of_its_trials_is_refused(search):
+    _, _, (first,), folder = search("a", "hparams_search.trials=1")
+    earlier = {"run": "", "training": "", "images": ["coffee.png 0123456789abcdef"]}
+    (folder / first["run"] / "images.json").write_text(json.dumps(earlier))
+    code, said, trials, _ = search("a", "hparams_search.trials=2")
+    assert (code, trials) == (2, [first])
+    assert "hparams_search: 5 training image(s) have changed (coffee.png, hubble_deep_field.jpg" in said
+    assert f"since '{folder / first['run']}' was trained" in said
+
+
+LOSS = """
+from torch import nn
+
+class MyLoss(nn.Module):
+    def forward(self, sr, hr):
+        return (sr - hr).abs().mean()
+"""
+CHOICES = (
+    "{loss._target_: [myloss.MyLoss, torch.nn.MSELoss]}",
+    "{loss: [{_target_: myloss.MyLoss}, {_target_: torch.nn.MSELoss}]}",
+    "{loss: [mine, l1]}",
+)
+
+
+@pytest.fixture
+def importable(tmp_path, monkeypatch) -> None:
+    """Let modules in ``tmp_path`` be imported, also those of the same name as in an earlier test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "myloss", raising=False)
+
+
+@pytest.mark.usefixtures("importable")
+@pytest.mark.parametrize("space", CHOICES)
+def test_a_search_belongs_to_the_code_of_everything_that_it_chooses_from(tmp_path, monkeypatch, space):
+    (tmp_path / "conf" / "loss").mkdir(parents=True)
+    (tmp_path / "conf" / "loss" / "mine.yaml").write_text("_target_: myloss.MyLoss\n")
+    given = (*SMOKE, "hparams_search=optuna", "~hparams_search.space", f"+hparams_search.space={space}")
+    codes = []
+    for power in ("abs()", "abs()", "square()"):
+        (tmp_path / "myloss.py").write_text(LOSS.replace("abs()", power))
+        register_resolvers()
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            words = [*given, "allow=[myloss]", f"hydra.searchpath=[file://{tmp_path}/conf]"]
+            composed = hydra.compose("config", words, return_hydra_config=True)
+            config = load(composed, (*words, f"run={len(codes)}"))
+            monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
+            codes.append(known(config).code)
+    assert codes[0] == codes[1] != codes[2]
+    assert {name for name in codes[2] if codes[0].get(name) != codes[2][name]} == {"myloss"}
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_module_that_a_search_may_not_name_is_not_imported(tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit('was imported')\n")
+    space = "+hparams_search.space={loss._target_: [evil.Loss, torch.nn.MSELoss], optimizer: [no, such]}"
+    config = compose(*SMOKE, "hparams_search=optuna", "~hparams_search.space", space)
+    assert known(config).code.keys() == known(compose(*SMOKE)).code.keys()
+
+
+@pytest.mark.usefixtures("importable")
+def test_an_edited_loss_among_the_choices_starts_a_new_search(search, tmp_path):
+    (tmp_path / "myloss.py").write_text(LOSS)
+    words = ("~hparams_search.space", f"+hparams_search.space={CHOICES[0]}", "allow=[myloss]")
+    code, said, _, folder = search("a", *words, "hparams_search.trials=1")
+    assert code == 0, said
+    (tmp_path / "myloss.py").write_text(LOSS.replace("abs()", "square()"))
+    said = search("a", *words, "hparams_search.trials=2")[1]
+    assert f"code: '{folder}' has the same settings" in said
+    assert "begun by other code of myloss" in said
+    assert len(list(folder.parent.glob("*_search-*"))) == 2
 
 
 def test_a_failed_trial_is_reported_and_tried_again_on_request(search, monkeypatch):

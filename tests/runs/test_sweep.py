@@ -434,6 +434,42 @@ def test_the_status_does_not_import_torch(tmp_path):
     assert not re.search(r"\| +(torch|lightning|wandb)$", done.stderr, re.MULTILINE)
 
 
+AXIS = """# @package _global_
+defaults:
+  - override /model: imdn
+experiment_name: mine/table
+hydra:
+  mode: MULTIRUN
+  sweeper: {params: {steps: "500,600", batch_size: "8", scale: "4"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "typed", "steps", "batch_size"),
+    [
+        (("steps=500", "batch_size=8"), (), 6, 2),  # the axes of the file
+        (("steps=400", "batch_size=8"), ("steps=400",), 400, 2),
+        (("steps=600", "batch_size=8"), ("steps=600",), 600, 2),
+        (("steps=400", "batch_size=9"), (), 400, 9),  # typed, in a process of another launcher
+        (("hydra.sweeper.params.steps='500'", "steps=500"), ("hydra.sweeper.params.steps=500",), 500, 2),
+    ],
+)
+def test_a_budget_applies_to_the_axes_of_a_file_but_not_to_what_was_typed(
+    tmp_path, monkeypatch, job, typed, steps, batch_size
+):
+    place = write_experiment(tmp_path, AXIS)
+    monkeypatch.setattr(sys, "argv", ["sr_lab", "experiment=mine/table", *typed])
+    config = compose(place, "experiment=mine/table", "trainer=cpu", "budget=smoke", *job)
+    assert (config.steps, config.batch_size) == (steps, batch_size)
+
+
+@pytest.mark.parametrize("typed", ["rows.typed=['steps=500']", "rows={typed: ['steps=500']}"])
+def test_a_typed_row_wins_over_the_budget_and_the_rows_of_the_file_do_not(tmp_path, typed):
+    rows = TABLE.replace("empty: []", "long: [steps=500]\n  typed: []")
+    words = (write_experiment(tmp_path, rows), "experiment=mine/table", "trainer=cpu", "budget=smoke", typed)
+    assert [compose(*words, f"row={place}").steps for place in (3, 4)] == [6, 500]
+
+
 # Complete sweeps
 
 FEW = """# @package _global_

@@ -15,12 +15,14 @@ from tests import pictures
 from tests.conftest import compose
 from tests.report_runs import folder, values
 
+PUBLISHED = {"Set5": "Set5, 5 of 5 as published"}
+
 
 @pytest.fixture
 def place(tmp_path):
     """Two rows of OSFFNet's Table 2."""
     for label, psnr in (("000", 31.9), ("111", 32.2)):
-        folder(tmp_path, f"osffnet_x4_{label}-0123abcd", **values(label, psnr))
+        folder(tmp_path, f"osffnet_x4_{label}-0123abcd", **values(label, psnr, test_images=PUBLISHED))
     return tmp_path
 
 

@@ -74,6 +74,37 @@ def test_results_without_any_other_file_say_which_run_they_belong_to(tmp_path):
         refuse_another(folder, Known(values, {}, {}))
 
 
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"identity": {}, "codes": []}'])
+def test_a_damaged_identity_lets_no_other_run_in(tmp_path, damaged):
+    folder, values = RunFolder(tmp_path), {"task": "evaluate", "scale": 4}
+    record(folder, Known(values, {}, {}))
+    folder.write_config("scale: 4\n")
+    folder.identity.write_text(damaged)
+    for asked in (values, values | {"scale": 2}):
+        with pytest.raises(ConfigError, match=r"identity\.json' is damaged, and nothing else says which run"):
+            refuse_another(folder, Known(asked, {}, {}))
+    folder.write_metrics({"identity": values})
+    refuse_another(folder, Known(values, {}, {}))
+    with pytest.raises(ConfigError, match=r"differs in scale \(4 there, 2 here\)"):
+        refuse_another(folder, Known(values | {"scale": 2}, {}, {}))
+
+
+def test_an_interrupted_training_run_with_a_damaged_identity_is_used_on_request(place):
+    assert run(place, "train", "hydra.run.dir=new").returncode == 0
+    folder = RunFolder(place / "new")
+    folder.metrics.unlink()
+    folder.identity.write_text("")
+    said = run(place, "train", "hydra.run.dir=new", "seed=1").stderr
+    assert f"'{folder.identity}' is damaged" in said
+    assert "or remove the file and set code=any if it holds this run" in said
+    folder.identity.unlink()
+    assert (
+        "differs in dataset.seed (0 there, 1 here)"
+        in run(place, "train", "hydra.run.dir=new", "seed=1").stderr
+    )
+    assert "resumes from" in run(place, "train", "hydra.run.dir=new", "code=any").stdout
+
+
 def test_two_folders_with_the_same_images_are_two_rows(place):
     done = sr_lab(place, "-m", "task=measure", *NEEDS["measure"][1:], "sr_dir=ours,theirs")
     assert done.returncode == 0, done.stderr

@@ -1,9 +1,15 @@
-"""``task=train`` when other processes use the same run folder."""
+"""``task=train`` when other processes use the same run folder, and what it records of ``init_ckpt``."""
 
 import contextlib
 
+import pytest
+import torch
+
+from sr_lab.checkpoints.opening import build_network
+from sr_lab.config.schema import TrainConfig
 from sr_lab.run_folder import RunFolder
 from sr_lab.tasks import train
+from sr_lab.training import build
 from tests.conftest import compose
 
 
@@ -31,3 +37,31 @@ def test_a_run_that_another_process_finishes_before_the_lock_is_taken_is_not_tra
     monkeypatch.setattr(train, "_show", lambda _: None)
     train.run(compose(*again), tmp_path / "run", again)
     assert trained
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "known"),
+    [
+        ("own_x2.pth", ("model=osffnet", "scale=2"), 2),
+        ("own_x4.pth", ("model=osffnet", "scale=4"), 4),
+        ("imdn_x4.pth", ("model=imdn", "scale=4"), None),
+        ("narrow_x2.pth", ("model=osffnet", "+model.num_feat=32", "scale=2"), None),
+    ],
+)
+def test_the_network_and_the_scale_of_the_initial_weights_are_recorded(tmp_path, name, of, known):
+    torch.save(build_network(compose(*of, "trainer=cpu")).state_dict(), tmp_path / name)
+    config = compose("model=osffnet", "scale=4", "trainer=cpu", f"init_ckpt={tmp_path}/{name}")
+    assert isinstance(config, TrainConfig)
+    started = build.started_from(config)["started_from"]
+    assert (started and (started["model"], started["scale"])) == (known and (config.model, known))
+
+
+def test_the_network_that_a_run_folder_describes_is_recorded(tmp_path):
+    own = compose("model=imdn", "+model.num_feat=16", "scale=3", "trainer=cpu")
+    network = {f"network.{name}": value for name, value in build_network(own).state_dict().items()}
+    described = own.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1}
+    torch.save({"state_dict": network, "sr_lab": described}, tmp_path / "best.ckpt")
+    config = compose("model=osffnet", "scale=4", "trainer=cpu", f"init_ckpt={tmp_path}/best.ckpt")
+    assert isinstance(config, TrainConfig)
+    started = build.started_from(config)["started_from"]
+    assert started == own.model_dump(include={"model", "strategy", "scale"})

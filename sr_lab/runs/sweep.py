@@ -126,7 +126,7 @@ def run(jobs: Sequence[Job]) -> int:
     unique = list({job.folder.path: job for job in jobs}.values())  # several rows may be the same run
     queue = Queue(unique, jobs[0].config.sweep)
     queue.work()
-    for note in dict.fromkeys(_not_measured(jobs)):
+    for note in dict.fromkeys(_about_finished(jobs)):
         if note and note not in notes:  # e.g. the jobs of two benchmarks are one training run
             console.print(note)
     return finish([job.folder.path for job in unique], queue.problems)

@@ -30,6 +30,7 @@ from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import refuse_another
 from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
+from sr_lab.config.typed import understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
@@ -175,6 +176,7 @@ def main() -> int:
                 "--experimental-rerun: would read a pickle, which can run code; start the run with "
                 "--config-path <run folder> --config-name config"
             )
+        sys.argv[1:] = understood(sys.argv[1:])
         sweep.end_with_sweep()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,10 +1,15 @@
 """What a configuration may contain: a class per task, with the keys of ``conf/config.yaml`` as fields."""
 
-from typing import Annotated, Literal, TypeAlias
+import re
+from typing import Annotated, Literal, TypeAlias, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Node: TypeAlias = dict[str, object]
+Place: TypeAlias = Annotated[str, "a file or folder"]
+
+# Arguments with such a name are paths.
+PATH_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
 
 
 # Values of the recipe that a limit of the budget has changed.
@@ -177,7 +182,7 @@ class Config(_Strict):
 class TrainConfig(Config):
     """``task=train``."""
 
-    init_ckpt: str | None
+    init_ckpt: Place | None
     validation_images: str | None = None  # SHA-256 of the images of validation.sets, not set by the user
     resume: Literal["auto", "never"]
     code: Literal["same", "any"] = "same"  # config.yaml files of older runs lack it
@@ -191,7 +196,7 @@ class TrainConfig(Config):
 class CheckpointConfig(Config):
     """A task that runs a network without training it."""
 
-    ckpt: str | None
+    ckpt: Place | None
     tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
     backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
@@ -234,8 +239,8 @@ class EvaluateConfig(CheckpointConfig):
 class UpscaleConfig(CheckpointConfig):
     """``task=upscale``."""
 
-    input: str | Annotated[list[str], Field(min_length=1)]
-    output: str
+    input: Place | Annotated[list[Place], Field(min_length=1)]
+    output: Place
     overwrite: bool
 
 
@@ -252,7 +257,7 @@ class ComplexityConfig(Config):
     """``task=complexity``."""
 
     psnr_set: str
-    runs: str | None
+    runs: Place | None
 
 
 class PrepareConfig(Config):
@@ -265,7 +270,7 @@ class PrepareConfig(Config):
 class ShardConfig(Config):
     """``task=shard``."""
 
-    output: str
+    output: Place
     images_per_shard: int = Field(gt=0)
     lr_scales: list[Annotated[int, Field(ge=2)]]
 
@@ -300,7 +305,7 @@ class DoctorConfig(UnbuiltConfig):
 class ReadingConfig(UnbuiltConfig):
     """A task that reads run folders and builds nothing."""
 
-    runs: str
+    runs: Place
 
 
 class ReportConfig(ReadingConfig):
@@ -325,3 +330,11 @@ SCHEMAS: dict[str, type[Config]] = {
     "dashboard": ReadingConfig,
     "log": ReadingConfig,
 }
+
+
+def is_path(key: str) -> bool:
+    """Whether a setting is a file or folder: a field of type `Place`, or one with the name of a path."""
+    return PATH_NAME.search(key.rpartition(".")[2]) is not None or any(
+        Place in (hint := get_type_hints(schema, include_extras=True).get(key), *get_args(hint))
+        for schema in SCHEMAS.values()
+    )

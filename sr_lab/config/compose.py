@@ -292,7 +292,7 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
     if node.get("row_label") is not None:
         parts.append(re.sub(r"[^\w.-]+", "-", node.row_label).strip("-") or "row")
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        key, _, value = override.lstrip("+~").replace("'", "").partition("=")
         top = key.split(".")[0].split("@")[0]
         if (
             key in ("model", "scale")

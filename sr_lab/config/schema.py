@@ -1,5 +1,6 @@
 """What a configuration may contain: a class per task, with the keys of ``conf/config.yaml`` as fields."""
 
+import functools
 import re
 from typing import Annotated, Literal, TypeAlias, get_args, get_type_hints
 
@@ -332,9 +333,12 @@ SCHEMAS: dict[str, type[Config]] = {
 }
 
 
+@functools.cache
+def _places() -> set[str]:
+    hints = (get_type_hints(schema, include_extras=True).items() for schema in SCHEMAS.values())
+    return {key for own in hints for key, hint in own if Place in (hint, *get_args(hint))}
+
+
 def is_path(key: str) -> bool:
     """Whether a setting is a file or folder: a field of type `Place`, or one with the name of a path."""
-    return PATH_NAME.search(key.rpartition(".")[2]) is not None or any(
-        Place in (hint := get_type_hints(schema, include_extras=True).get(key), *get_args(hint))
-        for schema in SCHEMAS.values()
-    )
+    return key in _places() or PATH_NAME.search(key.rpartition(".")[2]) is not None

@@ -103,7 +103,8 @@ def _value(key: str, value: str, parser: OverridesParser) -> str:
             f"{key}: cannot read {value}; close its brackets and quotes, or, if it is a text, write "
             f'"{key}={_quoted(value)}"'
         )
-    parts = [_plain(part, parser, as_path=as_path) or _quoted(part) for part in inside.split(",")]
+    parts = [part.strip() for part in inside.split(",")]
+    parts = [_plain(part, parser, as_path=as_path) or _quoted(part) for part in parts]
     return f"[{','.join(parts)}]" if is_list else ",".join(parts)
 
 

@@ -5,6 +5,7 @@ the pixels are compared (`sr_lab.datasets.facts`); if no pixels are published ei
 download is recorded and every later one must match it (`sr_lab.datasets.install.Store`).
 """
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,5 +164,6 @@ def how_to_get(folder: Path) -> str:
             if known.by_hand:
                 return f"; {known.name} cannot be downloaded: {known.by_hand}"
             data_dir = Path(*folder.parts[: -len(parts)])
-            return f"; task=prepare {known.chosen_by} paths.data_dir={data_dir} downloads {known.name}"
+            where = shlex.quote(f"paths.data_dir={data_dir}")
+            return f"; task=prepare {known.chosen_by} {where} downloads {known.name}"
     return ""

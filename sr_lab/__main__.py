@@ -57,6 +57,7 @@ class CommandLine:
         def job(composed: DictConfig) -> launchers.Outcome | None:
             return self.job(composed)
 
+        sys.argv[1:] = understood(sys.argv[1:])
         hydra_guard.install(self.composed)
         hydra_guard.quicken_help()
         launchers.watch(self.elsewhere.append)
@@ -176,7 +177,6 @@ def main() -> int:
                 "--experimental-rerun: would read a pickle, which can run code; start the run with "
                 "--config-path <run folder> --config-name config"
             )
-        sys.argv[1:] = understood(sys.argv[1:])
         sweep.end_with_sweep()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -105,7 +105,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
     settings = OmegaConf.load(conf_dir() / "config.yaml")
     keys = sorted({*groups, *(str(name) for name in settings if name != "defaults")})
     if not rest or top not in keys:
-        return unknown_setting(key, task, keys)
+        return unknown_setting(key, task, keys, "group or setting")
     known: set[str] = set()
     for found in [
         OmegaConf.select(settings, top),
@@ -144,13 +144,14 @@ _HAS_INSTEAD = {
 }
 
 
-def unknown_setting(key: str, task: str, known: Iterable[str]) -> str:
+def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "setting") -> str:
     """The message about a setting that a task does not have.
 
     Args:
         key: The setting.
         task: The chosen task.
         known: The settings that it has.
+        what: What the key could be.
     """
     has = _HAS_INSTEAD.get(task, {})
     if owners := [
@@ -170,7 +171,7 @@ def unknown_setting(key: str, task: str, known: Iterable[str]) -> str:
         )
     listed = sorted(known)
     near = did_you_mean(key.partition(".")[0], listed)
-    return f"{key}: there is no such group or setting; allowed: {', '.join(listed)}{near}"
+    return f"{key}: there is no such {what}; allowed: {', '.join(listed)}{near}"
 
 
 def _says(path: Path, key: str) -> bool:

@@ -85,7 +85,7 @@ def test_every_network_option_has_only_settings_of_its_class(option: str):
         ("scale=big", "scale: input should be a valid integer, got 'big'"),
         ("scale=0", "scale: input should be greater than or equal to 2, got 0"),
         ("+validation.intervall=3", "validation.intervall: there is no such setting; .*'interval'?"),
-        ("+typo=3", "typo: there is no such group or setting; allowed: .*steps"),
+        ("+typo=3", "typo: there is no such setting; allowed: .*steps"),
         ("trainer.precision=fp8", "trainer.precision: input should be 'auto', '32-true'.*got 'fp8'"),
         ("+trainer.max_epochs=3", "trainer.max_epochs: Trainer has no such setting"),
         ("+trainer.acumulate=3", "trainer.acumulate: Trainer has no such setting; .*accumulate_grad_batches"),

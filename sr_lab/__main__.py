@@ -31,6 +31,7 @@ from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import refuse_another
 from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
+from sr_lab.config.typed import understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
@@ -57,6 +58,7 @@ class CommandLine:
         def job(composed: DictConfig) -> launchers.Outcome | None:
             return self.job(composed)
 
+        sys.argv[1:] = understood(sys.argv[1:])
         hydra_guard.install(self.composed)
         hydra_guard.answer_help(_help)
         launchers.watch(self.elsewhere.append)

@@ -33,6 +33,7 @@ MACHINE_ERRORS = (FaultError, DistributedError, OSError)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    """``; did you mean 'x'?`` with the nearest known name in any case, or an empty string."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean '{names[near[0]]}'?" if near else ""

@@ -270,6 +270,13 @@ PRIVATE = {
     ("sr_lab.ops.roofline", "_scaled_dot_product_flash_attention_for_cpu"): "operator names; the import",
     ("tests.command_line", "_run_exitfuncs"): "a forked command exits as the interpreter does",
     ("tests.command_line", "_shutdown"): "a forked command waits for its threads as the interpreter does",
+    ("tests.config.test_mistakes", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
+        "removes the guard after a test"
+    ),
+    ("tests.config.test_mistakes", "hydra._internal.sources_registry.SourcesRegistry"): (
+        "removes the guard after a test"
+    ),
+    ("tests.config.test_mistakes", "hydra._internal.hydra.Hydra"): "composes once instead of twice",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
     ("tests.metrics.test_image_quality", "_reductions"): "how torchmetrics merges a state is only kept there",
     (

@@ -133,6 +133,9 @@ SLOTS = {
     ),
 }
 
+# Groups whose options describe an object.
+DESCRIBED = {slot.place.partition(".")[0] for slot in SLOTS.values() if slot.place}
+
 # Names that classes with ``**kwargs`` accept in addition to their named parameters.
 KEYWORDS = {
     "lightning.pytorch.loggers.WandbLogger": ("entity", "notes", "tags"),

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from sr_lab.config import untrusted
 from sr_lab.config.hydra_guard import check_file, check_size, conf_dir
-from sr_lab.config.messages import explain
+from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import (
     OF_TRAINING,
@@ -78,7 +78,9 @@ def _load(composition: _Composition) -> Config:
     for override in [*row_overrides, *overrides]:
         group, _, options = override.lstrip("+").partition("=")
         if options.startswith("[") and (conf_dir() / group).is_dir():  # Hydra would merge them
-            raise ConfigError(f"{group}: takes one option, got {options}; for a sweep write -m {group}=a,b")
+            raise ConfigError(
+                f"{group}: takes one option, got {options}; for a sweep write -m {group}={options[1:-1]}"
+            )
     node = _without_hydra(composed)
     OmegaConf.set_struct(node, False)
     schema = SCHEMAS.get(str(node.get("task")))
@@ -103,7 +105,7 @@ def _load(composition: _Composition) -> Config:
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, schema)) from error
+        raise ConfigError(_sentence(error, schema, str(node.task))) from error
     if config.hparams_search is not None and not isinstance(config, TrainConfig):
         raise ConfigError(
             f"hparams_search: searches training runs only, got task={config.task}; leave it out"
@@ -248,7 +250,7 @@ def option(group: str, name: str) -> object:
     return OmegaConf.to_container(found, resolve=False) if OmegaConf.is_config(found) else found
 
 
-def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
+def _sentence(error: ValidationError, schema: type[BaseModel], task: str) -> str:
     """The first problem in a pydantic error, as one of our messages."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
@@ -256,13 +258,26 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
         owner: type[BaseModel] = schema
         for part in problem["loc"][:-1]:
             owner = typing.cast(type[BaseModel], owner.model_fields[str(part)].annotation)
-        known = list(owner.model_fields)
-        near = did_you_mean(str(problem["loc"][-1]), known)
+        known, last = list(owner.model_fields), str(problem["loc"][-1])
+        if owner is schema:
+            return unknown_setting(place, task, known)
+        inner = [
+            name
+            for name, field in owner.model_fields.items()
+            if Node in (field.annotation, *typing.get_args(field.annotation))
+        ]
+        near = (
+            f"; did you mean '{place.removesuffix(last)}{inner[0]}.{last}'?"
+            if inner
+            else did_you_mean(last, known)
+        )
         return f"{place}: there is no such setting; allowed: {', '.join(sorted(known))}{near}"
     if problem["type"] == "missing":
         return f"{place}: is missing; set {place}=..."
     if problem["type"] == "value_error":  # raised by the schema itself
         return f"{place}: {problem['ctx']['error']}"
+    if problem["type"] == "list_type":
+        return f"{place}: must be a list, got {problem['input']!r}; write {place}=[{problem['input']}]"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{place}: {message}, got {problem['input']!r}"
 
@@ -343,7 +358,7 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
     if node.get("row_label") is not None:
         parts.append(re.sub(r"[^\w.-]+", "-", node.row_label).strip("-") or "row")
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+        key, _, value = override.lstrip("+~").replace("'", "").partition("=")
         top = key.split(".")[0].split("@")[0]
         if (
             key in ("model", "scale")

@@ -1,13 +1,18 @@
 """Errors of Hydra and OmegaConf as sentences for the user."""
 
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab import files
+from sr_lab.config import naming
+from sr_lab.config.allowed import DESCRIBED
 from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.config.targets import instead
 from sr_lab.errors import SRLabError, did_you_mean
 
 
@@ -34,25 +39,73 @@ def _reworded(error: Exception) -> str | None:
     text = next((str(link) for link in chain if str(link)), type(error).__name__)
     missing = re.search(r"Could not find '([^']*)'\s+Available options in '([^']*)':((?:\n\t\S+)*)", text)
     if missing:
-        group, options = missing[2], missing[3].split()
-        given = missing[1].removeprefix(f"{group}/")
-        near = did_you_mean(given, options)
-        return f"{group}: there is no option {given!r}; allowed: {', '.join(options)}{near}"
-    unknown = re.search(r"Could not override '([^']*)'", text)
+        return _no_option(missing[2], missing[1].removeprefix(f"{missing[2]}/"), missing[3].split())
+    unknown = re.search(r"Could not override '([^']*)'(?:.*\n.*?=(.*))?", text)
     if unknown:
-        return _unknown_key(unknown[1])
-    return " ".join(text.split())
+        return _unknown_key(unknown[1], unknown[2] or "", _task(chain))
+    several = re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n", text)
+    if several:
+        return _several_values(several[1], several[2])
+    return " ".join(text.partition("See https://hydra.cc")[0].split())
 
 
-def _unknown_key(key: str) -> str:
-    """The message about a command-line key that the composed configuration does not have."""
+def _task(chain: Sequence[BaseException]) -> str:
+    """The task in the configuration that an error of OmegaConf comes from."""
+    nodes = [getattr(link, "parent_node", None) for link in chain]
+    tasks = [str(node.task) for node in nodes if isinstance(node, DictConfig) and "task" in node]
+    return tasks[0] if tasks else "train"
+
+
+def _options(group: str) -> list[str]:
+    """The options of a group in ``conf/``, those in its sub-folders too."""
+    folder = conf_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _no_option(group: str, given: str, found: Sequence[str]) -> str:
+    """The message about an option that a group does not have; of its sub-folders, it lists the nearest."""
+    options = sorted({*found, *_options(group)})
+    near = did_you_mean(given, options)
+    folder = (near.partition("'")[2] if near else given).partition("/")[0]
+    if given in {option.partition("/")[0] for option in options if "/" in option}:
+        folder, near = given, ""
+    listed = [option for option in options if option.startswith(f"{folder}/")] or [
+        *(option for option in options if "/" not in option),
+        *sorted({f"{option.partition('/')[0]}/..." for option in options if "/" in option}),
+    ]
+    return f"{group}: there is no option {given!r}; allowed: {', '.join(listed)}{near}"
+
+
+def _several_values(key: str, value: str) -> str:
+    """The message about a comma outside a sweep."""
+    bare = value.replace("'", "")
+    if (conf_dir() / key).is_dir():
+        return f"{key}: takes one option, got {bare}; for a sweep write -m {key}={bare}"
+    return (
+        f"{key}: got several values, {bare}; for a sweep write -m {key}={value}, "
+        f"for a list '{key}=[{bare}]', for one text with a comma \"{key}='{bare}'\""
+    )
+
+
+def _unknown_key(key: str, value: str, task: str) -> str:
+    """The message about a command-line key that the composed configuration does not have.
+
+    Args:
+        key: The key.
+        value: Its value, if Hydra says it.
+        task: The chosen task.
+    """
     groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
     top, _, rest = key.partition(".")
+    if key in groups:
+        return (
+            f"{key}: takes the name of one of its options, got {value}; allowed: {', '.join(_options(key))}; "
+            f"settings of an option are written one by one, as {key}.<setting>=..."
+        )
     settings = OmegaConf.load(conf_dir() / "config.yaml")
     keys = sorted({*groups, *(str(name) for name in settings if name != "defaults")})
-    if not rest:
-        near = did_you_mean(key, keys)
-        return f"{key}: there is no such group or setting; allowed: {', '.join(keys)}{near}"
+    if not rest or top not in keys:
+        return unknown_setting(key, task, keys, "group or setting")
     known: set[str] = set()
     for found in [
         OmegaConf.select(settings, top),
@@ -62,5 +115,65 @@ def _unknown_key(key: str) -> str:
             known.update(str(name) for name in found if name not in ("defaults", "_target_"))
     if rest in known:
         return f"{key}: the chosen option of '{top}' has no such setting; choose another option, or drop it"
-    near = did_you_mean(rest, known) if known else did_you_mean(top, keys)
-    return f"{key}: there is no such setting in '{top}'; write +{key} to add an argument of its class{near}"
+    add = f"; write +{key} to add an argument of its class" if top in DESCRIBED else ""
+    return f"{key}: there is no such setting in '{top}'{add}{instead(key, known)}"
+
+
+# What a task has in place of a setting of another task.
+_HAS_INSTEAD = {
+    "train": {
+        "ckpt": "init_ckpt",
+        "input": "dataset.hr_dir",
+        "hr_dir": "dataset.hr_dir",
+        "output": "paths.output_dir",
+        "folder": "paths.data_dir",
+    },
+    "evaluate": {"init_ckpt": "ckpt", "runs": "ckpt", "input": "benchmark", "output": "paths.output_dir"},
+    "upscale": {
+        "init_ckpt": "ckpt",
+        "runs": "ckpt",
+        "folder": "input",
+        "hr_dir": "input",
+        "sr_dir": "output",
+    },
+    "measure": {"input": "sr_dir", "folder": "sr_dir", "output": "paths.output_dir"},
+    "prepare": {"folder": "paths.data_dir", "output": "paths.data_dir", "input": "dataset"},
+    "doctor": {"input": "folder", "hr_dir": "folder", "sr_dir": "folder"},
+    "shard": {"input": "dataset.hr_dir", "hr_dir": "dataset.hr_dir", "folder": "dataset.hr_dir"},
+    **{task: {"ckpt": "runs", "folder": "runs"} for task in ("report", "status", "dashboard", "log")},
+}
+
+
+def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "setting") -> str:
+    """The message about a setting that a task does not have.
+
+    Args:
+        key: The setting.
+        task: The chosen task.
+        known: The settings that it has.
+        what: What the key could be.
+    """
+    has = _HAS_INSTEAD.get(task, {})
+    if owners := [
+        f"task={name}" for name in _options("task") if _says(conf_dir() / f"task/{name}.yaml", key)
+    ]:
+        here = f", which has {has[key]}" if key in has else ""
+        return f"{key}: is a setting of {' and '.join(owners)}, and this is task={task}{here}; drop it"
+    if name := naming.ours(key):
+        name = has.get(name, name)
+        return f"{key}: there is no such setting; here it is '{name}'"
+    places = [
+        group.name for group in sorted(conf_dir().iterdir()) if any(_says(o, key) for o in group.glob("*"))
+    ]
+    if places:
+        return (
+            f"{key}: is a setting of a group; write {' or '.join(f'{place}.{key}=...' for place in places)}"
+        )
+    listed = sorted(known)
+    near = did_you_mean(key.partition(".")[0], listed)
+    return f"{key}: there is no such {what}; allowed: {', '.join(listed)}{near}"
+
+
+def _says(path: Path, key: str) -> bool:
+    """Whether a file of ``conf/`` sets a key at its top level."""
+    return path.is_file() and re.search(rf"^{re.escape(key)}:", path.read_text(), re.M) is not None

@@ -1,11 +1,17 @@
 """What a configuration may contain: a class per task, with the keys of ``conf/config.yaml`` as fields."""
 
+import functools
+import re
 from collections import Counter
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Node: TypeAlias = dict[str, object]
+Place: TypeAlias = Annotated[str, "a file or folder"]
+
+# Arguments with such a name are paths.
+PATH_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
 
 
 # Values of the recipe that a limit of the budget has changed, and an epoch's length that it must not change.
@@ -190,7 +196,7 @@ class Config(_Strict):
 class TrainConfig(Config):
     """``task=train``."""
 
-    init_ckpt: str | None
+    init_ckpt: Place | None
     validation_images: str | None = None  # SHA-256 of the images of validation.sets, not set by the user
     resume: Literal["auto", "never"]
     code: Literal["same", "any"] = "same"  # config.yaml files of older runs lack it
@@ -206,7 +212,7 @@ class TrainConfig(Config):
 class CheckpointConfig(Config):
     """A task that runs a network without training it."""
 
-    ckpt: str | None
+    ckpt: Place | None
     tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
     backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
@@ -249,8 +255,8 @@ class EvaluateConfig(CheckpointConfig):
 class UpscaleConfig(CheckpointConfig):
     """``task=upscale``."""
 
-    input: str | Annotated[list[str], Field(min_length=1)]
-    output: str
+    input: Place | Annotated[list[Place], Field(min_length=1)]
+    output: Place
     overwrite: bool
 
 
@@ -267,7 +273,7 @@ class ComplexityConfig(Config):
     """``task=complexity``."""
 
     psnr_set: str
-    runs: str | None
+    runs: Place | None
 
 
 class PrepareConfig(Config):
@@ -280,7 +286,7 @@ class PrepareConfig(Config):
 class ShardConfig(Config):
     """``task=shard``."""
 
-    output: str
+    output: Place
     images_per_shard: int = Field(gt=0)
     lr_scales: list[Annotated[int, Field(ge=2)]]
 
@@ -315,7 +321,7 @@ class DoctorConfig(UnbuiltConfig):
 class ReadingConfig(UnbuiltConfig):
     """A task that reads run folders and builds nothing."""
 
-    runs: str
+    runs: Place
 
 
 class ReportConfig(ReadingConfig):
@@ -340,3 +346,14 @@ SCHEMAS: dict[str, type[Config]] = {
     "dashboard": ReadingConfig,
     "log": ReadingConfig,
 }
+
+
+@functools.cache
+def _places() -> set[str]:
+    hints = (get_type_hints(schema, include_extras=True).items() for schema in SCHEMAS.values())
+    return {key for own in hints for key, hint in own if Place in (hint, *get_args(hint))}
+
+
+def is_path(key: str) -> bool:
+    """Whether a setting is a file or folder: a field of type `Place`, or one with the name of a path."""
+    return key in _places() or PATH_NAME.search(key.rpartition(".")[2]) is not None

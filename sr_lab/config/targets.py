@@ -18,6 +18,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import SchemaError
 
+from sr_lab.config import naming
 from sr_lab.config.allowed import KEYWORDS, SLOTS, Slot
 from sr_lab.errors import ConfigError, SRLabError, did_you_mean
 
@@ -106,7 +107,10 @@ def locate(path: str) -> typing.Any:
 def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str, ...]) -> _Described:
     """Check a description for one of the slots, and everything inside it."""
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}")
+        group = place.partition(".")[0]
+        choose = f"; choose an option that has it with {group}=..." if place != group else ""
+        choose = instead(place, ()) or choose
+        raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}{choose}")
     target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)
     partial = node.get("_partial_", False)
     if not isinstance(partial, bool):
@@ -119,7 +123,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
         if key not in known:
             raise ConfigError(
                 f"{place}.{key}: {target.__name__} has no such setting; allowed: {', '.join(sorted(known))}"
-                f"{did_you_mean(str(key), known)}"
+                f"{instead(f'{place}.{key}', known)}"
             )
         value = arguments[key] = _argument(f"{place}.{key}", node[key], slot.nested, packages)
         if key in hints and not _holds_description(value):
@@ -131,6 +135,15 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
             f"{place}: {target.__name__} needs {', '.join(missing)}; set {place}.{missing[0]}=..."
         )
     return _Described(target, arguments, partial)
+
+
+def instead(place: str, known: Iterable[str]) -> str:
+    """The setting that the user probably meant by an unknown one, as the end of a sentence, or empty."""
+    names = set(known)
+    if (ours := naming.ours(place)) is None:
+        return did_you_mean(place.rpartition(".")[2], names)
+    last = ours.rpartition(".")[2]
+    return f"; did you mean '{last if last in names else ours}'?"
 
 
 def _argument(place: str, value: object, nested: tuple[str, ...], packages: tuple[str, ...]) -> object:

@@ -13,7 +13,7 @@ from sr_lab import files
 from sr_lab.config import targets
 from sr_lab.config.allowed import SLOTS, Slot
 from sr_lab.config.overrides import RESULTS, is_address, is_set
-from sr_lab.config.schema import Config, EvaluateConfig, Node, StoredNetwork
+from sr_lab.config.schema import PATH_NAME, Config, EvaluateConfig, Node, StoredNetwork
 from sr_lab.errors import ConfigError
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|passphrase|credentials?|jwt)$", re.IGNORECASE)
@@ -86,8 +86,6 @@ def stored_network(record: Mapping[str, object], source: str, allow: Sequence[st
     return stored
 
 
-# Arguments with such a name are paths.
-_PATH = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
 # What a path in a file may not contain: a way out of the run folder, another file system, an environment
 # variable, or a format that reads attributes ({step].__class__...}).
 _LEADS_OUT = re.compile(r"^[/~]|(^|/)\.\.(/|$)|::|://|\$|[{}]")
@@ -113,7 +111,7 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
             return value
         name = place.rpartition(".")[2]
         if is_set(place, overrides):
-            return str(Path(value).expanduser().absolute()) if _PATH.search(name) else value
+            return str(Path(value).expanduser().absolute()) if PATH_NAME.search(name) else value
         if name == "entity" or (name != "_target_" and _LEADS_OUT.search(_METRIC.sub("", value))):
             what = "decides who gets the runs" if name == "entity" else "leads out of the run folder"
             raise ConfigError(
@@ -152,7 +150,9 @@ def below(folder: Path, value: object) -> object:
     """The same description, with its relative paths placed below a folder."""
     if isinstance(value, Mapping):
         return {
-            key: str(folder / child) if isinstance(child, str) and _PATH.search(key) else below(folder, child)
+            key: str(folder / child)
+            if isinstance(child, str) and PATH_NAME.search(key)
+            else below(folder, child)
             for key, child in value.items()
         }
     return [below(folder, child) for child in value] if isinstance(value, list) else value

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from sr_lab.datasets.facts import pixel_hash
 from sr_lab.datasets.given import check_sizes, lr_partners
 from sr_lab.datasets.images import is_grey, list_images, read_image
-from sr_lab.datasets.registry import benchmark_dir
+from sr_lab.datasets.registry import IMAGE_SETS, benchmark_dir, how_to_get
 from sr_lab.datasets.sample import benchmark_photographs
-from sr_lab.errors import ConfigError, DataError
+from sr_lab.errors import ConfigError, DataError, did_you_mean
 from sr_lab.ops.metrics import SSIM_WINDOW
 from sr_lab.ops.resize import mod_crop
 from sr_lab.protocol import Protocol
@@ -154,9 +154,13 @@ def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
     """
     if name == "sample":
         return benchmark_photographs()
+    root = Path(data_dir) / "benchmarks"
     folder = benchmark_dir(Path(data_dir), name)
     if not folder.is_dir():
+        found = (place.parent.name for place in root.glob("*/HR"))
+        known = ("sample", *found, *(image_set.name for image_set in IMAGE_SETS))
         raise DataError(
             f"benchmark {name}: there is no folder {folder}; put its HR images there or set paths.data_dir"
+            + (how_to_get(folder) or did_you_mean(name, known))
         )
-    return list_images(folder)
+    return list_images(folder, where=f"benchmark {name}")

@@ -60,7 +60,7 @@ class FolderDataset(PatchDataset):
                 f"dataset.{missing}: training and validation must both use given LR images, or neither, got "
                 f"only {given}; set dataset.{missing}, or leave val_dir out to hold out images of hr_dir"
             )
-        files = _hr_images(hr_dir)
+        files = _hr_images("hr_dir", hr_dir)
         if val_dir is None:
             held_out = max(1, len(files) // 20) if val_count is None else val_count
             if held_out >= len(files):
@@ -70,7 +70,7 @@ class FolderDataset(PatchDataset):
                 )
             files, val_files = files[:-held_out], files[-held_out:]
         else:
-            val_files = _hr_images(val_dir)[:val_count]
+            val_files = _hr_images("val_dir", val_dir)[:val_count]
         lr_files = val_lr_files = None
         if lr_dir is not None:
             of_hr = _partners(
@@ -97,8 +97,9 @@ def _folders(setting: str | Sequence[str]) -> list[Path]:
     return [Path(folder).expanduser() for folder in ([setting] if isinstance(setting, str) else setting)]
 
 
-def _hr_images(setting: str | Sequence[str]) -> list[Path]:
-    return [file for folder in _folders(setting) for file in of_role(list_images(folder), "HR")]
+def _hr_images(key: str, setting: str | Sequence[str]) -> list[Path]:
+    found = (list_images(folder, where=f"dataset.{key}") for folder in _folders(setting))
+    return [file for images in found for file in of_role(images, "HR")]
 
 
 def _partners(
@@ -118,5 +119,5 @@ def _partners(
     found: dict[Path, Path] = {}
     for hr_folder, lr_folder in zip(hr_dirs, lr_dirs, strict=True):
         own = [file for file in files if file.parent == hr_folder]
-        found |= zip(own, lr_partners(own, lr_folder, scale, where="dataset"), strict=True)
+        found |= zip(own, lr_partners(own, lr_folder, scale, where=f"dataset.{lr_key}"), strict=True)
     return found

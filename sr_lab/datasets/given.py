@@ -17,12 +17,12 @@ def lr_partners(hr_files: Sequence[Path], lr_dir: Path, scale: int, *, where: st
         hr_files: HR images.
         lr_dir: Folder of the LR images; it may contain other images, and may be the HR images' folder.
         scale: Size of an HR image divided by the size of its LR image.
-        where: The part of the program that reads the images, for messages.
+        where: The setting that names the LR images, for messages.
 
     Raises:
         DataError: The folder is missing or empty, or an image has no LR image or more than one.
     """
-    found = pairs(hr_files, of_role(list_images(lr_dir), "LR"), scale)
+    found = pairs(hr_files, of_role(list_images(lr_dir, where=where), "LR"), scale)
     if found.doubtful:
         raise DataError(f"{where}: {found.doubtful[0]} at scale={scale}; remove or rename all but one")
     if found.lonely:

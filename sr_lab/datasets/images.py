@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from sr_lab.datasets.registry import how_to_get
 from sr_lab.errors import DataError
 from sr_lab.files import at_once
 
@@ -23,11 +24,12 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 
 
-def list_images(folder: str | Path) -> list[Path]:
+def list_images(folder: str | Path, *, where: str = "images") -> list[Path]:
     """Image files of a folder, sorted by name; hidden files and subfolders are skipped.
 
     Args:
         folder: Folder to look in.
+        where: The setting that names it, for messages.
 
     Returns:
         At least one path; no two have the same stem.
@@ -37,16 +39,19 @@ def list_images(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"images: there is no folder {folder}; put the images there or give another folder")
+        raise DataError(
+            f"{where}: there is no folder {folder}; put the images there or give another folder"
+            f"{how_to_get(folder)}"
+        )
     files = _images_in(folder)
     if not files:
-        raise DataError(f"images: the folder {folder} has no image; {_instead_of(folder)}")
+        raise DataError(f"{where}: the folder {folder} has no image; {_instead_of(folder)}")
     by_stem: dict[str, Path] = {}
     for path in files:
         other = by_stem.setdefault(path.stem, path)
         if other != path:
             raise DataError(
-                f"images: {other.name} and {path.name} in {folder} have the same stem; "
+                f"{where}: {other.name} and {path.name} in {folder} have the same stem; "
                 "remove or rename one of them"
             )
     return files

@@ -5,6 +5,7 @@ the pixels are compared (`sr_lab.datasets.facts`); if no pixels are published ei
 download is recorded and every later one must match it (`sr_lab.datasets.install.Store`).
 """
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class ImageSet:
         archives: Archives that contain it, tried in this order.
         numbers: If the images are named by numbers, the first number and the number of digits.
         by_hand: Why the set cannot be downloaded automatically, and where to ask for it.
+        chosen_by: The override with which ``task=prepare`` downloads it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ImageSet:
     archives: tuple[Archive, ...] = ()
     numbers: tuple[int, int] | None = None
     by_hand: str = ""
+    chosen_by: str = ""
 
     def missing(self, images: Iterable[Path]) -> list[str]:
         """Names of missing images, if the names are numbers."""
@@ -94,7 +97,7 @@ def _benchmark(name: str, theirs: str, count: int, digest: str | None = None) ->
         ),
         Archive((hugging_face,), f"(.*/)?{theirs}_HR/{image}", digest),
     )
-    return ImageSet(name, f"benchmarks/{name}/HR", count, archives)
+    return ImageSet(name, f"benchmarks/{name}/HR", count, archives, chosen_by=f"benchmark={name.lower()}")
 
 
 IMAGE_SETS = (
@@ -106,6 +109,7 @@ IMAGE_SETS = (
             "DIV2K_train_HR", "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335", 3530603713
         ),
         numbers=(1, 4),
+        chosen_by="dataset=div2k",
     ),
     ImageSet(
         "DIV2K (validation)",
@@ -115,6 +119,7 @@ IMAGE_SETS = (
             "DIV2K_valid_HR", "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc", 448993893
         ),
         numbers=(801, 4),
+        chosen_by="dataset=div2k",
     ),
     ImageSet(
         "Flickr2K",
@@ -129,6 +134,7 @@ IMAGE_SETS = (
             Archive((_FLICKR2K_HF,), r"Flickr2K/(Flickr2K_HR/)?\d{6}\.png"),
         ),
         numbers=(1, 6),
+        chosen_by="dataset=flickr2k",
     ),
     _benchmark("Set5", "Set5", 5),
     _benchmark("Set14", "Set14", 14),
@@ -160,3 +166,16 @@ def benchmark_dir(data_dir: Path, name: str) -> Path:
     if name == "DIV2K" and not folder.is_dir():
         return data_dir / "DIV2K" / "DIV2K_valid_HR"
     return folder
+
+
+def how_to_get(folder: Path) -> str:
+    """How to get the images that belong in a folder, as the end of a sentence; empty for unknown images."""
+    for known in IMAGE_SETS:
+        parts = Path(known.folder).parts
+        if folder.parts[-len(parts) :] == parts:
+            if known.by_hand:
+                return f"; {known.name} cannot be downloaded: {known.by_hand}"
+            data_dir = Path(*folder.parts[: -len(parts)])
+            where = shlex.quote(f"paths.data_dir={data_dir}")
+            return f"; task=prepare {known.chosen_by} {where} downloads {known.name}"
+    return ""

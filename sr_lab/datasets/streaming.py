@@ -59,7 +59,7 @@ class StreamingDataset(PatchDataset):
         names = [image.name for shard in self.index.shards for image in shard.images]
         super().__init__(
             files=[Path(name) for name in names],
-            val_files=list_images(Path(val_dir).expanduser())[:val_count],
+            val_files=list_images(Path(val_dir).expanduser(), where="dataset.val_dir")[:val_count],
             scale=scale,
             lr_patch_size=lr_patch_size,
             degradation=degradation,

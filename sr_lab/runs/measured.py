@@ -118,7 +118,8 @@ def not_measured(config: TrainConfig, folder: RunFolder, overrides: Sequence[str
     given = [] if benchmark.lr == "made" else [f"benchmark.lr={benchmark.lr}"]
     if dirs := [path for name, path in zip(benchmark.sets, lr_dirs(config), strict=False) if name in wanted]:
         given.append(f"'benchmark.lr_dir=[{','.join(dirs)}]'")
-    given += [f"'{override}'" for override in overrides if key_of(override) == "paths.data_dir"]
+    bare = (override.replace("'", "") for override in overrides if key_of(override) == "paths.data_dir")
+    given += [f"'{override}'" for override in bare]
     return (
         f"benchmark: this run was not measured on {', '.join(wanted.values())} by {protocol.name}; run "
         f"task=evaluate 'ckpt={folder.path}' 'benchmark.sets=[{','.join(wanted)}]' "

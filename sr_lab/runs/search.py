@@ -35,6 +35,7 @@ from sr_lab.config.identity import folder_name, known
 from sr_lab.config.overrides import only_typed
 from sr_lab.config.recorded import code_note, record
 from sr_lab.config.schema import HparamsSearch, TrainConfig
+from sr_lab.config.typed import as_typed
 from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.reporting.safe_csv import csv_text
 from sr_lab.reporting.terminal import print_wide
@@ -238,7 +239,14 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
     best = _print_trials(study, space, place.path)
     if best is not None:
         values = {key: space[key].text(value) for key, value in best.params.items()}
-        command = ["python", "-m", "sr_lab", *again, *without_search(overrides), *make(values)[1]]
+        command = [
+            "python",
+            "-m",
+            "sr_lab",
+            *again,
+            *map(as_typed, without_search(overrides)),
+            *make(values)[1],
+        ]
         sweep.console.print(shlex.join(command))
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     if left:

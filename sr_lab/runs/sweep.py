@@ -28,6 +28,7 @@ from sr_lab.config.identity import known
 from sr_lab.config.overrides import typed_again
 from sr_lab.config.recorded import Known, code_note, hash8, record
 from sr_lab.config.schema import Sweep, TrainConfig
+from sr_lab.config.typed import as_typed
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.terminal import Terminal
@@ -65,7 +66,7 @@ class Job:
 
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     """A queued job; nothing is written yet."""
-    job = Job(config, RunFolder(folder.resolve()), tuple(overrides), known(config))
+    job = Job(config, RunFolder(folder.resolve()), tuple(map(as_typed, overrides)), known(config))
     # The command line trusted these packages; the job reads a file, which may not grant trust.
     if packages := targets.trusted_packages(config.allow):
         os.environ["SR_LAB_ALLOW"] = ",".join(packages)
@@ -176,7 +177,11 @@ def shared_folders(jobs: Sequence[Job]) -> list[str]:
 def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
     """Write ``sweep.json``, the index of the jobs (folder, row, command line), next to their run folders."""
     for parent in dict.fromkeys(folder.parent for folder, *_ in jobs):
-        listed = [Listed(f.name, label, list(given)) for f, label, given in jobs if f.parent == parent]
+        listed = [
+            Listed(f.name, label, list(map(as_typed, given)))
+            for f, label, given in jobs
+            if f.parent == parent
+        ]
         write_index(parent, listed)
 
 

@@ -1,0 +1,58 @@
+"""What other frameworks call our settings: BasicSR, traiNNer-redux, lightning-hydra-template, scripts."""
+
+from sr_lab.config.schema import TrainConfig
+
+_THEIRS = {
+    "model": "arch architecture net network network_g model_name",
+    "upsampler": "upsample tail",
+    "schedule": "scheduler lr_scheduler lr_schedule",
+    "dataset": "data datamodule datasets train_set",
+    "benchmark": "test_set testset test_sets benchmarks",
+    "loss": "criterion loss_fn pixel_opt",
+    "optimizer": "optim optim_g opt",
+    "strategy": "plugin",
+    "scale": "upscale upscale_factor sf",
+    "seed": "manual_seed random_seed",
+    "learning_rate": "lr base_lr initial_lr",
+    "steps": "epochs max_epochs num_epochs n_epochs max_steps total_iter iters iterations niter num_steps",
+    "batch_size": "bs batch batchsize batch_size_per_gpu train_batch_size",
+    "num_workers": "workers num_worker num_worker_per_gpu n_workers",
+    "ema_decay": "ema",
+    "ckpt": "checkpoint ckpt_path weights pretrained pretrain pretrain_network_g pretrained_path resume_from",
+    "paths.data_dir": "data_dir data_root dataroot root",
+    "paths.output_dir": "output_dir save_dir out_dir log_dir",
+    "dataset.hr_dir": "dataroot_gt gt_dir train_dir",
+    "dataset.lr_dir": "dataroot_lq lq_dir",
+    "dataset.lr_patch_size": "patch_size patch lq_size crop_size gt_size",
+    "experiment_name": "exp_name",
+    "run_name": "name",
+    "model.num_feat": "n_feats nf feats channels",
+    "model.num_block": "n_blocks num_blocks nb",
+    "optimizer.weight_decay": "wd weight_decay",
+    "trainer.devices": "gpus gpu num_gpu num_gpus n_gpus gpu_ids devices",
+    "trainer.gradient_clip_val": "clip grad_clip clip_grad gradient_clip",
+    "trainer.accelerator": "device accelerator",
+    "trainer.precision": "amp fp16 bf16 use_amp",
+    "trainer.accumulate_grad_batches": "accumulate accum_iter gradient_accumulation_steps",
+    "validation.interval": "val_freq val_interval val_check_interval check_val_every_n_epoch",
+    "logger": "wandb tensorboard",
+    "logger.wandb.project": "wandb_project project",
+    "logger.wandb.tags": "tags",
+    "budget=smoke": "fast_dev_run",
+    "debug": "overfit_batches",
+}
+_OURS = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.split()}
+
+
+def ours(key: str) -> str | None:
+    """Our name of a setting that another framework calls ``key`` (``trainer.max_epochs`` -> ``steps``).
+
+    Returns:
+        ``None`` if no other name is known, or if it is the key itself.
+    """
+    top, _, rest = key.replace("-", "_").partition(".")
+    last = rest.rpartition(".")[2] or top
+    found = _OURS.get(last)
+    if found is None and rest:
+        found = f"{_OURS[top]}.{rest}" if top in _OURS else last if last in TrainConfig.model_fields else None
+    return None if found == key else found

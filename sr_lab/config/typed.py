@@ -1,0 +1,123 @@
+"""What the user types, made into what Hydra reads: an argument of a class needs no ``+``, a path no quotes.
+
+Only the words of the command line come through here; files follow the rules of Hydra.
+"""
+
+import re
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+from sr_lab.config.allowed import DESCRIBED
+from sr_lab.config.schema import is_path
+from sr_lab.errors import ConfigError
+
+# Options of Hydra: those that take a word, and the others.
+_VALUED = (
+    "--config-path",
+    "--config-name",
+    "--config-dir",
+    "--package",
+    "--cfg",
+    "-cp",
+    "-cn",
+    "-cd",
+    "-p",
+    "-c",
+)
+_OTHERS = (
+    "--help",
+    "--hydra-help",
+    "--version",
+    "--resolve",
+    "--run",
+    "--multirun",
+    "--info",
+    "-h",
+    "-r",
+    "-m",
+    "-i",
+)
+
+
+def understood(words: Sequence[str]) -> list[str]:
+    """The words of a command line (without the program) as Hydra should read them.
+
+    Raises:
+        ConfigError: A word is neither ``key=value`` nor an option of Hydra, or its value cannot be read.
+    """
+    if any(word in ("--shell-completion", "-sc") for word in words):
+        return list(words)
+    parser = OverridesParser.create()
+    return [
+        word if before in _VALUED or _is_flag(word, before) else _read(word, parser)
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+
+
+def as_typed(override: str) -> str:
+    """An override without the ``++`` that `understood` adds."""
+    bare = override.removeprefix("++")
+    return bare if _is_argument(bare.partition("=")[0]) else override
+
+
+def _is_argument(key: str) -> bool:
+    group, _, rest = key.partition(".")  # `targets` knows which arguments the class has
+    return bool(rest) and group in DESCRIBED
+
+
+def _is_flag(word: str, before: str) -> bool:
+    """Whether a word is an option of Hydra, perhaps abbreviated, or removes a setting (``~key``)."""
+    name = word.partition("=")[0]
+    if word.startswith("-") and not any(
+        flag.startswith(name) for flag in (*_VALUED, *_OTHERS, "--experimental-rerun")
+    ):
+        bare = name.lstrip("-").replace("-", "_")
+        raise ConfigError(
+            f"{name}: there is no such option; settings are written without dashes: {bare}="
+            f"{word.partition('=')[2] or '...'}"
+        )
+    return word.startswith(("-", "~")) or (before in ("--info", "-i") and "=" not in word)
+
+
+def _read(word: str, parser: OverridesParser) -> str:
+    key, is_pair, value = word.partition("=")
+    if not is_pair:
+        raise ConfigError(f"{word}: is not a setting; write key=value without spaces, got {word!r}")
+    prefix = "++" if _is_argument(key) else ""
+    return f"{prefix}{key}={_value(key.lstrip('+'), value, parser)}"
+
+
+def _value(key: str, value: str, parser: OverridesParser) -> str:
+    """The value, quoted if Hydra's grammar does not cover it, or takes a path for something else."""
+    as_path = is_path(key)
+    if (plain := _plain(value, parser, as_path=as_path)) is not None:
+        return plain
+    is_list = value.startswith("[") and value.endswith("]")
+    inside = value[1:-1] if is_list else value
+    is_nested = re.search(r"[\[\]{}'\"]", inside) if is_list else inside[:1] in ("[", "{") and not as_path
+    if is_nested or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+        raise ConfigError(
+            f"{key}: cannot read {value}; close its brackets and quotes, or, if it is a text, write "
+            f'"{key}={_quoted(value)}"'
+        )
+    parts = [part.strip() for part in inside.split(",")]
+    parts = [_plain(part, parser, as_path=as_path) or _quoted(part) for part in parts]
+    return f"[{','.join(parts)}]" if is_list else ",".join(parts)
+
+
+def _plain(value: str, parser: OverridesParser, *, as_path: bool) -> str | None:
+    """The value as Hydra reads it: unchanged, or quoted if a path looks like a number; else ``None``."""
+    try:
+        found = parser.parse_override(f"key={value}").value()
+    except HydraException:
+        return None
+    is_quoted = value[:1] in ("'", '"') or "${" in value
+    is_other = isinstance(found, (bool, int, float)) or (isinstance(found, str) and found != value)
+    return _quoted(value) if as_path and is_other and not is_quoted else value
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.single).with_quotes()

@@ -453,7 +453,12 @@ def test_no_reader_waits_for_a_pipe_in_a_run_folder(tmp_path):
     assert folder.progress() == {}
     with pytest.raises(ConfigError, match="cannot be read"):
         read_sweep(tmp_path)
-    with pytest.raises(ConfigError, match=r"\.lock: is a pipe"), folder.attempt():
+    for path in (folder.lock, folder.record):
+        with pytest.raises(ConfigError, match=f"{path.name}: is a pipe"), folder.attempt():
+            pass
+        path.unlink()
+    os.mkfifo(folder.log)
+    with pytest.raises(ConfigError, match=r"log\.txt: is a pipe"), folder.attempt():
         pass
 
 

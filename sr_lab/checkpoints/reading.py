@@ -270,9 +270,9 @@ def _matlab_elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _matlab_matrix(data: memoryview) -> tuple[str, Any]:
-    """Name and value of a MATLAB array: a list for cells, a dict for one struct, a NumPy array for real floats.
+    """Name and value of a MATLAB array.
 
-    Any other value is ``None``.
+    The value is a list for cells, a dict for one struct, a NumPy array for real floats, else ``None``.
     """
     elements = _matlab_elements(data)
     flags, sizes, name = (found for _, (_, found) in zip(range(3), elements, strict=False))

@@ -47,7 +47,8 @@ from onnx.external_data_helper import set_external_data
 from PIL import ImageFile
 
 from sr_lab import files
-from sr_lab.api import upscale
+from sr_lab.api import load, upscale
+from sr_lab.checkpoints.opening import open_configured
 from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config import hydra_guard
@@ -577,6 +578,21 @@ def test_a_strangers_class_in_a_checkpoint_is_not_built(mark, target):
     nested = record(_target_="sr_lab.models.imdn.IMDN", num_feat={"_target_": target})
     with pytest.raises(ConfigError, match="may not be named here"):
         stored_network(nested, "a.ckpt")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [{"num_block": 10**9}, {"num_feat": 2**14}], ids=["blocks", "features"])
+def test_a_record_of_a_network_far_larger_than_its_weights_is_refused(tmp_path, mark, size):
+    described = record(_target_="sr_lab.models.imdn.IMDN", scale=2, **size)
+    torch.save({"sr_lab": described, "state_dict": {"network.w": torch.ones(1)}}, tmp_path / "a.ckpt")
+    for open_it in (
+        lambda: load(tmp_path / "a.ckpt"),
+        lambda: open_configured(
+            compose(*SMOKE, "task=upscale", "input=x", "output=y", f"ckpt={tmp_path}/a.ckpt"), (), print
+        ),
+    ):
+        with pytest.raises(CheckpointError, match="far larger network than it has weights for"):
+            open_it()
 
 
 def test_a_record_that_expands_to_a_billion_values_is_refused(tmp_path, mark):

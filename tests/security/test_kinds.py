@@ -238,6 +238,10 @@ def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeyp
     (tmp_path / "evil" / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "is not trusted" in survives(*SMOKE, f"hydra.searchpath=[{way}]")
+    assert "is not trusted" in survives(*SMOKE, "hydra.searchpath=[pkg://hydra_evil]")
+    with pytest.raises(ConfigError, match="'evil' is not trusted"):  # --config-path and --config-dir
+        hydra_guard.check_packages(["pkg://hydra.conf", "pkg://evil"], ["allow=[mine]"])
+    hydra_guard.check_packages(["pkg://hydra.conf", "pkg://evil.conf"], ["allow=[mine,evil]"])
     (tmp_path / "mine").mkdir()
     for hidden in (f"hydra: {{searchpath: [{way}]}}", f"hydra: ${{z}}\nz: {{searchpath: [{way}]}}"):
         (tmp_path / "mine" / "config.yaml").write_text(f"task: train\n{hidden}\n")

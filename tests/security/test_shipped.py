@@ -117,6 +117,7 @@ def test_spike_detection_resumes_and_writes_nothing_to_a_path_from_a_checkpoint(
     ("key", "value"),
     [
         ("numpy", ("MT19937", [0] * 624, 2**31 - 1, 0, 0.0)),  # NumPy would read out of bounds and crash
+        ("numpy", ("MT19937", [0] * 624, 625, 0, 0.0)),
         ("numpy", ("MT19937", [0] * 624, -1, 0, 0.0)),
         ("numpy", ("MT19937", [0], 0, 0, 0.0)),
         ("numpy", None),

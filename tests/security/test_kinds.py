@@ -197,6 +197,7 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
         f'rows: {{a: ["+model.num_feat={text}"]}}\nrow: 0\na: "$"\n',
         f'hydra: {{mode: MULTIRUN, sweeper: {{params: {{experiment_name: "{text}"}}}}}}\na: "$"\n',
         f'experiment_name: "{text}"\n',
+        f'rows: {{"{text}": []}}\nrow: 0\na: "$"\n',  # the label becomes a setting
         f'defaults: [{{override /model: "{text}"}}]\n',
     ):
         sly.write_text(f"# @package _global_\n{content}")
@@ -213,6 +214,8 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
             ("+allow", "[evil]"),
             ("paths.output_dir", "/tmp/x"),
             ("hydra.run.dir", "/tmp/x"),
+            ("hydra/launcher", "submitit_local"),
+            ("logger@logger", "wandb"),
             ("output", "/tmp/x"),
             ("runs", "/tmp/x"),
         ),

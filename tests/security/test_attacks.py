@@ -27,6 +27,7 @@ import pickle
 import re
 import struct
 import time
+import traceback
 import tracemalloc
 import warnings
 import zipfile
@@ -1016,3 +1017,14 @@ def test_every_error_class_for_users_is_an_sr_lab_error():
     assert issubclass(ConfigError, SRLabError)
     assert issubclass(DataError, SRLabError)
     assert issubclass(CheckpointError, SRLabError)
+
+
+def test_no_message_controls_the_terminal_even_in_a_traceback(tmp_path):
+    name = "\x1b]0;evil\x07"
+    made = hostile.safetensors({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4))
+    checkpoint = opened(tmp_path / "a.safetensors", made)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(torch.nn.Linear(1, 1), checkpoint)
+    said = "".join(traceback.format_exception(caught.value))
+    assert r"\x1b]0;evil\x07" in said
+    assert "\x1b" not in said

@@ -216,6 +216,7 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
             ("hydra.run.dir", "/tmp/x"),
             ("hydra/launcher", "submitit_local"),
             ("logger@logger", "wandb"),
+            ("trainer", "gpu"),
             ("output", "/tmp/x"),
             ("runs", "/tmp/x"),
         ),

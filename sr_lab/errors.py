@@ -3,9 +3,15 @@
 import difflib
 from collections.abc import Iterable
 
+from sr_lab import files
+
 
 class SRLabError(ValueError):
     """An error that the user can fix; the command line prints it without a traceback and exits with 2."""
+
+    def __str__(self) -> str:
+        """The message without control characters, since it may name what is in a stranger's file."""
+        return files.printable(super().__str__())
 
 
 class ConfigError(SRLabError):

@@ -104,11 +104,12 @@ class RunFolder:
             return False
 
     def since(self) -> float | None:
-        """When the last attempt began, in seconds since the epoch; ``None`` before the first attempt."""
+        """When the last attempt began, in seconds since the epoch; ``None`` if unknown."""
         try:
-            return float(files.read_text(self.lock))
+            begun = files.number(files.read_text(self.lock))
         except (OSError, ValueError):
             return None
+        return begun if math.isfinite(begun) else None
 
     def progress(self) -> dict[str, str]:
         """The latest value in each column of the record: ``step``, ``train/loss``, ``val/psnr_y``, ..."""

@@ -127,3 +127,27 @@ def test_results_are_strict_json_with_null_for_infinity(tmp_path):
     )
     read = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
     assert read == {"psnr": None, "images": [{"psnr": None, "n": [1, 2.5]}]}
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e999", "", "yesterday"])
+def test_a_lock_that_names_no_time_is_ignored(tmp_path, text):
+    (tmp_path / ".lock").write_text(text)
+    assert RunFolder(tmp_path).since() is None
+    (tmp_path / ".lock").write_text("17.5\n")
+    assert RunFolder(tmp_path).since() == 17.5
+
+
+def test_a_run_that_was_refused_keeps_the_traceback_of_an_attempt_that_began(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.refuse("the data is missing")
+    assert folder.state() == "failed"
+    assert folder.refused
+    folder.failed.write_text("Traceback of an attempt")
+    folder.refuse("the data is missing")
+    assert folder.failed.read_text() == "Traceback of an attempt"
+    assert not folder.refused
+
+
+def test_no_line_of_a_record_with_an_endless_step_is_read(tmp_path):
+    (tmp_path / "metrics.csv").write_text(f"step,val/psnr_y\n1,30\n{'9' * 5000},31\n")
+    assert RunFolder(tmp_path).validations() == {1: 30}

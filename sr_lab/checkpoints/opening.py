@@ -1,11 +1,14 @@
 """Opening a network with its weights by path or name, for the command line and for Python."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sr_lab.checkpoints import catalogue
 from sr_lab.checkpoints.naming import named_scale
@@ -34,6 +37,38 @@ def build_network(described: Config | StoredNetwork, allow: Sequence[str] = ()) 
     if described.strategy.apply is not None:
         network = targets.build("strategy", described.strategy.apply, allow)(network)
     return network
+
+
+@contextlib.contextmanager
+def as_large_as(checkpoint: Checkpoint, key: str = "ckpt") -> Iterator[None]:
+    """Refuse to build a network much larger than the weights that a checkpoint has for it.
+
+    A record of a kilobyte can describe a network of a billion blocks. Training may use several weights where
+    the folded form has one, hence the factor.
+
+    Raises:
+        CheckpointError: The network has more weights.
+    """
+    most = 100 + 20 * len(checkpoint.state)
+    numbers = 10**6 + 20 * sum(value.numel() for value in checkpoint.state.values())
+    here = threading.get_ident()
+
+    def count(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+        nonlocal most, numbers
+        if threading.get_ident() != here:
+            return
+        most, numbers = most - 1, numbers - weight.numel()
+        if min(most, numbers) < 0:
+            raise CheckpointError(
+                f"{key}: '{checkpoint.path}' describes a far larger network than it has weights for; "
+                "use another file"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def describe(
@@ -89,7 +124,9 @@ def open_network(path_or_name: str, scale: int | None, note: Note) -> nn.Module:
             raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
         return catalogue.Entry(name, scale).build().eval()
     checkpoint = open_checkpoint(name, "load", note)
-    network = build_network(describe(checkpoint, scale, key="load", note=note))
+    stored = describe(checkpoint, scale, key="load", note=note)
+    with as_large_as(checkpoint, "load"):
+        network = build_network(stored)
     load_weights(network, checkpoint, key="load")
     return network.eval()
 
@@ -118,7 +155,8 @@ def open_configured(
             )
         return config, network
     config, checkpoint = described(config, overrides, config.ckpt, note)
-    network = build_network(config, config.allow)
+    with as_large_as(checkpoint) if checkpoint.record is not None else contextlib.nullcontext():
+        network = build_network(config, config.allow)
     _load_named(network, checkpoint)
     return config, network
 

@@ -4,28 +4,36 @@ Nothing that is opened here can run code: pickles go through ``weights_only`` an
 more.
 """
 
+import contextlib
 import errno
+import math
 import re
 import struct
+import threading
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
-import scipy.io
 import torch
-from torch import Tensor
+from torch import Tensor, _weights_only_unpickler
 
+from sr_lab import files
 from sr_lab.checkpoints.formats import is_safetensors, refuse_foreign
 from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.run_folder import checkpoint_file
 
 _MAX_WRAPPERS = 5
 _FOLDER = 0x10  # attribute of a folder in an archive; torch would ignore its content
+# MATLAB's format: two types of elements, two classes of arrays, a flag, and NumPy's names for numbers.
+_MATRIX, _PACKED, _CELLS, _STRUCT, _COMPLEX = 14, 15, 1, 2, 8
+_MATLAB_TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8"}
+_MATLAB_FLOATS = {6: "f8", 7: "f4"}  # stored as one of these types, integers if they fit
 _MAX_MATLAB = 64 * 2**20  # VDSR, the only network published in this format, has 3 MiB
 # Keys under which authors put their state dicts, in the order of search: averaged weights are the published
 # ones. Other programs write "<key>.<name>" instead, since safetensors has no nested dicts.
@@ -34,6 +42,14 @@ _WRAPPERS = (
     *("ema_state_dict", "state_dict_ema", "params", "state_dict", "model_state_dict", "model_state", "model"),
     *("network", "net", "net_g", "netG", "net_G", "generator", "weights"),
 )
+# What the pickles of weights and of training states name. torch also calls what turns a few bytes into any
+# amount of memory: bytearray(2**40), encode(encode(..., "hex"), "hex"), Tensor(<nested lists>).
+_NAMED = re.compile(
+    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)"
+    r"|torch\.([a-z]\w*|Size|(cuda\.)?\w+Storage)|torch\.storage\.(Typed|Untyped)Storage"
+    r"|torch\._utils\._rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?)"
+)
+_naming = threading.Lock()
 # Prefixes that DataParallel and torch.compile add to every name, and prefixes that trainers add. A network's
 # own names may begin with a trainer's prefix (IMDN-RTC's do).
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
@@ -113,7 +129,7 @@ def _read(file: Path, key: str) -> Any:
             return safetensors.torch.load_file(file)
         if zipfile.is_zipfile(file):
             _check_zip(file, key)
-        with warnings.catch_warnings(action="ignore"), file.open("rb") as opened:
+        with warnings.catch_warnings(action="ignore"), file.open("rb") as opened, _only_weights():
             # torch's own message would advise weights_only=False
             content = torch.load(opened, map_location="cpu", weights_only=True)
             if not zipfile.is_zipfile(file) and opened.read(1):
@@ -135,6 +151,19 @@ def _read(file: Path, key: str) -> Any:
         raise CheckpointError(
             f"{key}: '{file}' {what}; save it again as a plain state dict or as safetensors"
         ) from error
+
+
+@contextlib.contextmanager
+def _only_weights() -> Iterator[None]:
+    """Let ``weights_only`` accept only the names that weights need (`_NAMED`)."""
+    with _naming:
+        before = _weights_only_unpickler._get_allowed_globals
+        few = {name: value for name, value in before().items() if _NAMED.fullmatch(name)}
+        _weights_only_unpickler._get_allowed_globals = lambda: few  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            _weights_only_unpickler._get_allowed_globals = before
 
 
 def _check_zip(file: Path, key: str) -> None:
@@ -183,37 +212,79 @@ def without_prefix(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> di
     return state
 
 
-def _check_matlab(file: Path) -> None:
-    """Unpack, up to a size limit, the data that SciPy would unpack whole.
-
-    Raises:
-        ValueError: The unpacked data exceeds the limit.
-    """
-    content = file.read_bytes()
-    place = 128  # after the header
-    room = _MAX_MATLAB
-    while len(content) >= place + 8 and room >= 0:
-        kind, size = struct.unpack_from("<II", content, place)
-        part = content[place + 8 : place + 8 + size]
-        room -= len(zlib.decompressobj().decompress(part, room + 1)) if kind == 15 else len(part)
-        place += 8 + size
-    if room < 0:
-        raise ValueError(f"more than {_MAX_MATLAB} bytes")
-
-
 def _matlab_state(file: Path, key: str) -> dict[str, Tensor]:
     """The cell arrays of a MATLAB struct ``model`` as ``<field>.<index>``, e.g. VDSR's ``weight.0``."""
-    _check_matlab(file)
-    content = scipy.io.loadmat(file)
+    with file.open("rb") as opened:
+        content = dict(_matlab_variables(memoryview(opened.read(_MAX_MATLAB))))
     model = content.get("model")
-    if model is None or not model.dtype.names:
-        names = ", ".join(name for name in content if not name.startswith("__"))
+    if not isinstance(model, dict) or not all(map(_is_cells, model.values())):
+        names = ", ".join(files.printable(name) for name in content)
         raise CheckpointError(
             f"{key}: '{file}' has no struct 'model' of cell arrays, got {names}; "
             "allowed in MATLAB's format: VDSR's, with its weight and bias; save the rest as a state dict"
         )
     return {
         f"{field}.{index}": torch.from_numpy(array.copy())
-        for field in model.dtype.names
-        for index, array in enumerate(model[field].item().ravel())
+        for field, cells in model.items()
+        for index, array in enumerate(cells)
     }
+
+
+def _is_cells(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(cell, np.ndarray) for cell in value)
+
+
+def _matlab_variables(content: memoryview) -> Iterator[tuple[str, Any]]:
+    """Name and value of each variable in a MATLAB 5 file.
+
+    SciPy's reader allocates what a header claims: 200 bytes can claim an array of billions of cells.
+
+    Raises:
+        ValueError: The file is of another version or damaged, or unpacks to more than `_MAX_MATLAB` bytes.
+    """
+    if bytes(content[124:128]) != b"\0\1IM":  # the version, little-endian
+        raise ValueError("not a MATLAB 5 file")
+    room = _MAX_MATLAB
+    for kind, data in _matlab_elements(content[128:]):
+        if kind == _PACKED:
+            unpacked = zlib.decompressobj().decompress(data, room)
+            ((kind, data),) = _matlab_elements(memoryview(unpacked))
+        room -= len(data)
+        if kind != _MATRIX or room <= 0:
+            raise ValueError("not a variable, or too large")
+        yield _matlab_matrix(data)
+
+
+def _matlab_elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Type and content of each element of MATLAB's format."""
+    place = 0
+    while place < len(data):
+        kind, size = struct.unpack_from("<II", data, place)
+        start, end = place + 8, place + 8 + size + (-size % 8 if kind != _PACKED else 0)
+        if kind >> 16:  # up to four bytes follow the type and the size, which share a word
+            kind, size, start, end = kind & 0xFFFF, kind >> 16, place + 4, place + 8
+        if size > min(end, len(data)) - start:
+            raise ValueError("cut short")
+        yield kind, data[start : start + size]
+        place = end
+
+
+def _matlab_matrix(data: memoryview) -> tuple[str, Any]:
+    """Name and value of a MATLAB array.
+
+    The value is a list for cells, a dict for one struct, a NumPy array for real floats, else ``None``.
+    """
+    elements = _matlab_elements(data)
+    flags, sizes, name = (found for _, (_, found) in zip(range(3), elements, strict=False))
+    shape, text = np.frombuffer(sizes, "<i4").tolist(), str(name, "latin1")
+    if flags[0] == _CELLS:
+        return text, [_matlab_matrix(cell)[1] for _, cell in elements]
+    if flags[0] == _STRUCT and math.prod(shape) == 1:
+        _, (_, fields) = next(elements), next(elements)  # the length of a name, all names
+        names = [str(found, "latin1") for found in re.findall(rb"[^\0]+", fields)]
+        return text, dict(zip(names, (_matlab_matrix(cell)[1] for _, cell in elements), strict=True))
+    if flags[0] not in _MATLAB_FLOATS or flags[1] & _COMPLEX:
+        return text, None
+    kind, numbers = next(elements)
+    stored = np.frombuffer(numbers, _MATLAB_TYPES[kind])
+    return text, stored.astype(_MATLAB_FLOATS[flags[0]]).reshape(shape, order="F")

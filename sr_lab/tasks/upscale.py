@@ -45,7 +45,9 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     maker += f" {runs.network.backend}" if isinstance(runs.network, BackendNetwork) else ""
     done, waiting = [], {}
     for path, output in jobs.items():
-        if config.overwrite or not output.exists():
+        if not output.parent.resolve().is_relative_to(folder.resolve()):
+            failed[path] = f"'{output.parent}' is a link out of {folder}; remove it, or choose another output"
+        elif config.overwrite or not output.exists():
             waiting[path] = output
         elif _is_result(output, path, runs, maker):
             done.append(path)

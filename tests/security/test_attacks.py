@@ -27,12 +27,15 @@ import pickle
 import re
 import struct
 import time
+import traceback
+import tracemalloc
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
 
 import hydra
+import numpy as np
 import onnx
 import pytest
 import scipy.io
@@ -45,7 +48,8 @@ from onnx.external_data_helper import set_external_data
 from PIL import ImageFile
 
 from sr_lab import files
-from sr_lab.api import upscale
+from sr_lab.api import load, upscale
+from sr_lab.checkpoints.opening import open_configured
 from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config import hydra_guard
@@ -423,6 +427,23 @@ def test_the_pickles_above_would_run_with_plain_pickle(tmp_path):
         assert ran.exists()
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("builtins bytearray", "a", "latin1"),  # of a number: as many bytes
+        ("_codecs encode", "aa", "hex"),  # of bytes: twice as many, and again
+        ("torch Tensor",),  # of lists that contain each other: as many numbers as they expand to
+        ("torch FloatTensor",),
+        ("torch._utils _rebuild_device_tensor_from_cpu_tensor", "a"),  # of one repeated number: all of them
+    ],
+)
+def test_a_pickle_cannot_turn_a_few_bytes_into_many(tmp_path, mark, call, zipped):
+    pickled = hostile.call(*call)
+    with pytest.raises(CheckpointError, match=rf"run code to open, [\w.]*{call[0].split()[1]}, which"):
+        opened(tmp_path / "a.ckpt", hostile.in_zip(pickled) if zipped else pickled)
+
+
 def test_a_torchscript_archive_is_refused(tmp_path, mark):
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
@@ -560,6 +581,21 @@ def test_a_strangers_class_in_a_checkpoint_is_not_built(mark, target):
         stored_network(nested, "a.ckpt")
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [{"num_block": 10**9}, {"num_feat": 2**14}], ids=["blocks", "features"])
+def test_a_record_of_a_network_far_larger_than_its_weights_is_refused(tmp_path, mark, size):
+    described = record(_target_="sr_lab.models.imdn.IMDN", scale=2, **size)
+    torch.save({"sr_lab": described, "state_dict": {"network.w": torch.ones(1)}}, tmp_path / "a.ckpt")
+    for open_it in (
+        lambda: load(tmp_path / "a.ckpt"),
+        lambda: open_configured(
+            compose(*SMOKE, "task=upscale", "input=x", "output=y", f"ckpt={tmp_path}/a.ckpt"), (), print
+        ),
+    ):
+        with pytest.raises(CheckpointError, match="far larger network than it has weights for"):
+            open_it()
+
+
 def test_a_record_that_expands_to_a_billion_values_is_refused(tmp_path, mark):
     values: list[object] = ["x"]
     for _ in range(40):
@@ -587,6 +623,45 @@ def test_a_matlab_file_that_unpacks_to_a_gigabyte_is_refused(tmp_path, mark):
         file.write(struct.pack("<II", 15, len(packed)) + packed)
     with pytest.raises(CheckpointError, match="is damaged"):
         open_checkpoint(str(tmp_path / "a.mat"))
+
+
+def matlab(kind: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return struct.pack("<II", kind, len(content)) + content
+
+
+@pytest.mark.parametrize("depth", [0, 3000])
+@pytest.mark.parametrize("claimed", [1, 2], ids=["cells", "structs"])
+def test_a_matlab_file_that_claims_gigabytes_of_cells_or_nests_deeply_is_refused(
+    tmp_path, mark, claimed, depth
+):
+    sizes = matlab(5, struct.pack("<ii", 2**14, 2**14))
+    names = matlab(5, struct.pack("<ii", 32, 0)) + matlab(1, b"a".ljust(32, b"\0"))
+    made = matlab(14, matlab(6, struct.pack("<II", claimed, 0)), sizes, matlab(1, b"model".ljust(8)), names)
+    for _ in range(depth):
+        made = matlab(
+            14, matlab(6, struct.pack("<II", 1, 0)), matlab(5, struct.pack("<ii", 1, 1)), matlab(1), made
+        )
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + made)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError):
+            open_checkpoint(str(tmp_path / "a.mat"))
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_matlab_struct_of_cells_is_opened_as_scipy_opens_it(tmp_path, packed):
+    cells = np.empty((1, 2), object)
+    cells[0, 0], cells[0, 1] = np.arange(6.0).reshape(2, 3), np.float32([[1.5]])
+    content = {"other": [1, 2], "text": "x", "model": {"weight": cells, "bias": cells}}
+    scipy.io.savemat(tmp_path / "a.mat", content, do_compression=packed)
+    state = open_checkpoint(str(tmp_path / "a.mat")).state
+    assert list(state) == ["weight.0", "weight.1", "bias.0", "bias.1"]
+    assert torch.equal(state["bias.0"], torch.arange(6.0).double().reshape(2, 3))
+    assert torch.equal(state["weight.1"], torch.tensor([[1.5]]))
 
 
 # Images
@@ -848,7 +923,7 @@ def test_an_image_that_links_to_another_file_is_left_out(tmp_path, mark):
 # Run folders
 
 
-@pytest.mark.parametrize("file", [".lock", "metrics.csv", "log.txt"])
+@pytest.mark.parametrize("file", [".lock", "metrics.csv", "log.txt", "pruned.txt"])
 def test_a_run_does_not_write_through_a_link_in_its_folder(tmp_path, mark, file):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()
@@ -889,8 +964,11 @@ def test_a_start_from_scratch_follows_no_link(tmp_path, name):
     (folder.path / name).symlink_to(tmp_path / "precious")
     folder.checkpoints.mkdir(exist_ok=True)
     (folder.checkpoints / "last.ckpt").touch()
+    (tmp_path / "precious" / "begun").write_text("precious")
+    (folder.path / ".begun").symlink_to(tmp_path / "precious" / "begun")
     with contextlib.suppress(OSError):
         folder.start_over("job")
+    assert (tmp_path / "precious" / "begun").read_text() == "precious"
     DurableCheckpointIO(folder.earlier).save_checkpoint({}, folder.path / "new" / "last.ckpt")
     assert (tmp_path / "precious" / "last.ckpt").read_text() == "precious"
 
@@ -939,3 +1017,14 @@ def test_every_error_class_for_users_is_an_sr_lab_error():
     assert issubclass(ConfigError, SRLabError)
     assert issubclass(DataError, SRLabError)
     assert issubclass(CheckpointError, SRLabError)
+
+
+def test_no_message_controls_the_terminal_even_in_a_traceback(tmp_path):
+    name = "\x1b]0;evil\x07"
+    made = hostile.safetensors({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4))
+    checkpoint = opened(tmp_path / "a.safetensors", made)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(torch.nn.Linear(1, 1), checkpoint)
+    said = "".join(traceback.format_exception(caught.value))
+    assert r"\x1b]0;evil\x07" in said
+    assert "\x1b" not in said

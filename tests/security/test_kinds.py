@@ -197,6 +197,7 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
         f'rows: {{a: ["+model.num_feat={text}"]}}\nrow: 0\na: "$"\n',
         f'hydra: {{mode: MULTIRUN, sweeper: {{params: {{experiment_name: "{text}"}}}}}}\na: "$"\n',
         f'experiment_name: "{text}"\n',
+        f'rows: {{"{text}": []}}\nrow: 0\na: "$"\n',  # the label becomes a setting
         f'defaults: [{{override /model: "{text}"}}]\n',
     ):
         sly.write_text(f"# @package _global_\n{content}")
@@ -213,6 +214,9 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
             ("+allow", "[evil]"),
             ("paths.output_dir", "/tmp/x"),
             ("hydra.run.dir", "/tmp/x"),
+            ("hydra/launcher", "submitit_local"),
+            ("logger@logger", "wandb"),
+            ("trainer", "gpu"),
             ("output", "/tmp/x"),
             ("runs", "/tmp/x"),
         ),
@@ -238,6 +242,10 @@ def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeyp
     (tmp_path / "evil" / "__init__.py").write_text(f"open({str(mark)!r}, 'w').close()")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "is not trusted" in survives(*SMOKE, f"hydra.searchpath=[{way}]")
+    assert "is not trusted" in survives(*SMOKE, "hydra.searchpath=[pkg://hydra_evil]")
+    with pytest.raises(ConfigError, match="'evil' is not trusted"):  # --config-path and --config-dir
+        hydra_guard.check_packages(["pkg://hydra.conf", "pkg://evil"], ["allow=[mine]"])
+    hydra_guard.check_packages(["pkg://hydra.conf", "pkg://evil.conf"], ["allow=[mine,evil]"])
     (tmp_path / "mine").mkdir()
     for hidden in (f"hydra: {{searchpath: [{way}]}}", f"hydra: ${{z}}\nz: {{searchpath: [{way}]}}"):
         (tmp_path / "mine" / "config.yaml").write_text(f"task: train\n{hidden}\n")

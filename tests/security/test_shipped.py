@@ -29,7 +29,7 @@ from sr_lab.errors import CheckpointError, ConfigError, DataError
 from sr_lab.run_folder import RunFolder
 from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
-from sr_lab.training.checkpointing import DurableCheckpointIO, RandomState
+from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState
 from sr_lab.training.resume import check_resume
 from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
@@ -117,6 +117,7 @@ def test_spike_detection_resumes_and_writes_nothing_to_a_path_from_a_checkpoint(
     ("key", "value"),
     [
         ("numpy", ("MT19937", [0] * 624, 2**31 - 1, 0, 0.0)),  # NumPy would read out of bounds and crash
+        ("numpy", ("MT19937", [0] * 624, 625, 0, 0.0)),
         ("numpy", ("MT19937", [0] * 624, -1, 0, 0.0)),
         ("numpy", ("MT19937", [0], 0, 0, 0.0)),
         ("numpy", None),
@@ -139,6 +140,22 @@ def test_a_damaged_random_state_is_refused(tmp_path, key, value):
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
+
+
+def test_a_random_state_that_was_just_seeded_resumes(tmp_path):
+    np.random.seed(0)  # noqa: NPY002
+    assert np.random.get_state()[2] == 624  # noqa: NPY002 - the highest position
+    train(tmp_path, 2, RandomState())
+    train(tmp_path, 4, RandomState(), ckpt=str(tmp_path / "checkpoints" / "last.ckpt"))
+
+
+@pytest.mark.parametrize("score", [31.5, "31", torch.zeros(2), [torch.zeros(1)]])
+@pytest.mark.parametrize("key", ["best_model_score", "current_score"])
+def test_a_best_score_that_is_not_a_number_is_refused(tmp_path, key, score):
+    scores = {"best_model_score": torch.tensor(31.5), "current_score": torch.tensor(31.5)}
+    Checkpoints(tmp_path).load_state_dict(dict(scores))
+    with pytest.raises(CheckpointError, match="best score is not a number"):
+        Checkpoints(tmp_path).load_state_dict(scores | {key: score})
 
 
 def trained(folder: Path, steps: int, ckpt: Path | None = None) -> None:
@@ -453,7 +470,12 @@ def test_no_reader_waits_for_a_pipe_in_a_run_folder(tmp_path):
     assert folder.progress() == {}
     with pytest.raises(ConfigError, match="cannot be read"):
         read_sweep(tmp_path)
-    with pytest.raises(ConfigError, match=r"\.lock: is a pipe"), folder.attempt():
+    for path in (folder.lock, folder.record):
+        with pytest.raises(ConfigError, match=f"{path.name}: is a pipe"), folder.attempt():
+            pass
+        path.unlink()
+    os.mkfifo(folder.log)
+    with pytest.raises(ConfigError, match=r"log\.txt: is a pipe"), folder.attempt():
         pass
 
 

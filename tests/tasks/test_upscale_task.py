@@ -202,6 +202,24 @@ def test_images_below_the_output_folder_are_upscaled(photos):
     assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
 
 
+def test_no_image_is_written_where_a_link_in_the_output_folder_leads(photos, tmp_path, capsys):
+    output, precious = tmp_path / "big", tmp_path / "precious"
+    output.mkdir()
+    precious.mkdir()
+    (output / "deep").symlink_to(precious)
+    (output / "colour_x3.png").symlink_to(precious / "there")  # is replaced
+    with pytest.raises(SystemExit):
+        run(photos, output)
+    assert list(precious.iterdir()) == []
+    said = capsys.readouterr().out
+    assert "deep' is a link out of" in said
+    assert "1 of 3 upscaled" in said
+    (tmp_path / "link").symlink_to(output)  # the output itself may be a link
+    (output / "deep").unlink()
+    run(photos, tmp_path / "link")
+    assert below(output) == ["colour_x3.png", "deep/grey_x3.png", "deep/layer_x3.png"]
+
+
 def test_images_with_the_same_output_path_do_not_stop_the_rest(photos, tmp_path, capsys):
     twin = photos / "colour.png"
     twin.write_bytes((photos / "colour.JPG").read_bytes())

@@ -234,13 +234,10 @@ def _arguments(
         rows.append(_row(composed, path, argument, values, comment, ours=_is_ours(target)))
     lines: list[str] = []
     if rows:
-        how = f"{path}.<name>=<value>"
-        marked = [label.startswith("+") for label, _ in rows]
-        text = f"{how}; those marked + with +{how}" if any(marked) and not all(marked) else how
-        text = f"+{how}" if all(marked) else text
-        lines += ["", *layout.wrapped(f"Arguments, set with {text}", hanging=2), *layout.pairs(rows)]
+        heading = f"Arguments, set with {path}.<name>=<value>"
+        lines += ["", *layout.wrapped(heading, hanging=2), *layout.pairs(rows)]
     if others:
-        how = f"Set one with +{path}.<name>=<value>."
+        how = f"Set one with {path}.<name>=<value>."
         text = f"Its other arguments and their defaults: {', '.join(others)}. {how}"
         lines += ["", *layout.wrapped(text, indent=2)]
     return lines
@@ -255,14 +252,14 @@ def _row(
     *,
     ours: bool,
 ) -> tuple[str, str]:
-    """An argument with its value or default, and its meaning; ``+`` marks what no file sets."""
+    """An argument with its value or default, and its meaning."""
     default = default_of(argument)
     meaning = re.sub(r"(?<!=)\bNone\b", "null", argument.meaning)  # as on the command line
     parts = [meaning or comment] if ours else [comment or re.split(r"(?<=[.;])\s", meaning)[0]]
     if argument.choices:
         parts.append(f"One of {', '.join(argument.choices)}.")
     if argument.name not in values:
-        label = f"+{argument.name}" if default is None else f"+{argument.name}={default}"
+        label = argument.name if default is None else f"{argument.name}={default}"
     else:
         value = values[argument.name]
         label = argument.name if isinstance(value, Mapping) else f"{argument.name}={shown(value)}"

@@ -102,7 +102,7 @@ def test_the_page_of_a_network_has_a_line_for_each_argument(name, pages):
     found = source.read(settings["_target_"])
     assert found is not None
     for argument in found.arguments:
-        begin = f"  {argument.name}=" if argument.name in settings else f"  +{argument.name}="
+        begin = f"  {argument.name}="
         if argument.name not in settings and argument.default is not None:
             begin += str(page.default_of(argument))
         assert any(line.startswith(begin) for line in lines), argument.name
@@ -141,7 +141,7 @@ def test_the_page_of_imfm_says_what_a_reader_needs():
     said = " ".join(helped("model=imfm").split())
     for fact in (
         "num_feat=40 Width of the trunk.",
-        "+num_path_feat=null Channels of a path (m); null takes half of num_feat.",
+        "num_path_feat=null Channels of a path (m); null takes half of num_feat.",
         "One of h_swish, h_sigmoid.",
         "upsampler= native, deconv, mwaum, pa, rbwa, stepwise, subpixel",
         "strategy= none, cwss, ggas, ggas_cwss",
@@ -229,7 +229,7 @@ def test_an_own_option_shows_its_docstring_without_being_imported(tmp_path):
     done = sr_lab(tmp_path, search, "allow=[mine]", "model=mine", "--help")
     assert done.returncode == 0, done.stderr
     assert "Class mine.Net" in done.stdout
-    assert "  +width=7  How wide." in done.stdout
+    assert "  width=7  How wide." in done.stdout
     assert "\x1b" not in done.stdout
 
 

@@ -9,7 +9,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.reporting.columns import measured_keys
 from sr_lab.reporting.published import experiments_dir
 from sr_lab.reporting.rows import FIVE_SETS, MULTI_ADDS, Entry, budget, paper_entries
-from sr_lab.reporting.runs import Run
+from sr_lab.reporting.runs import PRINTED_PROTOCOL, Run
 from sr_lab.reporting.safe_csv import csv_text, original
 from sr_lab.reporting.settings import changed
 
@@ -17,7 +17,6 @@ COLUMNS = (
     *("table", "row", "model", "scale", "set", "metric", "value", "std", "n", "paper"),
     *("run", "commit", "hardware", "date", "budget"),
 )
-PROTOCOL = "rgb_uint8"  # conf/benchmark has it for every table
 _KEY = ("table", "row", "scale", "set", "metric", "budget")
 
 
@@ -74,8 +73,10 @@ def _not_as_in_papers(run: Run) -> str:
     if run.problem or run.is_cost:
         return ""
     protocol = str(run.values.get("protocol", "an unknown protocol"))
-    if protocol != PROTOCOL:
-        return f"was measured by {protocol}, and only {PROTOCOL} is the protocol of the papers' tables"
+    if protocol != PRINTED_PROTOCOL:
+        return (
+            f"was measured by {protocol}, and only {PRINTED_PROTOCOL} is the protocol of the papers' tables"
+        )
     for name, own in run.measured_on.items():
         if own.says.startswith("not the published"):
             return f"was measured on other images than the papers ({own.says})"

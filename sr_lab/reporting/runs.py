@@ -14,6 +14,8 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder, read_index
 
+PRINTED_PROTOCOL = "rgb_uint8"  # conf/benchmark has it for every table
+
 
 class MeasuredOn(NamedTuple):
     """The images on which a run was measured, those of one test set."""
@@ -140,6 +142,12 @@ class Run:
             )
             for name in self.sets
         }
+
+    def is_as_printed(self, set_name: str) -> bool:
+        """Whether its PSNR on a set may stand beside those in papers: their protocol, and no other images."""
+        own = self.measured_on.get(set_name)
+        is_theirs = own is not None and not own.says.startswith("not the published")
+        return is_theirs and self.values.get("protocol") == PRINTED_PROTOCOL
 
     @property
     def wandb(self) -> dict[str, object] | None:

@@ -54,6 +54,9 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
         sets = [name for run in of_scale for name in run.sets]
         usual = [name for name in ("Urban100", "B100", "Manga109", "Set14", "Set5") if name in sets]
         set_name = (usual or sets)[0]
+        as_printed = [run for run in of_scale if run.is_as_printed(set_name)]
+        if as_printed:  # an axis has one protocol
+            of_scale = as_printed
         points = [
             Point(name, run.number("num_params") or 0, multi_adds, psnr, is_measured=True)
             for run, name in zip(of_scale, saved_images.names(of_scale), strict=True)
@@ -64,7 +67,9 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
         if points:
             with svg.drawing(f"plot{scale}"):
                 figure = Figure(figsize=(9, 4.6), layout="constrained")
-                _scatter(figure, around(points, scale=scale, set_name=set_name), set_name=set_name)
+                if as_printed:
+                    points = around(points, scale=scale, set_name=set_name)
+                _scatter(figure, points, set_name=set_name)
                 plot = svg.inline(figure, label=f"PSNR on {set_name} against multiply-adds")
             made.append((scale, set_name, plot))
     return made

@@ -84,7 +84,9 @@ def _points(run: Run, trained: Sequence[Run], set_name: str) -> list[Point]:
     is_papers = size is not None and size.multi_adds == run.number("multi_adds")
     printed = counts.psnr(option, run.scale, set_name) if is_papers else None
     reached = [
-        other.number(f"test/{set_name}/psnr_y") for other in trained if _network(other) == _network(run)
+        other.number(f"test/{set_name}/psnr_y")
+        for other in trained
+        if _network(other) == _network(run) and other.is_as_printed(set_name)
     ]
     return [
         Point(run.name, run.number("num_params") or 0, run.number("multi_adds") or 0, value, is_ours)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from sr_lab.reporting import tradeoff
 from sr_lab.reporting.tradeoff import Point
+from tests.report_runs import finished
 
 
 def drawn(points: list[Point]) -> Figure:
@@ -64,3 +65,17 @@ def test_names_of_runs_of_the_same_network_stay_distinct():
     points = [Point(name, 1e6, 1e10 * (n + 1), 28.6, is_measured=True) for n, name in enumerate(names)]
     (axes,) = drawn(points).axes
     assert [text.get_text() for text in axes.texts] == ["imdn_x4_steps-300", "imdn_x4_steps-600", "imdn"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"protocol": "classic_y"}, {"test_images": {"Set5": "not the published Set5: 5 cropped"}}]
+)
+def test_only_runs_measured_as_in_papers_are_drawn_beside_printed_figures(monkeypatch, other):
+    drawn = []
+    monkeypatch.setattr(tradeoff, "_scatter", lambda _, points, **__: drawn.extend(points))
+    tradeoff.plots([finished("111", 32.2), finished("000", 25.0, **other)])
+    assert [point.psnr for point in drawn if point.is_measured] == [32.2]
+    assert not all(point.is_measured for point in drawn)
+    drawn.clear()
+    tradeoff.plots([finished("000", 25.0, **other)])
+    assert [(point.psnr, point.is_measured) for point in drawn] == [(25.0, True)]

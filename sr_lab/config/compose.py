@@ -110,9 +110,20 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(
             f"hparams_search: searches training runs only, got task={config.task}; leave it out"
         )
+    if builds and not isinstance(config, TrainConfig):
+        for key in _ONLY_TRAINING:
+            if is_set(f"trainer.{key}", overrides):
+                raise ConfigError(
+                    f"trainer.{key}: is used only by task=train, got task={config.task}, which computes in "
+                    "float32; leave it out"
+                )
     if builds:
         untrusted.check_targets(config, overrides)
     return config
+
+
+# Settings of the trainer that change how a network computes, but only while it is trained.
+_ONLY_TRAINING = ("precision", "compile", "channels_last", "gradient_clip_val", "accumulate_grad_batches")
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

@@ -108,6 +108,13 @@ def test_a_mistake_is_reported_in_one_sentence(override: str, said: str):
     assert re.search(said, sentence(override))
 
 
+@pytest.mark.parametrize("task", ["evaluate", "complexity"])
+@pytest.mark.parametrize("setting", ["precision=bf16-mixed", "compile=true", "gradient_clip_val=0.5"])
+def test_a_setting_that_only_training_uses_is_refused_by_other_tasks(task: str, setting: str):
+    said = sentence(f"task={task}", f"trainer.{setting}")
+    assert f"trainer.{setting.partition('=')[0]}: is used only by task=train, got task={task}" in said
+
+
 def test_a_typo_inside_a_yaml_file_is_reported(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("_target_: sr_lab.models.imdn.IMDN\nscale: ${scale}\nnum_blocks: 3\n")
     (tmp_path / "model").mkdir()

@@ -248,7 +248,7 @@ def option(group: str, name: str) -> object:
     """The unresolved content of an option of a group, found as Hydra finds it for the command line.
 
     Raises:
-        HydraException: There is no such option.
+        HydraException: The group has no option with that name.
     """
     with contextlib.ExitStack() as stack:
         if not GlobalHydra.instance().is_initialized():
@@ -406,7 +406,7 @@ def model_node(option: str, scale: int) -> Node:
     """The resolved configuration of a network in ``conf/model``, with its own tail.
 
     Raises:
-        ConfigError: There is no such option, or its file does not pass `check_size` or `check_file`.
+        ConfigError: No network has that name, or its file does not pass `check_size` or `check_file`.
     """
     options = model_options()
     if option not in options:

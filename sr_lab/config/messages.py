@@ -161,7 +161,7 @@ def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "sett
         return f"{key}: is a setting of {' and '.join(owners)}, and this is task={task}{here}; drop it"
     if name := naming.ours(key):
         name = has.get(name, name)
-        return f"{key}: there is no such setting; here it is '{name}'"
+        return f"{key}: there is no such setting; use '{name}' instead"
     places = [
         group.name for group in sorted(conf_dir().iterdir()) if any(_says(o, key) for o in group.glob("*"))
     ]

@@ -43,7 +43,7 @@ class Composed:
 
 
 def at(values: object, path: str) -> object:
-    """The value with a dotted name, ``None`` if there is none."""
+    """The value of a dotted key; ``None`` if the key is not set."""
     for part in path.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values

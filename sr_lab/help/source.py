@@ -43,7 +43,7 @@ class Source:
 
 
 def read(path: str) -> Source | None:
-    """The source of the class or function with this dotted path, ``None`` if there is none to read."""
+    """The source of a class or function, given its dotted path; ``None`` if it cannot be found."""
     module, _, name = path.rpartition(".")
     found = _definition(module, name)
     if found is None:

@@ -281,7 +281,7 @@ PRIVATE = {
     ("tests.config.test_mistakes", "hydra._internal.sources_registry.SourcesRegistry"): (
         "removes the guard after a test"
     ),
-    ("tests.config.test_mistakes", "hydra._internal.hydra.Hydra"): "composes once instead of twice",
+    ("tests.config.test_mistakes", "hydra._internal.hydra.Hydra"): "removes the guard after a test",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
     ("tests.metrics.test_image_quality", "_reductions"): "how torchmetrics merges a state is only kept there",
     (

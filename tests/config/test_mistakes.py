@@ -134,8 +134,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (Hydra, "multirun"),
     ):
         monkeypatch.setattr(patched, name, vars(patched)[name])  # put back what the program wraps
-    # Hydra composes everything once to find out whether a file asks for a sweep.
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
     environment = dict(os.environ)
     yield tmp_path
     os.environ.clear()

@@ -1,6 +1,7 @@
 """Reference data that the repository does not contain, and configurations that many tests compose."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
@@ -11,6 +12,14 @@ from sr_lab.config.compose import load
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.schema import Config
+from tests import composing
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compositions_share_what_they_read() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        composing.share(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,5 @@
 """Every recipe and table in conf/experiment composes and has the rows that its paper prints."""
 
-import contextlib
-import copy
 import csv
 import functools
 import re
@@ -12,7 +10,6 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from hydra._internal.config_repository import CachingConfigRepository
 from omegaconf import DictConfig, OmegaConf
 
 from sr_lab.config import targets
@@ -97,31 +94,6 @@ class Sweep:
         return str(self.composed.table.name)
 
 
-class _Copies(dict):
-    """A cache that copies its values, because composing modifies them."""
-
-    def __getitem__(self, key):
-        return copy.deepcopy(super().__getitem__(key))
-
-    def __setitem__(self, key, value):
-        super().__setitem__(key, copy.deepcopy(value))
-
-
-@contextlib.contextmanager
-def _yaml_read_once():
-    """Share Hydra's cache of files; otherwise it would read about 30 files again for each row."""
-    shared = _Copies()
-    begin = CachingConfigRepository.__init__
-
-    def begin_with_what_is_known(self, delegate):
-        begin(self, delegate)
-        self.cache = shared
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CachingConfigRepository, "__init__", begin_with_what_is_known)
-        yield
-
-
 @pytest.fixture
 def sweep(name):
     return _compose(name)
@@ -132,7 +104,7 @@ def _compose(name: str) -> Sweep:
     """Compose a table as its command does."""
     register_resolvers()
     given = [f"experiment={name}", "trainer=cpu", "budget=smoke"]
-    with _yaml_read_once(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", given, return_hydra_config=True)
         axes = OmegaConf.to_container(composed.hydra.sweeper.params, resolve=True)
         assert set(axes) == {"row", "scale"}

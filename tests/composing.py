@@ -1,0 +1,67 @@
+"""Compositions that share what they read, since tests compose thousands of times.
+
+Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
+package are read once per process, and each combination of them is merged once. Any other file is read
+each time.
+"""
+
+import copy
+from typing import Any
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
+from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig
+
+from sr_lab.config.hydra_guard import conf_dir
+
+_UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
+
+
+class _Copies:
+    """A repository whose results may be changed."""
+
+    def __init__(self, repository: IConfigRepository) -> None:
+        self._repository = repository
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._repository, name)
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        return copy.deepcopy(self._repository.load_config(config_path))
+
+
+def share(patch: pytest.MonkeyPatch) -> None:
+    """Let all compositions of this process share their files until the patch is undone."""
+    files: dict[tuple[str, str], ConfigResult] = {}
+    known: set[int] = set()  # of the results in `files`, which stay alive
+    merged: dict[tuple[object, ...], DictConfig] = {}
+    read = ConfigRepository.load_config
+    merge = ConfigLoaderImpl._compose_config_from_defaults_list
+
+    def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+        source = repository._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or (source.scheme(), source.path) not in _UNCHANGING:
+            return read(repository, config_path)
+        key = (source.scheme(), config_path)
+        if key not in files:
+            files[key] = read(repository, config_path)
+            known.add(id(files[key]))
+        return files[key]
+
+    def merge_once(
+        loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        results = [repo.load_config(default.config_path) for default in defaults]
+        if not all(id(result) in known for result in results):
+            return merge(loader, defaults, _Copies(repo))
+        key = tuple((d.config_path, d.package, d.primary) for d in defaults)
+        if key not in merged:
+            merged[key] = merge(loader, defaults, _Copies(repo))
+        return copy.deepcopy(merged[key])
+
+    patch.setattr(ConfigRepository, "load_config", read_once)
+    patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)

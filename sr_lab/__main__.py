@@ -8,11 +8,17 @@ from sr_lab.system import interrupts
 if __name__ == "__main__":
     interrupts.end_at_once()
 
+import sys
+
+from sr_lab.help import completion
+
+if __name__ == "__main__" and completion.answered():  # before Hydra is imported, since the shell waits
+    sys.exit()
+
 import atexit
 import gc
 import io
 import os
-import sys
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -172,5 +172,10 @@ def test_commands_that_only_show_the_configuration_do_not_import_torch(arguments
     assert not packages & {"torch", "lightning", "wandb", "torchmetrics", "kornia", "skimage"}
 
 
+def test_completion_in_a_shell_imports_neither_torch_nor_hydra():
+    packages = loaded("-m", "sr_lab", "--shell-completion", "query=bash")
+    assert not packages & {"torch", "lightning", "hydra", "omegaconf", "numpy", "pydantic", "rich"}
+
+
 def test_importing_sr_lab_does_not_import_torch():
     assert not loaded("-c", "import sr_lab") & {"torch", "lightning", "hydra", "numpy"}

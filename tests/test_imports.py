@@ -30,7 +30,9 @@ OUTSIDE = {
     "config": {"errors", "types", "files", "system", "run_folder"},
     "reporting": {"errors", "types", "files", "run_folder"},
 }
-BUILDS_FROM_CONFIG = {"checkpoints.opening", "checkpoints.catalogue", "training.build", "training.loggers"}
+BUILDS_FROM_CONFIG = {
+    *("checkpoints.opening", "checkpoints.catalogue", "training.build", "training.cost", "training.loggers")
+}
 MAY_IMPORT = {
     "config": {"runs", "tasks", "api", "speed", "help", "__main__"},
     "reporting": {"training", "runs", "tasks", "speed", "help"},

@@ -43,9 +43,11 @@ def section(paper: str) -> str:
             lines.append(_line(f"{paper}/{name}", jobs))
     lines += [
         "",
-        "The paper's budget. T is 10^12 and E 10^18 multiply-adds, counted for both passes of the whole "
-        f"batch. `python -m sr_lab experiment={paper}/<table> task=plan` measures the hours on your machine, "
-        "and says what is finished, which images are missing, and how much disk and memory it takes.",
+        "The paper's budget. T is 10^12 and E 10^18 multiply-adds: those of the forward pass for the whole",
+        "batch, and twice as many for the backward pass.",
+        f"`python -m sr_lab experiment={paper}/<table> task=plan` measures the hours on your machine, and "
+        "says",
+        "what is finished, which images are missing, and how much disk and memory it takes.",
     ]
     return "\n".join(lines)
 

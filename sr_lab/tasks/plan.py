@@ -274,8 +274,8 @@ def _measurement(jobs: Sequence[Job], config: PlanConfig) -> list[str]:
         return layout.wrapped("Every job is finished, so nothing was measured.")
     if not config.measure:
         return layout.wrapped(
-            "T/step: 10^12 multiply-adds of an optimizer step, both passes, for the whole batch. Nothing was "
-            "timed (measure=false)."
+            "T/step: 10^12 multiply-adds of an optimizer step, three times those of a forward pass of the "
+            "batch. Nothing was timed (measure=false)."
         )
     timed = [each for each in costs if each.fits]
     text = f"Measured now on {cost.where(config)}: "

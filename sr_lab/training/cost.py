@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sr_lab.checkpoints.opening import build_network
 from sr_lab.config import targets
@@ -17,6 +16,7 @@ from sr_lab.config.schema import TrainConfig
 from sr_lab.datasets.patches import PatchBatch, RandomDegradation, with_lr
 from sr_lab.errors import ConfigError
 from sr_lab.layers.network import min_size_of, num_image_ch
+from sr_lab.ops.complexity import multi_adds
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.system.devices import arithmetic, device_name, out_of_memory
 from sr_lab.training import build
@@ -34,7 +34,7 @@ class Cost:
     """The cost of training one network.
 
     Args:
-        multi_adds: Multiply-adds of an optimizer step, forward and backward, over all devices.
+        multi_adds: Multiply-adds of an optimizer step over all devices, see `count`.
         seconds: Time of an optimizer step.
         steps: Measured steps.
         samples: Samples in each measured step.
@@ -76,27 +76,25 @@ def where(config: TrainConfig) -> str:
 
 
 def count(config: TrainConfig) -> int:
-    """Multiply-adds of an optimizer step: those of one sample, forward and backward, times the batch.
+    """Multiply-adds of an optimizer step: those of a forward pass, and twice as many for the backward pass.
 
     Raises:
         ConfigError: The network has nothing to train, or the patches are too small for it.
     """
-    size, scale = patch_size(config), config.scale
+    size = patch_size(config)
     with torch.device("meta"):
-        network = build_network(config, config.allow).train()
-        if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
-        if size < min_size_of(network):
-            raise ConfigError(
-                f"dataset.lr_patch_size: {type(network).__name__} needs at least {min_size_of(network)}, "
-                f"got {size}; use larger patches"
-            )
-        lr = torch.zeros(1, num_image_ch(network), size, size)
-        with FlopCounterMode(display=False) as counter:
-            sr: Tensor = network(lr)
-            torch.autograd.backward(sr.sum())
-    assert sr.shape[-1] == scale * size
-    return int(counter.get_total_flops()) // 2 * config.batch_size
+        network = build_network(config, config.allow)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
+    if size < min_size_of(network):
+        raise ConfigError(
+            f"dataset.lr_patch_size: {type(network).__name__} needs at least {min_size_of(network)}, "
+            f"got {size}; use larger patches"
+        )
+    side = config.scale * size
+    # torch's counter is wrong for the backward pass of grouped convolutions.
+    forward = multi_adds(network, scale=config.scale, rule="all", hr_size=(side, side))
+    return 3 * forward * config.batch_size
 
 
 def measure(config: TrainConfig) -> Cost:
@@ -125,7 +123,7 @@ def measure(config: TrainConfig) -> Cost:
 
 
 def _measure(config: TrainConfig, device: torch.device) -> Cost:
-    multi_adds = count(config)
+    counted = count(config)
     batch, accumulate = build.batch_of_a_device(config), config.trainer.accumulate_grad_batches
     network = build_network(config, config.allow).to(device).train()
     plain = config.trainer.model_copy(update={"autotune": False})
@@ -153,7 +151,7 @@ def _measure(config: TrainConfig, device: torch.device) -> Cost:
     memory = torch.cuda.max_memory_allocated(device) if on_gpu else 2 * weights + state + saved * batch
     averaged = weights if config.ema_decay is not None else 0
     return Cost(
-        multi_adds=multi_adds,
+        multi_adds=counted,
         seconds=seconds * batch / samples * accumulate,
         steps=steps,
         samples=samples,

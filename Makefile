@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos bench bench-store table check lint format clean
+.PHONY: help setup demo test test-slow chaos bench bench-store table costs docs check lint format clean
 # Uses the first that runs, is new enough and can create an environment. To choose another: make PYTHON=...
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
@@ -48,6 +48,13 @@ bench-store: $(STAMP) ## measure speed and store it in experiments/benchmarks
 
 table: $(STAMP) ## update the README's results from experiments/*/results.csv
 	$(BIN)/python -m sr_lab.reporting.readme
+
+costs: $(STAMP) ## update the tables of data and cost in experiments/*/README.md (minutes)
+	$(BIN)/python -m sr_lab.help.costs
+
+docs: $(STAMP) ## build a site of the texts of --help and of experiments/ (open build/docs/site/index.html)
+	$(BIN)/python -m sr_lab.help.site build/docs
+	$(BIN)/zensical build --strict --config-file build/docs/mkdocs.yml
 
 lint: $(STAMP) ## run ruff and mypy
 	$(BIN)/ruff check .

@@ -8,11 +8,17 @@ from sr_lab.system import interrupts
 if __name__ == "__main__":
     interrupts.end_at_once()
 
+import sys
+
+from sr_lab.help import completion
+
+if __name__ == "__main__" and completion.answered():  # before Hydra is imported, since the shell waits
+    sys.exit()
+
 import atexit
 import gc
 import io
 import os
-import sys
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +36,7 @@ from sr_lab.config.identity import has_run_folder, known, register_resolvers
 from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import refuse_another
-from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
+from sr_lab.config.schema import Config, EvaluateConfig, PlanConfig, TrainConfig
 from sr_lab.config.typed import understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
@@ -47,6 +53,10 @@ class CommandLine:
     )  # training runs of a multirun; each gets its own process
     searched: list[int] = field(default_factory=list)  # exit codes of searches
     done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
+    planned: list[PlanConfig] = field(default_factory=list)  # the jobs of task=plan
+    chosen: tuple[list[str], dict[str, str]] = field(
+        default_factory=lambda: ([], {})
+    )  # overrides and options of the first of them
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
     task: str = "train"  # task of the last job
@@ -84,8 +94,16 @@ class CommandLine:
         elsewhere = launchers.is_elsewhere(hydra_node)
         config: Config | None = None
         try:
-            config = _complete(load(composed, overrides, hydra_node.runtime.choices), tuple(overrides))
+            config = load(composed, overrides, hydra_node.runtime.choices)
             self.task = config.task
+            if isinstance(config, PlanConfig):
+                if elsewhere:
+                    raise ConfigError("hydra/launcher: task=plan runs here, without a launcher; leave it out")
+                if not self.planned:
+                    self.chosen = overrides, dict(hydra_node.runtime.choices)
+                self.planned.append(config)
+                return None
+            config = _complete(config, tuple(overrides))
             if has_run_folder(config):  # hydra.run.dir can name any folder
                 refuse_another(RunFolder(folder.resolve()), known(config))
             in_multirun = hydra_node.mode == RunMode.MULTIRUN and not elsewhere
@@ -119,6 +137,11 @@ class CommandLine:
             tasks.finish(list(self.done.values())[-1], list(self.done))
         if self.errors:  # no run of a sweep starts if any of its configurations is wrong
             raise self.errors[0]
+        if self.planned:
+            from sr_lab.tasks import plan  # imports torch
+
+            interrupts.as_exit()
+            plan.run(self.planned, *self.chosen)
         if self.elsewhere:
             good = {job.folder: job.config for job in self.elsewhere if job.config and not job.problem}
             config = next(iter(good.values()), None)
@@ -141,6 +164,8 @@ def _help(composed: DictConfig, hydra_node: HydraConf) -> str:
 
 def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
     """Add to the configuration what identifies it beside its settings."""
+    if isinstance(config, PlanConfig):  # images may be missing
+        return config
     validates = isinstance(config, TrainConfig) and (config.validation.sets or config.validation_images)
     if not (validates or isinstance(config, EvaluateConfig)):
         return config

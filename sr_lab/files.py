@@ -25,6 +25,14 @@ _MAX_NODES, _MAX_DEPTH = 100_000, 50
 # Characters that terminals, XML or UTF-8 do not accept as text, and those that reverse the reading direction.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """The configuration files: inside the package when installed as a wheel, next to it in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
 
 @contextlib.contextmanager
 def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:

@@ -30,7 +30,9 @@ OUTSIDE = {
     "config": {"errors", "types", "files", "system", "run_folder"},
     "reporting": {"errors", "types", "files", "run_folder"},
 }
-BUILDS_FROM_CONFIG = {"checkpoints.opening", "checkpoints.catalogue", "training.build", "training.loggers"}
+BUILDS_FROM_CONFIG = {
+    *("checkpoints.opening", "checkpoints.catalogue", "training.build", "training.cost", "training.loggers")
+}
 MAY_IMPORT = {
     "config": {"runs", "tasks", "api", "speed", "help", "__main__"},
     "reporting": {"training", "runs", "tasks", "speed", "help"},
@@ -170,6 +172,11 @@ def test_commands_that_only_show_the_configuration_do_not_import_torch(arguments
     packages = loaded("-m", "sr_lab", *arguments)
     assert "hydra" in packages
     assert not packages & {"torch", "lightning", "wandb", "torchmetrics", "kornia", "skimage"}
+
+
+def test_completion_in_a_shell_imports_neither_torch_nor_hydra():
+    packages = loaded("-m", "sr_lab", "--shell-completion", "query=bash")
+    assert not packages & {"torch", "lightning", "hydra", "omegaconf", "numpy", "pydantic", "rich"}
 
 
 def test_importing_sr_lab_does_not_import_torch():

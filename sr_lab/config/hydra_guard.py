@@ -30,14 +30,7 @@ from sr_lab import files
 from sr_lab.config import targets
 from sr_lab.config.overrides import is_address, is_set, key_of, only_typed
 from sr_lab.errors import ConfigError
-
-PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def conf_dir() -> Path:
-    """The configuration files: inside the package when installed as a wheel, next to it in a checkout."""
-    inside = PACKAGE / "conf"
-    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+from sr_lab.files import conf_dir as conf_dir
 
 
 def install(composed: Callable[[DictConfig], None]) -> None:

@@ -1,9 +1,12 @@
 """The identity of a run, a hash of everything that changes its results: the same command resumes the run."""
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from sr_lab.config.schema import (
     EvaluateConfig,
     MeasureConfig,
     Node,
+    PlanConfig,
     PrepareConfig,
     ReadingConfig,
     ShardConfig,
@@ -260,7 +264,7 @@ def _named_folder(config: Config) -> str | None:
         return config.runs
     if isinstance(config, (UpscaleConfig, ShardConfig)):
         return config.output
-    return "." if isinstance(config, (PrepareConfig, DoctorConfig)) else None
+    return "." if isinstance(config, (PlanConfig, PrepareConfig, DoctorConfig)) else None
 
 
 def has_run_folder(config: Config) -> bool:
@@ -279,6 +283,8 @@ def run_dir(*, _root_: DictConfig) -> str:
 
 def sweep_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.sweep.dir``: the jobs of an experiment share one folder."""
+    if _root_.task == "plan":  # Hydra writes into it, and a plan leaves no files
+        return _nowhere()
     name = str(_root_.experiment_name)
     # The default name belongs to the default task; other tasks get their own folder.
     task = str(_root_.task)
@@ -287,8 +293,28 @@ def sweep_dir(*, _root_: DictConfig) -> str:
     return str(Path(_root_.paths.output_dir).expanduser() / name)
 
 
+@functools.cache
+def _nowhere() -> str:
+    """A folder that disappears with the process."""
+    folder = tempfile.mkdtemp(prefix="sr_lab-plan-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def planned_folder(config: PlanConfig) -> Path:
+    """The run folder of a planned training run.
+
+    Raises:
+        DataError: The training images are missing.
+    """
+    parent = Path(config.paths.output_dir).expanduser() / config.experiment_name
+    return parent / folder_name(config, parent)
+
+
 def run_folder(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.sweep.subdir``."""
+    if _root_.task == "plan":  # the images that identify a run may be missing
+        return "."
     return folder_name(_load(_root_), Path(sweep_dir(_root_=_root_)))
 
 

@@ -209,6 +209,13 @@ class TrainConfig(Config):
         return self.steps_per_epoch * self.steps / self.recipe.get("steps", self.steps)
 
 
+class PlanConfig(TrainConfig):
+    """``task=plan``: the settings of a training run that is only planned."""
+
+    measure: bool
+    format: Literal["table", "csv", "markdown"]
+
+
 class CheckpointConfig(Config):
     """A task that runs a network without training it."""
 
@@ -333,6 +340,7 @@ class ReportConfig(ReadingConfig):
 
 SCHEMAS: dict[str, type[Config]] = {
     "train": TrainConfig,
+    "plan": PlanConfig,
     "evaluate": EvaluateConfig,
     "measure": MeasureConfig,
     "upscale": UpscaleConfig,

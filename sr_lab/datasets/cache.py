@@ -100,13 +100,17 @@ class ImageCache:
             manifest = json.dumps(dict(zip(self._names, self._records, strict=True)), indent=1)
             _write(self._manifest(), lambda file: file.write(manifest.encode()))
 
+    def is_built(self) -> bool:
+        """Whether every image is there; also opens the cache then."""
+        return bool(self._records) or self._load()
+
     def open(self) -> None:
         """Open a finished cache; does nothing if it is open.
 
         Raises:
             DataError: The cache is not complete, or a file has changed since it was built.
         """
-        if not self._records and not self._load():
+        if not self.is_built():
             raise DataError(
                 f"cache: {self.folder} does not hold all {len(self)} images; "
                 "call prepare() first, on every machine that has its own paths.cache_dir"

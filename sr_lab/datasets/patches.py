@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 
 from sr_lab.datasets.cache import ImageCache, Record, in_parallel
 from sr_lab.datasets.given import check_size, check_sizes
-from sr_lab.datasets.images import read_image
+from sr_lab.datasets.images import image_size, read_image
 from sr_lab.datasets.sampling import Order, draw, keys, permutation
 from sr_lab.datasets.sharing import empty
 from sr_lab.errors import ConfigError, DataError
@@ -212,6 +213,20 @@ class PatchDataset(Dataset[PatchBatch]):
             lr_files = self.lr_files
             self._lr_cache.build(lambda index: _planes(lr_files[index]), title="Decoding LR images")
             self._check_lr(lr_files, self._lr_cache.records)
+
+    def bytes_to_prepare(self) -> int:
+        """Bytes that `prepare` will write, 0 once it has run.
+
+        Raises:
+            DataError: A file is missing or not an image.
+        """
+        size = 0
+        if not self._hr_cache.is_built():
+            size += sum(3 * math.prod(image_size(file)) for file in self.files)
+        if self._lr_cache is not None and not self._lr_cache.is_built():
+            lr_files, shrunk = (self.files, self.scale**2) if self.lr_files is None else (self.lr_files, 1)
+            size += sum(3 * math.prod(image_size(file)) // shrunk for file in lr_files)
+        return size
 
     def manifest(self) -> str:
         """SHA-256 of the names and sizes of all files, but not of their paths; part of a run's identity."""

@@ -106,6 +106,10 @@ class StreamingDataset(PatchDataset):
         in_parallel(read_image, self.val_files)
         self._check_hr()
 
+    def bytes_to_prepare(self) -> int:
+        """Nothing is written before the training, which fetches up to ``cache_gb``."""
+        return 0
+
     def manifest(self) -> str:
         """SHA-256 of the shards' digests and of the names and sizes of the validation files."""
         facts = [shard.sha256 for shard in self.index.shards]

@@ -24,14 +24,19 @@ def answer(job: DictConfig, hydra_node: HydraConf) -> str:
         job: The composed configuration without Hydra's node.
         hydra_node: Hydra's node.
     """
-    places = option.folders((each.schema, each.path) for each in hydra_node.runtime.config_sources)
+    found = pages(job, hydra_node)
+    if not found:
+        return overview(job, hydra_node, _places(hydra_node))
+    return "\n\n\n".join("\n".join(lines) for _, lines in found)
+
+
+def pages(job: DictConfig, hydra_node: HydraConf) -> list[tuple[str, list[str]]]:
+    """``group=option`` and the lines of the page of each option on the command line; see `answer`."""
+    places = _places(hydra_node)
     choices = {
         str(group): str(name) for group, name in hydra_node.runtime.choices.items() if name is not None
     }
     typed = dict.fromkeys(key_of(override) for override in given_to(hydra_node))
-    asked = [group for group in typed if group in choices]
-    if not asked:
-        return overview(job, hydra_node, places)
     sweeper = cast("dict[str, Any]", OmegaConf.to_container(hydra_node.sweeper, resolve=False))
     composed = Composed(
         values=cast("dict[str, object]", _plain(job)),
@@ -41,11 +46,18 @@ def answer(job: DictConfig, hydra_node: HydraConf) -> str:
         params=sweeper.get("params") or {},
         typed=list(typed),
     )
-    pages = [
-        (experiment.of if group == "experiment" else page.of)(composed, group, choices[group])
-        for group in asked
+    return [
+        (
+            f"{group}={choices[group]}",
+            (experiment.of if group == "experiment" else page.of)(composed, group, choices[group]),
+        )
+        for group in typed
+        if group in choices
     ]
-    return "\n\n\n".join("\n".join(lines) for lines in pages)
+
+
+def _places(hydra_node: HydraConf) -> list[Path]:
+    return option.folders((each.schema, each.path) for each in hydra_node.runtime.config_sources)
 
 
 def overview(job: DictConfig, hydra_node: HydraConf, places: Sequence[Path]) -> str:

@@ -26,7 +26,8 @@ def state(folders: Sequence[str], data_dir: Path) -> list[str]:
     rows = []
     for folder in folders:
         inside = Path(folder).is_relative_to(data_dir)
-        rows.append((_state(folder), str(Path(folder).relative_to(data_dir)) if inside else folder))
+        shown = str(Path(folder).relative_to(data_dir)) if inside else folder
+        rows.append((shown, "") if layout.is_markdown() else (_state(folder), shown))
     return [*layout.wrapped(f"Data in {data_dir} (paths.data_dir or SR_LAB_DATA)"), *layout.pairs(rows)]
 
 
@@ -38,7 +39,9 @@ def _state(folder: str) -> str:
 
 
 def missing(folders: Sequence[str]) -> list[str]:
-    """The folders that do not exist."""
+    """The folders that do not exist; for a document, which has no machine, all of them."""
+    if layout.is_markdown():
+        return list(folders)
     return [folder for folder in folders if _state(folder) == "missing"]
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sr_lab import files
-from sr_lab.config.hydra_guard import PACKAGE
 from sr_lab.config.identity import code_of, identity
 from sr_lab.config.recorded import settings
 from sr_lab.config.schema import Config, TrainConfig
@@ -76,7 +75,9 @@ def origin(libraries: Iterable[str] = ()) -> dict[str, object]:
 def _git(*arguments: str) -> str | None:
     """Output of git in our checkout; ``None`` in an installed package."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=files.PACKAGE, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

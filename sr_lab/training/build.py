@@ -62,7 +62,7 @@ def module(
         val_sets={images.name: len(images) for images in val_sets},
         test_sets=[images.name for images in test_sets],
         loss=targets.build("loss", config.loss, config.allow),
-        make_optimizer=_optimizer(config),
+        make_optimizer=optimizer(config),
         make_scheduler=targets.build("schedule", config.schedule.scheduler, config.allow),
         steps_per_unit=config.steps_of_an_epoch if config.schedule.interval == "epoch" else 1.0,
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
@@ -92,7 +92,7 @@ def started_from(config: TrainConfig) -> dict[str, object]:
     return {"started_from": config.model_dump(include=fields) | {"scale": scale}}
 
 
-def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
+def optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
     """On a GPU, use fused Adam, since without it fp16 waits for the device to check for overflows."""
     build: Callable[..., torch.optim.Optimizer] = targets.build("optimizer", config.optimizer, config.allow)
     fusible = config.optimizer["_target_"] in ("torch.optim.Adam", "torch.optim.AdamW")
@@ -147,7 +147,7 @@ def form(
     choice = choose(
         network,
         settings(compile=compiled),
-        lr_shape=(_batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
+        lr_shape=(batch_of_a_device(config), channels, lr_patch_size, lr_patch_size),
         scale=config.scale,
         device=device(config),  # of the first process to arrive; other processes here wait for the result
         autocast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision(config)),
@@ -162,7 +162,7 @@ def form(
     return choice.setting, choice
 
 
-def _batch_of_a_device(config: TrainConfig) -> int:
+def batch_of_a_device(config: TrainConfig) -> int:
     """Images in the batch of one device."""
     devices = config.trainer.devices
     nodes = config.trainer.arguments().get("num_nodes", 1)

@@ -159,7 +159,7 @@ class RunFolder:
                 lock.truncate(0)
                 # A write through Python's buffer would report a full disk twice.
                 os.write(lock.fileno(), f"{time.time()}\n".encode())
-            for places in (self.path.glob("*"), self.checkpoints.glob("*"), self.images.rglob("*")):
+            for places in (self.path.glob("*"), self.checkpoints.glob("*"), files.below(self.images)):
                 files.remove_leftovers(places)
             self.failed.unlink(missing_ok=True)
             self.pruned.unlink(missing_ok=True)
@@ -191,7 +191,7 @@ class RunFolder:
         for path in (self.lock, self.record, self.log):
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
-        for path in self.path.rglob("*"):
+        for path in files.below(self.path):
             if path in (self.metrics, self.config, self.failed):
                 continue  # these are replaced, even if they are links
             if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):

@@ -260,7 +260,8 @@ def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
     """Refuse sweep axes that only the command line may set, since Hydra turns them into typed overrides."""
     for name, value in params.items():
         is_typed = is_set(f"hydra.sweeper.params.{name}", overrides)
-        if not is_typed and (only_typed(name) or is_address(str(value))):
+        is_several = "{" in str(value)  # dataset={cache_dir: ...} would set what only_typed refuses
+        if not is_typed and (is_several or only_typed(name) or is_address(str(value))):
             raise ConfigError(
                 f"hydra.sweeper.params.{name}: is not allowed in a file; set it on the command line"
             )

@@ -57,6 +57,7 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
+from sr_lab.config.schema import TrainConfig
 from sr_lab.config.untrusted import stored_network
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
@@ -68,6 +69,8 @@ from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.runs import find_runs
 from sr_lab.reporting.safe_csv import csv_text, runs_to_csv, table_to_csv
 from sr_lab.run_folder import RunFolder, read_index
+from sr_lab.runs import sweep
+from sr_lab.tasks import train
 from sr_lab.training.checkpointing import DurableCheckpointIO
 from tests import chromium
 from tests.chromium import Chromium
@@ -953,6 +956,21 @@ def test_a_link_in_place_of_a_result_is_replaced(tmp_path, file):
         1 / 0  # noqa: B018
     assert not (folder.path / file).is_symlink()
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["run", "run/log.txt"])
+def test_neither_a_training_nor_a_sweep_writes_through_a_link(tmp_path, name):
+    """A sweep writes into the run folder, and opens ``log.txt``, before its job can look at the folder."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "precious")
+    config = compose(*SMOKE, "dataset=sample")
+    assert isinstance(config, TrainConfig)
+    with pytest.raises(ConfigError, match=f"{name}: is a link"):
+        train.run(config, tmp_path / "run", [])
+    with pytest.raises(ConfigError, match=f"{name}: is a link"):
+        sweep.enqueue(config, tmp_path / "run", []).write()
+    assert list((tmp_path / "precious").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints.old"])

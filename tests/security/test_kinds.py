@@ -228,6 +228,8 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
         ),
         *(
             ("callbacks.x.dirpath", "/tmp/x"),
+            ("dataset", "{cache_dir: /tmp/x}"),
+            ("++dataset", "x,{cache_dir: /tmp/x}"),
             ("+logger.wandb.entity", "them"),
             ("trainer.profiler.dirpath", "/x"),
         ),

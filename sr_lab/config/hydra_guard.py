@@ -60,20 +60,33 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         return result
 
     ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign, assignment]
-    Plugins.instance()  # imports every plugin again, which replaces the class that is patched below
-    source_class = SourcesRegistry.instance().resolve("file")
-    read = source_class.load_config
+    Plugins.instance()  # imports every plugin again, which replaces the classes that are patched below
 
-    @functools.wraps(read)
-    def bounded(source: ConfigSource, config_path: str) -> ConfigResult:
+    def bounded(
+        source: ConfigSource, read: Callable[[ConfigSource, str], ConfigResult], config_path: str
+    ) -> ConfigResult:
+        # Any file could be read and its values uploaded, or its interpolations resolved without a check.
+        if config_path.startswith("/") or ".." in config_path.split("/"):
+            raise ConfigError(
+                f"'{config_path}': is not below a folder that is searched; choose an option there"
+            )
+        if source.scheme() == "pkg":
+            return read(source, config_path)
         path = Path(source.path, config_path.removesuffix(".yaml") + ".yaml")
         if path.is_file():
+            folder = Path(source.path).resolve()
+            if not path.resolve().is_relative_to(folder) and folder != conf_dir():  # installers link ours
+                raise ConfigError(
+                    f"{path}: is a link out of the folder that is searched; copy the file there"
+                )
             check_size(path)
         result = read(source, config_path)
         check_file(path, result.config)
         return result
 
-    source_class.load_config = bounded  # type: ignore[method-assign, assignment]
+    for scheme in ("file", "pkg"):
+        kind = SourcesRegistry.instance().resolve(scheme)
+        kind.load_config = functools.partialmethod(bounded, kind.load_config)  # type: ignore[method-assign, assignment]
 
 
 def answer_help(answer: Callable[[DictConfig, HydraConf], str]) -> None:

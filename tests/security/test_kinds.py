@@ -151,11 +151,13 @@ def _guarded():
     """Install the guard as `__main__` does, and remove it after the tests."""
     register_resolvers()
     Plugins.instance()
-    source = SourcesRegistry.instance().resolve("file")
-    before = ConfigLoaderImpl._load_configuration_impl, source.load_config
+    sources = [SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg")]
+    before = ConfigLoaderImpl._load_configuration_impl, *(vars(source)["load_config"] for source in sources)
     hydra_guard.install(lambda _: None)
     yield
-    ConfigLoaderImpl._load_configuration_impl, source.load_config = before
+    ConfigLoaderImpl._load_configuration_impl, *kept = before
+    for source, load_config in zip(sources, kept, strict=True):
+        source.load_config = load_config
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,6 +262,25 @@ def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeyp
         said = survives(folder=tmp_path / "mine")
         assert "hydra.searchpath" in said
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("/../secret", "/experiment/../../secret", "/link", "/{conf}/secret"),
+        *("/{tmp_path}/secret", "//proc/self/cwd/secret"),  # Hydra's own package would read these
+    ],
+)
+def test_no_file_reads_a_file_outside_of_its_folder(tmp_path, mark, option):
+    """Its values, such as those of a file of keys, could be stored and uploaded."""
+    (tmp_path / "secret.yaml").write_text("key: '${oc.env:SECRET}'\n")
+    (tmp_path / "sly" / "experiment").mkdir(parents=True)
+    (tmp_path / "sly" / "link.yaml").symlink_to(tmp_path / "secret.yaml")
+    there = option.format(conf=os.path.relpath(tmp_path, hydra_guard.conf_dir()), tmp_path=tmp_path)
+    sly = json.dumps({"defaults": [f"{there}@hydra.sweeper.params"]})
+    (tmp_path / "sly" / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{sly}")
+    said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}/sly]", "experiment=sly")
+    assert "a folder that is searched" in said or "the folder that is searched" in said
 
 
 HYDRAS = {

@@ -208,8 +208,6 @@ class RunFolder:
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
         for path in files.below(self.path):
-            if path in (self.metrics, self.config, self.failed):
-                continue  # these are replaced, even if they are links
             if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
                 raise ConfigError(f"{path}: is a link out of the run folder; remove it")
 

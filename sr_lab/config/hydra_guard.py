@@ -53,7 +53,10 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any, **named: Any
     ) -> DictConfig:
         check_packages([place.path for place in loader.get_search_path().get_path()], overrides)
-        result = compose(loader, config_name, overrides, *rest, **named)
+        try:
+            result = compose(loader, config_name, overrides, *rest, **named)
+        except KeyError as error:
+            raise ConfigError(f"hydra.job.env_copy: there is no variable {error}; remove it") from error
         check_hydra(result.hydra, overrides)
         _write_nothing(result.hydra, overrides)
         composed(result)
@@ -121,7 +124,7 @@ def check_size(path: Path) -> None:
 
 # The start of ${key}, or of a resolver that reads only the configuration or our own variables.
 _KNOWN = re.compile(
-    r"(?<!\\)\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
+    r"\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
     r"|oc\.env:SR_LAB_\w*[,}])"
 )
 # Any other $ before punctuation: this includes $\{, since Hydra removes the escape in a row or in a sweep's

@@ -286,6 +286,7 @@ def test_no_file_reads_a_file_outside_of_its_folder(tmp_path, mark, option):
 HYDRAS = {
     "job.env_set": {"LD_PRELOAD": "x"},
     "job.env_copy": ["SECRET"],
+    "job": {"env_copy": ["NO_SUCH_VARIABLE"]},
     "job.chdir": True,
     "job.name": "../../x",
     "callbacks": {"x": {"_target_": RUN, "command": "true"}},

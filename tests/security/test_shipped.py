@@ -35,7 +35,7 @@ from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
 from sr_lab.tasks.status import find_jobs
 from sr_lab.tasks.upscale import images
-from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState
+from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState, newest
 from sr_lab.training.resume import check_resume
 from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
@@ -90,12 +90,20 @@ def test_only_a_checkpoint_in_a_folder_of_the_run_is_removed(tmp_path, way):
     (tmp_path / "run" / "link").symlink_to("../precious")
     for file in ("run/photo.png", "run/a.ckpt", "precious/a.ckpt"):
         (tmp_path / file).touch()
-    writer = DurableCheckpointIO(folders=[tmp_path / "other", tmp_path / "run"])
+    (tmp_path / "linked").symlink_to("run")  # by the user
+    writer = DurableCheckpointIO(folders=[tmp_path / "other", tmp_path / "linked"])
     with pytest.raises(CheckpointError, match="not a checkpoint of this run"):
-        writer.remove_checkpoint(tmp_path / "run" / way)
+        writer.remove_checkpoint(tmp_path / "linked" / way)
     assert (tmp_path / "run" / way).exists()
-    writer.remove_checkpoint(tmp_path / "run" / "a.ckpt")
+    writer.remove_checkpoint(tmp_path / "linked" / "a.ckpt")
     assert not (tmp_path / "run" / "a.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "best.ckpt"])
+def test_a_folder_in_place_of_a_checkpoint_is_reported(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError, match=f"{name}' is a folder, where the run saves a file"):
+        newest(tmp_path, print)
 
 
 def test_our_own_checkpoint_callbacks_follow_no_path_in_a_file(tmp_path):

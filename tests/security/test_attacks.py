@@ -58,7 +58,7 @@ from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
 from sr_lab.config.schema import TrainConfig
-from sr_lab.config.untrusted import stored_network
+from sr_lab.config.untrusted import refuse_secrets, settle_paths, stored_network
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import run_by
@@ -308,6 +308,70 @@ def test_no_secret_is_stored(monkeypatch, mark, override):
     assert "secret" in said
     for secret in (SECRET, "abc", "hunter2"):
         assert secret not in said
+
+
+@pytest.mark.parametrize(
+    "word", ["key", "token", "secret", "password", "passwd", "passphrase", "credential", "credentials", "jwt"]
+)
+def test_each_name_of_a_secret_is_refused_and_longer_words_are_not(word):
+    for name in (word, f"my_{word}", word.upper()):
+        with pytest.raises(ConfigError, match=f"{name}: is a secret"):
+            refuse_secrets({"logger": [{"x": {name: "abc"}}]})
+    refuse_secrets({f"{word}izer": "abc", f"un{word}": "abc", word: 3})
+
+
+@pytest.mark.parametrize(
+    "word", ["key", "api_key", "token", "access_token", "sig", "signature", "password", "Token"]
+)
+def test_each_name_of_a_secret_in_an_address_is_refused(word):
+    for address in (f"https://example.org/a?{word}=abc", f"https://example.org/a?b=c&{word}=abc"):
+        with pytest.raises(ConfigError, match=r"^a\.b: contains a secret"):
+            refuse_secrets({"a": {"b": [address]}})
+    refuse_secrets({"a": f"https://example.org/{word}=abc", "b": "?tokens=3", "c": "://a/b:c@d"})
+
+
+OUT = [
+    "/x",
+    "~/x",
+    "..",
+    "../x",
+    "a/..",
+    "a/../x",
+    "a::b",
+    "a://b",
+    "$HOME",
+    "{step.__class__}",
+    "{0}",
+    "{a.b}",
+]
+BELOW = ["", "x/y", "a..b", "..a", "{val/psnr_y:.2f}", "best-{step}"]
+
+
+@pytest.mark.parametrize("place", ["callbacks", "logger", "trainer"])
+def test_a_path_of_a_file_stays_below_the_run_folder(place):
+    def settled(text: object, *overrides: str) -> object:
+        node = {"_target_": "a::b", "many": [{"dirpath": text}], "dirpath": text, "filename": text}
+        values = {place: {"profiler": node}}
+        settle_paths(values, overrides)
+        assert set(values) == {"callbacks", "logger", place}
+        return values[place]["profiler"]
+
+    for text in OUT:
+        with pytest.raises(ConfigError, match=rf"^{place}\.profiler\..*leads out of the run folder"):
+            settled(text)
+        with pytest.raises(ConfigError, match="leads out of the run folder"):
+            settle_paths({place: {"profiler": {"many": [[text]]}}}, ())
+        typed = settled(text, f"{place}.profiler={{a: 1}}")
+        assert isinstance(typed, dict)
+        assert (typed["filename"], typed["_target_"]) == (text, "a::b")
+        assert typed["dirpath"] == str(Path(text).expanduser().absolute())
+    for text in BELOW:
+        assert settled(text) == {
+            "_target_": "a::b",
+            "many": [{"dirpath": text}],
+            "dirpath": text,
+            "filename": text,
+        }
 
 
 def test_a_value_that_is_not_a_secret_is_stored(monkeypatch):

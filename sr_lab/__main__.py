@@ -105,7 +105,7 @@ class CommandLine:
                 return None
             config = _complete(config, tuple(overrides))
             if has_run_folder(config):  # hydra.run.dir can name any folder
-                refuse_another(RunFolder(folder.resolve()), known(config))
+                refuse_another(RunFolder.at(folder), known(config))
             in_multirun = hydra_node.mode == RunMode.MULTIRUN and not elsewhere
             if isinstance(config, TrainConfig) and config.hparams_search is not None:
                 from sr_lab.runs import search  # imports Optuna, which only a search needs

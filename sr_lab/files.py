@@ -96,6 +96,22 @@ def write(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """All files and folders below a folder, in no order; links are not followed.
+
+    A folder that cannot be read counts as empty. Python's own walks recurse, and fail on a thousand levels.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as scanned:
+                entries = list(scanned)
+        except OSError:
+            continue
+        waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        yield from (Path(entry.path) for entry in entries)
+
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 

@@ -55,6 +55,11 @@ class RunFolder:
         self.trained_on = path / "images.json"
         self.images = path / "images"
 
+    @classmethod
+    def at(cls, path: Path) -> "RunFolder":
+        """The folder at an absolute path; `refuse_links` refuses a link in its place."""
+        return cls(path.absolute() if path.is_symlink() else path.resolve())
+
     @property
     def refused(self) -> bool:
         """Whether the last start failed before its attempt began, which leaves no traceback."""
@@ -159,7 +164,7 @@ class RunFolder:
                 lock.truncate(0)
                 # A write through Python's buffer would report a full disk twice.
                 os.write(lock.fileno(), f"{time.time()}\n".encode())
-            for places in (self.path.glob("*"), self.checkpoints.glob("*"), self.images.rglob("*")):
+            for places in (self.path.glob("*"), self.checkpoints.glob("*"), files.below(self.images)):
                 files.remove_leftovers(places)
             self.failed.unlink(missing_ok=True)
             self.pruned.unlink(missing_ok=True)
@@ -183,7 +188,18 @@ class RunFolder:
             ConfigError: Another process is running in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        # In a stranger's folder, links could redirect the run's output anywhere.
+        self.refuse_links()
+        with self.lock.open("a") as lock:
+            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes the lock for a moment too
+                raise ConfigError(f"{self.path}: another process is running this {what}")
+            yield lock
+
+    def refuse_links(self) -> None:
+        """Refuse links and pipes, which in a stranger's folder could redirect the run's output anywhere.
+
+        Raises:
+            ConfigError: The folder is a link, contains one that leads out of it, or contains a pipe.
+        """
         if self.path.is_symlink():
             raise ConfigError(
                 f"{self.path}: is a link, and the run would write into the folder it points to; remove it"
@@ -191,15 +207,9 @@ class RunFolder:
         for path in (self.lock, self.record, self.log):
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
-        for path in self.path.rglob("*"):
-            if path in (self.metrics, self.config, self.failed):
-                continue  # these are replaced, even if they are links
+        for path in files.below(self.path):
             if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
                 raise ConfigError(f"{path}: is a link out of the run folder; remove it")
-        with self.lock.open("a") as lock:
-            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes the lock for a moment too
-                raise ConfigError(f"{self.path}: another process is running this {what}")
-            yield lock
 
     def _is_locked(self) -> bool:
         try:

@@ -100,6 +100,7 @@ def _load(composition: _Composition) -> Config:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
     untrusted.refuse_secrets(values)
+    untrusted.refuse_places(values, own_paths(), overrides)
     untrusted.settle_paths(values, overrides)
     untrusted.refuse_addresses(values, overrides)
     try:
@@ -124,6 +125,16 @@ def _load(composition: _Composition) -> Config:
 
 # Settings of the trainer that change how a network computes, but only while it is trained.
 _ONLY_TRAINING = ("precision", "compile", "channels_last", "gradient_clip_val", "accumulate_grad_batches")
+
+
+def own_paths(*, resolve: bool = True) -> Node:
+    """Our own ``paths``, resolved for this environment or as they are written."""
+    return typing.cast(Node, OmegaConf.to_container(_own_settings().paths, resolve=resolve))
+
+
+@functools.cache
+def _own_settings() -> DictConfig:
+    return typing.cast(DictConfig, OmegaConf.load(conf_dir() / "config.yaml"))
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
@@ -395,7 +406,12 @@ def _checkpoint_name(path: Path) -> str:
 def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
     left_out = {"allow", *(OF_TRAINING if isinstance(config, EvaluateConfig) else ())}
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(exclude=left_out) | {"allow": []}))
+    values = config.model_dump(exclude=left_out) | {"allow": []}
+    own = own_paths(resolve=False)  # where to write depends on the machine, and a file may not say it
+    values["paths"] |= {name: own[name] for name in ("output_dir", "cache_dir")}
+    if "cache_dir" in values.get("dataset", {}):
+        values["dataset"]["cache_dir"] = "${paths.cache_dir}"
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def model_options() -> list[str]:

@@ -46,27 +46,43 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         loader: ConfigLoaderImpl, config_name: str | None, overrides: list[str], *rest: Any, **named: Any
     ) -> DictConfig:
         check_packages([place.path for place in loader.get_search_path().get_path()], overrides)
-        result = compose(loader, config_name, overrides, *rest, **named)
+        try:
+            result = compose(loader, config_name, overrides, *rest, **named)
+        except KeyError as error:
+            raise ConfigError(f"hydra.job.env_copy: there is no variable {error}; remove it") from error
         check_hydra(result.hydra, overrides)
         _write_nothing(result.hydra, overrides)
         composed(result)
         return result
 
     ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign, assignment]
-    Plugins.instance()  # imports every plugin again, which replaces the class that is patched below
-    source_class = SourcesRegistry.instance().resolve("file")
-    read = source_class.load_config
+    Plugins.instance()  # imports every plugin again, which replaces the classes that are patched below
 
-    @functools.wraps(read)
-    def bounded(source: ConfigSource, config_path: str) -> ConfigResult:
+    def bounded(
+        source: ConfigSource, read: Callable[[ConfigSource, str], ConfigResult], config_path: str
+    ) -> ConfigResult:
+        # Any file could be read and its values uploaded, or its interpolations resolved without a check.
+        if config_path.startswith("/") or ".." in config_path.split("/"):
+            raise ConfigError(
+                f"'{config_path}': is not below a folder that is searched; choose an option there"
+            )
+        if source.scheme() == "pkg":
+            return read(source, config_path)
         path = Path(source.path, config_path.removesuffix(".yaml") + ".yaml")
         if path.is_file():
+            folder = Path(source.path).resolve()
+            if not path.resolve().is_relative_to(folder) and folder != conf_dir():  # installers link ours
+                raise ConfigError(
+                    f"{path}: is a link out of the folder that is searched; copy the file there"
+                )
             check_size(path)
         result = read(source, config_path)
         check_file(path, result.config)
         return result
 
-    source_class.load_config = bounded  # type: ignore[method-assign, assignment]
+    for scheme in ("file", "pkg"):
+        kind = SourcesRegistry.instance().resolve(scheme)
+        kind.load_config = functools.partialmethod(bounded, kind.load_config)  # type: ignore[method-assign, assignment]
 
 
 def answer_help(answer: Callable[[DictConfig, HydraConf], str]) -> None:
@@ -101,7 +117,7 @@ def check_size(path: Path) -> None:
 
 # The start of ${key}, or of a resolver that reads only the configuration or our own variables.
 _KNOWN = re.compile(
-    r"(?<!\\)\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
+    r"\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
     r"|oc\.env:SR_LAB_\w*[,}])"
 )
 # Any other $ before punctuation: this includes $\{, since Hydra removes the escape in a row or in a sweep's
@@ -253,7 +269,8 @@ def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
     """Refuse sweep axes that only the command line may set, since Hydra turns them into typed overrides."""
     for name, value in params.items():
         is_typed = is_set(f"hydra.sweeper.params.{name}", overrides)
-        if not is_typed and (only_typed(name) or is_address(str(value))):
+        is_several = "{" in str(value)  # dataset={cache_dir: ...} would set what only_typed refuses
+        if not is_typed and (is_several or only_typed(name) or is_address(str(value))):
             raise ConfigError(
                 f"hydra.sweeper.params.{name}: is not allowed in a file; set it on the command line"
             )

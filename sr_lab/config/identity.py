@@ -5,8 +5,10 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 import shutil
 import tempfile
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sr_lab.config import code, compose, targets
+from sr_lab import files
+from sr_lab.config import code, compose, targets, untrusted
 from sr_lab.config.allowed import SLOTS
 from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import (
@@ -30,6 +33,7 @@ from sr_lab.config.recorded import (
     without_code,
 )
 from sr_lab.config.schema import (
+    EXPERIMENT_NAME,
     BenchmarkConfig,
     ComplexityConfig,
     Config,
@@ -228,7 +232,7 @@ def _images(setting: str, path: str) -> str:
             f"{setting}: there is no folder {folder}; put the images there or set {setting} to their folder"
         )
     digest = hashlib.sha256()
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+    for file in sorted(file for file in files.below(folder) if file.is_file()):
         with file.open("rb") as content:
             digest.update(
                 f"{file.relative_to(folder)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
@@ -282,15 +286,21 @@ def run_dir(*, _root_: DictConfig) -> str:
 
 
 def sweep_dir(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment share one folder."""
+    """Resolver of ``hydra.sweep.dir``: the jobs of an experiment share one folder.
+
+    Raises:
+        ConfigError: A file says where to write; Hydra writes here before the configuration is loaded.
+    """
     if _root_.task == "plan":  # Hydra writes into it, and a plan leaves no files
         return _nowhere()
-    name = str(_root_.experiment_name)
+    paths = typing.cast(Node, OmegaConf.to_container(_root_.paths, resolve=True))
+    untrusted.refuse_places({"paths": paths}, compose.own_paths(), given_to(_root_.hydra))
     # The default name belongs to the default task; other tasks get their own folder.
-    task = str(_root_.task)
-    if name == "train" and task != "train":
-        name = task
-    return str(Path(_root_.paths.output_dir).expanduser() / name)
+    key = "task" if _root_.experiment_name == "train" else "experiment_name"
+    name = str(_root_[key])
+    if not re.fullmatch(EXPERIMENT_NAME, name):
+        raise ConfigError(f"{key}: must match {EXPERIMENT_NAME}, since it names a folder, got {name!r}")
+    return str(Path(str(paths["output_dir"])).expanduser() / name)
 
 
 @functools.cache

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-RESULTS = ("output", "overwrite", "runs", "write_results")  # where tasks other than training write
+# Settings that say where files are written, beside those of callbacks, loggers and the profiler. The command
+# line gives them, or they have our own value; task=prepare also writes to paths.data_dir.
+WRITTEN = (
+    *("paths.output_dir", "paths.cache_dir", "dataset.cache_dir"),
+    *("output", "overwrite", "runs", "write_results", "store"),
+)
 
 
 def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
@@ -18,12 +23,16 @@ def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:
 def typed_again(overrides: Sequence[str]) -> list[str]:
     """The overrides that a job started from its ``config.yaml`` needs on its own command line.
 
-    These are the overrides of callbacks, loggers and the profiler, and those with an address: a file may name
-    no path outside the run folder and no server.
+    These are the overrides that a file may not contain, and those with an address, except the choice of a
+    group's option and what is handed on in other ways (`allow`, ``hydra``).
     """
-    writers = ("callbacks.", "logger.", "trainer.profiler.")
-    typed = [given for given in overrides if given[0] != "~" and not key_of(given).startswith("hydra")]
-    kept = [given for given in typed if key_of(given).startswith(writers) or is_address(given)]
+    elsewhere = ("~", "hydra", "allow")
+    typed = [given for given in overrides if not given.lstrip("+").startswith(elsewhere)]
+    kept = [
+        given
+        for given in typed
+        if is_address(given) or (only_typed(given) and ("." in key_of(given) or "={" in given))
+    ]
     return [f"++{given.lstrip('+')}" for given in kept]
 
 
@@ -31,7 +40,8 @@ def only_typed(override: str) -> bool:
     """Whether only the command line may set this, as it says which packages are trusted or where files go."""
     key = key_of(override).strip().replace("/", ".")
     profiles = key == "trainer" or key.startswith("trainer.profiler")
-    return profiles or key.partition(".")[0] in ("allow", "hydra", "paths", "callbacks", "logger", *RESULTS)
+    top = key.partition(".")[0]
+    return profiles or key in WRITTEN or top in ("allow", "hydra", "paths", "callbacks", "logger", *WRITTEN)
 
 
 def is_address(value: object) -> bool:

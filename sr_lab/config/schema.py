@@ -13,6 +13,7 @@ Place: TypeAlias = Annotated[str, "a file or folder"]
 # Arguments with such a name are paths.
 PATH_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
 
+EXPERIMENT_NAME = r"^\w[\w.-]*(/\w[\w.-]*)*$"  # never a way out of paths.output_dir
 
 # Values of the recipe that a limit of the budget has changed, and an epoch's length that it must not change.
 Recipe: TypeAlias = dict[
@@ -173,7 +174,7 @@ class Config(_Strict):
 
     scale: int = Field(ge=2, le=64)
     seed: int = Field(ge=0)
-    experiment_name: str = Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
+    experiment_name: str = Field(pattern=EXPERIMENT_NAME)
     run_name: str = Field(pattern=r"^\w[\w.-]*$", max_length=100)
     rows: dict[str, list[str]] = {}
     row: int | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from sr_lab import files
 from sr_lab.config import targets
 from sr_lab.config.allowed import SLOTS, Slot
-from sr_lab.config.overrides import RESULTS, is_address, is_set
+from sr_lab.config.overrides import WRITTEN, is_address, is_set
 from sr_lab.config.schema import PATH_NAME, Config, EvaluateConfig, Node, StoredNetwork
 from sr_lab.errors import ConfigError
 
@@ -96,10 +96,10 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
     """Check the paths of callbacks, loggers and the profiler, and replace the command line's paths in place.
 
     A path on the command line becomes absolute and may point anywhere. A path in a file must stay below the
-    run folder, where `below` puts it. Where the other tasks write, only the command line says.
+    run folder, where `below` puts it.
 
     Raises:
-        ConfigError: A path in a file leads out of the run folder, or a file says where a task writes.
+        ConfigError: A path in a file leads out of the run folder.
     """
 
     def settled(place: str, value: object) -> object:
@@ -119,15 +119,36 @@ def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
             )
         return value
 
-    for key in RESULTS:
-        if values.get(key) and not is_set(key, overrides):
-            raise ConfigError(
-                f"{key}: a file may not say where results go, got {values[key]!r}; set it on the command line"
-            )
     for group in ("callbacks", "logger"):
         values[group] = settled(group, values.get(group, {}))
     if isinstance(trainer := values.get("trainer"), dict) and "profiler" in trainer:
         trainer["profiler"] = settled("trainer.profiler", trainer["profiler"])
+
+
+def refuse_places(values: Mapping[str, object], own: Mapping[str, object], overrides: Sequence[str]) -> None:
+    """Refuse a file that says where files are written (`WRITTEN`).
+
+    Args:
+        values: The settings, or those of them that are known already.
+        own: The folders in our own ``paths``, which a file may repeat.
+        overrides: The command line.
+
+    Raises:
+        ConfigError: A setting is neither on the command line nor our own.
+    """
+    paths = values.get("paths")
+    paths = paths if isinstance(paths, Mapping) else {}
+    ours = {f"paths.{name}": folder for name, folder in own.items()}
+    ours["dataset.cache_dir"] = paths.get("cache_dir")
+    for key in (*WRITTEN, *(("paths.data_dir",) if values.get("task") == "prepare" else ())):
+        group, _, name = key.rpartition(".")
+        place = values.get(group) if group else values
+        value = place.get(name) if isinstance(place, Mapping) else None
+        if value and value != ours.get(key) and not is_set(key, overrides):
+            raise ConfigError(
+                f"{key}: a file may not say where files are written, got {value!r}; "
+                "set it on the command line"
+            )
 
 
 def refuse_addresses(value: object, overrides: Sequence[str], place: str = "") -> None:

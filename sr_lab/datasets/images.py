@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sr_lab.datasets.registry import how_to_get
 from sr_lab.errors import DataError
-from sr_lab.files import at_once
+from sr_lab.files import at_once, below
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's limit; a larger image is treated as a decompression bomb
@@ -74,11 +74,10 @@ _SHOWN = 3  # maximum number of sub-folders that an error lists
 def _instead_of(folder: Path) -> str:
     """What to do about a folder without images: use a sub-folder that has images, if there is one."""
     found = []
-    for place, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if any(Path(name).suffix.lower() in EXTENSIONS for name in names) and (
-            here := _images_in(Path(place))
-        ):
+    images = (path for path in below(folder) if path.suffix.lower() in EXTENSIONS)
+    for place in sorted({path.parent for path in images}):
+        hidden = any(part.startswith(".") for part in place.relative_to(folder).parts)
+        if not hidden and (here := _images_in(place)):
             found.append(f"{len(here)} in {place}")
             if len(found) > _SHOWN:
                 break

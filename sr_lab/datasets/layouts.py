@@ -100,15 +100,20 @@ def unread(root: Path) -> list[tuple[Path, str]]:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    seen: set[Path] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        real = Path(folder).resolve()
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if real in seen:  # a link to a folder above
-            below.clear()
+    seen: set[tuple[int, int]] = set()
+    waiting = [root]  # os.walk would recurse, and fail on a thousand levels
+    while waiting:
+        folder = waiting.pop()
+        if not os.access(folder, os.R_OK):
             continue
-        seen.add(real)
-        yield Path(folder), sorted(name for name in names if not name.startswith("."))
+        itself = folder.stat()
+        if (itself.st_dev, itself.st_ino) in seen:  # a link to a folder above
+            continue
+        seen.add((itself.st_dev, itself.st_ino))
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        folders = [path for path in inside if path.is_dir()]
+        waiting += reversed(folders)
+        yield folder, [path.name for path in inside if path not in folders]
 
 
 def _placed(folder: Path, images: tuple[Path, ...]) -> Iterator[Place]:

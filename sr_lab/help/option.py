@@ -44,7 +44,7 @@ def groups(places: Iterable[Path]) -> dict[str, list[str]]:
     """Every group with its options, sorted; Hydra's own groups are left out."""
     found: dict[str, set[str]] = {}
     for place in places:
-        for file in place.rglob("*.yaml"):
+        for file in (path for path in files.below(place) if path.suffix == ".yaml"):
             group = file.parent.relative_to(place).as_posix()
             if group != "." and group.partition("/")[0] != "hydra":
                 found.setdefault(group, set()).add(file.stem)

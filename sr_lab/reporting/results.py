@@ -7,7 +7,7 @@ from pathlib import Path
 from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.columns import measured_keys
-from sr_lab.reporting.published import experiments_dir
+from sr_lab.reporting.published import experiments_dir, papers
 from sr_lab.reporting.rows import FIVE_SETS, MULTI_ADDS, Entry, budget, paper_entries
 from sr_lab.reporting.runs import PRINTED_PROTOCOL, Run
 from sr_lab.reporting.safe_csv import csv_text, original
@@ -45,7 +45,8 @@ def write_results(
         note(f"write_results: '{path}' is left out: it {why}")
     runs = [run for run in runs if run.path not in refused]
     found: dict[str, list[dict[str, str]]] = {}
-    for paper, table in sorted({run.table for run in runs if run.table is not None}):
+    tables = {run.table for run in runs if run.table is not None}
+    for paper, table in sorted(known for known in tables if known[0] in papers()):  # else it may be any path
         own = [run for run in runs if run.table == (paper, table)]
         costs = [run for run in own if run.is_cost]
         trained = [run for run in own if not run.is_cost]

@@ -260,7 +260,7 @@ def find_runs(root: Path) -> list[Run]:
     marks = ("metrics.json", "failed.txt", "config.yaml")
     if any((root / mark).is_file() for mark in marks):
         return [read_run(root)]
-    paths = [path for mark in marks for path in root.rglob(mark)] if root.is_dir() else []
+    paths = [path for path in files.below(root) if path.name in marks]
     # W&B keeps its own config.yaml inside a run folder.
     found = sorted({path.parent for path in paths if "wandb" not in path.relative_to(root).parts})
     if not found:

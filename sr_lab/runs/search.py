@@ -222,7 +222,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
         with contextlib.suppress(OSError):
             folder.rmdir()  # Hydra created it
         raise
-    place, searched = RunFolder(folder.resolve()), known(config)
+    place, searched = RunFolder.at(folder), known(config)
     if note := code_note(searched, place):
         sweep.console.print(note)
     trials = [RunFolder(path.parent) for path in sorted(place.path.glob("*/metrics.json"))]

@@ -59,6 +59,7 @@ class Job:
     def write(self) -> None:
         """Write its configuration into its run folder, from which it can be started."""
         if self.config.resume == "never" or not self.folder.is_finished():
+            self.folder.refuse_links()  # its output goes to log.txt before it can do this itself
             if not self.folder.has_begun():  # the job refuses code that has changed meanwhile
                 record(self.folder, self.known)
             self.folder.write_config(to_yaml(self.config))
@@ -66,7 +67,7 @@ class Job:
 
 def enqueue(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> Job:
     """A queued job; nothing is written yet."""
-    job = Job(config, RunFolder(folder.resolve()), tuple(map(as_typed, overrides)), known(config))
+    job = Job(config, RunFolder.at(folder), tuple(map(as_typed, overrides)), known(config))
     # The command line trusted these packages; the job reads a file, which may not grant trust.
     if packages := targets.trusted_packages(config.allow):
         os.environ["SR_LAB_ALLOW"] = ",".join(packages)

@@ -4,6 +4,7 @@ W&B's offline file loses about its last 100 rows when a run is killed, and all l
 process is killed; ``metrics.csv`` has every row.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
             with RunFolder(found.path).holding("run; wait for it"):
                 written = rebuild(found)
             Terminal(highlight=False, soft_wrap=True).print(
-                f"{found.path.name}: {len(found.record)} rows; upload only this run: `wandb sync {written}`",
+                f"{found.path.name}: {len(found.record)} rows; "
+                f"upload only this run: `wandb sync {shlex.quote(str(written))}`",  # to be copied to a shell
                 markup=False,
             )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from sr_lab import files
 from sr_lab.config.schema import ReadingConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import find_runs, read_run
@@ -63,7 +64,8 @@ def find_jobs(root: Path) -> list[tuple[RunFolder, Listed | None]]:
     Raises:
         ConfigError: There is neither a run nor a sweep.
     """
-    parents = [root, *sorted(path.parent for path in root.rglob("sweep.json") if path.parent != root)]
+    indices = (path for path in files.below(root) if path.name == "sweep.json")
+    parents = [root, *sorted(path.parent for path in indices if path.parent != root)]
     listed = {parent / job.folder: job for parent in [root.parent, *parents] for job in read_index(parent)}
     planned = [path for path in listed if path.is_relative_to(root)]
     try:

@@ -54,7 +54,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         folder: The run's folder.
         overrides: Overrides of the command line.
     """
-    run_folder, known_by = RunFolder(folder.resolve()), known(config)
+    run_folder, known_by = RunFolder.at(folder), known(config)
     if not common.in_multirun() and (note := code_note(known_by, run_folder)):
         _say(note)
     from_scratch = config.resume == "never" and not (is_started_again() and run_folder.started_over_by(job()))

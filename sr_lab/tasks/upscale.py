@@ -111,7 +111,7 @@ def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
         is_among = given.resolve().is_relative_to(but_not.resolve())
         below = [
             (path, path.relative_to(given))
-            for path in sorted(given.rglob("*"))
+            for path in sorted(files.below(given))
             if path.suffix.lower() in EXTENSIONS
             and path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(given).parts)

@@ -131,6 +131,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (ConfigLoaderImpl, "_load_configuration_impl"),
         (ConfigLoaderImpl, "get_group_options"),
         (SourcesRegistry.instance().resolve("file"), "load_config"),
+        (SourcesRegistry.instance().resolve("pkg"), "load_config"),
         (Hydra, "multirun"),
     ):
         monkeypatch.setattr(patched, name, vars(patched)[name])  # put back what the program wraps

@@ -57,7 +57,8 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
-from sr_lab.config.untrusted import stored_network
+from sr_lab.config.schema import TrainConfig
+from sr_lab.config.untrusted import refuse_secrets, settle_paths, stored_network
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import run_by
@@ -68,6 +69,8 @@ from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.runs import find_runs
 from sr_lab.reporting.safe_csv import csv_text, runs_to_csv, table_to_csv
 from sr_lab.run_folder import RunFolder, read_index
+from sr_lab.runs import sweep
+from sr_lab.tasks import train
 from sr_lab.training.checkpointing import DurableCheckpointIO
 from tests import chromium
 from tests.chromium import Chromium
@@ -305,6 +308,70 @@ def test_no_secret_is_stored(monkeypatch, mark, override):
     assert "secret" in said
     for secret in (SECRET, "abc", "hunter2"):
         assert secret not in said
+
+
+@pytest.mark.parametrize(
+    "word", ["key", "token", "secret", "password", "passwd", "passphrase", "credential", "credentials", "jwt"]
+)
+def test_each_name_of_a_secret_is_refused_and_longer_words_are_not(word):
+    for name in (word, f"my_{word}", word.upper()):
+        with pytest.raises(ConfigError, match=f"{name}: is a secret"):
+            refuse_secrets({"logger": [{"x": {name: "abc"}}]})
+    refuse_secrets({f"{word}izer": "abc", f"un{word}": "abc", word: 3})
+
+
+@pytest.mark.parametrize(
+    "word", ["key", "api_key", "token", "access_token", "sig", "signature", "password", "Token"]
+)
+def test_each_name_of_a_secret_in_an_address_is_refused(word):
+    for address in (f"https://example.org/a?{word}=abc", f"https://example.org/a?b=c&{word}=abc"):
+        with pytest.raises(ConfigError, match=r"^a\.b: contains a secret"):
+            refuse_secrets({"a": {"b": [address]}})
+    refuse_secrets({"a": f"https://example.org/{word}=abc", "b": "?tokens=3", "c": "://a/b:c@d"})
+
+
+OUT = [
+    "/x",
+    "~/x",
+    "..",
+    "../x",
+    "a/..",
+    "a/../x",
+    "a::b",
+    "a://b",
+    "$HOME",
+    "{step.__class__}",
+    "{0}",
+    "{a.b}",
+]
+BELOW = ["", "x/y", "a..b", "..a", "{val/psnr_y:.2f}", "best-{step}"]
+
+
+@pytest.mark.parametrize("place", ["callbacks", "logger", "trainer"])
+def test_a_path_of_a_file_stays_below_the_run_folder(place):
+    def settled(text: object, *overrides: str) -> object:
+        node = {"_target_": "a::b", "many": [{"dirpath": text}], "dirpath": text, "filename": text}
+        values = {place: {"profiler": node}}
+        settle_paths(values, overrides)
+        assert set(values) == {"callbacks", "logger", place}
+        return values[place]["profiler"]
+
+    for text in OUT:
+        with pytest.raises(ConfigError, match=rf"^{place}\.profiler\..*leads out of the run folder"):
+            settled(text)
+        with pytest.raises(ConfigError, match="leads out of the run folder"):
+            settle_paths({place: {"profiler": {"many": [[text]]}}}, ())
+        typed = settled(text, f"{place}.profiler={{a: 1}}")
+        assert isinstance(typed, dict)
+        assert (typed["filename"], typed["_target_"]) == (text, "a::b")
+        assert typed["dirpath"] == str(Path(text).expanduser().absolute())
+    for text in BELOW:
+        assert settled(text) == {
+            "_target_": "a::b",
+            "many": [{"dirpath": text}],
+            "dirpath": text,
+            "filename": text,
+        }
 
 
 def test_a_value_that_is_not_a_secret_is_stored(monkeypatch):
@@ -923,7 +990,9 @@ def test_an_image_that_links_to_another_file_is_left_out(tmp_path, mark):
 # Run folders
 
 
-@pytest.mark.parametrize("file", [".lock", "metrics.csv", "log.txt", "pruned.txt"])
+@pytest.mark.parametrize(
+    "file", [".lock", "metrics.csv", "log.txt", "pruned.txt", "metrics.json", "config.yaml", "failed.txt"]
+)
 def test_a_run_does_not_write_through_a_link_in_its_folder(tmp_path, mark, file):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()
@@ -941,18 +1010,19 @@ def test_a_run_does_not_write_into_a_folder_that_its_own_folder_links_to(tmp_pat
     assert list((tmp_path / "precious").iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["metrics.json", "config.yaml", "failed.txt"])
-def test_a_link_in_place_of_a_result_is_replaced(tmp_path, file):
-    (tmp_path / "precious").write_text("precious")
-    folder = RunFolder(tmp_path / "run")
-    folder.path.mkdir()
-    (folder.path / file).symlink_to(tmp_path / "precious")
-    folder.write_metrics({})
-    folder.write_config("a: 1\n")
-    with pytest.raises(ZeroDivisionError), folder.attempt():
-        1 / 0  # noqa: B018
-    assert not (folder.path / file).is_symlink()
-    assert (tmp_path / "precious").read_text() == "precious"
+@pytest.mark.parametrize("name", ["run", "run/log.txt"])
+def test_neither_a_training_nor_a_sweep_writes_through_a_link(tmp_path, name):
+    """A sweep writes into the run folder, and opens ``log.txt``, before its job can look at the folder."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "precious")
+    config = compose(*SMOKE, "dataset=sample")
+    assert isinstance(config, TrainConfig)
+    with pytest.raises(ConfigError, match=f"{name}: is a link"):
+        train.run(config, tmp_path / "run", [])
+    with pytest.raises(ConfigError, match=f"{name}: is a link"):
+        sweep.enqueue(config, tmp_path / "run", []).write()
+    assert list((tmp_path / "precious").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints.old"])

@@ -4,8 +4,12 @@ Each attack is refused in a sentence that names its position, or composes to som
 no server gets a request, and the secret in the environment is neither composed nor stored nor printed.
 """
 
+import importlib
+import inspect
 import json
 import os
+import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
@@ -14,17 +18,19 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
 
 from sr_lab import __main__ as command_line
 from sr_lab.checkpoints.opening import build_network
-from sr_lab.config import hydra_guard
+from sr_lab.config import hydra_guard, targets
 from sr_lab.config.allowed import SLOTS
 from sr_lab.config.compose import load, to_yaml
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
-from sr_lab.config.overrides import given_to, typed_again
+from sr_lab.config.overrides import WRITTEN, given_to, typed_again
+from sr_lab.config.schema import SCHEMAS, is_path
 from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import ConfigError
 from tests.loopback import Server, serving
@@ -145,11 +151,13 @@ def _guarded():
     """Install the guard as `__main__` does, and remove it after the tests."""
     register_resolvers()
     Plugins.instance()
-    source = SourcesRegistry.instance().resolve("file")
-    before = ConfigLoaderImpl._load_configuration_impl, source.load_config
+    sources = [SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg")]
+    before = ConfigLoaderImpl._load_configuration_impl, *(vars(source)["load_config"] for source in sources)
     hydra_guard.install(lambda _: None)
     yield
-    ConfigLoaderImpl._load_configuration_impl, source.load_config = before
+    ConfigLoaderImpl._load_configuration_impl, *kept = before
+    for source, load_config in zip(sources, kept, strict=True):
+        source.load_config = load_config
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -222,6 +230,8 @@ def test_no_row_or_axis_in_a_strangers_file_reads_the_environment(tmp_path, mark
         ),
         *(
             ("callbacks.x.dirpath", "/tmp/x"),
+            ("dataset", "{cache_dir: /tmp/x}"),
+            ("++dataset", "x,{cache_dir: /tmp/x}"),
             ("+logger.wandb.entity", "them"),
             ("trainer.profiler.dirpath", "/x"),
         ),
@@ -254,9 +264,29 @@ def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeyp
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("/../secret", "/experiment/../../secret", "/link", "/{conf}/secret"),
+        *("/{tmp_path}/secret", "//proc/self/cwd/secret"),  # Hydra's own package would read these
+    ],
+)
+def test_no_file_reads_a_file_outside_of_its_folder(tmp_path, mark, option):
+    """Its values, such as those of a file of keys, could be stored and uploaded."""
+    (tmp_path / "secret.yaml").write_text("key: '${oc.env:SECRET}'\n")
+    (tmp_path / "sly" / "experiment").mkdir(parents=True)
+    (tmp_path / "sly" / "link.yaml").symlink_to(tmp_path / "secret.yaml")
+    there = option.format(conf=os.path.relpath(tmp_path, hydra_guard.conf_dir()), tmp_path=tmp_path)
+    sly = json.dumps({"defaults": [f"{there}@hydra.sweeper.params"]})
+    (tmp_path / "sly" / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{sly}")
+    said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}/sly]", "experiment=sly")
+    assert "a folder that is searched" in said or "the folder that is searched" in said
+
+
 HYDRAS = {
     "job.env_set": {"LD_PRELOAD": "x"},
     "job.env_copy": ["SECRET"],
+    "job": {"env_copy": ["NO_SUCH_VARIABLE"]},
     "job.chdir": True,
     "job.name": "../../x",
     "callbacks": {"x": {"_target_": RUN, "command": "true"}},
@@ -346,27 +376,126 @@ def test_no_file_names_a_server(tmp_path, mark, server: Server):
     assert "hydra.sweeper.params.dataset.shards_dir: is not allowed in a file" in survives(*words)
 
 
+# Settings that name places which are only read, so a file may give them.
+READ = {
+    *("paths.data_dir", "benchmark.lr_dir", "ckpt", "init_ckpt", "input", "folder", "sr_dir", "hr_dir"),
+    *("dataset.hr_dir", "dataset.lr_dir", "dataset.val_dir", "dataset.val_lr_dir", "dataset.shards_dir"),
+}
+NEEDED = {
+    "upscale": {"input": "x", "output": "y"},
+    "shard": {"output": "y"},
+    "measure": {"sr_dir": "x", "hr_dir": "y"},
+    **{task: {"runs": "y"} for task in ("report", "status", "dashboard", "log")},
+}
+DECIDES = {"overwrite", "write_results", "store"}  # not places, but whether something is written
+
+
+def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def arguments() -> Iterator[str]:
+    """The arguments with text of all our own classes that a configuration may name."""
+    for slot in (slot for slot in SLOTS.values() if slot.room and slot.place):
+        for module in pkgutil.iter_modules(importlib.import_module(slot.room).__path__, f"{slot.room}."):
+            for found in vars(importlib.import_module(module.name)).values():
+                if inspect.isclass(found) and issubclass(
+                    found, targets.locate(slot.base or "torch.nn.Module")
+                ):
+                    parameters = inspect.signature(found).parameters.values()
+                    yield from (f"{slot.place}.{p.name}" for p in parameters if "str" in str(p.annotation))
+
+
+TASKS = {
+    key: [task for task, schema in SCHEMAS.items() if key in settings_of(schema) or "dataset." in key]
+    for key in WRITTEN
+}
+
+
+def test_each_setting_that_names_a_place_is_known_to_be_written_or_only_read():
+    """A new one belongs in `WRITTEN`, or in `READ` here."""
+    settings = {key for schema in SCHEMAS.values() for key in settings_of(schema)} | set(arguments())
+    assert {key for key in settings if is_path(key)} == (set(WRITTEN) - DECIDES) | READ
+    assert all(TASKS.values())
+
+
+def sly_experiment(folder: Path, task: str, key: str, value: object) -> tuple[str, ...]:
+    """The words that choose a stranger's experiment, which gives a setting of a task."""
+    node = value
+    for name in reversed(key.split(".")):
+        node = {name: node}
+    assert isinstance(node, dict)
+    (folder / "experiment").mkdir(exist_ok=True)
+    content = {"defaults": [{"override /task": task}], **node}
+    (folder / "experiment" / "sly.yaml").write_text("# @package _global_\n" + json.dumps(content))
+    return (*SMOKE, f"hydra.searchpath=[file://{folder}]", "experiment=sly")
+
+
 @pytest.mark.parametrize(
-    ("task", "setting", "typed"),
-    [
-        ("upscale", "input: x, output: /home", ("input=x", "output=y")),
-        ("upscale", "input: x, overwrite: true", ("input=x", "output=y", "overwrite=false")),
-        ("shard", "output: /home", ("output=y",)),
-        ("report", "runs: /home", ("runs=y",)),
-        ("report", "write_results: true", ("runs=y", "write_results=false")),
-    ],
+    ("key", "task"),
+    [(key, task) for key in WRITTEN for task in TASKS[key][:2]] + [("paths.data_dir", "prepare")],
 )
-def test_no_file_says_where_a_task_writes(tmp_path, mark, task, setting, typed):
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "sly.yaml").write_text(
-        f"# @package _global_\ndefaults: [override /task: {task}]\n"
-        + "".join(f"{part}\n" for part in setting.split(", "))
+def test_no_file_says_where_files_are_written(tmp_path, mark, key, task):
+    value: object = True if key in DECIDES else f"{tmp_path}/there"
+    needed = [f"{name}={text}" for name, text in NEEDED.get(task, {}).items() if name != key]
+    words = (*sly_experiment(tmp_path, task, key, value), *needed)
+    assert survives(*words) == (
+        f"{key}: a file may not say where files are written, got {value!r}; set it on the command line"
     )
-    words = (*SMOKE, f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
-    key = setting.split(", ")[-1].partition(":")[0]
-    others = [word for word in typed if not word.startswith(f"{key}=")]
-    assert f"{key}: a file may not say where results go" in survives(*words, *others)
-    assert f"task: {task}" in survives(*words, *typed)
+    assert f"task: {task}\n" in survives(*words, f"{key}={value}")
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("key", WRITTEN)
+def test_no_axis_in_a_file_says_where_files_are_written(tmp_path, mark, key):
+    words = sly_experiment(tmp_path, "train", "hydra.sweeper.params", {key: f"{tmp_path}/there"})
+    assert f"hydra.sweeper.params.{key}: is not allowed in a file" in survives(*words)
+
+
+def test_a_file_may_repeat_our_own_places_and_say_what_is_read(tmp_path, mark, monkeypatch):
+    monkeypatch.setenv("SR_LAB_OUTPUT", "mine")
+    stored = survives(
+        *sly_experiment(tmp_path, "train", "paths", {"data_dir": "/data", "output_dir": "mine"})
+    )
+    assert "data_dir: /data\n" in stored
+    assert "a file may not say" in survives(*sly_experiment(tmp_path, "train", "paths.output_dir", "outputs"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("paths.output_dir", "/there"), ("experiment_name", "../x"), ("task", "../x")]
+)
+def test_hydra_writes_nothing_where_a_file_says_before_a_sweep(tmp_path, mark, key, value):
+    """It creates the folder of a sweep, and writes ``multirun.yaml`` there, before it calls us."""
+    words = sly_experiment(tmp_path, "train", key, value)
+    whole = hydra.initialize_config_dir(str(hydra_guard.conf_dir()), version_base="1.3")
+    with whole, pytest.raises(HydraException) as caught:
+        hydra.compose("config", [*words, "hydra.mode=MULTIRUN"], return_hydra_config=True)
+    assert str(explain(caught.value)).startswith(f"{key}: ")
+
+
+def test_a_stored_configuration_leaves_open_where_the_next_run_writes(tmp_path, mark, monkeypatch):
+    typed = (
+        "paths.output_dir=/there",
+        "paths.cache_dir=/there",
+        "paths.data_dir=/data",
+        "dataset.cache_dir=/d",
+    )
+    stored = survives(*SMOKE, *typed)
+    (tmp_path / "config.yaml").write_text(stored)
+    assert "/there" not in stored
+    monkeypatch.setenv("SR_LAB_CACHE", "mine")
+    again = OmegaConf.create(survives(folder=tmp_path))
+    resolved = OmegaConf.to_container(again, resolve=True)
+    assert resolved["paths"] == {"data_dir": "/data", "output_dir": "outputs", "cache_dir": "mine"}
+    assert resolved["dataset"]["cache_dir"] == "mine"
+    job = typed_again([*SMOKE, *typed, "allow=[mine]"])
+    assert job == [f"++{override}" for override in typed]
+    restored = OmegaConf.create(survives(*job, folder=tmp_path))
+    assert "/there" not in OmegaConf.to_yaml(restored)  # the job's own file leaves it open too
 
 
 def test_a_typed_address_is_typed_again_for_the_job_of_a_sweep():

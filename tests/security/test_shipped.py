@@ -1,10 +1,12 @@
 """Hostile run folders that a run resumes from, hostile shards that are streamed, and hostile photos."""
 
 import contextlib
+import inspect
 import json
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import fsspec
@@ -23,18 +25,23 @@ from sr_lab.config.messages import explain
 from sr_lab.config.schema import DoctorConfig
 from sr_lab.config.untrusted import below
 from sr_lab.datasets import shards
-from sr_lab.datasets.images import read_image
+from sr_lab.datasets.images import list_images, read_image
+from sr_lab.datasets.layouts import places
 from sr_lab.datasets.shards import Shards, read_index
 from sr_lab.errors import CheckpointError, ConfigError, DataError
+from sr_lab.reporting.runs import find_runs
 from sr_lab.run_folder import RunFolder
 from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
-from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState
+from sr_lab.tasks.status import find_jobs
+from sr_lab.tasks.upscale import images
+from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState, newest
 from sr_lab.training.resume import check_resume
 from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 from tests.conftest import compose
 from tests.loopback import serving
+from tests.security import hostile
 from tests.training import test_checkpointing
 from tests.training.test_checkpointing import saved, train
 
@@ -83,12 +90,20 @@ def test_only_a_checkpoint_in_a_folder_of_the_run_is_removed(tmp_path, way):
     (tmp_path / "run" / "link").symlink_to("../precious")
     for file in ("run/photo.png", "run/a.ckpt", "precious/a.ckpt"):
         (tmp_path / file).touch()
-    writer = DurableCheckpointIO(folders=[tmp_path / "other", tmp_path / "run"])
+    (tmp_path / "linked").symlink_to("run")  # by the user
+    writer = DurableCheckpointIO(folders=[tmp_path / "other", tmp_path / "linked"])
     with pytest.raises(CheckpointError, match="not a checkpoint of this run"):
-        writer.remove_checkpoint(tmp_path / "run" / way)
+        writer.remove_checkpoint(tmp_path / "linked" / way)
     assert (tmp_path / "run" / way).exists()
-    writer.remove_checkpoint(tmp_path / "run" / "a.ckpt")
+    writer.remove_checkpoint(tmp_path / "linked" / "a.ckpt")
     assert not (tmp_path / "run" / "a.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "best.ckpt"])
+def test_a_folder_in_place_of_a_checkpoint_is_reported(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError, match=f"{name}' is a folder, where the run saves a file"):
+        newest(tmp_path, print)
 
 
 def test_our_own_checkpoint_callbacks_follow_no_path_in_a_file(tmp_path):
@@ -636,3 +651,26 @@ def test_the_name_of_a_photo_sends_no_control_characters_to_the_terminal(tmp_pat
     with pytest.raises(DataError) as refused:
         read_image(file)
     assert "\x1b" not in explain(refused.value)
+
+
+def test_no_depth_of_folders_ends_a_command(tmp_path, monkeypatch):
+    """Python's own walks recurse, so a stranger's thousand nested folders would end them."""
+    deepest = tmp_path / "run" / Path(*["a"] * 300)
+    deepest.mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+    (deepest / "config.yaml").touch()
+    (deepest / "a.png").write_bytes(hostile.png(4, 4))
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(len(inspect.stack(0)) + 200)
+        assert list(files.below(tmp_path / "run" / "a"))[-1].parent == deepest
+        assert [run.path for run in find_runs(tmp_path / "run" / "a")] == [deepest]
+        assert [job.path for job, _ in find_jobs(tmp_path / "run" / "a")] == [deepest]
+        with RunFolder(tmp_path / "run").attempt():
+            pass
+        assert images([str(tmp_path)], but_not=tmp_path / "big")[0][0] == deepest / "a.png"
+        assert [place.folder for place in places(tmp_path)] == [deepest]
+        with pytest.raises(DataError, match="its sub-folders have images"):
+            list_images(tmp_path)
+    finally:
+        sys.setrecursionlimit(limit)

@@ -30,7 +30,6 @@ from sr_lab.config.hydra_guard import check_file, check_size, conf_dir
 from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import (
-    OF_TRAINING,
     SCHEMAS,
     Config,
     EvaluateConfig,
@@ -38,6 +37,7 @@ from sr_lab.config.schema import (
     TrainConfig,
     UnbuiltConfig,
 )
+from sr_lab.config.uses import refuse_unused, unused
 from sr_lab.errors import ConfigError, did_you_mean
 
 
@@ -86,9 +86,10 @@ def _load(composition: _Composition) -> Config:
     schema = SCHEMAS.get(str(node.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
+    typed = _typed(composition.composed, overrides)
+    refuse_unused(str(node.task), typed)
     builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
     if builds and not (schema is EvaluateConfig and "budget" not in node):
-        typed = _typed(composition.composed, overrides)
         if _is_typed_row(str(composed.get("row_label")), overrides):
             typed += row_overrides
         _apply_budget(node, typed)
@@ -110,20 +111,9 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(
             f"hparams_search: searches training runs only, got task={config.task}; leave it out"
         )
-    if builds and not isinstance(config, TrainConfig):
-        for key in _ONLY_TRAINING:
-            if is_set(f"trainer.{key}", overrides):
-                raise ConfigError(
-                    f"trainer.{key}: is used only by task=train, got task={config.task}, which computes in "
-                    "float32; leave it out"
-                )
     if builds:
         untrusted.check_targets(config, overrides)
     return config
-
-
-# Settings of the trainer that change how a network computes, but only while it is trained.
-_ONLY_TRAINING = ("precision", "compile", "channels_last", "gradient_clip_val", "accumulate_grad_batches")
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
@@ -393,7 +383,7 @@ def _checkpoint_name(path: Path) -> str:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
-    left_out = {"allow", *(OF_TRAINING if isinstance(config, EvaluateConfig) else ())}
+    left_out = {"allow", *(unused(config.task) if isinstance(config, EvaluateConfig) else ())}
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(exclude=left_out) | {"allow": []}))
 
 

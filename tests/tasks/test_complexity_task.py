@@ -22,7 +22,7 @@ from tests.report_runs import values
 def swept(tmp_path_factory):
     """Folder and output of a sweep over two networks; papers list the PSNR of one of them."""
     folder = tmp_path_factory.mktemp("sweep")
-    words = ("task=complexity", "trainer=cpu", "model=ecbsr_m4c16,srcnn", "scale=4", "num_workers=0,1")
+    words = ("task=complexity", "trainer=cpu", "model=ecbsr_m4c16,srcnn", "scale=4", "psnr_set=Set5,Urban100")
     done = sr_lab(folder, "-m", *words)
     assert done.returncode == 0, done.stderr
     return folder / "outputs" / "complexity", done.stdout

@@ -46,7 +46,8 @@ class CommandLine:
         default_factory=list
     )  # training runs of a multirun; each gets its own process
     searched: list[int] = field(default_factory=list)  # exit codes of searches
-    done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
+    # Other jobs of a multirun, which run in this process, each with Hydra's configuration of it.
+    planned: list[tuple[sweep.Planned, HydraConf | None]] = field(default_factory=list)
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
     task: str = "train"  # task of the last job
@@ -65,7 +66,7 @@ class CommandLine:
         register_resolvers(_complete)
         try:
             job()
-        except Exception as error:  # a job's configuration does not compose; earlier jobs are done
+        except Exception as error:  # a job's configuration does not compose
             self.errors.append(error)
 
     def composed(self, configuration: DictConfig) -> None:
@@ -96,12 +97,11 @@ class CommandLine:
                 self.searched.append(search.run(config, composed, folder, overrides))
             elif isinstance(config, TrainConfig) and in_multirun:
                 self.queue.append(sweep.enqueue(config, folder, overrides))
-            elif folder in self.done:
-                sweep.console.print(f"{folder.name}: the same run as an earlier job, not repeated")
+            elif in_multirun:
+                planned = sweep.Planned(config, RunFolder(folder), tuple(overrides), known(config))
+                self.planned.append((planned, HydraConfig.instance().cfg))
             else:
                 tasks.run(config, folder, overrides)
-                if in_multirun:
-                    self.done[folder] = config
         except Exception as error:
             if not elsewhere:
                 self.errors.append(error)  # if it were raised here, Hydra would print it again
@@ -115,10 +115,10 @@ class CommandLine:
 
     def finish(self) -> int:
         """Do the work that the jobs postponed, and return the exit code."""
-        if self.done:
-            tasks.finish(list(self.done.values())[-1], list(self.done))
-        if self.errors:  # no run of a sweep starts if any of its configurations is wrong
+        if self.errors:  # no job of a multirun starts if any of its configurations is wrong
             raise self.errors[0]
+        if self.planned:
+            return tasks.run_all(self.planned)
         if self.elsewhere:
             good = {job.folder: job.config for job in self.elsewhere if job.config and not job.problem}
             config = next(iter(good.values()), None)

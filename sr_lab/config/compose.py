@@ -340,16 +340,24 @@ _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
-    "hydra",
+    *("hydra", "input", "output", "overwrite"),
 }
 
 
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     """``<model>_x<scale>`` and anything else that the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
-    The measurement of a checkpoint is named after the checkpoint's run folder or file, and the measurement
-    of images after their folder.
+    The measurement of a checkpoint is named after the checkpoint's run folder or file, the measurement of
+    images after their folder, and upscaled images after the network and their source.
     """
+    name, given = _name(node, overrides, choices), OmegaConf.select(node, "input")
+    if not isinstance(given, str):
+        return name
+    source = re.sub(r"[^\w.-]+", "-", Path(given).stem)[:49]
+    return f"{name[:50]}_{source}".rstrip("-_.")
+
+
+def _name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     if node.get("sr_dir") is not None:
         return re.sub(r"[^\w.-]+", "-", Path(str(node.sr_dir)).absolute().name).strip("-.")[:100] or "images"
     if node.get("ckpt") is not None:

@@ -94,8 +94,7 @@ def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequen
 def _show(folder: RunFolder) -> None:
     if not common.in_multirun():
         print_runs([read_run(folder.path)])
-        inside = folder.path.is_relative_to(Path.cwd())
-        common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
+        common.console.print(f"run folder: {common.shown(folder.path)}")
 
 
 @dataclass(frozen=True)

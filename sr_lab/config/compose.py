@@ -111,6 +111,12 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(
             f"hparams_search: searches training runs only, got task={config.task}; leave it out"
         )
+    for group in ("model", "dataset", "degradation"):
+        own = getattr(config, group).get("scale", config.scale)
+        if own != config.scale:
+            raise ConfigError(
+                f"{group}.scale: follows scale, which is {config.scale}, got {own}; set scale={own} instead"
+            )
     if builds:
         untrusted.check_targets(config, overrides)
     return config

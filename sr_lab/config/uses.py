@@ -28,8 +28,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             *("trainer.num_nodes", "trainer.strategy", "trainer.timeout", "trainer.benchmark"),
-            *("trainer.deterministic", "trainer.inference_mode", "trainer.limit_test_batches"),
-            *("trainer.plugins", "trainer.profiler"),
+            *("trainer.deterministic", "trainer.inference_mode", "trainer.profiler"),
         ),
         ("train", "evaluate"),
     ),

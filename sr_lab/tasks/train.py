@@ -164,6 +164,11 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     test_sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     dataset: PatchDataset = training_set(config)
     val_sets = _validation_sets(config, dataset, protocol)
+    if (held_out := len(dataset.val_files)) < config.validation.count:
+        _say(
+            f"validation: on {held_out} images, all that the dataset holds out (validation.count="
+            f"{config.validation.count})"
+        )
     module = build.module(config, protocol, val_sets, test_sets, _say)
     build.check_fit(module.network, dataset, protocol)
     _say_budget(config)

@@ -174,8 +174,8 @@ def shared_folders(jobs: Sequence[Planned]) -> list[str]:
             for job, words in zip(same, own, strict=True)
         ]
         if len({hash8(job.known.values) for job in same}) > 1:
-            own = isinstance(same[0].config, ShardConfig)
-            remedy = "give each its output" if own else "leave out hydra.sweep.dir and hydra.sweep.subdir"
+            shards = isinstance(same[0].config, ShardConfig)
+            remedy = "give each its output" if shards else "leave out hydra.sweep.dir and hydra.sweep.subdir"
             raise ConfigError(
                 f"sweep: the jobs {' and '.join(names)} are different runs, but both would use the folder "
                 f"'{folder}'; {remedy}"

@@ -87,8 +87,8 @@ def run_all(jobs: Sequence[tuple[sweep.Planned, HydraConf | None]]) -> int:
             errors.append((job, error))
     if done:
         finish(list(done.values())[-1], list(done))
-    for job, error in errors[1:]:
-        sweep.console.print(f"failed: {job.folder.path.name}: {explain(error) or repr(error)}")
+    for job, other in errors[1:]:
+        sweep.console.print(f"failed: {job.folder.path.name}: {explain(other) or repr(other)}")
     if errors:
         raise errors[0][1]
     return code

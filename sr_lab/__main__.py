@@ -52,7 +52,8 @@ class CommandLine:
         default_factory=list
     )  # training runs of a multirun; each gets its own process
     searched: list[int] = field(default_factory=list)  # exit codes of searches
-    done: dict[Path, Config] = field(default_factory=dict)  # other jobs of a multirun, run in this process
+    # Other jobs of a multirun, which run in this process, each with Hydra's configuration of it.
+    others: list[tuple[sweep.Planned, HydraConf | None]] = field(default_factory=list)
     planned: list[PlanConfig] = field(default_factory=list)  # the jobs of task=plan
     chosen: tuple[list[str], dict[str, str]] = field(
         default_factory=lambda: ([], {})
@@ -75,7 +76,7 @@ class CommandLine:
         register_resolvers(_complete)
         try:
             job()
-        except Exception as error:  # a job's configuration does not compose; earlier jobs are done
+        except Exception as error:  # a job's configuration does not compose
             self.errors.append(error)
 
     def composed(self, configuration: DictConfig) -> None:
@@ -114,12 +115,11 @@ class CommandLine:
                 self.searched.append(search.run(config, composed, folder, overrides))
             elif isinstance(config, TrainConfig) and in_multirun:
                 self.queue.append(sweep.enqueue(config, folder, overrides))
-            elif folder in self.done:
-                sweep.console.print(f"{folder.name}: the same run as an earlier job, not repeated")
+            elif in_multirun:
+                other = sweep.Planned(config, RunFolder(folder), tuple(overrides), known(config))
+                self.others.append((other, HydraConfig.instance().cfg))
             else:
                 tasks.run(config, folder, overrides)
-                if in_multirun:
-                    self.done[folder] = config
         except Exception as error:
             if not elsewhere:
                 self.errors.append(error)  # if it were raised here, Hydra would print it again
@@ -133,15 +133,15 @@ class CommandLine:
 
     def finish(self) -> int:
         """Do the work that the jobs postponed, and return the exit code."""
-        if self.done:
-            tasks.finish(list(self.done.values())[-1], list(self.done))
-        if self.errors:  # no run of a sweep starts if any of its configurations is wrong
+        if self.errors:  # no job of a multirun starts if any of its configurations is wrong
             raise self.errors[0]
         if self.planned:
             from sr_lab.tasks import plan  # imports torch
 
             interrupts.as_exit()
             plan.run(self.planned, *self.chosen)
+        if self.others:
+            return tasks.run_all(self.others)
         if self.elsewhere:
             good = {job.folder: job.config for job in self.elsewhere if job.config and not job.problem}
             config = next(iter(good.values()), None)

@@ -24,7 +24,7 @@ import shutil
 import time
 import traceback
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
@@ -153,13 +153,31 @@ class RunFolder:
             files.write(self.failed, why + "\n")
 
     @contextlib.contextmanager
-    def attempt(self) -> Iterator[None]:
+    def attempt(self, *, wait: Callable[[], object] | None = None) -> Iterator[bool]:
         """One attempt at the run: it keeps other processes out, and leaves a traceback if it fails.
 
+        Args:
+            wait: Called once if another process is running in the folder, which is then waited for.
+
+        Yields:
+            Whether there is nothing left to do, since that process has written the results.
+
         Raises:
-            ConfigError: Another process is running in the folder.
+            ConfigError: Another process is running in the folder, and there is no ``wait``.
         """
-        with self.holding("run; wait for it") as lock:
+        waited = False
+
+        def waiting() -> None:
+            nonlocal waited
+            waited = True
+            assert wait is not None
+            wait()
+
+        with self.holding("run; wait for it", None if wait is None else waiting) as lock:
+            begun = self.since() if waited else None
+            if begun is not None and self.is_finished() and self.metrics.stat().st_mtime >= begun:
+                yield True
+                return
             with files.naming(self.lock):
                 lock.truncate(0)
                 # A write through Python's buffer would report a full disk twice.
@@ -169,7 +187,7 @@ class RunFolder:
             self.failed.unlink(missing_ok=True)
             self.pruned.unlink(missing_ok=True)
             try:
-                yield
+                yield False
             except MACHINE_ERRORS:
                 raise
             except Exception:  # not Ctrl-C: an interrupted run has not failed
@@ -178,20 +196,25 @@ class RunFolder:
                 raise
 
     @contextlib.contextmanager
-    def holding(self, what: str) -> Iterator[IO[str]]:
+    def holding(self, what: str, wait: Callable[[], object] | None = None) -> Iterator[IO[str]]:
         """Keep every other process out of the folder.
 
         Args:
             what: What runs here, and what to do if another process runs it, for the error message.
+            wait: Called once if another process is running in the folder, which is then waited for.
 
         Raises:
-            ConfigError: Another process is running in the folder.
+            ConfigError: Another process is running in the folder, and there is no ``wait``.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self.refuse_links()
         with self.lock.open("a") as lock:
             if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes the lock for a moment too
-                raise ConfigError(f"{self.path}: another process is running this {what}")
+                if wait is None:
+                    raise ConfigError(f"{self.path}: another process is running this {what}")
+                wait()
+                while not _locked(lock, fcntl.LOCK_EX):
+                    time.sleep(0.1)
             yield lock
 
     def refuse_links(self) -> None:
@@ -305,7 +328,26 @@ def read_index(parent: Path) -> list[Listed]:
 
 
 def write_index(parent: Path, jobs: Sequence[Listed]) -> None:
-    """Write these jobs to ``sweep.json``; earlier sweeps' jobs stay in it while their folders exist."""
+    """Write these jobs to ``sweep.json``; earlier sweeps' jobs stay in it while their folders exist.
+
+    Raises:
+        ConfigError: The present index cannot be read, or another process has locked it for a minute.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    place = parent / ".sweep.lock"
+    # Several sweeps may start at once; each adds its jobs to what the others have written.
+    with open(place, "a", opener=_not_elsewhere) as lock:
+        if not _locked(lock, fcntl.LOCK_EX, attempts=600):
+            raise ConfigError(f"{place}: another process keeps it locked; end that process, and try again")
+        _add_to_index(parent, jobs)
+
+
+def _not_elsewhere(path: str, flags: int) -> int:
+    """Opener for ``open`` that follows no stranger's link, and does not block on a stranger's pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def _add_to_index(parent: Path, jobs: Sequence[Listed]) -> None:
     given = {(job.folder, job.label) for job in jobs}
     kept = [
         job

@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -92,6 +94,28 @@ def test_a_second_process_in_the_same_run_folder_is_refused(tmp_path, other_proc
         RunFolder(tmp_path).attempt(),
     ):
         pytest.fail("two processes at work")
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_process_that_waits_does_only_what_the_other_has_left(tmp_path, finishes):
+    folder, waits = RunFolder(tmp_path), threading.Event()
+    folder.write_metrics({"of": "an earlier attempt"})
+    os.utime(folder.metrics, (1, 1))
+    began = threading.Event()
+
+    def other() -> None:
+        with folder.attempt():
+            began.set()
+            assert waits.wait(60)
+            if finishes:
+                folder.write_metrics({"of": "the other process"})
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert began.wait(60)
+    with folder.attempt(wait=waits.set) as done_meanwhile:
+        assert done_meanwhile == finishes
+    thread.join()
 
 
 def test_a_refused_process_leaves_no_traceback_in_the_run_folder(tmp_path, other_process):

@@ -105,6 +105,9 @@ SLOTS = {
             # only the budget shortens a training run, since the table shows the budget
             *("fast_dev_run", "limit_train_batches", "limit_val_batches", "limit_test_batches"),
             *("overfit_batches", "max_time", "min_steps", "min_epochs", "barebones"),
+            # without effect: checkpoints are always saved, and there is one endless epoch and no prediction
+            *("enable_checkpointing", "reload_dataloaders_every_n_epochs", "limit_predict_batches"),
+            "enable_autolog_hparams",
         ),
     ),
     "profiler": Slot(

@@ -30,7 +30,6 @@ from sr_lab.config.hydra_guard import check_file, check_size, conf_dir
 from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import (
-    OF_TRAINING,
     SCHEMAS,
     Config,
     EvaluateConfig,
@@ -38,6 +37,7 @@ from sr_lab.config.schema import (
     TrainConfig,
     UnbuiltConfig,
 )
+from sr_lab.config.uses import refuse_unused, unused
 from sr_lab.errors import ConfigError, did_you_mean
 
 
@@ -86,9 +86,10 @@ def _load(composition: _Composition) -> Config:
     schema = SCHEMAS.get(str(node.get("task")))
     if schema is None:
         raise ConfigError(f"task: there is no task {node.get('task')!r}; allowed: {', '.join(SCHEMAS)}")
+    typed = _typed(composition.composed, overrides)
+    refuse_unused(str(node.task), typed)
     builds = not issubclass(schema, UnbuiltConfig)  # checking unused classes would load torch
     if builds and not (schema is EvaluateConfig and "budget" not in node):
-        typed = _typed(composition.composed, overrides)
         if _is_typed_row(str(composed.get("row_label")), overrides):
             typed += row_overrides
         _apply_budget(node, typed)
@@ -111,20 +112,15 @@ def _load(composition: _Composition) -> Config:
         raise ConfigError(
             f"hparams_search: searches training runs only, got task={config.task}; leave it out"
         )
-    if builds and not isinstance(config, TrainConfig):
-        for key in _ONLY_TRAINING:
-            if is_set(f"trainer.{key}", overrides):
-                raise ConfigError(
-                    f"trainer.{key}: is used only by task=train, got task={config.task}, which computes in "
-                    "float32; leave it out"
-                )
+    for group in ("model", "dataset", "degradation"):
+        own = getattr(config, group).get("scale", config.scale)
+        if own != config.scale:
+            raise ConfigError(
+                f"{group}.scale: follows scale, which is {config.scale}, got {own}; set scale={own} instead"
+            )
     if builds:
         untrusted.check_targets(config, overrides)
     return config
-
-
-# Settings of the trainer that change how a network computes, but only while it is trained.
-_ONLY_TRAINING = ("precision", "compile", "channels_last", "gradient_clip_val", "accumulate_grad_batches")
 
 
 def own_paths(*, resolve: bool = True) -> Node:
@@ -362,16 +358,24 @@ _NEVER_NAMED = {
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
     *("measure", "format"),
-    "hydra",
+    *("hydra", "input", "output", "overwrite"),
 }
 
 
 def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     """``<model>_x<scale>`` and anything else that the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
-    The measurement of a checkpoint is named after the checkpoint's run folder or file, and the measurement
-    of images after their folder.
+    The measurement of a checkpoint is named after the checkpoint's run folder or file, the measurement of
+    images after their folder, and upscaled images after the network and their source.
     """
+    name, given = _name(node, overrides, choices), OmegaConf.select(node, "input")
+    if not isinstance(given, str):
+        return name
+    source = re.sub(r"[^\w.-]+", "-", Path(given).stem)[:49]
+    return f"{name[:50]}_{source}".rstrip("-_.")
+
+
+def _name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]) -> str:
     if node.get("sr_dir") is not None:
         return re.sub(r"[^\w.-]+", "-", Path(str(node.sr_dir)).absolute().name).strip("-.")[:100] or "images"
     if node.get("ckpt") is not None:
@@ -405,7 +409,7 @@ def _checkpoint_name(path: Path) -> str:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration, from which the run can be started again."""
-    left_out = {"allow", *(OF_TRAINING if isinstance(config, EvaluateConfig) else ())}
+    left_out = {"allow", *(unused(config.task) if isinstance(config, EvaluateConfig) else ())}
     values = config.model_dump(exclude=left_out) | {"allow": []}
     own = own_paths(resolve=False)  # where to write depends on the machine, and a file may not say it
     values["paths"] |= {name: own[name] for name in ("output_dir", "cache_dir")}

@@ -24,6 +24,7 @@ from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import (
     CHANGING,
     MEASURING,
+    NETWORK,
     NEUTRAL_TRAINER,
     TRAINING,
     Known,
@@ -48,6 +49,7 @@ from sr_lab.config.schema import (
     TrainConfig,
     UpscaleConfig,
 )
+from sr_lab.config.uses import unused
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.run_folder import checkpoint_file
 
@@ -77,6 +79,11 @@ def training_set(config: Config) -> Any:
 
 
 def _of_task(config: Config) -> Node:
+    if isinstance(config, UpscaleConfig):
+        values = config.model_dump(include={"task", *NETWORK, "input", "tile", "backend"})
+        return values | {"ckpt": _content("ckpt", config.ckpt)}
+    if not has_run_folder(config):  # only tells the jobs of one multirun apart
+        return config.model_dump(exclude=unused(config.task))
     if isinstance(config, BenchmarkConfig):
         return {"task": config.task, "only": sorted(config.only)}
     if isinstance(config, MeasureConfig):
@@ -276,6 +283,11 @@ def has_run_folder(config: Config) -> bool:
     return _named_folder(config) is None
 
 
+def writes_own_folder(config: Config) -> bool:
+    """Whether two different jobs of a multirun may not write into one folder."""
+    return has_run_folder(config) or isinstance(config, (UpscaleConfig, ShardConfig))
+
+
 def run_dir(*, _root_: DictConfig) -> str:
     """Resolver of ``hydra.run.dir``: the same folder for Hydra, every process and a resumed run."""
     config = _load(_root_)
@@ -322,10 +334,14 @@ def planned_folder(config: PlanConfig) -> Path:
 
 
 def run_folder(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.sweep.subdir``."""
+    """Resolver of ``hydra.sweep.subdir``; each job of ``task=upscale`` has a folder in ``output``."""
     if _root_.task == "plan":  # the images that identify a run may be missing
         return "."
-    return folder_name(_load(_root_), Path(sweep_dir(_root_=_root_)))
+    config = _load(_root_)
+    if (named := _named_folder(config)) is None:
+        return folder_name(config, Path(sweep_dir(_root_=_root_)))
+    folder = Path(named).absolute()  # an absolute path replaces hydra.sweep.dir
+    return str(folder / folder_name(config, folder) if isinstance(config, UpscaleConfig) else folder)
 
 
 def rows(*, _root_: DictConfig) -> str:

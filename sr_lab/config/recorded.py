@@ -30,7 +30,8 @@ NEUTRAL_TRAINER = {"accelerator", "devices", "num_nodes", "strategy", "sync_batc
     "accumulate_grad_batches", "detect_anomaly", "profiler", "log_every_n_steps", "enable_progress_bar"
 }  # fmt: skip
 IMAGES = ("manifest", "images", "validation_images", "sr", "hr")  # digests of images
-MEASURING = ("model", "upsampler", "strategy", "scale", "benchmark")
+NETWORK = ("model", "upsampler", "strategy", "scale")
+MEASURING = (*NETWORK, "benchmark")
 # Lightning's callbacks that stop a training run or change what it learns, excluding those that only watch.
 CHANGING = {
     *("EarlyStopping", "Timer", "SpikeDetection", "WeightAveraging", "StochasticWeightAveraging"),

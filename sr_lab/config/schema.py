@@ -225,16 +225,8 @@ class CheckpointConfig(Config):
     backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
 
-# Settings that only training uses; the config.yaml of an evaluation leaves them out.
-OF_TRAINING = (
-    *("schedule", "dataset", "degradation", "loss", "optimizer", "budget", "recipe", "callbacks", "logger"),
-    *("hparams_search", "steps", "steps_per_epoch", "batch_size", "learning_rate", "ema_decay"),
-    *("nan_policy", "num_workers", "validation"),
-)
-
-
 class EvaluateConfig(CheckpointConfig):
-    """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (`OF_TRAINING`)."""
+    """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (see `uses`)."""
 
     explain: bool
     schedule: Schedule = Schedule(interval="step", scheduler={})
@@ -250,6 +242,7 @@ class EvaluateConfig(CheckpointConfig):
         max_validation_interval=None,
         max_validation_count=None,
     )
+    seed: int = Field(default=0, ge=0)
     steps: int = Field(default=1, gt=0)
     steps_per_epoch: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=1, gt=0)

@@ -90,7 +90,7 @@ class ImageCache:
         if self._load():
             return
         console = Console(stderr=True)
-        with _alone(self.folder, console), ThreadPoolExecutor(WORKERS) as pool:
+        with _writing(self.folder), alone(self.folder, console), ThreadPoolExecutor(WORKERS) as pool:
             if self._load():  # another process has made the images in the meantime
                 return
             finished = pool.map(lambda index: self._make(index, make), range(len(self)))
@@ -221,16 +221,19 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path, console: Console) -> Iterator[None]:
-    """Wait until no other process builds in the folder, and remove temporary files of killed processes."""
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", mode=0o666)  # other users may share the folder
-        try:
-            held = lock.acquire(blocking=False)
-        except Timeout:
-            console.print(f"waiting for another process that writes to {folder}", markup=False)
-            held = lock.acquire()
-        with held:
-            remove_leftovers(folder.iterdir())
-            yield
+def alone(folder: Path, console: Console) -> Iterator[None]:
+    """Wait until no other process writes to the folder, and remove temporary files of killed processes.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", mode=0o666)  # other users may share the folder
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        console.print(f"waiting for another process that writes to {folder}", markup=False)
+        held = lock.acquire()
+    with held:
+        remove_leftovers(folder.iterdir())
+        yield

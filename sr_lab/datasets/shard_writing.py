@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sr_lab import files
-from sr_lab.datasets.cache import WORKERS, digest_of
+from sr_lab.datasets.cache import WORKERS, alone, digest_of
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.sampling import permutation
 from sr_lab.datasets.shards import INDEX, ImageEntry, Index, Shard, parse_shard
@@ -28,6 +28,8 @@ def write_shards(
     images: Sequence[Path], folder: Path, *, images_per_shard: int, lr_scales: Sequence[int]
 ) -> Index:
     """Write images into shards, keeping the shards that an interrupted call finished.
+
+    If another process writes there, wait for it.
 
     Args:
         images: HR files; they are shuffled, so that every shard is a random sample of the set.
@@ -46,18 +48,18 @@ def write_shards(
     parts = [mixed[start : start + images_per_shard] for start in range(0, len(mixed), images_per_shard)]
     console = Console(stderr=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # left by a killed process
-            leftover.unlink()
-        shards = [
-            _write_shard(part, folder / f"{number:06d}.safetensors", lr_scales)
-            for number, part in enumerate(
-                track(parts, "Writing shards", console=console, disable=not console.is_terminal)
-            )
-        ]
-        index = Index([f"x{scale}-{LR_NAME}" for scale in lr_scales], shards)
-        content = {"format": 1, "lr": index.lr, "shards": [_plain(shard) for shard in shards]}
-        files.write(folder / INDEX, json.dumps(content, indent=1))
+        with alone(folder, console):
+            for leftover in folder.glob(".*.tmp"):  # left by a killed process
+                leftover.unlink()
+            shards = [
+                _write_shard(part, folder / f"{number:06d}.safetensors", lr_scales)
+                for number, part in enumerate(
+                    track(parts, "Writing shards", console=console, disable=not console.is_terminal)
+                )
+            ]
+            index = Index([f"x{scale}-{LR_NAME}" for scale in lr_scales], shards)
+            content = {"format": 1, "lr": index.lr, "shards": [_plain(shard) for shard in shards]}
+            files.write(folder / INDEX, json.dumps(content, indent=1))
     except OSError as error:
         raise DataError(
             f"shards: cannot write {folder}: {error.strerror or error}; "

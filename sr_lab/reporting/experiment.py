@@ -292,7 +292,8 @@ def _head(runs: Sequence[Run]) -> list[str]:
     images = dict.fromkeys(own.says for run in runs for own in run.measured_on.values())
     found["images"] = [says for says in images if not says.startswith("not the published")]
     lines = [f"{title}: {' | '.join(dict.fromkeys(texts))}" for title, texts in found.items() if texts]
-    seeds = sorted({run.seed for run in runs if run.seed is not None})
+    trained = [run for run in runs if run.values.get("task", "train") == "train"]
+    seeds = sorted({run.seed for run in trained if run.seed is not None})
     lines += [f"seeds: {', '.join(map(str, seeds))}"] if seeds else []
     for title, key in (("budgets", "budget"), ("protocols", "protocol")):
         if len({run.values[key] for run in runs if key in run.values}) > 1:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from sr_lab.reporting import published, versions
 from sr_lab.reporting.published import Figure
-from sr_lab.reporting.runs import MeasuredOn, Run
+from sr_lab.reporting.runs import MeasuredOn, Run, TrainedOn
 from sr_lab.reporting.settings import differences, flat, unseeded
 from sr_lab.reporting.table import Cell
 
@@ -186,6 +186,7 @@ class _Key:
     code: object
     scale: int
     protocol: str
+    trained_on: TrainedOn  # the pixels, of which the identity covers only the names and sizes of the files
     measured_on: Mapping[str, MeasuredOn]
 
     @classmethod
@@ -199,6 +200,7 @@ class _Key:
             versions.key(run) if run.identity or run.code else None,
             run.scale,
             str(run.values.get("protocol", "")),
+            run.trained_on,
             {name: own for name, own in run.measured_on.items() if own.digest},
         )
 
@@ -211,6 +213,7 @@ class _Key:
         return (
             same
             and self.scale == other.scale
+            and self.trained_on.may_be(other.trained_on)
             and all(
                 None in (own, theirs) or "" in (own, theirs) or own == theirs
                 for own, theirs in (

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import hashlib
+import json
 import math
 import re
 from collections import Counter
@@ -26,6 +28,17 @@ class MeasuredOn(NamedTuple):
     def is_same(self, other: "MeasuredOn") -> bool:
         """Whether these are the same images, as far as is known."""
         return self.digest == other.digest if self.digest and other.digest else self.says == other.says
+
+
+class TrainedOn(NamedTuple):
+    """Digests of the names and pixels of the images of a training run; empty if unknown."""
+
+    training: str = ""
+    validation: str = ""
+
+    def may_be(self, other: "TrainedOn") -> bool:
+        """Whether these are the same images, as far as is known."""
+        return all("" in pair or pair[0] == pair[1] for pair in zip(self, other, strict=True))
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,17 @@ class Run:
             return None
         kept = max(validated, key=lambda row: row["val/psnr_y"])
         return kept.get("val/held_out/psnr_y", kept["val/psnr_y"])
+
+    @functools.cached_property
+    def trained_on(self) -> TrainedOn:
+        """The images that it was trained on and validated on, as it recorded them when it began."""
+        try:
+            recorded = files.read_json(RunFolder(self.path).trained_on)
+        except (OSError, ValueError):
+            return TrainedOn()
+        values = recorded if isinstance(recorded, dict) else {}
+        texts = [json.dumps(values[key]) if values.get(key) else "" for key in ("images", "validation")]
+        return TrainedOn(*(hashlib.sha256(text.encode()).hexdigest() if text else "" for text in texts))
 
     @property
     def images(self) -> list[dict[str, object]]:

@@ -60,7 +60,8 @@ def flat(run: Run) -> dict[str, str]:
 
 def _details(run: Run) -> dict[str, str]:
     """The rest of what identifies a run: digests of files, full names of classes, limits of the budget."""
-    found = {f"{_IMAGES}{name}": own.digest[:8] for name, own in run.measured_on.items() if own.digest}
+    digests_of = {name: own.digest for name, own in run.measured_on.items()} | run.trained_on._asdict()
+    found = {f"{_IMAGES}{name}": digest[:8] for name, digest in digests_of.items() if digest}
 
     def add(key: str, value: object) -> None:
         if isinstance(value, Mapping) and value:

@@ -27,7 +27,7 @@ from sr_lab.config.compose import to_yaml
 from sr_lab.config.identity import known
 from sr_lab.config.overrides import typed_again
 from sr_lab.config.recorded import Known, code_note, hash8, record
-from sr_lab.config.schema import Sweep, TrainConfig
+from sr_lab.config.schema import Config, ShardConfig, Sweep, TrainConfig
 from sr_lab.config.typed import as_typed
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.runs import read_run
@@ -43,13 +43,20 @@ console = Terminal(markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A training run that waits for its own process."""
+class Planned:
+    """A job of a multirun, before any of its jobs has started."""
 
-    config: TrainConfig
+    config: Config
     folder: RunFolder
     overrides: tuple[str, ...]
     known: Known = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Job(Planned):
+    """A training run that waits for its own process."""
+
+    config: TrainConfig
 
     @property
     def name(self) -> str:
@@ -148,13 +155,15 @@ def _about_finished(jobs: Sequence[Job]) -> list[str]:
     ]
 
 
-def shared_folders(jobs: Sequence[Job]) -> list[str]:
-    """A line for each run that several jobs of a sweep share; it is trained once.
+def shared_folders(jobs: Sequence[Planned]) -> list[str]:
+    """A line for each run that several jobs of a multirun share; it is run once.
 
     Raises:
         ConfigError: Jobs that are different runs have the same folder.
     """
-    by_folder: dict[Path, list[Job]] = {}
+    if not jobs:
+        return []
+    by_folder: dict[Path, list[Planned]] = {}
     for job in jobs:
         by_folder.setdefault(job.folder.path, []).append(job)
     lines = []
@@ -166,12 +175,14 @@ def shared_folders(jobs: Sequence[Job]) -> list[str]:
             for job, words in zip(same, own, strict=True)
         ]
         if len({hash8(job.known.values) for job in same}) > 1:
+            shards = isinstance(same[0].config, ShardConfig)
+            remedy = "give each its output" if shards else "leave out hydra.sweep.dir and hydra.sweep.subdir"
             raise ConfigError(
                 f"sweep: the jobs {' and '.join(names)} are different runs, but both would use the folder "
-                f"'{folder}'; leave out hydra.sweep.dir and hydra.sweep.subdir"
+                f"'{folder}'; {remedy}"
             )
         if len(same) > 1:
-            lines.append(f"{' and '.join(names)} are the same run, which is trained once: {folder.name}")
+            lines.append(f"{' and '.join(names)} are the same run, which runs once: {folder.name}")
     return lines
 
 

@@ -6,8 +6,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from sr_lab.config.identity import has_run_folder, known
-from sr_lab.config.recorded import record
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+
+from sr_lab.config.identity import has_run_folder, known, writes_own_folder
+from sr_lab.config.messages import explain
+from sr_lab.config.recorded import hash8, record
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep
@@ -51,10 +55,49 @@ def _quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def run_all(jobs: Sequence[tuple[sweep.Planned, HydraConf | None]]) -> int:
+    """Run the jobs of a multirun in this process, one after another, and print their table.
+
+    Args:
+        jobs: The jobs, each with Hydra's configuration of it.
+
+    Returns:
+        0, or the exit code of a job that could not do all its work.
+
+    Raises:
+        ConfigError: Two different jobs have the same folder; none has started.
+        Exception: The first error of a job; the others have run.
+    """
+    for line in sweep.shared_folders([job for job, _ in jobs if writes_own_folder(job.config)]):
+        sweep.console.print(line)
+    distinct = {(job.folder.path, hash8(job.known.values)): (job, node) for job, node in jobs}
+    done: dict[Path, Config] = {}
+    errors: list[tuple[sweep.Planned, Exception]] = []
+    code = 0
+    for job, node in distinct.values():
+        HydraConfig.instance().cfg = node
+        try:
+            run(job.config, job.folder.path, job.overrides)
+            done[job.folder.path] = job.config
+        except SystemExit as end:
+            if not isinstance(end.code, int) or end.code > 128:  # a signal
+                raise
+            code = max(code, end.code)
+        except Exception as error:
+            errors.append((job, error))
+    if done:
+        finish(list(done.values())[-1], list(done))
+    for job, other in errors[1:]:
+        sweep.console.print(f"failed: {job.folder.path.name}: {explain(other) or repr(other)}")
+    if errors:
+        raise errors[0][1]
+    return code
+
+
 def finish(config: Config, folders: Sequence[Path]) -> None:
     """End a multirun whose jobs ran here: call the task's own ``collect``, or print a table of results."""
     task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     if hasattr(task, "collect"):
         task.collect(config, folders)
-    else:
+    elif has_run_folder(config):
         sweep.finish(folders)

@@ -4,7 +4,7 @@ import copy
 import itertools
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -122,6 +122,16 @@ def measured(
         **means(results),
         "images": [asdict(result) for result in results],
     }
+
+
+def shown(folder: Path) -> Path:
+    """A folder as it is printed: relative to the working directory if it is inside."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def waiting_note(folder: Path) -> Callable[[], object]:
+    """For `RunFolder.attempt`: says that the job waits for another process, and for which folder."""
+    return lambda: console.print(f"{folder.name}: another process is running it; waiting for it to end")
 
 
 def in_multirun() -> bool:

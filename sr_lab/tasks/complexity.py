@@ -32,20 +32,25 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
     """Count and measure, and write the figures into the run folder."""
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     run_folder = RunFolder(folder)
-    with run_folder.attempt():
-        network = build_network(config, config.allow).eval()
-        counted = common.cost(network, config.scale)
-        network = for_inference(network)  # time is measured on the folded network
-        cost: dict[str, float | str] = counted | cpu_time(network, config.scale)
-        if has_gpu(config.trainer.accelerator):
-            with torch.cuda.device(device_of(config.trainer.accelerator, config.trainer.devices)):
-                cost |= gpu_time(network, config.scale)
-        run_folder.write_config(to_yaml(config))
-        run_folder.write_metrics(
-            provenance(config, folder) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost
-        )
+    with run_folder.attempt(wait=common.waiting_note(folder)) as done_meanwhile:
+        if not done_meanwhile:
+            _measure(config, run_folder)
     if not common.in_multirun():
         print_runs([read_run(folder)])
+
+
+def _measure(config: ComplexityConfig, folder: RunFolder) -> None:
+    network = build_network(config, config.allow).eval()
+    counted = common.cost(network, config.scale)
+    network = for_inference(network)  # time is measured on the folded network
+    cost: dict[str, float | str] = counted | cpu_time(network, config.scale)
+    if has_gpu(config.trainer.accelerator):
+        with torch.cuda.device(device_of(config.trainer.accelerator, config.trainer.devices)):
+            cost |= gpu_time(network, config.scale)
+    folder.write_config(to_yaml(config))
+    folder.write_metrics(
+        provenance(config, folder.path) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost
+    )
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:

@@ -39,24 +39,27 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
     run_folder = RunFolder(folder)
-    with run_folder.attempt() if rank() == 0 else contextlib.nullcontext():
+    attempt = run_folder.attempt(wait=common.waiting_note(folder))
+    with attempt if rank() == 0 else contextlib.nullcontext(False) as done_meanwhile:
         config, network = open_configured(config, overrides, common.console.print)
         protocol = measured.protocol_of(config)
         tiled = common.prepared(config, network)
-        sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
-        results = _test(config, tiled, protocol, sets, ExampleImages(run_folder.images))
-        if rank() != 0:
-            return
-        run_folder.write_config(to_yaml(config))
-        run_folder.write_metrics(
-            provenance(config, folder)
-            | {"ckpt": config.ckpt, "precision": "32-true"}
-            | ({"tiled": tiled.note} if tiled.note else {})
-            | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
-            | {"wall_time_s": round(time.perf_counter() - started, 1)}
-            | common.cost(network, config.scale)
-            | common.measured(results, protocol, config, sets)
-        )
+        # Processes that a launcher has started measure together: the others do not know that they need not.
+        if not done_meanwhile or distributed.launched() is not None:
+            sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+            results = _test(config, tiled, protocol, sets, ExampleImages(run_folder.images))
+            if rank() != 0:
+                return
+            run_folder.write_config(to_yaml(config))
+            run_folder.write_metrics(
+                provenance(config, folder)
+                | {"ckpt": config.ckpt, "precision": "32-true"}
+                | ({"tiled": tiled.note} if tiled.note else {})
+                | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
+                | {"wall_time_s": round(time.perf_counter() - started, 1)}
+                | common.cost(network, config.scale)
+                | common.measured(results, protocol, config, sets)
+            )
     if common.in_multirun():
         return
     print_runs([read_run(folder)])

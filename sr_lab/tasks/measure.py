@@ -28,7 +28,7 @@ from sr_lab.tasks import common
 def run(config: MeasureConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure; write ``measure.csv`` and ``metrics.json``, which ``task=report`` reads; print the table."""
     run_folder = RunFolder(folder)
-    with run_folder.attempt():
+    with run_folder.attempt(wait=common.waiting_note(folder)):
         with common.console.status("measuring"):
             found = _measured(config, overrides)
         files.write(folder / "measure.csv", _csv(found))

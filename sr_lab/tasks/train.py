@@ -94,8 +94,7 @@ def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequen
 def _show(folder: RunFolder) -> None:
     if not common.in_multirun():
         print_runs([read_run(folder.path)])
-        inside = folder.path.is_relative_to(Path.cwd())
-        common.console.print(f"run folder: {folder.path.relative_to(Path.cwd()) if inside else folder.path}")
+        common.console.print(f"run folder: {common.shown(folder.path)}")
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,8 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     test_sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
     dataset: PatchDataset = training_set(config)
     val_sets = _validation_sets(config, dataset, protocol)
+    if note := _fewer_held_out(config.validation.count, len(dataset.val_files)):
+        _say(note)
     module = build.module(config, protocol, val_sets, test_sets, _say)
     build.check_fit(module.network, dataset, protocol)
     _say_budget(config)
@@ -193,6 +194,13 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     )
     started_from = build.started_from(config) if rank() == 0 else {}
     return _Parts(protocol, test_sets, dataset, module, data, setting, choice, started_from)
+
+
+def _fewer_held_out(wanted: int, held_out: int) -> str:
+    """A line if the dataset holds out fewer images than ``validation.count`` asks for."""
+    if held_out >= wanted:
+        return ""
+    return f"validation: on {held_out} images, all that the dataset holds out (validation.count={wanted})"
 
 
 def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Protocol) -> list[BenchmarkSet]:

@@ -16,7 +16,7 @@ from sr_lab.config.identity import code_of
 from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.cache import digest_of
 from sr_lab.datasets.images import EXTENSIONS, image_size
-from sr_lab.errors import ConfigError, DataError, SRLabError
+from sr_lab.errors import DataError, SRLabError
 from sr_lab.inference.backends import BackendNetwork, fingerprint
 from sr_lab.inference.tiling import Tiled
 from sr_lab.system.devices import check_gpu, device_of, out_of_memory
@@ -34,10 +34,9 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     Raises:
         SystemExit: With 1 at the end, if an image could not be upscaled.
     """
-    if common.in_multirun():
-        raise ConfigError("upscale: only one network can write into an output, got -m (a sweep); drop -m")
     check_gpu(config.trainer.accelerator, config.trainer.devices)
-    found = images([config.input] if isinstance(config.input, str) else config.input, but_not=folder)
+    results = folder.parent if common.in_multirun() else folder  # each job has a folder in the output
+    found = images([config.input] if isinstance(config.input, str) else config.input, but_not=results)
     config, network = open_configured(config, overrides, common.console.print)
     maker = fingerprint(network, str(_FORMAT), str(config.scale), str(code_of(config).digests))
     jobs, failed = plan(found, folder, config.scale)
@@ -62,7 +61,7 @@ def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     failed |= upscale_all(waiting, runs, maker)
     for path, why in failed.items():
         common.console.print(f"failed: {path}: {why}")
-    common.console.print(f"{wanted - len(failed)} of {wanted} upscaled into {config.output}")
+    common.console.print(f"{wanted - len(failed)} of {wanted} upscaled into {common.shown(folder)}")
     if failed:
         raise SystemExit(1)
 

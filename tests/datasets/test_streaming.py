@@ -2,12 +2,14 @@ import collections
 import itertools
 import json
 import pickle
+import threading
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -280,6 +282,25 @@ def df2k(tmp_path, monkeypatch):
     monkeypatch.setenv("SR_LAB_CACHE", str(tmp_path / "cache"))
 
 
+def test_a_process_that_writes_shards_waits_for_one_that_writes_there(source, tmp_path):
+    folder, written = tmp_path / "shards", []
+
+    def write() -> None:
+        written.append(write_shards(sorted(source.iterdir()), folder, images_per_shard=3, lr_scales=[]))
+
+    folder.mkdir()
+    with FileLock(folder / ".lock"):  # another process is writing
+        half_written = folder / ".000000.safetensors.tmp"
+        half_written.write_bytes(b"")
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(0.5)
+        assert half_written.exists()
+        assert not written
+    thread.join()
+    assert sum(len(shard.images) for shard in written[0].shards) == COUNT
+
+
 SMALL = ("scale=2", "dataset.lr_patch_size=12", "budget=paper")
 
 
@@ -290,7 +311,7 @@ def test_df2k_combines_both_sets_and_can_be_written_into_shards_and_streamed(df2
     assert (len(dataset), len(dataset.val_files)) == (7, 2)
     assert dataset.__getitems__(range(7))["lr"].shape == (7, 3, 12, 12)
     out = tmp_path / "out"
-    config = compose("task=shard", "dataset=df2k", f"output={out}", "images_per_shard=2", *SMALL)
+    config = compose("task=shard", "dataset=df2k", f"output={out}", "images_per_shard=2")
     shard.run(config, out, [])
     said = capsys.readouterr().out.replace("\n", " ")
     assert "7 images (without the 2 that are held out for validation) in 4 shards" in said
@@ -305,6 +326,4 @@ def test_df2k_combines_both_sets_and_can_be_written_into_shards_and_streamed(df2
     assert identity.identity(same)["manifest"] == streamed.manifest()
     assert not any("shards_dir" in key or "cache" in key for key in identity.identity(same)["dataset"])
     with pytest.raises(ConfigError, match="task=shard: needs HR images in files"):
-        shard.run(
-            compose("task=shard", f"output={out}", *words[:1], f"dataset.shards_dir={moved}", *SMALL), out, []
-        )
+        shard.run(compose("task=shard", f"output={out}", *words[:1], f"dataset.shards_dir={moved}"), out, [])

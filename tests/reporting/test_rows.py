@@ -61,6 +61,19 @@ def test_runs_that_differ_in_their_seed_share_a_row():
         assert row.label in ("imdn_x4", "111")
 
 
+def test_seeds_that_were_trained_on_different_images_are_two_rows(tmp_path):
+    runs = [replace(run(*BASE, seed=seed), path=tmp_path / f"imdn_x4-{seed:08x}") for seed in range(3)]
+    for own, pixels in zip(runs, ("1", "1", "2"), strict=True):
+        own.path.mkdir()
+        recorded = {"run": "", "training": "", "images": [f"0.bmp {pixels}"], "validation": ["9.bmp 0"]}
+        (own.path / "images.json").write_text(json.dumps(recorded))
+    for made in tables(runs):
+        assert len(set(rows(made))) == len(rows(made)) == 2
+    (runs[2].path / "images.json").unlink()  # which images it saw is unknown
+    for made in tables([replace(own) for own in runs]):
+        assert len(rows(made)) == 1
+
+
 @pytest.mark.parametrize("override", [each for each in CHANGING if each != "seed=1"])
 def test_runs_that_differ_in_a_setting_of_their_identity_are_two_rows(override):
     for made in tables([run(*BASE, seed=0), run(*BASE, override, seed=1)]):

@@ -163,7 +163,7 @@ def test_jobs_that_would_share_a_folder_are_refused_or_named_before_anything_run
     assert "'seed=0' and 'seed=1' are different runs, but both would use the folder" in refused.stderr
     assert not list(tmp_path.rglob("checkpoints"))
     done = run(tmp_path, "-m", *MINE, "num_workers=0,1")
-    said = "'num_workers=0' and 'num_workers=1' are the same run, which is trained once: mine_x2"
+    said = "'num_workers=0' and 'num_workers=1' are the same run, which runs once: mine_x2"
     assert done.returncode == 0
     assert 0 < done.stdout.find(said) < done.stdout.find("6 steps, batch 2")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sr_lab import files
 from sr_lab.config.compose import to_yaml
 from sr_lab.config.schema import TrainConfig
 from sr_lab.errors import ConfigError
@@ -354,6 +355,29 @@ def test_the_index_keeps_jobs_of_earlier_sweeps_whose_folders_exist(tmp_path):
     write_index(tmp_path, old)
     write_index(tmp_path, [Listed("b", "two", ["row=1"])])
     assert read_index(tmp_path) == [old[0], Listed("b", "two", ["row=1"])]
+
+
+def test_sweeps_that_start_at_once_lose_no_job_of_the_index(tmp_path, monkeypatch):
+    written = files.write
+    monkeypatch.setattr(files, "write", lambda *content: (time.sleep(0.02), written(*content)))
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+    threads = [
+        threading.Thread(target=write_index, args=(tmp_path, [Listed(str(number), None, [])]))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(job.folder for job in read_index(tmp_path)) == [str(number) for number in range(8)]
+
+
+def test_a_link_in_place_of_the_lock_of_the_index_is_not_followed(tmp_path):
+    (tmp_path / ".sweep.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_index(tmp_path, [])
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_broken_index_is_reported(tmp_path):

@@ -656,7 +656,7 @@ def test_a_record_of_a_network_far_larger_than_its_weights_is_refused(tmp_path, 
     for open_it in (
         lambda: load(tmp_path / "a.ckpt"),
         lambda: open_configured(
-            compose(*SMOKE, "task=upscale", "input=x", "output=y", f"ckpt={tmp_path}/a.ckpt"), (), print
+            compose("task=upscale", "input=x", "output=y", f"ckpt={tmp_path}/a.ckpt"), (), print
         ),
     ):
         with pytest.raises(CheckpointError, match="far larger network than it has weights for"):

@@ -22,7 +22,7 @@ from tests.report_runs import values
 def swept(tmp_path_factory):
     """Folder and output of a sweep over two networks; papers list the PSNR of one of them."""
     folder = tmp_path_factory.mktemp("sweep")
-    words = ("task=complexity", "trainer=cpu", "model=ecbsr_m4c16,srcnn", "scale=4", "num_workers=0,1")
+    words = ("task=complexity", "trainer=cpu", "model=ecbsr_m4c16,srcnn", "scale=4", "paths.data_dir=a,b")
     done = sr_lab(folder, "-m", *words)
     assert done.returncode == 0, done.stderr
     return folder / "outputs" / "complexity", done.stdout
@@ -37,7 +37,7 @@ def test_a_job_that_equals_an_earlier_job_is_not_repeated(swept):
     folder, said = swept
     names = {path.parent.name for path in folder.glob("*/metrics.json")}
     assert len(names) == 2
-    assert all(said.count(f"{name}: the same run as an earlier job, not repeated") == 1 for name in names)
+    assert all(said.count(f"are the same run, which runs once: {name}") == 1 for name in names)
 
 
 def test_a_network_is_counted_after_folding(swept):

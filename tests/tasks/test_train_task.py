@@ -39,6 +39,11 @@ def test_a_run_that_another_process_finishes_before_the_lock_is_taken_is_not_tra
     assert trained
 
 
+def test_a_training_run_says_that_it_validates_on_fewer_images_than_asked():
+    assert train._fewer_held_out(10, 10) == train._fewer_held_out(2, 10) == ""
+    assert "on 3 images, all that the dataset holds out (validation.count=10)" in train._fewer_held_out(10, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "of", "known"),
     [

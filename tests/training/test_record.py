@@ -210,3 +210,4 @@ def test_every_run_has_a_record_and_a_terminal_also_gets_a_progress_bar(tmp_path
     callbacks = watchers(RunFolder(tmp_path), batch_size=1, row_interval=1)
     names = [type(callback).__name__ for callback in callbacks]
     assert names == ["Record", *(["TrainingProgress"] if terminal else [])]
+    assert len(watchers(RunFolder(tmp_path), batch_size=1, row_interval=1, bar=False)) == 1

@@ -1,0 +1,69 @@
+"""Which task uses which setting: what the command line sets is used, or refused."""
+
+from collections.abc import Sequence
+
+from sr_lab.config.overrides import key_of
+from sr_lab.config.schema import SCHEMAS, Config
+from sr_lab.errors import ConfigError
+
+_NETWORK = ("train", "evaluate", "upscale", "complexity")  # tasks that build a network
+_FIGURES = ("train", "evaluate", "complexity", "measure", "benchmark")  # tasks that write a run folder
+_RECIPE = (*_NETWORK, "prepare", "shard")  # tasks to which an experiment has something to say
+
+# Setting -> the tasks that use it; of two names, the longer one decides. A task also uses the fields of its
+# own schema, and every task uses the settings that are not listed (paths, allow, hydra).
+USED_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("model", "upsampler", "strategy"), _NETWORK),
+    "scale": (*_NETWORK, "measure", "prepare"),
+    "dataset": ("train", "prepare", "shard"),
+    "dataset.lr_patch_size": ("train", "prepare"),
+    "degradation": ("train", "prepare"),
+    "benchmark": ("train", "evaluate", "prepare"),
+    **dict.fromkeys(("schedule", "loss", "optimizer", "budget", "recipe", "callbacks", "logger"), ("train",)),
+    **dict.fromkeys(("hparams_search", "debug", "sweep", "seed", "steps", "steps_per_epoch"), ("train",)),
+    **dict.fromkeys(("batch_size", "learning_rate", "ema_decay", "nan_policy", "num_workers"), ("train",)),
+    "validation": ("train",),
+    "trainer": ("train",),
+    **dict.fromkeys(("trainer.accelerator", "trainer.devices"), _NETWORK),
+    **dict.fromkeys(
+        (
+            *("trainer.num_nodes", "trainer.strategy", "trainer.timeout", "trainer.benchmark"),
+            *("trainer.deterministic", "trainer.inference_mode", "trainer.profiler"),
+        ),
+        ("train", "evaluate"),
+    ),
+    **dict.fromkeys(("experiment", "rows", "row", "row_label", "table"), _RECIPE),
+    **dict.fromkeys(("experiment_name", "run_name"), _FIGURES),
+}
+
+
+def unused(task: str) -> set[str]:
+    """The fields common to all tasks that a task does not use."""
+    return {key for key in Config.model_fields if not _uses(task, key)}
+
+
+def refuse_unused(task: str, overrides: Sequence[str]) -> None:
+    """Refuse an override of a setting that the task does not use.
+
+    Args:
+        task: The chosen task.
+        overrides: What the user typed; what an experiment's file says may be for another task.
+
+    Raises:
+        ConfigError: The message names the tasks that use the setting.
+    """
+    for key in map(key_of, overrides):
+        if not _uses(task, key):
+            users = [f"task={name}" for name in SCHEMAS if _uses(name, key)]
+            raise ConfigError(
+                f"{key}: is used only by {', '.join(users)}, and this is task={task}; leave it out"
+            )
+
+
+def _uses(task: str, key: str) -> bool:
+    """Whether a task uses a setting, or one within it (``trainer=cpu`` sets the accelerator)."""
+    if task == "plan":  # plans a training run, with all of its settings
+        task = "train"
+    within = any(name.startswith(f"{key}.") and task in users for name, users in USED_BY.items())
+    around = [name for name in USED_BY if f"{key}.".startswith(f"{name}.")]
+    return within or not around or task in USED_BY[max(around, key=len)]

@@ -57,4 +57,4 @@ def finish(config: Config, folders: Sequence[Path]) -> None:
     if hasattr(task, "collect"):
         task.collect(config, folders)
     else:
-        sweep.finish(folders)
+        sweep.finish(folders, columns=config.columns)

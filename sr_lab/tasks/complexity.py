@@ -45,16 +45,16 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
             provenance(config, folder) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost
         )
     if not common.in_multirun():
-        print_runs([read_run(folder)])
+        print_runs([read_run(folder)], columns=config.columns)
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     """Write a table, csv and plots of several networks next to their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
     if counted[0].table is not None:  # rows of trained networks: PSNR and costs in one table
-        print_experiment([run.path for run in find_runs(place) if not run.problem])
+        print_experiment([run.path for run in find_runs(place) if not run.problem], columns=config.columns)
     else:
-        print_runs(counted)
+        print_runs(counted, columns=config.columns)
     files.write(place / "complexity.csv", runs_to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}")
     for old in place.glob("complexity_x*.png"):

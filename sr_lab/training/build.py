@@ -214,11 +214,10 @@ def callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback:
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
-def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> list[Callback]:
-    """Callbacks that record and show a training run; the progress bar is included only on a terminal."""
+def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> tuple[Record, TrainingProgress]:
+    """Callbacks that record and show a training run."""
     speed = Speed(batch_size)
-    record = Record(folder.record, speed, interval=row_interval)
-    return [record, *([TrainingProgress(speed)] if TrainingProgress.is_shown() else [])]
+    return Record(folder.record, speed, interval=row_interval), TrainingProgress(speed)
 
 
 def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
@@ -304,7 +303,7 @@ def trainer(
         "logger": loggers,
         "plugins": [DurableCheckpointIO(folder.earlier, [folder.path, *kept])],
         "default_root_dir": folder.path,
-        "enable_progress_bar": TrainingProgress.is_shown(),
+        "enable_progress_bar": True,
         "enable_model_summary": False,
     }
     made: Trainer = targets.build(

@@ -54,7 +54,7 @@ def choose(table: Table, columns: Columns, width: int | None) -> Shown:
     whole = _with_short_labels(table, max(20, width * 2 // 5))
     plain = replace(whole, columns=tuple(replace(column, with_gain=False) for column in whole.columns))
     ways = {id(made): _fitting(made, order, width) for made in (whole, plain)}
-    made = max((whole, plain), key=lambda made: sum(_is_psnr(table.columns[n]) for n in ways[id(made)]))
+    made = max((whole, plain), key=lambda made: sum(_is_quality(table.columns[n]) for n in ways[id(made)]))
     places = ways[id(made)]
     columns_left = [table.columns[n] for n in told if n not in places]
     left_out = [f"{column.group} {column.title}".strip() for column in columns_left]
@@ -116,8 +116,8 @@ def _with_short_labels(table: Table, limit: int) -> Table:
     )
 
 
-def _is_psnr(column: Column) -> bool:
-    return column.key.endswith("psnr_y")
+def _is_quality(column: Column) -> bool:
+    return column.key.endswith(("psnr_y", "ssim_y"))
 
 
 def _importance(column: Column) -> tuple[bool, int]:

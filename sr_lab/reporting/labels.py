@@ -59,7 +59,7 @@ def shared(runs: Sequence[Run]) -> str:
     """What the command lines of all runs of a sweep have in common; empty if they do not have one."""
     first, *others = (run.overrides for run in runs)
     return " ".join(
-        override
+        override.lstrip("+")
         for override in first
         if all(override in other for other in others)
         and next(iter(_split([override]))).partition(".")[0] not in _UNSAID

@@ -84,7 +84,9 @@ class Progress:
             return
         self._shown = now
         parts = [f"{done:.0f}/{self.total:.0f} {self.unit}"]
-        if done > self._before:
+        if done >= self.total:
+            parts.append(f"in {duration(now - self._started)}")
+        elif done > self._before:
             left = (self.total - done) * (now - self._started) / (done - self._before)
             parts.append(f"{duration(left)} left")
         parts += facts

@@ -26,9 +26,9 @@ class TrainingProgress(ProgressBar):
         self.console = Terminal(stderr=True, highlight=False)
         self._progress: Progress | None = None
 
-    def _begin(self, trainer: Trainer, total: float, unit: str, done: float = 0.0) -> None:
+    def _begin(self, trainer: Trainer, progress: Progress) -> None:
         if trainer.is_global_zero:
-            self._progress = Progress(total, unit, done=done, console=self.console).__enter__()
+            self._progress = progress.__enter__()
 
     def _end(self) -> None:
         if self._progress is not None:
@@ -37,15 +37,17 @@ class TrainingProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin at the step from which the run starts."""
-        self._loss = self._psnr = "-"
-        self._begin(trainer, trainer.max_steps, "steps", trainer.global_step)
+        self._loss = self._psnr = self._speed = ""
+        self._begin(
+            trainer, Progress(trainer.max_steps, "steps", done=trainer.global_step, console=self.console)
+        )
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Tensor], *_: object
     ) -> None:
         """Show the step; the loss is fetched from the device only when it is shown."""
         if self._progress is not None and self._progress.is_due:
-            self._loss = f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}"
+            self._loss = f"loss {outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}"
             self._show(trainer)
 
     def on_validation_batch_end(
@@ -63,19 +65,16 @@ class TrainingProgress(ProgressBar):
 
     def _show(self, trainer: Trainer, *more: str) -> None:
         assert self._progress is not None
-        self._progress.update(
-            trainer.global_step,
-            *more,
-            f"loss {self._loss}",
-            f"val PSNR {self._psnr}",
-            f"{self.speed.samples_per_s:.0f} samples/s",
-            f"{self.speed.data_wait:.0%} waiting for data",
-        )
+        if self.speed.samples_per_s > 0:  # else a span has just begun
+            self._speed = f"{self.speed.samples_per_s:.3g} samples/s"
+        waiting = f"{self.speed.data_wait:.0%} waiting for data" if self._speed else ""
+        facts = (*more, self._loss, self._psnr, self._speed, waiting)
+        self._progress.update(trainer.global_step, *filter(None, facts))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the newest validation PSNR."""
         if "val/psnr_y" in trainer.callback_metrics:
-            self._psnr = f"{float(trainer.callback_metrics['val/psnr_y']):.2f} dB"
+            self._psnr = f"val PSNR {float(trainer.callback_metrics['val/psnr_y']):.2f} dB"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the completed bar on the screen."""
@@ -86,7 +85,8 @@ class TrainingProgress(ProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the test."""
         self._tested = 0
-        self._begin(trainer, sum(trainer.num_test_batches), "test images")
+        count = sum(trainer.num_test_batches)
+        self._begin(trainer, Progress(count, "test images", console=self.console, transient=True))
 
     def on_test_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Count an image."""
@@ -95,7 +95,7 @@ class TrainingProgress(ProgressBar):
             self._progress.update(self._tested)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the completed bar on the screen."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.update(self._tested)
         self._end()

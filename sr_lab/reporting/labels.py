@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import GROUPS, differences
-from sr_lab.run_folder import Listed
+from sr_lab.run_folder import read_index
 
 _Candidate = tuple[str, Sequence[str]]  # a setting and its value in each run; the setting of a name is empty
 
@@ -40,19 +41,21 @@ def labels(runs: Sequence[Run], *, seeds: bool = False) -> list[str]:
     return [", ".join(own) or head for own, head in zip(words, heads, strict=True)]
 
 
-def of_job(jobs: Sequence[Listed], folder: str) -> str:
-    """What tells a job from the other jobs of its sweep; empty if nothing does.
+def of_job(folder: Path) -> str:
+    """What tells a job from the other jobs of its sweep; empty if nothing does, or if there is no sweep.
 
     Args:
-        jobs: The sweep's index.
-        folder: Name of the job's run folder.
+        folder: The job's run folder, next to the sweep's index.
     """
+    jobs = read_index(folder.parent)
     typed = [_split(job.overrides) for job in jobs]
     keys = dict.fromkeys(key for own in typed for key in own if key not in ("row", "rows"))
     candidates: list[_Candidate] = [("", [job.label or "" for job in jobs])]
     candidates += [(key, [own.get(key, "") for own in typed]) for key in keys]
     words = _telling(candidates, [0] * len(jobs))
-    return next((", ".join(own) for job, own in zip(jobs, words, strict=True) if job.folder == folder), "")
+    return next(
+        (", ".join(own) for job, own in zip(jobs, words, strict=True) if job.folder == folder.name), ""
+    )
 
 
 def shared(runs: Sequence[Run]) -> str:

@@ -56,6 +56,7 @@ class Progress:
         self._task = self._bar.add_task("", total=self.total)
         if self._is_drawn:
             self.update(self._before)
+            self._shown -= _REDRAW  # a short piece of work shows its first step
         self._bar.start()
         return self
 

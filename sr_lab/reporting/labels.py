@@ -106,9 +106,11 @@ def _telling(candidates: Sequence[_Candidate], classes: Sequence[object]) -> lis
 
 def _word(key: str, text: str) -> str:
     """A setting as part of a label; an option stands for its group."""
-    text = text.replace("'", "")
+    if not key:
+        return text
+    text = text.replace("'", "")  # of lists
     is_option = key in GROUPS and text not in ("none", "-") and not text[:1].isdigit()
-    if not key or is_option or "/" in text:
+    if is_option or "/" in text:
         return text
     name = key.rpartition(".")[2].removesuffix(" (sha256)")
     return f"x{text}" if name == "scale" else f"{name} {text}"

@@ -18,8 +18,10 @@ if __name__ == "__main__" and completion.answered():  # before Hydra is imported
 import atexit
 import gc
 import io
+import logging
 import os
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +72,7 @@ class CommandLine:
             return self.job(composed)
 
         sys.argv[1:] = understood(sys.argv[1:])
+        _quiet_hydra(sys.argv[1:])
         hydra_guard.install(self.composed)
         hydra_guard.answer_help(_help)
         launchers.watch(self.elsewhere.append)
@@ -153,6 +156,15 @@ class CommandLine:
             interrupts.as_exception()  # the sweep asks its jobs to stop
             return sweep.run(self.queue)
         return max(self.searched, default=0)
+
+
+def _quiet_hydra(words: Sequence[str]) -> None:
+    """Keep Hydra from listing the jobs of a multirun, unless its logging was chosen on the command line.
+
+    The job's logging handles Hydra's lines too, because ``hydra/hydra_logging=none`` removes no handler.
+    """
+    if not any("hydra/hydra_logging" in word or "hydra.verbose" in word for word in words):
+        logging.getLogger("hydra").setLevel(logging.WARNING)
 
 
 def _help(composed: DictConfig, hydra_node: HydraConf) -> str:

@@ -286,8 +286,12 @@ def test_a_sweep_names_the_failure_and_the_file_with_its_traceback(sweep):
 
 def test_a_sweep_ends_with_one_table_of_all_jobs(sweep):
     table = sweep.stdout[sweep.stdout.index("budget: smoke") :]
-    assert len(re.findall(r"│ imdn_x4", table)) == 2
+    assert re.findall(r"│ (num_feat \S+)", table) == ["num_feat 8", "num_feat 16"]
     assert len(re.findall(r"│ bicubic", table)) == 1
+
+
+def test_a_sweep_prints_no_list_of_jobs_of_hydra(sweep):
+    assert "#1" not in sweep.stdout + sweep.stderr
 
 
 def test_a_job_in_a_sweep_gives_the_same_run_as_the_single_command(place, first, sweep):

@@ -357,7 +357,7 @@ _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
-    *("measure", "format"),
+    *("measure", "format", "columns"),
     *("hydra", "input", "output", "overwrite"),
 }
 
@@ -396,8 +396,27 @@ def _name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, str]
         if key.endswith(("_dir", "_ckpt")):
             value = Path(value).name
         parts.append(value if key in choices else f"{key.rpartition('.')[2]}-{value}")
+    return _joined(parts, 100)
+
+
+def _joined(parts: Sequence[str], limit: int) -> str:
+    """The parts of a name of at most ``limit`` characters; the longest parts are cut in their middle.
+
+    A cut keeps every part, since any of them may be what tells this run from the others.
+    """
     # Replace every character that would need quotes in ckpt=<run folder>.
-    return re.sub(r"[^\w.-]+", "-", "_".join(parts)).strip("-")[:100]
+    whole = [re.sub(r"[^\w.-]+", "-", part) for part in parts]
+    plain, longest = whole, max(map(len, whole))
+    while len("_".join(plain)) > limit and longest > 4:
+        longest -= 1
+        plain = [part if len(part) <= longest else _cut(part, longest) for part in whole]
+    return "_".join(plain).strip("-")[:limit]
+
+
+def _cut(text: str, length: int) -> str:
+    """A text without its middle; most of what is kept is its end, where the value of a setting is."""
+    start = length // 4
+    return f"{text[:start]}-{text[len(text) - (length - start - 1) :]}"
 
 
 def _checkpoint_name(path: Path) -> str:

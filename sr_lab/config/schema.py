@@ -180,6 +180,7 @@ class Config(_Strict):
     row: int | None = None
     row_label: str | None = None  # label of this job's row, whose overrides are already applied
     table: Table | None = None
+    columns: str | list[str] = "auto"  # of the table on the terminal
     sweep: Sweep = Sweep(jobs=1, retry_failed=False)
     hparams_search: HparamsSearch | None = None
     steps: int = Field(gt=0)

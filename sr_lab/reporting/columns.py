@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from sr_lab.reporting import counts, published
 from sr_lab.reporting.formatting import fixed
+from sr_lab.reporting.labels import is_said
 from sr_lab.reporting.rows import MINUS, MULTI_ADDS, NUM_PARAMS, Entry, Key, timed_on
 from sr_lab.reporting.runs import Run
 from sr_lab.reporting.settings import differences
@@ -16,28 +17,28 @@ Read: TypeAlias = Callable[[Entry], Cell]
 
 _MAX_SETTINGS = 3  # columns of settings to the left of the figures; the rest are on the right
 
-# Metric -> title, unit, decimals, whether higher is better (``None``: papers mark only quality).
-_METRICS: dict[str, tuple[str, str, int, bool | None]] = {
-    "psnr_y": ("PSNR", "", 2, True),
-    "ssim_y": ("SSIM", "", 4, True),
-    "psnr_y_gain": ("PSNR gain", "dB", 2, None),
-    "num_params_k": ("params", "K", 1, None),
-    "multi_adds_g": ("multi-adds", "G", 1, None),
-    "time_s": ("time", "s", 4, None),
-    "cpu_time_s": ("CPU", "s", 3, None),
-    "gpu_time_s": ("GPU", "s", 3, None),
-    "gpu_time_ms": ("GPU", "ms", 1, None),
-    "gpu_time_increase_percent": ("increase", "%", 1, None),
-    "gpu_memory_m": ("GPU memory", "MB", 0, None),
+# Metric -> title, unit, decimals, whether higher is better (``None``: papers mark only quality), meaning.
+_METRICS: dict[str, tuple[str, str, int, bool | None, str]] = {
+    "psnr_y": ("PSNR", "", 2, True, "mean over the images, in dB"),
+    "ssim_y": ("SSIM", "", 4, True, "mean over the images"),
+    "psnr_y_gain": ("PSNR gain", "dB", 2, None, ""),
+    "num_params_k": ("params", "K", 1, None, "parameters"),
+    "multi_adds_g": ("multi-adds", "G", 1, None, "multiply-adds for an output of 1280x720"),
+    "time_s": ("latency", "s", 4, None, "time of inference"),
+    "cpu_time_s": ("CPU", "s", 3, None, "time of inference on a CPU"),
+    "gpu_time_s": ("GPU", "s", 3, None, "time of inference on a GPU"),
+    "gpu_time_ms": ("GPU", "ms", 1, None, "time of inference on a GPU"),
+    "gpu_time_increase_percent": ("increase", "%", 1, None, "of the time of inference on a GPU"),
+    "gpu_memory_m": ("GPU memory", "MB", 0, None, "of inference"),
 }
-# Title, unit, key of metrics.json, its unit, decimals.
+# Title, unit, key of metrics.json, its unit, decimals, meaning.
 _COSTS = (
-    ("acts", "M", "activations", 1e6, 1),
-    ("memory", "MiB", "peak_memory_bytes", 2**20, 0),
-    ("CPU", "s/MP", "cpu_s_per_megapixel", 1, 2),
-    ("GPU", "ms", "gpu_ms", 1, 2),
-    ("GPU memory", "MiB", "gpu_peak_memory_bytes", 2**20, 0),
-    ("time", "s", "wall_time_s", 1, 0),
+    ("acts", "M", "activations", 1e6, 1, "activations for an output of 1280x720"),
+    ("memory", "MiB", "peak_memory_bytes", 2**20, 0, "calculated for inference at an output of 1280x720"),
+    ("CPU", "s/MP", "cpu_s_per_megapixel", 1, 2, "time of inference for a megapixel"),
+    ("GPU", "ms", "gpu_ms", 1, 2, "time of inference for an output of 1280x720"),
+    ("GPU memory", "MiB", "gpu_peak_memory_bytes", 2**20, 0, "measured at an output of 1280x720"),
+    ("duration", "s", "wall_time_s", 1, 0, "of the whole run"),
 )
 
 
@@ -71,9 +72,11 @@ def sweep_columns(runs: Sequence[Run], entries: Sequence[Entry]) -> list[tuple[C
     """The settings that differ between rows, then size, quality and costs."""
     own = differences([entry.example for entry in entries])
     texts = {id(entry): settings for entry, settings in zip(entries, own, strict=True)}
-    settings: list[tuple[Column, Read]] = [
-        (Column(name, key=name, is_setting=True), _setting(texts, name)) for name in own[0]
-    ]
+    settings: list[tuple[Column, Read]] = []
+    for name in own[0]:
+        said = all(is_said(entry.label, name, texts[id(entry)][name]) for entry in entries)
+        column = Column(name, key=name, is_setting=True, is_in_label=said)
+        settings.append((column, _setting(texts, name)))
     params, adds, *quality = measured_keys(runs)
     columns = settings[:_MAX_SETTINGS]
     if any("num_params" in run.values for run in runs):
@@ -124,10 +127,10 @@ def _is_comparable(rows: Sequence[Entry], set_name: str) -> bool:
 
 def _metric(key: Key, *, decimals: int | None = None, is_extra: bool = False) -> tuple[Column, Read]:
     set_name, metric = key
-    title, unit, usual, better = _METRICS.get(metric, (metric, "", 2, None))
+    title, unit, usual, better, means = _METRICS.get(metric, (metric, "", 2, None, ""))
     decimals = usual if decimals is None else decimals
     name = f"{set_name}/{metric}" if set_name else metric
-    column = Column(title, set_name, unit, decimals, better, name, is_extra)
+    column = Column(title, set_name, unit, decimals, better, name, is_extra, means=means)
     return column, lambda entry: entry.measured(key)
 
 
@@ -138,7 +141,9 @@ def _with_printed(
     made = list(columns)
     place = next((n for n, (column, _) in enumerate(made) if key_of(column) == MULTI_ADDS), None)
     if place is not None and any(printed_adds(entry).text for entry in entries):
-        column = replace(made[place][0], title="printed multi-adds", key="multi_adds_printed")
+        column = replace(
+            made[place][0], title="printed multi-adds", key="multi_adds_printed", means="in the paper"
+        )
         made.insert(place + 1, (column, printed_adds))
     return made
 
@@ -158,8 +163,8 @@ def printed_adds(entry: Entry) -> Cell:
 
 def _costs(runs: Sequence[Run], *, is_extra: bool = False) -> list[tuple[Column, Read]]:
     return [
-        (Column(title, "", unit, decimals, None, key, is_extra), _number(key, divisor, decimals))
-        for title, unit, key, divisor, decimals in _COSTS
+        (Column(title, "", unit, decimals, None, key, is_extra, means=means), _number(key, divisor, decimals))
+        for title, unit, key, divisor, decimals, means in _COSTS
         if any(key in run.values for run in runs)
     ]
 

@@ -11,9 +11,10 @@ from typing import TypedDict
 from rich.console import Console
 
 from sr_lab.errors import ConfigError
-from sr_lab.reporting import significance, versions
+from sr_lab.reporting import labels, significance, versions
 from sr_lab.reporting.baseline import RowAndImages, compared
 from sr_lab.reporting.columns import Read, derived, key_of, paper_columns, sweep_columns
+from sr_lab.reporting.fitting import Columns
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.rows import (
     AT_HD,
@@ -23,7 +24,6 @@ from sr_lab.reporting.rows import (
     budget,
     paper_entries,
     sweep_entries,
-    without_seed,
 )
 from sr_lab.reporting.runs import MeasuredOn, Run, read_run
 from sr_lab.reporting.settings import changed
@@ -92,34 +92,37 @@ def _run_in_same_folders(runs: Sequence[Run]) -> set[str]:
 
 def in_table_order(table: Table, runs: Sequence[Run]) -> list[Run]:
     """The runs in the order of their rows; runs without a row come last."""
-
-    def place(run: Run) -> int:
-        own = run.labels or (without_seed(run.name),)
-        same = (
-            number
-            for number, row in enumerate(table.rows)
-            if row.block in ("", f"x{run.scale}")
-            and any(row.label == label or row.label.startswith(f"{label} (") for label in own)
-        )
-        return next(same, len(table.rows))
-
-    return sorted(runs, key=place)
+    places = {folder: number for number, row in enumerate(table.rows) for folder in row.folders}
+    return sorted(runs, key=lambda run: places.get(run.path, len(table.rows)))
 
 
-def print_experiment(folders: Sequence[Path], console: Console | None = None) -> None:
+def print_experiment(
+    folders: Sequence[Path], console: Console | None = None, *, columns: Columns = "auto"
+) -> None:
     """Print the table of run folders, with our figures next to the paper's."""
-    print_table(experiment_table([read_run(folder) for folder in folders]), console)
+    print_table(experiment_table([read_run(folder) for folder in folders]), console, columns=columns)
 
 
-def print_runs(runs: Sequence[Run], console: Console | None = None) -> None:
+def print_runs(runs: Sequence[Run], console: Console | None = None, *, columns: Columns = "auto") -> None:
     """Print what runs have measured, without a paper's figures."""
-    print_table(replace(_sweep_table(runs, None), title=""), console)
+    print_table(replace(_sweep_table(runs, None), title=""), console, columns=columns)
 
 
 def _sweep_table(runs: Sequence[Run], baseline: str | None) -> Table:
     entries = sweep_entries(runs)
     name = next((str(run.values["experiment"]) for run in runs if run.values.get("experiment")), "runs")
-    return _table(name, runs, entries, sweep_columns(runs, entries), baseline)
+    made = _table(name, runs, entries, sweep_columns(runs, entries), baseline)
+    if len(entries) > 1:
+        common = labels.shared(runs)
+        about = [f"all rows: {common}"] if common else []
+    else:
+        (name,) = {labels.without_seed(entry.example.name) for entry in entries}
+        about = (
+            [f"run: {name}"]
+            if name not in (entries[0].label, f"{entries[0].label}_{entries[0].block}")
+            else []
+        )
+    return replace(made, head=(*about, *made.head))
 
 
 def _table(
@@ -170,6 +173,7 @@ def _row(entry: Entry, block: Sequence[Entry], specs: Sequence[tuple[Column, Rea
         problem="" if has_figures else entry.problem or "finished without figures",
         note="; ".join(filter(None, (entry.note, _below_bicubic(entry), *_exact(entry)))),
         is_own=entry.is_own,
+        folders=tuple(run.path for run in entry.runs),
         **_origin(entry.finished),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from sr_lab.reporting import published, versions
+from sr_lab.reporting.labels import labels, without_seed
 from sr_lab.reporting.published import Figure
 from sr_lab.reporting.runs import MeasuredOn, Run, TrainedOn
 from sr_lab.reporting.settings import differences, flat, unseeded
@@ -36,7 +37,7 @@ AT_HD = {
 class Entry:
     """The runs of one row, which differ only in their seed, and what the paper prints in it."""
 
-    label: str  # as the paper prints it, or the runs' name
+    label: str  # as the paper prints it, or what differs from other rows
     scale: int | None = None  # upscaling factor, ``None`` if neither the paper nor the run gives a scale
     model: str = ""  # the value for ``model=``, or the network's class
     figures: dict[Key, Figure] = field(default_factory=dict)  # the paper's figures
@@ -140,17 +141,14 @@ def budget(values: Mapping[str, object]) -> str:
     return str(values.get("budget", "")).removesuffix(" (auto)")
 
 
-def without_seed(name: str) -> str:
-    """A run's name without the seed that the command line set."""
-    return "_".join(part for part in name.split("_") if not part.startswith("seed-"))
-
-
 def sweep_entries(runs: Sequence[Run]) -> list[Entry]:
     """One row for each group of runs that differ only in their seed."""
     entries = [
-        Entry(without_seed(own[0].name), own[0].scale or None, str(own[0].values.get("model", "")), runs=own)
+        Entry("", own[0].scale or None, str(own[0].values.get("model", "")), runs=own)
         for own in share_rows(runs)
     ]
+    for entry, label in zip(entries, labels([entry.example for entry in entries]), strict=True):
+        entry.label = label
     shown: dict[tuple[object, ...], list[Entry]] = {}
     for entry, settings in zip(entries, differences([entry.example for entry in entries]), strict=True):
         shown.setdefault((entry.scale, entry.label, *settings.values()), []).append(entry)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sr_lab.errors import ConfigError
+from sr_lab.reporting.labels import labels
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 
@@ -88,10 +89,14 @@ def _are_whole(files: Sequence[Path], scale: int) -> bool:
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """A short, distinct name for each run: its row's label or its name, with a suffix where two are equal."""
-    found = [" = ".join(run.labels) or run.name for run in runs]
-    if not all(run.is_cost for run in runs):  # training runs of the same rows keep their names
-        found = [f"{name} (costs)" if run.is_cost else name for name, run in zip(found, runs, strict=True)]
+    """A short, distinct name for each run: what differs from the others, if need be with a suffix."""
+    costs = [run for run in runs if run.is_cost]
+    others = [run for run in runs if not run.is_cost]
+    # Training runs of the same rows keep their names.
+    called = dict(zip(map(id, others), labels(others, seeds=True), strict=True))
+    suffix = " (costs)" if others else ""
+    called |= {id(run): f"{name}{suffix}" for run, name in zip(costs, labels(costs, seeds=True), strict=True)}
+    found = [called[id(run)] for run in runs]
     ways: tuple[Callable[[Run], str], ...] = (
         lambda run: f"x{run.scale}",
         lambda run: f"seed {run.seed}",

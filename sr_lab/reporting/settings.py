@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from sr_lab.reporting.runs import Run
 
 # The settings that config.yaml says best; all others come from the run's identity.
-_GROUPS = (
+GROUPS = (
     *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),
     *("validation", "benchmark", "sr_dir", "hr_dir"),
@@ -36,7 +36,7 @@ def flat(run: Run) -> dict[str, str]:
     task = source.get("task", run.values.get("task"))
     trains = task in ("train", None)
     found: dict[str, str] = {}
-    for group in _GROUPS if trains else _WITHOUT_TRAINING:
+    for group in GROUPS if trains else _WITHOUT_TRAINING:
         value = source.get(group)
         if group in _REPEATED and isinstance(value, Mapping):
             inner, outer = _REPEATED[group]
@@ -49,7 +49,7 @@ def flat(run: Run) -> dict[str, str]:
         elif value is not None and not _is_digest(value):
             found[group] = _text(value)
     for key, value in run.identity.items():
-        if key not in (*_GROUPS, *_DERIVED, "seed", "scale", "code"):
+        if key not in (*GROUPS, *_DERIVED, "seed", "scale", "code"):
             _add(found, "", key, value)
     if trains and not run.identity:
         trainer = source.get("trainer")
@@ -97,7 +97,7 @@ def differences(runs: Sequence[Run]) -> list[dict[str, str]]:
     identified = [own for run, own in zip(runs, settings, strict=True) if run.identity]
     shown: list[dict[str, str]] = [{} for _ in runs]
     for name in dict.fromkeys(name for own in settings for name in own):
-        if _varies(name, settings if _group(name) in _GROUPS or not identified else identified):
+        if _varies(name, settings if _group(name) in GROUPS or not identified else identified):
             for found, own in zip(shown, settings, strict=True):
                 found[name] = own.get(name, "-")
     for name in dict.fromkeys(name for own in details for name in own):
@@ -144,7 +144,7 @@ def changed(run: Run) -> list[str]:
     network, any other start.
     """
     shown = ("task", "budget", "validation", "benchmark")
-    recipe = {*_GROUPS, "steps_per_epoch", "debug"}.difference(shown)
+    recipe = {*GROUPS, "steps_per_epoch", "debug"}.difference(shown)
     keys = {override: override.partition("=")[0].lstrip("+~") for override in run.overrides}
     found = [
         override

@@ -5,6 +5,7 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 
 from sr_lab.reporting.formatting import fixed, signed
 from sr_lab.reporting.runs import MeasuredOn
@@ -28,6 +29,8 @@ class Column:
     is_extra: bool = False  # measured here but not in the paper's table; left out of the LaTeX table
     is_setting: bool = False  # a setting, not a result
     with_gain: bool = False  # whether the difference from the baseline row follows the number
+    means: str = ""  # what the title stands for
+    is_in_label: bool = False  # a setting that the label of each row says
 
     @property
     def head(self) -> str:
@@ -110,7 +113,7 @@ class ImageGain:
 class Row:
     """One row."""
 
-    label: str  # as the paper prints it, or the run's name
+    label: str  # as the paper prints it, or what differs from the other rows
     cells: tuple[Cell, ...]  # one for each column
     block: str = ""  # e.g. ``x4``; the rows of one block are ranked together, and rules separate blocks
     is_ours: bool = True  # measured here
@@ -119,6 +122,7 @@ class Row:
     mark: str = ""  # ``*`` if the row differs significantly from the baseline row, else empty
     note: str = ""  # a remark on the row, e.g. that one seed failed
     is_own: bool = False  # the network that the paper proposes
+    folders: tuple[Path, ...] = ()  # of its runs
     is_reference: bool = False  # the bicubic row, which is above the other rows and not ranked
     protocol: str = ""  # name of the protocol of its figures
     measured_on: tuple[tuple[str, MeasuredOn], ...] = ()  # each test set and its images
@@ -239,6 +243,15 @@ def titles(table: Table) -> list[str]:
     names = [f"{column.group} {column.head}".strip() for column in table.columns]
     first = "row" if any(row.has_paper for row in table.rows) else "run"
     return [first, *(["scale"] if table.has_blocks else []), *names]
+
+
+def meanings(table: Table) -> list[str]:
+    """One line that says what the columns show."""
+    said = {column.title: column.means for column in table.columns if column.means}
+    titles_of: dict[str, list[str]] = {}
+    for title, means in said.items():
+        titles_of.setdefault(means, []).append(title)
+    return ["; ".join(f"{', '.join(own)}: {means}" for means, own in titles_of.items())] if said else []
 
 
 def lines(table: Table) -> list[Line]:

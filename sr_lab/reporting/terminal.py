@@ -9,8 +9,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sr_lab.files import printable
-from sr_lab.reporting.formatting import shortened
-from sr_lab.reporting.table import Table, lines, titles
+from sr_lab.reporting.fitting import Columns, cells, choose, heads
+from sr_lab.reporting.table import Table, lines, meanings
 
 
 class Terminal(Console):
@@ -26,28 +26,37 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
-def print_table(table: Table, console: Console | None = None) -> None:
-    """Print a table; the best figures are bold, the second best underlined."""
-    shown = RichTable()
-    for index, title in enumerate(titles(table)):
-        name = title if index == 0 else escape(title).replace(" ", "\n", 1)
-        shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+def print_table(table: Table, console: Console | None = None, *, columns: Columns = "auto") -> None:
+    """Print a table; the best figures are bold, the second best underlined.
+
+    Args:
+        table: The table.
+        console: Where it is printed, by default stdout.
+        columns: ``auto`` leaves out the least important columns on a terminal that is too narrow for all of
+            them; ``all``, or a list of titles or test sets.
+    """
+    console = console or Terminal(highlight=False)
+    width = console.width if console.is_terminal else None
+    shown = choose(table, columns, width)
+    drawn = RichTable()
+    for index, title in enumerate(heads(shown.table)):
+        drawn.add_column(escape(title), justify="left" if index == 0 else "right", no_wrap=True)
     styles = {0: "", 1: "bold", 2: "underline"}
-    for line in lines(table):
-        texts = [line.texts[0], *map(shortened, line.texts[1:])]
-        cells = [Text(text, styles[rank]) for text, rank in zip(texts, line.ranks, strict=True)]
-        shown.add_row(*cells, style="" if line.kind == "row" else "dim", end_section=line.ends_block)
-    console = print_wide(shown, [*filter(None, [table.title]), *table.head], console)
-    for note in table.notes():
-        console.print(Text(note), soft_wrap=True)
+    for line in lines(shown.table):
+        texts = [Text(text, styles[rank]) for text, rank in zip(cells(line), line.ranks, strict=True)]
+        drawn.add_row(*texts, style="" if line.kind == "row" else "dim", end_section=line.ends_block)
+    print_wide(drawn, [*filter(None, [table.title]), *table.head], console)
+    for note in [*meanings(shown.table), *shown.remarks, *shown.table.notes()]:
+        console.print(Text(note), soft_wrap=width is None)
 
 
 def print_wide(table: RichTable, lines: Sequence[str], console: Console | None) -> Console:
     """Print lines and a table at full width, so that no number is cut on a narrow terminal."""
     console = console or Terminal(highlight=False)
+    width = console.width
     widest = console.measure(table, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, widest)
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(line), soft_wrap=not console.is_terminal, width=width)
     console.print(table)
     return console

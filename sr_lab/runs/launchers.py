@@ -67,7 +67,10 @@ def finish(outcomes: Sequence[Outcome]) -> int:
     """
     rows = [job.config.row_label if job.config is not None else None for job in outcomes]
     sweep.list_jobs([(job.folder, row, job.overrides) for job, row in zip(outcomes, rows, strict=True)])
-    return sweep.finish(list(dict.fromkeys(job.folder for job in outcomes)), problems(outcomes))
+    columns = next((job.config.columns for job in outcomes if job.config is not None), "auto")
+    return sweep.finish(
+        list(dict.fromkeys(job.folder for job in outcomes)), problems(outcomes), columns=columns
+    )
 
 
 def problems(outcomes: Sequence[Outcome]) -> list[str]:

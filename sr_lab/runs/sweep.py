@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from sr_lab.config import targets
 from sr_lab.config.compose import to_yaml
 from sr_lab.config.identity import known
@@ -30,6 +28,8 @@ from sr_lab.config.recorded import Known, code_note, hash8, record
 from sr_lab.config.schema import Config, ShardConfig, Sweep, TrainConfig
 from sr_lab.config.typed import as_typed
 from sr_lab.errors import ConfigError
+from sr_lab.reporting.fitting import Columns
+from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import Listed, RunFolder, write_index
@@ -138,7 +138,7 @@ def run(jobs: Sequence[Job]) -> int:
     for note in dict.fromkeys(_about_finished(jobs)):
         if note and note not in notes:  # e.g. the jobs of two benchmarks are one training run
             console.print(note)
-    return finish([job.folder.path for job in unique], queue.problems)
+    return finish([job.folder.path for job in unique], queue.problems, columns=jobs[0].config.columns)
 
 
 def _about_finished(jobs: Sequence[Job]) -> list[str]:
@@ -197,7 +197,7 @@ def list_jobs(jobs: Sequence[tuple[Path, str | None, Sequence[str]]]) -> None:
         write_index(parent, listed)
 
 
-def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:
+def finish(folders: Sequence[Path], problems: Sequence[str] = (), *, columns: Columns = "auto") -> int:
     """Print the table of all jobs, and why some of them did not finish.
 
     Returns:
@@ -206,7 +206,7 @@ def finish(folders: Sequence[Path], problems: Sequence[str] = ()) -> int:
     from sr_lab.reporting.experiment import print_experiment  # imports scipy, which only a table needs
 
     if folders:
-        print_experiment(folders)
+        print_experiment(folders, columns=columns)
     for problem in problems:
         console.print(problem)
     return 1 if problems else 0
@@ -418,26 +418,25 @@ class Queue:
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[], None]]:
-        """A progress bar over the steps of all jobs, when several run and the output is a terminal."""
-        if self.settings.jobs == 1 or not console.is_terminal:
+        """Progress over the steps of all jobs, when several run; a single job shows its own."""
+        if self.settings.jobs == 1:
             yield lambda: None
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-            task = bar.add_task("", total=self.steps)
-            drawn = 0.0
+
+        def steps_of(jobs: Sequence[Job]) -> int:
+            return sum(int(job.folder.progress().get("step", 0)) for job in jobs)
+
+        before = steps_of(self.jobs)
+        with Progress(self.steps, "steps", done=before, console=console, transient=True) as progress:
 
             def show() -> None:
-                nonlocal drawn
-                if time.monotonic() - drawn < 1:
+                if not progress.is_due:
                     return
-                drawn = time.monotonic()
                 running = [running.job for running in self.running]
                 done = [j for j in self.jobs if j not in running and j not in self.waiting]
-                steps = sum(job.config.steps for job in done)
-                steps += sum(int(job.folder.progress().get("step", 0)) for job in running)
-                status = f"{len(running)} running, {len(done)} of {self.count} done"
-                bar.update(task, completed=steps, total=self.steps, description=status)
+                steps = sum(job.config.steps for job in done) + steps_of(running)
+                progress.total = self.steps
+                progress.update(steps, f"{len(running)} running", f"{len(done)} of {self.count} jobs done")
 
             yield show
 

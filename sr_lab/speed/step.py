@@ -1,5 +1,6 @@
 """Overhead of the Trainer: our training step compared with a bare PyTorch loop."""
 
+import io
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from sr_lab.datasets.patches import PatchBatch
 from sr_lab.models.edsr import EDSR
 from sr_lab.ops.dihedral import dihedral
 from sr_lab.protocol import PROTOCOLS
+from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder
 from sr_lab.speed.benchmark import Benchmark
 from sr_lab.system.devices import arithmetic
@@ -168,8 +170,11 @@ def with_trainer(
     )
     timed = Timed(batches, steps=steps, device=device)
     run_folder = RunFolder(folder)
+    record, progress = watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL)
+    progress.console = Terminal(file=io.StringIO())  # the task draws its own bar
     callbacks = [
-        *watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL),
+        record,
+        progress,
         ExampleImages(run_folder.images),
         Ending(),
         NanPolicy(
@@ -194,7 +199,7 @@ def with_trainer(
         logger=False,
         plugins=[DurableCheckpointIO()],
         default_root_dir=folder,
-        enable_progress_bar=False,
+        enable_progress_bar=True,
         enable_model_summary=False,
         benchmark=True,
     ).fit(module, datamodule=_Data(batches=timed))

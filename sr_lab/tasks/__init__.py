@@ -100,4 +100,4 @@ def finish(config: Config, folders: Sequence[Path]) -> None:
     if hasattr(task, "collect"):
         task.collect(config, folders)
     elif has_run_folder(config):
-        sweep.finish(folders)
+        sweep.finish(folders, columns=config.columns)

@@ -36,7 +36,7 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
         if not done_meanwhile:
             _measure(config, run_folder)
     if not common.in_multirun():
-        print_runs([read_run(folder)])
+        print_runs([read_run(folder)], columns=config.columns)
 
 
 def _measure(config: ComplexityConfig, folder: RunFolder) -> None:
@@ -57,9 +57,9 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
     """Write a table, csv and plots of several networks next to their run folders."""
     counted, place = [read_run(folder) for folder in folders], folders[0].parent
     if counted[0].table is not None:  # rows of trained networks: PSNR and costs in one table
-        print_experiment([run.path for run in find_runs(place) if not run.problem])
+        print_experiment([run.path for run in find_runs(place) if not run.problem], columns=config.columns)
     else:
-        print_runs(counted)
+        print_runs(counted, columns=config.columns)
     files.write(place / "complexity.csv", runs_to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}")
     for old in place.glob("complexity_x*.png"):

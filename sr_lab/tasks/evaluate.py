@@ -62,7 +62,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
             )
     if common.in_multirun():
         return
-    print_runs([read_run(folder)])
+    print_runs([read_run(folder)], columns=config.columns)
     if tiled.note:
         common.console.print(f"tiled: {tiled.note}")
     if config.explain:

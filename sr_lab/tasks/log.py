@@ -12,6 +12,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 from sr_lab.config.schema import ReadingConfig
+from sr_lab.reporting.labels import of_job
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder
@@ -42,7 +43,7 @@ def rebuild(found: Run) -> Path:
     wandb.termsetup(settings, None)
     logger = WandbLogger(
         save_dir=str(found.path),
-        name=found.name,
+        name=of_job(found.path) or found.name,
         id=found.path.name,
         project=str(node.get("project") or "sr_lab"),
         entity=None if node.get("entity") is None else str(node["entity"]),

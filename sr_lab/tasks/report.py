@@ -31,7 +31,7 @@ def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     )
     figures = [(picture, crops.write(root / "crops", picture)) for picture in shown]
     files.write(root / "report.html", page.render(table, runs, root=root, figures=figures))
-    print_table(table)
+    print_table(table, columns=config.columns)
     sweep.console.print(f"report: {root / 'report.html'}", markup=False)
     if config.write_results:
         for path in write_results(runs, note=sweep.console.print):

@@ -76,7 +76,7 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
     if done_meanwhile:
         _show_finished(config, run_folder, overrides)
     else:
-        _show(run_folder)
+        _show(config, run_folder)
 
 
 def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequence[str]) -> None:
@@ -86,14 +86,14 @@ def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequen
     common.console.print(f"already finished: {run_folder.path}{hint}")
     for words in others:
         _say(f"dataset: {words}; {trained_on.REMEDY}")
-    _show(run_folder)
+    _show(config, run_folder)
     if missing:
         _say(missing)
 
 
-def _show(folder: RunFolder) -> None:
+def _show(config: TrainConfig, folder: RunFolder) -> None:
     if not common.in_multirun():
-        print_runs([read_run(folder.path)])
+        print_runs([read_run(folder.path)], columns=config.columns)
         common.console.print(f"run folder: {common.shown(folder.path)}")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sr_lab import api, files
 from sr_lab.checkpoints.opening import open_configured
@@ -19,6 +18,7 @@ from sr_lab.datasets.images import EXTENSIONS, image_size
 from sr_lab.errors import DataError, SRLabError
 from sr_lab.inference.backends import BackendNetwork, fingerprint
 from sr_lab.inference.tiling import Tiled
+from sr_lab.reporting.progress import Progress
 from sr_lab.system.devices import check_gpu, device_of, out_of_memory
 from sr_lab.tasks import common
 
@@ -189,18 +189,15 @@ def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
             except OSError as error:
                 failed[path] = str(error)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    quiet = not common.console.is_terminal
     with (
         ThreadPoolExecutor(1, "writer") as writer,
-        Progress(*columns, console=common.console, transient=True, disable=quiet) as bar,
+        Progress(len(jobs), "images", console=common.console, transient=True) as progress,
     ):
-        task = bar.add_task("", total=len(jobs))
         for number, (path, output) in enumerate(jobs.items()):
-            bar.update(task, description=path.name, completed=number)
+            progress.update(number, path.name)
 
-            def done(share: float, before: int = number) -> None:
-                bar.update(task, completed=before + share)
+            def done(share: float, before: int = number, name: str = path.name) -> None:
+                progress.update(before + share, name)
 
             try:
                 image = digest_of(path)  # computed first, since the image may change meanwhile

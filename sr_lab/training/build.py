@@ -214,11 +214,10 @@ def callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback:
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
-def watchers(folder: RunFolder, *, batch_size: int, row_interval: int, bar: bool = True) -> list[Callback]:
-    """Callbacks that record and show a training run; the progress bar is included only on a terminal."""
+def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> tuple[Record, TrainingProgress]:
+    """Callbacks that record and show a training run."""
     speed = Speed(batch_size)
-    record = Record(folder.record, speed, interval=row_interval)
-    return [record, *([TrainingProgress(speed)] if bar and TrainingProgress.is_shown() else [])]
+    return Record(folder.record, speed, interval=row_interval), TrainingProgress(speed)
 
 
 def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
@@ -264,10 +263,12 @@ def trainer(
     accumulate = config.trainer.accumulate_grad_batches
     interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
     own = _own_callbacks(config, folder.path)
-    bar = config.trainer.arguments().get("enable_progress_bar") is not False
+    is_shown = config.trainer.arguments().get("enable_progress_bar") is not False
+    record, progress = watchers(folder, batch_size=config.batch_size // accumulate, row_interval=interval)
     kept = [Path(c.dirpath) for c in own if isinstance(c, ModelCheckpoint) and c.dirpath is not None]
     callbacks = [
-        *watchers(folder, batch_size=config.batch_size // accumulate, row_interval=interval, bar=bar),
+        record,
+        *([progress] if is_shown else []),
         *([RowInSummary(config)] if config.logger else []),
         ExampleImages(folder.images),
         Ending(),
@@ -305,7 +306,7 @@ def trainer(
         "logger": loggers,
         "plugins": [DurableCheckpointIO(folder.earlier, [folder.path, *kept])],
         "default_root_dir": folder.path,
-        "enable_progress_bar": bar and TrainingProgress.is_shown(),
+        "enable_progress_bar": is_shown,
         "enable_model_summary": False,
     }
     made: Trainer = targets.build(

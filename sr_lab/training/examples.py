@@ -1,6 +1,7 @@
 """Example images of a test: the results for the first images of each set."""
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sr_lab import files
@@ -19,12 +20,14 @@ from sr_lab.training.loggers import log_to_dashboards
 
 _ALL_SCALES = 24  # the least common multiple of 2, 3, 4 and 8
 _SMALL_SET = 5  # a set of up to this many images is saved whole
+_GUTTER = 2  # white columns between the images of a strip
+CAPTION = 18  # rows of a strip above its images
 
 
 class ExampleImages(Callback):
     """Saves the first images of each test set, so that a report needs neither data nor network.
 
-    Each image gives a strip that shows its middle as LR, bicubic, SR, HR and error, at the same position
+    Each image gives a strip with captions: its middle as LR, bicubic, SR, HR and error, at the same position
     for every network and every scale that divides 24. These images are also saved whole, as are all images of
     a small set (`reporting.saved_images` names the files). A thread writes the files while the test
     continues; the test waits for it at the end.
@@ -61,16 +64,17 @@ class ExampleImages(Callback):
                 "hr": hr,
             }
             for kind, image in images.items():
-                self._save(image[0], saved_images.place(self.folder, set_name, name, kind))
+                self._write(_picture(image[0]), saved_images.place(self.folder, set_name, name, kind))
         if place >= self.count:
             return
-        strip = self._strip(outputs, hr, module.scale)
-        picture = self._save(strip, self.folder / f"{set_name}_{name}.png")
+        psnr, _, bicubic_psnr, _ = outputs["figures"].tolist()
+        captions = ("LR", f"bicubic {bicubic_psnr:.2f} dB", f"SR {psnr:.2f} dB", "HR", "error x4")
+        strip = _captioned(_picture(self._strip(outputs, hr, module.scale)), captions)
+        picture = self._write(strip, self.folder / f"{set_name}_{name}.png")
 
         def log(logger: Logger) -> None:
             if isinstance(logger, WandbLogger):
-                psnr, _, bicubic_psnr, _ = outputs["figures"].tolist()
-                caption = f"LR, bicubic {bicubic_psnr:.2f} dB, SR {psnr:.2f} dB, HR, error x4"
+                caption = ", ".join(captions)
                 key = f"examples/{set_name}/{name}"
                 logger.log_image(key, [picture], step=trainer.global_step, caption=[caption])
 
@@ -83,10 +87,7 @@ class ExampleImages(Callback):
         for picture in written:
             picture.result()
 
-    def _save(self, image: Tensor, path: Path) -> Image.Image:
-        """Write ``(C, H, W)`` in [0, 1] as PNG, quantised as for measuring, with luma as grey."""
-        levels = (image.detach().clamp(0, 1) * 255 + 0.5).floor().byte()
-        picture = Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
+    def _write(self, picture: Image.Image, path: Path) -> Image.Image:
         self._writing.append(self._writer.submit(_write_png, picture, path))
         return picture
 
@@ -102,8 +103,28 @@ class ExampleImages(Callback):
         side = min(self.size, height, width)
         top, left = (height - side) // 2, (width - side) // 2
         panes = [image[0, :, top : top + side, left : left + side] for image in (*images, error)]
-        gutter = torch.ones_like(panes[0][:, :, :2])
+        gutter = torch.ones_like(panes[0][:, :, :_GUTTER])
         return torch.cat([part for pane in panes for part in (pane, gutter)][:-1], dim=2)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    """``(C, H, W)`` in [0, 1] as 8-bit RGB, quantised as for measuring, with luma as grey."""
+    levels = (image.detach().clamp(0, 1) * 255 + 0.5).floor().byte()
+    return Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
+
+
+def _captioned(strip: Image.Image, captions: Sequence[str]) -> Image.Image:
+    """A strip of equally wide images with a caption above each; a caption that is too wide is left out."""
+    made = Image.new("RGB", (strip.width, strip.height + CAPTION), "white")
+    made.paste(strip, (0, CAPTION))
+    draw = ImageDraw.Draw(made)
+    width = (strip.width + _GUTTER) // len(captions)
+    font = ImageFont.load_default(13)
+    for number, caption in enumerate(captions):
+        if draw.textlength(caption, font) <= width - _GUTTER:
+            place = (number * width + (width - _GUTTER) / 2, CAPTION / 2)
+            draw.text(place, caption, "black", font, anchor="mm")
+    return made
 
 
 def _write_png(picture: Image.Image, path: Path) -> None:

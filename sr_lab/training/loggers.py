@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from sr_lab.config import targets
 from sr_lab.config.schema import Config
 from sr_lab.config.untrusted import below
+from sr_lab.reporting.labels import of_job
 from sr_lab.reporting.rows import budget, compared_with_paper
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
     """The loggers of the ``logger`` group.
 
-    A W&B run uses the name of its run folder as its id, so that a resumed run continues it. The jobs of an
-    experiment are one group; the config of each contains its row of the table and the paper's figures for it.
+    A W&B run uses the name of its run folder as its id, so that a resumed run continues it. A job of a sweep
+    is named after what differs between the jobs. The jobs of an experiment are one group; the config of each
+    contains its row of the table and the paper's figures for it.
     """
     loggers: list[Logger] = []
     for node in config.logger.values():
@@ -43,7 +45,7 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
             settings = wandb.Settings(silent=True, console="off")
             wandb.termsetup(settings, None)
             arguments |= {
-                "name": config.run_name,
+                "name": of_job(folder.path) or config.run_name,
                 "id": folder.path.name,
                 "group": config.experiment_name,
                 "job_type": config.task,

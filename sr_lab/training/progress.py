@@ -1,19 +1,20 @@
-"""The progress bar of a training run."""
+"""How far a training run is: a bar on a terminal, a line a minute in a log file."""
 
-import time
 from collections.abc import Mapping
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.training.record import Speed
 
 
 class TrainingProgress(ProgressBar):
-    """One bar over all steps, with loss, PSNR, samples per second and the share of time waiting for data.
+    """Steps, time left, loss, PSNR, samples per second and the share of time waiting for data.
+
+    The test that follows the training is shown as well.
 
     Args:
         speed: Measures samples per second.
@@ -22,76 +23,86 @@ class TrainingProgress(ProgressBar):
     def __init__(self, speed: Speed) -> None:
         super().__init__()
         self.speed = speed
-        self.console = Terminal(stderr=True)
-        self._bar: Progress | None = None
-        self._drawn = 0.0
+        self.console = Terminal(stderr=True, highlight=False)
+        self._progress: Progress | None = None
 
-    @staticmethod
-    def is_shown() -> bool:
-        """Whether the output is a terminal, since a bar in a file or a pipe is useless."""
-        return Terminal(stderr=True).is_terminal
+    def _begin(self, trainer: Trainer, progress: Progress) -> None:
+        if trainer.is_global_zero:
+            self._progress = progress.__enter__()
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__()
+            self._progress = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the bar."""
-        if not trainer.is_global_zero:
-            return
-        self._psnr = "-"
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
-            TextColumn("loss {task.fields[loss]}  val PSNR {task.fields[psnr]}"),
-            TextColumn("{task.fields[speed]:.0f} samples/s  data {task.fields[wait]:.0%}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
+        """Begin at the step from which the run starts."""
+        self._loss = self._psnr = self._speed = ""
+        self._begin(
+            trainer, Progress(trainer.max_steps, "steps", done=trainer.global_step, console=self.console)
         )
-        self._task = self._bar.add_task(
-            "",
-            total=trainer.max_steps,
-            completed=trainer.global_step,
-            loss="-",
-            psnr="-",
-            speed=0.0,
-            wait=0.0,
-        )
-        self._bar.start()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Tensor], *_: object
     ) -> None:
-        """Advance the bar; the loss is fetched from the device at most twice a second."""
-        now = time.perf_counter()
-        if self._bar is None or now - self._drawn < 0.5:
-            return
-        self._drawn = now
-        self._bar.update(
-            self._task,
-            completed=trainer.global_step,
-            loss=f"{outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}",
-            psnr=self._psnr,
-            speed=self.speed.samples_per_s,
-            wait=self.speed.data_wait,
-        )
+        """Show the step; the loss is fetched from the device only when it is shown."""
+        if self._progress is not None and self._progress.is_due:
+            self._loss = f"loss {outputs['loss'].item() * trainer.accumulate_grad_batches:.4f}"
+            self._show(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        *_: object,
+    ) -> None:
+        """Show that the network is being validated, which may take minutes."""
+        if self._progress is not None and self._progress.is_due:
+            self._show(trainer, f"validating, image {batch_idx + 1}")
+
+    def _show(self, trainer: Trainer, *more: str) -> None:
+        assert self._progress is not None
+        if self.speed.samples_per_s > 0:  # else a span has just begun
+            self._speed = f"{self.speed.samples_per_s:.3g} samples/s"
+        waiting = f"{self.speed.data_wait:.0%} waiting for data" if self._speed else ""
+        facts = (*more, self._loss, self._psnr, self._speed, waiting)
+        self._progress.update(trainer.global_step, *filter(None, facts))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the newest validation PSNR."""
+        """Keep the newest validation PSNR."""
         if "val/psnr_y" in trainer.callback_metrics:
-            self._psnr = f"{float(trainer.callback_metrics['val/psnr_y']):.2f} dB"
+            self._psnr = f"val PSNR {float(trainer.callback_metrics['val/psnr_y']):.2f} dB"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the completed bar on the screen."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.global_step, psnr=self._psnr)
-            self._bar.stop()
-            self._bar = None
+        if self._progress is not None:
+            self._show(trainer)
+        self._end()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the test."""
+        self._tested = 0
+        count = sum(trainer.num_test_batches)
+        self._begin(trainer, Progress(count, "test images", console=self.console, transient=True))
+
+    def on_test_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Count an image."""
+        self._tested += 1
+        if self._progress is not None and self._progress.is_due:
+            self._progress.update(self._tested)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the bar."""
+        if self._progress is not None:
+            self._progress.update(self._tested)
+        self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Release the terminal."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._end()
 
     def disable(self) -> None:
         """Do nothing, since Lightning calls this only on processes without a bar (all except the first)."""

@@ -233,6 +233,16 @@ def test_a_run_is_named_after_the_settings_that_differ_from_the_defaults(
     assert config.run_name == name
 
 
+def test_a_long_name_keeps_every_setting_and_is_cut_in_the_middle_of_the_longest():
+    long = ("+model.num_block=3", "benchmark.lr=made", "+optimizer.betas=[0.9,0.99]", "batch_size=4")
+    long += ("dataset.lr_patch_size=24", "learning_rate=0.0005", "schedule=cosine", "upsampler=deconv")
+    names = [compose("trainer=cpu", *long, "steps=1000", f"seed={seed}").run_name for seed in (0, 1)]
+    assert [len(name) <= 100 for name in names] == [True, True]
+    for part in ("osffnet_x4_", "deconv", "seed-0"):
+        assert part in names[0]
+    assert names[1] == names[0].replace("seed-0", "seed-1")
+
+
 @pytest.mark.parametrize(
     ("ckpt", "name"),
     [

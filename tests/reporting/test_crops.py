@@ -156,9 +156,9 @@ def test_unusual_names_become_safe_and_distinct_file_names():
 
 def test_runs_with_the_same_name_get_distinct_names(tmp_path):
     runs = [run_folder(tmp_path, "a", seed=seed) for seed in (0, 1)]
-    assert saved_images.names(runs) == ["a (seed 0)", "a (seed 1)"]
+    assert saved_images.names(runs) == ["seed 0", "seed 1"]
     assert [result.name for result in saved_images.find(runs)[0].results] == [
-        *("bicubic", "a (seed 0)", "a (seed 1)")
+        *("bicubic", "seed 0", "seed 1")
     ]
 
 

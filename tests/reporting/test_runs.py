@@ -53,7 +53,7 @@ def shown(*runs: Run) -> list[list[str]]:
 def test_a_row_has_the_name_scale_cost_and_figures_of_each_set():
     heads, _, row = shown(run("imdn_x4"))
     assert heads == ["run", "scale", "params [K]", "multi-adds [G]", "Set5 PSNR", "Set5 SSIM"]
-    assert row == ["imdn_x4", "x4", "715.2", "40.9", "32.21", "0.8948"]
+    assert row == ["imdn", "x4", "715.2", "40.9", "32.21", "0.8948"]
 
 
 def test_a_bicubic_row_is_above_the_runs_of_each_scale():
@@ -73,7 +73,7 @@ def test_every_set_measured_by_a_run_has_columns_for_all_runs_and_bicubic():
 
 def test_measured_costs_have_columns():
     heads, *rows = shown(run("a", peak_memory_bytes=2**20, wall_time_s=59.6), run("b"))
-    assert heads[-2:] == ["memory [MiB]", "time [s]"]
+    assert heads[-2:] == ["memory [MiB]", "duration [s]"]
     assert [row[-2:] for row in rows] == [["-", "-"], ["1", "60"], ["-", "-"]]
 
 

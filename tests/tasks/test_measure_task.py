@@ -106,7 +106,7 @@ def test_images_of_different_programs_are_separate_rows_in_a_report(place):
         folders = (f"sr_dir='{place}/{name}'", f"hr_dir='{place}/lr'", "crop=0")
         run(measure, place / "runs" / f"{name[:3]}-1", "task=measure", *folders)
     table = experiment_table(find_runs(place / "runs"))
-    assert [row.label for row in table.rows] == ["out", "out"]
+    assert [row.label for row in table.rows] == ["one/out", "other/out"]
     (column,) = (index for index, column in enumerate(table.columns) if column.key == "sr_dir")
     assert [row.cells[column].text for row in table.rows] == [f"{place}/one/out", f"{place}/other/out"]
 

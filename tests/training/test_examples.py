@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sr_lab.ops.resize import mod_crop
 from sr_lab.reporting import saved_images
-from sr_lab.training.examples import ExampleImages
+from sr_lab.training.examples import CAPTION, ExampleImages
 from sr_lab.training.lit_module import Measured
 from tests import tiny
 
@@ -41,7 +41,8 @@ def example(folder: Path, *, size: int = 8, height: int = 24, width: int = 30, c
 def panes(file: Path, size: int) -> list[np.ndarray]:
     """Split a strip into its five crops, with two white columns between neighbours."""
     pixels = np.asarray(Image.open(file))
-    assert pixels.shape == (size, 5 * size + 8, 3)
+    assert pixels.shape == (CAPTION + size, 5 * size + 8, 3)
+    pixels = pixels[CAPTION:]
     for number in range(1, 5):
         assert (pixels[:, number * (size + 2) - 2 : number * (size + 2)] == 255).all()
     return [pixels[:, number * (size + 2) : number * (size + 2) + size] for number in range(5)]
@@ -63,6 +64,14 @@ def test_the_strip_shows_the_middle_of_lr_bicubic_sr_hr_and_error(tmp_path):
     small = middle(shown["lr"], top // 2, left // 2, 4)
     assert np.array_equal(lr, small.repeat(2, axis=0).repeat(2, axis=1))
     assert np.array_equal(error, middle((shown["sr"] - shown["hr"] / 255).abs() * 4, top, left, 8))
+
+
+def test_every_image_of_a_strip_has_a_caption_where_there_is_room(tmp_path):
+    example(tmp_path, size=120, height=120, width=120)
+    captions = np.asarray(Image.open(tmp_path / "Set_photo.png"))[:CAPTION]
+    assert [bool((captions[:, n * 122 : n * 122 + 120] < 128).any()) for n in range(5)] == [True] * 5
+    example(tmp_path, size=8)
+    assert (np.asarray(Image.open(tmp_path / "Set_photo.png"))[:CAPTION, 10:18] == 255).all()
 
 
 def test_a_crop_is_not_larger_than_the_image(tmp_path):

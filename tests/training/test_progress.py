@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -15,28 +16,49 @@ pytestmark = [
 ]
 
 
-def progress(folder: Path) -> str:
-    """The terminal output of a training run with the progress bar."""
+def progress(folder: Path, *, is_terminal: bool) -> str:
+    """What a training run and its test show, on a terminal or in a log file."""
     speed = Speed(batch_size=2)
-    bar = TrainingProgress(speed)
+    shown = TrainingProgress(speed)
     screen = io.StringIO()
-    bar.console = Console(file=screen, force_terminal=True, width=160)
+    shown.console = Console(file=screen, force_terminal=is_terminal, width=160)
     images = tiny.Images("A", 1)
     trainer = tiny.trainer(
         folder,
         max_steps=3,
         val_check_interval=1,
         enable_progress_bar=True,
-        callbacks=[Record(folder / "metrics.csv", speed, interval=1), bar],
+        callbacks=[Record(folder / "metrics.csv", speed, interval=2), shown],
     )
-    trainer.fit(tiny.sr_module(val=[images]), tiny.data(val=[images]))
+    module, data = tiny.sr_module(val=[images], test=[images]), tiny.data(val=[images], test=[images])
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
     return screen.getvalue()
 
 
-def test_the_progress_bar_shows_steps_loss_psnr_speed_and_waiting_time(tmp_path):
-    shown = progress(tmp_path)
-    for word in ("3/3 steps", "loss ", "val PSNR ", " dB", "samples/s", "data "):
+def test_the_progress_bar_shows_steps_loss_psnr_speed_waiting_time_and_the_test(tmp_path):
+    shown = progress(tmp_path, is_terminal=True)
+    for word in (
+        "3/3 steps",
+        "loss ",
+        "val PSNR ",
+        " dB",
+        "samples/s",
+        "waiting for data",
+        "1/1 test images",
+    ):
         assert word in shown
+
+
+def test_a_log_file_gets_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("sr_lab.reporting.progress._LINE", 0.0)
+    lines = progress(tmp_path, is_terminal=False).splitlines()
+    trained = (
+        r"2/3 steps, 0:0\d left, loss [\d.]+, val PSNR [\d.]+ dB, [\d.e+]+ samples/s, \d+% waiting for data"
+    )
+    assert any(re.fullmatch(trained, line) for line in lines)
+    assert any("validating, image 1" in line for line in lines)
+    assert lines[-1].startswith("1/1 test images")
 
 
 def test_the_progress_bar_restores_the_terminal_after_an_error(tmp_path):

@@ -5,8 +5,7 @@ from pathlib import Path
 import lightning
 import pytest
 
-from sr_lab.run_folder import RunFolder
-from sr_lab.training.build import TimedDataModule, watchers
+from sr_lab.training.build import TimedDataModule
 from sr_lab.training.record import Record, Speed, TimedLoader
 from tests import tiny
 
@@ -202,12 +201,3 @@ def test_callbacks_do_not_count_as_waiting_and_validation_callbacks_do_not_count
 
 def test_waiting_for_a_slow_loader_is_counted(tmp_path):
     assert measured(tmp_path, SlowPatches())._waited >= 5 * 0.05
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_every_run_has_a_record_and_a_terminal_also_gets_a_progress_bar(tmp_path, monkeypatch, terminal):
-    monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
-    callbacks = watchers(RunFolder(tmp_path), batch_size=1, row_interval=1)
-    names = [type(callback).__name__ for callback in callbacks]
-    assert names == ["Record", *(["TrainingProgress"] if terminal else [])]
-    assert len(watchers(RunFolder(tmp_path), batch_size=1, row_interval=1, bar=False)) == 1

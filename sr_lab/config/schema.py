@@ -229,6 +229,7 @@ class EvaluateConfig(CheckpointConfig):
     """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (`OF_TRAINING`)."""
 
     explain: bool
+    resume: Literal["auto", "never"] = "auto"  # config.yaml files of older runs lack it
     schedule: Schedule = Schedule(interval="step", scheduler={})
     dataset: Node = {}
     degradation: Node = {}

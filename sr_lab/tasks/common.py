@@ -124,6 +124,11 @@ def measured(
     }
 
 
+def shown(folder: Path) -> Path:
+    """A folder as it is printed: relative to the working directory if it is inside."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def in_multirun() -> bool:
     """Whether the job is one of several whose common table is printed at the end."""
     return sweep.IN_SWEEP in os.environ or in_launcher()

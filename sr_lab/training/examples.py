@@ -3,7 +3,7 @@
 import io
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -52,20 +52,18 @@ class ExampleImages(Callback):
         if outputs is None:
             return
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
-        place, of = batch["place"], batch["of"]  # position in the whole set
-        if place < self.count or of <= _SMALL_SET:
-            images: dict[saved_images.Kind, Tensor] = {
-                "lr": outputs["lr"],
-                "bicubic": outputs["bicubic"],
-                "sr": outputs["sr"],
-                "hr": hr,
-            }
-            for kind, image in images.items():
-                self._save(image[0], saved_images.place(self.folder, set_name, name, kind))
-        if place >= self.count:
+        whole, strip = self._files(set_name, name, batch["place"], batch["of"])
+        images: dict[saved_images.Kind, Tensor] = {
+            "lr": outputs["lr"],
+            "bicubic": outputs["bicubic"],
+            "sr": outputs["sr"],
+            "hr": hr,
+        }
+        for kind, file in whole.items():
+            self._save(images[kind][0], file)
+        if strip is None:
             return
-        strip = self._strip(outputs, hr, module.scale)
-        picture = self._save(strip, self.folder / f"{set_name}_{name}.png")
+        picture = self._save(self._strip(outputs, hr, module.scale), strip)
 
         def log(logger: Logger) -> None:
             if isinstance(logger, WandbLogger):
@@ -75,6 +73,20 @@ class ExampleImages(Callback):
                 logger.log_image(key, [picture], step=trainer.global_step, caption=[caption])
 
         log_to_dashboards(trainer, log)
+
+    def has(self, set_name: str, name: str, place: int, of: int) -> bool:
+        """Whether all pictures of an image that is ``place`` in a set of ``of`` images have been written."""
+        whole, strip = self._files(set_name, name, place, of)
+        return all(file.is_file() for file in (*whole.values(), strip) if file is not None)
+
+    def _files(
+        self, set_name: str, name: str, place: int, of: int
+    ) -> tuple[dict[saved_images.Kind, Path], Path | None]:
+        """The files of the whole images, and the file of the strip, as far as they are wanted."""
+        kinds: tuple[saved_images.Kind, ...] = get_args(saved_images.Kind)
+        whole = kinds if place < self.count or of <= _SMALL_SET else ()
+        files = {kind: saved_images.place(self.folder, set_name, name, kind) for kind in whole}
+        return files, self.folder / f"{set_name}_{name}.png" if place < self.count else None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the pictures; an error while writing a picture is raised here."""

@@ -193,6 +193,9 @@ def _after(task: str) -> str:
         return f"the same command{how} resumes from the last checkpoint"
     if task == "upscale":
         return "finished images are kept, and the same command upscales the others"
+    if task == "evaluate":
+        how = " without resume=never" if "resume=never" in sys.argv else ""
+        return f"the figures so far are kept, and the same command{how} measures the other images"
     return f"task={task} did not finish; start the same command again"
 
 

@@ -4,6 +4,7 @@ config.yaml   resolved configuration            metrics.json  results, written l
 metrics.csv   the record, flushed row by row    failed.txt    traceback, or why no attempt began
 log.txt       output, when several jobs run     images.json   which images it was trained on
 identity.json what identifies the run, written when it begins
+figures.<process>.json   figures of the images that an unfinished evaluation has measured
 pruned.txt    why a search ended the run early  images/       example images
 checkpoints/{last,previous,best}.ckpt           wandb/
 checkpoints.old/   checkpoints of the attempt before resume=never, until the new attempt has saved
@@ -138,6 +139,14 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``, from which the run can be started again."""
         files.write(self.config, text)
+
+    def figures(self, process: int) -> Path:
+        """Where a process of an evaluation keeps its figures until the run is finished."""
+        return self.path / f"figures.{process}.json"
+
+    def kept_figures(self) -> list[Path]:
+        """The figures that the processes of an earlier attempt have kept."""
+        return sorted(self.path.glob("figures.*.json"))
 
     def write_metrics(self, values: Mapping[str, object]) -> None:
         """Write ``metrics.json``, the last thing that a run does. Infinity and NaN become ``null``."""

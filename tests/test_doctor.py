@@ -116,7 +116,10 @@ TAMPERED = {
     "monarch.png": (lambda image: image.resize((384, 256)), "half-size: 384x256 instead of 768x512"),
     "ppt3.png": (lambda image: image.resize((264, 328)), "half-size: 264x328 instead of 529x656"),
     "man.png": (lambda image: image.resize((128, 128)), "quarter-size: 128x128"),
-    "foreman.png": (lambda image: image.rotate(90, expand=True), "other size: 288x352"),
+    "foreman.png": (
+        lambda image: image.rotate(90, expand=True),
+        "rotated: this is Set14/foreman.png, rotated clockwise by 270 degrees",
+    ),
     "pepper.png": (lambda image: image.resize((600, 512)), "other size: 600x512"),
     "lenna.png": (lambda image: image.crop((0, 0, 400, 512)), "other size: 400x512"),
     "coastguard.png": (
@@ -136,14 +139,15 @@ def test_each_tampered_image_is_reported_by_name(set14):
     (set14 / "bridge.png").write_bytes((set14 / "bridge.png").read_bytes()[:2000])
     image_file(set14 / "holiday.png", noise(0))
     wrong = findings(set14, "wrong")
-    assert wrong["."].startswith("Set14 in our layout: 0 of 14 images right; ")
+    assert wrong["."].startswith("Set14 in our layout: 1 of 14 images right, 1 of them under other names; ")
     for part in ("2 half-size", "3 cropped", "2 recompressed", "1 broken", "1 superfluous", "1 missing"):
         assert part in wrong["."]
     for name, (_, said) in TAMPERED.items():
         assert wrong[name].startswith(said), (name, wrong[name])
     assert wrong["barbara.jpg"].startswith("recompressed: JPEG 720x576 as it should be")
-    assert wrong["face.png"] == "renamed: these are the pixels of Set14/flowers.png"
-    assert wrong["flowers.png"] == "missing"
+    assert wrong["face.png"] == "missing"
+    renamed = findings(set14, "note")["face.png"]
+    assert renamed == "renamed: right, under another name: this is Set14/flowers.png"
     assert wrong["bridge.png"].startswith("broken: cannot read")
     assert wrong["holiday.png"] == "superfluous: Set14 has no image of this name"
 
@@ -180,7 +184,47 @@ def test_an_image_of_another_set_is_reported(tmp_path, data_dir):
 def test_a_duplicate_image_is_reported(set14):
     shutil.copy(set14 / "man.png", set14 / "man_copy.png")
     assert findings(set14, "wrong") == {".": "Set14 in our layout: 14 of 14 images right; man.png twice"}
-    assert findings(set14, "note") == {"man_copy.png": "renamed: this is Set14/man.png"}
+    assert findings(set14, "note") == {
+        "man_copy.png": "renamed: right, under another name: this is Set14/man.png"
+    }
+
+
+def test_right_images_under_other_names_are_right(set14):
+    names = sorted(path.name for path in set14.iterdir())
+    for name in names:
+        (set14 / name).rename(set14 / f"old {name}")
+    for name, other in zip(names, [*names[1:], "first.png"], strict=True):  # every name is another image's
+        (set14 / f"old {name}").rename(set14 / other)
+    found = findings(set14)
+    assert found["."] == "Set14 in our layout: 14 of 14 images right, 14 of them under other names"
+    assert found["first.png"] == f"renamed: right, under another name: this is Set14/{names[-1]}"
+    assert len(found) == 15
+    assert not findings(set14, "wrong")
+    assert facts.as_published("Set14", sorted(set14.iterdir())) == "Set14, 14 of 14 as published"
+
+
+@pytest.mark.parametrize(
+    ("turn", "how"),
+    [
+        (Image.Transpose.ROTATE_90, "rotated clockwise by 270 degrees"),
+        (Image.Transpose.ROTATE_180, "rotated clockwise by 180 degrees"),
+        (Image.Transpose.ROTATE_270, "rotated clockwise by 90 degrees"),
+        (Image.Transpose.FLIP_LEFT_RIGHT, "mirrored"),
+        (Image.Transpose.FLIP_TOP_BOTTOM, "mirrored and rotated clockwise by 180 degrees"),
+        (Image.Transpose.TRANSPOSE, "mirrored and rotated clockwise by 90 degrees"),
+    ],
+)
+def test_a_rotated_or_mirrored_image_is_called_so_whatever_its_name(set14, turn, how):
+    changed(set14, "man.png", lambda image: image.transpose(turn))  # a square
+    (set14 / "man.png").rename(set14 / "mine.png")
+    wrong = findings(set14, "wrong")
+    kind = how.partition(" ")[0]
+    assert wrong == {
+        ".": f"Set14 in our layout: 13 of 14 images right; 1 {kind}",
+        "mine.png": f"{kind}: this is Set14/man.png, {how}",
+    }
+    says = facts.as_published("Set14", sorted(set14.iterdir()))
+    assert says == f"not the published Set14: 1 image {kind}, 13 as published"
 
 
 def test_a_grey_image_in_three_channels_and_a_colour_image_in_one_are_noted(set14):

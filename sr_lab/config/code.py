@@ -16,7 +16,7 @@ import importlib.util
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -28,6 +28,9 @@ from sr_lab.errors import ConfigError
 # Our packages that compute numbers. The others (errors, files, reports, the training loop) are identified by
 # the recorded commit.
 _COMPUTE = {"models", "layers", "upsamplers", "strategies", "ops", "losses", "datasets", "degradations"}
+# The packages that measure a network, and where that begins.
+_MEASURE = _COMPUTE | {"protocol", "metrics", "inference", "training"}
+_MEASURING = ("sr_lab.training.lit_module", "sr_lab.inference.backends")
 # Their versions are recorded; they do not count even when they are built from source or allowed.
 _LIBRARIES = {"torch", "torchvision", "lightning", "torchmetrics", "kornia", "numpy", "scipy", "PIL"}
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -69,13 +72,24 @@ def needed(described: object, allow: Sequence[str] = ()) -> Code:
                     "put the class into a module"
                 )
         waiting += roots
+    return _reached(waiting, trusted)
+
+
+def measuring() -> dict[str, str]:
+    """Name and digest of each of our modules that takes part in measuring any network."""
+    return _reached(_MEASURING, (), _MEASURE).digests
+
+
+def _reached(names: Iterable[str], trusted: Sequence[str], packages: Collection[str] = _COMPUTE) -> Code:
+    """The given modules that count, and every module that they import."""
+    waiting = list(names)
     found: dict[str, str] = {}
     outside: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
-        if not _counts(name, trusted):
+        if not _counts(name, trusted, packages):
             outside.add(name.partition(".")[0])
             continue
         read = _read(name)
@@ -83,7 +97,7 @@ def needed(described: object, allow: Sequence[str] = ()) -> Code:
             continue
         found[name] = read.digest
         for base, imported in read.imports:
-            waiting += [base] if imported is None else _origin(base, imported, trusted)
+            waiting += [base] if imported is None else _origin(base, imported, trusted, packages)
     counted = {name: found[name] for name in sorted(found) if found[name]}
     return Code(counted, outside - sys.stdlib_module_names - {"sr_lab"})
 
@@ -98,11 +112,11 @@ def named(value: object) -> Iterator[str]:
         yield from named(child)
 
 
-def _counts(name: str, trusted: Sequence[str]) -> bool:
-    """Whether a module is the user's own, or in one of our packages that compute."""
+def _counts(name: str, trusted: Sequence[str], packages: Collection[str] = _COMPUTE) -> bool:
+    """Whether a module is the user's own, or in one of the given packages of ours."""
     top, _, rest = name.partition(".")
     if top == "sr_lab":
-        return rest.partition(".")[0] in _COMPUTE and name not in _PLUMBING
+        return rest.partition(".")[0] in packages and name not in _PLUMBING
     if top in _LIBRARIES or top in sys.stdlib_module_names:
         return False
     if any(f"{name}.".startswith(f"{package}.") for package in trusted):
@@ -112,10 +126,12 @@ def _counts(name: str, trusted: Sequence[str]) -> bool:
     return not any(_INSTALLED.intersection(Path(place).parts) for place in places)
 
 
-def _origin(module: str, name: str, trusted: Sequence[str]) -> list[str]:
+def _origin(
+    module: str, name: str, trusted: Sequence[str], packages: Collection[str] = _COMPUTE
+) -> list[str]:
     """The modules that define what ``from <module> import <name>`` imports; ``*`` stands for all names."""
     passed: set[str] = set()
-    while module not in passed and _counts(module, trusted):
+    while module not in passed and _counts(module, trusted, packages):
         passed.add(module)
         read = _read(module)
         if read is None:
@@ -123,7 +139,7 @@ def _origin(module: str, name: str, trusted: Sequence[str]) -> list[str]:
         if name == "*":
             return [module, *(inside for child in read.exported if _spec(inside := f"{module}.{child}"))]
         base = read.passed_on.get(name)
-        if base is None or not _counts(base, trusted):
+        if base is None or not _counts(base, trusted, packages):
             inside = f"{module}.{name}"
             return [inside if name not in read.bound and _spec(inside) is not None else module]
         module = base  # an __init__.py that only re-exports the name would bring in all its imports

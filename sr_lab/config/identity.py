@@ -226,6 +226,8 @@ def _content(key: str, path: str | None) -> str | None:
 def _given_lr(config: Config) -> list[str]:
     """The folders of the given LR images; a set's own folder has a sub-folder for each scale."""
     folders = config.benchmark.lr_dir
+    if folders is None and isinstance(config, EvaluateConfig) and config.lr_folders:
+        return config.lr_folders
     if folders is None:
         return [f"{config.paths.data_dir}/benchmarks/{name}/LR" for name in config.benchmark.sets]
     return [folders] if isinstance(folders, str) else folders

@@ -230,6 +230,7 @@ class EvaluateConfig(CheckpointConfig):
     """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (see `uses`)."""
 
     explain: bool
+    resume: Literal["auto", "never"] = "auto"  # config.yaml files of older runs lack it
     schedule: Schedule = Schedule(interval="step", scheduler={})
     dataset: Node = {}
     degradation: Node = {}
@@ -252,6 +253,8 @@ class EvaluateConfig(CheckpointConfig):
     num_workers: int = Field(default=0, ge=0)
     validation: Validation = Validation(interval=1, count=1, sets=[])
     images: str | None = None  # SHA-256 of the names and contents of the test images, not set by the user
+    # Folders of the test sets' own LR images, if they are used; not set by the user.
+    lr_folders: list[str] = []
 
 
 class UpscaleConfig(CheckpointConfig):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sr_lab.datasets.facts import pixel_hash
+from sr_lab.datasets.facts import pixel_hash, set_names
 from sr_lab.datasets.given import check_sizes, lr_partners
 from sr_lab.datasets.images import is_grey, list_images, read_image
-from sr_lab.datasets.registry import IMAGE_SETS, benchmark_dir, how_to_get
+from sr_lab.datasets.layouts import places
+from sr_lab.datasets.registry import IMAGE_SETS, benchmark_dirs, how_to_get
 from sr_lab.datasets.sample import benchmark_photographs
 from sr_lab.errors import ConfigError, DataError, did_you_mean
 from sr_lab.ops.metrics import SSIM_WINDOW
@@ -140,7 +141,7 @@ def _pixels(file: Path) -> tuple[str, bool]:
 
 
 def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
-    """HR images of a test set, from `benchmark_dir`, or scikit-image's images for ``sample``.
+    """HR images of a test set, from one of `benchmark_dirs`, or scikit-image's images for ``sample``.
 
     Args:
         data_dir: ``paths.data_dir``.
@@ -150,17 +151,32 @@ def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
         Paths, sorted by name.
 
     Raises:
-        DataError: The folder is missing or has no image.
+        DataError: The folder is missing or has no image, or two folders have spellings of its name.
     """
     if name == "sample":
         return benchmark_photographs()
-    root = Path(data_dir) / "benchmarks"
-    folder = benchmark_dir(Path(data_dir), name)
+    data_dir = Path(data_dir)
+    folder, *others = benchmark_dirs(data_dir, name)
+    if others:
+        raise DataError(
+            f"benchmark {name}: both {folder} and {others[0]} may hold its HR images; rename the right one "
+            f"to {data_dir / 'benchmarks' / name / 'HR'}"
+        )
     if not folder.is_dir():
-        found = (place.parent.name for place in root.glob("*/HR"))
+        found = (place.parent.name for place in data_dir.glob("benchmarks/*/HR"))
         known = ("sample", *found, *(image_set.name for image_set in IMAGE_SETS))
         raise DataError(
-            f"benchmark {name}: there is no folder {folder}; put its HR images there or set paths.data_dir"
+            f"benchmark {name}: there is no folder {folder}; "
+            + (_elsewhere(data_dir, name) or "put its HR images there or set paths.data_dir")
             + (how_to_get(folder) or did_you_mean(name, known))
         )
     return list_images(folder, where=f"benchmark {name}")
+
+
+def _elsewhere(data_dir: Path, name: str) -> str:
+    """What to do if ``data_dir`` has a published test set in the layout of another project."""
+    if (set_name := set_names().get(name.lower())) is None:
+        return ""
+    found = (one for one in places(data_dir) if (one.set_name, one.role, one.cut) == (set_name, "HR", 1))
+    place = next(found, None)
+    return "" if place is None else f"its images seem to be in {place.folder}: move them there"

@@ -75,12 +75,15 @@ def benchmark_set(place: Place) -> Iterator[Finding]:
     counts = [f"{number} {kind}" for kind, number in faults.most_common()]
     counts += [f"{', '.join(fact.file for fact in twice)} twice"] if twice else []
     counts += [f"{len(absent)} missing"] if absent else []
-    right = sum(verdict.state == "right" for verdict in verdicts)
-    says = f"{name} in {place.layout}: {right} of {len(known)} images right"
+    right = {verdict.fact for verdict in verdicts if verdict.has_right_pixels}
+    renamed = len(right - {verdict.fact for verdict in verdicts if verdict.state == "right"})
+    others = sum(not verdict.has_right_pixels for verdict in verdicts)
+    says = f"{name} in {place.layout}: {len(right)} of {len(known)} images right"
+    says += f", {renamed} of them under other names" if renamed else ""
     if counts:
         yield Finding("wrong", place.folder, f"{says}; {', '.join(counts)}")
-    elif right < len(verdicts):
-        yield Finding("note", place.folder, f"{says}; notes on the other {len(verdicts) - right} follow")
+    elif others:
+        yield Finding("note", place.folder, f"{says}; notes on the other {others} follow")
     else:
         elsewhere = "" if place.tree == "ours" else f"; to use it, move it to benchmarks/{name}/HR"
         yield Finding("right", place.folder, says + elsewhere)

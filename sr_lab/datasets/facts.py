@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sr_lab.datasets.images import is_grey, read_image
 from sr_lab.datasets.names import forms
+from sr_lab.datasets.registry import OTHER_NAMES
 from sr_lab.errors import DataError
 
 State: TypeAlias = Literal["right", "note", "wrong"]
@@ -29,8 +30,9 @@ _KINDS = {  # wording of each kind of verdict, after "3 images"
     "half-size": "of half the size",
     "other size": "of another size",
     "quarter-size": "of a quarter of the size",
+    "mirrored": "mirrored",
     "recompressed": "with other pixels",
-    "renamed": "with the name of another image",
+    "rotated": "rotated",
     "superfluous": "that the set does not have",
     "third-size": "of a third of the size",
 }
@@ -62,7 +64,8 @@ class Verdict(NamedTuple):
         state: Whether figures measured on the image can be compared with papers.
         kind: Short name of the fault, for counting.
         detail: The fault in detail.
-        fact: The benchmark image that has the same pixels; ``None`` if no benchmark image has them.
+        fact: The benchmark image that has the same pixels, perhaps rotated or mirrored; ``None`` if none
+            has them.
     """
 
     state: State
@@ -72,6 +75,11 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}"
+
+    @property
+    def has_right_pixels(self) -> bool:
+        """Whether the image is as published, whatever its name."""
+        return self.kind in ("right", "renamed")
 
 
 @cache
@@ -89,7 +97,7 @@ def facts() -> dict[str, tuple[Fact, ...]]:
 @cache
 def set_names() -> dict[str, str]:
     """The published sets by the names that their folders have, in lower case."""
-    return {name.lower(): name for name in facts()} | dict.fromkeys(("bsd100", "bsds100", "cbsd100"), "B100")
+    return {name.lower(): name for name in facts()} | OTHER_NAMES
 
 
 @cache
@@ -111,6 +119,17 @@ def identify(pixels: NDArray[np.uint8]) -> Fact | None:
         candidates.append(pixels[..., :1])
     found = (by_hash().get(pixel_hash(candidate)) for candidate in candidates)
     return next((fact for fact in found if fact is not None), None)
+
+
+def _turned(pixels: NDArray[np.uint8]) -> Verdict | None:
+    """The verdict on a benchmark image that is rotated or mirrored; ``None`` for any other image."""
+    for kind, image in (("rotated", pixels), ("mirrored", pixels[:, ::-1])):
+        for quarters in range(4):
+            if (found := identify(np.rot90(image, quarters))) is not None:
+                also = " and rotated" if kind == "mirrored" and quarters else ""
+                by = f"{also} clockwise by {90 * quarters} degrees" if quarters else ""
+                return Verdict("wrong", kind, f"this is {found}, {kind}{by}", found)
+    return None
 
 
 def expected(stem: str, set_name: str) -> Fact | None:
@@ -145,20 +164,20 @@ def judge(file: Path, set_name: str, *, cut: int = 1) -> Verdict:
         return Verdict("wrong", "broken", str(error).removeprefix("images: "))
     want, found = _named(file.stem, set_name), identify(pixels)
     if found is None:
+        if (turned := _turned(pixels)) is not None:
+            return turned
         want = want or numbered(file.stem, set_name)
         if want is None:
             return Verdict("wrong", "superfluous", f"{set_name} has no image of this name")
         return _altered(file, pixels.shape[0], pixels.shape[1], want, cut)
     if found.set_name != set_name:
         return Verdict("wrong", "another image", f"these are the pixels of {found}", found)
-    if want is not None and want != found:
-        return Verdict("wrong", "renamed", f"these are the pixels of {found}", found)
-    if want is None and numbered(file.stem, set_name) is None:
-        return Verdict("note", "renamed", f"this is {found}", found)
     if (found.channels == 1) != grey:
         channels = "one channel" if grey else "three equal channels"
         detail = f"right pixels in {channels} instead of {found.channels}, which changes classic_y"
         return Verdict("note", "other channels", detail, found)
+    if want != found and (want is not None or numbered(file.stem, set_name) is None):
+        return Verdict("note", "renamed", f"right, under another name: this is {found}", found)
     return Verdict("right", "right", "", found)
 
 
@@ -178,7 +197,7 @@ def compare(
     with ThreadPoolExecutor(_WORKERS) as pool:
         verdicts = list(pool.map(lambda file: judge(file, set_name, cut=cut), files))
     there = {
-        expected(file.stem, set_name) if verdict.state == "wrong" or verdict.fact is None else verdict.fact
+        verdict.fact if verdict.fact in facts()[set_name] else expected(file.stem, set_name)
         for file, verdict in zip(files, verdicts, strict=True)
     }
     good = Counter(verdict.fact for verdict in verdicts if verdict.state != "wrong" and verdict.fact)

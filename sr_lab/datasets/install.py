@@ -17,7 +17,7 @@ from sr_lab.datasets.cache import digest_of, in_parallel
 from sr_lab.datasets.download import Report, SourceError, fetch, may_be_asked, silent
 from sr_lab.datasets.images import list_images, read_image
 from sr_lab.datasets.layouts import Place
-from sr_lab.datasets.registry import Archive, ImageSet
+from sr_lab.datasets.registry import Archive, ImageSet, benchmark_dir
 from sr_lab.errors import ConfigError, DataError
 
 
@@ -83,6 +83,8 @@ class Store:
             DataError: The folder contains something else, or no address served the right images.
         """
         target = self.data_dir / wanted.folder
+        if wanted.name in facts.facts():
+            target = benchmark_dir(self.data_dir, wanted.name)
         if target.is_dir() and any(target.iterdir()):
             if (fault := _fault(wanted, target)) is not None:
                 raise DataError(

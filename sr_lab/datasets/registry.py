@@ -156,16 +156,34 @@ def named(folders: Iterable[str | Path], data_dir: Path) -> list[ImageSet]:
     return [known for known in IMAGE_SETS if (data_dir / known.folder).absolute() in wanted]
 
 
-def benchmark_dir(data_dir: Path, name: str) -> Path:
-    """The folder of a test set's HR images: ``<data_dir>/benchmarks/<name>/HR``.
+# Names that other data sets and repositories give to a test set, in lower case -> its name in papers.
+OTHER_NAMES = {"bsd100": "B100", "bsds100": "B100", "cbsd100": "B100"}
 
-    ``DIV2K`` stands for its 100 validation images; if that folder is missing, it is the folder of
-    ``dataset=div2k``.
+
+def _is_same_set(name: str, other: str) -> bool:
+    name, other = (OTHER_NAMES.get(each.lower(), each).lower() for each in (name, other))
+    return name == other
+
+
+def benchmark_dirs(data_dir: Path, name: str) -> list[Path]:
+    """The folders that may hold a test set's HR images, best first; the first exists if any does.
+
+    That is ``<data_dir>/benchmarks/<name>/HR``. If it is missing, it is that folder under another spelling of
+    the name: ``BSD100`` for ``B100``, ``set5`` for ``Set5``. ``DIV2K`` stands for its 100 validation images,
+    and may also be the folder of ``dataset=div2k``.
     """
     folder = data_dir / "benchmarks" / name / "HR"
-    if name == "DIV2K" and not folder.is_dir():
-        return data_dir / "DIV2K" / "DIV2K_valid_HR"
-    return folder
+    if folder.is_dir():
+        return [folder]
+    others = sorted(other for other in data_dir.glob("benchmarks/*/HR") if other.is_dir())
+    if found := [other for other in others if _is_same_set(other.parent.name, name)]:
+        return found
+    return [data_dir / "DIV2K" / "DIV2K_valid_HR" if name == "DIV2K" else folder]
+
+
+def benchmark_dir(data_dir: Path, name: str) -> Path:
+    """The first of `benchmark_dirs`."""
+    return benchmark_dirs(data_dir, name)[0]
 
 
 def how_to_get(folder: Path) -> str:

@@ -23,6 +23,7 @@ class Progress:
         total: Amount of work; may be changed later.
         unit: What is counted, e.g. ``steps``.
         done: Amount that was done before, e.g. by an interrupted run.
+        share: Share of the work that this is, if its pieces differ in size.
         console: Where it is shown, by default stderr.
         transient: Whether a bar disappears at the end.
     """
@@ -33,6 +34,7 @@ class Progress:
         unit: str,
         *,
         done: float = 0.0,
+        share: float | None = None,
         console: Console | None = None,
         transient: bool = False,
     ) -> None:
@@ -40,6 +42,7 @@ class Progress:
         self.unit = unit
         self.console = console or Terminal(stderr=True, highlight=False)
         self._before = done
+        self._share_before = share
         self._is_drawn = self.console.is_terminal and not self.console.is_dumb_terminal
         text = TextColumn("{task.description}", markup=False)
         self._bar = Bar(
@@ -55,7 +58,7 @@ class Progress:
         self._started = self._shown = time.monotonic()
         self._task = self._bar.add_task("", total=self.total)
         if self._is_drawn:
-            self.update(self._before)
+            self.update(self._before, share=self._share_before)
             self._shown -= _REDRAW  # a short piece of work shows its first step
         self._bar.start()
         return self
@@ -73,22 +76,25 @@ class Progress:
         """Whether `update` would show anything new, so that the facts need not be computed more often."""
         return time.monotonic() - self._shown >= (_REDRAW if self._is_drawn else _LINE)
 
-    def update(self, done: float, *facts: str) -> None:
+    def update(self, done: float, *facts: str, share: float | None = None) -> None:
         """Show how much is done; where there is no terminal, only if a minute has passed.
 
         Args:
             done: Amount of finished work.
             facts: More to show, the most important first; a narrow terminal leaves out the last ones.
+            share: Share of the work that this is, if its pieces differ in size.
         """
         now = time.monotonic()
         if not (self._is_drawn or self.is_due):
             return
         self._shown = now
         parts = [f"{done:.0f}/{self.total:.0f} {self.unit}"]
+        before, share = self._share_before, done / self.total if share is None else share
+        begun = self._before / self.total if before is None else before
         if done >= self.total:
             parts.append(f"in {duration(now - self._started)}")
-        elif done > self._before:
-            left = (self.total - done) * (now - self._started) / (done - self._before)
+        elif share > begun:
+            left = (1 - share) * (now - self._started) / (share - begun)
             parts.append(f"{duration(left)} left")
         parts += facts
         if not self._is_drawn:

@@ -12,6 +12,7 @@ from sr_lab.config.overrides import key_of
 from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
 from sr_lab.datasets.benchmark import BenchmarkSet, benchmark_files
 from sr_lab.datasets.cache import digest_of
+from sr_lab.datasets.registry import benchmark_dir
 from sr_lab.errors import ConfigError, DataError, did_you_mean
 from sr_lab.protocol import PROTOCOLS, Protocol
 from sr_lab.reporting.runs import read_run
@@ -35,7 +36,7 @@ def complete(config: Config, overrides: tuple[str, ...]) -> Config:
         return config
     if config.ckpt is not None:
         config, _ = described(config, overrides, config.ckpt, note=lambda _: None)  # the task prints the note
-    return config.model_copy(update={"images": images(config)})
+    return config.model_copy(update={"images": images(config), "lr_folders": _lr_folders(config)})
 
 
 def images(config: EvaluateConfig) -> str:
@@ -46,6 +47,14 @@ def images(config: EvaluateConfig) -> str:
         for name in config.benchmark.sets
     }
     return hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()
+
+
+def _lr_folders(config: EvaluateConfig) -> list[str]:
+    """The folders of the test sets' own LR images, with a sub-folder for each scale, if they are used."""
+    if config.benchmark.lr == "made" or config.benchmark.lr_dir is not None:
+        return []
+    data_dir = Path(config.paths.data_dir).expanduser()
+    return [str(benchmark_dir(data_dir, name).parent / "LR") for name in config.benchmark.sets]
 
 
 def validation_images(config: TrainConfig) -> str | None:

@@ -59,16 +59,22 @@ def origin(libraries: Iterable[str] = ()) -> dict[str, object]:
     Args:
         libraries: Top-level names of further packages whose versions are recorded.
     """
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "versions": versions(libraries),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on; see `origin`."""
     others = set(libraries) - _RECORDED.keys()
     owners = importlib.metadata.packages_distributions() if others else {}  # reads files of every package
     more = sorted({name.lower() for library in others for name in owners.get(library, ())})
     packages = (*_RECORDED.values(), *more)
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
     }
 
 

@@ -1,10 +1,13 @@
 """``task=evaluate``: measure a checkpoint on the benchmark."""
 
 import contextlib
+import math
+import statistics
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning
 import torch
@@ -12,72 +15,169 @@ from rich.table import Table
 from torch import nn
 
 from sr_lab.checkpoints.opening import open_configured
-from sr_lab.config import targets
+from sr_lab.config import code, targets
 from sr_lab.config.compose import to_yaml
+from sr_lab.config.identity import code_of, identity, known
+from sr_lab.config.recorded import other, record
 from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.images import image_size
 from sr_lab.inference.backends import BackendNetwork
+from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import colour_of
 from sr_lab.protocol import PROTOCOLS, Protocol, variants
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
+from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.runs import read_run
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import measured
-from sr_lab.runs.provenance import provenance
+from sr_lab.runs.provenance import provenance, versions
 from sr_lab.system import distributed
-from sr_lab.system.devices import check_gpu, device_of, float32_matmul_precision, rank
+from sr_lab.system.devices import check_gpu, device_name, device_of, float32_matmul_precision, rank
 from sr_lab.tasks import common
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.examples import ExampleImages
+from sr_lab.training.figures import Figures, Kept, Row, kept, plain
 from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions."""
-    started = time.perf_counter()
+    """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions.
+
+    The figures of a run that is finished are shown. A run that was interrupted measures only the images that
+    are left, unless other code, another device or other versions of libraries have measured the others.
+    """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
     run_folder = RunFolder(folder)
-    attempt = run_folder.attempt(wait=common.waiting_note(folder))
-    with attempt if rank() == 0 else contextlib.nullcontext(False) as done_meanwhile:
-        config, network = open_configured(config, overrides, common.console.print)
-        protocol = measured.protocol_of(config)
-        tiled = common.prepared(config, network)
-        # Processes that a launcher has started measure together: the others do not know that they need not.
-        if not done_meanwhile or distributed.launched() is not None:
-            sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
-            results = _test(config, tiled, protocol, sets, ExampleImages(run_folder.images))
-            if rank() != 0:
-                return
-            run_folder.write_config(to_yaml(config))
-            run_folder.write_metrics(
-                provenance(config, folder)
-                | {"ckpt": config.ckpt, "precision": "32-true"}
-                | ({"tiled": tiled.note} if tiled.note else {})
-                | ({"backend": str(tiled.network)} if isinstance(tiled.network, BackendNetwork) else {})
-                | {"wall_time_s": round(time.perf_counter() - started, 1)}
-                | common.cost(network, config.scale)
-                | common.measured(results, protocol, config, sets)
-            )
-    if common.in_multirun():
+    opened: _Opened | None = None
+    if not _is_finished(config, run_folder):
+        attempt = run_folder.attempt(wait=common.waiting_note(folder))
+        with attempt if rank() == 0 else contextlib.nullcontext(False) as done_meanwhile:
+            # Processes of a launcher measure together: the others do not know that they need not.
+            if not done_meanwhile or distributed.launched() is not None:
+                opened = _open(config, overrides)
+                _measure(config, opened, run_folder)
+    elif rank() == 0:
+        common.console.print(f"already measured: {common.shown(folder)} (resume=never measures it again)")
+    if rank() != 0 or common.in_multirun():
         return
-    print_runs([read_run(folder)], columns=config.columns)
-    if tiled.note:
-        common.console.print(f"tiled: {tiled.note}")
+    print_runs([run := read_run(folder)], columns=config.columns)
+    if "tiled" in run.values:
+        common.console.print(f"tiled: {run.values['tiled']}")
     if config.explain:
-        _explain(config, tiled, protocol)
+        _explain(opened or _open(config, overrides))
+    common.console.print(f"run folder: {common.shown(folder)}")
+
+
+class _Opened(NamedTuple):
+    """What is measured.
+
+    Args:
+        config: The configuration with the network of its checkpoint.
+        network: The network of the configuration, with the weights of the checkpoint.
+        runs: The network in the form in which it runs.
+        protocol: How it is measured.
+    """
+
+    config: EvaluateConfig
+    network: nn.Module
+    runs: Tiled
+    protocol: Protocol
+
+
+def _open(config: EvaluateConfig, overrides: Sequence[str]) -> _Opened:
+    config, network = open_configured(config, overrides, common.console.print)
+    protocol = measured.protocol_of(config)
+    return _Opened(config, network, common.prepared(config, network), protocol)
+
+
+def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
+    """Whether a folder has the figures of all images, as the present code measures them."""
+    values = read_run(folder.path).values
+    if config.resume == "never" or values.get("identity") != plain(identity(config)):
+        return False
+    before, now = values.get("measuring_code"), code.measuring()
+    if isinstance(before, dict) and before != now and rank() == 0:
+        common.console.print(
+            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measures it again"
+        )
+    return before == now
+
+
+def _measure(asked: EvaluateConfig, opened: _Opened, folder: RunFolder) -> None:
+    """Measure the images that earlier attempts have not measured, and write the results of all of them."""
+    config, runs, protocol = opened.config, opened.runs, opened.protocol
+    sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+    backend = str(runs.network) if isinstance(runs.network, BackendNetwork) else ""
+    measuring_code = code.measuring()
+    by = {
+        "settings": identity(config),
+        "code": measuring_code,
+        "device": device_name(config.trainer.accelerator, config.trainer.devices),
+        "versions": versions(code_of(config).libraries),
+        "backend": backend,
+    }
+    examples = ExampleImages(folder.images)
+    before = _before(config, folder, sets, by, examples)
+    if rank() == 0:
+        folder.metrics.unlink(missing_ok=True)  # a run that fails must not leave earlier results
+        record(folder, known(asked))
+        folder.write_config(to_yaml(config))
+    with _Progress(sets) as progress:
+        file = folder.figures(rank())
+        figures = Figures(file, sets, by=by, before=before, show=progress.show)
+        results = _test(opened, sets, figures, examples)
+    if rank() != 0:
+        return
+    folder.write_metrics(
+        provenance(config, folder.path)
+        | {"ckpt": config.ckpt, "precision": "32-true", "measuring_code": measuring_code}
+        | ({"tiled": figures.tiled} if figures.tiled else {})
+        | ({"backend": backend} if backend else {})
+        | {"wall_time_s": round(figures.wall_time_s, 1)}
+        | common.cost(opened.network, config.scale)
+        | common.measured(results, protocol, config, sets)
+    )
+    for file in folder.kept_figures():
+        file.unlink()
+
+
+def _before(
+    config: EvaluateConfig,
+    folder: RunFolder,
+    sets: Sequence[BenchmarkSet],
+    by: Mapping[str, object],
+    examples: ExampleImages,
+) -> Kept:
+    """What earlier attempts have measured, apart from images whose pictures are missing."""
+    if config.resume == "never":
+        return Kept({})
+    found = kept(folder.kept_figures(), by)
+    sizes = {images.name: len(images) for images in sets}
+    rows = {
+        place: row
+        for place, row in found.rows.items()
+        if examples.has(row.set_name, row.image, row.place, sizes[row.set_name])
+    }
+    if rows:
+        common.console.print(f"resumes: {len(rows)} of {sum(sizes.values())} images are measured already")
+    elif found.differing:
+        common.console.print(
+            f"resume: the images of the last attempt are measured again, since {', '.join(found.differing)} "
+            f"{'is' if len(found.differing) == 1 else 'are'} not the same"
+        )
+    return replace(found, rows=rows)
 
 
 def _test(
-    config: EvaluateConfig,
-    network: nn.Module,
-    protocol: Protocol,
-    sets: Sequence[BenchmarkSet],
-    *callbacks: lightning.Callback,
+    opened: _Opened, sets: Sequence[BenchmarkSet], figures: Figures, examples: ExampleImages
 ) -> list[ImageResult]:
+    """Measure, and return the results of all processes."""
+    config = opened.config
     module = SRModule(
-        network, scale=config.scale, protocol=protocol, test_sets=[images.name for images in sets]
+        opened.runs, scale=config.scale, protocol=opened.protocol, test_sets=[one.name for one in sets]
     )
     with tempfile.TemporaryDirectory() as scratch:
         arguments = distributed.trainer_arguments(config.trainer.arguments(), timeout=config.trainer.timeout)
@@ -86,25 +186,73 @@ def _test(
             {"_target_": arguments.pop("_target_")},
             (),
             **{**arguments, **TEST_ONLY},
-            callbacks=list(callbacks),
+            callbacks=[examples, figures],
             default_root_dir=scratch,
         )
+        data = SRDataModule(test=sets, measured=figures.measured())
         with distributed.together(trainer):
-            trainer.test(module, datamodule=SRDataModule(test=sets), verbose=False)
-            return common.gather(module.results)
+            trainer.test(module, datamodule=data, verbose=False)
+            return common.gather(figures.results)
 
 
-def _explain(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> None:
+class _Progress(contextlib.ExitStack):
+    """Shows how many images are measured, the means so far, and the time left; a context manager.
+
+    Args:
+        sets: The test sets. The time that an image takes grows with its pixels.
+    """
+
+    def __init__(self, sets: Sequence[BenchmarkSet]) -> None:
+        super().__init__()
+        self._sets = {images.name: images for images in sets}
+        self._shown: Progress | None = None
+
+    def show(self, figures: Figures) -> None:
+        """Show the figures so far; called first when the test begins."""
+        if rank() != 0:
+            return
+        own = figures.own
+        if self._shown is None:
+            pixels = {
+                place: math.prod(image_size(self._sets[place[0]].files[place[1]])) for place in figures.places
+            }
+            self._pixels = pixels
+            self._shown = self.enter_context(
+                Progress(len(pixels), "images", done=len(own), share=self._share(own))
+            )
+            return
+        self._shown.update(len(own), *self._means(own), share=self._share(own))
+
+    def _share(self, rows: Sequence[Row]) -> float:
+        return sum(self._pixels[row.set_name, row.place] for row in rows) / sum(self._pixels.values())
+
+    def _means(self, rows: Sequence[Row]) -> list[str]:
+        """The mean so far of each set, beginning with the newest."""
+        by_set: dict[str, list[Row]] = {}
+        for row in rows:
+            by_set.setdefault(row.set_name, []).append(row)
+        found = []
+        for name, own in reversed(by_set.items()):
+            psnr, ssim = (
+                statistics.fmean(values) for values in zip(*((r.psnr_y, r.ssim_y) for r in own), strict=True)
+            )
+            of = len(self._sets[name])
+            part = "" if len(own) == of else f" ({len(own)} of {of})"
+            found.append(f"{name}{part} {fixed(psnr, 2)} dB / {fixed(ssim, 4)}")
+        return found
+
+
+def _explain(opened: _Opened) -> None:
     """Measure the same images under other conventions, to show why a paper's figure may differ."""
+    config, network, protocol = opened.config, opened.runs, opened.protocol
     device = device_of(config.trainer.accelerator, config.trainer.devices)
-    network = network.to(device)  # the Trainer has moved it back to the CPU
+    network = network.to(device).eval()  # the Trainer has moved it back to the CPU
     table = Table(title="the same images under other conventions")
     table.add_column("convention")
     names = config.benchmark.sets
     for name in names:
         table.add_column(f"{name} PSNR", justify="right")
         table.add_column(f"{name} SSIM", justify="right")
-    network.eval()
     for label, variant in variants(protocol, colour=colour_of(network)):
         cells = []
         for name in names:

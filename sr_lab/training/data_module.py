@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict, cast
 
 import lightning
@@ -92,12 +92,14 @@ class RankShare:
         images: The whole set.
         rank: Number of this process.
         world: Number of processes.
+        skip: Positions of images that an earlier attempt has measured.
     """
 
-    def __init__(self, images: BenchmarkSet, *, rank: int, world: int) -> None:
+    def __init__(self, images: BenchmarkSet, *, rank: int, world: int, skip: Collection[int] = ()) -> None:
         self.images = images
-        self.counted = rank < len(images)
-        self.indices = range(rank, len(images), world) if self.counted else range(1)
+        left = [place for place in range(rank, len(images), world) if place not in skip]
+        self.counted = bool(left)
+        self.indices = left or [0]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -117,7 +119,9 @@ class RankShare:
         }
 
 
-_READERS = 4  # threads; each has one image in memory, in double precision
+# Threads that read the next images, each in double precision. A CPU takes longer to upscale an image than to
+# read the next one; a GPU waits for two cores or more.
+_READERS_CPU, _READERS_GPU = 1, 4
 _KEPT = 512 * 2**20  # bytes of validation images; ten 2K images take at most 0.2 GB
 
 
@@ -140,14 +144,15 @@ class ImageLoader:
         return len(self.images)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        """The images in order; ``_READERS`` of them are ready or being read."""
+        """The images in order; with each of them, as many are ready or being read as there are threads."""
         coming: collections.deque[Future[EvalBatch]] = collections.deque()
-        with ThreadPoolExecutor(_READERS) as pool:
+        readers = _READERS_GPU if self.pin else _READERS_CPU
+        with ThreadPoolExecutor(readers) as pool:
             try:
                 for index in range(len(self)):
                     coming.append(pool.submit(self._read, index))
-                    if len(coming) > _READERS:
-                        yield self._keep(index - _READERS, coming.popleft().result())
+                    if len(coming) > readers:
+                        yield self._keep(index - readers, coming.popleft().result())
                 for index in range(len(self) - len(coming), len(self)):
                     yield self._keep(index, coming.popleft().result())
             finally:  # the caller may have stopped early
@@ -178,6 +183,7 @@ class SRDataModule(lightning.LightningDataModule):
         train: Patches by sample number; ``None`` if there is no training.
         val: Validation sets.
         test: Test sets.
+        measured: Name of each test set -> positions of its images that are not measured again.
         batch_size: Samples per step, over all processes and accumulated batches.
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
@@ -187,6 +193,7 @@ class SRDataModule(lightning.LightningDataModule):
     train: PatchDataset | None = None
     val: Sequence[BenchmarkSet] = ()
     test: Sequence[BenchmarkSet] = ()
+    measured: Mapping[str, Collection[int]] = field(default_factory=dict)
     batch_size: int = 1
     accumulate: int = 1
     num_workers: int = 0
@@ -234,11 +241,12 @@ class SRDataModule(lightning.LightningDataModule):
 
     def test_dataloader(self) -> list[ImageLoader]:
         """One loader for each set."""
-        return [self._images(images) for images in self.test]
+        return [self._images(images, skip=self.measured.get(images.name, ())) for images in self.test]
 
-    def _images(self, images: BenchmarkSet, keep: int = 0) -> ImageLoader:
+    def _images(self, images: BenchmarkSet, keep: int = 0, skip: Collection[int] = ()) -> ImageLoader:
         assert self.trainer is not None
-        share = RankShare(images, rank=self.trainer.global_rank, world=self.trainer.world_size)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        share = RankShare(images, rank=rank, world=world, skip=skip)
         return ImageLoader(share, keep=keep, pin=self._pins())
 
     def _pins(self) -> bool:

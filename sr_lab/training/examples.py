@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -55,22 +55,21 @@ class ExampleImages(Callback):
         if outputs is None:
             return
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
-        place, of = batch["place"], batch["of"]  # position in the whole set
-        if place < self.count or of <= _SMALL_SET:
-            images: dict[saved_images.Kind, Tensor] = {
-                "lr": outputs["lr"],
-                "bicubic": outputs["bicubic"],
-                "sr": outputs["sr"],
-                "hr": hr,
-            }
-            for kind, image in images.items():
-                self._write(_picture(image[0]), saved_images.place(self.folder, set_name, name, kind))
-        if place >= self.count:
+        whole, strip_file = self._files(set_name, name, batch["place"], batch["of"])
+        images: dict[saved_images.Kind, Tensor] = {
+            "lr": outputs["lr"],
+            "bicubic": outputs["bicubic"],
+            "sr": outputs["sr"],
+            "hr": hr,
+        }
+        for kind, file in whole.items():
+            self._write(_picture(images[kind][0]), file)
+        if strip_file is None:
             return
         psnr, _, bicubic_psnr, _ = outputs["figures"].tolist()
         captions = ("LR", f"bicubic {bicubic_psnr:.2f} dB", f"SR {psnr:.2f} dB", "HR", "error x4")
         strip = _captioned(_picture(self._strip(outputs, hr, module.scale)), captions)
-        picture = self._write(strip, self.folder / f"{set_name}_{name}.png")
+        picture = self._write(strip, strip_file)
 
         def log(logger: Logger) -> None:
             if isinstance(logger, WandbLogger):
@@ -79,6 +78,20 @@ class ExampleImages(Callback):
                 logger.log_image(key, [picture], step=trainer.global_step, caption=[caption])
 
         log_to_dashboards(trainer, log)
+
+    def has(self, set_name: str, name: str, place: int, of: int) -> bool:
+        """Whether all pictures of an image that is ``place`` in a set of ``of`` images have been written."""
+        whole, strip = self._files(set_name, name, place, of)
+        return all(file.is_file() for file in (*whole.values(), strip) if file is not None)
+
+    def _files(
+        self, set_name: str, name: str, place: int, of: int
+    ) -> tuple[dict[saved_images.Kind, Path], Path | None]:
+        """The files of the whole images, and the file of the strip, as far as they are wanted."""
+        kinds: tuple[saved_images.Kind, ...] = get_args(saved_images.Kind)
+        whole = kinds if place < self.count or of <= _SMALL_SET else ()
+        files = {kind: saved_images.place(self.folder, set_name, name, kind) for kind in whole}
+        return files, self.folder / f"{set_name}_{name}.png" if place < self.count else None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the pictures; an error while writing a picture is raised here."""

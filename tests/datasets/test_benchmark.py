@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -103,6 +104,43 @@ def test_the_error_for_a_missing_set_names_the_folder_and_the_setting(tmp_path):
     message = f"benchmark Set5: there is no folder {tmp_path}/benchmarks/Set5/HR; .* set paths.data_dir"
     with pytest.raises(DataError, match=message):
         benchmark_files(tmp_path, "Set5")
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("B100", "BSD100"), ("B100", "BSDS100"), ("B100", "CBSD100"), ("BSD100", "B100"), ("Set5", "set5")],
+)
+def test_a_folder_with_another_spelling_of_a_sets_name_serves(folder, tmp_path, name, there):
+    folder.parent.rename(tmp_path / "benchmarks" / there)
+    names = [path.relative_to(tmp_path).as_posix() for path in benchmark_files(tmp_path, name)]
+    assert names[0] == f"benchmarks/{there}/HR/colour.png"
+    lr = tmp_path / "benchmarks" / there / "LR" / "X4"
+    lr.mkdir(parents=True)
+    for path in benchmark_files(tmp_path, name):
+        Image.new("RGB", (11, 10)).save(lr / path.name)
+    protocol = PROTOCOLS["rgb_uint8"].on_given_lr()
+    images = BenchmarkSet.of(name, data_dir=tmp_path, scale=4, protocol=protocol)
+    assert (images.name, images.lr_files) == (name, sorted(lr.iterdir()))
+
+
+def test_the_name_itself_comes_first_and_two_other_spellings_are_refused(folder, tmp_path):
+    root = tmp_path / "benchmarks"
+    for there in ("BSD100", "CBSD100", "B100"):
+        shutil.copytree(root / "Two", root / there)
+    assert {path.parents[1].name for path in benchmark_files(tmp_path, "B100")} == {"B100"}
+    assert {path.parents[1].name for path in benchmark_files(tmp_path, "CBSD100")} == {"CBSD100"}
+    shutil.rmtree(root / "B100")
+    message = f"B100: both {root}/BSD100/HR and {root}/CBSD100/HR may hold .* rename .* to {root}/B100/HR"
+    with pytest.raises(DataError, match=message):
+        benchmark_files(tmp_path, "B100")
+
+
+@pytest.mark.parametrize("there", ["benchmark/B100/HR", "BSD100", "benchmarks/BSD100_HR", "testsets/CBSD100"])
+def test_the_error_for_a_missing_set_says_where_its_images_seem_to_be(folder, tmp_path, there):
+    shutil.copytree(folder, tmp_path / there)
+    message = f"no folder {tmp_path}/benchmarks/B100/HR; its images seem to be in {tmp_path}/{there}: move"
+    with pytest.raises(DataError, match=message):
+        benchmark_files(tmp_path, "B100")
 
 
 def test_a_set_without_images_is_refused():

@@ -59,14 +59,16 @@ class Box:
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def choose(picture: Picture, *, size: int = 48) -> Box:
-    """The window in which the methods' errors differ most, as `window` chooses it.
+def cut(picture: Picture, *, size: int = 48) -> tuple[Box, list[Pixels]]:
+    """The window in which the methods' errors differ most (`window`), and it in HR and every method.
 
     Args:
         picture: The results of at least two methods.
         size: Side of the window in HR pixels.
     """
-    return window(load(picture.hr), [load(result.file) for result in picture.results], picture.scale, size)
+    hr, *results = (load(file) for file in (picture.hr, *(result.file for result in picture.results)))
+    box = window(hr, results, picture.scale, size)
+    return box, [box.cut(image).copy() for image in (hr, *results)]
 
 
 def window(hr: Pixels, results: Sequence[Pixels], scale: int, size: int) -> Box:
@@ -128,20 +130,20 @@ def write(folder: Path, picture: Picture) -> Path:
     if folder.is_symlink():
         raise DataError(f"{folder}: is a link, and files would be written where it leads; remove it")
     picture = in_figure(picture)
-    box, cells = choose(picture), scored(picture)
+    (box, crops), cells = cut(picture), scored(picture)
     stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
     png, pdf = io.BytesIO(), io.BytesIO()
     with rc_context(_STYLE):
-        figure = _draw(picture, box, cells)
+        figure = _draw(picture, box, crops, cells)
         figure.savefig(png, format="png")
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     files.write(folder / f"{stem}.png", png.getvalue())
     files.write(folder / f"{stem}.pdf", pdf.getvalue())
     files.write(folder / f"{stem}.tex", _latex(picture, stem, cells))
     rows: list[dict[str, object]] = []
-    for shown, _ in cells:
+    for (shown, _), crop in zip(cells, crops, strict=True):
         content = io.BytesIO()
-        Image.fromarray(box.cut(load(shown.file))).save(content, "PNG")
+        Image.fromarray(crop).save(content, "PNG")
         files.write(folder / f"{stem}_{safe(shown.name)}.png", content.getvalue())
         row = {"set": picture.set_name, "image": picture.image, "scale": picture.scale, "method": shown.name}
         scores = {} if shown.file == picture.hr else {"psnr_y": shown.psnr, "ssim_y": shown.ssim}
@@ -170,7 +172,9 @@ def scored(picture: Picture) -> list[tuple[Result, Score]]:
     return found
 
 
-def _draw(picture: Picture, box: Box, cells: Sequence[tuple[Result, Score]]) -> Figure:
+def _draw(
+    picture: Picture, box: Box, crops: Sequence[Pixels], cells: Sequence[tuple[Result, Score]]
+) -> Figure:
     hr = load(picture.hr)
     zoom = max(1, round(192 / box.height))
     wide, high = box.width * zoom, box.height * zoom
@@ -190,7 +194,7 @@ def _draw(picture: Picture, box: Box, cells: Sequence[tuple[Result, Score]]) -> 
     for index, (shown, score) in enumerate(cells):
         x = left + index % columns * (wide + _GUTTER)
         y = index // columns * (high + _TEXT + _GUTTER)
-        _place(figure, box.cut(load(shown.file)).repeat(zoom, axis=0).repeat(zoom, axis=1), x, y)
+        _place(figure, crops[index].repeat(zoom, axis=0).repeat(zoom, axis=1), x, y)
         _caption(figure, x + wide / 2, y + high, [(shown.name, 0)], room=wide)
         _caption(figure, x + wide / 2, y + high + _TEXT // 2 - 4, score)
     return figure

@@ -359,7 +359,7 @@
     byId("tag-b").hidden = state.solo === "a";
     showScores();
     measure();
-    byId("level").textContent = state.zoom >= 1 ? `×${state.zoom}` : `${Math.round(100 * state.zoom)} %`;
+    byId("level").textContent = state.zoom >= 1 ? `×${Number(state.zoom.toFixed(2))}` : `${Math.round(100 * state.zoom)} %`;
     for (const button of byId("strip").children) {
       const { name } = button.dataset;
       const image = button.querySelector("img");
@@ -381,6 +381,8 @@
       history.replaceState(null, "", written);
     }, 200);
   };
+  // The largest zoom up to this one at which an image pixel is a whole number of the screen's pixels.
+  const wholePixels = (zoom) => Math.floor(zoom * devicePixelRatio + 1e-3) / devicePixelRatio;
   const readAddress = () => {
     const values = new URLSearchParams(location.hash.slice(1));
     const album = albums.find(({ key }) => key === values.get("img"));
@@ -392,7 +394,7 @@
       return isFinite(value) ? Math.min(high, Math.max(low, value)) : fallback;
     };
     const zoom = number("z", 1 / 16, 32, 1);
-    state.zoom = zoom >= 1 ? Math.round(zoom) : zoom;
+    state.zoom = zoom >= 1 ? wholePixels(zoom) : zoom;
     state.x = number("x", 0, album.width, album.width / 2);
     state.y = number("y", 0, album.height, album.height / 2);
     state.split = number("s", 0, 100, 50);
@@ -404,7 +406,7 @@
     const { width, height } = state.album;
     frame();
     const room = Math.min(pane.clientWidth / width, pane.clientHeight / height);
-    state.zoom = room >= 1 ? Math.floor(room) : room;
+    state.zoom = room >= 1 ? wholePixels(room) : room;
     state.x = width / 2;
     state.y = height / 2;
     draw();
@@ -418,8 +420,8 @@
   const step = (direction, dx = 0, dy = 0) => {
     const { zoom } = state;
     const next = direction > 0
-      ? (zoom >= 1 ? zoom + 1 : 1 / Math.max(1, Math.ceil(1 / zoom - 1e-6) - 1))
-      : (zoom > 1 ? zoom - 1 : 1 / (Math.floor(1 / zoom + 1e-6) + 1));
+      ? (zoom >= 1 ? Math.floor(zoom) + 1 : 1 / Math.max(1, Math.ceil(1 / zoom - 1e-6) - 1))
+      : (zoom > 1 ? Math.ceil(zoom) - 1 : 1 / (Math.floor(1 / zoom + 1e-6) + 1));
     state.zoom = Math.min(32, Math.max(1 / 16, next));
     move(state.x + dx / zoom - dx / state.zoom, state.y + dy / zoom - dy / state.zoom);
   };

@@ -139,11 +139,12 @@ def album(picture: Picture, side: int) -> Album:
 def strip(picture: Picture) -> Strip:
     """The zoomed crops of an image, with the methods and the window of the figure in ``crops/``."""
     picture = crops.in_figure(picture)
-    box, hr = crops.choose(picture), load(picture.hr)
+    box, cut = crops.cut(picture)
     cells = [
-        (shown.name, encoded(box.cut(load(shown.file))), score) for shown, score in crops.scored(picture)
+        (shown.name, encoded(crop), score)
+        for (shown, score), crop in zip(crops.scored(picture), cut, strict=True)
     ]
-    return Strip(picture, _overview(hr, box), tuple(cells))
+    return Strip(picture, _overview(load(picture.hr), box), tuple(cells))
 
 
 def _stored_once(shots: Iterable[Shot]) -> list[Shot]:

@@ -20,7 +20,7 @@ COLUMNS = (
         for title in ("PSNR", "SSIM")
     ),
 )
-SIZES = {"phone": (390, 844), "screen": (1400, 900)}
+SIZES = {"phone": (390, 844), "screen": (1400, 900), "sheet of A4": (794, 1123)}
 # The eyes that see only two of three primary colours, on linear RGB (Machado, Oliveira and Fernandes 2009).
 EYES = {
     "usual": np.eye(3),
@@ -71,7 +71,7 @@ def opened(browser: Chromium, file, size: str = "screen", mode: str = "light", m
         "Emulation.setDeviceMetricsOverride",
         width=width,
         height=height,
-        deviceScaleFactor=1,
+        deviceScaleFactor=2 if size == "phone" else 1,
         mobile=size == "phone",
     )
     features = [{"name": "prefers-color-scheme", "value": mode}]
@@ -81,14 +81,14 @@ def opened(browser: Chromium, file, size: str = "screen", mode: str = "light", m
     return browser
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["phone", "screen"])
 def test_the_page_is_not_wider_than_the_window(browser, file, size):
     opened(browser, file, size)
     wide, room = browser.run("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide == room
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["phone", "screen"])
 def test_the_navigation_stays_at_the_top_and_does_not_hide_a_heading(browser, file, size):
     opened(browser, file, size)
     browser.run("document.documentElement.style.scrollBehavior = 'auto', location.hash = '#origin'")
@@ -153,6 +153,15 @@ def test_the_zoomed_crops_use_the_colours_and_the_width_of_the_page(browser, fil
     assert "rgb(255, 255, 255)" not in seen
 
 
+def test_a_small_image_fills_most_of_the_viewer_of_a_phone(browser, tmp_path):
+    run = run_folder(tmp_path, "a", images=("one",), size=(200, 192), plots=False)
+    (tmp_path / "report.html").write_text(page.render(table(1), [run], root=tmp_path))
+    opened(browser, tmp_path / "report.html", "phone")
+    share, zoom = browser.run("[left.width / pane.clientWidth, left.width / 192]")
+    assert share > 0.75
+    assert zoom * 2 == round(zoom * 2)  # a pixel of the image is a whole number of the screen's
+
+
 # Every visible text with its contrast to what is behind it; half-transparent text is mixed with that.
 CONTRASTS = """(() => {
   const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
@@ -198,7 +207,7 @@ def test_every_picture_is_described(browser, file):
 
 
 def test_a_printed_page_is_dark_on_white_and_shows_all_pictures_and_rows(browser, file):
-    opened(browser, file, "screen", "dark", "print")
+    opened(browser, file, "sheet of A4", "dark", "print")
     paper, ink, gallery, viewer, table_box = browser.run(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,"
         " document.querySelector('#gallery').offsetHeight, document.querySelector('#viewer').offsetHeight,"
@@ -208,6 +217,7 @@ def test_a_printed_page_is_dark_on_white_and_shows_all_pictures_and_rows(browser
     assert gallery > 200
     assert viewer == 0
     assert table_box[0] >= table_box[1] - 1
+    assert browser.run("document.documentElement.scrollWidth") <= 794
 
 
 def linear(colour: str) -> np.ndarray:

@@ -31,6 +31,7 @@ def run_folder(
 ) -> Run:
     """A finished run whose SR images are the HR images with some noise in their middle.
 
+    Runs with different ``psnr`` have different losses; their other curves are the same.
     Without ``plots`` it has neither curves nor a place in the cost plot; drawing them takes most time.
     """
     folder = root / f"{saved_images.safe(name)}-{len(list(root.glob('*'))) if root.is_dir() else 0:08x}"
@@ -75,6 +76,6 @@ def run_folder(
     (folder / "metrics.json").write_text(json.dumps(values | more))
     (folder / "config.yaml").write_text(json.dumps({"model": {"_target_": "a.Net", "num_feat": len(name)}}))
     if plots:
-        rows = [f"{step},{1 / step},{1e-3 / step},{20 + step / 10}" for step in range(1, 20)]
+        rows = [f"{step},{psnr / 30 / step},{1e-3 / step},{20 + step / 10}" for step in range(1, 20)]
         (folder / "metrics.csv").write_text("\n".join(["step,train/loss,learning_rate,val/psnr_y", *rows]))
     return read_run(folder)

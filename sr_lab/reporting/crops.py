@@ -10,7 +10,8 @@ import io
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +21,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D, Transform
 from matplotlib.typing import RcKeyType
-from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from sr_lab import files
@@ -59,34 +59,58 @@ class Box:
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def choose(picture: Picture, *, size: int = 48) -> Box:
+def cut(picture: Picture, *, size: int = 48) -> tuple[Box, list[Pixels]]:
+    """The window in which the methods' errors differ most (`window`), and it in HR and every method.
+
+    Args:
+        picture: The results of at least two methods.
+        size: Side of the window in HR pixels.
+    """
+    hr, *results = (load(file) for file in (picture.hr, *(result.file for result in picture.results)))
+    box = window(hr, results, picture.scale, size)
+    return box, [box.cut(image).copy() for image in (hr, *results)]
+
+
+def window(hr: Pixels, results: Sequence[Pixels], scale: int, size: int) -> Box:
     """Choose the window in which the methods' errors differ most, by a fixed rule.
 
     The rule sums over the window, for each pixel, the variance over the methods of the absolute error
     averaged over channels.
 
     Args:
-        picture: The results of at least two methods.
+        hr: The HR image ``(H, W, 3)``.
+        results: The same image from at least two methods.
+        scale: Upscaling factor.
         size: Side of the window in HR pixels, rounded down to a multiple of the scale.
     """
-    hr, scale = load(picture.hr).astype(np.float32), picture.scale
-    errors = np.stack([np.abs(load(result.file) - hr).mean(axis=2) for result in picture.results])
+    truth = hr.astype(np.float32)
+    errors = np.stack([np.abs(result - truth).mean(axis=2) for result in results])
     height, width = hr.shape[0] // scale, hr.shape[1] // scale
     variance = errors.var(axis=0)[: height * scale, : width * scale]
     cells = variance.reshape(height, scale, width, scale).sum(axis=(1, 3))
     side = max(1, size // scale)
     rows, columns = min(side, height), min(side, width)
-    sums = sliding_window_view(cells, (rows, columns)).sum(axis=(2, 3))
+    # A window's sum from the sums of everything above and to the left of its corners.
+    total = np.pad(cells, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    sums = (
+        total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
+    )
     top, left = np.unravel_index(int(sums.argmax()), sums.shape)
     return Box(int(left) * scale, int(top) * scale, columns * scale, rows * scale)
 
 
-def most_different(found: Sequence[Picture]) -> list[Picture]:
-    """For each set and scale, the image on which the methods' PSNR values differ most."""
+def ranked(found: Sequence[Picture]) -> list[Picture]:
+    """Images by how much the methods' PSNR values differ: each set's first, then each set's second, ..."""
     by_set: dict[tuple[str, int], list[Picture]] = {}
     for picture in found:
         by_set.setdefault((picture.set_name, picture.scale), []).append(picture)
-    return [max(of_set, key=_spread) for of_set in by_set.values()]
+    ordered = [sorted(of_set, key=_spread, reverse=True) for of_set in by_set.values()]
+    return [picture for same_rank in zip_longest(*ordered) for picture in same_rank if picture is not None]
+
+
+def most_different(found: Sequence[Picture]) -> list[Picture]:
+    """For each set and scale, the image on which the methods' PSNR values differ most."""
+    return ranked(found)[: len({(picture.set_name, picture.scale) for picture in found})]
 
 
 def _spread(picture: Picture) -> float:
@@ -105,20 +129,21 @@ def write(folder: Path, picture: Picture) -> Path:
     """
     if folder.is_symlink():
         raise DataError(f"{folder}: is a link, and files would be written where it leads; remove it")
-    box, cells = choose(picture), _cells(picture)
+    picture = in_figure(picture)
+    (box, crops), cells = cut(picture), scored(picture)
     stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
     png, pdf = io.BytesIO(), io.BytesIO()
     with rc_context(_STYLE):
-        figure = _draw(picture, box, cells)
+        figure = _draw(picture, box, crops, cells)
         figure.savefig(png, format="png")
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     files.write(folder / f"{stem}.png", png.getvalue())
     files.write(folder / f"{stem}.pdf", pdf.getvalue())
     files.write(folder / f"{stem}.tex", _latex(picture, stem, cells))
     rows: list[dict[str, object]] = []
-    for shown, _ in cells:
+    for (shown, _), crop in zip(cells, crops, strict=True):
         content = io.BytesIO()
-        Image.fromarray(box.cut(load(shown.file))).save(content, "PNG")
+        Image.fromarray(crop).save(content, "PNG")
         files.write(folder / f"{stem}_{safe(shown.name)}.png", content.getvalue())
         row = {"set": picture.set_name, "image": picture.image, "scale": picture.scale, "method": shown.name}
         scores = {} if shown.file == picture.hr else {"psnr_y": shown.psnr, "ssim_y": shown.ssim}
@@ -127,12 +152,17 @@ def write(folder: Path, picture: Picture) -> Path:
     return folder / f"{stem}.png"
 
 
-def _cells(picture: Picture) -> list[tuple[Result, Score]]:
-    """HR, bicubic and the last six runs (a paper's own network comes last), each with its figures."""
+def in_figure(picture: Picture) -> Picture:
+    """The image with the methods of its figure: bicubic and the last six (a paper's own network is last)."""
     first, *rest = picture.results
-    results = [first, *rest[-(_MAX_METHODS - 1) :]]
-    shown = [Row(r.name, (Cell(r.psnr), Cell(r.ssim)), protocol=r.protocol) for r in results]
-    rows = mark_best(_METRICS, shown)
+    return replace(picture, results=(first, *rest[-(_MAX_METHODS - 1) :]))
+
+
+def scored(picture: Picture) -> list[tuple[Result, Score]]:
+    """HR and every method, each with its figures."""
+    results = picture.results
+    whole = [Row(r.name, (Cell(r.psnr), Cell(r.ssim)), protocol=r.protocol) for r in results]
+    rows = mark_best(_METRICS, whole)
     found: list[tuple[Result, Score]] = [(Result("HR", picture.hr), [("PSNR/SSIM", 0)])]
     for result, row in zip(results, rows, strict=True):
         psnr, ssim = (
@@ -142,7 +172,9 @@ def _cells(picture: Picture) -> list[tuple[Result, Score]]:
     return found
 
 
-def _draw(picture: Picture, box: Box, cells: Sequence[tuple[Result, Score]]) -> Figure:
+def _draw(
+    picture: Picture, box: Box, crops: Sequence[Pixels], cells: Sequence[tuple[Result, Score]]
+) -> Figure:
     hr = load(picture.hr)
     zoom = max(1, round(192 / box.height))
     wide, high = box.width * zoom, box.height * zoom
@@ -162,7 +194,7 @@ def _draw(picture: Picture, box: Box, cells: Sequence[tuple[Result, Score]]) -> 
     for index, (shown, score) in enumerate(cells):
         x = left + index % columns * (wide + _GUTTER)
         y = index // columns * (high + _TEXT + _GUTTER)
-        _place(figure, box.cut(load(shown.file)).repeat(zoom, axis=0).repeat(zoom, axis=1), x, y)
+        _place(figure, crops[index].repeat(zoom, axis=0).repeat(zoom, axis=1), x, y)
         _caption(figure, x + wide / 2, y + high, [(shown.name, 0)], room=wide)
         _caption(figure, x + wide / 2, y + high + _TEXT // 2 - 4, score)
     return figure

@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -14,8 +14,9 @@ from sr_lab.reporting import saved_images, svg
 from sr_lab.reporting.runs import Run
 from sr_lab.run_folder import RunFolder
 
-_MAX_POINTS = 400  # a panel is about 400 pixels wide
-_DASHES = ("", "5 3", "1.5 2.5")  # dash patterns of SVG, in points
+_MAX_POINTS = 200  # a panel is about 400 pixels wide
+_MANY = 12  # with more lines, they are thinner
+_DASHES = ("", "5 3", "1.5 2.5", "7 2 1.5 2")  # dash patterns of SVG, in points
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Key:
 class Training:
     """Curves of all runs."""
 
-    # Title and plot (``<svg>``) of each quantity; ``data-run`` of a line is its position in the legend.
+    # Title and plot (``<svg>``) of each quantity. Runs with the same curve share one line, which says how
+    # many they are; ``data-run`` of a line lists their positions in the legend.
     panels: list[tuple[str, str]]
     keys: list[Key]  # the legend
     # Whether any run was interrupted; dotted vertical lines show where it resumed.
@@ -90,9 +92,14 @@ def draw(runs: Sequence[Run]) -> Training:
         with svg.drawing(f"curves{number}"):
             figure = Figure(figsize=(4.4, 2.7), layout="constrained")
             axes = figure.add_subplot()
+            lines: dict[tuple[tuple[float, ...], ...], list[int]] = {}  # runs with the same points, one line
             for curve in found:
-                index = order.index(curve.name)
-                _line(axes, curve, keys[index], index, factor, marks[curve.name])
+                lines.setdefault((curve.steps, curve.values), []).append(order.index(curve.name))
+            for place, ((steps, values), runs_of_line) in enumerate(lines.items()):
+                restarted = {step for index in runs_of_line for step in marks[order[index]]}
+                _line(axes, steps, [value * factor for value in values], keys, runs_of_line, restarted)
+                if len(runs_of_line) > 1:
+                    _count(axes, steps, values, factor, len(runs_of_line), place)
             axes.set_xlabel("step")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.grid(axis="y")
@@ -120,20 +127,45 @@ def _columns(runs: Sequence[Run]) -> list[tuple[str, str, float]]:
     ]
 
 
-def _line(axes: Axes, curve: Curve, key: Key, index: int, factor: float, marks: Sequence[float]) -> None:
+def _line(
+    axes: Axes,
+    steps: Sequence[float],
+    values: Sequence[float],
+    keys: Sequence[Key],
+    runs: Sequence[int],
+    restarted: Iterable[float],
+) -> None:
+    """Draw the line of a run, or in the colour of the text the line that several runs share."""
+    key = keys[runs[0]] if len(runs) == 1 else Key("", svg.INK, "")
     dashes = tuple(map(float, key.dash.split()))
     (line,) = axes.plot(
-        curve.steps,
-        [value * factor for value in curve.values],
+        steps,
+        values,
         color=key.colour,
         linestyle=(0, dashes) if dashes else "-",
-        linewidth=1.5,
-        marker="o" if len(curve.steps) == 1 else None,
+        linewidth=1.5 if len(keys) <= _MANY else 0.8,
+        marker="o" if len(steps) == 1 else None,
         markersize=4,
     )
-    lines = [line, *(axes.axvline(step, color=key.colour, linewidth=1, linestyle=":") for step in marks)]
+    lines = [line, *(axes.axvline(step, color=key.colour, linewidth=1, linestyle=":") for step in restarted)]
     for part in lines:
-        part.set_gid(f"{svg.RUN}{index}")
+        part.set_gid(f"{svg.RUN}{' '.join(map(str, runs))}")
+
+
+def _count(
+    axes: Axes, steps: Sequence[float], values: Sequence[float], factor: float, count: int, place: int
+) -> None:
+    """Write above a line how many runs share it; ``place`` is the number of earlier such lines."""
+    index = len(steps) * (1 + 2 * (place % 4)) // 9
+    axes.annotate(
+        f"{count} runs",
+        (steps[index], values[index] * factor),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="left",
+        va="bottom",
+        fontsize=7.5,
+    )
 
 
 def _log_scale(axes: Axes, values: Sequence[float]) -> None:

@@ -75,16 +75,31 @@
   };
   const hideTip = () => { tip.hidden = true; };
   for (const chart of document.querySelectorAll(".chart")) {
+    chart.setAttribute("aria-label", chart.title);
     chart.removeAttribute("title");
     for (const kind of ["pointerenter", "focus"]) chart.addEventListener(kind, () => showTip(chart));
     for (const kind of ["pointerleave", "blur"]) chart.addEventListener(kind, hideTip);
   }
   addEventListener("scroll", hideTip, { capture: true, passive: true });
 
+  // Wide tables and plots: a hint while there is more to the right.
+  for (const box of document.querySelectorAll(".scroll")) {
+    const hint = Object.assign(make("p", "more to the right: scroll or swipe →"), { className: "hint", hidden: true });
+    box.after(hint);
+    const update = () => {
+      const more = box.scrollWidth - box.clientWidth - box.scrollLeft > 4;
+      box.classList.toggle("more", more);
+      hint.hidden = box.scrollWidth - box.clientWidth <= 4;
+      hint.style.visibility = more ? "visible" : "hidden";
+    };
+    box.addEventListener("scroll", update, { passive: true });
+    new ResizeObserver(update).observe(box);
+  }
+
   // Curves: hovering over or focusing a run in the legend hides the lines of all other runs.
   for (const key of document.querySelectorAll(".lines li")) {
     const only = (run) => document.querySelectorAll("#training [data-run]").forEach((element) => {
-      element.classList.toggle("faint", run !== undefined && element.dataset.run !== run);
+      element.classList.toggle("faint", run !== undefined && !element.dataset.run.split(" ").includes(run));
     });
     for (const kind of ["pointerenter", "focus"]) key.addEventListener(kind, () => only(key.dataset.run));
     for (const kind of ["pointerleave", "blur"]) key.addEventListener(kind, () => only());
@@ -100,8 +115,10 @@
     title: `${article.dataset.set} · ${article.dataset.image} ×${article.dataset.scale}`,
     width: Number(article.dataset.width),
     height: Number(article.dataset.height),
-    shots: new Map([...article.querySelectorAll("figure")].map((figure) => [figure.dataset.name, {
-      image: figure.querySelector("img"),
+    overview: article.querySelector(".where"),
+    shots: new Map([...article.querySelectorAll("figure[data-name]")].map((figure) => [figure.dataset.name, {
+      image: (figure.dataset.same === undefined ? figure
+        : [...article.querySelectorAll("figure")].find((other) => other.dataset.name === figure.dataset.same)).querySelector("img"),
       kind: figure.dataset.kind,
       psnr: Number(figure.dataset.psnr ?? NaN),
       ssim: Number(figure.dataset.ssim ?? NaN),
@@ -288,6 +305,8 @@
     }));
   };
   const fillMethods = () => {
+    byId("where").replaceChildren(...[state.album.overview?.cloneNode(true)].filter(Boolean));
+    byId("where").querySelector("image")?.removeAttribute("id");
     for (const side of ["a", "b"]) {
       byId(side).replaceChildren(...names().map((name) => {
         const option = make("option", name);
@@ -340,7 +359,7 @@
     byId("tag-b").hidden = state.solo === "a";
     showScores();
     measure();
-    byId("level").textContent = state.zoom >= 1 ? `×${state.zoom}` : `${Math.round(100 * state.zoom)} %`;
+    byId("level").textContent = state.zoom >= 1 ? `×${Number(state.zoom.toFixed(2))}` : `${Math.round(100 * state.zoom)} %`;
     for (const button of byId("strip").children) {
       const { name } = button.dataset;
       const image = button.querySelector("img");
@@ -362,6 +381,8 @@
       history.replaceState(null, "", written);
     }, 200);
   };
+  // The largest zoom up to this one at which an image pixel is a whole number of the screen's pixels.
+  const wholePixels = (zoom) => Math.floor(zoom * devicePixelRatio + 1e-3) / devicePixelRatio;
   const readAddress = () => {
     const values = new URLSearchParams(location.hash.slice(1));
     const album = albums.find(({ key }) => key === values.get("img"));
@@ -373,17 +394,19 @@
       return isFinite(value) ? Math.min(high, Math.max(low, value)) : fallback;
     };
     const zoom = number("z", 1 / 16, 32, 1);
-    state.zoom = zoom >= 1 ? Math.round(zoom) : zoom;
+    state.zoom = zoom >= 1 ? wholePixels(zoom) : zoom;
     state.x = number("x", 0, album.width, album.width / 2);
     state.y = number("y", 0, album.height, album.height / 2);
     state.split = number("s", 0, 100, 50);
     return true;
   };
 
+  const frame = () => { pane.style.aspectRatio = `${state.album.width} / ${state.album.height}`; };
   const fit = () => {
     const { width, height } = state.album;
+    frame();
     const room = Math.min(pane.clientWidth / width, pane.clientHeight / height);
-    state.zoom = room >= 1 ? Math.floor(room) : room;
+    state.zoom = room >= 1 ? wholePixels(room) : room;
     state.x = width / 2;
     state.y = height / 2;
     draw();
@@ -397,8 +420,8 @@
   const step = (direction, dx = 0, dy = 0) => {
     const { zoom } = state;
     const next = direction > 0
-      ? (zoom >= 1 ? zoom + 1 : 1 / Math.max(1, Math.ceil(1 / zoom - 1e-6) - 1))
-      : (zoom > 1 ? zoom - 1 : 1 / (Math.floor(1 / zoom + 1e-6) + 1));
+      ? (zoom >= 1 ? Math.floor(zoom) + 1 : 1 / Math.max(1, Math.ceil(1 / zoom - 1e-6) - 1))
+      : (zoom > 1 ? Math.ceil(zoom) - 1 : 1 / (Math.floor(1 / zoom + 1e-6) + 1));
     state.zoom = Math.min(32, Math.max(1 / 16, next));
     move(state.x + dx / zoom - dx / state.zoom, state.y + dy / zoom - dy / state.zoom);
   };
@@ -490,6 +513,7 @@
   addEventListener("resize", draw);
   addEventListener("hashchange", () => {
     if (location.hash === written || !readAddress()) return;
+    frame();
     fillMethods();
     fillImages();
     draw();
@@ -527,6 +551,7 @@
   const runs = [...state.album.shots].filter(([, shot]) => shot.kind === "sr").slice(1);
   state.b = runs.reduce((best, run) => (run[1].psnr > best[1].psnr ? run : best))[0];
   if (readAddress()) {
+    frame();
     fillMethods();
     fillImages();
     draw();

@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from sr_lab.files import printable
-from sr_lab.reporting import curves, page_images, saved_images, tradeoff
+from sr_lab.reporting import crops, curves, page_images, saved_images, tradeoff
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.page_table import ShownCell, bar_charts
@@ -27,20 +27,17 @@ from sr_lab.reporting.table import UNMEASURED, Column, Table
 _HERE = Path(__file__).parent
 
 
-def render(
-    table: Table, runs: Sequence[Run], *, root: Path, figures: Sequence[tuple[Picture, Path]] = ()
-) -> str:
+def render(table: Table, runs: Sequence[Run], *, root: Path, found: Sequence[Picture] | None = None) -> str:
     """Return the page as HTML.
 
     Args:
         table: The table of all runs.
         runs: The runs of the table, in the order of curves and images.
         root: The folder of runs, for the command that regenerates the page.
-        figures: Images with the PNG of their zoomed crops (`crops.write`).
+        found: The images that the runs have saved, if they are known (`saved_images.find`).
     """
-    crop_figures = [(picture, page_images.data_uri(file.read_bytes())) for picture, file in figures]
-    room = page_images.MAX_BYTES - sum(len(source) for _, source in crop_figures)
-    albums, left_out = page_images.fitting(saved_images.find(runs), room)
+    found = saved_images.find(runs) if found is None else found
+    albums, left_out = page_images.albums(found)
     style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
@@ -70,13 +67,15 @@ def render(
         training=curves.draw(runs),
         charts=bar_charts(table),
         plots=tradeoff.plots(runs),
-        crop_figures=crop_figures,
+        strips=[page_images.strip(picture) for picture in crops.most_different(found)],
         albums=albums,
         left_out=left_out,
+        wholes={},  # ids of the small whole images that the page has so far
         settings=_settings(runs),
         origins=_origins(runs),
         versions=_versions(runs),
         commands=_commands(runs, root),
+        run_commands=_run_commands(runs),
     )
 
 
@@ -171,7 +170,7 @@ def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _commands(runs: Sequence[Run], root: Path) -> list[tuple[str, str]]:
-    """The commands that reproduce the runs and the page."""
+    """The commands that reproduce the whole table and the page."""
     commands: list[tuple[str, str]] = []
     commits = {str(run.values["commit"]) for run in runs if run.values.get("commit")}
     if len(commits) == 1:
@@ -182,6 +181,12 @@ def _commands(runs: Sequence[Run], root: Path) -> list[tuple[str, str]]:
             tables.setdefault(str(run.values.get("experiment")), []).append(run)
     commands += [("The whole table", _sweep_command(name, own)) for name, own in tables.items()]
     commands.append(("This page", f"python -m sr_lab task=report {shlex.quote(f'runs={_short(root)}')}"))
+    return commands
+
+
+def _run_commands(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The command that repeats each run."""
+    commands = []
     for run, name in zip(runs, saved_images.names(runs), strict=True):
         place = _short(run.path)
         folder = shlex.quote(str(place)) if place.is_absolute() else f'"$PWD"/{shlex.quote(str(place))}'

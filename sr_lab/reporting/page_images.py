@@ -1,19 +1,27 @@
-"""The images inside the page: whole if they fit, otherwise crops of their middles, otherwise fewer images."""
+"""The images inside the page: of each, the part in which the methods differ most, stored once without loss.
+
+Every method gets the same number of pixels, so a page grows with its methods, and with few images for each
+method they are larger. The pixels are those that were measured, so the page can measure them again.
+"""
 
 import base64
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from sr_lab.reporting import crops
+from sr_lab.reporting.crops import Box, Score
 from sr_lab.reporting.formatting import fixed
-from sr_lab.reporting.saved_images import Picture
+from sr_lab.reporting.saved_images import Picture, Pixels, load
 
-MAX_BYTES = 24_000_000  # total of the images in a page, which a phone can still open
-_SIDES = (None, 768, 512, 384, 256, 192, 128)  # sides of the crops, largest first; None is the whole image
+_SIDE, _LEAST_SIDE = 304, 192  # sides of a part in HR pixels; the viewer shows 304 pixels at twice their size
+_PIXELS = 260_000  # of all images of a method, about 0.4 MB in the page
+_MAX_METHODS = 12  # runs of one scale; more cannot be compared by eye
+_OVERVIEW = 480  # longer side of the small whole image that shows where a part is
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,8 @@ class Shot:
 
     name: str  # the method
     kind: str  # ``lr``, ``sr`` or ``hr``
-    source: str  # PNG as a data URI
+    source: str = ""  # WebP without loss as a data URI; empty if ``same`` names it
+    same: str = ""  # another method with the same pixels
     psnr: float = math.nan  # in dB, ``nan`` for LR and HR
     ssim: float = math.nan  # ``nan`` for LR and HR
 
@@ -33,65 +42,132 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Overview:
+    """A whole HR image, small and with loss, to show where a part of it is."""
+
+    source: str  # WebP as a data URI
+    width: int  # of the HR image
+    height: int  # of the HR image
+    box: Box  # the part
+
+
+@dataclass(frozen=True)
 class Album:
     """All versions of one image."""
 
     picture: Picture  # the image
     width: int  # width of what is shown, in HR pixels
     height: int  # height of what is shown
+    overview: Overview | None  # ``None`` if the whole image is shown
     shots: tuple[Shot, ...]  # LR, bicubic, the runs, HR
 
 
-def data_uri(png: bytes) -> str:
-    """A PNG as a data URI."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+@dataclass(frozen=True)
+class Strip:
+    """The zoomed crops of one image."""
+
+    picture: Picture
+    overview: Overview
+    cells: tuple[tuple[str, str, Score], ...]  # method, WebP as a data URI, PSNR and SSIM with their ranks
 
 
-def fitting(found: Sequence[Picture], max_bytes: int) -> tuple[list[Album], str]:
-    """As many images as fit, as large as possible, and a sentence on what was left out."""
-    albums: list[Album] = []
-    side: int | None = None
-    for side in _SIDES:
-        albums, room = [], max_bytes
-        for picture in found:
-            made = album(picture, side)
-            room -= sum(len(shot.source) for shot in made.shots)
-            if room < 0:
-                break
-            albums.append(made)
-        if room >= 0:
-            break
+def albums(found: Sequence[Picture]) -> tuple[list[Album], str]:
+    """The images of the page in the order of the test, and a sentence on what was left out.
+
+    Args:
+        found: Every image that the runs have saved.
+    """
+    made, left_out = [], {"images": 0, "runs": 0}
+    for scale in dict.fromkeys(picture.scale for picture in found):
+        of_scale = [picture for picture in found if picture.scale == scale]
+        kept = crops.ranked(of_scale)[: _PIXELS // _LEAST_SIDE**2]
+        methods, hidden = _methods(kept)
+        left_out["images"] += len(of_scale) - len(kept)
+        left_out["runs"] += hidden
+        side = min(_SIDE, max(_LEAST_SIDE, math.isqrt(_PIXELS // len(kept))))
+        for picture in of_scale:
+            if picture in kept:
+                results = tuple(result for result in picture.results[1:] if result.name in methods)
+                made.append(album(replace(picture, results=(picture.results[0], *results)), side))
     remarks = []
-    if side is not None and albums:
-        remarks.append(f"only the middle {side} pixels of large images are shown")
-    if len(albums) < len(found):
-        remarks.append(f"{len(found) - len(albums)} of {len(found)} images are left out")
-    return albums, f"To keep the page small, {', and '.join(remarks)}." if remarks else ""
+    if any(one.overview is not None for one in made):
+        remarks.append("of a large image, only the part in which the methods differ most is shown")
+    if left_out["images"]:
+        remarks.append(
+            f"{left_out['images']} of {len(found)} images, on which they differ least, are left out"
+        )
+    if left_out["runs"]:
+        remarks.append(
+            f"{left_out['runs']} runs are left out (shown are the first run and the {_MAX_METHODS - 1} "
+            "with the highest PSNR)"
+        )
+    return made, f"To keep the page small, {'; '.join(remarks)}." if remarks else ""
 
 
-def album(picture: Picture, side: int | None) -> Album:
-    """All versions of an image, or of its middle if it is larger than ``side``."""
+def _methods(found: Sequence[Picture]) -> tuple[set[str], int]:
+    """The first run, usually the baseline, and the best of the others; and the number of runs left out."""
+    scores: dict[str, list[float]] = {}
+    for picture in found:
+        for result in picture.results[1:]:
+            scores.setdefault(result.name, []).append(-math.inf if math.isnan(result.psnr) else result.psnr)
+    first, *others = scores
+    others.sort(key=lambda name: statistics.fmean(scores[name]), reverse=True)
+    kept = {first, *others[: _MAX_METHODS - 1]}
+    return kept, len(scores) - len(kept)
+
+
+def album(picture: Picture, side: int) -> Album:
+    """All versions of an image, or of the part of at most ``side`` pixels in which they differ most."""
     scale = picture.scale
-    with Image.open(picture.hr, formats=("PNG",)) as hr:
-        width, height = hr.size
-    box = None
-    if side is not None and max(width, height) > side:
-        wide, high = (min(side, length) // scale * scale for length in (width, height))
-        left, top = ((width - wide) // 2 // scale * scale, (height - high) // 2 // scale * scale)
-        box, width, height = (left, top, left + wide, top + high), wide, high
-    small = None if box is None else (box[0] // scale, box[1] // scale, box[2] // scale, box[3] // scale)
-    shots = [
-        Shot("LR, nearest", "lr", _source(picture.lr, small)),
-        *(Shot(r.name, "sr", _source(r.file, box), r.psnr, r.ssim) for r in picture.results),
-        Shot("HR", "hr", _source(picture.hr, box)),
+    hr, lr = load(picture.hr), load(picture.lr)
+    results = [load(result.file) for result in picture.results]
+    height, width = hr.shape[:2]
+    box, overview = Box(0, 0, width, height), None
+    if max(width, height) > side:
+        box = crops.window(hr, results, scale, side)
+        overview = _overview(hr, box)
+    small = Box(*(length // scale for length in (box.left, box.top, box.width, box.height)))
+    shots: list[Shot] = [Shot("LR, nearest", "lr", encoded(small.cut(lr)))]
+    shots += [
+        Shot(result.name, "sr", encoded(box.cut(pixels)), psnr=result.psnr, ssim=result.ssim)
+        for result, pixels in zip(picture.results, results, strict=True)
     ]
-    return Album(picture, width, height, tuple(shots))
+    shots.append(Shot("HR", "hr", encoded(box.cut(hr))))
+    return Album(picture, box.width, box.height, overview, tuple(_stored_once(shots)))
 
 
-def _source(path: Path, box: tuple[int, int, int, int] | None) -> str:
-    if box is None:
-        return data_uri(path.read_bytes())
+def strip(picture: Picture) -> Strip:
+    """The zoomed crops of an image, with the methods and the window of the figure in ``crops/``."""
+    picture = crops.in_figure(picture)
+    box, cut = crops.cut(picture)
+    cells = [
+        (shown.name, encoded(crop), score)
+        for (shown, score), crop in zip(crops.scored(picture), cut, strict=True)
+    ]
+    return Strip(picture, _overview(load(picture.hr), box), tuple(cells))
+
+
+def _stored_once(shots: Iterable[Shot]) -> list[Shot]:
+    """The shots, where one with the pixels of an earlier one only names it."""
+    known: dict[str, str] = {}
+    return [
+        shot
+        if known.setdefault(shot.source, shot.name) == shot.name
+        else replace(shot, source="", same=known[shot.source])
+        for shot in shots
+    ]
+
+
+def _overview(hr: Pixels, box: Box) -> Overview:
+    image = Image.fromarray(hr)
+    image.thumbnail((_OVERVIEW, _OVERVIEW))
+    return Overview(encoded(image, lossless=False), hr.shape[1], hr.shape[0], box)
+
+
+def encoded(image: Pixels | Image.Image, *, lossless: bool = True) -> str:
+    """An image ``(H, W, 3)`` as the data URI of a WebP, which is a third smaller than a PNG."""
     content = io.BytesIO()
-    with Image.open(path, formats=("PNG",)) as picture:
-        picture.crop(box).save(content, "PNG")
-    return data_uri(content.getvalue())
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    # Slower methods save 3 %.
+    picture.save(content, "WEBP", lossless=lossless, method=2, quality=50 if lossless else 75)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -15,11 +15,8 @@ from matplotlib.typing import RcKeyType
 INK = "#010203"
 # Prefix of the gid of a run's lines; in the page, the rest of the gid becomes ``data-run``.
 RUN = "run-"
-# Readable on white and on near-black; blue and orange first, which nearly everyone can tell apart.
-COLOURS = (
-    *("#3b82c4", "#d9772b", "#3f9d5b", "#b65fcf", "#d1495b"),
-    *("#1fa3a3", "#9a7b3c", "#7d79e0", "#7f8c8d", "#c2a300"),
-)
+# Readable on white and on near-black, and distinct with any colour vision deficiency.
+COLOURS = ("#2d77c4", "#d47d08", "#9339ff", "#837165", "#9b6632", "#8a90ae")
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 
@@ -84,6 +81,8 @@ def inline(figure: Figure, *, label: str) -> str:
         for name, value in element.attrib.items():
             if value.lower() == INK:
                 element.set(name, "currentColor")
+    for path in root.iter("path"):
+        path.set("d", _rounded(path.get("d", "")))
     for text in root.iter("text"):
         text.attrib.setdefault("fill", "currentColor")
     for size in ("width", "height", "version"):
@@ -96,3 +95,10 @@ def inline(figure: Figure, *, label: str) -> str:
         "stroke-linecap": "butt",
     }
     return ET.tostring(root, encoding="unicode")
+
+
+def _rounded(path: str) -> str:
+    """The data of an SVG path with tenths of a point, which is less than a pixel on any screen."""
+    return re.sub(
+        r"-?\d+\.\d+", lambda found: f"{float(found.group()):.1f}".removesuffix(".0"), " ".join(path.split())
+    )

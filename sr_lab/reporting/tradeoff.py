@@ -3,21 +3,24 @@
 import io
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
-from matplotlib.transforms import Bbox
 from matplotlib.typing import FillStyleType
 
 from sr_lab.reporting import counts, saved_images, svg
 from sr_lab.reporting.formatting import shortened
+from sr_lab.reporting.rows import share_rows, without_seed
 from sr_lab.reporting.runs import Run
 
+_MAX_NAMES = 40  # with more networks, most names would be far from their circles
 # Whether measured here, colour, fill of the marker in the legend, label.
 _KINDS: tuple[tuple[bool, str, FillStyleType, str], ...] = (
     (False, "#c8571b", "none", "PSNR printed in papers"),
@@ -57,13 +60,7 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
         as_printed = [run for run in of_scale if run.is_as_printed(set_name)]
         if as_printed:  # an axis has one protocol
             of_scale = as_printed
-        points = [
-            Point(name, run.number("num_params") or 0, multi_adds, psnr, is_measured=True)
-            for run, name in zip(of_scale, saved_images.names(of_scale), strict=True)
-            if (multi_adds := run.number("multi_adds"))
-            and (psnr := run.number(f"test/{set_name}/psnr_y"))
-            and math.isfinite(psnr)
-        ]
+        points = _measured(of_scale, set_name)
         if points:
             with svg.drawing(f"plot{scale}"):
                 figure = Figure(figsize=(9, 4.6), layout="constrained")
@@ -73,6 +70,22 @@ def plots(runs: Sequence[Run]) -> list[tuple[int, str, str]]:
                 plot = svg.inline(figure, label=f"PSNR on {set_name} against multiply-adds")
             made.append((scale, set_name, plot))
     return made
+
+
+def _measured(runs: Sequence[Run], set_name: str) -> list[Point]:
+    """A point for each row of the table, with the mean PSNR over its seeds."""
+    groups = share_rows(runs)
+    found = []
+    for own, name in zip(groups, saved_images.names([own[0] for own in groups]), strict=True):
+        values = [
+            psnr for run in own if (psnr := run.number(f"test/{set_name}/psnr_y")) and math.isfinite(psnr)
+        ]
+        multi_adds = next((adds for run in own if (adds := run.number("multi_adds"))), None)
+        if values and multi_adds:
+            num_params = own[0].number("num_params") or 0
+            name = without_seed(name) if len(own) > 1 else name
+            found.append(Point(name, num_params, multi_adds, statistics.fmean(values), is_measured=True))
+    return found
 
 
 def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]:
@@ -147,40 +160,54 @@ def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     radii = [_area(point.num_params) ** 0.5 / 2 * pixel for point in points]
     # A name must not cover another name or the middle of a bubble.
     taken = [
-        Bbox.from_extents(x - 0.7 * r, y - 0.7 * r, x + 0.7 * r, y + 0.7 * r)
-        for (x, y), r in zip(centres, radii, strict=True)
+        (x - 0.7 * r, y - 0.7 * r, x + 0.7 * r, y + 0.7 * r) for (x, y), r in zip(centres, radii, strict=True)
     ]
-    for index in sorted(range(len(points)), key=lambda index: not points[index].is_measured):
+    away, cos, sin = _PLACES.T
+    named = (
+        range(len(points))
+        if len(points) <= _MAX_NAMES
+        else [i for i, p in enumerate(points) if _is_best(p, points)]
+    )
+    for index in sorted(named, key=lambda index: not points[index].is_measured):
         point, (x, y), radius = points[index], centres[index], radii[index]
         name = re.sub(r"_x[0-9]+$", "", point.name)
         text = axes.text(0, 0, shortened(name, 26), fontsize=7.5, va="bottom", zorder=3)
         size = text.get_window_extent()
-        for away, angle in _PLACES:
-            reach = 0.8 * radius + (2 + away) * pixel
-            # The side of the name that faces the point is on a circle around it.
-            left = x + reach * math.cos(angle) - size.width * (1 - math.cos(angle)) / 2
-            low = y + reach * math.sin(angle) - size.height * (1 - math.sin(angle)) / 2
-            box = Bbox.from_bounds(left, low, size.width, size.height)
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-        else:
+        reach = 0.8 * radius + (2 + away) * pixel
+        # The side of the name that faces the point is on a circle around it.
+        left = x + reach * cos - size.width * (1 - cos) / 2
+        low = y + reach * sin - size.height * (1 - sin) / 2
+        right, high = left + size.width, low + size.height
+        inside = (left >= frame.x0) & (right <= frame.x1) & (low >= frame.y0) & (high <= frame.y1)
+        x0, y0, x1, y1 = (np.array(edge)[:, None] for edge in zip(*taken, strict=True))
+        covers = ((left <= x1) & (right >= x0) & (low <= y1) & (high >= y0)).any(axis=0)
+        free = np.flatnonzero(inside & ~covers)
+        if not len(free):
             text.remove()
             continue
-        taken.append(box)
-        corner = axes.transData.inverted().transform((left, low))
+        place = free[0]
+        taken.append((left[place], low[place], right[place], high[place]))
+        corner = axes.transData.inverted().transform((left[place], low[place]))
         text.set_position((float(corner[0]), float(corner[1])))
-        if away > 4:
-            near = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
+        if away[place] > 4:
+            near = (min(max(x, left[place]), right[place]), min(max(y, low[place]), high[place]))
             ends = axes.transData.inverted().transform([(x, y), near])
             axes.plot(*ends.T, color="grey", linewidth=0.5, zorder=1, scalex=False, scaley=False)
 
 
-# Positions for a name: distance from its bubble in typographic points, and direction.
-_PLACES = tuple(
-    (away, math.radians(angle))
-    for away in (0, 4, 9, 15, 22, 30, 40, 52, 66, 82, 100)
-    for angle in (0, 30, -30, 180, 150, -150, 90, -90, 60, -60, 120, -120)
+def _is_best(point: Point, points: Sequence[Point]) -> bool:
+    """Whether no other network has a higher PSNR at no higher cost."""
+    return not any(other.psnr > point.psnr and other.multi_adds <= point.multi_adds for other in points)
+
+
+# Positions for a name, nearest first: distance from its bubble in typographic points, cosine and sine of the
+# direction.
+_PLACES = np.array(
+    [
+        (away, math.cos(math.radians(angle)), math.sin(math.radians(angle)))
+        for away in (0, 4, 9, 15, 22, 30, 40, 52, 66, 82, 100)
+        for angle in (0, 30, -30, 180, 150, -150, 90, -90, 60, -60, 120, -120)
+    ]
 )
 
 

@@ -26,11 +26,10 @@ def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     for _, name, text in page.forms(table):
         files.write(root / name, text)
     files.write(root / "runs.csv", runs_to_csv(runs))
-    shown = crops.most_different(
-        saved_images.find(runs, lambda line: sweep.console.print(line, markup=False))
-    )
-    figures = [(picture, crops.write(root / "crops", picture)) for picture in shown]
-    files.write(root / "report.html", page.render(table, runs, root=root, figures=figures))
+    found = saved_images.find(runs, lambda line: sweep.console.print(line, markup=False))
+    for picture in crops.most_different(found):
+        crops.write(root / "crops", picture)
+    files.write(root / "report.html", page.render(table, runs, root=root, found=found))
     print_table(table, columns=config.columns)
     sweep.console.print(f"report: {root / 'report.html'}", markup=False)
     if config.write_results:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html
-import io
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_lab.reporting import crops, curves, page, page_images, saved_images
+from sr_lab.reporting import curves, page, saved_images
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.page_table import BarChart, bar_charts
@@ -197,15 +196,6 @@ def test_only_the_psnr_column_of_a_measured_set_has_a_chart():
     assert bar_charts(table("a")) == {}
 
 
-def test_zoomed_crops_are_embedded_in_the_page(tmp_path):
-    runs = [run_folder(tmp_path, "first", images=("one",), plots=False)]
-    (picture,) = saved_images.find(runs)
-    file = crops.write(tmp_path / "crops", picture)
-    text = page.render(table("first"), runs, root=tmp_path, figures=[(picture, file)])
-    (source,) = re.findall(r'<figure class="crops"><img src="data:image/png;base64,([^"]*)"', text)
-    assert base64.b64decode(source) == file.read_bytes()
-
-
 def test_the_curves_show_every_training_run(runs, text):
     shown = text.split('id="training"')[1].split("</section>")[0]
     _, *panels = shown.split('<figure class="figure">')
@@ -213,9 +203,23 @@ def test_the_curves_show_every_training_run(runs, text):
         *("training loss", "PSNR, validation [dB]", "learning rate")
     ]
     for panel in panels:
-        assert {f'data-run="{index}"' in panel for index in range(3)} == {True}
+        assert {index for line in re.findall('data-run="([^"]*)"', panel) for index in line.split()} == set(
+            "012"
+        )
     assert curves.read(runs, "val/psnr_y")[0].values[-1] == pytest.approx(21.9)
     assert "the training was interrupted" not in shown
+
+
+def test_runs_with_the_same_curve_share_one_line_that_says_how_many_they_are(runs, tmp_path):
+    panels = dict(curves.draw(runs).panels)
+    lines = {title: re.findall('data-run="([^"]*)"', plot) for title, plot in panels.items()}
+    assert lines == {
+        "training loss": ["0", "1", "2"],
+        "PSNR, validation [dB]": ["0 1 2"],
+        "learning rate": ["0 1 2"],
+    }
+    assert "3 runs" in panels["learning rate"]
+    assert "3 runs" not in panels["training loss"]
 
 
 def recorded(tmp_path, rows: str) -> Run:
@@ -269,7 +273,20 @@ def test_a_curve_with_many_points_is_thinned_but_keeps_its_ends(tmp_path):
     run = recorded(tmp_path, "step,train/loss\n" + "\n".join(f"{n},0.5" for n in range(1, 1002)))
     (curve,) = curves.read([run], "train/loss")
     assert (curve.steps[0], curve.steps[-1]) == (1, 1001)
-    assert len(curve.steps) <= 401
+    assert len(curve.steps) <= 201
+
+
+def test_a_run_adds_a_bounded_number_of_bytes_to_the_curves(tmp_path):
+    steps = range(1, 1002)
+    runs = []
+    for seed in range(4):
+        runs.append(run_folder(tmp_path, f"run {seed}", images=()))
+        noise = np.random.default_rng(seed).uniform(0.1, 1, (1001, 2))
+        rows = [f"{step},{one},{two}" for step, (one, two) in zip(steps, noise, strict=True)]
+        (runs[-1].path / "metrics.csv").write_text("\n".join(["step,train/loss,learning_rate", *rows]))
+    sizes = [sum(len(plot) for _, plot in curves.draw(runs[:count]).panels) for count in (1, 4)]
+    points, panels, of_point = 201, 2, 13  # L 123.4 567.8
+    assert sizes[1] - sizes[0] <= 3 * panels * (points * of_point + 200)
 
 
 def test_an_incomplete_record_is_read_as_far_as_possible(tmp_path):
@@ -284,35 +301,6 @@ def test_runs_without_a_record_or_images_still_give_a_page(tmp_path):
     assert "failed: no" in plain(text)
     assert 'id="images"' not in text
     assert 'id="training"' not in text
-
-
-def test_a_large_page_shows_the_middles_of_images_and_then_fewer_images(tmp_path):
-    runs = [run_folder(tmp_path, "large", images=("one", "two"), size=(200, 300))]
-    found = saved_images.find(runs)
-    whole, said = page_images.fitting(found, 10**8)
-    assert (len(whole), whole[0].width, said) == (2, 300, "")
-    size = sum(len(shot.source) for album in whole for shot in album.shots)
-    cut, said = page_images.fitting(found, size // 2)
-    assert (len(cut), cut[0].width % 4) == (2, 0)
-    assert cut[0].width < 300
-    assert f"only the middle {cut[0].width} pixels" in said
-    fewer, said = page_images.fitting(found, 200_000)
-    assert len(fewer) == 1
-    assert "1 of 2 images are left out" in said
-
-
-def test_the_middle_is_at_the_same_position_in_every_image(tmp_path):
-    (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",), size=(204, 300))])
-    album = page_images.album(picture, 128)
-    assert (album.width, album.height) == (128, 128)
-    hr = saved_images.load(picture.hr)[
-        36:164, 84:212
-    ]  # (204 - 128) / 2 = 38 and 86, rounded to multiples of 4
-    shown = [
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(s.source.split(",")[1])))) for s in album.shots
-    ]
-    assert np.array_equal(shown[-1], hr)
-    assert np.array_equal(shown[0], hr[::4, ::4])  # the LR images here are made by dropping pixels
 
 
 # Behaviour in a browser
@@ -507,7 +495,7 @@ def test_pointing_at_or_focusing_a_chart_shows_the_worst_images(browser, tmp_pat
 def test_pointing_at_a_run_in_the_legend_fades_the_other_curves(shown):
     faint = "[...document.querySelectorAll('.panels .faint')].map((line) => line.dataset.run)"
     shown.run("document.querySelectorAll('.lines li')[1].focus()")
-    assert set(shown.run(faint)) == {"0", "2"}
+    assert set(shown.run(faint)) == {"0", "2"}  # a line that all runs share stays
     shown.run("document.activeElement.blur()")
     assert shown.run(faint) == []
 
@@ -624,36 +612,19 @@ def test_hostile_names_are_shown_as_text(browser, tmp_path):
     assert "49" not in browser.run("document.querySelector('#table').textContent")
 
 
-def phone(browser: Chromium) -> None:
-    browser.send(
-        "Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True
-    )
-
-
-def test_the_page_fits_the_width_of_a_phone(shown):
-    phone(shown)
-    assert shown.run("document.documentElement.scrollWidth") == 390
-
-
-def test_a_phone_shows_the_name_and_the_psnr_next_to_each_other(browser, tmp_path):
-    settings = tuple(Column(f"model.setting_{n}", key=f"s{n}", is_setting=True) for n in range(3))
-    adds = Column("multi-adds", unit="G", decimals=1, key="multi_adds")
-    rows = tuple(
-        Row(f"a_run_of_some_name_and_more_{n}", (*[Cell(text="/long/" * 9)] * 3, Cell(9.0), *own.cells), "x4")
-        for n, own in enumerate(table("a", "b").rows)
-    )
-    (tmp_path / "report.html").write_text(
-        page.render(Table("t", HEAD, (*settings, adds, *COLUMNS), rows), [], root=tmp_path)
-    )
-    phone(browser)
+def test_a_method_whose_image_is_stored_with_another_method_can_be_shown(browser, tmp_path):
+    runs = [run_folder(tmp_path / "runs", name, images=("one",), plots=False) for name in ("a", "b")]
+    first, second = saved_images.find(runs)[0].results[1:]
+    second.file.write_bytes(first.file.read_bytes())
+    (tmp_path / "report.html").write_text(page.render(table("a", "b"), runs, root=tmp_path))
     browser.open((tmp_path / "report.html").as_uri())
-    name, psnr = browser.run(
-        "[...document.querySelectorAll('.results .row')[0].cells].filter((cell) => cell.offsetWidth)"
-        ".map((cell) => cell.getBoundingClientRect()).filter((_, i) => i === 0 || i === 3)"
-        ".map(({left, right}) => [left, right])"
-    )
-    assert 0 <= name[0] < name[1] <= psnr[0] < psnr[1] <= 390
-    assert browser.run("document.documentElement.scrollWidth") == 390
+    left = "document.querySelector('#left').src"
+    sources = []
+    for name in ("a", "b", "bicubic"):
+        browser.run(f"a.value = '{name}'; a.dispatchEvent(new Event('change'))")
+        sources.append(browser.run(left))
+    assert sources[0] == sources[1] != sources[2]
+    assert complaints(browser) == []
 
 
 def test_the_page_shows_its_pictures_without_javascript(shown, tmp_path):

@@ -79,3 +79,18 @@ def test_only_runs_measured_as_in_papers_are_drawn_beside_printed_figures(monkey
     drawn.clear()
     tradeoff.plots([finished("000", 25.0, **other)])
     assert [(point.psnr, point.is_measured) for point in drawn] == [(25.0, True)]
+
+
+def test_of_many_networks_those_that_no_other_beats_are_named():
+    points = [
+        Point(f"net {n}", 1e6, 1e9 * (1 + n), 28 + (n if n % 10 == 0 else -1) / 10, is_measured=True)
+        for n in range(60)
+    ]
+    (axes,) = drawn(points).axes
+    assert {text.get_text() for text in axes.texts} == {f"net {n}" for n in range(0, 60, 10)}
+
+
+def test_the_seeds_of_a_row_are_one_point():
+    runs = [finished("OSFF", 32.0 + seed, seed=seed) for seed in (0, 1)]
+    (point,) = tradeoff._measured(runs, "Set5")
+    assert point.psnr == 32.5

@@ -888,8 +888,9 @@ def _reported(tmp_path_factory) -> Path:
         runs = find_runs(root)
         grid = experiment_table(runs)
         assert grid is not None
-        figures = [(picture, crops.write(root / "crops", picture)) for picture in saved_images.find(runs)]
-        (root / "report.html").write_text(page.render(grid, runs, root=root, figures=figures))
+        for picture in saved_images.find(runs):
+            crops.write(root / "crops", picture)
+        (root / "report.html").write_text(page.render(grid, runs, root=root))
         forms = {
             "md": to_markdown(grid),
             "tex": to_latex(grid),

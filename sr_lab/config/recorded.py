@@ -90,6 +90,7 @@ def settings(values: Mapping[str, object]) -> dict[str, object]:
     """
     found = _flat(
         {key: values.get(key) for key in (*TRAINING, "budget", "trainer", "callbacks", "init_ckpt")}
+        | {"freeze": values.get("freeze") or None}
     )
     benchmark = values.get("benchmark")
     if isinstance(benchmark, Mapping):  # its protocol measures the validation

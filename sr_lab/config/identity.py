@@ -138,6 +138,8 @@ def _of_training(config: TrainConfig) -> Node:
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
     if config.freeze:
         values["freeze"] = sorted(config.freeze)
+    if config.overfit_batches is not None:
+        values["overfit_batches"] = config.overfit_batches
     nodes = config.callbacks.values()
     values |= _callbacks(node for node in nodes if _is_own(node) or _changes_training(node))
     return values | {"code": code_of(config).digests}

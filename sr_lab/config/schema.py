@@ -201,7 +201,8 @@ class TrainConfig(Config):
     """``task=train``."""
 
     init_ckpt: Place | None
-    freeze: Distinct = []  # config.yaml files of older runs lack it
+    freeze: Distinct = []  # config.yaml files of older runs lack it, and the next
+    overfit_batches: int | None = Field(default=None, gt=0)
     validation_images: str | None = None  # SHA-256 of the images of validation.sets, not set by the user
     resume: Literal["auto", "never"]
     code: Literal["same", "any"] = "same"  # config.yaml files of older runs lack it

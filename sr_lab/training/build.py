@@ -31,7 +31,7 @@ from sr_lab.system.signals import Signals
 from sr_lab.training import recipe
 from sr_lab.training.autotune import Choice, Setting, choose, settings
 from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO, RandomState
-from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.data_module import SRDataModule, repeated
 from sr_lab.training.ending import Ending, SaveLast
 from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
@@ -274,6 +274,7 @@ def trainer(
     """
     accumulate = config.trainer.accumulate_grad_batches
     interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
+    repeat = None if config.overfit_batches is None else config.overfit_batches * config.batch_size
     own = _own_callbacks(config, folder.path)
     kept = [Path(c.dirpath) for c in own if isinstance(c, ModelCheckpoint) and c.dirpath is not None]
     callbacks = [
@@ -286,7 +287,7 @@ def trainer(
         NanPolicy(
             config.nan_policy,
             folder.path / "nan",
-            dataset.__getitems__,
+            lambda samples: dataset.__getitems__(repeated(samples, repeat)),
             seed=dataset.seed,
             batch_size=config.batch_size,
             interval=interval,

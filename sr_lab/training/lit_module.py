@@ -18,6 +18,7 @@ from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import colour_of
 from sr_lab.layers.norm import is_batch_norm
+from sr_lab.losses.weighted import WeightedLoss
 from sr_lab.metrics.image_quality import MeanOverImages
 from sr_lab.models.bicubic import Bicubic
 from sr_lab.ops.colour import rgb_to_y
@@ -151,8 +152,12 @@ class SRModule(lightning.LightningModule):
         sr: Tensor = self.network(lr)
         return sr
 
-    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch of uint8 patches, flipped and converted to float (luma if needed) on the device."""
+    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor | dict[str, Tensor]:
+        """Loss of a batch of uint8 patches, flipped and converted to float (luma if needed) on the device.
+
+        Returns:
+            The loss; for a sum of losses, ``loss`` and its ``terms``, see `WeightedLoss`.
+        """
         lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
         hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
         if colour_of(self.network) == "y":
@@ -160,7 +165,8 @@ class SRModule(lightning.LightningModule):
         assert self.loss is not None
         loss: Tensor = self.loss(self.network(lr), hr)
         # An infinite loss can have finite gradients; a factor of NaN makes all of them NaN (`NanPolicy`).
-        return loss * ((loss - loss).detach() + 1)
+        loss = loss * ((loss - loss).detach() + 1)
+        return {"loss": loss, "terms": self.loss.last} if isinstance(self.loss, WeightedLoss) else loss
 
     def on_validation_epoch_start(self) -> None:
         """Give all processes the same batch norm statistics; each process has seen only its own batches."""

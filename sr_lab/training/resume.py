@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sr_lab.checkpoints.reading import is_plain
 from sr_lab.errors import CheckpointError
+from sr_lab.losses.weighted import WeightedLoss
 from sr_lab.training import recipe
 from sr_lab.training.lit_module import Saved, SRModule
 
@@ -62,7 +63,7 @@ def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
         _check_record(content.get("sr_lab"), module.record)
         _check_tensors(content)
         _check_weights(content, trainer, module)
-        _check_counts(content, trainer)
+        _check_counts(content, trainer, module)
         _check_optimizer(content, module)
     except Exception as error:  # a file from elsewhere can fail in any way
         why = str(error) if isinstance(error, _MisfitError) else f"it does not fit ({type(error).__name__})"
@@ -108,7 +109,7 @@ def _check_weights(content: Saved, trainer: Trainer, module: SRModule) -> None:
                 raise _MisfitError(f"{key}: {name} contains values that are not finite")
 
 
-def _check_counts(content: Saved, trainer: Trainer) -> None:
+def _check_counts(content: Saved, trainer: Trainer, module: SRModule) -> None:
     step, most = content["global_step"], trainer.max_steps if trainer.max_steps > 0 else 2**53
     if Version(content["pytorch-lightning_version"]) < _OLDEST:
         raise _MisfitError(f"it was saved by a Lightning older than {_OLDEST}")
@@ -125,6 +126,10 @@ def _check_counts(content: Saved, trainer: Trainer) -> None:
     losses = content.get("losses", torch.empty(0))
     if losses.ndim != 1 or not losses.is_floating_point():
         raise _MisfitError("losses is not a list of losses")
+    terms = content.get("loss_terms", losses[:, None][:, :0])
+    count = len(module.loss.names) if isinstance(module.loss, WeightedLoss) else 0
+    if terms.shape != (len(losses), count) or not terms.is_floating_point():
+        raise _MisfitError(f"loss_terms is not a list of {count} losses for each of losses")
 
 
 def _check_counters(own: object, given: Any) -> None:

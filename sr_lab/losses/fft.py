@@ -8,7 +8,7 @@ class FFTLoss(nn.Module):
     """Mean absolute difference of the real and imaginary parts of the images' Fourier transforms.
 
     Added to an L1 loss with a small weight, it brings out textures: 0.1 in ShuffleMixer (Sun et al., NeurIPS
-    2022, Eq. 6), 0.05 in SAFMN (Sun et al., ICCV 2023, Eq. 9). As in their code, the transform is not
+    2022), 0.05 in SAFMN (Sun et al., ICCV 2023). As in SAFMN's code, the transform is not
     normalised, so its values grow with the patch, and the half that repeats the other's values is left out.
 
     Shape:

@@ -66,8 +66,9 @@ SLOTS = {
         classes=_named(
             "torch.optim.lr_scheduler",
             "ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR "
-            "MultiStepLR OneCycleLR PolynomialLR StepLR",
+            "MultiStepLR OneCycleLR PolynomialLR ReduceLROnPlateau SequentialLR StepLR",
         ),
+        nested=("schedule",),  # they get the optimizer too
         supplied=("optimizer",),
     ),
     "dataset": Slot(
@@ -89,7 +90,7 @@ SLOTS = {
         "torch.optim.Optimizer",
         classes=_named(
             "torch.optim",
-            "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD",
+            "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax Muon NAdam RAdam RMSprop Rprop SGD",
         ),
         supplied=("params",),
     ),
@@ -120,9 +121,8 @@ SLOTS = {
         "lightning.Callback",
         classes=_named(
             "lightning.pytorch.callbacks",
-            "DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler "
-            "LearningRateMonitor ModelCheckpoint ModelPruning ModelSummary RichModelSummary "
-            "SpikeDetection StochasticWeightAveraging Timer WeightAveraging",
+            "DeviceStatsMonitor EMAWeightAveraging EarlyStopping LearningRateMonitor ModelCheckpoint "
+            "ModelPruning ModelSummary RichModelSummary SpikeDetection Timer WeightAveraging",
         ),
     ),
     "logger": Slot(
@@ -139,8 +139,24 @@ SLOTS = {
 # Groups whose options describe an object.
 DESCRIBED = {slot.place.partition(".")[0] for slot in SLOTS.values() if slot.place}
 
-# Names that classes with ``**kwargs`` accept in addition to their named parameters.
+# Lightning's callbacks that do not fit an endless stream of samples and an exact resume, with what to use.
+INSTEAD = {
+    "StochasticWeightAveraging": "its average is not tested and cannot be resumed; use ema_decay=0.999",
+    "LearningRateFinder": "it trains before the training, which a resumed run would not repeat; compare "
+    "values with -m learning_rate=1e-4,2e-4,5e-4 budget.max_steps=2000, or use hparams_search=optuna",
+    "BatchSizeFinder": "batch_size is part of the recipe, and its result would depend on the memory of the "
+    "device; if memory is short, keep batch_size and set trainer.accumulate_grad_batches=2",
+    "GradientAccumulationScheduler": "it changes at epochs, but the training is one endless epoch, and "
+    "batch_size is the total; set trainer.accumulate_grad_batches=2",
+    "BackboneFinetuning": "it unfreezes at an epoch, but the training is one endless epoch; train with "
+    "freeze=[head,body], then go on with all weights: init_ckpt=<run folder>",
+    "BaseFinetuning": "it freezes and unfreezes at epochs, but the training is one endless epoch; train with "
+    "freeze=[<names of parameters>], then go on with all weights: init_ckpt=<run folder>",
+}
+
+# Names that classes with ``**kwargs`` accept in addition to their named parameters, or that our code may
+# not supply for them (`Slot.supplied`).
 KEYWORDS = {
-    "lightning.pytorch.loggers.WandbLogger": ("entity", "notes", "tags"),
+    "lightning.pytorch.loggers.WandbLogger": ("entity", "group", "name", "notes", "tags"),
     "lightning.pytorch.loggers.TensorBoardLogger": ("flush_secs", "max_queue"),
 }

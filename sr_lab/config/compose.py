@@ -77,7 +77,7 @@ def _load(composition: _Composition) -> Config:
     composed, choices, row_overrides = _with_row(composition.composed, overrides, dict(composition.choices))
     for override in [*row_overrides, *overrides]:
         group, _, options = override.lstrip("+").partition("=")
-        if options.startswith("[") and (conf_dir() / group).is_dir():  # Hydra would merge them
+        if options.startswith("[") and (conf_dir() / group).is_dir() and group not in _NAMED:
             raise ConfigError(
                 f"{group}: takes one option, got {options}; for a sweep write -m {group}={options[1:-1]}"
             )
@@ -121,6 +121,10 @@ def _load(composition: _Composition) -> Config:
     if builds:
         untrusted.check_targets(config, overrides)
     return config
+
+
+# Groups whose options are named objects, so that Hydra can merge several; it would also merge others.
+_NAMED = ("logger", "callbacks")
 
 
 def own_paths(*, resolve: bool = True) -> Node:

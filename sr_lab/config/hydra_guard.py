@@ -117,8 +117,8 @@ def check_size(path: Path) -> None:
 
 # The start of ${key}, or of a resolver that reads only the configuration or our own variables.
 _KNOWN = re.compile(
-    r"\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|now|hydra|oc\.select):"
-    r"|oc\.env:SR_LAB_\w*[,}])"
+    r"\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|share|rest|now|hydra"
+    r"|oc\.select):|oc\.env:SR_LAB_\w*[,}])"
 )
 # Any other $ before punctuation: this includes $\{, since Hydra removes the escape in a row or in a sweep's
 # axis, and a lone $, since another value could add the brace.

@@ -132,6 +132,7 @@ def _of_training(config: TrainConfig) -> Node:
     from sr_lab.system.devices import has_gpu, resolve_precision
 
     values = config.model_dump(include=set(TRAINING)) | {"steps_per_epoch": config.steps_of_an_epoch}
+    values["schedule"] = config.schedule.model_dump(exclude_none=True)  # older configurations have no monitor
     values["dataset"] = {
         key: value for key, value in config.dataset.items() if not key.endswith(("_dir", "_gb"))
     }
@@ -150,6 +151,10 @@ def _of_training(config: TrainConfig) -> Node:
     if config.validation_images is not None:
         values["validation_images"] = config.validation_images
     values["init_ckpt"] = _content("init_ckpt", config.init_ckpt)
+    if config.freeze:
+        values["freeze"] = sorted(config.freeze)
+    if config.overfit_batches is not None:
+        values["overfit_batches"] = config.overfit_batches
     nodes = config.callbacks.values()
     values |= _callbacks(node for node in nodes if _is_own(node) or _changes_training(node))
     return values | {"code": code_of(config).digests}
@@ -367,6 +372,25 @@ def lr_side(hr_side: int, scale: int) -> int:
     return hr_side // scale
 
 
+def share(steps: int, part: float) -> int:
+    """Resolver that gives part of the steps, at least one; a budget that shortens a training shortens it."""
+    return max(1, round(steps * part))
+
+
+def rest(steps: int, begin: int) -> int:
+    """Resolver that gives the steps after the first ``begin`` ones.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if begin >= steps:
+        raise ConfigError(
+            f"schedule: the warm-up takes {begin} steps and the training only {steps}; shorten it with "
+            "schedule.scheduler.milestones=[...], or leave that out"
+        )
+    return steps - begin
+
+
 def register_resolvers(complete: Complete | None = None) -> None:
     """Register these resolvers, which ``conf/`` uses.
 
@@ -375,5 +399,5 @@ def register_resolvers(complete: Complete | None = None) -> None:
             an evaluation's network and images, and the images that a training run validates on.
     """
     _complete[:] = [] if complete is None else [complete]
-    for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side):
+    for resolver in (run_dir, sweep_dir, run_folder, rows, lr_side, share, rest):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

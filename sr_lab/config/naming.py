@@ -39,7 +39,7 @@ _THEIRS = {
     "logger.wandb.project": "wandb_project project",
     "logger.wandb.tags": "tags",
     "budget=smoke": "fast_dev_run",
-    "debug": "overfit_batches",
+    "debug=limit": "limit_train_batches limit_val_batches limit_test_batches",
 }
 _OURS = {theirs: ours for ours, names in _THEIRS.items() for theirs in names.split()}
 

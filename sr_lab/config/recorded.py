@@ -90,7 +90,11 @@ def settings(values: Mapping[str, object]) -> dict[str, object]:
         values: A configuration as plain values, e.g. the content of ``config.yaml``.
     """
     found = _flat(
-        {key: values.get(key) for key in (*TRAINING, "budget", "trainer", "callbacks", "init_ckpt")}
+        {
+            key: values.get(key)
+            for key in (*TRAINING, "budget", "trainer", "callbacks", "init_ckpt", "overfit_batches")
+        }
+        | {"freeze": values.get("freeze") or None}
     )
     benchmark = values.get("benchmark")
     if isinstance(benchmark, Mapping):  # its protocol measures the validation

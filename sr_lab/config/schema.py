@@ -82,9 +82,13 @@ class Strategy(_Strict):
 
 
 class Schedule(_Strict):
-    """Learning-rate schedule; ``interval`` is the unit of its settings."""
+    """Learning-rate schedule; ``interval`` is the unit of its settings.
 
-    interval: Literal["step", "epoch"]
+    A schedule that advances after each validation sees the figure named by ``monitor``.
+    """
+
+    interval: Literal["step", "epoch", "validation"]
+    monitor: str | None = None
     scheduler: Node
 
 
@@ -199,6 +203,8 @@ class TrainConfig(Config):
     """``task=train``."""
 
     init_ckpt: Place | None
+    freeze: Distinct = []  # config.yaml files of older runs lack it, and the next
+    overfit_batches: int | None = Field(default=None, gt=0)
     validation_images: str | None = None  # SHA-256 of the images of validation.sets, not set by the user
     resume: Literal["auto", "never"]
     code: Literal["same", "any"] = "same"  # config.yaml files of older runs lack it

@@ -19,7 +19,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import SchemaError
 
 from sr_lab.config import naming
-from sr_lab.config.allowed import KEYWORDS, SLOTS, Slot
+from sr_lab.config.allowed import INSTEAD, KEYWORDS, SLOTS, Slot
 from sr_lab.errors import ConfigError, SRLabError, did_you_mean
 
 Node: typing.TypeAlias = Mapping[str, object]
@@ -32,20 +32,28 @@ class _Described:
     target: Callable[..., object]
     arguments: dict[str, object]
     partial: bool
+    slot: Slot
 
     def build(self, **more: object) -> object:
         """The object, or a factory; descriptions inside its arguments are built first."""
-        arguments = {name: _built(value) for name, value in self.arguments.items()} | more
-        make = functools.partial(_call, self.target, **arguments)
+        make = functools.partial(self._make, **more)
         return make if self.partial else make()
 
+    def _make(self, *values: object, **more: object) -> object:
+        """The object; a description of the same slot inside it gets what our code passes to this one.
 
-def _built(value: object) -> object:
-    if isinstance(value, _Described):
-        return value.build()
-    if isinstance(value, dict):
-        return {key: _built(child) for key, child in value.items()}
-    return [_built(child) for child in value] if isinstance(value, list) else value
+        So the schedules of a sequence get its optimizer.
+        """
+
+        def built(value: object) -> object:
+            if isinstance(value, _Described):
+                shares = value.slot is self.slot and bool(self.slot.supplied)
+                return value._make(*values, **more) if shares else value.build()
+            if isinstance(value, dict):
+                return {key: built(child) for key, child in value.items()}
+            return [built(child) for child in value] if isinstance(value, list) else value
+
+        return _call(self.target, *values, **{name: built(v) for name, v in self.arguments.items()} | more)
 
 
 def _call(target: Callable[..., object], /, *values: object, **arguments: object) -> object:
@@ -116,7 +124,8 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
     if not isinstance(partial, bool):
         raise ConfigError(f"{place}._partial_: must be true or false, got {partial!r}")
     parameters = _parameters(target, str(node["_target_"]))
-    known = [name for name in parameters if name not in slot.supplied]
+    own = KEYWORDS.get(str(node["_target_"]), ())
+    known = [name for name in parameters if name not in slot.supplied or name in own]
     hints = _type_hints(target)
     arguments = {}
     for key in (key for key in node if key not in ("_target_", "_partial_")):
@@ -134,7 +143,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
         raise ConfigError(
             f"{place}: {target.__name__} needs {', '.join(missing)}; set {place}.{missing[0]}=..."
         )
-    return _Described(target, arguments, partial)
+    return _Described(target, arguments, partial, slot)
 
 
 def instead(place: str, known: Iterable[str]) -> str:
@@ -183,12 +192,30 @@ def _resolve(
             raise ConfigError(f"{place}: cannot find '{path}': {error}; allowed: {slot}") from error
         if path in slot.classes or _is_of(found, slot, places, str(path)):
             return found, slot
+    if (why := INSTEAD.get(str(path).rpartition(".")[2])) and str(path).startswith(_LIGHTNING):
+        raise ConfigError(f"{place}: {path!r} may not be named here, since {why}")
     allowed = "; or ".join(str(SLOTS[name]) for name in slots) or "plain values only"
     near = did_you_mean(str(path), [name for slot in slots for name in SLOTS[slot].classes])
     raise ConfigError(
         f"{place}: {path!r} may not be named here; allowed: {allowed}{near}"
         "; a class of your own needs its package in allow=[...] on the command line"
     )
+
+
+_LIGHTNING = ("lightning.", "pytorch_lightning.")
+
+
+def refuse_callback(place: str, callback: object) -> None:
+    """Refuse a callback that derives from one that is not allowed (`allowed.INSTEAD`).
+
+    Raises:
+        ConfigError: The message says what does the same.
+    """
+    for kind in type(callback).__mro__:
+        if kind.__module__.startswith(_LIGHTNING) and (why := INSTEAD.get(kind.__name__)):
+            own = type(callback).__name__
+            named = f"{own} is" if own == kind.__name__ else f"{own} is a {kind.__name__}, which is"
+            raise ConfigError(f"{place}: {named} not supported, since {why}")
 
 
 def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:

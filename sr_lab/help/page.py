@@ -134,11 +134,11 @@ def _chosen(found: Option) -> list[str]:
 
 
 def _described(node: object, path: str) -> Iterator[tuple[str, str]]:
-    """The dotted name of each description in a group, and the class that it names."""
+    """The dotted name of each description in a group, and the class that it names; also of a sum's terms."""
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
             yield path, str(node["_target_"])
-        else:
+        if "_target_" not in node or path == "loss":
             for key, child in node.items():
                 yield from _described(child, f"{path}.{key}")
 

@@ -17,7 +17,8 @@ from matplotlib.typing import FillStyleType
 
 from sr_lab.reporting import counts, saved_images, svg
 from sr_lab.reporting.formatting import shortened
-from sr_lab.reporting.rows import share_rows, without_seed
+from sr_lab.reporting.labels import without_seed
+from sr_lab.reporting.rows import share_rows
 from sr_lab.reporting.runs import Run
 
 _MAX_NAMES = 40  # with more networks, most names would be far from their circles

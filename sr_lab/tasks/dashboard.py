@@ -12,7 +12,7 @@ from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.rows import MULTI_ADDS, compared_with_paper
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.reporting.terminal import Terminal
-from sr_lab.training.loggers import has_wandb_key
+from sr_lab.training.loggers import has_wandb_key, names
 
 try:
     from wandb_workspaces import workspaces as ws
@@ -58,7 +58,7 @@ def logged_to(runs: Sequence[Run]) -> tuple[str, str]:
         ConfigError: The runs were not logged to W&B, or were logged to several projects.
     """
     found = {
-        (str(run.wandb.get("project") or "uncategorized"), str(run.wandb.get("entity") or ""))
+        (str(names(run.wandb)["project"]), str(names(run.wandb)["entity"] or ""))
         for run in runs
         if run.wandb is not None
     }

@@ -16,7 +16,7 @@ from sr_lab.reporting.labels import of_job
 from sr_lab.reporting.runs import Run, find_runs
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder
-from sr_lab.training.loggers import close_wandb
+from sr_lab.training.loggers import close_wandb, names
 
 
 def run(config: ReadingConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -43,11 +43,12 @@ def rebuild(found: Run) -> Path:
     wandb.termsetup(settings, None)
     logger = WandbLogger(
         save_dir=str(found.path),
-        name=of_job(found.path) or found.name,
         id=found.path.name,
-        project=str(node.get("project") or "sr_lab"),
-        entity=None if node.get("entity") is None else str(node["entity"]),
-        group=str(found.settings.get("experiment_name", "train")),
+        **names(
+            node,
+            name=of_job(found.path) or found.name,
+            group=str(found.settings.get("experiment_name", "train")),
+        ),
         config={key: value for key, value in found.settings.items() if key not in ("paths", "allow", "rows")},
         settings=settings,
         resume="allow",

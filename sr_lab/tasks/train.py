@@ -191,6 +191,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
         accumulate=config.trainer.accumulate_grad_batches,
         num_workers=config.num_workers,
         timeout=config.trainer.timeout,
+        overfit_batches=config.overfit_batches,
     )
     started_from = build.started_from(config) if rank() == 0 else {}
     return _Parts(protocol, test_sets, dataset, module, data, setting, choice, started_from)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
@@ -22,14 +22,16 @@ from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.patches import PatchBatch, PatchDataset
 from sr_lab.errors import ConfigError
 from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
+from sr_lab.ops.complexity import num_params
 from sr_lab.protocol import Protocol
 from sr_lab.run_folder import RunFolder
 from sr_lab.system import distributed
 from sr_lab.system.devices import device_of, has_gpu, resolve_precision, why_no_compiler
 from sr_lab.system.signals import Signals
+from sr_lab.training import recipe
 from sr_lab.training.autotune import Choice, Setting, choose, settings
 from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO, RandomState
-from sr_lab.training.data_module import SRDataModule
+from sr_lab.training.data_module import SRDataModule, repeated
 from sr_lab.training.ending import Ending, SaveLast
 from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
@@ -49,13 +51,22 @@ def module(
     test_sets: Sequence[BenchmarkSet],
     say: Callable[[str], None],
 ) -> SRModule:
-    """The network, with the weights of ``init_ckpt`` if given, and everything that trains and measures it."""
+    """The network, with the weights of ``init_ckpt`` if given, and everything that trains and measures it.
+
+    Raises:
+        ConfigError: Nothing of it is trained, or optimizer or schedule do not fit; see `recipe`.
+    """
     network = build_network(config, config.allow)
     if config.init_ckpt is not None:
         left = take_over(network, open_checkpoint(config.init_ckpt, "init_ckpt", say))
         names = f", which keep their initial values: {', '.join(left)}" if left else ""
         say(f"weights from {config.init_ckpt}: {len(left)} weights of the network are not in it{names}")
-    return SRModule(
+    if config.freeze and (frozen := recipe.freeze(network, config.freeze)):
+        initial = (
+            "" if config.init_ckpt is not None else ", which keeps its random initial values: no init_ckpt"
+        )
+        say(f"freeze: {frozen / 1e3:.1f} K of {num_params(network) / 1e3:.1f} K parameters{initial}")
+    made = SRModule(
         network,
         scale=config.scale,
         protocol=protocol,
@@ -65,8 +76,14 @@ def module(
         make_optimizer=optimizer(config),
         make_scheduler=targets.build("schedule", config.schedule.scheduler, config.allow),
         steps_per_unit=config.steps_of_an_epoch if config.schedule.interval == "epoch" else 1.0,
+        monitor=config.schedule.monitor,
         record=config.model_dump(include={"model", "upsampler", "strategy", "scale"}) | {"version": 1},
     )
+    if not made.trained():
+        todo = "leave some weights out of freeze" if config.freeze else "use task=evaluate"
+        raise ConfigError(f"model: {type(network).__name__} has nothing to train; {todo}")
+    recipe.check(made, steps=config.steps, interval=config.schedule.interval, say=say)
+    return made
 
 
 def started_from(config: TrainConfig) -> dict[str, object]:
@@ -106,10 +123,8 @@ def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> 
     """Refuse at the start what would otherwise fail later or have no effect.
 
     Raises:
-        ConfigError: The network has no weights to train, or does not fit the patches or the protocol.
+        ConfigError: The network does not fit the patches or the protocol.
     """
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
     smallest = min_size_of(network)
     if dataset.lr_patch_size < smallest:
         raise ConfigError(
@@ -224,18 +239,14 @@ def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
     """The callbacks of the configuration.
 
     Raises:
-        ConfigError: A callback would have no effect on the tested network and could not be resumed.
+        ConfigError: A callback does not fit the training; see `allowed.INSTEAD`.
     """
     made = {
         name: targets.build("callback", below(folder, node), config.allow)
         for name, node in config.callbacks.items()
     }
     for name, callback in made.items():
-        if isinstance(callback, StochasticWeightAveraging):
-            raise ConfigError(
-                f"callbacks.{name}: the average of StochasticWeightAveraging is not tested and cannot be "
-                "resumed; use ema_decay=0.999"
-            )
+        targets.refuse_callback(f"callbacks.{name}", callback)
     return list(made.values())
 
 
@@ -262,6 +273,7 @@ def trainer(
     """
     accumulate = config.trainer.accumulate_grad_batches
     interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
+    repeat = None if config.overfit_batches is None else config.overfit_batches * config.batch_size
     own = _own_callbacks(config, folder.path)
     is_shown = config.trainer.arguments().get("enable_progress_bar") is not False
     record, progress = watchers(folder, batch_size=config.batch_size // accumulate, row_interval=interval)
@@ -277,7 +289,7 @@ def trainer(
         NanPolicy(
             config.nan_policy,
             folder.path / "nan",
-            dataset.__getitems__,
+            lambda samples: dataset.__getitems__(repeated(samples, repeat)),
             seed=dataset.seed,
             batch_size=config.batch_size,
             interval=interval,

@@ -19,7 +19,7 @@ from sr_lab.layers.network import min_size_of, num_image_ch
 from sr_lab.ops.complexity import multi_adds
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.system.devices import arithmetic, device_name, out_of_memory
-from sr_lab.training import build
+from sr_lab.training import build, recipe
 from sr_lab.training.lit_module import SRModule
 
 STEPS = 20
@@ -58,8 +58,8 @@ class Cost:
 
 def key(config: TrainConfig) -> str:
     """Two training runs with the same key cost the same for each step."""
-    settings = ("model", "upsampler", "strategy", "loss", "optimizer", "degradation", "scale", "batch_size")
-    values = config.model_dump(include={*settings, "ema_decay"}) | {"patch": patch_size(config)}
+    settings = ("model", "upsampler", "strategy", "loss", "optimizer", "freeze", "degradation", "scale")
+    values = config.model_dump(include={*settings, "batch_size", "ema_decay"}) | {"patch": patch_size(config)}
     options = config.trainer.model_dump()
     return json.dumps([values, options, build.precision(config)], sort_keys=True, default=str)
 
@@ -174,7 +174,8 @@ def _step(
     config: TrainConfig, network: nn.Module, device: torch.device
 ) -> tuple[Callable[[int], None], torch.optim.Optimizer]:
     """A function that trains on as many random samples as it is given, and its optimizer."""
-    optimizer = build.optimizer(config)(network.parameters())
+    recipe.freeze(network, config.freeze)
+    optimizer = build.optimizer(config)([weight for weight in network.parameters() if weight.requires_grad])
     loss = targets.build("loss", config.loss, config.allow)
     module = SRModule(network, scale=config.scale, protocol=PROTOCOLS["rgb_uint8"], loss=loss)
     degradation = targets.build("degradation", config.degradation, config.allow)
@@ -189,7 +190,8 @@ def _step(
             batch = with_lr(batch, degradation)
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            torch.autograd.backward(module.training_step(batch, 0))
+            result = module.training_step(batch, 0)
+            torch.autograd.backward(result if isinstance(result, Tensor) else result["loss"])
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

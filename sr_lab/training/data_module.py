@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypedDict, cast
@@ -51,20 +51,36 @@ class StreamSampler(Sampler[list[int]]):
         batch_size: Samples per batch over all processes.
         rank: Number of this process.
         world: Number of processes.
+        repeat: The first so many samples again and again, which a network can learn by heart; a multiple of
+            the batch size. ``None`` repeats nothing.
     """
 
-    def __init__(self, first: Callable[[], int], *, batch_size: int, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        first: Callable[[], int],
+        *,
+        batch_size: int,
+        rank: int,
+        world: int,
+        repeat: int | None = None,
+    ) -> None:
         self.first = first
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
+        self.repeat = repeat
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield batches without end."""
         start = self.first()
         while True:
-            yield list(range(start + self.rank, start + self.batch_size, self.world))
+            yield repeated(range(start + self.rank, start + self.batch_size, self.world), self.repeat)
             start += self.batch_size
+
+
+def repeated(samples: Iterable[int], repeat: int | None) -> list[int]:
+    """Sample numbers that begin again from 0 after ``repeat`` ones."""
+    return list(samples) if repeat is None else [sample % repeat for sample in samples]
 
 
 def share_of_a_rank(batch_size: int, *, world: int, accumulate: int) -> int:
@@ -188,6 +204,7 @@ class SRDataModule(lightning.LightningDataModule):
         accumulate: Batches accumulated for one optimizer step.
         num_workers: Processes that read patches.
         timeout: Seconds after which a worker that does not respond is an error.
+        overfit_batches: Batches to train on again and again; ``None`` for an endless stream.
     """
 
     train: PatchDataset | None = None
@@ -198,6 +215,7 @@ class SRDataModule(lightning.LightningDataModule):
     accumulate: int = 1
     num_workers: int = 0
     timeout: float = 1800.0
+    overfit_batches: int | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -213,6 +231,7 @@ class SRDataModule(lightning.LightningDataModule):
             batch_size=share * world,
             rank=trainer.global_rank,
             world=world,
+            repeat=None if self.overfit_batches is None else self.overfit_batches * self.batch_size,
         )
         return patch_loader(
             self.train, sampler, num_workers=self.num_workers, timeout=self.timeout, pin=self._pins()

@@ -11,13 +11,14 @@ from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sr_lab.datasets.patches import PatchBatch
 from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import colour_of
 from sr_lab.layers.norm import is_batch_norm
+from sr_lab.losses.weighted import WeightedLoss
 from sr_lab.metrics.image_quality import MeanOverImages
 from sr_lab.models.bicubic import Bicubic
 from sr_lab.ops.colour import rgb_to_y
@@ -107,6 +108,7 @@ class SRModule(lightning.LightningModule):
         make_optimizer: Called with the parameters; needed for training only.
         make_scheduler: Called with the optimizer; needed for training only.
         steps_per_unit: Optimizer steps after which the scheduler advances by one.
+        monitor: The figure of a validation after which the scheduler advances instead, e.g. ``val/psnr_y``.
         record: Plain values stored in every checkpoint, from which the network can be built again.
     """
 
@@ -122,6 +124,7 @@ class SRModule(lightning.LightningModule):
         make_optimizer: Callable[..., Optimizer] | None = None,
         make_scheduler: Callable[..., LRScheduler] | None = None,
         steps_per_unit: float = 1.0,
+        monitor: str | None = None,
         record: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
@@ -134,6 +137,7 @@ class SRModule(lightning.LightningModule):
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
         self.steps_per_unit = steps_per_unit
+        self.monitor = monitor
         self.record = dict(record or {})
         self.tiled: str | None = None  # tiles of the images that did not fit into memory
         self.results: list[ImageResult] = []
@@ -148,8 +152,12 @@ class SRModule(lightning.LightningModule):
         sr: Tensor = self.network(lr)
         return sr
 
-    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch of uint8 patches, flipped and converted to float (luma if needed) on the device."""
+    def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor | dict[str, Tensor]:
+        """Loss of a batch of uint8 patches, flipped and converted to float (luma if needed) on the device.
+
+        Returns:
+            The loss; for a sum of losses, ``loss`` and its ``terms``, see `WeightedLoss`.
+        """
         lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
         hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
         if colour_of(self.network) == "y":
@@ -157,7 +165,8 @@ class SRModule(lightning.LightningModule):
         assert self.loss is not None
         loss: Tensor = self.loss(self.network(lr), hr)
         # An infinite loss can have finite gradients; a factor of NaN makes all of them NaN (`NanPolicy`).
-        return loss * ((loss - loss).detach() + 1)
+        loss = loss * ((loss - loss).detach() + 1)
+        return {"loss": loss, "terms": self.loss.last} if isinstance(self.loss, WeightedLoss) else loss
 
     def on_validation_epoch_start(self) -> None:
         """Give all processes the same batch norm statistics; each process has seen only its own batches."""
@@ -190,6 +199,9 @@ class SRModule(lightning.LightningModule):
             ssim.reset()
         psnrs = [value for key, value in values.items() if key.endswith("psnr_y")]
         values["val/psnr_y"] = torch.stack(psnrs).mean()
+        if self.monitor is not None and self.trainer.state.fn == "fit":
+            # Lightning would do it after the checkpoint of this validation is saved, and a resumed run never.
+            cast(ReduceLROnPlateau, self.lr_schedulers()).step(float(values[self.monitor]))
         # compute() returns the same value on every process; some accelerators have no float64.
         self.log_dict(
             {key: value.float() for key, value in values.items()}, logger=False, rank_zero_only=False
@@ -273,23 +285,38 @@ class SRModule(lightning.LightningModule):
         """Optimizer and scheduler; the scheduler is called after every step, see ``lr_scheduler_step``."""
         assert self.make_optimizer is not None
         assert self.make_scheduler is not None
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer([weight for _, weight in self.trained()])
         keep_form(optimizer)
         scheduler = self.make_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False},
+        }
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Name and weight of what the optimizer gets: everything that is not frozen."""
+        return [(name, weight) for name, weight in self.network.named_parameters() if weight.requires_grad]
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: object) -> None:
         """Advance the schedule to ``global_step``; a unit need not be a whole number of steps."""
+        if self.monitor is not None:  # it advances after a validation
+            return
         unit = int(self.global_step / self.steps_per_unit + 1e-9)  # 6 / 0.006 is 999.9999999999999
         while scheduler.last_epoch < unit:
             scheduler.step()
 
     def on_train_start(self) -> None:
-        """Refuse to train if processes begin at different steps, since they would use wrong samples or hang.
+        """Let a frozen batch norm keep its statistics, and check that all processes begin at the same step.
+
+        At different steps they would use wrong samples or hang.
 
         Raises:
             CheckpointError: A machine does not see the checkpoint from which the others resume.
         """
+        for norm in batch_norms(self.network):
+            weights = list(norm.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                norm.eval()  # Lightning restores the mode of each module after a validation
         if not (distributed.is_available() and distributed.is_initialized()):
             return
         steps: list[int] = [0] * distributed.get_world_size()

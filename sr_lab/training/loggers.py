@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -44,12 +44,19 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
             # We print where the run is; W&B's own lines would come between the rows of a sweep.
             settings = wandb.Settings(silent=True, console="off")
             wandb.termsetup(settings, None)
-            arguments |= {
-                "name": of_job(folder.path) or config.run_name,
+            if not has_key and os.environ.get("WANDB_MODE") == "online" and rank() == 0:
+                _warn("offline, since WANDB_MODE is online but there is no API key; run `wandb login`")
+            if (unused := sorted(_OURS & os.environ.keys())) and rank() == 0:
+                _warn(
+                    f"{', '.join(unused)}: not used, since a run's id and place are those of its run folder, "
+                    "so that it can resume; paths.output_dir moves the folder"
+                )
+            name = of_job(folder.path) or config.run_name
+            said = names(node, name=name, group=config.experiment_name)
+            arguments |= said | {
                 "id": folder.path.name,
-                "group": config.experiment_name,
                 "job_type": config.task,
-                "tags": _tags(config, node.get("tags")),
+                "tags": _tags(config, said["tags"]),
                 "resume": "allow",
                 "config": config.model_dump(exclude={"paths", "allow", "rows", "row_label"}) | _row(config),
                 "settings": settings,
@@ -57,22 +64,49 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
             }
         else:
             arguments["name"] = ""
-        described = below(folder.path, {key: value for key, value in node.items() if key not in arguments})
+        described = below(folder.path, {k: v for k, v in node.items() if k not in arguments})
         logger = targets.build("logger", described, config.allow, **arguments)
         if arguments.get("offline") is False and rank() == 0:
             try:
                 _ = logger.experiment
             except wandb.errors.Error as error:
-                said = " ".join(str(error).split())
-                print(  # noqa: T201 - once per run, if at all
-                    f"W&B: offline, since its server cannot be reached or refuses the key ({said}); upload "
-                    f"the run later with wandb sync {folder.path}/wandb/offline-run-*",
-                    file=sys.stderr,
+                reason = " ".join(str(error).split())
+                _warn(
+                    f"offline, since its server cannot be reached or refuses the key ({reason}); upload "
+                    f"the run later with wandb sync {folder.path}/wandb/offline-run-*"
                 )
                 wandb.teardown()  # W&B's process still uses the run's id
                 logger = targets.build("logger", described, config.allow, **arguments | {"offline": True})
         loggers.append(logger)
     return loggers
+
+
+# Variables of W&B whose values a resumed run could not keep.
+_OURS = {"WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"}
+
+
+def _warn(line: str) -> None:
+    print(f"W&B: {line}", file=sys.stderr)  # noqa: T201 - once per run, if at all
+
+
+def names(node: Mapping[str, object], *, name: str = "", group: str = "") -> dict[str, Any]:
+    """How a W&B run is filed: by its setting in ``logger.wandb``, else W&B's variable, else our default.
+
+    Args:
+        node: ``logger.wandb``.
+        name: The default name.
+        group: The default group.
+    """
+    tags = node.get("tags") or [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
+    defaults = {"project": "sr_lab", "name": name, "group": group, "entity": None, "notes": None}
+    found: dict[str, Any] = {
+        key: node.get(key) or os.environ.get(_VARIABLES.get(key, f"WANDB_{key.upper()}")) or default
+        for key, default in defaults.items()
+    }
+    return found | {"tags": [str(tag) for tag in (tags if isinstance(tags, list) else [tags]) if tag]}
+
+
+_VARIABLES = {"group": "WANDB_RUN_GROUP"}
 
 
 def _tags(config: Config, own: object) -> list[str]:

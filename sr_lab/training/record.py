@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from sr_lab import files
+from sr_lab.losses.weighted import WeightedLoss
 from sr_lab.run_folder import whole_rows
 from sr_lab.training.lit_module import Saved, SRModule
 from sr_lab.training.loggers import log_to_dashboards
@@ -109,15 +110,19 @@ class Record(Callback):
         self.path = path
         self.speed = speed
         self.interval = interval
-        self._losses: list[Tensor] = []  # one per step
+        self._losses: list[Tensor] = []  # one per step: the loss, and its terms if it is a sum
+        self._terms: list[str] = []  # the columns of the terms
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the file; drop the rows after the step from which the run resumes."""
         assert isinstance(pl_module, SRModule)
+        names = pl_module.loss.names if isinstance(pl_module.loss, WeightedLoss) else ()
+        self._terms = [f"train/loss/{name}" for name in names]
         per_set = (f"val/{name}/{metric}" for name in pl_module.val_sets for metric in ("psnr_y", "ssim_y"))
         self.columns = [
             *("step", "time", "train/loss", "learning_rate", "samples_per_s", "data_wait", "val/psnr_y"),
             *per_set,
+            *self._terms,
         ]
         if trainer.is_global_zero:
             kept = [row for row in whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
@@ -137,15 +142,19 @@ class Record(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Store the losses that have no row yet, averaged over processes, and flush the rows to the disk."""
-        losses = torch.stack(self._losses) if self._losses else torch.empty(0)
-        checkpoint["losses"] = trainer.strategy.reduce(losses, reduce_op="mean") if self._losses else losses
+        losses = torch.stack(self._losses) if self._losses else torch.empty(0, 1 + len(self._terms))
+        losses = trainer.strategy.reduce(losses, reduce_op="mean") if self._losses else losses
+        checkpoint["losses"] = losses[:, 0]
+        if self._terms:
+            checkpoint["loss_terms"] = losses[:, 1:]
         if trainer.is_global_zero:
             with files.naming(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
         """Restore the losses that have no row yet."""
-        self._losses = list(checkpoint.get("losses", torch.empty(0)))
+        losses = checkpoint.get("losses", torch.empty(0))[:, None]
+        self._losses = list(torch.cat((losses, checkpoint.get("loss_terms", losses[:, :0])), 1))
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         """Keep the learning rate of this step; by the end of the step, the schedule has advanced."""
@@ -156,7 +165,10 @@ class Record(Callback):
     ) -> None:
         """Keep the loss; write a row every ``interval`` steps."""
         self.speed.count()
-        loss = outputs["loss"].detach()  # Lightning has divided it by the number of accumulated batches
+        # Lightning has divided the loss by the number of accumulated batches, and only the loss.
+        loss = outputs["loss"].detach().reshape(1)
+        if self._terms:
+            loss = torch.cat((loss, outputs["terms"] / trainer.accumulate_grad_batches))
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._losses.append(loss)
         else:
@@ -164,10 +176,12 @@ class Record(Callback):
         step = trainer.global_step
         due = (step % self.interval == 0 or step == trainer.max_steps) and len(self._losses) > 0
         if due and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            own = torch.stack(self._losses).nanmean()  # without the steps that `NanPolicy` skips
-            mean = float(trainer.strategy.reduce(own, reduce_op="mean"))  # called by every process
+            steps = torch.stack(self._losses)
+            own = (steps + 0 * steps[:, :1]).nanmean(0)  # without the steps that `NanPolicy` skips
+            means = trainer.strategy.reduce(own, reduce_op="mean").tolist()  # called by every process
             self._losses.clear()
-            row = {"train/loss": mean} if math.isfinite(mean) else {}
+            named = zip(("train/loss", *self._terms), means, strict=True)
+            row = {name: mean for name, mean in named if math.isfinite(mean)}
             row |= {"learning_rate": self._learning_rate}
             self._write(
                 trainer, row | {"samples_per_s": self.speed.samples_per_s, "data_wait": self.speed.data_wait}

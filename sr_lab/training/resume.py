@@ -10,19 +10,32 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from packaging.version import Version
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sr_lab.checkpoints.reading import is_plain
 from sr_lab.errors import CheckpointError
+from sr_lab.losses.weighted import WeightedLoss
+from sr_lab.training import recipe
 from sr_lab.training.lit_module import Saved, SRModule
 
 _OLDEST = Version("2.0")  # Lightning rewrites checkpoints of earlier versions
 _OPTIMIZERS = [k for k in vars(optim).values() if isinstance(k, type)]
 _SCHEDULERS = [k for k in vars(lr_scheduler).values() if isinstance(k, type) and issubclass(k, LRScheduler)]
 # Settings that torch's own optimizers and schedules change while training, or that depend on the device.
-_MOVING = {"lr", "momentum", "betas", "foreach", "fused", "last_epoch", "T_cur", "T_i", "lr_lambdas"}
+_PLATEAU = {"best", "num_bad_epochs", "cooldown_counter"}
+_MOVING = {
+    "lr",
+    "momentum",
+    "betas",
+    "foreach",
+    "fused",
+    "last_epoch",
+    "T_cur",
+    "T_i",
+    "lr_lambdas",
+} | _PLATEAU
 
 
 class _MisfitError(Exception):
@@ -50,7 +63,7 @@ def check_resume(path: Path, trainer: Trainer, module: SRModule) -> None:
         _check_record(content.get("sr_lab"), module.record)
         _check_tensors(content)
         _check_weights(content, trainer, module)
-        _check_counts(content, trainer)
+        _check_counts(content, trainer, module)
         _check_optimizer(content, module)
     except Exception as error:  # a file from elsewhere can fail in any way
         why = str(error) if isinstance(error, _MisfitError) else f"it does not fit ({type(error).__name__})"
@@ -96,7 +109,7 @@ def _check_weights(content: Saved, trainer: Trainer, module: SRModule) -> None:
                 raise _MisfitError(f"{key}: {name} contains values that are not finite")
 
 
-def _check_counts(content: Saved, trainer: Trainer) -> None:
+def _check_counts(content: Saved, trainer: Trainer, module: SRModule) -> None:
     step, most = content["global_step"], trainer.max_steps if trainer.max_steps > 0 else 2**53
     if Version(content["pytorch-lightning_version"]) < _OLDEST:
         raise _MisfitError(f"it was saved by a Lightning older than {_OLDEST}")
@@ -113,6 +126,10 @@ def _check_counts(content: Saved, trainer: Trainer) -> None:
     losses = content.get("losses", torch.empty(0))
     if losses.ndim != 1 or not losses.is_floating_point():
         raise _MisfitError("losses is not a list of losses")
+    terms = content.get("loss_terms", losses[:, None][:, :0])
+    count = len(module.loss.names) if isinstance(module.loss, WeightedLoss) else 0
+    if terms.shape != (len(losses), count) or not terms.is_floating_point():
+        raise _MisfitError(f"loss_terms is not a list of {count} losses for each of losses")
 
 
 def _check_counters(own: object, given: Any) -> None:
@@ -126,30 +143,40 @@ def _check_counters(own: object, given: Any) -> None:
 
 def _check_optimizer(content: Saved, module: SRModule) -> None:
     """Check that optimizer and schedule have this run's classes and settings, and can take a step."""
-    assert module.make_optimizer is not None
-    assert module.make_scheduler is not None
     (state,), (schedule,) = content["optimizer_states"], content["lr_schedulers"]
-    weights = [nn.Parameter(w.detach().cpu().clone(), w.requires_grad) for w in module.network.parameters()]
-    optimizer = module.make_optimizer(iter(weights))
-    scheduler = module.make_scheduler(optimizer)
+    weights, optimizer, scheduler = recipe.on_copies(module)
     groups = optimizer.state_dict()["param_groups"]
     for own, given in zip(groups, state["param_groups"], strict=True):
         _check_settings("optimizer", optimizer, own, given, _OPTIMIZERS)
         if not 0 <= float(given["lr"]) < math.inf:
             raise _MisfitError("the learning rate is not a number")
-    _check_settings("scheduler", scheduler, scheduler.state_dict(), schedule, _SCHEDULERS)
-    if "optimizer" in schedule or any(callable(getattr(type(scheduler), key, None)) for key in schedule):
-        raise _MisfitError("the scheduler's state would replace a method")
-    last, units = schedule.get("last_epoch", 0), content["global_step"] / module.steps_per_unit
-    if type(last) is not int or not 0 <= last <= units + 1:
-        raise _MisfitError(f"the scheduler's last_epoch is not an integer from 0 to {units + 1:.0f}")
+    _check_schedule(scheduler, schedule, content["global_step"] / module.steps_per_unit)
     for tensors in state["state"].values():
         if any(isinstance(value, Tensor) and not value.isfinite().all() for value in tensors.values()):
             raise _MisfitError("the optimizer's state contains values that are not finite")
     optimizer.load_state_dict(state)
-    for weight in weights:
-        weight.grad = torch.ones_like(weight) if weight.requires_grad else None
-    optimizer.step(lambda: torch.ones(()))  # type: ignore[arg-type, return-value]
+    recipe.step_once(weights, optimizer)
+
+
+def _check_schedule(scheduler: LRScheduler, given: Saved, units: float) -> None:
+    """Check the state of a schedule that may have advanced by ``units``, and of the schedules inside it."""
+    own = scheduler.state_dict()
+    _check_settings("scheduler", scheduler, own, given, _SCHEDULERS)
+    if "optimizer" in given or any(callable(getattr(type(scheduler), key, None)) for key in given):
+        raise _MisfitError("the scheduler's state would replace a method")
+    # A schedule in a sequence that has not begun yet stands at -1.
+    last, least = given.get("last_epoch", 0), min(0, int(own.get("last_epoch", 0)))
+    if type(last) is not int or not least <= last <= units + 1:
+        raise _MisfitError(f"the scheduler's last_epoch is not an integer from {least} to {units + 1:.0f}")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        for key in _PLATEAU:
+            if type(given.get(key)) not in (int, float):
+                raise _MisfitError(f"the scheduler's {key} is not a number")
+    if given.get("_milestones") != own.get("_milestones"):
+        raise _MisfitError(f"_milestones of the checkpoint's scheduler is not {own.get('_milestones')}")
+    inner = list(vars(scheduler).get("_schedulers", ()))
+    for child, state in zip(inner, given.get("_schedulers", ()), strict=True):
+        _check_schedule(child, state, units)
 
 
 def _check_settings(

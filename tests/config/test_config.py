@@ -260,3 +260,19 @@ def test_a_value_typed_with_a_stored_configuration_is_not_scaled(tmp_path):
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
         again = load(hydra.compose("config", ["steps=400"]), ["steps=400"])
     assert (again.steps, again.steps_of_an_epoch, "steps" in again.recipe) == (400, 1000, False)
+
+
+@pytest.mark.parametrize("loggers", ["many_loggers", "[wandb,tensorboard]", "[csv,wandb,tensorboard]"])
+def test_several_loggers_may_be_chosen_at_once(loggers: str):
+    assert list(compose("trainer=cpu", f"logger={loggers}").logger) == ["wandb", "tensorboard"]
+
+
+@pytest.mark.parametrize(
+    ("debug", "steps", "batches"), [("limit", 20, None), ("profiler", 100, None), ("overfit", 300, 1)]
+)
+def test_debugging_shortens_the_training_but_not_its_batches(debug: str, steps: int, batches: int | None):
+    config = compose("trainer=cpu", f"debug={debug}")
+    assert (config.steps, config.overfit_batches, config.batch_size) == (steps, batches, 16)
+    assert config.dataset["lr_patch_size"] == 48
+    assert (config.validation.count, config.experiment_name, config.logger) == (1, "debug", {})
+    assert compose("trainer=cpu", f"debug={debug}", "steps=7").steps == 7

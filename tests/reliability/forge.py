@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,10 +31,10 @@ TINY = (
     *("budget=smoke", "budget.max_steps=24", f"budget.max_validation_interval={INTERVAL}"),
     *("dataset=folder", "dataset.val_count=1", "benchmark.sets=[Tiny]"),
     *("dataset.lr_patch_size=16", "trainer.accumulate_grad_batches=2", "batch_size=2"),
-    *("schedule=cosine_restart", "schedule.interval=step", "schedule.scheduler.T_0=7"),
     "+callbacks.noise._target_=tests.reliability.plugins.Noise",
     "+callbacks.witness._target_=tests.reliability.plugins.Witness",
 )
+RESTARTS = ("schedule=cosine_restart", "schedule.interval=step", "schedule.scheduler.T_0=7")
 
 
 TWO = ("dataset.val_count=2", "budget.max_validation_count=2")  # validation images
@@ -69,6 +69,7 @@ class Forge:
         end_at: int | None = None,
         ranks: int = 1,
         breaks: str | None = None,
+        schedule: Sequence[str] = RESTARTS,
         **environment: str,
     ) -> Outcome:
         """Run one attempt at a training run.
@@ -81,11 +82,13 @@ class Forge:
                 the operations, in ``operations.txt`` next to the folder.
             ranks: Number of processes, which get the environment that torchrun would set.
             breaks: How the disk fails from the start; see `plugins.break_files`.
+            schedule: Overrides that choose the schedule.
             environment: Environment variables of this attempt.
         """
         request = {
             "overrides": [
                 *TINY,
+                *schedule,
                 f"paths.cache_dir={self.folder}/cache",
                 f"paths.data_dir={self.folder}/data",
                 f"dataset.hr_dir={self.folder}/images",

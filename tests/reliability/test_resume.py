@@ -4,12 +4,14 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from sr_lab.run_folder import RunFolder
-from tests.reliability.comparing import rows
+from tests.reliability.comparing import checkpoint, differences, rows
 from tests.reliability.forge import INTERVAL
 
 KILLED = -signal.SIGKILL
+NOT_TRAINED = "body"
 
 
 def die(*steps: int) -> tuple[str, ...]:
@@ -49,6 +51,44 @@ def test_a_run_that_resumes_with_another_number_of_accumulated_batches_gives_the
     ]
     assert codes == [KILLED, KILLED, 0]
     assert figures(folder) == pytest.approx(finished[1], abs=1e-5)  # floats are summed in a different order
+
+
+# So that each step, or each validation, changes the learning rate.
+OTHER_SCHEDULES = [
+    ("schedule=warmup_cosine", "schedule.scheduler.milestones=[10]"),
+    ("schedule=plateau", "schedule.scheduler.threshold=9", "schedule.scheduler.patience=0"),
+    pytest.param(("schedule=multistep",), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("schedule", OTHER_SCHEDULES, ids=lambda schedule: schedule[0])
+def test_a_run_killed_at_a_validation_and_after_it_resumes_bit_equal_with_every_schedule(
+    forge, tmp_path, schedule
+):
+    """Frozen weights, and the average of them, resume with it."""
+    settings = (f"freeze=[{NOT_TRAINED}]",)
+    assert forge.train(tmp_path / "whole", *settings, schedule=schedule).code == 0
+    cases = die(10, 14)
+    codes = [forge.train(tmp_path / "run", *settings, *cases, schedule=schedule).code for _ in range(3)]
+    assert codes == [KILLED, KILLED, 0]
+    assert differences(tmp_path / "whole", tmp_path / "run") == []
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "run") if row["learning_rate"]]
+    assert len(set(rates)) >= 4
+
+
+def test_frozen_weights_keep_their_values_have_no_optimizer_state_and_equal_their_average(forge, tmp_path):
+    ended = forge.train(tmp_path / "run", f"freeze=[{NOT_TRAINED}]")
+    assert ended.code == 0, ended.said
+    assert "parameters, which keeps its random initial values: no init_ckpt" in ended.said
+    last = checkpoint(tmp_path / "run", "last")
+    names = [name.removeprefix("network.") for name in last["current_model_state"] if "network." in name]
+    frozen = [name for name in names if name.startswith(f"{NOT_TRAINED}.")]
+    trained = [name for name in names if name not in frozen]
+    assert frozen
+    assert len(last["optimizer_states"][0]["state"]) == len(trained)
+    for name in names:
+        raw, average = last["current_model_state"][f"network.{name}"], last["state_dict"][f"network.{name}"]
+        assert torch.equal(raw, average) == (name in frozen)
 
 
 STOPS = (

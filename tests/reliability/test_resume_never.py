@@ -38,7 +38,7 @@ SWA = "{_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0
         ("benchmark.sets=[Set14]", "there is no folder"),
         (
             f"+callbacks.swa={SWA}",
-            "the average of StochasticWeightAveraging is not tested and cannot be resumed; ",
+            "its average is not tested and cannot be resumed; use ema_decay=0.999",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """Hostile run folders that a run resumes from, hostile shards that are streamed, and hostile photos."""
 
 import contextlib
+import copy
 import inspect
 import json
 import os
@@ -36,7 +37,7 @@ from sr_lab.tasks import doctor
 from sr_lab.tasks.status import find_jobs
 from sr_lab.tasks.upscale import images
 from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState, newest
-from sr_lab.training.resume import check_resume
+from sr_lab.training.resume import _check_schedule, check_resume
 from sr_lab.training.weight_average import WeightAverage
 from tests import tiny
 from tests.conftest import compose
@@ -402,6 +403,38 @@ def test_every_optimizer_and_schedule_resumes(tmp_path, optimizer, scheduler):
     resume(2, None)
     resume(4, str(tmp_path / "checkpoints" / "last.ckpt"))
     assert saved(tmp_path, "last")["global_step"] == 4
+
+
+def in_sequence(optimizer):
+    inner = [lr_scheduler.LinearLR(optimizer), lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)]
+    return lr_scheduler.SequentialLR(optimizer, inner, milestones=[3])
+
+
+def on_plateau(optimizer):
+    return lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
+
+
+INNER = ("_schedulers", 1)
+FALSE_STATES = [
+    *((in_sequence, ("_milestones",), value) for value in (MISSING, "evil", [1], [3, HUGE])),
+    *((in_sequence, ("_schedulers",), value) for value in (MISSING, "evil", [], [{}, {}])),
+    *((in_sequence, (*INNER, key), "evil") for key in ("step", "optimizer", "get_lr", "_update_lr")),
+    *((in_sequence, (*INNER, "last_epoch"), value) for value in ("evil", HUGE, -2)),
+    (in_sequence, (*INNER, "T_max"), 7),
+    *((on_plateau, (key,), value) for key in ("best", "num_bad_epochs") for value in ("evil", BOMB, MISSING)),
+    *((on_plateau, (key,), 5) for key in ("patience", "factor", "mode", "min_lrs")),
+    (on_plateau, ("_reduce_lr",), 5),
+]
+
+
+@pytest.mark.parametrize(("make", "place", "lie"), FALSE_STATES)
+def test_a_false_state_of_a_schedule_with_parts_or_figures_is_refused(make, place, lie):
+    scheduler = make(optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1))
+    state = copy.deepcopy(scheduler.state_dict())
+    _check_schedule(scheduler, state, 2)
+    change(state, place, lie)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - `check_resume` turns any error into its sentence
+        _check_schedule(scheduler, state, 2)
 
 
 class Moods(lr_scheduler.LRScheduler):

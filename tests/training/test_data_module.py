@@ -194,3 +194,13 @@ def test_an_image_that_cannot_be_read_stops_the_pass_at_its_position():
     assert [next(passing)["name"], next(passing)["name"]] == ["image0", "image1"]
     with pytest.raises(DataError, match=r"cannot read c\.png"):
         next(passing)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_to_overfit_begin_again_also_after_a_resume(world):
+    taken = []
+    for rank in range(world):
+        sampler = StreamSampler(lambda: 8, batch_size=4, rank=rank, world=world, repeat=12)
+        taken.append(list(itertools.islice(sampler, 3)))
+    batches = [sorted(itertools.chain(*shares)) for shares in zip(*taken, strict=True)]
+    assert batches == [[8, 9, 10, 11], [0, 1, 2, 3], [4, 5, 6, 7]]

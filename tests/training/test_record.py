@@ -4,7 +4,10 @@ from pathlib import Path
 
 import lightning
 import pytest
+import torch
+from torch import nn
 
+from sr_lab.losses.weighted import WeightedLoss
 from sr_lab.training.build import TimedDataModule
 from sr_lab.training.record import Record, Speed, TimedLoader
 from tests import tiny
@@ -22,7 +25,14 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def train(
-    folder: Path, steps: int, *, interval: int = 1, ckpt: Path | None = None, **settings: object
+    folder: Path,
+    steps: int,
+    *,
+    interval: int = 1,
+    ckpt: Path | None = None,
+    loss=None,
+    callbacks=(),
+    **settings: object,
 ) -> Path:
     """Train with a validation every two steps and a row every ``interval`` steps; return the record."""
     images = tiny.Images("A", 1)
@@ -32,11 +42,11 @@ def train(
         folder,
         max_steps=steps,
         val_check_interval=2 * accumulate,
-        callbacks=[Record(path, Speed(batch_size=2), interval=interval)],
+        callbacks=[Record(path, Speed(batch_size=2), interval=interval), *callbacks],
         **settings,
     )
     trainer.fit(
-        tiny.sr_module(val=[images]),
+        tiny.sr_module(val=[images], **({} if loss is None else {"loss": loss})),
         tiny.data(val=[images], accumulate=accumulate),
         ckpt_path=None if ckpt is None else str(ckpt),
         weights_only=True,
@@ -100,6 +110,31 @@ def test_a_resumed_record_equals_the_record_of_an_uninterrupted_run(tmp_path):
     )  # dies after step 4; its checkpoint is from step 2
     parts = rows(train(tmp_path / "parts", 6, ckpt=tmp_path / "parts" / "2.ckpt"))
     assert without_clock(parts) == without_clock(whole)
+
+
+def test_the_terms_of_a_sum_of_losses_have_columns_that_add_up_to_the_loss(tmp_path):
+    """Also with accumulated batches, and in a row whose first steps are from before a resume."""
+
+    def loss():
+        terms = {"l1": {"weight": 1.0, "loss": nn.L1Loss()}, "l2": {"weight": 0.5, "loss": nn.MSELoss()}}
+        return WeightedLoss(terms)
+
+    class Save(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_: object) -> None:
+            if trainer.global_step == 2 and not saved.exists():
+                trainer.save_checkpoint(saved)
+
+    saved, own = tmp_path / "saved.ckpt", {"interval": 3, "accumulate_grad_batches": 2}
+    whole = rows(train(tmp_path, 6, loss=loss(), callbacks=[Save()], **own))
+    assert torch.load(saved, weights_only=True)["loss_terms"].shape == (2, 2)
+    resumed = rows(train(tmp_path, 6, ckpt=saved, loss=loss(), **own))
+    assert without_clock(resumed) == without_clock(whole)
+    written = [row for row in whole if row["train/loss"]]
+    assert [row["step"] for row in written] == ["3", "6"]
+    for row in written:
+        l1, l2 = float(row["train/loss/l1"]), float(row["train/loss/l2"])
+        assert l1 + l2 == pytest.approx(float(row["train/loss"]), rel=1e-5)
+        assert l1 > l2 > 0
 
 
 def test_rows_up_to_the_resumed_step_stay_unchanged(tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary
@@ -40,6 +40,7 @@ def load(
     *,
     scale: int | None = None,
     backend: BackendName = "eager",
+    allow: Sequence[str] = (),
     note: Note = _warn,
 ) -> nn.Module:
     """Load a network in evaluation mode on the CPU.
@@ -51,6 +52,7 @@ def load(
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
         backend: What runs the network, see `sr_lab.inference.backends.run_by`; all backends but ``eager`` are
             for inference only.
+        allow: Your own packages whose classes a checkpoint may name, as ``allow=`` on the command line.
         note: Called with a sentence if the scale was taken from the file's name or differs from it (the
             weights of some networks have the same shapes at several scales), or if the weights are in half
             precision. The default issues a warning.
@@ -65,7 +67,9 @@ def load(
     """
     if scale is not None and (not isinstance(scale, int) or scale < 2):
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
-    network = open_network(str(path_or_name), scale, note)
+    if isinstance(allow, str):
+        raise ConfigError(f"load: allow is a list of packages, got {allow!r}; write allow=[{allow!r}]")
+    network = open_network(str(path_or_name), scale, note, allow)
     if backend == "eager":
         return network  # not folded, so that it can be trained further
     cache_dir = Path(os.environ.get("SR_LAB_CACHE", "~/.cache/sr_lab")).expanduser()

@@ -21,6 +21,7 @@ class Slot:
         nested: Names of slots; an argument may contain a description (a ``_target_``) that fits one of them.
         supplied: Arguments that our code passes; a configuration may not set them.
         stored: Whether a checkpoint may describe it.
+        own_base: Base class of classes from packages that the user trusts, if ``base`` asks for more.
     """
 
     place: str
@@ -30,10 +31,12 @@ class Slot:
     nested: tuple[str, ...] = ()
     supplied: tuple[str, ...] = ()
     stored: bool = False
+    own_base: str = ""
 
     def __str__(self) -> str:
         rooms = (f"a class of {self.room}",) if self.room else ()
-        return ", ".join((*rooms, *self.classes)) or f"a class of your own that derives from {self.base}"
+        own = (f"your own class that derives from {self.own_base or self.base}",) if self.base else ()
+        return ", ".join((*rooms, *self.classes, *own))
 
 
 def _named(package: str, names: str) -> tuple[str, ...]:
@@ -71,7 +74,11 @@ SLOTS = {
         supplied=("optimizer",),
     ),
     "dataset": Slot(
-        "dataset", "sr_lab.datasets.patches.PatchDataset", "sr_lab.datasets", nested=("degradation",)
+        "dataset",
+        "sr_lab.datasets.patches.PatchDataset",
+        "sr_lab.datasets",
+        own_base="torch.utils.data.Dataset",
+        nested=("degradation",),
     ),
     "degradation": Slot("degradation", "torch.nn.Module", "sr_lab.degradations"),
     "loss": Slot(

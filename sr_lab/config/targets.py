@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import os
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,6 +174,8 @@ def _resolve(
 ) -> tuple[type, Slot]:
     """The class that a description names, and the slot that allows it."""
     # Importing a module runs it, so the name is checked first.
+    allowed = "; or ".join(str(SLOTS[name]) for name in slots) or "plain values only"
+    why = "may not be named here"
     for slot in (SLOTS[name] for name in slots if isinstance(path, str)):
         places = [name for name in (slot.room, *packages) if name and str(path).startswith(f"{name}.")]
         if path not in slot.classes and not places:
@@ -180,25 +183,50 @@ def _resolve(
         try:
             found = locate(str(path))
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{place}: cannot find '{path}': {error}; allowed: {slot}") from error
-        if path in slot.classes or _is_of(found, slot, places, str(path)):
+            raise ConfigError(f"{place}: cannot find '{path}': {_not_found(str(path), error)}") from error
+        wrong = None if path in slot.classes else _why_not(found, slot, places, str(path))
+        if wrong is None:
             return found, slot
-    allowed = "; or ".join(str(SLOTS[name]) for name in slots) or "plain values only"
+        why = wrong
     near = did_you_mean(str(path), [name for slot in slots for name in SLOTS[slot].classes])
-    raise ConfigError(
-        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}"
-        "; a class of your own needs its package in allow=[...] on the command line"
-    )
+    raise ConfigError(f"{place}: {path!r} {why}; allowed: {allowed}{near}{_trust(path, packages)}")
 
 
-def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
-    """Whether a class is defined in one of the packages and is of the kind that the slot accepts."""
+def _not_found(path: str, error: Exception) -> str:
+    """Why a class cannot be imported, and what to do."""
+    module, _, name = path.rpartition(".")
+    package = module.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{error}; start in the folder that contains {package}, or install it"
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return f"{error}; correct the name of the module"
+    if isinstance(error, AttributeError) and module in sys.modules:
+        defined = [each for each, value in vars(sys.modules[module]).items() if inspect.isclass(value)]
+        return f"{error}; correct the name of the class{did_you_mean(name, defined)}"
+    return f"{error}; correct it in {module}, or install what it needs"
+
+
+def _trust(path: object, packages: Sequence[str]) -> str:
+    """How to name a class of a package that is not trusted yet, as the end of a sentence."""
+    package, _, name = str(path).partition(".")
+    libraries = {each.partition(".")[0] for slot in SLOTS.values() for each in (slot.base, *slot.classes)}
+    if not name or package in (*libraries, *packages, *sys.stdlib_module_names):
+        return ""
+    return f"; if {package} is your own package, add allow=[{package}]"
+
+
+def _why_not(found: object, slot: Slot, places: Sequence[str], path: str) -> str | None:
+    """Why something in one of the packages does not fit the slot; ``None`` if it is a class that does."""
     module = getattr(found, "__module__", "")
     if not any(f"{module}.".startswith(f"{name}.") for name in places):
-        return False
+        return "may not be named here, since it comes from another package"
     if not slot.base:
-        return path == f"{module}.apply"
-    return inspect.isclass(found) and issubclass(found, locate(slot.base))
+        return None if path == f"{module}.apply" else "is not a function named apply"
+    if not inspect.isclass(found):
+        return f"is not a class, but a {type(found).__name__}"
+    ours = slot.room and f"{module}.".startswith(f"{slot.room}.")
+    base = slot.base if ours or not slot.own_base else slot.own_base
+    return None if issubclass(found, locate(base)) else f"does not derive from {base}"
 
 
 @functools.cache

@@ -51,10 +51,15 @@ def understood(words: Sequence[str]) -> list[str]:
     if any(word in ("--shell-completion", "-sc") for word in words):
         return list(words)
     parser = OverridesParser.create()
-    return [
-        word if before in _VALUED or _is_flag(word, before) else _read(word, parser)
-        for before, word in zip(["", *words], words, strict=False)
-    ]
+    settings, options = [], []  # argparse wants all settings before or after the options
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith("~"):
+            settings.append(word)
+        elif before in _VALUED or _is_option(word, before):
+            options.append(word)
+        else:
+            settings.append(_read(word, parser))
+    return [*settings, *options]
 
 
 def as_typed(override: str) -> str:
@@ -68,8 +73,8 @@ def _is_argument(key: str) -> bool:
     return bool(rest) and group in DESCRIBED
 
 
-def _is_flag(word: str, before: str) -> bool:
-    """Whether a word is an option of Hydra, perhaps abbreviated, or removes a setting (``~key``)."""
+def _is_option(word: str, before: str) -> bool:
+    """Whether a word is an option of Hydra, perhaps abbreviated, or what ``--info`` is about."""
     name = word.partition("=")[0]
     if word.startswith("-") and not any(
         flag.startswith(name) for flag in (*_VALUED, *_OTHERS, "--experimental-rerun")
@@ -79,7 +84,7 @@ def _is_flag(word: str, before: str) -> bool:
             f"{name}: there is no such option; settings are written without dashes: {bare}="
             f"{word.partition('=')[2] or '...'}"
         )
-    return word.startswith(("-", "~")) or (before in ("--info", "-i") and "=" not in word)
+    return word.startswith("-") or (before in ("--info", "-i") and "=" not in word)
 
 
 def _read(word: str, parser: OverridesParser) -> str:

@@ -18,8 +18,9 @@ from sr_lab.checkpoints.weights import take_over
 from sr_lab.config import targets
 from sr_lab.config.schema import TrainConfig
 from sr_lab.config.untrusted import below, stored_network
-from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.datasets.patches import PatchBatch, PatchDataset
+from sr_lab.datasets.benchmark import MeasuredSet
+from sr_lab.datasets.pairs import TrainingSet
+from sr_lab.datasets.patches import PatchBatch
 from sr_lab.errors import ConfigError
 from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
 from sr_lab.protocol import Protocol
@@ -32,7 +33,7 @@ from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.ending import Ending, SaveLast
 from sr_lab.training.examples import ExampleImages
-from sr_lab.training.lit_module import SRModule
+from sr_lab.training.lit_module import SRModule, check_output
 from sr_lab.training.loggers import RowInSummary
 from sr_lab.training.nan_policy import NanPolicy
 from sr_lab.training.progress import TrainingProgress
@@ -45,8 +46,8 @@ _Callback = TypeVar("_Callback", bound=Callback)
 def module(
     config: TrainConfig,
     protocol: Protocol,
-    val_sets: Sequence[BenchmarkSet],
-    test_sets: Sequence[BenchmarkSet],
+    val_sets: Sequence[MeasuredSet],
+    test_sets: Sequence[MeasuredSet],
     say: Callable[[str], None],
 ) -> SRModule:
     """The network, with the weights of ``init_ckpt`` if given, and everything that trains and measures it."""
@@ -102,11 +103,12 @@ def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
     return functools.partial(build, fused=True)
 
 
-def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> None:
+def check_fit(network: nn.Module, dataset: TrainingSet, protocol: Protocol, scale: int) -> None:
     """Refuse at the start what would otherwise fail later or have no effect.
 
     Raises:
-        ConfigError: The network has no weights to train, or does not fit the patches or the protocol.
+        ConfigError: The network has no weights to train, does not fit the patches or the protocol, or does
+            not return an image of the right size.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
@@ -117,6 +119,22 @@ def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> 
             f"got {dataset.lr_patch_size}; use larger patches"
         )
     protocol.check_network(colour_of(network))
+    _try(network, dataset.lr_patch_size, scale)
+
+
+def _try(network: nn.Module, lr_patch_size: int, scale: int) -> None:
+    """Let a network upscale one black patch, before hours are spent on the data or on a training."""
+    lr = torch.zeros(1, num_image_ch(network), lr_patch_size, lr_patch_size)
+    mode = network.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            sr = network.eval()(lr)
+    except Exception as error:
+        error.add_note(f"sr_lab: {type(network).__name__} was given an LR batch of {tuple(lr.shape)}")
+        raise
+    finally:
+        network.train(mode)
+    check_output(network, sr, lr, (*lr.shape[:2], scale * lr_patch_size, scale * lr_patch_size))
 
 
 def form(
@@ -243,7 +261,7 @@ def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
 def trainer(
     config: TrainConfig,
     folder: RunFolder,
-    dataset: PatchDataset,
+    dataset: TrainingSet,
     loggers: list[Logger],
     signals: Signals,
     say: Callable[[str], None],

@@ -10,14 +10,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.benchmark import MeasuredSet
+from sr_lab.datasets.pairs import TrainingSet, as_training_set
 from sr_lab.datasets.patches import PatchBatch, PatchDataset, RandomDegradation, with_lr
 from sr_lab.datasets.sharing import send
 from sr_lab.errors import ConfigError
@@ -94,7 +95,7 @@ class RankShare:
         world: Number of processes.
     """
 
-    def __init__(self, images: BenchmarkSet, *, rank: int, world: int) -> None:
+    def __init__(self, images: MeasuredSet, *, rank: int, world: int) -> None:
         self.images = images
         self.counted = rank < len(images)
         self.indices = range(rank, len(images), world) if self.counted else range(1)
@@ -175,7 +176,8 @@ class SRDataModule(lightning.LightningDataModule):
     """Loaders for the Trainer.
 
     Args:
-        train: Patches by sample number; ``None`` if there is no training.
+        train: Training pairs: a `PatchDataset`, or any map-style dataset that a `PairDataset` takes; ``None``
+            if there is no training.
         val: Validation sets.
         test: Test sets.
         batch_size: Samples per step, over all processes and accumulated batches.
@@ -184,9 +186,9 @@ class SRDataModule(lightning.LightningDataModule):
         timeout: Seconds after which a worker that does not respond is an error.
     """
 
-    train: PatchDataset | None = None
-    val: Sequence[BenchmarkSet] = ()
-    test: Sequence[BenchmarkSet] = ()
+    train: Dataset[Any] | None = None
+    val: Sequence[MeasuredSet] = ()
+    test: Sequence[MeasuredSet] = ()
     batch_size: int = 1
     accumulate: int = 1
     num_workers: int = 0
@@ -194,11 +196,12 @@ class SRDataModule(lightning.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self._stream = None if self.train is None else as_training_set(self.train)
 
     def train_dataloader(self) -> DataLoader[PatchBatch]:
         """Endless stream of batches, starting with the first sample not yet trained on."""
         assert self.trainer is not None
-        assert self.train is not None
+        assert self._stream is not None
         trainer, world = self.trainer, self.trainer.world_size
         share = share_of_a_rank(self.batch_size, world=world, accumulate=self.accumulate)
         sampler = StreamSampler(
@@ -208,7 +211,7 @@ class SRDataModule(lightning.LightningDataModule):
             world=world,
         )
         return patch_loader(
-            self.train, sampler, num_workers=self.num_workers, timeout=self.timeout, pin=self._pins()
+            self._stream, sampler, num_workers=self.num_workers, timeout=self.timeout, pin=self._pins()
         )
 
     def transfer_batch_to_device(
@@ -224,9 +227,9 @@ class SRDataModule(lightning.LightningDataModule):
         """Make the LR patches of a random degradation on the device."""
         if "key" not in batch:
             return batch
-        assert self.train is not None
-        assert isinstance(self.train.degradation, RandomDegradation)
-        return with_lr(cast(PatchBatch, batch), self.train.degradation)
+        assert isinstance(self._stream, PatchDataset)
+        assert isinstance(self._stream.degradation, RandomDegradation)
+        return with_lr(cast(PatchBatch, batch), self._stream.degradation)
 
     def val_dataloader(self) -> list[ImageLoader]:
         """One loader for each set; the images stay in memory until the last validation."""
@@ -236,7 +239,7 @@ class SRDataModule(lightning.LightningDataModule):
         """One loader for each set."""
         return [self._images(images) for images in self.test]
 
-    def _images(self, images: BenchmarkSet, keep: int = 0) -> ImageLoader:
+    def _images(self, images: MeasuredSet, keep: int = 0) -> ImageLoader:
         assert self.trainer is not None
         share = RankShare(images, rank=self.trainer.global_rank, world=self.trainer.world_size)
         return ImageLoader(share, keep=keep, pin=self._pins())
@@ -248,7 +251,7 @@ class SRDataModule(lightning.LightningDataModule):
 
 
 def patch_loader(
-    dataset: PatchDataset,
+    dataset: TrainingSet,
     sampler: Sampler[list[int]],
     *,
     num_workers: int,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypedDict, cast
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 import lightning
 import torch
@@ -94,6 +94,28 @@ def keep_form(optimizer: Optimizer) -> None:
     optimizer.register_load_state_dict_post_hook(after)
 
 
+_PAIR: tuple[Literal["lr"], Literal["hr"]] = ("lr", "hr")
+
+
+def _floats(images: Tensor) -> Tensor:
+    """Images in [0, 1]; floats are in that range already."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def check_output(network: nn.Module, sr: object, lr: Tensor, expected: Sequence[int]) -> None:
+    """Refuse what a network returns if it is not an SR image of the expected shape.
+
+    Raises:
+        ConfigError: It is no tensor, or has another shape.
+    """
+    given = tuple(sr.shape) if isinstance(sr, Tensor) else type(sr).__name__
+    if given != tuple(expected):
+        raise ConfigError(
+            f"model: {type(network).__name__} returns {given} for an LR batch of {tuple(lr.shape)}; it must "
+            f"return a tensor {tuple(expected)}, so check its tail and what it does with scale"
+        )
+
+
 class SRModule(lightning.LightningModule):
     """Trains a network on patches and measures it on whole images.
 
@@ -149,13 +171,15 @@ class SRModule(lightning.LightningModule):
         return sr
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch of uint8 patches, flipped and converted to float (luma if needed) on the device."""
-        lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
-        hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
+        """Loss of a batch: patches are flipped and become floats (luma if needed) on the device."""
+        codes = batch.get("dihedral")
+        lr, hr = (_floats(batch[key] if codes is None else dihedral(batch[key], codes)) for key in _PAIR)
         if colour_of(self.network) == "y":
             lr, hr = rgb_to_y(lr), rgb_to_y(hr)
         assert self.loss is not None
-        loss: Tensor = self.loss(self.network(lr), hr)
+        sr = self.network(lr)
+        check_output(self.network, sr, lr, hr.shape)
+        loss: Tensor = self.loss(sr, hr)
         # An infinite loss can have finite gradients; a factor of NaN makes all of them NaN (`NanPolicy`).
         return loss * ((loss - loss).detach() + 1)
 

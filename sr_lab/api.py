@@ -1,4 +1,4 @@
-"""The Python interface: ``sr_lab.load``, ``sr_lab.upscale`` and ``sr_lab.measure``."""
+"""The Python interface: ``sr_lab.compose``, ``sr_lab.load``, ``sr_lab.upscale`` and ``sr_lab.measure``."""
 
 import os
 import warnings
@@ -14,6 +14,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from sr_lab.checkpoints.opening import open_network
+from sr_lab.config import compose as composing
+from sr_lab.config.identity import register_resolvers
+from sr_lab.config.schema import Config
 from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
@@ -22,7 +25,7 @@ from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.metrics.pictures import measure
 
-__all__ = ["load", "measure", "upscale"]
+__all__ = ["compose", "load", "measure", "upscale"]
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
@@ -33,6 +36,20 @@ Note: TypeAlias = Callable[[str], object]
 
 def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
+
+
+def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
+    """The configuration of a command, from which `sr_lab.checkpoints.opening.build_network` builds a network.
+
+    Args:
+        *overrides: What the command line would say, e.g. ``"model=imdn", "scale=2", "allow=[mypkg]"``.
+        config_dir: A folder with options of your own, as ``--config-dir``.
+
+    Raises:
+        ConfigError: A setting is invalid.
+    """
+    register_resolvers()
+    return composing.compose(overrides, None if config_dir is None else Path(config_dir))
 
 
 def load(

@@ -21,6 +21,7 @@ class Slot:
         nested: Names of slots; an argument may contain a description (a ``_target_``) that fits one of them.
         supplied: Arguments that our code passes; a configuration may not set them.
         stored: Whether a checkpoint may describe it.
+        factory: Whether our code builds it later, so that a description needs ``_partial_: true``.
         own_base: Base class of classes from packages that the user trusts, if ``base`` asks for more.
     """
 
@@ -31,6 +32,7 @@ class Slot:
     nested: tuple[str, ...] = ()
     supplied: tuple[str, ...] = ()
     stored: bool = False
+    factory: bool = False
     own_base: str = ""
 
     def __str__(self) -> str:
@@ -58,10 +60,13 @@ SLOTS = {
         "sr_lab.upsamplers",
         nested=("layer",),
         supplied=("num_feat", "num_out_ch", "scale"),
+        factory=True,
         stored=True,
     ),
     # The only functions that may be named are called ``apply``, each in a module of this package.
-    "strategy": Slot("strategy.apply", "", "sr_lab.strategies", supplied=("model",), stored=True),
+    "strategy": Slot(
+        "strategy.apply", "", "sr_lab.strategies", supplied=("model",), factory=True, stored=True
+    ),
     "layer": Slot("", "torch.nn.Module", "sr_lab.layers", _LAYERS, nested=("layer",)),
     "schedule": Slot(
         "schedule.scheduler",
@@ -72,6 +77,7 @@ SLOTS = {
             "MultiStepLR OneCycleLR PolynomialLR StepLR",
         ),
         supplied=("optimizer",),
+        factory=True,
     ),
     "dataset": Slot(
         "dataset",
@@ -99,6 +105,7 @@ SLOTS = {
             "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD",
         ),
         supplied=("params",),
+        factory=True,
     ),
     "trainer": Slot(
         "trainer",

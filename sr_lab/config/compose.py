@@ -38,6 +38,7 @@ from sr_lab.config.schema import (
     TrainConfig,
     UnbuiltConfig,
 )
+from sr_lab.config.typed import understood
 from sr_lab.errors import ConfigError, did_you_mean
 
 
@@ -128,6 +129,18 @@ _ONLY_TRAINING = ("precision", "compile", "channels_last", "gradient_clip_val", 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def compose(words: Sequence[str], config_dir: Path | None = None) -> Config:
+    """Compose and validate a configuration in Python; `sr_lab.compose` documents the arguments."""
+    given = understood(words)
+    places = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = hydra.compose("config", [*places, *given], return_hydra_config=True)
+            return load(composed, given, composed.hydra.runtime.choices)
+    except HydraException as error:
+        raise ConfigError(str(explain(error))) from error
 
 
 def load_trial(

@@ -33,6 +33,7 @@ from sr_lab.config.schema import (
     DoctorConfig,
     EvaluateConfig,
     MeasureConfig,
+    NewConfig,
     Node,
     PrepareConfig,
     ReadingConfig,
@@ -269,7 +270,7 @@ def _named_folder(config: Config) -> str | None:
         return config.runs
     if isinstance(config, (UpscaleConfig, ShardConfig)):
         return config.output
-    return "." if isinstance(config, (PrepareConfig, DoctorConfig)) else None
+    return "." if isinstance(config, (PrepareConfig, DoctorConfig, NewConfig)) else None
 
 
 def has_run_folder(config: Config) -> bool:

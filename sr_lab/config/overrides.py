@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-RESULTS = ("output", "overwrite", "runs", "write_results")  # where tasks other than training write
+RESULTS = ("output", "overwrite", "runs", "write_results", "at")  # where tasks other than training write
 
 
 def given_to(hydra_node: DictConfig | HydraConf) -> list[str]:

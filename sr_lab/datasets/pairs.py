@@ -67,10 +67,12 @@ class PairDataset(Dataset[PatchBatch]):
         self.seed = seed
         total = len(dataset)
         self.held_out = max(1, total // 20) if held_out is None else held_out
+        if total == 0:
+            raise DataError(f"dataset: {self.name} has no pairs; check where it looks for images")
         if total <= self.held_out:
             raise DataError(
-                f"dataset: {self.name} has {total} pair(s), of which {self.held_out} are held out for "
-                "validation; give it more"
+                f"dataset: {self.name} has {total} pair(s); it needs at least {self.held_out + 1}, since "
+                f"{self.held_out} of them are held out for validation"
             )
         self._shape: tuple[int, ...] | None = None
         lr, _ = self._pair(0, 0)
@@ -112,8 +114,11 @@ class PairDataset(Dataset[PatchBatch]):
 
     def _pair(self, index: int, seed: int) -> tuple[Tensor, Tensor]:
         """Pair ``index``, checked."""
-        with _seeded(seed):
-            pair = self.dataset[index]
+        try:
+            with _seeded(seed):
+                pair = self.dataset[index]
+        except OSError as error:
+            raise DataError(f"dataset: {self.name} cannot read pair {index}: {error}") from error
         where = f"dataset: {self.name} gives for pair {index}"
         if not isinstance(pair, Mapping) or not {"lr", "hr"} <= pair.keys():
             given = f"the keys {', '.join(map(str, pair))}" if isinstance(pair, Mapping) else _kind(pair)
@@ -212,13 +217,12 @@ def _checked(where: str, image: object) -> Tensor:
         raise ConfigError(f"{where} as {image.dtype}; return floats in [0, 1], or uint8")
     low, high = (float(value) for value in image.aminmax())
     if not (low >= -0.1 and high <= 1.1):  # a bicubic kernel overshoots; NaN fails every comparison
-        raise ConfigError(
-            f"{where} with values from {low:g} to {high:g}; floats must be in [0, 1], so divide 8-bit values "
-            "by 255"
-        )
+        how = "divide 8-bit values by 255" if high > 1 else "check how it is computed"
+        raise ConfigError(f"{where} with values from {low:g} to {high:g}; floats must be in [0, 1], so {how}")
     return image
 
 
 def _kind(value: object) -> str:
-    name = type(value).__name__
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -131,7 +131,9 @@ def _needs(composed: Composed, group: str, found: Option | None) -> str:
     here = Path.cwd()
     place = folder.relative_to(here) if folder.is_relative_to(here) else folder
     ours = {PACKAGE.name, *(each.partition(".")[0] for slot in SLOTS.values() for each in slot.classes)}
-    packages = {target.partition(".")[0] for _, target in _described(at(composed.values, group), group)} - ours
+    packages = {
+        target.partition(".")[0] for _, target in _described(at(composed.values, group), group)
+    } - ours
     allow = f" allow=[{','.join(sorted(packages))}]" if packages else ""
     return f" --config-dir {shlex.quote(str(place))}{allow}"
 

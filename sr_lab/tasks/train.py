@@ -167,7 +167,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     dataset = trained_on.training_data(config)
     val_sets = _validation_sets(config, dataset, protocol)
     module = build.module(config, protocol, val_sets, test_sets, _say)
-    build.check_fit(module.network, dataset, protocol, config.scale)
+    build.check_fit(module, dataset)
     _say_budget(config)
     if config.trainer.precision == "auto" and (half := build.precision(config)) != "32-true":
         _say(why_half(half, build.device(config)))

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.opening import build_network, fitting_scales
@@ -103,13 +103,14 @@ def _optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
     return functools.partial(build, fused=True)
 
 
-def check_fit(network: nn.Module, dataset: TrainingSet, protocol: Protocol, scale: int) -> None:
+def check_fit(module: SRModule, dataset: TrainingSet) -> None:
     """Refuse at the start what would otherwise fail later or have no effect.
 
     Raises:
         ConfigError: The network has no weights to train, does not fit the patches or the protocol, or does
-            not return an image of the right size.
+            not return an image of the right size; or the loss returns no number.
     """
+    network = module.network
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(f"model: {type(network).__name__} has nothing to train; use task=evaluate")
     smallest = min_size_of(network)
@@ -118,23 +119,34 @@ def check_fit(network: nn.Module, dataset: TrainingSet, protocol: Protocol, scal
             f"dataset.lr_patch_size: {type(network).__name__} needs at least {smallest}, "
             f"got {dataset.lr_patch_size}; use larger patches"
         )
-    protocol.check_network(colour_of(network))
-    _try(network, dataset.lr_patch_size, scale)
+    module.protocol.check_network(colour_of(network))
+    _try(module, dataset.lr_patch_size)
 
 
-def _try(network: nn.Module, lr_patch_size: int, scale: int) -> None:
-    """Let a network upscale one black patch, before hours are spent on the data or on a training."""
+def _try(module: SRModule, lr_patch_size: int) -> None:
+    """Upscale one black patch and compute its loss, before hours are spent on the data or on a training."""
+    network, loss, side = module.network, module.loss, module.scale * lr_patch_size
     lr = torch.zeros(1, num_image_ch(network), lr_patch_size, lr_patch_size)
     mode = network.training
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             sr = network.eval()(lr)
+            check_output(network, sr, lr, (*lr.shape[:2], side, side))
+            value = loss(sr, torch.zeros_like(sr)) if loss is not None else None
+    except ConfigError:
+        raise
     except Exception as error:
-        error.add_note(f"sr_lab: {type(network).__name__} was given an LR batch of {tuple(lr.shape)}")
+        given = f"{type(network).__name__}, and its result and an HR batch to {type(loss).__name__}"
+        error.add_note(f"sr_lab: gives an LR batch of {tuple(lr.shape)} to {given}")
         raise
     finally:
         network.train(mode)
-    check_output(network, sr, lr, (*lr.shape[:2], scale * lr_patch_size, scale * lr_patch_size))
+    if loss is not None and not (isinstance(value, Tensor) and value.ndim == 0):
+        kind = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ConfigError(
+            f"loss: {type(loss).__name__} returns {kind}; it must return a tensor with one number, so write "
+            "return error.mean()"
+        )
 
 
 def form(

@@ -127,7 +127,7 @@ class SRModule(lightning.LightningModule):
         test_sets: Names of the test sets, in the order of their loaders.
         loss: ``(sr, hr) -> scalar``; needed for training only.
         make_optimizer: Called with the parameters; needed for training only.
-        make_scheduler: Called with the optimizer; needed for training only.
+        make_scheduler: Called with the optimizer; ``None`` keeps the learning rate.
         steps_per_unit: Optimizer steps after which the scheduler advances by one.
         record: Plain values stored in every checkpoint, from which the network can be built again.
     """
@@ -293,12 +293,13 @@ class SRModule(lightning.LightningModule):
             return sr
         raise torch.OutOfMemoryError("no tile is small enough")
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> Optimizer | OptimizerLRSchedulerConfig:
         """Optimizer and scheduler; the scheduler is called after every step, see ``lr_scheduler_step``."""
         assert self.make_optimizer is not None
-        assert self.make_scheduler is not None
         optimizer = self.make_optimizer(self.network.parameters())
         keep_form(optimizer)
+        if self.make_scheduler is None:
+            return optimizer
         scheduler = self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -9,6 +9,7 @@ if __name__ == "__main__":
     interrupts.end_at_once()
 
 import atexit
+import contextlib
 import gc
 import io
 import os
@@ -31,7 +32,7 @@ from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import refuse_another
 from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
-from sr_lab.config.typed import understood
+from sr_lab.config.typed import for_help, understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
@@ -58,12 +59,18 @@ class CommandLine:
         def job(composed: DictConfig) -> launchers.Outcome | None:
             return self.job(composed)
 
-        sys.argv[1:] = understood(sys.argv[1:])
+        lines = for_help(understood(sys.argv[1:]))
         hydra_guard.install(self.composed)
         hydra_guard.answer_help(_help)
         launchers.watch(self.elsewhere.append)
         register_resolvers(_complete)
         try:
+            for line in lines[:-1]:
+                sys.argv[1:] = line
+                with contextlib.suppress(SystemExit):  # after --help
+                    job()
+                print("\n")  # noqa: T201
+            sys.argv[1:] = lines[-1]
             job()
         except Exception as error:  # a job's configuration does not compose; earlier jobs are done
             self.errors.append(error)

@@ -198,13 +198,17 @@ PAIRS = {
 }
 
 
+def read_all(dataset) -> None:
+    pairs = PairDataset(dataset, scale=2)
+    HeldOutPairs(pairs, 1, 2)
+    pairs.__getitems__(range(38))
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_wrong_pair_is_answered_with_the_facts(kind):
     dataset, facts = PAIRS[kind]
     with pytest.raises((ConfigError, DataError)) as error:
-        pairs = PairDataset(dataset, scale=2)
-        HeldOutPairs(pairs, 1, 2)
-        pairs.__getitems__(range(38))
+        read_all(dataset)
     assert [fact for fact in facts if fact not in str(error.value)] == [], error.value
 
 

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from sr_lab.config.allowed import DESCRIBED
+from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.schema import is_path
 from sr_lab.errors import ConfigError
 
@@ -60,6 +61,38 @@ def understood(words: Sequence[str]) -> list[str]:
         else:
             settings.append(_read(word, parser))
     return [*settings, *options]
+
+
+def for_help(words: Sequence[str]) -> list[list[str]]:
+    """The command lines whose ``--help`` answers together: one for each of several options of a group.
+
+    Args:
+        words: What `understood` returned.
+    """
+    if not any(word == "-h" or (len(word) > 2 and "--help".startswith(word)) for word in words):
+        return [list(words)]
+    parser, lists = OverridesParser.create(), {}
+    for word in words:
+        choice = None if word.startswith("-") else parser.parse_override(word)
+        if choice is not None and choice.is_choice_sweep():
+            values = [f"{choice.get_key_element()}={value}" for value in choice.sweep_string_iterator()]
+            lists[word] = values if _is_group(word) else values[:1]  # a value has no page of its own
+    lines = [[lists.get(word, [word])[0] for word in words]]
+    for number in range(1, max(map(len, lists.values()), default=1)):
+        others = [
+            lists[word][number : number + 1]
+            if word in lists and _is_group(word)
+            else []
+            if _is_group(word)
+            else lists.get(word, [word])[:1]
+            for word in words
+        ]
+        lines.append([word for each in others for word in each])
+    return lines
+
+
+def _is_group(word: str) -> bool:
+    return (conf_dir() / word.partition("=")[0]).is_dir()
 
 
 def as_typed(override: str) -> str:

@@ -66,9 +66,9 @@ def test_every_kind_of_own_code_trains_by_the_readmes_command(trained):
 @pytest.mark.usefixtures("trained")
 def test_the_readmes_other_commands_run(place):
     sweep, explained = README.partition("```bash\n")[2].partition("```")[0].splitlines()[1:]
-    page = run(place, *shlex.split(explained)[3:]).stdout
-    assert "num_block=4" in page
-    assert "--config-dir own_sr/conf" in page
+    page = run(place, *shlex.split(explained)[3:])
+    assert "num_block=4" in page.stdout, page.stderr
+    assert "--config-dir own_sr/conf" in page.stdout
     done = run(place, *shlex.split(sweep)[3:], "trainer=cpu", "logger=none", "model.num_block=1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("│ small_net_x2") == 2
@@ -235,7 +235,7 @@ def test_pairs_in_uint8_and_in_floats_train_alike():
     for change in (eight_bits, floats):
         module = tiny.sr_module()
         batch = PairDataset(Pairs(change), scale=2).__getitems__([0, 1])
-        losses.append(float(module.training_step(batch, 0)))
+        losses.append(float(module.training_step(batch, 0).detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -281,6 +281,7 @@ def test_a_new_network_trains_by_the_printed_command(tmp_path, monkeypatch, caps
     done = run(tmp_path, *shlex.split(command[1]), *FAST, "scale=2")
     assert done.returncode == 0, done.stderr
     assert "│ my_net_x2_smoke" in done.stdout
+    monkeypatch.syspath_prepend(str(tmp_path))
     checked = runpy.run_path("mypkg/test_my_net.py")
     checked["test_every_weight_has_a_gradient"]()
     checked["test_the_result_is_scale_times_as_large"](3)

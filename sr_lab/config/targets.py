@@ -7,6 +7,7 @@ resolved, and only what `_read` returns is built.
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -213,7 +214,8 @@ def _not_found(path: str, error: Exception) -> str:
         return f"{error}; start in the folder that contains {package}, or install it"
     if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
         return f"{error}; correct the name of the module"
-    if path in sys.modules:
+    is_package = hasattr(sys.modules.get(module), "__path__")
+    if is_package and importlib.util.find_spec(path) is not None:
         return f"it is a module; add the name of a class in it: {path}.<class>"
     if isinstance(error, AttributeError) and module in sys.modules:
         defined = [each for each, value in vars(sys.modules[module]).items() if inspect.isclass(value)]

@@ -3,6 +3,7 @@
 Only the words of the command line come through here; files follow the rules of Hydra.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -71,23 +72,20 @@ def for_help(words: Sequence[str]) -> list[list[str]]:
     """
     if not any(word == "-h" or (len(word) > 2 and "--help".startswith(word)) for word in words):
         return [list(words)]
+    settings = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     parser, lists = OverridesParser.create(), {}
-    for word in words:
-        choice = None if word.startswith("-") else parser.parse_override(word)
-        if choice is not None and choice.is_choice_sweep():
+    for word in settings:
+        choice = parser.parse_override(word)
+        if choice.is_choice_sweep():
             values = [f"{choice.get_key_element()}={value}" for value in choice.sweep_string_iterator()]
             lists[word] = values if _is_group(word) else values[:1]  # a value has no page of its own
-    lines = [[lists.get(word, [word])[0] for word in words]]
-    for number in range(1, max(map(len, lists.values()), default=1)):
-        others = [
-            lists[word][number : number + 1]
-            if word in lists and _is_group(word)
-            else []
-            if _is_group(word)
-            else lists.get(word, [word])[:1]
-            for word in words
-        ]
-        lines.append([word for each in others for word in each])
+    lines = []
+    for number in range(max(map(len, lists.values()), default=1)):
+        line = list(words[len(settings) :])
+        for word in reversed(settings):
+            given = lists.get(word, [word])
+            line[:0] = given[number : number + 1] if _is_group(word) else given[:1]
+        lines.append(line)
     return lines
 
 

@@ -12,7 +12,7 @@ from sr_lab.config.schema import NewConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.terminal import Terminal
 
-_NETWORK = '''"""$title: a network of one's own, trained by
+_NETWORK = '''"""$title, a network of one's own.
 
 $train
 """
@@ -85,11 +85,13 @@ from $package.$name import $title
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_result_is_scale_times_as_large(scale: int) -> None:
+    """An image of any size is upscaled."""
     lr = torch.rand(2, 3, 8, 12)
     assert $title(scale=scale)(lr).shape == (2, 3, 8 * scale, 12 * scale)
 
 
 def test_every_weight_has_a_gradient() -> None:
+    """Every part of the network is used."""
     network = $title(scale=2)
     network(torch.rand(1, 3, 8, 8)).mean().backward()
     assert all(weight.grad is not None for weight in network.parameters())

@@ -236,11 +236,12 @@ def test_options_of_hydra_and_their_values_are_left_as_they_are():
 
 
 def test_help_on_several_options_explains_each_once():
-    words = ["model=imdn,osffnet", "loss=l1", "model.num_feat=8,16", "-m", "--help"]
+    end = ["-m", "--config-dir", "conf", "--help"]
+    words = ["model=imdn,osffnet", "loss=l1", "model.num_feat=8,16", *end]
     both = for_help(words)
     assert both == [
-        ["model=imdn", "loss=l1", "model.num_feat=8", "-m", "--help"],
-        ["model=osffnet", "model.num_feat=8", "-m", "--help"],
+        ["model=imdn", "loss=l1", "model.num_feat=8", *end],
+        ["model=osffnet", "model.num_feat=8", *end],
     ]
     assert for_help(words[:-1]) == [words[:-1]]
 

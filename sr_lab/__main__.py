@@ -16,6 +16,7 @@ if __name__ == "__main__" and completion.answered():  # before Hydra is imported
     sys.exit()
 
 import atexit
+import contextlib
 import gc
 import io
 import logging
@@ -31,7 +32,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sr_lab import tasks
+from sr_lab import files, tasks
 from sr_lab.config import hydra_guard
 from sr_lab.config.compose import load
 from sr_lab.config.identity import has_run_folder, known, register_resolvers
@@ -39,7 +40,7 @@ from sr_lab.config.messages import explain
 from sr_lab.config.overrides import given_to
 from sr_lab.config.recorded import refuse_another
 from sr_lab.config.schema import Config, EvaluateConfig, PlanConfig, TrainConfig
-from sr_lab.config.typed import understood
+from sr_lab.config.typed import for_help, understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
@@ -67,17 +68,23 @@ class CommandLine:
     def compose_and_run(self) -> None:
         """Let Hydra compose the configuration and call `job` for each job of the command line."""
 
-        @hydra.main(version_base="1.3", config_path=str(hydra_guard.conf_dir()), config_name="config")
+        @hydra.main(version_base="1.3", config_path=str(files.conf_dir()), config_name="config")
         def job(composed: DictConfig) -> launchers.Outcome | None:
             return self.job(composed)
 
-        sys.argv[1:] = understood(sys.argv[1:])
+        lines = for_help(understood(sys.argv[1:]))
         _quiet_hydra(sys.argv[1:])
         hydra_guard.install(self.composed)
         hydra_guard.answer_help(_help)
         launchers.watch(self.elsewhere.append)
         register_resolvers(_complete)
         try:
+            for line in lines[:-1]:
+                sys.argv[1:] = line
+                with contextlib.suppress(SystemExit):  # after --help
+                    job()
+                print("\n")  # noqa: T201
+            sys.argv[1:] = lines[-1]
             job()
         except Exception as error:  # a job's configuration does not compose
             self.errors.append(error)

@@ -1,8 +1,8 @@
-"""The Python interface: ``sr_lab.load``, ``sr_lab.upscale`` and ``sr_lab.measure``."""
+"""The Python interface: ``sr_lab.compose``, ``sr_lab.load``, ``sr_lab.upscale`` and ``sr_lab.measure``."""
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary
@@ -14,6 +14,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from sr_lab.checkpoints.opening import open_network
+from sr_lab.config import compose as composing
+from sr_lab.config.identity import register_resolvers
+from sr_lab.config.schema import Config
 from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
@@ -22,7 +25,7 @@ from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.metrics.pictures import measure
 
-__all__ = ["load", "measure", "upscale"]
+__all__ = ["compose", "load", "measure", "upscale"]
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
@@ -35,11 +38,26 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
+def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
+    """The configuration of a command, from which `sr_lab.checkpoints.opening.build_network` builds a network.
+
+    Args:
+        *overrides: What the command line would say, e.g. ``"model=imdn", "scale=2", "allow=[mypkg]"``.
+        config_dir: A folder with options of your own, as ``--config-dir``.
+
+    Raises:
+        ConfigError: A setting is invalid.
+    """
+    register_resolvers()
+    return composing.compose(overrides, None if config_dir is None else Path(config_dir))
+
+
 def load(
     path_or_name: str | Path,
     *,
     scale: int | None = None,
     backend: BackendName = "eager",
+    allow: Sequence[str] = (),
     note: Note = _warn,
 ) -> nn.Module:
     """Load a network in evaluation mode on the CPU.
@@ -51,6 +69,7 @@ def load(
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
         backend: What runs the network, see `sr_lab.inference.backends.run_by`; all backends but ``eager`` are
             for inference only.
+        allow: Your own packages whose classes a checkpoint may name, as ``allow=`` on the command line.
         note: Called with a sentence if the scale was taken from the file's name or differs from it (the
             weights of some networks have the same shapes at several scales), or if the weights are in half
             precision. The default issues a warning.
@@ -65,7 +84,9 @@ def load(
     """
     if scale is not None and (not isinstance(scale, int) or scale < 2):
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
-    network = open_network(str(path_or_name), scale, note)
+    if isinstance(allow, str):
+        raise ConfigError(f"load: allow is a list of packages, got {allow!r}; write allow=[{allow!r}]")
+    network = open_network(str(path_or_name), scale, note, allow)
     if backend == "eager":
         return network  # not folded, so that it can be trained further
     cache_dir = Path(os.environ.get("SR_LAB_CACHE", "~/.cache/sr_lab")).expanduser()

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sr_lab.config.compose import load
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.schema import Config
+from sr_lab.files import conf_dir
 from tests import composing
 
 

@@ -262,7 +262,7 @@ def test_a_scale_that_is_not_a_number_is_refused():
 def test_an_unknown_name_in_the_package_is_an_attribute_error():
     code = "import sr_lab; print(sr_lab.__all__); sr_lab.lode"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "['__version__', 'load', 'measure', 'upscale']" in done.stdout
+    assert "['__version__', 'compose', 'load', 'measure', 'upscale']" in done.stdout
     assert "module 'sr_lab' has no attribute 'lode'" in done.stderr
 
 

@@ -23,8 +23,8 @@ from torch.utils.data import DistributedSampler
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
+from sr_lab.files import conf_dir
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.ops.metrics import psnr, ssim
 from sr_lab.system.distributed import Environment

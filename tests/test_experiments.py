@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_lab.config import targets
 from sr_lab.config.compose import load
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.schema import Config
+from sr_lab.files import conf_dir
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
 from sr_lab.reporting import published

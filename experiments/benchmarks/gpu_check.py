@@ -40,10 +40,10 @@ if __name__ != "__main__":  # an item's process, or a training run that builds a
     from sr_lab.checkpoints.catalogue import Entry
     from sr_lab.config import targets
     from sr_lab.config.compose import model_options
-    from sr_lab.config.hydra_guard import conf_dir
     from sr_lab.datasets.benchmark import BenchmarkSet
     from sr_lab.degradations.operations import RandomDegradation
     from sr_lab.errors import CheckpointError
+    from sr_lab.files import conf_dir
     from sr_lab.inference.tiling import Tiled
     from sr_lab.layers.folding import fold
     from sr_lab.layers.network import min_size_of, num_image_ch

@@ -106,13 +106,14 @@ def describe(
     )
 
 
-def open_network(path_or_name: str, scale: int | None, note: Note) -> nn.Module:
+def open_network(path_or_name: str, scale: int | None, note: Note, allow: Sequence[str] = ()) -> nn.Module:
     """What `sr_lab.load` returns: a checkpoint's network with its weights, or a named one with fresh weights.
 
     Args:
         path_or_name: See `sr_lab.load`.
         scale: See `sr_lab.load`.
         note: Called with a sentence about what the weights do not reveal.
+        allow: See `sr_lab.load`.
 
     Raises:
         CheckpointError: See `describe`.
@@ -124,9 +125,9 @@ def open_network(path_or_name: str, scale: int | None, note: Note) -> nn.Module:
             raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
         return catalogue.Entry(name, scale).build().eval()
     checkpoint = open_checkpoint(name, "load", note)
-    stored = describe(checkpoint, scale, key="load", note=note)
+    stored = describe(checkpoint, scale, key="load", allow=allow, note=note)
     with as_large_as(checkpoint, "load"):
-        network = build_network(stored)
+        network = build_network(stored, allow)
     load_weights(network, checkpoint, key="load")
     return network.eval()
 

@@ -21,6 +21,8 @@ class Slot:
         nested: Names of slots; an argument may contain a description (a ``_target_``) that fits one of them.
         supplied: Arguments that our code passes; a configuration may not set them.
         stored: Whether a checkpoint may describe it.
+        factory: Whether our code builds it later, so that a description needs ``_partial_: true``.
+        own_base: Base class of classes from packages that the user trusts, if ``base`` asks for more.
     """
 
     place: str
@@ -30,10 +32,13 @@ class Slot:
     nested: tuple[str, ...] = ()
     supplied: tuple[str, ...] = ()
     stored: bool = False
+    factory: bool = False
+    own_base: str = ""
 
     def __str__(self) -> str:
         rooms = (f"a class of {self.room}",) if self.room else ()
-        return ", ".join((*rooms, *self.classes)) or f"a class of your own that derives from {self.base}"
+        own = (f"your own class that derives from {self.own_base or self.base}",) if self.base else ()
+        return ", ".join((*rooms, *self.classes, *own))
 
 
 def _named(package: str, names: str) -> tuple[str, ...]:
@@ -55,10 +60,13 @@ SLOTS = {
         "sr_lab.upsamplers",
         nested=("layer",),
         supplied=("num_feat", "num_out_ch", "scale"),
+        factory=True,
         stored=True,
     ),
     # The only functions that may be named are called ``apply``, each in a module of this package.
-    "strategy": Slot("strategy.apply", "", "sr_lab.strategies", supplied=("model",), stored=True),
+    "strategy": Slot(
+        "strategy.apply", "", "sr_lab.strategies", supplied=("model",), factory=True, stored=True
+    ),
     "layer": Slot("", "torch.nn.Module", "sr_lab.layers", _LAYERS, nested=("layer",)),
     "schedule": Slot(
         "schedule.scheduler",
@@ -70,9 +78,14 @@ SLOTS = {
         ),
         nested=("schedule",),  # they get the optimizer too
         supplied=("optimizer",),
+        factory=True,
     ),
     "dataset": Slot(
-        "dataset", "sr_lab.datasets.patches.PatchDataset", "sr_lab.datasets", nested=("degradation",)
+        "dataset",
+        "sr_lab.datasets.patches.PatchDataset",
+        "sr_lab.datasets",
+        own_base="torch.utils.data.Dataset",
+        nested=("degradation",),
     ),
     "degradation": Slot("degradation", "torch.nn.Module", "sr_lab.degradations"),
     "loss": Slot(
@@ -93,6 +106,7 @@ SLOTS = {
             "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax Muon NAdam RAdam RMSprop Rprop SGD",
         ),
         supplied=("params",),
+        factory=True,
     ),
     "trainer": Slot(
         "trainer",

@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
 from sr_lab.config import untrusted
-from sr_lab.config.hydra_guard import check_file, check_size, conf_dir
+from sr_lab.config.hydra_guard import check_file, check_size
 from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import (
@@ -37,8 +37,10 @@ from sr_lab.config.schema import (
     TrainConfig,
     UnbuiltConfig,
 )
+from sr_lab.config.typed import understood
 from sr_lab.config.uses import refuse_unused, unused
 from sr_lab.errors import ConfigError, did_you_mean
+from sr_lab.files import conf_dir
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,18 @@ def _own_settings() -> DictConfig:
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def compose(words: Sequence[str], config_dir: Path | None = None) -> Config:
+    """Compose and validate a configuration in Python; `sr_lab.compose` documents the arguments."""
+    given = understood(words)
+    places = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = hydra.compose("config", [*places, *given], return_hydra_config=True)
+            return load(composed, given, composed.hydra.runtime.choices)
+    except HydraException as error:
+        raise ConfigError(str(explain(error))) from error
 
 
 def load_trial(

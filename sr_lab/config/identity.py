@@ -41,6 +41,7 @@ from sr_lab.config.schema import (
     DoctorConfig,
     EvaluateConfig,
     MeasureConfig,
+    NewConfig,
     Node,
     PlanConfig,
     PrepareConfig,
@@ -133,11 +134,8 @@ def _of_training(config: TrainConfig) -> Node:
 
     values = config.model_dump(include=set(TRAINING)) | {"steps_per_epoch": config.steps_of_an_epoch}
     values["schedule"] = config.schedule.model_dump(exclude_none=True)  # older configurations have no monitor
-    values["dataset"] = {
-        key: value for key, value in config.dataset.items() if not key.endswith(("_dir", "_gb"))
-    }
     values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` equals the budget it chooses
-    values["manifest"] = training_set(config).manifest()
+    values |= _data(config)
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in NEUTRAL_TRAINER}
     # On a GPU, use the requested precision, since a run may resume on a GPU with another native precision.
     asked, accelerator = config.trainer.precision, config.trainer.accelerator
@@ -158,6 +156,18 @@ def _of_training(config: TrainConfig) -> Node:
     nodes = config.callbacks.values()
     values |= _callbacks(node for node in nodes if _is_own(node) or _changes_training(node))
     return values | {"code": code_of(config).digests}
+
+
+def _data(config: TrainConfig) -> Node:
+    """The training data: its settings, with its folders only if nothing else identifies the images."""
+    dataset, settings = training_set(config), config.dataset
+    if not hasattr(dataset, "manifest"):  # a plain torch Dataset
+        return {
+            "dataset": settings,
+            "manifest": f"{len(dataset)} pairs" if hasattr(dataset, "__len__") else "",
+        }
+    kept = {key: value for key, value in settings.items() if not key.endswith(("_dir", "_gb"))}
+    return {"dataset": kept, "manifest": dataset.manifest()}
 
 
 def _callbacks(nodes: Iterable[object]) -> Node:
@@ -282,7 +292,8 @@ def _named_folder(config: Config) -> str | None:
         return config.runs
     if isinstance(config, (UpscaleConfig, ShardConfig)):
         return config.output
-    return "." if isinstance(config, (PlanConfig, PrepareConfig, DoctorConfig)) else None
+    here = (PlanConfig, PrepareConfig, DoctorConfig, NewConfig)
+    return "." if isinstance(config, here) else None
 
 
 def has_run_folder(config: Config) -> bool:

@@ -1,5 +1,6 @@
 """Errors of Hydra and OmegaConf as sentences for the user."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from sr_lab import files
 from sr_lab.config import naming
 from sr_lab.config.allowed import DESCRIBED
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.targets import instead
 from sr_lab.errors import SRLabError, did_you_mean
+from sr_lab.files import conf_dir
 
 
 def explain(error: Exception) -> str | None:
@@ -43,6 +44,9 @@ def _reworded(error: Exception) -> str | None:
     unknown = re.search(r"Could not override '([^']*)'(?:.*\n.*?=(.*))?", text)
     if unknown:
         return _unknown_key(unknown[1], unknown[2] or "", _task(chain))
+    interpolation = re.search(r"Interpolation key '([^']*)' not found\n\s*full_key: (\S+)", text)
+    if interpolation:
+        return _no_such_key(interpolation[2], interpolation[1])
     several = re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n", text)
     if several:
         return _several_values(several[1], several[2])
@@ -62,10 +66,28 @@ def _options(group: str) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
+def _no_such_key(place: str, key: str) -> str:
+    """The message about ``${key}`` in a file or a value, where there is no such key."""
+    settings = OmegaConf.load(conf_dir() / "config.yaml")
+    known = [*(str(name) for name in settings if name != "defaults"), *_groups()]
+    if "." in key and (group := key.partition(".")[0]) in _groups():
+        return (
+            f"{place}: refers to ${{{key}}}, which the chosen option of '{group}' does not set; add it there"
+        )
+    near = "" if "." in key else did_you_mean(key, known)
+    return f"{place}: refers to ${{{key}}}, which is not a setting; correct it{near}"
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+
+
 def _no_option(group: str, given: str, found: Sequence[str]) -> str:
     """The message about an option that a group does not have; of its sub-folders, it lists the nearest."""
     options = sorted({*found, *_options(group)})
     near = did_you_mean(given, options)
+    if group in DESCRIBED and not difflib.get_close_matches(given.lower(), options, n=1, cutoff=0.7):
+        near += "; an option of your own needs --config-dir <folder that contains its groups>"
     folder = (near.partition("'")[2] if near else given).partition("/")[0]
     if given in {option.partition("/")[0] for option in options if "/" in option}:
         folder, near = given, ""
@@ -95,7 +117,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
         value: Its value, if Hydra says it.
         task: The chosen task.
     """
-    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+    groups = _groups()
     top, _, rest = key.partition(".")
     if key in groups:
         return (
@@ -127,6 +149,7 @@ _HAS_INSTEAD = {
         "hr_dir": "dataset.hr_dir",
         "output": "paths.output_dir",
         "folder": "paths.data_dir",
+        "name": "run_name",
     },
     "evaluate": {"init_ckpt": "ckpt", "runs": "ckpt", "input": "benchmark", "output": "paths.output_dir"},
     "upscale": {

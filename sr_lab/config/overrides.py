@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 # line gives them, or they have our own value; task=prepare also writes to paths.data_dir.
 WRITTEN = (
     *("paths.output_dir", "paths.cache_dir", "dataset.cache_dir"),
-    *("output", "overwrite", "runs", "write_results", "store"),
+    *("output", "overwrite", "runs", "write_results", "store", "at"),
 )
 
 

@@ -329,6 +329,13 @@ class DoctorConfig(UnbuiltConfig):
     folder: str
 
 
+class NewConfig(UnbuiltConfig):
+    """``task=new``."""
+
+    name: str
+    at: str
+
+
 class ReadingConfig(UnbuiltConfig):
     """A task that reads run folders and builds nothing."""
 
@@ -353,6 +360,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "doctor": DoctorConfig,
     "shard": ShardConfig,
     "benchmark": BenchmarkConfig,
+    "new": NewConfig,
     "report": ReportConfig,
     "status": ReadingConfig,
     "dashboard": ReadingConfig,

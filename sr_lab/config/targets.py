@@ -7,9 +7,12 @@ resolved, and only what `_read` returns is built.
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import json
 import os
+import sys
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +80,12 @@ def check(slot: str, node: object, allow: Iterable[str] = (), *, place: str = ""
     Raises:
         ConfigError: The name is not allowed, an argument is unknown or missing, or a value has a wrong type.
     """
-    _read(place or SLOTS[slot].place, node, (slot,), trusted_packages(allow))
+    place, accepts = place or SLOTS[slot].place, SLOTS[slot]
+    described = _read(place, node, (slot,), trusted_packages(allow))
+    if accepts.factory and not described.partial:
+        raise ConfigError(
+            f"{place}: gets {', '.join(accepts.supplied)} later, when it is used; add _partial_: true to it"
+        )
 
 
 def build(slot: str, node: object, allow: Iterable[str] = (), /, **arguments: object) -> typing.Any:
@@ -182,23 +190,26 @@ def _resolve(
 ) -> tuple[type, Slot]:
     """The class that a description names, and the slot that allows it."""
     # Importing a module runs it, so the name is checked first.
+    wrong = None
     for slot in (SLOTS[name] for name in slots if isinstance(path, str)):
         places = [name for name in (slot.room, *packages) if name and str(path).startswith(f"{name}.")]
         if path not in slot.classes and not places:
             continue
         try:
             found = locate(str(path))
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{place}: cannot find '{path}': {error}; allowed: {slot}") from error
-        if path in slot.classes or _is_of(found, slot, places, str(path)):
+        except Exception as error:  # the user's module runs, and may fail in any way
+            raise ConfigError(f"{place}: cannot import '{path}': {_not_found(str(path), error)}") from error
+        wrong = None if path in slot.classes else _why_not(found, slot, places, str(path))
+        if wrong is None:
             return found, slot
     if (why := INSTEAD.get(str(path).rpartition(".")[2])) and str(path).startswith(_LIGHTNING):
         raise ConfigError(f"{place}: {path!r} may not be named here, since {why}")
+    if wrong is not None:
+        raise ConfigError(f"{place}: {path!r} {wrong}")
     allowed = "; or ".join(str(SLOTS[name]) for name in slots) or "plain values only"
     near = did_you_mean(str(path), [name for slot in slots for name in SLOTS[slot].classes])
     raise ConfigError(
-        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}"
-        "; a class of your own needs its package in allow=[...] on the command line"
+        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}{_trust(path, packages)}"
     )
 
 
@@ -218,14 +229,50 @@ def refuse_callback(place: str, callback: object) -> None:
             raise ConfigError(f"{place}: {named} not supported, since {why}")
 
 
-def _is_of(found: object, slot: Slot, places: Sequence[str], path: str) -> bool:
-    """Whether a class is defined in one of the packages and is of the kind that the slot accepts."""
+def _not_found(path: str, error: Exception) -> str:
+    """Why a class cannot be imported, and what to do."""
+    module, _, name = path.rpartition(".")
+    if not isinstance(error, (ImportError, AttributeError)):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, SyntaxError) else f" ({frame.filename}, line {frame.lineno})"
+        return f"{type(error).__name__}: {error}{where}; correct it"
+    package = module.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{error}; start in the folder that contains {package}, or install it"
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return f"{error}; correct the name of the module"
+    is_package = hasattr(sys.modules.get(module), "__path__")
+    if is_package and importlib.util.find_spec(path) is not None:
+        return f"it is a module; add the name of a class in it: {path}.<class>"
+    if isinstance(error, AttributeError) and module in sys.modules:
+        defined = [each for each, value in vars(sys.modules[module]).items() if inspect.isclass(value)]
+        return f"{error}; correct the name of the class{did_you_mean(name, defined)}"
+    return f"{error}; correct it in {module}, or install what it needs"
+
+
+def _trust(path: object, packages: Sequence[str]) -> str:
+    """How to name a class of a package that is not trusted yet, as the end of a sentence."""
+    package, _, name = str(path).partition(".")
+    libraries = {each.partition(".")[0] for slot in SLOTS.values() for each in (slot.base, *slot.classes)}
+    if not name or package in (*libraries, *packages, *sys.stdlib_module_names):
+        return ""
+    return f"; if {package} is your own package, add allow=[{package}]"
+
+
+def _why_not(found: object, slot: Slot, places: Sequence[str], path: str) -> str | None:
+    """Why something in one of the packages may not be named in the slot; ``None`` if it may."""
     module = getattr(found, "__module__", "")
     if not any(f"{module}.".startswith(f"{name}.") for name in places):
-        return False
+        return f"may not be named here, since another package defines it; allowed: {slot}"
     if not slot.base:
-        return path == f"{module}.apply"
-    return inspect.isclass(found) and issubclass(found, locate(slot.base))
+        return None if path == f"{module}.apply" else f"may not be named here; allowed: {slot}"
+    ours = slot.room and f"{module}.".startswith(f"{slot.room}.")
+    base = slot.base if ours or not slot.own_base else slot.own_base
+    if not inspect.isclass(found):
+        return f"is a {type(found).__name__}; name a class that derives from {base}"
+    return (
+        None if issubclass(found, locate(base)) else f"does not derive from {base}; derive it from that class"
+    )
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 Only the words of the command line come through here; files follow the rules of Hydra.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from hydra.errors import HydraException
 from sr_lab.config.allowed import DESCRIBED
 from sr_lab.config.schema import is_path
 from sr_lab.errors import ConfigError
+from sr_lab.files import conf_dir
 
 # Options of Hydra: those that take a word, and the others.
 _VALUED = (
@@ -51,10 +53,44 @@ def understood(words: Sequence[str]) -> list[str]:
     if any(word in ("--shell-completion", "-sc") for word in words):
         return list(words)
     parser = OverridesParser.create()
-    return [
-        word if before in _VALUED or _is_flag(word, before) else _read(word, parser)
-        for before, word in zip(["", *words], words, strict=False)
-    ]
+    settings, options = [], []  # argparse wants all settings before or after the options
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith("~"):
+            settings.append(word)
+        elif before in _VALUED or _is_option(word, before):
+            options.append(word)
+        else:
+            settings.append(_read(word, parser))
+    return [*settings, *options]
+
+
+def for_help(words: Sequence[str]) -> list[list[str]]:
+    """The command lines whose ``--help`` answers together: one for each of several options of a group.
+
+    Args:
+        words: What `understood` returned.
+    """
+    if not any(word == "-h" or (len(word) > 2 and "--help".startswith(word)) for word in words):
+        return [list(words)]
+    settings = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    parser, lists = OverridesParser.create(), {}
+    for word in settings:
+        choice = parser.parse_override(word)
+        if choice.is_choice_sweep():
+            values = [f"{choice.get_key_element()}={value}" for value in choice.sweep_string_iterator()]
+            lists[word] = values if _is_group(word) else values[:1]  # a value has no page of its own
+    lines = []
+    for number in range(max(map(len, lists.values()), default=1)):
+        line = list(words[len(settings) :])
+        for word in reversed(settings):
+            given = lists.get(word, [word])
+            line[:0] = given[number : number + 1] if _is_group(word) else given[:1]
+        lines.append(line)
+    return lines
+
+
+def _is_group(word: str) -> bool:
+    return (conf_dir() / word.partition("=")[0]).is_dir()
 
 
 def as_typed(override: str) -> str:
@@ -68,8 +104,8 @@ def _is_argument(key: str) -> bool:
     return bool(rest) and group in DESCRIBED
 
 
-def _is_flag(word: str, before: str) -> bool:
-    """Whether a word is an option of Hydra, perhaps abbreviated, or removes a setting (``~key``)."""
+def _is_option(word: str, before: str) -> bool:
+    """Whether a word is an option of Hydra, perhaps abbreviated, or what ``--info`` is about."""
     name = word.partition("=")[0]
     if word.startswith("-") and not any(
         flag.startswith(name) for flag in (*_VALUED, *_OTHERS, "--experimental-rerun")
@@ -79,7 +115,7 @@ def _is_flag(word: str, before: str) -> bool:
             f"{name}: there is no such option; settings are written without dashes: {bare}="
             f"{word.partition('=')[2] or '...'}"
         )
-    return word.startswith(("-", "~")) or (before in ("--info", "-i") and "=" not in word)
+    return word.startswith("-") or (before in ("--info", "-i") and "=" not in word)
 
 
 def _read(word: str, parser: OverridesParser) -> str:

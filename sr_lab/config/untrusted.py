@@ -187,5 +187,9 @@ def _nodes(values: Node, slot: Slot) -> list[tuple[str, object]]:
         return [(group, node)] if group else []
     assert isinstance(node, Mapping)  # the schema says so
     if rest == "*":
+        if isinstance(node.get("_target_"), str):
+            raise ConfigError(
+                f"{group}: each of them needs a name; write {{<name>: {{_target_: {node['_target_']}, ...}}}}"
+            )
         return [(f"{group}.{name}", child) for name, child in node.items()]
     return [(slot.place, node[rest])] if node.get(rest) is not None else []

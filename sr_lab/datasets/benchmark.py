@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import typing
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,20 @@ class BenchmarkImage(TypedDict):
     hr: Tensor
     name: str
     grey: bool
+
+
+class MeasuredSet(typing.Protocol):
+    """Images that a network is measured on."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables and metrics."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, index: int) -> BenchmarkImage:
+        """One image."""
 
 
 class BenchmarkSet(Dataset[BenchmarkImage]):

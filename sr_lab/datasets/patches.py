@@ -66,14 +66,14 @@ class Images(Protocol):
 class PatchBatch(TypedDict):
     """N samples: ``lr`` uint8 ``(N, 3, p, p)``, ``hr`` uint8 ``(N, 3, rp, rp)`` and the codes of their flips.
 
-    If the degradation is random, ``hr`` is the window, ``key`` has a seed for each sample, and `with_lr`
-    makes ``lr`` on the device.
+    A `PairDataset` may give floats in [0, 1], and gives no codes. If the degradation is random, ``hr`` is the
+    window, ``key`` has a seed for each sample, and `with_lr` makes ``lr`` on the device.
     """
 
     lr: NotRequired[Tensor]
     hr: Tensor
     name: list[str]
-    dihedral: Tensor
+    dihedral: NotRequired[Tensor]
     key: NotRequired[list[int]]
 
 

@@ -2,11 +2,13 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sr_lab.config.allowed import SLOTS
+from sr_lab.files import PACKAGE, conf_dir
 from sr_lab.help import data, layout, network, option, source
 from sr_lab.help.option import Option
 from sr_lab.help.source import Argument, Source
@@ -116,7 +118,24 @@ def of(composed: Composed, group: str, name: str) -> list[str]:
     if rows:
         lines += ["", "Settings", *layout.pairs(rows)]
     lines += _data(composed, group)
-    return [*lines, "", "Commands", *layout.pairs(_commands(composed, group, name), column=6)]
+    needs = _needs(composed, group, found)
+    rows = [(f"{command}{needs}", meaning) for command, meaning in _commands(composed, group, name)]
+    return [*lines, "", "Commands", *layout.pairs(rows, column=6)]
+
+
+def _needs(composed: Composed, group: str, found: Option | None) -> str:
+    """What a command needs to find the user's own option and class, as the end of the command."""
+    places = [place for place in composed.places if found is not None and found.file.is_relative_to(place)]
+    if not places or (folder := places[0].resolve()) == conf_dir():
+        return ""
+    here = Path.cwd()
+    place = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    ours = {PACKAGE.name, *(each.partition(".")[0] for slot in SLOTS.values() for each in slot.classes)}
+    packages = {
+        target.partition(".")[0] for _, target in _described(at(composed.values, group), group)
+    } - ours
+    allow = f" allow=[{','.join(sorted(packages))}]" if packages else ""
+    return f" --config-dir {shlex.quote(str(place))}{allow}"
 
 
 def _comments(composed: Composed, group: str, found: Option) -> dict[str, str]:

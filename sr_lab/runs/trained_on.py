@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from sr_lab import files
 from sr_lab.config.identity import identity, training_set
 from sr_lab.config.recorded import hash8, without_code
-from sr_lab.config.schema import TrainConfig
+from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.datasets.cache import WORKERS
 from sr_lab.datasets.facts import pixel_hash
 from sr_lab.datasets.images import read_image
-from sr_lab.datasets.patches import PatchDataset
+from sr_lab.datasets.pairs import TrainingSet, as_training_set
 from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder
 
@@ -48,9 +48,13 @@ class _Images(BaseModel):
         return self.images == other.images and (not known or self.validation == other.validation)
 
 
-def note_images(
-    config: TrainConfig, folder: RunFolder, dataset: PatchDataset, *, resumed: bool
-) -> str | None:
+@functools.lru_cache(maxsize=1)
+def training_data(config: Config) -> TrainingSet:
+    """The training pairs of a configuration, built once; see `sr_lab.datasets.pairs` for errors."""
+    return as_training_set(training_set(config), scale=config.scale, seed=config.seed)
+
+
+def note_images(config: TrainConfig, folder: RunFolder, dataset: TrainingSet, *, resumed: bool) -> str | None:
     """Record which images a run is trained on, and compare them with those of earlier runs.
 
     If an image was replaced by another with the same name and size, only its pixels reveal it.
@@ -98,7 +102,7 @@ def changed_since(config: TrainConfig, folders: Sequence[RunFolder]) -> list[str
         config: Configuration of the runs, which may differ in everything but the images.
         folders: Run folders; those without ``images.json`` are left out.
     """
-    dataset: PatchDataset = training_set(config)
+    dataset = training_data(config)
     stamp, now, found = _stamp(config, dataset), None, []
     for folder in folders:
         before = _recorded(folder)
@@ -110,7 +114,7 @@ def changed_since(config: TrainConfig, folders: Sequence[RunFolder]) -> list[str
     return found
 
 
-def _present(config: TrainConfig, dataset: PatchDataset) -> _Images:
+def _present(config: TrainConfig, dataset: TrainingSet) -> _Images:
     """The images that the configuration names now."""
     values = without_code(identity(config))
     try:
@@ -126,7 +130,7 @@ def _present(config: TrainConfig, dataset: PatchDataset) -> _Images:
     )
 
 
-def _validating(config: TrainConfig, dataset: PatchDataset) -> list[Path]:
+def _validating(config: TrainConfig, dataset: TrainingSet) -> list[Path]:
     """The held-out images that choose the best checkpoint, and their given LR images."""
     count = config.validation.count
     return [*dataset.val_files[:count], *(dataset.val_lr_files or [])[:count]]
@@ -152,7 +156,7 @@ def _pixels_of(file: Path, size: int, modified: int) -> str:
     return pixel_hash(read_image(file))
 
 
-def _stamp(config: TrainConfig, dataset: PatchDataset) -> str:
+def _stamp(config: TrainConfig, dataset: TrainingSet) -> str:
     """Digest of what the file system says about the images; images in shards have no files."""
     facts: list[tuple[str, int, int]] = []
     for file in [*dataset.files, *(dataset.lr_files or ()), *_validating(config, dataset)]:

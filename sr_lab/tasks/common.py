@@ -90,18 +90,23 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
 
     Contains ``num_params``, ``multi_adds`` (all operations), ``activations`` and ``peak_memory_bytes``;
     ``multi_adds_rule``, the counting rule of the network's paper, and ``multi_adds_by_rule``, our count by
-    that rule; also ``num_params_training`` if folding removes parameters.
+    that rule; also ``num_params_training`` if folding removes parameters. Operations are counted without
+    values: of a network that needs them (``.item()``), only the parameters are known, and a line says so.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)
-    counts: dict[str, int | str] = {
-        "num_params": num_params(folded),
-        "multi_adds": multi_adds(folded, scale=scale, rule="all"),
-        "multi_adds_rule": rule,
-        "multi_adds_by_rule": multi_adds(folded, scale=scale, rule=rule),
-        "activations": activations(folded, scale=scale),
-        "peak_memory_bytes": peak_memory(folded, scale=scale),
-    }
+    counts: dict[str, int | str] = {"num_params": num_params(folded)}
+    try:
+        counts |= {
+            "multi_adds": multi_adds(folded, scale=scale, rule="all"),
+            "multi_adds_rule": rule,
+            "multi_adds_by_rule": multi_adds(folded, scale=scale, rule=rule),
+            "activations": activations(folded, scale=scale),
+            "peak_memory_bytes": peak_memory(folded, scale=scale),
+        }
+    except Exception as error:  # a long training must not be lost for it
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        console.print(f"cost: the operations of {type(network).__name__} cannot be counted: {why}")
     if num_params(network) != num_params(folded):
         counts["num_params_training"] = num_params(network)
     return counts

@@ -27,7 +27,7 @@ from sr_lab.files import conf_dir
 from sr_lab.help import data, layout, option
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder, State
-from sr_lab.runs import measured
+from sr_lab.runs import measured, trained_on
 from sr_lab.system.devices import check_gpu, check_precision
 from sr_lab.training import build, cost
 from sr_lab.training.cost import Cost
@@ -439,7 +439,7 @@ def _resident() -> int:
 def _val_pixels(config: PlanConfig) -> float:
     """LR pixels of one validation."""
     try:
-        held_out = identity.training_set(config).val_files[: config.validation.count]
+        held_out = trained_on.training_data(config).val_files[: config.validation.count]
         pixels = _pixels(held_out)
     except DataError:
         pixels = config.validation.count * _IMAGE

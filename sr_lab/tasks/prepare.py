@@ -12,14 +12,15 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from sr_lab.config import targets
 from sr_lab.config.schema import PrepareConfig
 from sr_lab.datasets.benchmark import benchmark_files
 from sr_lab.datasets.download import Report
 from sr_lab.datasets.install import Store
+from sr_lab.datasets.pairs import PairDataset
 from sr_lab.datasets.registry import IMAGE_SETS, ImageSet, named
 from sr_lab.errors import DataError
 from sr_lab.reporting.terminal import Terminal
+from sr_lab.runs.trained_on import training_data
 
 _say = Terminal(markup=False, highlight=False, soft_wrap=True).print
 
@@ -52,11 +53,12 @@ def run(config: PrepareConfig, folder: Path, overrides: Sequence[str]) -> None:
     if not training:
         _say(f"dataset: nothing to download for {config.dataset['_target_']}")
     if config.decode:
-        dataset = targets.build("dataset", config.dataset, config.allow)
+        dataset = training_data(config)
         dataset.prepare()
-        _say(
-            f"dataset: {len(dataset)} training images decoded for x{config.scale} in {config.paths.cache_dir}"
-        )
+        what = f"images decoded for x{config.scale} in {config.paths.cache_dir}"
+        if isinstance(dataset, PairDataset):
+            what = f"pairs of {dataset.name}, which reads them itself"
+        _say(f"dataset: {len(dataset)} training {what}")
 
 
 def _install(store: Store, wanted: Sequence[ImageSet]) -> None:

@@ -19,8 +19,9 @@ def run(config: ShardConfig, folder: Path, overrides: Sequence[str]) -> None:
         ConfigError: The dataset consists of shards already, or has its own LR images.
         DataError: An image is broken, or the folder cannot be written.
     """
-    dataset: PatchDataset = targets.build("dataset", config.dataset, config.allow)
-    if isinstance(dataset, StreamingDataset) or dataset.lr_files is not None:
+    dataset = targets.build("dataset", config.dataset, config.allow)
+    has_no_files = not isinstance(dataset, PatchDataset) or isinstance(dataset, StreamingDataset)
+    if has_no_files or dataset.lr_files is not None:
         raise ConfigError("task=shard: needs HR images in files; set dataset=folder, div2k, flickr2k or df2k")
     index = write_shards(
         dataset.files, folder, images_per_shard=config.images_per_shard, lr_scales=config.lr_scales

@@ -11,11 +11,12 @@ import lightning
 from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.identity import known, training_set
+from sr_lab.config.identity import known
 from sr_lab.config.recorded import code_note, record
 from sr_lab.config.schema import TrainConfig
-from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.datasets.patches import PatchDataset, RandomDegradation
+from sr_lab.datasets.benchmark import BenchmarkSet, MeasuredSet
+from sr_lab.datasets.pairs import HeldOutPairs, PairDataset, TrainingSet
+from sr_lab.datasets.patches import RandomDegradation
 from sr_lab.errors import ConfigError
 from sr_lab.protocol import Protocol
 from sr_lab.reporting.experiment import print_runs
@@ -103,7 +104,7 @@ class _Parts:
 
     protocol: Protocol
     test_sets: list[BenchmarkSet]
-    dataset: PatchDataset
+    dataset: TrainingSet
     module: SRModule
     data: SRDataModule
     setting: Setting
@@ -162,15 +163,17 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     """Build network and data; anything missing is noticed here."""
     protocol = measured.protocol_of(config)
     test_sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
-    dataset: PatchDataset = training_set(config)
+    dataset = trained_on.training_data(config)
     val_sets = _validation_sets(config, dataset, protocol)
-    if note := _fewer_held_out(config.validation.count, len(dataset.val_files)):
+    if dataset.val_files and (note := _fewer_held_out(config.validation.count, len(dataset.val_files))):
         _say(note)
     module = build.module(config, protocol, val_sets, test_sets, _say)
-    build.check_fit(module.network, dataset, protocol)
+    build.check_fit(module, dataset)
     _say_budget(config)
     if config.trainer.precision == "auto" and (half := build.precision(config)) != "32-true":
         _say(why_half(half, build.device(config)))
+    if isinstance(dataset, PairDataset):
+        _say(dataset.note())
     if local_rank() == 0:  # other processes wait for this before the first step
         dataset.prepare()
     if rank() == 0:
@@ -204,11 +207,14 @@ def _fewer_held_out(wanted: int, held_out: int) -> str:
     return f"validation: on {held_out} images, all that the dataset holds out (validation.count={wanted})"
 
 
-def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Protocol) -> list[BenchmarkSet]:
+def _validation_sets(config: TrainConfig, dataset: TrainingSet, protocol: Protocol) -> list[MeasuredSet]:
     """The dataset's held-out images, and the benchmark sets named in ``validation.sets``.
 
     Held-out images have given LR images if the training images do.
     """
+    named = [measured.benchmark_set(config, name, protocol) for name in config.validation.sets]
+    if isinstance(dataset, PairDataset):
+        return [HeldOutPairs(dataset, config.validation.count, protocol.crop_border(config.scale)), *named]
     makes_lr = protocol if protocol.lr_source != "given" else replace(protocol, lr_source="uint8")
     held_out = BenchmarkSet(
         name="held_out",
@@ -218,7 +224,6 @@ def _validation_sets(config: TrainConfig, dataset: PatchDataset, protocol: Proto
         scale=config.scale,
         protocol=makes_lr,
     )
-    named = [measured.benchmark_set(config, name, protocol) for name in config.validation.sets]
     return [held_out, *named]
 
 
@@ -295,8 +300,10 @@ def _lost_best(folder: RunFolder, trainer: lightning.Trainer, tested: Path) -> d
     return {"tested": why}
 
 
-def _degraded(dataset: PatchDataset) -> dict[str, str]:
+def _degraded(dataset: TrainingSet) -> dict[str, str]:
     """For the text above a table: describe LR images other than the bicubic ones that the protocol covers."""
+    if isinstance(dataset, PairDataset):
+        return {"degradation_says": f"pairs of {dataset.name}, also for validation; tested by the protocol"}
     if dataset.lr_files is not None:
         return {"degradation_says": "given LR images, also for validation; tested by the protocol"}
     if not isinstance(dataset.degradation, RandomDegradation):

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from sr_lab.checkpoints.naming import named_scale
 from sr_lab.checkpoints.opening import build_network, fitting_scales
@@ -18,8 +18,9 @@ from sr_lab.checkpoints.weights import take_over
 from sr_lab.config import targets
 from sr_lab.config.schema import TrainConfig
 from sr_lab.config.untrusted import below, stored_network
-from sr_lab.datasets.benchmark import BenchmarkSet
-from sr_lab.datasets.patches import PatchBatch, PatchDataset
+from sr_lab.datasets.benchmark import MeasuredSet
+from sr_lab.datasets.pairs import TrainingSet
+from sr_lab.datasets.patches import PatchBatch
 from sr_lab.errors import ConfigError
 from sr_lab.layers.network import colour_of, min_size_of, num_image_ch
 from sr_lab.ops.complexity import num_params
@@ -34,7 +35,7 @@ from sr_lab.training.checkpointing import LAST, Checkpoints, DurableCheckpointIO
 from sr_lab.training.data_module import SRDataModule, repeated
 from sr_lab.training.ending import Ending, SaveLast
 from sr_lab.training.examples import ExampleImages
-from sr_lab.training.lit_module import SRModule
+from sr_lab.training.lit_module import SRModule, check_output
 from sr_lab.training.loggers import RowInSummary
 from sr_lab.training.nan_policy import NanPolicy
 from sr_lab.training.progress import TrainingProgress
@@ -47,8 +48,8 @@ _Callback = TypeVar("_Callback", bound=Callback)
 def module(
     config: TrainConfig,
     protocol: Protocol,
-    val_sets: Sequence[BenchmarkSet],
-    test_sets: Sequence[BenchmarkSet],
+    val_sets: Sequence[MeasuredSet],
+    test_sets: Sequence[MeasuredSet],
     say: Callable[[str], None],
 ) -> SRModule:
     """The network, with the weights of ``init_ckpt`` if given, and everything that trains and measures it.
@@ -119,19 +120,48 @@ def optimizer(config: TrainConfig) -> Callable[..., torch.optim.Optimizer]:
     return functools.partial(build, fused=True)
 
 
-def check_fit(network: nn.Module, dataset: PatchDataset, protocol: Protocol) -> None:
+def check_fit(module: SRModule, dataset: TrainingSet) -> None:
     """Refuse at the start what would otherwise fail later or have no effect.
 
     Raises:
-        ConfigError: The network does not fit the patches or the protocol.
+        ConfigError: The network does not fit the patches or the protocol, or does not return an image of the
+            right size; or the loss returns no number.
     """
+    network = module.network
     smallest = min_size_of(network)
     if dataset.lr_patch_size < smallest:
         raise ConfigError(
             f"dataset.lr_patch_size: {type(network).__name__} needs at least {smallest}, "
             f"got {dataset.lr_patch_size}; use larger patches"
         )
-    protocol.check_network(colour_of(network))
+    module.protocol.check_network(colour_of(network))
+    _try(module, dataset.lr_patch_size)
+
+
+def _try(module: SRModule, lr_patch_size: int) -> None:
+    """Upscale one black patch and compute its loss, before hours are spent on the data or on a training."""
+    network, loss, side = module.network, module.loss, module.scale * lr_patch_size
+    lr = torch.zeros(1, num_image_ch(network), lr_patch_size, lr_patch_size)
+    mode = network.training
+    try:
+        with torch.random.fork_rng(devices=[]):
+            sr = network.eval()(lr)
+            check_output(network, sr, lr, (*lr.shape[:2], side, side))
+            value = loss(sr, torch.zeros_like(sr)) if loss is not None else None
+    except ConfigError:
+        raise
+    except Exception as error:
+        given = f"{type(network).__name__}, and its result and an HR batch to {type(loss).__name__}"
+        error.add_note(f"sr_lab: gives an LR batch of {tuple(lr.shape)} to {given}")
+        raise
+    finally:
+        network.train(mode)
+    if loss is not None and not (isinstance(value, Tensor) and value.ndim == 0):
+        kind = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ConfigError(
+            f"loss: {type(loss).__name__} returns {kind}; it must return a tensor with one number, so write "
+            "return error.mean()"
+        )
 
 
 def form(
@@ -253,7 +283,7 @@ def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
 def trainer(
     config: TrainConfig,
     folder: RunFolder,
-    dataset: PatchDataset,
+    dataset: TrainingSet,
     loggers: list[Logger],
     signals: Signals,
     say: Callable[[str], None],

@@ -10,14 +10,15 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.benchmark import MeasuredSet
+from sr_lab.datasets.pairs import TrainingSet, as_training_set
 from sr_lab.datasets.patches import PatchBatch, PatchDataset, RandomDegradation, with_lr
 from sr_lab.datasets.sharing import send
 from sr_lab.errors import ConfigError
@@ -111,7 +112,7 @@ class RankShare:
         skip: Positions of images that an earlier attempt has measured.
     """
 
-    def __init__(self, images: BenchmarkSet, *, rank: int, world: int, skip: Collection[int] = ()) -> None:
+    def __init__(self, images: MeasuredSet, *, rank: int, world: int, skip: Collection[int] = ()) -> None:
         self.images = images
         left = [place for place in range(rank, len(images), world) if place not in skip]
         self.counted = bool(left)
@@ -196,7 +197,8 @@ class SRDataModule(lightning.LightningDataModule):
     """Loaders for the Trainer.
 
     Args:
-        train: Patches by sample number; ``None`` if there is no training.
+        train: Training pairs: a `PatchDataset`, or any map-style dataset that a `PairDataset` takes; ``None``
+            if there is no training.
         val: Validation sets.
         test: Test sets.
         measured: Name of each test set -> positions of its images that are not measured again.
@@ -207,9 +209,9 @@ class SRDataModule(lightning.LightningDataModule):
         overfit_batches: Batches to train on again and again; ``None`` for an endless stream.
     """
 
-    train: PatchDataset | None = None
-    val: Sequence[BenchmarkSet] = ()
-    test: Sequence[BenchmarkSet] = ()
+    train: Dataset[Any] | None = None
+    val: Sequence[MeasuredSet] = ()
+    test: Sequence[MeasuredSet] = ()
     measured: Mapping[str, Collection[int]] = field(default_factory=dict)
     batch_size: int = 1
     accumulate: int = 1
@@ -219,11 +221,12 @@ class SRDataModule(lightning.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self._stream = None if self.train is None else as_training_set(self.train)
 
     def train_dataloader(self) -> DataLoader[PatchBatch]:
         """Endless stream of batches, starting with the first sample not yet trained on."""
         assert self.trainer is not None
-        assert self.train is not None
+        assert self._stream is not None
         trainer, world = self.trainer, self.trainer.world_size
         share = share_of_a_rank(self.batch_size, world=world, accumulate=self.accumulate)
         sampler = StreamSampler(
@@ -234,7 +237,7 @@ class SRDataModule(lightning.LightningDataModule):
             repeat=None if self.overfit_batches is None else self.overfit_batches * self.batch_size,
         )
         return patch_loader(
-            self.train, sampler, num_workers=self.num_workers, timeout=self.timeout, pin=self._pins()
+            self._stream, sampler, num_workers=self.num_workers, timeout=self.timeout, pin=self._pins()
         )
 
     def transfer_batch_to_device(
@@ -250,9 +253,9 @@ class SRDataModule(lightning.LightningDataModule):
         """Make the LR patches of a random degradation on the device."""
         if "key" not in batch:
             return batch
-        assert self.train is not None
-        assert isinstance(self.train.degradation, RandomDegradation)
-        return with_lr(cast(PatchBatch, batch), self.train.degradation)
+        assert isinstance(self._stream, PatchDataset)
+        assert isinstance(self._stream.degradation, RandomDegradation)
+        return with_lr(cast(PatchBatch, batch), self._stream.degradation)
 
     def val_dataloader(self) -> list[ImageLoader]:
         """One loader for each set; the images stay in memory until the last validation."""
@@ -262,7 +265,7 @@ class SRDataModule(lightning.LightningDataModule):
         """One loader for each set."""
         return [self._images(images, skip=self.measured.get(images.name, ())) for images in self.test]
 
-    def _images(self, images: BenchmarkSet, keep: int = 0, skip: Collection[int] = ()) -> ImageLoader:
+    def _images(self, images: MeasuredSet, keep: int = 0, skip: Collection[int] = ()) -> ImageLoader:
         assert self.trainer is not None
         rank, world = self.trainer.global_rank, self.trainer.world_size
         share = RankShare(images, rank=rank, world=world, skip=skip)
@@ -275,7 +278,7 @@ class SRDataModule(lightning.LightningDataModule):
 
 
 def patch_loader(
-    dataset: PatchDataset,
+    dataset: TrainingSet,
     sampler: Sampler[list[int]],
     *,
     num_workers: int,

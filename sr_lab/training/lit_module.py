@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypedDict, cast
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 import lightning
 import torch
@@ -95,6 +95,28 @@ def keep_form(optimizer: Optimizer) -> None:
     optimizer.register_load_state_dict_post_hook(after)
 
 
+_PAIR: tuple[Literal["lr"], Literal["hr"]] = ("lr", "hr")
+
+
+def _floats(images: Tensor) -> Tensor:
+    """Images in [0, 1]; floats are in that range already."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def check_output(network: nn.Module, sr: object, lr: Tensor, expected: Sequence[int]) -> None:
+    """Refuse what a network returns if it is not an SR image of the expected shape.
+
+    Raises:
+        ConfigError: It is no tensor, or has another shape.
+    """
+    given = tuple(sr.shape) if isinstance(sr, Tensor) else type(sr).__name__
+    if given != tuple(expected):
+        raise ConfigError(
+            f"model: {type(network).__name__} returns {given} for an LR batch of {tuple(lr.shape)}; it must "
+            f"return a tensor {tuple(expected)}, so check its tail and what it does with scale"
+        )
+
+
 class SRModule(lightning.LightningModule):
     """Trains a network on patches and measures it on whole images.
 
@@ -106,7 +128,7 @@ class SRModule(lightning.LightningModule):
         test_sets: Names of the test sets, in the order of their loaders.
         loss: ``(sr, hr) -> scalar``; needed for training only.
         make_optimizer: Called with the parameters; needed for training only.
-        make_scheduler: Called with the optimizer; needed for training only.
+        make_scheduler: Called with the optimizer; ``None`` keeps the learning rate.
         steps_per_unit: Optimizer steps after which the scheduler advances by one.
         monitor: The figure of a validation after which the scheduler advances instead, e.g. ``val/psnr_y``.
         record: Plain values stored in every checkpoint, from which the network can be built again.
@@ -153,17 +175,19 @@ class SRModule(lightning.LightningModule):
         return sr
 
     def training_step(self, batch: PatchBatch, batch_idx: int) -> Tensor | dict[str, Tensor]:
-        """Loss of a batch of uint8 patches, flipped and converted to float (luma if needed) on the device.
+        """Loss of a batch: patches are flipped and become floats (luma if needed) on the device.
 
         Returns:
             The loss; for a sum of losses, ``loss`` and its ``terms``, see `WeightedLoss`.
         """
-        lr = dihedral(batch["lr"], batch["dihedral"]).float() / 255
-        hr = dihedral(batch["hr"], batch["dihedral"]).float() / 255
+        codes = batch.get("dihedral")
+        lr, hr = (_floats(batch[key] if codes is None else dihedral(batch[key], codes)) for key in _PAIR)
         if colour_of(self.network) == "y":
             lr, hr = rgb_to_y(lr), rgb_to_y(hr)
         assert self.loss is not None
-        loss: Tensor = self.loss(self.network(lr), hr)
+        sr = self.network(lr)
+        check_output(self.network, sr, lr, hr.shape)
+        loss: Tensor = self.loss(sr, hr)
         # An infinite loss can have finite gradients; a factor of NaN makes all of them NaN (`NanPolicy`).
         loss = loss * ((loss - loss).detach() + 1)
         return {"loss": loss, "terms": self.loss.last} if isinstance(self.loss, WeightedLoss) else loss
@@ -281,12 +305,13 @@ class SRModule(lightning.LightningModule):
             return sr
         raise torch.OutOfMemoryError("no tile is small enough")
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> Optimizer | OptimizerLRSchedulerConfig:
         """Optimizer and scheduler; the scheduler is called after every step, see ``lr_scheduler_step``."""
         assert self.make_optimizer is not None
-        assert self.make_scheduler is not None
         optimizer = self.make_optimizer([weight for _, weight in self.trained()])
         keep_form(optimizer)
+        if self.make_scheduler is None:
+            return optimizer
         scheduler = self.make_scheduler(optimizer)
         return {
             "optimizer": optimizer,

@@ -11,8 +11,8 @@ from sr_lab.checkpoints.reading import Checkpoint, open_checkpoint
 from sr_lab.checkpoints.weights import Likeness, forms_of, likeness, load_weights
 from sr_lab.config import compose
 from sr_lab.config.compose import model_node, model_options
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.files import conf_dir
 from sr_lab.ops.renaming import official_state
 from tests.conftest import compose as composed
 

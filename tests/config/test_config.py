@@ -8,10 +8,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sr_lab.config import compose as configuration
 from sr_lab.config.compose import load, model_node, model_options, to_yaml
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.messages import explain
 from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import ConfigError
+from sr_lab.files import conf_dir
 from tests.conftest import compose
 
 SMOKE = ("trainer=cpu", "budget=smoke")

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from sr_lab.config import code
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import folder_name, hash8, identity, register_resolvers
 from sr_lab.errors import SRLabError
+from sr_lab.files import conf_dir
 from sr_lab.system import devices
 from tests.conftest import compose
 

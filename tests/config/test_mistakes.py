@@ -17,7 +17,7 @@ from sr_lab import __main__ as program
 from sr_lab import tasks
 from sr_lab.config.identity import known
 from sr_lab.config.schema import Config
-from sr_lab.config.typed import as_typed, understood
+from sr_lab.config.typed import as_typed, for_help, understood
 from sr_lab.errors import ConfigError
 from sr_lab.runs import sweep
 from tests.conftest import compose
@@ -239,6 +239,17 @@ def test_other_words_are_left_as_they_are(word):
 def test_options_of_hydra_and_their_values_are_left_as_they_are():
     words = ["--config-path", "/é (1)", "--cfg", "job", "-m", "--info", "defaults", "--multi"]
     assert understood(words) == words
+
+
+def test_help_on_several_options_explains_each_once():
+    end = ["-m", "--config-dir", "conf", "--help"]
+    words = ["model=imdn,osffnet", "loss=l1", "model.num_feat=8,16", *end]
+    both = for_help(words)
+    assert both == [
+        ["model=imdn", "loss=l1", "model.num_feat=8", *end],
+        ["model=osffnet", "model.num_feat=8", *end],
+    ]
+    assert for_help(words[:-1]) == [words[:-1]]
 
 
 def test_an_argument_is_the_same_run_and_the_same_row_with_or_without_a_plus():

@@ -17,12 +17,12 @@ import requests
 from filelock import FileLock
 from PIL import Image
 
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.datasets import download
 from sr_lab.datasets.download import fetch
 from sr_lab.datasets.install import Store
 from sr_lab.datasets.registry import IMAGE_SETS, Archive, ImageSet, named
 from sr_lab.errors import ConfigError, DataError
+from sr_lab.files import conf_dir
 from tests.loopback import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

@@ -9,7 +9,6 @@ from PIL import Image
 from torch.nn import functional as F
 
 from sr_lab.config import identity, targets
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.datasets.folder import FolderDataset
 from sr_lab.datasets.images import read_image
 from sr_lab.datasets.patches import RandomDegradation, with_lr
@@ -22,6 +21,7 @@ from sr_lab.degradations.noise import NoiseDegradation
 from sr_lab.degradations.operations import Draws
 from sr_lab.degradations.realistic import RealisticDegradation, resize
 from sr_lab.errors import ConfigError, DataError
+from sr_lab.files import conf_dir
 from sr_lab.ops.resize import imresize
 from sr_lab.training.data_module import StreamSampler, patch_loader
 from tests.conftest import compose

@@ -15,10 +15,9 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.errors import ConfigError
-from sr_lab.files import texts
+from sr_lab.files import conf_dir, texts
 from sr_lab.help import layout, network, option, page, source
 from sr_lab.help.answer import answer
 from sr_lab.strategies import cwss, ggas

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urldefrag
 import pytest
 import yaml
 
-from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.files import conf_dir
 from sr_lab.help import costs, layout, option, site
 from sr_lab.reporting.published import experiments_dir
 from tests import chromium

@@ -19,9 +19,9 @@ from hydra.core.singleton import Singleton
 
 from sr_lab import __main__ as command_line
 from sr_lab.config.compose import load
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import folder_name, identity, known, register_resolvers
 from sr_lab.errors import ConfigError
+from sr_lab.files import conf_dir
 from sr_lab.reporting.runs import find_runs
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep

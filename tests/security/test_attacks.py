@@ -54,13 +54,13 @@ from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config import hydra_guard
 from sr_lab.config.compose import to_yaml
-from sr_lab.config.hydra_guard import conf_dir
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
 from sr_lab.config.schema import TrainConfig
 from sr_lab.config.untrusted import refuse_secrets, settle_paths, stored_network
 from sr_lab.datasets.images import read_image
 from sr_lab.errors import CheckpointError, ConfigError, DataError, SRLabError
+from sr_lab.files import conf_dir
 from sr_lab.inference.backends import run_by
 from sr_lab.reporting import crops, page, saved_images
 from sr_lab.reporting.experiment import experiment_table

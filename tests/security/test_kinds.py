@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from sr_lab import __main__ as command_line
+from sr_lab import files
 from sr_lab.checkpoints.opening import build_network
 from sr_lab.config import hydra_guard, targets
 from sr_lab.config.allowed import SLOTS
@@ -134,7 +135,7 @@ def _mark(tmp_path, monkeypatch, server):
 def survives(*overrides: str, config_name: str = "config", folder: Path | None = None) -> str:
     """Compose and validate as the command line does; return what would be stored or printed."""
     try:
-        with hydra.initialize_config_dir(str(folder or hydra_guard.conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(folder or files.conf_dir()), version_base="1.3"):
             composed = hydra.compose(config_name, list(overrides), return_hydra_config=True)
             hydra_guard.check_hydra(composed.hydra, overrides)
             config = load(composed, given_to(composed.hydra), composed.hydra.runtime.choices)
@@ -276,7 +277,7 @@ def test_no_file_reads_a_file_outside_of_its_folder(tmp_path, mark, option):
     (tmp_path / "secret.yaml").write_text("key: '${oc.env:SECRET}'\n")
     (tmp_path / "sly" / "experiment").mkdir(parents=True)
     (tmp_path / "sly" / "link.yaml").symlink_to(tmp_path / "secret.yaml")
-    there = option.format(conf=os.path.relpath(tmp_path, hydra_guard.conf_dir()), tmp_path=tmp_path)
+    there = option.format(conf=os.path.relpath(tmp_path, files.conf_dir()), tmp_path=tmp_path)
     sly = json.dumps({"defaults": [f"{there}@hydra.sweeper.params"]})
     (tmp_path / "sly" / "experiment" / "sly.yaml").write_text(f"# @package _global_\n{sly}")
     said = survives(*SMOKE, f"hydra.searchpath=[file://{tmp_path}/sly]", "experiment=sly")
@@ -345,7 +346,7 @@ def test_hydra_writes_no_file_of_its_own_into_a_strangers_folder(tmp_path, mark)
 
 
 def test_submitit_reads_no_pickle_that_was_there_before(mark):
-    with hydra.initialize_config_dir(str(hydra_guard.conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(files.conf_dir()), version_base="1.3"):
         words = [*SMOKE, "hydra/launcher=submitit_local"]
         pickles = [
             hydra.compose("config", words, return_hydra_config=True).hydra.launcher.submitit_folder
@@ -471,7 +472,7 @@ def test_a_file_may_repeat_our_own_places_and_say_what_is_read(tmp_path, mark, m
 def test_hydra_writes_nothing_where_a_file_says_before_a_sweep(tmp_path, mark, key, value):
     """It creates the folder of a sweep, and writes ``multirun.yaml`` there, before it calls us."""
     words = sly_experiment(tmp_path, "train", key, value)
-    whole = hydra.initialize_config_dir(str(hydra_guard.conf_dir()), version_base="1.3")
+    whole = hydra.initialize_config_dir(str(files.conf_dir()), version_base="1.3")
     with whole, pytest.raises(HydraException) as caught:
         hydra.compose("config", [*words, "hydra.mode=MULTIRUN"], return_hydra_config=True)
     assert str(explain(caught.value)).startswith(f"{key}: ")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_lab.config.hydra_guard import conf_dir
+from sr_lab.files import conf_dir
 from tests.command_line import SMOKE, run_folder, sr_lab
 
 pytestmark = pytest.mark.slow

@@ -318,6 +318,12 @@ class DoctorConfig(UnbuiltConfig):
     folder: str
 
 
+class ZooConfig(UnbuiltConfig):
+    """``task=zoo``."""
+
+    fetch: list[str] | Literal["all"]
+
+
 class ReadingConfig(UnbuiltConfig):
     """A task that reads run folders and builds nothing."""
 
@@ -341,6 +347,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "doctor": DoctorConfig,
     "shard": ShardConfig,
     "benchmark": BenchmarkConfig,
+    "zoo": ZooConfig,
     "report": ReportConfig,
     "status": ReadingConfig,
     "dashboard": ReadingConfig,

@@ -23,9 +23,9 @@ def run(config: ZooConfig, folder: Path, overrides: Sequence[str]) -> None:
     console = Terminal(markup=False, highlight=False)
     wanted = list(published().values()) if config.fetch == "all" else [_named(name) for name in config.fetch]
     failed = []
-    for number, entry in enumerate(wanted, start=1):
+    for entry in wanted:
         try:
-            provide(entry, "fetch", lambda text, at=number: console.print(f"{at} of {len(wanted)}: {text}"))
+            provide(entry, "fetch", console.print)
         except CheckpointError as error:
             failed.append(error)
     table = Table()

@@ -9,7 +9,6 @@ import difflib
 import functools
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from sr_lab.errors import CheckpointError
@@ -85,25 +84,25 @@ def cache_dir() -> Path:
 @functools.cache
 def published() -> dict[str, Published]:
     """All published weights by name."""
-    with resources.files("sr_lab.zoo").joinpath("published.csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            Published(
-                model=row["model"],
-                scale=int(row["scale"]),
-                num_params=int(row["num_params"]),
-                repository=row["repository"],
-                commit=row["commit"],
-                path=row["path"],
-                size=int(row["bytes"]),
-                sha256=row["sha256"],
-                licence=row["licence"],
-                protocol=row["protocol"],
-                psnr_y=float(row["psnr_y_set5"]),
-                ssim_y=float(row["ssim_y_set5"]),
-                printed=row["published_set5"],
-            )
-            for row in csv.DictReader(file)
-        ]
+    text = (Path(__file__).parent / "published.csv").read_text()
+    rows = [
+        Published(
+            model=row["model"],
+            scale=int(row["scale"]),
+            num_params=int(row["num_params"]),
+            repository=row["repository"],
+            commit=row["commit"],
+            path=row["path"],
+            size=int(row["bytes"]),
+            sha256=row["sha256"],
+            licence=row["licence"],
+            protocol=row["protocol"],
+            psnr_y=float(row["psnr_y_set5"]),
+            ssim_y=float(row["ssim_y_set5"]),
+            printed=row["published_set5"],
+        )
+        for row in csv.DictReader(text.splitlines(), strict=True)
+    ]
     return {row.name: row for row in rows}
 
 

@@ -32,6 +32,7 @@ from typing import IO, Literal, TypeAlias
 
 from sr_lab import files
 from sr_lab.errors import MACHINE_ERRORS, CheckpointError, ConfigError
+from sr_lab.zoo import published
 
 _STARTED_BY = ".begun"
 
@@ -255,13 +256,14 @@ def checkpoint_file(path: str, key: str = "ckpt") -> Path:
     """The checkpoint that a path refers to; in a run folder, the best checkpoint or else the last.
 
     Args:
-        path: A file or a run folder.
+        path: A file, a run folder, or the name of published weights, which have been downloaded.
         key: The setting that contains the path, for error messages.
 
     Raises:
         CheckpointError: There is no such file.
     """
-    given = Path(path).expanduser()
+    weights = published.named(path, key)
+    given = Path(path).expanduser() if weights is None else weights.file()
     if given.is_dir():
         for name in ("best.ckpt", "last.ckpt"):
             if (given / "checkpoints" / name).is_file():

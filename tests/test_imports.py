@@ -14,7 +14,7 @@ PACKAGE = Path(sr_lab.__file__).parent
 
 # A module imports from its own level and the levels before it, never from a later level.
 LEVELS = (
-    {"errors", "types", "files"},
+    {"errors", "types", "files", "zoo"},
     {"system", "run_folder", "ops", "layers", "losses"},
     {"upsamplers", "datasets", "degradations", "protocol", "metrics"},
     {"models"},
@@ -27,7 +27,7 @@ LEVELS = (
 )
 # Two packages are outside the levels. These lists say what they may import and who may import them.
 OUTSIDE = {
-    "config": {"errors", "types", "files", "system", "run_folder"},
+    "config": {"errors", "types", "files", "zoo", "system", "run_folder"},
     "reporting": {"errors", "types", "files", "run_folder"},
 }
 BUILDS_FROM_CONFIG = {

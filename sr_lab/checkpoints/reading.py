@@ -24,9 +24,11 @@ import torch
 from torch import Tensor, _weights_only_unpickler
 
 from sr_lab import files
+from sr_lab.checkpoints import fetching
 from sr_lab.checkpoints.formats import is_safetensors, refuse_foreign
 from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.run_folder import checkpoint_file
+from sr_lab.zoo import published
 
 _MAX_WRAPPERS = 5
 _FOLDER = 0x10  # attribute of a folder in an archive; torch would ignore its content
@@ -71,15 +73,16 @@ def open_checkpoint(
     """Read a checkpoint without running anything in it.
 
     Args:
-        path: Run folder or file.
+        path: Run folder, file, or name of published weights (``zoo/rlfn_x4``), which are downloaded.
         key: The setting that names it, for error messages.
-        note: Called with a sentence if the file stores its weights in half precision.
+        note: Called with a sentence before a download, and if the file stores its weights in half precision.
 
     Raises:
         CheckpointError: The file is missing, damaged, would have to run code, or contains no weights.
         FaultError: The disk cannot read it.
     """
-    file = checkpoint_file(path, key)
+    weights = published.named(path, key)
+    file = checkpoint_file(path, key) if weights is None else fetching.provide(weights, key, note)
     content = _read(file, key)
     record = content.get("sr_lab") if isinstance(content, dict) else None
     if isinstance(record, dict) and isinstance(content.get("state_dict"), dict):

@@ -49,10 +49,12 @@ from sr_lab.config.schema import (
     ShardConfig,
     TrainConfig,
     UpscaleConfig,
+    ZooConfig,
 )
 from sr_lab.config.uses import unused
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.run_folder import checkpoint_file
+from sr_lab.zoo import published
 
 # Callbacks from these packages change no result, except those in ``CHANGING``.
 WATCHING = ("lightning.", "sr_lab.")
@@ -234,6 +236,8 @@ def _content(key: str, path: str | None) -> str | None:
     """SHA-256 of a checkpoint, since its name says nothing about its weights."""
     if path is None:
         return None
+    if (weights := published.named(path, key)) is not None:
+        return weights.sha256  # known before they are downloaded
     with checkpoint_file(path, key).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -292,7 +296,7 @@ def _named_folder(config: Config) -> str | None:
         return config.runs
     if isinstance(config, (UpscaleConfig, ShardConfig)):
         return config.output
-    here = (PlanConfig, PrepareConfig, DoctorConfig, NewConfig)
+    here = (PlanConfig, PrepareConfig, DoctorConfig, NewConfig, ZooConfig)
     return "." if isinstance(config, here) else None
 
 

@@ -336,6 +336,12 @@ class NewConfig(UnbuiltConfig):
     at: str
 
 
+class ZooConfig(UnbuiltConfig):
+    """``task=zoo``."""
+
+    fetch: list[str] | Literal["all"]
+
+
 class ReadingConfig(UnbuiltConfig):
     """A task that reads run folders and builds nothing."""
 
@@ -361,6 +367,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "shard": ShardConfig,
     "benchmark": BenchmarkConfig,
     "new": NewConfig,
+    "zoo": ZooConfig,
     "report": ReportConfig,
     "status": ReadingConfig,
     "dashboard": ReadingConfig,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sr_lab.checkpoints.fetching import provide
 from sr_lab.checkpoints.opening import described
 from sr_lab.config.overrides import key_of
 from sr_lab.config.schema import Config, EvaluateConfig, TrainConfig
@@ -16,7 +17,9 @@ from sr_lab.datasets.registry import benchmark_dir
 from sr_lab.errors import ConfigError, DataError, did_you_mean
 from sr_lab.protocol import PROTOCOLS, Protocol
 from sr_lab.reporting.runs import read_run
+from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder
+from sr_lab.zoo import published
 
 
 @functools.lru_cache(maxsize=1)  # called for the name of the folder, and by the job
@@ -35,6 +38,8 @@ def complete(config: Config, overrides: tuple[str, ...]) -> Config:
     if not isinstance(config, EvaluateConfig):
         return config
     if config.ckpt is not None:
+        if (weights := published.named(config.ckpt)) is not None:
+            provide(weights, "ckpt", Terminal(stderr=True, markup=False).print)
         config, _ = described(config, overrides, config.ckpt, note=lambda _: None)  # the task prints the note
     return config.model_copy(update={"images": images(config), "lr_folders": _lr_folders(config)})
 

@@ -21,7 +21,9 @@ NEEDS = {
     "complexity": ("model=bicubic", "scale=2", "trainer=cpu"),
 }
 # These write into the folder that a setting names, next to what it contains.
-WITHOUT_RUN_FOLDER = {"plan", "upscale", "shard", "prepare", "doctor", "report", "status", "dashboard", "log"}
+WITHOUT_RUN_FOLDER = {
+    *("plan", "upscale", "shard", "prepare", "doctor", "zoo", "new", "report", "status", "dashboard", "log")
+}
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""Downloading published weights once, and checking them each time before they are opened."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock
+
+from sr_lab import files
+from sr_lab.datasets.cache import digest_of
+from sr_lab.datasets.download import fetch, may_be_asked
+from sr_lab.datasets.registry import Archive
+from sr_lab.errors import CheckpointError, SRLabError
+from sr_lab.zoo.published import PREFIX, Published
+
+MIRROR = "SR_LAB_ZOO"  # address or folder of a copy, in which a file has the place that it has on GitHub
+
+
+def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
+    """The file of published weights, downloaded if it is not in the cache; several processes may ask at once.
+
+    Args:
+        entry: The weights.
+        key: The setting that names them, for error messages.
+        note: Called with a sentence before a download.
+
+    Returns:
+        The file, whose size and digest are the published ones.
+
+    Raises:
+        CheckpointError: No address serves the file, or the cache cannot be written.
+    """
+    file = entry.file()
+    try:
+        if _is_right(file, entry):
+            return file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_name(f"{file.name}.lock")):
+            if not _is_right(file, entry):  # another process may have fetched it meanwhile
+                _obtain(entry, file, note)
+        return file
+    except (OSError, SRLabError) as error:
+        raise CheckpointError(
+            f"{key}: {PREFIX}{entry.name} could not be fetched: {error}; set {MIRROR}=<address or folder of "
+            f"a copy>, or save {_escaped(entry.address)} yourself and give its path"
+        ) from error
+
+
+def _is_right(file: Path, entry: Published) -> bool:
+    return file.is_file() and file.stat().st_size == entry.size and digest_of(file, "sha256") == entry.sha256
+
+
+def _obtain(entry: Published, file: Path, note: Callable[[str], object]) -> None:
+    """Copy the file from a mirror's folder, or download it from the mirror's or the authors' address."""
+    mirror = os.environ.get(MIRROR, "")
+    source = f"from {mirror}" if mirror else f"from github.com/{entry.repository}"
+    licence = f"licence: {entry.licence}" if entry.has_licence else "its authors state no licence"
+    note(f"{PREFIX}{entry.name}: fetching {entry.size / 1e6:.1f} MB {source}; {licence}")
+    if mirror and "://" not in mirror:
+        original = Path(mirror).expanduser() / entry.place
+        if not _is_right(original, entry):
+            state = "is another file than the published one" if original.is_file() else "is missing"
+            raise CheckpointError(f"{original} {state}")
+        with files.replacing(file) as copy, original.open("rb") as source_file:
+            shutil.copyfileobj(source_file, copy)
+        return
+    address = f"{mirror.rstrip('/')}/{entry.place}" if mirror else entry.address
+    if not may_be_asked(address):
+        raise CheckpointError(f"{MIRROR}: got {mirror!r}; allowed: a folder, https, or http on this machine")
+    archive = Archive((_escaped(address),), "", f"sha256:{entry.sha256}", entry.size)
+    parts = file.parent / "parts"  # kept when a download is interrupted
+    fetch(archive, archive.urls[0], parts).replace(file)
+
+
+def _escaped(address: str) -> str:
+    return quote(address, safe=":/[]")

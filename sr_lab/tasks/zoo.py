@@ -1,0 +1,65 @@
+"""``task=zoo``: list the published weights that ``ckpt=zoo/<name>`` opens, without importing torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from sr_lab.checkpoints.fetching import provide
+from sr_lab.config.schema import ZooConfig
+from sr_lab.errors import CheckpointError
+from sr_lab.reporting.terminal import Terminal, print_wide
+from sr_lab.zoo.published import PREFIX, Published, named, published
+
+_COLUMNS = ("", "params\n[K]", "Set5\npublished", "Set5\nmeasured", "protocol", "licence", "on disk")
+
+
+def run(config: ZooConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Download what ``fetch`` names, and print a table of all published weights.
+
+    Raises:
+        CheckpointError: There are no such weights, or some could not be downloaded; the others were tried.
+    """
+    console = Terminal(markup=False, highlight=False)
+    wanted = list(published().values()) if config.fetch == "all" else [_named(name) for name in config.fetch]
+    failed = []
+    for entry in wanted:
+        try:
+            provide(entry, "fetch", console.print)
+        except CheckpointError as error:
+            failed.append(error)
+    table = Table()
+    for title in _COLUMNS:
+        table.add_column(title, justify="left" if title in _COLUMNS[:1] + _COLUMNS[4:] else "right")
+    for entry in published().values():
+        table.add_row(*_cells(entry))
+    if console.is_terminal and console.width >= console.measure(table).maximum:
+        console.print(table)
+    else:
+        print_wide(table, [], console)
+    console.print(
+        "measured: PSNR on luma and SSIM, by the authors' code under the protocol named; "
+        f"use a name as ckpt={PREFIX}<name>",
+        soft_wrap=True,
+    )
+    if failed:
+        more = f" (and {len(failed) - 1} more of {len(wanted)})" if len(failed) > 1 else ""
+        raise CheckpointError(f"{failed[0]}{more}")
+
+
+def _named(name: str) -> Published:
+    entry = named(PREFIX + name.removeprefix(PREFIX), "fetch")
+    assert entry is not None, "a name with the prefix is found or refused"
+    return entry
+
+
+def _cells(entry: Published) -> tuple[str, ...]:
+    return (
+        entry.name,
+        f"{entry.num_params / 1e3:.1f}",
+        entry.printed.replace("/", " / "),
+        f"{entry.psnr_y:.2f} / {entry.ssim_y:.4f}",
+        entry.protocol,
+        entry.licence,
+        "yes" if entry.file().is_file() else "no",
+    )

@@ -29,7 +29,7 @@ from sr_lab.protocol import PROTOCOLS, Protocol, variants
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.progress import Progress
-from sr_lab.reporting.runs import read_run
+from sr_lab.reporting.runs import Run, read_run
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import measured
 from sr_lab.runs.provenance import provenance, versions
@@ -40,6 +40,9 @@ from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.examples import ExampleImages
 from sr_lab.training.figures import Figures, Kept, Row, kept, plain
 from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
+from sr_lab.zoo import published
+
+_SAME_DB = 0.01  # a difference that shows in the printed figures
 
 
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -66,9 +69,28 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     print_runs([run := read_run(folder)], columns=config.columns)
     if "tiled" in run.values:
         common.console.print(f"tiled: {run.values['tiled']}")
+    if note := _beside_published(config, run):
+        common.console.print(note)
     if config.explain:
         _explain(opened or _open(config, overrides))
     common.console.print(f"run folder: {common.shown(folder)}")
+
+
+def _beside_published(config: EvaluateConfig, run: Run) -> str:
+    """A line that compares the PSNR of published weights on Set5 with that of their authors' own code."""
+    entry = published.with_digest(str(identity(config)["ckpt"]), config.scale)
+    psnr = run.values.get("test/Set5/psnr_y")
+    images = run.values.get("test_images")
+    right = isinstance(images, dict) and not str(images.get("Set5")).startswith("not")
+    if entry is None or not isinstance(psnr, float) or not right or config.benchmark.lr == "given":
+        return ""
+    theirs = f"Set5: with their authors' code these weights have {entry.psnr_y:.2f} dB"
+    if config.benchmark.protocol != entry.protocol:
+        return f"{theirs} under benchmark.protocol={entry.protocol}"
+    gap = entry.psnr_y - psnr
+    if abs(gap) < _SAME_DB:
+        return f"{theirs}, as here"
+    return f"{theirs}, {abs(gap):.2f} dB {'more' if gap > 0 else 'less'} than here"
 
 
 class _Opened(NamedTuple):

@@ -11,7 +11,8 @@ from sr_lab.errors import CheckpointError
 from sr_lab.reporting.terminal import Terminal, print_wide
 from sr_lab.zoo.published import PREFIX, Published, named, published
 
-_COLUMNS = ("", "params\n[K]", "Set5\npublished", "Set5\nmeasured", "protocol", "licence", "on disk")
+_USUAL = "rgb_uint8"
+_COLUMNS = ("name", "params\n[K]", "Set5\npublished", "Set5\nmeasured", "licence", "disk")
 
 
 def run(config: ZooConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -30,18 +31,12 @@ def run(config: ZooConfig, folder: Path, overrides: Sequence[str]) -> None:
             failed.append(error)
     table = Table()
     for title in _COLUMNS:
-        table.add_column(title, justify="left" if title in _COLUMNS[:1] + _COLUMNS[4:] else "right")
+        table.add_column(title, justify="right" if "\n" in title else "left", no_wrap=True)
     for entry in published().values():
         table.add_row(*_cells(entry))
-    if console.is_terminal and console.width >= console.measure(table).maximum:
-        console.print(table)
-    else:
-        print_wide(table, [], console)
-    console.print(
-        "measured: PSNR on luma and SSIM, by the authors' code under the protocol named; "
-        f"use a name as ckpt={PREFIX}<name>",
-        soft_wrap=True,
-    )
+    print_wide(table, [], console)
+    for line in _notes():
+        console.print(line, soft_wrap=True)
     if failed:
         more = f" (and {len(failed) - 1} more of {len(wanted)})" if len(failed) > 1 else ""
         raise CheckpointError(f"{failed[0]}{more}")
@@ -59,7 +54,19 @@ def _cells(entry: Published) -> tuple[str, ...]:
         f"{entry.num_params / 1e3:.1f}",
         entry.printed.replace("/", " / "),
         f"{entry.psnr_y:.2f} / {entry.ssim_y:.4f}",
-        entry.protocol,
-        entry.licence,
+        entry.licence if entry.has_licence else "none",
         "yes" if entry.file().is_file() else "no",
     )
+
+
+def _notes() -> list[str]:
+    """What the columns mean, and how to use a name."""
+    others = [
+        f"{entry.name} ({entry.protocol})" for entry in published().values() if entry.protocol != _USUAL
+    ]
+    return [
+        f"measured: PSNR and SSIM on luma, with the authors' code, under the protocol {_USUAL}; "
+        f"under another: {', '.join(others)}",
+        "licence: of the repository that has the file; none: it states none",
+        f"use: ckpt={PREFIX}<name> in any task, or sr_lab.load('{PREFIX}<name>')",
+    ]

@@ -126,3 +126,9 @@ def named(path: str, key: str = "ckpt") -> Published | None:
     like = like or difflib.get_close_matches(name, published(), n=3, cutoff=0.5)
     nearest = f"the nearest are {', '.join(PREFIX + each for each in like)}; " if like else ""
     raise CheckpointError(f"{key}: there is no '{path}'; {nearest}task=zoo lists all {len(published())}")
+
+
+def with_digest(sha256: str, scale: int) -> Published | None:
+    """The published weights in a file with this digest, at a scale that it serves."""
+    found = (entry for entry in published().values() if (entry.sha256, entry.scale) == (sha256, scale))
+    return next(found, None)

@@ -326,3 +326,17 @@ def test_an_evaluation_that_is_killed_again_and_again_finishes_with_the_same_fig
     results = [json.loads((one / "metrics.json").read_text())["images"] for one in (folder, other)]
     assert results[0] == results[1]
     assert pictures(folder) == pictures(other)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "says"),
+    [("rgb_uint8", "have 37.31 dB, as here"), ("rgb_double", "37.31 dB under benchmark.protocol=rgb_uint8")],
+)
+def test_published_weights_are_compared_with_the_figure_of_their_authors_code(
+    tmp_path, data_dir, weights_dir, capsys, protocol, says
+):
+    ckpt = weights_dir / "IMDN" / "IMDN_RTC_x2.pth"
+    given = ("task=evaluate", f"ckpt='{ckpt}'", "benchmark=set5", f"benchmark.protocol={protocol}")
+    config = compose(*given, f"paths.data_dir='{data_dir}'", "trainer=cpu")
+    evaluate.run(measured.complete(config, given), tmp_path, given)
+    assert says in capsys.readouterr().out

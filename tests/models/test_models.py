@@ -41,7 +41,7 @@ CLASSES = {
     OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_.rpartition(".")[2]: model
     for model in distinct_models()
 }
-TRACED = ("IMDN", "OSFFNet", "SwinIRLight", "EFRDN")
+TRACED = ("IMDN", "OSFFNet", "SwinIRLight")
 every_class = pytest.mark.parametrize(
     "model",
     [

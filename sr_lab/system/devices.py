@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sr_lab.errors import ConfigError, SRLabError
+from sr_lab.system.unix import cpuinfo
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
@@ -242,12 +243,6 @@ def processor() -> str:
     """Name of the CPU."""
     names = re.findall(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
     return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
-
-
-def cpuinfo() -> str:
-    """Linux's description of the CPU; empty on other systems."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""
 
 
 def device_name(accelerator: str, devices: object = 1) -> str:

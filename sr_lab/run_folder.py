@@ -65,9 +65,9 @@ class RunFolder:
     @property
     def refused(self) -> bool:
         """Whether the last start failed before its attempt began, which leaves no traceback."""
-        return self.failed.is_file() and not self.failed.read_text(
-            encoding="utf-8", errors="replace"
-        ).startswith("Traceback")
+        if not self.failed.is_file():
+            return False
+        return not self.failed.read_text(encoding="utf-8", errors="replace").startswith("Traceback")
 
     def start_over(self, job: str) -> None:
         """Set aside the checkpoints of an earlier attempt, and remove its record.
@@ -321,11 +321,7 @@ def read_index(parent: Path) -> list[Listed]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); remove it and start the sweep again") from error
     for job in listed:
-        if (
-            not isinstance(job.folder, str)
-            or job.folder in ("", ".", "..")
-            or Path(job.folder).name != job.folder
-        ):
+        if not isinstance(job.folder, str) or job.folder in ("", "..") or Path(job.folder).name != job.folder:
             raise ConfigError(f"{path}: names a folder that is not next to it, got {job.folder!r}; remove it")
         texts = [job.label or "", *job.overrides] if isinstance(job.overrides, list) else [None]
         if not all(isinstance(text, str) for text in texts):

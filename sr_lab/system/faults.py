@@ -68,8 +68,8 @@ def describe(error: BaseException) -> str | None:
     text = str(error)
     if any(re.search(rf"shared memory|{SHARED_MEMORY}|signal: Bus error", str(link)) for link in chain):
         return (
-            f"training: {SHARED_MEMORY}, through which data workers pass batches, is full; lower num_workers, or "
-            f"make it larger (docker run --shm-size=8g); {_RESUMES}"
+            f"training: {SHARED_MEMORY}, through which data workers pass batches, is full; lower "
+            f"num_workers, or make it larger (docker run --shm-size=8g); {_RESUMES}"
         )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
         return None

@@ -415,8 +415,8 @@ def _to_prepare(jobs: Sequence[Job]) -> tuple[int, bool]:
 def _memory(config: PlanConfig, memory: int, obstacles: list[str]) -> str:
     """The largest job, against the machine."""
     if build.on_gpu(config):
-        has = torch.cuda.get_device_properties(build.device(config)).total_memory
-        return f"up to {_bytes(memory)} of the GPU's {_bytes(has)}"
+        on_gpu = torch.cuda.get_device_properties(build.device(config)).total_memory
+        return f"up to {_bytes(memory)} of the GPU's {_bytes(on_gpu)}"
     jobs, program = config.sweep.jobs, unix.resident() or _PROGRAM
     need, has = jobs * (memory + program), unix.memory()
     if has is not None and need > has:

@@ -35,6 +35,7 @@ from sr_lab.system.unix import at_once, locked, not_elsewhere
 from sr_lab.zoo import published
 
 _STARTED_BY = ".begun"
+_LOG_OF_WANDB = "wandb/*/logs/debug-core.log"  # W&B's link into its cache, through which nothing writes
 
 State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupted", "waiting"]
 
@@ -244,6 +245,8 @@ class RunFolder:
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
         for path in files.below(self.path):
+            if path.relative_to(self.path).match(_LOG_OF_WANDB):
+                continue
             if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
                 raise ConfigError(f"{path}: is a link out of the run folder; remove it")
 

@@ -137,6 +137,11 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
     Raises:
         ConfigError: torch sees no GPU, or has no kernels for it; the message says what to install.
     """
+    if accelerator == "mps":
+        raise ConfigError(
+            "trainer.accelerator: got mps; a Mac's GPU is not supported, since it has no float64, in which "
+            "images are measured, and no result has been checked on one; use trainer=cpu"
+        )
     if accelerator not in ACCELERATORS:
         raise ConfigError(
             f"trainer.accelerator: got {accelerator}; allowed: {', '.join(ACCELERATORS)} "

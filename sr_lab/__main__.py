@@ -258,7 +258,17 @@ def main() -> int:
     return 0
 
 
+def _end_at_once() -> None:
+    """Collect no garbage at exit; for all of torch that takes seconds, and Slurm does not wait.
+
+    Triton, which is installed with torch for GPUs, would print a page about all that is left.
+    """
+    gc.freeze()
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 if __name__ == "__main__":
-    # At exit Python would garbage-collect all of torch for a second or more, and Slurm does not wait.
-    atexit.register(gc.freeze)
+    atexit.register(_end_at_once)
     sys.exit(main())

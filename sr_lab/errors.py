@@ -1,9 +1,16 @@
 """Errors for users: one sentence with the place, the problem, the given and allowed values, and a remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
-from sr_lab import files
+# Characters that terminals, XML or UTF-8 do not accept as text, and those that reverse the reading direction.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with escapes (``\x1b``) in place of characters that control a terminal or break a page."""
+    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 class SRLabError(ValueError):
@@ -11,7 +18,7 @@ class SRLabError(ValueError):
 
     def __str__(self) -> str:
         """The message without control characters, since it may name what is in a stranger's file."""
-        return files.printable(super().__str__())
+        return printable(super().__str__())
 
 
 class ConfigError(SRLabError):

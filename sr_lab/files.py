@@ -17,13 +17,14 @@ from typing import BinaryIO
 
 import yaml
 
+from sr_lab.errors import printable as printable
+from sr_lab.system.unix import at_once, sync_folder
+
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES = 64 * 2**20  # the record of a million steps takes about 10 MiB
 MAX_YAML_BYTES = 2**20
 _MAX_NODES, _MAX_DEPTH = 100_000, 50
-# Characters that terminals, XML or UTF-8 do not accept as text, and those that reverse the reading direction.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -60,16 +61,7 @@ def replacing(path: Path, *, keep: str | None = None) -> Iterator[BinaryIO]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # makes the rename durable
-    finally:
-        os.close(folder)
-
-
-def at_once(path: str, flags: int) -> int:
-    """Opener for ``open`` with which a stranger's named pipe reads as empty instead of blocking."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -189,11 +181,6 @@ def check_yaml(text: str) -> None:
                 raise ValueError(f"it expands to more than {_MAX_NODES} values or {_MAX_DEPTH} levels")
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-
-
-def printable(text: str) -> str:
-    r"""The text with escapes (``\x1b``) in place of characters that control a terminal or break a page."""
-    return _UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def plain(value: object) -> object:

@@ -17,7 +17,6 @@ checkpoint damaged renames it to ``damaged.ckpt`` and resumes from the previous 
 
 import contextlib
 import csv
-import fcntl
 import json
 import math
 import os
@@ -32,9 +31,11 @@ from typing import IO, Literal, TypeAlias
 
 from sr_lab import files
 from sr_lab.errors import MACHINE_ERRORS, CheckpointError, ConfigError
+from sr_lab.system.unix import at_once, locked, not_elsewhere
 from sr_lab.zoo import published
 
 _STARTED_BY = ".begun"
+_LOG_OF_WANDB = "wandb/*/logs/debug-core.log"  # W&B's link into its cache, through which nothing writes
 
 State: TypeAlias = Literal["finished", "running", "failed", "pruned", "interrupted", "waiting"]
 
@@ -65,7 +66,9 @@ class RunFolder:
     @property
     def refused(self) -> bool:
         """Whether the last start failed before its attempt began, which leaves no traceback."""
-        return self.failed.is_file() and not self.failed.read_text(errors="replace").startswith("Traceback")
+        if not self.failed.is_file():
+            return False
+        return not self.failed.read_text(encoding="utf-8", errors="replace").startswith("Traceback")
 
     def start_over(self, job: str) -> None:
         """Set aside the checkpoints of an earlier attempt, and remove its record.
@@ -218,12 +221,13 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self.refuse_links()
-        with self.lock.open("a") as lock:
-            if not _locked(lock, fcntl.LOCK_EX, attempts=5):  # `state` takes the lock for a moment too
+        with self.lock.open("a", encoding="utf-8") as lock, contextlib.ExitStack() as stack:
+            # `state` takes the lock for a moment too.
+            if not stack.enter_context(locked(lock, attempts=5)):
                 if wait is None:
                     raise ConfigError(f"{self.path}: another process is running this {what}")
                 wait()
-                while not _locked(lock, fcntl.LOCK_EX):
+                while not stack.enter_context(locked(lock)):
                     time.sleep(0.1)
             yield lock
 
@@ -241,13 +245,15 @@ class RunFolder:
             if path.is_fifo():
                 raise ConfigError(f"{path}: is a pipe, on which the run would wait forever; remove it")
         for path in files.below(self.path):
+            if path.relative_to(self.path).match(_LOG_OF_WANDB):
+                continue
             if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
                 raise ConfigError(f"{path}: is a link out of the run folder; remove it")
 
     def _is_locked(self) -> bool:
         try:
-            with open(self.lock, opener=files.at_once) as lock:
-                return not _locked(lock, fcntl.LOCK_SH)
+            with open(self.lock, "rb", opener=at_once) as lock, locked(lock, shared=True) as is_free:
+                return not is_free
         except FileNotFoundError:
             return False
 
@@ -279,7 +285,7 @@ def checkpoint_file(path: str, key: str = "ckpt") -> Path:
 def whole_rows(record: Path) -> list[dict[str, str]]:
     """Rows of a record, except those half-written or damaged by a full disk or a power cut."""
     try:
-        text = record.read_text(errors="replace")
+        text = record.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     rows = []
@@ -288,18 +294,6 @@ def whole_rows(record: Path) -> list[dict[str, str]]:
             rows.append(row)
     rows = [row for row in rows if None not in row.values() and (row.get("step") or "").isdecimal()]
     return [row for row in rows if len(row["step"]) < 16]  # Python refuses to parse thousands of digits
-
-
-def _locked(file: IO[str], kind: int, *, attempts: int = 1) -> bool:
-    """Take a lock that closing the file releases; ``False`` if another process has it."""
-    for attempt in range(attempts):
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.1 if attempt + 1 < attempts else 0)
-        else:
-            return True
-    return False
 
 
 def _finite(value: object) -> object:
@@ -330,7 +324,7 @@ def read_index(parent: Path) -> list[Listed]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); remove it and start the sweep again") from error
     for job in listed:
-        if not isinstance(job.folder, str) or job.folder in ("", ".", "..") or "/" in job.folder:
+        if not isinstance(job.folder, str) or job.folder in ("", "..") or Path(job.folder).name != job.folder:
             raise ConfigError(f"{path}: names a folder that is not next to it, got {job.folder!r}; remove it")
         texts = [job.label or "", *job.overrides] if isinstance(job.overrides, list) else [None]
         if not all(isinstance(text, str) for text in texts):
@@ -347,15 +341,10 @@ def write_index(parent: Path, jobs: Sequence[Listed]) -> None:
     parent.mkdir(parents=True, exist_ok=True)
     place = parent / ".sweep.lock"
     # Several sweeps may start at once; each adds its jobs to what the others have written.
-    with open(place, "a", opener=_not_elsewhere) as lock:
-        if not _locked(lock, fcntl.LOCK_EX, attempts=600):
+    with open(place, "ab", opener=not_elsewhere) as lock, locked(lock, attempts=600) as is_ours:
+        if not is_ours:
             raise ConfigError(f"{place}: another process keeps it locked; end that process, and try again")
         _add_to_index(parent, jobs)
-
-
-def _not_elsewhere(path: str, flags: int) -> int:
-    """Opener for ``open`` that follows no stranger's link, and does not block on a stranger's pipe."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _add_to_index(parent: Path, jobs: Sequence[Listed]) -> None:

@@ -14,8 +14,10 @@ PACKAGE = Path(sr_lab.__file__).parent
 
 # A module imports from its own level and the levels before it, never from a later level.
 LEVELS = (
-    {"errors", "types", "files", "zoo"},
-    {"system", "run_folder", "ops", "layers", "losses"},
+    {"errors", "types"},
+    {"system"},
+    {"files", "zoo"},
+    {"run_folder", "ops", "layers", "losses"},
     {"upsamplers", "datasets", "degradations", "protocol", "metrics"},
     {"models"},
     {"strategies"},

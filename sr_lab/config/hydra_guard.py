@@ -215,7 +215,9 @@ def _write_nothing(node: DictConfig, overrides: Sequence[str]) -> None:
         node.output_subdir = None
     if not _is_chosen("hydra/job_logging", overrides):
         node.runtime.choices["hydra/job_logging"] = "stdout"
-        node.job_logging = yaml.safe_load(_logging_options("job_logging")["stdout"].read_text())
+        node.job_logging = yaml.safe_load(
+            _logging_options("job_logging")["stdout"].read_text(encoding="utf-8")
+        )
     if "submitit_folder" in node.launcher and not is_set("hydra.launcher.submitit_folder", overrides):
         node.launcher.submitit_folder = f"${{hydra.sweep.dir}}/.submitit/{uuid.uuid4().hex}/%j"
     if node.mode == RunMode.MULTIRUN:
@@ -280,7 +282,7 @@ def _check_logging(key: str, node: DictConfig) -> None:
     """Refuse logging that is not one of Hydra's own options, since Python builds the classes it names."""
     options = _logging_options(key)
     chosen = options.get(str(node.runtime.choices.get(f"hydra/{key}")))  # the name alone, never a path
-    own = None if chosen is None else yaml.safe_load(chosen.read_text())
+    own = None if chosen is None else yaml.safe_load(chosen.read_text(encoding="utf-8"))
     if own is None or OmegaConf.to_container(node[key], resolve=False) != own:
         raise ConfigError(
             f"hydra.{key}: must be one of Hydra's own ({', '.join(sorted(options))}); set hydra/{key}=default"

@@ -199,4 +199,7 @@ def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "sett
 
 def _says(path: Path, key: str) -> bool:
     """Whether a file of ``conf/`` sets a key at its top level."""
-    return path.is_file() and re.search(rf"^{re.escape(key)}:", path.read_text(), re.M) is not None
+    return (
+        path.is_file()
+        and re.search(rf"^{re.escape(key)}:", path.read_text(encoding="utf-8"), re.M) is not None
+    )

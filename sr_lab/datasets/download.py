@@ -139,7 +139,7 @@ class _Transfer:
         if have:
             headers["Range"] = f"bytes={have}-"
             with suppress(FileNotFoundError):
-                headers["If-Range"] = self._etag.read_text()
+                headers["If-Range"] = self._etag.read_text(encoding="utf-8")
         with session.get(self.url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
             if answer.status_code == 416 and answer.headers.get("Content-Range") == f"bytes */{have}":
                 return  # the partial file was already complete
@@ -171,7 +171,7 @@ class _Transfer:
             self._give_up(f"answers {answer.status_code} {answer.reason}")
         self.forget()
         if (etag := answer.headers.get("ETag", "")).startswith('"'):  # a weak ETag may match two versions
-            self._etag.write_text(etag)
+            self._etag.write_text(etag, encoding="utf-8")
         length = answer.headers.get("Content-Length", "")
         return int(length) if re.fullmatch(r"\d{1,18}", length) else None
 

@@ -85,7 +85,7 @@ class Verdict(NamedTuple):
 @cache
 def facts() -> dict[str, tuple[Fact, ...]]:
     """The images of each set, sorted by name."""
-    text = (files("sr_lab.datasets") / "benchmark_pixels.csv").read_text()
+    text = (files("sr_lab.datasets") / "benchmark_pixels.csv").read_text(encoding="utf-8")
     by_set: dict[str, list[Fact]] = {}
     for row in csv.DictReader(text.splitlines()):
         height, width, channels = (int(row[key]) for key in ("height", "width", "channels"))

@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sr_lab.datasets.registry import how_to_get
 from sr_lab.errors import DataError
-from sr_lab.files import at_once, below
+from sr_lab.files import below
+from sr_lab.system.unix import at_once
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's limit; a larger image is treated as a decompression bomb

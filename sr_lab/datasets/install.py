@@ -146,7 +146,7 @@ class Store:
         """Compare an archive with the first download of that name, or record it as the first."""
         digest = digest_of(file)
         try:
-            known = json.loads(self.lock_file.read_text()) if self.lock_file.exists() else {}
+            known = json.loads(self.lock_file.read_text(encoding="utf-8")) if self.lock_file.exists() else {}
             first = known.setdefault(archive.name, {"sha256": digest, "date": f"{datetime.date.today()}"})
             same, date = first["sha256"] == digest, first["date"]
         except (ValueError, AttributeError, TypeError, KeyError) as error:

@@ -111,7 +111,7 @@ def main() -> None:
     """Fill in the table of every paper, or of those on the command line."""
     for paper in sys.argv[1:] or papers():
         path: Path = experiments_dir() / paper / "README.md"
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         files.write(path, fill(text, section(paper), begin=BEGIN, end=END, where=str(path)))
 
 

@@ -51,7 +51,7 @@ def build(folder: Path) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(picture, target)
     shutil.copyfile(Path(__file__).parent / "site.css", pages / "site.css")
-    settings = yaml.safe_load((Path(__file__).parent / "mkdocs.yml").read_text())
+    settings = yaml.safe_load((Path(__file__).parent / "mkdocs.yml").read_text(encoding="utf-8"))
     write(folder / "mkdocs.yml", yaml.safe_dump(settings | {"nav": _navigation(texts)}, sort_keys=False))
 
 
@@ -254,7 +254,7 @@ def _document(path: Path) -> str:
         relative = os.path.relpath(page, PurePosixPath(here).parent)
         return f"[{text}]({relative}{f'#{anchor}' if anchor else ''})"
 
-    return _LINK.sub(replaced, path.read_text())
+    return _LINK.sub(replaced, path.read_text(encoding="utf-8"))
 
 
 def _page_of(path: Path) -> str:

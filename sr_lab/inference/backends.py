@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import logging
-import os
 import tempfile
 import textwrap
 import warnings
@@ -27,6 +26,7 @@ from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.layers.folding import TOLERANCE, for_inference
 from sr_lab.layers.network import colour_of, min_size_of, num_image_ch, scale_of
+from sr_lab.system.unix import is_only_ours
 
 if TYPE_CHECKING:
     import openvino
@@ -139,7 +139,7 @@ class BackendNetwork(nn.Module):
         self._network = [network]  # in a list, so that it is not a submodule
         graph = cache_dir / "onnx" / f"{_fingerprint(network)}.onnx"
         graph.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _only_ours(graph.parent):
+        if not is_only_ours(graph.parent):
             note(
                 f"backend: other users may write to '{graph.parent}', so the graph is exported again and not "
                 "kept; chmod 700 the folder, or use a cache_dir of your own"
@@ -147,7 +147,7 @@ class BackendNetwork(nn.Module):
             with tempfile.TemporaryDirectory() as folder:
                 self._export(Path(folder) / graph.name)
             return
-        if graph.is_file() and not _only_ours(graph):
+        if graph.is_file() and not is_only_ours(graph):
             note(f"backend: other users may have written '{graph}', so it is exported again")
             graph.unlink(missing_ok=True)
         if not (graph.is_file() and self._start(graph)):
@@ -260,12 +260,6 @@ def fingerprint(network: nn.Module, *more: str) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _only_ours(path: Path) -> bool:
-    """Whether a file or folder belongs to this user and nobody else may write to it."""
-    status = path.stat()
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:

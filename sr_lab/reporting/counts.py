@@ -46,7 +46,7 @@ class Size(NamedTuple):
 
 @functools.cache
 def _rows() -> tuple[dict[str, str], ...]:
-    text = (Path(__file__).parent / "multi_adds.csv").read_text()
+    text = (Path(__file__).parent / "multi_adds.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines(), strict=True))
 
 

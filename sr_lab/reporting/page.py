@@ -38,7 +38,7 @@ def render(table: Table, runs: Sequence[Run], *, root: Path, found: Sequence[Pic
     """
     found = saved_images.find(runs) if found is None else found
     albums, left_out = page_images.albums(found)
-    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -51,7 +51,7 @@ def render(table: Table, runs: Sequence[Run], *, root: Path, found: Sequence[Pic
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     facts, remarks, warnings = _head(table)
-    return environment.from_string((_HERE / "page.html").read_text()).render(
+    return environment.from_string((_HERE / "page.html").read_text(encoding="utf-8")).render(
         policy=policy,
         style=style,
         script=script,

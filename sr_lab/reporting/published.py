@@ -40,7 +40,7 @@ def figures() -> tuple[Figure, ...]:
     """Every printed figure of every paper."""
     found = []
     for path in sorted(experiments_dir().glob("*/expected.csv")):
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, strict=True):
                 scale = int(row["scale"]) if row["scale"] else None
                 value = float(row["value"])

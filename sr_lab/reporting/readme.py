@@ -76,7 +76,7 @@ def main() -> None:
     """Fill in README.md of the checkout."""
     root = experiments_dir()
     readme = root.parent / "README.md"
-    files.write(readme, filled(readme.read_text(), root))
+    files.write(readme, filled(readme.read_text(encoding="utf-8"), root))
 
 
 if __name__ == "__main__":

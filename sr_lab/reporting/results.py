@@ -95,7 +95,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        rows = list(csv.reader(path.read_text().splitlines(), strict=True))
+        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; move it away") from error
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):

@@ -144,14 +144,14 @@ def store(table: Table, root: Path) -> Path:
     path = stored_at(str(table["device"]), root)
     origin = {key: table[key] for key in ("date", "commit") if key in table}
     measured = {key: {**figure, **origin} for key, figure in figures(table).items()}
-    before = figures(json.loads(path.read_text())) if path.is_file() else {}
+    before = figures(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     names = {key.partition(".")[0] for key in measured}
     kept = {key: figure for key, figure in before.items() if key.partition(".")[0] not in names}
     facts = {key: entry for key, entry in table.items() if key not in measured}
     files.write(path, json.dumps(facts | dict(sorted((kept | measured).items())), indent=1) + "\n")
     readme = root / "README.md"
     if readme.is_file():
-        files.write(readme, filled(readme.read_text(), root))
+        files.write(readme, filled(readme.read_text(encoding="utf-8"), root))
     return path
 
 
@@ -184,7 +184,7 @@ def section(root: Path) -> str:
     """The stored tables in Markdown."""
     parts: list[str] = []
     for path in sorted(root.glob("*.json")):
-        table: Table = json.loads(path.read_text())
+        table: Table = json.loads(path.read_text(encoding="utf-8"))
         parts += [f"## {escape(str(table['device']))}", ""]
         parts += [f"{escape(line)}  " for line in facts(table)[1:]]
         parts += ["", "| figure | median | quartiles | goal | commit |", "|---|---:|---:|---:|---|"]

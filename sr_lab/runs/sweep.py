@@ -8,7 +8,6 @@ any interruption of a job or of the sweep.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -33,6 +32,7 @@ from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import Listed, RunFolder, write_index
+from sr_lab.system.unix import KILL, OWN_GROUP, cores, end_with_parent, signal_group
 
 IN_SWEEP = "SR_LAB_IN_SWEEP"  # process id of the sweep, set for its jobs; their table is printed at the end
 RANK_OF = "SR_LAB_RANK_OF"  # process id of the job that started this process, see `system.distributed`
@@ -98,15 +98,11 @@ def command(folder: Path, overrides: Sequence[str] = ()) -> list[str]:
 
 def end_with_sweep() -> None:
     """End when the process that started this one ends: a job with its sweep, a rank with its job."""
-    parent, number = os.environ.get(IN_SWEEP), signal.SIGTERM
+    parent, number = os.environ.get(IN_SWEEP), int(signal.SIGTERM)
     if "LOCAL_RANK" in os.environ:  # a rank that waits for another rank ignores other signals
-        parent, number = os.environ.get(RANK_OF), signal.SIGKILL
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(parent):
-        raise KeyboardInterrupt
+        parent, number = os.environ.get(RANK_OF), KILL
+    if parent is not None:
+        end_with_parent(int(parent), number)
 
 
 def refused(why: str) -> None:
@@ -225,8 +221,7 @@ class Running:
 
     def send(self, number: int) -> None:
         """Signal the job and all its processes, such as data workers and DDP ranks."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+        signal_group(self.process, number)
 
 
 class Queue:
@@ -289,7 +284,7 @@ class Queue:
                         elif running.ended is None:
                             self.watch(running)
                         elif time.monotonic() > running.ended + _GRACE:
-                            running.send(signal.SIGKILL)
+                            running.send(KILL)
                     self._check_elsewhere()
                     show()
                     time.sleep(_POLL)
@@ -334,7 +329,7 @@ class Queue:
                 stdin=subprocess.DEVNULL if several else None,
                 stdout=log,
                 stderr=subprocess.STDOUT if several else None,
-                start_new_session=True,
+                **OWN_GROUP,
             )
         self.running.append(Running(job, process, slot))
 
@@ -343,8 +338,7 @@ class Queue:
         jobs = self.settings.jobs
         if jobs == 1:
             return {}
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        share = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+        share = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
         if len(self.gpus) > 1 and job.config.trainer.accelerator != "cpu":
             own = self.gpus[slot::jobs] or [self.gpus[slot % len(self.gpus)]]
             share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
@@ -357,7 +351,7 @@ class Queue:
         self.free.sort()
         job, folder = running.job, running.job.folder
         if code != 0:
-            running.send(signal.SIGKILL)
+            running.send(KILL)
         state = folder.state()
         if code == 0 and state == "finished":
             if self.settings.jobs > 1:
@@ -376,7 +370,7 @@ class Queue:
             self.problems.append(f"failed: {job.name}: {reason(folder)} ({left})")
         else:
             how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            how += " (out of memory?)" if code == -signal.SIGKILL else ""
+            how += " (out of memory?)" if code == -KILL else ""
             how += f": {last}" if (last := self._last_line(folder)) and code > 0 else ""
             self.say(job, how)
             self.problems.append(f"interrupted: {job.name}: {how}; the same command resumes it")
@@ -402,13 +396,13 @@ class Queue:
                     running.process.wait(timeout=max(0.0, end - time.monotonic()))
         finally:
             for running in self.running:
-                running.send(signal.SIGKILL)
+                running.send(KILL)
                 running.process.wait()
 
     def _last_line(self, folder: RunFolder) -> str:
         if self.settings.jobs == 1:  # its output is already on the terminal
             return ""
-        lines = folder.log.read_text(errors="replace").splitlines()
+        lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "")
 
     def say(self, job: Job, what: str) -> None:

@@ -1,7 +1,6 @@
 """How long the user waits for the output of ``--help``, and from a command to the first training step."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from sr_lab.run_folder import whole_rows
 from sr_lab.speed.benchmark import Benchmark
+from sr_lab.system.unix import KILL, OWN_GROUP, signal_group
 
 _MODEL = "import lightning; from sr_lab.models.osffnet import OSFFNet; OSFFNet(scale=4)"
 _TIMEOUT = 300.0  # seconds
@@ -65,9 +65,7 @@ def first_step(workspace: Path) -> float:
     log = workspace / "log.txt"
     with log.open("wb") as printed:
         started = time.time()
-        process = subprocess.Popen(
-            command, stdout=printed, stderr=printed, env=_environment(), start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=printed, stderr=printed, env=_environment(), **OWN_GROUP)
         try:
             while time.time() - started < _TIMEOUT:
                 ended = process.poll() is not None
@@ -78,9 +76,9 @@ def first_step(workspace: Path) -> float:
                     break
                 time.sleep(0.02)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            signal_group(process, KILL)
             process.wait()
-    raise RuntimeError(f"the training wrote no step: {log.read_text()[-2000:]}")
+    raise RuntimeError(f"the training wrote no step: {log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def _environment() -> dict[str, str]:

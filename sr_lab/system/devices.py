@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sr_lab.errors import ConfigError, SRLabError
+from sr_lab.system.unix import cpuinfo
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
@@ -136,6 +137,11 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
     Raises:
         ConfigError: torch sees no GPU, or has no kernels for it; the message says what to install.
     """
+    if accelerator == "mps":
+        raise ConfigError(
+            "trainer.accelerator: got mps; a Mac's GPU is not supported, since it has no float64, in which "
+            "images are measured, and no result has been checked on one; use trainer=cpu"
+        )
     if accelerator not in ACCELERATORS:
         raise ConfigError(
             f"trainer.accelerator: got {accelerator}; allowed: {', '.join(ACCELERATORS)} "
@@ -242,12 +248,6 @@ def processor() -> str:
     """Name of the CPU."""
     names = re.findall(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
     return " ".join(names[0].split()) if names else platform.processor() or platform.machine()
-
-
-def cpuinfo() -> str:
-    """Linux's description of the CPU; empty on other systems."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""
 
 
 def device_name(accelerator: str, devices: object = 1) -> str:

@@ -8,7 +8,6 @@ import contextlib
 import datetime
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -22,12 +21,12 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from sr_lab.errors import ConfigError, DistributedError
 from sr_lab.system.devices import has_gpu, rank
+from sr_lab.system.unix import END_SIGNALS, KILL
 
 _POLL = 0.2  # seconds between two checks of the other processes
 _GRACE = 5.0  # seconds within which losing a process usually raises an error (with gloo at once)
 _PATIENCE = 30.0  # the same limit after a signal, when this process may still be saving
-_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
-_ENDED_BY_SIGNAL = {code for number in _SIGNALS for code in (-number, 128 + number)}  # exit codes
+_ENDED_BY_SIGNAL = {code for number in END_SIGNALS for code in (-number, 128 + number)}  # exit codes
 
 
 class Launch(NamedTuple):
@@ -138,7 +137,7 @@ class Others:
             for number, process in enumerate(self.processes, start=1):
                 code = process.poll() or 0
                 if code < 0:
-                    guess = " (out of memory?)" if code == -signal.SIGKILL else ""
+                    guess = " (out of memory?)" if code == -KILL else ""
                     return f"process {number} was killed by signal {-code}{guess}"
                 if code > 0:
                     return f"process {number} ended with exit code {code} (its message says why)"

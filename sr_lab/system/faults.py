@@ -9,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from sr_lab import errors
 from sr_lab.errors import ConfigError, FaultError, SRLabError
 from sr_lab.system.devices import out_of_memory
+from sr_lab.system.unix import SHARED_MEMORY
 
 _RESUMES = "the same command resumes from the last checkpoint"
 
@@ -65,10 +66,10 @@ def describe(error: BaseException) -> str | None:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     text = str(error)
-    if any(re.search(r"shared memory|/dev/shm|signal: Bus error", str(link)) for link in chain):
+    if any(re.search(rf"shared memory|{SHARED_MEMORY}|signal: Bus error", str(link)) for link in chain):
         return (
-            "training: /dev/shm, through which data workers pass batches, is full; lower num_workers, or "
-            f"make it larger (docker run --shm-size=8g); {_RESUMES}"
+            f"training: {SHARED_MEMORY}, through which data workers pass batches, is full; lower "
+            f"num_workers, or make it larger (docker run --shm-size=8g); {_RESUMES}"
         )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
         return None

@@ -12,9 +12,7 @@ from types import FrameType
 
 from sr_lab.system.devices import rank
 from sr_lab.system.interrupts import Ended
-
-# Ctrl-C, a closed terminal, a request from the scheduler or the user, Slurm's notice of a preemption.
-_HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+from sr_lab.system.unix import END_SIGNALS, PREEMPTED
 
 
 class Signals:
@@ -36,14 +34,14 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():  # Python allows no handlers there
             yield
             return
-        found = {number: signal.getsignal(number) for number in _HEARD}
+        found = {number: signal.getsignal(number) for number in END_SIGNALS}
         before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
         self._heard = list(before)  # not the signals that nohup has turned off
         self.listen()
         try:
             yield
         except Ended as ended:
-            if ended.number == signal.SIGUSR1 and rank() == 0:
+            if ended.number == PREEMPTED and rank() == 0:
                 requeue()
             raise
         finally:

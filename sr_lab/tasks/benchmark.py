@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,7 +24,8 @@ from sr_lab.reporting import speed
 from sr_lab.reporting.terminal import Terminal, print_wide
 from sr_lab.runs import provenance
 from sr_lab.speed.benchmark import Benchmark, Spread, measure
-from sr_lab.system.devices import cpuinfo, processor
+from sr_lab.system.devices import processor
+from sr_lab.system.unix import cores, cpuinfo
 from sr_lab.tasks import common
 
 # Module of sr_lab.speed -> the names of its benchmarks; the keys of their figures begin with these names.
@@ -79,7 +79,7 @@ def run(config: BenchmarkConfig, folder: Path, overrides: Sequence[str]) -> None
 def _compare(table: speed.Table, only: Sequence[str]) -> None:
     """Print figures that are worse than the stored ones, and exit with 1 if there are any."""
     stored = speed.stored_at(str(table["device"]), speed.benchmarks_dir())
-    before: speed.Table = json.loads(stored.read_text()) if stored.is_file() else {}
+    before: speed.Table = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
     compared = {key for key in speed.comparable(before) if key.partition(".")[0] in only}
     if not compared:
         common.console.print("there are no stored figures to compare with; store=true stores these")
@@ -125,7 +125,7 @@ def device() -> str:
     """The GPU, or the processor and its cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{processor()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{processor()}, {cores()} cores"
 
 
 def _clocks() -> str | None:

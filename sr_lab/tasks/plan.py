@@ -28,12 +28,14 @@ from sr_lab.help import data, layout, option
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder, State
 from sr_lab.runs import measured, trained_on
+from sr_lab.system import unix
 from sr_lab.system.devices import check_gpu, check_precision
 from sr_lab.training import build, cost
 from sr_lab.training.cost import Cost
 
 console = Terminal(markup=False, highlight=False, soft_wrap=True)
 _IMAGE = 2040 * 1356  # pixels of an image of DIV2K or Flickr2K, where the images are missing
+_PROGRAM = 2**29  # bytes of this program without a network, on systems that do not say
 _CHECKPOINTS = 3  # last, previous, best
 
 
@@ -413,27 +415,19 @@ def _to_prepare(jobs: Sequence[Job]) -> tuple[int, bool]:
 def _memory(config: PlanConfig, memory: int, obstacles: list[str]) -> str:
     """The largest job, against the machine."""
     if build.on_gpu(config):
-        has = torch.cuda.get_device_properties(build.device(config)).total_memory
-        return f"up to {_bytes(memory)} of the GPU's {_bytes(has)}"
-    jobs, program = config.sweep.jobs, _resident()
-    need, has = jobs * (memory + program), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if need > has:
+        on_gpu = torch.cuda.get_device_properties(build.device(config)).total_memory
+        return f"up to {_bytes(memory)} of the GPU's {_bytes(on_gpu)}"
+    jobs, program = config.sweep.jobs, unix.resident() or _PROGRAM
+    need, has = jobs * (memory + program), unix.memory()
+    if has is not None and need > has:
         fewer = "fewer sweep.jobs, " if jobs > 1 else ""
         obstacles.append(
             f"Memory: the largest job needs about {_bytes(need)}, and the machine has {_bytes(has)}; use "
             f"{fewer}trainer.accumulate_grad_batches or a smaller batch_size."
         )
     at_once = f" for {jobs} jobs at once" if jobs > 1 else ""
-    return f"about {_bytes(need)}{at_once}, the program included, of {_bytes(has)}"
-
-
-def _resident() -> int:
-    """Bytes of this program without a network, which every job needs too."""
-    try:
-        pages = Path("/proc/self/statm").read_text().split()[1]
-    except OSError:
-        return 2**29
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    of_all = "; this system does not say how much there is" if has is None else f", of {_bytes(has)}"
+    return f"about {_bytes(need)}{at_once}, the program included{of_all}"
 
 
 def _val_pixels(config: PlanConfig) -> float:

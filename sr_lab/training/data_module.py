@@ -1,12 +1,6 @@
 """Data for the Trainer: the training stream, validation images and test images."""
 
 import collections
-import ctypes
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +16,7 @@ from sr_lab.datasets.pairs import TrainingSet, as_training_set
 from sr_lab.datasets.patches import PatchBatch, PatchDataset, RandomDegradation, with_lr
 from sr_lab.datasets.sharing import send
 from sr_lab.errors import ConfigError
+from sr_lab.system import unix
 
 
 class EvalBatch(TypedDict):
@@ -305,16 +300,4 @@ def _obey_parent_only(worker: int) -> None:
     training is killed, its workers are killed at once (on Linux): torch would notice only after 5 s, and
     until then a worker would keep the run folder locked.
     """
-    parent = multiprocessing.parent_process()
-    if sys.platform == "linux" and parent is not None and parent.pid == os.getppid():
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    signals = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-
-    def listen() -> None:
-        while True:
-            received = signal.sigwaitinfo(signals)
-            if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
-                os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
+    unix.obey_parent_only()

@@ -201,7 +201,7 @@ class Record(Callback):
     def _write(self, trainer: Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        with files.naming(self.path), self.path.open("a", newline="") as file:
+        with files.naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             row = {"step": trainer.global_step, "time": round(time.time(), 3)} | values
             csv.DictWriter(file, self.columns, restval="").writerow(row)
         log_to_dashboards(trainer, lambda logger: logger.log_metrics(values, step=trainer.global_step))

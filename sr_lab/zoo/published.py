@@ -84,7 +84,7 @@ def cache_dir() -> Path:
 @functools.cache
 def published() -> dict[str, Published]:
     """All published weights by name."""
-    text = (Path(__file__).parent / "published.csv").read_text()
+    text = (Path(__file__).parent / "published.csv").read_text(encoding="utf-8")
     rows = [
         Published(
             model=row["model"],

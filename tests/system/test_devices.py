@@ -7,6 +7,7 @@ import torch
 
 from sr_lab.errors import ConfigError
 from sr_lab.system import devices, distributed
+from tests.conftest import compose
 
 # The results of torch.cuda.get_arch_list() in the x86-64 builds of torch 2.13.
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -194,7 +195,13 @@ def test_the_precision_follows_the_card_in_use(gpu, monkeypatch):
         devices.check_gpu("gpu", [1])
 
 
-@pytest.mark.parametrize("accelerator", ["mps", "tpu", "hpu"])
+def test_a_macs_gpu_is_refused_with_the_reason():
+    config = compose("trainer=mps")
+    with pytest.raises(ConfigError, match=r"got mps; .* has no float64, .*; use trainer=cpu"):
+        devices.check_gpu(config.trainer.accelerator)
+
+
+@pytest.mark.parametrize("accelerator", ["tpu", "hpu"])
 def test_a_device_without_float64_is_refused(accelerator):
     with pytest.raises(ConfigError, match=f"got {accelerator}; allowed: auto, cpu, gpu, cuda"):
         devices.check_gpu(accelerator)

@@ -333,7 +333,7 @@ class NewConfig(UnbuiltConfig):
     """``task=new``."""
 
     name: str
-    at: str
+    at: Place
 
 
 class ZooConfig(UnbuiltConfig):

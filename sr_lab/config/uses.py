@@ -23,6 +23,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("hparams_search", "debug", "sweep", "seed", "steps", "steps_per_epoch"), ("train",)),
     **dict.fromkeys(("batch_size", "learning_rate", "ema_decay", "nan_policy", "num_workers"), ("train",)),
     "validation": ("train",),
+    "columns": ("train", "evaluate", "complexity", "measure", "report"),
     "trainer": ("train",),
     **dict.fromkeys(("trainer.accelerator", "trainer.devices"), _NETWORK),
     **dict.fromkeys(
@@ -54,7 +55,7 @@ def refuse_unused(task: str, overrides: Sequence[str]) -> None:
     """
     for key in map(key_of, overrides):
         if not _uses(task, key):
-            users = [f"task={name}" for name in SCHEMAS if _uses(name, key)]
+            users = [f"task={name}" for name in SCHEMAS if name != "plan" and _uses(name, key)]
             raise ConfigError(
                 f"{key}: is used only by {', '.join(users)}, and this is task={task}; leave it out"
             )

@@ -100,6 +100,11 @@ class ExampleImages(Callback):
         for picture in written:
             picture.result()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Wait for the pictures, without which their images would be measured again."""
+        if hasattr(self, "_writer"):
+            self._writer.shutdown()
+
     def _write(self, picture: Image.Image, path: Path) -> Image.Image:
         self._writing.append(self._writer.submit(_write_png, picture, path))
         return picture

@@ -51,7 +51,7 @@ MISTAKES = {
     "optimizer=AdamW": ("optimizer", "did you mean 'adamw'?"),
     "benchmark=Set5": ("benchmark", "did you mean 'set5'?"),
     "schedule=cosine_annealing": ("schedule", "'cosine_annealing'", "did you mean 'cosine"),
-    "loss=mse": ("loss", "'mse'", "charbonnier, l1"),
+    "loss=mse": ("loss", "'mse'", "charbonnier, fft, l1, l2"),
     "trainer=gpus": ("trainer", "did you mean 'gpu'?"),
     "task=test": ("task", "'test'", "evaluate"),
     # experiments, by folder

@@ -17,6 +17,7 @@ NETWORK = {"experiment", "model", "upsampler", "strategy", "trainer"}
 # The groups that have something to say to each task.
 USED = {
     "train": set(GROUPS),
+    "plan": set(GROUPS),
     "evaluate": NETWORK | {"benchmark"},
     "upscale": NETWORK,
     "complexity": NETWORK,
@@ -45,7 +46,7 @@ def test_a_task_refuses_the_groups_that_it_does_not_use_and_names_a_task_that_do
             assert f"this is task={task}; " in said
 
 
-@pytest.mark.parametrize("task", sorted(SCHEMAS.keys() - {"train"}))
+@pytest.mark.parametrize("task", sorted(SCHEMAS.keys() - {"train", "plan"}))
 @pytest.mark.parametrize(
     "override",
     [

@@ -29,17 +29,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in kept}
 
 
-SWA = "{_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.01}"
-
-
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
         ("benchmark.sets=[Set14]", "there is no folder"),
-        (
-            f"+callbacks.swa={SWA}",
-            "its average is not tested and cannot be resumed; use ema_decay=0.999",
-        ),
+        ("freeze=['*']", "has nothing to train"),
     ],
 )
 def test_a_run_that_cannot_start_from_scratch_keeps_its_earlier_files(

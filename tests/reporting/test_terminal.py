@@ -60,7 +60,7 @@ def test_a_folder_with_a_hostile_name_does_not_break_a_report(folders, capsys):
     assert len(runs) == 2
     table = experiment_table(runs)
     assert table is not None
-    html = page.render(table, runs, root=folders, figures=[])
+    html = page.render(table, runs, root=folders, found=[])
     for text in (html, to_markdown(table), to_latex(table), runs_to_csv(runs)):
         assert is_clean(text)
     for plot in html.split("<svg")[1:]:

@@ -44,6 +44,7 @@ def finished(place: Path, *more: str) -> sweep.Job:
 def again(place: Path, job: sweep.Job) -> list[str]:
     """What a sweep says before it shows the job again, in a process that has read nothing yet."""
     training_set.cache_clear()
+    trained_on.training_data.cache_clear()
     return [line for line in sweep._about_finished([job]) if "image" in line]
 
 

@@ -44,7 +44,8 @@ def ran(monkeypatch) -> list[Config]:
 
 
 def test_every_task_that_can_have_several_jobs_is_tried():
-    assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure"}  # measure: tests/tasks/test_run_folders.py
+    # measure: tests/tasks/test_run_folders.py; plan and new run once for a command
+    assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure", "plan", "zoo", "new"}
 
 
 @pytest.mark.parametrize("task", JOBS)

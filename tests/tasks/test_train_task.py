@@ -34,7 +34,7 @@ def test_a_run_that_another_process_finishes_before_the_lock_is_taken_is_not_tra
     assert f"already finished: {tmp_path}/run" in capsys.readouterr().out
     again = (*overrides, "resume=never")
     monkeypatch.setattr(RunFolder, "attempt", locked)
-    monkeypatch.setattr(train, "_show", lambda _: None)
+    monkeypatch.setattr(train, "_show", lambda *_: None)
     train.run(compose(*again), tmp_path / "run", again)
     assert trained
 

@@ -71,7 +71,7 @@ def search(inputs: Sequence[str], *, but_not: Path) -> Found:
         if not given.is_dir():
             raise DataError(f"input: there is no file or folder {given}; give an image or a folder of images")
         is_among = given.resolve().is_relative_to(but_not.resolve())
-        count = len(images)
+        has_image = False
         for path in sorted(files.below(given)):
             if path.is_dir():
                 continue
@@ -82,7 +82,8 @@ def search(inputs: Sequence[str], *, but_not: Path) -> Found:
                 passed_over.append((path, why))
             else:
                 images.setdefault(path.resolve(), (path, below))
-        if len(images) == count:
+                has_image = True
+        if not has_image:
             raise DataError(f"input: the folder {given} has no image; allowed: {', '.join(SUFFIXES)}")
     return Found(list(images.values()), passed_over)
 

@@ -8,7 +8,7 @@ import math
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class About:
     moves: bool
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
-    exif: Image.Exif = field(default_factory=Image.Exif)
+    exif: bytes = b""
     loop: int | None = None
 
 
@@ -85,7 +85,7 @@ def _about(path: Path, image: Image.Image) -> About:
     several = bool(getattr(image, "is_animated", False))
     if several and image.format not in (*_MOVING, "MPO"):
         raise DataError(f"images: {path} has several pages; save one page as its own file")
-    given = image.getexif()
+    given = Image.Image.getexif(image)  # that of a PNG would decode the pixels, to look behind them
     width, height = image.size
     if given.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8) and image.format != "TIFF":
         width, height = height, width
@@ -108,7 +108,7 @@ def _dpi(given: object) -> tuple[float, float] | None:
     return None
 
 
-def _exif(given: Image.Exif) -> Image.Exif:
+def _exif(given: Image.Exif) -> bytes:
     kept = Image.Exif()
     for tag in _KEPT:
         if tag in given:
@@ -119,10 +119,9 @@ def _exif(given: Image.Exif) -> Image.Exif:
     if ExifTags.Base.Orientation in given:
         kept[ExifTags.Base.Orientation] = 1
     try:
-        kept.tobytes()
+        return kept.tobytes() if len(kept) else b""
     except Exception:  # Pillow raises many exception types for values that it has read but cannot write
-        return Image.Exif()
-    return kept
+        return b""
 
 
 def read_frames(path: Path, max_pixels: float, note: Note) -> Iterator[Frame]:

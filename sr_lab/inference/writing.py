@@ -123,7 +123,7 @@ def _encode(
         return
     if form == "tiff" and picture.channels().ndim == 3 and picture.colours.dtype == np.uint16:
         _deep_tiff(picture, file, icc=about.icc, dpi=about.dpi, stamp=stamp)
-        if len(about.exif):
+        if about.exif:
             note("the EXIF record is dropped, which a TIFF with 16-bit colours does not keep here; PNG does")
         return
     if form != "tiff" and picture.colours.dtype == np.uint16:
@@ -135,7 +135,7 @@ def _encode(
     exif = _stamped(about.exif, stamp)
     if form == "jpeg" and len(exif.tobytes()) > _MAX_JPEG_EXIF:
         note("the EXIF record is dropped, which is too large for jpeg; png, webp and tiff can hold it")
-        exif = _stamped(Image.Exif(), stamp)
+        exif = _stamped(b"", stamp)
     more: dict[str, object] = {"exif": exif}
     if about.icc is not None:
         more["icc_profile"] = about.icc
@@ -145,14 +145,12 @@ def _encode(
         more |= {"quality": quality, "subsampling": 0 if quality >= 90 else 2, "optimize": True}
     elif form == "webp":
         more |= {"quality": quality, "lossless": quality == 100, "method": 4}
-    else:
-        more["compression"] = "tiff_adobe_deflate"
     image.save(file, form.upper(), **more)
 
 
-def _stamped(exif: Image.Exif, stamp: str) -> Image.Exif:
+def _stamped(exif: bytes, stamp: str) -> Image.Exif:
     copy = Image.Exif()
-    copy.load(exif.tobytes())
+    copy.load(exif)
     copy[ExifTags.Base.ProcessingSoftware] = f"{_STAMP} {stamp}"
     return copy
 
@@ -192,7 +190,7 @@ def _animation(
         text = PngInfo()
         text.add_text(_STAMP, stamp)
         more |= {"pnginfo": text, "compress_level": _LEVEL, "icc_profile": about.icc, "blend": 0}
-        more |= {"exif": about.exif} if len(about.exif) else {}
+        more |= {"exif": about.exif} if about.exif else {}
     else:
         more |= {"exif": _stamped(about.exif, stamp), "quality": quality, "lossless": quality == 100}
         more |= {} if about.icc is None else {"icc_profile": about.icc}
@@ -206,13 +204,14 @@ def _deep_tiff(
     import tifffile  # only such a file needs it
 
     pixels = picture.channels()
+    if picture.colours.ndim == 2:  # Pillow would not read grey with alpha
+        pixels = pixels[..., [0, 0, 0, 1]]
     tifffile.imwrite(
         file,
         pixels,
-        photometric="minisblack" if picture.colours.ndim == 2 else "rgb",
+        photometric="rgb",
         planarconfig="contig",
         extrasamples=None if picture.alpha is None else ["unassalpha"],
-        compression="zlib",
         iccprofile=icc,
         resolution=dpi,
         resolutionunit=None if dpi is None else 2,
@@ -231,7 +230,7 @@ def _png(
     *,
     icc: bytes | None,
     dpi: tuple[float, float] | None,
-    exif: Image.Exif,
+    exif: bytes,
     stamp: str,
 ) -> None:
     is_grey, height, width = picture.colours.ndim == 2, *picture.size
@@ -245,8 +244,8 @@ def _png(
         per_metre = (round(value / 0.0254) for value in dpi)
         _chunk(file, b"pHYs", struct.pack(">IIB", *per_metre, 1))
     _chunk(file, b"tEXt", f"{_STAMP}\0{stamp}".encode())
-    if len(exif):
-        _chunk(file, b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    if exif:
+        _chunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
     packer = zlib.compressobj(_LEVEL)
     above: NDArray[np.uint8] | None = None
     for top in range(0, height, _ROWS):

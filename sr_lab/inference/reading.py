@@ -77,7 +77,10 @@ def read_about(path: Path, max_pixels: float) -> About:
     Raises:
         DataError: The file is missing or broken, has more pixels than allowed, or has several pages.
     """
-    with open_image(path, max_pixels=max_pixels, formats=_formats(), may_move=True) as image:
+    formats = _formats()
+    if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats:
+        raise DataError(f"images: cannot read {path}: HEIC needs another package; pip install pillow-heif")
+    with open_image(path, max_pixels=max_pixels, formats=formats, may_move=True) as image:
         return _about(path, image)
 
 

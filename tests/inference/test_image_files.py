@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -237,6 +238,12 @@ def test_formats_that_only_upscaling_reads(tmp_path, suffix, feature):
         pytest.skip("this Pillow was built without it")
     Image.fromarray(drawn("RGB").colours).save(tmp_path / f"a.{suffix}")
     assert [picture.size for picture in read(tmp_path / f"a.{suffix}")] == [(5, 7)]
+
+
+def test_a_heic_file_names_the_package_that_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(DataError, match="a.heic: HEIC needs another package; pip install pillow-heif"):
+        read_about(tmp_path / "a.heic", math.inf)
 
 
 def test_pages_are_not_an_animation(tmp_path):

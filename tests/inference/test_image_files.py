@@ -242,7 +242,7 @@ def test_formats_that_only_upscaling_reads(tmp_path, suffix, feature):
 
 def test_a_heic_file_names_the_package_that_reads_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(DataError, match="a.heic: HEIC needs another package; pip install pillow-heif"):
+    with pytest.raises(DataError, match=r"a\.heic: HEIC needs another package; pip install pillow-heif"):
         read_about(tmp_path / "a.heic", math.inf)
 
 

@@ -94,6 +94,7 @@ print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.timeout(3600)
 def test_a_panorama_of_a_hundred_megapixels_takes_less_than_four_gibibytes(tmp_path):
     height, width = 5000, 20_000
     rows = (np.arange(height)[:, None] // 8 + np.arange(width)[None] // 8).astype(np.uint8)

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary
@@ -17,21 +17,20 @@ from sr_lab.checkpoints.opening import open_network
 from sr_lab.config import compose as composing
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.schema import Config
-from sr_lab.datasets.images import high_bytes, loses_depth, open_image, spread
+from sr_lab.datasets.images import loses_depth, open_image
 from sr_lab.errors import ConfigError, DataError
+from sr_lab.inference import pictures
 from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
+from sr_lab.inference.pictures import PEAKS, Note, Progress
 from sr_lab.inference.tiling import Tile, Tiled
 from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.metrics.pictures import measure
+from sr_lab.zoo import shipped
 
 __all__ = ["compose", "load", "measure", "upscale"]
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
-
-
-Progress: TypeAlias = Callable[[float], object]
-Note: TypeAlias = Callable[[str], object]
 
 
 def _warn(message: str) -> None:
@@ -53,7 +52,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
 
 
 def load(
-    path_or_name: str | Path,
+    path_or_name: str | Path | None = None,
     *,
     scale: int | None = None,
     backend: BackendName = "eager",
@@ -65,7 +64,7 @@ def load(
     Args:
         path_or_name: A run folder, our own checkpoint, a safetensors file or an official checkpoint, whose
             network and scale are recognised; or the name of a network (``imdn``) for fresh weights. Write
-            ``./imdn`` for a folder that has the name of a network.
+            ``./imdn`` for a folder that has the name of a network. ``None``: the weights in the package.
         scale: Upscaling factor; needed for a name, and for a checkpoint that fits several scales.
         backend: What runs the network, see `sr_lab.inference.backends.run_by`; all backends but ``eager`` are
             for inference only.
@@ -86,6 +85,8 @@ def load(
         raise ConfigError(f"load: scale must be a whole number of at least 2, got {scale!r}")
     if isinstance(allow, str):
         raise ConfigError(f"load: allow is a list of packages, got {allow!r}; write allow=[{allow!r}]")
+    if path_or_name is None:
+        path_or_name = shipped.default(scale, key="load", command='sr_lab.load("{}")'.format)
     network = open_network(str(path_or_name), scale, note, allow)
     if backend == "eager":
         return network  # not folded, so that it can be trained further
@@ -198,76 +199,34 @@ def _check_range(lowest: float, highest: float) -> None:
 
 def _array(image: NDArray[np.generic], model: Tiled, progress: Progress) -> NDArray[np.generic]:
     is_image = image.ndim in (2, 3) and image.shape[2:] in ((), (3,)) and image.size > 0
-    if not is_image or not (np.issubdtype(image.dtype, np.floating) or image.dtype in _PEAKS):
+    if not is_image or not (np.issubdtype(image.dtype, np.floating) or image.dtype in PEAKS):
         raise DataError(
             f"upscale: cannot upscale an array of {image.dtype} with shape {image.shape}; "
             "allowed: (H, W) or (H, W, 3) of uint8, uint16 or floats in [0, 1]"
         )
-    if image.dtype not in _PEAKS:
+    if image.dtype not in PEAKS:
         _check_range(float(image.min()), float(image.max()))
-    height, width = (size * model.scale for size in image.shape[:2])
-    sr = np.empty((height, width, *image.shape[2:]), image.dtype)
-    for (rows, columns), part in _parts(image, model, progress):
-        sr[rows, columns] = part
-    return sr
-
-
-_PEAKS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-
-
-def _parts(
-    image: NDArray[np.generic], model: Tiled, progress: Progress
-) -> Iterator[tuple[tuple[slice, slice], NDArray[np.generic]]]:
-    """Regions of the SR image and their pixels in the type of ``image``; builds no whole float image."""
-    peak = _PEAKS.get(image.dtype, 1)
-    pieces = model.pieces(*image.shape[:2])
-    for number, piece in enumerate(pieces, start=1):
-        values = np.atleast_3d(image[piece.read]).astype(np.float64)
-        pixels = torch.from_numpy(values).permute(2, 0, 1)[None] / peak
-        levels = upscale_batch(model.network, pixels)[0].permute(1, 2, 0)[piece.keep].double()
-        sr = (levels if peak == 1 else levels.mul_(peak).add_(0.5).floor_()).numpy()
-        yield piece.write, sr.astype(image.dtype).reshape(*sr.shape[:2], *image.shape[2:])
-        progress(number / len(pieces))
-
-
-# Modes that can be converted to RGB or grey; the range of "I" and "F" is unknown.
-_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+    return pictures.whole(image, model, progress)
 
 
 def _pillow(
     image: Image.Image, model: Tiled, progress: Progress, note: Note, *, is_deep: bool
 ) -> Image.Image:
-    if not (image.width and image.height):
-        raise DataError(
-            f"upscale: the image has no pixels, got {image.width}x{image.height}; allowed: 1x1 or larger"
-        )
+    picture = pictures.of_pillow(image)
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and profile is not None:
-        note("the CMYK colour profile is dropped: the colours become RGB without it, and may look different")
+        note(pictures.CMYK_NOTE)
         profile = None
-    if image.mode.startswith("I;16"):
-        if not image.has_transparency_data:
-            deep = Image.fromarray(_array(np.asarray(image).astype(np.uint16), model, progress))
-            return _with_profile(deep, profile)
-        image, is_deep = high_bytes(image), True
-    if is_deep:
+    if picture.colours.dtype == np.uint16:
+        return _with_profile(Image.fromarray(pictures.whole(picture.colours, model, progress)), profile)
+    if is_deep or image.mode.startswith("I;16"):
         note("16 bits become 8: Pillow has 16 only for opaque grey images; pass an array to keep all 16")
-    if image.mode not in _MODES:
-        raise DataError(
-            f"upscale: cannot upscale a Pillow image of mode {image.mode}, whose range is unknown; "
-            f"allowed: {', '.join(_MODES)}, I;16; or pass an array"
-        )
-    grey = image.mode in ("1", "L", "LA", "La")
-    layer = image.convert("RGBA") if image.has_transparency_data else image
-    colours = layer.convert("L" if grey else "RGB")
-    sr = Image.new(colours.mode, (image.width * model.scale, image.height * model.scale))
-    pixels = np.asarray(colours)
-    if layer is not image:
-        pixels = spread(pixels, np.asarray(layer.getchannel("A")) > 0)
-    for (rows, columns), part in _parts(pixels, model, progress):
+    size = image.width * model.scale, image.height * model.scale
+    sr = Image.new("L" if picture.colours.ndim == 2 else "RGB", size)
+    for (rows, columns), part in pictures.parts(pictures.seen(picture), model, progress):
         sr.paste(Image.fromarray(part), (columns.start or 0, rows.start or 0))
-    if layer is not image:
-        sr.putalpha(layer.getchannel("A").resize(sr.size, Image.Resampling.BICUBIC))
+    if picture.alpha is not None:
+        sr.putalpha(Image.fromarray(pictures.larger_alpha(picture.alpha, model.scale)))
     return _with_profile(sr, profile)
 
 

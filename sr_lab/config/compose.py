@@ -376,7 +376,7 @@ _NEVER_NAMED = {
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
     *("measure", "format", "columns"),
-    *("hydra", "input", "output", "overwrite"),
+    *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run"),
 }
 
 

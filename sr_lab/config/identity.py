@@ -294,7 +294,9 @@ def _named_folder(config: Config) -> str | None:
     """The folder that the settings of a task name, ``None`` if the task writes a run folder."""
     if isinstance(config, ReadingConfig):
         return config.runs
-    if isinstance(config, (UpscaleConfig, ShardConfig)):
+    if isinstance(config, UpscaleConfig):
+        return _nowhere() if config.dry_run else config.folder
+    if isinstance(config, ShardConfig):
         return config.output
     here = (PlanConfig, PrepareConfig, DoctorConfig, NewConfig, ZooConfig)
     return "." if isinstance(config, here) else None

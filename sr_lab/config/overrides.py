@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-# Settings that say where files are written, beside those of callbacks, loggers and the profiler. The command
-# line gives them, or they have our own value; task=prepare also writes to paths.data_dir.
+# Settings that say where files are written, beside those of callbacks, loggers and the profiler, and LIMIT.
+# The command line gives them, or they have our own value; task=prepare also writes to paths.data_dir.
+LIMIT = "max_pixels"  # protects from strangers' images
 WRITTEN = (
     *("paths.output_dir", "paths.cache_dir", "dataset.cache_dir"),
-    *("output", "overwrite", "runs", "write_results", "store", "at"),
+    *("output", "overwrite", "runs", "write_results", "store", "at", LIMIT),
 )
 
 

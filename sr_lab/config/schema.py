@@ -1,8 +1,10 @@
 """What a configuration may contain: a class per task, with the keys of ``conf/config.yaml`` as fields."""
 
 import functools
+import math
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -12,6 +14,11 @@ Place: TypeAlias = Annotated[str, "a file or folder"]
 
 # Arguments with such a name are paths.
 PATH_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
+
+# Endings of an ``output`` of task=upscale that is a file; of these, some formats are refused later.
+IMAGE_SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif", ".jp2", ".heic")
+}
 
 EXPERIMENT_NAME = r"^\w[\w.-]*(/\w[\w.-]*)*$"  # never a way out of paths.output_dir
 
@@ -267,8 +274,40 @@ class UpscaleConfig(CheckpointConfig):
     """``task=upscale``."""
 
     input: Place | Annotated[list[Place], Field(min_length=1)]
-    output: Place
+    output: Place | None
     overwrite: bool
+    format: Literal["auto", "png", "jpeg", "webp", "tiff", "gif"]
+    quality: int = Field(ge=1, le=100)
+    max_pixels: Annotated[int, Field(gt=0)] | Literal["none"] | None
+    self_ensemble: bool
+    dry_run: bool
+
+    @property
+    def is_stdout(self) -> bool:
+        """Whether the result goes to stdout."""
+        return self.output == "-"
+
+    @property
+    def file(self) -> str | None:
+        """The name of the one file that is written, if ``output`` is not a folder."""
+        output = Path(self.output or "").expanduser()
+        is_file = output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+        return output.name if is_file else None
+
+    @property
+    def folder(self) -> str:
+        """The folder in which files are written."""
+        if self.output is None or self.is_stdout:
+            return "." if self.output else "upscaled"
+        output = Path(self.output).expanduser()
+        return str(output if self.file is None else output.parent)
+
+    @property
+    def most_pixels(self) -> float:
+        """The limit on an image."""
+        if self.max_pixels is None:
+            return 128e6  # the largest photographs of telephones have 108 million
+        return math.inf if self.max_pixels == "none" else self.max_pixels
 
 
 class StoredNetwork(_Strict):

@@ -12,7 +12,7 @@ from pathlib import Path
 from sr_lab import files
 from sr_lab.config import targets
 from sr_lab.config.allowed import SLOTS, Slot
-from sr_lab.config.overrides import WRITTEN, is_address, is_set
+from sr_lab.config.overrides import LIMIT, WRITTEN, is_address, is_set
 from sr_lab.config.schema import PATH_NAME, Config, EvaluateConfig, Node, StoredNetwork
 from sr_lab.errors import ConfigError
 
@@ -145,10 +145,8 @@ def refuse_places(values: Mapping[str, object], own: Mapping[str, object], overr
         place = values.get(group) if group else values
         value = place.get(name) if isinstance(place, Mapping) else None
         if value and value != ours.get(key) and not is_set(key, overrides):
-            raise ConfigError(
-                f"{key}: a file may not say where files are written, got {value!r}; "
-                "set it on the command line"
-            )
+            what = "raise this limit" if key == LIMIT else "say where files are written"
+            raise ConfigError(f"{key}: a file may not {what}, got {value!r}; set it on the command line")
 
 
 def refuse_addresses(value: object, overrides: Sequence[str], place: str = "") -> None:

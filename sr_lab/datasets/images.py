@@ -3,8 +3,9 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,9 @@ from sr_lab.system.unix import at_once
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 MAX_PIXELS = 89_478_485  # Pillow's limit; a larger image is treated as a decompression bomb
 
-_MIN_SIZE = 2**24  # pixels; up to this size any compression ratio is accepted
-_MAX_RATIO = 100  # pixels per byte above that size; photographs have about 10 at the worst JPEG quality
-
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+_Level = TypeVar("_Level", bound=np.unsignedinteger[Any])
+
 _GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 
 
@@ -126,26 +126,48 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(
+    path: str | Path,
+    *,
+    max_pixels: float | None = None,
+    formats: Sequence[str] = FORMATS,
+    may_move: bool = False,
+) -> Iterator[Image.Image]:
     """Open an image file that may be broken or hostile; an exception in the block is reported as a DataError.
 
     Args:
         path: As in `read_image`.
+        max_pixels: Maximum number of pixels, by default `MAX_PIXELS`; larger limits need the user's consent.
+        formats: Pillow's names of the allowed formats.
+        may_move: Whether the file may contain several images.
 
     Raises:
         DataError: The file is missing, broken, truncated, animated or too large.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # if another library has set it, missing parts become grey
+    most = MAX_PIXELS if max_pixels is None else max_pixels
     try:
-        with _Reader(path) as file, Image.open(file, formats=FORMATS) as image:
-            _check(path, image, file.size)
+        with _at_most(most), _Reader(path) as file, Image.open(file, formats=tuple(formats)) as image:
+            _check(path, image, most, is_fixed=max_pixels is None, may_move=may_move)
             yield image
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise many exception types for broken files
         is_other = isinstance(error, UnidentifiedImageError)
-        said = f"it is not one of {', '.join(FORMATS)}" if is_other else " ".join(str(error).split())
+        said = f"it is not one of {', '.join(formats)}" if is_other else " ".join(str(error).split())
         raise DataError(f"images: cannot read {path}: {said}; replace or remove the file") from error
+
+
+@contextlib.contextmanager
+def _at_most(pixels: float) -> Iterator[None]:
+    """Lift Pillow's own limit, which also warns, where ours is higher."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is not None and pixels > before:
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 class _Reader(io.BufferedReader):
@@ -181,19 +203,13 @@ def is_grey(path: str | Path) -> bool:
         return image.mode in _GREY_MODES
 
 
-def _check(path: str | Path, image: Image.Image, size: int) -> None:
+def _check(path: str | Path, image: Image.Image, most: float, *, is_fixed: bool, may_move: bool) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"images: {path} has {width}x{height} pixels; allowed: {MAX_PIXELS} in all; cut it into pieces"
-        )
-    if width * height > max(_MIN_SIZE, _MAX_RATIO * size):
-        raise DataError(
-            f"images: {path} claims {width}x{height} pixels in {size} bytes, too many for a photograph; "
-            "replace or remove the file"
-        )
+    if width * height > most:
+        instead = "cut it into pieces" if is_fixed else "raise max_pixels, or cut it into pieces"
+        raise DataError(f"images: {path} has {width}x{height} pixels; allowed: {most:.0f} in all; {instead}")
     # A camera's JPEG may contain several images (MPO: depth, preview); the first is the photograph.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
+    if not may_move and getattr(image, "is_animated", False) and image.format != "MPO":
         raise DataError(f"images: {path} is animated or has several pages; save one frame as its own file")
 
 
@@ -224,7 +240,7 @@ def loses_depth(image: Image.Image) -> bool:
     )
 
 
-def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def spread(colours: NDArray[_Level], is_seen: NDArray[np.bool_]) -> NDArray[_Level]:
     """Give invisible pixels the colours of the nearest visible pixels.
 
     The colour of a transparent pixel is arbitrary, and a filter would mix it into its neighbours. Each such
@@ -232,7 +248,7 @@ def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np
     any.
 
     Args:
-        colours: ``(H, W)`` or ``(H, W, C)``.
+        colours: ``(H, W)`` or ``(H, W, C)`` of 8 or 16 bits.
         is_seen: ``(H, W)``, true for pixels that are not fully transparent.
 
     Returns:
@@ -243,15 +259,15 @@ def spread(colours: NDArray[np.uint8], is_seen: NDArray[np.bool_]) -> NDArray[np
     height, width = is_seen.shape
     mask = is_seen.reshape(height, width, *(1,) * (colours.ndim - 2))
     sums, counts = _of_blocks(colours * mask), _of_blocks(mask)
-    means = ((sums + counts // 2) // np.maximum(counts, 1)).astype(np.uint8)
+    means: NDArray[_Level] = ((sums + counts // 2) // np.maximum(counts, 1)).astype(colours.dtype)
     coarse = spread(means, counts.reshape(counts.shape[:2]) > 0)
     return np.where(mask, colours, coarse.repeat(2, 0).repeat(2, 1)[:height, :width])
 
 
-def _of_blocks(values: NDArray[np.uint8] | NDArray[np.bool_]) -> NDArray[np.uint16]:
+def _of_blocks(values: NDArray[np.generic]) -> NDArray[np.uint32]:
     """Sums of blocks of 2x2 pixels; pixels outside the image are 0."""
     height, width, *rest = values.shape
     even = np.pad(values, ((0, height % 2), (0, width % 2), *((0, 0) for _ in rest)))
-    rows = np.add(even[::2], even[1::2], dtype=np.uint16)
-    sums: NDArray[np.uint16] = rows[:, ::2] + rows[:, 1::2]
+    rows = np.add(even[::2], even[1::2], dtype=np.uint32)
+    sums: NDArray[np.uint32] = rows[:, ::2] + rows[:, 1::2]
     return sums

@@ -2,177 +2,290 @@
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+import io
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
-from sr_lab import api, files
 from sr_lab.checkpoints.opening import open_configured
 from sr_lab.config.identity import code_of
+from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.cache import digest_of
-from sr_lab.datasets.images import EXTENSIONS, image_size
-from sr_lab.errors import DataError, SRLabError
+from sr_lab.errors import ConfigError, DataError, SRLabError
 from sr_lab.inference.backends import BackendNetwork, fingerprint
+from sr_lab.inference.inputs import result_names, search
+from sr_lab.inference.pictures import upscaled
+from sr_lab.inference.reading import About, Frame, read_about, read_frames
+from sr_lab.inference.self_ensemble import SelfEnsemble
 from sr_lab.inference.tiling import Tiled
+from sr_lab.inference.writing import (
+    FORMAT_OF,
+    Format,
+    moving_format,
+    refuse_unwritable,
+    stamp_of,
+    write,
+)
 from sr_lab.reporting.progress import Progress
-from sr_lab.system.devices import check_gpu, device_of, out_of_memory
+from sr_lab.system.devices import check_gpu, device_of, has_gpu, out_of_memory
 from sr_lab.tasks import common
+from sr_lab.zoo import shipped
 
-_FORMAT = 2  # part of every stamp: increase it when the same network gives a different image
-_STAMP = "sr_lab"  # keyword of the text in a PNG that identifies image and network
+_FORMAT = 3  # part of every stamp: increase it when the same network gives a different file
 _LEAST_MEMORY = 2**25  # bytes of a tile; if a smaller tile is needed, give up
-_LEVEL = 3  # zlib's level: a third of the time of the default 6, for 8 % more bytes
+_ALL_MEMORY = 7 * 2**29  # bytes on a CPU for an image, its result and its tiles together
+_TILE_COST = 1.6  # bytes of the process for each byte of a tile's tensors
+_SHOWN = 20  # files that are passed over, named one by one
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image and its result.
+
+    Args:
+        source: The image.
+        output: The result, ``None`` for stdout.
+        form: The result's format.
+        about: What the header of the image says.
+    """
+
+    source: Path
+    output: Path | None
+    form: Format
+    about: About
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How results are made and written, beside the network; see ``conf/task/upscale.yaml``.
+
+    Args:
+        maker: Digest of the network, and its backend.
+        quality: Of JPEG and WebP.
+        max_pixels: Limit on an image.
+    """
+
+    maker: str
+    quality: int = 95
+    max_pixels: float = math.inf
+
+    def stamp(self, image: str, job: Job, tiles: str) -> str:
+        """A stamp that identifies a result, independent of path and date.
+
+        Args:
+            image: Digest of the image file.
+            job: The image and its format.
+            tiles: How the image was divided (`_tiles`).
+        """
+        form = f"{job.form} {self.quality if job.form in ('jpeg', 'webp') else ''}"
+        return hashlib.sha256(f"{self.maker} {form} {tiles} {image}".encode()).hexdigest()
 
 
 def run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Upscale every image into ``folder``; an image that fails does not stop the rest.
 
     Raises:
+        ConfigError: The output is one file or stdout, but there are several images.
         SystemExit: With 1 at the end, if an image could not be upscaled.
     """
-    check_gpu(config.trainer.accelerator, config.trainer.devices)
-    results = folder.parent if common.in_multirun() else folder  # each job has a folder in the output
-    found = images([config.input] if isinstance(config.input, str) else config.input, but_not=results)
-    config, network = open_configured(config, overrides, common.console.print)
-    maker = fingerprint(network, str(_FORMAT), str(config.scale), str(code_of(config).digests))
-    jobs, failed = plan(found, folder, config.scale)
-    runs = common.prepared(config, network).to(device_of(config.trainer.accelerator, config.trainer.devices))
-    maker += f" {runs.network.backend}" if isinstance(runs.network, BackendNetwork) else ""
-    done, waiting = [], {}
-    for path, output in jobs.items():
-        if not output.parent.resolve().is_relative_to(folder.resolve()):
-            failed[path] = f"'{output.parent}' is a link out of {folder}; remove it, or choose another output"
-        elif config.overwrite or not output.exists():
-            waiting[path] = output
-        elif _is_result(output, path, runs, maker):
-            done.append(path)
-        else:
-            failed[path] = (
-                f"'{output}' exists, but is not this network's result for this image, tile and backend; "
-                "add overwrite=true, or choose another output"
-            )
-    if done:
-        common.console.print(f"{len(done)} already done (overwrite=true makes them again)")
-    wanted = len(waiting) + len(failed)
-    failed |= upscale_all(waiting, runs, maker)
-    for path, why in failed.items():
-        common.console.print(f"failed: {path}: {why}")
-    common.console.print(f"{wanted - len(failed)} of {wanted} upscaled into {common.shown(folder)}")
+    with _on_stderr() if config.is_stdout else contextlib.nullcontext():
+        failed = _run(config, folder, overrides)
     if failed:
         raise SystemExit(1)
 
 
-def plan(
-    found: Sequence[tuple[Path, Path]], output: Path, scale: int
-) -> tuple[dict[Path, Path], dict[Path, str]]:
-    """Choose the result file for each of `images`; sub-folders of ``output`` mirror those of the inputs.
+def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[Path, str]:
+    """Upscale every image.
 
     Returns:
-        Image -> result file; and image -> reason, where two images would have the same result file.
+        The reason for each image that could not be upscaled.
     """
-    results = {path: output / below.with_name(f"{below.stem}_x{scale}.png") for path, below in found}
-    by_result: dict[Path, list[Path]] = {}
-    for path, result in results.items():
-        by_result.setdefault(result, []).append(path)
-    jobs: dict[Path, Path] = {}
-    failed: dict[Path, str] = {}
-    for result, paths in by_result.items():
-        if len(paths) == 1:
-            jobs[paths[0]] = result
+    say = common.console.print
+    check_gpu(config.trainer.accelerator, config.trainer.devices)
+    if config.dry_run:  # Hydra has made another folder
+        folder = Path(config.folder) / (folder.name if common.in_multirun() else "")
+    results = folder.parent if common.in_multirun() else folder  # each job has a folder in the output
+    one = config.is_stdout or config.file is not None
+    found = search([config.input] if isinstance(config.input, str) else config.input, but_not=results)
+    if one and (len(found.images) != 1 or (config.is_stdout and common.in_multirun())):
+        raise ConfigError(
+            f"output: {config.output} holds one image, got {len(found.images)} images; give a folder"
+        )
+    if config.is_stdout and sys.stdout.isatty():
+        raise ConfigError("output: stdout is a terminal; redirect it into a file or a pipe")
+    form = _given_format(config)
+    config = _with_default(config, found.images[0][0], overrides)
+    config, network = open_configured(config, overrides, say)
+    manner = Manner(
+        fingerprint(network, str(_FORMAT), str(config.scale), str(code_of(config).digests)),
+        config.quality,
+        config.most_pixels,
+    )
+    jobs, failed = plan(found.images, folder, config, form, manner.max_pixels)
+    runs = common.prepared(config, network).to(device_of(config.trainer.accelerator, config.trainer.devices))
+    backend = f" {runs.network.backend}" if isinstance(runs.network, BackendNetwork) else ""
+    if config.self_ensemble:
+        runs = Tiled(SelfEnsemble(runs.network), tile=config.tile, like=network)
+        backend += " self-ensemble"
+    manner = Manner(manner.maker + backend, manner.quality, manner.max_pixels)
+    done, waiting = 0, []
+    for job in jobs:
+        if problem := _problem(job, folder, overwrite=config.overwrite):
+            failed[job.source] = problem
+        elif config.overwrite or job.output is None or not job.output.exists():
+            waiting.append(job)
+        elif _is_result(job, runs, manner):
+            done += 1
         else:
-            names = " and ".join(map(str, paths))
-            failed |= dict.fromkeys(paths, f"{names} would become {result}; rename all but one")
+            failed[job.source] = (
+                f"'{job.output}' exists, but is not this network's result for this image and these settings; "
+                "add overwrite=true, or choose another output"
+            )
+    if done:
+        say(f"{done} already done (overwrite=true makes them again)")
+    wanted = len(waiting) + len(failed)
+    if config.dry_run:
+        for job in waiting:
+            height, width = (config.scale * side for side in job.about.size)
+            say(f"would write {job.output or 'to stdout'}: {job.form}, {width}x{height} pixels")
+    else:
+        failed |= upscale_all(waiting, runs, manner, on_gpu=has_gpu(config.trainer.accelerator))
+    _list(found.passed_over, failed)
+    place = waiting[0].output if len(jobs) == 1 and waiting else folder
+    into = "stdout" if place is None else common.shown(place)
+    verb = "would be upscaled" if config.dry_run else "upscaled"
+    say(f"{wanted - len(failed)} of {wanted} {verb} into {into}")
+    return failed
+
+
+def _with_default(config: UpscaleConfig, image: Path, overrides: Sequence[str]) -> UpscaleConfig:
+    """The settings with the weights in the package, if the command line names no network."""
+    if config.ckpt is not None or is_set("model", overrides):
+        return config
+
+    def command(name: str) -> str:
+        return shlex.join(["python", "-m", "sr_lab", "task=upscale", f"ckpt={name}", f"input={image}"])
+
+    scale = config.scale if is_set("scale", overrides) else None
+    return config.model_copy(update={"ckpt": str(shipped.default(scale, key="ckpt", command=command))})
+
+
+@contextlib.contextmanager
+def _on_stderr() -> Iterator[None]:
+    """Print on stderr, since stdout is the image."""
+    before = common.console.stderr
+    common.console.stderr = True
+    try:
+        yield
+    finally:
+        common.console.stderr = before
+
+
+def _list(passed_over: Sequence[tuple[Path, str]], failed: dict[Path, str]) -> None:
+    for path, why in passed_over[:_SHOWN]:
+        common.console.print(f"passed over: {path}: {why}")
+    if len(passed_over) > _SHOWN:
+        common.console.print(f"passed over: {len(passed_over) - _SHOWN} more")
+    for path, why in failed.items():
+        common.console.print(f"failed: {path}: {why}")
+
+
+def _given_format(config: UpscaleConfig) -> Format | None:
+    """The format that the settings name, ``None`` if each image decides.
+
+    Raises:
+        ConfigError: The output file has the ending of another format, or of one that is not written.
+    """
+    named = None if config.file is None else FORMAT_OF.get(Path(config.file).suffix.lower())
+    if config.file is not None and named is None:
+        raise ConfigError(f"output: cannot write '{config.file}'; allowed: {', '.join(FORMAT_OF)}")
+    if config.format == "auto":
+        return named
+    if named not in (None, config.format):
+        raise ConfigError(f"format: is {config.format}, but output={config.output} is {named}; leave one out")
+    return config.format
+
+
+def plan(
+    found: Sequence[tuple[Path, Path]],
+    folder: Path,
+    config: UpscaleConfig,
+    form: Format | None,
+    max_pixels: float,
+) -> tuple[list[Job], dict[Path, str]]:
+    """Choose the result file and format for each image; sub-folders of ``folder`` mirror those of the inputs.
+
+    Returns:
+        The jobs; and image -> reason, where the header shows that an image cannot be upscaled.
+    """
+    readable: list[tuple[Path, Path, Format, About]] = []
+    failed: dict[Path, str] = {}
+    for path, below in found:
+        try:
+            about = read_about(path, max_pixels)
+            own = form or (moving_format(about) if about.moves else "png")
+            refuse_unwritable(about, config.scale, own)
+        except SRLabError as error:
+            failed[path] = str(error)
+            continue
+        readable.append((path, below, own, about))
+    if config.is_stdout:
+        return [Job(path, None, own, about) for path, _, own, about in readable], failed
+    if config.file is not None:
+        return [Job(path, folder / config.file, own, about) for path, _, own, about in readable], failed
+    names = result_names([(below, own) for _, below, own, _ in readable], config.scale)
+    jobs = []
+    for (path, _, own, about), (name, is_renamed) in zip(readable, names, strict=True):
+        jobs.append(Job(path, folder / name, own, about))
+        if is_renamed:
+            common.console.print(f"note: {path}: becomes {name}, since another image has the same name")
     return jobs, failed
 
 
-def images(inputs: Sequence[str], *, but_not: Path) -> list[tuple[Path, Path]]:
-    """Image files among the inputs, with paths relative to their input; hidden files are skipped.
-
-    Args:
-        inputs: Files, and folders that are searched with their sub-folders.
-        but_not: Folder of the results, which are skipped. If images and results share a folder, results are
-            recognised by their stamps.
-
-    Raises:
-        DataError: A path is missing, or is a folder without images.
-    """
-    found = []
-    for given in (Path(path).expanduser() for path in inputs):
-        if given.is_file():
-            found.append((given, Path(given.name)))
-            continue
-        if not given.is_dir():
-            raise DataError(f"input: there is no file or folder {given}; give an image or a folder of images")
-        is_among = given.resolve().is_relative_to(but_not.resolve())
-        below = [
-            (path, path.relative_to(given))
-            for path in sorted(files.below(given))
-            if path.suffix.lower() in EXTENSIONS
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(given).parts)
-            and not (_stamp_of(path) if is_among else path.resolve().is_relative_to(but_not.resolve()))
-        ]
-        if not below:
-            raise DataError(f"input: the folder {given} has no image; allowed: {', '.join(EXTENSIONS)}")
-        found += below
-    return found
+def _problem(job: Job, folder: Path, *, overwrite: bool) -> str | None:
+    """Why the result may not be written where it should be."""
+    if job.output is None:
+        return None
+    if not job.output.parent.resolve().is_relative_to(folder.resolve()):
+        return f"'{job.output.parent}' is a link out of {folder}; remove it, or choose another output"
+    if overwrite and job.output.exists() and job.output.samefile(job.source):
+        return f"'{job.output}' is the image itself; choose another output"
+    return None
 
 
-def _stamp(image: str, maker: str, form: str) -> str:
-    """A stamp that identifies a result, independent of path and date.
-
-    Args:
-        image: Digest of the image file.
-        maker: Digest of the network, and its backend.
-        form: How the image was divided (`_form`).
-    """
-    return hashlib.sha256(f"{maker} {form} {image}".encode()).hexdigest()
-
-
-def _form(network: Tiled, height: int, width: int) -> str:
+def _tiles(network: Tiled, height: int, width: int) -> str:
     """The tiles of an image if they change its result, else an empty string."""
     pieces = network.pieces(height, width)
     return "" if len(pieces) == 1 or network.is_exact else str([piece.read for piece in pieces])
 
 
-def _stamp_of(path: Path) -> str | None:
-    """The stamp of a file, without decoding its image; ``None`` if it is not one of our results."""
-    if not path.is_file():  # opening a named pipe would block
-        return None
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        if file.read(8) != b"\x89PNG\r\n\x1a\n":
-            return None
-        while len(head := file.read(8)) == 8 and not head.endswith(b"IDAT"):
-            length = int.from_bytes(head[:4])
-            text = file.read(length) if head.endswith(b"tEXt") and length < 100 else b""
-            if text.startswith(_STAMP.encode() + b"\0"):
-                return str(text[len(_STAMP) + 1 :], "latin-1")
-            file.seek(length - len(text) + 4, 1)  # 4 bytes of checksum
-    return None
-
-
-def _is_result(output: Path, path: Path, network: Tiled, maker: str) -> bool:
+def _is_result(job: Job, network: Tiled, manner: Manner) -> bool:
     """Whether a file is a network's result for an image in its current state.
 
     With ``tile=auto``, the image may have been whole, or in smaller tiles because it did not fit into memory.
     """
+    assert job.output is not None
     with contextlib.suppress(OSError, SRLabError):
-        stamp, image, size = _stamp_of(output), digest_of(path), image_size(path)
-        forms = [_form(network.with_memory(network.memory), *size)]
+        stamp, image, size = stamp_of(job.output), digest_of(job.source), job.about.size
+        tiles = [_tiles(network.with_memory(network.memory), *size)]
         if network.tile == "auto":
             memory = network.memory
-            forms.append("")
+            tiles.append("")
             while (memory := memory // 2) >= _LEAST_MEMORY:
-                forms.append(_form(network.with_memory(memory), *size))
-        return any(stamp == _stamp(image, maker, form) for form in forms)
+                tiles.append(_tiles(network.with_memory(memory), *size))
+        return any(stamp == manner.stamp(image, job, each) for each in tiles)
     return False
 
 
-def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path, str]:
+def upscale_all(
+    jobs: Sequence[Job], network: Tiled, manner: Manner, *, on_gpu: bool = False
+) -> dict[Path, str]:
     """Upscale images in turn; each is written atomically while the next image is computed.
 
     Returns:
@@ -180,55 +293,85 @@ def upscale_all(jobs: dict[Path, Path], network: Tiled, maker: str) -> dict[Path
     """
     failed: dict[Path, str] = {}
     writing: dict[Path, Future[None]] = {}  # at most one entry, since each keeps its image in memory
+    areas = [math.prod(job.about.size) for job in jobs]
+    started = time.monotonic()
 
     def finish() -> None:
         while writing:
             path, result = writing.popitem()
             try:
                 result.result()
-            except OSError as error:
+            except (OSError, ValueError, SRLabError) as error:
                 failed[path] = str(error)
 
     with (
         ThreadPoolExecutor(1, "writer") as writer,
         Progress(len(jobs), "images", console=common.console, transient=True) as progress,
     ):
-        for number, (path, output) in enumerate(jobs.items()):
-            progress.update(number, path.name)
-
-            def done(share: float, before: int = number, name: str = path.name) -> None:
-                progress.update(before + share, name)
-
+        for number, job in enumerate(jobs):
+            done = _reporter(progress, number, job, areas, network.scale, started)
             try:
-                image = digest_of(path)  # computed first, since the image may change meanwhile
-                sr = _upscaled(path, network, done)
-                scale = network.scale
-                stamp = _stamp(image, maker, _form(network, sr.height // scale, sr.width // scale))
+                image = digest_of(job.source)  # computed first, since the image may change meanwhile
+                frames, tiles = _upscaled(job, network, manner.max_pixels, done, on_gpu=on_gpu)
+                stamp = manner.stamp(image, job, tiles)
             except (SRLabError, OSError) as error:
-                failed[path] = str(error)
+                failed[job.source] = str(error)
                 continue
             finish()
-            writing[path] = writer.submit(_write, sr, output, stamp)
-            del sr
+            writing[job.source] = writer.submit(_write, job, frames, manner.quality, stamp)
+            del frames
+            if (
+                network.scale**2 * areas[number] > _ALL_MEMORY // 16
+            ):  # two such results do not fit into memory
+                finish()
         finish()
     if network.note:
         common.console.print(f"tiled: {network.note}")
     return failed
 
 
-def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image:
+def _reporter(
+    progress: Progress, number: int, job: Job, areas: Sequence[int], scale: int, started: float
+) -> Callable[[float], None]:
+    """Shows the images, megapixels of results per second, and the time left, from the share of an image."""
+    before, area, total = sum(areas[:number]), areas[number], max(1, sum(areas))
+
+    def report(share: float) -> None:
+        if not progress.is_due and (number or share):
+            return
+        pixels = before + share * area
+        speed = scale**2 * pixels / 1e6 / max(1e-3, time.monotonic() - started)
+        progress.update(number + share, f"{speed:.2f} megapixels/s", job.source.name, share=pixels / total)
+
+    report(0.0)
+    return report
+
+
+def _note(path: Path) -> Callable[[str], object]:
+    return lambda text: common.console.print(f"note: {path}: {text}")
+
+
+def _upscaled(
+    job: Job, network: Tiled, max_pixels: float, done: Callable[[float], object], *, on_gpu: bool
+) -> tuple[list[Frame], str]:
     """Upscale an image in ever smaller tiles until it fits into memory; later images start with that size.
+
+    Returns:
+        Its frames; and the tiles, see `_tiles`.
 
     Raises:
         DataError: The image cannot be read, or does not fit into memory with the smallest or given tile.
     """
-
-    def note(text: str) -> None:
-        common.console.print(f"note: {path}: {text}")
-
     while True:
         try:
-            return api.upscale(path, network, progress=progress, note=note)
+            used = network if on_gpu else _beside_image(network, job.about)
+            frames = [
+                Frame(upscaled(frame.picture, used, done), frame.duration)
+                for frame in read_frames(job.source, max_pixels, _note(job.source))
+            ]
+            network.note = used.note or network.note
+            height, width = (side // network.scale for side in frames[0].picture.size)
+            return frames, _tiles(used, height, width)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -241,10 +384,21 @@ def _upscaled(path: Path, network: Tiled, progress: api.Progress) -> Image.Image
         network.memory //= 2
 
 
-def _write(sr: Image.Image, output: Path, stamp: str) -> None:
-    """Write an image with its colour profile and stamp."""
-    text = PngInfo()
-    text.add_text(_STAMP, stamp)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(output) as file:
-        sr.save(file, "PNG", pnginfo=text, compress_level=_LEVEL)
+def _beside_image(network: Tiled, about: About) -> Tiled:
+    """The network with tiles so small that they fit into memory beside a large image and its result."""
+    image = 3 * math.prod(about.size) * (1 + network.scale**2)
+    memory = network.memory
+    while image + _TILE_COST * memory > _ALL_MEMORY and memory >= 2 * _LEAST_MEMORY:
+        memory //= 2
+    return network if memory == network.memory else network.with_memory(memory)
+
+
+def _write(job: Job, frames: Sequence[Frame], quality: int, stamp: str) -> None:
+    """Write the result of an image into its file, or to stdout."""
+    if job.output is not None:
+        write(frames, job.about, job.output, job.form, quality, stamp, _note(job.source))
+        return
+    whole = io.BytesIO()  # since TIFF needs a file that can be sought
+    write(frames, job.about, whole, job.form, quality, stamp, _note(job.source))
+    sys.stdout.buffer.write(whole.getbuffer())
+    sys.stdout.buffer.flush()

@@ -31,7 +31,7 @@ from sr_lab.config.allowed import SLOTS
 from sr_lab.config.compose import load, to_yaml
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.messages import explain
-from sr_lab.config.overrides import WRITTEN, given_to, typed_again
+from sr_lab.config.overrides import LIMIT, WRITTEN, given_to, typed_again
 from sr_lab.config.schema import SCHEMAS, is_path
 from sr_lab.config.untrusted import stored_network
 from sr_lab.config.uses import refuse_unused
@@ -385,13 +385,13 @@ READ = {
     *("dataset.hr_dir", "dataset.lr_dir", "dataset.val_dir", "dataset.val_lr_dir", "dataset.shards_dir"),
 }
 NEEDED = {
-    "upscale": {"input": "x", "output": "y"},
+    "upscale": {"input": "x"},
     "shard": {"output": "y"},
     "new": {"name": "mynet", "at": "y"},
     "measure": {"sr_dir": "x", "hr_dir": "y"},
     **{task: {"runs": "y"} for task in ("report", "status", "dashboard", "log")},
 }
-DECIDES = {"overwrite", "write_results", "store"}  # not places, but whether something is written
+DECIDES = {"overwrite", "write_results", "store", LIMIT}  # no places
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -454,7 +454,7 @@ def sly_experiment(folder: Path, task: str, key: str, value: object) -> tuple[st
     [(key, task) for key in WRITTEN for task in TASKS[key][:2]] + [("paths.data_dir", "prepare")],
 )
 def test_no_file_says_where_files_are_written(tmp_path, mark, key, task):
-    value: object = True if key in DECIDES else f"{tmp_path}/there"
+    value: object = 10**9 if key == LIMIT else True if key in DECIDES else f"{tmp_path}/there"
     needed = [f"{name}={text}" for name, text in NEEDED.get(task, {}).items() if name != key]
     words = (*sly_experiment(tmp_path, task, key, value), *needed)
     said = survives(*words)
@@ -462,7 +462,8 @@ def test_no_file_says_where_files_are_written(tmp_path, mark, key, task):
     if said.startswith("experiment: is used only by"):  # an experiment may not choose this task
         return
     assert said == (
-        f"{key}: a file may not say where files are written, got {value!r}; set it on the command line"
+        f"{key}: a file may not {'raise this limit' if key == LIMIT else 'say where files are written'}, "
+        f"got {value!r}; set it on the command line"
     )
     assert f"task: {task}\n" in survives(*words, f"{key}={value}")
     assert not (tmp_path / "there").exists()

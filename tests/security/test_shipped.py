@@ -30,12 +30,12 @@ from sr_lab.datasets.images import list_images, read_image
 from sr_lab.datasets.layouts import places
 from sr_lab.datasets.shards import Shards, read_index
 from sr_lab.errors import CheckpointError, ConfigError, DataError
+from sr_lab.inference.inputs import search
 from sr_lab.reporting.runs import find_runs
 from sr_lab.run_folder import RunFolder
 from sr_lab.run_folder import read_index as read_sweep
 from sr_lab.tasks import doctor
 from sr_lab.tasks.status import find_jobs
-from sr_lab.tasks.upscale import images
 from sr_lab.training.checkpointing import Checkpoints, DurableCheckpointIO, RandomState, newest
 from sr_lab.training.resume import _check_schedule, check_resume
 from sr_lab.training.weight_average import WeightAverage
@@ -701,7 +701,7 @@ def test_no_depth_of_folders_ends_a_command(tmp_path, monkeypatch):
         assert [job.path for job, _ in find_jobs(tmp_path / "run" / "a")] == [deepest]
         with RunFolder(tmp_path / "run").attempt():
             pass
-        assert images([str(tmp_path)], but_not=tmp_path / "big")[0][0] == deepest / "a.png"
+        assert search([str(tmp_path)], but_not=tmp_path / "big").images[0][0] == deepest / "a.png"
         assert [place.folder for place in places(tmp_path)] == [deepest]
         with pytest.raises(DataError, match="its sub-folders have images"):
             list_images(tmp_path)

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +75,43 @@ def test_four_megapixels_take_less_than_four_gibibytes(name):
 
 def test_twelve_megapixels_take_less_than_four_gibibytes():
     assert peak_without_the_images("ecbsr_m4c16", 3000, 4000) < 4 * 2**30
+
+
+# Peak bytes of the whole command on an image from a file; the weights are random.
+COMMAND = """
+import resource, sys
+from pathlib import Path
+import torch
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.tasks import upscale
+from tests.conftest import compose
+name, source, output = sys.argv[1:]
+torch.save(Entry(name, 2).build().state_dict(), f"{output}.pth")
+words = [f"model={name}", "scale=2", f"ckpt={output}.pth", "trainer=cpu"]
+words += [f"input={source}", f"output={output}"]
+upscale.run(compose("task=upscale", *words), Path(output), words)
+print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.timeout(3600)
+def test_a_panorama_of_a_hundred_megapixels_takes_less_than_four_gibibytes(tmp_path):
+    height, width = 5000, 20_000
+    rows = (np.arange(height)[:, None] // 8 + np.arange(width)[None] // 8).astype(np.uint8)
+    Image.fromarray(np.dstack([rows, rows // 2, 255 - rows])).save(tmp_path / "wide.png", compress_level=1)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        COMMAND,
+        "ecbsr_m4c16",
+        tmp_path / "wide.png",
+        tmp_path / "big",
+    ]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    peak = int(done.stdout.splitlines()[-1])
+    print(f"{peak / 2**30:.2f} GiB", file=sys.stderr)  # noqa: T201
+    with Image.open(tmp_path / "big" / "wide_x2.png") as image:
+        assert image.size == (2 * width, 2 * height)
+    assert peak < 4 * 2**30

@@ -1,5 +1,7 @@
 """``task=upscale``: files and folders in, PNG files out."""
 
+import io
+import math
 import threading
 from pathlib import Path
 
@@ -7,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.errors import ConfigError, DataError
+from sr_lab.config.untrusted import refuse_places
+from sr_lab.errors import CheckpointError, ConfigError, DataError
+from sr_lab.inference.inputs import result_names
+from sr_lab.inference.reading import About, read_about
 from sr_lab.inference.tiling import Tiled
 from sr_lab.tasks import upscale
+from sr_lab.tasks.upscale import Job, Manner
+from sr_lab.zoo import published, shipped
 from tests.command_line import sr_lab as command
 from tests.conftest import compose
 from tests.datasets.test_images import save_png16
@@ -89,8 +97,9 @@ def test_results_of_the_same_image_and_network_are_skipped(photos, tmp_path, cap
     capsys.readouterr()
     run(photos, output)
     assert (output / "colour_x3.png").stat().st_mtime_ns == before
-    said = capsys.readouterr().out
-    assert said == f"3 already done (overwrite=true makes them again)\n0 of 0 upscaled into {output}\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "3 already done (overwrite=true makes them again)"
+    assert said[-1] == f"0 of 0 upscaled into {output}"
     run(photos, output, "overwrite=true")
     assert (output / "colour_x3.png").stat().st_mtime_ns != before
 
@@ -135,28 +144,28 @@ def test_tiles_that_change_no_pixel_do_not_count_as_a_different_result(tmp_path,
     [("96", ["96"]), ("none", ["none", "auto", "150"]), ("auto", ["none", "auto", "150"])],
 )
 def test_a_tiled_result_is_not_mistaken_for_the_result_of_the_whole_image(tmp_path, made_with, found_by):
-    (job,) = drawn(tmp_path / "photos", (20, 150)).items()
+    (job,) = drawn(tmp_path / "photos", (20, 150))
     network = Pooling(10_000).eval()
 
     def tiled(tile):
         return Tiled(network, tile=int(tile) if tile.isdigit() else tile)
 
-    assert upscale.upscale_all(dict([job]), tiled(made_with), "a maker") == {}
+    assert upscale.upscale_all([job], tiled(made_with), Manner("a maker")) == {}
     found = [
         tile
         for tile in ("96", "100", "none", "auto", "150")
-        if upscale._is_result(*job[::-1], tiled(tile), "a maker")
+        if upscale._is_result(job, tiled(tile), Manner("a maker"))
     ]
     assert found == found_by
-    assert not upscale._is_result(*job[::-1], tiled(made_with), "another maker")
+    assert not upscale._is_result(job, tiled(made_with), Manner("another maker"))
 
 
 def test_a_result_that_was_tiled_for_lack_of_memory_is_recognised(tmp_path):
-    (job,) = drawn(tmp_path / "photos", (500, 500)).items()
+    (job,) = drawn(tmp_path / "photos", (500, 500))
     network = Pooling(150_000).eval()
-    assert upscale.upscale_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
-    assert upscale._is_result(*job[::-1], Tiled(network, memory=2**27), "a maker")
-    assert not upscale._is_result(*job[::-1], Tiled(network, tile="none"), "a maker")
+    assert upscale.upscale_all([job], Tiled(network, memory=2**27), Manner("a maker")) == {}
+    assert upscale._is_result(job, Tiled(network, memory=2**27), Manner("a maker"))
+    assert not upscale._is_result(job, Tiled(network, tile="none"), Manner("a maker"))
 
 
 def test_a_stamp_does_not_depend_on_the_folder(photos, tmp_path):
@@ -220,15 +229,21 @@ def test_no_image_is_written_where_a_link_in_the_output_folder_leads(photos, tmp
     assert below(output) == ["colour_x3.png", "deep/grey_x3.png", "deep/layer_x3.png"]
 
 
-def test_images_with_the_same_output_path_do_not_stop_the_rest(photos, tmp_path, capsys):
-    twin = photos / "colour.png"
-    twin.write_bytes((photos / "colour.JPG").read_bytes())
-    with pytest.raises(SystemExit):
-        run(photos, tmp_path / "big")
+def test_images_whose_results_would_have_one_name_both_come_out(photos, tmp_path, capsys):
+    (photos / "colour.png").write_bytes((photos / "colour.JPG").read_bytes())
+    run(f"[{photos},{photos / 'deep'},{photos / 'deep' / '..' / 'colour.png'}]", tmp_path / "big")
+    assert below(tmp_path / "big") == [
+        *("colour_jpg_x3.png", "colour_png_x3.png", "deep/grey_x3.png", "deep/layer_x3.png")
+    ]
     said = capsys.readouterr().out
-    for path in (photos / "colour.JPG", twin):
-        assert f"failed: {path}: {photos / 'colour.JPG'} and {twin} would become " in said
-    assert below(tmp_path / "big") == ["deep/grey_x3.png", "deep/layer_x3.png"]
+    assert f"note: {photos / 'colour.JPG'}: becomes colour_jpg_x3.png, since another image" in said
+    assert "4 of 4 upscaled" in said
+
+
+def test_result_names_are_distinct_whatever_the_images_are_called():
+    names = [Path(name) for name in ("a.png", "A.PNG", "a.jpg", "a_jpg.png", "b.png")]
+    named = [str(name) for name, _ in result_names([(name, "png") for name in names], 2)]
+    assert named == ["a_png_x2.png", "A_png_2_x2.png", "a_jpg_2_x2.png", "a_jpg_x2.png", "b_x2.png"]
 
 
 class Hungry(nn.Module):
@@ -260,48 +275,52 @@ def drawn(path, *sizes):
     for number, size in enumerate(sizes):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path / f"{number}.png")
-    return {image: path / f"big_{image.name}" for image in sorted(path.iterdir())}
+    return [
+        Job(image, path / f"big_{image.name}", "png", read_about(image, math.inf))
+        for image in sorted(path.iterdir())
+    ]
 
 
 def test_an_image_too_large_for_memory_is_reported_and_the_rest_are_upscaled(tmp_path):
     jobs = drawn(tmp_path / "photos", (20, 20), (200, 200), (20, 21))
-    failed = upscale.upscale_all(jobs, Tiled(Hungry(1000), tile="none"), "a maker")
+    failed = upscale.upscale_all(jobs, Tiled(Hungry(1000), tile="none"), Manner("a maker"))
     assert failed == {
         tmp_path / "photos" / "1.png": "upscale: the image does not fit into memory with tile=none; "
         "set tile=auto or a smaller tile"
     }
-    assert [output.is_file() for output in jobs.values()] == [True, False, True]
+    assert [job.output.is_file() for job in jobs] == [True, False, True]
 
 
 def test_an_image_too_large_for_memory_is_upscaled_in_smaller_tiles(tmp_path, capsys):
-    (job,) = drawn(tmp_path / "photos", (500, 500)).items()
+    (job,) = drawn(tmp_path / "photos", (500, 500))
     network = Hungry(150_000).eval()
-    assert upscale.upscale_all(dict([job]), Tiled(network, memory=2**27), "a maker") == {}
+    assert upscale.upscale_all([job], Tiled(network, memory=2**27), Manner("a maker")) == {}
     assert "tiled: 500x500 pixels in tiles of" in capsys.readouterr().out
     network.pixels = 1_000_000
-    with Image.open(job[1]) as image:
-        assert np.array_equal(np.asarray(image), np.asarray(sr_lab.upscale(job[0], network)))
+    with Image.open(job.output) as image:
+        assert np.array_equal(np.asarray(image), np.asarray(sr_lab.upscale(job.source, network)))
 
 
 def test_an_error_of_a_network_is_not_reported_as_lack_of_memory(tmp_path):
     with pytest.raises(RuntimeError, match="expected input"):
         upscale.upscale_all(
-            drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), ""
+            drawn(tmp_path / "photos", (9, 9)), Tiled(nn.Conv2d(4, 4, 3), like=Hungry(99)), Manner("")
         )
 
 
 def test_a_result_that_cannot_be_written_does_not_stop_the_rest(tmp_path):
     jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
     first, last = jobs
-    jobs[first].mkdir()
-    assert upscale.upscale_all(jobs, Tiled(Hungry(999)), "a maker").keys() == {first}
-    assert jobs[last].is_file()
+    first.output.mkdir()
+    assert upscale.upscale_all(jobs, Tiled(Hungry(999)), Manner("a maker")).keys() == {first.source}
+    assert last.output.is_file()
 
 
-def test_a_loss_of_bit_depth_is_noted(tmp_path, capsys):
+@pytest.mark.parametrize(("form", "noted"), [("png", False), ("tiff", False), ("jpeg", True)])
+def test_a_loss_of_bit_depth_is_noted(tmp_path, capsys, form, noted):
     path = save_png16(tmp_path / "deep.png", np.full((5, 6, 3), 40000, np.uint16), 2)
-    run(path, tmp_path / "big")
-    assert f"note: {path}: 16 bits become 8" in capsys.readouterr().out
+    run(path, tmp_path / "big", f"format={form}")
+    assert (f"note: {path}: 16 bits become 8: {form} has only 8" in capsys.readouterr().out) == noted
 
 
 def test_the_input_may_be_a_list(photos, tmp_path):
@@ -319,7 +338,7 @@ def test_an_input_without_images_is_refused(tmp_path, name):
 def test_a_network_needs_its_weights(photos, tmp_path):
     config = compose("task=upscale", "model=imdn", f"input={photos}", f"output={tmp_path}", "trainer=cpu")
     with pytest.raises(ConfigError, match=r"ckpt: IMDN has weights, but no checkpoint is given"):
-        upscale.run(config, tmp_path, [])
+        upscale.run(config, tmp_path, ["model=imdn"])
 
 
 @pytest.mark.parametrize("tile", ["0", "some", "1.5"])
@@ -344,21 +363,21 @@ def test_the_command_line_writes_images_and_nothing_else(photos, tmp_path):
         f"{name}_x2.png" for name in ("colour", "deep/grey", "deep/layer")
     ]
     assert not (tmp_path / "work" / "outputs").exists()
-    assert done.stdout == "3 of 3 upscaled into big\n"
+    assert done.stdout.splitlines()[-1] == "3 of 3 upscaled into big"
 
 
 def test_a_result_is_written_while_the_next_image_is_computed(tmp_path, monkeypatch):
     jobs = drawn(tmp_path / "photos", (9, 9), (9, 8))
-    (result, _), overlaps = jobs.values(), []
+    result, overlaps = jobs[0].output, []
     network, second, write = Hungry(999), threading.Event(), upscale._write
     network.register_forward_pre_hook(lambda _, given: second.set() if given[0].shape[3] == 8 else None)
 
-    def slow_write(sr, output, stamp):
+    def slow_write(*arguments):
         overlaps.append(second.wait(5))
-        write(sr, output, stamp)
+        write(*arguments)
 
     monkeypatch.setattr(upscale, "_write", slow_write)
-    assert upscale.upscale_all(jobs, Tiled(network), "a maker") == {}
+    assert upscale.upscale_all(jobs, Tiled(network), Manner("a maker")) == {}
     assert overlaps == [True, True]
     written = result.read_bytes()
     assert written[written.index(b"IDAT") + 4 :].startswith(b"\x78\x5e")  # zlib header for levels 2 to 5
@@ -368,3 +387,159 @@ def test_a_result_is_written_while_the_next_image_is_computed(tmp_path, monkeypa
 def test_the_help_has_an_example_of_each_task_that_works_on_files(task):
     help_page = (Path(__file__).parents[2] / "conf" / "config.yaml").read_text()
     assert f"\n        python -m sr_lab task={task} " in help_page
+
+
+# Where and how results are written
+
+
+def test_the_output_may_be_a_file_of_any_format(photos, tmp_path, capsys):
+    for suffix in ("png", "jpg", "webp", "tif"):
+        output = tmp_path / "new" / f"big.{suffix}"
+        config = compose("task=upscale", "model=bicubic", "scale=2", f"input={photos / 'colour.JPG'}",
+                         f"output={output}", "trainer=cpu")  # fmt: skip
+        assert config.folder == str(output.parent)
+        for again in (False, True):
+            upscale.run(config, output.parent, ["model=bicubic"])
+            assert ("1 already done" in capsys.readouterr().out) == again
+        with Image.open(output) as image:
+            assert image.size == (16, 18)
+            assert image.info["icc_profile"] == b"what the colours mean"
+            assert image.format.lower()[:3] == {"jpg": "jpe", "webp": "web"}.get(suffix, suffix)
+
+
+def test_without_an_output_results_are_in_a_folder_of_their_own():
+    config = compose("task=upscale", "input=photo.jpg")
+    assert (config.folder, config.file) == ("upscaled", None)
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "said"),
+    [
+        ("big.jpg", ("input={0}",), "output: .*big.jpg holds one image, got 3 images"),
+        ("-", ("input={0}",), "output: - holds one image, got 3 images"),
+        ("big.heic", ("input={0}/colour.JPG",), "output: cannot write 'big.heic'; allowed: .png"),
+        ("big.jpg", ("input={0}/colour.JPG", "format=png"), "format: is png, but output=.*big.jpg is jpeg"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_at_once(photos, output, more, said):
+    words = [word.format(photos) for word in more]
+    config = compose("task=upscale", "model=bicubic", f"output={output}", "trainer=cpu", *words)
+    with pytest.raises(ConfigError, match=said):
+        upscale.run(config, photos.parent, ["model=bicubic"])
+
+
+def test_an_image_goes_to_stdout_and_the_rest_to_stderr(photos, tmp_path, capfdbinary):
+    config = compose("task=upscale", "model=bicubic", "scale=2", f"input={photos / 'deep' / 'layer.webp'}",
+                     "output=-", "format=tiff", "trainer=cpu")  # fmt: skip
+    upscale.run(config, tmp_path, ["model=bicubic"])
+    image, said = capfdbinary.readouterr()
+    with Image.open(io.BytesIO(image)) as shown:
+        assert (shown.format, shown.mode, shown.size) == ("TIFF", "RGBA", (16, 18))
+    assert b"1 of 1 upscaled into stdout" in said
+
+
+def test_a_dry_run_lists_the_results_and_writes_nothing(photos, tmp_path, capsys):
+    (photos / "broken.png").write_text("no image")
+    with pytest.raises(SystemExit):
+        run(photos, tmp_path / "big", "dry_run=true", "format=webp")
+    said = capsys.readouterr().out
+    assert f"would write {tmp_path}/big/deep/grey_x3.webp: webp, 18x21 pixels" in said
+    assert f"failed: {photos / 'broken.png'}: images: cannot read" in said
+    assert "3 of 4 would be upscaled" in said
+    assert not (tmp_path / "big").exists()
+
+
+def test_everything_that_is_passed_over_is_listed_with_the_reason(photos, capsys):
+    run(photos, photos)
+    capsys.readouterr()
+    run(photos, photos)
+    said = capsys.readouterr().out
+    assert f"passed over: {photos / 'notes.txt'}: its name is not that of an image" in said
+    assert f"passed over: {photos / 'deep' / '.hidden' / 'thumbnail.png'}: it is hidden" in said
+    assert f"passed over: {photos / 'colour_x3.png'}: it is a result of task=upscale" in said
+
+
+def test_an_image_is_never_overwritten_by_its_own_result(photos):
+    source = photos / "colour.png"
+    source.write_bytes(before := (photos / "colour.JPG").read_bytes())
+    config = compose("task=upscale", "model=bicubic", "scale=2", f"input={source}", f"output={source}",
+                     "overwrite=true", "trainer=cpu")  # fmt: skip
+    with pytest.raises(SystemExit):
+        upscale.run(config, photos, ["model=bicubic"])
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change", ["quality=50", "self_ensemble=true", "scale=2"], ids=["quality", "ensemble", "scale"]
+)
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+def test_a_result_of_other_settings_is_neither_taken_nor_overwritten(photos, tmp_path, capsys, form, change):
+    run(photos / "colour.JPG", tmp_path / "big", f"format={form}")
+    (result,) = (tmp_path / "big").iterdir()
+    before = result.read_bytes()
+    if change.startswith("scale"):
+        (tmp_path / "big" / result.name.replace("x3", "x2")).write_bytes(before)
+    with pytest.raises(SystemExit):
+        run(photos / "colour.JPG", tmp_path / "big", f"format={form}", change)
+    assert "exists, but is not this network's result" in capsys.readouterr().out
+    assert result.read_bytes() == before
+
+
+def test_the_limit_on_pixels_can_be_lifted(photos, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(photos / "colour.JPG", tmp_path / "big", "max_pixels=71")
+    assert "has 8x9 pixels; allowed: 71 in all; raise max_pixels" in capsys.readouterr().out
+    run(photos / "colour.JPG", tmp_path / "big", "max_pixels=72")
+    assert compose("task=upscale", "input=x", "max_pixels=none").most_pixels == math.inf
+
+
+def test_no_file_lifts_the_limit_on_pixels():
+    with pytest.raises(ConfigError, match=r"max_pixels: a file may not raise this limit, got 1000000000"):
+        refuse_places({"max_pixels": 10**9}, {}, [])
+    refuse_places({"max_pixels": 10**9}, {}, ["max_pixels=1000000000"])
+    refuse_places({"max_pixels": None}, {}, [])
+
+
+def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():
+    network = Tiled(Entry("ecbsr_m4c16", 2).build())
+    for side, least, most in ((1000, 2**31, 2**31), (10_000, 2**28, 2**30)):
+        about = About((side, side), "PNG", moves=False)
+        assert least <= upscale._beside_image(network, about).memory <= most
+
+
+def test_a_network_is_suggested_where_none_is_given(photos, tmp_path):
+    config = compose("task=upscale", f"input={photos / 'colour.JPG'}", "scale=4", "trainer=cpu")
+    with pytest.raises(CheckpointError) as refused:
+        upscale.run(config, tmp_path, ["scale=4"])
+    said = str(refused.value)
+    assert all(f"zoo/{published.named(name).name}" in said for name in shipped.suggested())
+    assert f"python -m sr_lab task=upscale ckpt=zoo/bsrn_x4 input={photos / 'colour.JPG'}" in said
+
+
+def test_weights_in_the_package_are_the_default(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    network = Entry("ecbsr_m4c16", 2).build()
+    save_file(network.state_dict(), tmp_path / "tiny_x2.safetensors")
+    (tmp_path / "notes.safetensors").touch()
+    assert shipped.shipped() == {2: tmp_path / "tiny_x2.safetensors"}
+    config = compose(
+        "task=upscale", f"input={photos / 'colour.JPG'}", f"output={tmp_path / 'big'}", "trainer=cpu"
+    )
+    upscale.run(config, tmp_path / "big", [])
+    assert below(tmp_path / "big") == ["colour_x2.png"]
+    assert type(sr_lab.load()) is type(network)
+    with pytest.raises(
+        CheckpointError, match=r"load: a checkpoint is needed.*weights only for x2.*zoo/bsrn_x3"
+    ):
+        sr_lab.load(scale=3)
+
+
+def test_progress_shows_images_speed_and_time_left(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(upscale.Progress, "is_due", True)
+    monkeypatch.setattr(
+        upscale.Progress, "update", lambda _, done, *facts, share: shown.append((done, share, facts))
+    )
+    upscale.upscale_all(drawn(tmp_path / "photos", (10, 10), (10, 30)), Tiled(Hungry(999)), Manner(""))
+    assert [(done, share) for done, share, _ in shown] == [(0, 0), (1, 0.25), (1, 0.25), (2, 1)]
+    assert all("megapixels/s" in facts[0] and facts[1].endswith(".png") for _, _, facts in shown)

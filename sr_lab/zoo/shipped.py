@@ -1,0 +1,51 @@
+"""Weights of our own that the package contains, the default of ``task=upscale`` and ``sr_lab.load``."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from sr_lab.errors import CheckpointError
+from sr_lab.files import PACKAGE
+from sr_lab.zoo.published import PREFIX, published
+
+FOLDER = PACKAGE / "pretrained"
+_NAME = re.compile(r"\w+_x(\d+)\.safetensors", re.ASCII)
+_MAX_PARAMS = 400_000
+
+
+def shipped() -> dict[int, Path]:
+    """The weights in the package by their scale: ``pretrained/<name>_x<scale>.safetensors``."""
+    named = ((_NAME.fullmatch(path.name), path) for path in sorted(FOLDER.glob("*.safetensors")))
+    return {int(match[1]): path for match, path in named if match}
+
+
+def default(scale: int | None, *, key: str, command: Callable[[str], str]) -> Path:
+    """The weights that are used where none are named.
+
+    Args:
+        scale: The scale that the user asked for; ``None`` for the smallest.
+        key: The setting that names weights, for the message.
+        command: What the user may write instead, from the name of the weights.
+
+    Raises:
+        CheckpointError: The package has no such weights; the message names published ones.
+    """
+    found = shipped()
+    if found and scale is None:
+        return found[min(found)]
+    if scale in found:
+        return found[scale]
+    names = suggested()
+    first = next((name for name in names if name.endswith(f"_x{scale}")), names[-1])
+    ours = f"the package has weights only for x{', x'.join(map(str, found))}" if found else "none is given"
+    raise CheckpointError(
+        f"{key}: a checkpoint is needed, but {ours}; small published ones with a licence are "
+        f"{', '.join(names)} (downloaded on first use): {command(first)}"
+    )
+
+
+def suggested() -> list[str]:
+    """For each scale, the best small network of the zoo whose licence is stated: ``zoo/bsrn_x2``."""
+    free = [each for each in published().values() if each.has_licence and each.num_params < _MAX_PARAMS]
+    best = {each.scale: each for each in sorted(free, key=lambda each: each.psnr_y)}
+    return [PREFIX + best[scale].name for scale in sorted(best)]

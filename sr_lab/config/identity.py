@@ -40,6 +40,7 @@ from sr_lab.config.schema import (
     Config,
     DoctorConfig,
     EvaluateConfig,
+    ExportConfig,
     MeasureConfig,
     NewConfig,
     Node,
@@ -294,7 +295,7 @@ def _named_folder(config: Config) -> str | None:
     """The folder that the settings of a task name, ``None`` if the task writes a run folder."""
     if isinstance(config, ReadingConfig):
         return config.runs
-    if isinstance(config, (UpscaleConfig, ShardConfig)):
+    if isinstance(config, (UpscaleConfig, ExportConfig, ShardConfig)):
         return config.output
     here = (PlanConfig, PrepareConfig, DoctorConfig, NewConfig, ZooConfig)
     return "." if isinstance(config, here) else None

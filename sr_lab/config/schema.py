@@ -224,10 +224,15 @@ class PlanConfig(TrainConfig):
     format: Literal["table", "csv", "markdown"]
 
 
-class CheckpointConfig(Config):
-    """A task that runs a network without training it."""
+class NetworkConfig(Config):
+    """A task for a network with its weights."""
 
     ckpt: Place | None
+
+
+class CheckpointConfig(NetworkConfig):
+    """A task that runs a network without training it."""
+
     tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
     backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
@@ -268,6 +273,19 @@ class UpscaleConfig(CheckpointConfig):
 
     input: Place | Annotated[list[Place], Field(min_length=1)]
     output: Place
+    overwrite: bool
+
+
+_Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
+
+
+class ExportConfig(NetworkConfig):
+    """``task=export``."""
+
+    format: _Format | Annotated[list[_Format], Field(min_length=1)]
+    output: Place
+    size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None
+    dtype: Literal["float32", "float16"]
     overwrite: bool
 
 
@@ -361,6 +379,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "measure": MeasureConfig,
     "upscale": UpscaleConfig,
+    "export": ExportConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,
     "doctor": DoctorConfig,

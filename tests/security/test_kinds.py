@@ -384,6 +384,7 @@ READ = {
 }
 NEEDED = {
     "upscale": {"input": "x", "output": "y"},
+    "export": {"output": "y"},
     "shard": {"output": "y"},
     "measure": {"sr_dir": "x", "hr_dir": "y"},
     **{task: {"runs": "y"} for task in ("report", "status", "dashboard", "log")},

@@ -78,7 +78,7 @@ def _adaptive_max_pool2d(x: Tensor, size: Sequence[int]) -> Tensor:
         side = x.shape[axis]
         cell = torch.arange(cells, device=x.device)
         first, last = cell * side // cells, ((cell + 1) * side - 1) // cells
-        step = torch.arange(-(-side // cells) + 1, device=x.device)
+        step = torch.arange((side + cells - 1) // cells + 1, device=x.device)  # ONNX divides towards zero
         pixels = torch.minimum(first[:, None] + step, last[:, None])
         gathered = x.index_select(axis, pixels.flatten())
         x = torch.unflatten(gathered, axis, (cells, step.shape[0])).amax(axis + 1)

@@ -12,6 +12,7 @@ from sr_lab.layers.image import DIV2K_MEAN, without_mean_shift
 from sr_lab.models import swinir_light
 from sr_lab.models.carn import CARN
 from sr_lab.models.span import SPAN
+from sr_lab.models.vdsr import VDSR
 from sr_lab.ops.renaming import OfficialNames, official_names
 
 _SWINIR_PATCH = 64  # LR pixels of the patches on which the authors trained
@@ -29,6 +30,8 @@ def official_weights(network: nn.Module) -> dict[str, Tensor] | None:
             theirs = table.to_theirs(state, network)
         except KeyError:
             continue
+        if isinstance(network, VDSR):
+            return _matlab_axes(theirs)
         add = _CONSTANTS.get(type(network))
         more = {} if add is None else add(network)
         return {**theirs, **_mean_shift(table, network), **more}
@@ -47,6 +50,11 @@ def _mean_shift(table: OfficialNames, network: nn.Module) -> dict[str, Tensor]:
         for sign, bias in (("sub", -mean), ("add", mean))
         for name, value in (("weight", torch.eye(3).view(3, 3, 1, 1)), ("bias", bias))
     }
+
+
+def _matlab_axes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """VDSR's filters in MATLAB's order, (kh, kw, in, out)."""
+    return {name: value.permute(2, 3, 1, 0) if value.ndim == 4 else value for name, value in state.items()}
 
 
 def _folded_too(network: nn.Module) -> Mapping[str, Tensor]:

@@ -19,6 +19,7 @@ USED = {
     "train": set(GROUPS),
     "evaluate": NETWORK | {"benchmark"},
     "upscale": NETWORK,
+    "export": {"model", "upsampler", "strategy"},
     "complexity": NETWORK,
     "prepare": {"experiment", "dataset", "degradation", "benchmark"},
     "shard": {"experiment", "dataset"},

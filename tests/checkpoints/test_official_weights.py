@@ -49,4 +49,4 @@ def test_spandrel_opens_what_was_exported(option, scale):
     assert found.scale == scale
     lr = torch.rand(1, 3, 24, 40)
     with torch.no_grad():
-        torch.testing.assert_close(found.model.eval()(lr), network(lr), atol=2e-5, rtol=0)
+        torch.testing.assert_close(found.model.eval()(lr), network(lr), atol=1e-4, rtol=0)

@@ -208,12 +208,7 @@ def as_official(network: nn.Module) -> Exported:
         )
     written = io.BytesIO()
     torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, written)
-    gain = getattr(getattr(network, "image_range", None), "gain", 1.0)
-    facts = (
-        f"{len(state)} weights under the names of the authors' code",
-        f"the authors' code takes images in {'0..255' if gain == 255 else '0..1'}",
-    )
-    return Exported(written.getvalue(), facts)
+    return Exported(written.getvalue(), (f"{len(state)} weights under the names of the authors' code",))
 
 
 def _refused(name: Format, network: nn.Module, why: str, size: tuple[int, int] | None) -> ConfigError:

@@ -17,11 +17,11 @@ from sr_lab.checkpoints.weights import forms_of, likeness, load_weights
 from sr_lab.config import targets
 from sr_lab.config.compose import model_node, model_options
 from sr_lab.config.overrides import by_group
-from sr_lab.config.schema import CheckpointConfig, Config, StoredNetwork, Strategy, Upsampler
+from sr_lab.config.schema import Config, NetworkConfig, StoredNetwork, Strategy, Upsampler
 from sr_lab.config.untrusted import stored_network
 from sr_lab.errors import CheckpointError, ConfigError
 
-Checkpointed = TypeVar("Checkpointed", bound=CheckpointConfig)
+Checkpointed = TypeVar("Checkpointed", bound=NetworkConfig)
 _Configured = TypeVar("_Configured", bound=Config)
 Note: TypeAlias = Callable[[str], object]
 

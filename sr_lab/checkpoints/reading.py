@@ -6,6 +6,7 @@ more.
 
 import contextlib
 import errno
+import json
 import math
 import re
 import struct
@@ -31,6 +32,7 @@ from sr_lab.run_folder import checkpoint_file
 from sr_lab.zoo import published
 
 _MAX_WRAPPERS = 5
+_NETWORK = "network."  # prefix of the network's weights in our own checkpoints
 _FOLDER = 0x10  # attribute of a folder in an archive; torch would ignore its content
 # MATLAB's format: two types of elements, two classes of arrays, a flag, and NumPy's names for numbers.
 _MATRIX, _PACKED, _CELLS, _STRUCT, _COMPLEX = 14, 15, 1, 2, 8
@@ -86,9 +88,10 @@ def open_checkpoint(
     content = _read(file, key)
     record = content.get("sr_lab") if isinstance(content, dict) else None
     if isinstance(record, dict) and isinstance(content.get("state_dict"), dict):
-        prefix = "network."
         named = {str(key): value for key, value in content["state_dict"].items()}
-        state = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+        state = {
+            key.removeprefix(_NETWORK): value for key, value in named.items() if key.startswith(_NETWORK)
+        }
         if not all(map(is_plain, state.values())):
             raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
         _say_precision(file, state, note)
@@ -129,7 +132,7 @@ def _read(file: Path, key: str) -> Any:
         if file.suffix == ".mat":
             return _matlab_state(file, key)
         if is_safetensors(file) or file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+            return _safetensors(file)
         if zipfile.is_zipfile(file):
             _check_zip(file, key)
         with warnings.catch_warnings(action="ignore"), file.open("rb") as opened, _only_weights():
@@ -154,6 +157,17 @@ def _read(file: Path, key: str) -> Any:
         raise CheckpointError(
             f"{key}: '{file}' {what}; save it again as a plain state dict or as safetensors"
         ) from error
+
+
+def _safetensors(file: Path) -> dict[str, Any]:
+    """Weights by name; those of an exported network like our own checkpoint, with its record."""
+    with safetensors.safe_open(file, "pt") as opened:
+        record = (opened.metadata() or {}).get("sr_lab")
+    state: dict[str, Any] = safetensors.torch.load_file(file)
+    if record is None:
+        return state
+    named = {f"{_NETWORK}{name}": value for name, value in state.items()}
+    return {"sr_lab": files.plain(json.loads(record)), "state_dict": named}
 
 
 @contextlib.contextmanager

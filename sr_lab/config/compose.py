@@ -375,7 +375,7 @@ _NEVER_NAMED = {
     *("task", "experiment", "experiment_name", "run_name", "paths", "logger", "callbacks", "debug"),
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
-    *("measure", "format", "columns"),
+    *("measure", "format", "columns", "dtype", "size"),
     *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run"),
 }
 

@@ -40,6 +40,7 @@ from sr_lab.config.schema import (
     Config,
     DoctorConfig,
     EvaluateConfig,
+    ExportConfig,
     MeasureConfig,
     NewConfig,
     Node,
@@ -296,7 +297,7 @@ def _named_folder(config: Config) -> str | None:
         return config.runs
     if isinstance(config, UpscaleConfig):
         return _nowhere() if config.dry_run else config.folder
-    if isinstance(config, ShardConfig):
+    if isinstance(config, (ExportConfig, ShardConfig)):
         return config.output
     here = (PlanConfig, PrepareConfig, DoctorConfig, NewConfig, ZooConfig)
     return "." if isinstance(config, here) else None

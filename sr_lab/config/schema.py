@@ -231,10 +231,15 @@ class PlanConfig(TrainConfig):
     format: Literal["table", "csv", "markdown"]
 
 
-class CheckpointConfig(Config):
-    """A task that runs a network without training it."""
+class NetworkConfig(Config):
+    """A task for a network with its weights."""
 
     ckpt: Place | None
+
+
+class CheckpointConfig(NetworkConfig):
+    """A task that runs a network without training it."""
+
     tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
     backend: Literal["eager", "onnxruntime", "openvino", "auto"]
 
@@ -308,6 +313,19 @@ class UpscaleConfig(CheckpointConfig):
         if self.max_pixels is None:
             return 128e6  # the largest photographs of telephones have 108 million
         return math.inf if self.max_pixels == "none" else self.max_pixels
+
+
+_Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
+
+
+class ExportConfig(NetworkConfig):
+    """``task=export``."""
+
+    format: _Format | Annotated[list[_Format], Field(min_length=1)]
+    output: Place
+    size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None
+    dtype: Literal["float32", "float16"]
+    overwrite: bool
 
 
 class StoredNetwork(_Strict):
@@ -400,6 +418,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "measure": MeasureConfig,
     "upscale": UpscaleConfig,
+    "export": ExportConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,
     "doctor": DoctorConfig,

@@ -6,9 +6,10 @@ from sr_lab.config.overrides import key_of
 from sr_lab.config.schema import SCHEMAS, Config
 from sr_lab.errors import ConfigError
 
-_NETWORK = ("train", "evaluate", "upscale", "complexity")  # tasks that build a network
+_RUN = ("train", "evaluate", "upscale", "complexity")  # tasks that run a network
+_NETWORK = (*_RUN, "export")  # tasks that build one
 _FIGURES = ("train", "evaluate", "complexity", "measure", "benchmark")  # tasks that write a run folder
-_RECIPE = (*_NETWORK, "prepare", "shard")  # tasks to which an experiment has something to say
+_RECIPE = (*_RUN, "prepare", "shard")  # tasks to which an experiment has something to say
 
 # Setting -> the tasks that use it; of two names, the longer one decides. A task also uses the fields of its
 # own schema, and every task uses the settings that are not listed (paths, allow, hydra).
@@ -25,7 +26,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "validation": ("train",),
     "columns": ("train", "evaluate", "complexity", "measure", "report"),
     "trainer": ("train",),
-    **dict.fromkeys(("trainer.accelerator", "trainer.devices"), _NETWORK),
+    **dict.fromkeys(("trainer.accelerator", "trainer.devices"), _RUN),
     **dict.fromkeys(
         (
             *("trainer.num_nodes", "trainer.strategy", "trainer.timeout", "trainer.benchmark"),

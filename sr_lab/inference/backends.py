@@ -11,10 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import logging
 import tempfile
-import textwrap
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
@@ -24,9 +21,9 @@ from torch import Tensor, nn
 
 from sr_lab import files
 from sr_lab.errors import ConfigError
+from sr_lab.inference.graph import onnx_model, random_image, why
 from sr_lab.layers.folding import TOLERANCE, for_inference
-from sr_lab.layers.network import colour_of, min_size_of, num_image_ch, scale_of
-from sr_lab.system.unix import is_only_ours
+from sr_lab.layers.network import colour_of, scale_of
 
 if TYPE_CHECKING:
     import openvino
@@ -39,14 +36,27 @@ _NEEDS = {
     "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
 }
-_FORMAT = 1  # part of every graph's name: increase it when the export changes
-_SIDE = 48  # side in LR pixels of the image used for the export
+_FORMAT = 2  # part of every graph's name: increase it when the export changes
 _SIZES = ((24, 32), (37, 41), (49, 24), (49, 24))  # checked: whole windows, halves, odd sides, a repeat
 
 
 def missing(backend: str) -> list[str]:
     """Packages that a backend needs but that are not installed."""
     return [name for name in _NEEDS[backend] if importlib.util.find_spec(name) is None]
+
+
+def start(backend: str, graph: Path | bytes, threads: int) -> Callable[[Tensor], Tensor]:
+    """Load an ONNX graph, whose input and output are tensors on the CPU.
+
+    Raises:
+        ConfigError: Packages are missing.
+    """
+    if not_installed := missing(backend):
+        raise ConfigError(
+            f"{backend} needs {', '.join(not_installed)}, not installed here; "
+            f"pip install 'sr_lab[{_EXTRAS[backend]}]'"
+        )
+    return _STARTS[backend](graph, threads)
 
 
 def run_by(
@@ -177,34 +187,10 @@ class BackendNetwork(nn.Module):
 
     def _graph(self) -> bytes:
         """The network as an ONNX graph."""
-        import onnx
-
-        network = copy.deepcopy(self.network).cpu().eval().requires_grad_(False)
-        lr = _image(network, (_SIDE + 1, _SIDE + 7))  # not a multiple of a window or stride
-        level = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # silences torch's exporter
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
-                dynamic = torch.export.Dim.DYNAMIC
-                program = torch.export.export(network, (lr,), dynamic_shapes=({2: dynamic, 3: dynamic},))
-                # From opset 19 on onnxruntime pools slowly (IMFM takes three times as long); GELU, which
-                # OSFFNet contains, needs opset 20.
-                operations = {node.target for node in program.graph.nodes}
-                opset = 18 if torch.ops.aten.avg_pool2d.default in operations else None
-                graph = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset)
-            assert graph is not None
-            model = graph.model_proto
-            for node in model.graph.node:
-                if node.op_type == "Reshape":  # a length may be zero: the remainder of a split
-                    kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
-                    del node.attribute[:]
-                    node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])
-            return cast(bytes, model.SerializeToString())
+            return cast(bytes, onnx_model(self.network, open_batch=False).SerializeToString())
         except Exception as error:  # torch raises many types of error
-            raise self._refused(f"it does not export to ONNX ({_reason(error)})") from error
-        finally:
-            logging.disable(level)
+            raise self._refused(f"it does not export to ONNX ({why(error)})") from error
 
     def _refused(self, why: str) -> ConfigError:
         name = type(self.network).__name__
@@ -217,7 +203,7 @@ class BackendNetwork(nn.Module):
         exact = copy.deepcopy(network).double()
         try:
             self._run = _STARTS[self.backend](graph, self.threads)
-            images = [_image(network, size) for size in _SIZES]
+            images = [random_image(network, size) for size in _SIZES]
             return all(self._equals(self._run(lr), network(lr), exact(lr.double())) for lr in images)
         except Exception:  # the file is damaged, or the graph fails at this size; the types vary
             return False
@@ -230,20 +216,6 @@ class BackendNetwork(nn.Module):
         tolerance = TOLERANCE * eager.abs().max().clamp_min(1)
         rounding = (eager - exact).abs().max()
         return bool((sr - eager).abs().max() <= tolerance or (sr - exact).abs().max() <= 4 * rounding)
-
-
-def _image(network: nn.Module, size: tuple[int, int]) -> Tensor:
-    """A random LR image, at least as large as the network needs."""
-    shape = (1, num_image_ch(network), *(max(side, min_size_of(network)) for side in size))
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def _reason(error: BaseException) -> str:
-    """The first cause in one line, without the pages of text that torch adds."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
-    return textwrap.shorten(said, 160, placeholder=" ...") or type(error).__name__
 
 
 def _fingerprint(network: nn.Module) -> str:
@@ -262,7 +234,7 @@ def fingerprint(network: nn.Module, *more: str) -> str:
     return digest.hexdigest()
 
 
-def _onnxruntime(graph: Path, threads: int) -> Callable[[Tensor], Tensor]:
+def _onnxruntime(graph: Path | bytes, threads: int) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -291,7 +263,7 @@ class _OpenVINO:
     A fixed size is about 15 % faster and takes two thirds of the memory; compiling takes half a second.
     """
 
-    def __init__(self, graph: Path, threads: int) -> None:
+    def __init__(self, graph: Path | bytes, threads: int) -> None:
         self._core = _openvino_core()
         self._model = self._core.read_model(graph)
         # Processors that support bfloat16 would use it by default.
@@ -311,7 +283,7 @@ class _OpenVINO:
         return torch.from_numpy(runs(lr.numpy(), share_inputs=True, share_outputs=False)[0])
 
 
-_STARTS: Mapping[str, Callable[[Path, int], Callable[[Tensor], Tensor]]] = {
+_STARTS: Mapping[str, Callable[[Path | bytes, int], Callable[[Tensor], Tensor]]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _OpenVINO,
 }

@@ -20,6 +20,7 @@ USED = {
     "plan": set(GROUPS),
     "evaluate": NETWORK | {"benchmark"},
     "upscale": NETWORK,
+    "export": {"model", "upsampler", "strategy"},
     "complexity": NETWORK,
     "prepare": {"experiment", "dataset", "degradation", "benchmark"},
     "shard": {"experiment", "dataset"},

@@ -57,11 +57,8 @@ def exports(graphs, monkeypatch):
     return made
 
 
-# Torch cannot export `imresize` or adaptive pooling for dynamic sizes; FDIWN's graph fails at some sizes.
-REFUSED = {
-    *("bicubic", "idn", "idn_original", "memnet_original", "srcnn", "srcnn_955", "vdsr"),
-    *("safmn", "safmn_l", "fdiwn"),
-}
+# Its graph fails at some sizes.
+REFUSED = {"fdiwn"}
 
 
 class PlusMean(nn.Module):

@@ -386,6 +386,7 @@ READ = {
 }
 NEEDED = {
     "upscale": {"input": "x"},
+    "export": {"output": "y"},
     "shard": {"output": "y"},
     "new": {"name": "mynet", "at": "y"},
     "measure": {"sr_dir": "x", "hr_dir": "y"},

@@ -22,7 +22,20 @@ NEEDS = {
 }
 # These write into the folder that a setting names, next to what it contains.
 WITHOUT_RUN_FOLDER = {
-    *("plan", "upscale", "shard", "prepare", "doctor", "zoo", "new", "report", "status", "dashboard", "log")
+    *(
+        "plan",
+        "upscale",
+        "export",
+        "shard",
+        "prepare",
+        "doctor",
+        "zoo",
+        "new",
+        "report",
+        "status",
+        "dashboard",
+        "log",
+    )
 }
 
 

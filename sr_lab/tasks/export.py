@@ -1,0 +1,192 @@
+"""``task=export``: write a network in formats that other programs open, with a model card."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+import sr_lab
+from sr_lab import files
+from sr_lab.checkpoints.opening import open_configured
+from sr_lab.config.compose import model_node, model_options
+from sr_lab.config.schema import ExportConfig, StoredNetwork
+from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.cache import digest_of
+from sr_lab.errors import ConfigError, DataError
+from sr_lab.inference.exports import (
+    SUFFIXES,
+    Exported,
+    Format,
+    Images,
+    as_official,
+    as_onnx,
+    as_pt2,
+    as_safetensors,
+)
+from sr_lab.inference.model_card import image_facts, model_card
+from sr_lab.layers.network import colour_of
+from sr_lab.protocol import PROTOCOLS
+from sr_lab.reporting.markdown import escape
+from sr_lab.reporting.runs import Run, read_run
+from sr_lab.run_folder import checkpoint_file
+from sr_lab.tasks import common
+from sr_lab.zoo.published import Published, published
+
+_TRAINING = ("steps", "batch_size", "learning_rate", "ema_decay", "seed", "loss", "optimizer", "dataset")
+
+
+def run(config: ExportConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Export into the folder; a format that fails does not stop the others.
+
+    Raises:
+        ConfigError: A file exists, or no format could be written.
+        SystemExit: With 1 at the end, if some formats could not be written.
+    """
+    config, network = open_configured(config, overrides, common.console.print)
+    network.eval()
+    name = name_of(config)
+    formats = [config.format] if isinstance(config.format, str) else list(dict.fromkeys(config.format))
+    folder = Path(config.output).expanduser()
+    card = folder / f"{name}.md"
+    paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in formats}
+    _refuse_existing([*paths.values(), card], overwrite=config.overwrite)
+    if config.dtype != "float32" and "onnx" not in formats:
+        raise ConfigError(
+            f"dtype: is of an ONNX graph, got format={','.join(formats)}; add onnx, or leave it out"
+        )
+    exported: dict[Format, tuple[Path, Exported]] = {}
+    failed = []
+    for kind, path in paths.items():
+        try:
+            with common.console.status(f"exporting to {kind}"):
+                exported[kind] = path, _exported(kind, config, network, name)
+        except ConfigError as error:
+            failed.append(error)
+            continue
+        for fact in exported[kind][1].facts:
+            common.console.print(f"{kind}: {fact}")
+    if not exported:
+        raise failed[0]
+    for path, file in exported.values():
+        files.write(path, file.content)
+    sections = sections_of(config)
+    written = model_card(
+        name, network, config.scale, exported, sections, size=_size(config), dtype=config.dtype
+    )
+    files.write(card, written)
+    for path in (*(path for path, _ in exported.values()), card):
+        common.console.print(f"written: {common.shown(path)}")
+    for why in failed:
+        common.console.print(f"failed: {why}")
+    if failed:
+        raise SystemExit(1)
+
+
+def name_of(config: ExportConfig) -> str:
+    """Network and scale, with tail and strategy if they are not the network's own: ``imdn_x4_deconv``."""
+    own = {key: value for key, value in config.model.items() if key != "upsampler"}
+    for option in model_options():
+        listed = model_node(option, config.scale)
+        if {key: value for key, value in listed.items() if key != "upsampler"} == own:
+            break
+    else:  # other settings than any option, or the user's own class
+        option = str(config.model["_target_"]).rpartition(".")[2].lower()
+    parts = [option, f"x{config.scale}"]
+    parts += [config.upsampler.name] if config.upsampler.factory is not None else []
+    parts += [config.strategy.name] if config.strategy.apply is not None else []
+    return "_".join(parts)
+
+
+def sections_of(config: ExportConfig) -> dict[str, list[str]]:
+    """What the card says about the origin of the weights, their training and their figures."""
+    said: dict[str, list[str]] = {"Origin": [f"* exported by sr_lab {sr_lab.__version__}"]}
+    if config.ckpt is None:
+        return said
+    file = checkpoint_file(config.ckpt)
+    digest = digest_of(file)
+    if (weights := next((row for row in _published(config.scale) if row.sha256 == digest), None)) is not None:
+        said["Origin"] += [
+            f"* weights: by the network's authors, {weights.address}",
+            f"* licence: {weights.licence}",
+        ]
+        said["Figures"] = [
+            f"* Set5: {weights.psnr_y:.2f} / {weights.ssim_y:.4f} (PSNR on luma / SSIM, protocol "
+            f"{weights.protocol}, by the authors' code); printed: {weights.printed}"
+        ]
+        return said
+    said["Origin"] += [f"* weights: {escape(file.name)}", "* licence: unknown; ask who trained them"]
+    if file.parent.name == "checkpoints":
+        found = read_run(file.parent.parent)
+        said["Origin"] += [f"* run: {escape(found.folder)}"]
+        said["Training"] = _training(found)
+        said["Figures"] = _figures(found)
+    return {title: lines for title, lines in said.items() if lines}
+
+
+def _published(scale: int) -> list[Published]:
+    """The published weights for a scale; some files serve several."""
+    return [row for row in published().values() if row.scale == scale]
+
+
+def _training(found: Run) -> list[str]:
+    lines = [
+        f"* {key}: {escape(_short(found.settings[key]))}" for key in _TRAINING if found.settings.get(key)
+    ]
+    return [*lines, *([f"* code: {escape(found.commit)}"] if found.commit else [])]
+
+
+def _short(setting: object) -> str:
+    """A setting in a line: of a class, its name and its arguments."""
+    if not isinstance(setting, Mapping):
+        return str(setting)
+    kind = str(setting.get("_target_", "")).rpartition(".")[2]
+    arguments = (f"{key}={value}" for key, value in setting.items() if not str(key).startswith("_"))
+    return f"{kind}({', '.join(arguments)})"
+
+
+def _figures(found: Run) -> list[str]:
+    lines = []
+    for name in found.sets:
+        psnr, ssim = (found.values.get(f"test/{name}/{key}") for key in ("psnr_y", "ssim_y"))
+        if isinstance(psnr, float) and isinstance(ssim, float):
+            lines.append(f"* {escape(name)}: {psnr:.2f} / {ssim:.4f} (PSNR on luma / SSIM)")
+    if lines and isinstance(says := found.values.get("protocol_says"), str):
+        lines.append(f"* protocol: {escape(says)}")
+    return lines or ([f"* none: {escape(found.problem)}"] if found.problem else [])
+
+
+def _exported(kind: Format, config: ExportConfig, network: nn.Module, name: str) -> Exported:
+    size = _size(config)
+    if kind == "safetensors":
+        return as_safetensors(network, config.model_dump(include=set(StoredNetwork.model_fields)))
+    if kind == "official":
+        return as_official(network)
+    images = _images(config, network)
+    if kind == "pt2":
+        return as_pt2(network, images, size=size)
+    facts = {"model": name, "scale": str(config.scale), "sr_lab": sr_lab.__version__}
+    metadata = facts | image_facts(network, size)
+    return as_onnx(network, images, metadata, size=size, dtype=config.dtype)
+
+
+def _images(config: ExportConfig, network: nn.Module) -> Images:
+    """Set5 if it is there."""
+    protocol = PROTOCOLS["classic_y" if colour_of(network) == "y" else "rgb_uint8"]
+    try:
+        found = BenchmarkSet.of("Set5", data_dir=config.paths.data_dir, scale=config.scale, protocol=protocol)
+    except (DataError, ConfigError):
+        return Images(None, protocol)
+    return Images(found, protocol)
+
+
+def _size(config: ExportConfig) -> tuple[int, int] | None:
+    if config.size is None:
+        return None
+    height, width = config.size.split("x")
+    return int(height), int(width)
+
+
+def _refuse_existing(paths: Sequence[Path], *, overwrite: bool) -> None:
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"output: '{path}' exists; add overwrite=true, or choose another output")

@@ -1,0 +1,111 @@
+"""Graphs for other runtimes give torch's images at any size."""
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+from torch.nn import functional as F
+
+from sr_lab.errors import ConfigError
+from sr_lab.inference import backends, graph
+from sr_lab.inference.exports import Images, as_onnx, as_pt2
+from sr_lab.ops.resize import imresize
+from sr_lab.protocol import PROTOCOLS
+from tests.inference.test_backends import OddOnly, PlusMean, Unexportable
+
+SIZES = ((1, 24, 24), (3, 17, 60), (2, 49, 55), (1, 64, 33))
+RANDOM = Images(None, PROTOCOLS["rgb_uint8"])
+
+
+class Step(nn.Module):
+    """One function as a network without weights."""
+
+    colour, scale = "rgb", 1
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, lr):
+        return self.function(lr)
+
+
+def pooled(x, halvings):
+    return F.adaptive_max_pool2d(x, (x.shape[-2] >> halvings, x.shape[-1] >> halvings))
+
+
+STEPS = {
+    "pooling to half": lambda x: pooled(x, 1),
+    "pooling to an eighth": lambda x: pooled(x, 3),
+    "enlarging by nearest": lambda x: F.interpolate(pooled(x, 2), size=x.shape[-2:], mode="nearest"),
+    "imresize": lambda x: imresize(x, numerator=2),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_operations_that_torch_does_not_export_give_torchs_images(name):
+    network = Step(STEPS[name])
+    program = graph.exported_program(network)
+    content = graph.onnx_model(network).SerializeToString()
+    runs = {backend: backends.start(backend, content, 1) for backend in ("onnxruntime", "openvino")}
+    runs["torch.export"] = program.module()
+    for batch, height, width in SIZES:
+        lr = torch.rand(batch, 3, height, width)
+        for made_by, run in runs.items():
+            sr = run(lr)
+            assert sr.shape == network(lr).shape, made_by
+            assert (sr - network(lr)).abs().max() < 1e-6, made_by
+
+
+def test_a_graph_for_one_size_has_constant_shapes():
+    network = Step(STEPS["enlarging by nearest"])
+    assert graph.is_static(graph.onnx_model(network, size=(41, 30)))
+    assert not graph.is_static(graph.onnx_model(network))
+
+
+def test_integers_fit_into_32_bits():
+    model = graph.onnx_model(Step(lambda x: x[..., 1:, 2:] + 1), open_batch=False)
+    whole = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 7]
+    assert whole
+    assert max(np.abs(values).max() for values in whole) < 2**31
+
+
+def test_a_graph_that_gives_another_image_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"onnx: OddOnly does not export \(the graph differs by .*size=180x320"
+    ):
+        as_onnx(OddOnly().eval(), RANDOM, {}, size=None, dtype="float32")
+
+
+@pytest.mark.parametrize("size", [None, (24, 24)])
+def test_a_network_that_torch_cannot_export_is_refused_with_the_reason(size):
+    for kind, refused in (
+        ("onnx", lambda net: as_onnx(net, RANDOM, {}, size=size, dtype="float32")),
+        ("pt2", lambda net: as_pt2(net, RANDOM, size=size)),
+    ):
+        with pytest.raises(ConfigError, match=rf"{kind}: Unexportable .*data-dependent") as error:
+            refused(Unexportable().eval())
+        assert ("size=180x320" in str(error.value)) == (size is None)
+
+
+def test_the_reason_names_the_operation_that_stands_in_the_way():
+    network = Step(lambda x: F.fractional_max_pool2d(x, 2, output_size=(5, 5)))
+    with pytest.raises(ConfigError, match=r"fractional_max_pool2d"):
+        as_onnx(network, RANDOM, {}, size=(24, 24), dtype="float32")
+
+
+def test_an_export_leaves_the_network_unchanged():
+    network = PlusMean().train()
+    before = copy.deepcopy(network.state_dict())
+    graph.onnx_model(network)
+    assert network.training
+    assert all(weight.requires_grad for weight in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_model_is_valid_onnx():
+    onnx.checker.check_model(graph.onnx_model(PlusMean().eval()), full_check=True)

@@ -275,6 +275,10 @@ PRIVATE = {
     ("sr_lab.ops.roofline", "_scaled_dot_product_flash_attention_for_cpu"): "operator names; the import",
     ("tests.command_line", "_run_exitfuncs"): "a forked command exits as the interpreter does",
     ("tests.command_line", "_shutdown"): "a forked command waits for its threads as the interpreter does",
+    ("sr_lab.inference.graph", "_upsample_bicubic2d_aa"): (
+        "the operation that torch's own interpolation calls; exported graphs name it"
+    ),
+    ("tests.without_unix", "_getframe"): "which module imports something that only Unix has",
     ("tests.composing", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
         "Hydra keeps nothing from one composition to the next; half the time of all tests without it"
     ),

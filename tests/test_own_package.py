@@ -71,7 +71,7 @@ def test_the_readmes_other_commands_run(place):
     assert "--config-dir own_sr/conf" in page.stdout
     done = run(place, *shlex.split(sweep)[3:], "trainer=cpu", "logger=none", "model.num_block=1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("│ small_net_x2") == 2
+    assert done.stdout.count("│ num_feat ") == 2
 
 
 def test_the_notebook_has_the_cells_of_the_script():
@@ -280,7 +280,7 @@ def test_a_new_network_trains_by_the_printed_command(tmp_path, monkeypatch, caps
     assert command is not None
     done = run(tmp_path, *shlex.split(command[1]), *FAST, "scale=2")
     assert done.returncode == 0, done.stderr
-    assert "│ my_net_x2_smoke" in done.stdout
+    assert "│ my_net " in done.stdout
     monkeypatch.syspath_prepend(str(tmp_path))
     checked = runpy.run_path("mypkg/test_my_net.py")
     checked["test_every_weight_has_a_gradient"]()

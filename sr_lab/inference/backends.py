@@ -24,6 +24,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.inference.graph import onnx_model, random_image, why
 from sr_lab.layers.folding import TOLERANCE, for_inference
 from sr_lab.layers.network import colour_of, scale_of
+from sr_lab.system.unix import is_only_ours
 
 if TYPE_CHECKING:
     import openvino

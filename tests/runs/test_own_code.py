@@ -98,7 +98,7 @@ def test_a_report_says_which_rows_were_made_by_other_code(place):
     said = run(place, "task=report", "runs=outputs/train").stdout
     note = "code: rows were made by different code of mine (code A: mine_x2_smoke-"
     assert said.count(note) == 1
-    assert said.count("│ mine_x2_smoke (code ") == 2
+    assert said.count("│ mine (code ") == 2
     assert (place / "outputs" / "train" / "report.html").read_text().count(note) == 1
 
 
@@ -128,7 +128,7 @@ def test_runs_with_different_user_callbacks_are_separate_rows(place):
     values["identity"]["callbacks"] = [{"_target_": "extra.Freeze", "step": 3}]
     RunFolder(second).write_metrics(values)
     said = run(place, "task=report", "runs=outputs/train", COLUMNS="200").stdout
-    rows = [line.split("│")[3].strip() for line in said.splitlines() if "│ mine_x2_smoke" in line]
+    rows = [line.split("│")[3].strip() for line in said.splitlines() if "│ callbacks " in line]
     assert sorted(rows) == ["-", "Freeze(step=3)"]
 
 
@@ -165,7 +165,7 @@ def test_jobs_that_would_share_a_folder_are_refused_or_named_before_anything_run
     done = run(tmp_path, "-m", *MINE, "num_workers=0,1")
     said = "'num_workers=0' and 'num_workers=1' are the same run, which runs once: mine_x2"
     assert done.returncode == 0
-    assert 0 < done.stdout.find(said) < done.stdout.find("6 steps, batch 2")
+    assert 0 <= done.stdout.find(said) < done.stdout.find("6 steps, batch 2")
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def test_the_identity_of_an_evaluation_covers_its_images_and_its_code(place, set
     assert table.returncode == 0, table.stderr
     first, second = folders(place, "evaluate")
     assert results(first)["test/Tiny/psnr_y"] != results(second)["test/Tiny/psnr_y"]
-    assert table.stdout.count("│ mine_x2_smoke") == 2, table.stdout
+    assert table.stdout.count("│ images of Tiny ") == 2, table.stdout
     assert "was trained by" not in table.stdout
     edit(place)
     done = run(place, *words, f"paths.data_dir='{sets[0]}'")

@@ -44,8 +44,8 @@ def ran(monkeypatch) -> list[Config]:
 
 
 def test_every_task_that_can_have_several_jobs_is_tried():
-    # measure: tests/tasks/test_run_folders.py; plan and new run once for a command
-    assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure", "plan", "zoo", "new"}
+    # measure: tests/tasks/test_run_folders.py; the others run once for a command
+    assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure", "plan", "zoo", "new", "export"}
 
 
 @pytest.mark.parametrize("task", JOBS)

@@ -108,9 +108,15 @@ def print_runs(runs: Sequence[Run], console: Console | None = None, *, columns: 
     print_table(replace(_sweep_table(runs, None), title=""), console, columns=columns)
 
 
+def _experiment(run: Run) -> str:
+    """The name of a run's experiment; without one, another task than training has its own name."""
+    name = str(run.values["experiment"])
+    return str(run.settings.get("task", name)) if name == "train" else name
+
+
 def _sweep_table(runs: Sequence[Run], baseline: str | None) -> Table:
     entries = sweep_entries(runs)
-    name = next((str(run.values["experiment"]) for run in runs if run.values.get("experiment")), "runs")
+    name = next((_experiment(run) for run in runs if run.values.get("experiment")), "runs")
     made = _table(name, runs, entries, sweep_columns(runs, entries), baseline)
     if len(entries) > 1:
         common = labels.shared(runs)

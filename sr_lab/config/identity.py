@@ -399,7 +399,7 @@ def rest(steps: int, begin: int) -> int:
     """Resolver that gives the steps after the first ``begin`` ones.
 
     Raises:
-        ConfigError: There are none.
+        ConfigError: The training ends before step ``begin``.
     """
     if begin >= steps:
         raise ConfigError(

@@ -67,7 +67,7 @@ def _options(group: str) -> list[str]:
 
 
 def _no_such_key(place: str, key: str) -> str:
-    """The message about ``${key}`` in a file or a value, where there is no such key."""
+    """The message about a ``${key}`` that names no setting."""
     settings = OmegaConf.load(conf_dir() / "config.yaml")
     known = [*(str(name) for name in settings if name != "defaults"), *_groups()]
     if "." in key and (group := key.partition(".")[0]) in _groups():

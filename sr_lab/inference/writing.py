@@ -38,7 +38,8 @@ _ROWS = 64  # rows of a PNG that are filtered together
 
 def moving_format(about: About) -> Format:
     """The format in which an animation stays one."""
-    return {"GIF": "gif", "PNG": "png"}.get(about.format, "webp")  # type: ignore[return-value]
+    formats: dict[str | None, Format] = {"GIF": "gif", "PNG": "png"}
+    return formats.get(about.format, "webp")
 
 
 def refuse_unwritable(about: About, scale: int, form: Format) -> None:

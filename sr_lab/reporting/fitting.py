@@ -29,7 +29,7 @@ def choose(table: Table, columns: Columns, width: int | None) -> Shown:
     Args:
         table: The whole table.
         columns: ``auto``, ``all``, or titles or test sets.
-        width: Characters of the terminal; ``None`` if there is none, and everything is shown.
+        width: Characters of the terminal; ``None``, as for a pipe, shows every column.
     """
     everything = range(len(table.columns))
     if columns == "all" or (columns == "auto" and width is None):

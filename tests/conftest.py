@@ -12,7 +12,7 @@ from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.schema import Config
 from sr_lab.files import conf_dir
-from tests import composing
+from tests import chromium, composing
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,6 +20,16 @@ def _compositions_share_what_they_read() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         composing.share(patch)
         yield
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
+    """A page in a browser; tests are skipped where there is none."""
+    if chromium.path() is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    opened = chromium.Chromium(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from sr_lab.reporting.page_table import BarChart, bar_charts
 from sr_lab.reporting.runs import Run, read_run
 from sr_lab.reporting.safe_csv import table_to_csv
 from sr_lab.reporting.table import Cell, Column, ImageGain, Row, Table, mark_best
-from tests import chromium, references
+from tests import references
 from tests.chromium import Chromium
 from tests.pictures import run_folder
 
@@ -304,15 +304,6 @@ def test_runs_without_a_record_or_images_still_give_a_page(tmp_path):
 
 
 # Behaviour in a browser
-
-
-@pytest.fixture(name="browser", scope="module")
-def _browser(tmp_path_factory):
-    if chromium.path() is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    browser = Chromium(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(name="shown")

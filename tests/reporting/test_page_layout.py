@@ -7,7 +7,6 @@ import pytest
 
 from sr_lab.reporting import page, svg
 from sr_lab.reporting.table import Cell, Column, Row, Table
-from tests import chromium
 from tests.chromium import Chromium
 from tests.pictures import run_folder
 
@@ -54,15 +53,6 @@ def _file(tmp_path_factory):
     file = root / "report.html"
     file.write_text(page.render(table(50), runs, root=root))
     return file
-
-
-@pytest.fixture(name="browser", scope="module")
-def _browser(tmp_path_factory):
-    if chromium.path() is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    browser = Chromium(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 def opened(browser: Chromium, file, size: str = "screen", mode: str = "light", media: str = "") -> Chromium:

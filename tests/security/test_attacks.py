@@ -72,8 +72,6 @@ from sr_lab.run_folder import RunFolder, read_index
 from sr_lab.runs import sweep
 from sr_lab.tasks import train
 from sr_lab.training.checkpointing import DurableCheckpointIO
-from tests import chromium
-from tests.chromium import Chromium
 from tests.command_line import sr_lab
 from tests.conftest import compose
 from tests.inference.test_backends import PlusMean
@@ -900,15 +898,6 @@ def _reported(tmp_path_factory) -> Path:
     for suffix, text in forms.items():
         (root / f"table.{suffix}").write_text(text)
     return root
-
-
-@pytest.fixture(name="browser", scope="module")
-def _browser(tmp_path_factory):
-    if chromium.path() is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    browser = Chromium(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 def test_the_page_about_hostile_runs_executes_no_script_and_sends_no_request(reported, browser):

@@ -185,3 +185,8 @@ def test_markdown_and_csv_have_a_line_for_each_job(monkeypatch, capsys, tmp_path
     assert [row["seconds_per_step"] for row in rows] == ["0.5", "0.5"]
     plan.run([job.model_copy(update={"format": "markdown"}) for job in jobs])
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_frozen_weights_are_planned_without_an_optimizer_state():
+    whole, part = (cost.measure(planned(*more)) for more in ((), ("freeze=[body]",)))
+    assert part.checkpoint < whole.checkpoint

@@ -240,13 +240,16 @@ def _table(jobs: Sequence[Job]) -> list[str]:
     else:
         kept = sum(_checkpoint_bytes(job) for job in jobs)
         total += ["", _hours(sum(job.hours for job in jobs)), "", _bytes(kept)]
-    return layout.columns([*rows, total])
+    rows.append(total)
+    others = sum(2 + max(map(len, column)) for column in list(zip(*rows, strict=True))[1:])
+    room = max(20, layout.WIDTH - 2 - others)  # no column has to give way to long names
+    return layout.columns([[_shortened(name, room), *cells] for name, *cells in rows])
 
 
 def _cells(job: Job, *, counted: bool) -> list[str]:
     name = job.config.run_name if job.copies == 1 else f"{job.config.run_name} x {job.copies}"
     cells = [
-        _shortened(name),
+        name,
         "finished" if job.finished else job.state,
         f"{job.left:,}" if job.left else "-",
     ]
@@ -256,13 +259,15 @@ def _cells(job: Job, *, counted: bool) -> list[str]:
         return [*cells, f"{job.cost.multi_adds / 1e12:.3g}"]
     if not job.cost.fits:
         return [*cells, "-", "-", "too much", "-"]
+    seconds = job.cost.seconds
     rest = [_hours(job.hours), _bytes(job.cost.memory), _bytes(_checkpoint_bytes(job))]
-    return [*cells, f"{job.cost.seconds:.3g}", *rest]
+    return [*cells, f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}", *rest]
 
 
-def _shortened(name: str) -> str:
+def _shortened(name: str, room: int) -> str:
     """The end of a long name says more than its middle."""
-    return name if len(name) <= 28 else f"{name[:7]}..{name[-19:]}"
+    room = min(room, 28)
+    return name if len(name) <= room else f"{name[:7]}..{name[9 - room :]}"
 
 
 def _checkpoint_bytes(job: Job) -> int:
@@ -532,7 +537,9 @@ def _range(values: Iterable[int]) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+    if 0 < hours < 0.01:
+        return "<0.01"
+    return f"{hours:,.{0 if hours >= 10 else 1 if hours >= 1 else 2}f}"
 
 
 def _bytes(size: float) -> str:

@@ -124,11 +124,30 @@ def open_network(path_or_name: str, scale: int | None, note: Note, allow: Sequen
         if scale is None:
             raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
         return catalogue.Entry(name, scale).build().eval()
-    checkpoint = open_checkpoint(name, "load", note)
-    stored = describe(checkpoint, scale, key="load", allow=allow, note=note)
-    with as_large_as(checkpoint, "load"):
+    return open_file(name, scale, key="load", note=note, allow=allow)
+
+
+def open_file(
+    path: str, scale: int | None = None, *, key: str = "ckpt", note: Note, allow: Sequence[str] = ()
+) -> nn.Module:
+    """The network of a checkpoint with its weights, in evaluation mode.
+
+    Args:
+        path: Run folder, file, or name of published weights.
+        scale: The scale that the user asked for, ``None`` for the file's own scale.
+        key: The setting that names the file, for error messages.
+        note: Called with a sentence about what the weights do not reveal.
+        allow: Packages that the command line trusts in addition to ours.
+
+    Raises:
+        CheckpointError: See `describe`.
+        ConfigError: See `describe`.
+    """
+    checkpoint = open_checkpoint(path, key, note)
+    stored = describe(checkpoint, scale, key=key, allow=allow, note=note)
+    with as_large_as(checkpoint, key):
         network = build_network(stored, allow)
-    load_weights(network, checkpoint, key="load")
+    load_weights(network, checkpoint, key=key)
     return network.eval()
 
 

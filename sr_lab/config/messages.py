@@ -160,6 +160,7 @@ _HAS_INSTEAD = {
         "sr_dir": "output",
     },
     "export": {"init_ckpt": "ckpt", "runs": "ckpt", "input": "ckpt", "folder": "output"},
+    "demo": {"init_ckpt": "ckpt", "runs": "ckpt"},
     "measure": {"input": "sr_dir", "folder": "sr_dir", "output": "paths.output_dir"},
     "prepare": {"folder": "paths.data_dir", "output": "paths.data_dir", "input": "dataset"},
     "doctor": {"input": "folder", "hr_dir": "folder", "sr_dir": "folder"},

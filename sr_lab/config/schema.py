@@ -275,6 +275,14 @@ class EvaluateConfig(CheckpointConfig):
     lr_folders: list[str] = []
 
 
+_Limit: TypeAlias = Annotated[int, Field(gt=0)] | Literal["none"] | None
+
+
+def _pixels(limit: _Limit, usual: float) -> float:
+    """The limit on an image that ``max_pixels`` sets."""
+    return usual if limit is None else math.inf if limit == "none" else limit
+
+
 class UpscaleConfig(CheckpointConfig):
     """``task=upscale``."""
 
@@ -283,7 +291,7 @@ class UpscaleConfig(CheckpointConfig):
     overwrite: bool
     format: Literal["auto", "png", "jpeg", "webp", "tiff", "gif"]
     quality: int = Field(ge=1, le=100)
-    max_pixels: Annotated[int, Field(gt=0)] | Literal["none"] | None
+    max_pixels: _Limit
     self_ensemble: bool
     dry_run: bool
 
@@ -310,9 +318,7 @@ class UpscaleConfig(CheckpointConfig):
     @property
     def most_pixels(self) -> float:
         """The limit on an image."""
-        if self.max_pixels is None:
-            return 128e6  # the largest photographs of telephones have 108 million
-        return math.inf if self.max_pixels == "none" else self.max_pixels
+        return _pixels(self.max_pixels, 128e6)  # the largest photographs of telephones have 108 million
 
 
 _Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
@@ -399,6 +405,21 @@ class ZooConfig(UnbuiltConfig):
     fetch: list[str] | Literal["all"]
 
 
+class DemoConfig(UnbuiltConfig):
+    """``task=demo``."""
+
+    ckpt: Place | Annotated[list[Place], Field(min_length=1)] | None
+    port: Annotated[int, Field(gt=0, lt=2**16)] | None
+    tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
+    backend: Literal["eager", "onnxruntime", "openvino", "auto"]
+    max_pixels: _Limit
+
+    @property
+    def most_pixels(self) -> float:
+        """The limit on an image."""
+        return _pixels(self.max_pixels, 4e6)
+
+
 class ReadingConfig(UnbuiltConfig):
     """A task that reads run folders and builds nothing."""
 
@@ -419,6 +440,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "measure": MeasureConfig,
     "upscale": UpscaleConfig,
     "export": ExportConfig,
+    "demo": DemoConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,
     "doctor": DoctorConfig,

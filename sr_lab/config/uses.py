@@ -26,7 +26,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "validation": ("train",),
     "columns": ("train", "evaluate", "complexity", "measure", "report"),
     "trainer": ("train",),
-    **dict.fromkeys(("trainer.accelerator", "trainer.devices"), _RUN),
+    **dict.fromkeys(("trainer.accelerator", "trainer.devices"), (*_RUN, "demo")),
     **dict.fromkeys(
         (
             *("trainer.num_nodes", "trainer.strategy", "trainer.timeout", "trainer.benchmark"),

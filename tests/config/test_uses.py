@@ -21,6 +21,7 @@ USED = {
     "evaluate": NETWORK | {"benchmark"},
     "upscale": NETWORK,
     "export": {"model", "upsampler", "strategy"},
+    "demo": {"trainer"},
     "complexity": NETWORK,
     "prepare": {"experiment", "dataset", "degradation", "benchmark"},
     "shard": {"experiment", "dataset"},

@@ -26,6 +26,7 @@ WITHOUT_RUN_FOLDER = {
         "plan",
         "upscale",
         "export",
+        "demo",
         "shard",
         "prepare",
         "doctor",

@@ -22,6 +22,7 @@ from sr_lab.protocol import Protocol
 from sr_lab.system.devices import exact_float32
 
 Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
+DType: TypeAlias = Literal["float32", "float16"]
 SUFFIXES: Mapping[Format, str] = {
     "onnx": ".onnx",
     "pt2": ".pt2",
@@ -97,7 +98,7 @@ def as_onnx(
     metadata: Mapping[str, str],
     *,
     size: tuple[int, int] | None,
-    dtype: Literal["float32", "float16"],
+    dtype: DType,
 ) -> Exported:
     """The folded network as an ONNX file, checked in onnxruntime, and in OpenVINO if that is installed.
 
@@ -191,7 +192,18 @@ def as_safetensors(network: nn.Module, record: Mapping[str, object]) -> Exported
     """
     state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     written = safetensors.torch.save(state, {"format": "pt", "sr_lab": json.dumps(record, sort_keys=True)})
-    return Exported(written, (f"{len(state)} weights under sr_lab's names, and the network's settings",))
+    facts = (f"{len(state)} weights under sr_lab's names, and the network's settings",)
+    return Exported(_in_order(written), facts)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with sorted metadata, so that the same network gives the same file."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def as_official(network: nn.Module) -> Exported:

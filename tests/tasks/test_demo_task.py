@@ -11,21 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import sr_lab
-from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.offered import offered
-from sr_lab.config.compose import model_node
 from sr_lab.errors import CheckpointError, ConfigError
-from sr_lab.inference.exports import as_safetensors
 from sr_lab.inference.footprint import measured_scale
 from sr_lab.metrics.pictures import measure
 from sr_lab.tasks import demo
 from sr_lab.zoo.published import published
 from tests import chromium, command_line
 from tests.conftest import compose
+from tests.tiny import stored
 
 NETWORKS = {"small": ("ecbsr_m4c16", 2), "small_x3": ("ecbsr_m4c16", 3), "slow": ("edsr", 2)}
 LIMIT = 40_000  # pixels
@@ -35,17 +32,9 @@ LIMIT = 40_000  # pixels
 def ckpts(tmp_path_factory):
     """Files of three small networks, one of them at two scales."""
     folder = tmp_path_factory.mktemp("networks")
-    torch.manual_seed(0)
     for name, (option, scale) in NETWORKS.items():
-        wide = {"num_feat": 128} if name == "slow" else {}
-        record = {
-            "model": model_node(option, scale) | wide,
-            "upsampler": {"name": "native", "factory": None},
-            "strategy": {"name": "none", "apply": None},
-            "scale": scale,
-        }
-        file = folder / f"{name}.safetensors"
-        file.write_bytes(as_safetensors(Entry(option, scale).build(**wide), record).content)
+        settings = {"num_feat": 128} if name == "slow" else {}
+        (folder / f"{name}.safetensors").write_bytes(stored(option, scale, **settings))
     return [str(folder / f"{name}.safetensors") for name in NETWORKS]
 
 

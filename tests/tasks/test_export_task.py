@@ -16,6 +16,7 @@ from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.inference.exports import as_safetensors
 from sr_lab.tasks import export
 from tests.conftest import compose
 from tests.security import hostile
@@ -98,6 +99,12 @@ def test_a_safetensors_file_is_opened_without_guessing(exported, network, monkey
     lr = torch.rand(1, 3, 12, 15)
     with torch.no_grad():
         assert torch.equal(opened(lr), network(lr))
+
+
+def test_the_same_network_gives_the_same_safetensors_file(network):
+    """The library writes the metadata in a random order."""
+    files = {as_safetensors(network, {"scale": 2}).content for _ in range(8)}
+    assert len(files) == 1
 
 
 def test_a_safetensors_file_keeps_the_settings_of_the_network(tmp_path):

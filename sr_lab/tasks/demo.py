@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import html
 import importlib.util
 import logging
@@ -162,10 +163,8 @@ class Work:
             self.forget(session)
             try:
                 if image is None or not Path(image).is_file():
-                    raise DataError(
-                        "there is no image yet, or it has been deleted; drop an image on the page"
-                    )
-                made = self._made(Path(image), name, scale, self._folder / session, progress)
+                    raise DataError("there is no image, or it has been deleted; drop one on the page")
+                made = self._made(Path(image), name, scale, self._results(session), progress)
             except (SRLabError, OSError) as error:
                 return None, _refused(error, image)
             said = [_facts(made, name, scale)]
@@ -207,7 +206,11 @@ class Work:
 
     def forget(self, session: str) -> None:
         """Delete the results of a page."""
-        shutil.rmtree(self._folder / session, ignore_errors=True)
+        shutil.rmtree(self._results(session), ignore_errors=True)
+
+    def _results(self, session: str) -> Path:
+        """The folder of a page's results; the page itself chooses ``session``, which may be a path."""
+        return self._folder / hashlib.sha256(session.encode()).hexdigest()[:32]
 
 
 def _command(name: str) -> str:

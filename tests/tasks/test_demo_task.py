@@ -1,8 +1,10 @@
 """``task=demo``: a page that upscales what is dropped on it, and keeps nothing."""
 
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -132,6 +134,16 @@ def test_the_results_of_a_page_are_deleted_with_it_and_by_its_next_image(work, i
     assert not list((tmp_path / "work").iterdir())
 
 
+def test_a_page_cannot_name_a_folder_of_others(work, images, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for session in ("../mine", str(tmp_path / "mine"), ""):
+        made, _ = upscale(work, images / "photo.png", session=session)
+        assert made.sr.parent.parent == tmp_path / "work"
+        work.forget(session)
+    assert (tmp_path / "mine").is_dir()
+    assert (tmp_path / "work").is_dir()
+
+
 def test_the_job_that_runs_when_the_page_ends_leaves_nothing(work, images, tmp_path):
     started, said = threading.Event(), []
 
@@ -212,7 +224,7 @@ class Visitor:
         self.wait("document.querySelector('#start')")
         time.sleep(0.3)  # until the controls react
 
-    def wait(self, script, seconds=60):
+    def wait(self, script, seconds=120):
         until = time.monotonic() + seconds
         while not self.browser.run(f"!!({script})"):
             assert time.monotonic() < until, f"{script}: {self.browser.run('document.body.innerText')}"
@@ -266,17 +278,34 @@ class Visitor:
         return found[0]
 
 
+# Lists the hosts that the server asks for; sockets of the file system have no host.
+AUDIT = """
+import os, sys
+
+def audit(event, values):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        host = values[1][0] if event == "socket.connect" and isinstance(values[1], tuple) else values[0]
+        if isinstance(host, str):
+            with open(os.environ["ASKED"], "a") as file:
+                file.write(host + "\\n")
+
+sys.addaudithook(audit)
+"""
+
+
 @pytest.fixture(scope="module")
 def served(ckpts, tmp_path_factory):
     """Address of the page, and the folder where it keeps files, of which none is left when it ends."""
     pytest.importorskip("gradio", reason="needs the extra: pip install 'sr_lab[demo]'")
     folder = tmp_path_factory.mktemp("served")
     (folder / "tmp").mkdir()
+    (folder / "sitecustomize.py").write_text(AUDIT)
     words = (f"ckpt=[{','.join(ckpts)}]", "trainer=cpu", f"max_pixels={LIMIT}")
+    ours = {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
     process = subprocess.Popen(
         [sys.executable, "-m", "sr_lab", "task=demo", *words],
         cwd=folder,
-        env=command_line.environment_in(folder) | {"TMPDIR": str(folder / "tmp")},
+        env=command_line.environment_in(folder) | ours | {"ASKED": str(folder / "asked.txt")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -290,6 +319,9 @@ def served(ckpts, tmp_path_factory):
         assert process.wait(30) == 0
         assert process.stdout.read() == ""
         assert not list((folder / "tmp").iterdir())
+        asked = (folder / "asked.txt").read_text().splitlines()
+        assert asked
+        assert {host for host in asked if host not in ("127.0.0.1", "localhost")} == set()
     finally:
         process.kill()
         process.stdout.close()
@@ -386,3 +418,15 @@ def test_the_wheel_zooms_both_images_and_a_drag_moves_the_slider(browser, served
     assert moved != before
     browser.send("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-300)
     visitor.wait(f"{style} !== {moved!r}")
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_named_and_nothing_is_left(ckpts, tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'sr_lab[demo]'")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = (f"ckpt=[{','.join(ckpts)}]", "trainer=cpu", f"port={port}")
+        done = command_line.sr_lab(tmp_path, "task=demo", *words, TMPDIR=str(tmp_path))
+    assert done.returncode == 2
+    assert f"port: {port} is in use; choose another" in done.stderr
+    assert not list(tmp_path.glob("sr_lab-demo-*"))

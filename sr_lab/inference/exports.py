@@ -3,8 +3,9 @@
 import copy
 import io
 import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -31,6 +32,7 @@ SUFFIXES: Mapping[Format, str] = {
 }
 _LARGEST_DIFFERENCE = 1e-4  # of an image in [0, 1]; for larger values, relative to the maximum
 _LARGEST_PSNR_DIFFERENCE = 0.001  # dB
+_RANDOM = "random images"
 _ROUNDS = 3  # of each timing, whose fastest counts
 
 Runs: TypeAlias = Callable[[Tensor], Tensor]
@@ -41,27 +43,35 @@ class Checked:
     """How an exported graph compares with torch's network.
 
     Args:
-        images: What was upscaled.
-        difference: Largest difference of a value, relative to the largest value above 1.
+        differences: Images -> largest difference of a value, relative to the largest value above 1;
+            infinite or NaN if the graph gives such values.
         psnr_difference: Largest difference of an image's PSNR in dB, ``None`` without ground truth.
         size: Height and width of the LR image that was timed.
         seconds: Time of the graph for this image on the CPU.
         eager_seconds: Time of torch's folded network for the same image.
     """
 
-    images: str
-    difference: float
+    differences: Mapping[str, float]
     psnr_difference: float | None
     size: tuple[int, int]
     seconds: float
     eager_seconds: float
 
+    @property
+    def difference(self) -> float:
+        """The largest of the differences."""
+        return _largest(self.differences.values())
+
     def __str__(self) -> str:
         psnr = "" if self.psnr_difference is None else f" and {self.psnr_difference:.1e} dB"
+        said = []
+        for images, difference in self.differences.items():
+            by = f"differs by at most {difference:.1e}" if math.isfinite(difference) else "overflows"
+            said.append(f"{by}{psnr} on {images}")
+            psnr = ""  # of the test set, which is the first
         height, width = self.size
         return (
-            f"differs by at most {self.difference:.1e}{psnr} on {self.images}; "
-            f"{1e3 * self.seconds:.0f} ms for {width}x{height} LR pixels on a CPU "
+            f"{', '.join(said)}; {1e3 * self.seconds:.0f} ms for {width}x{height} LR pixels on a CPU "
             f"({torch.get_num_threads()} threads), torch {1e3 * self.eager_seconds:.0f} ms"
         )
 
@@ -251,28 +261,27 @@ def _check(
         images: What to upscale.
         size: The only size that the graph takes.
     """
-    differences, psnrs, timed = [], [], graph.random_image(network, size or (64, 96))
-    what = "random images"
+    differences: dict[str, list[float]] = {}
+    psnrs, timed = [], graph.random_image(network, size or (64, 96))
     with exact_float32():
         if images.found is not None:
             for lr, hr, grey in _cut(images.found, network, images.protocol, size):
                 sr, own = network(lr), runs(lr)
-                differences.append(_difference(own, sr))
+                differences.setdefault(images.found.name, []).append(_difference(own, sr))
                 scale = hr.shape[-1] // lr.shape[-1]
                 first, second = (
                     images.protocol.measure(image, hr, scale, grey=grey)[0].item() for image in (own, sr)
                 )
                 psnrs.append(abs(first - second))
-                timed, what = lr, images.found.name
+                timed = lr
         sizes: Sequence[tuple[int, int]] = [size] if size else [(24, 32), (37, 41), (49, 24)]
         for number, each in enumerate(sizes):
             lr = graph.random_image(network, each, batch=1 if size else 1 + number % 2)
-            differences.append(_difference(runs(lr), network(lr)))
+            differences.setdefault(_RANDOM, []).append(_difference(runs(lr), network(lr)))
         height, width = timed.shape[-2:]
         return Checked(
-            what,
-            max(differences),
-            max(psnrs, default=None),
+            {name: _largest(values) for name, values in differences.items()},
+            _largest(psnrs) if psnrs else None,
             (height, width),
             _seconds(runs, timed),
             _seconds(merged, timed),
@@ -294,6 +303,11 @@ def _cut(
             scale = hr.shape[-1] // lr.shape[-1]
             cut.append((lr[..., :height, :width], hr[..., : scale * height, : scale * width], image["grey"]))
     return cut
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest of some numbers, NaN if one is NaN, which `max` might pass over."""
+    return torch.tensor(list(values), dtype=torch.float64).max().item()
 
 
 def _difference(sr: Tensor, eager: Tensor) -> float:

@@ -262,8 +262,8 @@ def checkpoint_file(path: str, key: str = "ckpt") -> Path:
     """The checkpoint that a path refers to; in a run folder, the best checkpoint or else the last.
 
     Args:
-        path: A file, a run folder, or the name of weights: published ones, which have been downloaded, or those
-            in the package.
+        path: A file, a run folder, or the name of weights: published ones, which have been downloaded, or
+            those in the package.
         key: The setting that contains the path, for error messages.
 
     Raises:

@@ -24,8 +24,8 @@ def file_of(path: str, key: str = "ckpt") -> Path | None:
     """The weights in the package that a setting names, or ``None`` if it names a file or folder.
 
     Args:
-        path: The setting's value, e.g. ``pretrained/quick_x2``. A file or folder that is really there is never
-            taken for a name.
+        path: The setting's value, e.g. ``pretrained/quick_x2``. A file or folder that is really there is
+            never taken for a name.
         key: The setting, for error messages.
 
     Raises:

@@ -9,7 +9,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
 from torch import Tensor
 
@@ -31,7 +34,7 @@ _STYLE: dict[RcKeyType, object] = {
 # Okabe and Ito's colours, without the yellow, which is too light on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DEPTH = "viridis"  # first block dark, last block light
+_LISTED = 8  # blocks that a legend lists; more get a colour scale
 _HEAT = "magma"
 
 
@@ -85,7 +88,21 @@ def spectra(networks: Mapping[str, Sequence[tuple[str, Spectrum, bool]]], *, tit
             axis.set(title=name, xlim=(0, 0.5), xlabel="frequency [cycles/pixel]")
             if position % _columns(len(networks)) == 0:
                 axis.set_ylabel("power [dB]")
-            axis.legend(fontsize=6, ncols=1 + len(blocks) // 7, frameon=False)
+            if len(blocks) <= _LISTED:
+                axis.legend(fontsize=6, frameon=False)
+                continue
+            shades = mpl.cm.ScalarMappable(mpl.colors.Normalize(1, len(blocks)), _shades())
+            bar = figure.colorbar(shades, ax=axis, fraction=0.04, pad=0.02)
+            bar.set_label("block", fontsize=6)
+            bar.locator = MaxNLocator(integer=True)
+            bar.ax.tick_params(labelsize=6)
+            if less := [block for block, _, lacks in blocks if lacks]:
+                axis.legend(
+                    [Line2D([], [], color="black", linestyle="--")],
+                    [f"less: {', '.join(less)}"],
+                    fontsize=6,
+                    frameon=False,
+                )
         return figure
 
 
@@ -94,32 +111,28 @@ def residuals(networks: Mapping[str, Sequence[tuple[str, float]]], *, title: str
     with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, 3), layout="constrained")
         axis = figure.subplots()
-        first = next(iter(networks.values()), ())
-        limit = max((value for _, value in first), default=math.inf)
-        for (name, blocks), colour, marker in zip(networks.items(), *_styles(len(networks)), strict=False):
+        first, *others = networks
+        limit = max(value for _, value in networks[first])
+        for (name, blocks), colour, marker in zip(networks.items(), *_styles(len(networks)), strict=True):
             depth = [(k + 1) / len(blocks) for k in range(len(blocks))]
             values = [value for _, value in blocks]
-            axis.plot(depth, values, color=colour, label=name, zorder=2)
-            for x, value in zip(depth, values, strict=True):
-                face = "white" if value > limit else colour
-                axis.plot(x, value, marker=marker, color=colour, markerfacecolor=face, zorder=3)
-        if len(networks) > 1 and math.isfinite(limit):
-            axis.axhline(limit, color="black", linewidth=0.8, linestyle=":", zorder=1)
-            name = next(iter(networks))
-            axis.annotate(
-                f"largest of {name}",
-                (0, limit),
-                fontsize=6,
-                va="bottom",
-                xytext=(2, 2),
-                textcoords="offset points",
+            axis.plot(depth, values, color=colour, marker=marker, label=name, zorder=2)
+            hollow = [k for k, value in enumerate(values) if value > limit]
+            axis.plot(
+                [depth[k] for k in hollow],
+                [values[k] for k in hollow],
+                marker=marker,
+                linestyle="",
+                color=colour,
+                markerfacecolor="white",
+                zorder=3,
             )
-        axis.set(
-            title=title,
-            xlabel="depth (block / number of blocks)",
-            ylabel="mean absolute residual",
-            ylim=(0, None),
-        )
+        if others:
+            axis.axhline(
+                limit, color="black", linewidth=0.8, linestyle=":", zorder=1, label=f"largest of {first}"
+            )
+        axis.set(title=title, xlabel="depth (block / number of blocks)", ylabel="mean absolute residual")
+        axis.set_ylim(bottom=0)
         axis.legend(frameon=False)
         return figure
 
@@ -161,12 +174,23 @@ def maps(rows: Mapping[str, Sequence[Panel]], *, title: str, shared: bool = Fals
         return figure
 
 
-def error_summary(networks: Mapping[str, Errors], *, title: str) -> Figure:
-    """Mean squared errors at edges and elsewhere, and the spectrum of the error."""
+def error_figure(networks: Mapping[str, Errors], *, title: str) -> Figure:
+    """Error maps on one scale; below them the errors at edges and elsewhere, and the error's spectrum."""
+    first = next(iter(networks.values())).map
+    columns = min(4, len(networks))
+    lines = math.ceil(len(networks) / columns)
+    height = lines * (WIDTH / columns * first.shape[0] / first.shape[1] + 0.4)
     with rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height + 2.8), layout="constrained")
         figure.suptitle(title, fontsize=8)
-        left, right = figure.subplots(1, 2)
+        (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 2.6))
+        scale = _limits([each.map for each in networks.values()])
+        axes = above.subplots(lines, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, (name, each) in zip(axes.flat, networks.items(), strict=False):
+            _show(axis, Panel(name, each.map, "grey levels"), scale)
+        left, right = below.subplots(1, 2)
         places = np.arange(len(networks))
         for offset, (label, colour, hatch) in enumerate(
             (("edges", COLOURS[1], "//"), ("elsewhere", COLOURS[0], ""))
@@ -177,6 +201,7 @@ def error_summary(networks: Mapping[str, Errors], *, title: str) -> Figure:
             )
         left.set_xticks(places + 0.2, list(networks), rotation=20, ha="right")
         left.set(ylabel="mean squared error [grey levels²]")
+        left.margins(y=0.25)  # room for the legend
         left.legend(frameon=False)
         for (name, each), colour, marker in zip(networks.items(), *_styles(len(networks)), strict=False):
             spectrum = each.spectrum
@@ -256,8 +281,14 @@ def _columns(count: int) -> int:
 
 
 def _by_depth(count: int) -> list[tuple[float, ...]]:
-    colours = mpl.colormaps[_DEPTH]
-    return [colours(0.9 * k / max(1, count - 1)) for k in range(count)]
+    shades = _shades()
+    return [shades(k / max(1, count - 1)) for k in range(count)]
+
+
+def _shades() -> LinearSegmentedColormap:
+    """Dark for the first block, light for the last; viridis ends in a yellow that is too light on paper."""
+    part = mpl.colormaps["viridis"](np.linspace(0, 0.9, 64))
+    return LinearSegmentedColormap.from_list("depth", list(part))
 
 
 def _styles(count: int) -> tuple[list[str], list[str]]:

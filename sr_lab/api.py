@@ -101,6 +101,7 @@ def export(
     output: str | Path,
     *,
     format: Format | Sequence[Format] = "onnx",
+    name: str | None = None,
     scale: int | None = None,
     size: tuple[int, int] | None = None,
     dtype: DType = "float32",
@@ -115,6 +116,7 @@ def export(
             written as ``safetensors``, and its card says nothing of its origin.
         output: Folder of the files, ``imdn_x4.onnx`` and so on, and of the card ``imdn_x4.md``.
         format: ``onnx``, ``pt2``, ``safetensors``, ``official``, or several.
+        name: Name of the files; ``None`` for network and scale.
         scale: Upscaling factor; needed for a checkpoint that fits several scales.
         size: Height and width of the only LR image that graphs take; ``None`` for any number and size.
         dtype: Type of an ONNX graph.
@@ -137,6 +139,7 @@ def export(
     words = ["task=export", "output=exported", f"format={listed}", f"dtype={dtype}"]
     words += [f"size={size[0]}x{size[1]}"] if size is not None else []
     words += [f"scale={scale}"] if scale is not None else []
+    words += [f"name={name}"] if name is not None else []
     is_bare = isinstance(model, str) and model in model_options()  # without weights, as bicubic is
     words += [f"model={model}"] if is_bare else []
     config = composing.compose(words)

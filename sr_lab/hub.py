@@ -21,6 +21,7 @@ from sr_lab.inference.model_card import model_card
 from sr_lab.layers.network import colour_of, min_size_of, multi_adds_rule_of
 from sr_lab.tasks.export import name_of, sections_of
 from sr_lab.zoo.published import named
+from sr_lab.zoo.shipped import file_of
 
 try:
     from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
@@ -120,7 +121,8 @@ class HubNetwork(nn.Module, ModelHubMixin):
         given = str(pretrained_model_name_or_path)
         here = Path(given).expanduser()
         config, weights = here / _CONFIG, here / _WEIGHTS
-        if named(given, "hub") is not None or (here.exists() and not weights.is_file()):
+        is_name = named(given, "hub") is not None or file_of(given, "hub") is not None
+        if is_name or (here.exists() and not weights.is_file()):
             return cls._of(open_checkpoint(given, "hub", note), given, allow, note)
         if not here.exists():
             fetch = functools.partial(

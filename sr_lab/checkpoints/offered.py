@@ -61,11 +61,14 @@ def offered(
         network = open_file(path, note=note, allow=allow)
         scale = scale_of(network)
         offer(_name_of(path, scale), scale, path, functools.partial(_itself, network))
+    given = {checkpoint_file(path).resolve() for path in ckpts}
     for scale, file in shipped().items():
+        if file.resolve() in given:
+            continue
         opened = functools.partial(open_file, str(file), scale, note=note)
         offer(file.stem.rpartition("_x")[0], scale, str(file), opened)
     for entry in published().values():
-        if PREFIX + entry.name not in ckpts and is_right(entry.file(), entry):
+        if entry.file().resolve() not in given and is_right(entry.file(), entry):
             opened = functools.partial(_open_published, entry, note)
             offer(entry.model, entry.scale, PREFIX + entry.name, opened)
     return list(found.values())

@@ -66,12 +66,12 @@ class Checked:
         psnr = "" if self.psnr_difference is None else f" and {self.psnr_difference:.1e} dB"
         said = []
         for images, difference in self.differences.items():
-            by = f"differs by at most {difference:.1e}" if math.isfinite(difference) else "overflows"
-            said.append(f"{by}{psnr} on {images}")
+            by = f"at most {difference:.1e}" if math.isfinite(difference) else "any amount (it overflows)"
+            said.append(f"by {by}{psnr} on {images}")
             psnr = ""  # of the test set, which is the first
         height, width = self.size
         return (
-            f"{', '.join(said)}; {1e3 * self.seconds:.0f} ms for {width}x{height} LR pixels on a CPU "
+            f"differs {', '.join(said)}; {1e3 * self.seconds:.0f} ms for {width}x{height} LR pixels on a CPU "
             f"({torch.get_num_threads()} threads), torch {1e3 * self.eager_seconds:.0f} ms"
         )
 

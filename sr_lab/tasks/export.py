@@ -101,7 +101,7 @@ def source_of(config: ExportConfig, overrides: Sequence[str], note: Note) -> Sou
     config, network = open_configured(config, overrides, note)
     return Source(
         network.eval(),
-        name_of(config),
+        config.name or name_of(config),
         config.scale,
         config.model_dump(include=set(StoredNetwork.model_fields)),
         sections_of(config.ckpt, config.scale),
@@ -112,7 +112,7 @@ def source_of(config: ExportConfig, overrides: Sequence[str], note: Note) -> Sou
 def bare_source(network: nn.Module, config: ExportConfig) -> Source:
     """A network of which nothing else is known."""
     scale = measured_scale(network)
-    name = f"{type(network).__name__.lower()}_x{scale}"
+    name = config.name or f"{type(network).__name__.lower()}_x{scale}"
     return Source(
         copy.deepcopy(network).cpu().eval(),
         name,

@@ -316,7 +316,7 @@ def served(ckpts, tmp_path_factory):
         assert found, said + process.stdout.read()
         yield found[1], folder / "tmp"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert process.stdout.read() == ""
         assert not list((folder / "tmp").iterdir())
         asked = (folder / "asked.txt").read_text().splitlines()

@@ -213,14 +213,14 @@ def test_a_half_precision_graph_that_overflows_says_so(tmp_path, capsys):
     images = Images(None, PROTOCOLS["rgb_uint8"])
     network = Overflows(1e6).eval()
     facts = as_onnx(network, images, {}, size=(24, 24), dtype="float16").facts
-    assert facts[1].startswith("onnxruntime: overflows on random images; ")
-    assert "overflows" not in as_onnx(network, images, {}, size=(24, 24), dtype="float32").facts[1]
+    assert facts[1].startswith("onnxruntime: differs by any amount (it overflows) on random images; ")
+    assert "it overflows" not in as_onnx(network, images, {}, size=(24, 24), dtype="float32").facts[1]
 
 
 @pytest.mark.parametrize("values", [[math.nan, 1.0], [1.0, math.nan]])
 def test_no_value_that_is_not_a_number_is_passed_over(values):
     checked = Checked({"Set5": values[0], "random images": values[1]}, None, (24, 24), 1.0, 1.0)
-    with pytest.raises(ConfigError, match="overflows on"):
+    with pytest.raises(ConfigError, match="it overflows"):
         exports._refuse_other_images("onnx", nn.Identity(), checked, None)
 
 

@@ -328,7 +328,7 @@ def served(ckpts, tmp_path_factory):
         process.wait()
 
 
-def test_an_image_is_dropped_compared_measured_and_downloaded(browser, served, ckpts, images, tmp_path):
+def test_an_image_is_dropped_compared_measured_and_downloaded(served, browser, ckpts, images, tmp_path):
     address, _ = served
     visitor = Visitor(browser, address)
     visitor.drop("image", images / "notes.txt")
@@ -354,7 +354,7 @@ def test_an_image_is_dropped_compared_measured_and_downloaded(browser, served, c
 
 
 @pytest.mark.slow
-def test_two_people_at_once_are_served_in_turn_and_leave_nothing(browser, served, ckpts, images, tmp_path):
+def test_two_people_at_once_are_served_in_turn_and_leave_nothing(served, browser, ckpts, images, tmp_path):
     address, kept = served
     other = chromium.Chromium(tmp_path / "profile")
     try:
@@ -386,7 +386,7 @@ def test_two_people_at_once_are_served_in_turn_and_leave_nothing(browser, served
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_telephone_and_a_screen(browser, served, images, width, scheme):
+def test_the_page_fits_a_telephone_and_a_screen(served, browser, images, width, scheme):
     browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.send("Emulation.setDeviceMetricsOverride", **size)
@@ -401,7 +401,7 @@ def test_the_page_fits_a_telephone_and_a_screen(browser, served, images, width, 
 
 
 @pytest.mark.slow
-def test_the_wheel_zooms_both_images_and_a_drag_moves_the_slider(browser, served, images):
+def test_the_wheel_zooms_both_images_and_a_drag_moves_the_slider(served, browser, images):
     visitor = Visitor(browser, served[0])
     visitor.drop("image", images / "wide.png")
     visitor.start()

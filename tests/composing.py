@@ -16,6 +16,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
+from sr_lab.config import hydra_guard
 from sr_lab.files import conf_dir
 
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
@@ -36,6 +37,7 @@ class _Copies:
 
 def share(patch: pytest.MonkeyPatch) -> None:
     """Let all compositions of this process share their files until the patch is undone."""
+    hydra_guard.store_defaults()  # before they are read once
     files: dict[tuple[str, str], ConfigResult] = {}
     known: set[int] = set()  # of the results in `files`, which stay alive
     merged: dict[tuple[object, ...], DictConfig] = {}

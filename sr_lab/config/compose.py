@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
 from sr_lab.config import untrusted
-from sr_lab.config.hydra_guard import check_file, check_size
+from sr_lab.config.hydra_guard import check_file, check_size, guarded
 from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import (
@@ -102,10 +102,7 @@ def _load(composition: _Composition) -> Config:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
-    untrusted.refuse_secrets(values)
-    untrusted.refuse_places(values, own_paths(), overrides)
-    untrusted.settle_paths(values, overrides)
-    untrusted.refuse_addresses(values, overrides)
+    values = untrusted.settled(values, own_paths(), overrides)
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
@@ -121,7 +118,7 @@ def _load(composition: _Composition) -> Config:
                 f"{group}.scale: follows scale, which is {config.scale}, got {own}; set scale={own} instead"
             )
     if builds:
-        untrusted.check_targets(config, overrides)
+        untrusted.check_targets(config)
     return config
 
 
@@ -148,7 +145,7 @@ def compose(words: Sequence[str], config_dir: Path | None = None) -> Config:
     given = understood(words)
     places = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with guarded(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = hydra.compose("config", [*places, *given], return_hydra_config=True)
             return load(composed, given, composed.hydra.runtime.choices)
     except HydraException as error:

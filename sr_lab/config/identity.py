@@ -331,7 +331,7 @@ def sweep_dir(*, _root_: DictConfig) -> str:
     if _root_.task == "plan":  # Hydra writes into it, and a plan leaves no files
         return _nowhere()
     paths = typing.cast(Node, OmegaConf.to_container(_root_.paths, resolve=True))
-    untrusted.refuse_places({"paths": paths}, compose.own_paths(), given_to(_root_.hydra))
+    untrusted.settled({"paths": paths}, compose.own_paths(), given_to(_root_.hydra))
     # The default name belongs to the default task; other tasks get their own folder.
     key = "task" if _root_.experiment_name == "train" else "experiment_name"
     name = str(_root_[key])

@@ -53,6 +53,9 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 Distinct: TypeAlias = Annotated[list[str], AfterValidator(_distinct)]
+# Part of a file's name, never a way to another folder: a checkpoint or a configuration may be a stranger's.
+Name: TypeAlias = Annotated[str, Field(pattern=r"^\w[^/\\\x00-\x1f]*$")]
+Sets: TypeAlias = Annotated[list[Name], AfterValidator(_distinct)]
 
 
 class Validation(_Strict):
@@ -60,7 +63,7 @@ class Validation(_Strict):
 
     interval: int = Field(gt=0)
     count: int = Field(gt=0)
-    sets: Distinct
+    sets: Sets
 
 
 class Budget(_Strict):
@@ -77,14 +80,14 @@ class Budget(_Strict):
 class Upsampler(_Strict):
     """The tail of the network; a null ``factory`` keeps the network's own."""
 
-    name: str
+    name: Name
     factory: Node | None
 
 
 class Strategy(_Strict):
     """A change to the network; a null ``apply`` leaves the network as it is."""
 
-    name: str
+    name: Name
     apply: Node | None
 
 
@@ -102,7 +105,7 @@ class Schedule(_Strict):
 class Benchmark(_Strict):
     """Test sets, their LR images, and the protocol for measuring on them."""
 
-    sets: Annotated[Distinct, Field(min_length=1)]
+    sets: Annotated[Sets, Field(min_length=1)]
     protocol: str
     lr: Literal["made", "given"] = "made"  # config.yaml files of older runs lack it
     lr_dir: str | Annotated[list[str], Field(min_length=1)] | None = None

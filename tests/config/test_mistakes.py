@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -128,10 +127,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "b.png").write_bytes(b"")
     Plugins.instance()
     for patched, name in (
-        (ConfigLoaderImpl, "_load_configuration_impl"),
         (ConfigLoaderImpl, "get_group_options"),
-        (SourcesRegistry.instance().resolve("file"), "load_config"),
-        (SourcesRegistry.instance().resolve("pkg"), "load_config"),
         (Hydra, "multirun"),
     ):
         monkeypatch.setattr(patched, name, vars(patched)[name])  # put back what the program wraps

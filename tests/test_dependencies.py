@@ -267,6 +267,7 @@ PRIVATE = {
         "as in torch's counters; the import"
     ),
     ("sr_lab.ops.complexity", "torch.utils._pytree.tree_leaves"): "as in torch's counters; the import",
+    ("sr_lab.ops.complexity", "_schema"): "whether an operator makes new tensors; the first count",
     ("sr_lab.ops.complexity", "_cdata"): "which tensors share memory; tests/ops/test_complexity.py",
     ("sr_lab.ops.roofline", "torch._subclasses.fake_tensor.FakeTensorMode"): "see ops.complexity",
     ("sr_lab.ops.roofline", "torch.utils._python_dispatch.TorchDispatchMode"): "see ops.complexity",

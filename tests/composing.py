@@ -2,16 +2,19 @@
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
 package are read once per process, and each combination of them is merged once. Any other file is read
-each time.
+each time. Hydra also prepares all choices as a configuration for each file, which only a default that is an
+interpolation needs.
 """
 
 import copy
 from typing import Any
 
 import pytest
+from hydra._internal import defaults_list as hydra_defaults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
-from hydra.core.default_element import ResultDefault
+from hydra._internal.defaults_list import Overrides
+from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
@@ -41,6 +44,8 @@ def share(patch: pytest.MonkeyPatch) -> None:
     merged: dict[tuple[object, ...], DictConfig] = {}
     read = ConfigRepository.load_config
     merge = ConfigLoaderImpl._compose_config_from_defaults_list
+    choices = hydra_defaults._create_interpolation_map
+    nothing = DictConfig({})
 
     def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
         source = repository._find_object_source(config_path, ObjectType.CONFIG)
@@ -63,5 +68,10 @@ def share(patch: pytest.MonkeyPatch) -> None:
             merged[key] = merge(loader, defaults, _Copies(repo))
         return copy.deepcopy(merged[key])
 
+    def choices_if_needed(overrides: Overrides, defaults: list[InputDefault], self_added: bool) -> DictConfig:
+        needed = any(not default.is_self() and default.is_interpolation() for default in defaults)
+        return choices(overrides, defaults, self_added) if needed else nothing
+
+    patch.setattr(hydra_defaults, "_create_interpolation_map", choices_if_needed)
     patch.setattr(ConfigRepository, "load_config", read_once)
     patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)

@@ -20,7 +20,7 @@ LEVELS = (
     {"run_folder", "ops", "layers", "losses"},
     {"upsamplers", "datasets", "degradations", "protocol", "metrics"},
     {"models"},
-    {"strategies"},
+    {"strategies", "analysis"},
     {"checkpoints", "inference"},
     {"training"},
     {"runs"},

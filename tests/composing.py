@@ -1,12 +1,13 @@
 """Compositions that share what they read, since tests compose thousands of times.
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
-package are read once per process, and each combination of them is merged once. Any other file is read
-each time. Hydra also prepares all choices as a configuration for each file, which only a default that is an
+package are read once per process, and each combination of them is merged once. Any other file, and what
+follows it, is read and merged each time. Hydra also prepares all choices as a configuration for each file, which only a default that is an
 interpolation needs.
 """
 
 import copy
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from hydra._internal import defaults_list as hydra_defaults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import Overrides
+from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
@@ -24,16 +28,23 @@ from sr_lab.files import conf_dir
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 
-class _Copies:
-    """A repository whose results may be changed."""
+_MERGED = ResultDefault(config_path="what is merged already", primary=True)  # may name places to search
 
-    def __init__(self, repository: IConfigRepository) -> None:
+
+class _Copies:
+    """A repository whose results may be changed; with ``merged``, it has that configuration too."""
+
+    def __init__(self, repository: IConfigRepository, merged: DictConfig | None = None) -> None:
         self._repository = repository
+        self._merged = merged
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._repository, name)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path == _MERGED.config_path:
+            header = {"package": None}
+            return ConfigResult("tests", "", copy.deepcopy(self._merged), header, is_schema_source=True)
         return copy.deepcopy(self._repository.load_config(config_path))
 
 
@@ -60,13 +71,13 @@ def share(patch: pytest.MonkeyPatch) -> None:
     def merge_once(
         loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
-        results = [repo.load_config(default.config_path) for default in defaults]
-        if not all(id(result) in known for result in results):
-            return merge(loader, defaults, _Copies(repo))
-        key = tuple((d.config_path, d.package, d.primary) for d in defaults)
+        shared = list(takewhile(lambda d: id(repo.load_config(d.config_path)) in known, defaults))
+        key = tuple((d.config_path, d.package, d.primary) for d in shared)
         if key not in merged:
-            merged[key] = merge(loader, defaults, _Copies(repo))
-        return copy.deepcopy(merged[key])
+            merged[key] = merge(loader, shared, _Copies(repo))
+        if len(shared) == len(defaults):
+            return copy.deepcopy(merged[key])
+        return merge(loader, [_MERGED, *defaults[len(shared) :]], _Copies(repo, merged[key]))
 
     def choices_if_needed(overrides: Overrides, defaults: list[InputDefault], self_added: bool) -> DictConfig:
         needed = any(not default.is_self() and default.is_interpolation() for default in defaults)
@@ -75,3 +86,16 @@ def share(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(hydra_defaults, "_create_interpolation_map", choices_if_needed)
     patch.setattr(ConfigRepository, "load_config", read_once)
     patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
+
+
+def unwrap(patch: pytest.MonkeyPatch) -> None:
+    """Let a patch that is undone also undo what the program wraps in Hydra when it runs in this process."""
+    Plugins.instance()  # imports every plugin again, which replaces the classes of the sources
+    for owner, name in (
+        (ConfigLoaderImpl, "_load_configuration_impl"),
+        (SourcesRegistry.instance().resolve("file"), "load_config"),
+        (SourcesRegistry.instance().resolve("pkg"), "load_config"),
+        (Hydra, "get_help"),
+        (Hydra, "multirun"),
+    ):
+        patch.setattr(owner, name, vars(owner)[name])

@@ -5,13 +5,13 @@ import functools
 from pathlib import Path
 
 import pytest
-import torch
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import multi_adds, num_params
 from sr_lab.reporting import counts
 from sr_lab.reporting.published import comparisons
+from tests.papers.meta import unfilled
 
 with (Path(counts.__file__).parent / "multi_adds.csv").open(newline="") as file:
     COUNTED = list(csv.DictReader(file, strict=True))
@@ -23,7 +23,7 @@ every_row = pytest.mark.parametrize(
 
 @functools.cache  # a network has a row for each figure that papers print
 def network(option, scale):
-    with torch.device("meta"):
+    with unfilled():
         return fold(Entry(option, int(scale)).build().eval())
 
 

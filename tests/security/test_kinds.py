@@ -15,9 +15,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +33,7 @@ from sr_lab.config.schema import SCHEMAS, is_path
 from sr_lab.config.untrusted import stored_network
 from sr_lab.config.uses import refuse_unused
 from sr_lab.errors import ConfigError
+from tests import composing
 from tests.loopback import Server, serving
 from tests.security import hostile
 
@@ -153,14 +151,10 @@ def survives(*overrides: str, config_name: str = "config", folder: Path | None =
 def _guarded():
     """Install the guard as `__main__` does, and remove it after the tests."""
     register_resolvers()
-    Plugins.instance()
-    sources = [SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg")]
-    before = ConfigLoaderImpl._load_configuration_impl, *(vars(source)["load_config"] for source in sources)
-    hydra_guard.install(lambda _: None)
-    yield
-    ConfigLoaderImpl._load_configuration_impl, *kept = before
-    for source, load_config in zip(sources, kept, strict=True):
-        source.load_config = load_config
+    with pytest.MonkeyPatch.context() as patch:
+        composing.unwrap(patch)
+        hydra_guard.install(lambda _: None)
+        yield
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -69,8 +69,9 @@ def load(
     Raises:
         ConfigError: A setting is invalid; the message gives its value, what is allowed and the nearest match.
     """
-    text = OmegaConf.to_yaml(_without_hydra(composed))
-    return _load(_Composition(text, tuple(overrides), tuple((choices or {}).items()), composed))
+    settings = typing.cast(Node, OmegaConf.to_container(composed))
+    settings.pop("hydra", None)
+    return _load(_Composition(repr(settings), tuple(overrides), tuple((choices or {}).items()), composed))
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow chaos bench bench-store table costs docs check lint format clean
+.PHONY: help setup demo test test-slow chaos bench bench-store table costs ledger docs check lint format clean
 # Uses the first that runs, is new enough and can create an environment. To choose another: make PYTHON=...
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
@@ -51,6 +51,9 @@ table: $(STAMP) ## update the README's results from experiments/*/results.csv
 
 costs: $(STAMP) ## update the tables of data and cost in experiments/*/README.md (minutes)
 	$(BIN)/python -m sr_lab.help.costs
+
+ledger: $(STAMP) ## measure the weights in the package; fail if a figure is not the stored one
+	$(BIN)/python -m pytest --quiet tests/checkpoints/test_shipped.py
 
 docs: $(STAMP) ## build a site of the texts of --help and of experiments/ (open build/docs/site/index.html)
 	$(BIN)/python -m sr_lab.help.site build/docs

@@ -32,7 +32,7 @@ from typing import IO, Literal, TypeAlias
 from sr_lab import files
 from sr_lab.errors import MACHINE_ERRORS, CheckpointError, ConfigError
 from sr_lab.system.unix import at_once, locked, not_elsewhere
-from sr_lab.zoo import published
+from sr_lab.zoo import published, shipped
 
 _STARTED_BY = ".begun"
 _LOG_OF_WANDB = "wandb/*/logs/debug-core.log"  # W&B's link into its cache, through which nothing writes
@@ -262,14 +262,16 @@ def checkpoint_file(path: str, key: str = "ckpt") -> Path:
     """The checkpoint that a path refers to; in a run folder, the best checkpoint or else the last.
 
     Args:
-        path: A file, a run folder, or the name of published weights, which have been downloaded.
+        path: A file, a run folder, or the name of weights: published ones, which have been downloaded, or
+            those in the package.
         key: The setting that contains the path, for error messages.
 
     Raises:
         CheckpointError: There is no such file.
     """
     weights = published.named(path, key)
-    given = Path(path).expanduser() if weights is None else weights.file()
+    named = shipped.file_of(path, key) if weights is None else weights.file()
+    given = Path(path).expanduser() if named is None else named
     if given.is_dir():
         for name in ("best.ckpt", "last.ckpt"):
             if (given / "checkpoints" / name).is_file():

@@ -353,6 +353,7 @@ class ExportConfig(NetworkConfig):
 
     format: _Format | Annotated[list[_Format], Field(min_length=1)]
     output: Place
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
     size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None
     dtype: Literal["float32", "float16"]
     overwrite: bool

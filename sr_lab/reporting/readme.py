@@ -1,8 +1,9 @@
-"""README's table of results, made from ``experiments/<paper>/results.csv`` by ``make table``."""
+"""The tables of results in two READMEs, made from ``experiments/*/results.csv`` by ``make table``."""
 
 from pathlib import Path
 
 from sr_lab import files
+from sr_lab.reporting import claims
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.markdown import escape, fill
 from sr_lab.reporting.published import experiments_dir, papers
@@ -73,10 +74,12 @@ def filled(text: str, root: Path) -> str:
 
 
 def main() -> None:
-    """Fill in README.md of the checkout."""
+    """Fill in README.md and experiments/ledger/README.md of the checkout."""
     root = experiments_dir()
-    readme = root.parent / "README.md"
+    readme, ledger = root.parent / "README.md", root / "ledger" / "README.md"
     files.write(readme, filled(readme.read_text(encoding="utf-8"), root))
+    text = ledger.read_text(encoding="utf-8")
+    files.write(ledger, fill(text, claims.section(root), begin=BEGIN, end=END, where=str(ledger)))
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def write_results(
         costs = [run for run in own if run.is_cost]
         trained = [run for run in own if not run.is_cost]
         # Each budget separately, so that no budget becomes part of a row's label.
-        for each in sorted({_budget(run) for run in trained}) or [""]:
-            entries, _ = paper_entries(paper, table, [*(r for r in trained if _budget(r) == each), *costs])
+        for each in sorted({recipe_of(run) for run in trained}) or [""]:
+            entries, _ = paper_entries(paper, table, [*(r for r in trained if recipe_of(r) == each), *costs])
             lines = [line for entry in entries if entry.finished for line in _lines(table, entry)]
             found.setdefault(paper, []).extend(lines)
     if not any(found.values()):
@@ -103,7 +103,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     return [dict(zip(COLUMNS, map(original, row), strict=True)) for row in rows[1:]]
 
 
-def _budget(run: Run) -> str:
+def recipe_of(run: Run) -> str:
     """A run's budget and its changes to the recipe, which distinguish it from the paper's run."""
     return " ".join([budget(run.values), *changed(run)])
 
@@ -118,7 +118,7 @@ def _lines(table: str, entry: Entry) -> list[dict[str, str]]:
         ),
         "hardware": _joined(run.values.get("device", "") for run in runs),
         "date": max(str(run.values.get("date", "")) for run in runs),
-        "budget": _joined(map(_budget, runs)),
+        "budget": _joined(map(recipe_of, runs)),
     }
     lines = []
     for key in dict.fromkeys([*entry.figures, *measured_keys(runs)]):

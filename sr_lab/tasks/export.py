@@ -44,7 +44,7 @@ def run(config: ExportConfig, folder: Path, overrides: Sequence[str]) -> None:
     """
     config, network = open_configured(config, overrides, common.console.print)
     network.eval()
-    name = name_of(config)
+    name = config.name or name_of(config)
     formats = [config.format] if isinstance(config.format, str) else list(dict.fromkeys(config.format))
     folder = Path(config.output).expanduser()
     card = folder / f"{name}.md"

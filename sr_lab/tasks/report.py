@@ -5,8 +5,9 @@ from pathlib import Path
 
 from sr_lab import files
 from sr_lab.config.schema import ReportConfig
-from sr_lab.reporting import crops, page, saved_images
+from sr_lab.reporting import claims, crops, page, saved_images
 from sr_lab.reporting.experiment import experiment_table, in_table_order
+from sr_lab.reporting.published import experiments_dir
 from sr_lab.reporting.results import write_results
 from sr_lab.reporting.runs import find_runs
 from sr_lab.reporting.safe_csv import runs_to_csv
@@ -35,3 +36,5 @@ def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     if config.write_results:
         for path in write_results(runs, note=sweep.console.print):
             sweep.console.print(f"results: {path}")
+        if findings := claims.find(runs, claims.read_claims(experiments_dir())):
+            sweep.console.print(f"claims: {claims.write_findings(findings, experiments_dir())}")

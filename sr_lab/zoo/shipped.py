@@ -9,6 +9,7 @@ from sr_lab.files import PACKAGE
 from sr_lab.zoo.published import PREFIX, published
 
 FOLDER = PACKAGE / "pretrained"
+OWN = "pretrained/"  # ckpt=pretrained/quick_x2
 _NAME = re.compile(r"\w+_x(\d+)\.safetensors", re.ASCII)
 _MAX_PARAMS = 400_000
 
@@ -17,6 +18,25 @@ def shipped() -> dict[int, Path]:
     """The weights in the package by their scale: ``pretrained/<name>_x<scale>.safetensors``."""
     named = ((_NAME.fullmatch(path.name), path) for path in sorted(FOLDER.glob("*.safetensors")))
     return {int(match[1]): path for match, path in named if match}
+
+
+def file_of(path: str, key: str = "ckpt") -> Path | None:
+    """The weights in the package that a setting names, or ``None`` if it names a file or folder.
+
+    Args:
+        path: The setting's value, e.g. ``pretrained/quick_x2``. A file or folder that is really there is
+            never taken for a name.
+        key: The setting, for error messages.
+
+    Raises:
+        CheckpointError: The value begins with ``pretrained/``, but there are no such weights.
+    """
+    if not path.startswith(OWN) or Path(path).exists():
+        return None
+    known = {OWN + file.stem: file for file in shipped().values()}
+    if path not in known:
+        raise CheckpointError(f"{key}: there is no '{path}'; allowed: {', '.join(known) or 'none'}")
+    return known[path]
 
 
 def default(scale: int | None, *, key: str, command: Callable[[str], str]) -> Path:

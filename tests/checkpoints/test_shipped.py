@@ -1,0 +1,66 @@
+"""The weights in the package: their names, and the figures that they give."""
+
+import csv
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sr_lab
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.errors import CheckpointError
+from sr_lab.ops.complexity import num_params
+from sr_lab.protocol import PROTOCOLS
+from sr_lab.reporting.published import experiments_dir
+from sr_lab.run_folder import checkpoint_file
+from sr_lab.training.lit_module import SRModule
+from sr_lab.zoo import shipped
+
+FIGURES = list(csv.DictReader((experiments_dir() / "ledger" / "shipped.csv").open()))
+
+
+def test_a_name_stands_for_weights_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "package")
+    (tmp_path / "package").mkdir()
+    network = Entry("ecbsr_m4c16", 2).build()
+    save_file(network.state_dict(), tmp_path / "package" / "tiny_x2.safetensors")
+    assert checkpoint_file("pretrained/tiny_x2") == tmp_path / "package" / "tiny_x2.safetensors"
+    assert type(sr_lab.load("pretrained/tiny_x2")) is type(network)
+    with pytest.raises(
+        CheckpointError, match=re.escape("ckpt: there is no 'pretrained/a'; allowed: pretrained/tiny_x2")
+    ):
+        checkpoint_file("pretrained/a")
+
+
+def test_a_file_of_that_name_is_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained" / "mine_x2.pth").touch()
+    assert str(checkpoint_file("pretrained/mine_x2.pth")) == "pretrained/mine_x2.pth"
+
+
+def test_the_package_has_small_weights_for_three_scales():
+    files = shipped.shipped()
+    assert sorted(files) == [2, 3, 4]
+    assert sum(file.stat().st_size for file in files.values()) < 2**20
+    assert all(num_params(sr_lab.load(file)) <= 120_000 for file in files.values())
+    assert all(file.with_suffix(".md").is_file() for file in files.values())  # the model card
+
+
+@pytest.mark.parametrize("row", FIGURES, ids=lambda row: f"{row['weights']}-{row['set']}")
+@torch.inference_mode()
+def test_the_weights_give_their_stored_figures(request, tmp_path, row):
+    scale, protocol = int(row["scale"]), PROTOCOLS["rgb_uint8"]
+    data_dir = tmp_path if row["set"] == "sample" else request.getfixturevalue("data_dir")
+    images = BenchmarkSet.of(row["set"], data_dir=data_dir, scale=scale, protocol=protocol)
+    module = SRModule(sr_lab.load(f"pretrained/{row['weights']}"), scale=scale, protocol=protocol)
+    found = []
+    for index in range(len(images)):
+        item = images[index]
+        sr = module.upscale(item["lr"][None], grey=item["grey"])
+        found.append(protocol.measure(sr, item["hr"][None], scale, grey=item["grey"]))
+    psnr, ssim = (float(sum(values) / len(values)) for values in zip(*found, strict=True))
+    assert psnr == pytest.approx(float(row["psnr_y"]), abs=0.01)
+    assert ssim == pytest.approx(float(row["ssim_y"]), abs=0.0003)

@@ -159,6 +159,12 @@ _HAS_INSTEAD = {
         "hr_dir": "input",
         "sr_dir": "output",
     },
+    "compare": {
+        **dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"),
+        "runs": "own_runs",
+        "hr_dir": "hr",
+        "folder": "output",
+    },
     "export": {"init_ckpt": "ckpt", "runs": "ckpt", "input": "ckpt", "folder": "output"},
     "measure": {"input": "sr_dir", "folder": "sr_dir", "output": "paths.output_dir"},
     "prepare": {"folder": "paths.data_dir", "output": "paths.data_dir", "input": "dataset"},

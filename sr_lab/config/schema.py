@@ -55,6 +55,10 @@ def _distinct(names: list[str]) -> list[str]:
 Distinct: TypeAlias = Annotated[list[str], AfterValidator(_distinct)]
 
 
+# Left, top, width and height of a window in pixels.
+Window: TypeAlias = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4)]
+
+
 class Validation(_Strict):
     """How often, and on what, a training run is validated."""
 
@@ -192,6 +196,7 @@ class Config(_Strict):
     row_label: str | None = None  # label of this job's row, whose overrides are already applied
     table: Table | None = None
     columns: str | list[str] = "auto"  # of the table on the terminal
+    examples: Annotated[int, Field(ge=0)] | Distinct = 3  # config.yaml files of older runs lack it
     sweep: Sweep = Sweep(jobs=1, retry_failed=False)
     hparams_search: HparamsSearch | None = None
     steps: int = Field(gt=0)
@@ -315,6 +320,31 @@ class UpscaleConfig(CheckpointConfig):
         return math.inf if self.max_pixels == "none" else self.max_pixels
 
 
+class CompareConfig(Config):
+    """``task=compare``."""
+
+    ckpts: Place | list[Place]
+    own_runs: Place | None
+    names: Distinct
+    input: Place | None
+    hr: Place | None
+    crop: Window | Literal["auto"]
+    crop_size: int = Field(gt=0)
+    output: Place | None
+    overwrite: bool
+
+    @property
+    def weights(self) -> list[str]:
+        """What ``ckpts`` names."""
+        return [self.ckpts] if isinstance(self.ckpts, str) else self.ckpts
+
+    @property
+    def folder(self) -> str:
+        """The folder in which files are written."""
+        name = "compare" if self.experiment_name == "train" else self.experiment_name
+        return self.output or str(Path(self.paths.output_dir) / name)
+
+
 _Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
 
 
@@ -419,6 +449,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "measure": MeasureConfig,
     "upscale": UpscaleConfig,
+    "compare": CompareConfig,
     "export": ExportConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,
@@ -435,11 +466,17 @@ SCHEMAS: dict[str, type[Config]] = {
 
 
 @functools.cache
-def _places() -> set[str]:
+def _having(kind: object) -> set[str]:
+    """The settings that may have values of a type."""
     hints = (get_type_hints(schema, include_extras=True).items() for schema in SCHEMAS.values())
-    return {key for own in hints for key, hint in own if Place in (hint, *get_args(hint))}
+    return {key for own in hints for key, hint in own if kind in (hint, *get_args(hint))}
+
+
+def is_window(key: str) -> bool:
+    """Whether a setting may be a window."""
+    return key in _having(Window)
 
 
 def is_path(key: str) -> bool:
     """Whether a setting is a file or folder: a field of type `Place`, or one with the name of a path."""
-    return key in _places() or PATH_NAME.search(key.rpartition(".")[2]) is not None
+    return key in _having(Place) or PATH_NAME.search(key.rpartition(".")[2]) is not None

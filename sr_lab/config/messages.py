@@ -159,6 +159,7 @@ _HAS_INSTEAD = {
         "hr_dir": "input",
         "sr_dir": "output",
     },
+    "analyze": {**dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"), "hr_dir": "hr", "folder": "output"},
     "compare": {
         **dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"),
         "runs": "own_runs",

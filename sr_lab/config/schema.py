@@ -320,8 +320,8 @@ class UpscaleConfig(CheckpointConfig):
         return math.inf if self.max_pixels == "none" else self.max_pixels
 
 
-class CompareConfig(Config):
-    """``task=compare``."""
+class PicturedConfig(Config):
+    """A task that draws a picture of an image and several networks."""
 
     ckpts: Place | list[Place]
     own_runs: Place | None
@@ -341,8 +341,28 @@ class CompareConfig(Config):
     @property
     def folder(self) -> str:
         """The folder in which files are written."""
-        name = "compare" if self.experiment_name == "train" else self.experiment_name
+        name = self.task if self.experiment_name == "train" else self.experiment_name
         return self.output or str(Path(self.paths.output_dir) / name)
+
+
+class CompareConfig(PicturedConfig):
+    """``task=compare``."""
+
+
+_Analysis: TypeAlias = (
+    Literal["psd", "residual", "features", "attention", "lam", "receptive_field", "errors"]
+    | Literal["schedule", "convergence"]
+)
+
+
+class AnalyzeConfig(PicturedConfig):
+    """``task=analyze``."""
+
+    kind: _Analysis
+    blocks: list[str]
+    channels: int = Field(ge=0)
+    modules: list[str]
+    runs: Place | None
 
 
 _Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
@@ -450,6 +470,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "measure": MeasureConfig,
     "upscale": UpscaleConfig,
     "compare": CompareConfig,
+    "analyze": AnalyzeConfig,
     "export": ExportConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Node: TypeAlias = dict[str, object]
 Place: TypeAlias = Annotated[str, "a file or folder"]
@@ -359,7 +359,7 @@ class AnalyzeConfig(PicturedConfig):
     """``task=analyze``."""
 
     kind: _Analysis
-    blocks: list[str]
+    blocks: list[Annotated[str, BeforeValidator(str)]]
     channels: int = Field(ge=0)
     modules: list[str]
     runs: Place | None

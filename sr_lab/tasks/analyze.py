@@ -131,12 +131,8 @@ def _features(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) 
             panels.append(Panel(f"{_called(found[-1])}, channel {number}", map_, "value"))
         drawn[each.name] = panels
         for stage in found:
-            map_ = features.mean_map(stage.output)
-            values = {
-                "mean": float(map_.mean()),
-                "std": float(map_.std()),
-                "high_db": spectrum.psd(stage.output).high,
-            }
+            map_, power = features.mean_map(stage.output), spectrum.psd(stage.output)
+            values = {"mean": float(map_.mean()), "std": float(map_.std()), "power_high_db": power.high}
             rows.append({"network": each.name, "block": stage.name} | values)
     title = f"Mean magnitude of the features, shallow to deep, {_titled(networks, shown)}"
     return Found(drawing.maps(drawn, title=title), rows)
@@ -192,7 +188,7 @@ def _attributed(
         red = torch.tensor([1.0, 0.15, 0.1])
         drawn[each.name] = [
             Panel(f"DI {found.diffusion_index:.1f}", faint * (1 - heat) + red * heat),
-            Panel("log10 of the contribution", found.map.cpu().clamp_min(1e-4).log10(), ""),
+            Panel("", found.map.cpu().clamp_min(1e-4).log10(), "log10 of the contribution", (-4.0, 0.0)),
         ]
         side = attribution.side_of(found.map)
         rows.append(
@@ -224,9 +220,7 @@ def _errors(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) ->
 
 def _curves(config: AnalyzeConfig, column: str, ylabel: str, title: str) -> Found:
     if config.runs is None:
-        raise ConfigError(
-            f"runs: kind={config.kind} draws finished or running trainings; set runs=<their folder>"
-        )
+        raise ConfigError(f"runs: kind={config.kind} draws trainings; set runs=<the folder of their runs>")
     found = curves.read(find_runs(Path(config.runs)), column)
     if not found:
         raise ConfigError(f"runs: no training in {config.runs} has recorded {column}; give another folder")

@@ -158,6 +158,13 @@ _HAS_INSTEAD = {
         "hr_dir": "input",
         "sr_dir": "output",
     },
+    "analyze": {**dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"), "hr_dir": "hr", "folder": "output"},
+    "compare": {
+        **dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"),
+        "runs": "own_runs",
+        "hr_dir": "hr",
+        "folder": "output",
+    },
     "export": {"init_ckpt": "ckpt", "runs": "ckpt", "input": "ckpt", "folder": "output"},
     "demo": {"init_ckpt": "ckpt", "runs": "ckpt"},
     "measure": {"input": "sr_dir", "folder": "sr_dir", "output": "paths.output_dir"},

@@ -485,8 +485,12 @@ def model_node(option: str, scale: int) -> Node:
 def option_of(model: Node, scale: int) -> str:
     """The ``model=`` whose settings a network has, whatever its tail; else the name of its class."""
     own = {key: value for key, value in model.items() if key != "upsampler"}
-    for option in model_options():
-        listed = model_node(option, scale)
+    for option, listed in _model_nodes(scale).items():
         if {key: value for key, value in listed.items() if key != "upsampler"} == own:
             return option
     return str(model["_target_"]).rpartition(".")[2].lower()  # other settings, or the user's own class
+
+
+@functools.cache
+def _model_nodes(scale: int) -> dict[str, Node]:
+    return {option: model_node(option, scale) for option in model_options()}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sr_lab.ops.resize import mod_crop
 from sr_lab.reporting import saved_images
-from sr_lab.training.examples import CAPTION, ExampleImages
+from sr_lab.training.examples import CAPTION, ExampleImages, not_kept
 from sr_lab.training.lit_module import Measured
 from tests import tiny
 
@@ -133,3 +133,22 @@ def test_the_first_images_of_each_set_get_strips(tmp_path, count, shown):
     )
     names = sorted(file.name for file in (tmp_path / "images").glob("*.png"))
     assert names == [f"{name[0]}_image{name[1]}.png" for name in shown]
+
+
+@pytest.mark.parametrize(
+    ("keep", "strips", "whole"),
+    [
+        (0, [], []),
+        (["image1"], ["A_image1.png", "B_image1.png"], ["image1"]),
+        (["Image-3"], ["B_image3.png"], ["image3"]),
+    ],
+)
+def test_no_image_or_the_named_images_are_kept(tmp_path, keep, strips, whole):
+    sets = [tiny.Images("A", 2), tiny.Images("B", 4)]
+    tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", keep=keep, size=8)]).test(
+        tiny.sr_module(test=sets), datamodule=tiny.data(test=sets), verbose=False
+    )
+    assert sorted(file.name for file in (tmp_path / "images").glob("*.png")) == strips
+    found = {file.name.partition(".")[0] for file in (tmp_path / "images").glob("*/*.sr.png")}
+    assert sorted(found) == whole
+    assert not_kept(tmp_path / "images", ["image1", "image9"]) == [*({"image1"} - set(whole)), "image9"]

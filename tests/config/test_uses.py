@@ -21,6 +21,7 @@ USED = {
     "evaluate": NETWORK | {"benchmark"},
     "upscale": NETWORK,
     "compare": {"experiment", "trainer", "benchmark"},
+    "analyze": {"experiment", "trainer", "benchmark"},
     "export": {"model", "upsampler", "strategy"},
     "demo": {"trainer"},
     "complexity": NETWORK,

@@ -23,6 +23,7 @@ JOBS = {
     "benchmark": ((), "only=[loader]", "only=[start]"),
     "upscale": (("model=bicubic", "output=big"), "input=a", "input=b"),
     "compare": (("hr=photo.png",), "ckpts=[a]", "ckpts=[b]"),
+    "analyze": (("kind=psd", "hr=photo.png"), "ckpts=[a]", "ckpts=[b]"),
     "shard": (("output=shards",), "lr_scales=[2]", "lr_scales=[3]"),
     "prepare": ((), "dataset=div2k", "dataset=df2k"),
     "doctor": ((), "folder=a", "folder=b"),

@@ -26,6 +26,7 @@ WITHOUT_RUN_FOLDER = {
         "plan",
         "upscale",
         "compare",
+        "analyze",
         "export",
         "demo",
         "shard",

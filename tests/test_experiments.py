@@ -22,6 +22,7 @@ from sr_lab.ops.complexity import num_params
 from sr_lab.reporting import published
 from sr_lab.zoo import published as zoo
 from tests.conftest import compose
+from tests.papers.meta import unfilled
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RECIPES = sorted(
@@ -136,7 +137,7 @@ def _rows(figures: list[published.Figure]) -> set[str]:
 
 def _network(config: Config, scale: int) -> torch.nn.Module:
     """The folded network, without weights."""
-    with torch.device("meta"):
+    with unfilled():
         network = targets.build("model", config.model | {"scale": scale})
         if config.strategy.apply is not None:
             network = targets.build("strategy", config.strategy.apply)(network)

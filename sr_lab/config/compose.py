@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
 from sr_lab.config import untrusted
-from sr_lab.config.hydra_guard import check_file, check_size
+from sr_lab.config.hydra_guard import check_file, check_size, guarded
 from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import (
@@ -69,8 +69,9 @@ def load(
     Raises:
         ConfigError: A setting is invalid; the message gives its value, what is allowed and the nearest match.
     """
-    text = OmegaConf.to_yaml(_without_hydra(composed))
-    return _load(_Composition(text, tuple(overrides), tuple((choices or {}).items()), composed))
+    settings = typing.cast(Node, OmegaConf.to_container(composed))
+    settings.pop("hydra", None)
+    return _load(_Composition(repr(settings), tuple(overrides), tuple((choices or {}).items()), composed))
 
 
 @functools.lru_cache(maxsize=1)
@@ -102,10 +103,7 @@ def _load(composition: _Composition) -> Config:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
-    untrusted.refuse_secrets(values)
-    untrusted.refuse_places(values, own_paths(), overrides)
-    untrusted.settle_paths(values, overrides)
-    untrusted.refuse_addresses(values, overrides)
+    values = untrusted.settled(values, own_paths(), overrides)
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
@@ -121,7 +119,7 @@ def _load(composition: _Composition) -> Config:
                 f"{group}.scale: follows scale, which is {config.scale}, got {own}; set scale={own} instead"
             )
     if builds:
-        untrusted.check_targets(config, overrides)
+        untrusted.check_targets(config)
     return config
 
 
@@ -148,7 +146,7 @@ def compose(words: Sequence[str], config_dir: Path | None = None) -> Config:
     given = understood(words)
     places = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with guarded(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = hydra.compose("config", [*places, *given], return_hydra_config=True)
             return load(composed, given, composed.hydra.runtime.choices)
     except HydraException as error:

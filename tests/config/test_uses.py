@@ -22,6 +22,7 @@ USED = {
     "upscale": NETWORK,
     "compare": {"experiment", "trainer", "benchmark"},
     "export": {"model", "upsampler", "strategy"},
+    "demo": {"trainer"},
     "complexity": NETWORK,
     "prepare": {"experiment", "dataset", "degradation", "benchmark"},
     "shard": {"experiment", "dataset"},

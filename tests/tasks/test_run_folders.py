@@ -27,6 +27,7 @@ WITHOUT_RUN_FOLDER = {
         "upscale",
         "compare",
         "export",
+        "demo",
         "shard",
         "prepare",
         "doctor",

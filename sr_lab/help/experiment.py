@@ -169,7 +169,8 @@ def _commands(composed: Composed, name: str, *, trains: bool) -> list[tuple[str,
     start = f"python -m sr_lab experiment={name}"
     folder = f"{at(composed.values, 'paths.output_dir')}/{at(composed.values, 'experiment_name')}"
     if not trains:
-        return [(start, "measures every row and prints the table")]
+        draws = at(composed.values, "task") == "compare"
+        return [(start, "draws the figure" if draws else "measures every row and prints the table")]
     whole = "trains every row" if at(composed.values, "rows") else "trains the network"
     return [
         (start, f"{whole} and prints the table; the same command resumes"),

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import weakref
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -72,6 +73,19 @@ def test_a_checkpoint_of_several_scales_needs_a_scale(weights_dir):
 def test_a_scale_that_does_not_fit_an_official_checkpoint_is_refused(weights_dir):
     with pytest.raises(CheckpointError, match=r"does not fit scale=4; choose model=imdn scale=3"):
         sr_lab.load(weights_dir / "IMDN" / "IMDN_x3.pth", scale=4)
+
+
+def test_a_folder_of_options_is_checked_as_on_the_command_line(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    sly = tmp_path / "experiment" / "sly.yaml"
+    monkeypatch.setenv("CANARY", "sang")
+    for text in ("experiment_name: ${oc.env:CANARY}", "hydra: {launcher: {_target_: os.system}}"):
+        sly.write_text(f"# @package _global_\n{text}\n")
+        with pytest.raises(ConfigError, match="is not allowed in a file"):
+            sr_lab.compose("trainer=cpu", "experiment=sly", config_dir=tmp_path)
+    sly.write_text("name: ${oc.env:CANARY}\n")
+    with hydra.initialize_config_dir(str(sly.parent), version_base="1.3"):
+        assert hydra.compose("sly").name == "sang"  # the user's own use of Hydra stays as it was
 
 
 def test_a_checkpoint_that_names_a_class_in_an_untrusted_package_is_refused(tmp_path):

@@ -235,6 +235,9 @@ PRIVATE = {
         "every composition goes through it in Hydra 1.3.8 and 1.4.0rc3, where the command line no longer "
         "calls load_configuration; `CommandLine.job` asserts that the check was called"
     ),
+    ("sr_lab.config.hydra_guard", "_load_single_config"): (
+        "the only place that knows which file sets which part of Hydra's node; tests/security/test_kinds.py"
+    ),
     ("sr_lab.config.hydra_guard", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
         "Hydra builds callbacks and logging before it calls us, without a hook; `CommandLine.job` "
         "asserts that the check was called"
@@ -267,6 +270,7 @@ PRIVATE = {
         "as in torch's counters; the import"
     ),
     ("sr_lab.ops.complexity", "torch.utils._pytree.tree_leaves"): "as in torch's counters; the import",
+    ("sr_lab.ops.complexity", "_schema"): "whether an operator makes new tensors; the first count",
     ("sr_lab.ops.complexity", "_cdata"): "which tensors share memory; tests/ops/test_complexity.py",
     ("sr_lab.ops.roofline", "torch._subclasses.fake_tensor.FakeTensorMode"): "see ops.complexity",
     ("sr_lab.ops.roofline", "torch.utils._python_dispatch.TorchDispatchMode"): "see ops.complexity",
@@ -284,15 +288,12 @@ PRIVATE = {
     ),
     ("tests.composing", "_compose_config_from_defaults_list"): "see the line above",
     ("tests.composing", "hydra._internal.config_repository.ConfigRepository"): "see the line above",
+    ("tests.composing", "hydra._internal.defaults_list"): "see the line above",
+    ("tests.composing", "hydra._internal.defaults_list.Overrides"): "see the line above",
+    ("tests.composing", "_create_interpolation_map"): "see the line above",
     ("tests.composing", "hydra._internal.config_repository.IConfigRepository"): "see the line above",
     ("tests.composing", "_find_object_source"): "see the line above",
-    ("tests.config.test_mistakes", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
-        "removes the guard after a test"
-    ),
-    ("tests.config.test_mistakes", "hydra._internal.sources_registry.SourcesRegistry"): (
-        "removes the guard after a test"
-    ),
-    ("tests.config.test_mistakes", "hydra._internal.hydra.Hydra"): "removes the guard after a test",
+    ("tests.composing", "hydra._internal.hydra.Hydra"): "undoes what the program wraps",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
     ("tests.metrics.test_image_quality", "_reductions"): "how torchmetrics merges a state is only kept there",
     (
@@ -301,20 +302,9 @@ PRIVATE = {
     ): "checks devices; see ops.complexity",
     ("tests.operators", "torch.utils._python_dispatch.TorchDispatchMode"): "see ops.complexity",
     ("tests.ops.test_complexity", "_forward_hooks"): "no public list of a module's hooks",
-    ("tests.runs.test_search", "_load_configuration_impl"): "removes the guard after a test",
-    ("tests.runs.test_search", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
-        "removes the guard after a test"
-    ),
     ("tests.security.hostile", "torch._utils"): "a pickle with the function that torch's own pickles call",
     ("tests.security.hostile", "_utils"): "see torch._utils",
     ("tests.security.hostile", "_rebuild_tensor_v2"): "see torch._utils",
-    ("tests.security.test_kinds", "_load_configuration_impl"): "removes the guard after the tests",
-    ("tests.security.test_kinds", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
-        "removes the guard after the tests"
-    ),
-    ("tests.security.test_kinds", "hydra._internal.sources_registry.SourcesRegistry"): (
-        "removes the guard after the tests"
-    ),
     ("tests.test_tables_whole", "_wandb_init"): "the tags that a W&B logger passes on have no public name",
     ("tests.training.test_weight_average", "_average_model"): "see training.weight_average",
 }

@@ -9,7 +9,7 @@ from torch import nn
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.fetching import is_right
-from sr_lab.checkpoints.opening import Note, open_file
+from sr_lab.checkpoints.opening import Note, open_network, open_stored
 from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.run_folder import checkpoint_file
@@ -42,7 +42,7 @@ def offered(
     """The networks that can be chosen without a download, those that the user named first.
 
     Args:
-        ckpts: What the user named, as for `open_file`; opened now, so that a mistake shows at once.
+        ckpts: What the user named, as for `open_stored`; opened now, so that a mistake shows at once.
         scale_of: The scale of an opened network.
         note: Called with a sentence about what the weights do not reveal.
         allow: Packages that the command line trusts in addition to ours.
@@ -58,14 +58,14 @@ def offered(
         found.setdefault((name, scale), Offered(name, scale, opened))
 
     for path in ckpts:
-        network = open_file(path, note=note, allow=allow)
+        _, network = open_stored(path, None, note, allow, key="ckpt")
         scale = scale_of(network)
         offer(_name_of(path, scale), scale, path, functools.partial(_itself, network))
     given = {checkpoint_file(path).resolve() for path in ckpts}
     for scale, file in shipped().items():
         if file.resolve() in given:
             continue
-        opened = functools.partial(open_file, str(file), scale, note=note)
+        opened = functools.partial(open_network, str(file), scale, note)
         offer(file.stem.rpartition("_x")[0], scale, str(file), opened)
     for entry in published().values():
         if entry.file().resolve() not in given and is_right(entry.file(), entry):

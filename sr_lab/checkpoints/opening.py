@@ -124,23 +124,23 @@ def open_network(path_or_name: str, scale: int | None, note: Note, allow: Sequen
         if scale is None:
             raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
         return catalogue.Entry(name, scale).build().eval()
-    return open_file(name, scale, key="load", note=note, allow=allow)
+    return open_stored(name, scale, note, allow, key="load")[1]
 
 
-def open_file(
-    path: str, scale: int | None = None, *, key: str = "ckpt", note: Note, allow: Sequence[str] = ()
-) -> nn.Module:
-    """The network of a checkpoint with its weights, in evaluation mode.
+def open_stored(
+    path: str, scale: int | None, note: Note, allow: Sequence[str] = (), *, key: str
+) -> tuple[StoredNetwork, nn.Module]:
+    """A checkpoint's network with its weights, in evaluation mode, and its description.
 
     Args:
-        path: Run folder, file, or name of published weights.
-        scale: The scale that the user asked for, ``None`` for the file's own scale.
+        path: A run folder, a checkpoint file, or the name of published weights.
+        scale: See `describe`.
+        note: See `describe`.
+        allow: See `describe`.
         key: The setting that names the file, for error messages.
-        note: Called with a sentence about what the weights do not reveal.
-        allow: Packages that the command line trusts in addition to ours.
 
     Raises:
-        CheckpointError: See `describe`.
+        CheckpointError: The checkpoint cannot be opened, or see `describe`.
         ConfigError: See `describe`.
     """
     checkpoint = open_checkpoint(path, key, note)
@@ -148,7 +148,7 @@ def open_file(
     with as_large_as(checkpoint, key):
         network = build_network(stored, allow)
     load_weights(network, checkpoint, key=key)
-    return network.eval()
+    return stored, network.eval()
 
 
 def open_configured(

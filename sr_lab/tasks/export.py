@@ -10,7 +10,7 @@ from torch import nn
 import sr_lab
 from sr_lab import files
 from sr_lab.checkpoints.opening import Note, open_configured
-from sr_lab.config.compose import model_node, model_options
+from sr_lab.config.compose import option_of
 from sr_lab.config.schema import ExportConfig, StoredNetwork
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.cache import digest_of
@@ -169,14 +169,7 @@ def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
 
 def name_of(config: ExportConfig | StoredNetwork) -> str:
     """Network and scale, with tail and strategy if they are not the network's own: ``imdn_x4_deconv``."""
-    own = {key: value for key, value in config.model.items() if key != "upsampler"}
-    for option in model_options():
-        listed = model_node(option, config.scale)
-        if {key: value for key, value in listed.items() if key != "upsampler"} == own:
-            break
-    else:  # other settings than any option, or the user's own class
-        option = str(config.model["_target_"]).rpartition(".")[2].lower()
-    parts = [option, f"x{config.scale}"]
+    parts = [option_of(config.model, config.scale), f"x{config.scale}"]
     parts += [config.upsampler.name] if config.upsampler.factory is not None else []
     parts += [config.strategy.name] if config.strategy.apply is not None else []
     return "_".join(parts)

@@ -20,6 +20,7 @@ USED = {
     "plan": set(GROUPS),
     "evaluate": NETWORK | {"benchmark"},
     "upscale": NETWORK,
+    "compare": {"experiment", "trainer", "benchmark"},
     "export": {"model", "upsampler", "strategy"},
     "demo": {"trainer"},
     "complexity": NETWORK,

@@ -13,7 +13,6 @@ from pathlib import Path
 import hydra
 import optuna
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 
@@ -150,12 +149,9 @@ with folder.attempt():
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(monkeypatch, capsys, program_in_this_process):
     """Run the command line in this process with the training runs above; return exit code and output."""
     monkeypatch.setattr(sweep, "command", lambda folder, _: [sys.executable, "-c", TRAINING, str(folder)])
-    monkeypatch.setattr(
-        ConfigLoaderImpl, "_load_configuration_impl", ConfigLoaderImpl._load_configuration_impl
-    )
     monkeypatch.delenv("SR_LAB_OUTPUT", raising=False)
     before = Singleton.get_state()
 

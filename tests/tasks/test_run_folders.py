@@ -25,6 +25,7 @@ WITHOUT_RUN_FOLDER = {
     *(
         "plan",
         "upscale",
+        "compare",
         "export",
         "demo",
         "shard",

@@ -14,7 +14,7 @@ from torch import nn
 
 import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.config.untrusted import refuse_places
+from sr_lab.config.untrusted import settled
 from sr_lab.errors import CheckpointError, ConfigError, DataError
 from sr_lab.inference.image_file import beside_image
 from sr_lab.inference.inputs import result_names
@@ -496,9 +496,9 @@ def test_the_limit_on_pixels_can_be_lifted(photos, tmp_path, capsys):
 
 def test_no_file_lifts_the_limit_on_pixels():
     with pytest.raises(ConfigError, match=r"max_pixels: a file may not raise this limit, got 1000000000"):
-        refuse_places({"max_pixels": 10**9}, {}, [])
-    refuse_places({"max_pixels": 10**9}, {}, ["max_pixels=1000000000"])
-    refuse_places({"max_pixels": None}, {}, [])
+        settled({"max_pixels": 10**9}, {}, [])
+    settled({"max_pixels": 10**9}, {}, ["max_pixels=1000000000"])
+    settled({"max_pixels": None}, {}, [])
 
 
 def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():

@@ -74,7 +74,6 @@ class CommandLine:
 
         lines = for_help(understood(sys.argv[1:]))
         _quiet_hydra(sys.argv[1:])
-        hydra_guard.install(self.composed)
         hydra_guard.answer_help(_help)
         launchers.watch(self.elsewhere.append)
         register_resolvers(_complete)
@@ -235,8 +234,9 @@ def main() -> int:
         sweep.end_with_sweep()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
-        command.compose_and_run()
-        return command.finish()
+        with hydra_guard.guarded(command.composed):
+            command.compose_and_run()
+            return command.finish()
     except BrokenPipeError:  # the reader has closed the pipe, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, SystemExit) as end:

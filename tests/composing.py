@@ -2,8 +2,8 @@
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
 package are read once per process, and each combination of them is merged once. Any other file, and what
-follows it, is read and merged each time. Hydra also prepares all choices as a configuration for each file, which only a default that is an
-interpolation needs.
+follows it, is read and merged each time. Hydra also prepares all choices as a configuration for each file,
+which only a default that is an interpolation needs.
 """
 
 import copy
@@ -16,13 +16,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import Overrides
 from hydra._internal.hydra import Hydra
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
+from sr_lab.config import hydra_guard
 from sr_lab.files import conf_dir
 
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
@@ -50,6 +49,7 @@ class _Copies:
 
 def share(patch: pytest.MonkeyPatch) -> None:
     """Let all compositions of this process share their files until the patch is undone."""
+    hydra_guard.store_defaults()  # before they are read once
     files: dict[tuple[str, str], ConfigResult] = {}
     known: set[int] = set()  # of the results in `files`, which stay alive
     merged: dict[tuple[object, ...], DictConfig] = {}
@@ -90,12 +90,5 @@ def share(patch: pytest.MonkeyPatch) -> None:
 
 def unwrap(patch: pytest.MonkeyPatch) -> None:
     """Let a patch that is undone also undo what the program wraps in Hydra when it runs in this process."""
-    Plugins.instance()  # imports every plugin again, which replaces the classes of the sources
-    for owner, name in (
-        (ConfigLoaderImpl, "_load_configuration_impl"),
-        (SourcesRegistry.instance().resolve("file"), "load_config"),
-        (SourcesRegistry.instance().resolve("pkg"), "load_config"),
-        (Hydra, "get_help"),
-        (Hydra, "multirun"),
-    ):
+    for owner, name in ((Hydra, "get_help"), (Hydra, "multirun")):
         patch.setattr(owner, name, vars(owner)[name])

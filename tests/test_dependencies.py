@@ -235,6 +235,9 @@ PRIVATE = {
         "every composition goes through it in Hydra 1.3.8 and 1.4.0rc3, where the command line no longer "
         "calls load_configuration; `CommandLine.job` asserts that the check was called"
     ),
+    ("sr_lab.config.hydra_guard", "_load_single_config"): (
+        "the only place that knows which file sets which part of Hydra's node; tests/security/test_kinds.py"
+    ),
     ("sr_lab.config.hydra_guard", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
         "Hydra builds callbacks and logging before it calls us, without a hook; `CommandLine.job` "
         "asserts that the check was called"
@@ -291,7 +294,6 @@ PRIVATE = {
     ("tests.composing", "hydra._internal.config_repository.IConfigRepository"): "see the line above",
     ("tests.composing", "_find_object_source"): "see the line above",
     ("tests.composing", "hydra._internal.hydra.Hydra"): "undoes what the program wraps",
-    ("tests.composing", "hydra._internal.sources_registry.SourcesRegistry"): "undoes what the program wraps",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
     ("tests.metrics.test_image_quality", "_reductions"): "how torchmetrics merges a state is only kept there",
     (

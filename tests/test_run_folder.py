@@ -135,6 +135,9 @@ def test_a_link_out_of_the_run_folder_is_refused_and_one_inside_is_not(tmp_path)
     folder = RunFolder(tmp_path / "run")
     (folder.path / "wandb" / "run-1").mkdir(parents=True)
     (folder.path / "wandb" / "latest-run").symlink_to("run-1")  # as W&B makes it
+    (tmp_path / "linked").symlink_to(tmp_path)
+    with RunFolder(tmp_path / "linked" / "run").attempt():
+        pass
     (folder.path / "wandb" / "run-1" / "logs").mkdir()
     (folder.path / "wandb" / "run-1" / "logs" / "debug-core.log").symlink_to(tmp_path / "cache.log")  # too
     with folder.attempt():

@@ -2,7 +2,7 @@
 
 Our own classes are allowed by package, library classes one by one. We read the constructor of each library
 class: its arguments cannot make it run code, start a process, open a file or use the network. Callbacks,
-loggers and profilers write below the run folder (`untrusted.settle_paths`).
+loggers and profilers write below the run folder (`untrusted.settled`).
 """
 
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
 from sr_lab.config import untrusted
-from sr_lab.config.hydra_guard import check_file, check_size
+from sr_lab.config.hydra_guard import check_file, check_size, guarded
 from sr_lab.config.messages import explain, unknown_setting
 from sr_lab.config.overrides import is_set, key_of
 from sr_lab.config.schema import (
@@ -103,10 +103,7 @@ def _load(composition: _Composition) -> Config:
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key}: has no value and needs one; set {key}=...") from error
-    untrusted.refuse_secrets(values)
-    untrusted.refuse_places(values, own_paths(), overrides)
-    untrusted.settle_paths(values, overrides)
-    untrusted.refuse_addresses(values, overrides)
+    values = untrusted.settled(values, own_paths(), overrides)
     try:
         config = schema.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
@@ -122,7 +119,7 @@ def _load(composition: _Composition) -> Config:
                 f"{group}.scale: follows scale, which is {config.scale}, got {own}; set scale={own} instead"
             )
     if builds:
-        untrusted.check_targets(config, overrides)
+        untrusted.check_targets(config)
     return config
 
 
@@ -149,7 +146,7 @@ def compose(words: Sequence[str], config_dir: Path | None = None) -> Config:
     given = understood(words)
     places = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with guarded(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = hydra.compose("config", [*places, *given], return_hydra_config=True)
             return load(composed, given, composed.hydra.runtime.choices)
     except HydraException as error:
@@ -377,7 +374,8 @@ _NEVER_NAMED = {
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
     *("measure", "format", "columns", "dtype", "size"),
-    *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run"),
+    *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run", "examples"),
+    *("ckpts", "own_runs", "names", "hr", "crop", "crop_size"),
 }
 
 
@@ -385,8 +383,12 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
     """``<model>_x<scale>`` and anything else that the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
     The measurement of a checkpoint is named after the checkpoint's run folder or file, the measurement of
-    images after their folder, and upscaled images after the network and their source.
+    images after their folder, upscaled images after the network and their source, and a comparison after its
+    image.
     """
+    if node.get("ckpts") is not None:
+        shown = Path(str(OmegaConf.select(node, "input") or OmegaConf.select(node, "hr"))).stem
+        return _joined([re.sub(r"[^\w.-]+", "-", shown).strip("-.") or "image"], 100)
     name, given = _name(node, overrides, choices), OmegaConf.select(node, "input")
     if not isinstance(given, str):
         return name
@@ -478,3 +480,17 @@ def model_node(option: str, scale: int) -> Node:
     composed = OmegaConf.create({"model": loaded, "scale": scale, "upsampler": {"factory": None}})
     resolved = typing.cast("dict[str, Node]", OmegaConf.to_container(composed, resolve=True))
     return resolved["model"]
+
+
+def option_of(model: Node, scale: int) -> str:
+    """The ``model=`` whose settings a network has, whatever its tail; else the name of its class."""
+    own = {key: value for key, value in model.items() if key != "upsampler"}
+    for option, listed in _model_nodes(scale).items():
+        if {key: value for key, value in listed.items() if key != "upsampler"} == own:
+            return option
+    return str(model["_target_"]).rpartition(".")[2].lower()  # other settings, or the user's own class
+
+
+@functools.cache
+def _model_nodes(scale: int) -> dict[str, Node]:
+    return {option: model_node(option, scale) for option in model_options()}

@@ -1,30 +1,29 @@
 """Checks what Hydra reads and runs before it calls us: its files, and the settings of its own node.
 
 Hydra builds whatever launcher, sweeper, callbacks and logging handlers are named in its own node, and any
-file on its search path can add names there. `install` adds a check of each file and of that node.
+file on its search path can add names there. `guarded` adds a check of each file and of what each file gives
+to that node.
 """
 
+import contextlib
 import functools
 import re
-import typing
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
-from importlib.resources.abc import Traversable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.conf import HelpConf, HydraConf
+from hydra.conf import HelpConf, HydraConf, RunDir, SweepDir
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 
 from sr_lab import files
 from sr_lab.config import targets
@@ -32,14 +31,39 @@ from sr_lab.config.overrides import is_address, is_set, key_of, only_typed
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir as conf_dir
 
+# Hydra's defaults, for every configuration. Hydra writes no files of its own, since links in a stranger's
+# folder could redirect them.
+_OPTIONS = {
+    "launcher": "basic",
+    "sweeper": "basic",
+    "callbacks": None,
+    "job_logging": "stdout",
+    "hydra_logging": "none",
+    "env": "default",
+    "help": "default",
+    "hydra_help": "default",
+}
+_DEFAULTS = HydraConf(
+    defaults=[{group: option} for group, option in _OPTIONS.items()],
+    run=RunDir("${run_dir:}"),  # <output_dir>/<experiment_name>/<run_name>-<hash>
+    sweep=SweepDir("${sweep_dir:}", "${run_folder:}"),
+    output_subdir=None,
+)
 
-def install(composed: Callable[[DictConfig], None]) -> None:
-    """Check each configuration file before Hydra uses it, and Hydra's own node before Hydra uses it.
+
+def store_defaults(defaults: HydraConf | DictConfig = _DEFAULTS) -> None:
+    """Give Hydra our defaults instead of its own."""
+    ConfigStore.instance().store("config", defaults, group="hydra", provider="hydra")
+
+
+@contextlib.contextmanager
+def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterator[None]:
+    """In this context, give Hydra our defaults, and check each file before Hydra uses it.
 
     Args:
         composed: Called with each composition that has passed the checks.
     """
-    compose = ConfigLoaderImpl._load_configuration_impl
+    compose, load = ConfigLoaderImpl._load_configuration_impl, ConfigLoaderImpl._load_single_config
 
     @functools.wraps(compose)
     def checked(
@@ -51,12 +75,18 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         except KeyError as error:
             raise ConfigError(f"hydra.job.env_copy: there is no variable {error}; remove it") from error
         check_hydra(result.hydra, overrides)
-        _write_nothing(result.hydra, overrides)
+        _trust_no_folder(result.hydra, overrides)
         composed(result)
         return result
 
-    ConfigLoaderImpl._load_configuration_impl = checked  # type: ignore[method-assign, assignment]
-    Plugins.instance()  # imports every plugin again, which replaces the classes that are patched below
+    @functools.wraps(load)
+    def placed(loader: ConfigLoaderImpl, default: ResultDefault, *rest: Any, **named: Any) -> ConfigResult:
+        result = load(loader, default, *rest, **named)
+        # `bounded` reads options of Hydra from its packages only; others may still name one of them.
+        is_hydras = str(default.config_path).startswith("hydra/")
+        if not is_hydras or default.parent not in ("<root>", "hydra/config"):
+            check_node(str(default.config_path), result.config)
+        return result
 
     def bounded(
         source: ConfigSource, read: Callable[[ConfigSource, str], ConfigResult], config_path: str
@@ -69,6 +99,8 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         if source.scheme() == "pkg":
             return read(source, config_path)
         path = Path(source.path, config_path.removesuffix(".yaml") + ".yaml")
+        if config_path.startswith("hydra/"):
+            raise ConfigError(f"{path}: options of Hydra may not come from a file; remove it")
         if path.is_file():
             folder = Path(source.path).resolve()
             if not path.resolve().is_relative_to(folder) and folder != conf_dir():  # installers link ours
@@ -80,9 +112,24 @@ def install(composed: Callable[[DictConfig], None]) -> None:
         check_file(path, result.config)
         return result
 
-    for scheme in ("file", "pkg"):
-        kind = SourcesRegistry.instance().resolve(scheme)
-        kind.load_config = functools.partialmethod(bounded, kind.load_config)  # type: ignore[method-assign, assignment]
+    Plugins.instance()  # imports every plugin again, which replaces the classes that are patched below
+    patches: list[tuple[type, str, object]] = [
+        (ConfigLoaderImpl, "_load_configuration_impl", checked),
+        (ConfigLoaderImpl, "_load_single_config", placed),
+    ]
+    for kind in (SourcesRegistry.instance().resolve(scheme) for scheme in ("file", "pkg")):
+        patches.append((kind, "load_config", functools.partialmethod(bounded, kind.load_config)))
+    before = [(owner, name, vars(owner)[name]) for owner, name, _ in patches]
+    hydras = ConfigStore.instance().load("hydra/config.yaml").node
+    store_defaults()
+    try:
+        for owner, name, value in patches:
+            setattr(owner, name, value)
+        yield
+    finally:
+        store_defaults(hydras)
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def answer_help(answer: Callable[[DictConfig, HydraConf], str]) -> None:
@@ -160,116 +207,54 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
             )
 
 
-# Parts of Hydra's node that a file may set or that Hydra sets itself; the functions below check some of them.
-_FREE = (
-    *("mode", "verbose", "sweeper", "launcher", "help", "hydra_help", "runtime", "overrides"),
-    *("job_logging", "hydra_logging"),
-    *("job.override_dirname", "job.id", "job.num", "job.config_name", "job.config"),
-)
-# Where Hydra itself writes: the values of conf/config.yaml, and Hydra's own defaults.
-_NOW = "${now:%Y-%m-%d}/${now:%H-%M-%S}"
-_OURS = {
-    "run.dir": ("${run_dir:}", f"outputs/{_NOW}"),
-    "sweep.dir": ("${sweep_dir:}", f"multirun/{_NOW}"),
-    "sweep.subdir": ("${run_folder:}", "${hydra.job.num}"),
-    "output_subdir": (None, ".hydra"),
-    "job.chdir": (None, False),
-    "env": ({},),  # an empty group
-}
+# What a file may set in Hydra's node, beside its mode.
+_OF_FILES = ("hydra.help.", "hydra.sweeper.params.")
+
+
+def check_node(option: str, content: Container) -> None:
+    """Refuse a file that sets more of Hydra's node than its mode, its help, and the axes of a sweep.
+
+    Args:
+        option: The file, for error messages.
+        content: Its settings in their place in the configuration.
+
+    Raises:
+        ConfigError: The message names the setting.
+    """
+    values = OmegaConf.to_container(content, resolve=False)
+
+    def check(key: str, value: object) -> None:
+        if isinstance(value, Mapping):
+            for name, child in value.items():
+                check(f"{key}.{name}", child)
+        elif key != "hydra.mode" and not key.startswith(_OF_FILES):
+            raise ConfigError(
+                f"{key}: is not allowed in a file ({option}.yaml), got {value!r}; move it to the command line"
+            )
+
+    if isinstance(values, Mapping) and values.get("hydra") is not None:
+        check("hydra", values["hydra"])
 
 
 def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse settings of Hydra itself that would let a file run code or write elsewhere.
+    """Refuse options of Hydra that a file has chosen, and whatever could run code or set what must be typed.
 
     Raises:
-        ConfigError: Only the command line may set one of the settings, or the logging is not Hydra's own.
+        ConfigError: The message names the setting.
     """
-    listed = OmegaConf.to_container(node.overrides, resolve=False)
-    assert isinstance(listed, dict)  # Hydra adds the command line to these lists and composes jobs from them
-    if not set(files.texts(list(listed.values()))) <= set(overrides):
-        raise ConfigError("hydra.overrides: is not allowed in a file; remove it")
-    values, own = _settings(node), _settings(OmegaConf.structured(HydraConf))
-    for key, value in values.items():
-        free = any(f"{key}.".startswith(f"{name}.") for name in _FREE)
-        named = key == "job.name" and re.fullmatch(r"[\w.-]*", str(value))
-        if free or named or value in _OURS.get(key, (own.get(key),)):
-            continue
-        never = key.startswith(("callbacks", "job.env_set"))
-        if never or not is_set(f"hydra.{key}", overrides):
-            where = "" if never else " in a file"
-            shown = "" if key.startswith("job.env") else f", got {value!r}"  # job.env_set may hold secrets
-            raise ConfigError(f"hydra.{key}: is not allowed{where}{shown}; remove it")
+    for group, option in node.runtime.choices.items():
+        name = group.removeprefix("hydra/")
+        if name != group and option != _OPTIONS.get(name) and group not in map(key_of, overrides):
+            raise ConfigError(f"{group}: '{option}' is not allowed in a file; choose it on the command line")
+    for key in ("callbacks", "job.env_set"):  # env_copy would store the environment there
+        if OmegaConf.select(node, key):
+            raise ConfigError(f"hydra.{key}: is not supported; remove it")
     for key in ("launcher", "sweeper"):
-        _check_plugin(key, node, overrides)
-    _check_axes(node.sweeper.get("params") or {}, overrides)
-    for key in ("job_logging", "hydra_logging"):
-        _check_logging(key, node)
-
-
-def _write_nothing(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Keep Hydra from writing its own files, except those that the command line asks for.
-
-    In a stranger's folder, links could redirect them, and submitit would read pickles that are there.
-    """
-    if not is_set("hydra.output_subdir", overrides):
-        node.output_subdir = None
-    if not _is_chosen("hydra/job_logging", overrides):
-        node.runtime.choices["hydra/job_logging"] = "stdout"
-        node.job_logging = yaml.safe_load(
-            _logging_options("job_logging")["stdout"].read_text(encoding="utf-8")
-        )
-    if "submitit_folder" in node.launcher and not is_set("hydra.launcher.submitit_folder", overrides):
-        node.launcher.submitit_folder = f"${{hydra.sweep.dir}}/.submitit/{uuid.uuid4().hex}/%j"
-    if node.mode == RunMode.MULTIRUN:
-        always_written = Path(node.sweep.dir, "multirun.yaml")
-        if always_written.is_symlink():
-            always_written.unlink()
-
-
-def _settings(node: DictConfig) -> dict[str, object]:
-    """The settings of Hydra's node by their dotted names, with their interpolations left unresolved."""
-    found: dict[str, object] = {}
-
-    def add(key: str, value: object) -> None:
-        if isinstance(value, Mapping) and value:
-            for name, child in value.items():
-                add(f"{key}.{name}" if key else str(name), child)
-        else:
-            found[key] = value
-
-    add("", OmegaConf.to_container(node, resolve=False))
-    return found
-
-
-def _check_plugin(key: str, node: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse a launcher or sweeper that a file chooses or changes; Hydra accepts only classes of its plugins.
-
-    Its settings start processes, become part of a job's script, and say which pickles are read.
-    """
-    option = str(node.runtime.choices.get(f"hydra/{key}"))
-    if option != "basic" and not _is_chosen(f"hydra/{key}", overrides):
-        raise ConfigError(f"hydra/{key}: '{option}' is not allowed in a file; choose it on the command line")
-    own = _settings(ConfigStore.instance().load(f"hydra/{key}/{option}.yaml").node)
-    for name, value in _settings(node[key]).items():
-        is_axis = key == "sweeper" and name.partition(".")[0] == "params"  # see `_check_axes`
-        if value != own.get(name) and not is_axis and not is_set(f"hydra.{key}.{name}", overrides):
-            raise ConfigError(
-                f"hydra.{key}.{name}: is not allowed in a file, got {value!r}; set it on the command line"
-            )
-    resolved = typing.cast("dict[str, object]", OmegaConf.to_container(node[key], resolve=True))
-    for setting, content in resolved.items():
-        if "_target_" in files.texts(content):
-            raise ConfigError(f"hydra.{key}.{setting}: contains a _target_, which is not allowed; remove it")
-
-
-def _is_chosen(group: str, overrides: Sequence[str]) -> bool:
-    """Whether the command line chooses the option of a group."""
-    return any(key_of(override) == group for override in overrides)
-
-
-def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
-    """Refuse sweep axes that only the command line may set, since Hydra turns them into typed overrides."""
-    for name, value in params.items():
+        settings: Any = OmegaConf.to_container(node[key], resolve=True)  # a typed ${...} may name a file's
+        for setting, content in settings.items():
+            if "_target_" in files.texts(content):
+                raise ConfigError(f"hydra.{key}.{setting}: contains a _target_; remove it")
+    for name, value in (node.sweeper.get("params") or {}).items():
         is_typed = is_set(f"hydra.sweeper.params.{name}", overrides)
         is_several = "{" in str(value)  # dataset={cache_dir: ...} would set what only_typed refuses
         if not is_typed and (is_several or only_typed(name) or is_address(str(value))):
@@ -278,17 +263,11 @@ def _check_axes(params: Mapping[str, object], overrides: Sequence[str]) -> None:
             )
 
 
-def _check_logging(key: str, node: DictConfig) -> None:
-    """Refuse logging that is not one of Hydra's own options, since Python builds the classes it names."""
-    options = _logging_options(key)
-    chosen = options.get(str(node.runtime.choices.get(f"hydra/{key}")))  # the name alone, never a path
-    own = None if chosen is None else yaml.safe_load(chosen.read_text(encoding="utf-8"))
-    if own is None or OmegaConf.to_container(node[key], resolve=False) != own:
-        raise ConfigError(
-            f"hydra.{key}: must be one of Hydra's own ({', '.join(sorted(options))}); set hydra/{key}=default"
-        )
-
-
-def _logging_options(key: str) -> dict[str, Traversable]:
-    folder = resources.files("hydra.conf") / "hydra" / key
-    return {file.name.removesuffix(".yaml"): file for file in folder.iterdir()}
+def _trust_no_folder(node: DictConfig, overrides: Sequence[str]) -> None:
+    """Let submitit read no pickles that were there before, and Hydra write through no link."""
+    if "submitit_folder" in node.launcher and not is_set("hydra.launcher.submitit_folder", overrides):
+        node.launcher.submitit_folder = f"${{hydra.sweep.dir}}/.submitit/{uuid.uuid4().hex}/%j"
+    if node.mode == RunMode.MULTIRUN:
+        always_written = Path(node.sweep.dir, "multirun.yaml")
+        if always_written.is_symlink():
+            always_written.unlink()

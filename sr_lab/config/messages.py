@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 from sr_lab import files
 from sr_lab.config import naming
 from sr_lab.config.allowed import DESCRIBED
-from sr_lab.config.targets import instead
 from sr_lab.errors import SRLabError, did_you_mean
 from sr_lab.files import conf_dir
 
@@ -138,7 +137,7 @@ def _unknown_key(key: str, value: str, task: str) -> str:
     if rest in known:
         return f"{key}: the chosen option of '{top}' has no such setting; choose another option, or drop it"
     add = f"; write +{key} to add an argument of its class" if top in DESCRIBED else ""
-    return f"{key}: there is no such setting in '{top}'{add}{instead(key, known)}"
+    return f"{key}: there is no such setting in '{top}'{add}{naming.instead(key, known)}"
 
 
 # What a task has in place of a setting of another task.
@@ -159,7 +158,15 @@ _HAS_INSTEAD = {
         "hr_dir": "input",
         "sr_dir": "output",
     },
+    "analyze": {**dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"), "hr_dir": "hr", "folder": "output"},
+    "compare": {
+        **dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"),
+        "runs": "own_runs",
+        "hr_dir": "hr",
+        "folder": "output",
+    },
     "export": {"init_ckpt": "ckpt", "runs": "ckpt", "input": "ckpt", "folder": "output"},
+    "demo": {"init_ckpt": "ckpt", "runs": "ckpt"},
     "measure": {"input": "sr_dir", "folder": "sr_dir", "output": "paths.output_dir"},
     "prepare": {"folder": "paths.data_dir", "output": "paths.data_dir", "input": "dataset"},
     "doctor": {"input": "folder", "hr_dir": "folder", "sr_dir": "folder"},

@@ -1,6 +1,18 @@
-"""What other frameworks call our settings: BasicSR, traiNNer-redux, lightning-hydra-template, scripts."""
+"""What the user probably meant by a setting or a class that does not exist.
 
+Settings may have the names that other frameworks give them: BasicSR, traiNNer-redux,
+lightning-hydra-template, scripts.
+"""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+
+from sr_lab.config.allowed import SLOTS
 from sr_lab.config.schema import TrainConfig
+from sr_lab.errors import did_you_mean
 
 _THEIRS = {
     "model": "arch architecture net network network_g model_name",
@@ -56,3 +68,42 @@ def ours(key: str) -> str | None:
     if found is None and rest:
         found = f"{_OURS[top]}.{rest}" if top in _OURS else last if last in TrainConfig.model_fields else None
     return None if found == key else found
+
+
+def instead(place: str, known: Iterable[str]) -> str:
+    """The setting that the user probably meant by an unknown one, as the end of a sentence, or empty."""
+    names = set(known)
+    if (known_as := ours(place)) is None:
+        return did_you_mean(place.rpartition(".")[2], names)
+    last = known_as.rpartition(".")[2]
+    return f"; did you mean '{last if last in names else known_as}'?"
+
+
+def not_found(path: str, error: Exception) -> str:
+    """Why a class cannot be imported, and what to do."""
+    module, _, name = path.rpartition(".")
+    if not isinstance(error, (ImportError, AttributeError)):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, SyntaxError) else f" ({frame.filename}, line {frame.lineno})"
+        return f"{type(error).__name__}: {error}{where}; correct it"
+    package = module.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{error}; start in the folder that contains {package}, or install it"
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return f"{error}; correct the name of the module"
+    is_package = hasattr(sys.modules.get(module), "__path__")
+    if is_package and importlib.util.find_spec(path) is not None:
+        return f"it is a module; add the name of a class in it: {path}.<class>"
+    if isinstance(error, AttributeError) and module in sys.modules:
+        defined = [each for each, value in vars(sys.modules[module]).items() if inspect.isclass(value)]
+        return f"{error}; correct the name of the class{did_you_mean(name, defined)}"
+    return f"{error}; correct it in {module}, or install what it needs"
+
+
+def to_trust(path: object, packages: Sequence[str]) -> str:
+    """How to name a class of a package that is not trusted yet, as the end of a sentence."""
+    package, _, name = str(path).partition(".")
+    libraries = {each.partition(".")[0] for slot in SLOTS.values() for each in (slot.base, *slot.classes)}
+    if not name or package in (*libraries, *packages, *sys.stdlib_module_names):
+        return ""
+    return f"; if {package} is your own package, add allow=[{package}]"

@@ -25,9 +25,9 @@ def typed_again(overrides: Sequence[str]) -> list[str]:
     """The overrides that a job started from its ``config.yaml`` needs on its own command line.
 
     These are the overrides that a file may not contain, and those with an address, except the choice of a
-    group's option and what is handed on in other ways (`allow`, ``hydra``).
+    group's option, ``allow`` and ``hydra``, which are handed on in other ways.
     """
-    elsewhere = ("~", "hydra", "allow")
+    elsewhere = ("~", "hydra")
     typed = [given for given in overrides if not given.lstrip("+").startswith(elsewhere)]
     kept = [
         given

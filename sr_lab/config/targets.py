@@ -7,12 +7,9 @@ resolved, and only what `_read` returns is built.
 
 import functools
 import importlib
-import importlib.util
 import inspect
 import json
 import os
-import sys
-import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +122,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
     if not isinstance(node, Mapping) or "_target_" not in node:
         group = place.partition(".")[0]
         choose = f"; choose an option that has it with {group}=..." if place != group else ""
-        choose = instead(place, ()) or choose
+        choose = naming.instead(place, ()) or choose
         raise ConfigError(f"{place}: must be a group of settings with a _target_, got {node!r}{choose}")
     target, slot = _resolve(f"{place}._target_", node["_target_"], slots, packages)
     partial = node.get("_partial_", False)
@@ -140,7 +137,7 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
         if key not in known:
             raise ConfigError(
                 f"{place}.{key}: {target.__name__} has no such setting; allowed: {', '.join(sorted(known))}"
-                f"{instead(f'{place}.{key}', known)}"
+                f"{naming.instead(f'{place}.{key}', known)}"
             )
         value = arguments[key] = _argument(f"{place}.{key}", node[key], slot.nested, packages)
         if key in hints and not _holds_description(value):
@@ -152,15 +149,6 @@ def _read(place: str, node: object, slots: tuple[str, ...], packages: tuple[str,
             f"{place}: {target.__name__} needs {', '.join(missing)}; set {place}.{missing[0]}=..."
         )
     return _Described(target, arguments, partial, slot)
-
-
-def instead(place: str, known: Iterable[str]) -> str:
-    """The setting that the user probably meant by an unknown one, as the end of a sentence, or empty."""
-    names = set(known)
-    if (ours := naming.ours(place)) is None:
-        return did_you_mean(place.rpartition(".")[2], names)
-    last = ours.rpartition(".")[2]
-    return f"; did you mean '{last if last in names else ours}'?"
 
 
 def _argument(place: str, value: object, nested: tuple[str, ...], packages: tuple[str, ...]) -> object:
@@ -198,7 +186,9 @@ def _resolve(
         try:
             found = locate(str(path))
         except Exception as error:  # the user's module runs, and may fail in any way
-            raise ConfigError(f"{place}: cannot import '{path}': {_not_found(str(path), error)}") from error
+            raise ConfigError(
+                f"{place}: cannot import '{path}': {naming.not_found(str(path), error)}"
+            ) from error
         wrong = None if path in slot.classes else _why_not(found, slot, places, str(path))
         if wrong is None:
             return found, slot
@@ -209,7 +199,7 @@ def _resolve(
     allowed = "; or ".join(str(SLOTS[name]) for name in slots) or "plain values only"
     near = did_you_mean(str(path), [name for slot in slots for name in SLOTS[slot].classes])
     raise ConfigError(
-        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}{_trust(path, packages)}"
+        f"{place}: {path!r} may not be named here; allowed: {allowed}{near}{naming.to_trust(path, packages)}"
     )
 
 
@@ -227,36 +217,6 @@ def refuse_callback(place: str, callback: object) -> None:
             own = type(callback).__name__
             named = f"{own} is" if own == kind.__name__ else f"{own} is a {kind.__name__}, which is"
             raise ConfigError(f"{place}: {named} not supported, since {why}")
-
-
-def _not_found(path: str, error: Exception) -> str:
-    """Why a class cannot be imported, and what to do."""
-    module, _, name = path.rpartition(".")
-    if not isinstance(error, (ImportError, AttributeError)):
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if isinstance(error, SyntaxError) else f" ({frame.filename}, line {frame.lineno})"
-        return f"{type(error).__name__}: {error}{where}; correct it"
-    package = module.partition(".")[0]
-    if isinstance(error, ModuleNotFoundError) and error.name == package:
-        return f"{error}; start in the folder that contains {package}, or install it"
-    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-        return f"{error}; correct the name of the module"
-    is_package = hasattr(sys.modules.get(module), "__path__")
-    if is_package and importlib.util.find_spec(path) is not None:
-        return f"it is a module; add the name of a class in it: {path}.<class>"
-    if isinstance(error, AttributeError) and module in sys.modules:
-        defined = [each for each, value in vars(sys.modules[module]).items() if inspect.isclass(value)]
-        return f"{error}; correct the name of the class{did_you_mean(name, defined)}"
-    return f"{error}; correct it in {module}, or install what it needs"
-
-
-def _trust(path: object, packages: Sequence[str]) -> str:
-    """How to name a class of a package that is not trusted yet, as the end of a sentence."""
-    package, _, name = str(path).partition(".")
-    libraries = {each.partition(".")[0] for slot in SLOTS.values() for each in (slot.base, *slot.classes)}
-    if not name or package in (*libraries, *packages, *sys.stdlib_module_names):
-        return ""
-    return f"; if {package} is your own package, add allow=[{package}]"
 
 
 def _why_not(found: object, slot: Slot, places: Sequence[str], path: str) -> str | None:

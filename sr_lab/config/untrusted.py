@@ -1,12 +1,13 @@
 """What a configuration or a checkpoint may not contain, since a stranger may have written it.
 
-Secrets are not stored, classes come from packages that the user trusts, and paths stay inside the run folder.
+Secrets are not stored, what only the command line may say is refused in a file (`settled`), and classes come
+from packages that the user trusts.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sr_lab import files
@@ -18,42 +19,96 @@ from sr_lab.errors import ConfigError
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|passphrase|credentials?|jwt)$", re.IGNORECASE)
 _SECRET_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&](\w*key|token|\w+_token|sig|signature|password)=", re.I)
-_INSTEAD = "put keys and passwords in the environment (WANDB_API_KEY) or in ~/.netrc"
+
+# What a path in a file may not contain: a way out of the run folder, another file system, an environment
+# variable, or a format that reads attributes ({step].__class__...}).
+_LEADS_OUT = re.compile(r"^[/~]|(^|/)\.\.(/|$)|::|://|\$|[{}]")
+_METRIC = re.compile(r"\{[A-Za-z][\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
+_IN_RUN_FOLDER = ("callbacks.", "logger.", "trainer.profiler.")
 
 
-def refuse_secrets(value: object, place: str = "") -> None:
-    """Refuse secrets, since what is composed goes into ``config.yaml``, reports and W&B, which others see.
+def settled(values: Node, own: Mapping[str, object], overrides: Sequence[str]) -> Node:
+    """The same settings, with the typed paths of callbacks, loggers and the profiler made absolute.
+
+    A path of these in a file stays below the run folder, where `below` puts it.
+
+    Args:
+        values: The resolved settings, or those of them that are known already.
+        own: The folders in our own ``paths``, which a file may repeat.
+        overrides: The command line.
 
     Raises:
-        ConfigError: A key is named like a secret, or a value contains one, perhaps from the environment.
+        ConfigError: A setting is a secret, or a file says what only the command line may say.
     """
+    paths = values.get("paths")
+    written = (*WRITTEN, *(("paths.data_dir",) if values.get("task") == "prepare" else ()))
+    ours = {f"paths.{name}": folder for name, folder in own.items()}
+    ours["dataset.cache_dir"] = paths.get("cache_dir") if isinstance(paths, Mapping) else None
+
+    def leaf(place: str, value: object) -> object:
+        _refuse_secret(place, value)
+        name = place.rpartition(".")[2]
+        inside = isinstance(value, str) and place.startswith(_IN_RUN_FOLDER) and name != "_target_"
+        if is_set(place, overrides):
+            is_path = inside and PATH_NAME.search(name)
+            return str(Path(str(value)).expanduser().absolute()) if is_path else value
+        for what, says in (
+            ("trust a package", place == "allow"),
+            ("raise this limit", place == LIMIT and value),
+            ("say where files are written", place in written and value and value != ours.get(place)),
+            ("name a server", is_address(value)),
+            ("decide who gets the runs", inside and name == "entity"),
+            ("lead out of the run folder", inside and _LEADS_OUT.search(_METRIC.sub("", str(value)))),
+        ):
+            if says:
+                raise ConfigError(
+                    f"{place}: a file may not {what}, got {value!r}; set it on the command line"
+                )
+        return value
+
+    return {key: _replaced(key, value, leaf) for key, value in values.items()}
+
+
+def below(folder: Path, value: object) -> object:
+    """The same description, with its relative paths placed below a folder."""
+
+    def leaf(place: str, value: object) -> object:
+        is_path = isinstance(value, str) and PATH_NAME.search(place.rpartition(".")[2])
+        return str(folder / str(value)) if is_path else value
+
+    return _replaced("", value, leaf)
+
+
+def _replaced(place: str, value: object, leaf: Callable[[str, object], object]) -> object:
+    """The same value, with each plain value in it replaced by what ``leaf`` returns for it and its key."""
     if isinstance(value, Mapping):
-        for key, child in value.items():
-            if _SECRET.search(str(key)) and isinstance(child, str):
-                raise ConfigError(f"{place}{key}: is a secret and would be stored; {_INSTEAD}")
-            refuse_secrets(child, f"{place}{key}.")
-    elif isinstance(value, list):
-        for child in value:
-            refuse_secrets(child, place)
-    elif isinstance(value, str):
-        # At least eight characters: TOKENIZERS_PARALLELISM=false and the like are not secrets.
-        known = (text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8)
-        if _SECRET_URL.search(value) or any(text in value for text in known):
-            raise ConfigError(f"{place[:-1]}: contains a secret, which would be stored; {_INSTEAD}")
+        return {key: _replaced(f"{place}.{key}", child, leaf) for key, child in value.items()}
+    return (
+        [_replaced(place, child, leaf) for child in value] if isinstance(value, list) else leaf(place, value)
+    )
 
 
-def check_targets(config: Config, overrides: Sequence[str]) -> None:
-    """Refuse what may not be built; only the command line can trust a package or point a path elsewhere.
+def _refuse_secret(place: str, value: object) -> None:
+    """Refuse a secret, since what is composed goes into ``config.yaml``, reports and W&B, for all to see."""
+    if not isinstance(value, str):
+        return
+    # At least eight characters: TOKENIZERS_PARALLELISM=false and the like are not secrets.
+    known = (text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8)
+    is_named = _SECRET.search(place.rpartition(".")[2])
+    if is_named or _SECRET_URL.search(value) or any(text in value for text in known):
+        what = "is" if is_named else "contains"
+        raise ConfigError(
+            f"{place}: {what} a secret, which would be stored; put keys and passwords in the environment "
+            "(WANDB_API_KEY) or in ~/.netrc"
+        )
+
+
+def check_targets(config: Config) -> None:
+    """Refuse what may not be built.
 
     Raises:
-        ConfigError: A file trusts a package, a path leads out of the run folder, or a target is refused by
-            `targets.check`.
+        ConfigError: See `targets.check`.
     """
-    if config.allow and not any(override.lstrip("+").startswith("allow=") for override in overrides):
-        raise ConfigError(
-            f"allow: is set in a file, got {config.allow}; "
-            "packages are trusted only on the command line (allow=[...]) or in SR_LAB_ALLOW"
-        )
     values = config.model_dump() | {"trainer": config.trainer.arguments()}
     for name, slot in SLOTS.items():
         for place, node in _nodes(values, slot):
@@ -77,104 +132,13 @@ def stored_network(record: Mapping[str, object], source: str, allow: Sequence[st
     try:
         if not files.is_small(own):
             raise ValueError("it has too many values")
-        stored = StoredNetwork.model_validate_json(json.dumps(own), strict=True)
+        stored = StoredNetwork.model_validate_json(json.dumps(own))
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"'{source}' does not say which network it holds; give its state dict") from error
     for name, slot in SLOTS.items():
         for place, node in _nodes(stored.model_dump(), slot) if slot.stored else ():
             targets.check(name, node, allow, place=place)
     return stored
-
-
-# What a path in a file may not contain: a way out of the run folder, another file system, an environment
-# variable, or a format that reads attributes ({step].__class__...}).
-_LEADS_OUT = re.compile(r"^[/~]|(^|/)\.\.(/|$)|::|://|\$|[{}]")
-_METRIC = re.compile(r"\{[A-Za-z][\w/]*(:[\w.]*)?\}")  # {val/psnr_y:.2f}
-
-
-def settle_paths(values: dict[str, object], overrides: Sequence[str]) -> None:
-    """Check the paths of callbacks, loggers and the profiler, and replace the command line's paths in place.
-
-    A path on the command line becomes absolute and may point anywhere. A path in a file must stay below the
-    run folder, where `below` puts it.
-
-    Raises:
-        ConfigError: A path in a file leads out of the run folder.
-    """
-
-    def settled(place: str, value: object) -> object:
-        if isinstance(value, dict):
-            return {key: settled(f"{place}.{key}", child) for key, child in value.items()}
-        if isinstance(value, list):
-            return [settled(place, child) for child in value]
-        if not isinstance(value, str):
-            return value
-        name = place.rpartition(".")[2]
-        if is_set(place, overrides):
-            return str(Path(value).expanduser().absolute()) if PATH_NAME.search(name) else value
-        if name == "entity" or (name != "_target_" and _LEADS_OUT.search(_METRIC.sub("", value))):
-            what = "decides who gets the runs" if name == "entity" else "leads out of the run folder"
-            raise ConfigError(
-                f"{place}: {what}, which a file may not do, got {value!r}; set it on the command line"
-            )
-        return value
-
-    for group in ("callbacks", "logger"):
-        values[group] = settled(group, values.get(group, {}))
-    if isinstance(trainer := values.get("trainer"), dict) and "profiler" in trainer:
-        trainer["profiler"] = settled("trainer.profiler", trainer["profiler"])
-
-
-def refuse_places(values: Mapping[str, object], own: Mapping[str, object], overrides: Sequence[str]) -> None:
-    """Refuse a file that says where files are written (`WRITTEN`).
-
-    Args:
-        values: The settings, or those of them that are known already.
-        own: The folders in our own ``paths``, which a file may repeat.
-        overrides: The command line.
-
-    Raises:
-        ConfigError: A setting is neither on the command line nor our own.
-    """
-    paths = values.get("paths")
-    paths = paths if isinstance(paths, Mapping) else {}
-    ours = {f"paths.{name}": folder for name, folder in own.items()}
-    ours["dataset.cache_dir"] = paths.get("cache_dir")
-    for key in (*WRITTEN, *(("paths.data_dir",) if values.get("task") == "prepare" else ())):
-        group, _, name = key.rpartition(".")
-        place = values.get(group) if group else values
-        value = place.get(name) if isinstance(place, Mapping) else None
-        if value and value != ours.get(key) and not is_set(key, overrides):
-            what = "raise this limit" if key == LIMIT else "say where files are written"
-            raise ConfigError(f"{key}: a file may not {what}, got {value!r}; set it on the command line")
-
-
-def refuse_addresses(value: object, overrides: Sequence[str], place: str = "") -> None:
-    """Refuse the address of a server in a file; only the command line may open a connection.
-
-    Raises:
-        ConfigError: A value is an address that the command line does not set.
-    """
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            refuse_addresses(child, overrides, f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list):
-        for child in value:
-            refuse_addresses(child, overrides, place)
-    elif is_address(value) and not is_set(place, overrides):
-        raise ConfigError(f"{place}: a file may not name a server, got {value!r}; set it on the command line")
-
-
-def below(folder: Path, value: object) -> object:
-    """The same description, with its relative paths placed below a folder."""
-    if isinstance(value, Mapping):
-        return {
-            key: str(folder / child)
-            if isinstance(child, str) and PATH_NAME.search(key)
-            else below(folder, child)
-            for key, child in value.items()
-        }
-    return [below(folder, child) for child in value] if isinstance(value, list) else value
 
 
 def _nodes(values: Node, slot: Slot) -> list[tuple[str, object]]:

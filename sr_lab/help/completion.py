@@ -8,6 +8,7 @@ Hydra's own script completes neither ``python -m sr_lab`` nor the options of a n
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,9 @@ def candidates(words: Sequence[str], word: str) -> list[str]:
     else:
         chosen = dict(each.lstrip("+").split("=", 1) for each in words if "=" in each)
         found = [f"{group}=" for group in options] + _settings(places, list(options), chosen, bare)
-    return sorted({f"{mark}{each}" for each in found if each.startswith(bare)})
+    # A shell would run or print what a stranger's file may be named.
+    plain = re.compile(r"[\w@/.,:=+-]+", re.ASCII)
+    return sorted({f"{mark}{each}" for each in found if each.startswith(bare) and plain.fullmatch(each)})
 
 
 def _config_dirs(words: Sequence[str]) -> list[Path]:

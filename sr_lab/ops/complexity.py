@@ -140,7 +140,8 @@ def _count(model: nn.Module, lr: Tensor, formulas: Mapping[Any, Callable[..., in
     """The sums that torch's formulas for operations, or ``formulas`` instead, give for each operator."""
     with torch.no_grad(), _Counting(formulas) as counting:
         model(lr)
-    return counting.counts
+    counts: Counter[object] = counting.counts
+    return counts
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]

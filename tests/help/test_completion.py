@@ -1,5 +1,6 @@
 """Completion in bash and zsh."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -57,6 +58,16 @@ def shell(script: str, folder, **variables: str) -> str:
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"} | variables
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     return done.stdout
+
+
+@pytest.mark.parametrize("name", ["$(touch x)", "a;touch x", "a b", "a\nb", "`x`", "\x1b]0;evil", "a\u202eb"])
+def test_a_name_that_a_shell_would_run_or_print_is_not_offered(tmp_path, name):
+    (tmp_path / "model").mkdir()
+    for each in (f"mine{name}", "mine"):
+        (tmp_path / "model" / f"{each}.yaml").write_text("a: 1\n")
+    (tmp_path / "model" / "mine.yaml").write_text(f"{json.dumps(name)}: 1\nok: 2\n")
+    assert candidates([f"--config-dir={tmp_path}"], "model=mine") == ["model=mine"]
+    assert candidates([f"--config-dir={tmp_path}", "model=mine"], "model.") == ["model.ok="]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")

@@ -14,8 +14,9 @@ from torch import nn
 
 import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.config.untrusted import refuse_places
+from sr_lab.config.untrusted import settled
 from sr_lab.errors import CheckpointError, ConfigError, DataError
+from sr_lab.inference.image_file import beside_image
 from sr_lab.inference.inputs import result_names
 from sr_lab.inference.reading import About, read_about
 from sr_lab.inference.tiling import Tiled
@@ -495,16 +496,16 @@ def test_the_limit_on_pixels_can_be_lifted(photos, tmp_path, capsys):
 
 def test_no_file_lifts_the_limit_on_pixels():
     with pytest.raises(ConfigError, match=r"max_pixels: a file may not raise this limit, got 1000000000"):
-        refuse_places({"max_pixels": 10**9}, {}, [])
-    refuse_places({"max_pixels": 10**9}, {}, ["max_pixels=1000000000"])
-    refuse_places({"max_pixels": None}, {}, [])
+        settled({"max_pixels": 10**9}, {}, [])
+    settled({"max_pixels": 10**9}, {}, ["max_pixels=1000000000"])
+    settled({"max_pixels": None}, {}, [])
 
 
 def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():
     network = Tiled(Entry("ecbsr_m4c16", 2).build())
     for side, least, most in ((1000, 2**31, 2**31), (10_000, 2**28, 2**30)):
         about = About((side, side), "PNG", moves=False)
-        assert least <= upscale._beside_image(network, about).memory <= most
+        assert least <= beside_image(network, about).memory <= most
 
 
 def test_a_network_is_suggested_where_none_is_given(photos, tmp_path):

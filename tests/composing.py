@@ -27,7 +27,8 @@ from sr_lab.files import conf_dir
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 
-_MERGED = ResultDefault(config_path="what is merged already", primary=True)  # may name places to search
+# Stands for the files that are merged already; like Hydra's own, it may hold settings of Hydra.
+_MERGED = ResultDefault(config_path="hydra/merged_already", parent="hydra/config", primary=True)
 
 
 class _Copies:

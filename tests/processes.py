@@ -28,7 +28,7 @@ from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
 from tests import tiny
 
-STEPS = 8
+STEPS = 20
 BATCH = 4
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "imdn": lambda: IMDN(scale=2, num_feat=16, num_block=1),

@@ -277,6 +277,8 @@ PRIVATE = {
     ("sr_lab.ops.roofline", "torch.utils._pytree.tree_leaves"): "see ops.complexity",
     ("sr_lab.ops.roofline", "_scaled_dot_product_flash_attention"): "operator names; the import",
     ("sr_lab.ops.roofline", "_scaled_dot_product_flash_attention_for_cpu"): "operator names; the import",
+    ("tests.analysis.test_analysis", "_forward_hooks"): "no public list of a module's hooks",
+    ("tests.analysis.test_analysis", "_forward_pre_hooks"): "no public list of a module's hooks",
     ("tests.command_line", "_run_exitfuncs"): "a forked command exits as the interpreter does",
     ("tests.command_line", "_shutdown"): "a forked command waits for its threads as the interpreter does",
     ("sr_lab.inference.graph", "_upsample_bicubic2d_aa"): (

@@ -8,14 +8,19 @@ sr_lab.measure("theirs", "data/benchmarks/Set5/HR", scale=4).mean["rgb_uint8"].p
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sr_lab.api import compose, load, measure, upscale
+    from sr_lab.api import compose, export, load, measure, upscale
+    from sr_lab.hub import HubNetwork
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compose", "load", "measure", "upscale"]
+__all__ = ["HubNetwork", "__version__", "compose", "export", "load", "measure", "upscale"]
 
 
 def __getattr__(name: str) -> object:
     """Import torch on the first use of the interface, not when the package is imported."""
+    if name == "HubNetwork":
+        from sr_lab import hub
+
+        return hub.HubNetwork
     if name in __all__:
         from sr_lab import api
 

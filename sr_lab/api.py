@@ -1,4 +1,4 @@
-"""The Python interface: ``sr_lab.compose``, ``sr_lab.load``, ``sr_lab.upscale`` and ``sr_lab.measure``."""
+"""The Python interface: ``sr_lab.compose``, ``load``, ``upscale``, ``measure`` and ``export``."""
 
 import os
 import warnings
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from sr_lab.checkpoints.opening import open_network
 from sr_lab.config import compose as composing
+from sr_lab.config.compose import model_options
 from sr_lab.config.identity import register_resolvers
-from sr_lab.config.schema import Config
+from sr_lab.config.schema import Config, ExportConfig
 from sr_lab.datasets.images import loses_depth, open_image
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference import pictures
 from sr_lab.inference.backends import BackendName, BackendNetwork, run_by
+from sr_lab.inference.exports import DType, Format
 from sr_lab.inference.pictures import PEAKS, Note, Progress
 from sr_lab.inference.tiling import Tile, Tiled
 from sr_lab.inference.upscaling import upscale_batch
@@ -28,7 +30,7 @@ from sr_lab.layers.folding import for_inference
 from sr_lab.metrics.pictures import measure
 from sr_lab.zoo import shipped
 
-__all__ = ["compose", "load", "measure", "upscale"]
+__all__ = ["compose", "export", "load", "measure", "upscale"]
 
 Pixels = TypeVar("Pixels", Image.Image, NDArray[np.generic], Tensor)
 
@@ -92,6 +94,65 @@ def load(
         return network  # not folded, so that it can be trained further
     cache_dir = Path(os.environ.get("SR_LAB_CACHE", "~/.cache/sr_lab")).expanduser()
     return run_by(network, backend, cache_dir=cache_dir)
+
+
+def export(
+    model: nn.Module | str | Path,
+    output: str | Path,
+    *,
+    format: Format | Sequence[Format] = "onnx",
+    name: str | None = None,
+    scale: int | None = None,
+    size: tuple[int, int] | None = None,
+    dtype: DType = "float32",
+    overwrite: bool = False,
+    allow: Sequence[str] = (),
+    note: Note = _warn,
+) -> list[Path]:
+    """Write a network in formats that other programs open, with a model card, as ``task=export`` does.
+
+    Args:
+        model: What `load` takes, or a network. A network alone does not tell its settings, so it is not
+            written as ``safetensors``, and its card says nothing of its origin.
+        output: Folder of the files, ``imdn_x4.onnx`` and so on, and of the card ``imdn_x4.md``.
+        format: ``onnx``, ``pt2``, ``safetensors``, ``official``, or several.
+        name: Name of the files; ``None`` for network and scale.
+        scale: Upscaling factor; needed for a checkpoint that fits several scales.
+        size: Height and width of the only LR image that graphs take; ``None`` for any number and size.
+        dtype: Type of an ONNX graph.
+        overwrite: Replace files of these names.
+        allow: Your own packages whose classes a checkpoint may name.
+        note: Called with a sentence about what the weights do not reveal, and for each format that failed
+            while others were written. The default issues a warning.
+
+    Returns:
+        The files, and last the card.
+
+    Raises:
+        CheckpointError: See `load`.
+        ConfigError: See `load`; or a file exists, a setting is invalid, or no format could be written.
+    """
+    from sr_lab.tasks import export as exporting  # imports what only tasks need
+
+    kinds = [format] if isinstance(format, str) else list(format)
+    listed = kinds[0] if len(kinds) == 1 else f"[{','.join(kinds)}]"
+    words = ["task=export", "output=exported", f"format={listed}", f"dtype={dtype}"]
+    words += [f"size={size[0]}x{size[1]}"] if size is not None else []
+    words += [f"scale={scale}"] if scale is not None else []
+    words += [f"name={name}"] if name is not None else []
+    is_bare = isinstance(model, str) and model in model_options()  # without weights, as bicubic is
+    words += [f"model={model}"] if is_bare else []
+    config = composing.compose(words)
+    assert isinstance(config, ExportConfig)
+    given = {"output": str(output), "overwrite": overwrite, "allow": list(allow)}
+    ckpt = None if is_bare or isinstance(model, nn.Module) else str(model)
+    config = config.model_copy(update={**given, "ckpt": ckpt})
+    source = exporting.bare_source(model, config) if isinstance(model, nn.Module) else None
+    source = source or exporting.source_of(config, words, note)
+    written = exporting.export(source, config, say=lambda fact: None)
+    for failed in written.failed:
+        note(str(failed))
+    return [*written.files.values(), written.card]
 
 
 @overload

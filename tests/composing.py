@@ -1,17 +1,22 @@
 """Compositions that share what they read, since tests compose thousands of times.
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
-package are read once per process, and each combination of them is merged once. Any other file is read
-each time.
+package are read once per process, and each combination of them is merged once. Any other file, and what
+follows it, is read and merged each time. Hydra also prepares all choices as a configuration for each file,
+which only a default that is an interpolation needs.
 """
 
 import copy
+from itertools import takewhile
 from typing import Any
 
 import pytest
+from hydra._internal import defaults_list as hydra_defaults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
-from hydra.core.default_element import ResultDefault
+from hydra._internal.defaults_list import Overrides
+from hydra._internal.hydra import Hydra
+from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
@@ -22,16 +27,23 @@ from sr_lab.files import conf_dir
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 
-class _Copies:
-    """A repository whose results may be changed."""
+_MERGED = ResultDefault(config_path="what is merged already", primary=True)  # may name places to search
 
-    def __init__(self, repository: IConfigRepository) -> None:
+
+class _Copies:
+    """A repository whose results may be changed; with ``merged``, it has that configuration too."""
+
+    def __init__(self, repository: IConfigRepository, merged: DictConfig | None = None) -> None:
         self._repository = repository
+        self._merged = merged
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._repository, name)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path == _MERGED.config_path:
+            header = {"package": None}
+            return ConfigResult("tests", "", copy.deepcopy(self._merged), header, is_schema_source=True)
         return copy.deepcopy(self._repository.load_config(config_path))
 
 
@@ -43,6 +55,8 @@ def share(patch: pytest.MonkeyPatch) -> None:
     merged: dict[tuple[object, ...], DictConfig] = {}
     read = ConfigRepository.load_config
     merge = ConfigLoaderImpl._compose_config_from_defaults_list
+    choices = hydra_defaults._create_interpolation_map
+    nothing = DictConfig({})
 
     def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
         source = repository._find_object_source(config_path, ObjectType.CONFIG)
@@ -57,13 +71,24 @@ def share(patch: pytest.MonkeyPatch) -> None:
     def merge_once(
         loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
-        results = [repo.load_config(default.config_path) for default in defaults]
-        if not all(id(result) in known for result in results):
-            return merge(loader, defaults, _Copies(repo))
-        key = tuple((d.config_path, d.package, d.primary) for d in defaults)
+        shared = list(takewhile(lambda d: id(repo.load_config(d.config_path)) in known, defaults))
+        key = tuple((d.config_path, d.package, d.primary) for d in shared)
         if key not in merged:
-            merged[key] = merge(loader, defaults, _Copies(repo))
-        return copy.deepcopy(merged[key])
+            merged[key] = merge(loader, shared, _Copies(repo))
+        if len(shared) == len(defaults):
+            return copy.deepcopy(merged[key])
+        return merge(loader, [_MERGED, *defaults[len(shared) :]], _Copies(repo, merged[key]))
 
+    def choices_if_needed(overrides: Overrides, defaults: list[InputDefault], self_added: bool) -> DictConfig:
+        needed = any(not default.is_self() and default.is_interpolation() for default in defaults)
+        return choices(overrides, defaults, self_added) if needed else nothing
+
+    patch.setattr(hydra_defaults, "_create_interpolation_map", choices_if_needed)
     patch.setattr(ConfigRepository, "load_config", read_once)
     patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)
+
+
+def unwrap(patch: pytest.MonkeyPatch) -> None:
+    """Let a patch that is undone also undo what the program wraps in Hydra when it runs in this process."""
+    for owner, name in ((Hydra, "get_help"), (Hydra, "multirun")):
+        patch.setattr(owner, name, vars(owner)[name])

@@ -22,9 +22,39 @@ def _compositions_share_what_they_read() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
-    """A page in a browser; tests are skipped where there is none."""
+@pytest.fixture
+def program_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test call the program's ``main``: what it changes in Hydra is undone afterwards."""
+    composing.unwrap(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def _graphs() -> dict[str, bytes]:
+    """The graphs exported so far, by the fingerprint of the network."""
+    return {}
+
+
+@pytest.fixture
+def exports(_graphs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """List the networks that a test exports; an export takes seconds, so tests share its graph."""
+    from sr_lab.inference import backends
+
+    made: list[str] = []
+    export = backends.BackendNetwork._graph
+
+    def graph(runs: backends.BackendNetwork) -> bytes:
+        made.append(type(runs.network).__name__)
+        name = backends._fingerprint(runs.network)
+        if name not in _graphs:
+            _graphs[name] = export(runs)
+        return _graphs[name]
+
+    monkeypatch.setattr(backends.BackendNetwork, "_graph", graph)
+    return made
+
+
+@pytest.fixture(scope="session")
+def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
     if chromium.path() is None:
         pytest.skip("needs a browser: apt-get install chromium")
     opened = chromium.Chromium(tmp_path_factory.mktemp("profile"))
@@ -32,10 +62,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chrom
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def browser(_chromium: chromium.Chromium) -> chromium.Chromium:
+    """A page in a browser, with the window that it starts with; tests are skipped where there is none."""
+    _chromium.send("Emulation.clearDeviceMetricsOverride")
+    _chromium.send("Emulation.setEmulatedMedia", media="", features=[])
+    return _chromium
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Make random inputs the same in every run, so that a tolerance met once is always met."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed also keeps a traceback for each kind of GPU
     torch.backends.cudnn.benchmark = False  # the Trainer of an earlier test may have set it
 
 

@@ -28,7 +28,7 @@ from sr_lab.training.examples import ExampleImages
 from sr_lab.training.lit_module import SRModule
 from tests import tiny
 
-STEPS = 20
+STEPS = 8
 BATCH = 4
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "imdn": lambda: IMDN(scale=2, num_feat=16, num_block=1),
@@ -132,7 +132,7 @@ def measure(folder: Path, world: int) -> dict[str, object]:
     validator = trainer(folder, world)
     validator.validate(own, data, verbose=False)
     values = {key: float(value) for key, value in validator.callback_metrics.items()}
-    pictures = ExampleImages(folder / f"pictures-{world}", count=2, size=8)
+    pictures = ExampleImages(folder / f"pictures-{world}", keep=2, size=8)
     trainer(folder, world, callbacks=[pictures]).test(own, data, verbose=False)
     images = common.gather(own.results)
     saved = sorted(str(file.relative_to(pictures.folder)) for file in pictures.folder.rglob("*.png"))

@@ -17,9 +17,11 @@ from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from sr_lab.ops.resize import imresize
+from sr_lab.tasks import export
 from tests.checkpoints.test_checkpoints import ours
+from tests.conftest import compose
 from tests.datasets.test_images import save_png16
-from tests.tiny import TinyNet
+from tests.tiny import TinyNet, stored
 
 
 class Repeat(nn.Module):
@@ -276,7 +278,7 @@ def test_a_scale_that_is_not_a_number_is_refused():
 def test_an_unknown_name_in_the_package_is_an_attribute_error():
     code = "import sr_lab; print(sr_lab.__all__); sr_lab.lode"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "['__version__', 'compose', 'load', 'measure', 'upscale']" in done.stdout
+    assert "['HubNetwork', '__version__', 'compose', 'export', 'load', 'measure', 'upscale']" in done.stdout
     assert "module 'sr_lab' has no attribute 'lode'" in done.stderr
 
 
@@ -352,3 +354,28 @@ def test_a_folded_network_does_not_outlive_its_original(pixels):
         del network
         gc.collect()
         assert gone() is None
+
+
+def test_export_writes_what_the_task_writes(tmp_path):
+    ckpt = tmp_path / "own.safetensors"
+    ckpt.write_bytes(stored("ecbsr_m4c16", 2))
+    (file, card) = sr_lab.export(ckpt, tmp_path / "api", format="safetensors")
+    words = (f"ckpt={ckpt}", f"output={tmp_path / 'task'}", "format=safetensors")
+    export.run(compose("task=export", *words), tmp_path, words)
+    assert file.read_bytes() == (tmp_path / "task" / file.name).read_bytes()
+    assert card.read_text() == (tmp_path / "task" / card.name).read_text()
+    assert file.read_bytes() == ckpt.read_bytes()
+
+
+def test_export_takes_a_network_and_reports_the_formats_that_failed(tmp_path):
+    notes = []
+    network = Repeat()
+    files = sr_lab.export(network, tmp_path, format=["pt2", "safetensors"], note=notes.append)
+    assert [file.name for file in files] == ["repeat_x2.pt2", "repeat_x2.md"]
+    assert "safetensors: needs the network's settings" in notes[0]
+    lr = torch.rand(2, 3, 7, 9)
+    assert torch.equal(torch.export.load(files[0]).module()(lr), network.eval()(lr))
+    with pytest.raises(ConfigError, match="exists; add overwrite=true"):
+        sr_lab.export(network, tmp_path, format="pt2")
+    with pytest.raises(ConfigError, match=r"format.*caffe"):
+        sr_lab.export(network, tmp_path, format="caffe")

@@ -270,6 +270,7 @@ PRIVATE = {
         "as in torch's counters; the import"
     ),
     ("sr_lab.ops.complexity", "torch.utils._pytree.tree_leaves"): "as in torch's counters; the import",
+    ("sr_lab.ops.complexity", "_schema"): "whether an operator makes new tensors; the first count",
     ("sr_lab.ops.complexity", "_cdata"): "which tensors share memory; tests/ops/test_complexity.py",
     ("sr_lab.ops.roofline", "torch._subclasses.fake_tensor.FakeTensorMode"): "see ops.complexity",
     ("sr_lab.ops.roofline", "torch.utils._python_dispatch.TorchDispatchMode"): "see ops.complexity",
@@ -287,12 +288,12 @@ PRIVATE = {
     ),
     ("tests.composing", "_compose_config_from_defaults_list"): "see the line above",
     ("tests.composing", "hydra._internal.config_repository.ConfigRepository"): "see the line above",
+    ("tests.composing", "hydra._internal.defaults_list"): "see the line above",
+    ("tests.composing", "hydra._internal.defaults_list.Overrides"): "see the line above",
+    ("tests.composing", "_create_interpolation_map"): "see the line above",
     ("tests.composing", "hydra._internal.config_repository.IConfigRepository"): "see the line above",
     ("tests.composing", "_find_object_source"): "see the line above",
-    ("tests.config.test_mistakes", "hydra._internal.config_loader_impl.ConfigLoaderImpl"): (
-        "puts back after a test what the command line replaces"
-    ),
-    ("tests.config.test_mistakes", "hydra._internal.hydra.Hydra"): "see the line above",
+    ("tests.composing", "hydra._internal.hydra.Hydra"): "undoes what the program wraps",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
     ("tests.metrics.test_image_quality", "_reductions"): "how torchmetrics merges a state is only kept there",
     (

@@ -15,12 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from sr_lab.config import targets
 from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
-from sr_lab.config.schema import Config
-from sr_lab.files import conf_dir
+from sr_lab.config.schema import CompareConfig, Config
+from sr_lab.files import PACKAGE, conf_dir
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
 from sr_lab.reporting import published
+from sr_lab.zoo import published as zoo
 from tests.conftest import compose
+from tests.papers.meta import unfilled
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RECIPES = sorted(
@@ -135,7 +137,7 @@ def _rows(figures: list[published.Figure]) -> set[str]:
 
 def _network(config: Config, scale: int) -> torch.nn.Module:
     """The folded network, without weights."""
-    with torch.device("meta"):
+    with unfilled():
         network = targets.build("model", config.model | {"scale": scale})
         if config.strategy.apply is not None:
             network = targets.build("strategy", config.strategy.apply)(network)
@@ -274,6 +276,43 @@ def test_figures_3_and_4_of_imfm_show_two_runs_of_table_2():
     figure, table = _compose("imfm/fig3_fig4_schedules"), _compose("imfm/table2_schedules")
     assert [job.row_label for job in figure.jobs] == ["IMFM step_lr", "IMFM cos_lr"]
     assert figure.jobs == table.jobs[-2:]  # the experiment name is also equal, so both share a folder
+
+
+# Image, scale and window of each job.
+COMPARED = {
+    "osffnet/fig6_comparison": [
+        ("Set14/barbara", 4, [176, 8, 96, 60]),
+        *(("B100/78004", 4, "auto"), ("Urban100/img_011", 4, "auto")),
+        ("Manga109/SamayoeruSyonenNiJunaiWo", 4, "auto"),
+    ],
+    "osffnet/fig8_x16": [
+        *(("Set14/barbara", 16, "auto"), ("B100/78004", 16, "auto"), ("Urban100/img_011", 16, "auto")),
+        ("Manga109/SamayoeruSyonenNiJunaiWo", 16, "auto"),
+    ],
+    "efrdn/fig5_comparison": [
+        *(("Urban100/img_062", 2, "auto"), ("B100/148026", 3, "auto"), ("Urban100/img_038", 4, "auto"))
+    ],
+    "mren/fig5_comparison": [("Urban100/img_092", 4, "auto")],
+    "imfm/fig5_comparison": [("B100/253027", 4, "auto")],
+    "imfm/fig6_comparison": [("Urban100/img_012", 4, "auto")],
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_comparison_shows_the_images_of_the_paper_by_published_weights_of_its_scale(name):
+    known = {(row["set"], row["file"]) for row in rows(PACKAGE / "datasets" / "benchmark_pixels.csv")}
+    found = []
+    for row in range(len(COMPARED[name])):
+        given = [f"row={row}"] if len(COMPARED[name]) > 1 else []
+        config = compose(f"experiment={name}", "trainer=cpu", *given)
+        assert isinstance(config, CompareConfig)
+        assert config.experiment_name == name
+        assert str(config.own_runs).endswith(f"/{name.partition('/')[0]}/train")
+        assert all(zoo.named(weights).scale == config.scale for weights in config.weights)
+        set_name, image = str(config.hr).split("/")
+        assert (set_name, f"{image}.png") in known
+        found.append((config.hr, config.scale, config.crop))
+    assert found == COMPARED[name]
 
 
 @pytest.mark.parametrize("budget", ["smoke", "short", "paper"])

@@ -24,7 +24,7 @@ LEVELS = (
     {"checkpoints", "inference"},
     {"training"},
     {"runs"},
-    {"tasks", "api", "speed", "help"},
+    {"tasks", "api", "hub", "speed", "help"},
     {"__main__"},
 )
 # Two packages are outside the levels. These lists say what they may import and who may import them.
@@ -36,7 +36,7 @@ BUILDS_FROM_CONFIG = {
     *("checkpoints.opening", "checkpoints.catalogue", "training.build", "training.cost", "training.loggers")
 }
 MAY_IMPORT = {
-    "config": {"runs", "tasks", "api", "speed", "help", "__main__"},
+    "config": {"runs", "tasks", "api", "hub", "speed", "help", "__main__"},
     "reporting": {"training", "runs", "tasks", "speed", "help"},
 }
 # Packages for networks, which need only torch.

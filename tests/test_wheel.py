@@ -37,8 +37,8 @@ def test_the_wheel_contains_every_package_and_every_yaml(wheel: Path):
 def test_an_installed_wheel_works_from_another_folder(wheel: Path, tmp_path: Path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    install = ["install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
-    subprocess.run([sys.executable, "-m", "pip", *install], check=True, capture_output=True)
+    install = ["install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(site)]
+    subprocess.run([sys.executable, "-m", "pip", *install, str(wheel)], check=True, capture_output=True)
     # The target folder comes before the checkout that this environment may have installed in place.
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 
@@ -56,5 +56,4 @@ def test_an_installed_wheel_works_from_another_folder(wheel: Path, tmp_path: Pat
     assert "536.5" in answer("task=complexity", "model=osffnet", "scale=4")
     script = [sys.executable, str(site / "bin" / "sr-lab"), "model=imfm", "--help"]
     said = subprocess.run(script, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout == answer("model=imfm", "--help")
     assert "Class sr_lab.models.imfm.IMFM" in said.stdout

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.config.compose import model_node
+from sr_lab.inference.exports import as_safetensors
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.training.data_module import SRDataModule
 from sr_lab.training.lit_module import SRModule
@@ -114,3 +117,15 @@ def sr_module(
 def data(**settings: object) -> SRDataModule:
     """A data module with batches of two patches, unless a test sets another size."""
     return SRDataModule(**({"train": Patches(), "batch_size": 2} | settings))
+
+
+def stored(option: str, scale: int, **settings: object) -> bytes:
+    """A network of ``conf/model`` with fresh weights, as a file that says which network it holds."""
+    torch.manual_seed(0)
+    record = {
+        "model": model_node(option, scale) | settings,
+        "upsampler": {"name": "native", "factory": None},
+        "strategy": {"name": "none", "apply": None},
+        "scale": scale,
+    }
+    return as_safetensors(Entry(option, scale).build(**settings), record).content

@@ -46,11 +46,13 @@ class Panel:
         caption: What it shows, e.g. ``block 3``.
         map: ``(H, W)``, or an RGB image ``(H, W, 3)`` in [0, 1], which gets no colour scale.
         unit: What the colour scale says; empty for an image.
+        limits: Ends of the colour scale; ``None``: the 1st and the 99th percentile of the map.
     """
 
     caption: str
     map: Tensor
     unit: str = ""
+    limits: tuple[float, float] | None = None
 
 
 def written(figure: Figure) -> dict[str, bytes]:
@@ -246,7 +248,7 @@ def _show(axis: Axes, panel: Panel, scale: tuple[float, float] | None) -> None:
     if panel.map.ndim == 3:
         axis.imshow(panel.map.clamp(0, 1).numpy(), interpolation="nearest")
         return
-    low, high = _limits([panel.map]) if scale is None else scale
+    low, high = panel.limits or scale or _limits([panel.map])
     shown = axis.imshow(panel.map.numpy(), cmap=_HEAT, vmin=low, vmax=high, interpolation="nearest")
     figure = axis.get_figure()
     assert figure is not None

@@ -34,11 +34,11 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
     """
     file = entry.file()
     try:
-        if _is_right(file, entry):
+        if is_right(file, entry):
             return file
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f"{file.name}.lock")):
-            if not _is_right(file, entry):  # another process may have fetched it meanwhile
+            if not is_right(file, entry):  # another process may have fetched it meanwhile
                 _obtain(entry, file, note)
         return file
     except (OSError, SRLabError) as error:
@@ -48,7 +48,8 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
         ) from error
 
 
-def _is_right(file: Path, entry: Published) -> bool:
+def is_right(file: Path, entry: Published) -> bool:
+    """Whether a file is there and is the published one."""
     return file.is_file() and file.stat().st_size == entry.size and digest_of(file, "sha256") == entry.sha256
 
 
@@ -60,7 +61,7 @@ def _obtain(entry: Published, file: Path, note: Callable[[str], object]) -> None
     note(f"{PREFIX}{entry.name}: fetching {entry.size / 1e6:.1f} MB {source}; {licence}")
     if mirror and "://" not in mirror:
         original = Path(mirror).expanduser() / entry.place
-        if not _is_right(original, entry):
+        if not is_right(original, entry):
             state = "is another file than the published one" if original.is_file() else "is missing"
             raise CheckpointError(f"{original} {state}")
         with files.replacing(file) as copy, original.open("rb") as source_file:

@@ -124,12 +124,31 @@ def open_network(path_or_name: str, scale: int | None, note: Note, allow: Sequen
         if scale is None:
             raise ConfigError(f"load: a network needs its scale, got '{name}'; pass scale=2, 3 or 4")
         return catalogue.Entry(name, scale).build().eval()
-    checkpoint = open_checkpoint(name, "load", note)
-    stored = describe(checkpoint, scale, key="load", allow=allow, note=note)
-    with as_large_as(checkpoint, "load"):
+    return open_stored(name, scale, note, allow, key="load")[1]
+
+
+def open_stored(
+    path: str, scale: int | None, note: Note, allow: Sequence[str] = (), *, key: str
+) -> tuple[StoredNetwork, nn.Module]:
+    """A checkpoint's network with its weights, in evaluation mode, and its description.
+
+    Args:
+        path: A run folder, a checkpoint file, or the name of published weights.
+        scale: See `describe`.
+        note: See `describe`.
+        allow: See `describe`.
+        key: The setting that names the file, for error messages.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be opened, or see `describe`.
+        ConfigError: See `describe`.
+    """
+    checkpoint = open_checkpoint(path, key, note)
+    stored = describe(checkpoint, scale, key=key, allow=allow, note=note)
+    with as_large_as(checkpoint, key):
         network = build_network(stored, allow)
-    load_weights(network, checkpoint, key="load")
-    return network.eval()
+    load_weights(network, checkpoint, key=key)
+    return stored, network.eval()
 
 
 def open_configured(

@@ -69,8 +69,9 @@ def load(
     Raises:
         ConfigError: A setting is invalid; the message gives its value, what is allowed and the nearest match.
     """
-    text = OmegaConf.to_yaml(_without_hydra(composed))
-    return _load(_Composition(text, tuple(overrides), tuple((choices or {}).items()), composed))
+    settings = typing.cast(Node, OmegaConf.to_container(composed))
+    settings.pop("hydra", None)
+    return _load(_Composition(repr(settings), tuple(overrides), tuple((choices or {}).items()), composed))
 
 
 @functools.lru_cache(maxsize=1)
@@ -373,7 +374,8 @@ _NEVER_NAMED = {
     *("row", "rows", "table", "sweep", "hparams_search", "folder", "mirror", "decode"),
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
     *("measure", "format", "columns", "dtype", "size"),
-    *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run"),
+    *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run", "examples"),
+    *("ckpts", "own_runs", "names", "hr", "crop", "crop_size"),
 }
 
 
@@ -381,8 +383,12 @@ def run_name(node: DictConfig, overrides: Sequence[str], choices: Mapping[str, s
     """``<model>_x<scale>`` and anything else that the command line changed, e.g. ``imdn_x4_deconv_seed-1``.
 
     The measurement of a checkpoint is named after the checkpoint's run folder or file, the measurement of
-    images after their folder, and upscaled images after the network and their source.
+    images after their folder, upscaled images after the network and their source, and a comparison after its
+    image.
     """
+    if node.get("ckpts") is not None:
+        shown = Path(str(OmegaConf.select(node, "input") or OmegaConf.select(node, "hr"))).stem
+        return _joined([re.sub(r"[^\w.-]+", "-", shown).strip("-.") or "image"], 100)
     name, given = _name(node, overrides, choices), OmegaConf.select(node, "input")
     if not isinstance(given, str):
         return name
@@ -474,3 +480,17 @@ def model_node(option: str, scale: int) -> Node:
     composed = OmegaConf.create({"model": loaded, "scale": scale, "upsampler": {"factory": None}})
     resolved = typing.cast("dict[str, Node]", OmegaConf.to_container(composed, resolve=True))
     return resolved["model"]
+
+
+def option_of(model: Node, scale: int) -> str:
+    """The ``model=`` whose settings a network has, whatever its tail; else the name of its class."""
+    own = {key: value for key, value in model.items() if key != "upsampler"}
+    for option, listed in _model_nodes(scale).items():
+        if {key: value for key, value in listed.items() if key != "upsampler"} == own:
+            return option
+    return str(model["_target_"]).rpartition(".")[2].lower()  # other settings, or the user's own class
+
+
+@functools.cache
+def _model_nodes(scale: int) -> dict[str, Node]:
+    return {option: model_node(option, scale) for option in model_options()}

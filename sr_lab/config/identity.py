@@ -44,6 +44,7 @@ from sr_lab.config.schema import (
     MeasureConfig,
     NewConfig,
     Node,
+    PicturedConfig,
     PlanConfig,
     PrepareConfig,
     ReadingConfig,
@@ -86,6 +87,9 @@ def _of_task(config: Config) -> Node:
     if isinstance(config, UpscaleConfig):
         values = config.model_dump(include={"task", *NETWORK, "input", "tile", "backend"})
         return values | {"ckpt": _content("ckpt", config.ckpt)}
+    if isinstance(config, PicturedConfig):
+        own = type(config).model_fields.keys() - Config.model_fields.keys() - {"output", "overwrite"}
+        return config.model_dump(include={"task", "scale", *own}) | {"protocol": config.benchmark.protocol}
     if not has_run_folder(config):  # only tells the jobs of one multirun apart
         return config.model_dump(exclude=unused(config.task))
     if isinstance(config, BenchmarkConfig):
@@ -297,6 +301,8 @@ def _named_folder(config: Config) -> str | None:
         return config.runs
     if isinstance(config, UpscaleConfig):
         return _nowhere() if config.dry_run else config.folder
+    if isinstance(config, PicturedConfig):
+        return config.folder
     if isinstance(config, (ExportConfig, ShardConfig)):
         return config.output
     here = (PlanConfig, PrepareConfig, DoctorConfig, NewConfig, ZooConfig)
@@ -310,7 +316,7 @@ def has_run_folder(config: Config) -> bool:
 
 def writes_own_folder(config: Config) -> bool:
     """Whether two different jobs of a multirun may not write into one folder."""
-    return has_run_folder(config) or isinstance(config, (UpscaleConfig, ShardConfig))
+    return has_run_folder(config) or isinstance(config, (UpscaleConfig, PicturedConfig, ShardConfig))
 
 
 def run_dir(*, _root_: DictConfig) -> str:
@@ -359,14 +365,15 @@ def planned_folder(config: PlanConfig) -> Path:
 
 
 def run_folder(*, _root_: DictConfig) -> str:
-    """Resolver of ``hydra.sweep.subdir``; each job of ``task=upscale`` has a folder in ``output``."""
+    """Resolver of ``hydra.sweep.subdir``; each job that writes its own images has a folder in ``output``."""
     if _root_.task == "plan":  # the images that identify a run may be missing
         return "."
     config = _load(_root_)
     if (named := _named_folder(config)) is None:
         return folder_name(config, Path(sweep_dir(_root_=_root_)))
     folder = Path(named).absolute()  # an absolute path replaces hydra.sweep.dir
-    return str(folder / folder_name(config, folder) if isinstance(config, UpscaleConfig) else folder)
+    has_own = isinstance(config, (UpscaleConfig, PicturedConfig))
+    return str(folder / folder_name(config, folder) if has_own else folder)
 
 
 def rows(*, _root_: DictConfig) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Node: TypeAlias = dict[str, object]
 Place: TypeAlias = Annotated[str, "a file or folder"]
@@ -56,6 +56,10 @@ Distinct: TypeAlias = Annotated[list[str], AfterValidator(_distinct)]
 # Part of a file's name, never a way to another folder: a checkpoint or a configuration may be a stranger's.
 Name: TypeAlias = Annotated[str, Field(pattern=r"^\w[^/\\\x00-\x1f]*$")]
 Sets: TypeAlias = Annotated[list[Name], AfterValidator(_distinct)]
+
+
+# Left, top, width and height of a window in pixels.
+Window: TypeAlias = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4)]
 
 
 class Validation(_Strict):
@@ -195,6 +199,7 @@ class Config(_Strict):
     row_label: str | None = None  # label of this job's row, whose overrides are already applied
     table: Table | None = None
     columns: str | list[str] = "auto"  # of the table on the terminal
+    examples: Annotated[int, Field(ge=0)] | Distinct = 3  # config.yaml files of older runs lack it
     sweep: Sweep = Sweep(jobs=1, retry_failed=False)
     hparams_search: HparamsSearch | None = None
     steps: int = Field(gt=0)
@@ -278,6 +283,14 @@ class EvaluateConfig(CheckpointConfig):
     lr_folders: list[str] = []
 
 
+_Limit: TypeAlias = Annotated[int, Field(gt=0)] | Literal["none"] | None
+
+
+def _pixels(limit: _Limit, usual: float) -> float:
+    """The limit on an image that ``max_pixels`` sets."""
+    return usual if limit is None else math.inf if limit == "none" else limit
+
+
 class UpscaleConfig(CheckpointConfig):
     """``task=upscale``."""
 
@@ -286,7 +299,7 @@ class UpscaleConfig(CheckpointConfig):
     overwrite: bool
     format: Literal["auto", "png", "jpeg", "webp", "tiff", "gif"]
     quality: int = Field(ge=1, le=100)
-    max_pixels: Annotated[int, Field(gt=0)] | Literal["none"] | None
+    max_pixels: _Limit
     self_ensemble: bool
     dry_run: bool
 
@@ -313,9 +326,52 @@ class UpscaleConfig(CheckpointConfig):
     @property
     def most_pixels(self) -> float:
         """The limit on an image."""
-        if self.max_pixels is None:
-            return 128e6  # the largest photographs of telephones have 108 million
-        return math.inf if self.max_pixels == "none" else self.max_pixels
+        return _pixels(self.max_pixels, 128e6)  # the largest photographs of telephones have 108 million
+
+
+class PicturedConfig(Config):
+    """A task that draws a picture of an image and several networks."""
+
+    ckpts: Place | list[Place]
+    own_runs: Place | None
+    names: Distinct
+    input: Place | None
+    hr: Place | None
+    crop: Window | Literal["auto"]
+    crop_size: int = Field(gt=0)
+    output: Place | None
+    overwrite: bool
+
+    @property
+    def weights(self) -> list[str]:
+        """What ``ckpts`` names."""
+        return [self.ckpts] if isinstance(self.ckpts, str) else self.ckpts
+
+    @property
+    def folder(self) -> str:
+        """The folder in which files are written."""
+        name = self.task if self.experiment_name == "train" else self.experiment_name
+        return self.output or str(Path(self.paths.output_dir) / name)
+
+
+class CompareConfig(PicturedConfig):
+    """``task=compare``."""
+
+
+_Analysis: TypeAlias = (
+    Literal["psd", "residual", "features", "attention", "lam", "receptive_field", "errors"]
+    | Literal["schedule", "convergence"]
+)
+
+
+class AnalyzeConfig(PicturedConfig):
+    """``task=analyze``."""
+
+    kind: _Analysis
+    blocks: list[Annotated[str, BeforeValidator(str)]]
+    channels: int = Field(ge=0)
+    modules: list[str]
+    runs: Place | None
 
 
 _Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
@@ -403,6 +459,21 @@ class ZooConfig(UnbuiltConfig):
     fetch: list[str] | Literal["all"]
 
 
+class DemoConfig(UnbuiltConfig):
+    """``task=demo``."""
+
+    ckpt: Place | Annotated[list[Place], Field(min_length=1)] | None
+    port: Annotated[int, Field(gt=0, lt=2**16)] | None
+    tile: Annotated[int, Field(gt=0)] | Literal["auto", "none"]
+    backend: Literal["eager", "onnxruntime", "openvino", "auto"]
+    max_pixels: _Limit
+
+    @property
+    def most_pixels(self) -> float:
+        """The limit on an image."""
+        return _pixels(self.max_pixels, 4e6)
+
+
 class ReadingConfig(UnbuiltConfig):
     """A task that reads run folders and builds nothing."""
 
@@ -422,7 +493,10 @@ SCHEMAS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "measure": MeasureConfig,
     "upscale": UpscaleConfig,
+    "compare": CompareConfig,
+    "analyze": AnalyzeConfig,
     "export": ExportConfig,
+    "demo": DemoConfig,
     "complexity": ComplexityConfig,
     "prepare": PrepareConfig,
     "doctor": DoctorConfig,
@@ -438,11 +512,17 @@ SCHEMAS: dict[str, type[Config]] = {
 
 
 @functools.cache
-def _places() -> set[str]:
+def _having(kind: object) -> set[str]:
+    """The settings that may have values of a type."""
     hints = (get_type_hints(schema, include_extras=True).items() for schema in SCHEMAS.values())
-    return {key for own in hints for key, hint in own if Place in (hint, *get_args(hint))}
+    return {key for own in hints for key, hint in own if kind in (hint, *get_args(hint))}
+
+
+def is_window(key: str) -> bool:
+    """Whether a setting may be a window."""
+    return key in _having(Window)
 
 
 def is_path(key: str) -> bool:
     """Whether a setting is a file or folder: a field of type `Place`, or one with the name of a path."""
-    return key in _places() or PATH_NAME.search(key.rpartition(".")[2]) is not None
+    return key in _having(Place) or PATH_NAME.search(key.rpartition(".")[2]) is not None

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from sr_lab.config.allowed import DESCRIBED
-from sr_lab.config.schema import is_path
+from sr_lab.config.schema import is_path, is_window
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
 
@@ -53,6 +53,7 @@ def understood(words: Sequence[str]) -> list[str]:
     if any(word in ("--shell-completion", "-sc") for word in words):
         return list(words)
     parser = OverridesParser.create()
+    one_job = not any(word in ("-m", "--multirun") for word in words)
     settings, options = [], []  # argparse wants all settings before or after the options
     for before, word in zip(["", *words], words, strict=False):
         if word.startswith("~"):
@@ -60,7 +61,7 @@ def understood(words: Sequence[str]) -> list[str]:
         elif before in _VALUED or _is_option(word, before):
             options.append(word)
         else:
-            settings.append(_read(word, parser))
+            settings.append(_read(word, parser, one_job=one_job))
     return [*settings, *options]
 
 
@@ -118,11 +119,13 @@ def _is_option(word: str, before: str) -> bool:
     return word.startswith("-") or (before in ("--info", "-i") and "=" not in word)
 
 
-def _read(word: str, parser: OverridesParser) -> str:
+def _read(word: str, parser: OverridesParser, *, one_job: bool) -> str:
     key, is_pair, value = word.partition("=")
     if not is_pair:
         raise ConfigError(f"{word}: is not a setting; write key=value without spaces, got {word!r}")
     prefix = "++" if _is_argument(key) else ""
+    if one_job and is_window(key) and re.fullmatch(r"\d+(,\d+)+", value, re.ASCII):  # not a sweep
+        return f"{key}=[{value}]"
     return f"{prefix}{key}={_value(key.lstrip('+'), value, parser)}"
 
 

@@ -9,24 +9,27 @@ from sr_lab.errors import ConfigError
 _RUN = ("train", "evaluate", "upscale", "complexity")  # tasks that run a network
 _NETWORK = (*_RUN, "export")  # tasks that build one
 _FIGURES = ("train", "evaluate", "complexity", "measure", "benchmark")  # tasks that write a run folder
-_RECIPE = (*_RUN, "prepare", "shard")  # tasks to which an experiment has something to say
+_PICTURES = ("compare", "analyze")  # tasks that draw several networks
+_RECIPE = (*_RUN, *_PICTURES, "prepare", "shard")  # tasks to which an experiment has something to say
 
 # Setting -> the tasks that use it; of two names, the longer one decides. A task also uses the fields of its
 # own schema, and every task uses the settings that are not listed (paths, allow, hydra).
 USED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("model", "upsampler", "strategy"), _NETWORK),
-    "scale": (*_NETWORK, "measure", "prepare"),
+    "scale": (*_NETWORK, *_PICTURES, "measure", "prepare"),
     "dataset": ("train", "prepare", "shard"),
     "dataset.lr_patch_size": ("train", "prepare"),
     "degradation": ("train", "prepare"),
     "benchmark": ("train", "evaluate", "prepare"),
+    "benchmark.protocol": ("train", "evaluate", "prepare", *_PICTURES),
+    "examples": ("train", "evaluate"),
     **dict.fromkeys(("schedule", "loss", "optimizer", "budget", "recipe", "callbacks", "logger"), ("train",)),
     **dict.fromkeys(("hparams_search", "debug", "sweep", "seed", "steps", "steps_per_epoch"), ("train",)),
     **dict.fromkeys(("batch_size", "learning_rate", "ema_decay", "nan_policy", "num_workers"), ("train",)),
     "validation": ("train",),
     "columns": ("train", "evaluate", "complexity", "measure", "report"),
     "trainer": ("train",),
-    **dict.fromkeys(("trainer.accelerator", "trainer.devices"), _RUN),
+    **dict.fromkeys(("trainer.accelerator", "trainer.devices"), (*_RUN, *_PICTURES, "demo")),
     **dict.fromkeys(
         (
             *("trainer.num_nodes", "trainer.strategy", "trainer.timeout", "trainer.benchmark"),
@@ -35,7 +38,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
         ("train", "evaluate"),
     ),
     **dict.fromkeys(("experiment", "rows", "row", "row_label", "table"), _RECIPE),
-    **dict.fromkeys(("experiment_name", "run_name"), _FIGURES),
+    "experiment_name": (*_FIGURES, *_PICTURES),
+    "run_name": _FIGURES,
 }
 
 

@@ -16,6 +16,7 @@ from sr_lab.datasets.facts import pixel_hash, set_names
 from sr_lab.datasets.given import check_sizes, lr_partners
 from sr_lab.datasets.images import is_grey, list_images, read_image
 from sr_lab.datasets.layouts import places
+from sr_lab.datasets.names import is_scene
 from sr_lab.datasets.registry import IMAGE_SETS, benchmark_dirs, how_to_get
 from sr_lab.datasets.sample import benchmark_photographs
 from sr_lab.errors import ConfigError, DataError, did_you_mean
@@ -24,6 +25,7 @@ from sr_lab.ops.resize import mod_crop
 from sr_lab.protocol import Protocol
 
 _WORKERS = 4
+_SHOWN = 5  # images that an error lists
 
 
 class BenchmarkImage(TypedDict):
@@ -186,6 +188,29 @@ def benchmark_files(data_dir: str | Path, name: str) -> list[Path]:
             + (how_to_get(folder) or did_you_mean(name, known))
         )
     return list_images(folder, where=f"benchmark {name}")
+
+
+def benchmark_image(data_dir: str | Path, name: str, *, where: str) -> tuple[str, Path]:
+    """A test set and the HR image in it that a name like ``Set14/barbara`` stands for.
+
+    Args:
+        data_dir: ``paths.data_dir``.
+        name: Set and image; ``Urban100/img011`` is ``img_011.png`` too.
+        where: The setting that names it, for messages.
+
+    Raises:
+        DataError: The set is missing (see `benchmark_files`), or has no such image.
+    """
+    set_name, _, image = name.partition("/")
+    files = benchmark_files(data_dir, set_name)
+    found = [file for file in files if is_scene(image, file.stem)]
+    if len(found) != 1:
+        listed = ", ".join(file.stem for file in (found or files)[:_SHOWN])
+        more = ", ..." if len(found or files) > _SHOWN else ""
+        near = "" if found else did_you_mean(image, [file.stem for file in files])
+        what = f"several images are called '{image}'" if found else f"there is no image '{image}'"
+        raise DataError(f"{where}: in {set_name} {what}; allowed: {listed}{more}{near}")
+    return set_name, found[0]
 
 
 def _elsewhere(data_dir: Path, name: str) -> str:

@@ -73,6 +73,15 @@ def forms(stem: str, scale: int | None = None) -> list[str]:
     return found
 
 
+def is_scene(given: str, stem: str) -> bool:
+    """Whether a name that papers write stands for an image: ``img011`` for ``img_011_SRF_4_HR``."""
+    return _letters(given) in map(_letters, forms(stem))
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
 def _without_mark(stem: str, scale: int | None) -> str | None:
     for _, pattern in _PATTERNS:
         mark = pattern.search(stem)

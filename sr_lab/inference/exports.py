@@ -3,8 +3,9 @@
 import copy
 import io
 import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -22,6 +23,7 @@ from sr_lab.protocol import Protocol
 from sr_lab.system.devices import exact_float32
 
 Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]
+DType: TypeAlias = Literal["float32", "float16"]
 SUFFIXES: Mapping[Format, str] = {
     "onnx": ".onnx",
     "pt2": ".pt2",
@@ -30,6 +32,7 @@ SUFFIXES: Mapping[Format, str] = {
 }
 _LARGEST_DIFFERENCE = 1e-4  # of an image in [0, 1]; for larger values, relative to the maximum
 _LARGEST_PSNR_DIFFERENCE = 0.001  # dB
+_RANDOM = "random images"
 _ROUNDS = 3  # of each timing, whose fastest counts
 
 Runs: TypeAlias = Callable[[Tensor], Tensor]
@@ -40,27 +43,35 @@ class Checked:
     """How an exported graph compares with torch's network.
 
     Args:
-        images: What was upscaled.
-        difference: Largest difference of a value, relative to the largest value above 1.
+        differences: Images -> largest difference of a value, relative to the largest value above 1;
+            infinite or NaN if the graph gives such values.
         psnr_difference: Largest difference of an image's PSNR in dB, ``None`` without ground truth.
         size: Height and width of the LR image that was timed.
         seconds: Time of the graph for this image on the CPU.
         eager_seconds: Time of torch's folded network for the same image.
     """
 
-    images: str
-    difference: float
+    differences: Mapping[str, float]
     psnr_difference: float | None
     size: tuple[int, int]
     seconds: float
     eager_seconds: float
 
+    @property
+    def difference(self) -> float:
+        """The largest of the differences."""
+        return _largest(self.differences.values())
+
     def __str__(self) -> str:
         psnr = "" if self.psnr_difference is None else f" and {self.psnr_difference:.1e} dB"
+        said = []
+        for images, difference in self.differences.items():
+            by = f"at most {difference:.1e}" if math.isfinite(difference) else "any amount (it overflows)"
+            said.append(f"by {by}{psnr} on {images}")
+            psnr = ""  # of the test set, which is the first
         height, width = self.size
         return (
-            f"differs by at most {self.difference:.1e}{psnr} on {self.images}; "
-            f"{1e3 * self.seconds:.0f} ms for {width}x{height} LR pixels on a CPU "
+            f"differs {', '.join(said)}; {1e3 * self.seconds:.0f} ms for {width}x{height} LR pixels on a CPU "
             f"({torch.get_num_threads()} threads), torch {1e3 * self.eager_seconds:.0f} ms"
         )
 
@@ -97,7 +108,7 @@ def as_onnx(
     metadata: Mapping[str, str],
     *,
     size: tuple[int, int] | None,
-    dtype: Literal["float32", "float16"],
+    dtype: DType,
 ) -> Exported:
     """The folded network as an ONNX file, checked in onnxruntime, and in OpenVINO if that is installed.
 
@@ -191,7 +202,18 @@ def as_safetensors(network: nn.Module, record: Mapping[str, object]) -> Exported
     """
     state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     written = safetensors.torch.save(state, {"format": "pt", "sr_lab": json.dumps(record, sort_keys=True)})
-    return Exported(written, (f"{len(state)} weights under sr_lab's names, and the network's settings",))
+    facts = (f"{len(state)} weights under sr_lab's names, and the network's settings",)
+    return Exported(_in_order(written), facts)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with sorted metadata, so that the same network gives the same file."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def as_official(network: nn.Module) -> Exported:
@@ -239,28 +261,27 @@ def _check(
         images: What to upscale.
         size: The only size that the graph takes.
     """
-    differences, psnrs, timed = [], [], graph.random_image(network, size or (64, 96))
-    what = "random images"
+    differences: dict[str, list[float]] = {}
+    psnrs, timed = [], graph.random_image(network, size or (64, 96))
     with exact_float32():
         if images.found is not None:
             for lr, hr, grey in _cut(images.found, network, images.protocol, size):
                 sr, own = network(lr), runs(lr)
-                differences.append(_difference(own, sr))
+                differences.setdefault(images.found.name, []).append(_difference(own, sr))
                 scale = hr.shape[-1] // lr.shape[-1]
                 first, second = (
                     images.protocol.measure(image, hr, scale, grey=grey)[0].item() for image in (own, sr)
                 )
                 psnrs.append(abs(first - second))
-                timed, what = lr, images.found.name
+                timed = lr
         sizes: Sequence[tuple[int, int]] = [size] if size else [(24, 32), (37, 41), (49, 24)]
         for number, each in enumerate(sizes):
             lr = graph.random_image(network, each, batch=1 if size else 1 + number % 2)
-            differences.append(_difference(runs(lr), network(lr)))
+            differences.setdefault(_RANDOM, []).append(_difference(runs(lr), network(lr)))
         height, width = timed.shape[-2:]
         return Checked(
-            what,
-            max(differences),
-            max(psnrs, default=None),
+            {name: _largest(values) for name, values in differences.items()},
+            _largest(psnrs) if psnrs else None,
             (height, width),
             _seconds(runs, timed),
             _seconds(merged, timed),
@@ -282,6 +303,11 @@ def _cut(
             scale = hr.shape[-1] // lr.shape[-1]
             cut.append((lr[..., :height, :width], hr[..., : scale * height, : scale * width], image["grey"]))
     return cut
+
+
+def _largest(values: Iterable[float]) -> float:
+    """The largest of some numbers, NaN if one is NaN, which `max` might pass over."""
+    return torch.tensor(list(values), dtype=torch.float64).max().item()
 
 
 def _difference(sr: Tensor, eager: Tensor) -> float:

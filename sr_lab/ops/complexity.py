@@ -3,7 +3,9 @@
 import copy
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,11 +56,8 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
         return _torchinfo_count(model, lr)
     if rule == "op_counter":
         return _op_counter_count(model, lr.shape[1])
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(lr)
-    flops: dict[object, int] = counter.get_flop_counts()["Global"]  # two for each multiply-add
-    counted = sum(flops.values()) if rule == "all" else flops.get(torch.ops.aten.convolution, 0)
-    return counted // 2
+    flops = _count(model, lr, {})  # two for each multiply-add
+    return (flops.total() if rule == "all" else flops[torch.ops.aten.convolution]) // 2
 
 
 def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
@@ -78,11 +77,8 @@ def activations(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
     if num_params(model) == 0:
         return 0
     model = copy.deepcopy(model).to("meta").eval()
-    values_out: dict[Any, Callable[..., int]] = {torch.ops.aten.convolution: _values_out}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=values_out) as counter:
-        model(lr_image(model, scale, "meta", hr_size))
-    counts: dict[object, int] = counter.get_flop_counts()["Global"]
-    return counts.get(torch.ops.aten.convolution, 0)
+    convolution = torch.ops.aten.convolution
+    return _count(model, lr_image(model, scale, "meta", hr_size), {convolution: _values_out})[convolution]
 
 
 def peak_memory(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
@@ -140,6 +136,79 @@ def lr_image(model: nn.Module, scale: int, device: str, hr_size: tuple[int, int]
     return torch.empty(1, num_image_ch(model), height // scale, width // scale, device=device)
 
 
+def _count(model: nn.Module, lr: Tensor, formulas: Mapping[Any, Callable[..., int]]) -> Counter[object]:
+    """The sums that torch's formulas for operations, or ``formulas`` instead, give for each operator."""
+    with torch.no_grad(), _Counting(formulas) as counting:
+        model(lr)
+    counts: Counter[object] = counting.counts
+    return counts
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts like ``FlopCounterMode``, but runs an operator only once for the same shapes.
+
+    A result on the meta device is only a shape, but torch spends up to milliseconds of Python on it, and the
+    blocks of a network repeat the same ones: counting EFRDN takes a third of the time.
+    """
+
+    def __init__(self, formulas: Mapping[Any, Callable[..., int]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[object] = Counter()
+        self._formulas = FlopCounterMode(display=False, custom_mapping=dict(formulas)).flop_registry
+        self._known: dict[object, tuple[object, int]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        key = (func, _shapes(args), _shapes(tuple(kwargs.items())))
+        if key in self._known:
+            shapes, count = self._known[key]
+            out = _like(shapes)
+        else:
+            out = func(*args, **kwargs)
+            formula = self._formulas.get(func.overloadpacket)
+            count = 0 if formula is None else formula(*args, **kwargs, out_val=out)
+            if not func._schema.is_mutable and all(_is_new_tensor(each) for each in func._schema.returns):
+                self._known[key] = _shapes(out), count
+        self.counts[func.overloadpacket] += count
+        return out
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a tensor without values is."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def _shapes(value: object) -> object:
+    """A value as a key: a tensor as its shape, a list as a tuple, and anything else with its type."""
+    if isinstance(value, Tensor):
+        return _Shape(value.shape, value.stride(), value.dtype, value.device)
+    if isinstance(value, list | tuple):
+        return tuple(map(_shapes, value))
+    return type(value), value  # 1, 1.0 and True are equal
+
+
+def _like(shapes: object) -> object:
+    if isinstance(shapes, tuple):
+        return tuple(map(_like, shapes))
+    assert isinstance(shapes, _Shape)
+    return torch.empty_strided(shapes.size, shapes.stride, dtype=shapes.dtype, device=shapes.device)
+
+
+def _is_new_tensor(returned: Any) -> bool:
+    return returned.alias_info is None and isinstance(returned.type, torch.TensorType)
+
+
 def _values_out(*_inputs: object, out_shape: Sequence[int], **_settings: object) -> int:
     return math.prod(out_shape)
 
@@ -157,15 +226,14 @@ def _torchinfo_count(model: nn.Module, lr: Tensor) -> int:
     for layer in model.modules():
         if next(layer.children(), None) is None:  # a leaf module
             layer.register_forward_hook(count)
-    with torch.no_grad():
-        model(lr)
+    _count(model, lr, {})  # runs the hooks
     return total
 
 
 def _op_counter_count(model: nn.Module, channels: int) -> int:
     """Count as an early pytorch-OpCounter does, but per operator instead of per layer."""
     aten = torch.ops.aten
-    formulas = {
+    formulas: dict[Any, Callable[..., int]] = {
         aten.convolution: _op_counter_convolution,
         aten.sigmoid: _three_per_value,
         aten.silu: _three_per_value,
@@ -174,10 +242,8 @@ def _op_counter_count(model: nn.Module, channels: int) -> int:
         aten.amax: _one_per_value,
     }
     lr = torch.empty(1, channels, _OP_COUNTER_SIZE, _OP_COUNTER_SIZE, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        model(lr)
-    counts: dict[object, int] = counter.get_flop_counts()["Global"]
-    return sum(counts.get(operator, 0) for operator in formulas)
+    counts = _count(model, lr, formulas)
+    return sum(counts[operator] for operator in formulas)
 
 
 def _op_counter_convolution(

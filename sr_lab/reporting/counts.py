@@ -84,6 +84,21 @@ def comparisons() -> tuple[Figure, ...]:
     return tuple(figure for figure in published.comparisons() if is_same(figure))
 
 
+@functools.cache
+def _printed_names() -> Mapping[str, str]:
+    """``model=`` -> the name that most papers print; a name of several words says how a row was trained."""
+    labels: dict[str, list[str]] = {}
+    for figure in comparisons():
+        if " " not in figure.row:
+            labels.setdefault(figure.model, []).append(figure.row)
+    return {model: max(own, key=own.count) for model, own in labels.items()}
+
+
+def printed_name(model: str) -> str:
+    """A network as papers write it: ``OSFFNet`` for ``osffnet``, ``CARN-M`` for ``carn_m``."""
+    return _printed_names().get(model, model.replace("_", "-").upper())
+
+
 def printed_multi_adds(model: str, scale: int | None, num_params: float) -> Figure | None:
     """The multiply-adds that most papers print for a network of this size; ``None`` if no paper does."""
     own = size(model, scale)

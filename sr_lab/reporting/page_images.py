@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from sr_lab.reporting import crops
-from sr_lab.reporting.crops import Box, Score
+from sr_lab.reporting.crops import Box, Comparison, Score
 from sr_lab.reporting.formatting import fixed
 from sr_lab.reporting.saved_images import Picture, Pixels, load
 
@@ -138,13 +138,13 @@ def album(picture: Picture, side: int) -> Album:
 
 def strip(picture: Picture) -> Strip:
     """The zoomed crops of an image, with the methods and the window of the figure in ``crops/``."""
-    picture = crops.in_figure(picture)
-    box, cut = crops.cut(picture)
+    comparison = Comparison.of(picture)
+    box = comparison.window()
     cells = [
-        (shown.name, encoded(crop), score)
-        for (shown, score), crop in zip(crops.scored(picture), cut, strict=True)
+        (version.name, encoded(box.cut(version.pixels)), score)
+        for version, score in zip(comparison.versions, comparison.scores(), strict=True)
     ]
-    return Strip(picture, _overview(load(picture.hr), box), tuple(cells))
+    return Strip(picture, _overview(comparison.whole, box), tuple(cells))
 
 
 def _stored_once(shots: Iterable[Shot]) -> list[Shot]:

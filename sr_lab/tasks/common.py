@@ -39,10 +39,8 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
     Raises:
         ConfigError: The backend or the tile does not fit the network or the machine.
     """
-    if config.ckpt is not None and (words := trained_by(config.ckpt, code_of(config).digests)):
-        console.print(
-            f"code: '{config.ckpt}' was trained by {words}, so its weights may not fit the present network"
-        )
+    if config.ckpt is not None:
+        say_other_code(config.ckpt, config)
     with console.status("preparing the network"):
         runs = backends.run_by(
             network,
@@ -55,6 +53,19 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
         computed_by = runs if isinstance(runs, backends.BackendNetwork) else "eager"
         console.print(f"backend: {computed_by}")
     return Tiled(runs, tile=config.tile, like=network)
+
+
+def say_other_code(ckpt: str, config: Config) -> None:
+    """Print a line if other code than the present one has trained a checkpoint.
+
+    Args:
+        ckpt: The checkpoint.
+        config: A configuration with its network.
+    """
+    if words := trained_by(ckpt, code_of(config).digests):
+        console.print(
+            f"code: '{ckpt}' was trained by {words}, so its weights may not fit the present network"
+        )
 
 
 def gather(results: list[ImageResult]) -> list[ImageResult]:

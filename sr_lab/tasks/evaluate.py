@@ -37,7 +37,7 @@ from sr_lab.system import distributed
 from sr_lab.system.devices import check_gpu, device_name, device_of, float32_matmul_precision, rank
 from sr_lab.tasks import common
 from sr_lab.training.data_module import SRDataModule
-from sr_lab.training.examples import ExampleImages
+from sr_lab.training.examples import ExampleImages, check_names, not_kept
 from sr_lab.training.figures import Figures, Kept, Row, kept, plain
 from sr_lab.training.lit_module import TEST_ONLY, ImageResult, SRModule
 from sr_lab.zoo import published
@@ -120,6 +120,12 @@ def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
     values = read_run(folder.path).values
     if config.resume == "never" or values.get("identity") != plain(identity(config)):
         return False
+    if missing := not_kept(folder.images, config.examples):
+        if rank() == 0:
+            common.console.print(
+                f"{common.shown(folder.path)}: has no pictures of {', '.join(missing)}; measures it again"
+            )
+        return False
     before, now = values.get("measuring_code"), code.measuring()
     if isinstance(before, dict) and before != now and rank() == 0:
         common.console.print(
@@ -141,7 +147,8 @@ def _measure(asked: EvaluateConfig, opened: _Opened, folder: RunFolder) -> None:
         "versions": versions(code_of(config).libraries),
         "backend": backend,
     }
-    examples = ExampleImages(folder.images)
+    check_names(config.examples, sets)
+    examples = ExampleImages(folder.images, keep=config.examples)
     before = _before(config, folder, sets, by, examples)
     if rank() == 0:
         folder.metrics.unlink(missing_ok=True)  # a run that fails must not leave earlier results

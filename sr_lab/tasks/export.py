@@ -1,20 +1,23 @@
 """``task=export``: write a network in formats that other programs open, with a model card."""
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 import sr_lab
 from sr_lab import files
-from sr_lab.checkpoints.opening import open_configured
-from sr_lab.config.compose import model_node, model_options
+from sr_lab.checkpoints.opening import Note, open_configured
+from sr_lab.config.compose import option_of
 from sr_lab.config.schema import ExportConfig, StoredNetwork
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.cache import digest_of
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.inference.exports import (
     SUFFIXES,
+    DType,
     Exported,
     Format,
     Images,
@@ -23,6 +26,7 @@ from sr_lab.inference.exports import (
     as_pt2,
     as_safetensors,
 )
+from sr_lab.inference.footprint import measured_scale
 from sr_lab.inference.model_card import image_facts, model_card
 from sr_lab.layers.network import colour_of
 from sr_lab.protocol import PROTOCOLS
@@ -35,6 +39,36 @@ from sr_lab.zoo.published import Published, published
 _TRAINING = ("steps", "batch_size", "learning_rate", "ema_decay", "seed", "loss", "optimizer", "dataset")
 
 
+@dataclass(frozen=True)
+class Source:
+    """A network that is exported, and what is known of it.
+
+    Args:
+        network: The network with its weights, in evaluation mode.
+        name: Name of the files without their suffix.
+        scale: Upscaling factor.
+        record: `StoredNetwork` as plain values; ``None`` if only the network itself is known.
+        sections: What the card says beside the files: title -> lines.
+        data_dir: Where Set5 may be, on which graphs are checked.
+    """
+
+    network: nn.Module
+    name: str
+    scale: int
+    record: Mapping[str, object] | None
+    sections: Mapping[str, Sequence[str]]
+    data_dir: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files by their formats, the card, and why formats failed."""
+
+    files: dict[Format, Path]
+    card: Path
+    failed: list[ConfigError]
+
+
 def run(config: ExportConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Export into the folder; a format that fails does not stop the others.
 
@@ -42,15 +76,70 @@ def run(config: ExportConfig, folder: Path, overrides: Sequence[str]) -> None:
         ConfigError: A file exists, or no format could be written.
         SystemExit: With 1 at the end, if some formats could not be written.
     """
-    config, network = open_configured(config, overrides, common.console.print)
-    network.eval()
-    name = config.name or name_of(config)
+    source = source_of(config, overrides, common.console.print)
+    written = export(source, config, say=common.console.print)
+    for path in (*written.files.values(), written.card):
+        common.console.print(f"written: {common.shown(path)}")
+    for why in written.failed:
+        common.console.print(f"failed: {why}")
+    if written.failed:
+        raise SystemExit(1)
+
+
+def source_of(config: ExportConfig, overrides: Sequence[str], note: Note) -> Source:
+    """The network that the settings name.
+
+    Args:
+        config: The settings.
+        overrides: Those of the command line, which may not contradict the checkpoint.
+        note: Called with a sentence about what the weights do not reveal.
+
+    Raises:
+        CheckpointError: See `open_configured`.
+        ConfigError: See `open_configured`.
+    """
+    config, network = open_configured(config, overrides, note)
+    return Source(
+        network.eval(),
+        config.name or name_of(config),
+        config.scale,
+        config.model_dump(include=set(StoredNetwork.model_fields)),
+        sections_of(config.ckpt, config.scale),
+        config.paths.data_dir,
+    )
+
+
+def bare_source(network: nn.Module, config: ExportConfig) -> Source:
+    """A network of which nothing else is known."""
+    scale = measured_scale(network)
+    name = config.name or f"{type(network).__name__.lower()}_x{scale}"
+    return Source(
+        copy.deepcopy(network).cpu().eval(),
+        name,
+        scale,
+        None,
+        sections_of(None, scale),
+        config.paths.data_dir,
+    )
+
+
+def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
+    """Write a network and its card; a format that fails does not stop the others.
+
+    Args:
+        source: The network.
+        config: Formats, folder, and how graphs are made.
+        say: Called with each fact about a file.
+
+    Raises:
+        ConfigError: A file exists, or no format could be written.
+    """
+    folder, size, dtype = Path(config.output).expanduser(), _size(config), config.dtype
     formats = [config.format] if isinstance(config.format, str) else list(dict.fromkeys(config.format))
-    folder = Path(config.output).expanduser()
-    card = folder / f"{name}.md"
-    paths = {kind: folder / f"{name}{SUFFIXES[kind]}" for kind in formats}
+    card = folder / f"{source.name}.md"
+    paths = {kind: folder / f"{source.name}{SUFFIXES[kind]}" for kind in formats}
     _refuse_existing([*paths.values(), card], overwrite=config.overwrite)
-    if config.dtype != "float32" and "onnx" not in formats:
+    if dtype != "float32" and "onnx" not in formats:
         raise ConfigError(
             f"dtype: is of an ONNX graph, got format={','.join(formats)}; add onnx, or leave it out"
         )
@@ -59,52 +148,41 @@ def run(config: ExportConfig, folder: Path, overrides: Sequence[str]) -> None:
     for kind, path in paths.items():
         try:
             with common.console.status(f"exporting to {kind}"):
-                exported[kind] = path, _exported(kind, config, network, name)
+                exported[kind] = path, _exported(kind, source, size, dtype)
         except ConfigError as error:
             failed.append(error)
             continue
         for fact in exported[kind][1].facts:
-            common.console.print(f"{kind}: {fact}")
+            say(f"{kind}: {fact}")
     if not exported:
         raise failed[0]
     for path, file in exported.values():
         files.write(path, file.content)
-    sections = sections_of(config)
-    written = model_card(
-        name, network, config.scale, exported, sections, size=_size(config), dtype=config.dtype
+    files.write(
+        card,
+        model_card(
+            source.name, source.network, source.scale, exported, source.sections, size=size, dtype=dtype
+        ),
     )
-    files.write(card, written)
-    for path in (*(path for path, _ in exported.values()), card):
-        common.console.print(f"written: {common.shown(path)}")
-    for why in failed:
-        common.console.print(f"failed: {why}")
-    if failed:
-        raise SystemExit(1)
+    return Written({kind: path for kind, (path, _) in exported.items()}, card, failed)
 
 
-def name_of(config: ExportConfig) -> str:
+def name_of(config: ExportConfig | StoredNetwork) -> str:
     """Network and scale, with tail and strategy if they are not the network's own: ``imdn_x4_deconv``."""
-    own = {key: value for key, value in config.model.items() if key != "upsampler"}
-    for option in model_options():
-        listed = model_node(option, config.scale)
-        if {key: value for key, value in listed.items() if key != "upsampler"} == own:
-            break
-    else:  # other settings than any option, or the user's own class
-        option = str(config.model["_target_"]).rpartition(".")[2].lower()
-    parts = [option, f"x{config.scale}"]
+    parts = [option_of(config.model, config.scale), f"x{config.scale}"]
     parts += [config.upsampler.name] if config.upsampler.factory is not None else []
     parts += [config.strategy.name] if config.strategy.apply is not None else []
     return "_".join(parts)
 
 
-def sections_of(config: ExportConfig) -> dict[str, list[str]]:
+def sections_of(ckpt: str | None, scale: int) -> dict[str, list[str]]:
     """What the card says about the origin of the weights, their training and their figures."""
     said: dict[str, list[str]] = {"Origin": [f"* exported by sr_lab {sr_lab.__version__}"]}
-    if config.ckpt is None:
+    if ckpt is None:
         return said
-    file = checkpoint_file(config.ckpt)
+    file = checkpoint_file(ckpt)
     digest = digest_of(file)
-    if (weights := next((row for row in _published(config.scale) if row.sha256 == digest), None)) is not None:
+    if (weights := next((row for row in _published(scale) if row.sha256 == digest), None)) is not None:
         said["Origin"] += [
             f"* weights: by the network's authors, {weights.address}",
             f"* licence: {weights.licence}",
@@ -155,25 +233,30 @@ def _figures(found: Run) -> list[str]:
     return lines or ([f"* none: {escape(found.problem)}"] if found.problem else [])
 
 
-def _exported(kind: Format, config: ExportConfig, network: nn.Module, name: str) -> Exported:
-    size = _size(config)
+def _exported(kind: Format, source: Source, size: tuple[int, int] | None, dtype: DType) -> Exported:
+    network = source.network
     if kind == "safetensors":
-        return as_safetensors(network, config.model_dump(include=set(StoredNetwork.model_fields)))
+        if source.record is None:
+            raise ConfigError(
+                "format: safetensors: needs the network's settings, which a network alone does not tell; "
+                "give its checkpoint"
+            )
+        return as_safetensors(network, source.record)
     if kind == "official":
         return as_official(network)
-    images = _images(config, network)
+    images = _images(source)
     if kind == "pt2":
         return as_pt2(network, images, size=size)
-    facts = {"model": name, "scale": str(config.scale), "sr_lab": sr_lab.__version__}
+    facts = {"model": source.name, "scale": str(source.scale), "sr_lab": sr_lab.__version__}
     metadata = facts | image_facts(network, size)
-    return as_onnx(network, images, metadata, size=size, dtype=config.dtype)
+    return as_onnx(network, images, metadata, size=size, dtype=dtype)
 
 
-def _images(config: ExportConfig, network: nn.Module) -> Images:
+def _images(source: Source) -> Images:
     """Set5 if it is there."""
-    protocol = PROTOCOLS["classic_y" if colour_of(network) == "y" else "rgb_uint8"]
+    protocol = PROTOCOLS["classic_y" if colour_of(source.network) == "y" else "rgb_uint8"]
     try:
-        found = BenchmarkSet.of("Set5", data_dir=config.paths.data_dir, scale=config.scale, protocol=protocol)
+        found = BenchmarkSet.of("Set5", data_dir=source.data_dir, scale=source.scale, protocol=protocol)
     except (DataError, ConfigError):
         return Images(None, protocol)
     return Images(found, protocol)

@@ -41,6 +41,7 @@ from sr_lab.training import build
 from sr_lab.training.autotune import Choice, Setting
 from sr_lab.training.checkpointing import BEST, Checkpoints, newest, to_test
 from sr_lab.training.data_module import SRDataModule, share_of_a_rank
+from sr_lab.training.examples import check_names, not_kept
 from sr_lab.training.lit_module import ImageResult, SRModule, batch_norms
 from sr_lab.training.loggers import build_loggers, close_wandb
 from sr_lab.training.nan_policy import NanPolicy
@@ -90,6 +91,12 @@ def _show_finished(config: TrainConfig, run_folder: RunFolder, overrides: Sequen
     _show(config, run_folder)
     if missing:
         _say(missing)
+    if names := not_kept(run_folder.images, config.examples):
+        _say(
+            f"examples: the run has no pictures of {', '.join(names)}; run task=evaluate "
+            f"'ckpt={run_folder.path}' 'examples=[{','.join(names)}]' "
+            f"'benchmark.sets=[{','.join(config.benchmark.sets)}]'"
+        )
 
 
 def _show(config: TrainConfig, folder: RunFolder) -> None:
@@ -163,6 +170,7 @@ def _parts(config: TrainConfig, folder: RunFolder, *, resumed: bool, from_scratc
     """Build network and data; anything missing is noticed here."""
     protocol = measured.protocol_of(config)
     test_sets = [measured.benchmark_set(config, name, protocol) for name in config.benchmark.sets]
+    check_names(config.examples, test_sets)
     dataset = trained_on.training_data(config)
     val_sets = _validation_sets(config, dataset, protocol)
     if dataset.val_files and (note := _fewer_held_out(config.validation.count, len(dataset.val_files))):

@@ -17,11 +17,11 @@ from sr_lab.config.identity import code_of
 from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import UpscaleConfig
 from sr_lab.datasets.cache import digest_of
-from sr_lab.errors import ConfigError, DataError, SRLabError
+from sr_lab.errors import ConfigError, SRLabError
 from sr_lab.inference.backends import BackendNetwork, fingerprint
+from sr_lab.inference.image_file import ALL_MEMORY, LEAST_MEMORY, upscaled_file
 from sr_lab.inference.inputs import result_names, search
-from sr_lab.inference.pictures import upscaled
-from sr_lab.inference.reading import About, Frame, read_about, read_frames
+from sr_lab.inference.reading import About, Frame, read_about
 from sr_lab.inference.self_ensemble import SelfEnsemble
 from sr_lab.inference.tiling import Tiled
 from sr_lab.inference.writing import (
@@ -33,14 +33,11 @@ from sr_lab.inference.writing import (
     write,
 )
 from sr_lab.reporting.progress import Progress
-from sr_lab.system.devices import check_gpu, device_of, has_gpu, out_of_memory
+from sr_lab.system.devices import check_gpu, device_of, has_gpu
 from sr_lab.tasks import common
 from sr_lab.zoo import shipped
 
 _FORMAT = 3  # part of every stamp: increase it when the same network gives a different file
-_LEAST_MEMORY = 2**25  # bytes of a tile; if a smaller tile is needed, give up
-_ALL_MEMORY = 7 * 2**29  # bytes on a CPU for an image, its result and its tiles together
-_TILE_COST = 1.6  # bytes of the process for each byte of a tile's tensors
 _SHOWN = 20  # files that are passed over, named one by one
 
 
@@ -277,7 +274,7 @@ def _is_result(job: Job, network: Tiled, manner: Manner) -> bool:
         if network.tile == "auto":
             memory = network.memory
             tiles.append("")
-            while (memory := memory // 2) >= _LEAST_MEMORY:
+            while (memory := memory // 2) >= LEAST_MEMORY:
                 tiles.append(_tiles(network.with_memory(memory), *size))
         return any(stamp == manner.stamp(image, job, each) for each in tiles)
     return False
@@ -312,17 +309,18 @@ def upscale_all(
             done = _reporter(progress, number, job, areas, network.scale, started)
             try:
                 image = digest_of(job.source)  # computed first, since the image may change meanwhile
-                frames, tiles = _upscaled(job, network, manner.max_pixels, done, on_gpu=on_gpu)
-                stamp = manner.stamp(image, job, tiles)
+                frames, used = upscaled_file(
+                    job.source, job.about, network, manner.max_pixels, done, _note(job.source), on_gpu=on_gpu
+                )
+                height, width = (side // network.scale for side in frames[0].picture.size)
+                stamp = manner.stamp(image, job, _tiles(used, height, width))
             except (SRLabError, OSError) as error:
                 failed[job.source] = str(error)
                 continue
             finish()
             writing[job.source] = writer.submit(_write, job, frames, manner.quality, stamp)
             del frames
-            if (
-                network.scale**2 * areas[number] > _ALL_MEMORY // 16
-            ):  # two such results do not fit into memory
+            if network.scale**2 * areas[number] > ALL_MEMORY // 16:  # two such results do not fit into memory
                 finish()
         finish()
     if network.note:
@@ -349,48 +347,6 @@ def _reporter(
 
 def _note(path: Path) -> Callable[[str], object]:
     return lambda text: common.console.print(f"note: {path}: {text}")
-
-
-def _upscaled(
-    job: Job, network: Tiled, max_pixels: float, done: Callable[[float], object], *, on_gpu: bool
-) -> tuple[list[Frame], str]:
-    """Upscale an image in ever smaller tiles until it fits into memory; later images start with that size.
-
-    Returns:
-        Its frames; and the tiles, see `_tiles`.
-
-    Raises:
-        DataError: The image cannot be read, or does not fit into memory with the smallest or given tile.
-    """
-    while True:
-        try:
-            used = network if on_gpu else _beside_image(network, job.about)
-            frames = [
-                Frame(upscaled(frame.picture, used, done), frame.duration)
-                for frame in read_frames(job.source, max_pixels, _note(job.source))
-            ]
-            network.note = used.note or network.note
-            height, width = (side // network.scale for side in frames[0].picture.size)
-            return frames, _tiles(used, height, width)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-        # Not inside the handler: the error keeps the tensors that fill the memory.
-        if network.tile != "auto" or network.memory < 2 * _LEAST_MEMORY:
-            instead = "cut it into pieces" if network.tile == "auto" else "set tile=auto or a smaller tile"
-            raise DataError(
-                f"upscale: the image does not fit into memory with tile={network.tile}; {instead}"
-            )
-        network.memory //= 2
-
-
-def _beside_image(network: Tiled, about: About) -> Tiled:
-    """The network with tiles so small that they fit into memory beside a large image and its result."""
-    image = 3 * math.prod(about.size) * (1 + network.scale**2)
-    memory = network.memory
-    while image + _TILE_COST * memory > _ALL_MEMORY and memory >= 2 * _LEAST_MEMORY:
-        memory //= 2
-    return network if memory == network.memory else network.with_memory(memory)
 
 
 def _write(job: Job, frames: Sequence[Frame], quality: int, stamp: str) -> None:

@@ -312,7 +312,7 @@ def trainer(
         record,
         *([progress] if is_shown else []),
         *([RowInSummary(config)] if config.logger else []),
-        ExampleImages(folder.images),
+        ExampleImages(folder.images, keep=config.examples),
         Ending(),
         *own,
         *([WeightAverage(config.ema_decay)] if config.ema_decay is not None else []),

@@ -1,4 +1,4 @@
-"""Example images of a test: the results for the first images of each set."""
+"""Example images of a test: the results for the first images of each set, or for those that are named."""
 
 import io
 from collections.abc import Sequence
@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sr_lab import files
+from sr_lab.datasets.benchmark import BenchmarkSet
+from sr_lab.datasets.names import is_scene
+from sr_lab.errors import ConfigError, did_you_mean
 from sr_lab.ops.colour import rgb_to_y
 from sr_lab.reporting import saved_images
 from sr_lab.training.lit_module import Measured, SRModule
@@ -25,22 +28,22 @@ CAPTION = 18  # rows of a strip above its images
 
 
 class ExampleImages(Callback):
-    """Saves the first images of each test set, so that a report needs neither data nor network.
+    """Saves some images of each test set, so that a report needs neither data nor network.
 
     Each image gives a strip with captions: its middle as LR, bicubic, SR, HR and error, at the same position
     for every network and every scale that divides 24. These images are also saved whole, as are all images of
-    a small set (`reporting.saved_images` names the files). A thread writes the files while the test
-    continues; the test waits for it at the end.
+    a small set unless images are named (`reporting.saved_images` names the files). A thread writes the files
+    while the test continues; the test waits for it at the end.
 
     Args:
         folder: Where the PNG files are written.
-        count: Images per set.
+        keep: How many of the first images of each set, or the names of images (`names.is_scene`).
         size: Side of the strip's crop in HR pixels.
     """
 
-    def __init__(self, folder: Path, *, count: int = 3, size: int = 160) -> None:
+    def __init__(self, folder: Path, *, keep: int | Sequence[str] = 3, size: int = 160) -> None:
         self.folder = folder
-        self.count = count
+        self.keep = keep
         self.size = size
         self._writing: list[Future[None]] = []
 
@@ -51,7 +54,7 @@ class ExampleImages(Callback):
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, module: SRModule, outputs: Measured, batch: dict[str, Any], *_: object
     ) -> None:
-        """Save the pictures of an image if it is among the first in its set."""
+        """Save the pictures of an image if it is one of those to keep."""
         if outputs is None:
             return
         set_name, name, hr = outputs["set_name"], outputs["image"], batch["hr"].float() / 255
@@ -89,9 +92,13 @@ class ExampleImages(Callback):
     ) -> tuple[dict[saved_images.Kind, Path], Path | None]:
         """The files of the whole images, and the file of the strip, as far as they are wanted."""
         kinds: tuple[saved_images.Kind, ...] = get_args(saved_images.Kind)
-        whole = kinds if place < self.count or of <= _SMALL_SET else ()
+        if isinstance(self.keep, int):
+            has_strip, is_whole = place < self.keep, of <= _SMALL_SET and self.keep > 0
+        else:
+            has_strip, is_whole = any(is_scene(given, name) for given in self.keep), False
+        whole = kinds if has_strip or is_whole else ()
         files = {kind: saved_images.place(self.folder, set_name, name, kind) for kind in whole}
-        return files, self.folder / f"{set_name}_{name}.png" if place < self.count else None
+        return files, self.folder / f"{set_name}_{name}.png" if has_strip else None
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the pictures; an error while writing a picture is raised here."""
@@ -123,6 +130,28 @@ class ExampleImages(Callback):
         panes = [image[0, :, top : top + side, left : left + side] for image in (*images, error)]
         gutter = torch.ones_like(panes[0][:, :, :_GUTTER])
         return torch.cat([part for pane in panes for part in (pane, gutter)][:-1], dim=2)
+
+
+def check_names(examples: int | Sequence[str], sets: Sequence[BenchmarkSet]) -> None:
+    """Refuse the name of an example image that no test set has.
+
+    Raises:
+        ConfigError: The message names the sets and the nearest image.
+    """
+    stems = [file.stem for images in sets for file in images.files]
+    for name in () if isinstance(examples, int) else examples:
+        if not any(is_scene(name, stem) for stem in stems):
+            raise ConfigError(
+                f"examples: there is no image '{name}' in {', '.join(images.name for images in sets)}; "
+                f"give names of images of benchmark.sets, or how many of each set{did_you_mean(name, stems)}"
+            )
+
+
+def not_kept(images: Path, examples: int | Sequence[str]) -> list[str]:
+    """The names of example images that a run folder's ``images`` do not have."""
+    stems = [file.name.removesuffix(".sr.png") for file in images.glob("*/*.sr.png")]
+    names = () if isinstance(examples, int) else examples
+    return [name for name in names if not any(is_scene(name, stem) for stem in stems)]
 
 
 def _picture(image: Tensor) -> Image.Image:

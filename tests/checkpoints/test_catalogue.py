@@ -1,3 +1,4 @@
+import functools
 import shutil
 
 import pytest
@@ -15,6 +16,7 @@ from sr_lab.errors import CheckpointError, ConfigError
 from sr_lab.files import conf_dir
 from sr_lab.ops.renaming import official_state
 from tests.conftest import compose as composed
+from tests.papers.meta import unfilled
 
 
 @pytest.fixture
@@ -38,9 +40,7 @@ def test_no_two_networks_have_equal_weight_names_and_shapes(scale):
     """Otherwise a checkpoint would fit both networks and be refused unless ``model=`` is given."""
     options = {}
     for option in model_options():
-        with torch.device("meta"):
-            state = Entry(option, scale).build().state_dict()
-        shapes = tuple((name, tuple(value.shape)) for name, value in state.items())
+        shapes = tuple(catalogue._on_meta(Entry(option, scale))[1][0].items())
         options.setdefault(shapes, set()).add(option)
     assert [names for shapes, names in options.items() if shapes and len(names) > 1] == []
 
@@ -63,7 +63,7 @@ def test_an_unknown_option_is_refused_and_the_nearest_option_is_named():
 
 
 def test_a_search_for_a_network_allocates_no_weights(tmp_path):
-    with torch.device("meta"):
+    with unfilled():
         net = Entry("imdn", 3).build()
     like = likeness(net, forms_of(net), stored(tmp_path, Entry("imdn", 3).build()))
     assert like == Likeness(True, 1, 1, len(net.state_dict()))
@@ -195,15 +195,12 @@ def test_an_option_that_cannot_be_built_is_skipped(tmp_path, monkeypatch, kind):
     shutil.copy(conf_dir() / "model" / "imdn_rtc.yaml", tmp_path / "model")
     (tmp_path / "model" / "a_mine.yaml").write_text(BROKEN[kind])
     monkeypatch.setattr(compose, "conf_dir", lambda: tmp_path)
-    catalogue._on_meta.cache_clear()
-    try:
-        assert catalogue.fitting(open_checkpoint(str(official(tmp_path, "imdn_rtc", 3)))) == [
-            Entry("imdn_rtc", 3)
-        ]
-        torch.save({"unheard.of": torch.ones(1)}, tmp_path / "a.pth")
-        assert "model=a_mine was passed over: " in refusal(tmp_path / "a.pth")
-    finally:
-        catalogue._on_meta.cache_clear()
+    monkeypatch.setattr(catalogue, "_on_meta", functools.cache(catalogue._on_meta.__wrapped__))
+    assert catalogue.fitting(open_checkpoint(str(official(tmp_path, "imdn_rtc", 3)))) == [
+        Entry("imdn_rtc", 3)
+    ]
+    torch.save({"unheard.of": torch.ones(1)}, tmp_path / "a.pth")
+    assert "model=a_mine was passed over: " in refusal(tmp_path / "a.pth")
 
 
 def test_an_option_with_a_resolver_that_hydra_would_refuse_is_not_resolved(tmp_path, monkeypatch):
@@ -219,7 +216,7 @@ def test_an_x4_file_with_a_stepwise_tail_does_not_fit_x2(tmp_path, option):
     """Two of its convolutions correspond to a single one in the x2 tail."""
     state = torch.load(official(tmp_path, option, 4))
     for scale, fits in ((2, False), (4, True)):
-        with torch.device("meta"):
+        with unfilled():
             network = Entry(option, scale).build()
         assert likeness(network, forms_of(network), Checkpoint(tmp_path / "a", state, None)).fits == fits
     with pytest.raises(CheckpointError, match=r"2 missing .* unexpected"):

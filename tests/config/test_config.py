@@ -69,7 +69,7 @@ def test_every_network_option_has_only_settings_of_its_class(option: str):
     node, native, none = (
         model_node(option, 4),
         {"name": "native", "factory": None},
-        {"name": "", "apply": None},
+        {"name": "none", "apply": None},
     )
     record = {"model": node, "upsampler": native, "strategy": none, "scale": 4}
     assert stored_network(record, option).model == node

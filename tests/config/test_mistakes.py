@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 
 from sr_lab import __main__ as program
 from sr_lab import tasks
@@ -117,7 +114,7 @@ MISTAKES = {
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program_in_this_process: None) -> Iterator[Path]:
     """A folder with an image, where the program runs in this process, and starts no task."""
     monkeypatch.chdir(tmp_path)
     for variable in ("SR_LAB_DATA", "SR_LAB_OUTPUT", "LOCAL_RANK"):
@@ -125,12 +122,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SR_LAB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.png").write_bytes(b"")
-    Plugins.instance()
-    for patched, name in (
-        (ConfigLoaderImpl, "get_group_options"),
-        (Hydra, "multirun"),
-    ):
-        monkeypatch.setattr(patched, name, vars(patched)[name])  # put back what the program wraps
     environment = dict(os.environ)
     yield tmp_path
     os.environ.clear()

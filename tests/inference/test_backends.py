@@ -18,11 +18,10 @@ from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.config.identity import identity
 from sr_lab.errors import ConfigError
 from sr_lab.inference import backends
-from sr_lab.inference.backends import BackendNetwork, run_by
+from sr_lab.inference.backends import run_by
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import min_size_of, num_image_ch
-from sr_lab.tasks import upscale
-from tests import command_line
+from sr_lab.tasks import evaluate, upscale
 from tests.conftest import compose
 
 BACKENDS = ("onnxruntime", "openvino")
@@ -35,27 +34,7 @@ def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def graphs():
-    """The graphs exported so far, keyed by the fingerprint of the network."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def exports(graphs, monkeypatch):
-    """List the networks that a test exports; an export takes seconds, so tests share its graph."""
-    made, export = [], BackendNetwork._graph
-
-    def graph(runs):
-        made.append(type(runs.network).__name__)
-        name = backends._fingerprint(runs.network)
-        if name not in graphs:
-            graphs[name] = export(runs)
-        return graphs[name]
-
-    monkeypatch.setattr(BackendNetwork, "_graph", graph)
-    return made
-
+pytestmark = pytest.mark.usefixtures("exports")
 
 # Its graph fails at some sizes.
 REFUSED = {"fdiwn"}
@@ -315,15 +294,14 @@ def ecbsr(folder, cache_dir):
     )
 
 
+@pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
+@pytest.mark.filterwarnings(r"ignore:.*does not have many workers")
 def test_an_evaluation_records_which_backend_it_measured(tmp_path, cache_dir):
     metrics = {}
     for backend in ("eager", "auto"):
-        overrides = (*ecbsr(tmp_path, cache_dir), "benchmark=sample", f"backend={backend}")
-        done = command_line.sr_lab(tmp_path / backend, "task=evaluate", *overrides)
-        assert done.returncode == 0, done.stderr
-        metrics[backend] = json.loads(
-            (command_line.run_folder(tmp_path / backend) / "metrics.json").read_text()
-        )
+        words = (*ecbsr(tmp_path, cache_dir), "task=evaluate", "benchmark=sample", f"backend={backend}")
+        evaluate.run(compose(*words), tmp_path / backend, words)
+        metrics[backend] = json.loads((tmp_path / backend / "metrics.json").read_text())
     assert "backend" not in metrics["eager"]
     assert metrics["auto"]["backend"].startswith("openvino 20")
     key = "test/sample/psnr_y"

@@ -44,9 +44,15 @@ STEPS = {
     "enlarging by nearest": lambda x: F.interpolate(pooled(x, 2), size=x.shape[-2:], mode="nearest"),
     "imresize": lambda x: imresize(x, numerator=2),
 }
+TOGETHER = "all"  # an export takes seconds; if this graph differs, the slow tests show which operation does
+STEPS[TOGETHER] = lambda x: (
+    F.interpolate(pooled(x, 3), size=x.shape[-2:], mode="nearest") + pooled(imresize(x, numerator=2), 1)
+)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name", [TOGETHER, *(pytest.param(name, marks=pytest.mark.slow) for name in STEPS if name != TOGETHER)]
+)
 def test_operations_that_torch_does_not_export_give_torchs_images(name):
     network = Step(STEPS[name])
     program = graph.exported_program(network)

@@ -12,6 +12,7 @@ from sr_lab.strategies import cwss, ggas, ggas_cwss
 from tests.conftest import compose
 from tests.models.test_models import SHALLOW, build, distinct_models
 from tests.operators import Operators
+from tests.papers.meta import unfilled
 
 
 def narrowed(network: nn.Module, *, train: bool) -> list[str]:
@@ -25,7 +26,7 @@ def narrowed(network: nn.Module, *, train: bool) -> list[str]:
 
 @pytest.mark.parametrize("model", distinct_models())
 def test_a_network_in_float64_computes_in_float64_throughout(model):
-    with torch.device("meta"):
+    with unfilled():
         network = build(model, **SHALLOW)
     assert [narrowed(network, train=train) for train in (False, True)] == [[], []]
 
@@ -33,14 +34,14 @@ def test_a_network_in_float64_computes_in_float64_throughout(model):
 @pytest.mark.parametrize("name", ["subpixel", "stepwise", "deconv", "pa", "mwaum", "rbwa"])
 def test_a_tail_in_float64_computes_in_float64_throughout(name):
     factory = targets.build("upsampler", compose(f"upsampler={name}").upsampler.factory)
-    with torch.device("meta"):
+    with unfilled():
         network = IMDN(scale=4, num_feat=16, num_block=1, upsampler=factory)
     assert narrowed(network, train=False) == []
 
 
 @pytest.mark.parametrize("strategy", [cwss, ggas, ggas_cwss], ids=lambda it: it.__name__.split(".")[-1])
 def test_a_strategy_in_float64_computes_in_float64_throughout(strategy):
-    with torch.device("meta"):
+    with unfilled():
         network = strategy.apply(IMDN(scale=2, num_feat=16, num_block=2))
     assert narrowed(network, train=False) == []
 

@@ -5,12 +5,12 @@ import functools
 from pathlib import Path
 
 import pytest
-import torch
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.config.compose import model_options
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
+from tests.papers.meta import unfilled
 
 with (Path(__file__).parent / "sizes.csv").open(newline="") as file:
     SIZES = list(csv.DictReader(file, strict=True))
@@ -33,7 +33,7 @@ every_size = pytest.mark.parametrize("row", SIZES, ids=name)
 @functools.cache  # a network has a row for each paper that prints its size
 def size(option, scale, settings):
     given = dict(setting.split("=") for setting in settings.split(";") if setting)
-    with torch.device("meta"):
+    with unfilled():
         net = Entry(option, int(scale)).build(**{name: plain(value) for name, value in given.items()})
     return num_params(fold(net.eval()))
 

@@ -15,7 +15,9 @@ from sr_lab.models.a2n import A2N
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.renaming import OfficialNames, official_names, official_state
 from sr_lab.strategies import ggas
+from tests.models.test_models import build
 from tests.models.test_official import OFFICIAL
+from tests.papers.meta import unfilled
 
 # No names were published for these networks, or not for the form that is implemented here.
 WITHOUT = {
@@ -27,7 +29,7 @@ WITHOUT = {
 @functools.cache
 def unfolded(option, scale):
     """A network without weight values."""
-    with torch.device("meta"):
+    with unfilled():
         return Entry(option, scale).build().eval()
 
 
@@ -58,7 +60,8 @@ def test_our_names_convert_to_theirs_and_back(option, scales):
 @pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
 def test_no_weight_is_lost_when_a_checkpoint_of_another_scale_is_renamed(option):
     """A stepwise tail has more convolutions at x4 than at x2, and no two may get the same name."""
-    nets = {scale: unfolded(option, scale) for scale in SCALES}
+    with unfilled():
+        nets = {scale: build(option, scale=scale) for scale in SCALES}
     for scale, other in ((4, 2), (2, 3), (3, 4)):
         for table in official_names(nets[scale]):
             try:
@@ -127,13 +130,13 @@ def test_names_that_would_become_equal_stay_unchanged():
 
 @pytest.mark.parametrize("option", sorted(WITHOUT))
 def test_a_form_without_published_names_has_no_official_names(option):
-    assert all(official_state(net) is None for scale in SCALES for net in forms(option, scale))
+    assert all(official_state(net) is None for net in forms(option, 4))
 
 
 @pytest.mark.parametrize("row", {row.file: row for row in OFFICIAL}.values(), ids=lambda row: row.file)
 def test_the_names_in_an_official_file_survive_a_round_trip(weights_dir, row):
     state = open_checkpoint(str(weights_dir / row.file)).state
-    with torch.device("meta"):
+    with unfilled():
         net = Entry(row.option, row.scale).build()
     own = net.state_dict().keys()
     (table,) = [table for table in official_names(net) if table.to_ours(state, net).keys() == own]

@@ -19,7 +19,6 @@ def evaluate(folder: Path, data_dir: Path, *overrides: str) -> dict[str, object]
     done = sr_lab(
         folder,
         *("task=evaluate", "trainer=cpu", "benchmark=set5", f"paths.data_dir='{data_dir}'", *overrides),
-        OMP_NUM_THREADS="2",
     )
     assert done.returncode == 0, done.stderr
     return json.loads((run_folder(folder) / "metrics.json").read_text())

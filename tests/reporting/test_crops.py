@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sr_lab.reporting import crops, saved_images
-from sr_lab.reporting.crops import Box
+from sr_lab.reporting.crops import Box, Comparison
 from sr_lab.reporting.saved_images import Picture
 from tests.pictures import hr_image, run_folder
 
@@ -50,7 +50,7 @@ def zoomed(file: Path, box: Box, zoom: int) -> np.ndarray:
 
 
 def test_every_crop_in_the_figure_equals_the_image_pixel_by_pixel(picture, written):
-    box = crops.cut(picture)[0]
+    box = Comparison.of(picture).window()
     shown = pixels(written / f"{STEM}.png")
     files = [picture.hr, *(result.file for result in picture.results)]
     (hr,), (bicubic,), (first,), (second,) = (places(shown, zoomed(file, box, 4)) for file in files)
@@ -67,12 +67,12 @@ def test_the_window_is_where_the_methods_errors_differ_most(tmp_path):
     sr[40:60, 72:92] ^= 255
     Image.fromarray(sr).save(picture.results[1].file)
     Image.fromarray(hr_image("one", 96, 128)).save(picture.results[0].file)
-    assert crops.cut(picture, size=20)[0] == Box(left=72, top=40, width=20, height=20)
+    assert Comparison.of(picture).window(20) == Box(left=72, top=40, width=20, height=20)
 
 
 @pytest.mark.parametrize("size", [1, 17, 50, 1000])
 def test_the_chosen_window_is_on_the_lr_grid_and_inside_the_image(picture, size):
-    box = crops.cut(picture, size=size)[0]
+    box = Comparison.of(picture).window(size)
     assert not any(value % 4 for value in (box.left, box.top, box.width, box.height))
     assert box.left + box.width <= 80
     assert box.top + box.height <= 60
@@ -80,17 +80,17 @@ def test_the_chosen_window_is_on_the_lr_grid_and_inside_the_image(picture, size)
 
 
 def test_the_figure_is_written_with_its_crops_and_their_coordinates(picture, written):
-    box = crops.cut(picture)[0]
-    wanted = {f"{STEM}.{kind}" for kind in ("png", "pdf", "tex", "csv")}
+    box = Comparison.of(picture).window()
+    wanted = {f"{STEM}.{kind}" for kind in ("png", "pdf", "tex", "csv")} | {f"{STEM}_whole.png"}
     names = ("HR", "bicubic", "first", "second")
-    assert {path.name for path in written.iterdir()} == wanted | {f"{STEM}_{name}.png" for name in names}
+    assert {path.name for path in written.iterdir()} == wanted | {f"{STEM}_crop_{name}.png" for name in names}
     rows = list(csv.DictReader((written / f"{STEM}.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == list(names)
     place = [str(value) for value in (box.left, box.top, box.width, box.height)]
     assert [rows[1][key] for key in ("left", "top", "width", "height", "rule")] == [*place, "auto"]
     assert float(rows[3]["psnr_y"]) == 31.5
     assert np.array_equal(
-        pixels(written / f"{STEM}_second.png"), box.cut(saved_images.load(picture.results[2].file))
+        pixels(written / f"{STEM}_crop_second.png"), zoomed(picture.results[2].file, box, 4)
     )
 
 
@@ -100,12 +100,11 @@ def test_the_pdf_contains_text_instead_of_outlines(written):
     assert b"/Type0" in pdf  # a TrueType font
 
 
-def test_latex_has_a_subfloat_per_cell_with_the_best_bold_and_the_second_underlined(written):
+def test_latex_has_the_crops_in_a_table_with_the_best_bold_and_the_second_underlined(written):
     text = (written / f"{STEM}.tex").read_text()
-    assert len(re.findall(r"\\subfloat\[", text)) == 4
-    assert r"\subfloat[{second\\\textbf{31.50}/\textbf{0.9000}}]" in text
-    assert r"\subfloat[{first\\\underline{30.00}/\textbf{0.9000}}]" in text
+    assert r"\underline{30.00}/\textbf{0.9000} & \textbf{31.50}/\textbf{0.9000} \\" in text
     named = re.findall(r"includegraphics[^{]*{([^}]*)}", text)
+    assert len(named) == 6  # the figure as one file, the whole image, four crops
     assert all((written / name).is_file() for name in named)
 
 
@@ -120,7 +119,7 @@ def test_long_names_stay_inside_their_cells_and_special_characters_are_escaped(t
     assert r"50\%\_of\_\$x\$" in text
     assert rf"a\_b{'w' * 70} from Set5" in text
     shown = pixels(file)
-    (hr,) = places(shown, zoomed(picture.hr, crops.cut(picture)[0], 4))
+    (hr,) = places(shown, zoomed(picture.hr, Comparison.of(picture).window(), 4))
     left, width = hr[1], 4 * 48
     assert (shown[width : width + 28, left + width : left + width + 2] == 255).all()  # between the cells
     for line in (shown[width : width + 28], shown[-56:]):
@@ -134,7 +133,7 @@ def test_bicubic_and_the_last_six_of_many_methods_are_shown(tmp_path):
     rows = csv.DictReader(file.with_suffix(".csv").read_text().splitlines())
     shown = ["HR", "bicubic", *(f"method {n}" for n in range(3, 9))]
     assert [row["method"] for row in rows] == shown
-    (corner, *_) = places(pixels(file), zoomed(picture.hr, crops.cut(picture)[0], 4))
+    (corner, *_) = places(pixels(file), zoomed(picture.hr, Comparison.of(picture).window(), 4))
     assert pixels(file).shape[1] - corner[1] == 4 * (4 * 48 + 2) - 2  # two rows of four
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sr_lab.reporting import crops, page_images, saved_images
-from sr_lab.reporting.crops import Box
+from sr_lab.reporting import page_images, saved_images
+from sr_lab.reporting.crops import Box, Comparison
 from sr_lab.reporting.page_images import Album
 from sr_lab.reporting.saved_images import Picture
 from tests.pictures import hr_image, run_folder
@@ -139,7 +139,7 @@ def test_of_many_images_each_set_keeps_those_on_which_the_methods_differ_most(tm
 
 def test_the_zoomed_crops_are_those_of_the_figure(large):
     strip = page_images.strip(large)
-    box = crops.cut(large)[0]
+    box = Comparison.of(large).window()
     assert strip.overview.box == box
     assert [name for name, _, _ in strip.cells] == ["HR", "bicubic", "a", "b"]
     for (_, source, _), file in zip(

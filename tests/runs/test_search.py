@@ -149,7 +149,7 @@ with folder.attempt():
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(monkeypatch, capsys, program_in_this_process):
     """Run the command line in this process with the training runs above; return exit code and output."""
     monkeypatch.setattr(sweep, "command", lambda folder, _: [sys.executable, "-c", TRAINING, str(folder)])
     monkeypatch.delenv("SR_LAB_OUTPUT", raising=False)

@@ -1,4 +1,4 @@
-"""Run a reader in a separate process with little memory and time, and report how it ended."""
+"""Run readers in a separate process with little memory and time, and report how they ended."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import resource
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sr_lab.errors import SRLabError
 
+Key = TypeVar("Key", bound=Hashable)
 SECONDS = 2  # of processor time, since the machine may be busy
 MEMORY = 512 * 2**20  # in addition to what the process already uses
 
@@ -32,25 +34,39 @@ class Judged:
 
 def judged(read: Callable[[], object], *, seconds: int = SECONDS) -> Judged:
     """Read in a forked process with limited memory and time."""
+    return all_judged({"": read}, seconds=seconds)[""]
+
+
+def all_judged(reads: Mapping[Key, Callable[[], object]], *, seconds: int = SECONDS) -> dict[Key, Judged]:
+    """Judge each reader; one forked process runs them in turn, and another the rest if a reader ends it."""
+    found: dict[Key, Judged] = {}
+    while len(found) < len(reads):
+        found |= _in_one_process({key: read for key, read in reads.items() if key not in found}, seconds)
+    return found
+
+
+def _in_one_process(reads: Mapping[Key, Callable[[], object]], seconds: int) -> dict[Key, Judged]:
+    """What the readers did, up to the first one that ended the process."""
     theirs, ours = os.pipe()
     with warnings.catch_warnings(action="ignore"):  # Python 3.12+ warns about other threads' locks
         child = os.fork()
     if child == 0:
         os.close(theirs)
-        try:
-            said = json.dumps(_in_child(read, seconds))
-        except BaseException as error:
-            said = json.dumps({"odd": f"{type(error).__name__}: {error}"})
         with os.fdopen(ours, "w") as file:
-            file.write(said)
+            for read in reads.values():
+                try:
+                    said = json.dumps(_in_child(read, seconds))
+                except BaseException as error:
+                    said = json.dumps({"odd": f"{type(error).__name__}: {error}"})
+                print(said, file=file, flush=True)
         os._exit(0)
     os.close(ours)
     with os.fdopen(theirs) as file:
-        said = file.read()
+        said = [Judged(**json.loads(line)) for line in file]
     _, status = os.waitpid(child, 0)
-    if status != 0 or not said:
-        return Judged(odd=f"the process ended with {signal.Signals(os.WTERMSIG(status)).name}")
-    return Judged(**json.loads(said))
+    if status != 0:
+        said.append(Judged(odd=f"the process ended with {signal.Signals(os.WTERMSIG(status)).name}"))
+    return dict(zip(reads, said, strict=False))
 
 
 def _in_child(read: Callable[[], object], seconds: int) -> dict[str, object]:

@@ -374,6 +374,7 @@ def test_no_file_names_a_server(tmp_path, mark, server: Server):
 # Settings that name places which are only read, so a file may give them.
 READ = {
     *("paths.data_dir", "benchmark.lr_dir", "ckpt", "init_ckpt", "input", "folder", "sr_dir", "hr_dir"),
+    *("ckpts", "own_runs", "hr"),
     *("dataset.hr_dir", "dataset.lr_dir", "dataset.val_dir", "dataset.val_lr_dir", "dataset.shards_dir"),
 }
 NEEDED = {

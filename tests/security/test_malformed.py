@@ -7,7 +7,7 @@ import os
 import pickle
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from sr_lab.reporting.runs import read_run
 from sr_lab.reporting.settings import flat
 from sr_lab.run_folder import RunFolder, read_index
 from tests.security import hostile
-from tests.security.judged import Judged, judged
+from tests.security.judged import Judged, all_judged, judged
 
 
 def told(result: Judged, *right: object) -> None:
@@ -52,9 +52,18 @@ def digest(pixels: np.ndarray) -> list[object]:
     return [list(pixels.shape), str(pixels.dtype), hashlib.sha256(pixels.tobytes()).hexdigest()]
 
 
+def reading(content: bytes, path: Path) -> Callable[[], object]:
+    """Read an image with this content."""
+
+    def read() -> object:
+        path.write_bytes(content)
+        return digest(read_image(path))
+
+    return read
+
+
 def pixels_of(content: bytes, path: Path) -> Judged:
-    path.write_bytes(content)
-    return judged(lambda: digest(read_image(path)))
+    return judged(reading(content, path))
 
 
 def truth(content: bytes) -> list[object]:
@@ -176,9 +185,15 @@ LIES = {
 RIGHT = {"bmp data elsewhere", "tiff directory in itself", "webp length 4 GiB", "png two heads"}
 
 
+@pytest.fixture(scope="module")
+def liars(tmp_path_factory) -> dict[str, Judged]:
+    path = tmp_path_factory.mktemp("lies") / "a.png"
+    return all_judged({name: reading(content, path) for name, content in LIES.items()})
+
+
 @pytest.mark.parametrize("name", LIES)
-def test_an_image_with_a_false_header_is_refused_or_read_as_pillow_reads_it(tmp_path, name):
-    result = pixels_of(LIES[name], tmp_path / "a.png")
+def test_an_image_with_a_false_header_is_refused_or_read_as_pillow_reads_it(liars, name):
+    result = liars[name]
     assert result.odd == ""
     if not result.error:  # Pillow must read the same whole image
         assert result.value == truth(LIES[name])
@@ -264,26 +279,28 @@ CKPT = saved(STATE)
 SAFE = __import__("safetensors.torch", fromlist=["save"]).save(STATE)
 
 
-def loaded(content: bytes, path: Path) -> Judged:
-    """The weights of a network after loading."""
-    path.write_bytes(content)
+def loading(content: bytes, path: Path) -> Callable[[], object]:
+    """Load a checkpoint with this content and return the weights of the network."""
 
     def read() -> object:
+        path.write_bytes(content)
         network = net()
         load_weights(network, open_checkpoint(str(path)))
         return [value.tolist() for value in network.state_dict().values()]
 
-    return judged(read)
+    return read
 
 
 VALUES = [value.tolist() for value in STATE.values()]
 
 
-@pytest.mark.parametrize("share", [*SHARES, -8, -22, -100])
 @pytest.mark.parametrize(("suffix", "whole"), [("ckpt", CKPT), ("safetensors", SAFE)])
-def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, whole, share):
-    cut = whole[: int(share * len(whole)) if isinstance(share, float) else share]
-    told(loaded(cut, tmp_path / f"a.{suffix}"))
+def test_a_truncated_checkpoint_is_refused(tmp_path, suffix, whole):
+    path = tmp_path / f"a.{suffix}"
+    ends = {s: int(s * len(whole)) if isinstance(s, float) else s for s in (*SHARES, -8, -22, -100)}
+    found = all_judged({share: loading(whole[:end], path) for share, end in ends.items()})
+    assert {share: result.odd for share, result in found.items()} == dict.fromkeys(ends, "")
+    assert [share for share, result in found.items() if not result.error] == []
 
 
 def header(**changed: object) -> bytes:
@@ -390,20 +407,27 @@ BAD_CHECKPOINTS = {
 }
 
 
+BAD = {(suffix, name): content for suffix, all_ in BAD_CHECKPOINTS.items() for name, content in all_.items()}
+
+
+@pytest.fixture(scope="module")
+def bad_checkpoints(tmp_path_factory) -> dict[tuple[str, str], Judged]:
+    folder = tmp_path_factory.mktemp("bad")
+    return all_judged({bad: loading(content, folder / f"a.{bad[0]}") for bad, content in BAD.items()})
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("suffix", "name"), [(s, name) for s, all_ in BAD_CHECKPOINTS.items() for name in all_]
-)
-def test_a_malformed_checkpoint_is_refused_or_loaded_correctly(tmp_path, suffix, name):
+@pytest.mark.parametrize(("suffix", "name"), BAD)
+def test_a_malformed_checkpoint_is_refused_or_loaded_correctly(bad_checkpoints, suffix, name):
     zeros = [[[0.0] * 3] * 2, [0.0] * 2]
     right = (zeros,) if name == "a key too much" else ()  # the format allows this
-    told(loaded(BAD_CHECKPOINTS[suffix][name], tmp_path / f"a.{suffix}"), *right)
+    told(bad_checkpoints[suffix, name], *right)
 
 
 @pytest.mark.parametrize(("suffix", "whole"), [("ckpt", CKPT), ("safetensors", SAFE)])
 def test_the_valid_checkpoint_is_loaded(tmp_path, suffix, whole):
     """Otherwise refusing every checkpoint would pass the tests above."""
-    assert loaded(whole, tmp_path / f"a.{suffix}").value == VALUES
+    assert judged(loading(whole, tmp_path / f"a.{suffix}")).value == VALUES
 
 
 GOOD = {
@@ -444,11 +468,17 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(RECORDS)))
-def test_a_false_record_of_a_network_is_refused(number):
+@pytest.fixture(scope="module")
+def false_records() -> dict[int, Judged]:
     assert isinstance(IMDN, type)  # import before the fork
-    result = judged(lambda: str(stored_network(RECORDS[number], "a.ckpt")))
-    told(result)
+    return all_judged(
+        {number: lambda r=record: str(stored_network(r, "a.ckpt")) for number, record in enumerate(RECORDS)}
+    )
+
+
+@pytest.mark.parametrize("number", range(len(RECORDS)))
+def test_a_false_record_of_a_network_is_refused(false_records, number):
+    told(false_records[number])
 
 
 # Texts
@@ -487,17 +517,38 @@ YAMLS = {
 }
 
 
+Read = Callable[[Path], object]
+
+
+def folders_judged(
+    parent: Path, file: str, contents: Mapping[str, str | bytes], read: Read
+) -> dict[str, Judged]:
+    """Read a folder for each content, which is in a file of that name."""
+    folders = {name: parent / f"{number}-00000000" for number, name in enumerate(contents)}
+    for name, content in contents.items():
+        folders[name].mkdir()
+        (folders[name] / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return all_judged({name: lambda f=folder: read(f) for name, folder in folders.items()})
+
+
+@pytest.fixture(scope="module")
+def configurations(tmp_path_factory) -> list[dict[str, Judged]]:
+    """Each as the configuration of a run folder, and as one of Hydra's files."""
+    return [
+        folders_judged(tmp_path_factory.mktemp("yaml"), "config.yaml", YAMLS, read)
+        for read in (
+            lambda folder: [flat(read_run(folder)), read_run(folder).problem],
+            lambda folder: hydra_guard.check_size(folder / "config.yaml"),
+        )
+    ]
+
+
 @pytest.mark.parametrize("name", YAMLS)
-def test_a_malformed_configuration_is_ignored_or_refused(tmp_path, name):
+def test_a_malformed_configuration_is_ignored_or_refused(configurations, name):
     """A run folder's config is ignored if malformed; Hydra's is refused before anything is built."""
-    content = YAMLS[name]
-    folder = tmp_path / "a-00000000"
-    folder.mkdir()
-    (folder / "config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    result = judged(lambda: [flat(read_run(folder)), read_run(folder).problem])
-    assert result.odd == result.error == ""
-    assert result.value[1] == "unfinished"
-    result = judged(lambda: hydra_guard.check_size(folder / "config.yaml"))
+    of_a_run, result = (found[name] for found in configurations)
+    assert of_a_run.odd == of_a_run.error == ""
+    assert of_a_run.value[1] == "unfinished"
     told(result, None)
     if name in ("cut", "itself", "laughs", "deep", "deep mappings", "ten megabytes", "an unknown anchor"):
         assert result.error
@@ -538,21 +589,21 @@ JSONS = {
 }
 
 
-@pytest.mark.parametrize("name", JSONS)
-def test_malformed_results_are_read_or_left_out(tmp_path, name):
-    content = JSONS[name]
-    folder = tmp_path / "a-00000000"
-    folder.mkdir()
-    (folder / "metrics.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-
-    def read() -> object:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, Judged]:
+    def read(folder: Path) -> object:
         run = read_run(folder)
         text = "".join([run.name, str(run.scale), str(run.seed), str(run.table), str(run.sets), run.problem])
         text.encode()
         saved_images.find([run])
         return [run.number(ONE), run.scale, str(RunFolder(folder).state())]
 
-    result = judged(read)
+    return folders_judged(tmp_path_factory.mktemp("json"), "metrics.json", JSONS, read)
+
+
+@pytest.mark.parametrize("name", JSONS)
+def test_malformed_results_are_read_or_left_out(results, name):
+    result = results[name]
     assert result.odd == result.error == ""
     psnr, scale, _ = result.value
     assert scale == 0
@@ -583,10 +634,11 @@ JOBS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(JOBS)))
-def test_malformed_jobs_are_refused(tmp_path, number):
-    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": JOBS[number]}))
-    told(judged(lambda: [str(job) for job in read_index(tmp_path)]))
+def test_malformed_jobs_are_refused(tmp_path):
+    indices = {repr(jobs): json.dumps({"jobs": jobs}) for jobs in JOBS}
+    found = folders_judged(tmp_path, "sweep.json", indices, lambda f: [str(job) for job in read_index(f)])
+    for result in found.values():
+        told(result)
 
 
 CSVS = {
@@ -613,21 +665,21 @@ CSVS = {
 }
 
 
-@pytest.mark.parametrize("name", CSVS)
-def test_a_malformed_record_is_read_or_left_out(tmp_path, name):
-    content = CSVS[name]
-    folder = tmp_path / "a-00000000"
-    folder.mkdir()
-    (folder / "metrics.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    (folder / "config.yaml").write_text("a: 1\n")
-
-    def read() -> object:
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> dict[str, Judged]:
+    def read(folder: Path) -> object:
+        (folder / "config.yaml").write_text("a: 1\n")
         run = read_run(folder)
         RunFolder(folder).progress()
         RunFolder(folder).validations()
         return [run.validation_psnr, len(read_curves([run], "val/psnr_y"))]
 
-    result = judged(read)
+    return folders_judged(tmp_path_factory.mktemp("csv"), "metrics.csv", CSVS, read)
+
+
+@pytest.mark.parametrize("name", CSVS)
+def test_a_malformed_record_is_read_or_left_out(records, name):
+    result = records[name]
     assert result.odd == result.error == ""
     right = {"too many": 30.0, "carriage returns": 30.0, "cut": 30.0, "a column without a name": 30.0}
     assert result.value[0] == right.get(name)
@@ -651,10 +703,12 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_malformed_rows_of_a_paper_are_refused(tmp_path, row):
-    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + f"\n{row}\n")
-    told(judged(lambda: read_results(tmp_path / "results.csv")))
+def test_malformed_rows_of_a_paper_are_refused(tmp_path):
+    files = {row: ",".join(COLUMNS) + f"\n{row}\n" for row in ROWS}
+    for result in folders_judged(
+        tmp_path, "results.csv", files, lambda f: read_results(f / "results.csv")
+    ).values():
+        told(result)
 
 
 # Folders
@@ -664,17 +718,19 @@ def photograph(path: Path, width: int = 32, height: int = 28) -> None:
     Image.fromarray(np.full((height, width, 3), 9, np.uint8)).save(path, "PNG")
 
 
-@pytest.fixture(name="folder")
-def _folder(tmp_path) -> Path:
+def pairs(folder: Path) -> Path:
     for name in ("hr", "lr"):
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
         for number in range(3):
             size = (32, 28) if name == "hr" else (16, 14)
-            photograph(tmp_path / name / f"{number}.png", *size)
-    return tmp_path
+            photograph(folder / name / f"{number}.png", *size)
+    return folder
 
 
-def prepared(folder: Path) -> Judged:
+DIGITS = 64  # of the digest of a prepared folder
+
+
+def preparing(folder: Path) -> Callable[[], object]:
     def read() -> object:
         dataset = FolderDataset(
             hr_dir=str(folder / "hr"),
@@ -687,7 +743,7 @@ def prepared(folder: Path) -> Judged:
         dataset.prepare()
         return len(dataset.manifest())
 
-    return judged(read)
+    return read
 
 
 FOLDERS: dict[str, Callable[[Path], object]] = {
@@ -712,14 +768,18 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Judged]:
+    made = {name: pairs(tmp_path_factory.mktemp("folder")) for name in FOLDERS}
+    for name, change in FOLDERS.items():
+        change(made[name])
+    return all_judged({name: preparing(folder) for name, folder in made.items()})
+
+
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_malformed_folder_of_images_is_refused_or_prepared(folder, name):
-    FOLDERS[name](folder)
-    result = prepared(folder)
-    if name == "hr sparse":  # an intact image followed by a gap in the file
-        told(result, prepared(folder).value)
-    else:
-        told(result)
+def test_a_malformed_folder_of_images_is_refused_or_prepared(folders, name):
+    # An intact image followed by a gap in the file may be read.
+    told(folders[name], *([DIGITS] if name == "hr sparse" else []))
 
 
 ODD_NAMES = [
@@ -740,17 +800,19 @@ ODD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_an_image_with_an_odd_name_is_still_read(folder, name):
-    for part, size in (("hr", (32, 28)), ("lr", (16, 14))):
-        photograph(folder / part / f"{name}.png", *size)
-    if name.startswith("."):
-        assert len(list_images(folder / "hr")) == 3  # hidden files do not count
-    assert prepared(folder).odd == ""
-    assert prepared(folder).error == ""
+def test_an_image_with_an_odd_name_is_still_read(tmp_path_factory):
+    made = {name: pairs(tmp_path_factory.mktemp("odd")) for name in ODD_NAMES}
+    for name, folder in made.items():
+        for part, size in (("hr", (32, 28)), ("lr", (16, 14))):
+            photograph(folder / part / f"{name}.png", *size)
+    found = all_judged({name: preparing(folder) for name, folder in made.items()})
+    assert found == dict.fromkeys(ODD_NAMES, Judged(value=DIGITS))
+    assert len(list_images(made["..a"] / "hr")) == 3  # hidden files do not count
+    assert len(list_images(made["a b"] / "hr")) == 4
 
 
-def test_a_loop_of_folders_does_not_hang_the_search(folder):
+def test_a_loop_of_folders_does_not_hang_the_search(tmp_path):
+    folder = pairs(tmp_path)
     (folder / "hr" / "loop").symlink_to(folder / "hr")
     (folder / "hr" / "loop.png").symlink_to(folder / "hr")
     assert len(list_images(folder / "hr")) == 3

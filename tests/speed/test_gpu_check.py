@@ -16,7 +16,7 @@ def crashes(place):
     import os
     os.abort()
 
-given = {name: gpu_check.ITEMS[name] for name in ("switches", "degradations", "fp16")}
+given = {name: gpu_check.ITEMS[name] for name in ("switches", "fp16")}
 more = {"slow": (lambda place: time.sleep(60), 0.1), "wrong": (fails, 9), "crash": (crashes, 9)}
 gpu_check.ITEMS = given | more
 sys.argv = ["gpu_check.py", "--device", "cpu"]
@@ -36,7 +36,6 @@ def test_each_item_of_the_gpu_check_writes_a_line_whether_it_passes_fails_times_
     text = (tmp_path / "gpu_check.txt").read_text()
     assert {line[:13].strip(): line[14:23].strip() for line in text.splitlines()} == {
         "switches": "ok",
-        "degradations": "ok",
         "fp16": "skipped",
         "slow": "timed out",
         "wrong": "failed",

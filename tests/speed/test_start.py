@@ -1,6 +1,9 @@
+import pytest
+
 from sr_lab.speed import start
 
 
+@pytest.mark.slow
 def test_the_time_to_the_first_step_is_measured_on_a_training_run(tmp_path):
     seconds = start.first_step(tmp_path)
     assert seconds > 1  # importing torch alone takes this long

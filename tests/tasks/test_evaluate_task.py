@@ -15,6 +15,7 @@ from PIL import Image
 
 from sr_lab import files
 from sr_lab.config import code
+from sr_lab.errors import ConfigError
 from sr_lab.models.imdn import IMDN
 from sr_lab.reporting import progress
 from sr_lab.run_folder import RunFolder
@@ -229,6 +230,24 @@ def test_a_finished_evaluation_is_shown_without_measuring(place, tmp_path, steps
     assert f"run folder: {tmp_path}" in shown
     assert run(place, tmp_path, "resume=never")["images"] == first["images"]
     assert len(steps) == TOTAL
+
+
+def test_named_examples_that_a_finished_evaluation_lacks_are_measured_again(place, tmp_path, steps, capsys):
+    def saved() -> set[str]:
+        return {path.name for path in (tmp_path / "images").glob("*/*.sr.png")}
+
+    run(place, tmp_path, "examples=['5']")
+    assert saved() == {"5.sr.png"}
+    steps.clear()
+    run(place, tmp_path, "examples=['5']")
+    assert steps == []
+    run(place, tmp_path, "examples=['4']")
+    assert len(steps) == TOTAL
+    assert saved() == {"4.sr.png", "5.sr.png"}
+    assert "has no pictures of 4; measures it again" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="examples: there is no image 'img_6' in Two, Six"):
+        run(place, tmp_path, "examples=[img_6]")
+    assert (tmp_path / "metrics.json").is_file()
 
 
 def test_a_finished_evaluation_that_other_code_has_measured_is_measured_again(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,12 +11,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.checkpoints.reading import open_checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.errors import CheckpointError, ConfigError
+from sr_lab.inference import exports
+from sr_lab.inference.exports import Checked, Images, as_onnx, as_safetensors
+from sr_lab.protocol import PROTOCOLS
 from sr_lab.tasks import export
 from tests.conftest import compose
 from tests.security import hostile
@@ -100,6 +106,12 @@ def test_a_safetensors_file_is_opened_without_guessing(exported, network, monkey
         assert torch.equal(opened(lr), network(lr))
 
 
+def test_the_same_network_gives_the_same_safetensors_file(network):
+    """The library writes the metadata in a random order."""
+    files = {as_safetensors(network, {"scale": 2}).content for _ in range(8)}
+    assert len(files) == 1
+
+
 def test_a_safetensors_file_keeps_the_settings_of_the_network(tmp_path):
     torch.manual_seed(0)
     settings = ("model=imdn_rtc", "scale=3", "model.num_block=1", "upsampler=deconv")
@@ -165,21 +177,58 @@ def test_an_official_checkpoint_keeps_its_licence_and_figures(tmp_path, weights_
     assert "37.31 / 0.9583" in card
 
 
-def test_a_graph_for_one_size_computes_no_shapes(ckpt, tmp_path):
-    run(tmp_path, f"ckpt={ckpt}", "size=24x40")
-    model = onnx.load(tmp_path / "imdn_rtc_x2.onnx")
+@pytest.fixture(scope="module")
+def fixed(ckpt, tmp_path_factory):
+    """A graph for one size, in half precision."""
+    folder = tmp_path_factory.mktemp("fixed")
+    run(folder, f"ckpt={ckpt}", "size=24x40", "dtype=float16")
+    return folder
+
+
+def test_a_graph_for_one_size_computes_no_shapes(fixed):
+    model = onnx.load(fixed / "imdn_rtc_x2.onnx")
     lengths = [length.dim_value for length in model.graph.input[0].type.tensor_type.shape.dim]
     assert lengths == [1, 3, 24, 40]
     assert not {node.op_type for node in model.graph.node} & {"Shape", "If", "Loop", "NonZero"}
-    assert "shapes are constant" in (tmp_path / "imdn_rtc_x2.md").read_text()
+    assert "shapes are constant" in (fixed / "imdn_rtc_x2.md").read_text()
 
 
-def test_a_half_precision_graph_is_measured(ckpt, tmp_path, capsys):
-    run(tmp_path, f"ckpt={ckpt}", "dtype=float16")
-    model = onnx.load(tmp_path / "imdn_rtc_x2.onnx")
+def test_a_half_precision_graph_is_measured(fixed):
+    model = onnx.load(fixed / "imdn_rtc_x2.onnx")
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
-    (found,) = re.findall(r"onnx: onnxruntime: differs by at most (\S+) on", capsys.readouterr().out)
+    card = (fixed / "imdn_rtc_x2.md").read_text()
+    (found,) = re.findall(r"onnxruntime: differs by at most (\S+) on", card)
     assert 1e-6 < float(found) < 2e-2
+
+
+class Overflows(nn.Module):
+    """Its values exceed those of half precision, as PAN's do for noise; or are NaN for wide images."""
+
+    scale = 2
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, lr):
+        large = self.conv(lr) * self.factor / self.factor
+        return F.interpolate(large, scale_factor=2, mode="nearest")
+
+
+def test_a_half_precision_graph_that_overflows_says_so(tmp_path, capsys):
+    images = Images(None, PROTOCOLS["rgb_uint8"])
+    network = Overflows(1e6).eval()
+    facts = as_onnx(network, images, {}, size=(24, 24), dtype="float16").facts
+    assert facts[1].startswith("onnxruntime: differs by any amount (it overflows) on random images; ")
+    assert "it overflows" not in as_onnx(network, images, {}, size=(24, 24), dtype="float32").facts[1]
+
+
+@pytest.mark.parametrize("values", [[math.nan, 1.0], [1.0, math.nan]])
+def test_no_value_that_is_not_a_number_is_passed_over(values):
+    checked = Checked({"Set5": values[0], "random images": values[1]}, None, (24, 24), 1.0, 1.0)
+    with pytest.raises(ConfigError, match="it overflows"):
+        exports._refuse_other_images("onnx", nn.Identity(), checked, None)
 
 
 def test_no_file_is_overwritten_unless_asked(ckpt, tmp_path):

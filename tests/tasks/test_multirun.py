@@ -22,6 +22,7 @@ JOBS = {
     "complexity": (("trainer=cpu",), "model=bicubic", "model=fsrcnn"),
     "benchmark": ((), "only=[loader]", "only=[start]"),
     "upscale": (("model=bicubic", "output=big"), "input=a", "input=b"),
+    "compare": (("hr=photo.png",), "ckpts=[a]", "ckpts=[b]"),
     "shard": (("output=shards",), "lr_scales=[2]", "lr_scales=[3]"),
     "prepare": ((), "dataset=div2k", "dataset=df2k"),
     "doctor": ((), "folder=a", "folder=b"),

@@ -25,7 +25,9 @@ WITHOUT_RUN_FOLDER = {
     *(
         "plan",
         "upscale",
+        "compare",
         "export",
+        "demo",
         "shard",
         "prepare",
         "doctor",

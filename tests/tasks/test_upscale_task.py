@@ -16,6 +16,7 @@ import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.config.untrusted import settled
 from sr_lab.errors import CheckpointError, ConfigError, DataError
+from sr_lab.inference.image_file import beside_image
 from sr_lab.inference.inputs import result_names
 from sr_lab.inference.reading import About, read_about
 from sr_lab.inference.tiling import Tiled
@@ -504,7 +505,7 @@ def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():
     network = Tiled(Entry("ecbsr_m4c16", 2).build())
     for side, least, most in ((1000, 2**31, 2**31), (10_000, 2**28, 2**30)):
         about = About((side, side), "PNG", moves=False)
-        assert least <= upscale._beside_image(network, about).memory <= most
+        assert least <= beside_image(network, about).memory <= most
 
 
 def test_a_network_is_suggested_where_none_is_given(photos, tmp_path):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sr_lab.ops.resize import mod_crop
 from sr_lab.reporting import saved_images
-from sr_lab.training.examples import CAPTION, ExampleImages
+from sr_lab.training.examples import CAPTION, ExampleImages, not_kept
 from sr_lab.training.lit_module import Measured
 from tests import tiny
 
@@ -114,7 +114,7 @@ def test_the_first_images_are_saved_complete_as_they_were_measured(tmp_path, kin
 @pytest.mark.parametrize(("count", "kept"), [(5, 5), (6, 1)])
 def test_all_images_of_a_small_set_are_saved(tmp_path, count, kept):
     images = tiny.Images("A", count)
-    tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", count=1, size=8)]).test(
+    tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", keep=1, size=8)]).test(
         tiny.sr_module(test=[images]), datamodule=tiny.data(test=[images]), verbose=False
     )
     assert len(list((tmp_path / "images" / "A").glob("*.sr.png"))) == kept
@@ -128,8 +128,27 @@ def test_a_luma_network_gets_a_strip_too(tmp_path):
 @pytest.mark.parametrize(("count", "shown"), [(1, ["A0", "B0"]), (3, ["A0", "A1", "B0", "B1"])])
 def test_the_first_images_of_each_set_get_strips(tmp_path, count, shown):
     sets = [tiny.Images("A", 2), tiny.Images("B", 2)]
-    tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", count=count, size=8)]).test(
+    tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", keep=count, size=8)]).test(
         tiny.sr_module(test=sets), datamodule=tiny.data(test=sets), verbose=False
     )
     names = sorted(file.name for file in (tmp_path / "images").glob("*.png"))
     assert names == [f"{name[0]}_image{name[1]}.png" for name in shown]
+
+
+@pytest.mark.parametrize(
+    ("keep", "strips", "whole"),
+    [
+        (0, [], []),
+        (["image1"], ["A_image1.png", "B_image1.png"], ["image1"]),
+        (["Image-3"], ["B_image3.png"], ["image3"]),
+    ],
+)
+def test_no_image_or_the_named_images_are_kept(tmp_path, keep, strips, whole):
+    sets = [tiny.Images("A", 2), tiny.Images("B", 4)]
+    tiny.trainer(tmp_path, callbacks=[ExampleImages(tmp_path / "images", keep=keep, size=8)]).test(
+        tiny.sr_module(test=sets), datamodule=tiny.data(test=sets), verbose=False
+    )
+    assert sorted(file.name for file in (tmp_path / "images").glob("*.png")) == strips
+    found = {file.name.partition(".")[0] for file in (tmp_path / "images").glob("*/*.sr.png")}
+    assert sorted(found) == whole
+    assert not_kept(tmp_path / "images", ["image1", "image9"]) == [*({"image1"} - set(whole)), "image9"]

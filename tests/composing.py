@@ -27,7 +27,8 @@ from sr_lab.files import conf_dir
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 
-_MERGED = ResultDefault(config_path="what is merged already", primary=True)  # may name places to search
+# Named as an option of Hydra that Hydra has chosen, since the guard has seen each of its files.
+_MERGED = ResultDefault(config_path="hydra/what is merged already", parent="<root>", primary=True)
 
 
 class _Copies:

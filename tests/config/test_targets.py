@@ -227,8 +227,12 @@ def test_a_package_of_the_user_is_trusted_on_the_command_line_only(tmp_path, mon
 
 
 def test_paths_of_a_description_are_placed_below_a_folder_and_other_text_is_not():
-    given = {"dirpath": "a", "filename": "b", "inner": [{"save_dir": "c", "count": 1}]}
-    placed = {"dirpath": "/run/a", "filename": "b", "inner": [{"save_dir": "/run/c", "count": 1}]}
+    given = {"dirpath": "a", "filename": "b", "inner": [{"save_dir": "c", "root": None, "count": 1}]}
+    placed = {
+        "dirpath": "/run/a",
+        "filename": "b",
+        "inner": [{"save_dir": "/run/c", "root": None, "count": 1}],
+    }
     assert below(Path("/run"), given) == placed
 
 

@@ -354,6 +354,9 @@ def test_a_path_of_a_file_stays_below_the_run_folder(place):
         assert isinstance(typed, dict)
         assert (typed["filename"], typed["_target_"]) == (text, "a::b")
         assert typed["dirpath"] == str(Path(text).expanduser().absolute())
+    assert settled({"paths": {"data_dir": "~/x"}}, {}, ["paths.data_dir=~/x"]) == {
+        "paths": {"data_dir": "~/x"}
+    }
     for text in BELOW:
         assert placed(text) == {
             "_target_": "a::b",

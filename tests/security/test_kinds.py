@@ -378,6 +378,7 @@ READ = {
     *("dataset.hr_dir", "dataset.lr_dir", "dataset.val_dir", "dataset.val_lr_dir", "dataset.shards_dir"),
 }
 NEEDED = {
+    "analyze": {"kind": "psd"},
     "upscale": {"input": "x"},
     "export": {"output": "y"},
     "shard": {"output": "y"},

@@ -236,11 +236,11 @@ def _fits(config: Config, scale: int, checkpoint: Checkpoint) -> bool:
 
 
 def _refuse_other_network(checkpoint: Checkpoint, named: dict[str, str]) -> None:
-    """Refuse a network named on the command line when the checkpoint already records its own."""
+    """Refuse a network named on the command line when the checkpoint records another, or its parts."""
     assert checkpoint.record is not None
     model, scale = checkpoint.record.get("model"), checkpoint.record.get("scale")
     for group, override in named.items():
-        if group in StoredNetwork.model_fields:
+        if group in StoredNetwork.model_fields and override.lstrip("+") != f"scale={scale}":
             name = str(model.get("_target_")).rpartition(".")[2] if isinstance(model, dict) else "?"
             raise ConfigError(
                 f"{override}: '{checkpoint.path}' already records its network ({name} x{scale}); "

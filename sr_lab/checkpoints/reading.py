@@ -29,7 +29,7 @@ from sr_lab.checkpoints import fetching
 from sr_lab.checkpoints.formats import is_safetensors, refuse_foreign
 from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.run_folder import checkpoint_file
-from sr_lab.zoo import published
+from sr_lab.zoo import published, shipped
 
 _MAX_WRAPPERS = 5
 _NETWORK = "network."  # prefix of the network's weights in our own checkpoints
@@ -116,6 +116,8 @@ def open_checkpoint(
 
 def _say_precision(file: Path, state: Mapping[str, Tensor], note: Callable[[str], object]) -> None:
     """Say that weights were rounded to half precision or lower when they were saved."""
+    if file.parent == shipped.FOLDER:  # the figures in their cards are those of the rounded weights
+        return
     rounded = [value.dtype for value in state.values() if value.is_floating_point() and value.itemsize < 4]
     if rounded:
         kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in rounded}))

@@ -176,7 +176,7 @@ def section(root: Path) -> str:
         printed = f"{claim.printed:+.2f} ({claim.set})"
         cells = [claim.paper, escape(claim.claim), printed, here, row["seeds"], p, row["verdict"]]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else "Nothing has been trained yet."
 
 
 def _key(row: Mapping[str, object]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import sr_lab
@@ -15,10 +16,12 @@ from sr_lab.ops.complexity import num_params
 from sr_lab.protocol import PROTOCOLS
 from sr_lab.reporting.published import experiments_dir
 from sr_lab.run_folder import checkpoint_file
+from sr_lab.tasks import upscale
 from sr_lab.training.lit_module import SRModule
 from sr_lab.zoo import shipped
+from tests.conftest import compose
 
-FIGURES = list(csv.DictReader((experiments_dir() / "ledger" / "shipped.csv").open()))
+FIGURES = list(csv.DictReader((experiments_dir() / "ledger" / "shipped.csv").read_text().splitlines()))
 
 
 def test_a_name_stands_for_weights_in_the_package(tmp_path, monkeypatch):
@@ -41,12 +44,24 @@ def test_a_file_of_that_name_is_the_file(tmp_path, monkeypatch):
     assert str(checkpoint_file("pretrained/mine_x2.pth")) == "pretrained/mine_x2.pth"
 
 
-def test_the_package_has_small_weights_for_three_scales():
+def test_the_package_has_small_weights_with_a_card_and_figures():
     files = shipped.shipped()
-    assert sorted(files) == [2, 3, 4]
+    assert sorted(files) == sorted({int(row["scale"]) for row in FIGURES}) == [2, 4]
     assert sum(file.stat().st_size for file in files.values()) < 2**20
     assert all(num_params(sr_lab.load(file)) <= 120_000 for file in files.values())
     assert all(file.with_suffix(".md").is_file() for file in files.values())  # the model card
+
+
+@pytest.mark.parametrize(
+    ("words", "size"), [([], (40, 32)), (["scale=2"], (40, 32)), (["scale=4"], (80, 64))]
+)
+def test_an_image_is_upscaled_where_no_network_is_named(tmp_path, words, size, capsys):
+    Image.linear_gradient("L").convert("RGB").resize((20, 16)).save(tmp_path / "a.png")
+    given = [f"input={tmp_path / 'a.png'}", f"output={tmp_path / 'big.png'}", *words]
+    upscale.run(compose("task=upscale", "trainer=cpu", *given), tmp_path, given)
+    with Image.open(tmp_path / "big.png") as image:
+        assert image.size == size
+    assert "half precision" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("row", FIGURES, ids=lambda row: f"{row['weights']}-{row['set']}")

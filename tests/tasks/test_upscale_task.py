@@ -509,9 +509,9 @@ def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():
 
 
 def test_a_network_is_suggested_where_none_is_given(photos, tmp_path):
-    config = compose("task=upscale", f"input={photos / 'colour.JPG'}", "scale=4", "trainer=cpu")
+    config = compose("task=upscale", f"input={photos / 'colour.JPG'}", "scale=8", "trainer=cpu")
     with pytest.raises(CheckpointError) as refused:
-        upscale.run(config, tmp_path, ["scale=4"])
+        upscale.run(config, tmp_path, ["scale=8"])
     said = str(refused.value)
     assert all(f"zoo/{published.named(name).name}" in said for name in shipped.suggested())
     assert f"python -m sr_lab task=upscale ckpt=zoo/bsrn_x4 input={photos / 'colour.JPG'}" in said

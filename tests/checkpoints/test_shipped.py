@@ -46,7 +46,7 @@ def test_a_file_of_that_name_is_the_file(tmp_path, monkeypatch):
 
 def test_the_package_has_small_weights_with_a_card_and_figures():
     files = shipped.shipped()
-    assert sorted(files) == sorted({int(row["scale"]) for row in FIGURES}) == [2, 4]
+    assert sorted(files) == sorted({int(row["scale"]) for row in FIGURES}) == [2, 3, 4]
     assert sum(file.stat().st_size for file in files.values()) < 2**20
     assert all(num_params(sr_lab.load(file)) <= 120_000 for file in files.values())
     assert all(file.with_suffix(".md").is_file() for file in files.values())  # the model card
@@ -79,3 +79,10 @@ def test_the_weights_give_their_stored_figures(request, tmp_path, row):
     psnr, ssim = (float(sum(values) / len(values)) for values in zip(*found, strict=True))
     assert psnr == pytest.approx(float(row["psnr_y"]), abs=0.01)
     assert ssim == pytest.approx(float(row["ssim_y"]), abs=0.0003)
+
+
+def test_the_readme_has_the_stored_figures():
+    readme = (experiments_dir().parent / "README.md").read_text()
+    for row in FIGURES:
+        if row["set"] == "Set5":
+            assert f"{float(row['psnr_y']):.2f} / {float(row['ssim_y']):.4f}" in readme

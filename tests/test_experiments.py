@@ -29,7 +29,8 @@ RECIPES = sorted(
     path.relative_to(conf_dir() / "experiment").with_suffix("").as_posix()
     for path in (conf_dir() / "experiment").rglob("*.yaml")
 )
-TABLES = [name for name in RECIPES if "/" in name and "/train" not in name]
+LEDGER = [name for name in RECIPES if name.startswith("ledger/")]
+TABLES = [name for name in RECIPES if "/" in name and "/train" not in name and name not in LEDGER]
 FIGURES = [name for name in TABLES if "/fig" in name]
 COLUMNS = ["table", "row", "model", "scale", "set", "metric", "value"]
 # An empty name means a figure that belongs to no set; Average is the mean over the sets in EFRDN's Table 6.
@@ -147,8 +148,21 @@ def _network(config: Config, scale: int) -> torch.nn.Module:
 # The name is the path of the file, so no two recipes share a folder of runs.
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in TABLES])
 def test_a_recipe_composes_under_its_own_name(recipe):
-    config = compose(f"experiment={recipe}", "trainer=cpu", "budget=smoke")
+    images = ["dataset.hr_dir=photos"] if recipe == "quick" else []  # the user's own
+    config = compose(f"experiment={recipe}", "trainer=cpu", "budget=smoke", *images)
     assert (config.task, config.experiment_name) == ("train", recipe)
+
+
+@pytest.mark.parametrize("name", [name for name in LEDGER if name != "ledger/recipe"])
+def test_a_small_table_has_rows_of_the_paper_and_three_seeds(name):
+    composed = OmegaConf.load(conf_dir() / "experiment" / f"{name}.yaml")
+    own = [
+        figure
+        for figure in published.figures()
+        if (figure.paper, figure.table) == (composed.table.paper, composed.table.name)
+    ]
+    assert set(composed.rows) <= _rows(own)
+    assert composed.hydra.sweeper.params.seed == "0,1,2"
 
 
 @every_table

@@ -71,7 +71,11 @@ def test_config_json_decides_which_network_is_built(changed):
         sr_lab.HubNetwork.from_pretrained(changed)
 
 
-REST = {"upsampler": {"name": "", "factory": None}, "strategy": {"name": "", "apply": None}, "scale": 2}
+REST = {
+    "upsampler": {"name": "native", "factory": None},
+    "strategy": {"name": "none", "apply": None},
+    "scale": 2,
+}
 
 
 @pytest.mark.parametrize(

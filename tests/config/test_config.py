@@ -59,6 +59,7 @@ def test_every_option_of_every_group_is_valid(options: list[str]):
         "shard": ("output=shards",),
         "new": ("name=mynet", "at=mypkg"),
         "export": ("output=exported",),
+        "analyze": ("kind=psd",),
     }
     smoke = SMOKE if not set(options) & {*TASKS} - {"task=train"} else ()
     compose(*smoke, *options, *(word for option in options for word in needs.get(option.split("=")[1], ())))

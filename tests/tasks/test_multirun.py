@@ -47,7 +47,7 @@ def ran(monkeypatch) -> list[Config]:
 
 def test_every_task_that_can_have_several_jobs_is_tried():
     # measure: tests/tasks/test_run_folders.py; the others run once for a command
-    assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure", "plan", "zoo", "new", "export"}
+    assert SCHEMAS.keys() - JOBS.keys() == {"train", "measure", "plan", "zoo", "new", "export", "demo"}
 
 
 @pytest.mark.parametrize("task", JOBS)

@@ -53,7 +53,7 @@ costs: $(STAMP) ## update the tables of data and cost in experiments/*/README.md
 	$(BIN)/python -m sr_lab.help.costs
 
 ledger: $(STAMP) ## measure the weights in the package; fail if a figure is not the stored one
-	$(BIN)/python -m pytest --quiet tests/checkpoints/test_shipped.py
+	$(BIN)/python -m pytest --quiet tests/checkpoints/test_pretrained.py
 
 docs: $(STAMP) ## build a site of the texts of --help and of experiments/ (open build/docs/site/index.html)
 	$(BIN)/python -m sr_lab.help.site build/docs

@@ -22,6 +22,7 @@ from sr_lab.inference.footprint import measured_scale
 from sr_lab.metrics.pictures import measure
 from sr_lab.tasks import demo
 from sr_lab.zoo.published import published
+from sr_lab.zoo.shipped import shipped
 from tests import chromium, command_line
 from tests.conftest import compose
 from tests.tiny import stored
@@ -57,8 +58,9 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _no_downloaded_weights(tmp_path, monkeypatch):
+def _no_other_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("SR_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sr_lab.checkpoints.offered.shipped", dict)
 
 
 def config(ckpts, *more):
@@ -193,8 +195,14 @@ def test_two_files_of_one_name_are_both_offered(ckpts, tmp_path):
     assert [each.name for each in found] == ["small", str(copy)]
 
 
+def test_the_weights_in_the_package_are_offered(monkeypatch):
+    monkeypatch.setattr("sr_lab.checkpoints.offered.shipped", shipped)
+    found = offered([], measured_scale, note=print)
+    assert [(each.name, each.scale) for each in found] == [("quick", 2), ("quick", 3), ("quick", 4)]
+    assert measured_scale(found[1].open()) == 3
+
+
 def test_weights_are_suggested_where_there_are_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("sr_lab.checkpoints.offered.shipped", dict)
     monkeypatch.setattr("sr_lab.zoo.shipped.shipped", dict)
     with pytest.raises(CheckpointError, match=r"python -m sr_lab task=demo ckpt=zoo/\w+"):
         demo.Work(compose("task=demo"), tmp_path, print)

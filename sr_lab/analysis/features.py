@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from sr_lab.analysis.stages import record
@@ -77,12 +76,3 @@ def attention(network: nn.Module, lr: Tensor, *, only: Collection[str] = ()) -> 
             map_ = output.abs().mean(0)
         found.append(Attention(stage.name, kind, map_.expand(stage.output.shape[-2:])))
     return found
-
-
-def spread(maps: list[Tensor]) -> tuple[float, float]:
-    """The 1st and 99th percentile of maps, between which one colour scale shows them all."""
-    values = torch.cat([each.flatten() for each in maps]).double()
-    ordered = values.sort().values
-    last = ordered.numel() - 1
-    low, high = float(ordered[round(0.01 * last)]), float(ordered[round(0.99 * last)])
-    return low, high if high > low else low + 1

@@ -13,8 +13,6 @@ from sr_lab.zoo.published import published
 from tests.security import hostile
 from tests.tiny import stored
 
-pytest.importorskip("huggingface_hub", reason="needs the extra: pip install 'sr_lab[hub]'")
-
 WEIGHTS = "model.safetensors"
 
 

@@ -64,7 +64,7 @@ def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chr
 
 @pytest.fixture(scope="module")
 def browser(_chromium: chromium.Chromium) -> chromium.Chromium:
-    """A page in a browser, with the window that it starts with; tests are skipped where there is none."""
+    """A page in a browser, with the window that it starts with; without a browser, the tests are skipped."""
     _chromium.send("Emulation.clearDeviceMetricsOverride")
     _chromium.send("Emulation.setEmulatedMedia", media="", features=[])
     return _chromium

@@ -95,7 +95,7 @@ class Comparison:
         set_name: The test set of the image; empty if it is of none.
         image: Name of the image.
         scale: Upscaling factor.
-        hr: The HR image; ``None`` if there is none, and nothing was measured.
+        hr: The HR image; ``None`` if only the LR image was given, so that nothing was measured.
         whole: The image at the left, in any size.
         methods: The results; bicubic first.
     """

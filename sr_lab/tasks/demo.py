@@ -44,7 +44,7 @@ def run(config: DemoConfig, folder: Path, overrides: Sequence[str]) -> None:
 
     Raises:
         ConfigError: Gradio is missing, the port is in use, or the task is one of several jobs.
-        CheckpointError: A checkpoint cannot be opened, or there is none.
+        CheckpointError: No checkpoint is given, or one cannot be opened.
     """
     if common.in_multirun():
         raise ConfigError("task=demo: runs until Ctrl-C, so it cannot be one of several jobs; drop -m")
@@ -109,7 +109,7 @@ class Work:
         note: Called with a sentence about what the weights do not reveal.
 
     Raises:
-        CheckpointError: A checkpoint cannot be opened, or there is none.
+        CheckpointError: No checkpoint is given, or one cannot be opened.
         ConfigError: A checkpoint names a network that may not be built.
     """
 
@@ -157,7 +157,7 @@ class Work:
             progress: Called with the finished share.
 
         Returns:
-            The results, ``None`` if there are none; and what is said about them, as HTML.
+            The results, or ``None`` if the image was refused; and a message about them, as HTML.
         """
         with self._one:
             self.forget(session)

@@ -78,7 +78,7 @@ def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
     """The networks of ``ckpts`` and ``own_runs`` with distinct names.
 
     Raises:
-        ConfigError: There is none, or they have different scales, or equal names.
+        ConfigError: No network is given, or two have different scales or the same name.
         CheckpointError: One cannot be opened.
     """
     asked = config.scale if is_set("scale", overrides) else None

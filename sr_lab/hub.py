@@ -62,7 +62,7 @@ class HubNetwork(nn.Module, ModelHubMixin):
     Args:
         network: The network with its weights.
         described: Its settings.
-        sections: What the card says of its origin, training and figures: title -> lines.
+        sections: What the card says about its origin, training and figures: title -> lines.
 
     Shape:
         lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)``, not clamped.
@@ -185,7 +185,7 @@ def _record(config: Path) -> dict[str, object]:
     """The content of a ``config.json``, which is checked by `describe`.
 
     Raises:
-        ConfigError: It is no small JSON object.
+        ConfigError: It is not a small JSON object.
     """
     try:
         record = files.read_json(config)

@@ -173,7 +173,7 @@ _OTHER = re.compile(r"\$(?!\w)")
 
 
 def check_file(path: Path, content: object) -> None:
-    """Refuse a file with other resolvers than ours, with control characters, or with a search path.
+    """Refuse a file with resolvers other than ours, with control characters, or with a search path.
 
     Raises:
         ConfigError: The message names the file and quotes the text.
@@ -207,7 +207,7 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
             )
 
 
-# What a file may set in Hydra's node, beside its mode.
+# What a file may set in Hydra's node besides its mode.
 _OF_FILES = ("hydra.help.", "hydra.sweeper.params.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-# Settings that say where files are written, beside those of callbacks, loggers and the profiler, and LIMIT.
+# Settings that say where files are written, besides those of callbacks, loggers and the profiler, and LIMIT.
 # The command line gives them, or they have our own value; task=prepare also writes to paths.data_dir.
 LIMIT = "max_pixels"  # protects from strangers' images
 WRITTEN = (

@@ -1,4 +1,4 @@
-"""The model card beside exported files: Markdown that says what a network is, and how to load it."""
+"""The model card next to exported files: Markdown that says what a network is, and how to load it."""
 
 import hashlib
 import sys

@@ -34,7 +34,7 @@ _SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # of the
 
 @dataclass(frozen=True)
 class About:
-    """What an image file says beside its pixels.
+    """What an image file contains besides its pixels.
 
     Args:
         size: Height and width of the upright image.

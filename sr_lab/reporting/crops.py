@@ -200,7 +200,7 @@ def write(folder: Path, picture: Picture) -> Path:
         DataError: The folder is a link, which could lead out of a stranger's folder of runs.
     """
     if folder.is_symlink():
-        raise DataError(f"{folder}: is a link, and files would be written where it leads; remove it")
+        raise DataError(f"{folder}: is a link, and the files would be written to its target; remove it")
     comparison = Comparison.of(picture)
     stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
     return write_figure(folder, stem, comparison, comparison.window(), rule="auto")[0]

@@ -1,4 +1,4 @@
-"""What a run or a row is called where it stands beside others: the settings in which they differ."""
+"""What a run or a row is called when listed with others: the settings in which they differ."""
 
 import os
 from collections.abc import Sequence

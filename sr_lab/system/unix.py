@@ -1,7 +1,7 @@
 """What only Unix or only Linux has, and what takes its place on Windows; no other module asks for it.
 
-Elsewhere a run does without the rest: a job goes on when its sweep is killed, a renamed file may be lost in a
-power cut, and the size of the memory is unknown.
+Elsewhere a run does without the rest: a job keeps running when its sweep is killed, a renamed file may be
+lost in a power cut, and the size of the memory is unknown.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ def obey_parent_only() -> None:
 def locked(file: IO[Any], *, shared: bool = False, attempts: int = 1) -> Iterator[bool]:
     """Lock an open file against other processes until it is closed; a process that ends releases it.
 
-    Windows keeps others from reading a locked file, so there a second file beside it is locked.
+    Windows keeps others from reading a locked file, so there a second file next to it is locked.
 
     Args:
         file: The file.

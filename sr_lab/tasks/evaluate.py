@@ -132,20 +132,20 @@ def _perceptual(config: EvaluateConfig, network: nn.Module, protocol: Protocol) 
 
 
 def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
-    """Whether a folder has the figures of all images, as the present code measures them."""
+    """Whether a folder has the figures of all images, as the current code measures them."""
     values = read_run(folder.path).values
     if config.resume == "never" or values.get("identity") != plain(identity(config)):
         return False
     if missing := not_kept(folder.images, config.examples):
         if rank() == 0:
             common.console.print(
-                f"{common.shown(folder.path)}: has no pictures of {', '.join(missing)}; measures it again"
+                f"{common.shown(folder.path)}: has no pictures of {', '.join(missing)}; measuring again"
             )
         return False
     before, now = values.get("measuring_code"), code.measuring()
     if isinstance(before, dict) and before != now and rank() == 0:
         common.console.print(
-            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measures it again"
+            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measuring again"
         )
     return before == now
 

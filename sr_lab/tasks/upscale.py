@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Manner:
-    """How results are made and written, beside the network; see ``conf/task/upscale.yaml``.
+    """How results are made and written, besides the network; see ``conf/task/upscale.yaml``.
 
     Args:
         maker: Digest of the network, and its backend.

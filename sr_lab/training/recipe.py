@@ -135,7 +135,7 @@ def _check_interval(scheduler: LRScheduler, module: SRModule, interval: str) -> 
 
 
 def _check_length(state: dict[str, Any], units: int, interval: str, say: Callable[[str], None]) -> None:
-    """Compare the length of OneCycleLR, also inside a sequence, with the training."""
+    """Compare the length of OneCycleLR, even inside a sequence, with the training."""
     inner = state.get("_schedulers", [])
     edges = [0, *state.get("_milestones", []), units]
     for place, child in enumerate(inner):

@@ -156,7 +156,7 @@ def main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
-def test_a_mistake_is_answered_in_one_sentence_with_the_facts(typed, place, started, monkeypatch, capfd):
+def test_a_mistake_gets_a_one_sentence_error_that_states_the_facts(typed, place, started, monkeypatch, capfd):
     code = main(monkeypatch, *smoke(typed), *shlex.split(typed))
     said = capfd.readouterr().err.strip()
     assert (code, started) == (2, []), said

@@ -108,7 +108,7 @@ WITHOUT_SCALE = (
 
 
 @pytest.mark.parametrize("name", WITHOUT_SCALE.split())
-def test_other_numbers_in_a_name_are_no_scale(name):
+def test_other_numbers_in_a_name_are_not_a_scale(name):
     assert stated_scales(name) == ()
 
 

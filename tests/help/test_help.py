@@ -224,7 +224,7 @@ class Net:
 '''
 
 
-def test_an_own_option_shows_its_docstring_without_being_imported(tmp_path):
+def test_a_users_own_option_shows_its_docstring_without_being_imported(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(
@@ -259,7 +259,7 @@ def test_a_class_that_cannot_be_read_has_no_source(path):
     assert source.read(path) is None
 
 
-def test_a_damaged_source_is_no_error(tmp_path, monkeypatch):
+def test_a_damaged_source_is_not_an_error(tmp_path, monkeypatch):
     Path(tmp_path, "damaged_source.py").write_text("class (:")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert source.read("damaged_source.Net") is None

@@ -1,4 +1,4 @@
-"""Which columns a table shows on a terminal, and what it says of the others."""
+"""Which columns a table shows on a terminal, and what it says about the others."""
 
 import io
 
@@ -78,7 +78,7 @@ def test_one_set_is_shown_whole_at_80_characters_with_its_difference():
 
 
 @pytest.mark.parametrize(("columns", "width"), [("auto", None), ("auto", 300), ("all", 60)])
-def test_every_column_is_shown_where_there_is_room_no_terminal_or_a_request(columns, width):
+def test_every_column_is_shown_if_there_is_room_no_terminal_or_a_request(columns, width):
     assert choose(table(), columns, width).table == table()
 
 

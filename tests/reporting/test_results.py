@@ -107,7 +107,7 @@ def test_a_changed_recipe_counts_as_another_budget_and_is_not_in_the_readme(tmp_
         ({"protocol": "rgb_uint8 on given LR"}, "was measured by rgb_uint8 on given LR, and only"),
         (
             {"test_images": {"Set5": "not the published Set5: 1 image cropped, 4 as published"}},
-            "was measured on other images than the papers (not the published Set5: 1 image cropped",
+            "was measured on images other than the papers' (not the published Set5: 1 image cropped",
         ),
         ({"test_images": {}}, "does not say whether its images of Set5 are the published ones"),
     ],
@@ -149,7 +149,7 @@ def test_a_file_with_other_columns_is_not_changed(tmp_path):
     path = tmp_path / "osffnet" / "results.csv"
     path.parent.mkdir()
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match="has other columns"):
+    with pytest.raises(ConfigError, match="does not have the columns"):
         write_results([finished("111", 32.0)], tmp_path)
     assert path.read_text() == "a,b\n1,2\n"
 

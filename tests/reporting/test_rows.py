@@ -306,6 +306,6 @@ def test_costs_on_two_devices_are_two_rows_each_compared_with_its_own_device():
     ("task", "named", "title"),
     [("train", "train", "train"), ("evaluate", "train", "evaluate"), ("evaluate", "mine", "mine")],
 )
-def test_a_table_of_another_task_than_training_is_not_called_a_training(task, named, title):
+def test_a_table_of_a_task_other_than_training_is_not_called_a_training(task, named, title):
     one = run(experiment=named)
     assert experiment_table([replace(one, settings={**one.settings, "task": task})]).title == title

@@ -70,7 +70,7 @@ def test_names_of_runs_of_the_same_network_stay_distinct():
 @pytest.mark.parametrize(
     "other", [{"protocol": "classic_y"}, {"test_images": {"Set5": "not the published Set5: 5 cropped"}}]
 )
-def test_only_runs_measured_as_in_papers_are_drawn_beside_printed_figures(monkeypatch, other):
+def test_only_runs_measured_as_in_papers_are_drawn_next_to_printed_figures(monkeypatch, other):
     drawn = []
     monkeypatch.setattr(tradeoff, "_scatter", lambda _, points, **__: drawn.extend(points))
     tradeoff.plots([finished("111", 32.2), finished("000", 25.0, **other)])

@@ -977,7 +977,7 @@ def test_a_broken_image_of_a_run_is_left_out(tmp_path, mark, kind):
     assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
-def test_figures_are_not_written_where_a_link_leads(tmp_path, mark):
+def test_figures_are_not_written_through_a_link(tmp_path, mark):
     (tmp_path / "precious").mkdir()
     (tmp_path / "crops").symlink_to("precious")
     (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",))])

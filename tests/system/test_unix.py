@@ -113,7 +113,7 @@ def test_a_group_is_a_process_without_groups(monkeypatch):
             process.stdout.readline()
             unix.signal_group(process, number)
             assert process.wait(30) != 0
-            unix.signal_group(process, number)  # it has ended, which is no error
+            unix.signal_group(process, number)  # it has ended, which is not an error
 
 
 def test_a_worker_ignores_signals_where_their_sender_is_unknown(monkeypatch):

@@ -30,7 +30,7 @@ STEM = "img_001_x2_0-0-66-50"
 
 
 def checkpoint(file: Path, *network: str) -> Path:
-    """A checkpoint of ours of a small network."""
+    """One of our own checkpoints, of a small network."""
     torch.manual_seed(len(network))
     config = compose(*network)
     state = {f"network.{name}": value for name, value in build_network(config).state_dict().items()}

@@ -167,7 +167,7 @@ def test_the_job_that_runs_when_the_page_ends_leaves_nothing(work, images, tmp_p
     assert not (tmp_path / "work").exists()
 
 
-def test_a_name_from_an_upload_is_no_markup(work, images, tmp_path):
+def test_a_name_from_an_upload_is_not_read_as_markup(work, images, tmp_path):
     file = tmp_path / "<img src=x>.txt"
     file.write_text("no image")
     assert "&lt;img src=x&gt;.txt" in upscale(work, file)[1]
@@ -202,7 +202,7 @@ def test_the_weights_in_the_package_are_offered(monkeypatch):
     assert measured_scale(found[1].open()) == 3
 
 
-def test_weights_are_suggested_where_there_are_none(tmp_path, monkeypatch):
+def test_weights_are_suggested_if_there_are_none(tmp_path, monkeypatch):
     monkeypatch.setattr("sr_lab.zoo.shipped.shipped", dict)
     with pytest.raises(CheckpointError, match=r"python -m sr_lab task=demo ckpt=zoo/\w+"):
         demo.Work(compose("task=demo"), tmp_path, print)

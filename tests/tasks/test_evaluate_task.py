@@ -246,7 +246,7 @@ def test_named_examples_that_a_finished_evaluation_lacks_are_measured_again(plac
     run(place, tmp_path, "examples=['4']")
     assert len(steps) == TOTAL
     assert saved() == {"4.sr.png", "5.sr.png"}
-    assert "has no pictures of 4; measures it again" in capsys.readouterr().out
+    assert "has no pictures of 4; measuring again" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="examples: there is no image 'img_6' in Two, Six"):
         run(place, tmp_path, "examples=[img_6]")
     assert (tmp_path / "metrics.json").is_file()
@@ -265,7 +265,7 @@ def test_a_finished_evaluation_that_other_code_has_measured_is_measured_again(
     assert "was measured by other code of sr_lab.ops.metrics" in capsys.readouterr().out
 
 
-def test_in_a_pipe_a_line_tells_the_images_the_means_and_the_time_left(
+def test_in_a_pipe_a_line_shows_the_images_the_means_and_the_time_left(
     place, whole, tmp_path, steps, capsys, monkeypatch
 ):
     monkeypatch.setattr(progress, "_LINE", 0.0)

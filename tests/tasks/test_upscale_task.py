@@ -212,7 +212,7 @@ def test_images_below_the_output_folder_are_upscaled(photos):
     assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
 
 
-def test_no_image_is_written_where_a_link_in_the_output_folder_leads(photos, tmp_path, capsys):
+def test_no_image_is_written_through_a_link_in_the_output_folder(photos, tmp_path, capsys):
     output, precious = tmp_path / "big", tmp_path / "precious"
     output.mkdir()
     precious.mkdir()
@@ -508,7 +508,7 @@ def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():
         assert least <= beside_image(network, about).memory <= most
 
 
-def test_a_network_is_suggested_where_none_is_given(photos, tmp_path):
+def test_a_network_is_suggested_if_none_is_given(photos, tmp_path):
     config = compose("task=upscale", f"input={photos / 'colour.JPG'}", "scale=8", "trainer=cpu")
     with pytest.raises(CheckpointError) as refused:
         upscale.run(config, tmp_path, ["scale=8"])

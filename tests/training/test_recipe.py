@@ -109,7 +109,7 @@ ONE_CYCLE = (
 )
 
 
-def test_a_cycle_shorter_than_the_training_is_refused_and_a_longer_one_is_told():
+def test_a_cycle_shorter_than_the_training_is_refused_and_a_longer_one_gets_a_note():
     with pytest.raises(ConfigError, match=r"ends after 5 steps, but this training takes 6; .*='\$\{steps\}'"):
         built(*ONE_CYCLE, "+schedule.scheduler.total_steps=5")
     said: list[str] = []
@@ -173,10 +173,10 @@ def test_a_callback_that_does_not_fit_an_endless_epoch_is_refused_with_what_does
 
 
 class Unfreezing(lightning.pytorch.callbacks.BaseFinetuning):
-    """A user's own."""
+    """A user's own callback."""
 
 
-def test_a_callback_of_ones_own_that_derives_from_one_of_them_is_refused_too():
+def test_a_users_own_callback_that_derives_from_one_of_them_is_refused_too():
     with pytest.raises(ConfigError, match=r"callbacks\.mine: Unfreezing is a BaseFinetuning, .*freeze="):
         targets.refuse_callback("callbacks.mine", Unfreezing())
     targets.refuse_callback("callbacks.noise", Noise())

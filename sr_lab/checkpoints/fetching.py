@@ -15,7 +15,7 @@ from sr_lab.datasets.registry import Archive
 from sr_lab.errors import CheckpointError, SRLabError
 from sr_lab.zoo.published import PREFIX, Published
 
-MIRROR = "SR_LAB_ZOO"  # address or folder of a copy, in which a file has the place that it has on GitHub
+MIRROR = "SR_LAB_ZOO"  # address or folder of a copy, in which files have the paths that they have on GitHub
 
 
 def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:

@@ -264,7 +264,7 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _trust_no_folder(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Let submitit read no pickles that were there before, and Hydra write through no link."""
+    """Keep submitit from reading pickles that already exist, and Hydra from writing through links."""
     if "submitit_folder" in node.launcher and not is_set("hydra.launcher.submitit_folder", overrides):
         node.launcher.submitit_folder = f"${{hydra.sweep.dir}}/.submitit/{uuid.uuid4().hex}/%j"
     if node.mode == RunMode.MULTIRUN:

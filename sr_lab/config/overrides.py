@@ -38,7 +38,7 @@ def typed_again(overrides: Sequence[str]) -> list[str]:
 
 
 def only_typed(override: str) -> bool:
-    """Whether only the command line may set this, as it says which packages are trusted or where files go."""
+    """Whether only the command line may set this, e.g. which packages are trusted or where files go."""
     key = key_of(override).strip().replace("/", ".")
     profiles = key == "trainer" or key.startswith("trainer.profiler")
     top = key.partition(".")[0]

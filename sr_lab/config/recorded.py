@@ -283,7 +283,7 @@ def compared(values: Mapping[str, object]) -> dict[str, object]:
     callbacks = values.get("callbacks")
     nodes = callbacks if isinstance(callbacks, Mapping) else {}
     kept = {name: node for name, node in nodes.items() if not _watches(node)}
-    # Budgets used to shorten an epoch in the file.
+    # In files of earlier versions, a budget may have shortened the epoch.
     return {"task": task, **settings({**values, "callbacks": kept, "steps_per_epoch": None})}
 
 

@@ -102,7 +102,7 @@ def scale_of(stem: str) -> int | None:
 
 
 def stated_scales(name: str) -> tuple[int, ...]:
-    """The different scales that a name of any kind states, in its order; without the scale after "from"."""
+    """The different scales that a name of any kind states, in order, without the scale after "from"."""
     name = _LIST.sub(lambda together: together[0].replace("x", "_x"), name)
     found = _STATED.finditer(_ORIGIN.sub("_", name))
     return tuple(dict.fromkeys(int(number) for match in found for number in match.groups() if number))

@@ -1,4 +1,4 @@
-"""A network in the formats that other programs open, and proof that they give its images."""
+"""A network in the formats that other programs open, each checked to give its images."""
 
 import copy
 import io
@@ -306,7 +306,7 @@ def _cut(
 
 
 def _largest(values: Iterable[float]) -> float:
-    """The largest of some numbers, NaN if one is NaN, which `max` might pass over."""
+    """The largest of some numbers; NaN if any is NaN, which `max` might miss."""
     return torch.tensor(list(values), dtype=torch.float64).max().item()
 
 

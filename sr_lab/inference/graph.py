@@ -165,7 +165,7 @@ def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
     from onnx import numpy_helper
 
     graph = model.graph
-    # A computed length may be zero, the remainder of a split; a zero that is written means the same length.
+    # A computed length may be zero, e.g. the rest of a split; a literal zero means that the length is kept.
     copying = {t.name for t in graph.initializer if not numpy_helper.to_array(t).all()}
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] not in copying:

@@ -30,7 +30,7 @@ KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows ends a process
 
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps the memory that processes share
 
-# Arguments of ``Popen`` for a process that `signal_group` reaches together with all that it starts.
+# ``Popen`` arguments for a process that `signal_group` signals together with everything it starts.
 OWN_GROUP: Mapping[str, Any] = (
     {"start_new_session": True}
     if hasattr(os, "killpg")
@@ -39,7 +39,7 @@ OWN_GROUP: Mapping[str, Any] = (
 
 
 def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """Signal a process started with `OWN_GROUP` and all that it has started; on Windows, itself only.
+    """Signal a process started with `OWN_GROUP` and everything it has started; on Windows, only itself.
 
     Args:
         process: The process; nothing happens if it has ended.
@@ -104,7 +104,7 @@ def locked(file: IO[Any], *, shared: bool = False, attempts: int = 1) -> Iterato
 
     Args:
         file: The file.
-        shared: Whether others may have a shared lock too. On Windows they may not, and it is tried twice.
+        shared: Whether others may have a shared lock too. On Windows they may not, so it is tried twice.
         attempts: How often it is tried, 0.1 s apart.
 
     Yields:
@@ -166,7 +166,7 @@ def sync_folder(folder: Path) -> None:
 def is_only_ours(path: Path) -> bool:
     """Whether a file or folder belongs to this user and nobody else may write to it.
 
-    On Windows, where a user's own folders are closed to others unless they are opened, it is taken to be.
+    On Windows it is assumed to: a user's own folders are closed to others unless the user opens them.
     """
     status = path.stat()
     return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)

@@ -60,7 +60,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     if not _is_finished(config, run_folder):
         attempt = run_folder.attempt(wait=common.waiting_note(folder))
         with attempt if rank() == 0 else contextlib.nullcontext(False) as done_meanwhile:
-            # Processes of a launcher measure together: the others do not know that they need not.
+            # Processes of a launcher measure together: only rank 0 knows that nothing is left to measure.
             if not done_meanwhile or distributed.launched() is not None:
                 opened = _open(config, overrides)
                 _measure(config, opened, run_folder)

@@ -97,7 +97,7 @@ def test_an_existing_file_of_that_name_is_opened_instead(mirror, tmp_path, monke
 @pytest.mark.parametrize(
     ("name", "says"), [("rlfn_x3", "zoo/rlfn_x2, zoo/rlfn_x4"), ("rlfnx4", "zoo/rlfn_x4"), ("qq", "task=zoo")]
 )
-def test_an_unknown_name_is_refused_with_the_nearest(name, says):
+def test_an_unknown_name_is_refused_and_the_nearest_name_is_given(name, says):
     with pytest.raises(CheckpointError, match=re.escape(says)):
         named(f"zoo/{name}")
 
@@ -118,7 +118,7 @@ def test_a_download_that_is_cut_off_resumes_where_it_was_cut_off(server):
 @pytest.mark.parametrize(
     "wrong", [b"other" * 1400, CONTENT[:-1], CONTENT + b"x", b"<html>sign in</html>", None]
 )
-def test_a_server_with_another_file_is_refused_and_nothing_is_kept(server, cache, wrong):
+def test_a_different_file_from_a_server_is_refused_and_not_kept(server, cache, wrong):
     server.files = {} if wrong is None else {f"/{ENTRY.place}": wrong}
     with pytest.raises(CheckpointError, match=rf"ckpt: zoo/rlfn_x4 .*{MIRROR}=.* or save https://raw"):
         provide(ENTRY, "ckpt", lambda _: None)

@@ -54,7 +54,7 @@ def test_the_width_is_that_of_the_printed_table():
         assert len(line) == width_of(table())
 
 
-def test_five_sets_keep_their_psnr_at_80_characters_and_the_rest_is_named():
+def test_five_sets_keep_their_psnr_at_80_characters_and_the_other_columns_are_named():
     shown = choose(table(), "auto", 80)
     found = titles(shown.table)
     assert [title for title in found if "PSNR" in title] == [f"{name} PSNR" for name in SETS]

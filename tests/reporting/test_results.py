@@ -202,7 +202,7 @@ def test_the_columns_of_results_do_not_change():
 
 
 @pytest.mark.parametrize("paper", ["../outside", "{folder}/outside", "nobody"])
-def test_no_run_says_into_which_folder_results_are_written(tmp_path, paper):
+def test_no_run_decides_into_which_folder_results_are_written(tmp_path, paper):
     """``metrics.json`` may be a stranger's, and names the paper."""
     table = {"paper": paper.format(folder=tmp_path), "name": "table2"}
     with pytest.raises(ConfigError, match="no run here is a finished row of a paper's table"):

@@ -150,7 +150,7 @@ def test_every_value_of_an_identity_tells_two_rows_apart(name):
     assert seen == own.identity.keys() - {"seed", "code", "scale"}
 
 
-def test_checkpoints_with_the_same_name_and_other_content_are_two_rows_that_show_the_digests():
+def test_checkpoints_with_the_same_name_and_different_content_are_two_rows_that_show_the_digests():
     own = run(*EVALUATE)
     own = replace(
         own, settings={**own.settings, "ckpt": "best.ckpt"}, identity={**own.identity, "ckpt": DIGEST}

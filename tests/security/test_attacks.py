@@ -501,11 +501,11 @@ def test_the_pickles_above_would_run_with_plain_pickle(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        ("builtins bytearray", "a", "latin1"),  # of a number: as many bytes
-        ("_codecs encode", "aa", "hex"),  # of bytes: twice as many, and again
-        ("torch Tensor",),  # of lists that contain each other: as many numbers as they expand to
+        ("builtins bytearray", "a", "latin1"),  # called with a number, it makes that many bytes
+        ("_codecs encode", "aa", "hex"),  # each nested call doubles the number of bytes
+        ("torch Tensor",),  # nested lists expand to any amount of numbers
         ("torch FloatTensor",),
-        ("torch._utils _rebuild_device_tensor_from_cpu_tensor", "a"),  # of one repeated number: all of them
+        ("torch._utils _rebuild_device_tensor_from_cpu_tensor", "a"),  # expands a repeated number
     ],
 )
 def test_a_pickle_cannot_turn_a_few_bytes_into_many(tmp_path, mark, call, zipped):

@@ -105,7 +105,7 @@ def test_a_job_of_the_index_is_next_to_it(tmp_path, name):
         read_index(tmp_path)
 
 
-def test_a_group_is_a_process_without_groups(monkeypatch):
+def test_without_process_groups_only_the_process_is_signalled(monkeypatch):
     monkeypatch.delattr(os, "killpg")
     sleeps = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
     for number in (signal.SIGINT, unix.KILL):

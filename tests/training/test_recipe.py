@@ -53,7 +53,7 @@ def test_freezing_everything_leaves_nothing_to_train():
         built("freeze=['*']")
 
 
-def test_a_run_with_frozen_weights_is_another_run_and_one_without_keeps_its_hash():
+def test_a_run_with_frozen_weights_is_a_different_run_and_one_without_keeps_its_hash():
     from sr_lab.config.identity import identity
 
     plain, part, same = (
@@ -164,7 +164,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("package", ["lightning.pytorch.callbacks", "pytorch_lightning.callbacks.x"])
-def test_a_callback_that_does_not_fit_an_endless_epoch_is_refused_with_what_does_the_same(name, package):
+def test_a_callback_that_does_not_fit_an_endless_epoch_is_refused_with_what_to_use_instead(name, package):
     with pytest.raises(ConfigError) as caught:
         compose("trainer=cpu", f"+callbacks.mine._target_={package}.{name}")
     said = str(caught.value)

@@ -317,10 +317,10 @@ def test_a_new_network_overwrites_nothing_and_keeps_the_files_of_the_package(tmp
 @pytest.mark.parametrize(
     ("name", "at", "fact"),
     [
-        ("imdn", "mypkg", "model=imdn is a network of sr_lab"),
+        ("imdn", "mypkg", "model=imdn is already a network of sr_lab"),
         ("my-net", "mypkg", "'my-net'"),
         ("2net", "mypkg", "no digit first"),
-        ("class", "mypkg", "no word of Python"),
+        ("class", "mypkg", "not a Python keyword"),
         ("MyNet", "mypkg", "write name=mynet"),
         ("conf", "mypkg", "another file of the package"),
         ("net", "torch", "at: 'torch'"),

@@ -90,7 +90,7 @@ def describe(
 
     Raises:
         CheckpointError: The checkpoint fits no network, or several.
-        ConfigError: The checkpoint names a network that may not be built, or has another scale.
+        ConfigError: The checkpoint names a network that may not be built, or has a different scale.
     """
     if checkpoint.record is not None:
         stored = stored_network(checkpoint.record, str(checkpoint.path), allow)

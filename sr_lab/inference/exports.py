@@ -120,7 +120,7 @@ def as_onnx(
         dtype: Type of the weights, of the input and of the output.
 
     Raises:
-        ConfigError: A package is missing, the network does not export, or the graph gives another image.
+        ConfigError: A package is missing, the network does not export, or the graph gives a different image.
     """
     import onnx
 
@@ -179,7 +179,7 @@ def as_pt2(network: nn.Module, images: Images, *, size: tuple[int, int] | None) 
     """The folded network as a program of ``torch.export``, which torch opens without this package.
 
     Raises:
-        ConfigError: The network does not export, or the program gives another image.
+        ConfigError: The network does not export, or the program gives a different image.
     """
     merged = for_inference(network) if any(True for _ in network.parameters()) else network
     try:

@@ -123,7 +123,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     from onnx import TensorProto
     from onnxscript import opset18
 
-    op: Any = opset18  # its types know no untyped arguments
+    op: Any = opset18  # its types do not allow untyped arguments
 
     def remainder(self: Any, other: Any) -> Any:
         """``index % length``, where the length may depend on the image."""

@@ -89,7 +89,7 @@ def measured(made: SideBySide, truth: Path, scale: int) -> Measured:
         scale: Upscaling factor.
 
     Raises:
-        DataError: The ground truth cannot be read, or has another size or more bits than it should.
+        DataError: The ground truth cannot be read, or has a different size or more bits than it should.
     """
     ways = [measure(file, truth, scale=scale, colour="y") for file in (made.sr, made.bicubic)]
     sr, bicubic = (found.mean[PROTOCOL] for found in ways)

@@ -89,7 +89,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     """The rows of a ``results.csv``, or an empty list if the file does not exist.
 
     Raises:
-        ConfigError: The file cannot be read, or has other columns.
+        ConfigError: The file cannot be read, or has different columns.
     """
     if not path.is_file():
         return []

@@ -51,7 +51,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions.
 
     The figures of a run that is finished are shown. A run that was interrupted measures only the images that
-    are left, unless other code, another device or other versions of libraries have measured the others.
+    are left, unless the others were measured with different code, devices or versions of libraries.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice

@@ -150,13 +150,13 @@ def _check(name: str, package: str) -> None:
     for key, value in (("name", name), ("at", package)):
         if not (value.isascii() and value.isidentifier()) or keyword.iskeyword(value):
             raise ConfigError(
-                f"{key}: must be a name that Python can import (letters, digits and _, no digit first, no "
-                f"word of Python), got {value!r}"
+                f"{key}: must be a name that Python can import (letters, digits and _, no digit first, "
+                f"not a Python keyword), got {value!r}"
             )
     if name != name.lower():
         raise ConfigError(f"name: is written in lower case, got {name!r}; write name={name.lower()}")
     if name in model_options():
-        raise ConfigError(f"name: model={name} is a network of sr_lab; choose another name")
+        raise ConfigError(f"name: model={name} is already a network of sr_lab; choose another name")
     if name in ("conf", "__init__") or name.startswith("test_"):
         raise ConfigError(f"name: {name!r} would clash with another file of the package; choose another name")
     if (

@@ -136,7 +136,7 @@ IDENTITIES = {
 
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_every_value_of_an_identity_tells_two_rows_apart(name):
-    """Even if it is a digest or config.yaml does not show it; the other run has another seed."""
+    """Even if it is a digest or config.yaml does not show it; the other run has a different seed."""
     own = IDENTITIES[name]()
     more = {"images": DIGEST, "given_lr": [DIGEST], "ckpt": DIGEST} if name == "evaluate" else {}
     own = replace(own, identity={**own.identity, **more})

@@ -262,7 +262,7 @@ def test_a_finished_evaluation_measured_by_different_code_is_measured_again(
     steps.clear()
     run(place, tmp_path)
     assert len(steps) == TOTAL
-    assert "was measured by other code of sr_lab.ops.metrics" in capsys.readouterr().out
+    assert "was measured by another version of sr_lab.ops.metrics" in capsys.readouterr().out
 
 
 def test_in_a_pipe_a_line_shows_the_images_the_means_and_the_time_left(

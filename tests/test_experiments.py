@@ -316,7 +316,7 @@ COMPARED = {
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_a_comparison_shows_the_images_of_the_paper_by_published_weights_of_its_scale(name):
+def test_a_comparison_shows_the_images_of_the_paper_upscaled_by_published_weights_of_its_scale(name):
     known = {(row["set"], row["file"]) for row in rows(PACKAGE / "datasets" / "benchmark_pixels.csv")}
     found = []
     for row in range(len(COMPARED[name])):

@@ -45,8 +45,8 @@ class DistributedError(SRLabError):
 MACHINE_ERRORS = (FaultError, DistributedError, OSError)
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """``; did you mean 'x'?`` with the nearest known name in any case, or an empty string."""
     names = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=cutoff)
     return f"; did you mean '{names[near[0]]}'?" if near else ""

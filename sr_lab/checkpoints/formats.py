@@ -77,3 +77,13 @@ def _wrong_with_zip(file: Path, tail: bytes) -> str:
         kind = "a NumPy archive" if any(name.endswith(".npy") for name in names) else "a zip archive"
         return f"is {kind} without a checkpoint's data.pkl; {_ALLOWED}"
     return "is a PyTorch file, not safetensors; rename it to .pth" if file.suffix == ".safetensors" else ""
+
+
+def is_text(file: Path) -> bool:
+    """Whether a file begins like a text, such as a README or a configuration."""
+    with file.open("rb") as opened:
+        begin = opened.read(512)
+    text = begin.decode(errors="ignore")  # the last character may be cut
+    return len(text.encode()) > len(begin) - 4 > 0 and all(
+        char.isprintable() or char.isspace() for char in text
+    )

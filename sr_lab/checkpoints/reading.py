@@ -26,7 +26,7 @@ from torch import Tensor, _weights_only_unpickler
 
 from sr_lab import files
 from sr_lab.checkpoints import fetching
-from sr_lab.checkpoints.formats import is_safetensors, refuse_foreign
+from sr_lab.checkpoints.formats import is_safetensors, is_text, refuse_foreign
 from sr_lab.errors import CheckpointError, FaultError
 from sr_lab.run_folder import checkpoint_file
 from sr_lab.zoo import published, shipped
@@ -156,6 +156,11 @@ def _read(file: Path, key: str) -> Any:
             what = f"would have to run code to open, {needs[1]}, which is refused"
         else:
             what = f"is damaged or would have to run code to open, which is refused ({type(error).__name__})"
+        if not needs and is_text(file):
+            raise CheckpointError(
+                f"{key}: '{file}' is a text file, not a checkpoint; "
+                "give a .ckpt, .pt, .pth or .safetensors file"
+            ) from error
         raise CheckpointError(
             f"{key}: '{file}' {what}; save it again as a plain state dict or as safetensors"
         ) from error

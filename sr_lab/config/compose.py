@@ -287,7 +287,8 @@ def option(group: str, name: str) -> object:
 def _sentence(error: ValidationError, schema: type[BaseModel], task: str) -> str:
     """The first problem in a pydantic error, as one of our messages."""
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
+    # pydantic also names the part of a type that it tried: format.literal['onnx',...]
+    place = ".".join(part for part in map(str, problem["loc"]) if not re.search(r"[\[\](),]", part))
     if problem["type"] == "extra_forbidden":
         owner: type[BaseModel] = schema
         for part in problem["loc"][:-1]:
@@ -313,7 +314,8 @@ def _sentence(error: ValidationError, schema: type[BaseModel], task: str) -> str
     if problem["type"] == "list_type":
         return f"{place}: must be a list, got {problem['input']!r}; write {place}=[{problem['input']}]"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{place}: {message}, got {problem['input']!r}"
+    more = "; the command that began a run resumes it" if place == "resume" else ""
+    return f"{place}: {message}, got {problem['input']!r}{more}"
 
 
 _LIMITS = {

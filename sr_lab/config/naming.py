@@ -6,6 +6,7 @@ lightning-hydra-template, scripts.
 
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from sr_lab.config.allowed import SLOTS
 from sr_lab.config.schema import TrainConfig
 from sr_lab.errors import did_you_mean
+from sr_lab.files import conf_dir
 
 _THEIRS = {
     "model": "arch architecture net network network_g model_name",
@@ -72,11 +74,23 @@ def ours(key: str) -> str | None:
 
 def instead(place: str, known: Iterable[str]) -> str:
     """The setting that the user probably meant by an unknown one, as the end of a sentence, or empty."""
-    names = set(known)
-    if (known_as := ours(place)) is None:
-        return did_you_mean(place.rpartition(".")[2], names)
-    last = known_as.rpartition(".")[2]
-    return f"; did you mean '{last if last in names else known_as}'?"
+    names, key = set(known), place.rpartition(".")[2]
+    if (known_as := ours(place)) is not None:
+        last = known_as.rpartition(".")[2]
+        return f"; did you mean '{last}'?" if last in names else f"; write {known_as}=... instead"
+    if near := did_you_mean(key, names, cutoff=0.7):
+        return near
+    if names and (options := options_with(place)):
+        return f"; it is a setting of {', '.join(options)}"
+    return did_you_mean(key, names)
+
+
+def options_with(place: str) -> list[str]:
+    """``group=option`` for each option of the group that has a setting (``dataset.hr_dir``)."""
+    group, _, key = place.partition(".")
+    setting = re.compile(rf"^{re.escape(key)}:", re.MULTILINE)
+    found = sorted((conf_dir() / group).glob("*.yaml")) if key else []
+    return [f"{group}={file.stem}" for file in found if setting.search(file.read_text(encoding="utf-8"))]
 
 
 def not_found(path: str, error: Exception) -> str:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from sr_lab.config.allowed import DESCRIBED
+from sr_lab.config.naming import ours
 from sr_lab.config.schema import is_path, is_window
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
@@ -29,6 +30,14 @@ _VALUED = (
     "-p",
     "-c",
 )
+_RECIPES = (
+    "opt",
+    "option",
+    "options",
+    "config",
+    "conf",
+    "cfg_path",
+)  # other programs name a recipe's file so
 _OTHERS = (
     "--help",
     "--hydra-help",
@@ -112,8 +121,13 @@ def _is_option(word: str, before: str) -> bool:
         flag.startswith(name) for flag in (*_VALUED, *_OTHERS, "--experimental-rerun")
     ):
         bare = name.lstrip("-").replace("-", "_")
+        if bare in _RECIPES:
+            raise ConfigError(
+                f"{name}: there is no such option; choose a recipe with experiment=<name>, and your own with "
+                "--config-dir <folder that has experiment/<name>.yaml> experiment=<name>"
+            )
         raise ConfigError(
-            f"{name}: there is no such option; settings are written without dashes: {bare}="
+            f"{name}: there is no such option; settings are written without dashes: {ours(bare) or bare}="
             f"{word.partition('=')[2] or '...'}"
         )
     return word.startswith("-") or (before in ("--info", "-i") and "=" not in word)
@@ -138,6 +152,12 @@ def _value(key: str, value: str, parser: OverridesParser) -> str:
     inside = value[1:-1] if is_list else value
     is_nested = re.search(r"[\[\]{}'\"]", inside) if is_list else inside[:1] in ("[", "{") and not as_path
     if is_nested or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+        if value.startswith("[") and not value.endswith("]"):
+            raise ConfigError(
+                f"{key}: cannot read {value}, a list without its end; write lists without spaces, as "
+                f"{key}=[a,b], or within quotes, as '{key}=[a, b]'; for a text that begins with a bracket "
+                f'write "{key}={_quoted(value)}"'
+            )
         raise ConfigError(
             f"{key}: cannot read {value}; close its brackets and quotes, or, if it is a text, write "
             f'"{key}={_quoted(value)}"'

@@ -224,7 +224,7 @@ def archive(name: str) -> bytes:
 
 FOREIGN = {
     "empty": (b"", "is empty"),
-    "text": (b"hello", "is damaged"),
+    "text": (b"hello", "is a text file, not a checkpoint"),
     "image": (b"\x89PNG\r\n\x1a\n", "is an image"),
     "page": (b"\n<!DOCTYPE html><html>", "is a web page, .*download"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS, .*download"),

@@ -334,6 +334,7 @@ class PicturedConfig(Config):
 
     ckpts: Place | list[Place]
     own_runs: Place | None
+    only: Distinct
     names: Distinct
     input: Place | None
     hr: Place | None
@@ -360,7 +361,7 @@ class CompareConfig(PicturedConfig):
 
 _Analysis: TypeAlias = (
     Literal["psd", "residual", "features", "attention", "lam", "receptive_field", "errors"]
-    | Literal["schedule", "convergence"]
+    | Literal["schedule", "convergence", "tradeoff"]
 )
 
 
@@ -371,7 +372,8 @@ class AnalyzeConfig(PicturedConfig):
     blocks: list[Annotated[str, BeforeValidator(str)]]
     channels: int = Field(ge=0)
     modules: list[str]
-    runs: Place | None
+    schedules: Distinct
+    psnr_set: str | None
 
 
 _Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]

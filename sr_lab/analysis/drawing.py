@@ -127,7 +127,7 @@ def spectra(networks: Mapping[str, Sequence[tuple[str, Spectrum, bool]]], *, tit
             if position % _columns(len(networks)) == 0:
                 axis.set_ylabel("power [dB]")
             if len(blocks) <= _LISTED:
-                axis.legend(fontsize=6, frameon=False)
+                axis.legend(fontsize=6, frameon=False, title="block", title_fontsize=6)
                 continue
             shades = mpl.cm.ScalarMappable(mpl.colors.Normalize(1, len(blocks)), _shades())
             bar = figure.colorbar(shades, ax=axis, fraction=0.04, pad=0.02)
@@ -193,7 +193,7 @@ def maps(rows: Mapping[str, Sequence[Panel]], *, title: str, shared: bool = Fals
     first = next(iter(rows.values()))[0].map
     ratio = first.shape[0] / first.shape[1]
     with style():
-        height = len(lines) * (WIDTH / columns * ratio + 0.42) + 0.4
+        height = len(lines) * (WIDTH / columns * ratio + 0.42) + 0.25
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         figure.suptitle(title, fontsize=8)
         grid = figure.subplots(len(lines), columns, squeeze=False)

@@ -98,15 +98,17 @@ def _psd(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Fo
         drawn[each.name] = [(s.name, spectrum.psd(s.output), s.name in less) for s in blocks]
         for name, power, lacks in drawn[each.name]:
             rows += [
-                {"network": each.name, "block": name, "less_than_before": lacks}
+                {"network": each.name, "block": name, "less_than_before": lacks, "share_high": power.share}
                 | {"frequency_cycles_per_pixel": float(f), "power_db": float(p)}
                 for f, p in zip(power.frequency, power.decibels, strict=True)
             ]
         count = len(blocks) - 1
         which = f" ({', '.join(less)})" if less else ""
+        (_, first, _), *_, (_, last, _) = drawn[each.name]
         says.append(
             f"{each.name}: {len(less)} of {count} blocks have less power above {spectrum.HIGH} cycles/pixel "
-            f"than the block before{which}"
+            f"than the block before{which}; the share of these frequencies is {first.share:.0%} after the "
+            f"first block, {last.share:.0%} after the last"
         )
     title = f"Power spectral density of each block's output, {_titled(networks, shown)}"
     return Found(_of(networks, shown), title, drawing.spectra(drawn, title=title), rows, says)
@@ -129,7 +131,11 @@ def _residual(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) 
         ]
         largest = max(values, key=lambda value: value[1])
         mean = math.fsum(value for _, value in values) / len(values)
-        says.append(f"{each.name}: mean {mean:.4g}, largest {largest[1]:.4g} (block {largest[0]})")
+        relative = math.fsum(value / max(spread[name], 1e-12) for name, value in values) / len(values)
+        says.append(
+            f"{each.name}: mean {mean:.4g}, largest {largest[1]:.4g} (block {largest[0]}); in standard "
+            f"deviations of a block's input: mean {relative:.2f}"
+        )
     title = f"Mean absolute residual of each block, {_titled(networks, shown)}"
     return Found(_of(networks, shown), title, drawing.residuals(drawn, title=title), rows, says)
 

@@ -38,7 +38,7 @@ def run(place, output, *overrides):
 @pytest.mark.parametrize(
     ("kind", "columns"),
     [
-        ("psd", {"block", "frequency_cycles_per_pixel", "power_db", "less_than_before"}),
+        ("psd", {"block", "frequency_cycles_per_pixel", "power_db", "less_than_before", "share_high"}),
         ("residual", {"block", "mean_absolute_residual", "input_std"}),
         ("features", {"block", "mean", "std", "power_high_db"}),
         ("receptive_field", {"diffusion_index", "side_of_95_percent"}),

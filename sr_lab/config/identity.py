@@ -110,6 +110,8 @@ def _of_task(config: Config) -> Node:
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
+        if config.perceptual:
+            values["perceptual"] = sorted(config.perceptual)
     if isinstance(config, ComplexityConfig):
         values |= _machine(config)
     return values | {"code": code_of(config).digests}

@@ -256,6 +256,7 @@ class EvaluateConfig(CheckpointConfig):
     """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (see `uses`)."""
 
     explain: bool
+    perceptual: list[Literal["lpips", "lpips_vgg", "dists"]] = []
     resume: Literal["auto", "never"] = "auto"  # config.yaml files of older runs lack it
     schedule: Schedule = Schedule(interval="step", scheduler={})
     dataset: Node = {}

@@ -165,8 +165,10 @@ def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
     from onnx import numpy_helper
 
     graph = model.graph
+    # A computed length may be zero, the remainder of a split; a zero that is written means the same length.
+    copying = {t.name for t in graph.initializer if not numpy_helper.to_array(t).all()}
     for node in graph.node:
-        if node.op_type == "Reshape":  # a length may be zero: the remainder of a split
+        if node.op_type == "Reshape" and node.input[1] not in copying:
             kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])

@@ -33,6 +33,7 @@ _LEVEL = 3  # zlib's level: a third of the time of the default 6, for 8 % more b
 _SIDES: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535}  # longest side in pixels
 _MAX_TIFF = 2**32 - 2**20  # bytes; offsets have 32 bits
 _MAX_JPEG_EXIF = 65_533  # bytes
+_LONGEST: dict[Format, int] = {"png": 65_535, "gif": 655_350, "webp": 2**24 - 1}  # ms of a frame
 _ROWS = 64  # rows of a PNG that are filtered together
 
 
@@ -115,7 +116,7 @@ def _encode(
     frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str, note: Note
 ) -> None:
     if about.moves:
-        _animation(frames, about, file, form, quality, stamp)
+        _animation(frames, about, file, form, quality, stamp, note)
         return
     (frame,) = frames
     picture = frame.picture
@@ -173,7 +174,7 @@ def _opaque(picture: Picture) -> Image.Image:
 
 
 def _animation(
-    frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str
+    frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str, note: Note
 ) -> None:
     """Write frames of which each is a whole image that replaces the one before."""
     is_clear = any(frame.picture.alpha is not None for frame in frames)
@@ -181,8 +182,12 @@ def _animation(
     more: dict[str, object] = {
         "save_all": True,
         "append_images": images[1:],
-        "duration": [round(frame.duration) for frame in frames],
+        "duration": [min(max(0, round(frame.duration)), _LONGEST[form]) for frame in frames],
     }
+    if (longest := max(frame.duration for frame in frames)) > _LONGEST[form]:
+        note(
+            f"{longest / 1e3:g} s for a frame become {_LONGEST[form] / 1e3:g}, the most that {form} can hold"
+        )
     if about.loop is not None and (form != "gif" or about.loop != 1):
         more["loop"] = about.loop
     if form == "gif":

@@ -7,7 +7,7 @@ from pathlib import Path
 from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.columns import measured_keys
-from sr_lab.reporting.published import experiments_dir, papers
+from sr_lab.reporting.published import papers
 from sr_lab.reporting.rows import FIVE_SETS, MULTI_ADDS, Entry, budget, paper_entries
 from sr_lab.reporting.runs import PRINTED_PROTOCOL, Run
 from sr_lab.reporting.safe_csv import csv_text, original
@@ -21,9 +21,9 @@ _KEY = ("table", "row", "scale", "set", "metric", "budget")
 
 
 def write_results(
-    runs: Sequence[Run], root: Path | None = None, note: Callable[[str], object] = lambda _: None
+    runs: Sequence[Run], root: Path, note: Callable[[str], object] = lambda _: None
 ) -> list[Path]:
-    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``, by default the repository's.
+    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``.
 
     A figure replaces the earlier figure of the same budget; all other lines stay. Runs that were measured by
     another protocol or on other images than the papers' are left out.
@@ -39,7 +39,6 @@ def write_results(
     Raises:
         ConfigError: There is no finished run of a paper's table that can be written.
     """
-    root = experiments_dir() if root is None else root
     refused = {run.path: why for run in runs if run.table is not None and (why := _not_as_in_papers(run))}
     for path, why in refused.items():
         note(f"write_results: '{path}' is left out: it {why}")

@@ -93,6 +93,8 @@ def means(results: Iterable[ImageResult]) -> dict[str, float]:
         values[f"test/{name}/ssim_y"] = statistics.fmean(r.ssim_y for r in images)
         values[f"bicubic/{name}/psnr_y"] = statistics.fmean(r.bicubic_psnr_y for r in images)
         values[f"bicubic/{name}/ssim_y"] = statistics.fmean(r.bicubic_ssim_y for r in images)
+        for metric in images[0].perceptual:
+            values[f"test/{name}/{metric}"] = statistics.fmean(r.perceptual[metric] for r in images)
     return values
 
 
@@ -136,8 +138,13 @@ def measured(
         "protocol": protocol.name,
         "protocol_says": says,
         **means(results),
-        "images": [asdict(result) for result in results],
+        "images": [_plain(result) for result in results],
     }
+
+
+def _plain(result: ImageResult) -> dict[str, object]:
+    values = asdict(result)
+    return {**values, **values.pop("perceptual")}
 
 
 def shown(folder: Path) -> Path:

@@ -22,9 +22,11 @@ from sr_lab.config.recorded import other, record
 from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.images import image_size
+from sr_lab.errors import ConfigError
 from sr_lab.inference.backends import BackendNetwork
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import colour_of
+from sr_lab.metrics.perceptual import Perceptual
 from sr_lab.protocol import PROTOCOLS, Protocol, variants
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
@@ -101,18 +103,32 @@ class _Opened(NamedTuple):
         network: The network of the configuration, with the weights of the checkpoint.
         runs: The network in the form in which it runs.
         protocol: How it is measured.
+        perceptual: Measures LPIPS and DISTS, if they are asked for.
     """
 
     config: EvaluateConfig
     network: nn.Module
     runs: Tiled
     protocol: Protocol
+    perceptual: Perceptual | None
 
 
 def _open(config: EvaluateConfig, overrides: Sequence[str]) -> _Opened:
     config, network = open_configured(config, overrides, common.console.print)
     protocol = measured.protocol_of(config)
-    return _Opened(config, network, common.prepared(config, network), protocol)
+    perceptual = _perceptual(config, network, protocol)
+    return _Opened(config, network, common.prepared(config, network), protocol, perceptual)
+
+
+def _perceptual(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> Perceptual | None:
+    if not config.perceptual:
+        return None
+    if colour_of(network) == "y" or protocol.lr_source == "luma":
+        raise ConfigError(
+            "perceptual: LPIPS and DISTS compare RGB images, but this network returns luma under "
+            f"{protocol.name}; leave perceptual out"
+        )
+    return Perceptual(config.perceptual)
 
 
 def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
@@ -156,7 +172,7 @@ def _measure(asked: EvaluateConfig, opened: _Opened, folder: RunFolder) -> None:
         folder.write_config(to_yaml(config))
     with _Progress(sets) as progress:
         file = folder.figures(rank())
-        figures = Figures(file, sets, by=by, before=before, show=progress.show)
+        figures = Figures(file, sets, by=by, before=before, perceptual=opened.perceptual, show=progress.show)
         results = _test(opened, sets, figures, examples)
     if rank() != 0:
         return

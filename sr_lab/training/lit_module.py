@@ -1,7 +1,7 @@
 """Training and measuring a network, as a LightningModule."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
@@ -53,6 +53,7 @@ class ImageResult:
     ssim_y: float
     bicubic_psnr_y: float
     bicubic_ssim_y: float
+    perceptual: Mapping[str, float] = field(default_factory=dict)  # see `sr_lab.metrics.perceptual`
 
 
 class Measured(TypedDict):

@@ -226,11 +226,14 @@ def test_an_option_of_hydra_does_not_come_from_a_strangers_folder(tmp_path, mark
     assert said == f"{path}: options of Hydra may not come from a file; remove it"
 
 
-def test_a_typed_reference_to_a_file_builds_nothing(tmp_path, mark):
-    setting = "launcher.additional_parameters"
+@pytest.mark.parametrize("group", ["launcher", "sweeper"])
+def test_a_typed_reference_to_a_file_builds_nothing(tmp_path, mark, monkeypatch, group):
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
+    store.store(group=f"hydra/{group}", name="mine", node={"_target_": "hydra_plugins.mine.Mine", "more": {}})
     more = with_file(tmp_path, f"# @package _global_\nrows: {EVIL.format(mark=mark)}\n")
-    said = sentence(*more, "hydra/launcher=submitit_slurm", f"+hydra.{setting}.x=${{rows}}")
-    assert said == f"hydra.{setting}: contains a _target_; remove it"
+    said = sentence(*more, f"hydra/{group}=mine", f"+hydra.{group}.more.x=${{rows}}")
+    assert said == f"hydra.{group}.more: contains a _target_; remove it"
 
 
 @pytest.mark.slow

@@ -240,6 +240,26 @@ def test_no_axis_in_a_strangers_file_changes_what_is_trusted(tmp_path, mark, key
     assert f"hydra.sweeper.params.{key}: is not allowed in a file" in said
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("output_dir", "/a,/b"), ("dataset", "{cache_dir: /a}"), ("shards_dir", "s3://a,s3://b")],
+)
+def test_an_axis_that_is_typed_may_change_it(tmp_path, mark, key, value):
+    words = sly_experiment(tmp_path, "train", "hydra.sweeper.params", {"seed": "0,1"})
+    assert "task: train\n" in survives(*words, f"+hydra.sweeper.params.{key}='{value}'")
+
+
+def test_our_own_files_may_be_links_as_some_installers_make_them(tmp_path, mark, monkeypatch):
+    ours, linked = files.conf_dir(), tmp_path / "conf"
+    for file in ours.rglob("*.yaml"):
+        link = linked / file.relative_to(ours)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    assert "is a link out of the folder" in survives(*SMOKE, folder=linked)
+    monkeypatch.setattr(hydra_guard, "conf_dir", lambda: linked)
+    assert "task: train\n" in survives(*SMOKE, folder=linked)
+
+
 @pytest.mark.parametrize("way", ["pkg://evil", "pkg://evil.conf"])
 def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeypatch, way):
     """A namespace package needs no ``__init__.py``, so looking for its files imports whatever is there."""
@@ -537,7 +557,8 @@ def test_an_evaluation_names_no_class_either(tmp_path, mark):
 def test_a_typed_address_is_typed_again_for_the_job_of_a_sweep():
     typed = ["dataset=streaming", "dataset.shards_dir=s3://mine/df2k"]
     assert "shards_dir: s3://mine/df2k\n" in survives(*SMOKE[:2], *typed)
-    assert typed_again([*typed, "hydra.searchpath=[file:///x]"]) == ["++dataset.shards_dir=s3://mine/df2k"]
+    others = ("hydra.searchpath=[file:///x]", "~dataset.cache_dir")
+    assert typed_again([*typed, *others]) == ["++dataset.shards_dir=s3://mine/df2k"]
 
 
 def test_what_the_user_types_is_resolved(mark):

@@ -98,7 +98,7 @@ def test_the_baseline_is_the_row_that_is_named(place):
 
 
 def test_results_for_the_paper_are_written_on_request(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "experiments_dir", lambda: tmp_path / "papers")
+    monkeypatch.setattr(report, "experiments_dir", lambda: tmp_path / "papers")
     run(place, "write_results=true")
     (line,) = [
         line

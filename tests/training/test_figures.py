@@ -17,6 +17,7 @@ ROW = {
     "bicubic_psnr_y": math.inf,
     "bicubic_ssim_y": 1.0,
     "tiled": None,
+    "perceptual": {"lpips": 0.25},
 }
 
 

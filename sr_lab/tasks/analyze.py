@@ -151,7 +151,8 @@ def _features(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) 
         drawn[each.name] = panels
         for stage in found:
             map_, power = features.mean_map(stage.output), spectrum.psd(stage.output)
-            values = {"mean": float(map_.mean()), "std": float(map_.std()), "power_high_db": power.high}
+            values = {"mean": float(map_.mean()), "std": float(map_.std())}
+            values |= {"power_high_db": power.high, "share_high": power.share}
             rows.append({"network": each.name, "block": stage.name} | values)
     title = f"Mean magnitude of the features, shallow to deep, {_titled(networks, shown)}"
     return Found(_of(networks, shown), title, drawing.maps(drawn, title=title), rows)
@@ -198,22 +199,25 @@ def _attributed(
     *,
     title: str,
 ) -> Found:
-    drawn, rows, says = {}, [], []
+    drawn: dict[str, list[Panel]] = {"over the LR image": [], "alone": []}
+    rows, says = [], []
     grey = rgb_to_y(shown.lr) if shown.lr.shape[1] == 3 else shown.lr
     faint = grey[0].expand(3, -1, -1).permute(1, 2, 0).cpu() * 0.5
+    red = torch.tensor([1.0, 0.15, 0.1])
     for each in networks:
         found = attribute(each)
         heat = found.map.cpu().sqrt()[..., None]  # the root makes small contributions visible
-        red = torch.tensor([1.0, 0.15, 0.1])
-        drawn[each.name] = [
-            Panel(f"DI {found.diffusion_index:.1f}", faint * (1 - heat) + red * heat),
-            Panel("", found.map.cpu().clamp_min(1e-4).log10(), "log10 of the contribution", (-4.0, 0.0)),
-        ]
+        over, alone = drawn.values()
+        over.append(Panel(f"{each.name}, DI {found.diffusion_index:.1f}", faint * (1 - heat) + red * heat))
+        log = found.map.cpu().clamp_min(1e-4).log10()
+        alone.append(Panel("", log, "log10 of the contribution", (-4.0, 0.0)))
         side = attribution.side_of(found.map)
         rows.append(
             {"network": each.name, "diffusion_index": found.diffusion_index, "side_of_95_percent": side}
         )
         says.append(f"{each.name}: diffusion index {found.diffusion_index:.2f}, 95 % within {side} LR pixels")
+    if len(networks) == 1:  # side by side
+        drawn = {"": [panel for panels in drawn.values() for panel in panels]}
     return Found(_of(networks, shown), title, drawing.maps(drawn, title=title), rows, says)
 
 

@@ -40,7 +40,7 @@ def run(place, output, *overrides):
     [
         ("psd", {"block", "frequency_cycles_per_pixel", "power_db", "less_than_before", "share_high"}),
         ("residual", {"block", "mean_absolute_residual", "input_std"}),
-        ("features", {"block", "mean", "std", "power_high_db"}),
+        ("features", {"block", "mean", "std", "power_high_db", "share_high"}),
         ("receptive_field", {"diffusion_index", "side_of_95_percent"}),
         (
             "errors",

@@ -193,7 +193,9 @@ def maps(rows: Mapping[str, Sequence[Panel]], *, title: str, shared: bool = Fals
     first = next(iter(rows.values()))[0].map
     ratio = first.shape[0] / first.shape[1]
     with style():
-        height = len(lines) * (WIDTH / columns * ratio + 0.42) + 0.25
+        side = 0.94 * WIDTH / columns  # without the space between two maps
+        bars = sum(any(panel.map.ndim == 2 for panel in panels) for _, panels in lines)
+        height = len(lines) * (side * ratio + 0.2) + 0.25 * bars + 0.25
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         figure.suptitle(title, fontsize=8)
         grid = figure.subplots(len(lines), columns, squeeze=False)

@@ -144,7 +144,7 @@ def _features(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) 
     """OSFFNet, Fig. 1; EFRDN, Fig. 6."""
     drawn, rows = {}, []
     for each in networks:
-        found = _chosen(stages.stages(each.network, _input(each, shown)), config.blocks, each.name)
+        found = _chosen(each, _input(each, shown), config.blocks)
         panels = [Panel(_called(stage), features.mean_map(stage.output), "magnitude") for stage in found]
         for number, map_ in features.strongest(found[-1].output, config.channels):
             panels.append(Panel(f"{_called(found[-1])}, channel {number}", map_, "value"))
@@ -343,19 +343,29 @@ def _input(each: Network, shown: Shown) -> Tensor:
     return shown.protocol.network_input(shown.lr, colour_of(each.network), grey=shown.grey).float()
 
 
-def _chosen(found: Sequence[Stage], blocks: Sequence[str], name: str) -> list[Stage]:
-    """The head and the chosen blocks; at most six spread over the depth if none are chosen."""
+def _chosen(each: Network, lr: Tensor, blocks: Sequence[str]) -> list[Stage]:
+    """The chosen blocks and other modules; at most six parts spread over the depth if none are chosen."""
+    found = stages.stages(each.network, lr)
     if not blocks:
         count = min(6, len(found))
         return [found[round(k * (len(found) - 1) / max(1, count - 1))] for k in range(count)]
     known = {stage.name: stage for stage in found}
-    if missing := [block for block in blocks if block not in known]:
-        raise ConfigError(f"blocks: {name} has no '{missing[0]}'; allowed: {', '.join(known)}")
-    return [known[block] for block in blocks]
+    modules = dict(each.network.named_modules())
+    others = [name for name in blocks if name not in known]
+    if missing := [name for name in others if name not in modules]:
+        raise ConfigError(
+            f"blocks: {each.name} has no '{missing[0]}'; allowed: {', '.join(known)}, and the path of any "
+            "module, e.g. body.0"
+        )
+    for stage in stages.record(each.network, lr, {name: modules[name] for name in others}) if others else ():
+        known.setdefault(stage.name, stage)
+    if silent := [name for name in others if name not in known]:
+        raise ConfigError(f"blocks: {each.name} does not run '{silent[0]}' on one tensor; leave it out")
+    return [known[name] for name in blocks]
 
 
 def _called(stage: Stage) -> str:
-    return stage.name if stage.module == "head" else f"block {stage.name}"
+    return f"block {stage.name}" if stage.module.isdecimal() else stage.name
 
 
 def _luma(image: Tensor, scale: int, shown: Shown) -> Tensor:

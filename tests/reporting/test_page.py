@@ -124,7 +124,7 @@ def test_commands_can_be_pasted_into_a_shell(text):
 
 
 def test_the_command_of_a_table_repeats_the_overrides_of_the_sweep():
-    given = ("experiment=imfm/fig3_fig4_schedules", "budget=smoke", "dataset.hr_dir=my photos")
+    given = ("experiment=imfm/table2_schedules", "budget=smoke", "dataset.hr_dir=my photos")
     of_table = {"table": {"paper": "imfm", "name": "table2"}}
     jobs = [
         Run(Path("a-1"), of_table, overrides=(f"row={row}", f"scale={scale}", *given))
@@ -132,7 +132,7 @@ def test_the_command_of_a_table_repeats_the_overrides_of_the_sweep():
     ]
     text = page.render(table("first"), jobs, root=Path())
     (command,) = re.findall("<code>(.*experiment=.*)</code>", text)
-    wanted = "experiment=imfm/fig3_fig4_schedules scale=2,4 budget=smoke 'dataset.hr_dir=my photos'"
+    wanted = "experiment=imfm/table2_schedules scale=2,4 budget=smoke 'dataset.hr_dir=my photos'"
     assert html.unescape(command) == f"python -m sr_lab {wanted}"
 
 

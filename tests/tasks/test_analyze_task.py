@@ -63,6 +63,12 @@ def test_each_kind_writes_a_picture_in_two_formats_and_its_numbers(place, tmp_pa
     assert f"{kind}_wave_x2.csv" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_any_module_can_be_shown_beside_the_blocks(place, tmp_path):
+    words = "kind=features", f"ckpts=[{place / 'rtc_x2.pth'}]", "blocks=[head,5,fusion]"
+    rows = run(place, tmp_path, *words)
+    assert [row["block"] for row in rows] == ["head", "5", "fusion"]
+
+
 def test_attention_and_a_window_can_be_chosen(place, tmp_path):
     ckpt = f"ckpts=[{place / 'bsrn_s_x4.pth'}]"
     rows = run(place, tmp_path / "a", "kind=attention", ckpt, "modules=[ESA]")

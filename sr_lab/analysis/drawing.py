@@ -1,6 +1,7 @@
 """Figures for print: 7 inches wide, in colours that colour-blind readers can tell apart, with markers."""
 
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -38,6 +39,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LISTED = 8  # blocks that a legend lists; more get a colour scale
 _NAMED = 30  # images whose names an axis has room for
 _HEAT = "magma"
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # otherwise it logs every glyph of a PDF's font
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Every pixel of a crop becomes a square of whole pixels; only the whole image on 
 """
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ _COLUMNS = (
 )
 Rule: TypeAlias = Literal["auto", "given"]  # who has chosen the window
 Score: TypeAlias = list[tuple[str, int]]  # parts of a text line, with their ranks
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # otherwise it logs every glyph of a PDF's font
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Silence Lightning's tips and progress lines, torch's warnings about Lightning's code, and fontTools.
-
-    fontTools, with which matplotlib writes PDF files, logs every glyph.
-    """
-    for name in ("lightning.pytorch", "lightning.fabric", "fontTools"):
+    """Silence Lightning's tips and progress lines, and torch's warnings about Lightning's code."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*isinstance\(treespec, LeafSpec\)",

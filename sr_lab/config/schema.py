@@ -373,7 +373,7 @@ class AnalyzeConfig(PicturedConfig):
     blocks: list[Annotated[str, BeforeValidator(str)]]
     channels: int = Field(ge=0)
     modules: list[str]
-    schedules: Distinct
+    schedules: Annotated[list[Name], AfterValidator(_distinct)]
     psnr_set: str | None
 
 

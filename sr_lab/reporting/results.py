@@ -26,7 +26,7 @@ def write_results(
     """Add the figures of papers' tables to ``<root>/<paper>/results.csv``.
 
     A figure replaces the earlier figure of the same budget; all other lines stay. Runs that were measured by
-    another protocol or on other images than the papers' are left out.
+    a protocol or on images other than the papers' are left out.
 
     Args:
         runs: Any runs.
@@ -79,7 +79,7 @@ def _not_as_in_papers(run: Run) -> str:
         )
     for name, own in run.measured_on.items():
         if own.says.startswith("not the published"):
-            return f"was measured on other images than the papers ({own.says})"
+            return f"was measured on images other than the papers' ({own.says})"
         if name in FIVE_SETS and "as published" not in own.says:
             return f"does not say whether its images of {name} are the published ones; train it again"
     return ""
@@ -89,7 +89,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     """The rows of a ``results.csv``, or an empty list if the file does not exist.
 
     Raises:
-        ConfigError: The file cannot be read, or has other columns.
+        ConfigError: The file cannot be read, or has different columns.
     """
     if not path.is_file():
         return []
@@ -98,7 +98,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; move it away") from error
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise ConfigError(f"{path}: has other columns than {', '.join(COLUMNS)}; move it away")
+        raise ConfigError(f"{path}: does not have the columns {', '.join(COLUMNS)}; move it away")
     return [dict(zip(COLUMNS, map(original, row), strict=True)) for row in rows[1:]]
 
 

@@ -56,7 +56,7 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
 
 
 def say_other_code(ckpt: str, config: Config) -> None:
-    """Print a line if other code than the present one has trained a checkpoint.
+    """Print a line if a checkpoint was trained by code other than the current one.
 
     Args:
         ckpt: The checkpoint.
@@ -64,7 +64,7 @@ def say_other_code(ckpt: str, config: Config) -> None:
     """
     if words := trained_by(ckpt, code_of(config).digests):
         console.print(
-            f"code: '{ckpt}' was trained by {words}, so its weights may not fit the present network"
+            f"code: '{ckpt}' was trained by {words}, so its weights may not fit the current network"
         )
 
 

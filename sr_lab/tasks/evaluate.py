@@ -51,7 +51,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions.
 
     The figures of a run that is finished are shown. A run that was interrupted measures only the images that
-    are left, unless other code, another device or other versions of libraries have measured the others.
+    are left, unless the others were measured with different code, devices or versions of libraries.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
@@ -60,7 +60,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     if not _is_finished(config, run_folder):
         attempt = run_folder.attempt(wait=common.waiting_note(folder))
         with attempt if rank() == 0 else contextlib.nullcontext(False) as done_meanwhile:
-            # Processes of a launcher measure together: the others do not know that they need not.
+            # Processes of a launcher measure together: only rank 0 knows that nothing is left to measure.
             if not done_meanwhile or distributed.launched() is not None:
                 opened = _open(config, overrides)
                 _measure(config, opened, run_folder)
@@ -132,20 +132,20 @@ def _perceptual(config: EvaluateConfig, network: nn.Module, protocol: Protocol) 
 
 
 def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
-    """Whether a folder has the figures of all images, as the present code measures them."""
+    """Whether a folder has the figures of all images, as the current code measures them."""
     values = read_run(folder.path).values
     if config.resume == "never" or values.get("identity") != plain(identity(config)):
         return False
     if missing := not_kept(folder.images, config.examples):
         if rank() == 0:
             common.console.print(
-                f"{common.shown(folder.path)}: has no pictures of {', '.join(missing)}; measures it again"
+                f"{common.shown(folder.path)}: has no pictures of {', '.join(missing)}; measuring again"
             )
         return False
     before, now = values.get("measuring_code"), code.measuring()
     if isinstance(before, dict) and before != now and rank() == 0:
         common.console.print(
-            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measures it again"
+            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measuring again"
         )
     return before == now
 

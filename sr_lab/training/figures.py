@@ -156,7 +156,7 @@ class Figures(Callback):
         self.show(self)
 
     def on_test_batch_start(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
-        """Forget the tiles of the image before."""
+        """Forget the tiles of the previous image."""
         assert isinstance(module, SRModule)
         module.tiled = None
         if isinstance(module.network, Tiled):

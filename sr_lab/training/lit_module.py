@@ -108,7 +108,7 @@ def check_output(network: nn.Module, sr: object, lr: Tensor, expected: Sequence[
     """Refuse what a network returns if it is not an SR image of the expected shape.
 
     Raises:
-        ConfigError: It is no tensor, or has another shape.
+        ConfigError: It is not a tensor, or has a different shape.
     """
     given = tuple(sr.shape) if isinstance(sr, Tensor) else type(sr).__name__
     if given != tuple(expected):

@@ -119,7 +119,7 @@ def test_a_model_is_valid_onnx():
 
 
 class Grouped(nn.Module):
-    """Normalises groups of channels, whose graph reshapes to a shape with a written zero, as FDIWN's does."""
+    """Normalises groups of channels, whose graph reshapes to a shape with a literal zero, as FDIWN's does."""
 
     colour, scale = "rgb", 1
 
@@ -132,7 +132,7 @@ class Grouped(nn.Module):
 
 
 @pytest.mark.parametrize("size", [None, (9, 11)])
-def test_a_zero_that_is_written_in_a_shape_keeps_the_length(size):
+def test_a_literal_zero_in_a_shape_keeps_the_length(size):
     network = Grouped().eval()
     model = graph.onnx_model(network, size=size)
     lr = torch.rand(1, 3, 9, 11)

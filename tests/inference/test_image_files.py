@@ -271,7 +271,7 @@ def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
     assert read_about(path, math.inf).size == (5, 7)
 
 
-def test_an_exif_record_that_jpeg_cannot_hold_is_dropped_and_said(tmp_path):
+def test_an_exif_record_that_jpeg_cannot_hold_is_dropped_with_a_note(tmp_path):
     exif = camera()
     exif[0x010E] = "x" * 70_000
     path, said = stored(tmp_path, drawn("RGB"), "jpeg", about_of(drawn("RGB"), exif=exif.tobytes()))

@@ -1,4 +1,4 @@
-"""LPIPS and DISTS, beside the packages of their authors."""
+"""LPIPS and DISTS, compared with their authors' packages."""
 
 import hashlib
 import math

@@ -501,11 +501,11 @@ def test_the_pickles_above_would_run_with_plain_pickle(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        ("builtins bytearray", "a", "latin1"),  # of a number: as many bytes
-        ("_codecs encode", "aa", "hex"),  # of bytes: twice as many, and again
-        ("torch Tensor",),  # of lists that contain each other: as many numbers as they expand to
+        ("builtins bytearray", "a", "latin1"),  # called with a number, it makes that many bytes
+        ("_codecs encode", "aa", "hex"),  # each nested call doubles the number of bytes
+        ("torch Tensor",),  # nested lists expand to any amount of numbers
         ("torch FloatTensor",),
-        ("torch._utils _rebuild_device_tensor_from_cpu_tensor", "a"),  # of one repeated number: all of them
+        ("torch._utils _rebuild_device_tensor_from_cpu_tensor", "a"),  # expands a repeated number
     ],
 )
 def test_a_pickle_cannot_turn_a_few_bytes_into_many(tmp_path, mark, call, zipped):
@@ -977,7 +977,7 @@ def test_a_broken_image_of_a_run_is_left_out(tmp_path, mark, kind):
     assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
-def test_figures_are_not_written_where_a_link_leads(tmp_path, mark):
+def test_figures_are_not_written_through_a_link(tmp_path, mark):
     (tmp_path / "precious").mkdir()
     (tmp_path / "crops").symlink_to("precious")
     (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",))])

@@ -195,7 +195,7 @@ def test_ctrl_c_keeps_the_figures_that_have_not_been_written_yet(place, tmp_path
     assert len(steps) == TOTAL - 3
 
 
-def test_figures_that_were_measured_otherwise_are_measured_again(place, whole, tmp_path, steps, capsys):
+def test_figures_that_were_measured_differently_are_measured_again(place, whole, tmp_path, steps, capsys):
     killed(place, tmp_path, "image", 4)
     (file,) = RunFolder(tmp_path).kept_figures()
     content = json.loads(file.read_text())
@@ -208,7 +208,7 @@ def test_figures_that_were_measured_otherwise_are_measured_again(place, whole, t
     assert "of the last attempt are measured again, since device is not the same" in capsys.readouterr().out
 
 
-def test_a_changed_image_makes_another_run_which_measures_all_images(place, tmp_path, steps):
+def test_a_changed_image_starts_a_new_run_that_measures_all_images(place, tmp_path, steps):
     shutil.copytree(place / "data", tmp_path / "data")
     shutil.copy(place / "net.pt", tmp_path)
     killed(tmp_path, tmp_path / "run", "image", 4)
@@ -246,13 +246,13 @@ def test_named_examples_that_a_finished_evaluation_lacks_are_measured_again(plac
     run(place, tmp_path, "examples=['4']")
     assert len(steps) == TOTAL
     assert saved() == {"4.sr.png", "5.sr.png"}
-    assert "has no pictures of 4; measures it again" in capsys.readouterr().out
+    assert "has no pictures of 4; measuring again" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="examples: there is no image 'img_6' in Two, Six"):
         run(place, tmp_path, "examples=[img_6]")
     assert (tmp_path / "metrics.json").is_file()
 
 
-def test_a_finished_evaluation_that_other_code_has_measured_is_measured_again(
+def test_a_finished_evaluation_measured_by_different_code_is_measured_again(
     place, tmp_path, steps, capsys, monkeypatch
 ):
     run(place, tmp_path)
@@ -262,10 +262,10 @@ def test_a_finished_evaluation_that_other_code_has_measured_is_measured_again(
     steps.clear()
     run(place, tmp_path)
     assert len(steps) == TOTAL
-    assert "was measured by other code of sr_lab.ops.metrics" in capsys.readouterr().out
+    assert "was measured by another version of sr_lab.ops.metrics" in capsys.readouterr().out
 
 
-def test_in_a_pipe_a_line_tells_the_images_the_means_and_the_time_left(
+def test_in_a_pipe_a_line_shows_the_images_the_means_and_the_time_left(
     place, whole, tmp_path, steps, capsys, monkeypatch
 ):
     monkeypatch.setattr(progress, "_LINE", 0.0)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sr_lab.checkpoints.catalogue import Entry
-from sr_lab.config.compose import option_of
 from sr_lab.layers.reparam import RepConv
 from sr_lab.reporting import saved_images
 from sr_lab.reporting.runs import read_run
@@ -80,13 +79,16 @@ def test_a_sweep_ends_with_a_table_a_csv_file_and_a_plot(swept):
     assert "CPU: eager float32 passes to 640x360 pixels" in out
 
 
-def test_a_row_of_a_table_is_drawn_with_what_the_table_prints(tmp_path):
+def test_a_row_of_a_table_is_drawn_with_what_the_table_prints(tmp_path, monkeypatch):
     """The network of a row is known by its settings, not by the experiment's own network."""
     config = compose("experiment=efrdn/fig7_tradeoff", "row=2", "scale=4", "trainer=cpu")
-    assert (config.row_label, option_of(config.model, 4)) == ("IMDN", "imdn")
-    counted = {"task": "complexity", "option": "imdn", "multi_adds": 40_885_865_472}
-    table = {"paper": "efrdn", "name": "table1"}
-    written(tmp_path, "imdn_x4", **values("IMDN", 0.0, table=table, cpu_s_per_megapixel=5.0, **counted))
+    about = {"task": "complexity", "scale": 4, "device": "CPU", "row": config.row_label}
+    about["table"] = {"paper": "efrdn", "name": "table1"}
+    monkeypatch.setattr(complexity, "cpu_time", lambda network, scale: {"cpu_s_per_megapixel": 5.0})
+    monkeypatch.setattr(complexity, "provenance", lambda config, folder: about)
+    monkeypatch.setattr(complexity.common, "in_multirun", lambda: True)
+    complexity.run(config, tmp_path / "imdn_x4", [])
+    assert json.loads((tmp_path / "imdn_x4" / "metrics.json").read_text())["option"] == "imdn"
     complexity.collect(config, [tmp_path / "imdn_x4"])
     (line,) = csv.DictReader((tmp_path / "complexity_x4.csv").read_text().splitlines())
     assert (line["network"], line["time"], line["psnr_db"]) == ("IMDN", "5.0", "32.21")

@@ -5,6 +5,7 @@ import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import hydra
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from sr_lab.config import targets
 from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
-from sr_lab.config.schema import CompareConfig, Config
+from sr_lab.config.schema import AnalyzeConfig, CompareConfig, Config
 from sr_lab.files import PACKAGE, conf_dir
 from sr_lab.layers.folding import fold
 from sr_lab.ops.complexity import num_params
@@ -106,7 +107,7 @@ def sweep(name):
 def _compose(name: str) -> Sweep:
     """Compose a table as its command does."""
     register_resolvers()
-    counts = name == "imfm/table4_complexity"  # trains nothing, so it has no budget
+    counts = name in ("imfm/table4_complexity", "efrdn/fig7_tradeoff")  # train nothing, so have no budget
     given = [f"experiment={name}", "trainer=cpu", *(() if counts else ["budget=smoke"])]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", given, return_hydra_config=True)
@@ -289,10 +290,56 @@ def test_figure_7_of_osffnet_trains_the_rows_of_table_2_and_validates_on_set5():
     assert not any(job.validation.sets for job in table.jobs)
 
 
-def test_figures_3_and_4_of_imfm_show_two_runs_of_table_2():
-    figure, table = _compose("imfm/fig3_fig4_schedules"), _compose("imfm/table2_schedules")
-    assert [job.row_label for job in figure.jobs] == ["IMFM step_lr", "IMFM cos_lr"]
-    assert figure.jobs == table.jobs[-2:]  # the experiment name is also equal, so both share a folder
+def test_figures_3_and_4_of_imfm_show_the_two_schedules_of_table_2():
+    rates, curves = (compose(f"experiment=imfm/{name}") for name in ("fig3_schedules", "fig4_convergence"))
+    table = _compose("imfm/table2_schedules")
+    shown = [job for job in table.jobs if fnmatchcase(job.run_name, curves.only[0])]
+    assert [job.row_label for job in shown] == ["IMFM step_lr", "IMFM cos_lr"]
+    assert str(curves.own_runs).endswith("/imfm/table2_schedules")
+    assert rates.schedules == ["step", "cosine_restart"]
+    recipe = (rates.recipe.get("steps", rates.steps), rates.steps_per_epoch, rates.learning_rate)
+    assert recipe == (1_000_000, 1000, 1e-3)
+
+
+# What each picture shows: kind, image or test set, and where the trainings are that it shows.
+ANALYSES = {
+    "two_strategies/fig1_spectra": ("psd", "Set5/baby", None),
+    "two_strategies/fig2_residuals": ("residual", "Set5/baby", None),
+    "two_strategies/fig5_ggas": ("psd", "Set5/butterfly", "ledger/two_strategies_table2"),
+    "two_strategies/fig6_cwss": ("residual", "Set5/butterfly", "ledger/two_strategies_table2"),
+    "osffnet/fig1_features": ("features", "Set5/butterfly", "osffnet/train"),
+    "osffnet/fig5_tradeoff": ("tradeoff", "Urban100", "osffnet/train"),
+    "osffnet/fig7_convergence": ("convergence", "Set5", "osffnet/fig7_training_curves"),
+    "efrdn/fig6_features": ("features", "Set5/butterfly", "efrdn/train"),
+    "imfm/fig3_schedules": ("schedule", None, None),
+    "imfm/fig4_convergence": ("convergence", None, "imfm/table2_schedules"),
+}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_analysis_shows_what_the_paper_shows_from_trainings_of_an_experiment(name):
+    kind, of, runs = ANALYSES[name]
+    config = compose(f"experiment={name}", "trainer=cpu")
+    assert isinstance(config, AnalyzeConfig)
+    assert (config.experiment_name, config.kind, config.scale) == (name, kind, 4)
+    assert (config.hr or config.psnr_set) == of
+    assert config.own_runs == (None if runs is None else f"{config.paths.output_dir}/{runs}")
+    assert runs is None or runs in RECIPES
+    assert all(zoo.named(weights).scale == 4 for weights in config.weights)
+
+
+def test_every_figure_is_a_comparison_an_analysis_or_a_run_of_another_task():
+    others = {"osffnet/fig7_training_curves", "efrdn/fig7_tradeoff"}  # trains, and measures time
+    assert set(FIGURES) == {*COMPARED, *ANALYSES, *others}
+
+
+def test_figure_7_of_efrdn_measures_the_networks_of_table_1():
+    figure, table = _compose("efrdn/fig7_tradeoff"), _compose("efrdn/table1_benchmarks")
+    assert [job.row_label for job in figure.jobs] == [job.row_label for job in table.jobs]
+    assert figure.scales == [4]
+    assert {(job.task, job.psnr_set, job.experiment_name) for job in figure.jobs} == {
+        ("complexity", "Set5", "efrdn/fig7_tradeoff")
+    }
 
 
 # Image, scale and window of each job.

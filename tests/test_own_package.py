@@ -74,14 +74,22 @@ def test_the_readmes_other_commands_run(place):
     assert done.stdout.count("│ num_feat ") == 2
 
 
-def test_the_notebook_has_the_cells_of_the_script():
-    notebook = json.loads((EXAMPLE / "in_python.ipynb").read_text())
+@pytest.mark.parametrize("script", ["own_code/in_python.py", "inside/inside.py"])
+def test_the_notebook_has_the_cells_of_the_script(script):
+    path = EXAMPLE.parent / script
+    notebook = json.loads(path.with_suffix(".ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    script = [
-        cell.partition("\n")[2].strip() for cell in (EXAMPLE / "in_python.py").read_text().split("# %% ")[1:]
-    ]
-    assert cells == script
+    assert cells == [cell.partition("\n")[2].strip() for cell in path.read_text().split("# %% ")[1:]]
     assert not any(cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_the_script_that_looks_inside_a_network_runs(capsys):
+    found = runpy.run_path(str(EXAMPLE.parent / "inside" / "inside.py"))
+    assert len(found["blocks"]) == 4
+    assert set(found["results"]) == {"bicubic", "quick_x2"}
+    assert found["shown"](found["drawing"].maps({"": found["panels"]}, title="")).width == 770
+    psnr = {line.split(":")[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[:2]}
+    assert psnr["quick_x2"] > psnr["bicubic"] + 1
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -36,7 +36,7 @@ SMOKE = ("budget=smoke", "dataset=sample", "trainer=cpu", "num_workers=0")
 LOGGED = ("row=0,7", "+model.num_block=1", "benchmark=set5", "sweep.jobs=2", "logger.wandb.tags=[mine]")
 PLAIN = ("benchmark=sample", "logger=none")
 # The folder, rows and extra arguments of each experiment. The rows are ablations, then attentions and
-# strategies, then tails, then the schedules of a training figure whose runs are part of a table.
+# strategies, then tails, then the schedules whose curves a figure shows.
 TABLES = {
     "osffnet/table2_osff": ("osffnet/table2_osff", ["000", "111"], LOGGED),
     "two_strategies/table1_attention": (
@@ -49,7 +49,11 @@ TABLES = {
         ["Deconvolution layer", "Sub pixel layer", "MWAUM"],
         PLAIN,
     ),
-    "imfm/fig3_fig4_schedules": ("imfm/table2_schedules", ["IMFM step_lr", "IMFM cos_lr"], PLAIN),
+    "imfm/table2_schedules": (
+        "imfm/table2_schedules",
+        ["IMFM step_lr", "IMFM cos_lr"],
+        (*PLAIN, "row=8,9"),
+    ),
 }
 DEFAULT = next(iter(TABLES))
 SECTIONS = ["table", "difference to the paper", "curves", "learning rate", "images"]

@@ -1,8 +1,10 @@
 """Figures for print: 7 inches wide, in colours that colour-blind readers can tell apart, with markers."""
 
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -10,9 +12,9 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.typing import RcKeyType
 from torch import Tensor
 
@@ -35,7 +37,28 @@ _STYLE: dict[RcKeyType, object] = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LISTED = 8  # blocks that a legend lists; more get a colour scale
+_NAMED = 30  # images whose names an axis has room for
 _HEAT = "magma"
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # otherwise it logs every glyph of a PDF's font
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an analysis found.
+
+    Args:
+        of: What it is of, for the names of its files: ``baby_x4``; may be empty.
+        title: What its picture shows.
+        figure: The picture.
+        rows: The numbers behind it.
+        says: What they say, a sentence for each network.
+    """
+
+    of: str
+    title: str
+    figure: Figure
+    rows: Sequence[Mapping[str, object]]
+    says: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -55,14 +78,29 @@ class Panel:
     limits: tuple[float, float] | None = None
 
 
-def written(figure: Figure) -> dict[str, bytes]:
-    """The figure as PNG (300 dpi) and PDF, by suffix."""
+def style() -> AbstractContextManager[None]:
+    """Matplotlib's settings for these figures, within the block."""
+    return rc_context(_STYLE)
+
+
+def written(figure: Figure, *, made_by: str, says: str) -> dict[str, bytes]:
+    """The figure as PNG (300 dpi) and PDF, by suffix.
+
+    Args:
+        figure: What is written.
+        made_by: The task, which the file records as its software.
+        says: What it shows, which the file records as its description.
+    """
     made = {}
-    with rc_context(_STYLE):
-        for suffix in ("png", "pdf"):
+    software = f"sr_lab {made_by}"
+    # Without a date, the same figure is the same file.
+    recorded = {
+        "png": {"Software": software, "Description": says},
+        "pdf": {"Creator": software, "Subject": says, "CreationDate": None},
+    }
+    with style():
+        for suffix, metadata in recorded.items():
             content = io.BytesIO()
-            # Without a date, the same figure is the same file.
-            metadata = {"CreationDate": None} if suffix == "pdf" else {}
             figure.savefig(content, format=suffix, dpi=300, metadata=metadata)
             made[suffix] = content.getvalue()
     return made
@@ -75,7 +113,7 @@ def spectra(networks: Mapping[str, Sequence[tuple[str, Spectrum, bool]]], *, tit
         networks: For each network the blocks in order: name, spectrum, and whether it is dashed.
         title: What all panels show.
     """
-    with rc_context(_STYLE):
+    with style():
         figure, axes = _grid(len(networks), title)
         for position, (axis, (name, blocks)) in enumerate(zip(axes, networks.items(), strict=True)):
             for (block, spectrum, lacks), colour in zip(blocks, _by_depth(len(blocks)), strict=True):
@@ -91,7 +129,7 @@ def spectra(networks: Mapping[str, Sequence[tuple[str, Spectrum, bool]]], *, tit
             if position % _columns(len(networks)) == 0:
                 axis.set_ylabel("power [dB]")
             if len(blocks) <= _LISTED:
-                axis.legend(fontsize=6, frameon=False)
+                axis.legend(fontsize=6, frameon=False, title="block", title_fontsize=6)
                 continue
             shades = mpl.cm.ScalarMappable(mpl.colors.Normalize(1, len(blocks)), _shades())
             bar = figure.colorbar(shades, ax=axis, fraction=0.04, pad=0.02)
@@ -110,7 +148,7 @@ def spectra(networks: Mapping[str, Sequence[tuple[str, Spectrum, bool]]], *, tit
 
 def residuals(networks: Mapping[str, Sequence[tuple[str, float]]], *, title: str) -> Figure:
     """Mean absolute residual of each block over its depth; hollow points exceed the first network's."""
-    with rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(WIDTH, 3), layout="constrained")
         axis = figure.subplots()
         first, *others = networks
@@ -156,8 +194,10 @@ def maps(rows: Mapping[str, Sequence[Panel]], *, title: str, shared: bool = Fals
     ]
     first = next(iter(rows.values()))[0].map
     ratio = first.shape[0] / first.shape[1]
-    with rc_context(_STYLE):
-        height = len(lines) * (WIDTH / columns * ratio + 0.42) + 0.4
+    with style():
+        side = 0.94 * WIDTH / columns  # without the space between two maps
+        bars = sum(any(panel.map.ndim == 2 for panel in panels) for _, panels in lines)
+        height = len(lines) * (side * ratio + 0.2) + 0.25 * bars + 0.25
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         figure.suptitle(title, fontsize=8)
         grid = figure.subplots(len(lines), columns, squeeze=False)
@@ -176,69 +216,115 @@ def maps(rows: Mapping[str, Sequence[Panel]], *, title: str, shared: bool = Fals
         return figure
 
 
-def error_figure(networks: Mapping[str, Errors], *, title: str) -> Figure:
-    """Error maps on one scale; below them the errors at edges and elsewhere, and the error's spectrum."""
+def error_maps(networks: Mapping[str, Errors], bicubic: Errors, *, title: str) -> Figure:
+    """Error maps on one scale; below them the errors at edges and elsewhere, and their spectra.
+
+    Args:
+        networks: The errors of each network on one image.
+        bicubic: Those of bicubic upscaling, with which they are compared.
+        title: What all panels show.
+    """
     first = next(iter(networks.values())).map
     columns = min(4, len(networks))
     lines = math.ceil(len(networks) / columns)
     height = lines * (WIDTH / columns * first.shape[0] / first.shape[1] + 0.4)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, height + 2.8), layout="constrained")
-        figure.suptitle(title, fontsize=8)
-        (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 2.6))
+    with style():
+        figure, above = _above_errors(networks, bicubic, height=height, title=title)
         scale = _limits([each.map for each in networks.values()])
         axes = above.subplots(lines, columns, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
         for axis, (name, each) in zip(axes.flat, networks.items(), strict=False):
             _show(axis, Panel(name, each.map, "grey levels"), scale)
-        left, right = below.subplots(1, 2)
-        places = np.arange(len(networks))
-        for offset, (label, colour, hatch) in enumerate(
-            (("edges", COLOURS[1], "//"), ("elsewhere", COLOURS[0], ""))
-        ):
-            values = [each.edges if label == "edges" else each.flat for each in networks.values()]
-            left.bar(
-                places + 0.4 * offset, values, 0.4, label=label, color=colour, hatch=hatch, edgecolor="white"
-            )
-        left.set_xticks(places + 0.2, list(networks), rotation=20, ha="right")
-        left.set(ylabel="mean squared error [grey levels²]")
-        left.margins(y=0.25)  # room for the legend
-        left.legend(frameon=False)
-        for (name, each), colour, marker in zip(networks.items(), *_styles(len(networks)), strict=False):
-            spectrum = each.spectrum
-            every = max(1, len(spectrum.frequency) // 8)
-            right.plot(
-                spectrum.frequency,
-                spectrum.decibels,
-                color=colour,
-                marker=marker,
-                markevery=every,
-                markersize=3,
-                label=name,
-            )
-        right.set(xlim=(0, 0.5), xlabel="frequency [cycles/pixel]", ylabel="power of the error [dB]")
-        right.legend(frameon=False)
         return figure
 
 
-def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+def wins(
+    gains: Mapping[str, Sequence[tuple[str, float]]],
+    networks: Mapping[str, Errors],
+    bicubic: Errors,
     *,
+    against: str,
     title: str,
-    ylabel: str,
-    log: bool = False,
+) -> Figure:
+    """On which images networks beat another, best first; below it their mean errors, as in `error_maps`.
+
+    Args:
+        gains: For each network its images with the PSNR in dB that it gains there, best first.
+        networks: The mean errors of each network over the images.
+        bicubic: Those of bicubic upscaling.
+        against: The network that they are compared with.
+        title: What all panels show.
+    """
+    count = len(next(iter(gains.values())))
+    named = count <= _NAMED
+    with style():
+        height = len(gains) * (2.2 if named else 1.5)
+        figure, above = _above_errors(networks, bicubic, height=height, title=title)
+        axes = above.subplots(len(gains), squeeze=False, sharey=True)[:, 0]
+        for axis, (name, images) in zip(axes, gains.items(), strict=True):
+            values = np.array([gain for _, gain in images])
+            for sign, colour, hatch in ((1, COLOURS[0], ""), (-1, COLOURS[1], "//")):
+                own = np.flatnonzero(sign * values > 0)
+                axis.bar(own, values[own], color=colour, hatch=hatch, edgecolor="white", linewidth=0)
+            better = f"better on {int((values > 0).sum())} of {count} images"
+            axis.set_title(f"{name} against {against}: {better}, mean {values.mean():+.3f} dB")
+            axis.set(ylabel="gain in PSNR [dB]", xlim=(-0.6, count - 0.4))
+            axis.axhline(0, color="black", linewidth=0.8)
+            axis.grid(visible=False, axis="x")
+            if named:
+                axis.set_xticks(range(count), [image for image, _ in images], rotation=40, ha="right")
+            else:
+                axis.set_xlabel(f"images, from {images[0][0]} to {images[-1][0]}")
+        return figure
+
+
+def _above_errors(
+    networks: Mapping[str, Errors], bicubic: Errors, *, height: float, title: str
+) -> tuple[Figure, SubFigure]:
+    """A figure with the errors of each network at its bottom, and the part above them."""
+    figure = Figure(figsize=(WIDTH, height + 2.8), layout="constrained")
+    figure.suptitle(title, fontsize=8)
+    (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, 2.6))
+    left, right = below.subplots(1, 2)
+    every = {"bicubic": bicubic, **networks}
+    places = np.arange(len(every))
+    edges, flat = [each.edges for each in every.values()], [each.flat for each in every.values()]
+    left.bar(places, edges, 0.4, label="at edges", color=COLOURS[1], hatch="//", edgecolor="white")
+    left.bar(places + 0.4, flat, 0.4, label="elsewhere", color=COLOURS[0], edgecolor="white")
+    left.set_xticks(places + 0.2, list(every), rotation=20, ha="right")
+    left.set(ylabel="mean squared error [grey levels²]")
+    left.margins(y=0.25)  # room for the legend
+    left.legend(frameon=False, ncols=2)
+    for (name, each), colour, marker in zip(networks.items(), *_styles(len(networks)), strict=True):
+        spectrum = each.spectrum
+        right.plot(
+            spectrum.frequency,
+            spectrum.decibels - bicubic.spectrum.decibels,
+            color=colour,
+            marker=marker,
+            markevery=max(1, len(spectrum.frequency) // 8),
+            markersize=3,
+            label=name,
+        )
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set(xlim=(0, 0.5), xlabel="frequency [cycles/pixel]", ylabel="error's power against bicubic [dB]")
+    right.legend(frameon=False)
+    return figure, above
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, ylabel: str
 ) -> Figure:
     """Values over optimizer steps, one line for each run."""
-    with rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(WIDTH, 3), layout="constrained")
         axis = figure.subplots()
-        for (name, (steps, values)), colour, marker in zip(lines.items(), *_styles(len(lines)), strict=False):
+        for (name, (steps, values)), colour, marker in zip(lines.items(), *_styles(len(lines)), strict=True):
             every = max(1, len(steps) // 10)
             axis.plot(steps, values, color=colour, marker=marker, markevery=every, markersize=3, label=name)
         axis.set(title=title, xlabel="optimizer steps", ylabel=ylabel)
-        if log:
-            axis.set_yscale("log")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.legend(frameon=False)
         return figure
 

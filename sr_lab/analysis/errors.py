@@ -1,14 +1,17 @@
 """Where a result differs from the HR image: at edges or in flat regions, in coarse or fine detail."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sr_lab.analysis.spectrum import Spectrum, psd
 
 EDGE_SHARE = 0.2  # of the pixels, those with the strongest gradients, count as edges
+_BINS = 64  # of a mean spectrum
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Errors:
     """The errors of one result on luma.
 
     Args:
-        map: ``(H, W)``, absolute error in grey levels of 255.
+        map: ``(H, W)``, absolute error in grey levels of 255; empty for the mean over several images.
         edges: Mean squared error at the edges of the HR image, in squared grey levels.
         flat: The same elsewhere.
         spectrum: Power of the error over frequency.
@@ -57,7 +60,19 @@ def edges(hr: Tensor) -> Tensor:
     return (mask & (strength > 0)).view_as(hr)
 
 
+def mean(found: Sequence[Errors]) -> Errors:
+    """The mean over images, of any size: each image counts alike."""
+    grid = np.arange(_BINS) / (2 * _BINS) + 1 / (4 * _BINS)
+    powers = [np.interp(grid, each.spectrum.frequency, each.spectrum.power) for each in found]
+    return Errors(
+        torch.empty(0, 0),
+        math.fsum(each.edges for each in found) / len(found),
+        math.fsum(each.flat for each in found) / len(found),
+        Spectrum(torch.from_numpy(grid), torch.from_numpy(np.mean(powers, axis=0))),
+    )
+
+
 def wins(psnrs: Mapping[str, float], others: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Images by the PSNR of the first network minus that of the second in dB, best first."""
+    """Each image with the PSNR of one network minus that of another in dB, best first."""
     gains = [(image, psnrs[image] - others[image]) for image in psnrs if image in others]
     return sorted(gains, key=lambda each: each[1], reverse=True)

@@ -32,6 +32,12 @@ class Spectrum:
         """Mean power of the high frequencies in dB."""
         return float(10 * torch.log10(self.power[self.frequency >= HIGH].mean()))
 
+    @property
+    def share(self) -> float:
+        """Share of the high frequencies in the power of all frequencies up to 0.5, whatever the scale."""
+        energy = self.power * self.frequency  # a ring of frequencies is as long as its radius
+        return float(energy[self.frequency >= HIGH].sum() / energy.sum().clamp_min(1e-300))
+
 
 def psd(features: Tensor, *, bins: int | None = None) -> Spectrum:
     """Radially averaged power spectral density, the mean over channels and images.

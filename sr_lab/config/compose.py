@@ -377,7 +377,7 @@ _NEVER_NAMED = {
     *("num_workers", "validation", "benchmark", "allow", "resume", "code", "ckpt", "runs", "explain"),
     *("measure", "format", "columns", "dtype", "size"),
     *("hydra", "input", "output", "overwrite", "quality", "max_pixels", "dry_run", "examples"),
-    *("ckpts", "own_runs", "names", "hr", "crop", "crop_size"),
+    *("ckpts", "own_runs", "only", "names", "hr", "crop", "crop_size"),
 }
 
 
@@ -486,11 +486,16 @@ def model_node(option: str, scale: int) -> Node:
 
 def option_of(model: Node, scale: int) -> str:
     """The ``model=`` whose settings a network has, whatever its tail; else the name of its class."""
+    return listed_option(model, scale) or str(model["_target_"]).rpartition(".")[2].lower()
+
+
+def listed_option(model: Node, scale: int) -> str | None:
+    """The ``model=`` whose settings a network has, whatever its tail; ``None`` for other settings."""
     own = {key: value for key, value in model.items() if key != "upsampler"}
     for option, listed in _model_nodes(scale).items():
         if {key: value for key, value in listed.items() if key != "upsampler"} == own:
             return option
-    return str(model["_target_"]).rpartition(".")[2].lower()  # other settings, or the user's own class
+    return None
 
 
 @functools.cache

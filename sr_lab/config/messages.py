@@ -158,12 +158,14 @@ _HAS_INSTEAD = {
         "hr_dir": "input",
         "sr_dir": "output",
     },
-    "analyze": {**dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"), "hr_dir": "hr", "folder": "output"},
-    "compare": {
-        **dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"),
-        "runs": "own_runs",
-        "hr_dir": "hr",
-        "folder": "output",
+    **{
+        task: {
+            **dict.fromkeys(("ckpt", "init_ckpt"), "ckpts"),
+            "runs": "own_runs",
+            "hr_dir": "hr",
+            "folder": "output",
+        }
+        for task in ("analyze", "compare")
     },
     "export": {"init_ckpt": "ckpt", "runs": "ckpt", "input": "ckpt", "folder": "output"},
     "demo": {"init_ckpt": "ckpt", "runs": "ckpt"},

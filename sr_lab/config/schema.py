@@ -335,6 +335,7 @@ class PicturedConfig(Config):
 
     ckpts: Place | list[Place]
     own_runs: Place | None
+    only: Distinct
     names: Distinct
     input: Place | None
     hr: Place | None
@@ -361,7 +362,7 @@ class CompareConfig(PicturedConfig):
 
 _Analysis: TypeAlias = (
     Literal["psd", "residual", "features", "attention", "lam", "receptive_field", "errors"]
-    | Literal["schedule", "convergence"]
+    | Literal["schedule", "convergence", "tradeoff"]
 )
 
 
@@ -372,7 +373,8 @@ class AnalyzeConfig(PicturedConfig):
     blocks: list[Annotated[str, BeforeValidator(str)]]
     channels: int = Field(ge=0)
     modules: list[str]
-    runs: Place | None
+    schedules: Annotated[list[Name], AfterValidator(_distinct)]
+    psnr_set: str | None
 
 
 _Format: TypeAlias = Literal["onnx", "pt2", "safetensors", "official"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from sr_lab.files import printable
-from sr_lab.reporting import crops, curves, page_images, saved_images, tradeoff
+from sr_lab.reporting import analyses, crops, curves, page_images, saved_images, tradeoff
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
 from sr_lab.reporting.page_table import ShownCell, bar_charts
@@ -33,11 +33,13 @@ def render(table: Table, runs: Sequence[Run], *, root: Path, found: Sequence[Pic
     Args:
         table: The table of all runs.
         runs: The runs of the table, in the order of curves and images.
-        root: The folder of runs, for the command that regenerates the page.
+        root: The folder of runs, for the pictures of ``task=analyze`` in it and for the command that
+            regenerates the page.
         found: The images that the runs have saved, if they are known (`saved_images.find`).
     """
     found = saved_images.find(runs) if found is None else found
     albums, left_out = page_images.albums(found)
+    pictures, more_pictures = analyses.find(root)
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
@@ -67,6 +69,8 @@ def render(table: Table, runs: Sequence[Run], *, root: Path, found: Sequence[Pic
         training=curves.draw(runs),
         charts=bar_charts(table),
         plots=tradeoff.plots(runs),
+        analyses=pictures,
+        more_analyses=more_pictures,
         strips=[page_images.strip(picture) for picture in crops.most_different(found)],
         albums=albums,
         left_out=left_out,

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from sr_lab import files
+from sr_lab.analysis import drawing
 from sr_lab.checkpoints.opening import build_network
-from sr_lab.config.compose import to_yaml
+from sr_lab.config.compose import option_of, to_yaml
 from sr_lab.config.schema import ComplexityConfig
 from sr_lab.layers.folding import for_inference
 from sr_lab.ops.complexity import HR_SIZE, lr_image
-from sr_lab.reporting import counts
+from sr_lab.reporting import counts, published, saved_images, tradeoff
 from sr_lab.reporting.experiment import print_experiment, print_runs
 from sr_lab.reporting.runs import Run, find_runs, read_run
-from sr_lab.reporting.safe_csv import runs_to_csv
-from sr_lab.reporting.tradeoff import Point, draw
+from sr_lab.reporting.safe_csv import csv_text, runs_to_csv
+from sr_lab.reporting.tradeoff import Point, Source, Times
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs.provenance import provenance
 from sr_lab.system.devices import check_gpu, device_of, exact_float32, has_gpu
@@ -48,9 +48,8 @@ def _measure(config: ComplexityConfig, folder: RunFolder) -> None:
         with torch.cuda.device(device_of(config.trainer.accelerator, config.trainer.devices)):
             cost |= gpu_time(network, config.scale)
     folder.write_config(to_yaml(config))
-    folder.write_metrics(
-        provenance(config, folder.path) | {"option": HydraConfig.get().runtime.choices.get("model")} | cost
-    )
+    option = option_of(config.model, config.scale)
+    folder.write_metrics(provenance(config, folder.path) | {"option": option} | cost)
 
 
 def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
@@ -62,48 +61,70 @@ def collect(config: ComplexityConfig, folders: Sequence[Path]) -> None:
         print_runs(counted, columns=config.columns)
     files.write(place / "complexity.csv", runs_to_csv(counted))
     common.console.print(f"table: {place / 'complexity.csv'}")
-    for old in place.glob("complexity_x*.png"):
+    for old in place.glob("complexity_x*.*"):
         old.unlink()
     trained = find_runs(Path(config.runs)) if config.runs is not None else []
+    times = Times.of(counted)
     for scale in sorted({run.scale for run in counted if not run.problem}):
         of_scale = [run for run in counted if run.scale == scale]
-        points = [point for run in of_scale for point in _points(run, trained, config.psnr_set)]
-        if points:
-            plot = place / f"complexity_x{scale}.png"
-            files.write(plot, draw(points, title=f"x{scale}", set_name=config.psnr_set))
-            common.console.print(f"plot: {plot}")
-        left_out = [run.name for run in of_scale if not any(point.name == run.name for point in points)]
-        if left_out:
+        found = {
+            name: _points(name, run, trained, config.psnr_set, times)
+            for name, run in zip(saved_images.names(of_scale), of_scale, strict=True)
+        }
+        if points := [point for own in found.values() for point in own]:
+            for path in _write_plot(points, place / f"complexity_x{scale}", config.psnr_set, times, scale):
+                common.console.print(f"plot: {path}")
+        if left_out := [name for name, own in found.items() if not own]:
             common.console.print(
                 f"not in the plot (no paper prints their PSNR on {config.psnr_set}): {', '.join(left_out)}"
             )
 
 
-def _points(run: Run, trained: Sequence[Run], set_name: str) -> list[Point]:
+def _write_plot(points: Sequence[Point], stem: Path, set_name: str, times: Times, scale: int) -> list[Path]:
+    title = f"PSNR on {set_name} and cost, x{scale}"
+    with drawing.style():
+        figure = tradeoff.figure(points, title=title, set_name=set_name, time=times.label)
+    numbers = tradeoff.rows(points)
+    contents: dict[str, str | bytes] = {**drawing.written(figure, made_by="task=complexity", says=title)}
+    contents["csv"] = csv_text(list(numbers[0]), numbers)
+    paths = []
+    for suffix, content in contents.items():
+        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+        files.write(paths[-1], content)
+    return paths
+
+
+def _points(name: str, run: Run, trained: Sequence[Run], set_name: str, times: Times) -> list[Point]:
     """The points of a network: its paper's PSNR, and the PSNR of trained runs of the same network.
 
     A variant of a network has no printed PSNR.
     """
-    option = str(run.values.get("option"))
-    size = counts.size(option, run.scale)
-    is_papers = size is not None and size.multi_adds == run.number("multi_adds")
-    printed = counts.psnr(option, run.scale, set_name) if is_papers else None
+    num_params, multi_adds = run.number("num_params") or 0, run.number("multi_adds")
+    if multi_adds is None:
+        return []
+    network = tradeoff.network_of(run)
     reached = [
         other.number(f"test/{set_name}/psnr_y")
         for other in trained
-        if _network(other) == _network(run) and other.is_as_printed(set_name)
+        if tradeoff.network_of(other) == network and other.is_as_printed(set_name)
     ]
+    sources: list[tuple[Source, float | None]] = [("paper", _printed(run, set_name))]
+    sources += [("run", value) for value in reached]
     return [
-        Point(run.name, run.number("num_params") or 0, run.number("multi_adds") or 0, value, is_ours)
-        for value, is_ours in [(printed, False), *((value, True) for value in reached)]
-        if value is not None and run.number("multi_adds")
+        Point(name, num_params, multi_adds, value, source, times.values.get(network))
+        for source, value in sources
+        if value is not None
     ]
 
 
-def _network(run: Run) -> object:
-    identity = run.values.get("identity")
-    parts = ("model", "upsampler", "strategy", "scale")
-    return [identity.get(part) for part in parts] if isinstance(identity, dict) else None
+def _printed(run: Run, set_name: str) -> float | None:
+    """What its own table prints for a network, or else most papers."""
+    if not tradeoff.is_of_paper(run):
+        return None
+    wanted = (run.scale, set_name, "psnr_y")
+    table = published.table(*run.table) if run.table is not None else ()
+    own = [f.value for f in table if f.row in run.labels and (f.scale, f.set_name, f.metric) == wanted]
+    return own[0] if own else counts.psnr(str(run.values.get("option")), run.scale, set_name)
 
 
 def cpu_time(network: nn.Module, scale: int) -> dict[str, float]:

@@ -1,14 +1,15 @@
 """The networks and the image of a picture: what ``task=compare`` and ``task=analyze`` have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sr_lab.checkpoints.opening import open_stored
-from sr_lab.config.compose import model_options, option_of
+from sr_lab.config.compose import listed_option, model_options
 from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import PicturedConfig, StoredNetwork
 from sr_lab.datasets.benchmark import BenchmarkSet, benchmark_image
@@ -83,7 +84,7 @@ def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
     """
     asked = config.scale if is_set("scale", overrides) else None
     opened = [_opened(config, "ckpts", path, asked) for path in config.weights]
-    for run in _own_runs(config, opened[0].stored.scale if opened else config.scale):
+    for run in _trained(config, opened[0].stored.scale if opened else config.scale):
         opened.append(_opened(config, "own_runs", str(run.path), None))
     if not opened:
         raise ConfigError(
@@ -118,32 +119,53 @@ def _opened(config: PicturedConfig, key: str, path: str, scale: int | None) -> _
 
 
 def _names(opened: Sequence[_Opened]) -> list[str]:
-    """What papers call the networks, and what tells trainings apart; with the weights where two are equal."""
+    """What papers call the networks, and what tells trainings apart; with the weights where two are equal.
+
+    A network of other settings than any option of ``model=`` is called like its weights.
+    """
     of_runs = iter(saved_images.names([each.run for each in opened if each.run is not None]))
     options = model_options()
     found = []
     for each in opened:
-        name = option_of(each.stored.model, each.stored.scale) if each.run is None else next(of_runs)
-        found.append(printed_name(name) if name in options else name)
+        if each.run is not None:
+            name = next(of_runs)
+            found.append(printed_name(name) if name in options else name)
+        else:
+            option = listed_option(each.stored.model, each.stored.scale)
+            found.append(Path(each.source).stem if option is None else printed_name(option))
     return [
         f"{name} ({each.source})" if [*found, *_TAKEN].count(name) > 1 else name
         for name, each in zip(found, opened, strict=True)
     ]
 
 
-def _own_runs(config: PicturedConfig, scale: int) -> list[Run]:
-    """The finished training runs of ``own_runs`` at a scale; a line says so if there are none."""
+def own_runs(config: PicturedConfig) -> list[Run]:
+    """The runs of ``own_runs`` that ``only`` names, finished or not; none if there is no such folder.
+
+    Raises:
+        ConfigError: ``only`` names a run that is not there.
+    """
     if config.own_runs is None:
         return []
     root = Path(config.own_runs).expanduser()
     try:
         runs = find_runs(root) if root.is_dir() else []
     except ConfigError:  # no run at all
-        runs = []
-    found = [run for run in runs if not run.problem and run.scale == scale and _has_weights(run)]
+        return []
+    for pattern in config.only:
+        if runs and not any(fnmatchcase(run.name, pattern) for run in runs):
+            known = ", ".join(dict.fromkeys(run.name for run in runs))
+            raise ConfigError(f"only: no run in {config.own_runs} is called '{pattern}'; allowed: {known}")
+    return [run for run in runs if not config.only or any(fnmatchcase(run.name, p) for p in config.only)]
+
+
+def _trained(config: PicturedConfig, scale: int) -> list[Run]:
+    """The finished training runs of ``own_runs`` at a scale; a line says so if there are none."""
+    if config.own_runs is None:
+        return []
+    found = [run for run in own_runs(config) if not run.problem and run.scale == scale and _has_weights(run)]
     if not found:
-        where = f"{config.own_runs}{_training(config, scale)}"
-        missing = f"own_runs: there is no finished training at x{scale} in {where}"
+        missing = f"own_runs: there is no finished training at x{scale} in {where_to_train(config, scale)}"
         if not config.weights:
             raise CheckpointError(f"{missing}; or set ckpts=[...]")
         common.console.print(f"{missing}; the picture shows the networks of ckpts alone")
@@ -154,13 +176,13 @@ def _has_weights(run: Run) -> bool:
     return (run.path / "checkpoints" / "best.ckpt").is_file()
 
 
-def _training(config: PicturedConfig, scale: int) -> str:
-    """The command that trains what is missing, if the folder is that of an experiment."""
+def where_to_train(config: PicturedConfig, scale: int) -> str:
+    """The folder, and the command that trains what is missing in it if it is that of an experiment."""
     folder, root = Path(str(config.own_runs)), Path(config.paths.output_dir)
     name = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else ""
     if not (conf_dir() / "experiment" / f"{name}.yaml").is_file():
-        return "; train one, or give another folder"
-    return f"; train it with python -m sr_lab experiment={name} scale={scale}"
+        return f"{config.own_runs}; train one, or give another folder"
+    return f"{config.own_runs}; train it with python -m sr_lab experiment={name} scale={scale}"
 
 
 def _file(config: PicturedConfig) -> tuple[Path, str]:
@@ -208,6 +230,31 @@ def image(config: PicturedConfig, scale: int) -> Shown:
     images = BenchmarkSet(name="hr", files=[file], scale=scale, protocol=protocol, lr_files=lr_files)
     item = images[0]
     return Shown(file.stem, set_name, item["lr"][None], item["hr"][None], item["grey"], protocol)
+
+
+def whole_set(config: PicturedConfig, scale: int) -> Iterator[Shown] | None:
+    """Every image of the test set that ``hr`` names, one after another; ``None`` if it names an image.
+
+    Raises:
+        DataError: There is no such set, or an image is broken.
+    """
+    name = config.hr or ""
+    if (
+        config.input is not None
+        or not name
+        or Path(name).name != Path(name).stem
+        or len(Path(name).parts) > 1
+    ):
+        return None
+    if Path(name).exists():
+        return None
+    protocol = protocol_of(config)
+    folder = Path(config.paths.data_dir).expanduser()
+    images = BenchmarkSet.of(name, data_dir=folder, scale=scale, protocol=protocol)
+    return (
+        Shown(item["name"], name, item["lr"][None], item["hr"][None], item["grey"], protocol)
+        for item in (images[index] for index in range(len(images)))
+    )
 
 
 def window_of(crop: Sequence[int], lr: Tensor, scale: int) -> Box:

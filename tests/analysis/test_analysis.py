@@ -62,6 +62,9 @@ def test_white_noise_has_its_variance_at_every_frequency():
     torch.testing.assert_close(found.power, torch.full((8,), 9.0, dtype=torch.float64), rtol=0.12, atol=0)
     assert found.frequency[[0, -1]].tolist() == [1 / 32, 15 / 32]
     assert found.high == pytest.approx(10 * math.log10(9), abs=0.2)
+    # Of the disc of frequencies up to 0.5, three quarters are in the ring above 0.25.
+    assert found.share == pytest.approx(0.75, abs=0.02)
+    assert spectrum.psd(noise * 100, bins=8).share == pytest.approx(found.share)
 
 
 @pytest.mark.parametrize("period", [4, 8, 16])
@@ -227,6 +230,15 @@ def test_errors_at_an_edge_are_told_from_those_elsewhere():
 
 def test_a_flat_image_has_no_edges():
     assert not errors.edges(torch.full((8, 8), 7.0)).any()
+
+
+def test_the_mean_of_errors_counts_images_of_any_size_alike():
+    small, large = torch.randn(24, 40), 3 * torch.randn(90, 70)
+    found = errors.mean([errors.errors(image, torch.zeros_like(image)) for image in (small, large)])
+    each = [errors.errors(image, torch.zeros_like(image)) for image in (small, large)]
+    assert found.flat == pytest.approx((each[0].flat + each[1].flat) / 2)
+    assert float(found.spectrum.power.mean()) == pytest.approx((1 + 9) / 2, rel=0.2)
+    assert len(found.spectrum.frequency) == 64
 
 
 def test_the_wins_are_sorted_by_their_gain():

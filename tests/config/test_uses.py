@@ -54,7 +54,13 @@ def test_a_task_refuses_the_groups_that_it_does_not_use_and_names_a_task_that_do
 @pytest.mark.parametrize(
     "override",
     [
-        *("steps=400", "+optimizer.lr=1e-3", "~callbacks.early_stopping", "validation={count: 1}", "seed=1"),
+        *(
+            "batch_size=8",
+            "+optimizer.lr=1e-3",
+            "~callbacks.early_stopping",
+            "validation={count: 1}",
+            "seed=1",
+        ),
         *("trainer.precision=bf16-mixed", "trainer.compile=true", "sweep.jobs=2", "num_workers=0"),
     ],
 )
@@ -68,6 +74,7 @@ def test_only_training_accepts_a_setting_of_the_recipe(task: str, override: str)
     [
         *(("complexity", word) for word in ("scale=2", "trainer.accelerator=cpu", "psnr_set=Set5", "row=1")),
         *(("evaluate", word) for word in ("benchmark.lr=given", "trainer.devices=2", "run_name=mine")),
+        *(("analyze", word) for word in ("steps=400", "steps_per_epoch=10", "learning_rate=1e-3")),
         *(("measure", "scale=2"), ("upscale", "trainer=cpu"), ("shard", "dataset.hr_dir=photos")),
         *(
             (task, word)

@@ -3,13 +3,16 @@
 import base64
 import hashlib
 import html
+import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sr_lab.analysis import drawing
 from sr_lab.reporting import curves, page, saved_images
 from sr_lab.reporting.latex import to_latex
 from sr_lab.reporting.markdown import to_markdown
@@ -121,7 +124,7 @@ def test_commands_can_be_pasted_into_a_shell(text):
 
 
 def test_the_command_of_a_table_repeats_the_overrides_of_the_sweep():
-    given = ("experiment=imfm/fig3_fig4_schedules", "budget=smoke", "dataset.hr_dir=my photos")
+    given = ("experiment=imfm/table2_schedules", "budget=smoke", "dataset.hr_dir=my photos")
     of_table = {"table": {"paper": "imfm", "name": "table2"}}
     jobs = [
         Run(Path("a-1"), of_table, overrides=(f"row={row}", f"scale={scale}", *given))
@@ -129,7 +132,7 @@ def test_the_command_of_a_table_repeats_the_overrides_of_the_sweep():
     ]
     text = page.render(table("first"), jobs, root=Path())
     (command,) = re.findall("<code>(.*experiment=.*)</code>", text)
-    wanted = "experiment=imfm/fig3_fig4_schedules scale=2,4 budget=smoke 'dataset.hr_dir=my photos'"
+    wanted = "experiment=imfm/table2_schedules scale=2,4 budget=smoke 'dataset.hr_dir=my photos'"
     assert html.unescape(command) == f"python -m sr_lab {wanted}"
 
 
@@ -626,3 +629,37 @@ def test_the_page_shows_its_pictures_without_javascript(shown, tmp_path):
         assert shown.run("document.querySelector('#viewer').offsetHeight") == 0
     finally:
         shown.send("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def analysis(folder: Path, says: str, made_by: str = "task=analyze kind=residual") -> None:
+    """A picture as ``task=analyze`` writes it."""
+    figure = drawing.residuals({"a": [("1", 0.5)], "b": [("1", 0.25)]}, title="x")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = drawing.written(figure, made_by=made_by, says=says)["png"]
+    (folder / f"{len(list(folder.iterdir()))}.png").write_bytes(content)
+
+
+def test_the_pictures_of_an_analysis_below_the_folder_are_shown(tmp_path):
+    run = run_folder(tmp_path, "first")
+    before = page.render(table("first"), [run], root=tmp_path)
+    assert 'id="analyses"' not in before
+    analysis(tmp_path / "analyze", f"residuals of a (zoo/a), b {HOSTILE[0]}")
+    analysis(tmp_path / "analyze", "costs", made_by="task=complexity")
+    (tmp_path / "analyze" / "broken.png").write_bytes(b"\x89PNG")
+    text = page.render(table("first"), [run], root=tmp_path)
+    assert text.count('class="analysis"') == 1
+    assert html.escape(HOSTILE[0]) in text
+    assert HOSTILE[0] not in text
+    assert "analyze/0.png" in text
+    (source,) = re.findall(r'<figure class="analysis">\s*<img src="data:image/webp;base64,([^"]+)"', text)
+    with Image.open(io.BytesIO(base64.b64decode(source))) as shown:
+        assert shown.size == (1400, 600)
+
+
+def test_a_page_shows_a_dozen_pictures_and_says_how_many_more_there_are(tmp_path):
+    analysis(tmp_path / "analyze", "a picture")
+    for number in range(1, 14):
+        shutil.copy(tmp_path / "analyze" / "0.png", tmp_path / "analyze" / f"{number}.png")
+    text = page.render(table("first"), [run_folder(tmp_path, "first")], root=tmp_path)
+    assert text.count('class="analysis"') == 12
+    assert "2 more are in the folder" in text

@@ -1,6 +1,7 @@
 """In the plot of quality and cost, every network has a name, and no two names overlap."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ def drawn(points: list[Point]) -> Figure:
     return figure
 
 
-OURS = [Point(f"ours_{n}_x4", 6e5, 3e10 + n * 1e8, 28.6, is_measured=True) for n in range(4)]
+OURS = [Point(f"ours_{n}_x4", 6e5, 3e10 + n * 1e8, 28.6, "run") for n in range(4)]
 
 
 @pytest.mark.parametrize("set_name", ["Set5", "Set14", "Urban100"])
@@ -49,20 +50,20 @@ def test_networks_with_the_same_name_and_different_sizes_are_separate_points():
 
 
 def test_a_name_that_was_moved_away_has_a_line_to_its_network():
-    (axes,) = drawn([Point(f"net {n}", 1e6, 3e10, 28.6, is_measured=True) for n in range(20)]).axes
+    (axes,) = drawn([Point(f"net {n}", 1e6, 3e10, 28.6, "run") for n in range(20)]).axes
     ends = [line.get_xydata()[0] for line in axes.lines]
     assert len(ends) >= 10
     assert all(end == pytest.approx((30, 28.6)) for end in ends)
 
 
 def test_a_name_next_to_its_network_has_no_line():
-    (axes,) = drawn([Point("a", 1e6, 3e10, 28.6, is_measured=True)]).axes
+    (axes,) = drawn([Point("a", 1e6, 3e10, 28.6, "run")]).axes
     assert not axes.lines
 
 
 def test_names_of_runs_of_the_same_network_stay_distinct():
     names = ("imdn_x4_steps-300", "imdn_x4_steps-600", "imdn_x4")
-    points = [Point(name, 1e6, 1e10 * (n + 1), 28.6, is_measured=True) for n, name in enumerate(names)]
+    points = [Point(name, 1e6, 1e10 * (n + 1), 28.6, "run") for n, name in enumerate(names)]
     (axes,) = drawn(points).axes
     assert [text.get_text() for text in axes.texts] == ["imdn_x4_steps-300", "imdn_x4_steps-600", "imdn"]
 
@@ -74,17 +75,16 @@ def test_only_runs_measured_as_in_papers_are_drawn_next_to_printed_figures(monke
     drawn = []
     monkeypatch.setattr(tradeoff, "_scatter", lambda _, points, **__: drawn.extend(points))
     tradeoff.plots([finished("111", 32.2), finished("000", 25.0, **other)])
-    assert [point.psnr for point in drawn if point.is_measured] == [32.2]
-    assert not all(point.is_measured for point in drawn)
+    assert [point.psnr for point in drawn if point.source == "run"] == [32.2]
+    assert not all(point.source == "run" for point in drawn)
     drawn.clear()
     tradeoff.plots([finished("000", 25.0, **other)])
-    assert [(point.psnr, point.is_measured) for point in drawn] == [(25.0, True)]
+    assert [(point.psnr, point.source) for point in drawn] == [(25.0, "run")]
 
 
 def test_if_there_are_many_networks_only_those_that_no_other_beats_are_named():
     points = [
-        Point(f"net {n}", 1e6, 1e9 * (1 + n), 28 + (n if n % 10 == 0 else -1) / 10, is_measured=True)
-        for n in range(60)
+        Point(f"net {n}", 1e6, 1e9 * (1 + n), 28 + (n if n % 10 == 0 else -1) / 10, "run") for n in range(60)
     ]
     (axes,) = drawn(points).axes
     assert {text.get_text() for text in axes.texts} == {f"net {n}" for n in range(0, 60, 10)}
@@ -92,5 +92,56 @@ def test_if_there_are_many_networks_only_those_that_no_other_beats_are_named():
 
 def test_the_seeds_of_a_row_are_one_point():
     runs = [finished("OSFF", 32.0 + seed, seed=seed) for seed in (0, 1)]
-    (point,) = tradeoff._measured(runs, "Set5")
+    (point,) = tradeoff.measured(runs, "Set5")
     assert point.psnr == 32.5
+
+
+def test_markers_of_one_network_that_overlap_share_a_name():
+    points = [Point("IMDN", 715e3, 40.9e9, 26.04, "paper"), Point("IMDN", 715e3, 40.9e9, 26.041, "weights")]
+    points += [Point("IMDN", 715e3, 40.9e9, 25.0, "run")]
+    (axes,) = drawn(points).axes
+    assert [text.get_text() for text in axes.texts] == ["IMDN", "IMDN"]
+
+
+def test_a_figure_has_a_panel_for_each_cost_that_is_known():
+    point = Point("a", 1e6, 3e10, 28.6, "paper")
+    for own, labels in ((point, ["parameters", "multiply-adds"]), (replace(point, time=2.0), ["", "", "s"])):
+        axes = tradeoff.figure([own], title="", set_name="Set5", time="s").axes
+        assert len(axes) == len(labels)
+        assert all(axis.get_xlabel().startswith(label) for axis, label in zip(axes, labels, strict=True))
+
+
+def test_printed_networks_far_below_the_others_are_named_instead_of_drawn():
+    points = [Point("SRCNN", 8e3, 7e9, 30.5, "paper"), Point("good", 1e6, 3e10, 32.0, "paper")]
+    points += [Point("better", 2e6, 4e10, 32.1, "paper")]
+    upper, _ = tradeoff.figure(points, title="", set_name="Set5").axes
+    assert upper.texts[-1].get_text() == "below the axis: SRCNN 30.50 dB"
+    assert upper.get_ylim()[0] > 31
+    points[0] = replace(points[0], source="run")
+    upper, _ = tradeoff.figure(points, title="", set_name="Set5").axes
+    assert upper.get_ylim()[0] < 30.5  # a run of one's own is always drawn
+
+
+def test_times_are_those_of_one_device_and_belong_to_the_network_of_the_paper():
+    identity = {"model": {"_target_": "IMDN"}, "scale": 4}
+    papers = {"option": "imdn", "multi_adds": 40_885_865_472, "task": "complexity"}
+    runs = [
+        finished(None, 0.0, device="CPU, 2 threads", cpu_s_per_megapixel=5.0, **papers),
+        finished(None, 0.0, device="CPU, 2 threads", cpu_s_per_megapixel=3.0, option="imdn", multi_adds=7),
+        finished(None, 0.0, device="CPU, 8 threads", cpu_s_per_megapixel=1.0, **papers),
+    ]
+    runs = [replace(run, identity=identity | {"strategy": n}) for n, run in enumerate(runs)]
+    times = tradeoff.Times.of(runs)
+    assert times.label == "time for a megapixel [s], CPU, 2 threads"
+    assert times.of_model("imdn", 4) == 5.0
+    assert times.of_model("imdn", 2) is None
+    assert [times.values.get(tradeoff.network_of(run)) for run in runs] == [5.0, 3.0, None]
+
+
+def test_the_figures_of_a_table_are_its_own_rows():
+    points = tradeoff.printed(4, "Urban100", table=("osffnet", "table1"))
+    found = {point.name: point.psnr for point in points}
+    assert found["OSFFNet"] == 26.36
+    assert "EFRDN" not in found  # of another paper
+    assert "HNCT" not in found  # not implemented, so not counted
+    assert all(point.source == "paper" for point in points)

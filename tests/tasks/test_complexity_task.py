@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.layers.reparam import RepConv
@@ -51,7 +50,6 @@ def test_the_time_is_measured_on_the_folded_network(monkeypatch, tmp_path):
     timed = []
     monkeypatch.setattr(complexity, "cpu_time", lambda network, scale: timed.append(network) or {})
     monkeypatch.setattr(complexity, "provenance", lambda config, folder: {})
-    monkeypatch.setattr(complexity.HydraConfig, "get", lambda: OmegaConf.create({"runtime": {"choices": {}}}))
     monkeypatch.setattr(complexity.common, "in_multirun", lambda: True)
     complexity.run(compose("task=complexity", "trainer=cpu", "model=ecbsr_m4c16"), tmp_path, [])
     assert all(part.folded is not None for part in timed[0].modules() if isinstance(part, RepConv))
@@ -73,8 +71,27 @@ def test_a_sweep_ends_with_a_table_a_csv_file_and_a_plot(swept):
         rows = list(csv.DictReader(file))
     assert [row["option"] for row in rows] == ["ecbsr_m4c16", "srcnn"]
     assert (folder / "complexity_x4.png").read_bytes().startswith(b"\x89PNG")
-    assert "no paper prints their PSNR on Urban100): ecbsr_m4c16_x4" in out
+    assert (folder / "complexity_x4.pdf").read_bytes().startswith(b"%PDF")
+    (line,) = csv.DictReader((folder / "complexity_x4.csv").read_text().splitlines())
+    assert (line["network"], line["psnr_from"], float(line["time"]) > 0) == ("srcnn", "paper", True)
+    assert "glyph" not in out.lower()  # fontTools is quiet
+    assert "no paper prints their PSNR on Urban100): ecbsr_m4c16" in out
     assert "CPU: eager float32 passes to 640x360 pixels" in out
+
+
+def test_a_row_of_a_table_is_drawn_with_what_the_table_prints(tmp_path, monkeypatch):
+    """The network of a row is known by its settings, not by the experiment's own network."""
+    config = compose("experiment=efrdn/fig7_tradeoff", "row=2", "scale=4", "trainer=cpu")
+    about = {"task": "complexity", "scale": 4, "device": "CPU", "row": config.row_label}
+    about["table"] = {"paper": "efrdn", "name": "table1"}
+    monkeypatch.setattr(complexity, "cpu_time", lambda network, scale: {"cpu_s_per_megapixel": 5.0})
+    monkeypatch.setattr(complexity, "provenance", lambda config, folder: about)
+    monkeypatch.setattr(complexity.common, "in_multirun", lambda: True)
+    complexity.run(config, tmp_path / "imdn_x4", [])
+    assert json.loads((tmp_path / "imdn_x4" / "metrics.json").read_text())["option"] == "imdn"
+    complexity.collect(config, [tmp_path / "imdn_x4"])
+    (line,) = csv.DictReader((tmp_path / "complexity_x4.csv").read_text().splitlines())
+    assert (line["network"], line["time"], line["psnr_db"]) == ("IMDN", "5.0", "32.21")
 
 
 def test_costs_are_added_to_the_rows_of_trained_networks(tmp_path, capsys):

@@ -31,7 +31,14 @@ from omegaconf import DictConfig, ListConfig, Node, nodes
 from sr_lab.config import hydra_guard
 from sr_lab.files import conf_dir
 
-_VALUES = (nodes.AnyNode, nodes.StringNode, nodes.IntegerNode, nodes.FloatNode, nodes.BooleanNode, nodes.EnumNode)
+_VALUES = (
+    nodes.AnyNode,
+    nodes.StringNode,
+    nodes.IntegerNode,
+    nodes.FloatNode,
+    nodes.BooleanNode,
+    nodes.EnumNode,
+)
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 

@@ -132,11 +132,9 @@ def _prepare() -> None:
     for task in pkgutil.iter_modules(tasks.__path__):
         if task.name != "demo":  # its library is not always installed
             importlib.import_module(f"sr_lab.tasks.{task.name}")
-    import fontTools.subset
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_pdf
-    import wandb.sdk.launch  # noqa: F401 - takes a second, in each run that W&B logs
-
+    # The last takes a second, in each run that W&B logs.
+    for library in ("fontTools.subset", "matplotlib.backends.backend_pdf", "wandb.sdk.launch"):
+        importlib.import_module(library)
     composing.share(pytest.MonkeyPatch())
     code.needed(compose(*SMOKE).model_dump())
     code.measuring()

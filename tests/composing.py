@@ -2,8 +2,8 @@
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
 package are read once per process, and each combination of them is merged once, from where it first differs
-from an earlier one. Any other file, and what follows it, is read and merged each time. Hydra also prepares all choices as a configuration for each file,
-which only a default that is an interpolation needs.
+from an earlier one. Any other file, and what follows it, is read and merged each time. Hydra also prepares
+all choices as a configuration for each file, which only a default that is an interpolation needs.
 
 Half of the rest is `copy.deepcopy`, which looks up how to copy each attribute of each node, and the parsing
 of the same interpolations.
@@ -31,14 +31,7 @@ from omegaconf import DictConfig, ListConfig, Node, nodes
 from sr_lab.config import hydra_guard
 from sr_lab.files import conf_dir
 
-_VALUES = (
-    nodes.AnyNode,
-    nodes.StringNode,
-    nodes.IntegerNode,
-    nodes.FloatNode,
-    nodes.BooleanNode,
-    nodes.EnumNode,
-)
+_TYPED = (nodes.BooleanNode, nodes.EnumNode, nodes.FloatNode, nodes.IntegerNode, nodes.StringNode)
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 
@@ -64,7 +57,7 @@ class _Copies:
 
 
 def _copied(node: Node, _memo: object = None) -> Node:
-    """Copy a node and the nodes in it; as in OmegaConf's own copy, the parent and plain values are the same."""
+    """Copy a node and the nodes in it, with the same parent and plain values, as OmegaConf does."""
     copied, metadata = _like(node), _like(node._metadata)
     metadata.flags = dict(metadata.flags or {})
     metadata.resolver_cache = copy.deepcopy(metadata.resolver_cache)
@@ -137,7 +130,7 @@ def share(patch: pytest.MonkeyPatch) -> None:
         needed = any(not default.is_self() and default.is_interpolation() for default in defaults)
         return choices(overrides, defaults, self_added) if needed else nothing
 
-    for kind in (DictConfig, ListConfig, *_VALUES):
+    for kind in (DictConfig, ListConfig, nodes.AnyNode, *_TYPED):
         patch.setattr(kind, "__deepcopy__", _copied)
     patch.setattr(omegaconf.base, "parse", functools.cache(omegaconf.base.parse))
     patch.setattr(version, "_get_version", functools.cache(version._get_version))

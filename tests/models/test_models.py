@@ -46,16 +46,17 @@ def one_of_each_class(options):
 
 
 every_model = pytest.mark.parametrize("model", distinct_models())
-# All options of a class are compiled from the same code, and tracing it takes seconds: one network is traced
-# always, the others in the slow tests, where inductor compiles them too.
+# All options of a class are compiled from the same code, and tracing it takes seconds: the four kinds of body
+# (residual, dense, windows, convolutions with transformers) are traced always, the others in the slow tests.
 CLASSES = {
     OmegaConf.load(CONF / "model" / f"{model}.yaml")._target_.rpartition(".")[2]: model
     for model in distinct_models()
 }
+TRACED = ("IMDN", "OSFFNet", "SwinIRLight")
 every_class = pytest.mark.parametrize(
     "model",
     [
-        model if name == "IMDN" else pytest.param(model, marks=pytest.mark.slow)
+        model if name in TRACED else pytest.param(model, marks=pytest.mark.slow)
         for name, model in CLASSES.items()
     ],
 )

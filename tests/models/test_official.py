@@ -49,8 +49,8 @@ OFFICIAL = [
     Official("VDSR/VDSR_Official.mat", "vdsr", 4, 31.343, protocol="classic_y"),
 ]
 
-# At x4 the LR images are smallest; the other scales take up to half a minute each, as does VDSR, which computes
-# at the size of the output. The checkpoints of the others are compared with their authors' outputs above.
+# At x4 the LR images are smallest; the other scales take up to half a minute each, as does VDSR, which
+# computes at the size of the output. The other checkpoints are compared with their authors' outputs above.
 LONG = {row.file for row in OFFICIAL if row.option == "vdsr"}
 every_checkpoint = pytest.mark.parametrize(
     "official",

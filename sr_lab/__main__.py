@@ -181,7 +181,7 @@ def _help(composed: DictConfig, hydra_node: HydraConf) -> str:
 
 
 def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
-    """Add to the configuration what identifies it beside its settings."""
+    """Add to the configuration what identifies it besides its settings."""
     if isinstance(config, PlanConfig):  # images may be missing
         return config
     validates = isinstance(config, TrainConfig) and (config.validation.sets or config.validation_images)

@@ -113,7 +113,7 @@ def export(
 
     Args:
         model: What `load` takes, or a network. A network alone does not tell its settings, so it is not
-            written as ``safetensors``, and its card says nothing of its origin.
+            written as ``safetensors``, and its card says nothing about its origin.
         output: Folder of the files, ``imdn_x4.onnx`` and so on, and of the card ``imdn_x4.md``.
         format: ``onnx``, ``pt2``, ``safetensors``, ``official``, or several.
         name: Name of the files; ``None`` for network and scale.

@@ -57,12 +57,12 @@ class HubNetwork(nn.Module, ModelHubMixin):
     network.push_to_hub("me/imdn_x4")
 
     A repository holds ``model.safetensors``, which `sr_lab.load` opens too, ``config.json`` with the settings
-    of the network, and ``README.md``, the model card. Use `from_pretrained` to make one.
+    of the network, and ``README.md``, the model card. Use `from_pretrained`, not the constructor.
 
     Args:
         network: The network with its weights.
         described: Its settings.
-        sections: What the card says of its origin, training and figures: title -> lines.
+        sections: What the card says about its origin, training and figures: title -> lines.
 
     Shape:
         lr ``(N, C, H, W)`` in [0, 1] -> sr ``(N, C, rH, rW)``, not clamped.
@@ -154,7 +154,7 @@ class HubNetwork(nn.Module, ModelHubMixin):
         allow: Sequence[str],
         note: Callable[[str], object],
     ) -> Self:
-        """The network of a checkpoint; that of a repository has a card of its own, which knows the origin."""
+        """The network of a checkpoint; a repository's network has its own card, which states the origin."""
         described = describe(checkpoint, key="hub", allow=allow, note=note)
         with as_large_as(checkpoint, "hub"):
             network = build_network(described, allow)
@@ -185,7 +185,7 @@ def _record(config: Path) -> dict[str, object]:
     """The content of a ``config.json``, which is checked by `describe`.
 
     Raises:
-        ConfigError: It is no small JSON object.
+        ConfigError: It is not a small JSON object.
     """
     try:
         record = files.read_json(config)

@@ -338,11 +338,11 @@ def write_index(parent: Path, jobs: Sequence[Listed]) -> None:
     """Write these jobs to ``sweep.json``; earlier sweeps' jobs stay in it while their folders exist.
 
     Raises:
-        ConfigError: The present index cannot be read, or another process has locked it for a minute.
+        ConfigError: The existing index cannot be read, or another process has locked it for a minute.
     """
     parent.mkdir(parents=True, exist_ok=True)
     place = parent / ".sweep.lock"
-    # Several sweeps may start at once; each adds its jobs to what the others have written.
+    # Several sweeps may start at the same time; each adds its jobs to what the others have written.
     with open(place, "ab", opener=not_elsewhere) as lock, locked(lock, attempts=600) as is_ours:
         if not is_ours:
             raise ConfigError(f"{place}: another process keeps it locked; end that process, and try again")

@@ -12,6 +12,7 @@ from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
 from sr_lab.config.schema import Config
 from sr_lab.files import conf_dir
+from sr_lab.reporting.published import experiments_dir
 from tests import chromium, composing
 
 
@@ -20,6 +21,24 @@ def _compositions_share_what_they_read() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         composing.share(patch)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_repository_stays_as_it_is() -> Iterator[None]:
+    """No test may leave figures or options of its own among ours."""
+    before = _contents()
+    yield
+    assert _contents() == before
+
+
+def _contents() -> dict[Path, tuple[int, int]]:
+    """Size and time of each file in ``conf`` and ``experiments``."""
+    files = (path for folder in (conf_dir(), experiments_dir()) for path in folder.rglob("*.*"))
+    return {
+        path: (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in files
+        if "__pycache__" not in str(path)
+    }
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_frozen_parts_stay_in_evaluation_mode_and_the_result_can_be_trained_on()
     (sr * torch.ones(1, requires_grad=True)).sum().backward()
 
 
-def test_a_misspelt_name_is_answered_with_the_closest_network_name():
+def test_the_error_for_a_misspelt_name_gives_the_closest_network_name():
     with pytest.raises(ConfigError, match=r"there is no option 'osfnet'.*did you mean 'osffnet'"):
         sr_lab.load("osfnet", scale=4)
 

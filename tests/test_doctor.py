@@ -189,7 +189,7 @@ def test_a_duplicate_image_is_reported(set14):
     }
 
 
-def test_right_images_under_other_names_are_right(set14):
+def test_correct_images_under_other_names_are_accepted(set14):
     names = sorted(path.name for path in set14.iterdir())
     for name in names:
         (set14 / name).rename(set14 / f"old {name}")
@@ -214,7 +214,7 @@ def test_right_images_under_other_names_are_right(set14):
         (Image.Transpose.TRANSPOSE, "mirrored and rotated clockwise by 90 degrees"),
     ],
 )
-def test_a_rotated_or_mirrored_image_is_called_so_whatever_its_name(set14, turn, how):
+def test_a_rotated_or_mirrored_image_is_reported_as_such_whatever_its_name(set14, turn, how):
     changed(set14, "man.png", lambda image: image.transpose(turn))  # a square
     (set14 / "man.png").rename(set14 / "mine.png")
     wrong = findings(set14, "wrong")

@@ -366,7 +366,7 @@ def test_twenty_steps_on_one_pair_beat_bicubic(tmp_path):
     assert result.psnr_y > result.bicubic_psnr_y + 0.3
 
 
-def test_what_a_library_prints_about_garbage_at_exit_is_not_seen():
+def test_what_a_library_prints_about_garbage_at_exit_is_not_shown():
     """Triton lists what gc.freeze() has kept alive; a handler registered earlier stands for that here."""
     program = (
         "import atexit, os, sys; atexit.register(os.write, 2, b'leaked 514 functions');"

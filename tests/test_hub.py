@@ -94,7 +94,7 @@ def test_a_strangers_config_json_runs_nothing(changed, content, message):
         sr_lab.HubNetwork.from_pretrained(changed)
 
 
-def test_a_config_json_that_describes_a_giant_is_refused_before_it_is_built(changed):
+def test_a_config_json_that_describes_a_giant_network_is_refused_before_it_is_built(changed):
     record = json.loads((changed / "config.json").read_text())
     record["model"]["num_block"] = 10**6
     (changed / "config.json").write_text(json.dumps(record))

@@ -56,7 +56,7 @@ def trained(place) -> Path:
     return folder
 
 
-def test_every_kind_of_own_code_trains_by_the_readmes_command(trained):
+def test_every_kind_of_user_code_trains_by_the_readmes_command(trained):
     recipe = (trained / "config.yaml").read_text()
     for name in ("SmallNet", "NearestUpsampler", "EdgeLoss", "Trapezoid", "WeightNorm"):
         assert re.search(rf"_target_: own_sr\.\w+\.{name}\n", recipe)
@@ -92,7 +92,7 @@ def test_the_script_runs(place):
 
 
 @pytest.mark.usefixtures("own_sr")
-def test_own_networks_load_only_if_their_package_is_trusted(trained):
+def test_a_users_own_network_loads_only_if_its_package_is_trusted(trained):
     assert type(sr_lab.load(trained, allow=["own_sr"])).__name__ == "SmallNet"
     with pytest.raises(ConfigError, match=r"if own_sr is your own package, add allow=\[own_sr\]"):
         sr_lab.load(trained)
@@ -133,7 +133,7 @@ CLASSES = {
 
 @pytest.mark.usefixtures("own_sr")
 @pytest.mark.parametrize("named", CLASSES)
-def test_a_wrong_class_is_answered_with_the_facts(named, place):
+def test_a_wrong_class_gets_an_error_that_states_the_facts(named, place):
     (place / "broken.py").write_text("class Net(:\n")
     slot, path = named.split()
     with pytest.raises(ConfigError) as error:
@@ -205,7 +205,7 @@ def read_all(dataset) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_a_wrong_pair_is_answered_with_the_facts(kind):
+def test_a_wrong_pair_gets_an_error_that_states_the_facts(kind):
     dataset, facts = PAIRS[kind]
     with pytest.raises((ConfigError, DataError)) as error:
         read_all(dataset)
@@ -317,10 +317,10 @@ def test_a_new_network_overwrites_nothing_and_keeps_the_files_of_the_package(tmp
 @pytest.mark.parametrize(
     ("name", "at", "fact"),
     [
-        ("imdn", "mypkg", "model=imdn is a network of sr_lab"),
+        ("imdn", "mypkg", "model=imdn is already a network of sr_lab"),
         ("my-net", "mypkg", "'my-net'"),
         ("2net", "mypkg", "no digit first"),
-        ("class", "mypkg", "no word of Python"),
+        ("class", "mypkg", "not a Python keyword"),
         ("MyNet", "mypkg", "write name=mynet"),
         ("conf", "mypkg", "another file of the package"),
         ("net", "torch", "at: 'torch'"),

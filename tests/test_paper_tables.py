@@ -206,7 +206,7 @@ def test_a_step_of_the_papers_own_recipe_gives_no_warning(scale, init_ckpt, reco
     assert [line for line in made.head if line.startswith("warning")] == ([words] if warned else [])
 
 
-def test_scales_that_were_run_by_another_command_are_not_called_missing(tmp_path):
+def test_scales_that_another_command_ran_are_not_reported_as_missing(tmp_path):
     table = {"paper": "osffnet", "name": "table1"}
     x2, x4 = (folder(tmp_path, f"x{n}", **values("OSFFNet", 32.0, table=table, scale=n)) for n in (2, 4))
     made = experiment_table([x4])

@@ -97,7 +97,7 @@ def test_a_second_process_in_the_same_run_folder_is_refused(tmp_path, other_proc
 
 
 @pytest.mark.parametrize("finishes", [True, False])
-def test_a_process_that_waits_does_only_what_the_other_has_left(tmp_path, finishes):
+def test_a_process_that_waits_does_only_what_the_other_has_left_to_do(tmp_path, finishes):
     folder, waits = RunFolder(tmp_path), threading.Event()
     folder.write_metrics({"of": "an earlier attempt"})
     os.utime(folder.metrics, (1, 1))

@@ -8,7 +8,7 @@
    for at most a third of the time.
 2. waits: 1,000 steps in which waiting for the GPU is an error.
 3. train: OSFFNet, IMFM with three tails, and IMDN at their published sizes, x4, in rounds: each network is
-   trained for a few minutes and interrupted, then the next one. The same command goes on where it stopped,
+   trained for a few minutes and interrupted, then the next one. The same command resumes where it stopped,
    so the script may be killed at any time, and repeated.
 
 Everything is written below ``--out``: a log of each command, ``outputs`` with the run folders, and the

@@ -1,4 +1,4 @@
-"""Own code from Python: compose, train with a plain Lightning Trainer, load a run, upscale, plot.
+"""Your own code from Python: compose, train with a plain Lightning Trainer, load a run, upscale, plot.
 
 The notebook in_python.ipynb has the same cells. Run them here, after the first command of the README.
 """

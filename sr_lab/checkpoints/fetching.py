@@ -15,11 +15,11 @@ from sr_lab.datasets.registry import Archive
 from sr_lab.errors import CheckpointError, SRLabError
 from sr_lab.zoo.published import PREFIX, Published
 
-MIRROR = "SR_LAB_ZOO"  # address or folder of a copy, in which a file has the place that it has on GitHub
+MIRROR = "SR_LAB_ZOO"  # address or folder of a copy, in which files have the paths that they have on GitHub
 
 
 def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
-    """The file of published weights, downloaded if it is not in the cache; several processes may ask at once.
+    """The file of published weights, downloaded if not in the cache; processes may ask at the same time.
 
     Args:
         entry: The weights.
@@ -62,7 +62,7 @@ def _obtain(entry: Published, file: Path, note: Callable[[str], object]) -> None
     if mirror and "://" not in mirror:
         original = Path(mirror).expanduser() / entry.place
         if not is_right(original, entry):
-            state = "is another file than the published one" if original.is_file() else "is missing"
+            state = "is not the published file" if original.is_file() else "is missing"
             raise CheckpointError(f"{original} {state}")
         with files.replacing(file) as copy, original.open("rb") as source_file:
             shutil.copyfileobj(source_file, copy)

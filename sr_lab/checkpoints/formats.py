@@ -64,7 +64,7 @@ def refuse_foreign(file: Path, key: str) -> None:
 def _wrong_with_zip(file: Path, tail: bytes) -> str:
     place = tail.rfind(_END)
     if place < 0:
-        return f"is cut off, its end is missing; {_AGAIN}"
+        return f"is cut off: its end is missing; {_AGAIN}"
     comment = int.from_bytes(tail[place + 20 : place + 22], "little")  # our early checkpoints have one
     if len(tail) - place != 22 + comment:
         return f"has bytes after its end; {_AGAIN}"

@@ -58,7 +58,7 @@ def _matlab_axes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _folded_too(network: nn.Module) -> Mapping[str, Tensor]:
-    """The folded convolutions, which SPAN's files hold beside the branches."""
+    """The folded convolutions, which SPAN's files contain in addition to the branches."""
     folded = fold(copy.deepcopy(network))
     for table in official_names(folded):
         try:

@@ -43,7 +43,7 @@ def build_network(described: Config | StoredNetwork, allow: Sequence[str] = ()) 
 def as_large_as(checkpoint: Checkpoint, key: str = "ckpt") -> Iterator[None]:
     """Refuse to build a network much larger than the weights that a checkpoint has for it.
 
-    A record of a kilobyte can describe a network of a billion blocks. Training may use several weights where
+    A one-kilobyte record can describe a network of a billion blocks. Training may use several weights where
     the folded form has one, hence the factor.
 
     Raises:
@@ -90,7 +90,7 @@ def describe(
 
     Raises:
         CheckpointError: The checkpoint fits no network, or several.
-        ConfigError: The checkpoint names a network that may not be built, or has another scale.
+        ConfigError: The checkpoint names a network that may not be built, or has a different scale.
     """
     if checkpoint.record is not None:
         stored = stored_network(checkpoint.record, str(checkpoint.path), allow)

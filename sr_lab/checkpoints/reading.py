@@ -259,7 +259,7 @@ def _matlab_variables(content: memoryview) -> Iterator[tuple[str, Any]]:
     SciPy's reader allocates what a header claims: 200 bytes can claim an array of billions of cells.
 
     Raises:
-        ValueError: The file is of another version or damaged, or unpacks to more than `_MAX_MATLAB` bytes.
+        ValueError: The file has another version, is damaged, or unpacks to more than `_MAX_MATLAB` bytes.
     """
     if bytes(content[124:128]) != b"\0\1IM":  # the version, little-endian
         raise ValueError("not a MATLAB 5 file")

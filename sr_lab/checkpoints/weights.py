@@ -79,7 +79,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, *, key: str = "ckpt
         key: The setting that names the file, for error messages.
 
     Raises:
-        CheckpointError: Weights are missing, unexpected, of another shape or type, or not finite.
+        CheckpointError: Weights are missing or unexpected, have a different shape or type, or are not finite.
     """
     forms = forms_of(network)
     state = _named_as_ours(network, forms, checkpoint.state)

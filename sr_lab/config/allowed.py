@@ -163,9 +163,9 @@ INSTEAD = {
     "GradientAccumulationScheduler": "it changes at epochs, but the training is one endless epoch, and "
     "batch_size is the total; set trainer.accumulate_grad_batches=2",
     "BackboneFinetuning": "it unfreezes at an epoch, but the training is one endless epoch; train with "
-    "freeze=[head,body], then go on with all weights: init_ckpt=<run folder>",
+    "freeze=[head,body], then continue with all weights: init_ckpt=<run folder>",
     "BaseFinetuning": "it freezes and unfreezes at epochs, but the training is one endless epoch; train with "
-    "freeze=[<names of parameters>], then go on with all weights: init_ckpt=<run folder>",
+    "freeze=[<names of parameters>], then continue with all weights: init_ckpt=<run folder>",
 }
 
 # Names that classes with ``**kwargs`` accept in addition to their named parameters, or that our code may

@@ -1,6 +1,6 @@
 """The code of the classes that a run names: a digest of each module that computes its numbers.
 
-This covers the module of each class and every module that it imports, also indirectly and inside
+This covers the module of each class and every module that it imports, even indirectly or inside
 functions: the user's own code, and sr_lab's packages that compute. Python's library and installed packages do
 not count (``metrics.json`` records their versions), unless the user trusts them with ``allow``.
 
@@ -113,7 +113,7 @@ def named(value: object) -> Iterator[str]:
 
 
 def _counts(name: str, trusted: Sequence[str], packages: Collection[str] = _COMPUTE) -> bool:
-    """Whether a module is the user's own, or in one of the given packages of ours."""
+    """Whether a module is the user's own, or in one of the given packages of sr_lab."""
     top, _, rest = name.partition(".")
     if top == "sr_lab":
         return rest.partition(".")[0] in packages and name not in _PLUMBING

@@ -173,7 +173,7 @@ _OTHER = re.compile(r"\$(?!\w)")
 
 
 def check_file(path: Path, content: object) -> None:
-    """Refuse a file with other resolvers than ours, with control characters, or with a search path.
+    """Refuse a file with resolvers other than ours, with control characters, or with a search path.
 
     Raises:
         ConfigError: The message names the file and quotes the text.
@@ -207,7 +207,7 @@ def check_packages(places: Sequence[str], overrides: Sequence[str]) -> None:
             )
 
 
-# What a file may set in Hydra's node, beside its mode.
+# What a file may set in Hydra's node besides its mode.
 _OF_FILES = ("hydra.help.", "hydra.sweeper.params.")
 
 
@@ -264,7 +264,7 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _trust_no_folder(node: DictConfig, overrides: Sequence[str]) -> None:
-    """Let submitit read no pickles that were there before, and Hydra write through no link."""
+    """Keep submitit from reading pickles that already exist, and Hydra from writing through links."""
     if "submitit_folder" in node.launcher and not is_set("hydra.launcher.submitit_folder", overrides):
         node.launcher.submitit_folder = f"${{hydra.sweep.dir}}/.submitit/{uuid.uuid4().hex}/%j"
     if node.mode == RunMode.MULTIRUN:

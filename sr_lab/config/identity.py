@@ -110,6 +110,8 @@ def _of_task(config: Config) -> Node:
             values["tile"] = config.tile
         if config.backend != "eager":
             values["backend"] = config.backend
+        if config.perceptual:
+            values["perceptual"] = sorted(config.perceptual)
     if isinstance(config, ComplexityConfig):
         values |= _machine(config)
     return values | {"code": code_of(config).digests}
@@ -144,7 +146,7 @@ def _of_training(config: TrainConfig) -> Node:
     values["budget"] = config.budget.model_dump(exclude={"name"})  # `auto` equals the budget it chooses
     values |= _data(config)
     values["trainer"] = {k: v for k, v in config.trainer.arguments().items() if k not in NEUTRAL_TRAINER}
-    # On a GPU, use the requested precision, since a run may resume on a GPU with another native precision.
+    # On a GPU, use the requested precision: a run may resume on a GPU with a different native precision.
     asked, accelerator = config.trainer.precision, config.trainer.accelerator
     values["precision"] = asked if has_gpu(accelerator) else resolve_precision(asked, accelerator)
     if config.trainer.float32_matmul_precision != "high":  # left out like the default tile

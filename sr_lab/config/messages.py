@@ -60,7 +60,7 @@ def _task(chain: Sequence[BaseException]) -> str:
 
 
 def _options(group: str) -> list[str]:
-    """The options of a group in ``conf/``, those in its sub-folders too."""
+    """The options of a group in ``conf/``, including those in its sub-folders."""
     folder = conf_dir() / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 

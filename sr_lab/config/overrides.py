@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-# Settings that say where files are written, beside those of callbacks, loggers and the profiler, and LIMIT.
+# Settings that say where files are written, besides those of callbacks, loggers and the profiler, and LIMIT.
 # The command line gives them, or they have our own value; task=prepare also writes to paths.data_dir.
 LIMIT = "max_pixels"  # protects from strangers' images
 WRITTEN = (
@@ -38,7 +38,7 @@ def typed_again(overrides: Sequence[str]) -> list[str]:
 
 
 def only_typed(override: str) -> bool:
-    """Whether only the command line may set this, as it says which packages are trusted or where files go."""
+    """Whether only the command line may set this, e.g. which packages are trusted or where files go."""
     key = key_of(override).strip().replace("/", ".")
     profiles = key == "trainer" or key.startswith("trainer.profiler")
     top = key.partition(".")[0]

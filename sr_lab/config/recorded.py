@@ -48,7 +48,7 @@ class Known:
         values: Its identity, with the code.
         earlier: Its identity in earlier versions, which left out the code.
         settings: Its settings, see `compared`.
-        any_code: Whether it may continue a run that other code began (``code=any``).
+        any_code: Whether it may continue a run that different code began (``code=any``).
     """
 
     values: Node
@@ -161,7 +161,7 @@ def record(folder: RunFolder, known: Known, *, resumed: bool = False) -> list[Co
 
 
 def with_other_code(known: Known, parent: Path) -> list[tuple[RunFolder, Code]]:
-    """The runs with the same settings that other code began, newest first, each with its code."""
+    """The runs with the same settings begun by different code, newest first, each with its code."""
     own, found = hash8(without_code(known.values)), {}
     for path in parent.glob("*/identity.json"):
         held = read(folder := RunFolder(path.parent))
@@ -224,7 +224,7 @@ def trained_by(ckpt: str, code: Code) -> str:
 
 
 def code_note(run: Known, folder: RunFolder) -> str | None:
-    """A note for the user if other code began a run, or a search, with the same settings."""
+    """A note for the user if different code began a run, or a search, with the same settings."""
     if folder.has_begun():
         words = differing_code(folder, run)
         return f"code: '{folder.path}' was begun by {words}, and is used anyway" if words else None
@@ -234,7 +234,7 @@ def code_note(run: Known, folder: RunFolder) -> str | None:
     before, code = found[0]
     step = max((int(row["step"]) for row in whole_rows(before.record)), default=0)
     how = "is finished" if before.is_finished() else f"is {before.state()} at step {step}"
-    more = f" ({len(found) - 1} older ones have other code too)" if len(found) > 1 else ""
+    more = f" ({len(found) - 1} older ones have different code too)" if len(found) > 1 else ""
     return (
         f"code: '{before.path}' has the same settings and {how}, but was begun by {other(code, run.code)}"
         f"{more}; this run is a new one, and code=any would use that one"
@@ -283,7 +283,7 @@ def compared(values: Mapping[str, object]) -> dict[str, object]:
     callbacks = values.get("callbacks")
     nodes = callbacks if isinstance(callbacks, Mapping) else {}
     kept = {name: node for name, node in nodes.items() if not _watches(node)}
-    # Budgets used to shorten an epoch in the file.
+    # In files of earlier versions, a budget may have shortened the epoch.
     return {"task": task, **settings({**values, "callbacks": kept, "steps_per_epoch": None})}
 
 
@@ -296,4 +296,4 @@ def other(before: Code, now: Code) -> str:
     """Which code differs, as part of a sentence."""
     names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"other code of {', '.join(names[:3])}{more}" if before else "unknown code"
+    return f"another version of {', '.join(names[:3])}{more}" if before else "unknown code"

@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif", ".jp2", ".heic")
 }
 
-EXPERIMENT_NAME = r"^\w[\w.-]*(/\w[\w.-]*)*$"  # never a way out of paths.output_dir
+EXPERIMENT_NAME = r"^\w[\w.-]*(/\w[\w.-]*)*$"  # so that it cannot lead out of paths.output_dir
 
 # Values of the recipe that a limit of the budget has changed, and an epoch's length that it must not change.
 Recipe: TypeAlias = dict[
@@ -53,7 +53,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 Distinct: TypeAlias = Annotated[list[str], AfterValidator(_distinct)]
-# Part of a file's name, never a way to another folder: a checkpoint or a configuration may be a stranger's.
+# Part of a file's name, never a path to another folder: a checkpoint or a configuration may be a stranger's.
 Name: TypeAlias = Annotated[str, Field(pattern=r"^\w[^/\\\x00-\x1f]*$")]
 Sets: TypeAlias = Annotated[list[Name], AfterValidator(_distinct)]
 
@@ -256,6 +256,7 @@ class EvaluateConfig(CheckpointConfig):
     """``task=evaluate``; the defaults fill in what its ``config.yaml`` leaves out (see `uses`)."""
 
     explain: bool
+    perceptual: list[Literal["lpips", "lpips_vgg", "dists"]] = []
     resume: Literal["auto", "never"] = "auto"  # config.yaml files of older runs lack it
     schedule: Schedule = Schedule(interval="step", scheduler={})
     dataset: Node = {}

@@ -210,7 +210,7 @@ def refuse_callback(place: str, callback: object) -> None:
     """Refuse a callback that derives from one that is not allowed (`allowed.INSTEAD`).
 
     Raises:
-        ConfigError: The message says what does the same.
+        ConfigError: The message says what to use instead.
     """
     for kind in type(callback).__mro__:
         if kind.__module__.startswith(_LIGHTNING) and (why := INSTEAD.get(kind.__name__)):

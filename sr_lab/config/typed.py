@@ -1,4 +1,4 @@
-"""What the user types, made into what Hydra reads: an argument of a class needs no ``+``, a path no quotes.
+"""Turns what the user types into what Hydra reads: an argument of a class needs no ``+``, a path no quotes.
 
 Only the words of the command line come through here; files follow the rules of Hydra.
 """

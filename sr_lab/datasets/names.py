@@ -30,8 +30,8 @@ _ADDED = re.compile(r"(?![_-]?x\d+$)(?=.*[a-z])[a-z_-].*", re.IGNORECASE)
 # The end of a scene's name and the addition, if one can tell where the addition begins: not in babyout.
 _SEPARATE = re.compile(r"\d[a-z]|.[_-]|.x\d", re.IGNORECASE)
 
-# A scale anywhere in a name. ``x4`` as in babyx4_IMDN, LBNet-X2, x4plus, x4v3, x4s48; digits beside it belong
-# to a kernel or a size (3x3, 1280x720, x48), lower-case letters to a word (max4, box2, x4k).
+# A scale anywhere in a name. ``x4`` as in babyx4_IMDN, LBNet-X2, x4plus, x4v3, x4s48; digits next to it
+# belong to a kernel or a size (3x3, 1280x720, x48), lower-case letters to a word (max4, box2, x4k).
 _NUMBER = r"0?([2-9]|16)"
 _AFTER = rf"(?<![0-9aeiou])[xX\u00d7]{_NUMBER}(?=plus|ema|[vs][0-9]|[^0-9a-zx\u00d7]|$)(?!\.[0-9])"
 # ``x2x3x4``, one network for several scales.
@@ -102,7 +102,7 @@ def scale_of(stem: str) -> int | None:
 
 
 def stated_scales(name: str) -> tuple[int, ...]:
-    """The different scales that a name of any kind states, in its order; without the scale after "from"."""
+    """The different scales that a name of any kind states, in order, without the scale after "from"."""
     name = _LIST.sub(lambda together: together[0].replace("x", "_x"), name)
     found = _STATED.finditer(_ORIGIN.sub("_", name))
     return tuple(dict.fromkeys(int(number) for match in found for number in match.groups() if number))
@@ -115,7 +115,7 @@ def scale_of_result(stem: str, hr_stem: str) -> int | None:
         The scale; ``None`` if the name gives none or several, as ``baby_x2_x4`` does.
     """
     scene = next((form for form in forms(hr_stem) if stem.startswith(form)), "")
-    added = stem.removeprefix(scene)  # an ``x4`` in the scene's own name is no scale
+    added = stem.removeprefix(scene)  # an ``x4`` in the scene's own name is not a scale
     stated = stated_scales(added)
     return stated[0] if len(stated) == 1 else None if stated else scale_of(added)
 

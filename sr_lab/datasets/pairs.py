@@ -98,7 +98,7 @@ class PairDataset(Dataset[PatchBatch]):
         """Nothing is decoded in advance."""
 
     def fingerprints(self) -> list[str]:
-        """Nothing is known of the pixels."""
+        """Nothing is known about the pixels."""
         return []
 
     def note(self) -> str:

@@ -97,7 +97,7 @@ class PatchDataset(Dataset[PatchBatch]):
         augment: Draw flips and transpositions; otherwise every code is 0.
 
     Raises:
-        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, ``degradation`` has another scale, or it is
+        ConfigError: ``scale`` or ``lr_patch_size`` is below 1, ``degradation`` has a different scale or is
             random and LR images are given.
     """
 

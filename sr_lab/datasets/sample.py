@@ -53,7 +53,7 @@ def training_photographs() -> list[Path]:
 
 
 def _photographs(names: tuple[str, ...]) -> list[Path]:
-    spec = find_spec("skimage")  # finds the package without importing it, which takes a while
+    spec = find_spec("skimage")  # finds the package without the slow import
     if spec is None or spec.origin is None:
         raise DataError("dataset: the sample photographs come with scikit-image; install scikit-image")
     files = [Path(spec.origin).parent / "data" / name for name in names]

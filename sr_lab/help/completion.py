@@ -90,7 +90,7 @@ def candidates(words: Sequence[str], word: str) -> list[str]:
     """
     places = [files.conf_dir(), *_config_dirs(words)]
     groups = option.groups(places)
-    options: dict[str, list[str]] = {}  # a group in a folder of another is part of the option's name
+    options: dict[str, list[str]] = {}  # a nested group becomes part of the option's name
     for group, names in groups.items():
         top, _, inner = group.partition("/")
         options.setdefault(top, []).extend(f"{inner}/{name}" if inner else name for name in names)

@@ -44,7 +44,7 @@ def markdown(lines: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text that Markdown shows as it is, also inside ``<code>`` and in a cell of a table."""
+    """A text that Markdown shows as it is, even inside ``<code>`` or in a cell of a table."""
     text = printable(" ".join(text.split()))
     return "".join(f"&#{ord(sign)};" if sign in "&<>\\`*_[]|#" else sign for sign in text)
 

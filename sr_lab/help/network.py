@@ -1,4 +1,4 @@
-"""What the page of a network says beside its arguments: tails, strategies, cost, figures, weights."""
+"""What the page of a network says besides its arguments: tails, strategies, cost, figures, weights."""
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence

@@ -153,7 +153,7 @@ def _chosen(found: Option) -> list[str]:
 
 
 def _described(node: object, path: str) -> Iterator[tuple[str, str]]:
-    """The dotted name of each description in a group, and the class that it names; also of a sum's terms."""
+    """The dotted name of each description in a group, including a sum's terms, and the class it names."""
     if isinstance(node, Mapping):
         if isinstance(node.get("_target_"), str):
             yield path, str(node["_target_"])

@@ -113,7 +113,7 @@ def _tree(module: str) -> ast.Module | None:
 def _definition(
     module: str, name: str, seen: frozenset[tuple[str, str]] = frozenset()
 ) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
-    """Where a name is defined, also if the module only passes it on, and the definition."""
+    """The module that defines a name, even if the given module only re-exports it, and the definition."""
     tree = _tree(module)
     if tree is None or (module, name) in seen or len(seen) > 20:
         return None

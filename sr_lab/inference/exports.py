@@ -1,4 +1,4 @@
-"""A network in the formats that other programs open, and proof that they give its images."""
+"""A network in the formats that other programs open, each checked to give its images."""
 
 import copy
 import io
@@ -120,7 +120,7 @@ def as_onnx(
         dtype: Type of the weights, of the input and of the output.
 
     Raises:
-        ConfigError: A package is missing, the network does not export, or the graph gives another image.
+        ConfigError: A package is missing, the network does not export, or the graph gives a different image.
     """
     import onnx
 
@@ -179,7 +179,7 @@ def as_pt2(network: nn.Module, images: Images, *, size: tuple[int, int] | None) 
     """The folded network as a program of ``torch.export``, which torch opens without this package.
 
     Raises:
-        ConfigError: The network does not export, or the program gives another image.
+        ConfigError: The network does not export, or the program gives a different image.
     """
     merged = for_inference(network) if any(True for _ in network.parameters()) else network
     try:
@@ -306,7 +306,7 @@ def _cut(
 
 
 def _largest(values: Iterable[float]) -> float:
-    """The largest of some numbers, NaN if one is NaN, which `max` might pass over."""
+    """The largest of some numbers; NaN if any is NaN, which `max` might miss."""
     return torch.tensor(list(values), dtype=torch.float64).max().item()
 
 

@@ -123,7 +123,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     from onnx import TensorProto
     from onnxscript import opset18
 
-    op: Any = opset18  # its types know no untyped arguments
+    op: Any = opset18  # its types do not allow untyped arguments
 
     def remainder(self: Any, other: Any) -> Any:
         """``index % length``, where the length may depend on the image."""
@@ -165,8 +165,10 @@ def _tidy(model: "onnx.ModelProto", scale: int | None) -> None:
     from onnx import numpy_helper
 
     graph = model.graph
+    # A computed length may be zero, e.g. the rest of a split; a literal zero means that the length is kept.
+    copying = {t.name for t in graph.initializer if not numpy_helper.to_array(t).all()}
     for node in graph.node:
-        if node.op_type == "Reshape":  # a length may be zero: the remainder of a split
+        if node.op_type == "Reshape" and node.input[1] not in copying:
             kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("allowzero", 1)])

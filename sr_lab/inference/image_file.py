@@ -28,7 +28,7 @@ def upscaled_file(
 
     Args:
         path: The image.
-        about: What `read_about` says of it.
+        about: What `read_about` says about it.
         network: The network; gets the size and the note of the tiles.
         max_pixels: Limit on an image, see `read_frames`.
         progress: Called with the finished share of the image.
@@ -63,7 +63,7 @@ def upscaled_file(
 
 
 def beside_image(network: Tiled, about: About) -> Tiled:
-    """The network with tiles so small that they fit into memory beside a large image and its result."""
+    """The network with tiles so small that they fit into memory along with a large image and its result."""
     image = 3 * math.prod(about.size) * (1 + network.scale**2)
     memory = network.memory
     while image + _TILE_COST * memory > ALL_MEMORY and memory >= 2 * LEAST_MEMORY:

@@ -1,4 +1,4 @@
-"""The model card beside exported files: Markdown that says what a network is, and how to load it."""
+"""The model card next to exported files: Markdown that says what a network is, and how to load it."""
 
 import hashlib
 import sys
@@ -11,7 +11,7 @@ from sr_lab.inference.exports import Exported, Format
 from sr_lab.layers.network import colour_of, min_size_of
 from sr_lab.ops.complexity import num_params
 
-# Fences hold no text of a file that a stranger may have written: only names that we have chosen.
+# These code blocks contain only names that we chose, and no text from a file that may be a stranger's.
 _LOADING: Mapping[Format, str] = {
     "onnx": """import numpy, onnxruntime
 

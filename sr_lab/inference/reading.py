@@ -34,7 +34,7 @@ _SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # of the
 
 @dataclass(frozen=True)
 class About:
-    """What an image file says beside its pixels.
+    """What an image file contains besides its pixels.
 
     Args:
         size: Height and width of the upright image.
@@ -88,7 +88,7 @@ def _about(path: Path, image: Image.Image) -> About:
     several = bool(getattr(image, "is_animated", False))
     if several and image.format not in (*_MOVING, "MPO"):
         raise DataError(f"images: {path} has several pages; save one page as its own file")
-    given = Image.Image.getexif(image)  # that of a PNG would decode the pixels, to look behind them
+    given = Image.Image.getexif(image)  # PNG's own method would decode the pixels
     width, height = image.size
     if given.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8) and image.format != "TIFF":
         width, height = height, width

@@ -25,7 +25,7 @@ class SideBySide:
         sr: The network's result, ``photo_x4.png``.
         bicubic: The bicubic result.
         lr_size: Height and width of the image.
-        seconds: Time of the network, with reading the image.
+        seconds: Time of the network, including the time to read the image.
         notes: What the results lack, sentence by sentence; how the image was tiled.
     """
 
@@ -89,7 +89,7 @@ def measured(made: SideBySide, truth: Path, scale: int) -> Measured:
         scale: Upscaling factor.
 
     Raises:
-        DataError: The ground truth cannot be read, or has another size or more bits than it should.
+        DataError: The ground truth cannot be read, or has a different size or more bits than it should.
     """
     ways = [measure(file, truth, scale=scale, colour="y") for file in (made.sr, made.bicubic)]
     sr, bicubic = (found.mean[PROTOCOL] for found in ways)
@@ -97,4 +97,4 @@ def measured(made: SideBySide, truth: Path, scale: int) -> Measured:
 
 
 def _ignore(_: object) -> None:
-    """For notes and progress that the network's result has given already."""
+    """Ignore notes and progress, which the network's result has already given."""

@@ -61,7 +61,7 @@ class Tiled(nn.Module):
             once per network. ``None``: ``network`` itself.
 
     Raises:
-        ConfigError: ``tile`` has another value; in ``pieces``, it is too small for the overlap.
+        ConfigError: ``tile`` has any other value; in ``pieces``, it is too small for the overlap.
     """
 
     def __init__(

@@ -33,11 +33,12 @@ _LEVEL = 3  # zlib's level: a third of the time of the default 6, for 8 % more b
 _SIDES: dict[Format, int] = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535}  # longest side in pixels
 _MAX_TIFF = 2**32 - 2**20  # bytes; offsets have 32 bits
 _MAX_JPEG_EXIF = 65_533  # bytes
+_LONGEST: dict[Format, int] = {"png": 65_535, "gif": 655_350, "webp": 2**24 - 1}  # ms of a frame
 _ROWS = 64  # rows of a PNG that are filtered together
 
 
 def moving_format(about: About) -> Format:
-    """The format in which an animation stays one."""
+    """The format that keeps an animation an animation."""
     formats: dict[str | None, Format] = {"GIF": "gif", "PNG": "png"}
     return formats.get(about.format, "webp")
 
@@ -46,7 +47,7 @@ def refuse_unwritable(about: About, scale: int, form: Format) -> None:
     """Refuse a result that its format cannot hold, before it is computed.
 
     Raises:
-        DataError: It is too large for the format, or an animation in a format without any.
+        DataError: It is too large for the format, or an animation in a format that has none.
     """
     height, width = (scale * side for side in about.size)
     if max(height, width) > _SIDES.get(form, 2**31 - 1) or (
@@ -115,7 +116,7 @@ def _encode(
     frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str, note: Note
 ) -> None:
     if about.moves:
-        _animation(frames, about, file, form, quality, stamp)
+        _animation(frames, about, file, form, quality, stamp, note)
         return
     (frame,) = frames
     picture = frame.picture
@@ -125,7 +126,7 @@ def _encode(
     if form == "tiff" and picture.channels().ndim == 3 and picture.colours.dtype == np.uint16:
         _deep_tiff(picture, file, icc=about.icc, dpi=about.dpi, stamp=stamp)
         if about.exif:
-            note("the EXIF record is dropped, which a TIFF with 16-bit colours does not keep here; PNG does")
+            note("the EXIF record is dropped: TIFF with 16-bit colours is written without it; PNG keeps it")
         return
     if form != "tiff" and picture.colours.dtype == np.uint16:
         note(f"16 bits become 8: {form} has only 8; png and tiff have 16")
@@ -135,7 +136,7 @@ def _encode(
     image = _opaque(picture) if form == "jpeg" else _image(picture)
     exif = _stamped(about.exif, stamp)
     if form == "jpeg" and len(exif.tobytes()) > _MAX_JPEG_EXIF:
-        note("the EXIF record is dropped, which is too large for jpeg; png, webp and tiff can hold it")
+        note("the EXIF record is dropped: it is too large for jpeg; png, webp and tiff can hold it")
         exif = _stamped(b"", stamp)
     more: dict[str, object] = {"exif": exif}
     if about.icc is not None:
@@ -173,16 +174,20 @@ def _opaque(picture: Picture) -> Image.Image:
 
 
 def _animation(
-    frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str
+    frames: Sequence[Frame], about: About, file: BinaryIO, form: Format, quality: int, stamp: str, note: Note
 ) -> None:
-    """Write frames of which each is a whole image that replaces the one before."""
+    """Write frames, each a whole image that replaces the one before."""
     is_clear = any(frame.picture.alpha is not None for frame in frames)
     images = [_image(frame.picture.in_8_bits()).convert("RGBA" if is_clear else "RGB") for frame in frames]
     more: dict[str, object] = {
         "save_all": True,
         "append_images": images[1:],
-        "duration": [round(frame.duration) for frame in frames],
+        "duration": [min(max(0, round(frame.duration)), _LONGEST[form]) for frame in frames],
     }
+    if (longest := max(frame.duration for frame in frames)) > _LONGEST[form]:
+        note(
+            f"{longest / 1e3:g} s for a frame become {_LONGEST[form] / 1e3:g}, the most that {form} can hold"
+        )
     if about.loop is not None and (form != "gif" or about.loop != 1):
         more["loop"] = about.loop
     if form == "gif":
@@ -222,7 +227,7 @@ def _deep_tiff(
     )
 
 
-# PNG, which Pillow writes with 8 bits only, and from a copy of the image with four bytes for each pixel.
+# PNG: Pillow writes only 8 bits, and from a copy of the image with four bytes for each pixel.
 
 
 def _png(

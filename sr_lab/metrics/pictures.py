@@ -143,11 +143,12 @@ def _scale(found: Mapping[Path, Path], given: int | None) -> int | None:
     if given is None:
         first = next(iter(said))
         raise ConfigError(
-            f"measure: by their names, {first} is x{said[first]} and {other} is x{said[other]}; "
+            f"measure: according to their names, {first} is x{said[first]} and {other} is x{said[other]}; "
             "measure one scale at a time"
         )
     raise ConfigError(
-        f"measure: {other} is x{said[other]} by its name, got scale={given}; set scale={said[other]}"
+        f"measure: {other} is x{said[other]} according to its name, got scale={given}; "
+        f"set scale={said[other]}"
     )
 
 

@@ -22,7 +22,7 @@ _WORDS = ("paper", "table", "better", "worse", "claim", "set")
 
 @dataclass(frozen=True)
 class Claim:
-    """A paper says that one row of its table is better than another.
+    """One row of a paper's table is better than another, as the paper says or as a control of ours asks.
 
     Args:
         paper: Folder in ``experiments/``.
@@ -30,8 +30,8 @@ class Claim:
         better: Label of the row that is said to be better.
         worse: Label of the other row.
         claim: The claim in words.
-        set: Test set of the printed difference.
-        printed: The paper's PSNR of ``better`` minus that of ``worse`` in dB.
+        set: Test set of the printed difference; empty for a control.
+        printed: The paper's PSNR of ``better`` minus that of ``worse`` in dB; ``None`` for a control.
     """
 
     paper: str
@@ -40,7 +40,7 @@ class Claim:
     worse: str
     claim: str
     set: str
-    printed: float
+    printed: float | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,12 @@ def read_claims(root: Path) -> list[Claim]:
     """The claims in ``<root>/ledger/claims.csv``; none in an installation without the repository."""
     path = root / "ledger" / "claims.csv"
     rows = files.read_csv(path) if path.is_file() else []
-    return [Claim(**{name: row[name] for name in _WORDS}, printed=float(row["printed"])) for row in rows]
+    return [
+        Claim(
+            **{name: row[name] for name in _WORDS}, printed=float(row["printed"]) if row["printed"] else None
+        )
+        for row in rows
+    ]
 
 
 def find(runs: Sequence[Run], claims: Sequence[Claim]) -> list[Finding]:
@@ -173,7 +178,7 @@ def section(root: Path) -> str:
         spread = "" if row["std"] == "nan" else f" ± {fixed(float(row['std']), 2)}"
         here = f"{float(row['difference']):+.2f}{spread}"
         p = "< 0.001" if float(row["p"]) < 0.001 else f"{float(row['p']):.2g}"
-        printed = f"{claim.printed:+.2f} ({claim.set})"
+        printed = "control" if claim.printed is None else f"{claim.printed:+.2f} ({claim.set})"
         cells = [claim.paper, escape(claim.claim), printed, here, row["seeds"], p, row["verdict"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "Nothing has been trained yet."

@@ -21,6 +21,15 @@ _MAX_SETTINGS = 3  # columns of settings to the left of the figures; the rest ar
 _METRICS: dict[str, tuple[str, str, int, bool | None, str]] = {
     "psnr_y": ("PSNR", "", 2, True, "mean over the images, in dB"),
     "ssim_y": ("SSIM", "", 4, True, "mean over the images"),
+    "lpips": ("LPIPS", "", 4, False, "distance of AlexNet's features, mean over the images; less is better"),
+    "lpips_vgg": (
+        "LPIPS VGG",
+        "",
+        4,
+        False,
+        "distance of VGG16's features, mean over the images; less is better",
+    ),
+    "dists": ("DISTS", "", 4, False, "mean over the images; less is better"),
     "psnr_y_gain": ("PSNR gain", "dB", 2, None, ""),
     "num_params_k": ("params", "K", 1, None, "parameters"),
     "multi_adds_g": ("multi-adds", "G", 1, None, "multiply-adds for an output of 1280x720"),
@@ -51,7 +60,13 @@ def key_of(column: Column) -> Key:
 def measured_keys(runs: Sequence[Run]) -> list[Key]:
     """Size, cost, and the quality on every tested set."""
     sets = dict.fromkeys(name for run in runs for name in run.sets)
-    quality = [(name, metric) for name in sets for metric in ("psnr_y", "ssim_y")]
+    perceptual = ("lpips", "lpips_vgg", "dists")
+    quality = [
+        (name, metric)
+        for name in sets
+        for metric in ("psnr_y", "ssim_y", *perceptual)
+        if metric not in perceptual or any(f"test/{name}/{metric}" in run.values for run in runs)
+    ]
     return [NUM_PARAMS, MULTI_ADDS, *quality]
 
 

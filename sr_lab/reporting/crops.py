@@ -47,7 +47,7 @@ _COLUMNS = (
     *("set", "image", "scale", "rule", "method", "source", "protocol", "psnr_y", "ssim_y"),
     *("left", "top", "width", "height"),
 )
-Rule: TypeAlias = Literal["auto", "given"]  # who has chosen the window
+Rule: TypeAlias = Literal["auto", "given"]  # how the window was chosen
 Score: TypeAlias = list[tuple[str, int]]  # parts of a text line, with their ranks
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # otherwise it logs every glyph of a PDF's font
 
@@ -200,7 +200,7 @@ def write(folder: Path, picture: Picture) -> Path:
         DataError: The folder is a link, which could lead out of a stranger's folder of runs.
     """
     if folder.is_symlink():
-        raise DataError(f"{folder}: is a link, and files would be written where it leads; remove it")
+        raise DataError(f"{folder}: is a link, and the files would be written to its target; remove it")
     comparison = Comparison.of(picture)
     stem = f"crops_{safe(picture.set_name)}_{safe(picture.image)}_x{picture.scale}"
     return write_figure(folder, stem, comparison, comparison.window(), rule="auto")[0]
@@ -214,7 +214,7 @@ def write_figure(folder: Path, stem: str, comparison: Comparison, box: Box, *, r
         stem: Beginning of their names.
         comparison: What is shown.
         box: The window.
-        rule: Who has chosen it, for the csv.
+        rule: How it was chosen, for the csv.
 
     Returns:
         The files, in the order of `files_of`.

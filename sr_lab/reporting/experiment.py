@@ -109,7 +109,7 @@ def print_runs(runs: Sequence[Run], console: Console | None = None, *, columns: 
 
 
 def _experiment(run: Run) -> str:
-    """The name of a run's experiment; without one, another task than training has its own name."""
+    """The name of a run's experiment; without one, a task other than training has its own name."""
     name = str(run.values["experiment"])
     return str(run.settings.get("task", name)) if name == "train" else name
 

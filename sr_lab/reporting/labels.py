@@ -1,4 +1,4 @@
-"""What a run or a row is called where it stands beside others: the settings in which they differ."""
+"""What a run or a row is called when listed with others: the settings in which they differ."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from sr_lab.run_folder import read_index
 
 _Candidate = tuple[str, Sequence[str]]  # a setting and its value in each run; the setting of a name is empty
 
-# Settings of a command line that every row of a table may share without a reader's wanting to know them.
+# Settings of a command line that a reader need not know if every row of a table shares them.
 _UNSAID = ("trainer", "logger", "paths", "sweep", "num_workers", "benchmark", "hydra", "columns", "resume")
 
 
@@ -92,7 +92,7 @@ def _split(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _telling(candidates: Sequence[_Candidate], classes: Sequence[object]) -> list[list[str]]:
-    """For each run the words of those candidates that divide the classes further, in order."""
+    """The words of each run: those of each candidate, in order, that tells apart more runs than before."""
     known: list[tuple[object, ...]] = [(each,) for each in classes]
     words: list[list[str]] = [[] for _ in classes]
     for key, values in candidates:

@@ -7,7 +7,7 @@ from pathlib import Path
 from sr_lab import files
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.columns import measured_keys
-from sr_lab.reporting.published import experiments_dir, papers
+from sr_lab.reporting.published import papers
 from sr_lab.reporting.rows import FIVE_SETS, MULTI_ADDS, Entry, budget, paper_entries
 from sr_lab.reporting.runs import PRINTED_PROTOCOL, Run
 from sr_lab.reporting.safe_csv import csv_text, original
@@ -21,12 +21,12 @@ _KEY = ("table", "row", "scale", "set", "metric", "budget")
 
 
 def write_results(
-    runs: Sequence[Run], root: Path | None = None, note: Callable[[str], object] = lambda _: None
+    runs: Sequence[Run], root: Path, note: Callable[[str], object] = lambda _: None
 ) -> list[Path]:
-    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``, by default the repository's.
+    """Add the figures of papers' tables to ``<root>/<paper>/results.csv``.
 
     A figure replaces the earlier figure of the same budget; all other lines stay. Runs that were measured by
-    another protocol or on other images than the papers' are left out.
+    a protocol or on images other than the papers' are left out.
 
     Args:
         runs: Any runs.
@@ -39,7 +39,6 @@ def write_results(
     Raises:
         ConfigError: There is no finished run of a paper's table that can be written.
     """
-    root = experiments_dir() if root is None else root
     refused = {run.path: why for run in runs if run.table is not None and (why := _not_as_in_papers(run))}
     for path, why in refused.items():
         note(f"write_results: '{path}' is left out: it {why}")
@@ -80,7 +79,7 @@ def _not_as_in_papers(run: Run) -> str:
         )
     for name, own in run.measured_on.items():
         if own.says.startswith("not the published"):
-            return f"was measured on other images than the papers ({own.says})"
+            return f"was measured on images other than the papers' ({own.says})"
         if name in FIVE_SETS and "as published" not in own.says:
             return f"does not say whether its images of {name} are the published ones; train it again"
     return ""
@@ -90,7 +89,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     """The rows of a ``results.csv``, or an empty list if the file does not exist.
 
     Raises:
-        ConfigError: The file cannot be read, or has other columns.
+        ConfigError: The file cannot be read, or has different columns.
     """
     if not path.is_file():
         return []
@@ -99,7 +98,7 @@ def read_results(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; move it away") from error
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise ConfigError(f"{path}: has other columns than {', '.join(COLUMNS)}; move it away")
+        raise ConfigError(f"{path}: does not have the columns {', '.join(COLUMNS)}; move it away")
     return [dict(zip(COLUMNS, map(original, row), strict=True)) for row in rows[1:]]
 
 

@@ -168,7 +168,7 @@ class Run:
         }
 
     def is_as_printed(self, set_name: str) -> bool:
-        """Whether its PSNR on a set may stand beside those in papers: their protocol, and no other images."""
+        """Whether its PSNR on a set may stand next to those in papers: the same protocol and images."""
         own = self.measured_on.get(set_name)
         is_theirs = own is not None and not own.says.startswith("not the published")
         return is_theirs and self.values.get("protocol") == PRINTED_PROTOCOL

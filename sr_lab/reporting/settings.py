@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from sr_lab.reporting.runs import Run
 
-# The settings that config.yaml says best; all others come from the run's identity.
+# The settings to read from config.yaml; all others come from the run's identity.
 GROUPS = (
     *("task", "model", "upsampler", "strategy", "schedule", "dataset", "degradation", "loss", "optimizer"),
     *("steps", "batch_size", "learning_rate", "ema_decay", "init_ckpt", "ckpt", "budget"),

@@ -126,7 +126,7 @@ def not_measured(config: TrainConfig, folder: RunFolder, overrides: Sequence[str
         if name not in run.sets or run.values.get("protocol") != protocol.name:
             wanted[name] = name
         elif name in digests and _digest(config, name, protocol) not in (None, digests[name]):
-            wanted[name] = f"the present images of {name}"
+            wanted[name] = f"the current images of {name}"
     if run.problem or not wanted:
         return ""
     given = [] if benchmark.lr == "made" else [f"benchmark.lr={benchmark.lr}"]

@@ -157,7 +157,7 @@ def _range(place: str, value: object) -> Range:
     parts = {"low", "high", "log", "step"}
     if not isinstance(value, Mapping) or not {"low", "high"} <= value.keys() <= parts:
         raise ConfigError(
-            f"{place}: must be a range {{low: a, high: b}}, also with log or step, or choices [a, b], "
+            f"{place}: must be a range {{low: a, high: b}}, optionally with log or step, or choices [a, b], "
             f"got {value!r}"
         )
     low, high, log, step = value["low"], value["high"], value.get("log", False), value.get("step")

@@ -138,7 +138,7 @@ def run(jobs: Sequence[Job]) -> int:
 
 
 def _about_finished(jobs: Sequence[Job]) -> list[str]:
-    """Lines on finished jobs that were trained or measured on other images than those asked for now."""
+    """Lines on finished jobs that were trained or measured on images other than those asked for now."""
     finished = [job for job in jobs if job.config.resume != "never" and job.folder.is_finished()]
     if not finished:
         return []

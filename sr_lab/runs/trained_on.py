@@ -22,7 +22,7 @@ from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder
 
 # What to do about the phrases of `changed_since`.
-REMEDY = "the figures are those of the earlier images, and resume=never trains on the present ones"
+REMEDY = "the figures are those of the earlier images, and resume=never trains on the current ones"
 
 
 class _Images(BaseModel):
@@ -92,7 +92,7 @@ def note_images(config: TrainConfig, folder: RunFolder, dataset: TrainingSet, *,
 
 
 def changed_since(config: TrainConfig, folders: Sequence[RunFolder]) -> list[str]:
-    """A phrase for each finished run that was trained on other images than a configuration names now.
+    """A phrase for each finished run that was trained on images other than those a configuration names now.
 
     If the files have the recorded paths, sizes and modification times, nothing is read: 900 images take
     about 0.03 s. Otherwise pixels are compared, those of training images from the cache if it has them;

@@ -95,7 +95,7 @@ def describe(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and out_of_memory(error):
         return (
             "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
-            f"needs half of it for the same batches; {_RESUMES}"
+            f"needs less of it for the same batch; {_RESUMES}"
         )
     for link in chain:
         if isinstance(link, OSError) and link.strerror is not None:

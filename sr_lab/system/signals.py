@@ -84,7 +84,7 @@ def job() -> str:
 
 
 def is_started_again() -> bool:
-    """Whether Slurm or torchrun has started the same command before; it then resumes in any case."""
+    """Whether Slurm or torchrun starts this command again; it then resumes even with ``resume=never``."""
     counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return any(os.environ.get(name, "0") not in ("", "0") for name in counts)
 

@@ -1,7 +1,7 @@
 """What only Unix or only Linux has, and what takes its place on Windows; no other module asks for it.
 
-Elsewhere a run does without the rest: a job goes on when its sweep is killed, a renamed file may be lost in a
-power cut, and the size of the memory is unknown.
+Elsewhere a run does without the rest: a job keeps running when its sweep is killed, a renamed file may be
+lost in a power cut, and the size of the memory is unknown.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows ends a process
 
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps the memory that processes share
 
-# Arguments of ``Popen`` for a process that `signal_group` reaches together with all that it starts.
+# ``Popen`` arguments for a process that `signal_group` signals together with everything it starts.
 OWN_GROUP: Mapping[str, Any] = (
     {"start_new_session": True}
     if hasattr(os, "killpg")
@@ -39,7 +39,7 @@ OWN_GROUP: Mapping[str, Any] = (
 
 
 def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """Signal a process started with `OWN_GROUP` and all that it has started; on Windows, itself only.
+    """Signal a process started with `OWN_GROUP` and everything it has started; on Windows, only itself.
 
     Args:
         process: The process; nothing happens if it has ended.
@@ -100,11 +100,11 @@ def obey_parent_only() -> None:
 def locked(file: IO[Any], *, shared: bool = False, attempts: int = 1) -> Iterator[bool]:
     """Lock an open file against other processes until it is closed; a process that ends releases it.
 
-    Windows keeps others from reading a locked file, so there a second file beside it is locked.
+    Windows keeps others from reading a locked file, so there a second file next to it is locked.
 
     Args:
         file: The file.
-        shared: Whether others may have a shared lock too. On Windows they may not, and it is tried twice.
+        shared: Whether others may have a shared lock too. On Windows they may not, so it is tried twice.
         attempts: How often it is tried, 0.1 s apart.
 
     Yields:
@@ -166,7 +166,7 @@ def sync_folder(folder: Path) -> None:
 def is_only_ours(path: Path) -> bool:
     """Whether a file or folder belongs to this user and nobody else may write to it.
 
-    On Windows, where a user's own folders are closed to others unless they are opened, it is taken to be.
+    On Windows it is assumed to: a user's own folders are closed to others unless the user opens them.
     """
     status = path.stat()
     return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)

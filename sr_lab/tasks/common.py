@@ -56,7 +56,7 @@ def prepared(config: CheckpointConfig, network: nn.Module) -> Tiled:
 
 
 def say_other_code(ckpt: str, config: Config) -> None:
-    """Print a line if other code than the present one has trained a checkpoint.
+    """Print a line if a checkpoint was trained by code other than the current one.
 
     Args:
         ckpt: The checkpoint.
@@ -64,7 +64,7 @@ def say_other_code(ckpt: str, config: Config) -> None:
     """
     if words := trained_by(ckpt, code_of(config).digests):
         console.print(
-            f"code: '{ckpt}' was trained by {words}, so its weights may not fit the present network"
+            f"code: '{ckpt}' was trained by {words}, so its weights may not fit the current network"
         )
 
 
@@ -93,6 +93,8 @@ def means(results: Iterable[ImageResult]) -> dict[str, float]:
         values[f"test/{name}/ssim_y"] = statistics.fmean(r.ssim_y for r in images)
         values[f"bicubic/{name}/psnr_y"] = statistics.fmean(r.bicubic_psnr_y for r in images)
         values[f"bicubic/{name}/ssim_y"] = statistics.fmean(r.bicubic_ssim_y for r in images)
+        for metric in images[0].perceptual:
+            values[f"test/{name}/{metric}"] = statistics.fmean(r.perceptual[metric] for r in images)
     return values
 
 
@@ -136,8 +138,13 @@ def measured(
         "protocol": protocol.name,
         "protocol_says": says,
         **means(results),
-        "images": [asdict(result) for result in results],
+        "images": [_plain(result) for result in results],
     }
+
+
+def _plain(result: ImageResult) -> dict[str, object]:
+    values = asdict(result)
+    return {**values, **values.pop("perceptual")}
 
 
 def shown(folder: Path) -> Path:

@@ -29,7 +29,7 @@ from sr_lab.training.lit_module import SRModule
 
 
 def run(config: CompareConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Upscale the image by every network, and write the figure into the folder.
+    """Upscale the image with every network, and write the figure into the folder.
 
     Raises:
         ConfigError: There is no image or network, the networks have different scales, the window is not in
@@ -90,7 +90,7 @@ def _compared(shown: Shown, networks: Sequence[Network], device: torch.device) -
 
 
 def _in_colour(sr: Tensor, lr: Tensor, shown: Shown, scale: int) -> Tensor:
-    """A result as RGB; one of luma gets bicubic chroma, as in papers."""
+    """A result as RGB; a luma result gets bicubic chroma, as in papers."""
     if sr.shape[1] == 3:
         return sr
     if shown.grey and shown.protocol.grey == "luma":

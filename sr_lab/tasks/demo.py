@@ -199,7 +199,7 @@ class Work:
         )
 
     def end(self) -> None:
-        """End the job that runs, after its present tile, and refuse others, so that no file appears later."""
+        """End the running job after its current tile, and refuse others, so that no file appears later."""
         self._ended = True
         with self._one:
             pass
@@ -222,7 +222,7 @@ def _soft(text: str) -> str:
 
 
 def _refused(error: Exception, upload: str | None) -> str:
-    """An error as the page shows it; uploads are called by their names alone."""
+    """An error as the page shows it; uploads are shown by name, without their folders."""
     said = str(error) if upload is None else str(error).replace(upload, Path(upload).name)
     return f'<p class="refused" role="alert">{html.escape(said)}</p>'
 

@@ -22,9 +22,11 @@ from sr_lab.config.recorded import other, record
 from sr_lab.config.schema import EvaluateConfig
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.images import image_size
+from sr_lab.errors import ConfigError
 from sr_lab.inference.backends import BackendNetwork
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import colour_of
+from sr_lab.metrics.perceptual import Perceptual
 from sr_lab.protocol import PROTOCOLS, Protocol, variants
 from sr_lab.reporting.experiment import print_runs
 from sr_lab.reporting.formatting import fixed
@@ -49,7 +51,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions.
 
     The figures of a run that is finished are shown. A run that was interrupted measures only the images that
-    are left, unless other code, another device or other versions of libraries have measured the others.
+    are left, unless the others were measured with different code, devices or versions of libraries.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     float32_matmul_precision(config.trainer.float32_matmul_precision)  # Lightning asks for a choice
@@ -58,7 +60,7 @@ def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     if not _is_finished(config, run_folder):
         attempt = run_folder.attempt(wait=common.waiting_note(folder))
         with attempt if rank() == 0 else contextlib.nullcontext(False) as done_meanwhile:
-            # Processes of a launcher measure together: the others do not know that they need not.
+            # Processes of a launcher measure together: only rank 0 knows that nothing is left to measure.
             if not done_meanwhile or distributed.launched() is not None:
                 opened = _open(config, overrides)
                 _measure(config, opened, run_folder)
@@ -101,35 +103,49 @@ class _Opened(NamedTuple):
         network: The network of the configuration, with the weights of the checkpoint.
         runs: The network in the form in which it runs.
         protocol: How it is measured.
+        perceptual: Measures LPIPS and DISTS, if they are asked for.
     """
 
     config: EvaluateConfig
     network: nn.Module
     runs: Tiled
     protocol: Protocol
+    perceptual: Perceptual | None
 
 
 def _open(config: EvaluateConfig, overrides: Sequence[str]) -> _Opened:
     config, network = open_configured(config, overrides, common.console.print)
     protocol = measured.protocol_of(config)
-    return _Opened(config, network, common.prepared(config, network), protocol)
+    perceptual = _perceptual(config, network, protocol)
+    return _Opened(config, network, common.prepared(config, network), protocol, perceptual)
+
+
+def _perceptual(config: EvaluateConfig, network: nn.Module, protocol: Protocol) -> Perceptual | None:
+    if not config.perceptual:
+        return None
+    if colour_of(network) == "y" or protocol.lr_source == "luma":
+        raise ConfigError(
+            "perceptual: LPIPS and DISTS compare RGB images, but this network returns luma under "
+            f"{protocol.name}; leave perceptual out"
+        )
+    return Perceptual(config.perceptual)
 
 
 def _is_finished(config: EvaluateConfig, folder: RunFolder) -> bool:
-    """Whether a folder has the figures of all images, as the present code measures them."""
+    """Whether a folder has the figures of all images, as the current code measures them."""
     values = read_run(folder.path).values
     if config.resume == "never" or values.get("identity") != plain(identity(config)):
         return False
     if missing := not_kept(folder.images, config.examples):
         if rank() == 0:
             common.console.print(
-                f"{common.shown(folder.path)}: has no pictures of {', '.join(missing)}; measures it again"
+                f"{common.shown(folder.path)}: has no pictures of {', '.join(missing)}; measuring again"
             )
         return False
     before, now = values.get("measuring_code"), code.measuring()
     if isinstance(before, dict) and before != now and rank() == 0:
         common.console.print(
-            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measures it again"
+            f"{common.shown(folder.path)}: was measured by {other(before, now)}; measuring again"
         )
     return before == now
 
@@ -156,7 +172,7 @@ def _measure(asked: EvaluateConfig, opened: _Opened, folder: RunFolder) -> None:
         folder.write_config(to_yaml(config))
     with _Progress(sets) as progress:
         file = folder.figures(rank())
-        figures = Figures(file, sets, by=by, before=before, show=progress.show)
+        figures = Figures(file, sets, by=by, before=before, perceptual=opened.perceptual, show=progress.show)
         results = _test(opened, sets, figures, examples)
     if rank() != 0:
         return

@@ -41,14 +41,14 @@ _TRAINING = ("steps", "batch_size", "learning_rate", "ema_decay", "seed", "loss"
 
 @dataclass(frozen=True)
 class Source:
-    """A network that is exported, and what is known of it.
+    """A network that is exported, and what is known about it.
 
     Args:
         network: The network with its weights, in evaluation mode.
         name: Name of the files without their suffix.
         scale: Upscaling factor.
         record: `StoredNetwork` as plain values; ``None`` if only the network itself is known.
-        sections: What the card says beside the files: title -> lines.
+        sections: What the card says besides listing the files: title -> lines.
         data_dir: Where Set5 may be, on which graphs are checked.
     """
 
@@ -110,7 +110,7 @@ def source_of(config: ExportConfig, overrides: Sequence[str], note: Note) -> Sou
 
 
 def bare_source(network: nn.Module, config: ExportConfig) -> Source:
-    """A network of which nothing else is known."""
+    """A network about which nothing else is known."""
     scale = measured_scale(network)
     name = config.name or f"{type(network).__name__.lower()}_x{scale}"
     return Source(

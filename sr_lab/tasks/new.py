@@ -12,7 +12,7 @@ from sr_lab.config.schema import NewConfig
 from sr_lab.errors import ConfigError
 from sr_lab.reporting.terminal import Terminal
 
-_NETWORK = '''"""$title, a network of one's own.
+_NETWORK = '''"""$title, a network of your own.
 
 $train
 """
@@ -69,7 +69,7 @@ class $title(nn.Module):
         return sr
 '''
 
-_YAML = """# $title, a network of one's own.
+_YAML = """# $title, a network of your own.
 _target_: $package.$name.$title
 scale: $${scale}
 upsampler: $${upsampler.factory}
@@ -130,7 +130,7 @@ def run(config: NewConfig, folder: Path, overrides: Sequence[str]) -> None:
     }
     if existing := [str(path) for path in texts if path.exists() or path.is_symlink()]:
         raise ConfigError(f"name: {', '.join(existing)} exists; choose another name, or remove it")
-    shared = {place / "__init__.py": '"""Networks of one\'s own."""\n', place / "README.md": _README}
+    shared = {place / "__init__.py": '"""Your own networks."""\n', place / "README.md": _README}
     texts |= {path: text for path, text in shared.items() if not path.exists()}
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,13 +150,13 @@ def _check(name: str, package: str) -> None:
     for key, value in (("name", name), ("at", package)):
         if not (value.isascii() and value.isidentifier()) or keyword.iskeyword(value):
             raise ConfigError(
-                f"{key}: must be a name that Python can import (letters, digits and _, no digit first, no "
-                f"word of Python), got {value!r}"
+                f"{key}: must be a name that Python can import (letters, digits and _, no digit first, "
+                f"not a Python keyword), got {value!r}"
             )
     if name != name.lower():
         raise ConfigError(f"name: is written in lower case, got {name!r}; write name={name.lower()}")
     if name in model_options():
-        raise ConfigError(f"name: model={name} is a network of sr_lab; choose another name")
+        raise ConfigError(f"name: model={name} is already a network of sr_lab; choose another name")
     if name in ("conf", "__init__") or name.startswith("test_"):
         raise ConfigError(f"name: {name!r} would clash with another file of the package; choose another name")
     if (

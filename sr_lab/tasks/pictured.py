@@ -164,7 +164,7 @@ def _training(config: PicturedConfig, scale: int) -> str:
 
 
 def _file(config: PicturedConfig) -> tuple[Path, str]:
-    """The file of the image whose name the picture has, and its test set if it is of one."""
+    """The file of the image that gives the picture its name, and its test set if it is from one."""
     if config.hr is None and config.input is None:
         raise ConfigError(
             "hr: no image is given; set hr=<HR image, or Set14/barbara>, or input=<photo> without an HR image"

@@ -34,7 +34,8 @@ def run(config: ReportConfig, folder: Path, overrides: Sequence[str]) -> None:
     print_table(table, columns=config.columns)
     sweep.console.print(f"report: {root / 'report.html'}", markup=False)
     if config.write_results:
-        for path in write_results(runs, note=sweep.console.print):
+        papers = experiments_dir()
+        for path in write_results(runs, papers, note=sweep.console.print):
             sweep.console.print(f"results: {path}")
-        if findings := claims.find(runs, claims.read_claims(experiments_dir())):
-            sweep.console.print(f"claims: {claims.write_findings(findings, experiments_dir())}")
+        if findings := claims.find(runs, claims.read_claims(papers)):
+            sweep.console.print(f"claims: {claims.write_findings(findings, papers)}")

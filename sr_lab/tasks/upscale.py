@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Manner:
-    """How results are made and written, beside the network; see ``conf/task/upscale.yaml``.
+    """How results are made and written, besides the network; see ``conf/task/upscale.yaml``.
 
     Args:
         maker: Digest of the network, and its backend.
@@ -105,7 +105,7 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
     """
     say = common.console.print
     check_gpu(config.trainer.accelerator, config.trainer.devices)
-    if config.dry_run:  # Hydra has made another folder
+    if config.dry_run:  # Hydra got a temporary folder
         folder = Path(config.folder) / (folder.name if common.in_multirun() else "")
     results = folder.parent if common.in_multirun() else folder  # each job has a folder in the output
     one = config.is_stdout or config.file is not None

@@ -16,6 +16,7 @@ from torch import Tensor
 from sr_lab import files
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.inference.tiling import Tiled
+from sr_lab.metrics.perceptual import Perceptual
 from sr_lab.training.lit_module import ImageResult, Measured, SRModule
 
 Place: TypeAlias = tuple[str, int]  # name of a test set, and position in it
@@ -36,6 +37,7 @@ class Row(BaseModel):
     bicubic_psnr_y: float
     bicubic_ssim_y: float
     tiled: str | None  # how the image was divided into tiles
+    perceptual: dict[str, float] = {}
 
 
 class _Content(BaseModel):
@@ -95,6 +97,7 @@ class Figures(Callback):
         sets: The test sets.
         by: See `kept`.
         before: What earlier attempts have measured; these images are not measured again.
+        perceptual: Measures LPIPS and DISTS as well.
         show: Called with the figures so far at the beginning and after every write.
     """
 
@@ -105,12 +108,14 @@ class Figures(Callback):
         *,
         by: Mapping[str, object],
         before: Kept,
+        perceptual: Perceptual | None = None,
         show: Callable[["Figures"], object] = lambda figures: None,
     ) -> None:
         self.file = file
         self.sets = list(sets)
         self.by = plain(by)
         self.before = before
+        self.perceptual = perceptual
         self.show = show
         self.interval = _INTERVAL
         self.rows = dict(before.rows)
@@ -144,12 +149,14 @@ class Figures(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out which images this process measures."""
+        if self.perceptual is not None:
+            self.perceptual.to(pl_module.device)
         rank, world = trainer.global_rank, trainer.world_size
         self.places = [(one.name, place) for one in self.sets for place in range(rank, len(one), world)]
         self.show(self)
 
     def on_test_batch_start(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
-        """Forget the tiles of the image before."""
+        """Forget the tiles of the previous image."""
         assert isinstance(module, SRModule)
         module.tiled = None
         if isinstance(module.network, Tiled):
@@ -162,8 +169,12 @@ class Figures(Callback):
         if outputs is None:
             return
         note = module.network.note if isinstance(module.network, Tiled) else None
-        place = (outputs["set_name"], batch["place"])
-        self._pending[place] = (outputs["image"], module.tiled or note, outputs["figures"])
+        place, image, figures = (outputs["set_name"], batch["place"]), outputs["image"], outputs["figures"]
+        if self.perceptual is not None:
+            crop = module.protocol.crop_border(module.scale)
+            more = self.perceptual(outputs["sr"], batch["hr"], scale=module.scale, crop=crop, image=image)
+            figures = torch.cat((figures, more))
+        self._pending[place] = (image, module.tiled or note, figures)
         if time.monotonic() - self._written >= self.interval:
             self._keep()
 
@@ -184,7 +195,8 @@ class Figures(Callback):
         for ((set_name, place), (image, tiled, _)), values in zip(
             self._pending.items(), figures, strict=True
         ):
-            psnr, ssim, bicubic_psnr, bicubic_ssim = values
+            psnr, ssim, bicubic_psnr, bicubic_ssim, *more = values
+            names = self.perceptual.distances if self.perceptual is not None else ()
             self.rows[set_name, place] = Row(
                 set_name=set_name,
                 place=place,
@@ -194,6 +206,7 @@ class Figures(Callback):
                 bicubic_psnr_y=bicubic_psnr,
                 bicubic_ssim_y=bicubic_ssim,
                 tiled=tiled,
+                perceptual=dict(zip(names, more, strict=True)),
             )
         self._pending.clear()
         content = _Content(

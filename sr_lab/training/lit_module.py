@@ -1,7 +1,7 @@
 """Training and measuring a network, as a LightningModule."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
@@ -53,6 +53,7 @@ class ImageResult:
     ssim_y: float
     bicubic_psnr_y: float
     bicubic_ssim_y: float
+    perceptual: Mapping[str, float] = field(default_factory=dict)  # see `sr_lab.metrics.perceptual`
 
 
 class Measured(TypedDict):
@@ -107,7 +108,7 @@ def check_output(network: nn.Module, sr: object, lr: Tensor, expected: Sequence[
     """Refuse what a network returns if it is not an SR image of the expected shape.
 
     Raises:
-        ConfigError: It is no tensor, or has another shape.
+        ConfigError: It is not a tensor, or has a different shape.
     """
     given = tuple(sr.shape) if isinstance(sr, Tensor) else type(sr).__name__
     if given != tuple(expected):

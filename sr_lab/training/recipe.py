@@ -14,7 +14,7 @@ from sr_lab.training.lit_module import SRModule
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> int:
-    """Exclude the weights from the training that a pattern names.
+    """Exclude from the training the weights that a pattern names.
 
     A pattern is a dotted name or its beginning: ``body`` is everything in the body, ``body.*.conv`` the part
     ``conv`` of each block; ``*``, ``?`` and ``[0-9]`` match as in file names.
@@ -95,7 +95,7 @@ def check(module: SRModule, *, steps: int, interval: str, say: Callable[[str], N
 
 
 def _explain_refusal(module: SRModule) -> None:
-    """Raise an error that names the first weight that the optimizer refuses, if it is not refusing all."""
+    """Raise an error that names the first weight that the optimizer refuses, unless it refuses all."""
     assert module.make_optimizer is not None
     for name, weight in [("", torch.zeros(2, 2)), *module.trained()]:
         copy = nn.Parameter(weight.detach().cpu().clone())
@@ -135,7 +135,7 @@ def _check_interval(scheduler: LRScheduler, module: SRModule, interval: str) -> 
 
 
 def _check_length(state: dict[str, Any], units: int, interval: str, say: Callable[[str], None]) -> None:
-    """Compare the length of OneCycleLR, also inside a sequence, with the training."""
+    """Compare the length of OneCycleLR, even inside a sequence, with the training."""
     inner = state.get("_schedulers", [])
     edges = [0, *state.get("_milestones", []), units]
     for place, child in enumerate(inner):

@@ -129,7 +129,7 @@ def _check_counts(content: Saved, trainer: Trainer, module: SRModule) -> None:
     terms = content.get("loss_terms", losses[:, None][:, :0])
     count = len(module.loss.names) if isinstance(module.loss, WeightedLoss) else 0
     if terms.shape != (len(losses), count) or not terms.is_floating_point():
-        raise _MisfitError(f"loss_terms is not a list of {count} losses for each of losses")
+        raise _MisfitError(f"loss_terms does not have {count} terms for each loss")
 
 
 def _check_counters(own: object, given: Any) -> None:

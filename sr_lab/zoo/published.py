@@ -110,7 +110,7 @@ def named(path: str, key: str = "ckpt") -> Published | None:
     """The published weights that a setting names, or ``None`` if it names a file or folder.
 
     Args:
-        path: The setting's value. A file or folder that is really there is never taken for a name.
+        path: The setting's value. An existing file or folder is never taken for a name.
         key: The setting, for error messages.
 
     Raises:

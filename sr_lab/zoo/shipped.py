@@ -1,4 +1,4 @@
-"""Weights of our own that the package contains, the default of ``task=upscale`` and ``sr_lab.load``."""
+"""Our own weights, which the package contains: the default of ``task=upscale`` and ``sr_lab.load``."""
 
 import re
 from collections.abc import Callable
@@ -24,8 +24,8 @@ def file_of(path: str, key: str = "ckpt") -> Path | None:
     """The weights in the package that a setting names, or ``None`` if it names a file or folder.
 
     Args:
-        path: The setting's value, e.g. ``pretrained/quick_x2``. A file or folder that is really there is
-            never taken for a name.
+        path: The setting's value, e.g. ``pretrained/quick_x2``. An existing file or folder is never
+            taken for a name.
         key: The setting, for error messages.
 
     Raises:
@@ -40,7 +40,7 @@ def file_of(path: str, key: str = "ckpt") -> Path | None:
 
 
 def default(scale: int | None, *, key: str, command: Callable[[str], str]) -> Path:
-    """The weights that are used where none are named.
+    """The weights that are used if none are named.
 
     Args:
         scale: The scale that the user asked for; ``None`` for the smallest.

@@ -37,7 +37,7 @@ def test_a_name_stands_for_weights_in_the_package(tmp_path, monkeypatch):
         checkpoint_file("pretrained/a")
 
 
-def test_a_file_of_that_name_is_the_file(tmp_path, monkeypatch):
+def test_an_existing_file_of_that_name_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "mine_x2.pth").touch()
@@ -55,7 +55,7 @@ def test_the_package_has_small_weights_with_a_card_and_figures():
 @pytest.mark.parametrize(
     ("words", "size"), [([], (40, 32)), (["scale=2"], (40, 32)), (["scale=4"], (80, 64))]
 )
-def test_an_image_is_upscaled_where_no_network_is_named(tmp_path, words, size, capsys):
+def test_an_image_is_upscaled_if_no_network_is_named(tmp_path, words, size, capsys):
     Image.linear_gradient("L").convert("RGB").resize((20, 16)).save(tmp_path / "a.png")
     given = [f"input={tmp_path / 'a.png'}", f"output={tmp_path / 'big.png'}", *words]
     upscale.run(compose("task=upscale", "trainer=cpu", *given), tmp_path, given)

@@ -1,4 +1,4 @@
-"""Published weights by name: what is known of them, and downloads that may fail in every way."""
+"""Published weights by name: what is known about them, and downloads that may fail in every way."""
 
 import dataclasses
 import hashlib
@@ -87,7 +87,7 @@ def test_a_name_opens_the_network_at_its_scale(mirror, name):
     assert not any("fetching" in note for note in notes)
 
 
-def test_a_file_that_is_really_there_is_opened_instead(mirror, tmp_path, monkeypatch):
+def test_an_existing_file_of_that_name_is_opened_instead(mirror, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "zoo").mkdir()
     shutil.copy(mirror / published()["imdn_x2"].place, tmp_path / "zoo" / "bsrn_x2")
@@ -97,7 +97,7 @@ def test_a_file_that_is_really_there_is_opened_instead(mirror, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("name", "says"), [("rlfn_x3", "zoo/rlfn_x2, zoo/rlfn_x4"), ("rlfnx4", "zoo/rlfn_x4"), ("qq", "task=zoo")]
 )
-def test_an_unknown_name_is_refused_with_the_nearest(name, says):
+def test_an_unknown_name_is_refused_and_the_nearest_name_is_given(name, says):
     with pytest.raises(CheckpointError, match=re.escape(says)):
         named(f"zoo/{name}")
 
@@ -109,7 +109,7 @@ def test_the_identity_of_an_evaluation_is_known_before_the_download(mirror):
     assert identity(by_name)["ckpt"] == identity(by_path)["ckpt"] == published()["imdn_x4"].sha256
 
 
-def test_a_download_that_is_cut_goes_on_where_it_was_cut(server):
+def test_a_download_that_is_cut_off_resumes_where_it_was_cut_off(server):
     server.cuts = [1000, 3000]
     assert provide(ENTRY, "ckpt", lambda _: None).read_bytes() == CONTENT
     assert [start for _, start in server.asked] == [None, "bytes=1000-", "bytes=4000-"]
@@ -118,7 +118,7 @@ def test_a_download_that_is_cut_goes_on_where_it_was_cut(server):
 @pytest.mark.parametrize(
     "wrong", [b"other" * 1400, CONTENT[:-1], CONTENT + b"x", b"<html>sign in</html>", None]
 )
-def test_a_server_with_another_file_is_refused_and_nothing_is_kept(server, cache, wrong):
+def test_a_different_file_from_a_server_is_refused_and_not_kept(server, cache, wrong):
     server.files = {} if wrong is None else {f"/{ENTRY.place}": wrong}
     with pytest.raises(CheckpointError, match=rf"ckpt: zoo/rlfn_x4 .*{MIRROR}=.* or save https://raw"):
         provide(ENTRY, "ckpt", lambda _: None)
@@ -137,7 +137,9 @@ def test_a_folder_without_the_published_file_is_refused(tmp_path, monkeypatch, c
     if content is not None:
         (tmp_path / ENTRY.place).parent.mkdir(parents=True)
         (tmp_path / ENTRY.place).write_bytes(content)
-    with pytest.raises(CheckpointError, match="is missing" if content is None else "is another file"):
+    with pytest.raises(
+        CheckpointError, match="is missing" if content is None else "is not the published file"
+    ):
         provide(ENTRY, "ckpt", lambda _: None)
 
 
@@ -152,7 +154,7 @@ def _provide(entry: Published) -> bytes:
     return provide(entry, "ckpt", lambda _: None).read_bytes()
 
 
-def test_processes_that_ask_at_once_download_once(server):
+def test_processes_that_ask_at_the_same_time_download_once(server):
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(_provide, [ENTRY] * 4) == [CONTENT] * 4
     assert len(server.asked) == 1

@@ -156,7 +156,7 @@ def main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
-def test_a_mistake_is_answered_in_one_sentence_with_the_facts(typed, place, started, monkeypatch, capfd):
+def test_a_mistake_gets_a_one_sentence_error_that_states_the_facts(typed, place, started, monkeypatch, capfd):
     code = main(monkeypatch, *smoke(typed), *shlex.split(typed))
     said = capfd.readouterr().err.strip()
     assert (code, started) == (2, []), said
@@ -239,7 +239,7 @@ def test_help_on_several_options_explains_each_once():
     assert for_help(words[:-1]) == [words[:-1]]
 
 
-def test_an_argument_is_the_same_run_and_the_same_row_with_or_without_a_plus():
+def test_an_argument_gives_the_same_run_and_the_same_row_with_or_without_a_plus():
     plus, bare = (compose("trainer=cpu", *understood([f"{plus}model.num_feat=32"])) for plus in ("+", ""))
     assert (plus, known(plus).values) == (bare, known(bare).values)
     row = compose(

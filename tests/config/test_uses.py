@@ -93,12 +93,12 @@ def test_an_unused_setting_is_refused_when_a_command_is_read(overrides: tuple[st
         compose(*overrides)
 
 
-def test_what_an_experiment_or_its_row_says_may_be_for_training():
+def test_settings_of_an_experiment_or_its_row_may_be_for_training_only():
     config = compose("experiment=two_strategies/table1_attention", "task=complexity", "row=1")
     assert config.row_label is not None
 
 
-def test_somebody_has_decided_which_tasks_use_each_setting():
+def test_every_setting_is_listed_with_the_tasks_that_use_it():
     assert Config.model_fields.keys() - USED_BY.keys() == {"task", "paths", "allow"}
 
 

@@ -110,7 +110,7 @@ def test_the_error_for_a_missing_set_names_the_folder_and_the_setting(tmp_path):
     ("name", "there"),
     [("B100", "BSD100"), ("B100", "BSDS100"), ("B100", "CBSD100"), ("BSD100", "B100"), ("Set5", "set5")],
 )
-def test_a_folder_with_another_spelling_of_a_sets_name_serves(folder, tmp_path, name, there):
+def test_a_folder_with_another_spelling_of_a_sets_name_is_used(folder, tmp_path, name, there):
     folder.parent.rename(tmp_path / "benchmarks" / there)
     names = [path.relative_to(tmp_path).as_posix() for path in benchmark_files(tmp_path, name)]
     assert names[0] == f"benchmarks/{there}/HR/colour.png"
@@ -123,7 +123,7 @@ def test_a_folder_with_another_spelling_of_a_sets_name_serves(folder, tmp_path, 
     assert (images.name, images.lr_files) == (name, sorted(lr.iterdir()))
 
 
-def test_the_name_itself_comes_first_and_two_other_spellings_are_refused(folder, tmp_path):
+def test_the_exact_name_takes_precedence_and_two_other_spellings_are_refused(folder, tmp_path):
     root = tmp_path / "benchmarks"
     for there in ("BSD100", "CBSD100", "B100"):
         shutil.copytree(root / "Two", root / there)

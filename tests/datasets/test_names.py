@@ -108,11 +108,11 @@ WITHOUT_SCALE = (
 
 
 @pytest.mark.parametrize("name", WITHOUT_SCALE.split())
-def test_other_numbers_in_a_name_are_no_scale(name):
+def test_other_numbers_in_a_name_are_not_a_scale(name):
     assert stated_scales(name) == ()
 
 
-def test_a_name_states_its_scales_in_its_order_but_not_the_scale_of_its_origin():
+def test_a_name_states_its_scales_in_order_without_the_scale_that_it_was_fine_tuned_from():
     assert stated_scales("vdsr_x4_x2_4x") == (4, 2)
     assert stated_scales("vdsr_x2x3x4") == (2, 3, 4)
     for name in (

@@ -282,7 +282,7 @@ def df2k(tmp_path, monkeypatch):
     monkeypatch.setenv("SR_LAB_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_process_that_writes_shards_waits_for_one_that_writes_there(source, tmp_path):
+def test_a_process_that_writes_shards_waits_for_another_that_writes_to_the_same_folder(source, tmp_path):
     folder, written = tmp_path / "shards", []
 
     def write() -> None:

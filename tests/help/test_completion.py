@@ -44,7 +44,7 @@ def test_settings_of_a_task_that_is_not_chosen_are_left_out():
     assert completed("ck") == []
 
 
-def test_options_in_a_folder_of_ones_own_are_offered(tmp_path):
+def test_options_in_the_users_own_folder_are_offered(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("_target_: mypkg.Mine\n")
     assert completed(f"--config-dir {tmp_path} model=mi") == ["model=mine"]

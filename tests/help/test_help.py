@@ -190,7 +190,7 @@ def test_a_comment_is_not_shown_for_a_value_that_another_file_replaces():
     assert any(line.startswith("  validation.count=10 ") and "not stated; chosen" in line for line in lines)
 
 
-def test_typed_values_are_shown_and_hide_figures_that_do_not_hold_for_them():
+def test_typed_values_are_shown_and_hide_figures_that_do_not_apply_to_them():
     said = helped("model=imdn", "+model.num_feat=32")
     assert "  num_feat=32" in said
     assert "The class's default is 64." in " ".join(said.split())
@@ -224,7 +224,7 @@ class Net:
 '''
 
 
-def test_an_own_option_shows_its_docstring_without_being_imported(tmp_path):
+def test_a_users_own_option_shows_its_docstring_without_being_imported(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(
@@ -238,7 +238,7 @@ def test_an_own_option_shows_its_docstring_without_being_imported(tmp_path):
     assert "\x1b" not in done.stdout
 
 
-def test_an_unknown_option_is_refused_as_without_help(tmp_path):
+def test_an_unknown_option_is_refused_just_as_without_help(tmp_path):
     done = sr_lab(tmp_path, "model=imfn", "--help")
     assert done.returncode == 2
     assert "model: there is no option 'imfn'" in done.stderr
@@ -255,11 +255,11 @@ def test_a_paragraph_is_wrapped_and_its_control_characters_are_escaped():
 
 
 @pytest.mark.parametrize("path", ["", "nothing", "no.such.module.Name", "..a.b", "os.path.nothing", "a/b.C"])
-def test_a_class_that_cannot_be_read_has_no_source(path):
+def test_no_source_is_found_for_a_class_that_cannot_be_read(path):
     assert source.read(path) is None
 
 
-def test_a_damaged_source_is_no_error(tmp_path, monkeypatch):
+def test_a_damaged_source_is_not_an_error(tmp_path, monkeypatch):
     Path(tmp_path, "damaged_source.py").write_text("class (:")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert source.read("damaged_source.Net") is None

@@ -56,14 +56,14 @@ def test_links_between_readmes_lead_to_their_pages_and_others_become_text():
 
 
 @pytest.mark.parametrize("name", ["imfm/train", "two_strategies/train"])
-def test_the_cost_in_a_readme_is_counted_now(name):
+def test_the_cost_in_a_readme_equals_a_new_count(name):
     readme = (experiments_dir() / name.partition("/")[0] / "README.md").read_text()
     assert costs._line(name, list(costs._jobs(name))) in readme.splitlines()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", costs.papers())
-def test_every_cost_in_a_readme_is_counted_now(paper):
+def test_every_cost_in_a_readme_equals_a_new_count(paper):
     text = (experiments_dir() / paper / "README.md").read_text()
     assert costs.section(paper) == text.partition(costs.BEGIN)[2].partition(costs.END)[0].strip()
 

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -119,3 +120,25 @@ def test_an_export_leaves_the_network_unchanged(exported):
 
 def test_a_model_is_valid_onnx(exported):
     onnx.checker.check_model(exported[-1], full_check=True)
+
+
+class Grouped(nn.Module):
+    """Normalises groups of channels, whose graph reshapes to a shape with a literal zero, as FDIWN's does."""
+
+    colour, scale = "rgb", 1
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 3)
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        return self.norm(lr)
+
+
+@pytest.mark.parametrize("size", [None, (9, 11)])
+def test_a_literal_zero_in_a_shape_keeps_the_length(size):
+    network = Grouped().eval()
+    model = graph.onnx_model(network, size=size)
+    lr = torch.rand(1, 3, 9, 11)
+    (sr,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"lr": lr.numpy()})
+    assert np.abs(sr - network(lr).detach().numpy()).max() < 1e-5

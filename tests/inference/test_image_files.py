@@ -207,6 +207,18 @@ def test_an_animation_keeps_frames_durations_and_loop(tmp_path, source, form, al
     assert durations == [100, 200, 70]
 
 
+@pytest.mark.parametrize(("form", "most"), [("gif", 655_350), ("webp", 2**24 - 1), ("png", 65_535)])
+def test_a_duration_that_a_format_cannot_hold_becomes_the_nearest_that_it_can(tmp_path, form, most):
+    levels = [np.full((4, 5, 3), level, np.uint8) for level in (0, 90, 250)]
+    about, result, notes = About((4, 5), "PNG", moves=True, loop=0), tmp_path / f"a.{form}", []
+    durations = zip(levels, (-7, 100, 2**31), strict=True)
+    frames = [Frame(pictures.Picture(level, None), duration) for level, duration in durations]
+    write(frames, about, result, form, 100, STAMP, notes.append)
+    with Image.open(result) as image:
+        assert [frame.copy().info["duration"] for frame in ImageSequence.Iterator(image)] == [0, 100, most]
+    assert f"{most / 1e3:g}" in "".join(notes)
+
+
 def test_frames_count_together_against_the_limit(tmp_path):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue", "green")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -259,7 +271,7 @@ def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
     assert read_about(path, math.inf).size == (5, 7)
 
 
-def test_an_exif_record_that_jpeg_cannot_hold_is_dropped_and_said(tmp_path):
+def test_an_exif_record_that_jpeg_cannot_hold_is_dropped_with_a_note(tmp_path):
     exif = camera()
     exif[0x010E] = "x" * 70_000
     path, said = stored(tmp_path, drawn("RGB"), "jpeg", about_of(drawn("RGB"), exif=exif.tobytes()))

@@ -117,10 +117,10 @@ def test_the_names_give_the_scale_and_a_different_scale_is_refused(tmp_path):
     assert sr_lab.measure(tmp_path / "SR", tmp_path / "HR", default_scale=3).is_assumed
     (tmp_path / "SR" / "a.png").rename(tmp_path / "SR" / "ax2.png")
     assert sr_lab.measure(tmp_path / "SR", tmp_path / "HR", default_scale=4).scale == 2
-    refused(tmp_path, ConfigError, r"SR/ax2.png is x2 by its name, got scale=4; set scale=2", scale=4)
+    refused(tmp_path, ConfigError, r"SR/ax2.png is x2 according to its name, got scale=4", scale=4)
     (tmp_path / "SR" / "ax2.png").rename(tmp_path / "SR" / "ax2_IMDN.png")
     assert sr_lab.measure(tmp_path / "SR", tmp_path / "HR", default_scale=4).scale == 2
-    refused(tmp_path, ConfigError, r"SR/ax2_IMDN.png is x2 by its name, got scale=4; set scale=2", scale=4)
+    refused(tmp_path, ConfigError, r"SR/ax2_IMDN.png is x2 according to its name, got scale=4", scale=4)
     (tmp_path / "SR" / "ax2_IMDN.png").rename(tmp_path / "SR" / "ax2.png")
     picture(tmp_path / "HR" / "b.png", 0)
     picture(tmp_path / "SR" / "b_x3.png", 0)

@@ -38,7 +38,7 @@ def unfolded(option, scale):
 
 @functools.cache
 def forms(option, scale):
-    """A network without weight values, and its folded copy if the copy has other names."""
+    """A network without weight values, and its folded copy if the copy has different names."""
     net = unfolded(option, scale)
     folded = fold(copy.deepcopy(net))
     return [net] if folded.state_dict().keys() == net.state_dict().keys() else [net, folded]

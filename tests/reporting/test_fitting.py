@@ -1,4 +1,4 @@
-"""Which columns a table shows on a terminal, and what it says of the others."""
+"""Which columns a table shows on a terminal, and what it says about the others."""
 
 import io
 
@@ -54,7 +54,7 @@ def test_the_width_is_that_of_the_printed_table():
         assert len(line) == width_of(table())
 
 
-def test_five_sets_keep_their_psnr_at_80_characters_and_the_rest_is_named():
+def test_five_sets_keep_their_psnr_at_80_characters_and_the_other_columns_are_named():
     shown = choose(table(), "auto", 80)
     found = titles(shown.table)
     assert [title for title in found if "PSNR" in title] == [f"{name} PSNR" for name in SETS]
@@ -78,7 +78,7 @@ def test_one_set_is_shown_whole_at_80_characters_with_its_difference():
 
 
 @pytest.mark.parametrize(("columns", "width"), [("auto", None), ("auto", 300), ("all", 60)])
-def test_every_column_is_shown_where_there_is_room_no_terminal_or_a_request(columns, width):
+def test_every_column_is_shown_if_there_is_room_no_terminal_or_a_request(columns, width):
     assert choose(table(), columns, width).table == table()
 
 

@@ -50,7 +50,7 @@ def test_rows_pages_and_crops_use_the_same_words():
     assert saved_images.names(grid())[0] == "num_feat 16, native, seed 0"
 
 
-def test_what_all_rows_share_is_in_the_head_once():
+def test_settings_that_all_rows_share_are_in_the_head_once():
     made = experiment_table(grid()[::4])
     assert shared(grid()[::4]) == "model=imdn model.num_feat=16 seed=0"
     assert made.head[0] == "all rows: model=imdn model.num_feat=16 seed=0"
@@ -59,13 +59,13 @@ def test_what_all_rows_share_is_in_the_head_once():
     assert [row.label for row in single.rows if not row.is_reference] == ["imdn"]
 
 
-def test_a_setting_that_the_label_says_keeps_its_column_in_files():
+def test_a_setting_in_the_label_keeps_its_column_in_files():
     made = experiment_table(grid()[::4])
     (column,) = [column for column in made.columns if column.is_setting]
     assert (column.key, column.is_in_label) == ("upsampler", True)
 
 
-def test_networks_are_called_by_their_option():
+def test_networks_are_named_after_their_option():
     runs = [run("a2f_x4"), run("a2f_s_x4", model={"_target_": "sr_lab.models.a2f.A2F", "num_block": 4})]
     assert labels(runs) == ["a2f", "a2f_s"]
 
@@ -74,7 +74,7 @@ def test_a_name_that_the_user_gave_is_the_label():
     assert labels([run("mine"), run("theirs", learning_rate=1e-3)]) == ["mine", "theirs"]
 
 
-def test_a_scale_is_said_by_the_block():
+def test_the_block_shows_the_scale():
     assert labels([run("imdn_x2", scale=2), run("imdn_x4")]) == ["imdn", "imdn"]
 
 
@@ -99,7 +99,7 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_a_job_is_called_by_what_differs_in_its_sweep(place):
+def test_a_job_is_named_after_what_differs_in_its_sweep(place):
     assert of_job(place / "job-deconv-1") == "deconv, seed 1"
     assert of_job(place / "another") == ""
     assert of_job(place / "elsewhere" / "job") == ""

@@ -53,7 +53,7 @@ def test_a_small_image_is_stored_whole_and_without_loss(tmp_path):
             assert np.array_equal(pixels(shot.source), saved_images.load(file))
 
 
-def test_of_a_large_image_every_method_shows_the_part_in_which_they_differ_most(large):
+def test_every_method_shows_the_part_of_a_large_image_in_which_they_differ_most(large):
     album = page_images.album(large, 128)
     box = album.overview.box
     assert (box.width, box.height) == (album.width, album.height) == (128, 128)
@@ -127,7 +127,7 @@ def test_more_runs_than_can_be_compared_add_no_images(tmp_path):
     assert "2 runs are left out" in said
 
 
-def test_of_many_images_each_set_keeps_those_on_which_the_methods_differ_most(tmp_path):
+def test_if_there_are_many_images_each_set_keeps_those_on_which_the_methods_differ_most(tmp_path):
     made, said = page_images.albums(pictures(tmp_path, runs=2, images=3, sets=4))
     assert [(album.picture.set_name, album.picture.image) for album in made] == [
         *(("Set0", "image 1"), ("Set0", "image 2"), ("Set1", "image 1"), ("Set1", "image 2")),

@@ -107,7 +107,7 @@ def test_a_changed_recipe_counts_as_another_budget_and_is_not_in_the_readme(tmp_
         ({"protocol": "rgb_uint8 on given LR"}, "was measured by rgb_uint8 on given LR, and only"),
         (
             {"test_images": {"Set5": "not the published Set5: 1 image cropped, 4 as published"}},
-            "was measured on other images than the papers (not the published Set5: 1 image cropped",
+            "was measured on images other than the papers' (not the published Set5: 1 image cropped",
         ),
         ({"test_images": {}}, "does not say whether its images of Set5 are the published ones"),
     ],
@@ -149,7 +149,7 @@ def test_a_file_with_other_columns_is_not_changed(tmp_path):
     path = tmp_path / "osffnet" / "results.csv"
     path.parent.mkdir()
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match="has other columns"):
+    with pytest.raises(ConfigError, match="does not have the columns"):
         write_results([finished("111", 32.0)], tmp_path)
     assert path.read_text() == "a,b\n1,2\n"
 
@@ -202,7 +202,7 @@ def test_the_columns_of_results_do_not_change():
 
 
 @pytest.mark.parametrize("paper", ["../outside", "{folder}/outside", "nobody"])
-def test_no_run_says_into_which_folder_results_are_written(tmp_path, paper):
+def test_no_run_decides_into_which_folder_results_are_written(tmp_path, paper):
     """``metrics.json`` may be a stranger's, and names the paper."""
     table = {"paper": paper.format(folder=tmp_path), "name": "table2"}
     with pytest.raises(ConfigError, match="no run here is a finished row of a paper's table"):

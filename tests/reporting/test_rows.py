@@ -136,7 +136,7 @@ IDENTITIES = {
 
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_every_value_of_an_identity_tells_two_rows_apart(name):
-    """Even if it is a digest or config.yaml does not show it; the other run has another seed."""
+    """Even if it is a digest or config.yaml does not show it; the other run has a different seed."""
     own = IDENTITIES[name]()
     more = {"images": DIGEST, "given_lr": [DIGEST], "ckpt": DIGEST} if name == "evaluate" else {}
     own = replace(own, identity={**own.identity, **more})
@@ -150,7 +150,7 @@ def test_every_value_of_an_identity_tells_two_rows_apart(name):
     assert seen == own.identity.keys() - {"seed", "code", "scale"}
 
 
-def test_checkpoints_with_the_same_name_and_other_content_are_two_rows_that_show_the_digests():
+def test_checkpoints_with_the_same_name_and_different_content_are_two_rows_that_show_the_digests():
     own = run(*EVALUATE)
     own = replace(
         own, settings={**own.settings, "ckpt": "best.ckpt"}, identity={**own.identity, "ckpt": DIGEST}
@@ -306,6 +306,6 @@ def test_costs_on_two_devices_are_two_rows_each_compared_with_its_own_device():
     ("task", "named", "title"),
     [("train", "train", "train"), ("evaluate", "train", "evaluate"), ("evaluate", "mine", "mine")],
 )
-def test_a_table_of_another_task_than_training_is_not_called_a_training(task, named, title):
+def test_a_table_of_a_task_other_than_training_is_not_called_a_training(task, named, title):
     one = run(experiment=named)
     assert experiment_table([replace(one, settings={**one.settings, "task": task})]).title == title

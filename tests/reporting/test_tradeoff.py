@@ -70,7 +70,7 @@ def test_names_of_runs_of_the_same_network_stay_distinct():
 @pytest.mark.parametrize(
     "other", [{"protocol": "classic_y"}, {"test_images": {"Set5": "not the published Set5: 5 cropped"}}]
 )
-def test_only_runs_measured_as_in_papers_are_drawn_beside_printed_figures(monkeypatch, other):
+def test_only_runs_measured_as_in_papers_are_drawn_next_to_printed_figures(monkeypatch, other):
     drawn = []
     monkeypatch.setattr(tradeoff, "_scatter", lambda _, points, **__: drawn.extend(points))
     tradeoff.plots([finished("111", 32.2), finished("000", 25.0, **other)])
@@ -81,7 +81,7 @@ def test_only_runs_measured_as_in_papers_are_drawn_beside_printed_figures(monkey
     assert [(point.psnr, point.is_measured) for point in drawn] == [(25.0, True)]
 
 
-def test_of_many_networks_those_that_no_other_beats_are_named():
+def test_if_there_are_many_networks_only_those_that_no_other_beats_are_named():
     points = [
         Point(f"net {n}", 1e6, 1e9 * (1 + n), 28 + (n if n % 10 == 0 else -1) / 10, is_measured=True)
         for n in range(60)

@@ -56,12 +56,12 @@ def finished(place: Path, *more: str) -> RunFolder:
     [
         ((), None, ""),
         ((), "LR/X2", ""),  # these are not used
-        ((), "HR", "not measured on the present images of Two by rgb_uint8; run task=evaluate"),
+        ((), "HR", "not measured on the current images of Two by rgb_uint8; run task=evaluate"),
         (("benchmark.lr=given",), None, ""),
-        (("benchmark.lr=given",), "LR/X2", "the present images of Two by rgb_uint8 on given LR;"),
+        (("benchmark.lr=given",), "LR/X2", "the current images of Two by rgb_uint8 on given LR;"),
     ],
 )
-def test_a_finished_run_says_whether_it_was_measured_on_the_images_of_now(place, more, edited, says):
+def test_a_finished_run_says_whether_it_was_measured_on_the_current_images(place, more, edited, says):
     folder = finished(place, *more)
     if edited:
         edit(place, edited)
@@ -88,7 +88,7 @@ def test_a_sweep_says_which_finished_jobs_were_measured_on_other_images(place, c
     job = sweep.Job(config, folder, overrides, known(config))
     assert sweep.run([job]) == 0
     said = capsys.readouterr().out
-    assert 0 < said.find("not measured on the present images of Two") < said.find("already finished")
+    assert 0 < said.find("not measured on the current images of Two") < said.find("already finished")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_the_identity_of_a_training_run_covers_the_images_that_choose_its_best_c
     assert len(hashes) == (1 if is_same else 2)
 
 
-def test_given_lr_images_for_validation_make_another_run(place):
+def test_given_lr_images_for_validation_start_a_new_run(place):
     made = asked(place, "data", "validation.sets=[Two]")[0]
     given = asked(place, "data", "validation.sets=[Two]", "benchmark.lr=given")[0]
     assert hash8(identity(made)) != hash8(identity(given))

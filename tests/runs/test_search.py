@@ -59,7 +59,7 @@ def test_the_search_does_not_change_the_hash_of_its_training_runs():
         ({"low": 0.0, "high": float("inf")}, r"\.high: must be a number, got inf"),
         ({"low": 1, "high": 2, "log": "yes"}, r"\.log: must be true or false, got 'yes'"),
         ({"low": 1, "hihg": 2}, r"must be a range {low: a, high: b}, .*, got {'low': 1, 'hihg': 2}"),
-        (3, r"must be a range {low: a, high: b}, also with log or step, or choices \[a, b\], got 3"),
+        (3, r"must be a range {low: a, high: b}, optionally with log or step, or choices \[a, b\], got 3"),
         ([1], "needs at least two choices, all different"),
         (["1", 1], "needs at least two choices, all different"),
     ],
@@ -269,7 +269,7 @@ CHOICES = (
 
 @pytest.fixture
 def importable(tmp_path, monkeypatch) -> None:
-    """Let modules in ``tmp_path`` be imported, also those of the same name as in an earlier test."""
+    """Let modules in ``tmp_path`` be imported, even if an earlier test had modules of the same name."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "myloss", raising=False)
 
@@ -311,7 +311,7 @@ def test_an_edited_loss_among_the_choices_starts_a_new_search(search, tmp_path):
     (tmp_path / "myloss.py").write_text(LOSS.replace("abs()", "square()"))
     said = search("a", *words, "hparams_search.trials=2")[1]
     assert f"code: '{folder}' has the same settings" in said
-    assert "begun by other code of myloss" in said
+    assert "begun by another version of myloss" in said
     assert len(list(folder.parent.glob("*_search-*"))) == 2
 
 

@@ -357,7 +357,7 @@ def test_the_index_keeps_jobs_of_earlier_sweeps_whose_folders_exist(tmp_path):
     assert read_index(tmp_path) == [old[0], Listed("b", "two", ["row=1"])]
 
 
-def test_sweeps_that_start_at_once_lose_no_job_of_the_index(tmp_path, monkeypatch):
+def test_sweeps_that_start_at_the_same_time_lose_no_job_of_the_index(tmp_path, monkeypatch):
     written = files.write
     monkeypatch.setattr(files, "write", lambda *content: (time.sleep(0.02), written(*content)))
     for number in range(8):

@@ -226,11 +226,14 @@ def test_an_option_of_hydra_does_not_come_from_a_strangers_folder(tmp_path, mark
     assert said == f"{path}: options of Hydra may not come from a file; remove it"
 
 
-def test_a_typed_reference_to_a_file_builds_nothing(tmp_path, mark):
-    setting = "launcher.additional_parameters"
+@pytest.mark.parametrize("group", ["launcher", "sweeper"])
+def test_a_typed_reference_to_a_file_builds_nothing(tmp_path, mark, monkeypatch, group):
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
+    store.store(group=f"hydra/{group}", name="mine", node={"_target_": "hydra_plugins.mine.Mine", "more": {}})
     more = with_file(tmp_path, f"# @package _global_\nrows: {EVIL.format(mark=mark)}\n")
-    said = sentence(*more, "hydra/launcher=submitit_slurm", f"+hydra.{setting}.x=${{rows}}")
-    assert said == f"hydra.{setting}: contains a _target_; remove it"
+    said = sentence(*more, f"hydra/{group}=mine", f"+hydra.{group}.more.x=${{rows}}")
+    assert said == f"hydra.{group}.more: contains a _target_; remove it"
 
 
 @pytest.mark.slow
@@ -498,11 +501,11 @@ def test_the_pickles_above_would_run_with_plain_pickle(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        ("builtins bytearray", "a", "latin1"),  # of a number: as many bytes
-        ("_codecs encode", "aa", "hex"),  # of bytes: twice as many, and again
-        ("torch Tensor",),  # of lists that contain each other: as many numbers as they expand to
+        ("builtins bytearray", "a", "latin1"),  # called with a number, it makes that many bytes
+        ("_codecs encode", "aa", "hex"),  # each nested call doubles the number of bytes
+        ("torch Tensor",),  # nested lists expand to any amount of numbers
         ("torch FloatTensor",),
-        ("torch._utils _rebuild_device_tensor_from_cpu_tensor", "a"),  # of one repeated number: all of them
+        ("torch._utils _rebuild_device_tensor_from_cpu_tensor", "a"),  # expands a repeated number
     ],
 )
 def test_a_pickle_cannot_turn_a_few_bytes_into_many(tmp_path, mark, call, zipped):
@@ -974,7 +977,7 @@ def test_a_broken_image_of_a_run_is_left_out(tmp_path, mark, kind):
     assert [picture.image for picture in saved_images.find([run])] == ["two"]
 
 
-def test_figures_are_not_written_where_a_link_leads(tmp_path, mark):
+def test_figures_are_not_written_through_a_link(tmp_path, mark):
     (tmp_path / "precious").mkdir()
     (tmp_path / "crops").symlink_to("precious")
     (picture,) = saved_images.find([run_folder(tmp_path, "a", images=("one",))])

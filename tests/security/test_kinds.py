@@ -240,6 +240,26 @@ def test_no_axis_in_a_strangers_file_changes_what_is_trusted(tmp_path, mark, key
     assert f"hydra.sweeper.params.{key}: is not allowed in a file" in said
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("output_dir", "/a,/b"), ("dataset", "{cache_dir: /a}"), ("shards_dir", "s3://a,s3://b")],
+)
+def test_an_axis_that_is_typed_may_change_it(tmp_path, mark, key, value):
+    words = sly_experiment(tmp_path, "train", "hydra.sweeper.params", {"seed": "0,1"})
+    assert "task: train\n" in survives(*words, f"+hydra.sweeper.params.{key}='{value}'")
+
+
+def test_our_own_files_may_be_links_as_some_installers_make_them(tmp_path, mark, monkeypatch):
+    ours, linked = files.conf_dir(), tmp_path / "conf"
+    for file in ours.rglob("*.yaml"):
+        link = linked / file.relative_to(ours)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    assert "is a link out of the folder" in survives(*SMOKE, folder=linked)
+    monkeypatch.setattr(hydra_guard, "conf_dir", lambda: linked)
+    assert "task: train\n" in survives(*SMOKE, folder=linked)
+
+
 @pytest.mark.parametrize("way", ["pkg://evil", "pkg://evil.conf"])
 def test_only_trusted_packages_may_be_on_the_search_path(tmp_path, mark, monkeypatch, way):
     """A namespace package needs no ``__init__.py``, so looking for its files imports whatever is there."""
@@ -353,7 +373,7 @@ def test_submitit_reads_no_pickle_that_was_there_before(mark):
     assert typed.hydra.launcher.submitit_folder == "x"
 
 
-def test_no_file_names_a_server(tmp_path, mark, server: Server):
+def test_no_file_may_name_a_server(tmp_path, mark, server: Server):
     (tmp_path / "experiment").mkdir()
     words = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=sly")
     for content in (
@@ -448,7 +468,7 @@ def sly_experiment(folder: Path, task: str, key: str, value: object) -> tuple[st
     ("key", "task"),
     [(key, task) for key in WRITTEN for task in TASKS[key][:2]] + [("paths.data_dir", "prepare")],
 )
-def test_no_file_says_where_files_are_written(tmp_path, mark, key, task):
+def test_no_file_may_say_where_files_are_written(tmp_path, mark, key, task):
     value: object = 10**9 if key == LIMIT else True if key in DECIDES else f"{tmp_path}/there"
     needed = [f"{name}={text}" for name, text in NEEDED.get(task, {}).items() if name != key]
     words = (*sly_experiment(tmp_path, task, key, value), *needed)
@@ -465,7 +485,7 @@ def test_no_file_says_where_files_are_written(tmp_path, mark, key, task):
 
 
 @pytest.mark.parametrize("key", WRITTEN)
-def test_no_axis_in_a_file_says_where_files_are_written(tmp_path, mark, key):
+def test_no_axis_in_a_file_may_say_where_files_are_written(tmp_path, mark, key):
     words = sly_experiment(tmp_path, "train", "hydra.sweeper.params", {key: f"{tmp_path}/there"})
     assert f"hydra.sweeper.params.{key}: is not allowed in a file" in survives(*words)
 
@@ -482,7 +502,7 @@ def test_a_file_may_repeat_our_own_places_and_say_what_is_read(tmp_path, mark, m
 @pytest.mark.parametrize(
     ("key", "value"), [("paths.output_dir", "/there"), ("experiment_name", "../x"), ("task", "../x")]
 )
-def test_hydra_writes_nothing_where_a_file_says_before_a_sweep(tmp_path, mark, key, value):
+def test_hydra_writes_nothing_to_a_folder_that_a_file_names_before_a_sweep(tmp_path, mark, key, value):
     """It creates the folder of a sweep, and writes ``multirun.yaml`` there, before it calls us."""
     words = sly_experiment(tmp_path, "train", key, value)
     whole = hydra.initialize_config_dir(str(files.conf_dir()), version_base="1.3")
@@ -529,15 +549,16 @@ def test_no_name_is_a_path(tmp_path, mark, name):
         assert survives(*sly_experiment(tmp_path, "train", key, [name])).startswith(f"{key}.0: string should")
 
 
-def test_an_evaluation_names_no_class_either(tmp_path, mark):
+def test_an_evaluation_may_name_no_class_either(tmp_path, mark):
     words = sly_experiment(tmp_path, "evaluate", "model", {"_target_": RUN})
     assert survives(*words).startswith("model._target_: ")
 
 
-def test_a_typed_address_is_typed_again_for_the_job_of_a_sweep():
+def test_a_typed_address_is_passed_on_to_the_jobs_of_a_sweep():
     typed = ["dataset=streaming", "dataset.shards_dir=s3://mine/df2k"]
     assert "shards_dir: s3://mine/df2k\n" in survives(*SMOKE[:2], *typed)
-    assert typed_again([*typed, "hydra.searchpath=[file:///x]"]) == ["++dataset.shards_dir=s3://mine/df2k"]
+    others = ("hydra.searchpath=[file:///x]", "~dataset.cache_dir")
+    assert typed_again([*typed, *others]) == ["++dataset.shards_dir=s3://mine/df2k"]
 
 
 def test_what_the_user_types_is_resolved(mark):

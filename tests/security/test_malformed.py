@@ -225,7 +225,7 @@ def test_an_image_of_another_mode_is_read_or_refused_and_never_read_if_truncated
         whole = hostile.picture(kind, mode=mode, size=(40, 30))
     result = pixels_of(whole, tmp_path / "a.png")
     assert result.odd == ""
-    assert ("32 bit" in result.error) == (mode in ("I", "F"))
+    assert ("32-bit" in result.error) == (mode in ("I", "F"))
     for share in (0.3, 0.8):
         told(pixels_of(whole[: int(share * len(whole))], tmp_path / "b.png"), result.value)
 

@@ -233,7 +233,7 @@ def test_an_amd_card_is_not_told_to_install_a_build_for_cuda(gpu, monkeypatch):
         (ConfigError("out of memory"), False),
     ],
 )
-def test_a_full_memory_is_recognised_by_every_library(error, is_full):
+def test_an_out_of_memory_error_of_any_library_is_recognised(error, is_full):
     assert devices.out_of_memory(error) is is_full
 
 

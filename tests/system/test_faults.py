@@ -86,7 +86,7 @@ def test_a_broken_image_in_a_worker_is_not_reported_as_a_fault_of_the_machine():
         OSError(28, "No space left on device", "/dev/shm/torch_1"),
     ],
 )
-def test_a_full_shared_memory_is_named(error):
+def test_full_shared_memory_is_named(error):
     said = faults.describe(error)
     assert said is not None
     assert "/dev/shm" in said

@@ -105,7 +105,7 @@ def test_a_job_of_the_index_is_next_to_it(tmp_path, name):
         read_index(tmp_path)
 
 
-def test_a_group_is_a_process_without_groups(monkeypatch):
+def test_without_process_groups_only_the_process_is_signalled(monkeypatch):
     monkeypatch.delattr(os, "killpg")
     sleeps = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
     for number in (signal.SIGINT, unix.KILL):
@@ -113,7 +113,7 @@ def test_a_group_is_a_process_without_groups(monkeypatch):
             process.stdout.readline()
             unix.signal_group(process, number)
             assert process.wait(30) != 0
-            unix.signal_group(process, number)  # it has ended, which is no error
+            unix.signal_group(process, number)  # it has ended, which is not an error
 
 
 def test_a_worker_ignores_signals_where_their_sender_is_unknown(monkeypatch):

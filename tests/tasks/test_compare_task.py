@@ -30,7 +30,7 @@ STEM = "img_001_x2_0-0-66-50"
 
 
 def checkpoint(file: Path, *network: str) -> Path:
-    """A checkpoint of ours of a small network."""
+    """One of our own checkpoints, of a small network."""
     torch.manual_seed(len(network))
     config = compose(*network)
     state = {f"network.{name}": value for name, value in build_network(config).state_dict().items()}
@@ -127,7 +127,7 @@ def pixels(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def test_the_figures_are_those_of_the_whole_images_in_the_crops(place, written, tmp_path):
+def test_the_figures_are_those_of_the_image_that_the_crop_shows(place, written, tmp_path):
     found = rows(written)
     assert list(found) == ["HR", "bicubic", "IMDN-RTC", "SRCNN"]
     assert {row["set"] for row in found.values()} == {"Tiny"}

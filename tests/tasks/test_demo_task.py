@@ -43,7 +43,7 @@ def ckpts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """An image with its ground truth, one that is too large, one in another form, and a text."""
+    """An image and its ground truth, images of other shapes, one that is too large, and a text file."""
     folder = tmp_path_factory.mktemp("images")
     drawn = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     truth = Image.fromarray(drawn).resize((60, 72), Image.Resampling.BICUBIC)
@@ -105,7 +105,7 @@ def test_the_results_and_figures_are_those_of_upscale_and_measure(work, ckpts, i
         ("gone.png", "there is no image, or it has been deleted; drop one on the page"),
     ],
 )
-def test_what_upscale_refuses_is_refused_with_its_sentence(work, images, tmp_path, name, says):
+def test_what_upscale_refuses_is_refused_with_the_same_message(work, images, tmp_path, name, says):
     file = images / name
     if name == "moving.gif":
         file = tmp_path / name
@@ -136,7 +136,7 @@ def test_the_results_of_a_page_are_deleted_with_it_and_by_its_next_image(work, i
     assert not list((tmp_path / "work").iterdir())
 
 
-def test_a_page_cannot_name_a_folder_of_others(work, images, tmp_path):
+def test_a_page_cannot_name_the_folder_of_another_page(work, images, tmp_path):
     (tmp_path / "mine").mkdir()
     for session in ("../mine", str(tmp_path / "mine"), ""):
         made, _ = upscale(work, images / "photo.png", session=session)
@@ -167,7 +167,7 @@ def test_the_job_that_runs_when_the_page_ends_leaves_nothing(work, images, tmp_p
     assert not (tmp_path / "work").exists()
 
 
-def test_a_name_from_an_upload_is_no_markup(work, images, tmp_path):
+def test_a_name_from_an_upload_is_not_read_as_markup(work, images, tmp_path):
     file = tmp_path / "<img src=x>.txt"
     file.write_text("no image")
     assert "&lt;img src=x&gt;.txt" in upscale(work, file)[1]
@@ -178,7 +178,7 @@ def test_files_of_one_network_at_several_scales_are_one_choice(work):
     assert {name: list(scales) for name, scales in work.offered.items()} == {"small": [2, 3], "slow": [2]}
 
 
-def test_published_weights_are_offered_if_their_file_is_there_and_right(tmp_path, weights_dir):
+def test_published_weights_are_offered_if_their_file_exists_and_is_correct(tmp_path, weights_dir):
     entry, damaged = published()["imdn_rtc_x2"], published()["imdn_x2"]
     assert offered([], measured_scale, note=print) == []
     entry.file().parent.mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_published_weights_are_offered_if_their_file_is_there_and_right(tmp_path
     assert measured_scale(found.open()) == 2
 
 
-def test_two_files_of_one_name_are_both_offered(ckpts, tmp_path):
+def test_two_files_of_the_same_name_are_both_offered(ckpts, tmp_path):
     copy = Path(shutil.copy(ckpts[0], tmp_path / "small.safetensors"))
     found = offered([ckpts[0], str(copy)], measured_scale, note=print)
     assert [each.name for each in found] == ["small", str(copy)]
@@ -202,7 +202,7 @@ def test_the_weights_in_the_package_are_offered(monkeypatch):
     assert measured_scale(found[1].open()) == 3
 
 
-def test_weights_are_suggested_where_there_are_none(tmp_path, monkeypatch):
+def test_weights_are_suggested_if_there_are_none(tmp_path, monkeypatch):
     monkeypatch.setattr("sr_lab.zoo.shipped.shipped", dict)
     with pytest.raises(CheckpointError, match=r"python -m sr_lab task=demo ckpt=zoo/\w+"):
         demo.Work(compose("task=demo"), tmp_path, print)

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from sr_lab import files
 from sr_lab.config import code
 from sr_lab.errors import ConfigError
+from sr_lab.metrics import perceptual
 from sr_lab.models.imdn import IMDN
 from sr_lab.reporting import progress
 from sr_lab.run_folder import RunFolder
@@ -106,12 +108,12 @@ class Killed(BaseException):
     """Ends a run without giving it time to do anything, as SIGKILL does."""
 
 
-def killed(place: Path, folder: Path, event: str, number: int) -> None:
+def killed(place: Path, folder: Path, event: str, number: int, *more: str) -> None:
     """Evaluate until the run is killed, see `killed_at`."""
     with pytest.MonkeyPatch.context() as patch:
         killed_at(patch, event, number)
         with pytest.raises(Killed):
-            run(place, folder)
+            run(place, folder, *more)
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, event: str, number: int) -> None:
@@ -193,7 +195,7 @@ def test_ctrl_c_keeps_the_figures_that_have_not_been_written_yet(place, tmp_path
     assert len(steps) == TOTAL - 3
 
 
-def test_figures_that_were_measured_otherwise_are_measured_again(place, whole, tmp_path, steps, capsys):
+def test_figures_that_were_measured_differently_are_measured_again(place, whole, tmp_path, steps, capsys):
     killed(place, tmp_path, "image", 4)
     (file,) = RunFolder(tmp_path).kept_figures()
     content = json.loads(file.read_text())
@@ -206,7 +208,7 @@ def test_figures_that_were_measured_otherwise_are_measured_again(place, whole, t
     assert "of the last attempt are measured again, since device is not the same" in capsys.readouterr().out
 
 
-def test_a_changed_image_makes_another_run_which_measures_all_images(place, tmp_path, steps):
+def test_a_changed_image_starts_a_new_run_that_measures_all_images(place, tmp_path, steps):
     shutil.copytree(place / "data", tmp_path / "data")
     shutil.copy(place / "net.pt", tmp_path)
     killed(tmp_path, tmp_path / "run", "image", 4)
@@ -244,13 +246,13 @@ def test_named_examples_that_a_finished_evaluation_lacks_are_measured_again(plac
     run(place, tmp_path, "examples=['4']")
     assert len(steps) == TOTAL
     assert saved() == {"4.sr.png", "5.sr.png"}
-    assert "has no pictures of 4; measures it again" in capsys.readouterr().out
+    assert "has no pictures of 4; measuring again" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="examples: there is no image 'img_6' in Two, Six"):
         run(place, tmp_path, "examples=[img_6]")
     assert (tmp_path / "metrics.json").is_file()
 
 
-def test_a_finished_evaluation_that_other_code_has_measured_is_measured_again(
+def test_a_finished_evaluation_measured_by_different_code_is_measured_again(
     place, tmp_path, steps, capsys, monkeypatch
 ):
     run(place, tmp_path)
@@ -260,10 +262,10 @@ def test_a_finished_evaluation_that_other_code_has_measured_is_measured_again(
     steps.clear()
     run(place, tmp_path)
     assert len(steps) == TOTAL
-    assert "was measured by other code of sr_lab.ops.metrics" in capsys.readouterr().out
+    assert "was measured by another version of sr_lab.ops.metrics" in capsys.readouterr().out
 
 
-def test_in_a_pipe_a_line_tells_the_images_the_means_and_the_time_left(
+def test_in_a_pipe_a_line_shows_the_images_the_means_and_the_time_left(
     place, whole, tmp_path, steps, capsys, monkeypatch
 ):
     monkeypatch.setattr(progress, "_LINE", 0.0)
@@ -359,3 +361,44 @@ def test_published_weights_are_compared_with_the_figure_of_their_authors_code(
     config = compose(*given, f"paths.data_dir='{data_dir}'", "trainer=cpu")
     evaluate.run(measured.complete(config, given), tmp_path, given)
     assert says in capsys.readouterr().out
+
+
+class MeanDifference(nn.Module):
+    """Stands for a network that recognises objects."""
+
+    def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        return (sr - hr).abs().mean()
+
+
+@pytest.fixture
+def differences(monkeypatch) -> None:
+    """LPIPS and DISTS are the mean difference, and need no weights."""
+    kinds = {name: perceptual._Kind("", MeanDifference) for name in ("lpips", "dists")}
+    monkeypatch.setattr(perceptual, "_KINDS", kinds)
+    monkeypatch.setattr(perceptual, "_check_weights", lambda name: None)
+
+
+@pytest.mark.usefixtures("differences")
+def test_lpips_and_dists_have_columns_and_are_resumed(place, tmp_path, monkeypatch, capsys):
+    asked = ("perceptual=[lpips,dists]", "columns=[Two,LPIPS,DISTS]")
+    monkeypatch.setattr(figures, "_INTERVAL", 0.0)
+    killed(place, tmp_path / "killed", "image", 4, *asked)
+    resumed = run(place, tmp_path / "killed", *asked)
+    capsys.readouterr()
+    values = run(place, tmp_path / "whole", *asked)
+    assert resumed == values
+    images = [image for image in values["images"] if image["set_name"] == "Two"]
+    assert values["test/Two/lpips"] == pytest.approx(sum(image["lpips"] for image in images) / 2)
+    assert 0 < values["test/Two/lpips"] == values["test/Two/dists"] < 1
+    shown = capsys.readouterr().out
+    assert "LPIPS" in shown
+    assert "DISTS" in shown
+    assert f"{values['test/Two/lpips']:.4f}" in shown
+
+
+@pytest.mark.usefixtures("differences")
+def test_lpips_of_a_network_that_returns_luma_is_refused(place, tmp_path):
+    asked = ("task=evaluate", "model=bicubic", "scale=2", "trainer=cpu", f"paths.data_dir={place}/data")
+    words = (*asked, "benchmark.sets=[Two]", "benchmark.protocol=classic_y", "perceptual=[lpips]")
+    with pytest.raises(ConfigError, match=r"perceptual.*luma.*classic_y"):
+        evaluate.run(measured.complete(compose(*words), words), tmp_path, words)

@@ -225,7 +225,7 @@ def test_a_half_precision_graph_that_overflows_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("values", [[math.nan, 1.0], [1.0, math.nan]])
-def test_no_value_that_is_not_a_number_is_passed_over(values):
+def test_a_value_that_is_not_a_number_is_never_ignored(values):
     checked = Checked({"Set5": values[0], "random images": values[1]}, None, (24, 24), 1.0, 1.0)
     with pytest.raises(ConfigError, match="it overflows"):
         exports._refuse_other_images("onnx", nn.Identity(), checked, None)

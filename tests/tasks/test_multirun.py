@@ -123,7 +123,7 @@ def test_two_evaluations_in_one_folder_are_refused_before_either_runs(place):
 
 
 @pytest.mark.parametrize("task", [evaluate, complexity, measure], ids=lambda task: task.__name__[13:])
-def test_a_task_that_is_started_twice_at_once_waits_and_shows_the_results(task, place, monkeypatch, capsys):
+def test_a_task_started_twice_at_the_same_time_waits_and_shows_the_results(task, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     words = {
         evaluate: ("model=bicubic", "benchmark.sets=[Tiny]", "scale=2", "trainer=cpu", "paths.data_dir=data"),

@@ -82,7 +82,7 @@ def test_rows_of_the_same_run_are_one_job(place, monkeypatch, capsys):
     assert "1 job (1 finished), 1 more rows are the same runs" in capsys.readouterr().out
 
 
-def test_missing_images_stand_in_the_way_with_the_command_that_downloads_them(tmp_path, capsys):
+def test_missing_images_are_reported_with_the_command_that_downloads_them(tmp_path, capsys):
     config = planned("dataset=div2k", "benchmark=set5", f"paths.data_dir={tmp_path}", "measure=false")
     choices = {"dataset": "div2k", "benchmark": "set5", "model": "imdn"}
     plan.run([config], [f"paths.data_dir={tmp_path}"], choices)
@@ -93,7 +93,7 @@ def test_missing_images_stand_in_the_way_with_the_command_that_downloads_them(tm
     assert "prepared images about 8.3 GB" in said  # 800 images, decoded, and their halves
 
 
-def test_networks_of_one_cost_are_measured_once(monkeypatch, capsys, tmp_path):
+def test_networks_of_the_same_cost_are_measured_once(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     measured: list[str] = []
     monkeypatch.setattr(cost, "measure", lambda config: measured.append(config.run_name) or Cost(1, 0.5))
@@ -114,7 +114,7 @@ def test_jobs_at_once_share_the_time(monkeypatch, capsys, tmp_path):
     assert "Wall time: 2.0 hours with 2 at once (sweep.jobs=2), each measured alone with 1 thread." in out
 
 
-def test_a_search_is_planned_as_its_trials(monkeypatch, capsys, tmp_path):
+def test_a_search_is_planned_as_its_number_of_trials(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cost, "measure", lambda config: Cost(1, 600.0))
     plan.run([planned("hparams_search=optuna", "hparams_search.trials=6")])
@@ -123,7 +123,7 @@ def test_a_search_is_planned_as_its_trials(monkeypatch, capsys, tmp_path):
     assert "6.0" in out  # 36 steps of 600 s
 
 
-def test_what_does_not_fit_stands_in_the_way(monkeypatch, capsys, tmp_path):
+def test_what_does_not_fit_is_reported(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cost, "measure", lambda config: Cost(1, 1.0, memory=10**15, checkpoint=10**17))
     plan.run([planned()])

@@ -80,7 +80,7 @@ def test_two_copies_of_an_image_with_different_pixels_are_named_and_left_out_of_
 
 
 @pytest.mark.parametrize(("protocol", "is_left_out"), [("rgb_uint8", True), ("rgb_double", False)])
-def test_results_from_other_lr_images_are_not_in_one_figure(tmp_path, capsys, protocol, is_left_out):
+def test_results_from_different_lr_images_are_not_in_one_figure(tmp_path, capsys, protocol, is_left_out):
     """Another protocol rounds the LR images differently, and its figures are not ranked with these."""
     pictures.run_folder(tmp_path, "made")
     given = pictures.run_folder(tmp_path, "given", protocol=protocol)
@@ -98,7 +98,7 @@ def test_the_baseline_is_the_row_that_is_named(place):
 
 
 def test_results_for_the_paper_are_written_on_request(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "experiments_dir", lambda: tmp_path / "papers")
+    monkeypatch.setattr(report, "experiments_dir", lambda: tmp_path / "papers")
     run(place, "write_results=true")
     (line,) = [
         line

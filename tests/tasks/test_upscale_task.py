@@ -212,7 +212,7 @@ def test_images_below_the_output_folder_are_upscaled(photos):
     assert {"grey_x3.png", "layer_x3.png"} < set(below(photos))
 
 
-def test_no_image_is_written_where_a_link_in_the_output_folder_leads(photos, tmp_path, capsys):
+def test_no_image_is_written_through_a_link_in_the_output_folder(photos, tmp_path, capsys):
     output, precious = tmp_path / "big", tmp_path / "precious"
     output.mkdir()
     precious.mkdir()
@@ -230,7 +230,7 @@ def test_no_image_is_written_where_a_link_in_the_output_folder_leads(photos, tmp
     assert below(output) == ["colour_x3.png", "deep/grey_x3.png", "deep/layer_x3.png"]
 
 
-def test_images_whose_results_would_have_one_name_both_come_out(photos, tmp_path, capsys):
+def test_images_whose_results_would_have_the_same_name_are_both_written(photos, tmp_path, capsys):
     (photos / "colour.png").write_bytes((photos / "colour.JPG").read_bytes())
     run(f"[{photos},{photos / 'deep'},{photos / 'deep' / '..' / 'colour.png'}]", tmp_path / "big")
     assert below(tmp_path / "big") == [
@@ -474,7 +474,7 @@ def test_an_image_is_never_overwritten_by_its_own_result(photos):
     "change", ["quality=50", "self_ensemble=true", "scale=2"], ids=["quality", "ensemble", "scale"]
 )
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
-def test_a_result_of_other_settings_is_neither_taken_nor_overwritten(photos, tmp_path, capsys, form, change):
+def test_a_result_of_other_settings_is_neither_reused_nor_overwritten(photos, tmp_path, capsys, form, change):
     run(photos / "colour.JPG", tmp_path / "big", f"format={form}")
     (result,) = (tmp_path / "big").iterdir()
     before = result.read_bytes()
@@ -508,7 +508,7 @@ def test_a_large_image_gets_smaller_tiles_and_a_small_one_does_not():
         assert least <= beside_image(network, about).memory <= most
 
 
-def test_a_network_is_suggested_where_none_is_given(photos, tmp_path):
+def test_a_network_is_suggested_if_none_is_given(photos, tmp_path):
     config = compose("task=upscale", f"input={photos / 'colour.JPG'}", "scale=8", "trainer=cpu")
     with pytest.raises(CheckpointError) as refused:
         upscale.run(config, tmp_path, ["scale=8"])

@@ -197,7 +197,7 @@ def test_an_image_that_cannot_be_read_stops_the_pass_at_its_position():
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_batches_to_overfit_begin_again_also_after_a_resume(world):
+def test_batches_to_overfit_begin_again_even_after_a_resume(world):
     taken = []
     for rank in range(world):
         sampler = StreamSampler(lambda: 8, batch_size=4, rank=rank, world=world, repeat=12)

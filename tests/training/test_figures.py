@@ -17,6 +17,7 @@ ROW = {
     "bicubic_psnr_y": math.inf,
     "bicubic_ssim_y": 1.0,
     "tiled": None,
+    "perceptual": {"lpips": 0.25},
 }
 
 
@@ -51,7 +52,7 @@ def test_a_damaged_file_has_no_figures(tmp_path, text):
     ("key", "value"),
     [("settings", {"scale": 3, "sets": ["A"]}), ("code", {}), ("device", "a GPU"), ("device", None)],
 )
-def test_figures_that_were_measured_otherwise_do_not_count(tmp_path, key, value):
+def test_figures_that_were_measured_differently_do_not_count(tmp_path, key, value):
     (tmp_path / "0").write_text(content(by=BY | {key: value}))
     (tmp_path / "1").write_text(content(images=[ROW | {"place": 0}]))
     found = kept([tmp_path / "0", tmp_path / "1"], BY)

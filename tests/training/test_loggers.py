@@ -86,7 +86,7 @@ def filed(folder: Path) -> tuple[object, ...]:
 
 
 @pytest.mark.slow
-def test_settings_name_a_wandb_run_then_its_variables_then_our_defaults(tmp_path):
+def test_settings_name_a_wandb_run_or_else_its_variables_or_else_our_defaults(tmp_path):
     def files(runs: list[list[str]], **environment: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", FILE, json.dumps(runs)],

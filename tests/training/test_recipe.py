@@ -53,7 +53,7 @@ def test_freezing_everything_leaves_nothing_to_train():
         built("freeze=['*']")
 
 
-def test_a_run_with_frozen_weights_is_another_run_and_one_without_keeps_its_hash():
+def test_a_run_with_frozen_weights_is_a_different_run_and_one_without_keeps_its_hash():
     from sr_lab.config.identity import identity
 
     plain, part, same = (
@@ -109,7 +109,7 @@ ONE_CYCLE = (
 )
 
 
-def test_a_cycle_shorter_than_the_training_is_refused_and_a_longer_one_is_told():
+def test_a_cycle_shorter_than_the_training_is_refused_and_a_longer_one_gets_a_note():
     with pytest.raises(ConfigError, match=r"ends after 5 steps, but this training takes 6; .*='\$\{steps\}'"):
         built(*ONE_CYCLE, "+schedule.scheduler.total_steps=5")
     said: list[str] = []
@@ -164,7 +164,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("package", ["lightning.pytorch.callbacks", "pytorch_lightning.callbacks.x"])
-def test_a_callback_that_does_not_fit_an_endless_epoch_is_refused_with_what_does_the_same(name, package):
+def test_a_callback_that_does_not_fit_an_endless_epoch_is_refused_with_what_to_use_instead(name, package):
     with pytest.raises(ConfigError) as caught:
         compose("trainer=cpu", f"+callbacks.mine._target_={package}.{name}")
     said = str(caught.value)
@@ -173,10 +173,10 @@ def test_a_callback_that_does_not_fit_an_endless_epoch_is_refused_with_what_does
 
 
 class Unfreezing(lightning.pytorch.callbacks.BaseFinetuning):
-    """A user's own."""
+    """A user's own callback."""
 
 
-def test_a_callback_of_ones_own_that_derives_from_one_of_them_is_refused_too():
+def test_a_users_own_callback_that_derives_from_one_of_them_is_refused_too():
     with pytest.raises(ConfigError, match=r"callbacks\.mine: Unfreezing is a BaseFinetuning, .*freeze="):
         targets.refuse_callback("callbacks.mine", Unfreezing())
     targets.refuse_callback("callbacks.noise", Noise())

@@ -39,7 +39,7 @@ class HalvedImages(Dataset[dict[str, Tensor]]):
         return {"lr": _tensor(lr), "hr": _tensor(hr)}
 
     def manifest(self) -> str:
-        """Identifies the images: a run with changed images is another run. You may leave this method out."""
+        """Identifies the images: changed images start a new run. You may leave this method out."""
         return hashlib.sha256(b"".join(file.read_bytes() for file in self.files)).hexdigest()
 
 

@@ -1,13 +1,15 @@
 """Run ``python -m sr_lab`` in its own process and folder.
 
-A short command spends most of its time on imports, so its process is forked from one that has already
-done them, and so are the jobs of a sweep.
+A short command spends most of its time on imports and on reading ``conf``, so its process is forked from one
+that has already done both, and so are the jobs of a sweep.
 """
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import subprocess
@@ -21,10 +23,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from sr_lab import tasks
+from sr_lab.config import code
 from sr_lab.runs import sweep
+from tests import composing
+from tests.conftest import compose
 
 SMOKE = ("trainer=cpu", "budget=smoke", "model=imdn", "+model.num_feat=16", "+model.num_block=1")
 
@@ -111,15 +118,26 @@ def _server() -> _Server:
 
 def _serve() -> None:
     """Fork two processes for each line of stdin: one runs the command, the other waits for it to exit."""
-    import sr_lab.tasks.evaluate
-    import sr_lab.tasks.train  # noqa: F401 - most commands import these
-
+    _prepare()
     for line in sys.stdin:
         if os.fork() == 0:
             _run(json.loads(line))
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+
+
+def _prepare() -> None:
+    """Do what most commands do, so that their processes need not: import, and read and merge ``conf``."""
+    for task in pkgutil.iter_modules(tasks.__path__):
+        if task.name != "demo":  # its library is not always installed
+            importlib.import_module(f"sr_lab.tasks.{task.name}")
+    # The last takes a second, in each run that W&B logs.
+    for library in ("fontTools.subset", "matplotlib.backends.backend_pdf", "wandb.sdk.launch"):
+        importlib.import_module(library)
+    composing.share(pytest.MonkeyPatch())
+    code.needed(compose(*SMOKE).model_dump())
+    code.measuring()
 
 
 def _run(request: dict[str, object]) -> NoReturn:

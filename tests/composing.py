@@ -1,16 +1,23 @@
 """Compositions that share what they read, since tests compose thousands of times.
 
 Hydra reads and merges about 30 files for each composition. Here the files of ``conf`` and of Hydra's own
-package are read once per process, and each combination of them is merged once. Any other file, and what
-follows it, is read and merged each time. Hydra also prepares all choices as a configuration for each file,
-which only a default that is an interpolation needs.
+package are read once per process, and each combination of them is merged once, from where it first differs
+from an earlier one. Any other file, and what follows it, is read and merged each time. Hydra also prepares
+all choices as a configuration for each file, which only a default that is an interpolation needs.
+
+Half of the rest is `copy.deepcopy`, which looks up how to copy each attribute of each node, and the parsing
+of the same interpolations.
 """
 
 import copy
+import functools
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+import omegaconf.base
 import pytest
+from hydra import version
 from hydra._internal import defaults_list as hydra_defaults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
@@ -19,11 +26,12 @@ from hydra._internal.hydra import Hydra
 from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, Node, nodes
 
 from sr_lab.config import hydra_guard
 from sr_lab.files import conf_dir
 
+_TYPED = (nodes.BooleanNode, nodes.EnumNode, nodes.FloatNode, nodes.IntegerNode, nodes.StringNode)
 _UNCHANGING = {("file", str(conf_dir())), ("pkg", "hydra.conf"), ("structured", "")}
 
 
@@ -46,6 +54,39 @@ class _Copies:
             header = {"package": None}
             return ConfigResult("tests", "", copy.deepcopy(self._merged), header, is_schema_source=True)
         return copy.deepcopy(self._repository.load_config(config_path))
+
+
+def _copied(node: Node, _memo: object = None) -> Node:
+    """Copy a node and the nodes in it, with the same parent and plain values, as OmegaConf does."""
+    copied, metadata = _like(node), _like(node._metadata)
+    metadata.flags = dict(metadata.flags or {})
+    metadata.resolver_cache = copy.deepcopy(metadata.resolver_cache)
+    own = vars(copied)
+    own.update(_metadata=metadata, _flags_cache=None)
+    content = own.get("_content")
+    if isinstance(content, dict):
+        own["_content"] = {key: _inside(copied, child) for key, child in content.items()}
+    elif isinstance(content, list):
+        own["_content"] = [_inside(copied, child) for child in content]
+    return copied
+
+
+def _like(thing: Any) -> Any:
+    """An object of the same class with the same attributes."""
+    new = object.__new__(type(thing))
+    vars(new).update(vars(thing))
+    return new
+
+
+def _inside(parent: Node, child: Node) -> Node:
+    copied = copy.deepcopy(child)
+    vars(copied)["_parent"] = parent
+    return copied
+
+
+def _equal(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many items at the beginning are equal."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def share(patch: pytest.MonkeyPatch) -> None:
@@ -75,7 +116,12 @@ def share(patch: pytest.MonkeyPatch) -> None:
         shared = list(takewhile(lambda d: id(repo.load_config(d.config_path)) in known, defaults))
         key = tuple((d.config_path, d.package, d.primary) for d in shared)
         if key not in merged:
-            merged[key] = merge(loader, shared, _Copies(repo))
+            begun = max((_equal(key, other) for other in merged), default=0)
+            if begun not in (0, len(key)):  # the next combination that begins like these two continues here
+                merge_once(loader, shared[:begun], repo)
+                merged[key] = merge(loader, [_MERGED, *shared[begun:]], _Copies(repo, merged[key[:begun]]))
+            else:
+                merged[key] = merge(loader, shared, _Copies(repo))
         if len(shared) == len(defaults):
             return copy.deepcopy(merged[key])
         return merge(loader, [_MERGED, *defaults[len(shared) :]], _Copies(repo, merged[key]))
@@ -84,6 +130,10 @@ def share(patch: pytest.MonkeyPatch) -> None:
         needed = any(not default.is_self() and default.is_interpolation() for default in defaults)
         return choices(overrides, defaults, self_added) if needed else nothing
 
+    for kind in (DictConfig, ListConfig, nodes.AnyNode, *_TYPED):
+        patch.setattr(kind, "__deepcopy__", _copied)
+    patch.setattr(omegaconf.base, "parse", functools.cache(omegaconf.base.parse))
+    patch.setattr(version, "_get_version", functools.cache(version._get_version))
     patch.setattr(hydra_defaults, "_create_interpolation_map", choices_if_needed)
     patch.setattr(ConfigRepository, "load_config", read_once)
     patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge_once)

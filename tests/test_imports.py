@@ -1,6 +1,7 @@
 """Which package of sr_lab may import which, and which libraries each command must not load."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -55,11 +56,14 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-IMPORTS = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imported(path)
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"
-}
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """What each module imports."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imported(path)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path != PACKAGE / "__init__.py"
+    }
 
 
 def package_of(name: str) -> str:
@@ -68,14 +72,14 @@ def package_of(name: str) -> str:
 
 def packages_used(name: str) -> set[str]:
     """The other packages of sr_lab that a module imports from."""
-    return {found.split(".")[1] for found in IMPORTS[name] if found.startswith("sr_lab.")} - {
+    return {found.split(".")[1] for found in imports()[name] if found.startswith("sr_lab.")} - {
         package_of(name)
     }
 
 
 def libraries_used(name: str) -> set[str]:
     """Top-level libraries that a module imports."""
-    return {found.split(".")[0] for found in IMPORTS[name]}
+    return {found.split(".")[0] for found in imports()[name]}
 
 
 def may_import(name: str) -> set[str]:
@@ -90,55 +94,59 @@ def may_import(name: str) -> set[str]:
 
 
 def test_a_module_imports_only_from_its_own_level_and_earlier_levels():
-    wrong = {name: found for name in IMPORTS if (found := packages_used(name) - may_import(name))}
+    wrong = {name: found for name in imports() if (found := packages_used(name) - may_import(name))}
     assert wrong == {}
 
 
 def test_the_packages_have_no_import_cycle():
     arrows: dict[str, set[str]] = {}
-    for name in IMPORTS:
+    for name in imports():
         arrows.setdefault(package_of(name), set()).update(packages_used(name))
     graphlib.TopologicalSorter(arrows).prepare()  # raises a CycleError that names the cycle
 
 
 def test_the_modules_have_no_import_cycle():
-    modules = set(IMPORTS)
+    modules = set(imports())
     arrows = {
         name: {
             found
-            for given in IMPORTS[name]
+            for given in imports()[name]
             for found in (given.removeprefix("sr_lab."), given.removeprefix("sr_lab.").rpartition(".")[0])
             if given.startswith("sr_lab.") and found in modules and found != name
         }
-        for name in IMPORTS
+        for name in imports()
     }
     graphlib.TopologicalSorter(arrows).prepare()
 
 
 def test_only_the_upper_levels_import_hydra():
-    users = {package_of(name) for name in IMPORTS if libraries_used(name) & {"hydra", "omegaconf"}}
+    users = {package_of(name) for name in imports() if libraries_used(name) & {"hydra", "omegaconf"}}
     assert users <= {"__main__", "config", "tasks", "runs", "help"}
 
 
 def test_networks_import_no_framework_other_than_torch():
     frameworks = {"lightning", "hydra", "omegaconf", "wandb", "torchmetrics", "pydantic"}
-    assert [name for name in IMPORTS if package_of(name) in PURE and libraries_used(name) & frameworks] == []
-    assert [name for name in IMPORTS if package_of(name) in PURE and "datasets" in packages_used(name)] == []
+    assert [
+        name for name in imports() if package_of(name) in PURE and libraries_used(name) & frameworks
+    ] == []
+    assert [
+        name for name in imports() if package_of(name) in PURE and "datasets" in packages_used(name)
+    ] == []
 
 
 def test_a_model_imports_no_other_model():
     others = {
         name: found
-        for name in IMPORTS
+        for name in imports()
         if package_of(name) == "models"
-        and (found := {each for each in IMPORTS[name] if each.startswith("sr_lab.models")})
+        and (found := {each for each in imports()[name] if each.startswith("sr_lab.models")})
     }
     assert others == {}
 
 
 def test_readers_of_run_folders_need_neither_torch_nor_lightning():
     heavy = {"torch", "lightning", "wandb", "hydra", "omegaconf"}
-    readers = [name for name in IMPORTS if package_of(name) in ("reporting", "run_folder", "files")]
+    readers = [name for name in imports() if package_of(name) in ("reporting", "run_folder", "files")]
     assert [name for name in readers if libraries_used(name) & heavy] == []
 
 
@@ -147,8 +155,8 @@ def test_the_parser_finds_imports():
     assert {"ops", "errors"} <= packages_used("protocol")
     assert "hydra" in libraries_used("__main__")
     assert "torch" in libraries_used("models.imdn")
-    assert len(IMPORTS) > 100
-    assert {package_of(name) for name in IMPORTS} == set().union(*LEVELS, OUTSIDE)
+    assert len(imports()) > 100
+    assert {package_of(name) for name in imports()} == set().union(*LEVELS, OUTSIDE)
 
 
 def loaded(*arguments: str) -> set[str]:

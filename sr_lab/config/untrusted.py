@@ -45,8 +45,11 @@ def settled(values: Node, own: Mapping[str, object], overrides: Sequence[str]) -
     ours = {f"paths.{name}": folder for name, folder in own.items()}
     ours["dataset.cache_dir"] = paths.get("cache_dir") if isinstance(paths, Mapping) else None
 
+    # At least eight characters: TOKENIZERS_PARALLELISM=false and the like are not secrets.
+    secrets = [text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8]
+
     def leaf(place: str, value: object) -> object:
-        _refuse_secret(place, value)
+        _refuse_secret(place, value, secrets)
         name = place.rpartition(".")[2]
         inside = isinstance(value, str) and place.startswith(_IN_RUN_FOLDER) and name != "_target_"
         if is_set(place, overrides):
@@ -88,12 +91,10 @@ def _replaced(place: str, value: object, leaf: Callable[[str, object], object]) 
     )
 
 
-def _refuse_secret(place: str, value: object) -> None:
+def _refuse_secret(place: str, value: object, known: Sequence[str]) -> None:
     """Refuse a secret, since what is composed goes into ``config.yaml``, reports and W&B, for all to see."""
     if not isinstance(value, str):
         return
-    # At least eight characters: TOKENIZERS_PARALLELISM=false and the like are not secrets.
-    known = (text for name, text in os.environ.items() if _SECRET.search(name) and len(text) >= 8)
     is_named = _SECRET.search(place.rpartition(".")[2])
     if is_named or _SECRET_URL.search(value) or any(text in value for text in known):
         what = "is" if is_named else "contains"

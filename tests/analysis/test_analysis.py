@@ -14,6 +14,7 @@ from sr_lab.errors import ConfigError
 from sr_lab.layers.attention import ESA, SA
 from sr_lab.layers.network import min_size_of, num_image_ch
 from sr_lab.strategies import cwss
+from tests.models.test_models import one_of_each_class
 
 
 class Gain(nn.Module):
@@ -126,7 +127,7 @@ def test_the_input_that_cwss_scales_is_the_input_of_the_block(lr):
     torch.testing.assert_close(scaled[1].input, 0.5 * plain[1].input)
 
 
-@pytest.mark.parametrize("option", model_options())
+@pytest.mark.parametrize("option", one_of_each_class(model_options()))
 def test_every_network_can_be_looked_into(option):
     network = Entry(option, 2).build()
     if option in ("bicubic", "srcnn", "srcnn_955"):

@@ -8,6 +8,7 @@ from sr_lab.checkpoints.official import official_weights
 from sr_lab.checkpoints.reading import Checkpoint
 from sr_lab.checkpoints.weights import load_weights
 from sr_lab.config.compose import model_options
+from tests.models.test_models import one_of_each_class
 from tests.ops.test_renaming import WITHOUT
 
 LARGE = {"edsr_full", "rcan", "rdn"}
@@ -16,8 +17,8 @@ LARGE = {"edsr_full", "rcan", "rdn"}
 @pytest.mark.parametrize(
     "option",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
-        for name in sorted(set(model_options()) - WITHOUT)
+        *one_of_each_class(sorted(set(model_options()) - WITHOUT - LARGE)),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(LARGE)),
     ],
 )
 def test_our_loader_opens_what_was_exported_bit_for_bit(tmp_path, option):

@@ -68,10 +68,16 @@ def test_operations_that_torch_does_not_export_give_torchs_images(name):
             assert (sr - network(lr)).abs().max() < 1e-6, made_by
 
 
-def test_a_graph_for_one_size_has_constant_shapes():
-    network = Step(STEPS["enlarging by nearest"])
-    assert graph.is_static(graph.onnx_model(network, size=(41, 30)))
-    assert not graph.is_static(graph.onnx_model(network))
+@pytest.fixture(scope="module")
+def exported():
+    """A network that was being trained, its weights before the export, and its graph."""
+    network = PlusMean().train()
+    return network, copy.deepcopy(network.state_dict()), graph.onnx_model(network)
+
+
+def test_a_graph_for_one_size_has_constant_shapes(exported):
+    assert graph.is_static(graph.onnx_model(Step(STEPS["enlarging by nearest"]), size=(41, 30)))
+    assert not graph.is_static(exported[-1])
 
 
 def test_integers_fit_into_32_bits():
@@ -105,17 +111,15 @@ def test_the_reason_names_the_operation_that_stands_in_the_way():
         as_onnx(network, RANDOM, {}, size=(24, 24), dtype="float32")
 
 
-def test_an_export_leaves_the_network_unchanged():
-    network = PlusMean().train()
-    before = copy.deepcopy(network.state_dict())
-    graph.onnx_model(network)
+def test_an_export_leaves_the_network_unchanged(exported):
+    network, before, _ = exported
     assert network.training
     assert all(weight.requires_grad for weight in network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_model_is_valid_onnx():
-    onnx.checker.check_model(graph.onnx_model(PlusMean().eval()), full_check=True)
+def test_a_model_is_valid_onnx(exported):
+    onnx.checker.check_model(exported[-1], full_check=True)
 
 
 class Grouped(nn.Module):

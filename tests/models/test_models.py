@@ -34,6 +34,17 @@ def distinct_models():
     return list(found.values())
 
 
+def one_of_each_class(options):
+    """Cases for options of ``model``: the first of each class, and in the slow tests its other forms too."""
+    first = {}
+    for option in options:
+        first.setdefault(OmegaConf.load(CONF / "model" / f"{option}.yaml")._target_, option)
+    return [
+        option if option in first.values() else pytest.param(option, marks=pytest.mark.slow)
+        for option in options
+    ]
+
+
 every_model = pytest.mark.parametrize("model", distinct_models())
 # All options of a class are compiled from the same code, and tracing it takes seconds: the four kinds of body
 # (residual, dense, windows, convolutions with transformers) are traced always, the others in the slow tests.

@@ -10,7 +10,7 @@ from sr_lab.layers.network import num_image_ch
 from sr_lab.models.imdn import IMDN
 from sr_lab.strategies import cwss, ggas, ggas_cwss
 from tests.conftest import compose
-from tests.models.test_models import SHALLOW, build, distinct_models
+from tests.models.test_models import SHALLOW, build, distinct_models, one_of_each_class
 from tests.operators import Operators
 from tests.papers.meta import unfilled
 
@@ -24,7 +24,7 @@ def narrowed(network: nn.Module, *, train: bool) -> list[str]:
     return [*operators.narrowing] + ([str(sr.dtype)] if sr.dtype != torch.float64 else [])
 
 
-@pytest.mark.parametrize("model", distinct_models())
+@pytest.mark.parametrize("model", one_of_each_class(distinct_models()))
 def test_a_network_in_float64_computes_in_float64_throughout(model):
     with unfilled():
         network = build(model, **SHALLOW)

@@ -84,6 +84,28 @@ def test_counting_leaves_the_model_unchanged():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Turned(nn.Module):
+    """Convolutions with a kernel of one row, of an image that is transposed in place after each."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, (1, 3), bias=False)
+
+    def forward(self, lr):
+        for _ in range(2):
+            lr = self.conv(nn.functional.pad(lr, (1, 1))).transpose_(2, 3)
+            lr = lr.relu_().relu_().contiguous()
+        return self.conv((lr + 1).transpose_(2, 3).contiguous())
+
+
+@pytest.mark.parametrize("start", ["cpu", "meta"])
+def test_an_operator_in_place_is_counted_with_the_shape_that_it_leaves(start):
+    net = Turned().to(start).eval()
+    positions = 2 * 320 * 180 + 320 * 178
+    for _ in range(2):
+        assert multi_adds(net, scale=4, rule="conv") == positions * 3 * 3 * 3
+
+
 class Gated(nn.Module):
     """Uses each operator that the rule ``op_counter`` counts, and one that it does not count."""
 

@@ -15,7 +15,7 @@ from sr_lab.models.a2n import A2N
 from sr_lab.models.imdn import IMDN
 from sr_lab.ops.renaming import OfficialNames, official_names, official_state
 from sr_lab.strategies import ggas
-from tests.models.test_models import build
+from tests.models.test_models import build, one_of_each_class
 from tests.models.test_official import OFFICIAL
 from tests.papers.meta import unfilled
 
@@ -24,6 +24,9 @@ WITHOUT = {
     *("bicubic", "edsr_shallow", "efrdn", "imdn_osff", "imfm", "memnet", "memnet_original", "mren", "mren_l"),
     *("osffnet", "idn", "rfdn"),
 }
+
+
+every_named = pytest.mark.parametrize("option", one_of_each_class(sorted(set(model_options()) - WITHOUT)))
 
 
 @functools.cache
@@ -43,7 +46,7 @@ def forms(option, scale):
 
 # The names at x2 and x3 differ from those at x4 in the tail only.
 @pytest.mark.parametrize("scales", [(4,), pytest.param((2, 3), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
+@every_named
 def test_our_names_convert_to_theirs_and_back(option, scales):
     for net in (form for scale in scales for form in forms(option, scale)):
         state = net.state_dict()
@@ -57,7 +60,7 @@ def test_our_names_convert_to_theirs_and_back(option, scales):
             assert table.to_ours(theirs, net).keys() == state.keys()
 
 
-@pytest.mark.parametrize("option", sorted(set(model_options()) - WITHOUT))
+@every_named
 def test_no_weight_is_lost_when_a_checkpoint_of_another_scale_is_renamed(option):
     """A stepwise tail has more convolutions at x4 than at x2, and no two may get the same name."""
     with unfilled():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.reliability import plugins
@@ -164,8 +165,10 @@ def _serve() -> None:
     import sr_lab.tasks.train
     from sr_lab.config import identity
     from sr_lab.tasks import common
+    from tests import composing
     from tests.conftest import compose
 
+    composing.share(pytest.MonkeyPatch())
     identity.WATCHING += ("tests.reliability.",)  # a run continues without the faults of an earlier attempt
     torch.set_num_threads(1)
     composed = {}

@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 setup: $(STAMP) ## create .venv and install the pinned dependencies
+	@echo 'Installed. Next: . .venv/bin/activate, then python -m sr_lab --help'
 
 demo: $(STAMP) ## train a small network on photographs (3 to 7 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo

@@ -205,6 +205,8 @@ def refuse_another(folder: RunFolder, known: Known) -> None:
 def differing_code(folder: RunFolder, known: Known) -> str:
     """Which code differs between the run in a folder and this run, or an empty string."""
     held = read(folder)
+    if held is None and not _is_earlier(folder):  # interrupted before it recorded what it is
+        return ""
     before = held.codes[-1] if held is not None else {}
     return "" if before == known.code else other(before, known.code)
 

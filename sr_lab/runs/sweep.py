@@ -203,6 +203,8 @@ def finish(folders: Sequence[Path], problems: Sequence[str] = (), *, columns: Co
 
     if folders:
         print_experiment(folders, columns=columns)
+        parents = dict.fromkeys(folder.parent for folder in folders)
+        console.print(f"run folders: {', '.join(map(str, parents))}")
     for problem in problems:
         console.print(problem)
     return 1 if problems else 0

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sr_lab.config import identity
 from sr_lab.config.overrides import key_of
@@ -25,6 +24,7 @@ from sr_lab.datasets.patches import PatchDataset
 from sr_lab.errors import ConfigError, DataError
 from sr_lab.files import conf_dir
 from sr_lab.help import data, layout, option
+from sr_lab.reporting.progress import Progress
 from sr_lab.reporting.terminal import Terminal
 from sr_lab.run_folder import RunFolder, State
 from sr_lab.runs import measured, trained_on
@@ -180,17 +180,13 @@ def _add_costs(jobs: Sequence[Job], *, measure: bool) -> None:
         trainer = jobs[0].config.trainer
         check_gpu(trainer.accelerator, trainer.devices)
         check_precision(trainer.precision, trainer.accelerator)
-    screen = Terminal(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        row = bar.add_task("", total=len(wanted))
-        for alike in wanted.values():
+    with Progress(len(wanted), "networks measured" if measure else "networks counted", transient=True) as bar:
+        for number, alike in enumerate(wanted.values()):
             config = alike[0].config
-            bar.update(row, description=f"measuring {config.run_name}")
+            bar.update(number, str(config.run_name))
             found = cost.measure(config) if measure else Cost(cost.count(config))
             for job in alike:
                 job.cost = found
-            bar.advance(row)
 
 
 def _headline(jobs: Sequence[Job], same: int) -> list[str]:

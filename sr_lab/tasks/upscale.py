@@ -170,7 +170,10 @@ def _with_default(config: UpscaleConfig, image: Path, overrides: Sequence[str]) 
         return shlex.join(["python", "-m", "sr_lab", "task=upscale", f"ckpt={name}", f"input={image}"])
 
     scale = config.scale if is_set("scale", overrides) else None
-    return config.model_copy(update={"ckpt": str(shipped.default(scale, key="ckpt", command=command))})
+    file = shipped.default(scale, key="ckpt", command=command)
+    name = f"pretrained/{file.stem}"
+    common.console.print(f"network: {name}; ckpt= chooses another network, scale= another size")
+    return config.model_copy(update={"ckpt": str(file)})
 
 
 @contextlib.contextmanager

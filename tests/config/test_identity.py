@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from sr_lab.config import code
-from sr_lab.config.identity import folder_name, hash8, identity, register_resolvers
+from sr_lab.config.identity import folder_name, hash8, identity, known, register_resolvers
+from sr_lab.config.recorded import code_note
 from sr_lab.errors import SRLabError
 from sr_lab.files import conf_dir
+from sr_lab.run_folder import RunFolder
 from sr_lab.system import devices
 from tests.conftest import compose
 
@@ -201,6 +203,13 @@ def run_dir(*overrides: str) -> str:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("config", list(overrides), return_hydra_config=True)
     return composed.hydra.run.dir
+
+
+def test_a_run_that_was_interrupted_before_it_recorded_its_code_is_not_of_other_code(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.attempt():
+        assert folder.has_begun()
+    assert code_note(known(compose("trainer=cpu")), folder) is None
 
 
 def test_hydra_gets_the_run_folder_from_the_identity(base):

@@ -528,6 +528,7 @@ def test_weights_in_the_package_are_the_default(photos, tmp_path, monkeypatch, c
     )
     upscale.run(config, tmp_path / "big", [])
     assert below(tmp_path / "big") == ["colour_x2.png"]
+    assert "network: pretrained/tiny_x2; " in capsys.readouterr().out
     assert type(sr_lab.load()) is type(network)
     with pytest.raises(
         CheckpointError, match=r"load: a checkpoint is needed.*weights only for x2.*zoo/bsrn_x3"

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from wandb.sdk.data_types.image import MEDIA_TMP
 
 from sr_lab import tasks
 from sr_lab.config import code
@@ -172,6 +173,9 @@ def _exit_as(arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None  # makes tempfile read the environment again
+        MEDIA_TMP.name = tempfile.mkdtemp(
+            "wandb-media"
+        )  # not that of all, which the first to exit removes
         sys.argv = ["sr_lab", *arguments]
         sys.orig_argv = [sys.executable, "-m", "sr_lab", *arguments]
         sys.path[0] = os.getcwd()  # as with -m

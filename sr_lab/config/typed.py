@@ -30,14 +30,8 @@ _VALUED = (
     "-p",
     "-c",
 )
-_RECIPES = (
-    "opt",
-    "option",
-    "options",
-    "config",
-    "conf",
-    "cfg_path",
-)  # other programs name a recipe's file so
+# Other programs take a recipe's file by these names.
+_RECIPES = ("opt", "option", "options", "config", "conf", "cfg_path")
 _OTHERS = (
     "--help",
     "--hydra-help",
@@ -123,11 +117,11 @@ def _is_option(word: str, before: str) -> bool:
         bare = name.lstrip("-").replace("-", "_")
         if bare in _RECIPES:
             raise ConfigError(
-                f"{name}: there is no such option; choose a recipe with experiment=<name>, and your own with "
-                "--config-dir <folder that has experiment/<name>.yaml> experiment=<name>"
+                f"{name}: is not an option; choose a recipe with experiment=<name>; for your own, add "
+                "--config-dir <folder that has experiment/<name>.yaml>"
             )
         raise ConfigError(
-            f"{name}: there is no such option; settings are written without dashes: {ours(bare) or bare}="
+            f"{name}: is not an option; write settings without dashes: {ours(bare) or bare}="
             f"{word.partition('=')[2] or '...'}"
         )
     return word.startswith("-") or (before in ("--info", "-i") and "=" not in word)

@@ -140,7 +140,7 @@ def _names(opened: Sequence[_Opened]) -> list[str]:
 
 
 def own_runs(config: PicturedConfig) -> list[Run]:
-    """The runs of ``own_runs`` that ``only`` names, finished or not; none if there is no such folder.
+    """The runs of ``own_runs`` that ``only`` names, finished or not; none if the folder does not exist.
 
     Raises:
         ConfigError: ``only`` names a run that is not there.
@@ -160,7 +160,7 @@ def own_runs(config: PicturedConfig) -> list[Run]:
 
 
 def _trained(config: PicturedConfig, scale: int) -> list[Run]:
-    """The finished training runs of ``own_runs`` at a scale; a line says so if there are none."""
+    """The finished training runs of ``own_runs`` at a scale; prints a line if there are none."""
     if config.own_runs is None:
         return []
     found = [run for run in own_runs(config) if not run.problem and run.scale == scale and _has_weights(run)]
@@ -236,17 +236,11 @@ def whole_set(config: PicturedConfig, scale: int) -> Iterator[Shown] | None:
     """Every image of the test set that ``hr`` names, one after another; ``None`` if it names an image.
 
     Raises:
-        DataError: There is no such set, or an image is broken.
+        DataError: The set is missing, or an image is broken.
     """
     name = config.hr or ""
-    if (
-        config.input is not None
-        or not name
-        or Path(name).name != Path(name).stem
-        or len(Path(name).parts) > 1
-    ):
-        return None
-    if Path(name).exists():
+    is_set = name and not Path(name).suffix and len(Path(name).parts) == 1 and not Path(name).exists()
+    if config.input is not None or not is_set:
         return None
     protocol = protocol_of(config)
     folder = Path(config.paths.data_dir).expanduser()

@@ -112,13 +112,13 @@ def export(
     """Write a network in formats that other programs open, with a model card, as ``task=export`` does.
 
     Args:
-        model: What `load` takes, or a network. A network alone does not tell its settings, so it is not
+        model: What `load` takes, or a network. A network alone does not reveal its settings, so it is not
             written as ``safetensors``, and its card says nothing about its origin.
         output: Folder of the files, ``imdn_x4.onnx`` and so on, and of the card ``imdn_x4.md``.
         format: ``onnx``, ``pt2``, ``safetensors``, ``official``, or several.
         name: Name of the files; ``None`` for network and scale.
         scale: Upscaling factor; needed for a checkpoint that fits several scales.
-        size: Height and width of the only LR image that graphs take; ``None`` for any number and size.
+        size: Fixed height and width of the LR image; ``None`` for any number and size.
         dtype: Type of an ONNX graph.
         overwrite: Replace files of these names.
         allow: Your own packages whose classes a checkpoint may name.

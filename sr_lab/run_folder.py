@@ -170,7 +170,7 @@ class RunFolder:
         """One attempt at the run: it keeps other processes out, and leaves a traceback if it fails.
 
         Args:
-            wait: Called once if another process is running in the folder, which is then waited for.
+            wait: Called once if another process is running in the folder; the attempt then waits for it.
 
         Yields:
             Whether there is nothing left to do, since that process has written the results.
@@ -214,7 +214,7 @@ class RunFolder:
 
         Args:
             what: What runs here, and what to do if another process runs it, for the error message.
-            wait: Called once if another process is running in the folder, which is then waited for.
+            wait: Called once if another process is running in the folder; the attempt then waits for it.
 
         Raises:
             ConfigError: Another process is running in the folder, and there is no ``wait``.

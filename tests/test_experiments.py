@@ -51,7 +51,7 @@ NO_FIGURE = {"imfm/ablation_components": {"+CAM"}}
 # Networks whose parameter count differs from the printed figure by 1 K or more, with the reason.
 GAPS = {
     ("osffnet/table1_benchmarks", "CARN"): ([2, 3, 4], "printed is one network with three tails"),
-    ("osffnet/table1_benchmarks", "EDSR"): ([2, 4], "another EDSR, which no code of its authors shows"),
+    ("osffnet/table1_benchmarks", "EDSR"): ([2, 4], "another EDSR, which its authors' code does not have"),
     ("osffnet/table1_benchmarks", "FDIWN"): ([3], "the authors' code has 1.5 K more"),
     ("efrdn/table1_benchmarks", "CARN"): ([2, 3, 4], "as in OSFFNet's table"),
     ("efrdn/table1_benchmarks", "SMSR"): ([2, 3, 4], "printed leaves out 2560 logits of channel masks"),
@@ -59,9 +59,9 @@ GAPS = {
     ("efrdn/table1_benchmarks", "EFRDN"): ([2, 3], "printed is the x4 network, run on other sizes"),
     ("efrdn/table2_modules", "EFRDN+ACDM"): ([4], "Table 1 prints 767 K for the same network"),
     ("efrdn/table3_acdm", "x11"): ([4], "printed as if the 3x3 convolution were nothing"),
-    ("efrdn/table6_transformers", "SwinIR"): ([4], "printed leaves out the 32.4 K relative position biases"),
+    ("efrdn/table6_transformers", "SwinIR"): ([4], "printed without the 32.4 K relative position biases"),
     ("mren/table5_benchmarks", "CARN"): ([2, 3, 4], "as in OSFFNet's table"),
-    ("mren/table5_benchmarks", "MemNet"): ([2, 3, 4], "printed are the weights of the convolutions alone"),
+    ("mren/table5_benchmarks", "MemNet"): ([2, 3, 4], "only the weights of the convolutions are printed"),
     ("imfm/table3_upsamplers", "Deconvolution layer"): ([4], "fitted to the prints: 0.3 % more"),
     ("imfm/table3_upsamplers", "Sub pixel layer"): ([4], "fitted to the prints: 0.2 % more"),
     ("imfm/table3_upsamplers", "MWAUM"): ([4], "fitted to the prints: 0.3 % more"),

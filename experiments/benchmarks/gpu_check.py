@@ -160,7 +160,7 @@ def switches(place: Place) -> str:
 
     def state() -> list[object]:
         found: list[object] = [backends.cudnn.benchmark, *(part.fp32_precision for part in newer)]
-        with contextlib.suppress(RuntimeError):  # torch refuses to read the earlier switches
+        with contextlib.suppress(RuntimeError):  # torch refuses to read the older switches
             found += [backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()]
         return found
 
@@ -187,7 +187,9 @@ def waits(place: Place) -> str:
     probe = "+callbacks.waits._target_=gpu_check.WaitsAreErrors allow=[gpu_check]"
     values = train(place, "run", f"ema_decay=0.99 {longer}{probe}")
     return (
-        f"{values['precision']}: none in 45 of 50 steps" if place.on_gpu else "a CPU has nothing to wait for"
+        f"{values['precision']}: no wait in 45 of 50 steps"
+        if place.on_gpu
+        else "a CPU has nothing to wait for"
     )
 
 
@@ -336,7 +338,7 @@ def degradations(place: Place) -> str:
         degrade = targets.build("degradation", yaml.safe_load(file.read_text()) | {"scale": 2})
         keys = (range(8),) if isinstance(degrade, RandomDegradation) else ()
         expected, one = degrade(hr, *keys).float(), degrade(hr.to(place.device), *keys)
-        assert torch.equal(one, degrade(hr.to(place.device), *keys)), f"{file.stem} does not repeat itself"
+        assert torch.equal(one, degrade(hr.to(place.device), *keys)), f"{file.stem} is not repeatable"
         apart, noisy = one.cpu().float() - expected, file.stem in ("noise", "realistic")
         levels = float(apart.mean().abs() if noisy else apart.abs().mean())
         assert levels < (1.0 if noisy else 0.1), f"{file.stem}: {levels:.2f} levels from the CPU"

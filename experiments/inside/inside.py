@@ -36,7 +36,7 @@ for name, sr in results.items():
     print(f"{name}: {psnr.item():.2f} dB / {ssim.item():.4f}")
 
 
-# %% What they make of it
+# %% The results
 def shown(figure: Figure) -> Image.Image:
     """The figure as an image, which a notebook shows."""
     file = io.BytesIO()

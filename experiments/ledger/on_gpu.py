@@ -4,8 +4,8 @@
     python experiments/ledger/on_gpu.py --minutes 60 --only train         only the trainings
     python experiments/ledger/on_gpu.py --minutes 3 --device cpu          try the script itself, at tiny sizes
 
-1. speed: steps and images per second of each paper's network in every precision, memory layout and compiled,
-   for at most a third of the time.
+1. speed: steps and images per second of each paper's network in every precision and memory layout, and
+   compiled, for at most a third of the time.
 2. waits: 1,000 steps in which waiting for the GPU is an error.
 3. train: OSFFNet, IMFM with three tails, and IMDN at their published sizes, x4, in rounds: each network is
    trained for a few minutes and interrupted, then the next one. The same command resumes where it stopped,

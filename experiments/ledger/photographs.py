@@ -2,9 +2,9 @@
 
     python experiments/ledger/photographs.py data/train/CC0 photographs
 
-Photographs of today's cameras are smooth from pixel to pixel; test images are not. The weights in the package
-are trained on the photographs in the folders that this writes: ``1`` (as they are), ``2`` and ``3`` (half and
-a third as wide).
+Photographs from today's cameras are smooth from pixel to pixel; test images are not. The weights in the
+package are trained on the photographs in the folders that this writes: ``1`` (as they are), ``2`` and ``3``
+(half and a third as wide).
 """
 
 import argparse

@@ -88,7 +88,7 @@ def main() -> None:
         state = {key: weight.half().contiguous() for key, weight in network.state_dict().items()}
         settings = {"sr_lab": json.dumps(stored.model_dump(), sort_keys=True), "format": "pt"}
         save_file(state, shipped.FOLDER / f"{name}.safetensors", settings)
-        (shipped.FOLDER / f"{name}.safetensors").chmod(0o644)  # safetensors keeps a file to its owner
+        (shipped.FOLDER / f"{name}.safetensors").chmod(0o644)  # safetensors lets only the owner read it
         network = sr_lab.load(shipped.FOLDER / f"{name}.safetensors")
         figures = {set_name: measured(network, stored.scale, set_name) for set_name in SETS}
         rows += [

@@ -42,7 +42,7 @@ patches = SRDataModule(train=HalvedImages(folder="photos", scale=2), batch_size=
 trainer = lightning.Trainer(max_steps=10, accelerator="cpu", logger=False, enable_checkpointing=False)
 trainer.fit(module, patches)
 
-# %% A run of the command line, and what both networks make of one image
+# %% A run of the command line, and the results of both networks on one image
 run = max(Path("outputs/train").glob("small_net_*"), key=lambda folder: folder.stat().st_mtime)
 trained = sr_lab.load(run, allow=["own_sr"])
 with Image.open("photos/chelsea.png") as photograph:

@@ -47,11 +47,11 @@ class Found:
     """What an analysis found.
 
     Args:
-        of: What it is of, for the names of its files: ``baby_x4``; may be empty.
+        of: The analysed image, for the names of the files: ``baby_x4``; may be empty.
         title: What its picture shows.
         figure: The picture.
         rows: The numbers behind it.
-        says: What they say, a sentence for each network.
+        says: What the numbers mean, a sentence for each network.
     """
 
     of: str

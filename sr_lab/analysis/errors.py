@@ -61,7 +61,7 @@ def edges(hr: Tensor) -> Tensor:
 
 
 def mean(found: Sequence[Errors]) -> Errors:
-    """The mean over images, of any size: each image counts alike."""
+    """The mean over images of any sizes; each image has the same weight."""
     grid = np.arange(_BINS) / (2 * _BINS) + 1 / (4 * _BINS)
     powers = [np.interp(grid, each.spectrum.frequency, each.spectrum.power) for each in found]
     return Errors(

@@ -45,7 +45,7 @@ def attention(network: nn.Module, lr: Tensor, *, only: Collection[str] = ()) -> 
     """What each attention module of a network does to each pixel.
 
     The attention of a module that multiplies is found from its input and output, by least squares over the
-    channels: ``sum(in * out) / sum(in * in)``, so that no module needs code of its own to be seen. Of a
+    channels: ``sum(in * out) / sum(in * in)``, so that no module needs code of its own to be seen. For a
     module that returns weights, it is their mean over the channels.
 
     Args:

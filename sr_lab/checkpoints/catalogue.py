@@ -67,7 +67,7 @@ def fitting(checkpoint: Checkpoint) -> list[Entry]:
     return [entry for entry, like in _compared(checkpoint) if like.fits]
 
 
-def passed_over() -> dict[str, str]:
+def skipped() -> dict[str, str]:
     """The options of ``conf/model`` that are left out of the comparison, and why each cannot be built."""
     first = {option: _on_meta(Entry(option, SCALES[0])) for option in model_options()}
     return {
@@ -149,7 +149,7 @@ def _misfit(checkpoint: Checkpoint, compared: Sequence[tuple[Entry, Likeness]], 
             named is not None and pair[0].scale == named.scale,
         ),
     )
-    unknown = "".join(f"; model={option} was passed over: {why}" for option, why in passed_over().items())
+    unknown = "".join(f"; model={option} was skipped: {why}" for option, why in skipped().items())
     if like.names < _ALIKE:
         first = ", ".join(list(checkpoint.state)[:3])
         return CheckpointError(

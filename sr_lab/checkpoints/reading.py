@@ -46,8 +46,8 @@ _WRAPPERS = (
     *("ema_state_dict", "state_dict_ema", "params", "state_dict", "model_state_dict", "model_state", "model"),
     *("network", "net", "net_g", "netG", "net_G", "generator", "weights"),
 )
-# What the pickles of weights and of training states name. torch also calls what turns a few bytes into any
-# amount of memory: bytearray(2**40), encode(encode(..., "hex"), "hex"), Tensor(<nested lists>).
+# What pickles of weights and training states may name. torch would also call functions that turn a few bytes
+# into any amount of memory: bytearray(2**40), encode(encode(..., "hex"), "hex"), Tensor(<nested lists>).
 _NAMED = re.compile(
     r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)"
     r"|torch\.([a-z]\w*|Size|(cuda\.)?\w+Storage)|torch\.storage\.(Typed|Untyped)Storage"
@@ -304,7 +304,7 @@ def _matlab_matrix(data: memoryview) -> tuple[str, Any]:
     if flags[0] == _CELLS:
         return text, [_matlab_matrix(cell)[1] for _, cell in elements]
     if flags[0] == _STRUCT and math.prod(shape) == 1:
-        _, (_, fields) = next(elements), next(elements)  # the length of a name, all names
+        _, (_, fields) = next(elements), next(elements)  # the length of each name, then all names
         names = [str(found, "latin1") for found in re.findall(rb"[^\0]+", fields)]
         return text, dict(zip(names, (_matlab_matrix(cell)[1] for _, cell in elements), strict=True))
     if flags[0] not in _MATLAB_FLOATS or flags[1] & _COMPLEX:

@@ -123,7 +123,7 @@ _REMEDIES = {
 
 
 def _is_usable(value: Tensor, own: Tensor) -> bool:
-    """Whether values are finite and of the network's kind; torch silently copies complex and integer ones."""
+    """Whether values are finite and of the network's kind; torch converts complex and integer ones."""
     same_kind = not value.is_complex() and value.is_floating_point() == own.is_floating_point()
     return same_kind and bool(torch.isfinite(value.to(own.dtype)).all())
 

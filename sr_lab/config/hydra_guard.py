@@ -82,7 +82,7 @@ def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterat
     @functools.wraps(load)
     def placed(loader: ConfigLoaderImpl, default: ResultDefault, *rest: Any, **named: Any) -> ConfigResult:
         result = load(loader, default, *rest, **named)
-        # `bounded` reads options of Hydra from its packages only; others may still name one of them.
+        # `bounded` reads Hydra's options from its packages only; other options may still name them.
         is_hydras = str(default.config_path).startswith("hydra/")
         if not is_hydras or default.parent not in ("<root>", "hydra/config"):
             check_node(str(default.config_path), result.config)
@@ -250,7 +250,9 @@ def check_hydra(node: DictConfig, overrides: Sequence[str]) -> None:
         if OmegaConf.select(node, key):
             raise ConfigError(f"hydra.{key}: is not supported; remove it")
     for key in ("launcher", "sweeper"):
-        settings: Any = OmegaConf.to_container(node[key], resolve=True)  # a typed ${...} may name a file's
+        settings: Any = OmegaConf.to_container(
+            node[key], resolve=True
+        )  # typed ${...} may name a file's value
         for setting, content in settings.items():
             if "_target_" in files.texts(content):
                 raise ConfigError(f"hydra.{key}.{setting}: contains a _target_; remove it")

@@ -350,7 +350,7 @@ def sweep_dir(*, _root_: DictConfig) -> str:
 
 @functools.cache
 def _nowhere() -> str:
-    """A folder that disappears with the process."""
+    """A folder that is removed when the process exits."""
     folder = tempfile.mkdtemp(prefix="sr_lab-plan-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -400,7 +400,7 @@ def lr_side(hr_side: int, scale: int) -> int:
 
 
 def share(steps: int, part: float) -> int:
-    """Resolver that gives part of the steps, at least one; a budget that shortens a training shortens it."""
+    """Resolver that gives part of the steps, at least one; it shrinks when a budget shortens the training."""
     return max(1, round(steps * part))
 
 
@@ -412,8 +412,8 @@ def rest(steps: int, begin: int) -> int:
     """
     if begin >= steps:
         raise ConfigError(
-            f"schedule: the warm-up takes {begin} steps and the training only {steps}; shorten it with "
-            "schedule.scheduler.milestones=[...], or leave that out"
+            f"schedule: the warm-up takes {begin} steps and the training only {steps}; set "
+            "schedule.scheduler.milestones=[...] to fewer steps, or leave it out"
         )
     return steps - begin
 

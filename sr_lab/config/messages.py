@@ -82,7 +82,7 @@ def _groups() -> list[str]:
 
 
 def _no_option(group: str, given: str, found: Sequence[str]) -> str:
-    """The message about an option that a group does not have; of its sub-folders, it lists the nearest."""
+    """The message about an option that a group does not have; in sub-folders, it lists the nearest."""
     options = sorted({*found, *_options(group)})
     near = did_you_mean(given, options)
     if group in DESCRIBED and not difflib.get_close_matches(given.lower(), options, n=1, cutoff=0.7):

@@ -15,7 +15,7 @@ Place: TypeAlias = Annotated[str, "a file or folder"]
 # Arguments with such a name are paths.
 PATH_NAME = re.compile(r"(^|_)(dir|dirpath|path|folder|root)$")
 
-# Endings of an ``output`` of task=upscale that is a file; of these, some formats are refused later.
+# With these suffixes, task=upscale's ``output`` is a file; some of these formats are refused later.
 IMAGE_SUFFIXES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif", ".jp2", ".heic")
 }
@@ -218,7 +218,7 @@ class TrainConfig(Config):
     """``task=train``."""
 
     init_ckpt: Place | None
-    freeze: Distinct = []  # config.yaml files of older runs lack it, and the next
+    freeze: Distinct = []  # config.yaml files of older runs lack this and the next
     overfit_batches: int | None = Field(default=None, gt=0)
     validation_images: str | None = None  # SHA-256 of the images of validation.sets, not set by the user
     resume: Literal["auto", "never"]

@@ -10,7 +10,7 @@ _RUN = ("train", "evaluate", "upscale", "complexity")  # tasks that run a networ
 _NETWORK = (*_RUN, "export")  # tasks that build one
 _FIGURES = ("train", "evaluate", "complexity", "measure", "benchmark")  # tasks that write a run folder
 _PICTURES = ("compare", "analyze")  # tasks that draw several networks
-_RECIPE = (*_RUN, *_PICTURES, "prepare", "shard")  # tasks to which an experiment has something to say
+_RECIPE = (*_RUN, *_PICTURES, "prepare", "shard")  # tasks for which an experiment may have settings
 
 # Setting -> the tasks that use it; of two names, the longer one decides. A task also uses the fields of its
 # own schema, and every task uses the settings that are not listed (paths, allow, hydra).

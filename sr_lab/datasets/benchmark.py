@@ -195,7 +195,7 @@ def benchmark_image(data_dir: str | Path, name: str, *, where: str) -> tuple[str
 
     Args:
         data_dir: ``paths.data_dir``.
-        name: Set and image; ``Urban100/img011`` is ``img_011.png`` too.
+        name: Set and image; ``Urban100/img011`` also finds ``img_011.png``.
         where: The setting that names it, for messages.
 
     Raises:

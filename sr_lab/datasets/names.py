@@ -61,7 +61,7 @@ class Pairs(NamedTuple):
 
 
 def forms(stem: str, scale: int | None = None) -> list[str]:
-    """A name, then the same name with ever fewer marks: ``0001x4_SR``, ``0001x4``, ``0001``.
+    """A name, then the same name with fewer and fewer marks: ``0001x4_SR``, ``0001x4``, ``0001``.
 
     Args:
         stem: The name, without its extension.

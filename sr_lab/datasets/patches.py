@@ -88,7 +88,7 @@ class PatchDataset(Dataset[PatchBatch]):
         files: HR images to train on.
         val_files: Images for validation; not part of the stream.
         lr_files: LR image of each of ``files``; ``None`` makes it from the whole image with ``degradation``.
-        val_lr_files: LR image of each of ``val_files``; ``None`` leaves making it to the validation.
+        val_lr_files: LR image of each of ``val_files``; with ``None``, the validation makes it.
         scale: Size of an HR image divided by the size of its LR image.
         lr_patch_size: Side p of the LR patch; the side of the HR patch is ``scale`` times as long.
         degradation: Makes the LR images: once for every image, or in every batch if it is random.

@@ -43,8 +43,8 @@ def section(paper: str) -> str:
             lines.append(_line(f"{paper}/{name}", jobs))
     lines += [
         "",
-        "The paper's budget. T is 10^12 and E 10^18 multiply-adds: those of the forward pass for the whole",
-        "batch, and twice as many for the backward pass.",
+        "The paper's budget. T is 10^12 and E is 10^18 multiply-adds: the forward pass of the whole batch,",
+        "and twice as many for the backward pass.",
         f"`python -m sr_lab experiment={paper}/<table> task=plan` measures the hours on your machine, and "
         "says",
         "what is finished, which images are missing, and how much disk and memory it takes.",

@@ -39,7 +39,7 @@ def _state(folder: str) -> str:
 
 
 def missing(folders: Sequence[str]) -> list[str]:
-    """The folders that do not exist; for a document, which has no machine, all of them."""
+    """The folders that do not exist; for a document, which belongs to no machine, all of them."""
     if layout.is_markdown():
         return list(folders)
     return [folder for folder in folders if _state(folder) == "missing"]

@@ -187,7 +187,7 @@ def _settings(
 
 
 def _from(composed: Composed, path: str) -> str:
-    """Where a value comes from that follows another setting."""
+    """The source of a value that follows another setting."""
     raw = at(composed.raw, path)
     match = _INTERPOLATION.fullmatch(raw) if isinstance(raw, str) else None
     if match is None:
@@ -228,7 +228,7 @@ def _paper(found: Source) -> list[str]:
 
 
 def _is_ours(target: str) -> bool:
-    """Whether a class is not a library's, whose docstrings are long and printed elsewhere."""
+    """Whether a class is ours or the user's; a library's docstrings are long, and printed elsewhere."""
     return not any(target in slot.classes for slot in SLOTS.values())
 
 

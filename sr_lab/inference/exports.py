@@ -33,7 +33,7 @@ SUFFIXES: Mapping[Format, str] = {
 _LARGEST_DIFFERENCE = 1e-4  # of an image in [0, 1]; for larger values, relative to the maximum
 _LARGEST_PSNR_DIFFERENCE = 0.001  # dB
 _RANDOM = "random images"
-_ROUNDS = 3  # of each timing, whose fastest counts
+_ROUNDS = 3  # of each timing; the fastest counts
 
 Runs: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -116,7 +116,7 @@ def as_onnx(
         network: Any network for images, with its final weights.
         images: What to compare on.
         metadata: Further entries for the file's ``metadata_props``.
-        size: Height and width of the only image that the graph takes; ``None`` for any batch and size.
+        size: Fixed height and width of the LR image; ``None`` for any batch and size.
         dtype: Type of the weights, of the input and of the output.
 
     Raises:
@@ -160,7 +160,7 @@ def _in_openvino(
     size: tuple[int, int] | None,
     dtype: str,
 ) -> list[str]:
-    """What OpenVINO makes of a graph, if it is installed."""
+    """The check of a graph in OpenVINO, if that is installed."""
     if backends.missing("openvino"):
         return []
     try:
@@ -259,7 +259,7 @@ def _check(
         merged: Its folded form, which is timed.
         runs: The graph.
         images: What to upscale.
-        size: The only size that the graph takes.
+        size: The size that the graph takes, if it is fixed.
     """
     differences: dict[str, list[float]] = {}
     psnrs, timed = [], graph.random_image(network, size or (64, 96))
@@ -291,7 +291,7 @@ def _check(
 def _cut(
     found: MeasuredSet, network: nn.Module, protocol: Protocol, size: tuple[int, int] | None
 ) -> Sequence[tuple[Tensor, Tensor, bool]]:
-    """Input, ground truth and greyness of each image, cut to the size if it is fixed."""
+    """Each image's input, ground truth and whether it is grey, cut to the size if that is fixed."""
     smallest = min_size_of(network)
     cut = []
     for index in range(len(found)):

@@ -16,11 +16,11 @@ class Found:
 
     Args:
         images: Images, with their paths relative to their input.
-        passed_over: Other files in the folders, each with the reason.
+        skipped: Other files in the folders, each with the reason.
     """
 
     images: list[tuple[Path, Path]]
-    passed_over: list[tuple[Path, str]]
+    skipped: list[tuple[Path, str]]
 
 
 def result_names(images: Sequence[tuple[Path, Format]], scale: int) -> list[tuple[Path, bool]]:
@@ -52,7 +52,7 @@ def result_names(images: Sequence[tuple[Path, Format]], scale: int) -> list[tupl
 
 
 def search(inputs: Sequence[str], *, but_not: Path) -> Found:
-    """Image files among the inputs, each once; hidden files are passed over.
+    """Image files among the inputs, each once; hidden files are skipped.
 
     Args:
         inputs: Files, and folders that are searched with their sub-folders.
@@ -63,7 +63,7 @@ def search(inputs: Sequence[str], *, but_not: Path) -> Found:
         DataError: A path is missing, or is a folder without images.
     """
     images: dict[Path, tuple[Path, Path]] = {}
-    passed_over: list[tuple[Path, str]] = []
+    skipped: list[tuple[Path, str]] = []
     for given in (Path(path).expanduser() for path in inputs):
         if given.is_file():
             images.setdefault(given.resolve(), (given, Path(given.name)))
@@ -79,13 +79,13 @@ def search(inputs: Sequence[str], *, but_not: Path) -> Found:
             if not is_among and path.resolve().is_relative_to(but_not.resolve()):
                 continue
             if why := _why_not(path, below, may_be_result=is_among):
-                passed_over.append((path, why))
+                skipped.append((path, why))
             else:
                 images.setdefault(path.resolve(), (path, below))
                 has_image = True
         if not has_image:
             raise DataError(f"input: the folder {given} has no image; allowed: {', '.join(SUFFIXES)}")
-    return Found(list(images.values()), passed_over)
+    return Found(list(images.values()), skipped)
 
 
 def _why_not(path: Path, below: Path, *, may_be_result: bool) -> str | None:

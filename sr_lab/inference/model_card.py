@@ -67,7 +67,7 @@ def model_card(
         scale: Upscaling factor.
         exported: The files.
         sections: Further sections, each with its lines of Markdown: origin, training, figures.
-        size: Height and width of the only image that the graphs take, if it is fixed.
+        size: Height and width of the LR image, if the graphs have fixed sizes.
         dtype: Type of the ONNX graph.
     """
     documented = (sys.modules[type(network).__module__].__doc__ or "").strip().split("\n\n")[0]

@@ -48,7 +48,7 @@ class Picture:
         return height, width
 
     def turned(self, orientation: int) -> "Picture":
-        """The upright image of a camera's, by its EXIF orientation 1 to 8."""
+        """A camera's image turned upright, by its EXIF orientation 1 to 8."""
         if orientation not in _UPRIGHT:
             return self
         turn = _UPRIGHT[orientation]

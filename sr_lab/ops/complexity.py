@@ -194,7 +194,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a tensor without values is."""
+    """What identifies a tensor without values."""
 
     size: torch.Size
     stride: tuple[int, ...]

@@ -105,7 +105,7 @@ def official_state(network: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _shared(renamed: Mapping[str, str | None]) -> list[str]:
-    """The changed names that would become the same name as another weight's."""
+    """The old names whose new name another weight would get too."""
     counts = Counter(renamed.values())
     return [old for old, new in renamed.items() if new not in (None, old) and counts[new] > 1]
 

@@ -9,7 +9,7 @@ from sr_lab import files
 from sr_lab.reporting.page_images import encoded
 
 _MOST = 12  # pictures, each of which adds about 0.1 MB to the page
-_WIDTH = 1400  # of a picture in the page, in pixels
+_WIDTH = 1400  # of a picture on the page, in pixels
 _MAX_PIXELS = 40_000_000
 
 
@@ -21,7 +21,7 @@ class Analysis:
         place: Its file, relative to the folder of the page.
         says: What it shows, of which networks.
         source: The picture as a data URI.
-        width: Of what the page shows, in pixels.
+        width: Of the picture on the page, in pixels.
         height: The same.
     """
 
@@ -35,7 +35,7 @@ class Analysis:
 def find(root: Path) -> tuple[list[Analysis], int]:
     """The pictures by path, and how many more there are than a page shows.
 
-    A picture is known by what `sr_lab.analysis.drawing.written` has recorded in it.
+    A picture is recognised by what `sr_lab.analysis.drawing.written` has recorded in it.
     """
     paths = sorted(path for path in files.below(root) if path.suffix == ".png" and _says(path) is not None)
     found = [_shown(path, root) for path in paths[:_MOST]]

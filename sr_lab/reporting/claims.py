@@ -1,4 +1,4 @@
-"""Whether the directions of the papers' claims are seen in small training runs: ``experiments/ledger``."""
+"""Whether small training runs confirm the direction of the papers' claims: ``experiments/ledger``."""
 
 import math
 import statistics
@@ -22,7 +22,7 @@ _WORDS = ("paper", "table", "better", "worse", "claim", "set")
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a paper's table is better than another, as the paper says or as a control of ours asks.
+    """One row of a paper's table is better than another: a claim of the paper, or a control of ours.
 
     Args:
         paper: Folder in ``experiments/``.
@@ -165,7 +165,7 @@ def read_findings(root: Path) -> list[dict[str, str]]:
 
 
 def section(root: Path) -> str:
-    """A table in Markdown of what was seen of each claim."""
+    """The finding on each claim, as a table in Markdown."""
     claims = {(each.paper, each.table, each.better, each.worse): each for each in read_claims(root)}
     lines = [
         "| paper | claim | printed [dB] | here [dB] | seeds | p | seen here |",

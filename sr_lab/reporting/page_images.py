@@ -148,7 +148,7 @@ def strip(picture: Picture) -> Strip:
 
 
 def _stored_once(shots: Iterable[Shot]) -> list[Shot]:
-    """The shots, where one with the pixels of an earlier one only names it."""
+    """The shots; one with the same pixels as an earlier one only names that one."""
     known: dict[str, str] = {}
     return [
         shot

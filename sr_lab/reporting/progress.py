@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar on a terminal, and a line a minute in a pipe or a log file."""
+"""How far a long piece of work has come: a bar on a terminal, and a line a minute in a pipe or a log file."""
 
 import time
 from types import TracebackType
@@ -23,7 +23,7 @@ class Progress:
         total: Amount of work; may be changed later.
         unit: What is counted, e.g. ``steps``.
         done: Amount that was done before, e.g. by an interrupted run.
-        share: Share of the work that this is, if its pieces differ in size.
+        share: Finished share of the work, if its pieces differ in size.
         console: Where it is shown, by default stderr.
         transient: Whether a bar disappears at the end.
     """
@@ -82,7 +82,7 @@ class Progress:
         Args:
             done: Amount of finished work.
             facts: More to show, the most important first; a narrow terminal leaves out the last ones.
-            share: Share of the work that this is, if its pieces differ in size.
+            share: Finished share of the work, if its pieces differ in size.
         """
         now = time.monotonic()
         if not (self._is_drawn or self.is_due):

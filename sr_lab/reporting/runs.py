@@ -215,7 +215,7 @@ def read_run(path: Path) -> Run:
 
 
 def _with_infinity(values: dict[str, object]) -> dict[str, object]:
-    """``metrics.json`` with the infinite PSNR of exact images, which is stored as null, restored."""
+    """``metrics.json``, in which the PSNR of exact images is infinite again; it is stored as null."""
 
     def restored(held: dict[str, object]) -> dict[str, object]:
         exact = {

@@ -93,7 +93,7 @@ def differences(runs: Sequence[Run]) -> list[dict[str, str]]:
     between runs that differ in nothing else.
     """
     settings, details = [flat(run) for run in runs], [_details(run) for run in runs]
-    # What only an identity says is unknown, not unset, in a run without an identity.
+    # In a run without an identity, a value that only an identity has is unknown, not unset.
     identified = [own for run, own in zip(runs, settings, strict=True) if run.identity]
     shown: list[dict[str, str]] = [{} for _ in runs]
     for name in dict.fromkeys(name for own in settings for name in own):

@@ -46,7 +46,7 @@ class Point:
         num_params: Number of parameters.
         multi_adds: All operations at a 1280x720 output, by our count.
         psnr: PSNR in dB.
-        source: Whether the PSNR is printed in a paper, that of published weights, or measured by a run.
+        source: Where the PSNR comes from: a paper, published weights, or a run.
         time: As `Times` has it; ``None`` if it was not measured.
     """
 
@@ -69,7 +69,7 @@ class Times:
     """Times of networks on one device, as runs of ``task=complexity`` measured them.
 
     Args:
-        label: Of the axis.
+        label: Label of the axis.
         values: Time by network, see `network_of`, and for a paper's own network by ``model=`` and scale.
     """
 
@@ -152,7 +152,7 @@ def figure(points: Sequence[Point], *, title: str, set_name: str, time: str = ""
 
 
 def _near_the_best(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """The points that share an axis, and printed ones so far below the best that they would flatten it."""
+    """The points to draw, and those so far below the best that they would flatten the others."""
     limit = max(point.psnr for point in points) - _RANGE
     limit = min([limit, *(point.psnr for point in points if point.source == "run")])
     below = {point.name: point for point in points if point.psnr < limit}
@@ -329,8 +329,7 @@ def _legend(axes: Axes, points: Sequence[Point]) -> list[Artist]:
 def _name(made: Figure, axes: Axes, every: Sequence[Point], kind: Cost) -> None:
     """Write each name, ours first, at the free position nearest to its point, with a line if that is far.
 
-    A name without a free position is left out, and so is that of a network whose marker covers another of
-    its own.
+    A name without a free position is left out. If markers of one network overlap, only one of them is named.
     """
     pixel = made.dpi / 72  # in one typographic point
     frame = axes.get_window_extent()

@@ -147,7 +147,7 @@ def _pair() -> tuple[Tensor, Tensor]:
 
 
 def _images(workspace: Path) -> BenchmarkSet:
-    """Crops of photographs in the sizes of Set14's images; small photographs are first enlarged twofold."""
+    """Crops of photographs in the sizes of Set14's images; small photographs are first upscaled twofold."""
     folder = workspace / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     photographs = [Image.fromarray(read_image(file)) for file in benchmark_photographs()]

@@ -139,8 +139,8 @@ def check_gpu(accelerator: str, devices: object = 1) -> None:
     """
     if accelerator == "mps":
         raise ConfigError(
-            "trainer.accelerator: got mps; a Mac's GPU is not supported, since it has no float64, in which "
-            "images are measured, and no result has been checked on one; use trainer=cpu"
+            "trainer.accelerator: got mps; a Mac's GPU is not supported, since it has no float64, which "
+            "measuring needs, and no result has been checked on one; use trainer=cpu"
         )
     if accelerator not in ACCELERATORS:
         raise ConfigError(
@@ -269,7 +269,7 @@ def arithmetic(*, tf32: bool, benchmark: bool | None = None) -> Iterator[None]:
     before, precisions = cudnn.benchmark, [part.fp32_precision for part in parts]
     try:
         earlier = cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    except RuntimeError:  # the newer switches are in use, and torch then refuses to read the earlier ones
+    except RuntimeError:  # the newer switches are in use, and torch then refuses to read the older ones
         earlier = None
     _set_tf32(tf32, matmul=("high" if tf32 else "highest") if earlier else None)
     if benchmark is not None:
@@ -291,9 +291,9 @@ def _switches() -> tuple[Any, ...]:
 
 
 def _set_tf32(on: bool, *, matmul: str | None) -> None:
-    """Set the newer switches, and the earlier ones too unless ``matmul`` is ``None``.
+    """Set the newer switches, and the older ones too unless ``matmul`` is ``None``.
 
-    torch raises an error whenever it reads an earlier switch that differs from its newer one.
+    torch raises an error whenever it reads an older switch that differs from its newer one.
     """
     if matmul is not None:
         torch.backends.cudnn.allow_tf32 = on

@@ -1,4 +1,4 @@
-"""What only Unix or only Linux has, and what takes its place on Windows; no other module asks for it.
+"""What only Unix or only Linux has, and what replaces it on Windows; no other module uses it.
 
 Elsewhere a run does without the rest: a job keeps running when its sweep is killed, a renamed file may be
 lost in a power cut, and the size of the memory is unknown.
@@ -104,8 +104,8 @@ def locked(file: IO[Any], *, shared: bool = False, attempts: int = 1) -> Iterato
 
     Args:
         file: The file.
-        shared: Whether others may have a shared lock too. On Windows they may not, so it is tried twice.
-        attempts: How often it is tried, 0.1 s apart.
+        shared: Whether others may have a shared lock too. On Windows they may not: it tries twice.
+        attempts: How often to try, 0.1 s apart.
 
     Yields:
         Whether this process has the lock.
@@ -153,7 +153,7 @@ def not_elsewhere(path: str, flags: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power cut; Windows cannot be asked to."""
+    """Make a rename in a folder survive a power cut; Windows has no way to do this."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -166,7 +166,7 @@ def sync_folder(folder: Path) -> None:
 def is_only_ours(path: Path) -> bool:
     """Whether a file or folder belongs to this user and nobody else may write to it.
 
-    On Windows it is assumed to: a user's own folders are closed to others unless the user opens them.
+    On Windows the answer is always yes: a user's own folders are closed to others unless the user opens them.
     """
     status = path.stat()
     return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)

@@ -224,7 +224,7 @@ def _attributed(
 def _errors(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) -> Found:
     if shown.hr is None:
         raise ConfigError(
-            "hr: errors are differences to an HR image; set hr=<HR image, or Set14/barbara, or the set Set14>"
+            "hr: errors are differences from an HR image; set hr=<HR image, Set14/barbara, or the set Set14>"
         )
     found = {each.name: _measured(each, shown) for each in (_bicubic(networks), *networks)}
     rows = [_row(name, "", *own) for name, own in found.items()]
@@ -237,7 +237,7 @@ def _errors(config: AnalyzeConfig, networks: Sequence[Network], shown: Shown) ->
 
 
 def _errors_of_set(networks: Sequence[Network], images: Iterable[Shown]) -> Found:
-    """Where networks beat the first of them, or a single network bicubic upscaling, image by image."""
+    """Where networks beat the first of them, or where a single network beats bicubic upscaling, by image."""
     every = [_bicubic(networks), *networks]
     found: dict[str, dict[str, tuple[Errors, float]]] = {each.name: {} for each in every}
     set_name = ""
@@ -339,7 +339,7 @@ def _titled(networks: Sequence[Network], shown: Shown) -> str:
 
 
 def _input(each: Network, shown: Shown) -> Tensor:
-    """What the network gets of the image."""
+    """The image as the network takes it."""
     return shown.protocol.network_input(shown.lr, colour_of(each.network), grey=shown.grey).float()
 
 

@@ -104,7 +104,7 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
     Contains ``num_params``, ``multi_adds`` (all operations), ``activations`` and ``peak_memory_bytes``;
     ``multi_adds_rule``, the counting rule of the network's paper, and ``multi_adds_by_rule``, our count by
     that rule; also ``num_params_training`` if folding removes parameters. Operations are counted without
-    values: of a network that needs them (``.item()``), only the parameters are known, and a line says so.
+    values. For a network that needs values (``.item()``), only the parameters are known, and a line says so.
     """
     folded = fold(copy.deepcopy(network).eval())
     rule = multi_adds_rule_of(network)
@@ -117,7 +117,7 @@ def cost(network: nn.Module, scale: int) -> dict[str, int | str]:
             "activations": activations(folded, scale=scale),
             "peak_memory_bytes": peak_memory(folded, scale=scale),
         }
-    except Exception as error:  # a long training must not be lost for it
+    except Exception as error:  # a long training must not be lost because of it
         why = (str(error).splitlines() or [type(error).__name__])[0]
         console.print(f"cost: the operations of {type(network).__name__} cannot be counted: {why}")
     if num_params(network) != num_params(folded):

@@ -40,7 +40,7 @@ def run(config: CompareConfig, folder: Path, overrides: Sequence[str]) -> None:
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     if config.crop != "auto" and is_set("crop_size", overrides):
         raise ConfigError(
-            f"crop_size: is of the window that crop=auto chooses, got crop={config.crop}; drop one"
+            f"crop_size: is the size of the window that crop=auto chooses, got crop={config.crop}; drop one"
         )
     networks = pictured.networks(config, overrides)
     scale = networks[0].scale

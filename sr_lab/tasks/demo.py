@@ -117,7 +117,7 @@ class Work:
         given = [config.ckpt] if isinstance(config.ckpt, str) else config.ckpt or []
         found = offered(given, measured_scale, note=note, allow=config.allow)
         if not found:
-            shipped.default(None, key="ckpt", command=_command)  # raises, and names some
+            shipped.default(None, key="ckpt", command=_command)  # raises an error that names some
         self.offered: dict[str, dict[int, Offered]] = {}
         for each in found:
             self.offered.setdefault(each.name, {})[each.scale] = each
@@ -321,7 +321,7 @@ def _launched(page: Any, config: DemoConfig) -> str:
     import gradio as gr
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request
-    plain = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]  # none that is fetched
+    plain = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]  # no font that is fetched
     most = config.most_pixels
     try:
         _, address, _ = page.launch(
@@ -343,5 +343,6 @@ def _launched(page: Any, config: DemoConfig) -> str:
             css_paths=Path(__file__).with_suffix(".css"),
         )
     except OSError as error:
-        raise ConfigError(f"port: {config.port or 'all from 7860 on'} is in use; choose another") from error
+        busy = config.port or "every port from 7860 on"
+        raise ConfigError(f"port: {busy} is in use; choose another") from error
     return str(address)

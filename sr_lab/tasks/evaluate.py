@@ -50,7 +50,7 @@ _SAME_DB = 0.01  # a difference that shows in the printed figures
 def run(config: EvaluateConfig, folder: Path, overrides: Sequence[str]) -> None:
     """Measure, write ``metrics.json`` and print the table; ``explain=true`` adds other conventions.
 
-    The figures of a run that is finished are shown. A run that was interrupted measures only the images that
+    A finished run shows its figures. A run that was interrupted measures only the images that
     are left, unless the others were measured with different code, devices or versions of libraries.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)

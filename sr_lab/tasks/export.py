@@ -49,7 +49,7 @@ class Source:
         scale: Upscaling factor.
         record: `StoredNetwork` as plain values; ``None`` if only the network itself is known.
         sections: What the card says besides listing the files: title -> lines.
-        data_dir: Where Set5 may be, on which graphs are checked.
+        data_dir: Folder that may contain Set5, on which graphs are checked.
     """
 
     network: nn.Module
@@ -141,7 +141,7 @@ def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
     _refuse_existing([*paths.values(), card], overwrite=config.overwrite)
     if dtype != "float32" and "onnx" not in formats:
         raise ConfigError(
-            f"dtype: is of an ONNX graph, got format={','.join(formats)}; add onnx, or leave it out"
+            f"dtype: is only for an ONNX graph, got format={','.join(formats)}; add onnx, or leave it out"
         )
     exported: dict[Format, tuple[Path, Exported]] = {}
     failed = []
@@ -214,7 +214,7 @@ def _training(found: Run) -> list[str]:
 
 
 def _short(setting: object) -> str:
-    """A setting in a line: of a class, its name and its arguments."""
+    """A setting in one line; for a class, its name and its arguments."""
     if not isinstance(setting, Mapping):
         return str(setting)
     kind = str(setting.get("_target_", "")).rpartition(".")[2]
@@ -238,7 +238,7 @@ def _exported(kind: Format, source: Source, size: tuple[int, int] | None, dtype:
     if kind == "safetensors":
         if source.record is None:
             raise ConfigError(
-                "format: safetensors: needs the network's settings, which a network alone does not tell; "
+                "format: safetensors: needs the network's settings, which a network alone does not reveal; "
                 "give its checkpoint"
             )
         return as_safetensors(network, source.record)
@@ -253,7 +253,7 @@ def _exported(kind: Format, source: Source, size: tuple[int, int] | None, dtype:
 
 
 def _images(source: Source) -> Images:
-    """Set5 if it is there."""
+    """Set5, if the folder has it."""
     protocol = PROTOCOLS["classic_y" if colour_of(source.network) == "y" else "rgb_uint8"]
     try:
         found = BenchmarkSet.of("Set5", data_dir=source.data_dir, scale=source.scale, protocol=protocol)

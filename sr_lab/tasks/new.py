@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 
 class $title(nn.Module):
-    """A convolution, residual blocks and a tail; replace them by your own idea.
+    """A convolution, residual blocks and a tail; replace them with your own idea.
 
     Args:
         scale: Upscaling factor r.

@@ -119,9 +119,9 @@ def _opened(config: PicturedConfig, key: str, path: str, scale: int | None) -> _
 
 
 def _names(opened: Sequence[_Opened]) -> list[str]:
-    """What papers call the networks, and what tells trainings apart; with the weights where two are equal.
+    """What papers call the networks, and what tells trainings apart; equal names also get their weights.
 
-    A network of other settings than any option of ``model=`` is called like its weights.
+    A network whose settings match no option of ``model=`` is named after its weights.
     """
     of_runs = iter(saved_images.names([each.run for each in opened if each.run is not None]))
     options = model_options()
@@ -177,7 +177,7 @@ def _has_weights(run: Run) -> bool:
 
 
 def where_to_train(config: PicturedConfig, scale: int) -> str:
-    """The folder, and the command that trains what is missing in it if it is that of an experiment."""
+    """The folder, and for an experiment's folder the command that trains what is missing in it."""
     folder, root = Path(str(config.own_runs)), Path(config.paths.output_dir)
     name = folder.relative_to(root).as_posix() if folder.is_relative_to(root) else ""
     if not (conf_dir() / "experiment" / f"{name}.yaml").is_file():

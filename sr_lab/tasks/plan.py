@@ -106,7 +106,7 @@ def run(
     lines += ["", *_table(jobs), "", *_measurement(jobs, first)]
     needs, obstacles = _needs(jobs, _prepare(overrides, choices or {}))
     lines += ["", *layout.pairs(needs, indent=0, column=8), ""]
-    for sentence in obstacles or ["Nothing is missing: the same command without task=plan starts."]:
+    for sentence in obstacles or ["Nothing is missing: the same command without task=plan starts it."]:
         lines += layout.wrapped(sentence)
     for line in lines:
         console.print(line)
@@ -197,7 +197,7 @@ def _headline(jobs: Sequence[Job], same: int) -> list[str]:
     if same:
         words += f", {same} more rows are the same runs"
     if any(job.folder is None for job in jobs):
-        words += "; which are finished is not known, since the images that identify a run are missing"
+        words += "; it is not known which are finished, since the images that identify a run are missing"
     lines = layout.wrapped(words, hanging=2)
     if config.hparams_search is not None:
         lines += layout.wrapped(
@@ -285,7 +285,7 @@ def _measurement(jobs: Sequence[Job], config: PlanConfig) -> list[str]:
     text += f"{_range(each.steps for each in timed)} steps of {_number(len(timed), 'network')}"
     if parts := [each for each in timed if each.samples < each.batch]:
         text += (
-            f", {'all' if len(parts) == len(timed) else len(parts)} of them on a part of the batch "
+            f", {'all' if len(parts) == len(timed) else len(parts)} of them on part of the batch "
             f"({_range(each.samples for each in parts)} of {_range(each.batch for each in parts)} samples)"
         )
     text += (
@@ -428,7 +428,7 @@ def _memory(config: PlanConfig, memory: int, obstacles: list[str]) -> str:
         )
     at_once = f" for {jobs} jobs at once" if jobs > 1 else ""
     of_all = "; this system does not say how much there is" if has is None else f", of {_bytes(has)}"
-    return f"about {_bytes(need)}{at_once}, the program included{of_all}"
+    return f"about {_bytes(need)}{at_once}, including the program{of_all}"
 
 
 def _val_pixels(config: PlanConfig) -> float:
@@ -455,7 +455,7 @@ def _picture_bytes(config: PlanConfig) -> int:
 
 
 def _files(config: PlanConfig, sets: Sequence[str]) -> list[Path]:
-    """The images of test sets, as far as they are there."""
+    """The images of test sets, as far as they exist."""
     found: list[Path] = []
     for name in sets:
         try:

@@ -104,7 +104,7 @@ def _found(config: AnalyzeConfig, lines: _Lines, column: str, ylabel: str, title
 def trade_off(config: AnalyzeConfig) -> Found:
     """PSNR over parameters, multiply-adds and time (OSFFNet, Fig. 5; EFRDN, Fig. 7).
 
-    With ``table``, of that table's networks and with its figures, else of all networks that papers compare.
+    With ``table``, that table's networks and figures; otherwise all networks that papers compare.
     """
     set_name = config.psnr_set or "Urban100"
     table = None if config.table is None else (config.table.paper, config.table.name)

@@ -38,7 +38,7 @@ from sr_lab.tasks import common
 from sr_lab.zoo import shipped
 
 _FORMAT = 3  # part of every stamp: increase it when the same network gives a different file
-_SHOWN = 20  # files that are passed over, named one by one
+_SHOWN = 20  # skipped files that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
             say(f"would write {job.output or 'to stdout'}: {job.form}, {width}x{height} pixels")
     else:
         failed |= upscale_all(waiting, runs, manner, on_gpu=has_gpu(config.trainer.accelerator))
-    _list(found.passed_over, failed)
+    _list(found.skipped, failed)
     place = waiting[0].output if len(jobs) == 1 and waiting else folder
     into = "stdout" if place is None else common.shown(place)
     verb = "would be upscaled" if config.dry_run else "upscaled"
@@ -187,11 +187,11 @@ def _on_stderr() -> Iterator[None]:
         common.console.stderr = before
 
 
-def _list(passed_over: Sequence[tuple[Path, str]], failed: dict[Path, str]) -> None:
-    for path, why in passed_over[:_SHOWN]:
-        common.console.print(f"passed over: {path}: {why}")
-    if len(passed_over) > _SHOWN:
-        common.console.print(f"passed over: {len(passed_over) - _SHOWN} more")
+def _list(skipped: Sequence[tuple[Path, str]], failed: dict[Path, str]) -> None:
+    for path, why in skipped[:_SHOWN]:
+        common.console.print(f"skipped: {path}: {why}")
+    if len(skipped) > _SHOWN:
+        common.console.print(f"skipped: {len(skipped) - _SHOWN} more")
     for path, why in failed.items():
         common.console.print(f"failed: {path}: {why}")
 
@@ -200,7 +200,7 @@ def _given_format(config: UpscaleConfig) -> Format | None:
     """The format that the settings name, ``None`` if each image decides.
 
     Raises:
-        ConfigError: The output file has the ending of another format, or of one that is not written.
+        ConfigError: The output file has the suffix of another format, or of one that cannot be written.
     """
     named = None if config.file is None else FORMAT_OF.get(Path(config.file).suffix.lower())
     if config.file is not None and named is None:
@@ -357,7 +357,7 @@ def _write(job: Job, frames: Sequence[Frame], quality: int, stamp: str) -> None:
     if job.output is not None:
         write(frames, job.about, job.output, job.form, quality, stamp, _note(job.source))
         return
-    whole = io.BytesIO()  # since TIFF needs a file that can be sought
+    whole = io.BytesIO()  # since TIFF needs a seekable file
     write(frames, job.about, whole, job.form, quality, stamp, _note(job.source))
     sys.stdout.buffer.write(whole.getbuffer())
     sys.stdout.buffer.flush()

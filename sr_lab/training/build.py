@@ -55,7 +55,7 @@ def module(
     """The network, with the weights of ``init_ckpt`` if given, and everything that trains and measures it.
 
     Raises:
-        ConfigError: Nothing of it is trained, or optimizer or schedule do not fit; see `recipe`.
+        ConfigError: No weight is trained, or the optimizer or the schedule does not fit; see `recipe`.
     """
     network = build_network(config, config.allow)
     if config.init_ckpt is not None:

@@ -100,7 +100,7 @@ def count(config: TrainConfig) -> int:
 def measure(config: TrainConfig) -> Cost:
     """Time some steps, each as in training: the batch on the device, both passes, the optimizer.
 
-    A CPU whose steps are slow is measured on a part of the batch, since its time grows with the samples.
+    A CPU whose steps are slow is measured on part of the batch, since its time grows with the samples.
     Loading is left out, since worker processes do it meanwhile, and so is the exchange between devices.
     """
     device = build.device(config)

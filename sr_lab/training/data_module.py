@@ -47,7 +47,7 @@ class StreamSampler(Sampler[list[int]]):
         batch_size: Samples per batch over all processes.
         rank: Number of this process.
         world: Number of processes.
-        repeat: The first so many samples again and again, which a network can learn by heart; a multiple of
+        repeat: Number of samples to repeat, from the first on, which a network can memorise; a multiple of
             the batch size. ``None`` repeats nothing.
     """
 
@@ -75,7 +75,7 @@ class StreamSampler(Sampler[list[int]]):
 
 
 def repeated(samples: Iterable[int], repeat: int | None) -> list[int]:
-    """Sample numbers that begin again from 0 after ``repeat`` ones."""
+    """Sample numbers that start again from 0 after ``repeat`` samples."""
     return list(samples) if repeat is None else [sample % repeat for sample in samples]
 
 

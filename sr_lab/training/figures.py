@@ -62,7 +62,7 @@ class Kept:
     Args:
         rows: The figures of each image.
         wall_time_s: Time that they took.
-        differing: What differs where figures were measured in another way, and do not count.
+        differing: What differs from figures that do not count, since they were measured in another way.
     """
 
     rows: Mapping[Place, Row]

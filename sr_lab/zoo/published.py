@@ -24,9 +24,9 @@ class Published:
     Args:
         model: Value of ``model=``.
         scale: Upscaling factor; some files serve several.
-        num_params: Number of parameters of our network, which a file with several scales exceeds.
+        num_params: Number of parameters of our network, a file with several scales has more.
         repository: ``owner/name`` on GitHub.
-        commit: The commit whose file is meant.
+        commit: The commit that has the file.
         path: Path of the file in the repository.
         size: Length in bytes.
         sha256: Digest of the file.

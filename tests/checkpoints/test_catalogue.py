@@ -200,7 +200,7 @@ def test_an_option_that_cannot_be_built_is_skipped(tmp_path, monkeypatch, kind):
         Entry("imdn_rtc", 3)
     ]
     torch.save({"unheard.of": torch.ones(1)}, tmp_path / "a.pth")
-    assert "model=a_mine was passed over: " in refusal(tmp_path / "a.pth")
+    assert "model=a_mine was skipped: " in refusal(tmp_path / "a.pth")
 
 
 def test_an_option_with_a_resolver_that_hydra_would_refuse_is_not_resolved(tmp_path, monkeypatch):

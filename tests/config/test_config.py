@@ -37,7 +37,7 @@ TASKS = [f"task={task}" for task in OPTIONS.pop("task")]
 
 
 def together(position: int) -> list[str]:
-    """The option at a position of every group that has so many, as composing them one by one takes long."""
+    """The option at this position of every group that has one; composing them one by one takes long."""
     return [f"{group}={names[position]}" for group, names in OPTIONS.items() if position < len(names)]
 
 

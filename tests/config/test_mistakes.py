@@ -203,7 +203,7 @@ TAKEN = {
 
 
 def holds(value: object, part: object) -> bool:
-    """Whether a setting is as expected; of a group, only the expected settings are compared."""
+    """Whether a setting is as expected; in a group, only the expected settings are compared."""
     if isinstance(part, dict):
         return isinstance(value, dict) and all(holds(value.get(key), child) for key, child in part.items())
     return value == part

@@ -14,7 +14,7 @@ from tests.conftest import compose
 
 GROUPS = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "task")
 NETWORK = {"experiment", "model", "upsampler", "strategy", "trainer"}
-# The groups that have something to say to each task.
+# The groups whose settings each task uses.
 USED = {
     "train": set(GROUPS),
     "plan": set(GROUPS),

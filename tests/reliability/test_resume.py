@@ -65,7 +65,7 @@ OTHER_SCHEDULES = [
 def test_a_run_killed_at_a_validation_and_after_it_resumes_bit_equal_with_every_schedule(
     forge, tmp_path, schedule
 ):
-    """Frozen weights, and the average of them, resume with it."""
+    """Frozen weights and the average of the weights resume too."""
     settings = (f"freeze=[{NOT_TRAINED}]",)
     assert forge.train(tmp_path / "whole", *settings, schedule=schedule).code == 0
     cases = die(10, 14)

@@ -71,7 +71,7 @@ PRINTED = [claim for claim in claims.read_claims(experiments_dir()) if claim.pri
 
 @pytest.mark.parametrize("claim", PRINTED, ids=lambda claim: claim.claim)
 def test_a_claim_has_the_papers_difference(claim):
-    """Of the rows' printed PSNRs, or the gain that the paper prints."""
+    """It is the difference of the rows' printed PSNR, or the gain that the paper prints."""
     own = [each for each in figures() if (each.paper, each.table) == (claim.paper, claim.table)]
     printed = {
         (each.row, each.metric): each.value

@@ -1,4 +1,4 @@
-"""How the page looks: on a phone and a screen, light and dark, printed, and to people who see less."""
+"""How the page looks: on a phone and a screen, light and dark, printed, and to people with impaired sight."""
 
 from itertools import combinations
 

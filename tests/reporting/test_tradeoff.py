@@ -119,7 +119,7 @@ def test_printed_networks_far_below_the_others_are_named_instead_of_drawn():
     assert upper.get_ylim()[0] > 31
     points[0] = replace(points[0], source="run")
     upper, _ = tradeoff.figure(points, title="", set_name="Set5").axes
-    assert upper.get_ylim()[0] < 30.5  # a run of one's own is always drawn
+    assert upper.get_ylim()[0] < 30.5  # a user's own run is always drawn
 
 
 def test_times_are_those_of_one_device_and_belong_to_the_network_of_the_paper():

@@ -26,7 +26,7 @@ ROOT = PACKAGE.parent
 
 
 def used(source: str) -> set[str]:
-    """What a module uses of what Windows lacks, except in docstrings."""
+    """The names in a module that Windows lacks, except in docstrings."""
     found = set()
     tree = ast.parse(source)
     texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -136,7 +136,7 @@ def test_the_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
 
 
 def sr_lab_without_unix(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command, its workers and its jobs with what Windows has."""
+    """Run a command, its workers and its jobs with only what Windows has."""
     site = folder / "site"
     site.mkdir(parents=True, exist_ok=True)
     shutil.copy(without_unix.__file__, site / "sitecustomize.py")

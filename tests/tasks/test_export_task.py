@@ -256,7 +256,7 @@ def test_a_format_that_fails_does_not_stop_the_others(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("dtype=float16", "format=pt2"), "dtype: is of an ONNX graph, got format=pt2"),
+        (("dtype=float16", "format=pt2"), "dtype: is only for an ONNX graph, got format=pt2"),
         (("size=24",), "size"),
         (("format=caffe",), "format"),
     ],

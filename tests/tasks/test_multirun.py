@@ -146,6 +146,6 @@ def test_a_task_started_twice_at_the_same_time_waits_and_shows_the_results(task,
     assert began.wait(60)
     task.run(config, folder.path, words)
     thread.join()
-    if task is not measure:  # it measures again, as its table has more than its results
+    if task is not measure:  # it measures again, since its table shows more than its results contain
         assert ("12.34" if task is evaluate else "12.3") in capsys.readouterr().out
         assert folder.read_metrics()["num_params"] == 12_340

@@ -450,14 +450,14 @@ def test_a_dry_run_lists_the_results_and_writes_nothing(photos, tmp_path, capsys
     assert not (tmp_path / "big").exists()
 
 
-def test_everything_that_is_passed_over_is_listed_with_the_reason(photos, capsys):
+def test_everything_that_is_skipped_is_listed_with_the_reason(photos, capsys):
     run(photos, photos)
     capsys.readouterr()
     run(photos, photos)
     said = capsys.readouterr().out
-    assert f"passed over: {photos / 'notes.txt'}: its name is not that of an image" in said
-    assert f"passed over: {photos / 'deep' / '.hidden' / 'thumbnail.png'}: it is hidden" in said
-    assert f"passed over: {photos / 'colour_x3.png'}: it is a result of task=upscale" in said
+    assert f"skipped: {photos / 'notes.txt'}: its name is not that of an image" in said
+    assert f"skipped: {photos / 'deep' / '.hidden' / 'thumbnail.png'}: it is hidden" in said
+    assert f"skipped: {photos / 'colour_x3.png'}: it is a result of task=upscale" in said
 
 
 def test_an_image_is_never_overwritten_by_its_own_result(photos):

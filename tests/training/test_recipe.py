@@ -1,4 +1,4 @@
-"""What is trained, and whether optimizer and schedule can do it, before anything is read."""
+"""What is trained, and whether the optimizer and the schedule fit it, before anything is read."""
 
 import lightning
 import pytest

@@ -1,10 +1,10 @@
-"""A tail that enlarges features by repeating them."""
+"""A tail that upscales features by repeating them."""
 
 from torch import nn
 
 
 class NearestUpsampler(nn.Sequential):
-    """Nearest-neighbour enlargement between two convolutions.
+    """Nearest-neighbour upscaling between two convolutions.
 
     Args:
         num_feat: Input channels; given by the network.

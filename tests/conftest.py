@@ -1,6 +1,7 @@
 """Reference data that the repository does not contain, and configurations that many tests compose."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from sr_lab.config.schema import Config
 from sr_lab.files import conf_dir
 from sr_lab.reporting.published import experiments_dir
 from tests import chromium, composing
+
+# In a script's background and under nohup, pytest starts with these signals ignored. The commands that tests
+# start and signal would inherit that, but they do not inherit a handler; the second one does nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

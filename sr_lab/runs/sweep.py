@@ -275,6 +275,8 @@ class Queue:
 
     def work(self) -> None:
         """Run all jobs; if the sweep ends for any reason, they end with it."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background; jobs inherit it
+            signal.signal(signal.SIGINT, lambda number, frame: None)
         try:
             with self._progress() as show:
                 while self._are_left():

@@ -1,5 +1,4 @@
 import gc
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -108,15 +107,21 @@ def written(process: int) -> int:
     return sizes["Private_Dirty"] + sizes["Shared_Dirty"]
 
 
-def test_a_forked_process_that_loses_a_batch_does_not_free_it():
+HELD = []
+
+
+def _lose_and_send(batch):
+    HELD.clear()
+    return send(batch)
+
+
+def test_a_worker_that_loses_a_batch_of_its_parent_does_not_free_it():
     stream = iter(loader(60))
-    held = [next(stream)]
-    child = multiprocessing.get_context("fork").Process(target=held.clear)
-    child.start()
-    child.join()
+    HELD.append(next(stream))
+    list(loader(1, collate_fn=_lose_and_send, multiprocessing_context="fork"))
     for _ in stream:
         pass
-    assert (held[0]["image"] == 0).all()
+    assert (HELD.pop()["image"] == 0).all()
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs /proc")

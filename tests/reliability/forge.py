@@ -158,7 +158,6 @@ def forging(folder: Path) -> Iterator[Forge]:
 
 def _serve() -> None:
     """Fork a training run for each line of stdin."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     import torch
     from lightning.fabric.plugins.environments.lightning import find_free_network_port
 

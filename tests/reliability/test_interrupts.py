@@ -29,7 +29,6 @@ def interrupted(folder: Path, module: str, *overrides: str) -> tuple[int, str, s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest may run under nohup
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

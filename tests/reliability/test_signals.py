@@ -95,8 +95,7 @@ def test_a_job_that_cannot_be_requeued_saves_its_state_and_says_so(forge, tmp_pa
 @contextlib.contextmanager
 def long_training(folder: Path, *overrides: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     """Run ``python -m sr_lab`` in its own session, with a small network that trains for minutes."""
-    heard = ("env", "--default-signal=HUP")  # the tests may run under nohup
-    command = [*heard, sys.executable, "-m", "sr_lab", *SMOKE, "budget.max_steps=100000", "logger=none"]
+    command = [sys.executable, "-m", "sr_lab", *SMOKE, "budget.max_steps=100000", "logger=none"]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "SLURM_"))}
     with subprocess.Popen(
         [*command, "budget.max_validation_interval=100", *overrides],

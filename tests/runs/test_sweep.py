@@ -237,6 +237,17 @@ def test_an_interrupted_sweep_terminates_its_jobs(queue, tmp_path, jobs):
     assert not any(map(alive, begun))
 
 
+def test_a_job_hears_the_sweep_that_stops_it_even_if_the_sweep_itself_ignores_ctrl_c(queue):
+    """Shells start the background processes of a script so; the sweep stops its jobs with the same signal."""
+    hears = "import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler;"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert queue({"a": hears + FINISHES}) == 0
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_job_that_cannot_start_counts_as_failed_and_is_tried_again(queue, tmp_path, capsys, jobs):
     wants = (

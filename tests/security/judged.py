@@ -15,6 +15,7 @@ from sr_lab.errors import SRLabError
 Key = TypeVar("Key", bound=Hashable)
 SECONDS = 2  # of processor time, since the machine may be busy
 MEMORY = 512 * 2**20  # in addition to what the process already uses
+_WAIT = 240  # seconds; pytest's own limit, 300, would leave the child behind
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def _in_one_process(reads: Mapping[Key, Callable[[], object]], seconds: int) -> 
     with warnings.catch_warnings(action="ignore"):  # Python 3.12+ warns about other threads' locks
         child = os.fork()
     if child == 0:
+        signal.alarm(_WAIT)  # ends a child that waits forever, for such a lock too
         os.close(theirs)
         with os.fdopen(ours, "w") as file:
             for read in reads.values():
@@ -75,12 +77,12 @@ def _in_child(read: Callable[[], object], seconds: int) -> dict[str, object]:
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (int(used) + seconds + 1, resource.RLIM_INFINITY))
-    signal.alarm(15 * seconds)  # ends a reader that waits forever
+    signal.alarm(min(15 * seconds, _WAIT))  # ends a reader that waits forever
     try:
         value = read()
     except SRLabError as error:
         text = str(error)
         return {"odd": f"the message has more than one line: {text!r}"} if "\n" in text else {"error": text}
     finally:
-        signal.alarm(0)
+        signal.alarm(_WAIT)
     return {"value": value}

@@ -93,7 +93,7 @@ def test_a_file_is_not_overwritten(place, tmp_path):
         (["kind=features", "blocks=[9]"], "blocks: IMDN-RTC has no '9'; allowed: head, 1, 2, 3, 4, 5"),
         (["kind=attention"], "analyze: IMDN has none of"),
         (["kind=residual", "crop=[0,0,9,9]"], "crop: is used only by kind=lam, and this is kind=residual"),
-        (["kind=errors", "hr=null", "input={lr}"], "hr: errors are differences to an HR image"),
+        (["kind=errors", "hr=null", "input={lr}"], "hr: errors are differences from an HR image"),
     ],
 )
 def test_what_is_missing_is_named(place, tmp_path, overrides, fact):

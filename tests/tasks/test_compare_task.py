@@ -217,7 +217,7 @@ def test_equal_networks_are_told_apart_by_their_weights_or_by_given_names(place,
         (("ckpts=@rgb.ckpt", "hr=Tiny/img_001", "crop=1,2,3"), "crop.*at least 4 items"),
         (
             ("ckpts=@rgb.ckpt", "hr=Tiny/img_001", "crop=0,0,8,8", "crop_size=9"),
-            "crop_size: is of the window",
+            "crop_size: is the size of the window",
         ),
         (("ckpts=@rgb.ckpt", "hr=nothing.png"), "hr: there is no file nothing.png"),
         (("ckpts=@rgb.ckpt", "hr=Tiny/img_002"), "hr: in Tiny there is no image 'img_002'; .*'img_001'"),

@@ -173,7 +173,7 @@ def _exit_as(arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None  # makes tempfile read the environment again
-        MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")  # the shared one is removed by any exit
+        MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")  # every exit removes a shared one
         sys.argv = ["sr_lab", *arguments]
         sys.orig_argv = [sys.executable, "-m", "sr_lab", *arguments]
         sys.path[0] = os.getcwd()  # as with -m

@@ -93,7 +93,7 @@ def written(figure: Figure, *, made_by: str, says: str) -> dict[str, bytes]:
     """
     made = {}
     software = f"sr_lab {made_by}"
-    # Without a date, the same figure is the same file.
+    # Without a date, the same figure gives the same file.
     recorded = {
         "png": {"Software": software, "Description": says},
         "pdf": {"Creator": software, "Subject": says, "CreationDate": None},

@@ -116,7 +116,7 @@ def open_checkpoint(
 
 def _say_precision(file: Path, state: Mapping[str, Tensor], note: Callable[[str], object]) -> None:
     """Say that weights were rounded to half precision or lower when they were saved."""
-    if file.parent == shipped.FOLDER:  # the figures in their cards are those of the rounded weights
+    if file.parent == shipped.FOLDER:  # the figures in their cards are for the rounded weights
         return
     rounded = [value.dtype for value in state.values() if value.is_floating_point() and value.itemsize < 4]
     if rounded:

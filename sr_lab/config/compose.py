@@ -437,7 +437,7 @@ def _joined(parts: Sequence[str], limit: int) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """A text without its middle; most of what is kept is its end, where the value of a setting is."""
+    """A text without its middle; more is kept of the end, where the value of a setting is."""
     start = length // 4
     return f"{text[:start]}-{text[len(text) - (length - start - 1) :]}"
 

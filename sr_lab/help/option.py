@@ -19,7 +19,7 @@ class Option:
     heading: tuple[str, ...]  # the comment at its top, line by line
     comments: Mapping[str, str]  # the comment of each key, by its dotted name
     values: Mapping[str, object]  # its content
-    sets_everything: bool  # whether its keys are those of the whole configuration (``@package _global_``)
+    sets_everything: bool  # whether it sets keys of the whole configuration (``@package _global_``)
     chosen: tuple[tuple[str, str, str], ...] = ()  # group, option and comment of its ``override`` lines
     built_on: tuple[str, ...] = ()  # other options that its ``defaults`` name
 

@@ -308,7 +308,7 @@ def _network(composed: Composed, name: str, found: Source) -> list[str]:
     options = option.groups(composed.places)
     lines = ["", "Takes", *layout.pairs(network.takes(found, options))]
     if any(key.startswith("model.") for key in composed.typed):
-        return lines  # the figures are those of the option as it is
+        return lines  # the figures are for the option without changes
     if table := network.cost(name):
         lines += ["", "Size (multiply-adds: all operations at a 1280x720 output)", *table]
     if table := network.printed(name):

@@ -37,7 +37,7 @@ _TOP = {"": "Start", "networks": "Networks", "tables": "Papers", "tasks": "Tasks
 
 
 def build(folder: Path) -> None:
-    """Write the pages and their configuration into an empty or earlier folder."""
+    """Write the pages and their configuration into a folder that is empty or has earlier ones."""
     pages = folder / "pages"
     if pages.exists():
         shutil.rmtree(pages)

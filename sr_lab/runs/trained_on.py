@@ -22,7 +22,7 @@ from sr_lab.errors import DataError
 from sr_lab.run_folder import RunFolder
 
 # What to do about the phrases of `changed_since`.
-REMEDY = "the figures are those of the earlier images, and resume=never trains on the current ones"
+REMEDY = "the figures are for the earlier images; resume=never trains on the current ones"
 
 
 class _Images(BaseModel):

@@ -290,8 +290,8 @@ def _measurement(jobs: Sequence[Job], config: PlanConfig) -> list[str]:
         )
     text += (
         ". Hours include validations and tests, estimated from one forward pass, but no waiting for data or "
-        "for other devices; other programs that run now make the figures worse. RAM is that of the network "
-        "in training; disk is that of the checkpoints."
+        "for other devices; other programs that run now make the figures worse. RAM is for the network in "
+        "training; disk is for the checkpoints."
     )
     lines = layout.wrapped(text)
     hours, slots = _wall(jobs)

@@ -101,7 +101,7 @@ def measure(config: TrainConfig) -> Cost:
     """Time some steps, each as in training: the batch on the device, both passes, the optimizer.
 
     A CPU whose steps are slow is measured on part of the batch, since its time grows with the samples.
-    Loading is left out, since worker processes do it meanwhile, and so is the exchange between devices.
+    Loading, which worker processes do meanwhile, and the exchange between devices are left out.
     """
     device = build.device(config)
     options = config.trainer.arguments()

@@ -148,7 +148,7 @@ def check_names(examples: int | Sequence[str], sets: Sequence[BenchmarkSet]) -> 
 
 
 def not_kept(images: Path, examples: int | Sequence[str]) -> list[str]:
-    """The names of example images that a run folder's ``images`` do not have."""
+    """The names of example images that are missing in a run folder's ``images``."""
     stems = [file.name.removesuffix(".sr.png") for file in images.glob("*/*.sr.png")]
     names = () if isinstance(examples, int) else examples
     return [name for name in names if not any(is_scene(name, stem) for stem in stems)]

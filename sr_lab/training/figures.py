@@ -62,7 +62,7 @@ class Kept:
     Args:
         rows: The figures of each image.
         wall_time_s: Time that they took.
-        differing: What differs from figures that do not count, since they were measured in another way.
+        differing: What has changed since earlier figures were measured, so that they no longer count.
     """
 
     rows: Mapping[Place, Row]

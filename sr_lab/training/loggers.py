@@ -48,8 +48,8 @@ def build_loggers(config: Config, folder: RunFolder) -> list[Logger]:
                 _warn("offline, since WANDB_MODE is online but there is no API key; run `wandb login`")
             if (unused := sorted(_OURS & os.environ.keys())) and rank() == 0:
                 _warn(
-                    f"{', '.join(unused)}: not used, since a run's id and place are those of its run folder, "
-                    "so that it can resume; paths.output_dir moves the folder"
+                    f"{', '.join(unused)}: not used, since a run's id and place come from its run folder, so "
+                    "that it can resume; paths.output_dir moves the folder"
                 )
             name = of_job(folder.path) or config.run_name
             said = names(node, name=name, group=config.experiment_name)

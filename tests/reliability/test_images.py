@@ -94,8 +94,8 @@ def test_a_finished_run_says_that_it_was_trained_on_other_images(forge, tmp_path
     kind = "validation" if change == "validation" else "training"
     said = forge.train(folder, *of(asked)).said
     assert (
-        f"dataset: 1 {kind} image(s) have changed ({name}) since '{folder}' was trained; the figures are "
-        "those of the earlier images, and resume=never trains on the current ones" in said.splitlines()
+        f"dataset: 1 {kind} image(s) have changed ({name}) since '{folder}' was trained; the figures are for "
+        "the earlier images; resume=never trains on the current ones" in said.splitlines()
     )
     assert said.index("already finished") < said.index("have changed") < said.index("PSNR")
     trained = forge.train(folder, *of(asked), "resume=never")

@@ -1,4 +1,4 @@
-"""What a run is measured on and validated on, and whether a finished run has what is asked for now."""
+"""What a run is measured on and validated on, and whether a finished run has the figures asked for now."""
 
 import shutil
 from pathlib import Path

@@ -221,7 +221,7 @@ def error_maps(networks: Mapping[str, Errors], bicubic: Errors, *, title: str) -
 
     Args:
         networks: The errors of each network on one image.
-        bicubic: Those of bicubic upscaling, with which they are compared.
+        bicubic: The errors of bicubic upscaling, for comparison.
         title: What all panels show.
     """
     first = next(iter(networks.values())).map
@@ -252,7 +252,7 @@ def wins(
     Args:
         gains: For each network its images with the PSNR in dB that it gains there, best first.
         networks: The mean errors of each network over the images.
-        bicubic: Those of bicubic upscaling.
+        bicubic: The errors of bicubic upscaling, for comparison.
         against: The network that they are compared with.
         title: What all panels show.
     """

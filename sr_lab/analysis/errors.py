@@ -36,7 +36,7 @@ def errors(sr: Tensor, hr: Tensor) -> Errors:
 
     Args:
         sr: Luma of the result, ``(H, W)`` in [0, 255], without the border that the protocol shaves off.
-        hr: The same of the HR image.
+        hr: Luma of the HR image, also without that border.
     """
     difference = sr.double() - hr.double()
     squared = difference.square()

@@ -49,7 +49,7 @@ def provide(entry: Published, key: str, note: Callable[[str], object]) -> Path:
 
 
 def is_right(file: Path, entry: Published) -> bool:
-    """Whether a file is there and is the published one."""
+    """Whether a file exists and is the published one."""
     return file.is_file() and file.stat().st_size == entry.size and digest_of(file, "sha256") == entry.sha256
 
 

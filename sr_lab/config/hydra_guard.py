@@ -216,7 +216,7 @@ def check_node(option: str, content: Container) -> None:
 
     Args:
         option: The file, for error messages.
-        content: Its settings in their place in the configuration.
+        content: Its settings, at their place in the configuration.
 
     Raises:
         ConfigError: The message names the setting.

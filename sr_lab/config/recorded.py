@@ -119,7 +119,7 @@ def _flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def read(folder: RunFolder) -> Recorded | None:
-    """What `record` wrote; ``None`` in a folder of an earlier version, or if nothing readable says it.
+    """What `record` wrote; ``None`` in a folder of an earlier version, or if no readable file names the run.
 
     The results say which run it is if ``identity.json`` is damaged, or if there is no ``config.yaml`` either,
     since earlier versions of ``task=measure`` wrote nothing else.

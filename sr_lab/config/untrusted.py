@@ -30,7 +30,7 @@ _IN_RUN_FOLDER = ("callbacks.", "logger.", "trainer.profiler.")
 def settled(values: Node, own: Mapping[str, object], overrides: Sequence[str]) -> Node:
     """The same settings, with the typed paths of callbacks, loggers and the profiler made absolute.
 
-    A path of these in a file stays below the run folder, where `below` puts it.
+    Such a path in a file stays below the run folder, where `below` puts it.
 
     Args:
         values: The resolved settings, or those of them that are known already.

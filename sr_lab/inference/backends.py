@@ -211,7 +211,7 @@ class BackendNetwork(nn.Module):
 
     @staticmethod
     def _equals(sr: Tensor, eager: Tensor, exact: Tensor) -> bool:
-        """Whether an image equals torch's or is about as exact; rounding errors add up in deep networks."""
+        """Whether an image equals torch's or is about as exact; rounding errors add up with depth."""
         if sr.shape != eager.shape:
             return False
         tolerance = TOLERANCE * eager.abs().max().clamp_min(1)

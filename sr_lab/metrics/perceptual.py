@@ -83,7 +83,7 @@ class Perceptual(nn.Module):
             float64 ``(number of distances,)``.
 
         Raises:
-            DataError: Less than 32 pixels of a side are left.
+            DataError: Fewer than 32 pixels are left on a side.
         """
         height, width = sr.shape[-2:]
         if (side := min(height, width) - 2 * crop) < MIN_SIDE:
@@ -110,7 +110,7 @@ def _check_weights(name: Name) -> None:
     file = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
     if not file.is_file():
         raise ConfigError(
-            f"perceptual: {name} needs weights that are not there; download {address} as {file}, "
+            f"perceptual: {name} needs weights that are missing; download {address} as {file}, "
             "or leave it out"
         )
     digest = file.stem.rpartition("-")[2]  # the beginning of its SHA-256

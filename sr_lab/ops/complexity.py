@@ -31,8 +31,8 @@ def multi_adds(model: nn.Module, *, scale: int, rule: Rule, hr_size: tuple[int, 
     """Multiply-adds for one output image of 1280x720 pixels.
 
     The LR image has ``floor(1280 / scale) x floor(720 / scale)`` pixels, 426x240 at x3. A copy of the model
-    runs on the meta device, which computes no values; a model that is there already, in evaluation mode, runs
-    itself. The model is not changed.
+    runs on the meta device, which computes no values; a model that is on it already, in evaluation mode, is
+    used directly. The model is not changed.
 
     Args:
         model: A network for that scale.

@@ -1,7 +1,7 @@
 """The images inside the page: of each, the part in which the methods differ most, stored once without loss.
 
-Every method gets the same number of pixels, so a page grows with its methods, and with few images for each
-method they are larger. The pixels are those that were measured, so the page can measure them again.
+Every method gets the same number of pixels, so a page grows with its methods, and if it shows fewer images,
+they are larger. The pixels are those that were measured, so the page can measure them again.
 """
 
 import base64

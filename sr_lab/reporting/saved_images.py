@@ -89,7 +89,7 @@ def _are_whole(files: Sequence[Path], scale: int) -> bool:
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """A short, distinct name for each run: what differs from the others, if need be with a suffix."""
+    """A short, distinct name for each run: what differs from the others, with a suffix if needed."""
     costs = [run for run in runs if run.is_cost]
     others = [run for run in runs if not run.is_cost]
     # Training runs of the same rows keep their names.

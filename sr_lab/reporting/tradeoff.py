@@ -227,8 +227,8 @@ def printed(
     Args:
         scale: Upscaling factor.
         set_name: The test set.
-        table: Paper and table whose networks and figures are meant; ``None``: those of all papers, with the
-            figure that most of them print.
+        table: Paper and table of the networks and figures; ``None``: all papers, with the figure that most of
+            them print.
         times: Measured times.
     """
     labels: dict[str, list[str]] = {}

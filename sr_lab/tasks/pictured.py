@@ -143,7 +143,7 @@ def own_runs(config: PicturedConfig) -> list[Run]:
     """The runs of ``own_runs`` that ``only`` names, finished or not; none if the folder does not exist.
 
     Raises:
-        ConfigError: ``only`` names a run that is not there.
+        ConfigError: ``only`` names a run that does not exist.
     """
     if config.own_runs is None:
         return []

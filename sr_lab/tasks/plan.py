@@ -365,7 +365,7 @@ def _data(jobs: Sequence[Job], prepare: str) -> tuple[list[tuple[str, str]], lis
     missing = data.missing(list(folders))
     data_dir = Path(jobs[0].config.paths.data_dir).expanduser()
     there = len(folders) - len(missing)
-    rows = [("Data", f"{there} of {len(folders)} folders are there; {data_dir} is paths.data_dir")]
+    rows = [("Data", f"{there} of {len(folders)} folders exist; {data_dir} is paths.data_dir")]
     if not missing:
         return rows, []
     obstacles = [f"Data: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."]
@@ -414,7 +414,7 @@ def _to_prepare(jobs: Sequence[Job]) -> tuple[int, bool]:
 
 
 def _memory(config: PlanConfig, memory: int, obstacles: list[str]) -> str:
-    """The largest job, against the machine."""
+    """What the largest job needs, compared with what the machine has."""
     if build.on_gpu(config):
         on_gpu = torch.cuda.get_device_properties(build.device(config)).total_memory
         return f"up to {_bytes(memory)} of the GPU's {_bytes(on_gpu)}"

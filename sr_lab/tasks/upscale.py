@@ -334,7 +334,7 @@ def upscale_all(
 def _reporter(
     progress: Progress, number: int, job: Job, areas: Sequence[int], scale: int, started: float
 ) -> Callable[[float], None]:
-    """Shows the images, megapixels of results per second, and the time left, from the share of an image."""
+    """Shows how many images are done, megapixels of results per second, and the time left."""
     before, area, total = sum(areas[:number]), areas[number], max(1, sum(areas))
 
     def report(share: float) -> None:

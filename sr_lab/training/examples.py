@@ -83,14 +83,14 @@ class ExampleImages(Callback):
         log_to_dashboards(trainer, log)
 
     def has(self, set_name: str, name: str, place: int, of: int) -> bool:
-        """Whether all pictures of an image that is ``place`` in a set of ``of`` images have been written."""
+        """Whether all pictures of image number ``place`` in a set of ``of`` images have been written."""
         whole, strip = self._files(set_name, name, place, of)
         return all(file.is_file() for file in (*whole.values(), strip) if file is not None)
 
     def _files(
         self, set_name: str, name: str, place: int, of: int
     ) -> tuple[dict[saved_images.Kind, Path], Path | None]:
-        """The files of the whole images, and the file of the strip, as far as they are wanted."""
+        """The files of the whole images, and the file of the strip, if they are wanted."""
         kinds: tuple[saved_images.Kind, ...] = get_args(saved_images.Kind)
         if isinstance(self.keep, int):
             has_strip, is_whole = place < self.keep, of <= _SMALL_SET and self.keep > 0

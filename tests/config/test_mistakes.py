@@ -91,7 +91,7 @@ MISTAKES = {
     "explain=true": ("explain:", "task=evaluate"),
     "hr_dir=photos": ("hr_dir:", "task=measure", "dataset.hr_dir"),
     "task=upscale model=bicubic runs=x": ("runs:", "task=report", "ckpt"),
-    # data that is not there
+    # missing data
     "dataset=div2k paths.data_dir=nope": (
         *("dataset.hr_dir", "nope/DIV2K/DIV2K_train_HR"),
         "task=prepare dataset=div2k paths.data_dir=nope",

@@ -39,7 +39,7 @@ def judged(read: Callable[[], object], *, seconds: int = SECONDS) -> Judged:
 
 
 def all_judged(reads: Mapping[Key, Callable[[], object]], *, seconds: int = SECONDS) -> dict[Key, Judged]:
-    """Judge each reader; one forked process runs them in turn, and another the rest if a reader ends it."""
+    """Judge each reader; a forked process runs them in turn, and if one ends it, another runs the rest."""
     found: dict[Key, Judged] = {}
     while len(found) < len(reads):
         found |= _in_one_process({key: read for key, read in reads.items() if key not in found}, seconds)

@@ -76,6 +76,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=os.environ.get("SR_LAB_DATA", "data"))
     parser.add_argument("--out", type=Path, default=Path("ledger_gpu"))
     args = parser.parse_args()
+    # A shell's background job ignores Ctrl-C, and what it starts inherits that: no run could be stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ends: float = time.monotonic() + 60 * args.minutes
     out, on_gpu = args.out.resolve(), args.device == "cuda"
     out.mkdir(parents=True, exist_ok=True)

@@ -35,8 +35,8 @@ PRINTED = {2: (37.00, 37.53), 3: (33.16, 33.66), 4: (30.71, 31.35)}
 
 CARD = """# {name}
 
-A small network for x{scale} that comes with sr_lab: IMDN-RTC (Hui et al., ACM MM 2019) with 28 channels and
-4 blocks, whose output is added to the bicubic image; {size} parameters, stored in half precision. Input and
+A small network for x{scale} that comes with sr_lab: IMDN-RTC (Hui et al., ACM MM 2019) with {width} channels and
+{depth} blocks, whose output is added to the bicubic image; {size} parameters, stored in half precision. Input and
 output: RGB in 0..1, any size, the output not clipped.
 
     python -m sr_lab task=upscale input=photo.jpg scale={scale}
@@ -153,6 +153,8 @@ def card(
     return CARD.format(
         name=name,
         scale=scale,
+        width=own.settings.get("model.num_feat"),
+        depth=own.settings.get("model.num_block"),
         size=f"{num_params(network):,}",
         figures="\n".join(lines),
         seconds=f"{seconds_per_megapixel(network, scale):.2f}",

@@ -140,7 +140,7 @@ class Work:
         try:
             height, width = read_about(Path(image), self._config.most_pixels).size
         except SRLabError as error:
-            return _refused(error, image)
+            return _refused(error, Path(image))
         return _soft(f"{Path(image).name}: {width}x{height} pixels")
 
     def upscale(
@@ -166,13 +166,13 @@ class Work:
                     raise DataError("there is no image, or it has been deleted; drop one on the page")
                 made = self._made(Path(image), name, scale, self._results(session), progress)
             except (SRLabError, OSError) as error:
-                return None, _refused(error, image)
+                return None, _refused(error, *([] if image is None else [Path(image)]))
             said = [_facts(made, name, scale)]
             if truth is not None:
                 try:
                     said.append(_table(measured(made, Path(truth), scale), name))
                 except (SRLabError, OSError) as error:
-                    said.append(_refused(error, truth))
+                    said.append(_refused(error, Path(truth), made.sr, made.bicubic))
             return made, "".join([*said, *map(_soft, made.notes)])
 
     def _made(self, image: Path, name: str, scale: int, folder: Path, progress: Progress) -> SideBySide:
@@ -221,9 +221,11 @@ def _soft(text: str) -> str:
     return f'<p class="soft">{html.escape(text)}</p>'
 
 
-def _refused(error: Exception, upload: str | None) -> str:
-    """An error as the page shows it; uploads are shown by name, without their folders."""
-    said = str(error) if upload is None else str(error).replace(upload, Path(upload).name)
+def _refused(error: Exception, *shown: Path) -> str:
+    """An error as the page shows it; uploads and results are shown by name, without their folders."""
+    said = str(error)
+    for file in shown:
+        said = said.replace(str(file), file.name)
     return f'<p class="refused" role="alert">{html.escape(said)}</p>'
 
 
@@ -255,8 +257,8 @@ def _page(work: Work) -> Any:
     first = next(iter(work.offered))
 
     def scales(name: str) -> dict[str, Any]:
-        found = list(work.offered[name])
-        return {"choices": [(f"x{scale}", scale) for scale in found], "value": found[0]}
+        found = work.offered[name]  # the user's choice first
+        return {"choices": [(f"x{scale}", scale) for scale in sorted(found)], "value": next(iter(found))}
 
     def upscale(
         image: str | None,

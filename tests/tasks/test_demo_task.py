@@ -122,7 +122,7 @@ def test_what_upscale_refuses_is_refused_with_the_same_message(work, images, tmp
 def test_a_ground_truth_of_another_size_is_refused_and_the_result_shown(work, images):
     made, said = upscale(work, images / "photo.png", images / "photo.png")
     assert made is not None
-    assert "is 60x72 pixels (width x height), but photo.png is 30x36" in said
+    assert "measure: photo_x2.png is 60x72 pixels (width x height), but photo.png is 30x36" in said
     assert "PSNR" not in said
 
 

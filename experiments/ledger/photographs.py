@@ -3,8 +3,8 @@
     python experiments/ledger/photographs.py data/train/CC0 photographs
 
 Photographs from today's cameras are smooth from pixel to pixel; test images are not. The weights in the
-package are trained on the photographs in the folders that this writes: ``1`` (as they are), ``2`` and ``3``
-(half and a third as wide).
+package are trained on the photographs in three of the folders that this writes: ``1`` (as they are), ``2``
+and ``3`` (half and a third as wide). ``4`` is for comparison.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-DIVISORS = (1, 2, 3)
+DIVISORS = (1, 2, 3, 4)
 
 
 def main() -> None:

@@ -35,9 +35,9 @@ PRINTED = {2: (37.00, 37.53), 3: (33.16, 33.66), 4: (30.71, 31.35)}
 
 CARD = """# {name}
 
-A small network for x{scale} that comes with sr_lab: IMDN-RTC (Hui et al., ACM MM 2019) with {width} channels and
-{depth} blocks, whose output is added to the bicubic image; {size} parameters, stored in half precision. Input and
-output: RGB in 0..1, any size, the output not clipped.
+A small network for x{scale} that comes with sr_lab: IMDN-RTC (Hui et al., ACM MM 2019) with {width} channels
+and {depth} blocks, whose output is added to the bicubic image; {size} parameters, stored in half precision.
+Input and output: RGB in 0..1, any size, the output not clipped.
 
     python -m sr_lab task=upscale input=photo.jpg scale={scale}
 

@@ -170,7 +170,7 @@ def with_trainer(
     )
     timed = Timed(batches, steps=steps, device=device)
     run_folder = RunFolder(folder)
-    record, progress = watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL)
+    record, progress = watchers(run_folder, batch_size=1, row_interval=_ROW_INTERVAL, say=print)
     progress.console = Terminal(file=io.StringIO())  # the task draws its own bar
     callbacks = [
         record,

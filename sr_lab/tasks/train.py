@@ -212,7 +212,8 @@ def _fewer_held_out(wanted: int, held_out: int) -> str:
     """A line if the dataset holds out fewer images than ``validation.count`` asks for."""
     if held_out >= wanted:
         return ""
-    return f"validation: on {held_out} images, all that the dataset holds out (validation.count={wanted})"
+    images = "1 image" if held_out == 1 else f"{held_out} images"
+    return f"validation: on {images}, all that the dataset holds out (validation.count={wanted})"
 
 
 def _validation_sets(config: TrainConfig, dataset: TrainingSet, protocol: Protocol) -> list[MeasuredSet]:

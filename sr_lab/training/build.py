@@ -259,10 +259,12 @@ def callback_of(trainer: Trainer, kind: type[_Callback]) -> _Callback:
     return next(callback for callback in callbacks if isinstance(callback, kind))
 
 
-def watchers(folder: RunFolder, *, batch_size: int, row_interval: int) -> tuple[Record, TrainingProgress]:
+def watchers(
+    folder: RunFolder, *, batch_size: int, row_interval: int, say: Callable[[str], None]
+) -> tuple[Record, TrainingProgress]:
     """Callbacks that record and show a training run."""
     speed = Speed(batch_size)
-    return Record(folder.record, speed, interval=row_interval), TrainingProgress(speed)
+    return Record(folder.record, speed, interval=row_interval, say=say), TrainingProgress(speed)
 
 
 def _own_callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
@@ -306,7 +308,8 @@ def trainer(
     repeat = None if config.overfit_batches is None else config.overfit_batches * config.batch_size
     own = _own_callbacks(config, folder.path)
     is_shown = config.trainer.arguments().get("enable_progress_bar") is not False
-    record, progress = watchers(folder, batch_size=config.batch_size // accumulate, row_interval=interval)
+    per_batch = config.batch_size // accumulate
+    record, progress = watchers(folder, batch_size=per_batch, row_interval=interval, say=say)
     kept = [Path(c.dirpath) for c in own if isinstance(c, ModelCheckpoint) and c.dirpath is not None]
     callbacks = [
         record,

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -22,6 +22,7 @@ from sr_lab.training.lit_module import Saved, SRModule
 from sr_lab.training.loggers import log_to_dashboards
 
 _Batch = TypeVar("_Batch")
+_EXPLODED = 100  # times the smallest loss
 
 
 class Speed:
@@ -104,12 +105,18 @@ class Record(Callback):
         path: The CSV file.
         speed: Measures the speed that a row reports.
         interval: Steps between two rows.
+        say: Prints a line for the user, once: when the loss of a row is 100 times that of the best row.
     """
 
-    def __init__(self, path: Path, speed: Speed, *, interval: int) -> None:
+    def __init__(
+        self, path: Path, speed: Speed, *, interval: int, say: Callable[[str], None] = print
+    ) -> None:
         self.path = path
         self.speed = speed
         self.interval = interval
+        self.say = say
+        self._smallest = math.inf  # loss of a row
+        self._exploded = False
         self._losses: list[Tensor] = []  # one per step: the loss, and its terms if it is a sum
         self._terms: list[str] = []  # the columns of the terms
 
@@ -132,6 +139,8 @@ class Record(Callback):
                     "the earlier rows are lost",
                     file=sys.stderr,
                 )
+            losses = [float(row["train/loss"]) for row in kept if row.get("train/loss")]
+            self._smallest = min(losses, default=math.inf)
             text = io.StringIO()
             writer = csv.DictWriter(text, self.columns, extrasaction="ignore")
             writer.writeheader()
@@ -187,6 +196,18 @@ class Record(Callback):
                 trainer, row | {"samples_per_s": self.speed.samples_per_s, "data_wait": self.speed.data_wait}
             )
             self.speed.reset()
+            if trainer.is_global_zero and math.isfinite(means[0]):
+                self._look_for_divergence(means[0], step)
+
+    def _look_for_divergence(self, loss: float, step: int) -> None:
+        """A loss that explodes stays finite for thousands of steps, so `NanPolicy` does not see it."""
+        if loss > _EXPLODED * self._smallest and not self._exploded:
+            self._exploded = True
+            self.say(
+                f"training: the loss rose from {self._smallest:.3g} to {loss:.3g} before step {step}, so the "
+                "run has probably diverged; stop it, and lower learning_rate or set trainer.gradient_clip_val"
+            )
+        self._smallest = min(self._smallest, loss)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the validation from the speed."""

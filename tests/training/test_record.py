@@ -236,3 +236,27 @@ def test_callbacks_do_not_count_as_waiting_and_validation_callbacks_do_not_count
 
 def test_waiting_for_a_slow_loader_is_counted(tmp_path):
     assert measured(tmp_path, SlowPatches())._waited >= 5 * 0.05
+
+
+class Exploding(nn.Module):
+    """An L1 loss that is a thousand times larger from some step on."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first, self.steps = first, 0
+
+    def forward(self, sr, hr):
+        self.steps += 1
+        return (1000 if self.steps >= self.first else 1) * nn.functional.l1_loss(sr, hr)
+
+
+def test_a_loss_that_explodes_is_reported_once_and_again_after_a_resume(tmp_path, capsys):
+    train(tmp_path, 4, loss=Exploding(first=3))
+    assert capsys.readouterr().out.count("before step 3, so the run has probably diverged") == 1
+    train(tmp_path, 6, loss=Exploding(first=1), ckpt=tmp_path / "4.ckpt")
+    assert capsys.readouterr().out.count("before step 5, so the run has probably diverged") == 1
+
+
+def test_a_loss_that_falls_or_rises_a_little_is_not_reported(tmp_path, capsys):
+    train(tmp_path, 4)
+    assert "diverged" not in capsys.readouterr().out

@@ -308,7 +308,9 @@ def _sentence(error: ValidationError, schema: type[BaseModel], task: str) -> str
         )
         return f"{place}: there is no such setting; allowed: {', '.join(sorted(known))}{near}"
     if problem["type"] == "missing":
-        return f"{place}: is missing; set {place}=..."
+        group = place.partition(".")[0]
+        choose = f"choose an option with {group}=<name>, or " if (conf_dir() / group).is_dir() else ""
+        return f"{place}: is missing; {choose}set {place}=..."
     if problem["type"] == "value_error":  # raised by the schema itself
         return f"{place}: {problem['ctx']['error']}"
     if problem["type"] == "list_type":

@@ -42,7 +42,7 @@ def _reworded(error: Exception) -> str | None:
         return _no_option(missing[2], missing[1].removeprefix(f"{missing[2]}/"), missing[3].split())
     unknown = re.search(r"Could not override '([^']*)'(?:.*\n.*?=(.*))?", text)
     if unknown:
-        return _unknown_key(unknown[1], unknown[2] or "", _task(chain))
+        return _unknown_key(_key_within(unknown[1], chain), unknown[2] or "", _task(chain))
     interpolation = re.search(r"Interpolation key '([^']*)' not found\n\s*full_key: (\S+)", text)
     if interpolation:
         return _no_such_key(interpolation[2], interpolation[1])
@@ -52,17 +52,19 @@ def _reworded(error: Exception) -> str | None:
     return " ".join(text.partition("See https://hydra.cc")[0].split())
 
 
+def _key_within(typed: str, chain: Sequence[BaseException]) -> str:
+    """The key that does not exist: the typed one, or one in the dictionary that was typed for it."""
+    if typed in _groups():
+        return typed
+    keys = [str(link.full_key) for link in chain if isinstance(link, OmegaConfBaseException)]
+    return next((key for key in keys if key.startswith(f"{typed}.")), typed)
+
+
 def _task(chain: Sequence[BaseException]) -> str:
     """The task in the configuration that an error of OmegaConf comes from."""
     nodes = [getattr(link, "parent_node", None) for link in chain]
     tasks = [str(node.task) for node in nodes if isinstance(node, DictConfig) and "task" in node]
     return tasks[0] if tasks else "train"
-
-
-def _options(group: str) -> list[str]:
-    """The options of a group in ``conf/``, including those in its sub-folders."""
-    folder = conf_dir() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def _no_such_key(place: str, key: str) -> str:
@@ -83,7 +85,7 @@ def _groups() -> list[str]:
 
 def _no_option(group: str, given: str, found: Sequence[str]) -> str:
     """The message about an option that a group does not have; in sub-folders, it lists the nearest."""
-    options = sorted({*found, *_options(group)})
+    options = sorted({*found, *naming.options(group)})
     near = did_you_mean(given, options)
     if group in DESCRIBED and not difflib.get_close_matches(given.lower(), options, n=1, cutoff=0.7):
         near += "; an option of your own needs --config-dir <folder that contains its groups>"
@@ -119,8 +121,9 @@ def _unknown_key(key: str, value: str, task: str) -> str:
     groups = _groups()
     top, _, rest = key.partition(".")
     if key in groups:
+        allowed = ", ".join(naming.options(key))
         return (
-            f"{key}: takes the name of one of its options, got {value}; allowed: {', '.join(_options(key))}; "
+            f"{key}: takes the name of one of its options, got {value}; allowed: {allowed}; "
             f"settings of an option are written one by one, as {key}.<setting>=..."
         )
     settings = OmegaConf.load(conf_dir() / "config.yaml")
@@ -188,7 +191,7 @@ def unknown_setting(key: str, task: str, known: Iterable[str], what: str = "sett
     """
     has = _HAS_INSTEAD.get(task, {})
     if owners := [
-        f"task={name}" for name in _options("task") if _says(conf_dir() / f"task/{name}.yaml", key)
+        f"task={name}" for name in naming.options("task") if _says(conf_dir() / f"task/{name}.yaml", key)
     ]:
         here = f", which has {has[key]}" if key in has else ""
         return f"{key}: is a setting of {' and '.join(owners)}, and this is task={task}{here}; drop it"

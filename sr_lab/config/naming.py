@@ -85,6 +85,12 @@ def instead(place: str, known: Iterable[str]) -> str:
     return did_you_mean(key, names)
 
 
+def options(group: str) -> list[str]:
+    """The options of a group in ``conf/``, including those in its sub-folders."""
+    folder = conf_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
 def options_with(place: str) -> list[str]:
     """``group=option`` for each option of the group that has a setting (``dataset.hr_dir``)."""
     group, _, key = place.partition(".")

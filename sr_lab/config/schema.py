@@ -130,10 +130,21 @@ class Sweep(_Strict):
     retry_failed: bool
 
 
+def _flat(space: Node) -> Node:
+    """The space with ``model.num_feat`` for ``{model: {num_feat: ...}}``, as Hydra reads a typed key."""
+    flat: Node = {}
+    for key, value in space.items():
+        if isinstance(value, dict) and value and not value.keys() & {"low", "high", "log", "step"}:
+            flat |= {f"{key}.{inner}": below for inner, below in _flat(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 class HparamsSearch(_Strict):
     """A search for the recipe with the best ``val/psnr_y``; ``runs/search.py`` reads its search space."""
 
-    space: Node = Field(min_length=1)
+    space: Annotated[Node, Field(min_length=1), AfterValidator(_flat)]
     trials: int = Field(gt=0)
     # Names rather than targets, since Optuna's CMA-ES keeps pickles in its storage, perhaps a stranger's.
     sampler: Literal["tpe", "random"]

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from sr_lab.config.allowed import DESCRIBED
-from sr_lab.config.naming import ours
+from sr_lab.config.naming import options, ours
 from sr_lab.config.schema import is_path, is_window
 from sr_lab.errors import ConfigError
 from sr_lab.files import conf_dir
@@ -57,15 +57,15 @@ def understood(words: Sequence[str]) -> list[str]:
         return list(words)
     parser = OverridesParser.create()
     one_job = not any(word in ("-m", "--multirun") for word in words)
-    settings, options = [], []  # argparse wants all settings before or after the options
+    settings, flags = [], []  # argparse wants all settings before or after the options
     for before, word in zip(["", *words], words, strict=False):
         if word.startswith("~"):
             settings.append(word)
         elif before in _VALUED or _is_option(word, before):
-            options.append(word)
+            flags.append(word)
         else:
             settings.append(_read(word, parser, one_job=one_job))
-    return [*settings, *options]
+    return [*settings, *flags]
 
 
 def for_help(words: Sequence[str]) -> list[list[str]]:
@@ -100,12 +100,17 @@ def _is_group(word: str) -> bool:
 def as_typed(override: str) -> str:
     """An override without the ``++`` that `understood` adds."""
     bare = override.removeprefix("++")
-    return bare if _is_argument(bare.partition("=")[0]) else override
+    return bare if _takes_more(bare.partition("=")[0]) else override
 
 
-def _is_argument(key: str) -> bool:
+# Dictionaries in which the user chooses the keys; a typed one joins the one that is there, as in Hydra.
+_OPEN = ("rows", "hparams_search.space")
+
+
+def _takes_more(key: str) -> bool:
+    """Whether a key need not exist: an argument of a class, or part of a dictionary of the user's own."""
     group, _, rest = key.partition(".")  # `targets` knows which arguments the class has
-    return bool(rest) and group in DESCRIBED
+    return (bool(rest) and group in DESCRIBED) or any(f"{key}.".startswith(f"{name}.") for name in _OPEN)
 
 
 def _is_option(word: str, before: str) -> bool:
@@ -131,7 +136,11 @@ def _read(word: str, parser: OverridesParser, *, one_job: bool) -> str:
     key, is_pair, value = word.partition("=")
     if not is_pair:
         raise ConfigError(f"{word}: is not a setting; write key=value without spaces, got {word!r}")
-    prefix = "++" if _is_argument(key) else ""
+    if _is_group(word) and value in ("null", "true", "false"):
+        raise ConfigError(
+            f"{key}: takes the name of one of its options, got {value}; allowed: {', '.join(options(key))}"
+        )
+    prefix = "++" if _takes_more(key) else ""
     if one_job and is_window(key) and re.fullmatch(r"\d+(,\d+)+", value, re.ASCII):  # not a sweep
         return f"{key}=[{value}]"
     return f"{prefix}{key}={_value(key.lstrip('+'), value, parser)}"
@@ -144,6 +153,8 @@ def _value(key: str, value: str, parser: OverridesParser) -> str:
         return plain
     is_list = value.startswith("[") and value.endswith("]")
     inside = value[1:-1] if is_list else value
+    if (plain := _plain(_EQUATION.sub(_in_quotes, value), parser, as_path=as_path)) is not None:
+        return plain
     is_nested = re.search(r"[\[\]{}'\"]", inside) if is_list else inside[:1] in ("[", "{") and not as_path
     if is_nested or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
         if value.startswith("[") and not value.endswith("]"):
@@ -152,13 +163,22 @@ def _value(key: str, value: str, parser: OverridesParser) -> str:
                 f"{key}=[a,b], or within quotes, as '{key}=[a, b]'; for a text that begins with a bracket "
                 f'write "{key}={_quoted(value)}"'
             )
+        within = ", write each text in it that has a '=' in quotes" if "=" in inside else ""
         raise ConfigError(
-            f"{key}: cannot read {value}; close its brackets and quotes, or, if it is a text, write "
+            f"{key}: cannot read {value}; close its brackets and quotes{within}, or, if it is a text, write "
             f'"{key}={_quoted(value)}"'
         )
     parts = [part.strip() for part in inside.split(",")]
     parts = [_plain(part, parser, as_path=as_path) or _quoted(part) for part in parts]
     return f"[{','.join(parts)}]" if is_list else ",".join(parts)
+
+
+# ``model=imdn`` in ``{A: [model=imdn]}``, which Hydra reads only in quotes.
+_EQUATION = re.compile(r"(?<=[\[,])\s*([\w./+~-]+=[^\[\]{},'\"]+)(?=[\],])")
+
+
+def _in_quotes(found: re.Match[str]) -> str:
+    return _quoted(found[1])
 
 
 def _plain(value: str, parser: OverridesParser, *, as_path: bool) -> str | None:

@@ -36,7 +36,7 @@ _USED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("schedules", "steps", "steps_per_epoch", "learning_rate"), ("schedule",)),
     "psnr_set": ("convergence", "tradeoff"),
     "names": (*_LOOK, "schedule", "convergence"),
-    **dict.fromkeys(("ckpts", "hr", "input"), _LOOK),
+    **dict.fromkeys(("ckpts", "hr", "input", "benchmark", "trainer"), _LOOK),
 }
 
 
@@ -53,6 +53,7 @@ def run(config: AnalyzeConfig, folder: Path, overrides: Sequence[str]) -> None:
         if config.kind not in users and is_set(key, overrides):
             kinds = ", ".join(f"kind={user}" for user in users)
             raise ConfigError(f"{key}: is used only by {kinds}, and this is kind={config.kind}; leave it out")
+    pictured.refuse_unused(config, overrides)
     if config.kind in _OF_RUNS:
         found = _OF_RUNS[config.kind](config)
         sources = config.own_runs or "figures that papers print"

@@ -13,10 +13,12 @@ from hydra.types import RunMode
 from torch import distributed, nn
 
 from sr_lab.config.identity import code_of
+from sr_lab.config.overrides import is_set
 from sr_lab.config.recorded import trained_by
 from sr_lab.config.schema import CheckpointConfig, Config
 from sr_lab.datasets.benchmark import BenchmarkSet
 from sr_lab.datasets.facts import as_published
+from sr_lab.errors import ConfigError
 from sr_lab.inference import backends
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.folding import fold
@@ -160,6 +162,17 @@ def waiting_note(folder: Path) -> Callable[[], object]:
 def in_multirun() -> bool:
     """Whether the job is one of several whose common table is printed at the end."""
     return sweep.IN_SWEEP in os.environ or in_launcher()
+
+
+def refuse_alone(keys: Iterable[str], overrides: Sequence[str]) -> None:
+    """Refuse settings of a multirun's table or plot in a command that runs one job.
+
+    Raises:
+        ConfigError: The command line sets one of them.
+    """
+    for key in keys:
+        if not in_multirun() and is_set(key, overrides):
+            raise ConfigError(f"{key}: is used only by a multirun (-m), and this is a single job; drop it")
 
 
 def in_launcher() -> bool:

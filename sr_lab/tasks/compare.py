@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sr_lab.config.overrides import is_set
 from sr_lab.config.schema import CompareConfig
 from sr_lab.errors import ConfigError
 from sr_lab.inference.tiling import Tiled
@@ -38,10 +37,7 @@ def run(config: CompareConfig, folder: Path, overrides: Sequence[str]) -> None:
         DataError: An image is missing or broken, or the LR image does not fit the HR image.
     """
     check_gpu(config.trainer.accelerator, config.trainer.devices)
-    if config.crop != "auto" and is_set("crop_size", overrides):
-        raise ConfigError(
-            f"crop_size: is the size of the window that crop=auto chooses, got crop={config.crop}; drop one"
-        )
+    pictured.refuse_unused(config, overrides)
     networks = pictured.networks(config, overrides)
     scale = networks[0].scale
     shown = pictured.image(config, scale)

@@ -29,7 +29,12 @@ _CPU_SIZE = (HR_SIZE[0] // 2, HR_SIZE[1] // 2)  # so small that even the largest
 
 
 def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Count and measure, and write the figures into the run folder."""
+    """Count and measure, and write the figures into the run folder.
+
+    Raises:
+        ConfigError: A setting of the plot is given, which only a multirun draws; or there is no such device.
+    """
+    common.refuse_alone(("psnr_set", "runs"), overrides)
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     run_folder = RunFolder(folder)
     with run_folder.attempt(wait=common.waiting_note(folder)) as done_meanwhile:

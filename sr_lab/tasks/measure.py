@@ -26,7 +26,13 @@ from sr_lab.tasks import common
 
 
 def run(config: MeasureConfig, folder: Path, overrides: Sequence[str]) -> None:
-    """Measure; write ``measure.csv`` and ``metrics.json``, which ``task=report`` reads; print the table."""
+    """Measure; write ``measure.csv`` and ``metrics.json``, which ``task=report`` reads; print the table.
+
+    Raises:
+        ConfigError: ``columns`` is given, which only the table of a multirun has.
+        DataError: Images are missing, broken, or do not match.
+    """
+    common.refuse_alone(("columns",), overrides)
     run_folder = RunFolder(folder)
     with run_folder.attempt(wait=common.waiting_note(folder)):
         with common.console.status("measuring"):

@@ -75,6 +75,23 @@ class _Opened:
     run: Run | None
 
 
+def refuse_unused(config: PicturedConfig, overrides: Sequence[str]) -> None:
+    """Refuse settings that the other settings leave without effect.
+
+    Raises:
+        ConfigError: ``only`` is given without ``own_runs``, a protocol without an HR image, or ``crop_size``
+            with a window.
+    """
+    if config.crop != "auto" and is_set("crop_size", overrides):
+        raise ConfigError(
+            f"crop_size: is the size of the window that crop=auto chooses, got crop={config.crop}; drop one"
+        )
+    if config.only and config.own_runs is None:
+        raise ConfigError("only: chooses among the runs of own_runs, which is not set; set it, or drop only")
+    if config.hr is None and is_set("benchmark", overrides):
+        raise ConfigError("benchmark: its protocol is used with an HR image, got none; set hr, or drop it")
+
+
 def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:
     """The networks of ``ckpts`` and ``own_runs`` with distinct names.
 
@@ -161,10 +178,8 @@ def own_runs(config: PicturedConfig) -> list[Run]:
 
 def _trained(config: PicturedConfig, scale: int) -> list[Run]:
     """The finished training runs of ``own_runs`` at a scale; prints a line if there are none."""
-    if config.own_runs is None:
-        return []
     found = [run for run in own_runs(config) if not run.problem and run.scale == scale and _has_weights(run)]
-    if not found:
+    if not found and config.own_runs is not None:
         missing = f"own_runs: there is no finished training at x{scale} in {where_to_train(config, scale)}"
         if not config.weights:
             raise CheckpointError(f"{missing}; or set ckpts=[...]")

@@ -55,7 +55,11 @@ def run(config: TrainConfig, folder: Path, overrides: Sequence[str]) -> None:
         config: Validated configuration.
         folder: The run's folder.
         overrides: Overrides of the command line.
+
+    Raises:
+        ConfigError: A setting of a sweep is given, and this is one run.
     """
+    common.refuse_alone(("sweep",), overrides)
     run_folder, known_by = RunFolder.at(folder), known(config)
     if not common.in_multirun() and (note := code_note(known_by, run_folder)):
         _say(note)

@@ -61,6 +61,19 @@ MISTAKES = {
     "experiment=table3_upsamplers": ("experiment", "did you mean 'imfm/table3_upsamplers'?"),
     "experiment=osffnet": ("experiment", "osffnet/train", "osffnet/table2_osff"),
     "experiment=imfn/train": ("experiment", "did you mean 'imfm/train'?"),
+    "logger=null": ("logger", "got null", "none, tensorboard"),
+    "experiment=true": ("experiment", "takes the name of one of its options"),
+    # a setting inside a dictionary
+    "validation='{intervall: 3}'": ("validation.intervall", "did you mean 'interval'?"),
+    "paths='{dat_dir: x}'": ("paths.dat_dir", "did you mean 'data_dir'?"),
+    "sweep='{jobs: 2, job: 3}'": ("sweep.job:", "did you mean 'jobs'?"),
+    "callbacks.timer='{_target_: lightning.pytorch.callbacks.Timer, durations: 3}'": (
+        *("callbacks.timer.durations", "did you mean 'duration'?"),
+    ),
+    "rows='{A: [validation.sets=[Set5]]}'": ("rows", "has a '=' in quotes"),
+    "rows.A=[lr=3] row=0": ("rows.A", "lr", "learning_rate"),
+    "hparams_search.space.loss=[l1,l2]": ("hparams_search.trials", "hparams_search=<name>"),
+    "hparams_search=optuna hparams_search.space='{seed: [1,2]}'": ("hparams_search.space.seed", "remove it"),
     # what other frameworks call a setting
     "lr=1e-4": ("lr:", "learning_rate"),
     "epochs=100": ("epochs:", "steps"),
@@ -198,6 +211,27 @@ TAKEN = {
     "task=upscale output=x|input=[a.png,é.png]": ("input", ["a.png", "é.png"]),
     "task=upscale output=x|input=1e5": ("input", "1e5"),
     "task=report|runs=true": ("runs", "true"),
+    # a dictionary with the user's own keys
+    "row=1|rows={A: [model=rfdn], B: [model=imdn, seed=7]}": ("seed", 7),
+    "row=0|rows.A=[seed=8, '+model.num_feat=16']": ("model", {"num_feat": 16}),
+    "hparams_search=optuna|hparams_search.space={model.num_feat: {low: 16, high: 32}}": (
+        *(
+            "hparams_search",
+            {"space": {"model.num_feat": {"low": 16, "high": 32}, "loss": ["l1", "charbonnier"]}},
+        ),
+    ),
+    "hparams_search=optuna|hparams_search.space.model.num_feat=[16,32]": (
+        *("hparams_search", {"space": {"model.num_feat": [16, 32]}}),
+    ),
+    "hparams_search=optuna|hparams_search.space={learning_rate: {low: 1e-4, high: 1e-3}, loss: [l1,l2]}": (
+        *("hparams_search", {"space": {"learning_rate": {"high": 1e-3, "log": True}, "loss": ["l1", "l2"]}}),
+    ),
+    "hparams_search=upsamplers|hparams_search.space.batch_size=[2,4]": (
+        *("hparams_search", {"space": {"batch_size": [2, 4]}}),
+    ),
+    "|callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, interval: step}": (
+        *("callbacks", {"stop": {"interval": "step"}}),
+    ),
     "|logger.wandb.notes=first try (v2)!": ("logger", {"wandb": {"notes": "first try (v2)!"}}),
 }
 
@@ -223,7 +257,7 @@ def test_what_was_typed_is_what_is_shown(word):
 
 
 @pytest.mark.parametrize(
-    "word", ["++rows={}", "+model.num_feat=32", "seed=3", "hydra.run.dir='/a b'", "~rows"]
+    "word", ["++paths={}", "+model.num_feat=32", "seed=3", "hydra.run.dir='/a b'", "~rows"]
 )
 def test_other_words_are_left_as_they_are(word):
     assert understood([word]) == [word] == [as_typed(word)]

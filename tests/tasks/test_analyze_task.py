@@ -93,6 +93,12 @@ def test_a_file_is_not_overwritten(place, tmp_path):
         (["kind=features", "blocks=[9]"], "blocks: IMDN-RTC has no '9'; allowed: head, 1, 2, 3, 4, 5"),
         (["kind=attention"], "analyze: IMDN has none of"),
         (["kind=residual", "crop=[0,0,9,9]"], "crop: is used only by kind=lam, and this is kind=residual"),
+        (["kind=residual", "only=[a]"], "only: chooses among the runs of own_runs, which is not set"),
+        (
+            ["kind=residual", "hr=null", "input={lr}", "benchmark.protocol=classic_y"],
+            "benchmark: its protocol is used with an HR image, got none",
+        ),
+        (["kind=lam", "crop=[0,0,9,9]", "crop_size=8"], "crop_size: is the size of the window that crop=auto chooses"),
         (["kind=errors", "hr=null", "input={lr}"], "hr: errors are differences from an HR image"),
     ],
 )
@@ -198,6 +204,9 @@ def test_the_trade_off_shows_runs_published_weights_and_printed_figures(tmp_path
         ),
         (["kind=convergence", "own_runs={runs}", "names=[a]"], "there are 1 names for 2 lines (one, two)"),
         (["kind=tradeoff", "hr=Set5/baby"], "hr: is used only by kind=psd"),
+        (["kind=schedule", "schedules=[cosine]", "trainer=cpu"], "trainer: is used only by kind=psd"),
+        (["kind=schedule", "schedules=[cosine]", "benchmark=set5"], "benchmark: is used only by kind=psd"),
+        (["kind=schedule", "schedules=[cosine]", "only=[a]"], "only: chooses among the runs of own_runs"),
         (["kind=tradeoff", "psnr_set=Set99"], "no figure on Set99 at x4 is known"),
     ],
 )

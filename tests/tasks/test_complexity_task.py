@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sr_lab.checkpoints.catalogue import Entry
+from sr_lab.errors import ConfigError
 from sr_lab.layers.reparam import RepConv
 from sr_lab.reporting import saved_images
 from sr_lab.reporting.runs import read_run
@@ -53,6 +54,13 @@ def test_the_time_is_measured_on_the_folded_network(monkeypatch, tmp_path):
     monkeypatch.setattr(complexity.common, "in_multirun", lambda: True)
     complexity.run(compose("task=complexity", "trainer=cpu", "model=ecbsr_m4c16"), tmp_path, [])
     assert all(part.folded is not None for part in timed[0].modules() if isinstance(part, RepConv))
+
+
+@pytest.mark.parametrize("word", ["psnr_set=Set5", "runs=x"])
+def test_a_setting_of_the_plot_is_refused_where_there_is_no_plot(tmp_path, word):
+    with pytest.raises(ConfigError, match=rf"{word.partition('=')[0]}: is used only by a multirun"):
+        complexity.run(compose("task=complexity", "trainer=cpu", word), tmp_path / "run", [word])
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_column_has_a_value(swept):

@@ -128,6 +128,11 @@ def test_the_identity_of_a_measurement_covers_its_images_and_its_settings(place)
     assert compose(*folders, f"sr_dir='{place}/elsewhere'").run_name == "elsewhere"
 
 
+def test_columns_are_refused_where_one_measurement_shows_all_of_them(place):
+    with pytest.raises(ConfigError, match="columns: is used only by a multirun"):
+        run(measure, place, "task=measure", f"sr_dir='{place}/lr'", f"hr_dir='{place}/lr'", "columns=[PSNR]")
+
+
 def test_the_default_scale_is_reported_if_the_names_give_none(place, capsys):
     for number, name in enumerate(("ours", "theirs")):
         (place / name).mkdir()

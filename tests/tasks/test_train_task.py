@@ -7,6 +7,7 @@ import torch
 
 from sr_lab.checkpoints.opening import build_network
 from sr_lab.config.schema import TrainConfig
+from sr_lab.errors import ConfigError
 from sr_lab.run_folder import RunFolder
 from sr_lab.tasks import train
 from sr_lab.training import build
@@ -70,3 +71,12 @@ def test_the_network_that_a_run_folder_describes_is_recorded(tmp_path):
     assert isinstance(config, TrainConfig)
     started = build.started_from(config)["started_from"]
     assert started == own.model_dump(include={"model", "strategy", "scale"})
+
+
+@pytest.mark.parametrize("word", ["sweep.jobs=2", "sweep.retry_failed=true"])
+def test_a_setting_of_a_sweep_is_refused_for_one_run(tmp_path, word):
+    config = compose("trainer=cpu", "budget=smoke", word)
+    assert isinstance(config, TrainConfig)
+    with pytest.raises(ConfigError, match="sweep: is used only by a multirun"):
+        train.run(config, tmp_path / "run", [word])
+    assert not (tmp_path / "run").exists()

@@ -96,14 +96,18 @@ def open_checkpoint(
             raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
         _say_precision(file, state, note)
         return Checkpoint(file, state, record)
-    for _ in range(_MAX_WRAPPERS):  # a pickle may contain itself
-        wrapper = isinstance(content, dict) and next(
-            (name for name in _WRAPPERS if isinstance(content.get(name), dict)), None
-        )
-        if not wrapper:
+    for _ in range(_MAX_WRAPPERS):
+        sets = [] if _is_state(content) else _sets_of_weights(content)
+        if not sets:
             break
-        content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(map(is_plain, content.values())):
+        if len(sets) > 1:
+            first, *others = map(str, sets[:4])
+            several = f"'{file}' holds several sets of weights"
+            if first not in _WRAPPERS:
+                raise CheckpointError(f"{key}: {several} ({', '.join([first, *others])}); save one of them")
+            note(f"{several}; {first} is taken, not {' or '.join(others)}")
+        content = content[sets[0]]
+    if not _is_state(content):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
     state = {str(name): value for name, value in content.items()}
     if len(state) < len(content):
@@ -112,6 +116,32 @@ def open_checkpoint(
         )
     _say_precision(file, state, note)
     return Checkpoint(file, without_prefix(state, WRAPPER_PREFIXES), None)
+
+
+def _is_state(content: object) -> bool:
+    """Whether this is a state dict: tensors by name."""
+    return isinstance(content, dict) and bool(content) and all(map(is_plain, content.values()))
+
+
+def _sets_of_weights(content: object, seen: set[int] | None = None, depth: int = _MAX_WRAPPERS) -> list[Any]:
+    """The keys of a dict under which there are weights; the usual ones first, in the order of search.
+
+    Args:
+        content: What a file holds.
+        seen: The dicts that were looked into; a pickle may contain itself, and one dict a million times.
+        depth: How deep to look.
+    """
+    if not isinstance(content, dict) or "param_groups" in content:  # an optimizer has tensors too
+        return []
+    seen, found = set() if seen is None else seen, []
+    for name, value in content.items():
+        if _is_state(value):
+            found.append(name)
+        elif isinstance(value, dict) and depth > 1 and id(value) not in seen:
+            seen.add(id(value))
+            if _sets_of_weights(value, seen, depth - 1):
+                found.append(name)
+    return sorted(found, key=lambda name: _WRAPPERS.index(name) if name in _WRAPPERS else len(_WRAPPERS))
 
 
 def _say_precision(file: Path, state: Mapping[str, Tensor], note: Callable[[str], object]) -> None:

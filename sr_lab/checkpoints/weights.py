@@ -1,6 +1,7 @@
 """Loading weights into a network: under our names, in the folded form, or as far as they fit."""
 
 import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -28,11 +29,20 @@ def _named_as_ours(network: nn.Module, forms: Forms, state: Mapping[str, Tensor]
     """The weights under our names; the tables at the end of the network's file map the authors' names."""
     if state.keys() == forms[0].keys():
         return dict(state)
-    readings = [dict(state), without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)]
+    readings = [dict(state), _without_prefixes(state)]
     tables = official_names(network)
     readings += [table.to_ours(reading, network) for table in tables for reading in readings[:2]]
     # Some authors name the folded form differently.
     return max(readings, key=lambda reading: max(len(reading.keys() & form.keys()) for form in forms))
+
+
+def _without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the usual prefixes, and without one that all names share (``sr_model.``)."""
+    bare = without_prefix(state, WRAPPER_PREFIXES + TRAINER_PREFIXES)
+    parts = [name.split(".")[:-1] for name in bare]
+    shared = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    start = sum(len(level[0]) + 1 for level in shared)
+    return {name[start:]: value for name, value in bare.items()}
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,30 @@ def test_a_state_dict_is_found_inside_its_authors_wrapper(tmp_path, wrapper):
     assert equal(open_checkpoint(str(tmp_path / "a.pth")).state, network)
 
 
-def test_averaged_weights_are_preferred(tmp_path):
+def test_averaged_weights_are_preferred_and_named(tmp_path):
     averaged, raw = TinyNet(), TinyNet()
     torch.save({"params": raw.state_dict(), "params_ema": averaged.state_dict()}, tmp_path / "a.pth")
-    assert equal(open_checkpoint(str(tmp_path / "a.pth")).state, averaged)
+    said: list[str] = []
+    assert equal(open_checkpoint(str(tmp_path / "a.pth"), note=said.append).state, averaged)
+    assert "params_ema is taken, not params" in " ".join(said)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: {"G": s}, lambda s: {"gen": {"ours": s}}, lambda s: {"model_g": s}]
+)
+def test_the_only_weights_in_a_file_are_found_under_any_name(tmp_path, wrap):
+    network, said = TinyNet(), []
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+    settings = {"model": {"name": "tiny", "width": 3}, "optimizer": optimizer, "epoch": 3}
+    torch.save(settings | wrap(network.state_dict()), tmp_path / "a.pth")
+    assert equal(open_checkpoint(str(tmp_path / "a.pth"), note=said.append).state, network)
+    assert said == []
+
+
+def test_two_sets_of_weights_under_unknown_names_are_named(tmp_path):
+    content = {"first": TinyNet().state_dict(), "second": TinyNet().state_dict()}
+    with pytest.raises(CheckpointError, match=r"several sets of weights \(first, second\); save one"):
+        opened(tmp_path, content)
 
 
 def test_the_prefix_of_data_parallel_training_is_dropped(tmp_path):
@@ -317,7 +337,10 @@ def test_weights_that_match_nothing_in_the_network_are_refused(tmp_path):
 PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "netG.", *(f"{name}." for name in WRAPPERS))
 
 
-@pytest.mark.parametrize("prefix", [*PREFIXES, "netG.module.", "net_g.", "generator.", "params_ema.module."])
+@pytest.mark.parametrize(
+    "prefix",
+    [*PREFIXES, "netG.module.", "net_g.", "generator.", "params_ema.module.", "G.", "module.sr.net."],
+)
 @pytest.mark.parametrize(
     "wrap", [lambda s: s, lambda s: {"model": {"state_dict": s}}, lambda s: {"params_ema": s}]
 )

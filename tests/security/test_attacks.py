@@ -697,6 +697,15 @@ def test_a_checkpoint_that_contains_itself_is_refused(tmp_path, mark):
         open_checkpoint(str(tmp_path / "a.ckpt"))
 
 
+def test_a_checkpoint_that_contains_one_dict_a_million_times_is_refused_at_once(tmp_path, mark):
+    content: dict[str, object] = {"a": 1}
+    for _ in range(6):
+        content = {str(number): content for number in range(100)}
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        open_checkpoint(str(tmp_path / "a.ckpt"))
+
+
 def test_a_matlab_file_that_unpacks_to_a_gigabyte_is_refused(tmp_path, mark):
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(2**20)) for _ in range(100)) + packer.flush()

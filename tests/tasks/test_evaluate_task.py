@@ -308,7 +308,7 @@ def test_the_images_in_memory_do_not_grow_with_the_set(place, tmp_path, monkeypa
 
 
 KILLED = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 from torch.nn import functional
 from torch import nn
@@ -326,6 +326,7 @@ class Net(nn.Module):
         if not lr.is_meta:
             left -= 1
             if left == 0:
+                time.sleep(2)  # an image without its pictures, which a thread writes, is measured again
                 os.kill(os.getpid(), signal.SIGKILL)
         return functional.interpolate(lr, scale_factor=self.scale)
 """

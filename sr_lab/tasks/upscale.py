@@ -37,6 +37,7 @@ from sr_lab.system.devices import check_gpu, device_of, has_gpu
 from sr_lab.tasks import common
 from sr_lab.zoo import shipped
 
+_WITH_QUALITY: set[Format] = {"jpeg", "webp"}
 _FORMAT = 3  # part of every stamp: increase it when the same network gives a different file
 _SHOWN = 20  # skipped files that are listed one by one
 
@@ -80,7 +81,7 @@ class Manner:
             job: The image and its format.
             tiles: How the image was divided (`_tiles`).
         """
-        form = f"{job.form} {self.quality if job.form in ('jpeg', 'webp') else ''}"
+        form = f"{job.form} {self.quality if job.form in _WITH_QUALITY else ''}"
         return hashlib.sha256(f"{self.maker} {form} {tiles} {image}".encode()).hexdigest()
 
 
@@ -125,6 +126,12 @@ def _run(config: UpscaleConfig, folder: Path, overrides: Sequence[str]) -> dict[
         config.most_pixels,
     )
     jobs, failed = plan(found.images, folder, config, form, manner.max_pixels)
+    forms = {job.form for job in jobs}
+    if forms and is_set("quality", overrides) and not forms & _WITH_QUALITY:
+        raise ConfigError(
+            f"quality: is used by jpeg and webp, and the results are {' and '.join(sorted(forms))}; "
+            "add format=jpeg, or leave it out"
+        )
     runs = common.prepared(config, network).to(device_of(config.trainer.accelerator, config.trainer.devices))
     backend = f" {runs.network.backend}" if isinstance(runs.network, BackendNetwork) else ""
     if config.self_ensemble:

@@ -531,7 +531,7 @@ def test_the_rows_run_under_the_slurm_launcher_too_and_end_with_the_table(tmp_pa
     )
     assert done.returncode == 1, done.stderr
     place = tmp_path / "outputs" / "mine" / "table"
-    folders = {path.parent.name.split("_")[2]: path.parent for path in place.glob("*/config.yaml")}
+    folders = {path.name.split("_")[2]: path for path in place.glob("imdn_*")}
     states = {label: RunFolder(folder).state() for label, folder in folders.items()}
     assert states == {"000": "finished", "refused": "failed"}
     assert re.search(r"│ 000 +│ +x4 │ +\d", done.stdout)

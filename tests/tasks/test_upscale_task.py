@@ -486,6 +486,15 @@ def test_a_result_of_other_settings_is_neither_reused_nor_overwritten(photos, tm
     assert result.read_bytes() == before
 
 
+@pytest.mark.parametrize("form", ["auto", "png", "tiff"])
+def test_a_quality_that_no_result_has_is_refused(photos, tmp_path, form):
+    with pytest.raises(
+        ConfigError, match=r"quality: is used by jpeg and webp, and the results are (png|tiff)"
+    ):
+        run(photos / "colour.JPG", tmp_path / "big", f"format={form}", "quality=50")
+    assert not list(tmp_path.glob("big/*"))
+
+
 def test_the_limit_on_pixels_can_be_lifted(photos, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(photos / "colour.JPG", tmp_path / "big", "max_pixels=71")

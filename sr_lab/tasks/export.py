@@ -143,6 +143,10 @@ def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
         raise ConfigError(
             f"dtype: is only for an ONNX graph, got format={','.join(formats)}; add onnx, or leave it out"
         )
+    if size is not None and not {"onnx", "pt2"} & set(formats):
+        raise ConfigError(
+            f"size: is only for a graph, got format={','.join(formats)}; add onnx or pt2, or leave it out"
+        )
     exported: dict[Format, tuple[Path, Exported]] = {}
     failed = []
     for kind, path in paths.items():
@@ -265,7 +269,7 @@ def _images(source: Source) -> Images:
 def _size(config: ExportConfig) -> tuple[int, int] | None:
     if config.size is None:
         return None
-    height, width = config.size.split("x")
+    width, height = config.size.split("x")
     return int(height), int(width)
 
 

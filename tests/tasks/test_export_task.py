@@ -181,7 +181,7 @@ def test_an_official_checkpoint_keeps_its_licence_and_figures(tmp_path, weights_
 def fixed(ckpt, tmp_path_factory):
     """A graph for one size, in half precision."""
     folder = tmp_path_factory.mktemp("fixed")
-    run(folder, f"ckpt={ckpt}", "size=24x40", "dtype=float16")
+    run(folder, f"ckpt={ckpt}", "size=40x24", "dtype=float16")
     return folder
 
 
@@ -257,6 +257,10 @@ def test_a_format_that_fails_does_not_stop_the_others(tmp_path, capsys):
     ("words", "message"),
     [
         (("dtype=float16", "format=pt2"), "dtype: is only for an ONNX graph, got format=pt2"),
+        (
+            ("size=40x24", "format=[safetensors,official]"),
+            "size: is only for a graph, got format=safetensors,official",
+        ),
         (("size=24",), "size"),
         (("format=caffe",), "format"),
     ],

@@ -368,9 +368,9 @@ def test_export_writes_what_the_task_writes(tmp_path):
 
 
 def test_export_takes_the_height_and_width_of_a_fixed_image_like_a_tensor(tmp_path):
-    (file, card) = sr_lab.export(Repeat(), tmp_path, format="pt2", size=(6, 10))
-    assert "10x6 (width x height)" in card.read_text()
-    assert torch.export.load(file).module()(torch.rand(1, 3, 6, 10)).shape == (1, 3, 12, 20)
+    (file, card) = sr_lab.export(Repeat(), tmp_path, format="pt2", size=(20, 30))
+    assert "30x20 (width x height)" in card.read_text()
+    assert torch.export.load(file).module()(torch.rand(1, 3, 20, 30)).shape == (1, 3, 40, 60)
 
 
 def test_export_takes_a_network_and_reports_the_formats_that_failed(tmp_path):

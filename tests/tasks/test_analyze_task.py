@@ -98,7 +98,10 @@ def test_a_file_is_not_overwritten(place, tmp_path):
             ["kind=residual", "hr=null", "input={lr}", "benchmark.protocol=classic_y"],
             "benchmark: its protocol is used with an HR image, got none",
         ),
-        (["kind=lam", "crop=[0,0,9,9]", "crop_size=8"], "crop_size: is the size of the window that crop=auto chooses"),
+        (
+            ["kind=lam", "crop=[0,0,9,9]", "crop_size=8"],
+            "crop_size: is the size of the window that crop=auto chooses",
+        ),
         (["kind=errors", "hr=null", "input={lr}"], "hr: errors are differences from an HR image"),
     ],
 )

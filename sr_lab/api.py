@@ -137,7 +137,7 @@ def export(
     kinds = [format] if isinstance(format, str) else list(format)
     listed = kinds[0] if len(kinds) == 1 else f"[{','.join(kinds)}]"
     words = ["task=export", "output=exported", f"format={listed}", f"dtype={dtype}"]
-    words += [f"size={size[1]}x{size[0]}"] if size is not None else []
+    words += [f"size={size[0]}x{size[1]}"] if size is not None else []
     words += [f"scale={scale}"] if scale is not None else []
     words += [f"name={name}"] if name is not None else []
     is_bare = isinstance(model, str) and model in model_options()  # without weights, as bicubic is

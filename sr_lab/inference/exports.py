@@ -234,7 +234,7 @@ def as_official(network: nn.Module) -> Exported:
 
 
 def _refused(name: Format, network: nn.Module, why: str, size: tuple[int, int] | None) -> ConfigError:
-    instead = "try a fixed size (size=320x180), or " if size is None else ""
+    instead = "try a fixed size (size=180x320), or " if size is None else ""
     return ConfigError(
         f"format: {name}: {type(network).__name__} does not export ({why}); {instead}leave {name} out"
     )

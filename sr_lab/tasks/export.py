@@ -269,7 +269,7 @@ def _images(source: Source) -> Images:
 def _size(config: ExportConfig) -> tuple[int, int] | None:
     if config.size is None:
         return None
-    width, height = config.size.split("x")
+    height, width = config.size.split("x")
     return int(height), int(width)
 
 

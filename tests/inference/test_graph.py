@@ -89,7 +89,7 @@ def test_integers_fit_into_32_bits():
 
 def test_a_graph_that_gives_another_image_is_refused():
     with pytest.raises(
-        ConfigError, match=r"onnx: OddOnly does not export \(the graph differs by .*size=320x180"
+        ConfigError, match=r"onnx: OddOnly does not export \(the graph differs by .*size=180x320"
     ):
         as_onnx(OddOnly().eval(), RANDOM, {}, size=None, dtype="float32")
 
@@ -102,7 +102,7 @@ def test_a_network_that_torch_cannot_export_is_refused_with_the_reason(size):
     ):
         with pytest.raises(ConfigError, match=rf"{kind}: Unexportable .*data-dependent") as error:
             refused(Unexportable().eval())
-        assert ("size=320x180" in str(error.value)) == (size is None)
+        assert ("size=180x320" in str(error.value)) == (size is None)
 
 
 def test_the_reason_names_the_operation_that_stands_in_the_way():

@@ -181,7 +181,7 @@ def test_an_official_checkpoint_keeps_its_licence_and_figures(tmp_path, weights_
 def fixed(ckpt, tmp_path_factory):
     """A graph for one size, in half precision."""
     folder = tmp_path_factory.mktemp("fixed")
-    run(folder, f"ckpt={ckpt}", "size=40x24", "dtype=float16")
+    run(folder, f"ckpt={ckpt}", "size=24x40", "dtype=float16")
     return folder
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -140,6 +141,7 @@ def card(
 ) -> str:
     """The model card."""
     own = read_run(run)
+    model: Any = own.settings["model"]
     lines = []
     for set_name, (psnr, ssim) in figures.items():
         printed = [f"{value:.2f}" if set_name == "Set5" else "-" for value in PRINTED[scale]]
@@ -153,8 +155,8 @@ def card(
     return CARD.format(
         name=name,
         scale=scale,
-        width=own.settings.get("model.num_feat"),
-        depth=own.settings.get("model.num_block"),
+        width=model["num_feat"],
+        depth=model["num_block"],
         size=f"{num_params(network):,}",
         figures="\n".join(lines),
         seconds=f"{seconds_per_megapixel(network, scale):.2f}",

@@ -37,6 +37,7 @@ SCALE = 4
 BATCH_SIZE = 64
 LR_PATCH_SIZE = 64
 STEPS = 10  # steps in one run
+WORKERS = min(4, os.cpu_count() or 1)  # of the loader
 LR_SIZE = (180, 320)  # height and width of the latency benchmark's image, which x4 makes 1280x720
 _HALF: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -300,7 +301,7 @@ def _data_wait(model: str, workspace: Path, device: str) -> Benchmark:
     def from_loader() -> float:
         dataset = _training_set(workspace / "images")
         sampler = StreamSampler(lambda: 0, batch_size=BATCH_SIZE, rank=0, world=1)
-        return train(patch_loader(dataset, sampler, num_workers=min(4, os.cpu_count() or 1), pin=on_gpu))
+        return train(patch_loader(dataset, sampler, num_workers=WORKERS, pin=on_gpu))
 
     def from_memory() -> float:
         return train(

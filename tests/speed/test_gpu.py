@@ -27,7 +27,14 @@ def test_no_benchmark_is_defined_without_a_gpu(tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """Use sizes so small that the benchmarks take little time."""
-    sizes = {"MODELS": ["edsr_shallow"], "SCALE": 2, "BATCH_SIZE": 1, "LR_PATCH_SIZE": 8, "STEPS": 1}
+    sizes = {
+        "MODELS": ["edsr_shallow"],
+        "SCALE": 2,
+        "BATCH_SIZE": 1,
+        "LR_PATCH_SIZE": 8,
+        "STEPS": 1,
+        "WORKERS": 0,
+    }
     for name, value in (sizes | {"PRECISIONS": ["fp32", "bf16"], "LR_SIZE": (8, 8)}).items():
         monkeypatch.setattr(gpu, name, value)
 

@@ -32,7 +32,7 @@ test test-slow chaos: export OMP_NUM_THREADS ?= 1
 # Without compiled files, each process of the tests compiles them again, which takes half a minute in all.
 test test-slow chaos: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(STAMP) ## run the default tests (about 9 minutes on 2 cores)
+test: $(STAMP) ## run the default tests (about 8 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 12
 
 test-slow: $(STAMP) ## run the slow tests: compilation of whole networks, learning

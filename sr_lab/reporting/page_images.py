@@ -91,7 +91,7 @@ def albums(found: Sequence[Picture]) -> tuple[list[Album], str]:
                 made.append(album(replace(picture, results=(picture.results[0], *results)), side))
     remarks = []
     if any(one.overview is not None for one in made):
-        remarks.append("of a large image, only the part in which the methods differ most is shown")
+        remarks.append("large images are cut to the part in which the methods differ most")
     if left_out["images"]:
         remarks.append(
             f"{left_out['images']} of {len(found)} images, on which they differ least, are left out"

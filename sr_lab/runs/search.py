@@ -24,10 +24,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
 
 from sr_lab import files
 from sr_lab.config.compose import NOT_OF_A_ROW, load_trial, without_search
@@ -258,8 +260,9 @@ def _open(path: Path, pruner: BasePruner) -> optuna.Study:
     """The study in a file, in which Optuna stores only numbers, names and JSON."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
+        url = URL.create("sqlite", database=str(path)).render_as_string()  # quotes special characters
         return optuna.create_study(
-            storage=URL.create("sqlite", database=str(path)).render_as_string(),  # quotes special characters
+            storage=RDBStorage(url, engine_kwargs={"poolclass": NullPool}),  # keeps no connection open
             study_name="search",  # a fixed name, since the folder may be moved
             direction="maximize",
             pruner=pruner,

@@ -241,6 +241,8 @@ def test_more_trials_continue_the_same_study(search):
     code, said, again, _ = search("a", "hparams_search.trials=2")
     assert (code, again, len(begun(folder))) == (0, trials, 2)
     assert "2 trials: 2 finished" in said
+    if (files := Path("/proc/self/fd")).is_dir():
+        assert not [file for file in files.iterdir() if file.resolve() == folder / "study.db"]
 
 
 def test_a_search_on_other_images_than_those_of_its_trials_is_refused(search):

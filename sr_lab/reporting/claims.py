@@ -18,6 +18,11 @@ from sr_lab.reporting.significance import MIN_IMAGES, holm, per_image, signed_ra
 Verdict: TypeAlias = Literal["holds", "undecided", "reversed"]
 _LEVEL = 0.05
 _WORDS = ("paper", "table", "better", "worse", "claim", "set")
+_NUMBERS = (
+    "difference",
+    "std",
+    "p",
+)  # a text that begins with a minus would be written as a cell that is no formula
 
 
 @dataclass(frozen=True)
@@ -147,11 +152,9 @@ def _corrected(findings: Sequence[Finding]) -> list[Finding]:
 def write_findings(findings: Iterable[Finding], root: Path) -> Path:
     """Add to ``<root>/ledger/results.csv``; a finding replaces the earlier one of its claim and budget."""
     path = root / "ledger" / "results.csv"
-    known: dict[tuple[str, ...], Mapping[str, object]] = {_key(row): row for row in read_findings(root)}
-    for finding in findings:
-        row = asdict(finding)
-        row |= {key: float(f"{row[key]:.4g}") for key in ("difference", "std", "p")}
-        known[_key(row)] = row
+    known: dict[tuple[str, ...], Mapping[str, object]] = {}
+    for row in [*read_findings(root), *map(asdict, findings)]:
+        known[_key(row)] = row | {key: float(f"{float(row[key]):.4g}") for key in _NUMBERS}
     files.write(path, csv_text(COLUMNS, [known[key] for key in sorted(known)]))
     return path
 

@@ -64,6 +64,9 @@ def test_findings_replace_earlier_ones_and_fill_the_table(tmp_path):
         "| osffnet | the rate alone helps | control | +0.50 ± 0.00 | 3 | 0.016 | holds |",
         r"| osffnet | all three \| help | +0.20 (Set14) | -0.20 ± 0.00 | 3 | 0.016 | reversed |",
     ]
+    written = (tmp_path / "ledger" / "results.csv").read_text()
+    claims.write_findings([], tmp_path)
+    assert (tmp_path / "ledger" / "results.csv").read_text() == written
 
 
 PRINTED = [claim for claim in claims.read_claims(experiments_dir()) if claim.printed is not None]

@@ -18,11 +18,7 @@ from sr_lab.reporting.significance import MIN_IMAGES, holm, per_image, signed_ra
 Verdict: TypeAlias = Literal["holds", "undecided", "reversed"]
 _LEVEL = 0.05
 _WORDS = ("paper", "table", "better", "worse", "claim", "set")
-_NUMBERS = (
-    "difference",
-    "std",
-    "p",
-)  # a text that begins with a minus would be written as a cell that is no formula
+_NUMBERS = ("difference", "std", "p")
 
 
 @dataclass(frozen=True)
@@ -154,6 +150,7 @@ def write_findings(findings: Iterable[Finding], root: Path) -> Path:
     path = root / "ledger" / "results.csv"
     known: dict[tuple[str, ...], Mapping[str, object]] = {}
     for row in [*read_findings(root), *map(asdict, findings)]:
+        # As a text, a negative number would be escaped like a formula.
         known[_key(row)] = row | {key: float(f"{float(row[key]):.4g}") for key in _NUMBERS}
     files.write(path, csv_text(COLUMNS, [known[key] for key in sorted(known)]))
     return path

@@ -32,7 +32,8 @@ def run(config: ComplexityConfig, folder: Path, overrides: Sequence[str]) -> Non
     """Count and measure, and write the figures into the run folder.
 
     Raises:
-        ConfigError: A setting of the plot is given, which only a multirun draws; or there is no such device.
+        ConfigError: ``psnr_set`` or ``runs`` is given, but only a multirun draws a plot; or the device is
+            missing.
     """
     common.refuse_alone(("psnr_set", "runs"), overrides)
     check_gpu(config.trainer.accelerator, config.trainer.devices)

@@ -177,7 +177,7 @@ def own_runs(config: PicturedConfig) -> list[Run]:
 
 
 def _trained(config: PicturedConfig, scale: int) -> list[Run]:
-    """The finished training runs of ``own_runs`` at a scale; prints a line if there are none."""
+    """The finished training runs in ``own_runs`` at a scale; says so if there are none."""
     found = [run for run in own_runs(config) if not run.problem and run.scale == scale and _has_weights(run)]
     if not found and config.own_runs is not None:
         missing = f"own_runs: there is no finished training at x{scale} in {where_to_train(config, scale)}"

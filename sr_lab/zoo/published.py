@@ -24,7 +24,7 @@ class Published:
     Args:
         model: Value of ``model=``.
         scale: Upscaling factor; some files serve several.
-        num_params: Number of parameters of our network, a file with several scales has more.
+        num_params: Number of parameters of our network; a file with several scales has more.
         repository: ``owner/name`` on GitHub.
         commit: The commit that has the file.
         path: Path of the file in the repository.

@@ -44,6 +44,7 @@ from sr_lab.config.typed import for_help, understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
+from sr_lab.system.imports import without_collecting
 
 
 @dataclass
@@ -187,7 +188,8 @@ def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
     validates = isinstance(config, TrainConfig) and (config.validation.sets or config.validation_images)
     if not (validates or isinstance(config, EvaluateConfig)):
         return config
-    from sr_lab.runs import measured  # imports torch
+    with without_collecting():
+        from sr_lab.runs import measured  # imports torch
 
     return measured.complete(config, overrides)
 

@@ -1,5 +1,6 @@
 """How far a long piece of work has come: a bar on a terminal, and a line a minute in a pipe or a log file."""
 
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -88,7 +89,7 @@ class Progress:
         if not (self._is_drawn or self.is_due):
             return
         self._shown = now
-        parts = [f"{done:.0f}/{self.total:.0f} {self.unit}"]
+        parts = [f"{math.floor(done)}/{self.total:.0f} {self.unit}"]
         before, share = self._share_before, done / self.total if share is None else share
         begun = self._before / self.total if before is None else before
         if done >= self.total:

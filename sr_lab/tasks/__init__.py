@@ -16,6 +16,7 @@ from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep
 from sr_lab.system import interrupts
+from sr_lab.system.imports import without_collecting
 
 
 def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
@@ -26,7 +27,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
         folder: The run folder, which `refuse_another` has passed; for ``report``, the folder of runs.
         overrides: Overrides of the command line.
     """
-    task = importlib.import_module(f"sr_lab.tasks.{config.task}")
+    with without_collecting():
+        task = importlib.import_module(f"sr_lab.tasks.{config.task}")
     _quiet_libraries()  # after Lightning is imported, since it sets its own level
     if isinstance(config, TrainConfig):  # a training run ends after its step, see `system.signals`
         interrupts.as_exception()

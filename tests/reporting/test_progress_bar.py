@@ -59,6 +59,14 @@ def test_the_time_left_counts_only_the_work_since_the_start(clock):
     assert console.file.getvalue() == "150/200 steps, 1:40 left\n"
 
 
+def test_work_that_is_under_way_is_not_counted_as_done(clock):
+    console = Console(file=io.StringIO(), width=80)
+    with Progress(1, "images", console=console) as shown:
+        clock[0] += 75
+        shown.update(0.75)
+    assert console.file.getvalue() == "0/1 images, 0:25 left\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(12.4, "0:12"), (59.7, "1:00"), (17_999, "4:59:59"), (183_600, "2 d 3 h")]
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sr_lab.inference.upscaling import upscale_batch
 from sr_lab.layers.network import min_size_of, num_image_ch, scale_of
-from sr_lab.ops.complexity import multi_adds, peak_memory
+from sr_lab.ops.complexity import largest_result, multi_adds, peak_memory
 
 _IMRESIZE_REACH = 2  # LR pixels on each side that `imresize` reads, for the chroma of a luma network
 _SIDES = (48, 96)  # sides of the LR images for which costs are counted
@@ -50,18 +50,26 @@ def measured_scale(network: nn.Module) -> int:
 @_once_per_network
 def bytes_per_pixel(network: nn.Module) -> float:
     """Peak memory for each LR pixel of a colour image, including the conversion of its colours."""
-    in_float32, scale = _ColourToDouble(copy.deepcopy(network).float()), measured_scale(network)
-    weights = sum(value.nbytes for value in [*in_float32.parameters(), *in_float32.buffers()])
-    memory = peak_memory(in_float32, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
+    whole, scale = _ColourToDouble(network), measured_scale(network)
+    weights = sum(value.nbytes for value in [*whole.parameters(), *whole.buffers()])
+    memory = peak_memory(whole, scale=scale, hr_size=(scale * _SIDES[1],) * 2)
     return (memory - weights) / _SIDES[1] ** 2
 
 
+@_once_per_network
+def bytes_of_a_result(network: nn.Module) -> float:
+    """Memory of the network's largest intermediate result, or of its output, for each LR pixel."""
+    scale = measured_scale(network)
+    size = (scale * _SIDES[1],) * 2
+    return largest_result(copy.deepcopy(network).float(), scale=scale, hr_size=size) / _SIDES[1] ** 2
+
+
 class _ColourToDouble(nn.Module):
-    """The whole computation on a colour image before its result is rounded."""
+    """The whole computation on a colour image, in float32, before its result is rounded."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = copy.deepcopy(network).float()
 
     def forward(self, lr: Tensor) -> Tensor:
         return upscale_batch(self.network, lr).double()

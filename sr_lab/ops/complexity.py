@@ -88,11 +88,20 @@ def peak_memory(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_S
     Counts weights and intermediate results as eager PyTorch keeps them on the CPU, without the kernels'
     workspace. Nothing is computed: fake tensors carry the sizes.
     """
-    model = copy.deepcopy(model).cpu().eval()
     weights: int = sum(value.nbytes for value in [*model.parameters(), *model.buffers()])
+    return weights + _live_memory(model, scale, hr_size).peak
+
+
+def largest_result(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = HR_SIZE) -> int:
+    """Bytes of the largest intermediate result or output, counted like `peak_memory`."""
+    return _live_memory(model, scale, hr_size).largest
+
+
+def _live_memory(model: nn.Module, scale: int, hr_size: tuple[int, int]) -> "_LiveMemory":
+    model = copy.deepcopy(model).cpu().eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _LiveMemory() as memory:
         model(lr_image(model, scale, "cpu", hr_size))
-    return int(weights + memory.peak)
+    return memory
 
 
 class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -102,6 +111,7 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
+        self.largest = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(
@@ -124,6 +134,7 @@ class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.add(identifier)
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
+        self.largest = max(self.largest, storage.nbytes())
         weakref.finalize(storage, self._forget, identifier, storage.nbytes())
 
     def _forget(self, identifier: int, size: int) -> None:

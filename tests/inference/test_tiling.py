@@ -12,9 +12,10 @@ import sr_lab
 from sr_lab.checkpoints.catalogue import Entry
 from sr_lab.errors import ConfigError
 from sr_lab.inference import tiling
+from sr_lab.inference.footprint import reach
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.network import num_image_ch
-from sr_lab.ops.complexity import peak_memory
+from sr_lab.ops.complexity import largest_result, peak_memory
 
 
 class Chain(nn.Module):
@@ -109,9 +110,36 @@ def test_tiles_fit_into_the_available_memory(name, size):
 def test_tiles_take_half_of_the_free_gpu_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * 2**30, 80 * 2**30))
     network = built("imdn", num_feat=16)
-    weight = types.SimpleNamespace(is_cuda=True, device=torch.device("cuda:0"))
+    weight = types.SimpleNamespace(device=torch.device("cuda:0"))
     monkeypatch.setattr(network, "parameters", lambda: iter([weight]))
     assert Tiled(network).memory == 20 * 2**30
+
+
+def side_of_a_tile(network):
+    (rows, columns), *_ = (piece.read for piece in Tiled(network).pieces(4000, 4000))
+    return max(rows.stop - rows.start, columns.stop - columns.start)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("imdn_rtc", 2), ("fsrcnn", 2), ("fsrcnn", 4), ("srcnn", 2)])
+def test_results_of_a_tile_on_a_cpu_are_small_enough_for_their_memory_to_be_used_again(name, scale):
+    network = built(name, scale)
+    side = side_of_a_tile(network)
+    assert largest_result(network, scale=scale, hr_size=(scale * side,) * 2) < 32 * 2**20
+    assert math.prod((side - 2 * reach(network),) * 2) * 1.25 >= side**2  # the overlap costs little
+
+
+@pytest.mark.parametrize("name", ["carn_m", "span", "vdsr"])
+def test_tiles_of_a_cpu_stay_large_if_the_overlap_of_smaller_tiles_would_cost_more(name):
+    network = built(name)
+    assert largest_result(network, scale=2, hr_size=(2 * side_of_a_tile(network),) * 2) > 32 * 2**20
+
+
+def test_tiles_on_a_gpu_are_as_large_as_its_memory_allows(monkeypatch):
+    network = built("imdn_rtc")
+    on_the_cpu = side_of_a_tile(network)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 2**30, 8 * 2**30))
+    monkeypatch.setattr(Tiled, "_device", torch.device("cuda:0"))
+    assert side_of_a_tile(network) > 1.5 * on_the_cpu
 
 
 def test_every_pixel_is_written_once():

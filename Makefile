@@ -27,16 +27,17 @@ setup: $(STAMP) ## create .venv and install the pinned dependencies
 demo: $(STAMP) ## train a small network on photographs (3 to 7 minutes on 2 cores) and print the table
 	$(BIN)/python -m sr_lab experiment=demo
 
-# Runs two tests at a time, with one thread each: more threads than cores slow small networks a hundredfold.
+# One thread for each test: more threads than cores slow small networks a hundredfold. Three tests at a time on two
+# cores, since many wait for a signal, a lock or another process.
 test test-slow chaos: export OMP_NUM_THREADS ?= 1
 # Without compiled files, each process of the tests compiles them again, which takes half a minute in all.
 test test-slow chaos: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(STAMP) ## run the default tests (about 8 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 12
+test: $(STAMP) ## run the default tests (about 6 minutes on 2 cores)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 test-slow: $(STAMP) ## run the slow tests: compilation of whole networks, learning
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m slow
 
 chaos: $(STAMP) ## kill runs thousands of times (takes hours) and store what was lost in experiments/reliability
 	SR_LAB_CHAOS=1 $(BIN)/python -m pytest -m slow tests/reliability

@@ -140,8 +140,9 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported out of the searches for garbage: they took a tenth of the time of the tests."""
+    """Collect it less often from now on, and not among what was imported: it took a sixth of the time."""
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 

@@ -99,7 +99,8 @@ def largest_result(model: nn.Module, *, scale: int, hr_size: tuple[int, int] = H
 
 def _live_memory(model: nn.Module, scale: int, hr_size: tuple[int, int]) -> "_LiveMemory":
     model = copy.deepcopy(model).cpu().eval()
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _LiveMemory() as memory:
+    memory = _LiveMemory()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), memory:
         model(lr_image(model, scale, "cpu", hr_size))
     return memory
 

@@ -30,7 +30,6 @@ SUFFIXES: Mapping[Format, str] = {
     "safetensors": ".safetensors",
     "official": "_official.pth",
 }
-_LARGEST_DIFFERENCE = 1e-4  # of an image in [0, 1]; for larger values, relative to the maximum
 _LARGEST_PSNR_DIFFERENCE = 0.001  # dB
 _RANDOM = "random images"
 _ROUNDS = 3  # of each timing; the fastest counts
@@ -244,7 +243,7 @@ def _refuse_other_images(
     name: Format, network: nn.Module, checked: Checked, size: tuple[int, int] | None
 ) -> None:
     psnr = checked.psnr_difference or 0.0
-    if not (checked.difference <= _LARGEST_DIFFERENCE and psnr <= _LARGEST_PSNR_DIFFERENCE):
+    if not (checked.difference <= backends.LARGEST_DIFFERENCE and psnr <= _LARGEST_PSNR_DIFFERENCE):
         raise _refused(name, network, f"the graph {checked}", size)
 
 

@@ -129,6 +129,11 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         """``index % length``, where the length may depend on the image."""
         return op.Mod(self, op.CastLike(other, self))
 
+    def floor_divide(self: Any, other: Any) -> Any:
+        """``length // 4`` rounds down; ONNX rounds towards zero, which differs for ``-length // 4``."""
+        divisor = op.CastLike(other, self)
+        return op.Div(op.Sub(self, op.Mod(self, divisor)), divisor)
+
     def right_shift(self: Any, other: int) -> Any:
         """``length >> 3``."""
         return op.Div(self, op.Constant(value_int=1 << other))
@@ -155,6 +160,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         aten._upsample_bicubic2d_aa.default: upsample_bicubic2d_aa,
         aten.remainder.Scalar: remainder,
+        operator.floordiv: floor_divide,
         operator.rshift: right_shift,
     }
 

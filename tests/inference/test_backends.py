@@ -122,9 +122,7 @@ def test_a_repeated_size_gives_the_same_image_as_torch(backend, cache_dir):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    "size", [(24, 24), (25, 27), (37, 41), (9, 7)]
-)  # the last is empty or shorter
+@pytest.mark.parametrize("size", [(24, 24), (25, 27), (37, 41), (9, 7)])  # the last is empty or shorter
 def test_segments_of_every_length_give_the_same_image_as_torch(backend, size, cache_dir):
     """OpenVINO cannot compile for one size if the last segment is empty, so its graph for any size runs."""
     network = Attends().eval()

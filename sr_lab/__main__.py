@@ -3,10 +3,11 @@
 Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
-from sr_lab.system import interrupts
+from sr_lab.system import garbage, interrupts
 
 if __name__ == "__main__":
     interrupts.end_at_once()
+    garbage.collect_later()
 
 import sys
 
@@ -44,7 +45,6 @@ from sr_lab.config.typed import for_help, understood
 from sr_lab.errors import MACHINE_ERRORS, ConfigError, DistributedError
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import launchers, sweep
-from sr_lab.system.imports import without_collecting
 
 
 @dataclass
@@ -122,6 +122,7 @@ class CommandLine:
                 from sr_lab.runs import search  # imports Optuna, which only a search needs
 
                 interrupts.as_exception()
+                garbage.collect()
                 self.searched.append(search.run(config, composed, folder, overrides))
             elif isinstance(config, TrainConfig) and in_multirun:
                 self.queue.append(sweep.enqueue(config, folder, overrides))
@@ -143,6 +144,7 @@ class CommandLine:
 
     def finish(self) -> int:
         """Do the work that the jobs postponed, and return the exit code."""
+        garbage.collect()
         if self.errors:  # no job of a multirun starts if any of its configurations is wrong
             raise self.errors[0]
         if self.planned:
@@ -188,8 +190,7 @@ def _complete(config: Config, overrides: tuple[str, ...]) -> Config:
     validates = isinstance(config, TrainConfig) and (config.validation.sets or config.validation_images)
     if not (validates or isinstance(config, EvaluateConfig)):
         return config
-    with without_collecting():
-        from sr_lab.runs import measured  # imports torch
+    from sr_lab.runs import measured  # imports torch
 
     return measured.complete(config, overrides)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from hydra.core.singleton import Singleton
 
 from sr_lab.config.compose import load
 from sr_lab.config.identity import register_resolvers
@@ -51,9 +52,17 @@ def _contents() -> dict[Path, tuple[int, int]]:
 
 
 @pytest.fixture
-def program_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test call the program's ``main``: what it changes in Hydra is undone afterwards."""
+def program_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a test call the program's ``main``: what it changes outside itself is undone afterwards."""
     composing.unwrap(monkeypatch)
+    environment, hydra_state = dict(os.environ), Singleton.get_state()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    Singleton.set_state(hydra_state)
 
 
 @pytest.fixture(scope="session")

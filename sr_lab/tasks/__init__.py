@@ -15,8 +15,7 @@ from sr_lab.config.recorded import hash8, record
 from sr_lab.config.schema import Config, TrainConfig
 from sr_lab.run_folder import RunFolder
 from sr_lab.runs import sweep
-from sr_lab.system import interrupts
-from sr_lab.system.imports import without_collecting
+from sr_lab.system import garbage, interrupts
 
 
 def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
@@ -27,8 +26,8 @@ def run(config: Config, folder: Path, overrides: Sequence[str]) -> None:
         folder: The run folder, which `refuse_another` has passed; for ``report``, the folder of runs.
         overrides: Overrides of the command line.
     """
-    with without_collecting():
-        task = importlib.import_module(f"sr_lab.tasks.{config.task}")
+    task = importlib.import_module(f"sr_lab.tasks.{config.task}")
+    garbage.collect()
     _quiet_libraries()  # after Lightning is imported, since it sets its own level
     if isinstance(config, TrainConfig):  # a training run ends after its step, see `system.signals`
         interrupts.as_exception()

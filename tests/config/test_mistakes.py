@@ -1,13 +1,9 @@
 """What a user may well type, and what the answer must say; paths and settings that are taken as they are."""
 
-import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 
 from sr_lab import __main__ as program
 from sr_lab import tasks
@@ -133,7 +129,7 @@ MISTAKES = {
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program_in_this_process: None) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program_in_this_process: None) -> Path:
     """A folder with an image, where the program runs in this process, and starts no task."""
     monkeypatch.chdir(tmp_path)
     for variable in ("SR_LAB_DATA", "SR_LAB_OUTPUT", "LOCAL_RANK"):
@@ -141,12 +137,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program_in_this_proce
     monkeypatch.setenv("SR_LAB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.png").write_bytes(b"")
-    environment = dict(os.environ)
-    yield tmp_path
-    os.environ.clear()
-    os.environ.update(environment)
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
+    return tmp_path
 
 
 @pytest.fixture

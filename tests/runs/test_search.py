@@ -14,7 +14,6 @@ import hydra
 import optuna
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 
 from sr_lab import __main__ as command_line
 from sr_lab.config.compose import load
@@ -153,7 +152,6 @@ def command(monkeypatch, capsys, program_in_this_process):
     """Run the command line in this process with the training runs above; return exit code and output."""
     monkeypatch.setattr(sweep, "command", lambda folder, _: [sys.executable, "-c", TRAINING, str(folder)])
     monkeypatch.delenv("SR_LAB_OUTPUT", raising=False)
-    before = Singleton.get_state()
 
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["sr_lab", *words])
@@ -161,8 +159,7 @@ def command(monkeypatch, capsys, program_in_this_process):
         said = capsys.readouterr()
         return code, said.out + said.err
 
-    yield run
-    Singleton.set_state(before)
+    return run
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ TRAINER_PREFIXES = tuple(f"{name}." for name in _WRAPPERS)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights by name, and how to build their network if the file says so."""
+    """Weights by name, and the description of their network if the file has one."""
 
     path: Path
     state: dict[str, Tensor]
@@ -105,7 +105,7 @@ def open_checkpoint(
             several = f"'{file}' holds several sets of weights"
             if first not in _WRAPPERS:
                 raise CheckpointError(f"{key}: {several} ({', '.join([first, *others])}); save one of them")
-            note(f"{several}; {first} is taken, not {' or '.join(others)}")
+            note(f"{several}; {first} is used, not {' or '.join(others)}")
         content = content[sets[0]]
     if not _is_state(content):
         raise CheckpointError(f"{key}: '{file}' holds no state dict of weights; give a file that does")
@@ -179,17 +179,22 @@ def _read(file: Path, key: str) -> Any:
         # A failing disk says nothing about the file; EINVAL comes from positions in a damaged file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise FaultError(
-                f"{key}: cannot read '{file}': {error.strerror}; fix that and start again, or do without it"
+                f"{key}: cannot read '{file}': {error.strerror}; "
+                "correct that and start again, or use another file"
             ) from error
         needs = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch names what a pickle asks for
+        kind = type(error).__name__
+        what = f"is damaged, or opening it would run code, so it is refused ({kind})"
         if needs:
-            what = f"would have to run code to open, {needs[1]}, which is refused"
-        else:
-            what = f"is damaged or would have to run code to open, which is refused ({type(error).__name__})"
-        if not needs and is_text(file):
+            what = f"is refused, since opening it would run code ({needs[1]})"
+        elif is_text(file):
             raise CheckpointError(
                 f"{key}: '{file}' is a text file, not a checkpoint; "
                 "give a .ckpt, .pt, .pth or .safetensors file"
+            ) from error
+        elif isinstance(error, safetensors.SafetensorError):
+            raise CheckpointError(
+                f"{key}: '{file}' is damaged ({kind}); download or copy it again"
             ) from error
         raise CheckpointError(
             f"{key}: '{file}' {what}; save it again as a plain state dict or as safetensors"
@@ -240,7 +245,7 @@ def _check_zip(file: Path, key: str) -> None:
         if len(names) < len(entries) or folders or size > file.stat().st_size:
             raise ValueError("not an archive that torch wrote")
         if archive.testzip() is not None:
-            raise CheckpointError(f"{key}: '{file}' is damaged, a CRC in it is wrong; take another copy")
+            raise CheckpointError(f"{key}: '{file}' is damaged (a CRC in it is wrong); use another copy")
 
 
 def is_plain(value: object) -> bool:

@@ -126,9 +126,9 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, *, key: str = "ckpt
 
 # What to do about a checkpoint with only one kind of problem.
 _REMEDIES = {
-    "missing": "set model and scale to those of the checkpoint, or take a complete file",
+    "missing": "set model and scale to those of the checkpoint, or use a complete file",
     "unexpected": "remove from the file what is unexpected, or build the network that has it",
-    "of another type or not finite": "take another copy of the file",
+    "of another type or not finite": "use another copy of the file",
 }
 
 

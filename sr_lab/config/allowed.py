@@ -156,7 +156,7 @@ DESCRIBED = {slot.place.partition(".")[0] for slot in SLOTS.values() if slot.pla
 # Lightning's callbacks that do not fit an endless stream of samples and an exact resume, with what to use.
 INSTEAD = {
     "StochasticWeightAveraging": "its average is not tested and cannot be resumed; use ema_decay=0.999",
-    "LearningRateFinder": "it trains before the training, which a resumed run would not repeat; compare "
+    "LearningRateFinder": "it trains before the run starts, which a resumed run would not repeat; compare "
     "values with -m learning_rate=1e-4,2e-4,5e-4 budget.max_steps=2000, or use hparams_search=optuna",
     "BatchSizeFinder": "batch_size is part of the recipe, and its result would depend on the memory of the "
     "device; if memory is short, keep batch_size and set trainer.accumulate_grad_batches=2",

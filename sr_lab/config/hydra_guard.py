@@ -100,7 +100,7 @@ def guarded(composed: Callable[[DictConfig], object] = lambda _: None) -> Iterat
             return read(source, config_path)
         path = Path(source.path, config_path.removesuffix(".yaml") + ".yaml")
         if config_path.startswith("hydra/"):
-            raise ConfigError(f"{path}: options of Hydra may not come from a file; remove it")
+            raise ConfigError(f"{path}: a file may not contain options of Hydra; remove this one")
         if path.is_file():
             folder = Path(source.path).resolve()
             if not path.resolve().is_relative_to(folder) and folder != conf_dir():  # installers link ours
@@ -167,8 +167,8 @@ _KNOWN = re.compile(
     r"\$\{(?=[\w.@/\[\]-]+\}|(?:rows|run_dir|sweep_dir|run_folder|lr_side|share|rest|now|hydra"
     r"|oc\.select):|oc\.env:SR_LAB_\w*[,}])"
 )
-# Any other $ before punctuation: this includes $\{, since Hydra removes the escape in a row or in a sweep's
-# axis, and a lone $, since another value could add the brace.
+# Any other $ before punctuation. A $\{ counts, since Hydra removes the escape in a row or in a sweep's axis;
+# so does a $ alone, since another value could add the brace.
 _OTHER = re.compile(r"\$(?!\w)")
 
 

@@ -96,7 +96,7 @@ def _of_task(config: Config) -> Node:
         return {"task": config.task, "only": sorted(config.only)}
     if isinstance(config, MeasureConfig):
         folders = {"sr": _images("sr_dir", config.sr_dir), "hr": _images("hr_dir", config.hr_dir)}
-        # The folders count as typed, since two programs may give the same images and are still two rows.
+        # The folders' names count too: two programs that give the same images are still two rows.
         typed = {"task", "scale", "crop", "colour", "sr_dir", "hr_dir"}
         return config.model_dump(include=typed) | folders
     values = {"task": config.task} | config.model_dump(include=set(MEASURING))

@@ -7,7 +7,7 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 # Settings that say where files are written, besides those of callbacks, loggers and the profiler, and LIMIT.
-# The command line gives them, or they have our own value; task=prepare also writes to paths.data_dir.
+# A file may not change their defaults, only the command line may. task=prepare also writes to paths.data_dir.
 LIMIT = "max_pixels"  # protects from strangers' images
 WRITTEN = (
     *("paths.output_dir", "paths.cache_dir", "dataset.cache_dir"),

@@ -30,7 +30,7 @@ _VALUED = (
     "-p",
     "-c",
 )
-# Other programs take a recipe's file by these names.
+# Other programs have these names for the option that takes a recipe's file.
 _RECIPES = ("opt", "option", "options", "config", "conf", "cfg_path")
 _OTHERS = (
     "--help",
@@ -103,7 +103,7 @@ def as_typed(override: str) -> str:
     return bare if _takes_more(bare.partition("=")[0]) else override
 
 
-# Dictionaries in which the user chooses the keys; a typed one joins the one that is there, as in Hydra.
+# Dictionaries in which the user chooses the keys; what is typed is merged into them, as in Hydra.
 _OPEN = ("rows", "hparams_search.space")
 
 

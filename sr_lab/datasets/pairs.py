@@ -59,7 +59,7 @@ class PairDataset(Dataset[PatchBatch]):
                 "an IterableDataset" if isinstance(dataset, IterableDataset) else "a Dataset without __len__"
             )
             raise ConfigError(
-                f"dataset: {self.name} is {kind}, whose pairs have no numbers; derive it from "
+                f"dataset: {self.name} is {kind}, whose pairs cannot be read by number; derive it from "
                 "torch.utils.data.Dataset, with __len__ and __getitem__"
             )
         self.dataset = dataset

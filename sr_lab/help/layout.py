@@ -26,7 +26,7 @@ def as_markdown() -> Iterator[None]:
 
 
 def is_markdown() -> bool:
-    """Whether the text becomes a document, which says nothing about this machine."""
+    """Whether the text is for a document, which must not mention this machine."""
     return _markdown.get()
 
 

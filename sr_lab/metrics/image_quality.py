@@ -51,7 +51,7 @@ class MeanOverImages(Metric):
         if not bool((self.measured == 1).all()):
             left_out, twice = int((self.measured == 0).sum()), int((self.measured > 1).sum())
             raise DataError(
-                f"metrics: of {len(self.measured)} images {left_out} were not measured "
-                f"and {twice} more than once"
+                f"metrics: {left_out} of {len(self.measured)} images were not measured, "
+                f"and {twice} were measured more than once"
             )
         return self.values.mean()

@@ -61,8 +61,8 @@ class ShallowEDSR(SRNetwork):
         super().__init__(scale=scale)
         if attention == "none" and not share_attention:
             raise ConfigError(
-                "edsr_shallow: share_attention=false has nothing to act on with attention=none; "
-                "allowed: attention=ca, cca, sa, esa; name one or drop share_attention"
+                "edsr_shallow: share_attention=false has no effect with attention=none; "
+                "allowed: attention=ca, cca, sa, esa; choose one, or drop share_attention"
             )
         self.min_size = ESA.min_size if attention == "esa" else 1
         attentions = (

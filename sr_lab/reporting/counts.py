@@ -30,8 +30,8 @@ class Size(NamedTuple):
     Args:
         num_params: Number of parameters.
         multi_adds: All operations at an output of 1280x720.
-        also: Another number of parameters that papers print for it, if any: CARN's checkpoint has the tails
-            of every scale.
+        also: A second number of parameters that papers print for the network, if any. CARN has one because
+            its checkpoint contains the tails of all scales.
     """
 
     num_params: int

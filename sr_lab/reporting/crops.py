@@ -384,7 +384,7 @@ def _latex(comparison: Comparison, stem: str, scores: Sequence[Score]) -> str:
     return "\n".join(
         [
             r"% \usepackage{graphicx}",
-            "% The same in one file, with text of its own:",
+            "% The same figure as one file, with its own fonts:",
             rf"%   \includegraphics[width=\textwidth]{{{stem}.pdf}}",
             r"\begin{figure*}[t]",
             r"\centering\footnotesize",

@@ -135,7 +135,7 @@ def _line(
     runs: Sequence[int],
     restarted: Iterable[float],
 ) -> None:
-    """Draw the line of a run, or in the colour of the text the line that several runs share."""
+    """Draw the line of a run; a line that several runs share has the colour of the text."""
     key = keys[runs[0]] if len(runs) == 1 else Key("", svg.INK, "")
     dashes = tuple(map(float, key.dash.split()))
     (line,) = axes.plot(

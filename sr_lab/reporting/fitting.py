@@ -49,14 +49,14 @@ def choose(table: Table, columns: Columns, width: int | None) -> Shown:
     needed = width_of(table)
     if needed <= width:
         return Shown(table)
-    told = [n for n in everything if not table.columns[n].is_in_label]
-    order = sorted(told, key=lambda n: _importance(table.columns[n]))
+    candidates = [n for n in everything if not table.columns[n].is_in_label]
+    order = sorted(candidates, key=lambda n: _importance(table.columns[n]))
     whole = _with_short_labels(table, max(20, width * 2 // 5))
     plain = replace(whole, columns=tuple(replace(column, with_gain=False) for column in whole.columns))
     ways = {id(made): _fitting(made, order, width) for made in (whole, plain)}
     made = max((whole, plain), key=lambda made: sum(_is_quality(table.columns[n]) for n in ways[id(made)]))
     places = ways[id(made)]
-    columns_left = [table.columns[n] for n in told if n not in places]
+    columns_left = [table.columns[n] for n in candidates if n not in places]
     left_out = [f"{column.group} {column.title}".strip() for column in columns_left]
     if made is plain and any(column.with_gain for column in table.columns):
         left_out.append("differences from the baseline row")

@@ -10,7 +10,7 @@ from pathlib import Path
 from sr_lab.reporting.formatting import fixed, signed
 from sr_lab.reporting.runs import MeasuredOn
 
-# Why a row without runs has no figures; "rows missing" is for a difference of rows.
+# Why a row without runs has no figures; "rows missing" is for a row that shows the difference of two rows.
 UNMEASURED = ("not run", "not implemented", "rows missing")
 
 

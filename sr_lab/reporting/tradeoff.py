@@ -26,7 +26,7 @@ from sr_lab.reporting.runs import Run
 Source: TypeAlias = Literal["paper", "weights", "run"]
 Cost: TypeAlias = Literal["num_params", "multi_adds", "time"]
 
-_ORDER: tuple[Source, ...] = ("run", "weights", "paper")  # in which names find their places
+_ORDER: tuple[Source, ...] = ("run", "weights", "paper")  # the order in which names are placed
 _MAX_NAMES = 40  # with more networks, most names would be far from their circles
 _RANGE = 1.0  # dB below the best network; printed figures further below are only named
 # Where a PSNR is from: colour, marker, fill in the legend, label.

@@ -92,11 +92,11 @@ def note_images(config: TrainConfig, folder: RunFolder, dataset: TrainingSet, *,
 
 
 def changed_since(config: TrainConfig, folders: Sequence[RunFolder]) -> list[str]:
-    """A phrase for each finished run that was trained on images other than those a configuration names now.
+    """A phrase for each finished run whose images have changed since, compared with those of a configuration.
 
     If the files have the recorded paths, sizes and modification times, nothing is read: 900 images take
-    about 0.03 s. Otherwise pixels are compared, those of training images from the cache if it has them;
-    without it, each image is decoded in about 0.06 s.
+    about 0.03 s. Otherwise the pixels are compared. Those of training images come from the cache if it has
+    them; decoding an image takes about 0.06 s.
 
     Args:
         config: Configuration of the runs, which may differ in everything but the images.

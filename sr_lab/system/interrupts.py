@@ -54,7 +54,7 @@ _process = os.getpid()
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGTERM and os.getpid() == _process:  # nobody needs to be told of their own Ctrl-C
+    if number == signal.SIGTERM and os.getpid() == _process:  # whoever pressed Ctrl-C knows it
         os.write(2, b"interrupted by SIGTERM while starting; start the same command again\n")
     os._exit(128 + number)
 

@@ -272,7 +272,7 @@ def _bicubic(networks: Sequence[Network]) -> Network:
 
 @torch.inference_mode()
 def _measured(each: Network, shown: Shown) -> tuple[Errors, float]:
-    """The errors of a network on an image with an HR image, and its PSNR in dB."""
+    """The errors of a network on the shown image, and the PSNR in dB; the image needs an HR image."""
     assert shown.hr is not None
     runs = Tiled(each.network.eval(), tile="auto", like=each.network)
     sr = SRModule(runs, scale=each.scale, protocol=shown.protocol).upscale(shown.lr, grey=shown.grey)

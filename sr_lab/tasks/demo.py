@@ -83,7 +83,7 @@ def serving(config: DemoConfig, note: Callable[[str], object]) -> Iterator[str]:
 def _private_folder() -> Iterator[Path]:
     """A folder for uploads and results, in which Gradio keeps its files while the block runs.
 
-    Gradio also sends no usage statistics, and asks its own server without a proxy.
+    It also keeps Gradio from sending usage statistics, and from connecting to its own server through a proxy.
     """
     with tempfile.TemporaryDirectory(prefix="sr_lab-demo-", ignore_cleanup_errors=True) as folder:
         direct = ",".join(filter(None, (os.environ.get("no_proxy"), _HOST)))

@@ -272,7 +272,7 @@ class _Progress(contextlib.ExitStack):
         return sum(self._pixels[row.set_name, row.place] for row in rows) / sum(self._pixels.values())
 
     def _means(self, rows: Sequence[Row]) -> list[str]:
-        """The mean so far of each set, beginning with the newest."""
+        """Each set's mean so far, beginning with the newest set."""
         by_set: dict[str, list[Row]] = {}
         for row in rows:
             by_set.setdefault(row.set_name, []).append(row)

@@ -89,7 +89,9 @@ def refuse_unused(config: PicturedConfig, overrides: Sequence[str]) -> None:
     if config.only and config.own_runs is None:
         raise ConfigError("only: chooses among the runs of own_runs, which is not set; set it, or drop only")
     if config.hr is None and is_set("benchmark", overrides):
-        raise ConfigError("benchmark: its protocol is used with an HR image, got none; set hr, or drop it")
+        raise ConfigError(
+            "benchmark: its protocol is used only with an HR image, got none; set hr, or drop it"
+        )
 
 
 def networks(config: PicturedConfig, overrides: Sequence[str]) -> list[Network]:

@@ -48,7 +48,7 @@ class Job:
         folder: Its run folder; ``None`` if its images are missing, since they are part of its identity.
         state: The state of the folder.
         done: Steps that an earlier attempt has trained.
-        copies: Training runs of the same cost that a search starts from it.
+        copies: Number of training runs of this cost: the trials that a search has left, otherwise 1.
         cost: What a step costs; ``None`` for a finished run.
     """
 
@@ -155,7 +155,7 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _threads(config: PlanConfig) -> int:
-    """The threads of one job, as `sweep.Queue` shares the cores."""
+    """The number of threads that `sweep.Queue` gives to one job."""
     threads, jobs = torch.get_num_threads(), config.sweep.jobs
     return threads if jobs == 1 or "OMP_NUM_THREADS" in os.environ else max(1, threads // jobs)
 
@@ -317,7 +317,7 @@ def _wall(jobs: Sequence[Job]) -> tuple[float, int]:
 
 
 def _needs(jobs: Sequence[Job], prepare: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Rows about data, disk and memory, and one sentence for each thing that stands in the way."""
+    """Rows about data, disk and memory, and one sentence for each problem."""
     left = [job for job in jobs if not job.finished]
     rows, obstacles = _data(left, prepare)
     config = jobs[0].config

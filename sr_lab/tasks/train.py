@@ -128,7 +128,8 @@ def _train(config: TrainConfig, folder: RunFolder, signals: Signals, *, from_scr
     last = None if from_scratch else newest(folder.checkpoints, _say)
     if last is None and not from_scratch and (rows := whole_rows(folder.record)):
         _say(
-            f"resume: there is no checkpoint for the {rows[-1]['step']} steps in {folder.record}: starts at 0"
+            f"resume: there is no checkpoint for the {rows[-1]['step']} steps in {folder.record}; "
+            "starts at step 0"
         )
     check_gpu(config.trainer.accelerator, config.trainer.devices)
     check_precision(config.trainer.precision, config.trainer.accelerator)

@@ -124,7 +124,7 @@ def trade_off(config: AnalyzeConfig) -> Found:
     with drawing.style():
         figure = tradeoff.figure(points, title=title, set_name=set_name, time=times.label)
     says = [
-        f"{len(points)} points; multiply-adds are counted alike, so only networks that are implemented here"
+        f"{len(points)} points, only of networks that are implemented here, so that one rule counts them all"
     ]
     if table is not None:
         asked = ("psnr_y", set_name, config.scale)

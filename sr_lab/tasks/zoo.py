@@ -66,7 +66,7 @@ def _notes() -> list[str]:
     ]
     return [
         f"measured: PSNR and SSIM on luma, with the authors' code, under the protocol {_USUAL}; "
-        f"under another: {', '.join(others)}",
-        "licence: of the repository that has the file; none: it states none",
+        f"except {', '.join(others)}",
+        "licence: the licence of the repository that has the file; none: the repository states no licence",
         f"use: ckpt={PREFIX}<name> in any task, or sr_lab.load('{PREFIX}<name>')",
     ]

@@ -63,9 +63,8 @@ def module(
         names = f", which keep their initial values: {', '.join(left)}" if left else ""
         say(f"weights from {config.init_ckpt}: {len(left)} weights of the network are not in it{names}")
     if config.freeze and (frozen := recipe.freeze(network, config.freeze)):
-        initial = (
-            "" if config.init_ckpt is not None else ", which keeps its random initial values: no init_ckpt"
-        )
+        initial = ", which keep their random initial values, since there is no init_ckpt"
+        initial = initial if config.init_ckpt is None else ""
         say(f"freeze: {frozen / 1e3:.1f} K of {num_params(network) / 1e3:.1f} K parameters{initial}")
     made = SRModule(
         network,

@@ -42,7 +42,7 @@ class Cost:
         forward: Seconds for one LR pixel of a whole image.
         memory: Bytes of weights, gradients, optimizer and activations on the device.
         checkpoint: Bytes of one checkpoint.
-        fits: Whether a step fits into the GPU's memory; without it nothing is measured.
+        fits: Whether a step fits into the GPU's memory; if not, nothing is measured.
     """
 
     multi_adds: int
@@ -101,7 +101,7 @@ def measure(config: TrainConfig) -> Cost:
     """Time some steps, each as in training: the batch on the device, both passes, the optimizer.
 
     A CPU whose steps are slow is measured on part of the batch, since its time grows with the samples.
-    Loading, which worker processes do meanwhile, and the exchange between devices are left out.
+    Not included: loading, which worker processes do at the same time, and the exchange between devices.
     """
     device = build.device(config)
     options = config.trainer.arguments()

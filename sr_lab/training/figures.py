@@ -125,12 +125,12 @@ class Figures(Callback):
 
     @property
     def own(self) -> list[Row]:
-        """The figures so far of this process, in the order of the sets and their images."""
+        """This process's figures so far, in the order of the sets and their images."""
         return [self.rows[place] for place in self.places if place in self.rows]
 
     @property
     def results(self) -> list[ImageResult]:
-        """The figures so far of this process, in the order of the sets and their images."""
+        """This process's figures so far, in the order of the sets and their images."""
         return [ImageResult(**row.model_dump(exclude={"place", "tiled"})) for row in self.own]
 
     @property

@@ -65,7 +65,7 @@ class TrainingProgress(ProgressBar):
 
     def _show(self, trainer: Trainer, *more: str) -> None:
         assert self._progress is not None
-        if self.speed.samples_per_s > 0:  # else a span has just begun
+        if self.speed.samples_per_s > 0:  # 0 if the span has just begun
             self._speed = f"{self.speed.samples_per_s:.3g} samples/s"
         waiting = f"{self.speed.data_wait:.0%} waiting for data" if self._speed else ""
         facts = (*more, self._loss, self._psnr, self._speed, waiting)

@@ -149,5 +149,6 @@ def _check_length(state: dict[str, Any], units: int, interval: str, say: Callabl
             f"schedule: OneCycleLR ends after {length} {interval}s, but this training takes {units}; {use}"
         )
     say(
-        f"schedule: OneCycleLR takes {length} {interval}s and the training {units}, so it stops midway; {use}"
+        f"schedule: OneCycleLR takes {length} {interval}s and the training only {units}, "
+        f"so the cycle stops midway; {use}"
     )

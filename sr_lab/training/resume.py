@@ -81,12 +81,12 @@ def _check_record(record: Any, own: Mapping[str, object]) -> None:
 
 
 def _check_tensors(content: object) -> None:
-    """Check that every tensor contains all its numbers; a small file can claim a huge tensor."""
+    """Check that every tensor contains all its values; a small file can claim a huge tensor."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, Tensor) and not is_plain(value):
-            raise _MisfitError("it contains a tensor without its numbers")
+            raise _MisfitError("it contains a tensor that lacks some of its values")
         if isinstance(value, dict | list | tuple | set) and id(value) not in seen:  # it may contain itself
             seen.add(id(value))
             waiting += value.values() if isinstance(value, dict) else value
@@ -138,7 +138,7 @@ def _check_counters(own: object, given: Any) -> None:
         for key in own.keys() & given.keys():
             _check_counters(own[key], given[key])
     elif isinstance(own, int) and (type(given) is not type(own) or given < 0):
-        raise _MisfitError("a counter of its loops is not a count")
+        raise _MisfitError("a counter of its loops is not a whole number of at least 0")
 
 
 def _check_optimizer(content: Saved, module: SRModule) -> None:

@@ -102,7 +102,7 @@ def test_averaged_weights_are_preferred_and_named(tmp_path):
     torch.save({"params": raw.state_dict(), "params_ema": averaged.state_dict()}, tmp_path / "a.pth")
     said: list[str] = []
     assert equal(open_checkpoint(str(tmp_path / "a.pth"), note=said.append).state, averaged)
-    assert "params_ema is taken, not params" in " ".join(said)
+    assert "params_ema is used, not params" in " ".join(said)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ class Attack:
 @pytest.mark.parametrize("suffix", ["pth", "ckpt", "pt"])
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, suffix):
     torch.save({"state_dict": Attack(tmp_path / "ran")}, tmp_path / f"a.{suffix}")
-    with pytest.raises(CheckpointError, match=r"would have to run code to open, .*which is refused"):
+    with pytest.raises(CheckpointError, match=r"is refused, since opening it would run code"):
         open_checkpoint(str(tmp_path / f"a.{suffix}"))
     assert not (tmp_path / "ran").exists()
 
@@ -230,7 +230,7 @@ def test_a_truncated_file_is_refused_in_one_sentence(tmp_path, suffix):
     else:
         torch.save(TinyNet().state_dict(), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=f"a.{suffix}' is (damaged|cut off)") as caught:
+    with pytest.raises(CheckpointError, match=rf"a.{suffix}' is (damaged \(|cut off)") as caught:
         open_checkpoint(str(path))
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What a user may well type, and what the answer must say; paths and settings that are taken as they are."""
+"""Plausible mistakes on the command line, and what the answer must say; words that are read unchanged."""
 
 import shlex
 from pathlib import Path

@@ -196,7 +196,7 @@ def test_a_last_checkpoint_that_the_disk_cannot_read_is_named_and_no_file_is_ren
     ended = forge.train(tmp_path / "run", breaks="EIO read last.ckpt")
     assert ended.code == 1
     assert sentence(ended) == (
-        f"resume: cannot read '{last}': Input/output error; fix that and start again, or do without it"
+        f"resume: cannot read '{last}': Input/output error; correct that and start again, or use another file"
     )
     assert [path.read_bytes() for path in kept] == before
     assert set(last.parent.iterdir()) == set(kept[:-1])

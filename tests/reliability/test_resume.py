@@ -79,7 +79,7 @@ def test_a_run_killed_at_a_validation_and_after_it_resumes_bit_equal_with_every_
 def test_frozen_weights_keep_their_values_have_no_optimizer_state_and_equal_their_average(forge, tmp_path):
     ended = forge.train(tmp_path / "run", f"freeze=[{NOT_TRAINED}]")
     assert ended.code == 0, ended.said
-    assert "parameters, which keeps its random initial values: no init_ckpt" in ended.said
+    assert "parameters, which keep their random initial values, since there is no init_ckpt" in ended.said
     last = checkpoint(tmp_path / "run", "last")
     names = [name.removeprefix("network.") for name in last["current_model_state"] if "network." in name]
     frozen = [name for name in names if name.startswith(f"{NOT_TRAINED}.")]

@@ -190,7 +190,7 @@ def test_hydras_own_settings_are_accepted(options):
     ],
 )
 def test_a_file_cannot_change_how_a_launcher_starts_its_jobs(tmp_path, mark, setting):
-    """Settings end up in a script of the cluster, and submitit reads pickles for a job that was cut short."""
+    """They would end up in a script for the cluster; submitit reads pickles for a job that was cut short."""
     text = setting.format(mark)
     key = text.partition(":")[0]
     said = sentence(
@@ -223,7 +223,7 @@ def test_an_option_of_hydra_does_not_come_from_a_strangers_folder(tmp_path, mark
     group, _, name = option.rpartition("/")
     chosen = f"defaults: [override /hydra/{group}: {name}]\n" if group else ""
     said = sentence(*with_file(tmp_path, f"# @package _global_\n{chosen}"))
-    assert said == f"{path}: options of Hydra may not come from a file; remove it"
+    assert said == f"{path}: a file may not contain options of Hydra; remove this one"
 
 
 @pytest.mark.parametrize("group", ["launcher", "sweeper"])
@@ -481,7 +481,7 @@ def test_a_pickle_that_scanners_accept_does_not_run(tmp_path, mark, name, form):
     content = {"legacy": pickled, "zip": hostile.in_zip(pickled)}.get(form) or hostile.in_zip(
         b"\x80\x02}" + key + body + b"s."
     )
-    with pytest.raises(CheckpointError, match="would have to run code") as caught:
+    with pytest.raises(CheckpointError, match="would run code") as caught:
         opened(tmp_path / "a.ckpt", content)
     assert "\n" not in str(caught.value)
 
@@ -510,14 +510,14 @@ def test_the_pickles_above_would_run_with_plain_pickle(tmp_path):
 )
 def test_a_pickle_cannot_turn_a_few_bytes_into_many(tmp_path, mark, call, zipped):
     pickled = hostile.call(*call)
-    with pytest.raises(CheckpointError, match=rf"run code to open, [\w.]*{call[0].split()[1]}, which"):
+    with pytest.raises(CheckpointError, match=rf"would run code \([\w.]*{call[0].split()[1]}\)"):
         opened(tmp_path / "a.ckpt", hostile.in_zip(pickled) if zipped else pickled)
 
 
 def test_a_torchscript_archive_is_refused(tmp_path, mark):
     with warnings.catch_warnings(action="ignore"):
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
-    with pytest.raises(CheckpointError, match="would have to run code"):
+    with pytest.raises(CheckpointError, match="would run code"):
         open_checkpoint(str(tmp_path / "a.pt"))
 
 
@@ -633,7 +633,7 @@ def test_a_false_safetensors_header_is_refused(tmp_path, mark, content):
 
 def test_a_checkpoint_with_a_dictconfig_inside_is_refused(tmp_path, mark):
     torch.save({"state_dict": {}, "hyper_parameters": OmegaConf.create({"a": 1})}, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match="would have to run code"):
+    with pytest.raises(CheckpointError, match="would run code"):
         open_checkpoint(str(tmp_path / "a.ckpt"))
 
 

@@ -303,7 +303,7 @@ sys.addaudithook(audit)
 
 @pytest.fixture(scope="module")
 def served(ckpts, tmp_path_factory):
-    """Address of the page, and the folder where it keeps files, of which none is left when it ends."""
+    """Address of the page, and the folder of its files, which must be empty when the page has ended."""
     pytest.importorskip("gradio", reason="needs the extra: pip install 'sr_lab[demo]'")
     folder = tmp_path_factory.mktemp("served")
     (folder / "tmp").mkdir()

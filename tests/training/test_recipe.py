@@ -117,8 +117,8 @@ def test_a_cycle_shorter_than_the_training_is_refused_and_a_longer_one_gets_a_no
     assert said == []
     built(*ONE_CYCLE, "+schedule.scheduler.total_steps=7", said=said)
     assert said == [
-        "schedule: OneCycleLR takes 7 steps and the training 6, so it stops midway; set its total_steps to 6 "
-        "(schedule.scheduler.total_steps='${steps}')"
+        "schedule: OneCycleLR takes 7 steps and the training only 6, so the cycle stops midway; "
+        "set its total_steps to 6 (schedule.scheduler.total_steps='${steps}')"
     ]
 
 

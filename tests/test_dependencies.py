@@ -207,6 +207,16 @@ def test_lightnings_weight_averaging_has_the_private_names_that_are_used():
     assert average._latest_update_step == 0
 
 
+def test_torchs_sequence_of_schedules_has_the_private_keys_that_are_used():
+    """`training.recipe` and `training.resume` find the schedules in a sequence by these keys."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    inner = [torch.optim.lr_scheduler.ConstantLR(optimizer, factor) for factor in (0.5, 1.0)]
+    sequence = torch.optim.lr_scheduler.SequentialLR(optimizer, inner, milestones=[2])
+    assert sequence.state_dict()["_milestones"] == [2]
+    assert [state["factor"] for state in sequence.state_dict()["_schedulers"]] == [0.5, 1.0]
+    assert vars(sequence)["_schedulers"] == inner
+
+
 def test_lightnings_spike_detection_cannot_load_its_own_state():
     """`SRModule.on_load_checkpoint` drops this state until Lightning can load it."""
     spikes = SpikeDetection()
@@ -255,6 +265,10 @@ PRIVATE = {
         "a trial of an interrupted search continues; tests/runs/test_search.py"
     ),
     ("sr_lab.training.ending", "_broadcast_sigterm_tensor"): "a test above",
+    ("sr_lab.training.recipe", "_milestones"): "a test above",
+    ("sr_lab.training.recipe", "_schedulers"): "a test above",
+    ("sr_lab.training.resume", "_milestones"): "a test above",
+    ("sr_lab.training.resume", "_schedulers"): "a test above",
     ("sr_lab.training.weight_average", "_average_model"): "a test above",
     ("sr_lab.training.weight_average", "_latest_update_step"): "a test above",
     ("sr_lab.layers.norm", "torch.nn.modules.batchnorm._BatchNorm"): (
@@ -296,6 +310,7 @@ PRIVATE = {
     ("tests.composing", "hydra._internal.config_repository.IConfigRepository"): "see the line above",
     ("tests.composing", "_find_object_source"): "see the line above",
     ("tests.composing", "_get_version"): "see the line above; Hydra parses the same versions for each file",
+    ("tests.composing", "_parent"): "see the next line",
     ("tests.composing", "_metadata"): "OmegaConf's own copies of nodes take half the time of a composition",
     ("tests.composing", "hydra._internal.hydra.Hydra"): "undoes what the program wraps",
     ("tests.datasets.test_folder", "_workers"): "the memory of a loader's processes is measured",
@@ -311,14 +326,27 @@ PRIVATE = {
     ("tests.security.hostile", "_rebuild_tensor_v2"): "see torch._utils",
     ("tests.test_tables_whole", "_wandb_init"): "the tags that a W&B logger passes on have no public name",
     ("tests.training.test_weight_average", "_average_model"): "see training.weight_average",
+    ("tests.training.test_weight_average", "_named_members"): "counts how often torch lists all tensors",
 }
 # Names that are documented despite their underscore, and keys of our own configuration.
-PUBLIC = {"_exit", "_replace", "_asdict", "_target_"}
+PUBLIC = {"_exit", "_replace", "_asdict", "_target_", "_partial_"}
+
+
+def _named_by_text(node: ast.AST) -> list[ast.expr]:
+    """Expressions that may name an attribute or a key: ``a["x"]``, ``a.get("x")``, ``getattr(a, "x")``."""
+    if isinstance(node, ast.Subscript):
+        return [node.slice]
+    if isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        return node.args[:2] if called in ("get", "pop", "getattr", "hasattr", "setattr", "delattr") else []
+    return []
 
 
 def _taken(nodes: list[ast.AST]) -> set[str]:
-    """Attributes and imports in a module whose own name or parent module begins with one underscore."""
+    """Attributes, keys and imports in a module whose own name or parent module begins with one underscore."""
     found = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    texts = [each.value for node in nodes for each in _named_by_text(node) if isinstance(each, ast.Constant)]
+    found |= {text for text in texts if isinstance(text, str) and text.isidentifier()}
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}

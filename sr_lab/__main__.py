@@ -52,16 +52,14 @@ class CommandLine:
     """One command, and the work that its jobs postpone until Hydra has called all of them."""
 
     checked: bool = False  # Hydra's own settings have passed the guard
-    queue: list[sweep.Job] = field(
-        default_factory=list
-    )  # training runs of a multirun; each gets its own process
+    # Training runs of a multirun; each gets its own process.
+    queue: list[sweep.Job] = field(default_factory=list)
     searched: list[int] = field(default_factory=list)  # exit codes of searches
     # Other jobs of a multirun, which run in this process, each with Hydra's configuration of it.
     others: list[tuple[sweep.Planned, HydraConf | None]] = field(default_factory=list)
     planned: list[PlanConfig] = field(default_factory=list)  # the jobs of task=plan
-    chosen: tuple[list[str], dict[str, str]] = field(
-        default_factory=lambda: ([], {})
-    )  # overrides and options of the first of them
+    # Overrides and options of the first of them.
+    chosen: tuple[list[str], dict[str, str]] = field(default_factory=lambda: ([], {}))
     elsewhere: list[launchers.Outcome] = field(default_factory=list)  # jobs that another launcher ran
     errors: list[Exception] = field(default_factory=list)
     task: str = "train"  # task of the last job

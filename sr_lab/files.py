@@ -25,6 +25,7 @@ _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_BYTES = 64 * 2**20  # the record of a million steps takes about 10 MiB
 MAX_YAML_BYTES = 2**20
 _MAX_NODES, _MAX_DEPTH = 100_000, 50
+_MAX_VALUES = 10_000  # of a container that is small
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -210,10 +211,10 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(child)
 
 
-def is_small(value: object, *, max_values: int = 10_000) -> bool:
+def is_small(value: object) -> bool:
     """Whether a container expands to few values; a container that contains itself has too many."""
     waiting, count = [value], 0
-    while waiting and count <= max_values:
+    while waiting and count <= _MAX_VALUES:
         current = waiting.pop()
         count += 1
         if isinstance(current, Mapping):

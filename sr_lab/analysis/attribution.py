@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sr_lab.errors import ConfigError
 
 _RADIUS = 4
+_SIGMA = 1.2  # LR pixels; standard deviation of the blur at the beginning of the path
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Attribution:
 
 
 def local_attribution(
-    network: nn.Module, lr: Tensor, box: tuple[int, int, int, int], *, sigma: float = 1.2, steps: int = 50
+    network: nn.Module, lr: Tensor, box: tuple[int, int, int, int], *, steps: int = 50
 ) -> Attribution:
     """Local attribution map (LAM; Gu and Dong, CVPR 2021), with the constants of its authors' code.
 
@@ -37,14 +38,13 @@ def local_attribution(
         network: A network on RGB or luma.
         lr: ``(1, C, h, w)`` in [0, 1].
         box: Window of the SR image as left, top, width and height in SR pixels.
-        sigma: Standard deviation of the blur at the beginning of the path, in LR pixels.
         steps: Steps of the path.
 
     Raises:
         ConfigError: The window is not in the SR image.
     """
     left, top, width, height = box
-    path = [_blurred(lr, sigma * (1 - step / steps)) for step in range(steps + 1)]
+    path = [_blurred(lr, _SIGMA * (1 - step / steps)) for step in range(steps + 1)]
     total = torch.zeros_like(lr)
     for step in range(1, steps + 1):
         image = path[step].detach().requires_grad_()

@@ -100,23 +100,22 @@ def pairs(rows: Sequence[tuple[str, str]], *, indent: int = 2, column: int | Non
     return lines
 
 
-def columns(rows: Sequence[Sequence[str]], *, indent: int = 2) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table with aligned columns; columns that do not fit are left out.
 
     Args:
         rows: Cells, the header first; the first column is aligned left, the others right.
-        indent: Spaces before each line.
     """
     if _markdown.get():
         return _tabulated([[escaped(cell) for cell in row] for row in rows])
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     widths[0] = min(widths[0], 30)
-    while indent + sum(widths) + 2 * (len(widths) - 1) > WIDTH:
+    while 2 + sum(widths) + 2 * (len(widths) - 1) > WIDTH:
         widths.pop()
     return [
         (
-            " " * indent
+            "  "
             + "  ".join(
                 (_cut(cell, width).ljust(width) if number == 0 else cell.rjust(width))
                 for number, (cell, width) in enumerate(zip(row, widths, strict=False))

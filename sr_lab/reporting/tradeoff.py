@@ -251,14 +251,14 @@ def printed(
     return found
 
 
-def around(points: Sequence[Point], *, scale: int, set_name: str, times: Times = NO_TIMES) -> list[Point]:
+def around(points: Sequence[Point], *, scale: int, set_name: str) -> list[Point]:
     """Our points and the networks that papers compare.
 
     Networks far larger than ours and than lightweight networks are left out, since EDSR with its 43 M
     parameters would hide the rest.
     """
     limit = max(4e6, *(2 * point.num_params for point in points), 0)
-    others = printed(scale, set_name, times=times)
+    others = printed(scale, set_name)
     return [*(other for other in others if other.num_params <= limit), *points]
 
 

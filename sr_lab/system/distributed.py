@@ -23,6 +23,7 @@ from sr_lab.errors import ConfigError, DistributedError
 from sr_lab.system.devices import has_gpu, rank
 from sr_lab.system.unix import END_SIGNALS, KILL
 
+RESUMES = "the same command resumes from the last checkpoint"
 _POLL = 0.2  # seconds between two checks of the other processes
 _GRACE = 5.0  # seconds within which losing a process usually raises an error (with gloo at once)
 _PATIENCE = 30.0  # the same limit after a signal, when this process may still be saving
@@ -223,7 +224,7 @@ def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
     if late:
         return (
             f"training: a process has not answered for {int(late[1]) / 1000:g} s; it hangs or is gone; "
-            "the same command resumes from the last checkpoint (trainer.timeout sets how long to wait)"
+            f"{RESUMES} (trainer.timeout sets how long to wait)"
         )
     for pattern, sentence in _NCCL.items():
         if found := re.search(pattern, text):
@@ -235,7 +236,6 @@ def why_lost(error: RuntimeError, others: Others | None = None) -> str | None:
     return None
 
 
-_RESUMES = "the same command resumes from the last checkpoint"
 # NCCL's error messages, and what they mean.
 _NCCL = {
     r"Duplicate GPU detected\s*: rank (\d+) and rank (\d+) both on CUDA device (\w+)": (
@@ -243,22 +243,22 @@ _NCCL = {
     ),
     r"Watchdog caught collective operation timeout.*Timeout\(ms\)=(\d+)\d{3}": (
         "training: process {rank} has waited {} s for the others; one of them hangs or is gone; "
-        f"{_RESUMES} (trainer.timeout sets how long to wait)"
+        f"{RESUMES} (trainer.timeout sets how long to wait)"
     ),
     r"NCCL communicator was aborted on rank (\d+)": (
-        f"training: NCCL has stopped on process {{}}, since another process failed or hangs; {_RESUMES}"
+        f"training: NCCL has stopped on process {{}}, since another process failed or hangs; {RESUMES}"
     ),
     r"unhandled system error|ncclSystemError": (
         "training: NCCL on process {rank} cannot use the network or the shared memory of this machine; "
-        f"NCCL_DEBUG=INFO says why; {_RESUMES}"
+        f"NCCL_DEBUG=INFO says why; {RESUMES}"
     ),
     r"unhandled cuda error|ncclUnhandledCudaError": (
         "training: NCCL on process {rank} got a CUDA error (is memory full, or the driver wrong?); "
-        f"NCCL_DEBUG=INFO says why; {_RESUMES}"
+        f"NCCL_DEBUG=INFO says why; {RESUMES}"
     ),
-    r"ncclRemoteError": f"training: a process other than {{rank}} is gone; {_RESUMES}",
+    r"ncclRemoteError": f"training: a process other than {{rank}} is gone; {RESUMES}",
 }
 
 
 def _lost(fate: str | None) -> str:
-    return f"training: {fate or 'another process of this run is gone'}; {_RESUMES}"
+    return f"training: {fate or 'another process of this run is gone'}; {RESUMES}"

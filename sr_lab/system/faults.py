@@ -9,9 +9,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from sr_lab import errors
 from sr_lab.errors import ConfigError, FaultError, SRLabError
 from sr_lab.system.devices import out_of_memory
+from sr_lab.system.distributed import RESUMES
 from sr_lab.system.unix import SHARED_MEMORY
-
-_RESUMES = "the same command resumes from the last checkpoint"
 
 
 @contextlib.contextmanager
@@ -69,36 +68,36 @@ def describe(error: BaseException) -> str | None:
     if any(re.search(rf"shared memory|{SHARED_MEMORY}|signal: Bus error", str(link)) for link in chain):
         return (
             f"training: {SHARED_MEMORY}, through which data workers pass batches, is full; lower "
-            f"num_workers, or make it larger (docker run --shm-size=8g); {_RESUMES}"
+            f"num_workers, or make it larger (docker run --shm-size=8g); {RESUMES}"
         )
     if isinstance(error, SRLabError) or "Original Traceback" in text:  # an error raised in a worker
         return None
     if "illegal memory access" in text:
         return (
             "training: the GPU reports an illegal memory access; "
-            f"{_RESUMES}, and if it happens again, CUDA_LAUNCH_BLOCKING=1 shows in which operation"
+            f"{RESUMES}, and if it happens again, CUDA_LAUNCH_BLOCKING=1 shows in which operation"
         )
     if isinstance(error, MemoryError):
-        return f"training: the memory of this machine is full; lower num_workers; {_RESUMES}"
+        return f"training: the memory of this machine is full; lower num_workers; {RESUMES}"
     if "DataLoader timed out" in text:
         return (
             f"training: a worker that reads images has not answered for {text.split()[-2]} s "
-            f"(trainer.timeout); check the disk that holds the images; {_RESUMES}"
+            f"(trainer.timeout); check the disk that holds the images; {RESUMES}"
         )
     if "DataLoader worker" in text:
         signal = re.search(r"killed by signal: (\w+)", f"{text} {error.__cause__}")
         how = f" by signal {signal[1]}" if signal else ""
         return (
             f"training: a worker that reads images was killed{how} (out of memory? then lower "
-            f"num_workers); {_RESUMES}"
+            f"num_workers); {RESUMES}"
         )
     if isinstance(error, RuntimeError) and out_of_memory(error):
         return (
             "training: the memory of the device is full; trainer.accumulate_grad_batches=2 (or 4, ...) "
-            f"needs less of it for the same batch; {_RESUMES}"
+            f"needs less of it for the same batch; {RESUMES}"
         )
     for link in chain:
         if isinstance(link, OSError) and link.strerror is not None:
             where = f"'{link.filename}'" if link.filename is not None else "a file of the run"
-            return f"training: cannot use {where}: {link.strerror}; fix that, then {_RESUMES}"
+            return f"training: cannot use {where}: {link.strerror}; fix that, then {RESUMES}"
     return None

@@ -65,9 +65,7 @@ def run(config: AnalyzeConfig, folder: Path, overrides: Sequence[str]) -> None:
         sources = ", ".join(f"{each.name} ({each.source})" for each in networks)
     stem = "_".join(filter(None, (config.kind, found.of)))
     paths = {suffix: folder / f"{stem}.{suffix}" for suffix in ("png", "pdf", "csv")}
-    for path in paths.values():
-        if path.exists() and not config.overwrite:
-            raise ConfigError(f"output: '{path}' exists; add overwrite=true, or choose another output")
+    common.refuse_existing(paths.values(), overwrite=config.overwrite)
     made_by = f"task=analyze kind={config.kind}"
     for suffix, content in drawing.written(
         found.figure, made_by=made_by, says=f"{found.title}: {sources}"

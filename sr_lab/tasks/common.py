@@ -178,3 +178,14 @@ def refuse_alone(keys: Iterable[str], overrides: Sequence[str]) -> None:
 def in_launcher() -> bool:
     """Whether a Hydra launcher other than our own runs the jobs of a multirun in this process."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def refuse_existing(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse to replace a file of an earlier result without ``overwrite``.
+
+    Raises:
+        ConfigError: A file exists.
+    """
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"output: '{path}' exists; add overwrite=true, or choose another output")

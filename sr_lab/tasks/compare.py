@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sr_lab.config.schema import CompareConfig
-from sr_lab.errors import ConfigError
 from sr_lab.inference.tiling import Tiled
 from sr_lab.layers.folding import for_inference
 from sr_lab.models.bicubic import Bicubic
@@ -46,9 +45,7 @@ def run(config: CompareConfig, folder: Path, overrides: Sequence[str]) -> None:
         [safe(shown.name), f"x{scale}", *(["-".join(map(str, config.crop))] if given is not None else [])]
     )
     names = [*([] if shown.hr is None else ["HR"]), BICUBIC, *(each.name for each in networks)]
-    for path in crops.files_of(folder, stem, names):
-        if path.exists() and not config.overwrite:
-            raise ConfigError(f"output: '{path}' exists; add overwrite=true, or choose another output")
+    common.refuse_existing(crops.files_of(folder, stem, names), overwrite=config.overwrite)
     comparison = _compared(shown, networks, device_of(config.trainer.accelerator, config.trainer.devices))
     box = comparison.window(config.crop_size) if given is None else given
     paths = crops.write_figure(folder, stem, comparison, box, rule="auto" if given is None else "given")

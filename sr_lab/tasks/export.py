@@ -138,7 +138,7 @@ def export(source: Source, config: ExportConfig, *, say: Note) -> Written:
     formats = [config.format] if isinstance(config.format, str) else list(dict.fromkeys(config.format))
     card = folder / f"{source.name}.md"
     paths = {kind: folder / f"{source.name}{SUFFIXES[kind]}" for kind in formats}
-    _refuse_existing([*paths.values(), card], overwrite=config.overwrite)
+    common.refuse_existing([*paths.values(), card], overwrite=config.overwrite)
     if dtype != "float32" and "onnx" not in formats:
         raise ConfigError(
             f"dtype: is only for an ONNX graph, got format={','.join(formats)}; add onnx, or leave it out"
@@ -271,9 +271,3 @@ def _size(config: ExportConfig) -> tuple[int, int] | None:
         return None
     height, width = config.size.split("x")
     return int(height), int(width)
-
-
-def _refuse_existing(paths: Sequence[Path], *, overwrite: bool) -> None:
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise ConfigError(f"output: '{path}' exists; add overwrite=true, or choose another output")

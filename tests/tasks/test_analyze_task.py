@@ -96,7 +96,7 @@ def test_a_file_is_not_overwritten(place, tmp_path):
         (["kind=residual", "only=[a]"], "only: chooses among the runs of own_runs, which is not set"),
         (
             ["kind=residual", "hr=null", "input={lr}", "benchmark.protocol=classic_y"],
-            "benchmark: its protocol is used with an HR image, got none",
+            "benchmark: its protocol is used only with an HR image, got none",
         ),
         (
             ["kind=lam", "crop=[0,0,9,9]", "crop_size=8"],

@@ -105,7 +105,7 @@ def _telling(candidates: Sequence[_Candidate], classes: Sequence[object]) -> lis
 
 
 def _word(key: str, text: str) -> str:
-    """A setting as part of a label; an option stands for its group."""
+    """A setting as part of a label: ``x4``, ``seed 0``, or only the option of a group."""
     if not key:
         return text
     text = text.replace("'", "")  # of lists

@@ -35,7 +35,7 @@ from sr_lab.training.cost import Cost
 
 console = Terminal(markup=False, highlight=False, soft_wrap=True)
 _IMAGE = 2040 * 1356  # pixels of an image of DIV2K or Flickr2K, where the images are missing
-_PROGRAM = 2**29  # bytes of this program without a network, on systems that do not say
+_PROGRAM = 2**29  # bytes of this program without a network, on systems that do not report it
 _CHECKPOINTS = 3  # last, previous, best
 
 

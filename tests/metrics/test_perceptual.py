@@ -62,7 +62,7 @@ class Named:
 
 @pytest.fixture
 def known(monkeypatch, tmp_path):
-    """torchvision's list of weights names ``net-<digest>.pth``; returns its place, which is empty."""
+    """Let torchvision's list of weights name ``net-<digest>.pth``; returns its missing file."""
     named = Named(hashlib.sha256(Named.content).hexdigest()[:8])
     module = type(sys)("torchvision.models")
     monkeypatch.setattr(module, "get_model_weights", lambda network: named, raising=False)

@@ -46,7 +46,7 @@ def rows(made: Table) -> list[tuple[str, ...]]:
 
 
 def tables(runs: list[Run]) -> list[Table]:
-    """The table of a sweep, and the table of a paper in which the runs are the same row."""
+    """The table of a sweep, and the table of a paper in which all runs belong to one row."""
     of_paper = [
         replace(own, values=own.values | {"table": TABLE, "row": "111"}, labels=("111",)) for own in runs
     ]

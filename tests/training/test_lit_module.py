@@ -72,7 +72,7 @@ def test_accumulated_batches_count_as_one_step_of_the_schedule(tmp_path):
 def test_a_schedule_with_shortened_epochs_ends_at_the_same_unit_as_the_full_schedule(
     monkeypatch, steps, most
 ):
-    """The epochs of 1000 steps are shortened as by a budget; rounding must not lose a unit at the end."""
+    """A budget shortens the epochs of 1000 steps; rounding must not lose the last unit."""
     module = tiny.sr_module(learning_rate=1.0, steps_per_unit=1000.0 * most / steps)
     monkeypatch.setattr(type(module), "global_step", most)
     configured = module.configure_optimizers()

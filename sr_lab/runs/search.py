@@ -214,12 +214,7 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
                 f"resume: a search always continues, got never; remove {folder} to start from scratch"
             )
         space = read_space(settings.space, overrides)
-        for key, parameter in space.items():
-            for value in parameter.ends:
-                try:
-                    make({key: value})
-                except SRLabError as error:
-                    raise ConfigError(f"hparams_search.space.{key}: {error}") from error
+        _check_ends(space, make)
     except SRLabError:
         with contextlib.suppress(OSError):
             folder.rmdir()  # Hydra created it
@@ -237,23 +232,26 @@ def run(config: TrainConfig, composed: DictConfig, folder: Path, overrides: Sequ
         record(place, searched, resumed=(place.path / "study.db").exists())
         study = _open(place.path / "study.db", _pruner(settings, config))
         _Queue(study, config, place.path, space, make, overrides).work()
-    again = [override for override in hydra_config.overrides.hydra if "searchpath" in override]
     best = _print_trials(study, space, place.path)
     if best is not None:
-        values = {key: space[key].text(value) for key, value in best.params.items()}
-        command = [
-            "python",
-            "-m",
-            "sr_lab",
-            *again,
-            *map(as_typed, without_search(overrides)),
-            *make(values)[1],
-        ]
-        sweep.console.print(shlex.join(command))
+        again = [override for override in hydra_config.overrides.hydra if "searchpath" in override]
+        again += map(as_typed, without_search(overrides))
+        again += make({key: space[key].text(value) for key, value in best.params.items()})[1]
+        sweep.console.print(shlex.join(["python", "-m", "sr_lab", *again]))
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     if left:
         sweep.console.print(f"{len(left)} trials are unfinished; the same command resumes them")
     return 0 if not left and best is not None else 1
+
+
+def _check_ends(space: Space, make: Make) -> None:
+    """Refuse a space with a value that a training may not have."""
+    for key, parameter in space.items():
+        for value in parameter.ends:
+            try:
+                make({key: value})
+            except SRLabError as error:
+                raise ConfigError(f"hparams_search.space.{key}: {error}") from error
 
 
 def _open(path: Path, pruner: BasePruner) -> optuna.Study:

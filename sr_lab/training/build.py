@@ -302,15 +302,54 @@ def trainer(
         say: Prints a line for the user.
         alone: Whether no other processes may be started (`distributed.trainer_arguments`).
     """
-    accumulate = config.trainer.accumulate_grad_batches
-    interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
-    repeat = None if config.overfit_batches is None else config.overfit_batches * config.batch_size
     own = _own_callbacks(config, folder.path)
     is_shown = config.trainer.arguments().get("enable_progress_bar") is not False
-    per_batch = config.batch_size // accumulate
-    record, progress = watchers(folder, batch_size=per_batch, row_interval=interval, say=say)
     kept = [Path(c.dirpath) for c in own if isinstance(c, ModelCheckpoint) and c.dirpath is not None]
-    callbacks = [
+    callbacks = _callbacks(config, folder, dataset, own, signals, say, is_shown=is_shown)
+    arguments = distributed.trainer_arguments(
+        config.trainer.arguments(), timeout=config.trainer.timeout, alone=alone
+    )
+    arguments["sync_batchnorm"] = syncs_batch_norm(config)
+    if arguments.get("deterministic") is True:  # otherwise cuDNN chooses among these by time
+        arguments["benchmark"] = False
+    described = {name: arguments.pop(name) for name in ("_target_", "profiler") if name in arguments}
+    ours = {
+        "precision": precision(config),
+        "max_steps": config.steps,
+        "max_epochs": -1,
+        "val_check_interval": config.validation.interval * config.trainer.accumulate_grad_batches,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "callbacks": callbacks,
+        "logger": loggers,
+        "plugins": [DurableCheckpointIO(folder.earlier, [folder.path, *kept])],
+        "default_root_dir": folder.path,
+        "enable_progress_bar": is_shown,
+        "enable_model_summary": False,
+    }
+    made: Trainer = targets.build(
+        "trainer", below(folder.path, described), config.allow, **{**arguments, **ours}
+    )
+    return made
+
+
+def _callbacks(
+    config: TrainConfig,
+    folder: RunFolder,
+    dataset: TrainingSet,
+    own: list[Callback],
+    signals: Signals,
+    say: Callable[[str], None],
+    *,
+    is_shown: bool,
+) -> list[Callback]:
+    """Our callbacks in the order in which they run, with the user's ``own`` between them."""
+    interval = max(1, min(50, config.steps // 20))  # steps between two rows of the record
+    repeat = None if config.overfit_batches is None else config.overfit_batches * config.batch_size
+    per_batch = config.batch_size // config.trainer.accumulate_grad_batches
+    record, progress = watchers(folder, batch_size=per_batch, row_interval=interval, say=say)
+    return [
         record,
         *([progress] if is_shown else []),
         *([RowInSummary(config)] if config.logger else []),
@@ -331,29 +370,3 @@ def trainer(
         RandomState(),
         SaveLast(folder.checkpoints / LAST, signals),
     ]
-    arguments = distributed.trainer_arguments(
-        config.trainer.arguments(), timeout=config.trainer.timeout, alone=alone
-    )
-    arguments["sync_batchnorm"] = syncs_batch_norm(config)
-    if arguments.get("deterministic") is True:  # otherwise cuDNN chooses among these by time
-        arguments["benchmark"] = False
-    described = {name: arguments.pop(name) for name in ("_target_", "profiler") if name in arguments}
-    ours = {
-        "precision": precision(config),
-        "max_steps": config.steps,
-        "max_epochs": -1,
-        "val_check_interval": config.validation.interval * accumulate,
-        "check_val_every_n_epoch": None,
-        "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,
-        "callbacks": callbacks,
-        "logger": loggers,
-        "plugins": [DurableCheckpointIO(folder.earlier, [folder.path, *kept])],
-        "default_root_dir": folder.path,
-        "enable_progress_bar": is_shown,
-        "enable_model_summary": False,
-    }
-    made: Trainer = targets.build(
-        "trainer", below(folder.path, described), config.allow, **{**arguments, **ours}
-    )
-    return made

@@ -62,7 +62,6 @@ class SaveLast(Checkpoint):
         self._group: distributed.ProcessGroup | None = None
         self._exchange: tuple[distributed.Work, Tensor] | None = None
         self._ends = 0  # the signal that ends the training; 0 if none
-        self._validation_due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Turn off Lightning's sharing of SIGTERM, which waits for the device at every batch."""
@@ -74,12 +73,6 @@ class SaveLast(Checkpoint):
         self.signals.waits = True
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
-        if self._validation_due:
-            loop = trainer.fit_loop.epoch_loop.val_loop
-            loop.restarting = False
-            trainer.validating = True
-            loop.run()
-            trainer.training = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -115,10 +108,6 @@ class SaveLast(Checkpoint):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's signal handlers during the test too."""
         self.signals.listen()
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Saved) -> None:
-        """Note a validation that an earlier version of this program postponed at a signal."""
-        self._validation_due = checkpoint.get("validation_due") is True
 
     def _agreed(self) -> int:
         """The signal that now ends all processes; 0 if no process had received one by the previous step."""
